@@ -1,0 +1,56 @@
+"""NEZHA for transformers 5. Importing this package registers it with the Auto classes."""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForNextSentencePrediction,
+    AutoModelForPreTraining,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+
+from .configuration_nezha import NezhaConfig
+from .heads_nezha import (
+    NezhaForMaskedLM,
+    NezhaForMultipleChoice,
+    NezhaForNextSentencePrediction,
+    NezhaForPreTraining,
+    NezhaForPreTrainingOutput,
+    NezhaForQuestionAnswering,
+    NezhaForSequenceClassification,
+    NezhaForTokenClassification,
+)
+from .modeling_nezha import NezhaModel, NezhaPreTrainedModel
+
+AUTO_CLASSES = {
+    AutoModel: NezhaModel,
+    AutoModelForPreTraining: NezhaForPreTraining,
+    AutoModelForMaskedLM: NezhaForMaskedLM,
+    AutoModelForNextSentencePrediction: NezhaForNextSentencePrediction,
+    AutoModelForSequenceClassification: NezhaForSequenceClassification,
+    AutoModelForMultipleChoice: NezhaForMultipleChoice,
+    AutoModelForTokenClassification: NezhaForTokenClassification,
+    AutoModelForQuestionAnswering: NezhaForQuestionAnswering,
+}
+
+AutoConfig.register("nezha", NezhaConfig, exist_ok=True)
+for _auto_class, _model_class in AUTO_CLASSES.items():
+    _auto_class.register(NezhaConfig, _model_class, exist_ok=True)
+
+__all__ = [
+    "AUTO_CLASSES",
+    "NezhaConfig",
+    "NezhaForMaskedLM",
+    "NezhaForMultipleChoice",
+    "NezhaForNextSentencePrediction",
+    "NezhaForPreTraining",
+    "NezhaForPreTrainingOutput",
+    "NezhaForQuestionAnswering",
+    "NezhaForSequenceClassification",
+    "NezhaForTokenClassification",
+    "NezhaModel",
+    "NezhaPreTrainedModel",
+]

@@ -1,0 +1,73 @@
+"""NezhaConfig: the settings of a NEZHA network (https://arxiv.org/abs/1909.00204).
+
+Names and defaults are those of `nezha-cn-base` in transformers 4.40.2.
+"""
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class NezhaConfig(PreTrainedConfig):
+    """A BERT configuration in which a clipped relative distance replaces absolute positions.
+
+    `max_relative_position`: distances beyond it share one position vector.
+    `max_position_embeddings`: the length the weights were trained for; longer inputs are fine,
+        because the position vectors are a function and not parameters.
+    `classifier_dropout`: dropout before a task head; None means `hidden_dropout_prob`.
+    The other fields mean what they mean in `transformers.BertConfig`.
+    """
+
+    model_type = "nezha"
+
+    vocab_size: int = 21128
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.1
+    max_position_embeddings: int = 512
+    max_relative_position: int = 64
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    classifier_dropout: float | int | None = 0.1
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 2
+    eos_token_id: int | list[int] | None = 3
+    use_cache: bool = True
+    is_decoder: bool = False
+    add_cross_attention: bool = False
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        self.check_sizes()
+
+    @property
+    def attention_head_size(self) -> int:
+        """Width of one head, d."""
+        return self.hidden_size // self.num_attention_heads
+
+    def check_sizes(self) -> None:
+        """Raise ValueError for sizes that no network can have."""
+        if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
+                f"({self.num_attention_heads})"
+            )
+        if self.attention_head_size % 2:
+            raise ValueError(
+                f"the head size, hidden_size / num_attention_heads, is {self.attention_head_size}; "
+                "it must be even, because position vectors are pairs of a sine and a cosine"
+            )
+        if self.max_relative_position < 1:
+            raise ValueError(
+                f"max_relative_position must be at least 1, got {self.max_relative_position}"
+            )
+        if self.add_cross_attention and not self.is_decoder:
+            raise ValueError("add_cross_attention=True needs is_decoder=True")
