@@ -31,3 +31,11 @@ class ExportError(NezhaError):
 
 class TaskError(NezhaError):
     """Fine-tuning data that is missing or malformed."""
+
+
+class TrainingError(NezhaError):
+    """A run that can't go on: a loss that is not a number, workers that keep failing."""
+
+
+class TrackingError(NezhaError):
+    """An MLflow store or server that can't be used."""

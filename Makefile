@@ -1,0 +1,34 @@
+# make pretrain   set-up, then the whole road on the sample corpus: text to fine-tuned heads
+# make test       set-up, then linters, type checker and tests
+# make install    set-up alone
+
+PYTHON ?= python3
+BIN := .venv/bin
+CONFIG ?= jobs/configs/demo.yaml
+
+.PHONY: install pretrain test lint clean
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	# torch first: DeepSpeed and seqeval are source packages that look for their builders at hand.
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch setuptools setuptools_scm wheel
+	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e ".[demo,dev]"
+	touch $@
+
+pretrain: install
+	$(BIN)/python -m jobs.pretrain --config $(CONFIG) $(SET)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf .venv runs build *.egg-info

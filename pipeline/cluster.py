@@ -1,0 +1,52 @@
+"""The Ray cluster that a verb runs on: the one it was submitted to, or a local one."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import ray
+
+from pipeline.errors import ConfigError
+
+
+def connect() -> None:
+    """Join the cluster of RAY_ADDRESS (`ray job submit` sets it), or start a local one.
+
+    A local cluster listens on this machine alone and asks for a token: whoever reaches a Ray
+    dashboard can run code on the cluster.
+    """
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = os.environ.get("RAY_ADDRESS")
+    ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING)
+
+
+def require(workers: int, cpus: float, gpus: float) -> None:
+    """Refuse a group of workers that the cluster can't hold now: Ray would wait without a word.
+
+    Clusters that scale themselves announce no limit, so there the autoscaler has the last word.
+
+    Raises:
+        ConfigError: too few CPUs or GPUs.
+    """
+    if os.environ.get("NEZHA_AUTOSCALING") == "1":
+        return
+    have = ray.cluster_resources()
+    for name, need in (("CPU", workers * cpus), ("GPU", workers * gpus)):
+        if need > have.get(name, 0):
+            raise ConfigError(
+                f"scaling: {workers} worker(s) need {need:g} {name}s and the cluster has "
+                f"{have.get(name, 0):g}; lower scaling.workers or "
+                f"scaling.{name.lower()}s_per_worker, or add nodes (an autoscaling cluster: set "
+                "NEZHA_AUTOSCALING=1)"
+            )
+
+
+def gpus_per_worker(wanted: float | None) -> float:
+    """The setting, or one GPU where the cluster has any."""
+    if wanted is not None:
+        return wanted
+    return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0

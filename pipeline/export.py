@@ -1,0 +1,138 @@
+"""A checkpoint as a Hugging Face folder that needs nothing but transformers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerFast
+
+from model import NezhaForPreTraining
+from model.remote_code import write_remote_code
+from pipeline.config import Config
+from pipeline.corpus.wordpiece import build_tokenizer, vocabulary_sha256
+from pipeline.errors import CheckpointError, ExportError, VocabularyError
+from pipeline.training import checkpoint
+from pipeline.training.network import network_config
+
+LINEAGE = "training.json"
+
+
+def export_checkpoint(source: Path, vocab: Path, output: Path) -> Path:
+    """Write `config.json`, weights, tokenizer, modelling code, lineage and model card.
+
+    The folder appears whole or not at all.
+
+    Args:
+        source: a complete checkpoint.
+        vocab: the `vocab.txt` that its shards were made with.
+        output: the folder to make; an earlier export there is replaced.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged or of another network.
+        VocabularyError: another vocabulary.
+    """
+    state = checkpoint.read_state(source)
+    config = Config.model_validate(yaml.safe_load((source / "config.yaml").read_text("utf-8")))
+    if vocabulary_sha256(vocab) != state["vocab_sha256"]:
+        raise VocabularyError(
+            f"{vocab} is not the vocabulary that {source} was trained with; set corpus.vocab to it"
+        )
+    weights = load_file(source / checkpoint.WEIGHTS)
+    words = weights["nezha.embeddings.word_embeddings.weight"]
+    network = NezhaForPreTraining(network_config(config.model, len(words)))
+    _load(network, weights, source)
+
+    temporary = output.with_name(output.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    network.save_pretrained(temporary)
+    write_remote_code(temporary, network.config)
+    _tokenizer(vocab, config).save_pretrained(temporary)
+    shutil.copyfile(vocab, temporary / "vocab.txt")
+    lineage = _lineage(state, config, source)
+    (temporary / LINEAGE).write_text(json.dumps(lineage, indent=2, ensure_ascii=False), "utf-8")
+    (temporary / "README.md").write_text(_model_card(lineage, network.num_parameters()), "utf-8")
+    shutil.rmtree(output, ignore_errors=True)
+    temporary.rename(output)
+    return output
+
+
+def read_lineage(folder: Path) -> dict[str, Any]:
+    """What an export says of its origin.
+
+    Raises:
+        ExportError: the folder is not one of our exports.
+    """
+    try:
+        return json.loads((folder / LINEAGE).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{folder} is not an export: {error}; make one: jobs.export") from None
+
+
+def _load(network: NezhaForPreTraining, weights: dict[str, Any], source: Path) -> None:
+    missing, unexpected = network.load_state_dict(weights, strict=False)
+    tied = set(network.all_tied_weights_keys)
+    if unexpected or set(missing) - tied:
+        raise CheckpointError(
+            f"{source}: the weights are not those of its config.yaml; missing "
+            f"{sorted(set(missing) - tied)}, unexpected {sorted(unexpected)}"
+        )
+
+
+def _tokenizer(vocab: Path, config: Config) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(
+        tokenizer_object=build_tokenizer(vocab, config.corpus.lowercase),
+        model_max_length=512,
+        unk_token="[UNK]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        mask_token="[MASK]",
+    )
+
+
+def _lineage(state: dict[str, Any], config: Config, source: Path) -> dict[str, Any]:
+    kept = ("step", "samples_seen", "fingerprint", "vocab_sha256", "heldout", "mlflow_run")
+    lineage = {key: state.get(key) for key in kept}
+    return lineage | {
+        "run": config.run.name,
+        "checkpoint": source.name,
+        "settings": config.model_dump(mode="json"),
+    }
+
+
+def _model_card(lineage: dict[str, Any], parameters: int) -> str:
+    settings, scores = lineage["settings"], lineage["heldout"] or {}
+    rows = "\n".join(f"| held-out {name} | {value:.4g} |" for name, value in scores.items())
+    return f"""---
+language: zh
+library_name: transformers
+pipeline_tag: fill-mask
+tags: [nezha, whole-word-masking]
+---
+# {lineage["run"]}: a NEZHA of {parameters / 1e6:.1f} M parameters
+
+Chinese BERT with functional relative positions (arXiv 1909.00204), pretrained with whole-word
+masks and {settings["corpus"]["pairs"]["task"].upper()} for {lineage["step"]} steps of
+{settings["train"]["global_batch"]} samples of {settings["corpus"]["sequence_length"]} tokens.
+
+```python
+from transformers import pipeline
+fill = pipeline("fill-mask", model="PATH_OF_THIS_FOLDER", trust_remote_code=True)
+print(fill("北京是中国的首[MASK]。")[0]["sequence"])
+```
+
+All heads load alike: `AutoModelForTokenClassification.from_pretrained(…, trust_remote_code=True)`.
+
+| measured | value |
+|---|---|
+{rows}
+
+Corpus fingerprint `{lineage["fingerprint"]}`, MLflow run `{lineage["mlflow_run"]}`. All settings
+stand in `{LINEAGE}`. It saw no more than its corpus: check it for your use before you rely on it.
+"""

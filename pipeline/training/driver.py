@@ -1,0 +1,130 @@
+"""Ray Train: starts the workers, restarts them after failures, shows how the run goes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from pipeline import cluster
+from pipeline.config import Config
+from pipeline.errors import NezhaError, TrainingError
+from pipeline.paths import RunPaths
+from pipeline.training import history
+from pipeline.training.loop import Context, train
+
+POLL_SECONDS = 1.0
+
+
+def fit(
+    config: Config, tracking: tuple[str, str] | None, show: Callable[[str], None]
+) -> dict[str, Any]:
+    """Train on the cluster until `train.steps`; returns the state of the last checkpoint.
+
+    Raises:
+        ConfigError: the cluster is too small.
+        TrainingError: the workers failed more than `scaling.max_failures` times.
+    """
+    cluster.connect()
+    scaling, paths = config.scaling, RunPaths.of(config)
+    gpus = cluster.gpus_per_worker(scaling.gpus_per_worker)
+    cluster.require(scaling.min_workers or scaling.workers, scaling.cpus_per_worker, gpus)
+    elastic = (scaling.min_workers, scaling.max_workers) if scaling.min_workers else None
+    paths.run.mkdir(parents=True, exist_ok=True)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"config": config.model_dump(mode="json"), "tracking": tracking},
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=elastic or scaling.workers,
+            use_gpu=gpus > 0,
+            resources_per_worker={"CPU": scaling.cpus_per_worker} | ({"GPU": gpus} if gpus else {}),
+        ),
+        run_config=RunConfig(
+            name=config.run.name,
+            storage_path=str(paths.run / "ray"),
+            failure_config=FailureConfig(max_failures=scaling.max_failures),
+        ),
+    )
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    with _Watcher(paths.run, config.train.steps, show):
+        try:
+            result = trainer.fit()
+        except ray.train.v2.api.exceptions.TrainingFailedError as error:
+            raise _cause(error) from error
+    return result.return_value
+
+
+def _worker(given: dict[str, Any]) -> dict[str, Any]:
+    """Runs in a Ray Train worker."""
+    context = ray.train.get_context()
+    config = Config.model_validate(given["config"])
+    return train(
+        config,
+        Context(
+            rank=context.get_world_rank(),
+            world_size=context.get_world_size(),
+            device=ray.train.torch.get_device(),
+            threads=max(1, int(config.scaling.cpus_per_worker)),
+            report=_report,
+            tracking=given["tracking"] and tuple(given["tracking"]),
+        ),
+    )
+
+
+def _report(scores: Mapping[str, float], folder: Path) -> None:
+    # The folder is already committed to shared storage; Ray is only told about it.
+    from ray.train.v2.api.report_config import CheckpointUploadMode
+
+    first = ray.train.get_context().get_world_rank() == 0
+    ray.train.report(
+        dict(scores),
+        checkpoint=ray.train.Checkpoint(str(folder)) if first else None,
+        checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+    )
+
+
+def _cause(error: BaseException) -> NezhaError:
+    """The user's mistake behind a failed group of workers, if it was one."""
+    failures = getattr(error, "worker_failures", {})
+    for failure in failures.values():
+        original = getattr(failure, "cause", failure)
+        if isinstance(original, NezhaError):
+            return type(original)(str(original))
+    return TrainingError(f"training failed: {error}")
+
+
+class _Watcher:
+    """Shows the lines that rank 0 adds to the run's history."""
+
+    def __init__(self, folder: Path, steps: int, show: Callable[[str], None]) -> None:
+        self._folder, self._steps, self._show = folder, steps, show
+        self._seen = len(history.read(folder))
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._catch_up()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(POLL_SECONDS):
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        records = history.read(self._folder)
+        # A resumed worker rewinds the history to its checkpoint.
+        self._seen = min(self._seen, len(records))
+        for record in records[self._seen :]:
+            self._show(history.progress_line(record, self._steps))
+        self._seen = len(records)

@@ -1,0 +1,175 @@
+"""One training worker: batches in, checkpoints out. Knows nothing of Ray.
+
+Ray Train, torchrun or a single process starts it with a `Context`; everything else that it needs
+stands in the settings and in the run folder.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from pipeline.config import Config, dump_yaml
+from pipeline.errors import TrainingError
+from pipeline.feed import batches as feeds
+from pipeline.feed.batches import Batch
+from pipeline.paths import RunPaths
+from pipeline.training import checkpoint, engine, history
+from pipeline.training.evaluation import evaluate
+from pipeline.training.meters import Clock, Window
+from pipeline.training.network import build_network, network_config
+from pipeline.training.objective import STATISTICS, PretrainingObjective, to_device
+from pipeline.training.schedule import learning_rate
+
+
+class Context(NamedTuple):
+    """What a launcher tells a worker."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    threads: int
+    """Threads of torch on a CPU."""
+    report: Callable[[Mapping[str, float], Path], None]
+    """Called by every rank after each checkpoint, with its scores and its folder."""
+    tracking: tuple[str, str] | None = None
+    """MLflow's URI and run id, used by rank 0."""
+
+
+def train(config: Config, context: Context) -> dict[str, Any]:
+    """Train from the newest complete checkpoint, or from the start, to `train.steps`.
+
+    Returns:
+        the state saved with the last checkpoint: `step`, `samples_seen`, `heldout`, …
+
+    Raises:
+        TrainingError: the loss is not a number.
+        ConfigError, ShardError, VocabularyError, CheckpointError: before the first step.
+    """
+    if context.device.type == "cpu":
+        torch.set_num_threads(context.threads)
+    paths, device, steps = RunPaths.of(config), context.device, config.train.steps
+    precision = engine.resolve_precision(config.train.precision, device)
+    split = engine.split_batch(
+        config.train.global_batch, config.train.micro_batch, context.world_size
+    )
+    feed = feeds.open_feed(config, paths, split.micro_batch, context.rank, context.world_size)
+    network = build_network(
+        network_config(config.model, feed.vocab_size), config.run.seed, config.engine.attention
+    )
+    found = checkpoint.newest(paths.checkpoints)
+    if config.train.init_from and not found:
+        checkpoint.load_weights(network, Path(config.train.init_from))
+    worker = engine.initialize(PretrainingObjective(network), config, split, precision)
+    state: dict[str, Any] = {"step": 0}
+    if found:
+        saved = checkpoint.read_state(found)
+        feeds.compare_fingerprints(saved["fingerprint_fields"], feed.fingerprint_fields)
+        state = checkpoint.restore(worker, found)
+
+    recorder = history.Recorder(context.rank, paths.run, state["step"], context.tracking)
+    window = Window(device)
+    clock = Clock(device)
+    try:
+        for step, micro_batches in enumerate(feed.iterate(state["step"], steps), state["step"] + 1):
+            logged = step % config.train.log_every == 0 or step == steps
+            clock.start(logged)
+            rate = learning_rate(step, steps, config.optim)
+            for group in worker.optimizer.param_groups:
+                group["lr"] = rate
+            _seed_dropout(config.run.seed, step, context.rank)
+            window.add(_optimizer_step(worker, micro_batches, split, device, clock))
+            if logged:
+                values = window.close(remaining=steps - step)
+                values |= {"lr": rate, "gradient_norm": engine.gradient_norm(worker)}
+                recorder.write(step, values | clock.shares())
+                if not math.isfinite(values["loss"]) and precision != "fp16":
+                    raise TrainingError(
+                        f"step {step}: the loss is {values['loss']}; lower optim.lr, raise "
+                        "optim.warmup, or go on from an earlier checkpoint"
+                    )
+            committing = step % config.train.checkpoint_every == 0 or step == steps
+            if committing or step % config.train.eval_every == 0:
+                scores = evaluate(
+                    worker.module, _heldout(config, paths, split.micro_batch, context), device
+                )
+                recorder.write(step, {f"heldout_{key}": value for key, value in scores.items()})
+            if committing:
+                state = {
+                    "step": step,
+                    "samples_seen": step * config.train.global_batch,
+                    "fingerprint": feed.fingerprint,
+                    "fingerprint_fields": feed.fingerprint_fields,
+                    "vocab_sha256": feed.vocab_sha256,
+                    "heldout": scores,
+                    "precision": precision,
+                    "mlflow_run": context.tracking[1] if context.tracking else None,
+                }
+                folder = checkpoint.save(worker, paths.checkpoints, step, state, dump_yaml(config))
+                if context.rank == 0:
+                    checkpoint.prune(
+                        paths.checkpoints,
+                        config.train.keep_checkpoints,
+                        {checkpoint.best(paths.checkpoints)},
+                    )
+                context.report(scores, folder)
+            window.restart()
+    finally:
+        feed.close()
+        recorder.close()
+    return state
+
+
+def _optimizer_step(
+    worker: Any,
+    micro_batches: list[Batch],
+    split: engine.Split,
+    device: torch.device,
+    clock: Clock,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One global batch; returns this rank's sums [6] and the tokens and pairs of all ranks [3]."""
+    counts = torch.tensor(
+        [
+            sum(len(batch.masked_labels) for batch in micro_batches),
+            sum(int((batch.next_sentence_label != -100).sum()) for batch in micro_batches),
+            sum(batch.tokens for batch in micro_batches),
+        ],
+        dtype=torch.float32,
+        device=device,
+    )
+    if split.world_size > 1:
+        dist.all_reduce(counts)
+    # DeepSpeed averages over ranks and accumulation steps; these shares turn its mean into the
+    # mean over all masked tokens of the global batch, however the batch was split.
+    masked_share, pair_share, _ = counts.clamp(min=1) / (split.world_size * split.accumulation)
+    sums = torch.zeros(len(STATISTICS), device=device)
+    for batch in micro_batches:
+        loss, statistics = worker(to_device(batch, device), masked_share, pair_share)
+        clock.lap("forward")
+        worker.backward(loss)
+        clock.lap("backward")
+        worker.step()
+        clock.lap("optimizer")
+        sums += statistics
+    return sums, counts
+
+
+def _seed_dropout(seed: int, step: int, rank: int) -> None:
+    """Dropout as a function of (seed, step, rank): a resumed run draws what the first one drew."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))
+
+
+def _heldout(config: Config, paths: RunPaths, micro_batch: int, context: Context) -> Any:
+    return feeds.heldout(
+        str(paths.heldout),
+        micro_batch,
+        config.train.eval_samples,
+        context.rank,
+        context.world_size,
+    )

@@ -1,0 +1,45 @@
+"""The network that the settings describe, with weights drawn from the run's seed."""
+
+from __future__ import annotations
+
+import torch
+
+from model import NezhaConfig, NezhaForPreTraining
+from pipeline.config import ModelSettings
+from pipeline.errors import ConfigError
+
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 4},
+    "small": {"num_hidden_layers": 6, "hidden_size": 512, "num_attention_heads": 8},
+    "base": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12},
+    "large": {"num_hidden_layers": 24, "hidden_size": 1024, "num_attention_heads": 16},
+}
+
+
+def network_config(settings: ModelSettings, vocab_size: int) -> NezhaConfig:
+    """A named size with the fields that the user set on top; intermediate size 4 × hidden.
+
+    Raises:
+        ConfigError: the sizes do not fit one another.
+    """
+    chosen = settings.model_dump(exclude={"size"}, exclude_none=True)
+    fields = SIZES[settings.size] | chosen
+    fields.setdefault("intermediate_size", 4 * fields["hidden_size"])
+    try:
+        return NezhaConfig(vocab_size=vocab_size, **fields)
+    except ValueError as error:
+        raise ConfigError(f"model: {error}") from None
+
+
+def build_network(config: NezhaConfig, seed: int, attention: str) -> NezhaForPreTraining:
+    """Fresh weights, the same for a seed whoever builds them."""
+    torch.manual_seed(seed)
+    if attention != "auto":
+        config._attn_implementation = attention
+    return NezhaForPreTraining(config)
+
+
+def count_parameters(config: NezhaConfig) -> int:
+    """Parameters of the pretraining network, without allocating them."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in NezhaForPreTraining(config).parameters())
