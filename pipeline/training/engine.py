@@ -1,0 +1,280 @@
+"""DeepSpeed, set up from our settings: precision, batch split, ZeRO, clipping, LAMB."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.config import Config
+from pipeline.errors import ConfigError
+from pipeline.training import lamb
+from pipeline.training.fragments import Flat, locate
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Split(NamedTuple):
+    """How the samples of one optimizer step are shared out."""
+
+    global_batch: int
+    micro_batch: int
+    world_size: int
+    accumulation: int
+    """Micro-batches that a worker adds up before an optimizer step."""
+
+
+def split_batch(global_batch: int, micro_batch: int, world_size: int) -> Split:
+    """Accumulation steps from the batch sizes and the number of workers.
+
+    Raises:
+        ConfigError: global_batch is not a multiple of micro_batch x world_size; the message names
+            the nearest settings that fit, one changed at a time.
+    """
+    accumulation, rest = divmod(global_batch, micro_batch * world_size)
+    if accumulation and not rest:
+        return Split(global_batch, micro_batch, world_size, accumulation)
+    unit = micro_batch * world_size
+    batches = [n for n in (global_batch // unit * unit, -(-global_batch // unit) * unit) if n]
+    ways = [f"train.global_batch={_either(batches)}"]
+    if global_batch % world_size == 0:
+        ways.append(
+            f"train.micro_batch={_either(_divisors(global_batch // world_size, micro_batch))}"
+        )
+    if global_batch % micro_batch == 0:
+        workers = _divisors(global_batch // micro_batch, world_size)
+        ways.append(f"scaling.workers={_either(workers)}")
+    raise ConfigError(
+        f"train.global_batch={global_batch} is not a multiple of train.micro_batch={micro_batch} "
+        f"on {world_size} worker(s); the nearest that fit: {'; '.join(ways)}"
+    )
+
+
+def resolve_precision(precision: str, device: torch.device | str) -> str:
+    """`fp32`, `bf16` or `fp16`; `auto` is bf16 where the device computes in it, else fp32.
+
+    Raises:
+        ConfigError: fp16 on a CPU.
+    """
+    on_gpu = torch.device(device).type == "cuda"
+    if precision == "fp16" and not on_gpu:
+        raise ConfigError("train.precision=fp16 needs a GPU; on a CPU take auto, bf16 or fp32")
+    if precision != "auto":
+        return precision
+    if on_gpu:
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native else "fp32"
+
+
+def check(config: Config, device: torch.device | str) -> None:
+    """Refuse, before anything starts, settings that cannot work on this device.
+
+    Raises:
+        ConfigError: one message with all of them.
+    """
+    mistakes = []
+    on_gpu = torch.device(device).type == "cuda"
+    stage, precision = config.engine.zero_stage, config.train.precision
+    if precision == "fp16" and not on_gpu:
+        mistakes.append("train.precision=fp16 needs a GPU; on a CPU take auto, bf16 or fp32")
+    if precision == "fp16" and stage == 0:
+        # FP16_UnfusedOptimizer divides by the loss scale, but engine.backward never applied it.
+        mistakes.append(
+            "train.precision=fp16 with engine.zero_stage=0: DeepSpeed does not scale the loss "
+            "there; zero_stage=1 does, and on one worker it is the same"
+        )
+    if config.engine.offload and not on_gpu:
+        mistakes.append("engine.offload moves state from GPU to CPU memory; there is no GPU here")
+    if config.engine.offload and stage == 0:
+        mistakes.append("engine.offload needs engine.zero_stage 1, 2 or 3")
+    if config.engine.attention == "flash" and not on_gpu:
+        mistakes.append("engine.attention=flash needs a GPU; take auto, sdpa or eager")
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+
+
+def deepspeed_settings(config: Config, split: Split, precision: str) -> dict[str, Any]:
+    """DeepSpeed's configuration; everything in it follows from ours."""
+    stage = config.engine.zero_stage
+    zero: dict[str, Any] = {
+        "stage": stage,
+        # Buckets are allocated whole: DeepSpeed's 500 M elements would dwarf a model of 100 M.
+        "reduce_bucket_size": 25_000_000,
+        "allgather_bucket_size": 100_000_000,
+        "overlap_comm": False,
+        "round_robin_gradients": False,
+    }
+    if config.engine.offload:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    settings: dict[str, Any] = {
+        "train_batch_size": split.global_batch,
+        "train_micro_batch_size_per_gpu": split.micro_batch,
+        "gradient_accumulation_steps": split.accumulation,
+        # Without ZeRO and in fp32, LAMB sees all gradients and clips them itself.
+        "gradient_clipping": 0.0 if _lamb_clips(config, precision) else config.optim.clip,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+    }
+    if precision in HALF:
+        settings[precision] = {"enabled": True}
+    if precision == "bf16":
+        # Sums in fp32 do not depend on how a batch was split; sums in bf16 would.
+        settings["communication_data_type"] = "fp32"
+        if stage > 0:
+            settings["data_types"] = {"grad_accum_dtype": "fp32"}
+    return settings
+
+
+def initialize(module: nn.Module, config: Config, split: Split, precision: str) -> Any:
+    """A DeepSpeed engine around `module`, with our optimizer bound to it.
+
+    Joins the process group that exists (Ray Train's), or makes the one that RANK and WORLD_SIZE
+    describe, or one of a single process.
+
+    Raises:
+        ConfigError: settings that cannot work on this machine.
+    """
+    on_gpu = torch.cuda.is_available()
+    check(config, "cuda" if on_gpu else "cpu")
+    deepspeed = _quiet_deepspeed()
+    _join("nccl" if on_gpu else "gloo")
+    deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False)
+    if config.engine.activation_checkpointing:
+        _checkpoint_activations(module)
+    optim = config.optim
+    optimizer = lamb.Lamb(
+        lamb.parameter_groups(module, optim.weight_decay),
+        lr=optim.lr,
+        betas=optim.betas,
+        eps=optim.eps,
+        trust_ratio=optim.name == "lamb",
+        max_gradient_norm=_clip_or_inf(optim.clip) if _lamb_clips(config, precision) else None,
+        awaits_binding=True,
+    )
+    if optim.name == "adamw":
+        for group in optimizer.param_groups:
+            group["trust_ratio"] = False
+    with contextlib.redirect_stdout(io.StringIO()):  # BF16_Optimizer prints memory reports
+        engine, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=optimizer,
+            config=deepspeed_settings(config, split, precision),
+            dist_init_required=False,
+        )
+    lamb.bind(optimizer, engine)
+    if config.engine.compile:
+        engine.compile()
+    return engine
+
+
+def optimizer_of(engine: Any) -> lamb.Lamb:
+    """Our optimizer, inside whatever DeepSpeed wrapped around it."""
+    return engine.basic_optimizer
+
+
+def gradient_norm(engine: Any) -> float:
+    """Global gradient norm of the last step before clipping; infinite where fp16 overflowed."""
+    norm = optimizer_of(engine).gradient_norm
+    if norm is None:
+        norm = engine.get_global_grad_norm()
+    return float("nan") if norm is None else float(norm)
+
+
+def full_state_dict(engine: Any) -> dict[str, Tensor] | None:
+    """All weights in fp32 on the CPU of rank 0, by their Hugging Face names; None elsewhere.
+
+    Every rank must call it. Of tied weights one is there, under its first name.
+    """
+    rank = torch.distributed.get_rank()
+    weights: dict[str, Tensor] = {}
+    for flat in locate(engine):
+        for index, (name, shape) in enumerate(zip(flat.names, flat.shapes, strict=True)):
+            full = _gather(engine, flat, index, shape)
+            if rank == 0:
+                weights[name] = full.to("cpu", torch.float32, copy=True)
+    if rank != 0:
+        return None
+    persistent = engine.module.state_dict()
+    weights |= {
+        name: buffer.detach().to("cpu", copy=True)
+        for name, buffer in engine.module.named_buffers()
+        if name in persistent
+    }
+    return {name.removeprefix("network."): tensor for name, tensor in weights.items()}
+
+
+def _gather(engine: Any, flat: Flat, index: int, shape: torch.Size) -> Tensor:
+    """A whole parameter of master weights, from the ranks that hold its fragments."""
+    master = flat.tensor.detach()
+    if flat.group is None:
+        return master
+    full = torch.zeros(shape.numel(), device=engine.device, dtype=master.dtype)
+    for fragment in flat.fragments:
+        if fragment.parameter == index:
+            part = master.narrow(0, fragment.offset, fragment.length)
+            full.narrow(0, fragment.start, fragment.length).copy_(part)
+    torch.distributed.all_reduce(full, group=flat.group)
+    return full.view(shape)
+
+
+def _lamb_clips(config: Config, precision: str) -> bool:
+    return config.engine.zero_stage == 0 and precision == "fp32"
+
+
+def _clip_or_inf(clip: float) -> float:
+    """A norm that is never exceeded still has the norm computed, for the record."""
+    return clip or float("inf")
+
+
+def _quiet_deepspeed() -> Any:
+    import deepspeed
+    import deepspeed.ops
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    # It would be compiled, for over a minute, as soon as a process group exists on a CPU.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def _join(backend: str) -> None:
+    os.environ.setdefault("LOCAL_RANK", "0")
+    if torch.distributed.is_initialized():
+        return
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        torch.distributed.init_process_group(backend)
+    else:
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+
+
+def _checkpoint_activations(module: nn.Module) -> None:
+    for part in module.modules():
+        enable = getattr(part, "gradient_checkpointing_enable", None)
+        if enable is not None:
+            enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            return
+    raise ConfigError(
+        f"engine.activation_checkpointing: {type(module).__name__} cannot recompute activations"
+    )
+
+
+def _divisors(number: int, wanted: int) -> list[int]:
+    """The largest divisor up to `wanted` and the smallest above it."""
+    divisors = [n for n in range(1, number + 1) if number % n == 0]
+    below = [n for n in divisors if n <= wanted]
+    above = [n for n in divisors if n > wanted]
+    return below[-1:] + above[:1]
+
+
+def _either(values: list[int]) -> str:
+    return " or ".join(str(value) for value in dict.fromkeys(values))
