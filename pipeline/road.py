@@ -21,9 +21,12 @@ from pipeline.errors import ConfigError
 from pipeline.feed.unigram import unigram_loss
 from pipeline.finetuning.finetune import finetune
 from pipeline.paths import RunPaths
+from pipeline.tracking import flatten
 from pipeline.training import checkpoint, driver, history
 
 Show = Callable[[str], None]
+HARMLESS = {"train.keep_checkpoints", "train.log_every", "train.checkpoint_every"}
+"""Settings of training that no weight depends on."""
 
 
 def travel(config: Config, show: Show) -> dict[str, Any]:
@@ -117,12 +120,14 @@ def pretrain(config: Config, show: Show) -> str:
     newest = checkpoint.newest(paths.checkpoints)
     state = checkpoint.read_state(newest) if newest else {}
     if newest:
-        _refuse_other_settings(config, newest, finished=state["step"] >= config.train.steps)
-        if state["step"] >= config.train.steps:
+        finished = state["step"] >= config.train.steps
+        _compare_settings(config, newest, finished, show)
+        if finished:
             show(f"step {state['step']} is reached: {newest}")
             return state["mlflow_run"]
         show(f"going on from {newest}")
-    run_id = tracking.start_run(config, config.run.name, {"stage": "pretrain"}, state.get("mlflow_run"))
+    tags = {"stage": "pretrain"}
+    run_id = tracking.start_run(config, config.run.name, tags, state.get("mlflow_run"))
     try:
         driver.fit(config, (tracking.tracking_uri(config), run_id), show)
     except BaseException:
@@ -169,8 +174,26 @@ def finetune_head(
     return scores
 
 
-def _refuse_other_settings(config: Config, newest: Path, finished: bool) -> None:
-    ...
+def _compare_settings(config: Config, newest: Path, finished: bool, show: Show) -> None:
+    """Settings that shape the weights may change only where the run goes on, and not the network."""
+    saved = checkpoint.read_config(newest)
+    before, now = dict(flatten(saved)), dict(flatten(config))
+    changed = {
+        key: f"{key}: {before.get(key)} → {value}"
+        for key, value in now.items()
+        if key.startswith(("model.", "train.", "optim.")) and before.get(key) != value
+        if key not in HARMLESS
+    }
+    network = [line for key, line in changed.items() if key.startswith("model.")]
+    if network or (changed and finished):
+        raise ConfigError(
+            f"{newest} was trained with other settings:\n  "
+            + "\n  ".join(network or changed.values())
+            + "\nchoose another run.name, or set them back"
+            + ("" if network else "; a larger train.steps goes on from there")
+        )
+    for line in changed.values():
+        show(f"changed since {newest.name}: {line}")
 
 
 def _unigram(config: Config) -> float | None:

@@ -1,0 +1,38 @@
+"""Export the best checkpoint of a run: `python -m jobs.export --config F run.name=NAME`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from rich.console import Console
+
+from jobs.command import Verb, main, table
+from pipeline import road
+from pipeline.config import Config
+from pipeline.paths import RunPaths
+from pipeline.training import checkpoint
+
+
+def plan(config: Config) -> Mapping[str, object]:
+    paths = RunPaths.of(config)
+    return {"export": checkpoint.best(paths.checkpoints), "to": paths.export}
+
+
+def execute(config: Config, console: Console) -> None:
+    paths = RunPaths.of(config)
+    state = checkpoint.read_state(checkpoint.best(paths.checkpoints))
+    uri = road.make_export(config, state["mlflow_run"], console.print)
+    console.print(table("Export", {"folder": paths.export, "model URI": uri}))
+    console.print(f"Next: python -m jobs.finetune finetune.checkpoint={paths.export} …")
+
+
+VERB = Verb(
+    help="Write a run's best checkpoint as a Hugging Face folder and register it in MLflow.",
+    groups=("run", "tracking"),
+    plan=plan,
+    execute=execute,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(VERB))

@@ -1,0 +1,37 @@
+"""The main job: `python -m jobs.pretrain --config jobs/configs/demo.yaml [a.b=c …]`."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+from jobs.command import Verb, main, table
+from pipeline import plans, road
+from pipeline.config import Config
+from pipeline.paths import RunPaths
+
+
+def execute(config: Config, console: Console) -> None:
+    summary = road.travel(config, lambda line: console.print(line, markup=False, highlight=False))
+    seconds = summary.pop("seconds")
+    console.print(table(f"Run {config.run.name}", summary))
+    console.print(table("Seconds by stage", seconds | {"all": sum(seconds.values())}))
+    console.print(f"Summary: {RunPaths.of(config).summary}\nNext:", markup=False)
+    for command in plans.next_commands(config):
+        console.print(f"  {command}", markup=False, highlight=False)
+
+
+VERB = Verb(
+    help=(
+        "Take the whole road: sample or own corpus, vocabulary, shards, pretraining on Ray Train\n"
+        "and DeepSpeed, export, registry, heads. What is done and still valid is skipped; an\n"
+        "interrupted run goes on from its newest checkpoint."
+    ),
+    groups=("run", "demo", "corpus", "model", "train", "optim", "engine", "scaling", "tracking"),
+    plan=plans.pretrain,
+    execute=execute,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(VERB))

@@ -1,0 +1,91 @@
+"""What the main job would do, and what to do after it: facts computed without touching anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from pipeline.config import Config
+from pipeline.corpus import shards
+from pipeline.errors import ConfigError, CorpusError, VocabularyError
+from pipeline.paths import RunPaths
+from pipeline.training import checkpoint, engine
+from pipeline.training.network import count_parameters, network_config
+
+
+def check(config: Config) -> None:
+    """Refuse at once what could not work, before any stage runs.
+
+    Raises:
+        ConfigError: fp16 on a CPU, a batch that can't be split, a network that can't be built.
+        CorpusError: inputs that are not there.
+        VocabularyError: a vocabulary that is not there or does not fit finished shards.
+    """
+    corpus, paths = config.corpus, RunPaths.of(config)
+    engine.check(config, _device(config))
+    engine.split_batch(
+        config.train.global_batch, config.train.micro_batch, config.scaling.workers
+    )
+    if corpus.vocab and not paths.vocab.is_file():
+        raise VocabularyError(f"corpus.vocab={corpus.vocab}: no such file")
+    if not corpus.inputs and not config.demo.enabled:
+        if not (paths.shards / shards.MANIFEST).exists() and not config.train.shards:
+            raise CorpusError(
+                "nothing to train on: set corpus.inputs to your text, train.shards to prepared "
+                "shards, or demo.enabled=true for the sample"
+            )
+    if not config.demo.enabled:
+        for pattern in (*corpus.inputs, *corpus.heldout):
+            if "://" not in pattern and not any(Path().glob(pattern)) and not Path(pattern).exists():
+                raise CorpusError(f"corpus.inputs: {pattern}: no such file or folder")
+    network_config(config.model, corpus.vocab_size)
+
+
+def pretrain(config: Config) -> dict[str, object]:
+    """The facts that `--dry-run` prints."""
+    check(config)
+    paths, train = RunPaths.of(config), config.train
+    split = engine.split_batch(train.global_batch, train.micro_batch, config.scaling.workers)
+    network = network_config(config.model, config.corpus.vocab_size)
+    facts: dict[str, object] = {
+        "run folder": paths.run,
+        "read": "the sample package" if config.demo.enabled else ", ".join(config.corpus.inputs),
+        "parameters": f"{count_parameters(network):,}",
+        "precision": engine.resolve_precision(train.precision, _device(config)),
+        "batch": (
+            f"{train.global_batch} samples = {split.world_size} workers × {split.accumulation} "
+            f"accumulation steps × {split.micro_batch}"
+        ),
+        "tokens a step": f"at most {train.global_batch * config.corpus.sequence_length:,}",
+        "steps": f"{train.steps:,}, {train.steps * train.global_batch:,} samples",
+    }
+    if (paths.shards / shards.MANIFEST).exists():
+        rows = sum(shard.rows for shard in shards.read_manifest(paths.shards).shards)
+        facts["epochs"] = f"{train.steps * train.global_batch / rows:.2f} of {rows:,} samples"
+    else:
+        facts["shards"] = f"to be made in {paths.shards}"
+    if found := checkpoint.newest(paths.checkpoints):
+        facts["go on from"] = found
+    facts["heads"] = ", ".join(config.heads) or "none"
+    return facts
+
+
+def next_commands(config: Config) -> list[str]:
+    """What a user may want to type after a finished run."""
+    from pipeline.tracking import tracking_uri
+
+    paths = RunPaths.of(config)
+    return [
+        f"mlflow ui --backend-store-uri {tracking_uri(config)}",
+        f"python -m jobs.finetune finetune.task=classification "
+        f"finetune.checkpoint={paths.export} finetune.data.train=TRAIN.jsonl "
+        "finetune.data.dev=DEV.jsonl",
+        "ray job submit --working-dir . -- python -m jobs.pretrain --config YOUR.yaml",
+    ]
+
+
+def _device(config: Config) -> torch.device:
+    gpus = config.scaling.gpus_per_worker
+    on_gpu = torch.cuda.is_available() if gpus is None else gpus > 0
+    return torch.device("cuda" if on_gpu else "cpu")

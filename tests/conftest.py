@@ -1,0 +1,29 @@
+"""What tests share: the data beside the repository, and one local Ray cluster."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+SHARED = Path(__file__).parent.parent.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of corpora, tasks and vocabulary that lies beside a developer's checkout."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the data folder {SHARED.name}/ beside the repository")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """One local cluster for all tests that need Ray."""
+    import ray
+
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()

@@ -1,0 +1,62 @@
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from jobs.command import Verb, main
+from pipeline.errors import CorpusError
+
+ROOT = Path(__file__).parent.parent.parent
+VERBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py") if path.stem not in ("__init__", "command"))
+
+
+def verb(execute) -> Verb:
+    return Verb("Help text.", ("run",), lambda config: {"name": config.run.name}, execute)
+
+
+def test_it_hands_over_the_resolved_settings():
+    seen = []
+    assert main(verb(lambda config, console: seen.append((config, console))), ["run.name=x"]) == 0
+    config, console = seen[0]
+    assert config.run.name == "x"
+    assert isinstance(console, Console)
+
+
+def test_a_dry_run_shows_settings_and_plan_and_does_nothing(capsys):
+    def execute(config, console):
+        raise AssertionError("it did something")
+
+    assert main(verb(execute), ["--dry-run", "run.name=abc"]) == 0
+    shown = capsys.readouterr().out
+    assert "name: abc" in shown
+    assert "nothing was touched" in shown
+
+
+def test_an_error_of_the_user_is_one_message_and_status_2(capsys):
+    def execute(config, console):
+        raise CorpusError("a.txt: empty; give a file with text")
+
+    assert main(verb(execute), []) == 2
+    assert capsys.readouterr().err == "error: a.txt: empty; give a file with text\n"
+
+
+def test_wrong_settings_are_status_2(capsys):
+    assert main(verb(lambda *_: None), ["run.nam=x"]) == 2
+    assert "did you mean run.name?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_has_its_parts_and_no_name_of_the_standard_library(name):
+    module = importlib.import_module(f"jobs.{name}")
+    assert module.VERB.help
+    assert name not in sys.stdlib_module_names
+
+
+def test_help_lists_the_settings():
+    command = [sys.executable, "-m", "jobs.pretrain", "--help"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "usage: python -m jobs.pretrain" in shown
+    assert "optim.lr = 0.00018: Peak learning rate" in shown

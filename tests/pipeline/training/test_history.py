@@ -1,0 +1,57 @@
+from pipeline.training import history
+
+
+def training(step: int) -> dict[str, float]:
+    return {
+        "step": step,
+        "loss": 7.0,
+        "mlm_loss": 6.3,
+        "mlm_accuracy": 0.1,
+        "nsp_accuracy": 0.5,
+        "tokens_per_second": 12345.6,
+        "seconds_left": 61.0,
+    }
+
+
+def test_records_come_back_and_a_torn_last_line_does_not(tmp_path):
+    history.append(tmp_path, training(10))
+    history.append(tmp_path, training(20))
+    with (tmp_path / history.FILE).open("a") as file:
+        file.write('{"step": 30, "lo')
+    assert [record["step"] for record in history.read(tmp_path)] == [10, 20]
+
+
+def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path):
+    for step in (10, 20, 30):
+        history.append(tmp_path, training(step))
+    history.rewind(tmp_path, 20)
+    assert [record["step"] for record in history.read(tmp_path)] == [10, 20]
+
+
+def test_a_run_without_records_has_an_empty_history(tmp_path):
+    history.rewind(tmp_path, 0)
+    assert history.read(tmp_path) == []
+
+
+def test_progress_line_says_what_a_person_asks():
+    line = history.progress_line(training(10), 100)
+    assert line == (
+        "step 10/100 · loss 7.000 · MLM 6.300 (10.0%) · NSP 50.0% · 12,346 tokens/s · 1:01 left"
+    )
+    held_out = {"step": 10, "heldout_mlm_loss": 6.0, "heldout_mlm_accuracy": 0.12}
+    assert history.progress_line(held_out, 100) == "step 10/100 · held-out MLM 6.000 · accuracy 12.0%"
+
+
+def test_curve_is_a_picture(tmp_path):
+    records = [training(10), training(20), {"step": 20, "heldout_mlm_loss": 6.0}]
+    history.draw_curve(records, tmp_path / "curve.png", unigram_loss=6.5)
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_only_rank_0_writes(tmp_path):
+    for rank in (1, 0):
+        recorder = history.Recorder(rank, tmp_path / str(rank), 0, None)
+        recorder.write(5, {"loss": 1.0})
+        recorder.close()
+    assert history.read(tmp_path / "0") == [{"step": 5, "loss": 1.0}]
+    assert not (tmp_path / "1").exists()

@@ -1,0 +1,72 @@
+"""Imports run one way, and the corpus side stays free of torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# Each package may import itself and what stands here.
+ALLOWED = {
+    "model": (),
+    "pipeline.config": ("pipeline.errors",),
+    "pipeline.errors": (),
+    "pipeline.corpus": ("pipeline.config", "pipeline.errors"),
+    "pipeline.feed": ("pipeline.config", "pipeline.errors", "pipeline.corpus", "pipeline.paths"),
+    "pipeline.training": (
+        "model",
+        "pipeline.cluster",
+        "pipeline.config",
+        "pipeline.errors",
+        "pipeline.feed",
+        "pipeline.paths",
+        "pipeline.tracking",
+    ),
+    "pipeline.finetuning": ("model", "pipeline.config", "pipeline.errors"),
+    "pipeline": ("model",),
+    "jobs": ("pipeline", "model"),
+}
+
+
+def modules():
+    for package in ("jobs", "pipeline", "model"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            yield name.removesuffix(".__init__"), path
+
+
+def imported(path: Path, name: str):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+                parts = package.split(".")
+                base = ".".join(parts[: len(parts) - node.level + 1] + ([base] if base else []))
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+@pytest.mark.parametrize(("name", "path"), modules(), ids=lambda value: str(value))
+def test_imports_run_one_way(name, path):
+    package = max((rule for rule in ALLOWED if within(name, rule)), key=len)
+    own = [target for target in imported(path, name) if target.split(".")[0] in ("jobs", "pipeline", "model")]
+    stray = [
+        target
+        for target in own
+        if not any(within(target, allowed) for allowed in (package, *ALLOWED[package]))
+    ]
+    assert not stray, f"{name} must not import {stray}"
+
+
+def test_corpus_and_settings_load_without_torch():
+    names = [name for name, _ in modules() if within(name, "pipeline.corpus")]
+    code = f"import importlib, sys\nfor n in {names!r}: importlib.import_module(n)\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
