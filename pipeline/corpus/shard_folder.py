@@ -1,4 +1,4 @@
-"""Reads samples by number from a folder of memory-mapped shards."""
+"""Reads samples by number from folders of memory-mapped shards."""
 
 from __future__ import annotations
 
@@ -51,30 +51,47 @@ class Rows(NamedTuple):
 
 
 class ShardFolder:
-    """The samples of a corpus folder, numbered through all shards in the manifest's order.
+    """The samples of one corpus folder or of several, numbered through all their shards in order.
 
     Shards are mapped when first needed. With `locate` they come from elsewhere (a cache of an
     object store); `mapped_bytes` bounds how much stays mapped, least recently used first to go.
+
+    Raises:
+        ShardError: a folder is no corpus, or the folders have different vocabularies.
     """
 
     def __init__(
         self,
-        folder: str | Path,
-        locate: Callable[[ShardInfo], Path] | None = None,
+        *folders: str | Path,
+        locate: Callable[[str, ShardInfo], Path] | None = None,
         mapped_bytes: int | None = None,
     ) -> None:
-        self.folder = str(folder)
-        self.manifest: Manifest = read_manifest(folder)
-        self.first_rows = offsets_of(np.array([shard.rows for shard in self.manifest.shards], int))
-        self._locate = locate or self._local
+        self.folders = tuple(str(folder).rstrip("/") for folder in folders)
+        self.manifests: tuple[Manifest, ...] = tuple(map(read_manifest, self.folders))
+        self.manifest = self.manifests[0]
+        for folder, manifest in zip(self.folders, self.manifests, strict=True):
+            if manifest.vocab_sha256 != self.manifest.vocab_sha256:
+                raise ShardError(
+                    f"{folder} and {self.folders[0]} were made with different vocabularies; "
+                    "prepare one of them again with the other's vocab.txt"
+                )
+        self._shards = [
+            (folder, shard)
+            for folder, manifest in zip(self.folders, self.manifests, strict=True)
+            for shard in manifest.shards
+        ]
+        self.shard_rows = np.array([shard.rows for _, shard in self._shards], np.int64)
+        self._first_rows = offsets_of(self.shard_rows)
+        self._longest = max(manifest.sequence_length for manifest in self.manifests)
+        self._locate = locate or (lambda folder, shard: Path(folder) / shard.name)
         self._mapped_bytes = mapped_bytes
         self._mapped: OrderedDict[int, pa.Buffer] = OrderedDict()
-        self._addresses = np.zeros((len(self.manifest.shards), len(_COLUMNS)), np.int64)
-        self._sizes = np.zeros((len(self.manifest.shards), 2), np.int64)
+        self._addresses = np.zeros((len(self._shards), len(_COLUMNS)), np.int64)
+        self._sizes = np.zeros((len(self._shards), 2), np.int64)
         self._id_type = "<u2" if self.manifest.vocab_size <= 2**16 else "<u4"
 
     def __len__(self) -> int:
-        return int(self.first_rows[-1])
+        return int(self._first_rows[-1])
 
     def rows(
         self,
@@ -96,10 +113,10 @@ class ShardFolder:
         """
         numbers = np.asarray(numbers).astype(np.int64)
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self):
-            raise IndexError(f"{self.folder}: sample numbers go from 0 to {len(self) - 1}")
-        shards = np.searchsorted(self.first_rows, numbers, side="right") - 1
+            raise IndexError(f"{self.folders}: sample numbers go from 0 to {len(self) - 1}")
+        shards = np.searchsorted(self._first_rows, numbers, side="right") - 1
         self._map(shards)
-        local = numbers - self.first_rows[shards]
+        local = numbers - self._first_rows[shards]
         column = dict(zip(_COLUMNS, self._addresses[shards].T, strict=True))
         sizes = self._sizes[shards]
 
@@ -136,9 +153,8 @@ class ShardFolder:
         bounds = _windows(addresses, local, 2, "<i4").astype(np.int64)
         starts, ends = bounds[:, 0], bounds[:, 1]
         lengths = ends - starts
-        longest = self.manifest.sequence_length
-        if ((starts < 0) | (lengths < 0) | (lengths > longest) | (ends > sizes)).any():
-            raise ShardError(f"{self.folder}: damaged offsets; run jobs.verify on it")
+        if ((starts < 0) | (lengths < 0) | (lengths > self._longest) | (ends > sizes)).any():
+            raise ShardError(f"{self.folders}: damaged offsets; run jobs.verify on it")
         return starts, lengths
 
     def _map(self, shards: NDArray[np.int64]) -> None:
@@ -148,18 +164,15 @@ class ShardFolder:
             if shard in self._mapped:
                 self._mapped.move_to_end(shard)
             else:
-                info = self.manifest.shards[shard]
-                mapped = _map_shard(self._locate(info), info, self.manifest)
+                folder, info = self._shards[shard]
+                mapped = _map_shard(self._locate(folder, info), info, self.manifest, self._longest)
                 self._mapped[shard], self._addresses[shard], self._sizes[shard] = mapped
         if self._mapped_bytes is None:
             return
-        held = sum(self.manifest.shards[shard].bytes for shard in self._mapped)
+        held = sum(self._shards[shard][1].bytes for shard in self._mapped)
         while held > self._mapped_bytes and len(self._mapped) > len(needed):
             shard, _ = self._mapped.popitem(last=False)
-            held -= self.manifest.shards[shard].bytes
-
-    def _local(self, info: ShardInfo) -> Path:
-        return Path(self.folder) / info.name
+            held -= self._shards[shard][1].bytes
 
 
 def flat_pairs(rows: Rows) -> Pairs:
@@ -176,7 +189,7 @@ def flat_pairs(rows: Rows) -> Pairs:
 
 
 def _map_shard(
-    path: Path, info: ShardInfo, manifest: Manifest
+    path: Path, info: ShardInfo, manifest: Manifest, longest: int
 ) -> tuple[pa.Buffer, list[int], tuple[int, int]]:
     """Map one shard; returns what keeps it mapped, where its columns lie, and its list sizes."""
     try:
@@ -187,7 +200,7 @@ def _map_shard(
             )
         whole = pa.memory_map(str(path)).read_buffer()
         batch = _only_batch(path, whole, info, manifest)
-        slack = 4 * manifest.sequence_length
+        slack = 4 * (longest + 8)
         ends = [_values(batch, name) for name in _LISTS]
         if any(end.address + end.size + slack > whole.address + size for end in ends if end):
             # Rows are read in windows of one width: beyond a small shard's end there must be room.

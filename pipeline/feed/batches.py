@@ -1,0 +1,246 @@
+"""The feed of a training worker: its micro-batches of any global step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import MaskingSettings
+from pipeline.corpus.columns import offsets_of
+from pipeline.corpus.masking import Maskable, sample_keys, whole_word_masks
+from pipeline.corpus.shard_folder import ShardFolder, flat_pairs
+from pipeline.corpus.shards import SCHEMA_VERSION, Manifest
+from pipeline.errors import CheckpointError, ShardError
+from pipeline.feed.cache import ShardCache
+from pipeline.feed.collate import WIDTH_MULTIPLE, Batch, PackedBatch, collate, pack
+from pipeline.feed.order import positions_of, quotas, sample_at, source_at
+
+__all__ = ["Batch", "Feed", "PackedBatch", "compare_fingerprints", "heldout", "pack"]
+
+_AHEAD = 4
+"""Steps that are made in the background."""
+
+
+class FingerprintError(ShardError, CheckpointError):
+    """The data or its order is not what a checkpoint was trained with."""
+
+
+class Feed:
+    """What one rank reads, step by step; the sequence of global batches is the same on any world.
+
+    Args:
+        shards: corpus folders or URLs, each `PATH`, or each `PATH@WEIGHT` (share of the samples).
+        global_batch: samples of a step over all ranks.
+        micro_batch: samples of one batch.
+        seed: of order and dynamic masks.
+        masking: draws masks anew every epoch where its mode is `dynamic`; else, and when None, the
+            shards' own are used.
+        vocabulary: what masking needs; by default what the manifest says.
+        window: shards that are shuffled together; 0 shuffles all.
+        cache: where shards from object stores are kept.
+
+    Raises:
+        ShardError: a folder is no corpus, has no samples or masks, or the weights are wrong.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[str],
+        *,
+        global_batch: int,
+        micro_batch: int,
+        rank: int,
+        world_size: int,
+        seed: int,
+        masking: MaskingSettings | None = None,
+        vocabulary: Maskable | None = None,
+        window: int = 0,
+        cache: ShardCache | None = None,
+    ) -> None:
+        folders, weights = _parse_weights(shards)
+        self._reader = open_folder(*folders, cache=cache)
+        self._masking = masking if masking and masking.mode == "dynamic" else None
+        manifest = self._reader.manifest
+        self._vocabulary = vocabulary or maskable(manifest)
+        if not self._masking:
+            _need_static_masks(self._reader)
+        self._global_batch, self._micro_batch = global_batch, micro_batch
+        self._rank, self._world_size = rank, world_size
+        self._seed, self._window = seed, window
+        self._pad_id = manifest.special_ids["[PAD]"]
+        # Folders without weights are one source; with weights each is one of its own.
+        rows = self._reader.shard_rows
+        per_folder = [len(manifest.shards) for manifest in self._reader.manifests]
+        bounds = offsets_of(np.array(per_folder)) if weights else np.array([0, len(rows)])
+        self._shares = quotas(weights) if weights else (1,)
+        self._source_rows = [rows[a:b] for a, b in pairwise(bounds)]
+        self._first_samples = offsets_of(np.array([part.sum() for part in self._source_rows]))
+        if not all(part.sum() for part in self._source_rows):
+            raise ShardError(f"{', '.join(folders)}: no samples; was the input text empty?")
+
+        self.samples_per_epoch = len(self._reader)
+        self.vocab_sha256, self.vocab_size = manifest.vocab_sha256, manifest.vocab_size
+        self.fingerprint_fields: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "corpora": [manifest.content_sha256 for manifest in self._reader.manifests],
+            "weights": list(self._shares),
+            "vocabulary": manifest.vocab_sha256,
+            "seed": seed,
+            "global_batch": global_batch,
+            "window": window,
+            "masking": self._masking.model_dump() if self._masking else "static",
+        }
+        canonical = json.dumps(self.fingerprint_fields, sort_keys=True).encode()
+        self.fingerprint = hashlib.sha256(canonical).hexdigest()
+
+    def step(self, step: int) -> list[Batch]:
+        """This rank's micro-batches of a global step (0, 1, 2 …)."""
+        positions = positions_of(step, self._global_batch, self._rank, self._world_size)
+        samples, epochs = self._samples_at(positions)
+        rows = self._reader.rows(
+            samples,
+            words=self._masking is not None,
+            masks=self._masking is None,
+            multiple=WIDTH_MULTIPLE,
+        )
+        masks = rows.masks
+        if self._masking:
+            numbers = samples.astype(np.uint64)
+            keys = sample_keys(self._seed, epochs, numbers)
+            pairs = flat_pairs(rows)
+            masks = whole_word_masks(
+                pairs.input_ids,
+                pairs.word_starts,
+                pairs.offsets,
+                keys,
+                self._masking,
+                self._vocabulary,
+            )
+        return [
+            collate(rows, masks, samples, self._pad_id, first, last)
+            for first, last in _pieces(len(samples), self._micro_batch)
+        ]
+
+    def _samples_at(
+        self, positions: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """[N] sample numbers through all folders, and [N] epochs of their sources."""
+        if len(self._shares) == 1:
+            return sample_at(positions, self._source_rows[0], self._seed, self._window)
+        sources, within = source_at(positions, self._shares, self._seed)
+        samples, epochs = np.empty_like(within), np.empty_like(within)
+        for source, rows in enumerate(self._source_rows):
+            at = sources == source
+            numbers, epochs[at] = sample_at(within[at], rows, self._seed + source, self._window)
+            samples[at] = self._first_samples[source] + numbers
+        return samples, epochs
+
+    def iterate(self, first: int, last: int) -> Iterator[list[Batch]]:
+        """The micro-batches of steps first … last - 1, made ahead in the background.
+
+        An error in the making is raised here; closing the iterator ends the making.
+        """
+        return _ahead(self.step, first, last)
+
+
+def _ahead(make: Callable[[int], list[Batch]], first: int, last: int) -> Iterator[list[Batch]]:
+    with ThreadPoolExecutor(1, thread_name_prefix="feed") as executor:
+        waiting: deque[Future[list[Batch]]] = deque()
+        try:
+            for step in range(first, last):
+                waiting.append(executor.submit(make, step))
+                if len(waiting) > _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+def heldout(
+    folder: str, micro_batch: int, samples: int, rank: int, world_size: int
+) -> Iterator[Batch]:
+    """The first `samples` samples of a folder in order, with the shards' own masks.
+
+    Each rank reads a contiguous part; ranks may yield unequal numbers of batches.
+    """
+    reader = open_folder(folder)
+    _need_static_masks(reader)
+    positions = positions_of(0, min(samples, len(reader)), rank, world_size)
+    for first, last in _pieces(len(positions), micro_batch):
+        numbers = positions[first:last]
+        rows = reader.rows(numbers, words=False, multiple=WIDTH_MULTIPLE)
+        pad_id = reader.manifest.special_ids["[PAD]"]
+        yield collate(rows, rows.masks, numbers, pad_id, 0, len(numbers))
+
+
+def maskable(manifest: Manifest) -> Maskable:
+    """What masking must know of the vocabulary that a corpus was made with."""
+    return Maskable(
+        manifest.special_ids["[MASK]"],
+        manifest.vocab_size,
+        tuple(sorted(manifest.special_ids.values())),
+    )
+
+
+def open_folder(*folders: str, cache: ShardCache | None = None) -> ShardFolder:
+    """Open corpus folders for reading; those with a URL come by way of the cache."""
+    if not any("://" in folder for folder in folders):
+        return ShardFolder(*folders)
+    cache = cache or ShardCache()
+    return ShardFolder(*folders, locate=cache.locate, mapped_bytes=cache.limit_bytes)
+
+
+def compare_fingerprints(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Check that two `fingerprint_fields` are the same.
+
+    Raises:
+        FingerprintError: they are not; it names each field that differs, with both values.
+    """
+    differing = [name for name in {**saved, **now} if saved.get(name) != now.get(name)]
+    if differing:
+        lines = [f"{name}: was {saved.get(name)}, is {now.get(name)}" for name in differing]
+        raise FingerprintError(
+            "the checkpoint was trained on other data or in another order:\n  "
+            + "\n  ".join(lines)
+            + "\nset these back to go on, or choose another run.name for a new run"
+        )
+
+
+def _pieces(count: int, size: int) -> list[tuple[int, int]]:
+    return [(first, min(first + size, count)) for first in range(0, count, size)]
+
+
+def _parse_weights(shards: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Folders and weights of `PATH@WEIGHT` arguments; no weights where none is given."""
+    parts = [shard.rpartition("@") for shard in shards]
+    weighted = [bool(path) for path, _, _ in parts]
+    if not parts or not any(weighted):
+        if not parts:
+            raise ShardError("no shard folders; set train.shards")
+        return list(shards), []
+    if not all(weighted):
+        raise ShardError(f"train.shards: {list(shards)}: give every folder a weight, or none")
+    weights = [weight for _, _, weight in parts]
+    try:
+        quotas(weights)
+    except (ValueError, ZeroDivisionError):
+        raise ShardError(f"train.shards: weights {weights} must be numbers above 0") from None
+    return [path for path, _, _ in parts], weights
+
+
+def _need_static_masks(reader: ShardFolder) -> None:
+    for folder, manifest in zip(reader.folders, reader.manifests, strict=True):
+        if manifest.masks != "static":
+            raise ShardError(
+                f"{folder}: its shards hold no masks; set corpus.masking.mode=dynamic to draw "
+                "them while training, or prepare it again with static ones"
+            )

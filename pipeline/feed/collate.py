@@ -1,0 +1,120 @@
+"""Samples and their masks to arrays that the network takes: padded, or packed end to end."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.corpus.columns import ranges
+from pipeline.corpus.pairs import NO_LABEL
+from pipeline.corpus.records import Masks
+from pipeline.corpus.shard_folder import Rows
+
+IGNORED = -100
+"""Label of what the loss leaves out (torch's cross entropy)."""
+WIDTH_MULTIPLE = 8
+"""Rows are padded to a multiple of this, which tensor cores like."""
+
+Integers = NDArray[np.int64]
+
+
+class Batch(NamedTuple):
+    """B samples padded to S, the longest rounded up to a multiple of 8; M tokens are masked."""
+
+    input_ids: Integers
+    """[B, S] with the masks put in."""
+    token_type_ids: Integers
+    """[B, S] 1 from B's first token to its [SEP]."""
+    attention_mask: Integers
+    """[B, S] 1 where there is a token."""
+    labels: Integers
+    """[B, S] original ids where masked, -100 elsewhere."""
+    next_sentence_label: Integers
+    """[B] 0 continuation, 1 random or swapped, -100 no label."""
+    masked_positions: Integers
+    """[M] indices into the B * S tokens, ascending."""
+    masked_labels: Integers
+    """[M] original ids there."""
+    samples: NDArray[np.uint64]
+    """[B] sample numbers."""
+    tokens: int
+    """Tokens that are not padding."""
+
+
+class PackedBatch(NamedTuple):
+    """The same without padding: B samples of T tokens in all, laid end to end."""
+
+    input_ids: Integers
+    """[T]"""
+    token_type_ids: Integers
+    """[T]"""
+    labels: Integers
+    """[T]"""
+    cu_seqlens: NDArray[np.int32]
+    """[B + 1] where each sample begins."""
+    longest: int
+    next_sentence_label: Integers
+    """[B]"""
+    masked_positions: Integers
+    """[M] indices into the T tokens."""
+    masked_labels: Integers
+    """[M]"""
+    samples: NDArray[np.uint64]
+    """[B]"""
+
+
+def collate(
+    rows: Rows, masks: Masks, samples: Integers, pad_id: int, first: int, last: int
+) -> Batch:
+    """Rows first … last - 1 of what was read, with these masks, as a padded batch."""
+    lengths = rows.lengths[first:last]
+    width = -(-int(lengths.max()) // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+    places = np.arange(width, dtype=np.int64)
+    inside = places < lengths[:, None]
+    input_ids = np.full(inside.shape, pad_id, np.int64)
+    np.copyto(input_ids, rows.input_ids[first:last, :width], where=inside)
+    in_b = (places >= rows.segment_b_start[first:last, None]) & inside
+
+    chosen = slice(masks.offsets[first], masks.offsets[last])
+    row = np.repeat(np.arange(last - first), np.diff(masks.offsets[first : last + 1]))
+    masked_positions = row * width + masks.positions[chosen]
+    masked_labels = input_ids.ravel()[masked_positions]
+    labels = np.full(inside.shape, IGNORED, np.int64)
+    labels.ravel()[masked_positions] = masked_labels
+    input_ids.ravel()[masked_positions] = masks.ids[chosen]
+
+    next_sentence = rows.next_sentence_label[first:last].astype(np.int64)
+    next_sentence[next_sentence == NO_LABEL] = IGNORED
+    return Batch(
+        input_ids,
+        in_b.astype(np.int64),
+        inside.astype(np.int64),
+        labels,
+        next_sentence,
+        masked_positions,
+        masked_labels,
+        samples[first:last].astype(np.uint64),
+        int(lengths.sum()),
+    )
+
+
+def pack(batch: Batch) -> PackedBatch:
+    """Lay the samples of a padded batch end to end."""
+    lengths = batch.attention_mask.sum(axis=1)
+    width = batch.input_ids.shape[1]
+    tokens = ranges(np.arange(len(lengths)) * width, lengths)
+    cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])
+    row, column = np.divmod(batch.masked_positions, width)
+    return PackedBatch(
+        batch.input_ids.ravel()[tokens],
+        batch.token_type_ids.ravel()[tokens],
+        batch.labels.ravel()[tokens],
+        cu_seqlens.astype(np.int32),
+        int(lengths.max()),
+        batch.next_sentence_label,
+        cu_seqlens[row] + column,
+        batch.masked_labels,
+        batch.samples,
+    )
