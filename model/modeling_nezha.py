@@ -55,7 +55,9 @@ class NezhaPreTrainedModel(PreTrainedModel):
         name = attn_implementation or "sdpa"
         if name != "eager" and name not in ATTENTIONS:
             known = ", ".join(["eager", *ATTENTIONS])
-            raise ValueError(f"attn_implementation={name!r} is not supported; Nezha has: {known}")
+            raise ValueError(
+                f'Specified `attn_implementation="{name}"` is not supported. Nezha has: {known}'
+            )
         return name
 
 

@@ -9,9 +9,10 @@ from torch import nn
 
 
 def load_weights(model: nn.Module) -> nn.Module:
-    """Fill every parameter by its name."""
+    """Fill every parameter by its name; the decoder's bias has two and counts as one."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            name = name.replace("predictions.decoder.bias", "predictions.bias")
             parameter.copy_(torch.from_numpy(weight(name, tuple(parameter.shape))))
     return model
 
