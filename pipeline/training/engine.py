@@ -145,6 +145,7 @@ def initialize(module: nn.Module, config: Config, split: Split, precision: str) 
     """
     on_gpu = torch.cuda.is_available()
     check(config, "cuda" if on_gpu else "cpu")
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
     deepspeed = _quiet_deepspeed()
     _join("nccl" if on_gpu else "gloo")
     deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False)
@@ -210,6 +211,23 @@ def full_state_dict(engine: Any) -> dict[str, Tensor] | None:
         if name in persistent
     }
     return {name.removeprefix("network."): tensor for name, tensor in weights.items()}
+
+
+def publish_master_weights(engine: Any) -> None:
+    """Make the network's own weights follow master weights that were written from outside."""
+    zero = engine.optimizer
+    if hasattr(zero, "fp32_partitioned_groups_flat"):  # stage 3
+        zero.checkpoint_event_prologue()
+        for group, master in enumerate(zero.fp32_partitioned_groups_flat):
+            zero.fp16_partitioned_groups_flat[group].data.copy_(master.data)
+            zero._unflatten_partitioned_parameters(group)
+        zero.checkpoint_event_epilogue()
+    elif hasattr(zero, "update_lp_params"):  # stages 1 and 2
+        zero.update_lp_params()
+    elif hasattr(zero, "fp32_groups"):  # stage 0 in bf16
+        for weights, masters in zip(zero.fp16_groups, zero.fp32_groups, strict=True):
+            for weight, master in zip(weights, masters, strict=True):
+                weight.data.copy_(master.data)
 
 
 def _gather(engine: Any, flat: Flat, index: int, shape: torch.Size) -> Tensor:

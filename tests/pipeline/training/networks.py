@@ -1,0 +1,85 @@
+"""A small network with weights, biases and LayerNorm, and batches that any split shares out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.config import Config
+from pipeline.training import engine as engines
+
+WIDTH = 21
+"""Odd, so that partitions cut through parameters and need padding."""
+
+
+class Network(nn.Module):
+    """Classifies a vector; sizes that no number of ranks divides."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.first = nn.Linear(WIDTH, 2 * WIDTH + 1)
+        self.norm = nn.LayerNorm(2 * WIDTH + 1)
+        self.dropout = nn.Dropout(dropout)
+        self.second = nn.Linear(2 * WIDTH + 1, 2 * WIDTH + 1)
+        self.last = nn.Linear(2 * WIDTH + 1, 5)
+
+    def forward(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        hidden = self.norm(torch.tanh(self.first(inputs.to(self.first.weight.dtype))))
+        logits = self.last(torch.tanh(self.second(self.dropout(hidden))))
+        return F.cross_entropy(logits.float(), labels)
+
+
+def build(seed: int = 0, dropout: float = 0.0) -> Network:
+    torch.manual_seed(seed)
+    return Network(dropout)
+
+
+def global_batch(step: int, size: int) -> tuple[Tensor, Tensor]:
+    """The samples of a step, the same whoever asks. [size, WIDTH], [size]"""
+    generator = torch.Generator().manual_seed(1000 + step)
+    inputs = torch.randn(size, WIDTH, generator=generator)
+    return inputs, torch.randint(0, 5, (size,), generator=generator)
+
+
+def make_engine(
+    settings: dict[str, Any],
+    global_size: int = 16,
+    accumulation: int = 1,
+    precision: str = "fp32",
+    dropout: float = 0.0,
+) -> Any:
+    """An engine of the network for this process group; `settings` are those of Config."""
+    world_size = torch.distributed.get_world_size()
+    micro = global_size // (accumulation * world_size)
+    split = engines.split_batch(global_size, micro, world_size)
+    config = Config.model_validate(settings)
+    return engines.initialize(build(dropout=dropout), config, split, precision)
+
+
+def train(engine: Any, steps: range, global_size: int = 16) -> list[float]:
+    """Optimizer steps on the batches of those numbers; the global loss of each."""
+    rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    accumulation = engine.gradient_accumulation_steps()
+    losses = []
+    for step in steps:
+        torch.manual_seed(step * world_size + rank)  # of dropout
+        inputs, labels = global_batch(step, global_size)
+        total = torch.zeros(())
+        # Micro-batches are dealt in turn, so that the k-th of all is the same one in any split.
+        shares = zip(
+            inputs.chunk(accumulation * world_size),
+            labels.chunk(accumulation * world_size),
+            strict=True,
+        )
+        for number, (x, y) in enumerate(shares):
+            if number % world_size == rank:
+                loss = engine(x, y)
+                engine.backward(loss)
+                engine.step()
+                total += loss.detach() / (accumulation * world_size)
+        torch.distributed.all_reduce(total)
+        losses.append(total.item())
+    return losses
