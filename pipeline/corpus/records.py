@@ -27,6 +27,10 @@ class Drop(NamedTuple):
 
     reason: str
     text: str
+    source: str = ""
+    """File and byte, for the report of what was rejected."""
+    size: int = 0
+    """Bytes of input that could not be read as text, for `max_bad_share`."""
 
 
 class Sentences(NamedTuple):

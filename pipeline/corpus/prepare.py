@@ -1,0 +1,283 @@
+"""Raw text to a corpus: work units through Ray Data, each to its shard, the manifest last.
+
+A run that was stopped, in whatever way, goes on where it stopped: finished chunks left their shard
+and a note in `_work`. Both are bound to the fingerprint of inputs and settings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tokenizers
+
+from pipeline.config import CorpusSettings
+from pipeline.corpus import shards, wordpiece
+from pipeline.corpus.progress import Progress
+from pipeline.corpus.segmentation import load_segmenter
+from pipeline.corpus.shards import Manifest, ShardInfo
+from pipeline.corpus.sources import (
+    Source,
+    Unit,
+    filesystem,
+    list_sources,
+    plan_units,
+)
+from pipeline.corpus.streaming import run_on_cluster
+from pipeline.corpus.units import Job, run_unit
+from pipeline.errors import CorpusError, ShardError
+
+FORMAT = 1
+"""Raised when the same text and settings would give other shards."""
+NOT_CONTENT = {"inputs", "heldout", "output", "vocab", "vocab_size", "workers", "keep_rejected"}
+"""Settings that the shards do not depend on (vocabulary and inputs count by their content)."""
+Execute = Callable[[Job, Sequence[Unit], int], Iterable[dict[str, Any]]]
+
+
+class Plan(NamedTuple):
+    """What a run would read and do."""
+
+    sources: list[Source]
+    units: list[Unit]
+    fingerprint: str
+    segmenter: str
+
+
+def plan(settings: CorpusSettings, vocab: str | Path, seed: int, inputs: Sequence[str]) -> Plan:
+    """List the inputs, cut them into units and fingerprint them; reads no text, writes nothing.
+
+    Raises:
+        CorpusError: inputs that are missing or of unknown kind.
+        VocabularyError: see `read_vocabulary`.
+        ConfigError: an unknown segmenter.
+    """
+    sources = list_sources(inputs, settings)
+    segmenter = load_segmenter(settings.segmenter, settings.user_dictionary).identity
+    made_from = {
+        "format": FORMAT,
+        "seed": seed,
+        "vocab": wordpiece.vocabulary_sha256(vocab),
+        "segmenter": segmenter,
+        "tokenizers": tokenizers.__version__,
+        "sources": [(source.name, source.format, source.signature) for source in sources],
+        "settings": settings.model_dump(mode="json", exclude=NOT_CONTENT),
+    }
+    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+    return Plan(sources, plan_units(sources, settings), digest, segmenter)
+
+
+def summary(planned: Plan, output: str | Path) -> dict[str, object]:
+    """A plan in words, for `--dry-run`."""
+    state = "up to date: nothing to do" if _finished(str(output), planned.fingerprint) else "to do"
+    return {
+        "read": _amount(planned.sources),
+        "in work units": f"{len(planned.units)}, of which "
+        f"{sum(unit.stream for unit in planned.units)} are streams of one shard or more",
+        "segment with": planned.segmenter,
+        "write": str(output),
+        "state": state,
+        "fingerprint": planned.fingerprint[:16],
+    }
+
+
+def reading(settings: CorpusSettings, inputs: Sequence[str]) -> dict[str, object]:
+    """What would be read, when there is no vocabulary to plan with yet.
+
+    Raises:
+        CorpusError: inputs that are missing or of unknown kind.
+    """
+    return {"read": _amount(list_sources(inputs, settings))}
+
+
+def _amount(sources: Sequence[Source]) -> str:
+    return f"{len(sources)} file(s), {sum(source.size for source in sources) / 1e6:,.1f} MB"
+
+
+def prepare(
+    settings: CorpusSettings,
+    output: str | Path,
+    vocab: str | Path,
+    seed: int,
+    inputs: Sequence[str] = (),
+    show: Callable[[str], None] = print,
+    execute: Execute = run_on_cluster,
+) -> Manifest:
+    """Make a corpus of shards from the inputs (`settings.inputs` by default) in a folder.
+
+    Args:
+        output: folder or fsspec URL that all workers see.
+        show: takes lines of progress.
+        execute: runs the units; by default Ray Data; `in_process` needs no Ray.
+
+    Raises:
+        CorpusError: inputs that are missing, empty or mostly garbage; a full disk.
+    """
+    folder = str(output).rstrip("/")
+    planned = plan(settings, vocab, seed, inputs or settings.inputs)
+    if manifest := _finished(folder, planned.fingerprint):
+        show(f"{folder}: up to date, {manifest.rows:,} samples in {len(manifest.shards)} shards")
+        return manifest
+    job = Job(
+        settings=settings,
+        folder=folder,
+        vocab=str(vocab),
+        seed=seed,
+        fingerprint=planned.fingerprint,
+        tags=_tags(settings, planned, vocab, seed),
+    )
+    done = _take_up(folder, planned.fingerprint)
+    complete = {unit.number for unit in planned.units if _complete(unit, done)}
+    finished = frozenset((unit, part) for unit, part in done if isinstance(part, int))
+    job = job._replace(finished=finished)
+    todo = [unit for unit in planned.units if unit.number not in complete]
+    progress = Progress(planned.units, show)
+    progress.begin(folder, done.values(), complete)
+    run = execute(job, todo, settings.workers)
+    for result in run:
+        if "error" in result:
+            raise CorpusError(result["error"])
+        done[result["unit"], result.get("part", "end")] = result
+        progress.add(result)
+        _refuse_garbage(done.values(), planned, settings, final=False)
+    _refuse_garbage(done.values(), planned, settings, final=True)
+    manifest = _manifest(settings, planned, vocab, done)
+    shards.write_manifest(folder, manifest)
+    system, root = filesystem(folder)
+    system.rm(f"{root}/_work", recursive=True)
+    progress.end(manifest)
+    return manifest
+
+
+def in_process(job: Job, units: Sequence[Unit], workers: int = 1) -> Iterator[dict[str, Any]]:
+    """Run the units one after the other, without Ray."""
+    for unit in units:
+        yield from run_unit(job, unit)
+
+
+def _finished(folder: str, fingerprint: str) -> Manifest | None:
+    """The manifest of a corpus that is whole and of this fingerprint."""
+    try:
+        manifest = shards.read_manifest(folder)
+    except ShardError:
+        return None
+    system, root = filesystem(folder)
+    whole = all(_has(system, f"{root}/{shard.name}", shard.bytes) for shard in manifest.shards)
+    return manifest if whole and manifest.fingerprint == fingerprint else None
+
+
+def _take_up(folder: str, fingerprint: str) -> dict[tuple[int, int | str], dict[str, Any]]:
+    """Results of finished work by (unit, part or "end"); what is of another corpus is removed."""
+    system, root = filesystem(folder)
+    system.makedirs(f"{root}/_work", exist_ok=True)
+    if system.exists(f"{root}/{shards.MANIFEST}"):
+        # First of all: while shards change, the folder is no corpus.
+        system.rm_file(f"{root}/{shards.MANIFEST}")
+    done: dict[tuple[int, int | str], dict[str, Any]] = {}
+    keep = set()
+    for path in system.ls(f"{root}/_work", detail=False):
+        result = _read_result(system, path)
+        shard = result.get("shard")
+        if result.get("fingerprint") == fingerprint and (
+            not shard or _has(system, f"{root}/{shard['name']}", shard["bytes"])
+        ):
+            done[result["unit"], result.get("part", "end")] = result
+            keep.add(shard["name"] if shard else "")
+        else:
+            system.rm_file(path)
+    for path in system.glob(f"{root}/shard-*.arrow"):
+        if path.rpartition("/")[2] not in keep:
+            system.rm_file(path)
+    return done
+
+
+def _read_result(system: Any, path: str) -> dict[str, Any]:
+    try:
+        return json.loads(system.cat_file(path))
+    except ValueError:
+        return {}
+
+
+def _has(system: Any, path: str, size: int) -> bool:
+    return system.exists(path) and system.size(path) == size
+
+
+def _complete(unit: Unit, done: Mapping[tuple[int, int | str], dict[str, Any]]) -> bool:
+    end = done.get((unit.number, "end"))
+    return end is not None and all((unit.number, part) in done for part in range(end["parts"]))
+
+
+def _refuse_garbage(
+    results: Iterable[dict[str, Any]], planned: Plan, settings: CorpusSettings, final: bool
+) -> None:
+    """Stop as soon as `max_bad_share` is bound to be exceeded, whatever is still to come."""
+    results = list(results)
+    bad = sum(result["bad_bytes"] for result in results)
+    read = sum(result.get("bytes", 0) for result in results)
+    malformed = sum(result["drops"].get("malformed", 0) for result in results)
+    documents = sum(result.get("counts", {}).get("documents", 0) for result in results)
+    if not final:
+        if any(source.compression for source in planned.sources):
+            return
+        read = sum(source.size for source in planned.sources)
+    share = bad / max(1, read)
+    if final:
+        share = max(share, malformed / max(1, malformed + documents))
+    if share > settings.max_bad_share:
+        damage = [line for result in results for line in result.get("damage", ())]
+        raise CorpusError(
+            f"{share:.0%} of the input is unreadable or malformed, more than corpus.max_bad_share "
+            f"({settings.max_bad_share:.0%}): {bad:,} bytes, {malformed:,} malformed documents"
+            + "".join(f"\n  {line}" for line in damage[:5])
+            + "\ncheck corpus.format, corpus.text_field and corpus.encoding; corpus.keep_rejected "
+            "keeps what was refused"
+        )
+
+
+def _manifest(
+    settings: CorpusSettings,
+    planned: Plan,
+    vocab: str | Path,
+    done: Mapping[tuple[int, int | str], dict[str, Any]],
+) -> Manifest:
+    counts: Counter[str] = Counter()
+    drops: Counter[str] = Counter()
+    for result in done.values():
+        counts.update(result.get("counts", {}))
+        drops.update(result["drops"])
+    if empty := sum(source.size == 0 for source in planned.sources):
+        drops["empty_file"] = empty
+    infos = [ShardInfo(**result["shard"]) for result in done.values() if result.get("shard")]
+    if not infos:
+        raise CorpusError(
+            f"no sample was left of {len(planned.sources)} file(s); dropped: {dict(drops)}; check "
+            "corpus.format, corpus.text_field and corpus.cleaning"
+        )
+    vocabulary = wordpiece.read_vocabulary(vocab)
+    return Manifest(
+        shards=tuple(sorted(infos, key=lambda info: info.name)),
+        vocab_sha256=wordpiece.vocabulary_sha256(vocab),
+        vocab_size=len(vocabulary),
+        special_ids={token: vocabulary[token] for token in wordpiece.SPECIALS},
+        sequence_length=settings.sequence_length,
+        masks="static" if settings.masking.mode == "static" else "none",
+        segmenter=planned.segmenter,
+        counts=dict(sorted(counts.items())),
+        drops=dict(sorted(drops.items())),
+        settings=settings.model_dump(mode="json"),
+        fingerprint=planned.fingerprint,
+    )
+
+
+def _tags(settings: CorpusSettings, planned: Plan, vocab: str | Path, seed: int) -> dict[str, str]:
+    return {
+        "vocab_sha256": wordpiece.vocabulary_sha256(vocab),
+        "sequence_length": str(settings.sequence_length),
+        "masking": settings.masking.model_dump_json(),
+        "pairs": settings.pairs.model_dump_json(),
+        "seed": str(seed),
+        "segmenter": planned.segmenter,
+    }

@@ -1,0 +1,370 @@
+"""Work units to documents: byte ranges and streams cut at the ends of records, lines decoded.
+
+Nothing is replaced silently: what can't be read becomes a `Drop` with file and byte.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import re
+import zlib
+from collections.abc import Iterator
+from typing import IO, Any, NamedTuple
+
+import pyarrow.parquet
+import xxhash
+import zstandard
+
+from pipeline.corpus import wikipedia
+from pipeline.corpus.encoding import detect_encoding, to_utf8
+from pipeline.corpus.records import Document, Drop
+from pipeline.corpus.sources import SAMPLE_BYTES, Piece, Source, Unit, filesystem, sample_encoding
+from pipeline.errors import CorpusError
+
+READ_BYTES = 1 << 20
+RECORD_BYTES = 64 << 20
+"""Longest record: one without an end by then is cut, so that memory is bounded."""
+BOUNDARY_BYTES = 4096
+"""Longest boundary between records, with the white space in it."""
+BOUNDARIES = {
+    "text": re.compile(rb"\n"),
+    "lines": re.compile(rb"\n[ \t\r]*\n"),
+    "jsonl": re.compile(rb"\n"),
+    "wikiextractor": re.compile(rb"</doc>[ \t\r]*\n|\}[ \t\r]*\n"),
+    "wikidump": re.compile(rb"</page>[ \t\r]*\n"),
+}
+DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, gzip.BadGzipFile)
+
+
+class Block(NamedTuple):
+    """Whole records of one file."""
+
+    source: Source
+    offset: int
+    """Byte (after decompression), or row of a Parquet file, where the block begins."""
+    encoding: str
+    data: bytes
+    size: int
+    """Bytes of text."""
+    rows: tuple[Any, ...] = ()
+    """Values of the text column, for Parquet."""
+
+
+class Chunk(NamedTuple):
+    """The text of one shard."""
+
+    unit: int
+    part: int
+    blocks: tuple[Block, ...]
+
+
+class End(NamedTuple):
+    """Comes after the chunks of a unit."""
+
+    unit: int
+    parts: int
+    damage: tuple[Drop, ...]
+    """Where reading broke off, in files whose compression is damaged."""
+
+
+def read_unit(unit: Unit, target: int, encoding: str, text_field: str) -> Iterator[Chunk | End]:
+    """The chunks of a unit, each of about `target` bytes at most, cut between records.
+
+    Raises:
+        CorpusError: a file that vanished, changed since the inputs were listed, or lacks the
+            text column.
+    """
+    part, held, size = 0, [], 0
+    damage: list[Drop] = []
+    for piece in unit.pieces:
+        try:
+            for block in _blocks(piece, target, encoding, text_field):
+                held.append(block)
+                size += block.size
+                if size >= target:
+                    yield Chunk(unit.number, part, tuple(held))
+                    part, held, size = part + 1, [], 0
+        except _Damaged as broken:
+            damage.append(broken.drop)
+        except FileNotFoundError:
+            raise CorpusError(
+                f"{piece.source.path}: vanished while the corpus was prepared; put it back, or "
+                "take it out of corpus.inputs, and run again (finished parts are kept)"
+            ) from None
+    if held:
+        yield Chunk(unit.number, part, tuple(held))
+        part += 1
+    yield End(unit.number, part, tuple(damage))
+
+
+def documents(block: Block, text_field: str) -> Iterator[Document | Drop]:
+    """The documents of a block, paragraphs on lines of their own, in order."""
+    readers = {
+        "text": _one_text,
+        "lines": _blank_separated,
+        "wikiextractor": _wikiextractor,
+        "wikidump": _wikidump,
+    }
+    if block.source.format == "parquet":
+        for row, value in enumerate(block.rows, block.offset):
+            yield _document(block, row, value, str(value))
+    elif block.source.format == "jsonl":
+        yield from _jsonl(block, text_field)
+    else:
+        yield from readers[block.source.format](block)
+
+
+class _Damaged(Exception):
+    def __init__(self, drop: Drop) -> None:
+        super().__init__(drop.text)
+        self.drop = drop
+
+
+def _blocks(piece: Piece, target: int, encoding: str, text_field: str) -> Iterator[Block]:
+    """Blocks of at most about `target` bytes."""
+    source = piece.source
+    system, inner = filesystem(source.path)
+    with system.open(inner, "rb") as file:
+        if getattr(file, "size", source.size) not in (source.size, None):
+            raise CorpusError(
+                f"{source.path}: has {file.size} bytes and had {source.size} when the inputs were "
+                "listed; leave inputs alone while they are read, and run again"
+            )
+        if source.format == "parquet":
+            yield from _parquet_blocks(file, piece, target, text_field)
+        elif not source.compression and not sample_encoding(source, encoding).startswith("utf-16"):
+            codec = sample_encoding(source, encoding)
+            boundary = BOUNDARIES[source.format]
+            begin = _record_start(file, piece.start, source.size, boundary)
+            end = _record_start(file, piece.end, source.size, boundary)
+            file.seek(begin)
+            data = file.read(end - begin)
+            if data:
+                yield Block(source, begin, codec, data, len(data))
+        else:
+            yield from _stream_blocks(file, piece, target, encoding)
+
+
+def _record_start(file: IO[bytes], offset: int, size: int, boundary: re.Pattern[bytes]) -> int:
+    """End of the first record boundary from `offset` on; the same whoever asks."""
+    if offset in (0, size):
+        return offset
+    file.seek(offset)
+    window = b""
+    while len(window) < RECORD_BYTES:
+        more = file.read(SAMPLE_BYTES)
+        if not more:
+            return size
+        searched = max(0, len(window) - BOUNDARY_BYTES)
+        window += more
+        if found := boundary.search(window, searched):
+            return offset + found.end()
+    return min(size, offset + RECORD_BYTES)
+
+
+def _stream_blocks(file: IO[bytes], piece: Piece, target: int, encoding: str) -> Iterator[Block]:
+    source = piece.source
+    buffer, offset, codec = bytearray(), 0, ""
+    boundary = BOUNDARIES[source.format]
+    searched = target
+
+    def cut(length: int) -> Block:
+        nonlocal offset, searched
+        block = Block(source, offset, codec, bytes(buffer[:length]), length)
+        del buffer[:length]
+        offset, searched = offset + length, target
+        return block
+
+    try:
+        blocks = _decompressed(file, source.compression)
+        first = next(blocks, b"")
+        codec = detect_encoding(first[:SAMPLE_BYTES]) if encoding == "auto" else encoding
+        blocks = _chain(first, blocks)
+        if codec.startswith("utf-16"):
+            blocks, codec = to_utf8(blocks, codec), "utf-8"
+        for data in blocks:
+            buffer += data
+            while len(buffer) > searched:
+                if found := boundary.search(buffer, max(0, searched - BOUNDARY_BYTES, target)):
+                    yield cut(found.end())
+                elif len(buffer) > target + RECORD_BYTES:
+                    yield cut(len(buffer))
+                else:
+                    searched = len(buffer)
+    except (*DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's or network's fault, not the file's
+        if buffer:
+            # The last record is cut short: it goes with the damage.
+            ends = [match.end() for match in boundary.finditer(buffer)]
+            if ends:
+                yield cut(ends[-1])
+        read = file.tell()
+        place = f"{source.path}: byte {read} of {source.size}"
+        message = f"{place}: {source.compression} data broken: {error}"
+        raise _Damaged(Drop("damaged_file", message, place, source.size - read)) from None
+    if buffer:
+        yield cut(len(buffer))
+
+
+def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from rest
+
+
+def _decompressed(file: IO[bytes], compression: str) -> Iterator[bytes]:
+    if compression == "zstd":
+        yield from _zstd(file)
+        return
+    openers: dict[str, Any] = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
+    opened = openers[compression](file, "rb") if compression else file
+    while data := opened.read(READ_BYTES):
+        yield data
+
+
+def _zstd(file: IO[bytes]) -> Iterator[bytes]:
+    """Frames of a zstd file; unlike zstandard's own reader, notices an end that comes too early."""
+    context = zstandard.ZstdDecompressor()
+    frame = None
+    # Small steps: a step's output is held in memory, and zstd can swell a lot.
+    while data := file.read(8192):
+        while data:
+            frame = frame or context.decompressobj()
+            yield frame.decompress(data)
+            data = frame.unused_data if frame.eof else b""
+            frame = None if frame.eof else frame
+    if frame is not None:
+        raise EOFError("the file ends within a frame")
+
+
+def _parquet_blocks(file: IO[bytes], piece: Piece, target: int, text_field: str) -> Iterator[Block]:
+    source = piece.source
+    table = pyarrow.parquet.ParquetFile(file)
+    if text_field not in table.schema_arrow.names:
+        raise CorpusError(
+            f"{source.path}: no column {text_field!r}; set corpus.text_field to one of "
+            f"{', '.join(table.schema_arrow.names)}"
+        )
+    row = sum(table.metadata.row_group(i).num_rows for i in range(piece.start))
+    groups = list(range(piece.start, piece.end))
+    for batch in table.iter_batches(batch_size=4096, row_groups=groups, columns=[text_field]):
+        yield Block(source, row, "", b"", batch.nbytes, tuple(batch.column(0).to_pylist()))
+        row += batch.num_rows
+
+
+def _document(block: Block, offset: int, value: Any, raw: str) -> Document | Drop:
+    """A document from the value of a text field: a string or a list of paragraphs."""
+    place = f"{block.source.path}:{offset}"
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        value = "\n".join(value)
+    if not isinstance(value, str):
+        return Drop("malformed", raw, place, len(raw.encode("utf-8", "replace")))
+    number = xxhash.xxh3_64_intdigest(f"{block.source.name}:{offset}".encode())
+    return Document(number, value, place)
+
+
+def _lines(block: Block) -> Iterator[tuple[int, str | Drop]]:
+    """Lines with the byte each begins at."""
+    codec, offset, data = block.encoding, block.offset, block.data
+    if codec == "utf-8-sig" or offset == 0:
+        codec = "utf-8" if codec == "utf-8-sig" else codec
+        offset += len(data) - len(data.removeprefix(b"\xef\xbb\xbf"))
+        data = data.removeprefix(b"\xef\xbb\xbf")
+    for line in data.split(b"\n"):
+        try:
+            yield offset, line.decode(codec)
+        except UnicodeDecodeError as error:
+            place = f"{block.source.path}:{offset + error.start}"
+            text = line.decode("ascii", "backslashreplace")
+            yield offset, Drop("undecodable", text, place, len(line))
+        offset += len(line) + 1
+
+
+def _jsonl(block: Block, text_field: str) -> Iterator[Document | Drop]:
+    for offset, line in _lines(block):
+        if isinstance(line, Drop):
+            yield line
+        elif line and not line.isspace():
+            yield _json_document(block, offset, line, text_field)
+
+
+def _json_document(block: Block, offset: int, line: str, text_field: str) -> Document | Drop:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    document = _document(
+        block, offset, row.get(text_field) if isinstance(row, dict) else None, line
+    )
+    # An escape like \ud800 is valid JSON and no character.
+    if isinstance(document, Document) and "\\u" in line and not _encodable(document.text):
+        return Drop("malformed", line, document.source, len(line.encode()))
+    return document
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _one_text(block: Block) -> Iterator[Document | Drop]:
+    lines = []
+    for _, line in _lines(block):
+        if isinstance(line, Drop):
+            yield line
+        else:
+            lines.append(line)
+    text = "\n".join(lines)
+    if text.strip():
+        yield _document(block, block.offset, text, text)
+
+
+def _blank_separated(block: Block) -> Iterator[Document | Drop]:
+    lines: list[str] = []
+    begin = 0
+    for offset, line in _lines(block):
+        if isinstance(line, Drop):
+            yield line
+        elif line and not line.isspace():
+            begin = begin if lines else offset
+            lines.append(line)
+        elif lines:
+            yield _document(block, begin, lines, "")
+            lines = []
+    if lines:
+        yield _document(block, begin, lines, "")
+
+
+def _wikiextractor(block: Block) -> Iterator[Document | Drop]:
+    lines: list[str] = []
+    begin = 0
+    for offset, line in _lines(block):
+        if isinstance(line, Drop):
+            yield line
+        elif line.startswith("<doc "):
+            lines, begin = [], offset
+        elif line.startswith("{") and not lines:
+            yield _json_document(block, offset, line, "text")
+        elif line.startswith("</doc>"):
+            yield _document(block, begin, lines, "")
+            lines = []
+        elif line and not line.isspace():
+            lines.append(line)
+
+
+def _wikidump(block: Block) -> Iterator[Document | Drop]:
+    for offset, page in wikipedia.pages(block.data):
+        try:
+            text = wikipedia.page_text(page)
+        except wikipedia.MalformedPage:
+            raw = page.decode("utf-8", "backslashreplace")
+            yield Drop("malformed", raw, f"{block.source.path}:{block.offset + offset}", len(page))
+            continue
+        if text:
+            yield _document(block, block.offset + offset, text, "")

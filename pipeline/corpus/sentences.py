@@ -1,0 +1,54 @@
+"""Where sentences end in Chinese text."""
+
+from __future__ import annotations
+
+import re
+
+CLOSERS = "”’」』）)】》〉\"'"
+# A sentence ends behind 。！？ and what closes with it, unless a comma shows that it goes on
+# (“好吧。”，他说). An ellipsis ends one only before a closing or opening quote: 我……我不知道。 is
+# one sentence. An ASCII stop must be followed by white space: 3.14, www.example.com.
+END = re.compile(
+    rf"[。！？!?][。！？!?…]*[{CLOSERS}]*(?![，、；：,。！？!?])"
+    rf"|…+[{CLOSERS}]+(?![，、；：,。！？!?…])"
+    r"|…{2,}(?=[“‘「『])"
+    r"|(?<=[^\W\d])\.(?=\s)"
+    r"|\n"
+)
+PAUSE = re.compile(r"[，；：、,;:\s]")
+
+
+def sentence_ends(text: str, limit: int) -> list[int]:
+    """Ascending ends of the sentences of a text, the last one being its length.
+
+    A sentence of more than `limit` characters is cut behind the last comma or space before the
+    limit, and at the limit where there is none.
+    """
+    ends = [match.end() for match in END.finditer(text)]
+    if not ends or ends[-1] != len(text):
+        ends.append(len(text))
+    result: list[int] = []
+    begin = 0
+    for end in ends:
+        while end - begin > limit:
+            begin = _pause(text, begin, begin + limit)
+            result.append(begin)
+        result.append(end)
+        begin = end
+    return result
+
+
+def split_sentences(text: str, limit: int) -> list[str]:
+    """The sentences of a text, stripped, empty ones left out."""
+    ends = sentence_ends(text, limit)
+    pieces = (text[begin:end].strip() for begin, end in zip([0, *ends], ends, strict=False))
+    return [piece for piece in pieces if piece]
+
+
+def _pause(text: str, begin: int, end: int) -> int:
+    """End of the last pause in the second half of a stretch, else the stretch's end."""
+    middle = (begin + end) // 2
+    last = end
+    for match in PAUSE.finditer(text, middle, end):
+        last = match.end()
+    return last

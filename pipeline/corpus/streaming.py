@@ -1,0 +1,73 @@
+"""Work units through Ray Data: streams are read in one stage, text becomes shards in the next."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import pickle
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import ray
+import ray.data
+
+from pipeline.cluster import connect
+from pipeline.corpus.reading import Chunk, End, read_unit
+from pipeline.corpus.sources import Unit, shard_bytes
+from pipeline.corpus.units import Job, end_unit, explain, process_chunk, run_unit
+from pipeline.errors import NezhaError
+
+
+def run_on_cluster(job: Job, units: Sequence[Unit], workers: int) -> Iterator[dict[str, Any]]:
+    """Results of all units, as they come."""
+    if not units:
+        return
+    connect()
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # One chunk a block: else Ray Data gathers 128 MB of them for one worker.
+    context.target_max_block_size = shard_bytes(job.settings)
+    rows = [{"item": pickle.dumps(unit)} for unit in units]
+    dataset: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
+    if any(unit.stream for unit in units):
+        # A share of a CPU other than the next stage's keeps Ray Data from fusing the two.
+        dataset = dataset.flat_map(functools.partial(read_streams, job), num_cpus=0.5)
+    dataset = dataset.flat_map(
+        functools.partial(make_shards, job), num_cpus=1, concurrency=workers or None
+    )
+    for row in dataset.iter_rows():
+        yield json.loads(row["result"])
+
+
+def read_streams(job: Job, row: dict[str, Any]) -> Iterator[dict[str, bytes]]:
+    """A stream unit becomes its chunks that are not finished yet; other units pass through."""
+    unit: Unit = pickle.loads(row["item"])
+    if not unit.stream:
+        yield row
+        return
+    settings = job.settings
+    try:
+        for item in read_unit(unit, shard_bytes(settings), settings.encoding, settings.text_field):
+            if isinstance(item, End) or (item.unit, item.part) not in job.finished:
+                yield {"item": pickle.dumps(item)}
+    except (NezhaError, OSError) as error:
+        yield {"item": pickle.dumps(explain(error, job))}
+
+
+def make_shards(job: Job, row: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """A unit or chunk becomes shards and their results."""
+    item = pickle.loads(row["item"])
+    try:
+        if isinstance(item, Unit):
+            for result in run_unit(job, item):
+                yield {"result": json.dumps(result)}
+        elif isinstance(item, Chunk):
+            yield {"result": json.dumps(process_chunk(job, item))}
+        elif isinstance(item, End):
+            yield {"result": json.dumps(end_unit(job, item))}
+        else:
+            yield {"result": json.dumps({"error": item})}
+    except (NezhaError, OSError) as error:
+        yield {"result": json.dumps({"error": explain(error, job)})}

@@ -1,0 +1,245 @@
+"""One chunk of text to one shard: clean, segment, encode, pair, mask, write. Runs in workers."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline.config import CorpusSettings
+from pipeline.corpus import masking, pairs, shards, wordpiece
+from pipeline.corpus.cleaning import Cleaner
+from pipeline.corpus.columns import key_of, offsets_of
+from pipeline.corpus.reading import Chunk, End, documents, read_unit
+from pipeline.corpus.records import Document, Drop, Pairs, Sentences
+from pipeline.corpus.segmentation import load_segmenter, word_boundaries
+from pipeline.corpus.sentences import sentence_ends
+from pipeline.corpus.sources import Unit, shard_bytes
+from pipeline.corpus.tokens import Encoder
+from pipeline.errors import NezhaError
+
+BLOCK_CHARACTERS = 1 << 18
+"""Characters that are segmented and encoded at a time: small enough for the processor's cache."""
+PAIRS, MASKS = 1, 2
+"""What tells the seeds of pairs and masks apart."""
+
+
+class Job(NamedTuple):
+    """What all units of a run share."""
+
+    settings: CorpusSettings
+    folder: str
+    vocab: str
+    seed: int
+    fingerprint: str
+    tags: dict[str, str]
+    """Metadata of every shard's schema"""
+    finished: frozenset[tuple[int, int]] = frozenset()
+    """(unit, part) of chunks whose shards a run before this one committed"""
+
+
+def run_unit(job: Job, unit: Unit) -> Iterator[dict[str, Any]]:
+    """All chunks of a unit, then its end; an error that stops the run is a result as well."""
+    try:
+        for item in read_unit(
+            unit, shard_bytes(job.settings), job.settings.encoding, job.settings.text_field
+        ):
+            if not isinstance(item, Chunk):
+                yield end_unit(job, item)
+            elif (item.unit, item.part) not in job.finished:
+                yield process_chunk(job, item)
+    except (NezhaError, OSError) as error:
+        yield {"error": explain(error, job)}
+
+
+def explain(error: Exception, job: Job) -> str:
+    """An error in a worker, as the user should read it."""
+    if isinstance(error, OSError):
+        return (
+            f"{error.filename or job.folder}: {error.strerror or error}; finished parts are kept: "
+            "mend the cause and run again"
+        )
+    return str(error)
+
+
+def process_chunk(job: Job, chunk: Chunk) -> dict[str, Any]:
+    """Make the shard of a chunk; what is returned is also written beside it, last.
+
+    Returns:
+        `unit`, `part`, `shard` (a ShardInfo as a dict, or None when nothing was left), `counts`,
+        `drops` by reason, `bytes` read and `bad_bytes` among them.
+    """
+    settings = job.settings
+    counts: Counter[str] = Counter()
+    dropped: list[Drop] = []
+    sentences = _sentences(_clean(job, chunk, counts, dropped), job, counts)
+    seed = int(key_of(job.seed, PAIRS, chunk.unit, chunk.part))
+    vocabulary = _vocabulary(job.vocab)
+    samples = pairs.build_pairs(
+        sentences,
+        settings.pairs,
+        settings.sequence_length,
+        vocabulary["[CLS]"],
+        vocabulary["[SEP]"],
+        seed,
+    )
+    counts["truncated_tokens"] = pairs.truncated_tokens(sentences, samples, settings.pairs)
+    counts["samples"] = len(samples.documents)
+    info = None
+    if len(samples.documents):
+        name = f"shard-{chunk.unit:06d}-{chunk.part:04d}.arrow"
+        info = shards.write_shard(
+            f"{job.folder}/{name}", samples, _masks(job, chunk, samples), job.tags, len(vocabulary)
+        )
+    if settings.keep_rejected:
+        _keep(settings.keep_rejected, f"{chunk.unit:06d}-{chunk.part:04d}.jsonl", dropped)
+    return commit(
+        job,
+        {
+            "unit": chunk.unit,
+            "part": chunk.part,
+            "shard": info.model_dump() if info else None,
+            "counts": dict(counts),
+            "drops": dict(Counter(drop.reason for drop in dropped)),
+            "bytes": sum(block.size for block in chunk.blocks),
+            "bad_bytes": sum(drop.size for drop in dropped),
+        },
+    )
+
+
+def end_unit(job: Job, end: End) -> dict[str, Any]:
+    """Record that all chunks of a unit were read, and where reading broke off."""
+    if job.settings.keep_rejected:
+        _keep(job.settings.keep_rejected, f"{end.unit:06d}.jsonl", list(end.damage))
+    return commit(
+        job,
+        {
+            "unit": end.unit,
+            "parts": end.parts,
+            "drops": dict(Counter(drop.reason for drop in end.damage)),
+            "damage": [drop.text for drop in end.damage],
+            "bad_bytes": sum(drop.size for drop in end.damage),
+        },
+    )
+
+
+def commit(job: Job, result: dict[str, Any]) -> dict[str, Any]:
+    """Write a result into the folder of finished work, from where a later run takes it."""
+    part = f"{result['part']:04d}" if "part" in result else "end"
+    result = {"fingerprint": job.fingerprint, **result}
+    path = f"{job.folder}/_work/{result['unit']:06d}-{part}.json"
+    shards.write_whole(path, json.dumps(result).encode())
+    return result
+
+
+def _clean(job: Job, chunk: Chunk, counts: Counter[str], dropped: list[Drop]) -> Iterator[Document]:
+    cleaner = Cleaner(job.settings.cleaning)
+    for block in chunk.blocks:
+        for document in documents(block, job.settings.text_field):
+            if isinstance(document, Drop):
+                dropped.append(document)
+                continue
+            cleaned = cleaner(document.text)
+            if isinstance(cleaned, Drop):
+                dropped.append(cleaned._replace(source=document.source))
+            else:
+                counts["documents"] += 1
+                counts["characters"] += len(cleaned)
+                yield document._replace(text=cleaned)
+    counts.update({f"changed_by_{name}": number for name, number in cleaner.changed.items()})
+
+
+def _sentences(stream: Iterable[Document], job: Job, counts: Counter[str]) -> Sentences:
+    """Documents to tokenized sentences, in blocks that table look-ups can work on at once."""
+    ids, starts, lengths, per_document, numbers = [], [], [], [], []
+    segmenter = load_segmenter(job.settings.segmenter, job.settings.user_dictionary)
+    encoder = _encoder(job.vocab, job.settings.lowercase)
+    for texts, documents_of in _blocks(stream):
+        text = "".join(texts)
+        ends: list[int] = []
+        begin = 0
+        for part in texts:
+            found = sentence_ends(part, job.settings.sequence_length)
+            ends.extend([begin + end for end in found])
+            per_document.append(len(found))
+            begin += len(part)
+        boundaries = word_boundaries(text, segmenter)
+        block_ids, block_starts, offsets = encoder.encode(text, boundaries, np.array(ends))
+        ids.append(block_ids)
+        starts.append(block_starts)
+        lengths.append(np.diff(offsets))
+        numbers.extend(documents_of)
+    result = Sentences(
+        ids=np.concatenate([np.zeros(0, np.int32), *ids]),
+        word_starts=np.concatenate([np.zeros(0, np.bool_), *starts]),
+        sentence_offsets=offsets_of(np.concatenate([np.zeros(0, np.int64), *lengths])),
+        document_offsets=offsets_of(np.array(per_document, np.int64)),
+        documents=np.array(numbers, np.uint64),
+    )
+    counts["tokens"] = len(result.ids)
+    counts["words"] = int(result.word_starts.sum())
+    counts["sentences"] = int(np.count_nonzero(np.diff(result.sentence_offsets)))
+    counts["unknown_tokens"] = int(np.count_nonzero(result.ids == _vocabulary(job.vocab)["[UNK]"]))
+    return result
+
+
+def _blocks(stream: Iterable[Document]) -> Iterator[tuple[list[str], list[int]]]:
+    """Texts and numbers of some documents at a time; every text ends its line."""
+    texts: list[str] = []
+    numbers: list[int] = []
+    size = 0
+    for document in stream:
+        texts.append(document.text + "\n")
+        numbers.append(document.number)
+        size += len(document.text)
+        if size > BLOCK_CHARACTERS:
+            yield texts, numbers
+            texts, numbers, size = [], [], 0
+    if texts:
+        yield texts, numbers
+
+
+def _masks(job: Job, chunk: Chunk, samples: Pairs) -> Any:
+    if job.settings.masking.mode == "dynamic":
+        return None
+    vocabulary = _vocabulary(job.vocab)
+    seed = int(key_of(job.seed, MASKS, chunk.unit, chunk.part))
+    return masking.whole_word_masks(
+        samples.input_ids,
+        samples.word_starts,
+        samples.offsets,
+        masking.sample_keys(seed, 0, np.arange(len(samples.documents), dtype=np.uint64)),
+        job.settings.masking,
+        masking.Maskable(
+            vocabulary["[MASK]"],
+            len(vocabulary),
+            tuple(vocabulary[token] for token in wordpiece.SPECIALS),
+        ),
+    )
+
+
+def _keep(folder: str, name: str, dropped: list[Drop]) -> None:
+    by_reason: dict[str, list[str]] = {}
+    for drop in dropped:
+        row = json.dumps({"source": drop.source, "text": drop.text}, ensure_ascii=False)
+        by_reason.setdefault(drop.reason, []).append(row + "\n")
+    for reason, rows in by_reason.items():
+        data = "".join(rows).encode("utf-8", "backslashreplace")
+        shards.write_whole(f"{folder}/{reason}/{name}", data)
+
+
+@functools.lru_cache(maxsize=2)
+def _vocabulary(path: str) -> dict[str, int]:
+    return wordpiece.read_vocabulary(path)
+
+
+@functools.lru_cache(maxsize=2)
+def _encoder(path: str, lowercase: bool) -> Encoder:
+    # A worker has one CPU; the tokenizer's own threads would fight for it.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    return Encoder(wordpiece.build_tokenizer(path, lowercase))
