@@ -47,13 +47,13 @@ def sample_at(
     """
     total = int(np.sum(shard_rows))
     epochs, within = np.divmod(np.asarray(positions, np.int64), total)
+    if not window:
+        keys = draw(np.full(len(epochs), key_of(seed, _EPOCH)), epochs)
+        return permuted(within, total, keys), epochs
     samples = np.empty_like(within)
     for epoch in np.unique(epochs).tolist():
         at = epochs == epoch
-        if window:
-            samples[at] = _windowed(within[at], np.asarray(shard_rows), seed, epoch, window)
-        else:
-            samples[at] = permuted(within[at], total, key_of(seed, _EPOCH, epoch))
+        samples[at] = _windowed(within[at], np.asarray(shard_rows), seed, epoch, window)
     return samples, epochs
 
 

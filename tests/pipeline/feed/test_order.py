@@ -1,0 +1,130 @@
+"""The order of samples: permutations, worlds and mixtures by arithmetic."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.corpus.columns import key_of
+from pipeline.feed.order import permuted, positions_of, quotas, sample_at, source_at
+
+
+@given(st.integers(1, 400), st.integers(0, 2**64 - 1))
+def test_permuted_is_a_permutation(size, key):
+    taken = permuted(np.arange(size), size, np.uint64(key))
+    assert sorted(taken.tolist()) == list(range(size))
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=8), st.data())
+def test_permutations_of_several_sizes_at_once_are_those_of_each(sizes, data):
+    values = np.array([data.draw(st.integers(0, size - 1)) for size in sizes])
+    keys = np.array([key_of(7, place) for place in range(len(sizes))])
+    alone = [permuted(values[i : i + 1], sizes[i], keys[i])[0] for i in range(len(sizes))]
+    assert permuted(values, np.array(sizes), keys).tolist() == alone
+
+
+def test_permutations_look_random():
+    """Where a value goes, and where its neighbour goes, spread over the whole: chi-square."""
+    size, keys = 50, [key_of(seed) for seed in range(2000)]
+    first = np.array([permuted(np.array([0, 1]), size, key) for key in keys])
+    for counts in (
+        np.bincount(first[:, 0], minlength=size),
+        np.bincount((first[:, 1] - first[:, 0]) % size, minlength=size)[1:],
+    ):
+        expected = counts.mean()
+        assert ((counts - expected) ** 2 / expected).sum() < 120  # chi-square(49) at 1e-7
+    moved = permuted(np.arange(100_000), 100_000, key_of(1))
+    assert abs(np.corrcoef(np.arange(100_000), moved)[0, 1]) < 0.02
+    assert abs(np.corrcoef(moved[:-1], moved[1:])[0, 1]) < 0.02
+
+
+@given(
+    st.lists(st.integers(0, 9), min_size=1, max_size=8).filter(sum),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 4),
+)
+def test_every_epoch_holds_every_sample_once(rows, seed, window):
+    total = sum(rows)
+    samples, epochs = sample_at(np.arange(3 * total), np.array(rows), seed, window)
+    assert epochs.tolist() == [0] * total + [1] * total + [2] * total
+    for epoch in range(3):
+        part = samples[epoch * total : (epoch + 1) * total]
+        assert sorted(part.tolist()) == list(range(total))
+
+
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=8),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 3),
+    st.lists(st.integers(0, 60), max_size=9),
+)
+def test_a_position_s_sample_does_not_depend_on_what_else_is_asked(rows, seed, window, asked):
+    samples, _ = sample_at(np.arange(61), np.array(rows), seed, window)
+    some, _ = sample_at(np.array(asked, int), np.array(rows), seed, window)
+    assert some.tolist() == samples[np.array(asked, int)].tolist()
+
+
+def test_a_window_needs_few_shards_at_a_time_and_epochs_other_ones():
+    rows = np.full(12, 100)
+    samples, _ = sample_at(np.arange(2400), rows, 5, window=3)
+    windows = [set((samples[at : at + 300] // 100).tolist()) for at in range(0, 2400, 300)]
+    assert all(len(window) == 3 for window in windows)
+    assert windows[:4] != windows[4:]
+    assert abs(np.corrcoef(np.arange(300), samples[:300])[0, 1]) < 0.95
+
+
+def test_seeds_and_epochs_order_anew():
+    rows = np.array([100])
+    one, _ = sample_at(np.arange(200), rows, 1)
+    other, _ = sample_at(np.arange(100), rows, 2)
+    assert one[:100].tolist() != one[100:].tolist()
+    assert one[:100].tolist() != other.tolist()
+
+
+@given(st.integers(0, 1000), st.integers(1, 64), st.integers(1, 9))
+def test_ranks_share_a_step_whatever_the_world(step, batch, world):
+    parts = [positions_of(step, batch, rank, world) for rank in range(world)]
+    assert np.concatenate(parts).tolist() == list(range(step * batch, (step + 1) * batch))
+    sizes = [len(part) for part in parts]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_far_positions_cost_no_more_than_near_ones():
+    rows = np.full(2500, 40_000)
+    began = time.perf_counter()
+    for window in (0, 64):
+        samples, epochs = sample_at(10**8 + np.arange(256), rows, 1, window)
+        assert set(epochs.tolist()) == {1}
+        assert samples.max() < 10**8
+    assert time.perf_counter() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("weights", "shares"),
+    [
+        (["0.2", "0.6"], (1, 3)),
+        (["1"], (1,)),
+        (["2", "4.7", "1e-1"], (20, 47, 1)),
+        (["3/4", "1/4"], (3, 1)),
+    ],
+)
+def test_quotas_are_exact(weights, shares):
+    assert quotas(weights) == shares
+
+
+@pytest.mark.parametrize("weight", ["0", "-1", "x", ""])
+def test_weights_that_are_none_are_refused(weight):
+    with pytest.raises(ValueError):  # noqa: PT011
+        quotas(["1", weight])
+
+
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=4), st.integers(0, 2**32 - 1))
+def test_mixtures_hold_each_source_s_share_in_every_block_and_skip_nothing(shares, seed):
+    block = sum(shares)
+    sources, within = source_at(np.arange(5 * block), shares, seed)
+    for source, share in enumerate(shares):
+        assert sorted(within[sources == source].tolist()) == list(range(5 * share))
+    per_block = sources.reshape(5, block)
+    assert all(np.bincount(row, minlength=len(shares)).tolist() == shares for row in per_block)
