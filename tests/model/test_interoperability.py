@@ -1,0 +1,138 @@
+"""Compilers, exporters and trainers take the network as it is."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import Trainer, TrainingArguments
+
+import model as nezha
+from tests.model.test_modeling import build, ids
+
+HEADS = [head for head in nezha.AUTO_CLASSES.values() if head is not nezha.NezhaModel]
+
+
+def inputs_for(head: type, batch: int = 2, length: int = 9) -> dict[str, torch.Tensor]:
+    shape = (batch, 3, length) if head is nezha.NezhaForMultipleChoice else (batch, length)
+    mask = torch.ones(shape, dtype=torch.long)
+    mask[..., 0, -2:] = 0
+    return {
+        "input_ids": ids(*shape),
+        "attention_mask": mask,
+        "token_type_ids": (torch.arange(length) > 4).long().expand(shape).contiguous(),
+    }
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("training", [False, True])
+def test_compiles_without_graph_breaks(attention: str, training: bool) -> None:
+    net = build(nezha.NezhaForPreTraining, attn_implementation=attention)
+    inputs = inputs_for(type(net)) | {
+        "labels": ids(2, 9),
+        "next_sentence_label": torch.tensor([0, 1]),
+    }
+    expected = net(**inputs).loss
+    # In training the dropout differs, so only the whole graph is asked for.
+    net.train(training)
+    torch._dynamo.reset()
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    loss = compiled(**inputs).loss
+    if not training:
+        torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_torch_export_of_every_head(head: Any) -> None:
+    net = build(head)
+    example = inputs_for(head)
+    batch, length = torch.export.Dim("batch", max=64), torch.export.Dim("length", max=512)
+    sizes = {0: batch, (2 if head is nezha.NezhaForMultipleChoice else 1): length}
+    program = torch.export.export(
+        net, (), example, dynamic_shapes=dict.fromkeys(example, sizes), strict=False
+    )
+    other = inputs_for(head, batch=4, length=21)
+    with torch.no_grad():
+        for one, two in zip(
+            program.module()(**other).to_tuple(), net(**other).to_tuple(), strict=True
+        ):
+            torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_onnx_of_every_head(head: Any, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    net = build(head)
+    example = inputs_for(head)
+    batch, length = torch.export.Dim("batch", max=64), torch.export.Dim("length", max=512)
+    sizes = {0: batch, (2 if head is nezha.NezhaForMultipleChoice else 1): length}
+    torch.onnx.export(
+        net,
+        kwargs=example,
+        f=tmp_path / "net.onnx",
+        dynamo=True,
+        dynamic_shapes=dict.fromkeys(example, sizes),
+        verbose=False,
+    )
+    session = runtime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+    other = inputs_for(head, batch=3, length=33)
+    found = session.run(None, {name: value.numpy() for name, value in other.items()})
+    with torch.no_grad():
+        expected = net(**other).to_tuple()
+    for one, two in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, two.numpy(), rtol=1e-4, atol=1e-5)
+
+
+class Texts(torch.utils.data.Dataset):
+    """Four texts; the label is whether token 7 stands in second place."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        tokens = ids(4, 9)[index].clone()
+        tokens[1] = 7 if index % 2 else 8
+        return {"input_ids": tokens, "labels": torch.tensor(index % 2)}
+
+
+def losses(net: torch.nn.Module, folder: Path) -> list[float]:
+    pytest.importorskip("accelerate")
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=15,
+        per_device_train_batch_size=4,
+        learning_rate=5e-3,
+        logging_steps=1,
+        report_to=[],
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    trainer = Trainer(model=net, args=arguments, train_dataset=Texts())
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def test_trainer(tmp_path: Path) -> None:
+    found = losses(build(nezha.NezhaForSequenceClassification), tmp_path)
+    assert found[-1] < found[0] / 2
+
+
+def test_lora(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    net = build(nezha.NezhaForSequenceClassification)
+    frozen = net.nezha.encoder.layer[0].attention.self.query.weight.clone()
+    settings = peft.LoraConfig(
+        task_type="SEQ_CLS", r=4, target_modules=["query", "value"], lora_dropout=0.0
+    )
+    adapted = peft.get_peft_model(net, settings)
+    found = losses(adapted, tmp_path)
+    assert found[-1] < found[0] / 2
+    adapter = adapted.base_model.model.nezha.encoder.layer[0].attention.self.query
+    assert adapter.lora_B["default"].weight.abs().sum() > 0
+    merged = adapted.merge_and_unload()
+    assert not torch.equal(merged.nezha.encoder.layer[0].attention.self.query.weight, frozen)

@@ -1,0 +1,209 @@
+"""What this network does better than, or beside, transformers 4.40.2."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertConfig, BertForPreTraining
+from transformers.cache_utils import DynamicCache
+
+import model as nezha
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 37,
+    "max_position_embeddings": 16,
+    "max_relative_position": 6,
+    "initializer_range": 0.2,
+}
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+def build(head: type = nezha.NezhaModel, **changes: Any) -> Any:
+    torch.manual_seed(0)
+    return head(nezha.NezhaConfig(**(SIZES | changes))).eval()
+
+
+def ids(*shape: int) -> torch.Tensor:
+    return torch.randint(0, SIZES["vocab_size"], shape, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("cross", [False, True])
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("cuts", [[1] * 19, [7, 1, 11], [18, 1]])
+def test_cached_decoding_equals_the_full_forward(
+    attention: str, cross: bool, legacy: bool, cuts: list[int]
+) -> None:
+    net = build(is_decoder=True, add_cross_attention=cross, attn_implementation=attention)
+    tokens = ids(2, 19)
+    extra = {}
+    if cross:
+        # Unequal lengths: 4.40.2 raised.
+        extra = {
+            "encoder_hidden_states": torch.randn(2, 5, 32),
+            "encoder_attention_mask": torch.tensor([[1] * 5, [1, 1, 0, 1, 0]]),
+        }
+    mask = torch.ones(2, 19, dtype=torch.long)
+    mask[1, 3] = 0
+    with torch.no_grad():
+        whole = net(tokens, attention_mask=mask, **extra).last_hidden_state
+        past, pieces, done = None, [], 0
+        for length in cuts:
+            step = slice(done, done + length)
+            done += length
+            outputs = net(
+                tokens[:, step],
+                attention_mask=mask[:, :done],
+                past_key_values=past,
+                use_cache=True,
+                **extra,
+            )
+            pieces.append(outputs.last_hidden_state)
+            past = outputs.past_key_values
+            if legacy:
+                past = tuple(tuple(t for t in layer if t is not None) for layer in past)
+    torch.testing.assert_close(torch.cat(pieces, 1), whole, **CLOSE)
+
+
+def test_prefix_for_an_encoder() -> None:
+    """Prefix tuning hands keys and values to a model that is no decoder."""
+    net = build()
+    prefix = [(torch.randn(2, 4, 3, 8), torch.randn(2, 4, 3, 8)) for _ in range(2)]
+    cache = DynamicCache(prefix)
+    with torch.no_grad():
+        one = net(ids(2, 5), attention_mask=torch.ones(2, 8), past_key_values=cache)
+        other = net(ids(2, 5), past_key_values=tuple(prefix))
+    torch.testing.assert_close(one.last_hidden_state, other.last_hidden_state)
+    assert not torch.allclose(one.last_hidden_state, net(ids(2, 5)).last_hidden_state, atol=1e-3)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_longer_than_max_position_embeddings(attention: str) -> None:
+    """Only the distance counts: far from the ends, shifting a text shifts its vectors."""
+    net = build(attn_implementation=attention, num_hidden_layers=1)
+    tokens = ids(1, 100)
+    window = torch.zeros(1, 100, 100)
+    for i in range(100):
+        window[0, i, max(0, i - 9) : i + 10] = 1
+    with torch.no_grad():
+        here = net(tokens, attention_mask=window).last_hidden_state
+        there = net(tokens.roll(30, 1), attention_mask=window).last_hidden_state
+    torch.testing.assert_close(here[:, 10:60], there[:, 40:90], **CLOSE)
+
+
+def test_attention_weights_and_head_masks_do_without_sdpa() -> None:
+    net = build(attn_implementation="sdpa")
+    with torch.no_grad():
+        outputs = net(ids(2, 9), output_attentions=True, head_mask=torch.tensor([1.0, 0, 1, 1]))
+    assert [tuple(a.shape) for a in outputs.attentions] == [(2, 4, 9, 9)] * 2
+    assert outputs.attentions[0][:, 1].abs().sum() == 0
+    torch.testing.assert_close(outputs.attentions[0][:, 0].sum(-1), torch.ones(2, 9))
+
+
+def test_an_unknown_attention_is_refused() -> None:
+    with pytest.raises(ValueError, match="Nezha has: eager, sdpa"):
+        build(attn_implementation="flash_attention_2")
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_changes_nothing(attention: str, reentrant: bool) -> None:
+    net = build(nezha.NezhaForMaskedLM, attn_implementation=attention).train()
+    found = []
+    for checkpointing in [False, True]:
+        if checkpointing:
+            net.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        net.zero_grad()
+        torch.manual_seed(3)
+        net(ids(2, 9), labels=ids(2, 9)).loss.backward()
+        found.append([p.grad.clone() for p in net.parameters()])
+    for plain, checkpointed in zip(*found, strict=True):
+        torch.testing.assert_close(plain, checkpointed)
+
+
+def test_resize_token_embeddings() -> None:
+    net = build(nezha.NezhaForPreTraining)
+    before = net(ids(1, 5)).prediction_logits
+    net.resize_token_embeddings(70)
+    after = net(ids(1, 5)).prediction_logits
+    assert after.shape == (1, 5, 70)
+    torch.testing.assert_close(before, after[..., :61])
+    predictions = net.cls.predictions
+    assert predictions.decoder.weight is net.get_input_embeddings().weight
+    assert predictions.decoder.bias is predictions.bias
+    assert predictions.bias.shape == (70,)
+
+
+def test_weights_are_tied_and_kept_once() -> None:
+    net = build(nezha.NezhaForPreTraining)
+    assert net.cls.predictions.decoder.weight is net.nezha.embeddings.word_embeddings.weight
+    assert net.cls.predictions.decoder.bias is net.cls.predictions.bias
+
+
+def test_save_and_load(tmp_path: Any) -> None:
+    net = build(nezha.NezhaForPreTraining)
+    net.save_pretrained(tmp_path)
+    again = nezha.NezhaForPreTraining.from_pretrained(tmp_path).eval()
+    for one, other in zip(net(ids(2, 9)).to_tuple(), again(ids(2, 9)).to_tuple(), strict=True):
+        assert torch.equal(one, other)
+    table = again.nezha.encoder.position_table
+    assert table.shape == (13, 8)
+    assert torch.equal(table, net.nezha.encoder.position_table)
+
+
+def test_initial_weights() -> None:
+    net = build(nezha.NezhaForPreTraining, initializer_range=0.02, vocab_size=5000, hidden_size=128)
+    for name, value in net.named_parameters():
+        if "LayerNorm" in name or name.endswith("bias"):
+            assert torch.all(value == (1.0 if name.endswith("LayerNorm.weight") else 0.0)), name
+        else:
+            assert abs(value.std().item() - 0.02) < 0.004, name
+    assert torch.all(net.nezha.embeddings.word_embeddings.weight[0] == 0)
+
+
+def test_base_size_holds_no_more_than_bert() -> None:
+    def held(net: torch.nn.Module) -> int:
+        storages = {
+            t.untyped_storage().data_ptr() or id(t): t.untyped_storage().nbytes()
+            for t in [*net.parameters(), *net.buffers()]
+        }
+        return sum(storages.values())
+
+    bert = held(BertForPreTraining(BertConfig(vocab_size=21128)))
+    assert held(nezha.NezhaForPreTraining(nezha.NezhaConfig())) <= bert + 2**20
+
+
+def test_both_or_no_inputs() -> None:
+    net = build()
+    with pytest.raises(ValueError, match="both"):
+        net(ids(1, 5), inputs_embeds=torch.zeros(1, 5, 32))
+    with pytest.raises(ValueError, match="either"):
+        net()
+    with pytest.raises(ValueError, match="2 or 3 dimensions"):
+        net(ids(1, 5), attention_mask=torch.ones(1, 1, 5, 5))
+
+
+def test_encoder_states_need_cross_attention() -> None:
+    with pytest.raises(ValueError, match="add_cross_attention"):
+        build(is_decoder=True)(ids(1, 5), encoder_hidden_states=torch.zeros(1, 5, 32))
+
+
+def test_lm_head_on_gathered_positions() -> None:
+    """What training relies on: the head takes any rows, and the backbone gives them."""
+    net = build(nezha.NezhaForPreTraining)
+    mask = torch.tensor([[1] * 9, [1] * 6 + [0] * 3])
+    hidden = net.nezha(ids(2, 9), attention_mask=mask, token_type_ids=None)
+    chosen = hidden.last_hidden_state[torch.tensor([0, 1]), torch.tensor([3, 2])]
+    logits = net(ids(2, 9), attention_mask=mask)
+    torch.testing.assert_close(
+        net.cls.predictions(chosen),
+        logits.prediction_logits[torch.tensor([0, 1]), torch.tensor([3, 2])],
+        **CLOSE,
+    )
+    torch.testing.assert_close(
+        net.cls.seq_relationship(hidden.pooler_output), logits.seq_relationship_logits
+    )
