@@ -94,15 +94,19 @@ def _draw_masks(
     np.minimum(room, settings.max_predictions, out=room)
 
     starts, sizes, samples = _maskable_words(input_ids, word_starts, offsets, vocabulary)
-    chosen = np.zeros(len(starts), np.bool_)
-    if settings.max_ngram > 1:
+    positions = starts - offsets[samples]
+    if settings.max_ngram == 1:
+        chosen = _choose(positions, sizes, samples, keys, room)
+    else:
         first, count = _runs(starts, sizes, samples, offsets, keys, settings.max_ngram)
         run_sizes = np.diff(offsets_of(sizes)[np.append(first, len(sizes))])
-        taken = _choose(starts[first], run_sizes, samples[first], offsets, keys, room)
-        chosen[ranges(first[taken], count[taken])] = True
-    rest = np.flatnonzero(~chosen)
-    taken = _choose(starts[rest], sizes[rest], samples[rest], offsets, keys, room)
-    chosen[rest[taken]] = True
+        taken = _choose(positions[first], run_sizes, samples[first], keys, room)
+        chosen = ranges(first[taken], count[taken])
+        # What no run fits into, single words fill.
+        rest = np.delete(np.arange(len(starts)), chosen)
+        taken = _choose(positions[rest], sizes[rest], samples[rest], keys, room)
+        chosen = np.append(chosen, rest[taken])
+    chosen.sort()
 
     tokens = ranges(starts[chosen], sizes[chosen])
     sample = np.repeat(samples[chosen], sizes[chosen])
@@ -125,7 +129,8 @@ def _maskable_words(
     maskable = ~special[starts]
     inside = np.flatnonzero(special & ~word_starts)
     maskable[np.searchsorted(starts, inside, side="right") - 1] = False
-    return starts[maskable], sizes[maskable], samples[maskable]
+    words = np.flatnonzero(maskable)
+    return starts[words], sizes[words], samples[words]
 
 
 @lru_cache(maxsize=4)
@@ -169,47 +174,57 @@ def _runs(
 
 
 def _choose(
-    starts: NDArray[np.int64],
+    positions: NDArray[np.int64],
     sizes: NDArray[np.int64],
     samples: NDArray[np.int64],
-    offsets: NDArray[np.int64],
     keys: UINT64,
     room: NDArray[np.int64],
 ) -> NDArray[np.int64]:
     """Which candidates are taken when each sample tries its own in random order.
 
-    What a one-by-one greedy choice takes, found in rounds: of the candidates that still fit singly,
-    the longest prefix that fits jointly is taken; the one behind it can never fit any more.
-
     Args:
-        starts, sizes, samples: [C] first token, tokens and sample of a candidate, ascending.
+        positions, sizes, samples: [C] first position, tokens and sample of a candidate, ascending.
         room: [N] tokens each sample may still mask; lowered by what is taken.
     """
-    positions = (starts - offsets[samples]).astype(np.uint64)
-    order = draw(keys[samples] ^ _ORDER, positions) >> np.uint64(32) << np.uint64(16)
+    counts = np.bincount(samples, minlength=len(keys))
+    heads = offsets_of(counts)[:-1]
+    # One sort of plain numbers, (sample, random, rank), is three times as fast as an argsort.
+    order = draw(keys[samples] ^ _ORDER, positions)
+    order >>= np.uint64(32)
+    order <<= np.uint64(16)
+    order |= (np.arange(len(samples)) - heads[samples]).astype(np.uint64)
     order |= samples.astype(np.uint64) << np.uint64(48)
-    order |= positions
-    # One sort of plain numbers is three times as fast as an argsort; the position is read back.
     order.sort()
-    sample = (order >> np.uint64(48)).astype(np.int64)
-    start = (order & np.uint64(0xFFFF)).astype(np.int64) + offsets[sample]
-    number = np.empty(offsets[-1], np.int64)
-    number[starts] = np.arange(len(starts))
-    candidate = number[start]
+    # A candidate has a token or more: most samples are full after as many as they have room for.
+    early = np.minimum(counts, room)
+    taken = _take_in_order(order[ranges(heads, early)], sizes, heads, room)
+    late = np.where(room > 0, counts - early, 0)
+    return np.append(taken, _take_in_order(order[ranges(heads + early, late)], sizes, heads, room))
 
-    taken = []
+
+def _take_in_order(
+    order: UINT64, sizes: NDArray[np.int64], heads: NDArray[np.int64], room: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """What a one-by-one greedy choice takes, found in rounds.
+
+    Of the candidates that still fit singly, the longest prefix that fits jointly is taken; the one
+    behind it can never fit any more.
+    """
+    sample = (order >> np.uint64(48)).astype(np.int64)
+    candidate = (order & np.uint64(0xFFFF)).astype(np.int64) + heads[sample]
+    taken = [np.zeros(0, np.int64)]
     while len(candidate):
         size = sizes[candidate]
-        fits = size <= room[sample]
+        fits = np.flatnonzero(size <= room[sample])
         candidate, sample, size = candidate[fits], sample[fits], size[fits]
         total = np.cumsum(size)
-        heads = np.flatnonzero(np.diff(sample, prepend=-1))
-        before = np.repeat((total - size)[heads], np.diff(heads, append=len(sample)))
+        firsts = np.flatnonzero(np.diff(sample, prepend=-1))
+        before = np.repeat((total - size)[firsts], np.diff(firsts, append=len(sample)))
         jointly = total - before <= room[sample]
         taken.append(candidate[jointly])
         room -= np.bincount(sample[jointly], size[jointly], len(room)).astype(np.int64)
         candidate, sample = candidate[~jointly], sample[~jointly]
-    return np.concatenate(taken) if taken else np.zeros(0, np.int64)
+    return np.concatenate(taken)
 
 
 def _seen_ids(
