@@ -52,9 +52,9 @@ def execute(config: Config, console: Console) -> None:
 
 VERB = Verb(
     help=(
-        "Clean, deduplicate, segment, pair and mask text into shards with Ray Data. Finished work\n"
-        "is kept: the same command goes on where an interrupted one stopped, and does nothing when\n"
-        "the shards are there and still valid. corpus.heldout is prepared into a folder of its own."
+        "Clean, deduplicate, segment, pair and mask text into shards with Ray Data. Finished\n"
+        "work is kept: the same command goes on where an interrupted one stopped, and does\n"
+        "nothing when the shards are there and still valid. corpus.heldout is prepared apart."
     ),
     groups=("run", "corpus"),
     plan=plan,

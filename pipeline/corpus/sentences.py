@@ -8,12 +8,14 @@ CLOSERS = "”’」』）)】》〉\"'"
 # A sentence ends behind 。！？ and what closes with it, unless a comma shows that it goes on
 # (“好吧。”，他说). An ellipsis ends one only before a closing or opening quote: 我……我不知道。 is
 # one sentence. An ASCII stop must be followed by white space: 3.14, www.example.com.
+# The pattern begins with a plain set of characters, which lets `re` skip all others quickly; what
+# follows is possessive, or a failed look-ahead would cut before the closing quote.
 END = re.compile(
-    rf"[。！？!?][。！？!?…]*[{CLOSERS}]*(?![，、；：,。！？!?])"
-    rf"|…+[{CLOSERS}]+(?![，、；：,。！？!?…])"
-    r"|…{2,}(?=[“‘「『])"
-    r"|(?<=[^\W\d])\.(?=\s)"
-    r"|\n"
+    r"[。！？!?…\n.](?:"
+    rf"(?<=[。！？!?])[。！？!?…]*+[{CLOSERS}]*+(?![，、；：,])"
+    rf"|(?<=…)…*+(?:[{CLOSERS}]++(?![，、；：,。！？!?…])|(?<=……)(?=[“‘「『]))"
+    r"|(?<=\n)"
+    r"|(?<=[^\W\d]\.)(?=\s))"
 )
 PAUSE = re.compile(r"[，；：、,;:\s]")
 

@@ -24,7 +24,7 @@ def run_on_cluster(job: Job, units: Sequence[Unit], workers: int) -> Iterator[di
     if not units:
         return
     connect()
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     # One chunk a block: else Ray Data gathers 128 MB of them for one worker.
