@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import tokenizers
 
 from pipeline.config import CorpusSettings
-from pipeline.corpus import shards, wordpiece
+from pipeline.corpus import dedup, shards, wordpiece
 from pipeline.corpus.progress import Progress
 from pipeline.corpus.segmentation import load_segmenter
 from pipeline.corpus.shards import Manifest, ShardInfo
@@ -27,15 +27,31 @@ from pipeline.corpus.sources import (
     list_sources,
     plan_units,
 )
-from pipeline.corpus.streaming import run_on_cluster
-from pipeline.corpus.units import Job, run_unit
+from pipeline.corpus.streaming import run_on_cluster, spread_on_cluster
+from pipeline.corpus.units import Job, make_shard, run_unit, sign_chunk
 from pipeline.errors import CorpusError, ShardError
 
 FORMAT = 1
 """Raised when the same text and settings would give other shards."""
 NOT_CONTENT = {"inputs", "heldout", "output", "vocab", "vocab_size", "workers", "keep_rejected"}
 """Settings that the shards do not depend on (vocabulary and inputs count by their content)."""
-Execute = Callable[[Job, Sequence[Unit], int], Iterable[dict[str, Any]]]
+
+
+class Executor(NamedTuple):
+    """What does the work."""
+
+    run: Callable[[Job, Sequence[Unit], int], Iterable[dict[str, Any]]]
+    """Results of units, with so many workers (0: one for each CPU), in any order."""
+    spread: dedup.Spread
+
+
+def _one_by_one(job: Job, units: Sequence[Unit], workers: int) -> Iterator[dict[str, Any]]:
+    for unit in units:
+        yield from run_unit(job, unit)
+
+
+IN_PROCESS = Executor(_one_by_one, lambda function, each: [function(*one) for one in each])
+ON_CLUSTER = Executor(run_on_cluster, spread_on_cluster)
 
 
 class Plan(NamedTuple):
@@ -104,14 +120,14 @@ def prepare(
     seed: int,
     inputs: Sequence[str] = (),
     show: Callable[[str], None] = print,
-    execute: Execute = run_on_cluster,
+    executor: Executor = ON_CLUSTER,
 ) -> Manifest:
     """Make a corpus of shards from the inputs (`settings.inputs` by default) in a folder.
 
     Args:
         output: folder or fsspec URL that all workers see.
         show: takes lines of progress.
-        execute: runs the units; by default Ray Data; `in_process` needs no Ray.
+        executor: runs the units: `ON_CLUSTER` by default, or `IN_PROCESS`, which needs no Ray.
 
     Raises:
         CorpusError: inputs that are missing, empty or mostly garbage; a full disk.
@@ -128,23 +144,14 @@ def prepare(
         seed=seed,
         fingerprint=planned.fingerprint,
         tags=_tags(settings, planned, vocab, seed),
+        work=make_shard,
     )
-    done = _take_up(folder, planned.fingerprint)
-    complete = {unit.number for unit in planned.units if _complete(unit, done)}
-    finished = frozenset((unit, part) for unit, part in done if isinstance(part, int))
-    job = job._replace(finished=finished)
-    todo = [unit for unit in planned.units if unit.number not in complete]
+    clusters: dict[str, int] = {}
+    if dedup.wanted(settings.dedup):
+        job, clusters = _deduplicate(job, planned, executor, show)
     progress = Progress(planned.units, show)
-    progress.begin(folder, done.values(), complete)
-    run = execute(job, todo, settings.workers)
-    for result in run:
-        if "error" in result:
-            raise CorpusError(result["error"])
-        done[result["unit"], result.get("part", "end")] = result
-        progress.add(result)
-        _refuse_garbage(done.values(), planned, settings, final=False)
-    _refuse_garbage(done.values(), planned, settings, final=True)
-    manifest = _manifest(settings, planned, vocab, done)
+    done = _run(job, planned, executor, progress)
+    manifest = _manifest(settings, planned, vocab, done, clusters)
     shards.write_manifest(folder, manifest)
     system, root = filesystem(folder)
     system.rm(f"{root}/_work", recursive=True)
@@ -152,10 +159,49 @@ def prepare(
     return manifest
 
 
-def in_process(job: Job, units: Sequence[Unit], workers: int = 1) -> Iterator[dict[str, Any]]:
-    """Run the units one after the other, without Ray."""
-    for unit in units:
-        yield from run_unit(job, unit)
+def _run(
+    job: Job, planned: Plan, executor: Executor, progress: Progress
+) -> dict[tuple[int, int | str], dict[str, Any]]:
+    """Do what is not done yet; results of all work, by (unit, part or "end")."""
+    done = _take_up(job.folder, planned.fingerprint)
+    complete = {unit.number for unit in planned.units if _complete(unit, done)}
+    finished = frozenset((unit, part) for unit, part in done if isinstance(part, int))
+    job = job._replace(finished=finished)
+    todo = [unit for unit in planned.units if unit.number not in complete]
+    progress.begin(job.folder, done.values(), complete)
+    for result in executor.run(job, todo, job.settings.workers):
+        if "error" in result:
+            raise CorpusError(result["error"])
+        done[result["unit"], result.get("part", "end")] = result
+        progress.add(result)
+        _refuse_garbage(done.values(), planned, job.settings, final=False)
+    _refuse_garbage(done.values(), planned, job.settings, final=True)
+    return done
+
+
+def _deduplicate(
+    job: Job, planned: Plan, executor: Executor, show: Callable[[str], None]
+) -> tuple[Job, dict[str, int]]:
+    """The job with the marks of duplicates, and counts of their clusters."""
+    system, root = filesystem(job.folder)
+    system.makedirs(f"{root}/_work", exist_ok=True)
+    folder, note = f"{job.folder}/_work/dedup", f"{root}/_work/dedup/clusters.json"
+    found = _read_result(system, note) if system.exists(note) else {}
+    if found.get("fingerprint") != planned.fingerprint:
+        show("looking for duplicates")
+        signing = job._replace(folder=folder, work=sign_chunk)
+        done = _run(signing, planned, executor, Progress(planned.units, show))
+        chunks = {
+            f"{unit:06d}-{part:04d}": done[unit, part]["counts"]["documents"]
+            for unit, part in sorted(key for key in done if isinstance(key[1], int))
+        }
+        report = f"{job.folder}/{dedup.REPORT}"
+        clusters = dedup.find_duplicates(
+            folder, chunks, job.settings.dedup, executor.spread, report
+        )
+        found = {"fingerprint": planned.fingerprint, "clusters": clusters}
+        shards.write_whole(f"{folder}/clusters.json", json.dumps(found).encode())
+    return job._replace(marks=folder), found["clusters"]
 
 
 def _finished(folder: str, fingerprint: str) -> Manifest | None:
@@ -178,7 +224,7 @@ def _take_up(folder: str, fingerprint: str) -> dict[tuple[int, int | str], dict[
         system.rm_file(f"{root}/{shards.MANIFEST}")
     done: dict[tuple[int, int | str], dict[str, Any]] = {}
     keep = set()
-    for path in system.ls(f"{root}/_work", detail=False):
+    for path in system.glob(f"{root}/_work/*.json"):
         result = _read_result(system, path)
         shard = result.get("shard")
         if result.get("fingerprint") == fingerprint and (
@@ -242,8 +288,9 @@ def _manifest(
     planned: Plan,
     vocab: str | Path,
     done: Mapping[tuple[int, int | str], dict[str, Any]],
+    clusters: Mapping[str, int],
 ) -> Manifest:
-    counts: Counter[str] = Counter()
+    counts: Counter[str] = Counter(clusters)
     drops: Counter[str] = Counter()
     for result in done.values():
         counts.update(result.get("counts", {}))

@@ -6,7 +6,7 @@ import functools
 import json
 import logging
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
@@ -15,7 +15,7 @@ import ray.data
 from pipeline.cluster import connect
 from pipeline.corpus.reading import Chunk, End, read_unit
 from pipeline.corpus.sources import Unit, shard_bytes
-from pipeline.corpus.units import Job, end_unit, explain, process_chunk, run_unit
+from pipeline.corpus.units import Job, end_unit, explain, run_unit
 from pipeline.errors import NezhaError
 
 
@@ -41,6 +41,15 @@ def run_on_cluster(job: Job, units: Sequence[Unit], workers: int) -> Iterator[di
         yield json.loads(row["result"])
 
 
+def spread_on_cluster(
+    function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
+) -> list[Any]:
+    """Call a function with each of the argument tuples, as Ray tasks."""
+    connect()
+    remote = ray.remote(num_cpus=1)(function)
+    return ray.get([remote.remote(*each) for each in arguments])
+
+
 def read_streams(job: Job, row: dict[str, Any]) -> Iterator[dict[str, bytes]]:
     """A stream unit becomes its chunks that are not finished yet; other units pass through."""
     unit: Unit = pickle.loads(row["item"])
@@ -64,7 +73,7 @@ def make_shards(job: Job, row: dict[str, Any]) -> Iterator[dict[str, str]]:
             for result in run_unit(job, item):
                 yield {"result": json.dumps(result)}
         elif isinstance(item, Chunk):
-            yield {"result": json.dumps(process_chunk(job, item))}
+            yield {"result": json.dumps(job.work(job, item))}
         elif isinstance(item, End):
             yield {"result": json.dumps(end_unit(job, item))}
         else:

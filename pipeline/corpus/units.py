@@ -6,13 +6,13 @@ import functools
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline.config import CorpusSettings
-from pipeline.corpus import masking, pairs, shards, wordpiece
+from pipeline.corpus import dedup, masking, pairs, shards, wordpiece
 from pipeline.corpus.cleaning import Cleaner
 from pipeline.corpus.columns import key_of, offsets_of
 from pipeline.corpus.reading import Chunk, End, documents, read_unit
@@ -39,6 +39,10 @@ class Job(NamedTuple):
     fingerprint: str
     tags: dict[str, str]
     """Metadata of every shard's schema"""
+    work: Callable[[Job, Chunk], dict[str, Any]]
+    """Makes something of a chunk: `make_shard` or `sign_chunk`"""
+    marks: str = ""
+    """Folder of the marks of duplicates"""
     finished: frozenset[tuple[int, int]] = frozenset()
     """(unit, part) of chunks whose shards a run before this one committed"""
 
@@ -52,7 +56,7 @@ def run_unit(job: Job, unit: Unit) -> Iterator[dict[str, Any]]:
             if not isinstance(item, Chunk):
                 yield end_unit(job, item)
             elif (item.unit, item.part) not in job.finished:
-                yield process_chunk(job, item)
+                yield job.work(job, item)
     except (NezhaError, OSError) as error:
         yield {"error": explain(error, job)}
 
@@ -67,7 +71,7 @@ def explain(error: Exception, job: Job) -> str:
     return str(error)
 
 
-def process_chunk(job: Job, chunk: Chunk) -> dict[str, Any]:
+def make_shard(job: Job, chunk: Chunk) -> dict[str, Any]:
     """Make the shard of a chunk; what is returned is also written beside it, last.
 
     Returns:
@@ -77,7 +81,10 @@ def process_chunk(job: Job, chunk: Chunk) -> dict[str, Any]:
     settings = job.settings
     counts: Counter[str] = Counter()
     dropped: list[Drop] = []
-    sentences = _sentences(_clean(job, chunk, counts, dropped), job, counts)
+    stream = _clean(job, chunk, counts, dropped)
+    if job.marks:
+        stream = dedup.without_duplicates(stream, job.marks, name_of(chunk), dropped)
+    sentences = _sentences(stream, job, counts)
     seed = int(key_of(job.seed, PAIRS, chunk.unit, chunk.part))
     vocabulary = _vocabulary(job.vocab)
     samples = pairs.build_pairs(
@@ -92,12 +99,12 @@ def process_chunk(job: Job, chunk: Chunk) -> dict[str, Any]:
     counts["samples"] = len(samples.documents)
     info = None
     if len(samples.documents):
-        name = f"shard-{chunk.unit:06d}-{chunk.part:04d}.arrow"
+        name = f"shard-{name_of(chunk)}.arrow"
         info = shards.write_shard(
             f"{job.folder}/{name}", samples, _masks(job, chunk, samples), job.tags, len(vocabulary)
         )
     if settings.keep_rejected:
-        _keep(settings.keep_rejected, f"{chunk.unit:06d}-{chunk.part:04d}.jsonl", dropped)
+        _keep(settings.keep_rejected, f"{name_of(chunk)}.jsonl", dropped)
     return commit(
         job,
         {
@@ -110,6 +117,35 @@ def process_chunk(job: Job, chunk: Chunk) -> dict[str, Any]:
             "bad_bytes": sum(drop.size for drop in dropped),
         },
     )
+
+
+def sign_chunk(job: Job, chunk: Chunk) -> dict[str, Any]:
+    """Write the signatures of a chunk's documents; the first pass of deduplication."""
+    sources: list[str] = []
+
+    def texts() -> Iterator[str]:
+        for document in _clean(job, chunk, Counter(), []):
+            sources.append(document.source)
+            yield document.text
+
+    signed = dedup.sign(texts(), job.settings.dedup)
+    dedup.write_signatures(job.folder, name_of(chunk), signed, sources)
+    return commit(
+        job,
+        {
+            "unit": chunk.unit,
+            "part": chunk.part,
+            "counts": {"documents": len(sources)},
+            "drops": {},
+            "bytes": sum(block.size for block in chunk.blocks),
+            "bad_bytes": 0,
+        },
+    )
+
+
+def name_of(chunk: Chunk) -> str:
+    """`<unit>-<part>`, which sorts in the order of the inputs."""
+    return f"{chunk.unit:06d}-{chunk.part:04d}"
 
 
 def end_unit(job: Job, end: End) -> dict[str, Any]:
@@ -148,8 +184,6 @@ def _clean(job: Job, chunk: Chunk, counts: Counter[str], dropped: list[Drop]) ->
             if isinstance(cleaned, Drop):
                 dropped.append(cleaned._replace(source=document.source))
             else:
-                counts["documents"] += 1
-                counts["characters"] += len(cleaned)
                 yield document._replace(text=cleaned)
     counts.update({f"changed_by_{name}": number for name, number in cleaner.changed.items()})
 
@@ -161,6 +195,8 @@ def _sentences(stream: Iterable[Document], job: Job, counts: Counter[str]) -> Se
     encoder = _encoder(job.vocab, job.settings.lowercase)
     for texts, documents_of in _blocks(stream):
         text = "".join(texts)
+        counts["documents"] += len(texts)
+        counts["characters"] += len(text) - len(texts)
         ends: list[int] = []
         begin = 0
         for part in texts:
