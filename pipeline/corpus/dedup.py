@@ -51,7 +51,7 @@ class Signatures(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Where a chunk's signatures lie, and the global numbers of its first document and paragraph."""
+    """A chunk's name and the numbers of its first document and paragraph in the corpus."""
 
     name: str
     document: int
@@ -80,7 +80,7 @@ def sign(texts: Iterable[str], settings: DedupSettings) -> Signatures:
         counts.append(len(found))
     return Signatures(
         np.array(documents, np.uint64),
-        np.array(bands, np.uint64).reshape(len(bands), -1).T,
+        np.array(bands, np.uint64).reshape(len(bands), settings.bands).T,
         np.array(paragraphs, np.uint64),
         np.array(counts, np.int64),
     )
@@ -126,8 +126,8 @@ def find_duplicates(
         dropped = np.repeat(marks != KEPT, np.concatenate([np.zeros(0, np.int64), *counts]))
         write_array(f"{folder}/dropped.npy", dropped)
         partitions = 1 + len(repeated) // PARTITION
-        work = [(folder, parts, number, partitions) for number in range(partitions)]
-        for found in spread(repeated_paragraphs, work):
+        slices = [(folder, parts, number, partitions) for number in range(partitions)]
+        for found in spread(repeated_paragraphs, slices):
             repeated[found] = True
     write_array(f"{folder}/marks.npy", marks)
     write_array(f"{folder}/repeated.npy", repeated)
@@ -143,9 +143,7 @@ def find_duplicates(
 def alike(folder: str, parts: list[Part], column: str, row: int | None) -> NDArray[np.int64]:
     """[E, 2] each document whose hash an earlier one has, with the first of those."""
     arrays = (read_array(f"{folder}/{part.name}.{column}.npy") for part in parts)
-    hashes = np.concatenate(
-        [array if row is None else array[row] for array in arrays if array.size]
-    )
+    hashes = np.concatenate([array if row is None else array[row] for array in arrays])
     _, first, which = np.unique(hashes, return_index=True, return_inverse=True)
     document = np.flatnonzero(first[which] != np.arange(len(hashes)))
     return np.stack([document, first[which][document]], axis=1)

@@ -17,7 +17,7 @@ BLOCK = 2048
 
 
 def shingles(text: str, ngram: int) -> NDArray[np.uint32]:
-    """[max(1, L - ngram + 1)] hashes of the character n-grams of a text, case and punctuation off."""
+    """[max(1, L - ngram + 1)] hashes of a text's character n-grams, without case, punctuation."""
     kept = NOT_WORDS.sub("", text.lower())
     codes = np.frombuffer(kept.encode("utf-32-le"), "<u4").astype(np.uint64)
     size = min(ngram, len(codes)) or 1
