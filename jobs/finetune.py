@@ -1,0 +1,95 @@
+"""Fine-tune a head: `python -m jobs.finetune finetune.task=ner finetune.data.train=F …`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+
+from jobs.command import Verb, main, table
+from pipeline import tracking
+from pipeline.config import Config
+from pipeline.finetuning.finetune import FinetuneResult, check, finetune
+from pipeline.finetuning.network import RESULTS
+from pipeline.paths import RunPaths
+
+
+def plan(config: Config) -> Mapping[str, object]:
+    check(config.finetune)
+    settings = config.finetune
+    return {
+        "start from": "random weights" if settings.from_scratch else _export(config),
+        "train on": settings.data.train,
+        "choose the best epoch on": settings.data.dev or "nothing (the last epoch is kept)",
+        "score on": settings.data.test or settings.data.dev or "nothing",
+        "epochs, batch, learning rate": f"{settings.epochs}, {settings.batch}, {settings.lr:g}",
+        "write": _output(config),
+        "record in": tracking.tracking_uri(config),
+    }
+
+
+def execute(config: Config, console: Console) -> None:
+    settings = config.finetune
+    tags = {"stage": "finetune", "task": settings.task, "export": _export(config)}
+    run_id = tracking.start_run(config, f"{config.run.name}-{_output(config).name}", tags)
+    try:
+        result = finetune(
+            settings,
+            _export(config),
+            _output(config),
+            config.run.seed,
+            progress=lambda line: console.print(line, markup=False, highlight=False),
+        )
+    except BaseException:
+        tracking.finish_run(config, run_id, "FAILED")
+        raise
+    _record(config, run_id, result)
+    for number, trial in enumerate(result.trials if len(result.trials) > 1 else [], 1):
+        console.print(table(f"Trial {number}", _rounded(trial)))
+    for name, scores in (("dev", result.dev), ("test", result.test)):
+        if scores:
+            console.print(table(f"Scores on {name}", _rounded(scores)))
+    console.print(f"{result.seconds} s. Next:", highlight=False)
+    console.print(
+        f"  python -m jobs.predict predict.model={result.folder} predict.input=FILE", markup=False
+    )
+
+
+def _record(config: Config, run_id: str, result: FinetuneResult) -> None:
+    tracker = tracking.Tracker(tracking.tracking_uri(config), run_id, system_metrics=False)
+    for epoch, values in enumerate(result.epochs, 1):
+        tracker.log(
+            epoch, {f"dev_{name}" if name != "loss" else name: values[name] for name in values}
+        )
+    tracker.log(len(result.epochs), {f"test_{name}": value for name, value in result.test.items()})
+    tracker.close()
+    tracking.finish_run(config, run_id, artifacts=(Path(result.folder, RESULTS),))
+
+
+def _rounded(scores: Mapping[str, float]) -> dict[str, str]:
+    return {name: f"{value:.4g}" for name, value in scores.items()}
+
+
+def _export(config: Config) -> str:
+    return config.finetune.checkpoint or str(RunPaths.of(config).export)
+
+
+def _output(config: Config) -> Path:
+    name = config.finetune.task + ("-scratch" if config.finetune.from_scratch else "")
+    return RunPaths.of(config).heads / name
+
+
+VERB = Verb(
+    help=(
+        "Fine-tune a head on labelled examples (JSONL): classification, pair, ner, choice, span.\n"
+        "The result is a Hugging Face folder under `run.storage`/`run.name`/heads."
+    ),
+    groups=("run", "tracking", "finetune"),
+    plan=plan,
+    execute=execute,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(VERB))

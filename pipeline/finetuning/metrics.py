@@ -1,0 +1,61 @@
+"""Scores of the tasks, all between 0 and 1; the first of each is the one that picks the best."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+
+from seqeval.metrics import classification_report
+from seqeval.scheme import IOB2
+from sklearn.metrics import accuracy_score, f1_score
+
+_HAN = "\u4e00-\u9fa5"
+_CMRC_MARKS = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
+_LATIN = rf"[^\W{_HAN}]+"
+_CMRC_UNIT = re.compile(rf"[{_HAN}]|{_LATIN}(?:[.,]{_LATIN})*|[^\w\s]")
+
+
+def classification(truth: Sequence[str], found: Sequence[str]) -> dict[str, float]:
+    """Accuracy and F1: of the last label when there are two, else the mean over labels."""
+    labels = sorted(set(truth) | set(found))
+    if len(labels) <= 2:
+        f1 = f1_score(truth, found, pos_label=labels[-1], average="binary", zero_division=0)
+    else:
+        f1 = f1_score(truth, found, average="macro", zero_division=0)
+    return {"accuracy": float(accuracy_score(truth, found)), "f1": float(f1)}
+
+
+def entities(truth: Sequence[list[str]], found: Sequence[list[str]]) -> dict[str, float]:
+    """Entity-level micro F1, precision and recall, and F1 by type (strict IOB2, seqeval)."""
+    report = classification_report(
+        truth, found, mode="strict", scheme=IOB2, output_dict=True, zero_division=0
+    )
+    micro = report["micro avg"]
+    scores = {"f1": micro["f1-score"], "precision": micro["precision"], "recall": micro["recall"]}
+    for kind, values in report.items():
+        if not kind.endswith(" avg"):
+            scores[f"f1_{kind}"] = values["f1-score"]
+    return {name: float(value) for name, value in scores.items()}
+
+
+def spans(truth: Sequence[Sequence[str]], found: Sequence[str]) -> dict[str, float]:
+    """Exact match and F1 as CMRC 2018 defines them, the best over the answers of a question.
+
+    Its F1 compares the longest common stretch of units (a Han character, a word or number of
+    others, a sign); case and its list of marks don't count (arXiv 1810.07366, its evaluate.py).
+    """
+    pairs = list(zip(truth, found, strict=True))
+    f1 = [max(_overlap(answer, text) for answer in answers) for answers, text in pairs]
+    exact = [any(_bare(answer) == _bare(text) for answer in answers) for answers, text in pairs]
+    return {"f1": sum(f1) / len(pairs), "exact_match": sum(exact) / len(pairs)}
+
+
+def _bare(text: str) -> str:
+    return "".join(c for c in text.lower().strip() if c not in _CMRC_MARKS)
+
+
+def _overlap(answer: str, text: str) -> float:
+    expected, given = (_CMRC_UNIT.findall(_bare(each)) for each in (answer, text))
+    common = SequenceMatcher(None, expected, given, autojunk=False).find_longest_match().size
+    return 2 * common / (len(expected) + len(given)) if common else 0.0

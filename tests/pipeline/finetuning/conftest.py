@@ -1,0 +1,114 @@
+"""A small export with random weights, and task data that can be learnt in seconds."""
+
+import json
+import random
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from model import NezhaConfig, NezhaForPreTraining
+from model.remote_code import write_remote_code
+from pipeline.corpus.wordpiece import build_tokenizer
+
+CHARACTERS = "在京沪港张王李赵明华说了好坏书店很太的是一二三四五六七八九十，。？！"
+WORDS = ["play", "##ing", *"0123456789abc", *(f"##{c}" for c in "0123456789abc")]
+
+
+@pytest.fixture(scope="session")
+def export(tmp_path_factory):
+    """A Hugging Face folder as `jobs.export` makes it: 2 layers of 32."""
+    folder = tmp_path_factory.mktemp("export")
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *CHARACTERS, *WORDS]
+    vocab += [f"[unused{i}]" for i in range(1, 60)]
+    (folder / "vocab.txt").write_text("\n".join(vocab) + "\n", "utf-8")
+    torch.manual_seed(0)
+    config = NezhaConfig(
+        vocab_size=len(vocab),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=0.1,
+    )
+    network = NezhaForPreTraining(config)
+    network.save_pretrained(folder)
+    write_remote_code(folder, network.config)
+    special = {
+        f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")
+    }
+    tokenizer = build_tokenizer(folder / "vocab.txt", lowercase=True)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    return folder
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    return str(path)
+
+
+def review(draw):
+    label = draw.randrange(2)
+    text = [draw.choice("书店很太的是一二三") for _ in range(draw.randrange(3, 12))]
+    text[draw.randrange(len(text))] = "坏好"[label]
+    return {"text": "".join(text), "label": label}
+
+
+def pair(draw):
+    row = review(draw)
+    return {"sentence1": row["text"], "sentence2": "很好", "label": ["否", "是"][row["label"]]}
+
+
+def sentence(draw):
+    tokens, labels = [], []
+    for _ in range(draw.randrange(1, 4)):
+        person, place = draw.choice("张王李赵") + draw.choice("明华"), draw.choice("京沪港")
+        tokens += [*person, "在", place, "，"]
+        labels += ["B-PER", "I-PER", "O", "B-LOC", "O"]
+    return {"tokens": tokens, "labels": labels}
+
+
+def question(draw):
+    row = review(draw)
+    choices = ["坏", "好", "是"][: draw.choice((2, 3))]
+    return {"context": row["text"], "question": "？", "choices": choices, "answer": row["label"]}
+
+
+def passage(draw):
+    before = "".join(draw.choice("书店很太的") for _ in range(draw.randrange(0, 40)))
+    after = "".join(draw.choice("一二三") for _ in range(draw.randrange(0, 40)))
+    answer = draw.choice("张王") + draw.choice("明华")
+    context = f"{before}{answer}{after}"
+    return {
+        "context": context,
+        "question": "是？",
+        "answers": [{"text": answer, "start": len(before)}],
+    }
+
+
+MAKERS = {
+    "classification": review,
+    "pair": pair,
+    "ner": sentence,
+    "choice": question,
+    "span": passage,
+}
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """For each task its train, dev and test files."""
+    folder = tmp_path_factory.mktemp("data")
+    sizes = {"train": 400, "dev": 60, "test": 60}
+    return {
+        task: {
+            split: write_jsonl(
+                folder / f"{task}-{split}.jsonl",
+                [make(draw) for draw in [random.Random(split)] for _ in range(size)],
+            )
+            for split, size in sizes.items()
+        }
+        for task, make in MAKERS.items()
+    }

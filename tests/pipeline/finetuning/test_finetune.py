@@ -1,0 +1,194 @@
+"""Fine-tuning small networks on small data: they learn, repeatably, and the folder stands alone."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.config import FinetuneSettings
+from pipeline.errors import ConfigError, ExportError, TaskError, TrainingError
+from pipeline.finetuning.finetune import _share, finetune
+from pipeline.finetuning.kinds import KINDS
+
+RECIPE = {
+    "classification": {"epochs": 4, "least": 0.9},
+    "pair": {"epochs": 4, "least": 0.9},
+    "ner": {"epochs": 3, "least": 0.9},
+    "choice": {"epochs": 6, "least": 0.9},
+    "span": {"epochs": 6, "least": 0.8},
+}
+
+
+def settings(task, data, **more):
+    values = {"task": task, "lr": 5e-3, "batch": 16, "data": data[task] | {"length": 48}} | more
+    return FinetuneSettings.model_validate(values)
+
+
+@pytest.fixture(scope="module")
+def trained(export, data, tmp_path_factory):
+    """Results of all tasks, each trained when first asked for."""
+    known = {}
+
+    def get(task):
+        if task not in known:
+            chosen = settings(task, data, epochs=RECIPE[task]["epochs"])
+            known[task] = finetune(
+                chosen, str(export), tmp_path_factory.mktemp("heads") / task, seed=1
+            )
+        return known[task]
+
+    return get
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_a_task_is_learnt(task, trained):
+    result = trained(task)
+    assert result.score >= RECIPE[task]["least"]
+    assert result.score == result.test[result.metric]
+    assert result.metric == KINDS[task].metric == next(iter(result.test))
+    assert result.epochs[-1]["loss"] < 0.7 * result.epochs[0]["loss"]
+    best = max(epoch[result.metric] for epoch in result.epochs)
+    assert result.dev[result.metric] == best
+    assert json.loads(Path(result.folder, "results.json").read_text())["test"] == result.test
+
+
+def test_the_same_arguments_give_the_same_weights(export, data, trained, tmp_path):
+    first = trained("ner")
+    state = torch.random.get_rng_state()
+    again = finetune(settings("ner", data, epochs=3), str(export), tmp_path / "ner", seed=1)
+    assert again.epochs == first.epochs
+    weights = [Path(each.folder, "model.safetensors").read_bytes() for each in (first, again)]
+    assert weights[0] == weights[1]
+    assert torch.equal(state, torch.random.get_rng_state()), "the caller's generator moved"
+    assert not torch.are_deterministic_algorithms_enabled()
+    other = finetune(settings("ner", data, epochs=3), str(export), tmp_path / "other", seed=2)
+    assert other.epochs != first.epochs
+
+
+def test_a_result_is_kept_until_something_changes(export, data, trained):
+    first = trained("classification")
+    lines = []
+
+    def again(**more):
+        chosen = settings("classification", data, **({"epochs": 4} | more))
+        return finetune(chosen, str(export), Path(first.folder), 1, progress=lines.append)
+
+    assert again() == first
+    assert lines == [f"{first.folder} is there and still valid"]
+    assert again(epochs=1) != first
+    assert "400 train, 60 dev, 60 test examples" in lines[1]
+    assert again() != first
+    assert again().epochs == first.epochs
+
+
+def test_the_folder_needs_transformers_only(trained, tmp_path):
+    """Loaded in another process, from elsewhere, by its own code."""
+    program = """
+import sys, torch
+from transformers import AutoModelForTokenClassification, AutoTokenizer
+network = AutoModelForTokenClassification.from_pretrained(sys.argv[1], trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
+assert "model" not in sys.modules
+logits = network(**tokenizer("王明在京，", return_tensors="pt")).logits[0]
+print(" ".join(network.config.id2label[int(i)] for i in logits.argmax(-1)[1:-1]))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program, trained("ner").folder],
+        cwd=tmp_path,
+        env={"PATH": "", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout.split() == ["B-PER", "I-PER", "O", "B-LOC", "O"], run.stderr
+    assert Path(trained("ner").folder, "vocab.txt").is_file()
+
+
+def test_the_pretrained_weights_are_used_and_scratch_has_others(export, data, tmp_path):
+    """With a learning rate of almost nothing, the encoder saved is the one that was loaded."""
+    from safetensors.torch import load_file
+
+    given = load_file(export / "model.safetensors")
+    key = "nezha.encoder.layer.1.attention.self.query.weight"
+    for scratch in (False, True):
+        chosen = settings("ner", data, lr=1e-12, epochs=1, from_scratch=scratch)
+        result = finetune(chosen, str(export), tmp_path / str(scratch), seed=1)
+        found = load_file(Path(result.folder, "model.safetensors"))
+        assert torch.allclose(found[key], given[key], atol=1e-6) is not scratch
+
+
+def test_a_grid_is_judged_on_dev(export, data, tmp_path):
+    chosen = settings("ner", data, epochs=1, search={"lr": [1e-9, 5e-3], "seeds": [3, 4]})
+    result = finetune(chosen, str(export), tmp_path / "grid", seed=1)
+    assert [(each["lr"], each["seed"]) for each in result.trials] == [
+        (1e-9, 3),
+        (1e-9, 4),
+        (5e-3, 3),
+        (5e-3, 4),
+    ]
+    assert result.dev["f1"] == max(each["f1"] for each in result.trials) > result.trials[0]["f1"]
+    single = settings("ner", data, epochs=1)
+    best = max(result.trials, key=lambda each: each["f1"])
+    alone = finetune(single, str(export), tmp_path / "single", seed=int(best["seed"]))
+    assert (alone.test, alone.epochs) == (result.test, result.epochs)
+
+
+def test_examples_caps_training_and_without_dev_the_last_epoch_stays(export, data, tmp_path):
+    only_train = {"ner": {"train": data["ner"]["train"], "examples": 40}}
+    lines = []
+    result = finetune(
+        settings("ner", only_train, epochs=2), str(export), tmp_path / "x", 1, progress=lines.append
+    )
+    assert "40 train" in lines[0]
+    assert math.isnan(result.score)
+    assert [list(epoch) for epoch in result.epochs] == [["loss"], ["loss"]]
+
+
+def test_what_cannot_work_is_said_before_anything_is_computed(export, data, tmp_path):
+    def attempt(error, message, chosen, source=export):
+        with pytest.raises(error, match=message):
+            finetune(chosen, str(source), tmp_path / "out", seed=1)
+        assert not (tmp_path / "out").exists()
+
+    attempt(ConfigError, r"(?s)finetune\.task: choose one.*data\.train", FinetuneSettings())
+    no_dev = {"ner": {"train": data["ner"]["train"]}}
+    attempt(ConfigError, "search: needs", settings("ner", no_dev, search={"lr": [1e-3, 1e-4]}))
+    mixed = {"ner": data["ner"] | {"dev": data["pair"]["dev"]}}
+    attempt(TaskError, r"pair-dev\.jsonl, line 1: no key 'tokens'", settings("ner", mixed))
+    attempt(ExportError, "config.json is missing", settings("ner", data), tmp_path)
+    one = tmp_path / "one.jsonl"
+    one.write_text('{"text": "好", "label": 1}\n')
+    alike = {"classification": {"train": str(one)}}
+    attempt(TaskError, "every label is 1", settings("classification", alike))
+
+
+def test_a_loss_that_explodes_is_an_error(export, data, tmp_path):
+    with pytest.raises(TrainingError, match=r"lower finetune\.lr"):
+        finetune(settings("ner", data, lr=1e30, epochs=2), str(export), tmp_path / "out", seed=1)
+
+
+def test_an_export_without_its_weights_is_refused(export, data, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(export, tmp_path / "export")
+    weights = load_file(export / "model.safetensors")
+    del weights["nezha.encoder.layer.0.output.dense.weight"]
+    save_file(weights, tmp_path / "export" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ExportError, match=r"weights are missing, .*layer\.0\.output"):
+        finetune(settings("ner", data), str(tmp_path / "export"), tmp_path / "out", seed=1)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10, 1000])
+def test_the_learning_rate_rises_and_falls(steps):
+    shares = [_share(step, steps) for step in range(steps)]
+    assert max(shares) == 1.0
+    top = shares.index(1.0)
+    assert top == max(1, round(0.1 * steps)) - 1
+    assert shares[: top + 1] == sorted(shares[: top + 1])
+    assert shares[top:] == sorted(shares[top:], reverse=True)
+    assert min(shares) > 0

@@ -1,0 +1,72 @@
+"""Predictions: JSON or text in, answers out."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import FinetuneSettings
+from pipeline.errors import ExportError, TaskError
+from pipeline.finetuning import predict as prediction
+from pipeline.finetuning import tasks
+from pipeline.finetuning.finetune import finetune
+from pipeline.finetuning.kinds import KINDS
+from pipeline.finetuning.predict import parse, predict
+
+
+@pytest.fixture(scope="module")
+def head(export, data, tmp_path_factory):
+    """A fine-tuned folder for a task."""
+
+    def make(task):
+        folder = tmp_path_factory.mktemp("heads") / task
+        values = {"task": task, "epochs": 4, "lr": 5e-3, "batch": 16}
+        chosen = FinetuneSettings.model_validate(values | {"data": data[task] | {"length": 48}})
+        return finetune(chosen, str(export), folder, seed=1)
+
+    return make
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_predictions_score_what_fine_tuning_reported(task, head, data, monkeypatch):
+    """The saved folder, read again in small blocks, answers as the network that was scored."""
+    monkeypatch.setattr(prediction, "BLOCK", 7)
+    result = head(task)
+    found = list(predict(result.folder, tasks.read_lines(data[task]["test"])))
+    truth = tasks.read(task, data[task]["test"])
+    assert [{**row, "prediction": None} for row in found] == [
+        {key: row[key] for key in row if key != tasks.TARGET[task]} | {"prediction": None}
+        for row in truth
+    ]
+    scores = KINDS[task].scores(truth, [row["prediction"] for row in found])
+    assert scores == pytest.approx(result.test, abs=0.02)
+    if task == "ner":
+        text = ["王明在京，李华说"]
+        answers = [
+            next(predict(result.folder, [("here", line)]))
+            for line in (text[0], json.dumps({"text": text[0]}), json.dumps({"tokens": [*text[0]]}))
+        ]
+        assert answers[0]["text"] == text[0]
+        assert answers[0]["prediction"] == answers[1]["prediction"] == answers[2]["prediction"]
+        for entity in answers[0]["prediction"]["entities"]:
+            assert text[0][entity["start"] : entity["end"]] == entity["text"]
+
+
+def test_plain_text_lines():
+    assert parse("classification", "很好", "x") == {"text": "很好"}
+    assert parse("pair", "很\t好", "x") == {"sentence1": "很", "sentence2": "好"}
+    assert parse("ner", "京 ", "x") == {"text": "京 ", "tokens": ["京", " "]}
+    with pytest.raises(TaskError, match="x: expected two texts with a tab"):
+        parse("pair", "很好", "x")
+    with pytest.raises(TaskError, match="x: expected JSON with context, question, choices"):
+        parse("choice", "很好", "x")
+    with pytest.raises(TaskError, match="x: no key 'sentence2'"):
+        parse("pair", '{"sentence1": "a"}', "x")
+    with pytest.raises(TaskError, match="x: not JSON"):
+        parse("ner", '{"text": ', "x")
+
+
+def test_another_folder_is_refused(export):
+    with pytest.raises(ExportError, match=r"not the result of `python -m jobs\.finetune`"):
+        next(predict(str(export), [("x", "京")]))
+    assert Path(export, "config.json").exists()
