@@ -38,9 +38,9 @@ def mix(values: UINT64) -> UINT64:
 def draw(keys: UINT64, counters: NDArray[np.integer]) -> UINT64:
     """[N] random 64-bit numbers: number `counters[i]` of the splitmix64 stream `keys[i]`."""
     state = counters.astype(np.uint64)
-    state += np.uint64(1)
     state *= _GOLDEN
     state += keys
+    state += _GOLDEN
     return mix(state)
 
 

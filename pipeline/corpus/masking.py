@@ -16,7 +16,7 @@ from pipeline.config import MaskingSettings
 from pipeline.corpus.columns import UINT64, draw, key_of, offsets_of, ranges
 from pipeline.corpus.records import Masks
 
-_CHUNK = 4096
+_CHUNK = 1024
 """Samples drawn at a time: keeps the arrays in the cache, and the sample number within 16 bits."""
 _ORDER, _RUNS, _KIND = (key_of(stream) for stream in range(3))
 """What tells the random streams of one sample apart: word order, run lengths, replacements."""
