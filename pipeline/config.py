@@ -7,12 +7,21 @@ configuration are reported in one `ConfigError`.
 from __future__ import annotations
 
 import difflib
+import re
 import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.errors import ConfigError
 
@@ -196,6 +205,12 @@ class TrainSettings(Settings):
 
     shards: tuple[Place, ...] = ()
     """Shard folders, each `PATH` or `PATH@WEIGHT`; by default the one that `corpus` makes."""
+    window_shards: Annotated[int, Field(ge=0)] = 0
+    """Shards that are shuffled together, and so needed at a time; 0 shuffles all."""
+    shard_cache: str = ""
+    """Local folder for shards of object stores; by default one in the temporary folder."""
+    shard_cache_gigabytes: Annotated[float, Field(gt=0)] = 50.0
+    """Size that the local folder may reach; the least recently used shards go first."""
     steps: Positive = 1000
     """Optimizer steps."""
     global_batch: Positive = 256
@@ -290,8 +305,15 @@ class TrackingSettings(Settings):
     """MLflow experiment."""
     registered_model: str = "nezha"
     """Name in the model registry; empty registers nothing."""
-    alias: str = "latest"
-    """Registry alias that is moved to the new version."""
+    alias: str = "champion"
+    """Registry alias that is moved to the new version; MLflow keeps `latest` and `v1` to itself."""
+
+    @field_validator("alias")
+    @classmethod
+    def _not_reserved(cls, alias: str) -> str:
+        if re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE):
+            raise ValueError("MLflow keeps `latest` and `v1`, `v2` … to itself")
+        return alias
 
 
 class TaskData(Settings):
@@ -361,12 +383,22 @@ class DemoSettings(Settings):
     """Share of the month, its last days, that is held out of pretraining."""
 
 
+class PreviewSettings(Settings):
+    """What a look at the corpus shows."""
+
+    samples: Positive = 5
+    """Samples that are shown in the terminal, drawn by `run.seed`."""
+    measured: Positive = 200_000
+    """Samples that the report measures at most, spread evenly over the corpus."""
+
+
 class Config(Settings):
     """All settings of a run."""
 
     run: RunSettings = RunSettings()
     demo: DemoSettings = DemoSettings()
     corpus: CorpusSettings = CorpusSettings()
+    preview: PreviewSettings = PreviewSettings()
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
     optim: OptimSettings = OptimSettings()

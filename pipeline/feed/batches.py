@@ -23,7 +23,15 @@ from pipeline.feed.cache import ShardCache
 from pipeline.feed.collate import WIDTH_MULTIPLE, Batch, PackedBatch, collate, pack
 from pipeline.feed.order import positions_of, quotas, sample_at, source_at
 
-__all__ = ["Batch", "Feed", "PackedBatch", "compare_fingerprints", "heldout", "pack"]
+__all__ = [
+    "Batch",
+    "Feed",
+    "PackedBatch",
+    "compare_fingerprints",
+    "heldout",
+    "pack",
+    "split_weights",
+]
 
 _AHEAD = 4
 """Steps that are made in the background."""
@@ -65,7 +73,7 @@ class Feed:
         window: int = 0,
         cache: ShardCache | None = None,
     ) -> None:
-        folders, weights = _parse_weights(shards)
+        folders, weights = split_weights(shards)
         _keep_freed_memory()
         self._reader = open_folder(*folders, cache=cache)
         self._masking = masking if masking and masking.mode == "dynamic" else None
@@ -229,7 +237,7 @@ def _pieces(count: int, size: int) -> list[tuple[int, int]]:
     return [(first, min(first + size, count)) for first in range(0, count, size)]
 
 
-def _parse_weights(shards: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_weights(shards: Sequence[str]) -> tuple[list[str], list[str]]:
     """Folders and weights of `PATH@WEIGHT` arguments; no weights where none is given."""
     parts = [shard.rpartition("@") for shard in shards]
     weighted = [bool(path) for path, _, _ in parts]

@@ -1,0 +1,59 @@
+"""Look at a corpus: `python -m jobs.preview --config F [preview.samples=N …]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from rich.console import Console
+
+from jobs.command import Verb, main, table
+from pipeline.config import Config
+from pipeline.corpus import preview, report
+from pipeline.corpus.shard_folder import flat_pairs
+from pipeline.feed.batches import maskable, open_folder, split_weights
+from pipeline.paths import RunPaths
+
+
+def plan(config: Config) -> Mapping[str, object]:
+    paths = RunPaths.of(config)
+    return {
+        "read": ", ".join(_folders(config)),
+        "show": f"{config.preview.samples} samples",
+        "write": paths.run / "report" / "report.html",
+    }
+
+
+def execute(config: Config, console: Console) -> None:
+    paths = RunPaths.of(config)
+    reader = open_folder(*_folders(config))
+    tokens = preview.read_tokens(paths.vocab, reader.manifest)
+    numbers = preview.choose_samples(config.preview.samples, len(reader), config.run.seed)
+    rows = reader.rows(numbers)
+    pairs, vocabulary = flat_pairs(rows), maskable(reader.manifest)
+    console.print(preview.LEGEND)
+    for place, number in enumerate(numbers.tolist()):
+        console.print()
+        console.print(preview.show_sample(pairs, rows.masks, place, number, tokens, vocabulary))
+    measured = report.corpus_report(reader, tokens, config.preview.measured)
+    page = report.write_report(measured, paths.run / "report")
+    console.print(table("Corpus", report.summary(measured)))
+    console.print(f"Report: {page}", markup=False)
+
+
+def _folders(config: Config) -> list[str]:
+    return split_weights(config.train.shards or (str(RunPaths.of(config).shards),))[0]
+
+
+VERB = Verb(
+    help=(
+        "Show samples of the run's corpus in the terminal (words, masks, replacements, pair,\n"
+        "label, document) and write a report of the whole, report.html and report.json."
+    ),
+    groups=("run", "preview"),
+    plan=plan,
+    execute=execute,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(VERB))

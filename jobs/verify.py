@@ -1,0 +1,63 @@
+"""Check corpora: `python -m jobs.verify --config F [train.shards=[FOLDER]]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from rich.console import Console
+
+from jobs.command import Verb, main, table
+from pipeline.config import Config
+from pipeline.corpus.shards import MANIFEST
+from pipeline.corpus.verify import verify
+from pipeline.errors import ShardError
+from pipeline.feed.batches import split_weights
+from pipeline.paths import RunPaths
+
+
+def plan(config: Config) -> Mapping[str, object]:
+    return {"check": "\n".join(_folders(config))}
+
+
+def execute(config: Config, console: Console) -> None:
+    problems = []
+    for folder in _folders(config):
+        checked = verify(folder)
+        facts = {
+            "shards": f"{checked.shards:,}",
+            "samples": f"{checked.rows:,}",
+            "tokens": f"{checked.tokens:,}",
+            "masked tokens": f"{checked.chosen:,}",
+            "problems": len(checked.problems) or "none",
+        }
+        console.print(table(folder, facts))
+        problems += [f"{folder}: {problem}" for problem in checked.problems]
+    if problems:
+        raise ShardError(
+            f"{len(problems)} problem(s):\n  "
+            + "\n  ".join(problems)
+            + "\ndelete the shards that are named and run jobs.prepare again"
+        )
+
+
+def _folders(config: Config) -> list[str]:
+    """The folders to train on, and the held-out one where there is one."""
+    paths = RunPaths.of(config)
+    folders = split_weights(config.train.shards or (str(paths.shards),))[0]
+    heldout = [str(paths.heldout)] if (paths.heldout / MANIFEST).exists() else []
+    return folders + heldout
+
+
+VERB = Verb(
+    help=(
+        "Check shard folders: hashes, schema, and the laws of every sample and mask. Says what is\n"
+        "wrong in which shard and row; exit status 2 when anything is."
+    ),
+    groups=("run", "train"),
+    plan=plan,
+    execute=execute,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(VERB))

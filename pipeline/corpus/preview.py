@@ -1,0 +1,89 @@
+"""Samples for the eye: words, masks and what stands in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.text import Text
+
+from pipeline.corpus.masking import Maskable
+from pipeline.corpus.pairs import CONTINUATION, OTHER
+from pipeline.corpus.records import Masks, Pairs
+from pipeline.corpus.shards import Manifest
+from pipeline.corpus.wordpiece import read_vocabulary, vocabulary_sha256
+from pipeline.errors import VocabularyError
+
+LEGEND = Text.assemble(
+    "words are parted by spaces; ",
+    ("原", "bold red"),
+    " hidden by [MASK], ",
+    ("原→随", "bold yellow"),
+    " by a random token, ",
+    ("原", "bold green"),
+    " to be predicted but shown",
+)
+
+
+def show_sample(
+    pairs: Pairs, masks: Masks, row: int, number: int, tokens: Sequence[str], vocabulary: Maskable
+) -> Text:
+    """One sample as coloured text.
+
+    Args:
+        pairs, masks: as read; `row` is the sample's place in them.
+        number: its number in the corpus, for the heading.
+        tokens: the vocabulary, by id.
+    """
+    begin, end = pairs.offsets[row : row + 2].tolist()
+    b = int(pairs.segment_b_start[row])
+    has_b = b < end - begin
+    chosen = slice(*masks.offsets[row : row + 2])
+    seen = dict(zip(masks.positions[chosen].tolist(), masks.ids[chosen].tolist(), strict=True))
+    label = {CONTINUATION: "B follows A", OTHER: "B is random or swapped"}
+    text = Text.assemble(
+        (f"sample {number}", "bold"),
+        f" · document {int(pairs.documents[row]):016x}",
+        f" · {end - begin} tokens, {len(seen)} masked · ",
+        label.get(int(pairs.next_sentence_label[row]), "no B, no label"),
+    )
+    segments = [("A", 1, b - 1)] + ([("B", b, end - begin - 1)] if has_b else [])
+    for name, first, last in segments:
+        text.append(f"\n  {name} ", style="bold")
+        for position in range(first, last):
+            original = int(pairs.input_ids[begin + position])
+            if pairs.word_starts[begin + position] and position > first:
+                text.append(" ")
+            text.append_text(_token(original, seen.get(position), tokens, vocabulary))
+    return text
+
+
+def _token(original: int, seen: int | None, tokens: Sequence[str], vocabulary: Maskable) -> Text:
+    word = tokens[original].removeprefix("##")
+    if seen is None:
+        return Text(word, style="dim" if original in vocabulary.special_ids else "")
+    if seen == vocabulary.mask_id:
+        return Text(word, style="bold red")
+    if seen == original:
+        return Text(word, style="bold green")
+    return Text(f"{word}→{tokens[seen].removeprefix('##')}", style="bold yellow")
+
+
+def read_tokens(vocab: str | Path, manifest: Manifest) -> list[str]:
+    """The vocabulary that a corpus was made with, by id.
+
+    Raises:
+        VocabularyError: the file is missing, malformed, or another one.
+    """
+    if vocabulary_sha256(vocab) != manifest.vocab_sha256:
+        raise VocabularyError(
+            f"{vocab}: not the vocabulary that the shards were made with; set corpus.vocab to it"
+        )
+    return list(read_vocabulary(vocab))
+
+
+def choose_samples(count: int, of: int, seed: int) -> np.ndarray:
+    """Up to `count` sample numbers at random, ascending."""
+    random = np.random.default_rng(seed)
+    return np.sort(random.choice(of, size=min(count, of), replace=False))
