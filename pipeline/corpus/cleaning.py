@@ -23,15 +23,17 @@ CONTROL = re.compile(
     "(?<!\u200d(?=[\u2600-\u27bf\U0001f000-\U0001faff]))"  # joins emoji
 )
 LINE_BREAK = re.compile("[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029](?:(?<=\r)\n)?")
+# Known names and well-formed attributes only: 《<数学>》, List<int> and a<b 且 c>d are text.
+VALUE = r"""(?:"[^"<>]*+"|'[^'<>]*+'|[^\s"'<>]++)"""
+ATTRIBUTES = rf"(?:\s++[a-zA-Z][a-zA-Z0-9:.-]*+(?:\s*=\s*{VALUE})?)*+\s*+/?>"
 BLOCK_TAG = re.compile(
-    r"</?(?:address|article|blockquote|br|center|dd|div|dl|dt|figure|footer|form|h[1-6]|header|hr|li"
-    r"|ol|p|pre|section|table|tbody|td|tfoot|th|thead|title|tr|ul|body|head|html)\b[^<>]{0,2000}>",
+    r"</?(?:address|article|blockquote|body|br|center|dd|div|dl|dt|figure|footer|form|h[1-6]|head"
+    r"|header|hr|html|li|ol|p|pre|section|table|tbody|td|tfoot|th|thead|title|tr|ul)" + ATTRIBUTES,
     re.IGNORECASE,
 )
-# Known names only: 《<数学>》 or List<int> are text.
 INLINE_TAG = re.compile(
     r"</?(?:a|abbr|b|big|cite|code|del|em|font|i|iframe|img|input|ins|kbd|label|link|mark|meta"
-    r"|nowiki|q|ref|s|samp|small|span|strike|strong|sub|sup|tt|u|var)\b[^<>]{0,2000}>",
+    r"|nowiki|q|ref|s|samp|small|span|strike|strong|sub|sup|tt|u|var)" + ATTRIBUTES,
     re.IGNORECASE,
 )
 NOT_SHOWN = re.compile(

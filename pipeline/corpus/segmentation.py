@@ -78,8 +78,8 @@ def _jieba(user_dictionary: str) -> Segmenter:
         tokenizer.load_userdict(user_dictionary)
     tokenizer.initialize()
     with tokenizer.get_dict_file() as file:
-        digest = hashlib.sha256(file.read()).hexdigest()[:16]
-    return Segmenter(f"{_identity('jieba', user_dictionary)} dict {digest}", tokenizer.cut)
+        name = f"jieba {importlib.metadata.version('jieba')} dictionary {_digest(file.read())}"
+    return Segmenter(name + _user(user_dictionary), tokenizer.cut)
 
 
 def _rjieba(user_dictionary: str) -> Segmenter:
@@ -91,7 +91,8 @@ def _rjieba(user_dictionary: str) -> Segmenter:
         frequency = int(rest[0]) if rest and rest[0].isdigit() else tokenizer.suggest_freq(word)
         tokenizer.add_word(word, frequency, rest[-1] if len(rest) > 1 else "x")
     # Its own dictionary is compiled in, so the version stands for it.
-    return Segmenter(_identity("rjieba", user_dictionary), tokenizer.cut)
+    name = f"rjieba {importlib.metadata.version('rjieba')}"
+    return Segmenter(name + _user(user_dictionary), tokenizer.cut)
 
 
 def _entries(user_dictionary: str) -> list[str]:
@@ -102,12 +103,12 @@ def _entries(user_dictionary: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip()]
 
 
-def _identity(name: str, user_dictionary: str) -> str:
-    identity = f"{name} {importlib.metadata.version(name)}"
-    if user_dictionary:
-        digest = hashlib.sha256(Path(user_dictionary).read_bytes()).hexdigest()[:16]
-        identity += f" user {digest}"
-    return identity
+def _user(dictionary: str) -> str:
+    return f" user {_digest(Path(dictionary).read_bytes())}" if dictionary else ""
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 BUILT_IN: dict[str, Callable[[str], Segmenter]] = {"rjieba": _rjieba, "jieba": _jieba}

@@ -12,7 +12,7 @@ CLOSERS = "”’」』）)】》〉\"'"
 # follows is possessive, or a failed look-ahead would cut before the closing quote.
 END = re.compile(
     r"[。！？!?…\n.](?:"
-    rf"(?<=[。！？!?])[。！？!?…]*+[{CLOSERS}]*+(?![，、；：,])"
+    rf"(?<=[。！？!?])[。！？!?…{CLOSERS}]*+(?![，、；：,])"
     rf"|(?<=…)…*+(?:[{CLOSERS}]++(?![，、；：,。！？!?…])|(?<=……)(?=[“‘「『]))"
     r"|(?<=\n)"
     r"|(?<=[^\W\d]\.)(?=\s))"
@@ -48,9 +48,8 @@ def split_sentences(text: str, limit: int) -> list[str]:
 
 
 def _pause(text: str, begin: int, end: int) -> int:
-    """End of the last pause in the second half of a stretch, else the stretch's end."""
-    middle = (begin + end) // 2
+    """End of the last pause of a stretch, but for its first quarter, else the stretch's end."""
     last = end
-    for match in PAUSE.finditer(text, middle, end):
+    for match in PAUSE.finditer(text, begin + (end - begin) // 4, end):
         last = match.end()
     return last

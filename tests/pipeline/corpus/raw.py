@@ -1,0 +1,53 @@
+"""Writes raw input files and reads them back through the product's readers."""
+
+import bz2
+import gzip
+import json
+import lzma
+from pathlib import Path
+
+import zstandard
+
+from pipeline.config import CorpusSettings
+from pipeline.corpus.reading import Chunk, documents, read_unit
+from pipeline.corpus.records import Document, Drop
+from pipeline.corpus.sources import list_sources, plan_units, shard_bytes
+
+COMPRESS = {
+    "": lambda data: data,
+    ".gz": lambda data: gzip.compress(data, mtime=0),
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": zstandard.compress,
+}
+
+
+def jsonl(texts: list[str]) -> bytes:
+    return "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts).encode()
+
+
+def write(path: Path, data: bytes) -> Path:
+    """Write bytes, compressed as the suffix says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(COMPRESS.get(path.suffix, COMPRESS[""])(data))
+    return path
+
+
+def read(*inputs: Path, **settings: object) -> tuple[list[Document], list[Drop]]:
+    """All documents and drops of inputs, in order."""
+    corpus = CorpusSettings(inputs=tuple(map(str, inputs)), **settings)
+    kept, dropped = [], []
+    for unit in plan_units(list_sources(corpus.inputs, corpus), corpus):
+        items = read_unit(unit, shard_bytes(corpus), corpus.encoding, corpus.text_field)
+        for item in items:
+            if not isinstance(item, Chunk):
+                dropped.extend(item.damage)
+                continue
+            for block in item.blocks:
+                for found in documents(block, corpus.text_field):
+                    (kept if isinstance(found, Document) else dropped).append(found)
+    return kept, dropped
+
+
+def texts(*inputs: Path, **settings: object) -> list[str]:
+    return [document.text for document in read(*inputs, **settings)[0]]
