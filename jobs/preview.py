@@ -11,7 +11,7 @@ from jobs.command import Verb, main, table
 from pipeline.config import Config
 from pipeline.corpus import preview, report
 from pipeline.corpus.shard_folder import flat_pairs
-from pipeline.feed.batches import maskable, open_folder, split_weights
+from pipeline.feed.batches import open_folder, split_weights
 from pipeline.paths import RunPaths
 
 
@@ -30,11 +30,14 @@ def execute(config: Config, console: Console) -> None:
     tokens = preview.read_tokens(paths.vocab, reader.manifest)
     numbers = preview.choose_samples(config.preview.samples, len(reader), config.run.seed)
     rows = reader.rows(numbers)
-    pairs, vocabulary = flat_pairs(rows), maskable(reader.manifest)
+    pairs = flat_pairs(rows)
+    masks = preview.masks_of(rows, pairs, numbers, reader.manifest, config)
     console.print(preview.LEGEND)
     for place, number in enumerate(numbers.tolist()):
         console.print()
-        console.print(preview.show_sample(pairs, rows.masks, place, number, tokens, vocabulary))
+        console.print(
+            preview.show_sample(pairs, masks, place, number, tokens, reader.manifest.maskable)
+        )
     measured = report.corpus_report(reader, tokens, config.preview.measured)
     page = report.write_report(measured, paths.run / "report")
     console.print(table("Corpus", report.summary(measured)))

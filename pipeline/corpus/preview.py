@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.text import Text
 
-from pipeline.corpus.masking import Maskable
+from pipeline.config import Config
+from pipeline.corpus.masking import Maskable, sample_keys, whole_word_masks
 from pipeline.corpus.pairs import CONTINUATION, OTHER
 from pipeline.corpus.records import Masks, Pairs
+from pipeline.corpus.shard_folder import Rows
 from pipeline.corpus.shards import Manifest
 from pipeline.corpus.wordpiece import read_vocabulary, vocabulary_sha256
 from pipeline.errors import VocabularyError
@@ -83,7 +86,18 @@ def read_tokens(vocab: str | Path, manifest: Manifest) -> list[str]:
     return list(read_vocabulary(vocab))
 
 
-def choose_samples(count: int, of: int, seed: int) -> np.ndarray:
+def masks_of(
+    rows: Rows, pairs: Pairs, numbers: NDArray[np.int64], manifest: Manifest, config: Config
+) -> Masks:
+    """The shards' own masks; where they hold none, those that the feed draws in the first epoch."""
+    if manifest.masks == "static":
+        return rows.masks
+    keys = sample_keys(config.run.seed, 0, numbers.astype(np.uint64))
+    columns = pairs.input_ids, pairs.word_starts, pairs.offsets
+    return whole_word_masks(*columns, keys, config.corpus.masking, manifest.maskable)
+
+
+def choose_samples(count: int, of: int, seed: int) -> NDArray[np.int64]:
     """Up to `count` sample numbers at random, ascending."""
     random = np.random.default_rng(seed)
     return np.sort(random.choice(of, size=min(count, of), replace=False))

@@ -144,7 +144,9 @@ def summary(report: Mapping[str, Any]) -> dict[str, str]:
         "tokens in samples": f"{report['tokens']:,}",
         "mean length": f"{report['mean_length']:.1f} ({report['full_share']:.1%} are full)",
         "masked": f"{report['masked_share']:.2%} of the tokens; seen as "
-        + ", ".join(f"{name} {share:.1%}" for name, share in report["masked_as"].items()),
+        + ", ".join(f"{name} {share:.1%}" for name, share in report["masked_as"].items())
+        if report["masked_share"]
+        else "by the feed, anew every epoch",
         "second segments": f"{labels['other'] / max(1, labelled):.1%} random or swapped"
         + (f"; {labels['no_label']:,} samples without" if labels["no_label"] else ""),
         "vocabulary": f"{report['vocabulary_used']:.1%} of {report['vocabulary']['size']:,} used",

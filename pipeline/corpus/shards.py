@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline.corpus.masking import Maskable
 from pipeline.corpus.records import Masks, Pairs
 from pipeline.errors import ShardError
 
@@ -62,6 +63,12 @@ class Manifest(BaseModel):
     def rows(self) -> int:
         """Samples in all shards."""
         return sum(shard.rows for shard in self.shards)
+
+    @property
+    def maskable(self) -> Maskable:
+        """What masking must know of the vocabulary."""
+        special = tuple(sorted(self.special_ids.values()))
+        return Maskable(self.special_ids["[MASK]"], self.vocab_size, special)
 
     @property
     def content_sha256(self) -> str:

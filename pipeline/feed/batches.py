@@ -17,7 +17,7 @@ from pipeline.config import MaskingSettings
 from pipeline.corpus.columns import offsets_of
 from pipeline.corpus.masking import Maskable, sample_keys, whole_word_masks
 from pipeline.corpus.shard_folder import ShardFolder, flat_pairs
-from pipeline.corpus.shards import SCHEMA_VERSION, Manifest
+from pipeline.corpus.shards import SCHEMA_VERSION
 from pipeline.errors import CheckpointError, ShardError
 from pipeline.feed.cache import ShardCache
 from pipeline.feed.collate import WIDTH_MULTIPLE, Batch, PackedBatch, collate, pack
@@ -78,7 +78,7 @@ class Feed:
         self._reader = open_folder(*folders, cache=cache)
         self._masking = masking if masking and masking.mode == "dynamic" else None
         manifest = self._reader.manifest
-        self._vocabulary = vocabulary or maskable(manifest)
+        self._vocabulary = vocabulary or manifest.maskable
         if not self._masking:
             _need_static_masks(self._reader)
         self._global_batch, self._micro_batch = global_batch, micro_batch
@@ -189,15 +189,6 @@ def heldout(
         rows = reader.rows(numbers, words=False, multiple=WIDTH_MULTIPLE)
         pad_id = reader.manifest.special_ids["[PAD]"]
         yield collate(rows, rows.masks, numbers, pad_id, 0, len(numbers))
-
-
-def maskable(manifest: Manifest) -> Maskable:
-    """What masking must know of the vocabulary that a corpus was made with."""
-    return Maskable(
-        manifest.special_ids["[MASK]"],
-        manifest.vocab_size,
-        tuple(sorted(manifest.special_ids.values())),
-    )
 
 
 def open_folder(*folders: str, cache: ShardCache | None = None) -> ShardFolder:

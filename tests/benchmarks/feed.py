@@ -27,7 +27,7 @@ from pipeline.corpus.pairs import build_pairs
 from pipeline.corpus.records import Masks, Sentences
 from pipeline.corpus.shard_folder import ShardFolder, flat_pairs
 from pipeline.corpus.shards import Manifest, write_manifest, write_shard
-from pipeline.feed.batches import Feed, maskable, pack
+from pipeline.feed.batches import Feed, pack
 from pipeline.feed.collate import collate
 from pipeline.feed.order import sample_at
 
@@ -140,7 +140,7 @@ def feeding(folder: str) -> dict[str, float]:
 
 def parts(folder: str) -> dict[str, float]:
     reader = ShardFolder(folder)
-    vocabulary = maskable(reader.manifest)
+    vocabulary = reader.manifest.maskable
     positions = np.arange(BATCH)
     samples, epochs = sample_at(positions, reader.shard_rows, 0)
     rows = reader.rows(samples, multiple=8)

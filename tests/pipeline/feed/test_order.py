@@ -128,3 +128,11 @@ def test_mixtures_hold_each_source_s_share_in_every_block_and_skip_nothing(share
         assert sorted(within[sources == source].tolist()) == list(range(5 * share))
     per_block = sources.reshape(5, block)
     assert all(np.bincount(row, minlength=len(shares)).tolist() == shares for row in per_block)
+
+
+def test_the_order_of_a_seed_stays_what_it_is():
+    """A resumed run relies on it: if this fails, raise the schema version."""
+    rows = np.array([5, 7, 11])
+    assert sample_at(np.arange(8), rows, 1)[0].tolist() == [16, 17, 11, 5, 7, 12, 2, 22]
+    assert sample_at(np.arange(8), rows, 1, window=2)[0].tolist() == [10, 3, 4, 2, 6, 7, 0, 8]
+    assert source_at(np.arange(8), (1, 3), 1)[0].tolist() == [1, 1, 0, 1, 0, 1, 1, 1]

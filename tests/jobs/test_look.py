@@ -1,0 +1,52 @@
+"""`jobs.preview` and `jobs.verify` on a small corpus, as a user types them."""
+
+import pytest
+
+from jobs import preview, verify
+from jobs.command import main
+from pipeline.corpus.wordpiece import vocabulary_sha256
+from tests.pipeline.corpus.made import make_corpus
+from tests.pipeline.corpus.test_report import TOKENS
+
+
+@pytest.fixture
+def run(tmp_path):
+    vocab = tmp_path / "vocab.txt"
+    vocab.write_text("\n".join(TOKENS) + "\n", encoding="utf-8")
+    make_corpus(tmp_path / "run" / "shards", vocab_sha256=vocabulary_sha256(vocab))
+    return [f"run.storage={tmp_path}", "run.name=run", f"corpus.vocab={vocab}"]
+
+
+def test_preview_shows_samples_and_writes_the_report(run, tmp_path, capsys):
+    assert main(preview.VERB, [*run, "preview.samples=3"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count(" · document ") == 3
+    assert "  A " in shown
+    assert (tmp_path / "run" / "report" / "report.html").exists()
+
+
+def test_preview_draws_the_masks_that_the_shards_lack(run, tmp_path, capsys):
+    digest = vocabulary_sha256(tmp_path / "vocab.txt")
+    make_corpus(tmp_path / "bare", vocab_sha256=digest, static=False)
+    assert main(preview.VERB, [*run, f"train.shards=[{tmp_path / 'bare'}]"]) == 0
+    assert " 0 masked" not in capsys.readouterr().out
+
+
+def test_preview_refuses_another_vocabulary(run, tmp_path, capsys):
+    (tmp_path / "vocab.txt").write_text("\n".join(TOKENS[:-1]) + "\n", encoding="utf-8")
+    assert main(preview.VERB, run) == 2
+    assert "not the vocabulary" in capsys.readouterr().err
+
+
+def test_verify_passes_a_sound_corpus_and_names_what_is_wrong(run, tmp_path, capsys):
+    assert main(verify.VERB, run) == 0
+    shard = next((tmp_path / "run" / "shards").glob("*.arrow"))
+    shard.write_bytes(shard.read_bytes()[::-1])
+    assert main(verify.VERB, run) == 2
+    assert f"{shard.name}: its SHA-256" in capsys.readouterr().err
+
+
+def test_dry_runs_touch_nothing(run, tmp_path):
+    for verb in (preview.VERB, verify.VERB):
+        assert main(verb, [*run, "--dry-run"]) == 0
+    assert not (tmp_path / "run" / "report").exists()
