@@ -199,17 +199,15 @@ def _map_shard(
                 f"{path}: {size} bytes, the manifest says {info.bytes}; run jobs.prepare again"
             )
         whole = pa.memory_map(str(path)).read_buffer()
-        batch = _only_batch(path, whole, info, manifest)
-        slack = 4 * (longest + 8)
-        ends = [_values(batch, name) for name in _LISTS]
-        if any(end.address + end.size + slack > whole.address + size for end in ends if end):
-            # Rows are read in windows of one width: beyond a small shard's end there must be room.
-            whole = pa.py_buffer(whole.to_pybytes() + bytes(slack))
-            batch = _only_batch(path, whole.slice(0, size), info, manifest)
     except FileNotFoundError:
         raise ShardError(f"{path}: listed in the manifest, but gone; prepare again") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ShardError(f"{path}: not a readable shard ({error}); prepare again") from None
+    batch = open_batch(path, whole, info, manifest)
+    slack = 4 * (longest + 8)
+    ends = [_values(batch, name) for name in _LISTS]
+    if any(end.address + end.size + slack > whole.address + size for end in ends if end):
+        # Rows are read in windows of one width: beyond a small shard's end there must be room.
+        whole = pa.py_buffer(whole.to_pybytes() + bytes(slack))
+        batch = open_batch(path, whole.slice(0, size), info, manifest)
     buffers = [
         *(_values(batch, name) for name in _LISTS),
         *(batch.column(name).buffers()[1] for name in (*_LISTS, *_SCALARS)),
@@ -222,25 +220,36 @@ def _values(batch: pa.RecordBatch, name: str) -> pa.Buffer | None:
     return batch.column(name).buffers()[3]
 
 
-def _only_batch(
-    path: Path, buffer: pa.Buffer, info: ShardInfo, manifest: Manifest
+def open_batch(
+    path: Path | str, buffer: pa.Buffer, info: ShardInfo, manifest: Manifest
 ) -> pa.RecordBatch:
-    reader = pa.ipc.open_file(buffer)
-    _check_schema(path, reader.schema, manifest)
-    if reader.num_record_batches != 1 or (batch := reader.get_batch(0)).num_rows != info.rows:
-        raise ShardError(f"{path}: does not hold the {info.rows} rows that the manifest lists")
-    return batch
+    """The one record batch of a shard's bytes, of the schema and the rows that are promised.
 
-
-def _check_schema(path: Path, schema: pa.Schema, manifest: Manifest) -> None:
-    tags = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+    Raises:
+        ShardError: it is not.
+    """
+    try:
+        reader = pa.ipc.open_file(buffer)
+        batch = reader.get_batch(0)
+    except (pa.ArrowInvalid, OSError, IndexError) as error:
+        raise ShardError(f"{path}: not a readable shard ({error}); prepare again") from None
+    tags = {key.decode(): value.decode() for key, value in (reader.schema.metadata or {}).items()}
     if tags.get("schema_version") != str(SCHEMA_VERSION):
         raise ShardError(
             f"{path}: schema version {tags.get('schema_version')}, this program reads "
             f"{SCHEMA_VERSION}; run jobs.prepare again"
         )
-    if not schema.equals(shard_schema(manifest.vocab_size, {})):
+    if not reader.schema.equals(shard_schema(manifest.vocab_size, {})):
         raise ShardError(f"{path}: columns differ from the schema; run jobs.prepare again")
+    if tags.get("vocab_sha256", manifest.vocab_sha256) != manifest.vocab_sha256:
+        raise ShardError(f"{path}: made with another vocabulary than the manifest says")
+    found = (reader.num_record_batches, batch.num_rows, len(batch["input_ids"].values))
+    if found != (1, info.rows, info.tokens):
+        raise ShardError(
+            f"{path}: (batches, rows, tokens) are {found}, by the manifest "
+            f"{(1, info.rows, info.tokens)}; prepare again"
+        )
+    return batch
 
 
 @lru_cache(maxsize=64)

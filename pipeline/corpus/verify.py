@@ -14,14 +14,8 @@ from numpy.typing import NDArray
 from pipeline.config import MaskingSettings
 from pipeline.corpus.pairs import NO_LABEL, OTHER
 from pipeline.corpus.records import Masks, Pairs
-from pipeline.corpus.shards import (
-    MANIFEST,
-    SCHEMA_VERSION,
-    Manifest,
-    ShardInfo,
-    read_manifest,
-    shard_schema,
-)
+from pipeline.corpus.shard_folder import open_batch
+from pipeline.corpus.shards import Manifest, ShardInfo, read_manifest
 from pipeline.errors import ShardError
 
 _SIGMAS = 6
@@ -75,7 +69,7 @@ def verify(folder: str) -> Verification:
 def _strangers(root: str, manifest: Manifest) -> Iterator[str]:
     """Shards that lie in the folder and that the manifest does not list."""
     file_system, inner = fsspec.core.url_to_fs(root)
-    listed = {info.name for info in manifest.shards} | {MANIFEST}
+    listed = {info.name for info in manifest.shards}
     for path in sorted(file_system.glob(f"{inner}/*.arrow")):
         if (name := path.rpartition("/")[2]) not in listed:
             yield f"{name}: not in the manifest; left over from another run?"
@@ -96,12 +90,7 @@ def _load(path: str, info: ShardInfo, manifest: Manifest) -> tuple[Pairs, Masks]
         raise ShardError(f"{info.name}: {len(data)} bytes, the manifest says {info.bytes}")
     if hashlib.sha256(data).hexdigest() != info.sha256:
         raise ShardError(f"{info.name}: its SHA-256 is not the manifest's: it was changed")
-    try:
-        table = pa.ipc.open_file(pa.py_buffer(data)).read_all()
-    except pa.ArrowInvalid as error:
-        raise ShardError(f"{info.name}: not an Arrow file: {error}") from None
-    _check_schema(table, info, manifest)
-    (batch,) = table.to_batches() or [pa.RecordBatch.from_pylist([], table.schema)]
+    batch = open_batch(info.name, pa.py_buffer(data), info, manifest)
     offsets = {name: _offsets(batch, name) for name in ("input_ids", "masked_positions")}
     for one, other in (("input_ids", "word_starts"), ("masked_positions", "masked_ids")):
         if not np.array_equal(offsets[one], _offsets(batch, other)):
@@ -124,20 +113,6 @@ def _load(path: str, info: ShardInfo, manifest: Manifest) -> tuple[Pairs, Masks]
 
 def _offsets(batch: pa.RecordBatch, name: str) -> NDArray[np.int64]:
     return batch[name].offsets.to_numpy().astype(np.int64)
-
-
-def _check_schema(table: pa.Table, info: ShardInfo, manifest: Manifest) -> None:
-    tags = table.schema.metadata or {}
-    if tags.get(b"schema_version") != str(SCHEMA_VERSION).encode():
-        raise ShardError(f"{info.name}: schema version {tags.get(b'schema_version')}")
-    if not table.schema.equals(shard_schema(manifest.vocab_size, {})):
-        raise ShardError(f"{info.name}: its columns are not those of the schema")
-    if tags.get(b"vocab_sha256", manifest.vocab_sha256.encode()) != manifest.vocab_sha256.encode():
-        raise ShardError(f"{info.name}: made with another vocabulary than the manifest says")
-    if table.num_rows != info.rows:
-        raise ShardError(f"{info.name}: {table.num_rows} rows, the manifest says {info.rows}")
-    if len(table["input_ids"].combine_chunks().flatten()) != info.tokens:
-        raise ShardError(f"{info.name}: not the {info.tokens} tokens that the manifest lists")
 
 
 def _pair_laws(pairs: Pairs, manifest: Manifest) -> dict[str, NDArray[np.int64]]:

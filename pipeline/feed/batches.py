@@ -229,21 +229,29 @@ def _pieces(count: int, size: int) -> list[tuple[int, int]]:
 
 
 def split_weights(shards: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Folders and weights of `PATH@WEIGHT` arguments; no weights where none is given."""
-    parts = [shard.rpartition("@") for shard in shards]
-    weighted = [bool(path) for path, _, _ in parts]
-    if not parts or not any(weighted):
-        if not parts:
-            raise ShardError("no shard folders; set train.shards")
-        return list(shards), []
-    if not all(weighted):
-        raise ShardError(f"train.shards: {list(shards)}: give every folder a weight, or none")
-    weights = [weight for _, _, weight in parts]
+    """Folders and weights of `PATH@WEIGHT` arguments; no weights where none is given.
+
+    Raises:
+        ShardError: there are no folders, some have weights and others not, or one is no number.
+    """
+    if not shards:
+        raise ShardError("no shard folders; set train.shards")
+    # An @ before a slash belongs to the path.
+    parts = [
+        (path, weight) if path and "/" not in weight else (shard, "")
+        for shard in shards
+        for path, _, weight in [shard.rpartition("@")]
+    ]
+    folders, weights = [path for path, _ in parts], [weight for _, weight in parts]
+    if not any(weights):
+        return folders, []
     try:
         quotas(weights)
     except (ValueError, ZeroDivisionError):
-        raise ShardError(f"train.shards: weights {weights} must be numbers above 0") from None
-    return [path for path, _, _ in parts], weights
+        raise ShardError(
+            f"train.shards: {list(shards)}: give every folder a weight above 0, or none"
+        ) from None
+    return folders, weights
 
 
 def _need_static_masks(reader: ShardFolder) -> None:

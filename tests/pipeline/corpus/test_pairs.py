@@ -1,6 +1,7 @@
 """The laws of pairing. Ids number the tokens of the text, so a sample tells where it came from."""
 
 import hashlib
+from itertools import pairwise
 from random import Random
 
 import numpy as np
@@ -127,6 +128,55 @@ def test_shares_of_random_and_of_short_samples():
     assert np.mean(lengths < 64) - np.mean(np.diff(unshortened.offsets) < 64) > 0.02
     swapped = build_pairs(text, PairSettings(task="sop"), 128, CLS, SEP, 0)
     assert swapped.next_sentence_label.mean() == pytest.approx(0.5, abs=0.02)
+
+
+def bert_instances(documents, room, random):
+    """BERT's create_instances_from_document, on sentence lengths: (A, B, is random) by length."""
+    for number, document in enumerate(documents):
+        chunk, at = [], 0
+        target = random.randint(2, room) if random.random() < 0.1 else room
+        while at < len(document):
+            chunk.append(document[at])
+            if at == len(document) - 1 or sum(chunk) >= target:
+                a_end = random.randint(1, len(chunk) - 1) if len(chunk) > 1 else 1
+                a, b = sum(chunk[:a_end]), 0
+                is_random = len(chunk) == 1 or random.random() < 0.5
+                if is_random:
+                    other = number
+                    while other == number:
+                        other = random.randrange(len(documents))
+                    for size in documents[other][random.randrange(len(documents[other])) :]:
+                        b += size
+                        if b >= target - a:
+                            break
+                    at -= len(chunk) - a_end
+                else:
+                    b = sum(chunk[a_end:])
+                while a + b > room:
+                    a, b = (a - 1, b) if a > b else (a, b - 1)
+                yield a, b, is_random
+                chunk = []
+                target = random.randint(2, room) if random.random() < 0.1 else room
+            at += 1
+
+
+def test_samples_are_distributed_as_bert_s():
+    text = random_text(4, 6000)
+    lengths = np.diff(text.sentence_offsets)
+    bounds = text.document_offsets
+    documents = [lengths[a:b].tolist() for a, b in pairwise(bounds)]
+    reference = np.array(list(bert_instances(documents, 61, Random(0))), float)
+    pairs = build_pairs(text, PairSettings(), 64, CLS, SEP, 0)
+    a = pairs.segment_b_start - 2
+    b = np.diff(pairs.offsets) - pairs.segment_b_start - 1
+    found = np.stack([a, b, pairs.next_sentence_label], axis=1).astype(float)
+    assert len(found) == pytest.approx(len(reference), rel=0.01)
+    error = np.hypot(*(x.std(axis=0) / np.sqrt(len(x)) for x in (found, reference)))
+    assert (np.abs(found.mean(axis=0) - reference.mean(axis=0)) < 5 * error).all()
+    for column in (0, 1):
+        quantiles = np.linspace(0.05, 0.95, 19)
+        ours, theirs = (np.quantile(x[:, column], quantiles) for x in (found, reference))
+        assert np.abs(ours - theirs).max() <= 1
 
 
 def test_random_partners_come_from_all_other_documents_alike():

@@ -46,13 +46,15 @@ def samples_of(steps):
 
 @pytest.mark.parametrize("masking", [None, DYNAMIC, MaskingSettings(max_predictions=3)])
 @pytest.mark.parametrize("world", [2, 3, 4, 5])
-def test_the_global_batches_do_not_depend_on_the_world(corpus, other, masking, world):
+@pytest.mark.parametrize("window", [0, 2])
+def test_the_global_batches_do_not_depend_on_the_world(corpus, other, masking, world, window):
     shards = (f"{corpus}@0.7", f"{other}@0.3")
-    alone = feed_of(*shards, masking=masking)
+    alone = feed_of(*shards, masking=masking, window=window)
     for step in (0, 1, 7, 40):
         expected = samples_of(alone.step(step))
         ranks = [
-            feed_of(*shards, masking=masking, rank=rank, world_size=world) for rank in range(world)
+            feed_of(*shards, masking=masking, window=window, rank=rank, world_size=world)
+            for rank in range(world)
         ]
         assert samples_of([batch for feed in ranks for batch in feed.step(step)]) == expected
 
@@ -217,6 +219,11 @@ def test_shards_without_masks_serve_dynamic_masking_only(tmp_path):
 def test_wrong_shard_settings_are_refused(corpus, shards):
     with pytest.raises(ShardError, match=r"train\.shards"):
         feed_of(*(shard.format(a=corpus) for shard in shards))
+
+
+def test_an_at_sign_in_a_path_is_no_weight():
+    assert batches.split_weights(["/a@b/c", "d"]) == (["/a@b/c", "d"], [])
+    assert batches.split_weights(["s3://k@b/c@0.5", "d@1"]) == (["s3://k@b/c", "d"], ["0.5", "1"])
 
 
 def test_an_empty_corpus_is_refused(tmp_path):
