@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -168,14 +169,19 @@ def _run(
     finished = frozenset((unit, part) for unit, part in done if isinstance(part, int))
     job = job._replace(finished=finished)
     todo = [unit for unit in planned.units if unit.number not in complete]
-    progress.begin(job.folder, done.values(), complete)
+    progress.begin(job.folder, done.values())
+    bad_bytes = sum(result["bad_bytes"] for result in done.values())
+    plain = not any(source.compression for source in planned.sources)
+    most = sum(source.size for source in planned.sources) if plain else math.inf
     for result in executor.run(job, todo, job.settings.workers):
         if "error" in result:
             raise CorpusError(result["error"])
         done[result["unit"], result.get("part", "end")] = result
         progress.add(result)
-        _refuse_garbage(done.values(), planned, job.settings, final=False)
-    _refuse_garbage(done.values(), planned, job.settings, final=True)
+        bad_bytes += result["bad_bytes"]
+        if bad_bytes > job.settings.max_bad_share * most:
+            break  # whatever is still to come
+    _refuse_garbage(list(done.values()), most, job.settings)
     return done
 
 
@@ -234,8 +240,9 @@ def _take_up(folder: str, fingerprint: str) -> dict[tuple[int, int | str], dict[
             keep.add(shard["name"] if shard else "")
         else:
             system.rm_file(path)
-    for path in system.glob(f"{root}/shard-*.arrow"):
-        if path.rpartition("/")[2] not in keep:
+    for path in system.ls(root, detail=False):
+        name = path.rpartition("/")[2]
+        if name.endswith((".arrow", ".tmp")) and name not in keep:
             system.rm_file(path)
     return done
 
@@ -257,21 +264,17 @@ def _complete(unit: Unit, done: Mapping[tuple[int, int | str], dict[str, Any]]) 
 
 
 def _refuse_garbage(
-    results: Iterable[dict[str, Any]], planned: Plan, settings: CorpusSettings, final: bool
+    results: Sequence[dict[str, Any]], most: float, settings: CorpusSettings
 ) -> None:
-    """Stop as soon as `max_bad_share` is bound to be exceeded, whatever is still to come."""
-    results = list(results)
+    """Compare what was bad with what was read, or with `most` bytes when reading was broken off."""
     bad = sum(result["bad_bytes"] for result in results)
     read = sum(result.get("bytes", 0) for result in results)
     malformed = sum(result["drops"].get("malformed", 0) for result in results)
     documents = sum(result.get("counts", {}).get("documents", 0) for result in results)
-    if not final:
-        if any(source.compression for source in planned.sources):
-            return
-        read = sum(source.size for source in planned.sources)
-    share = bad / max(1, read)
-    if final:
-        share = max(share, malformed / max(1, malformed + documents))
+    if bad > settings.max_bad_share * most:
+        share = bad / most
+    else:
+        share = max(bad / max(1, read), malformed / max(1, malformed + documents))
     if share > settings.max_bad_share:
         damage = [line for result in results for line in result.get("damage", ())]
         raise CorpusError(

@@ -18,29 +18,27 @@ class Progress:
     """Counts results, and tells documents and megabytes a second and the time left."""
 
     def __init__(self, units: Sequence[Unit], show: Callable[[str], None]) -> None:
-        self._bytes = {unit.number: unit.bytes for unit in units}
+        self._units = len(units)
+        self._total = sum(unit.bytes for unit in units)
         self._show = show
         self._live = sys.stderr.isatty()
-        self._total = sum(self._bytes.values())
         self._begun = self._told = time.monotonic()
-        self._skipped = self._ended = 0
-        self._documents = self._text = self._samples = 0
+        self._before = self._read = self._text = self._documents = 0
 
-    def begin(self, folder: str, done: Iterable[dict[str, Any]], complete: set[int]) -> None:
+    def begin(self, folder: str, done: Iterable[dict[str, Any]]) -> None:
         """Say what is to do; work of a former run counts as done but not for the speed."""
-        self._skipped = self._ended = sum(self._bytes[number] for number in complete)
-        chunks = sum("part" in result for result in done)
-        kept = f", {chunks} shards of a former run are kept" if chunks else ""
-        self._show(f"{folder}: {len(self._bytes)} work units, {self._total / 1e6:,.1f} MB{kept}")
+        chunks = [result for result in done if "part" in result]
+        self._before = self._read = sum(result["disk"] for result in chunks)
+        kept = f", {len(chunks)} parts of a former run are kept" if chunks else ""
+        self._show(f"{folder}: {self._units} work units, {self._total / 1e6:,.1f} MB{kept}")
 
     def add(self, result: dict[str, Any]) -> None:
-        """Take in a finished chunk or the end of a unit."""
-        if "parts" in result:
-            self._ended += self._bytes[result["unit"]]
-        else:
-            self._documents += result["counts"].get("documents", 0)
-            self._samples += result["counts"].get("samples", 0)
-            self._text += result["bytes"]
+        """Take in a finished chunk."""
+        if "part" not in result:
+            return
+        self._read += result["disk"]
+        self._documents += result["counts"].get("documents", 0)
+        self._text += result["bytes"]
         now = time.monotonic()
         if self._live:
             sys.stderr.write(f"\r{self.line()}\x1b[K")
@@ -52,12 +50,11 @@ class Progress:
     def line(self) -> str:
         """One line: share done, documents/s, MB/s of text, time left."""
         seconds = max(time.monotonic() - self._begun, 1e-9)
-        share = self._ended / max(1, self._total)
-        speed = (self._ended - self._skipped) / seconds
-        left = f"{(self._total - self._ended) / speed:,.0f} s left" if speed else "…"
+        left = seconds * max(0, self._total - self._read) / max(1, self._read - self._before)
         return (
-            f"{share:4.0%} · {self._documents:,} documents, {self._documents / seconds:,.0f}/s · "
-            f"{self._text / 1e6:,.1f} MB, {self._text / 1e6 / seconds:.1f} MB/s · {left}"
+            f"{min(1.0, self._read / max(1, self._total)):4.0%} · {self._documents:,} documents, "
+            f"{self._documents / seconds:,.0f}/s · {self._text / 1e6:,.1f} MB, "
+            f"{self._text / 1e6 / seconds:.1f} MB/s · {left:,.0f} s left"
         )
 
     def end(self, manifest: Manifest) -> None:

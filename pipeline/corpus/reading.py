@@ -49,6 +49,8 @@ class Block(NamedTuple):
     data: bytes
     size: int
     """Bytes of text."""
+    disk: int
+    """Bytes of the file that were read for it."""
     rows: tuple[Any, ...] = ()
     """Values of the text column, for Parquet."""
 
@@ -143,7 +145,7 @@ def _blocks(piece: Piece, target: int, encoding: str, text_field: str) -> Iterat
             file.seek(begin)
             data = file.read(end - begin)
             if data:
-                yield Block(source, begin, codec, data, len(data))
+                yield Block(source, begin, codec, data, len(data), len(data))
         else:
             yield from _stream_blocks(file, piece, target, encoding)
 
@@ -169,13 +171,14 @@ def _stream_blocks(file: IO[bytes], piece: Piece, target: int, encoding: str) ->
     source = piece.source
     buffer, offset, codec = bytearray(), 0, ""
     boundary = BOUNDARIES[source.format]
-    searched = target
+    searched, read = target, 0
 
     def cut(length: int) -> Block:
-        nonlocal offset, searched
-        block = Block(source, offset, codec, bytes(buffer[:length]), length)
+        nonlocal offset, searched, read
+        data, here = bytes(buffer[:length]), file.tell()
+        block = Block(source, offset, codec, data, length, here - read)
         del buffer[:length]
-        offset, searched = offset + length, target
+        offset, searched, read = offset + length, target, here
         return block
 
     try:
@@ -195,19 +198,23 @@ def _stream_blocks(file: IO[bytes], piece: Piece, target: int, encoding: str) ->
                 else:
                     searched = len(buffer)
     except (*DAMAGE, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's or network's fault, not the file's
+        _raise_if_outside(error)
         if buffer:
             # The last record is cut short: it goes with the damage.
             ends = [match.end() for match in boundary.finditer(buffer)]
             if ends:
                 yield cut(ends[-1])
-        read = file.tell()
-        place = f"{source.path}: byte {read} of {source.size}"
+        place = f"{source.path}: byte {file.tell()} of {source.size}"
         message = f"{place}: {source.compression} data broken: {error}"
-        raise _Damaged(Drop("damaged_file", message, place, source.size - read)) from None
+        raise _Damaged(Drop("damaged_file", message, place, source.size - file.tell())) from None
     if buffer:
         yield cut(len(buffer))
+
+
+def _raise_if_outside(error: Exception) -> None:
+    """A broken file has no error number; the disk's and the network's faults have."""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise error
 
 
 def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
@@ -250,9 +257,17 @@ def _parquet_blocks(file: IO[bytes], piece: Piece, target: int, text_field: str)
         )
     row = sum(table.metadata.row_group(i).num_rows for i in range(piece.start))
     groups = list(range(piece.start, piece.end))
-    for batch in table.iter_batches(batch_size=4096, row_groups=groups, columns=[text_field]):
-        yield Block(source, row, "", b"", batch.nbytes, tuple(batch.column(0).to_pylist()))
-        row += batch.num_rows
+    rows = sum(table.metadata.row_group(group).num_rows for group in groups)
+    try:
+        for batch in table.iter_batches(batch_size=4096, row_groups=groups, columns=[text_field]):
+            disk = piece.size * batch.num_rows // rows
+            values = tuple(batch.column(0).to_pylist())
+            yield Block(source, row, "", b"", batch.nbytes, disk, values)
+            row += batch.num_rows
+    except (pyarrow.ArrowException, OSError) as error:
+        _raise_if_outside(error)
+        place = f"{source.path}: row {row}"
+        raise _Damaged(Drop("damaged_file", f"{place}: {error}", place, piece.size)) from None
 
 
 def _document(block: Block, offset: int, value: Any, raw: str) -> Document | Drop:

@@ -114,6 +114,7 @@ def make_shard(job: Job, chunk: Chunk) -> dict[str, Any]:
             "counts": dict(counts),
             "drops": dict(Counter(drop.reason for drop in dropped)),
             "bytes": sum(block.size for block in chunk.blocks),
+            "disk": sum(block.disk for block in chunk.blocks),
             "bad_bytes": sum(drop.size for drop in dropped),
         },
     )
@@ -138,6 +139,7 @@ def sign_chunk(job: Job, chunk: Chunk) -> dict[str, Any]:
             "counts": {"documents": len(sources)},
             "drops": {},
             "bytes": sum(block.size for block in chunk.blocks),
+            "disk": sum(block.disk for block in chunk.blocks),
             "bad_bytes": 0,
         },
     )

@@ -1,0 +1,317 @@
+import errno
+import hashlib
+import json
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zstandard
+
+from pipeline.config import CorpusSettings
+from pipeline.corpus import prepare, shards
+from pipeline.corpus.prepare import IN_PROCESS, Executor
+from pipeline.corpus.shard_folder import ShardFolder, flat_pairs
+from pipeline.corpus.wordpiece import SPECIALS, build_tokenizer
+from pipeline.errors import ConfigError, CorpusError, VocabularyError
+from tests.pipeline.corpus import raw
+
+WORDS = [
+    "我们",
+    "学习",
+    "中国",
+    "经济",
+    "发展",
+    "今天",
+    "天气",
+    "很好",
+    "他们",
+    "来到",
+    "北京",
+    "大学",
+    "图书馆",
+    "看书",
+    "的",
+    "了",
+    "是",
+]
+SMALL = {"shard_megabytes": 0.01, "sequence_length": 48}
+
+
+def write_texts(number: int, seed: int = 0) -> list[str]:
+    draw = random.Random(seed)
+
+    def sentence() -> str:
+        return "".join(draw.choices(WORDS, k=draw.randint(3, 9))) + "。"
+
+    return [
+        "\n".join("".join(sentence() for _ in range(3)) for _ in range(draw.randint(1, 4)))
+        + f"第{place}篇。"
+        for place in range(number)
+    ]
+
+
+@pytest.fixture
+def vocab(tmp_path):
+    path = tmp_path / "vocab.txt"
+    characters = sorted({character for word in WORDS for character in word})
+    digits = [*"0123456789", *(f"##{digit}" for digit in "0123456789")]
+    path.write_text("\n".join([*SPECIALS, *characters, *"第篇。", *digits]) + "\n", "utf-8")
+    return path
+
+
+@pytest.fixture
+def source(tmp_path):
+    return raw.write(tmp_path / "in" / "a.jsonl", raw.jsonl(write_texts(300)))
+
+
+def run(source, folder, vocab, executor=IN_PROCESS, show=lambda line: None, **settings):
+    corpus = CorpusSettings(**{"inputs": (str(source),), **SMALL, **settings})
+    return prepare.prepare(corpus, folder, vocab, 42, show=show, executor=executor)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.arrow")
+    }
+
+
+def counting(stop_after: int | None = None) -> tuple[Executor, list[dict]]:
+    """An executor that notes what was done, and can be cut off like a killed driver."""
+    done: list[dict] = []
+
+    def work(job, units, workers):
+        for result in IN_PROCESS.run(job, units, workers):
+            done.append(result)
+            yield result
+            if stop_after is not None and len(done) >= stop_after:
+                raise KeyboardInterrupt
+
+    return Executor(work, IN_PROCESS.spread), done
+
+
+def test_the_samples_hold_the_text(source, vocab, tmp_path):
+    manifest = run(source, tmp_path / "out", vocab, pairs={"task": "none"})
+    folder = ShardFolder(tmp_path / "out")
+    pairs = flat_pairs(folder.rows(np.arange(len(folder))))
+    tokenizer = build_tokenizer(vocab, True)
+    special = {tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]")}
+    expected = [
+        number
+        for text in write_texts(300)
+        for number in tokenizer.encode(text, add_special_tokens=False).ids
+    ]
+    assert [number for number in pairs.input_ids.tolist() if number not in special] == expected
+    assert manifest.counts["documents"] == 300
+    assert manifest.counts["tokens"] == len(expected)
+    assert manifest.counts["unknown_tokens"] == expected.count(1)
+    assert manifest.counts["truncated_tokens"] == 0
+    assert not manifest.drops
+    assert manifest.masks == "static"
+
+
+def test_a_finished_folder_is_left_alone_and_a_changed_setting_makes_it_new(
+    source, vocab, tmp_path
+):
+    out = tmp_path / "out"
+    first = run(source, out, vocab)
+    executor, done = counting()
+    assert run(source, out, vocab, executor, workers=3, keep_rejected=str(tmp_path / "r")) == first
+    assert not done
+    run(source, out, vocab, executor, sequence_length=32, shard_megabytes=0.05)
+    assert done
+    again = run(source, out, vocab)
+    assert again.shards == first.shards
+    assert {path.name for path in out.iterdir()} == {
+        "manifest.json",
+        *(shard.name for shard in first.shards),
+    }
+
+
+def test_a_damaged_folder_is_made_again(source, vocab, tmp_path):
+    out = tmp_path / "out"
+    before = hashes(out) if run(source, out, vocab) else {}
+    (out / min(before)).write_bytes(b"cut")
+    run(source, out, vocab)
+    assert hashes(out) == before
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("stop_after", [1, 4, 6])
+def test_a_rerun_redoes_only_what_was_unfinished(source, vocab, tmp_path, suffix, stop_after):
+    source = raw.write(tmp_path / f"b.jsonl{suffix}", source.read_bytes())
+    run(source, tmp_path / "whole", vocab)
+    out = tmp_path / "out"
+    executor, done = counting(stop_after)
+    with pytest.raises(KeyboardInterrupt):
+        run(source, out, vocab, executor)
+    assert not (out / "manifest.json").exists()
+    (out / ".shard-000009-0000.arrow.17.tmp").write_bytes(b"half a shard")
+    executor, redone = counting()
+    run(source, out, vocab, executor)
+    assert hashes(out) == hashes(tmp_path / "whole")
+    assert not list(out.glob(".*"))
+    keys = [[(r["unit"], r["part"]) for r in results if "part" in r] for results in (done, redone)]
+    assert not set(keys[0]) & set(keys[1])
+    assert len(keys[0]) + len(keys[1]) == len(hashes(out))
+
+
+def test_inputs_give_the_same_bytes_wherever_they_lie(source, vocab, tmp_path):
+    other = raw.write(tmp_path / "elsewhere" / "deep" / "a.jsonl", source.read_bytes())
+    run(source, tmp_path / "1", vocab)
+    run(other, tmp_path / "2", vocab)
+    assert hashes(tmp_path / "1") == hashes(tmp_path / "2")
+
+
+def test_seed_and_dupe_factor(source, vocab, tmp_path):
+    once = run(source, tmp_path / "1", vocab)
+    thrice = run(source, tmp_path / "3", vocab, pairs={"dupe_factor": 3})
+    assert 2.5 < thrice.rows / once.rows < 3.5
+    corpus = CorpusSettings(inputs=(str(source),), **SMALL)
+    prepare.prepare(corpus, tmp_path / "7", vocab, 7, show=print, executor=IN_PROCESS)
+    assert not set(hashes(tmp_path / "1").values()) & set(hashes(tmp_path / "7").values())
+
+
+def test_dynamic_masking_leaves_the_masks_out(source, vocab, tmp_path):
+    assert run(source, tmp_path / "out", vocab, masking={"mode": "dynamic"}).masks == "none"
+    folder = ShardFolder(tmp_path / "out")
+    assert len(folder.rows(np.arange(20)).masks.positions) == 0
+
+
+def test_every_drop_is_counted_and_kept_for_a_look(vocab, tmp_path):
+    good = write_texts(40)
+    bad = raw.jsonl(["短", "English only, no Chinese here", good[0]]) + b"{]\n\xff\xff\n"
+    source = raw.write(tmp_path / "in" / "a.jsonl", raw.jsonl(good) + bad)
+    raw.write(tmp_path / "in" / "empty.jsonl", b"")
+    broken = raw.write(tmp_path / "in" / "z.jsonl.gz", raw.jsonl(write_texts(200, seed=1)))
+    broken.write_bytes(broken.read_bytes()[:-2000])
+    rejected = tmp_path / "rejected"
+    manifest = run(
+        source.parent,
+        tmp_path / "out",
+        vocab,
+        dedup={"exact_documents": True},
+        keep_rejected=str(rejected),
+    )
+    expected = {
+        "too_short": 1,
+        "not_chinese": 1,
+        "malformed": 1,
+        "undecodable": 1,
+        "duplicate_document": 1,
+        "damaged_file": 1,
+    }
+    assert manifest.drops == {**expected, "empty_file": 1}
+    kept = {
+        folder.name: [json.loads(line) for file in folder.iterdir() for line in file.open()]
+        for folder in rejected.iterdir()
+    }
+    assert {reason: len(rows) for reason, rows in kept.items()} == expected
+    assert kept["malformed"][0]["text"] == "{]"
+    assert kept["undecodable"][0]["source"].startswith(str(source))
+    assert (tmp_path / "out" / "duplicates.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (os.urandom(200_000), r"\d+% of the input is unreadable"),
+        (b'{"text": 1}\n' * 1000 + raw.jsonl(write_texts(20)), "1,000 malformed documents"),
+        (raw.jsonl(["a", "b"]), r"no sample was left of 1 file\(s\); dropped: {'too_short': 2}"),
+    ],
+)
+def test_garbage_stops_the_run(vocab, tmp_path, data, message):
+    source = raw.write(tmp_path / "a.jsonl", data)
+    executor, done = counting()
+    with pytest.raises(CorpusError, match=message):
+        run(source, tmp_path / "out", vocab, executor)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    if "unreadable" in message:
+        assert sum("part" in result for result in done) < 0.7 * 200_000 / 10_000
+
+
+def test_garbage_below_the_limit_is_only_counted(vocab, tmp_path):
+    source = raw.write(tmp_path / "a.jsonl", b"{\n" * 50 + raw.jsonl(write_texts(100)))
+    assert run(source, tmp_path / "out", vocab).drops == {"malformed": 50}
+    with pytest.raises(CorpusError, match=r"more than corpus\.max_bad_share"):
+        run(source, tmp_path / "out2", vocab, max_bad_share=0.1)
+
+
+def test_a_full_disk_is_named_and_finished_parts_are_kept(source, vocab, tmp_path, monkeypatch):
+    write = shards.write_whole
+
+    def full(path, data):
+        if path.endswith("shard-000003-0000.arrow"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(shards, "write_whole", full)
+    with pytest.raises(CorpusError, match=r"out: No space left on device; finished parts are kept"):
+        run(source, tmp_path / "out", vocab)
+    monkeypatch.undo()
+    executor, done = counting()
+    run(source, tmp_path / "out", vocab, executor)
+    assert min(result["unit"] for result in done) == 3
+
+
+def test_a_file_that_vanishes_stops_the_run_and_back_again_it_goes_on(source, vocab, tmp_path):
+    second = raw.write(source.parent / "b.jsonl", raw.jsonl(write_texts(100, seed=2)))
+    out = tmp_path / "out"
+    data = second.read_bytes()
+
+    def work(job, units, workers):
+        for result in IN_PROCESS.run(job, units, workers):
+            second.unlink(missing_ok=True)
+            yield result
+
+    with pytest.raises(CorpusError, match=r"b\.jsonl: vanished"):
+        run(source.parent, out, vocab, Executor(work, IN_PROCESS.spread))
+    assert not (out / "manifest.json").exists()
+    raw.write(second, data)
+    manifest = run(source.parent, out, vocab)
+    assert manifest.counts["documents"] == 400
+
+
+def test_mistakes_are_found_before_anything_is_written(source, vocab, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(ConfigError, match="no segmenter"):
+        run(source, out, vocab, segmenter="none")
+    with pytest.raises(VocabularyError, match="no such vocabulary"):
+        run(source, out, tmp_path / "other.txt")
+    with pytest.raises(CorpusError, match="no such file"):
+        run(tmp_path / "missing.jsonl", out, vocab)
+    assert not out.exists()
+
+
+def test_a_plan_tells_what_would_be_done(source, vocab, tmp_path):
+    corpus = CorpusSettings(inputs=(str(source),), **SMALL)
+    plan = prepare.plan(corpus, vocab, 42, corpus.inputs)
+    told = prepare.summary(plan, tmp_path / "out")
+    assert told["state"] == "to do"
+    assert told["read"] == f"1 file(s), {source.stat().st_size / 1e6:.1f} MB"
+    assert not (tmp_path / "out").exists()
+    run(source, tmp_path / "out", vocab)
+    assert prepare.summary(plan, tmp_path / "out")["state"].startswith("up to date")
+
+
+def test_progress_tells_rates_and_the_end(source, vocab, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.corpus.progress.QUIET_SECONDS", 0.0)
+    lines: list[str] = []
+    run(source, tmp_path / "out", vocab, show=lines.append)
+    assert "work units" in lines[0]
+    assert all("documents" in line and "MB/s" in line and "left" in line for line in lines[1:-1])
+    assert lines[-2].startswith("100%")
+    assert "samples in" in lines[-1]
+
+
+def test_the_shared_corpus(shared, tmp_path):
+    with zstandard.open(shared / "corpus" / "corpus.jsonl.zst") as file:
+        head = file.read(2_000_000)
+    source = raw.write(tmp_path / "a.jsonl", head[: head.rindex(b"\n") + 1])
+    settings = {"shard_megabytes": 1.0, "sequence_length": 128}
+    manifest = run(source, tmp_path / "out", shared / "vocab" / "vocab.txt", **settings)
+    assert manifest.rows > 5000
+    assert manifest.counts["truncated_tokens"] < 0.2 * manifest.counts["tokens"]
+    assert manifest.counts["unknown_tokens"] < 0.01 * manifest.counts["tokens"]
+    assert len(manifest.shards) == 2

@@ -1,0 +1,144 @@
+"""On a Ray cluster: the same bytes, however many workers there are and whichever of them die."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+import zstandard
+
+from pipeline.config import CorpusSettings
+from pipeline.corpus import prepare
+from tests.pipeline.corpus import raw
+from tests.pipeline.corpus.test_prepare import hashes, write_texts
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+SETTINGS = {"shard_megabytes": 0.2, "dedup": {"exact_documents": True}}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A folder of plain and compressed files, its vocabulary, and the shards made without Ray."""
+    folder = tmp_path_factory.mktemp("corpus")
+    texts = write_texts(9000)
+    raw.write(folder / "in" / "a.jsonl", raw.jsonl(texts[:4000]))
+    raw.write(folder / "in" / "b.jsonl.gz", raw.jsonl(texts[3900:]))
+    raw.write(folder / "in" / "c.txt", "\n\n".join(texts[:50]).encode())
+    characters = sorted({character for text in texts for character in text if character > "\x7f"})
+    vocab = folder / "vocab.txt"
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocab.write_text("\n".join([*specials, *characters]), "utf-8")
+    make(folder, folder / "expected", prepare.IN_PROCESS)
+    return folder
+
+
+def make(folder, out, executor=prepare.ON_CLUSTER, workers=0, show=lambda line: None):
+    settings = CorpusSettings(inputs=(str(folder / "in"),), workers=workers, **SETTINGS)
+    return prepare.prepare(settings, out, folder / "vocab.txt", 1, show=show, executor=executor)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_any_number_of_workers_makes_the_same_bytes(corpus, ray_cluster, tmp_path, workers):
+    manifest = make(corpus, tmp_path / "out", workers=workers)
+    assert hashes(tmp_path / "out") == hashes(corpus / "expected")
+    assert manifest.drops == {"duplicate_document": 150}
+    assert len(manifest.shards) > 10
+
+
+def test_a_killed_worker_is_replaced(corpus, ray_cluster, tmp_path):
+    killed = []
+    finished = threading.Event()
+
+    def kill():
+        while not finished.is_set() and len(killed) < 2:
+            for process in psutil.Process().children(recursive=True):
+                if "make_shards" in "".join(process.cmdline()) and len(killed) < 2:
+                    process.kill()
+                    killed.append(process.pid)
+                    time.sleep(0.3)
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        make(corpus, tmp_path / "out", workers=2)
+    finally:
+        finished.set()
+        thread.join()
+    assert killed
+    assert hashes(tmp_path / "out") == hashes(corpus / "expected")
+
+
+def test_a_killed_driver_leaves_what_a_rerun_goes_on_from(corpus, ray_cluster, tmp_path):
+    import ray
+
+    out = tmp_path / "out"
+    address = ray.get_runtime_context().gcs_address
+    program = (
+        "import sys; from pathlib import Path; from tests.pipeline.corpus.test_streaming import "
+        "make; make(Path(sys.argv[1]), Path(sys.argv[2]), workers=1)"
+    )
+    driver = subprocess.Popen(
+        [sys.executable, "-c", program, str(corpus), str(out)],
+        env={**os.environ, "RAY_ADDRESS": address},
+    )
+    try:
+        wait_for(lambda: len(list((out / "_work").glob("*.json"))) >= 3, driver)
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    # Tasks of the dead driver may end a moment later.
+    time.sleep(1)
+    assert not (out / "manifest.json").exists()
+    kept = {
+        (note["unit"], note["part"]): (out / note["shard"]["name"]).stat().st_mtime_ns
+        for path in (out / "_work").glob("*.json")
+        if "part" in (note := json.loads(path.read_text()))
+    }
+    lines: list[str] = []
+    make(corpus, out, workers=2, show=lines.append)
+    assert any(f"{len(kept)} parts of a former run are kept" in line for line in lines)
+    assert hashes(out) == hashes(corpus / "expected")
+    for (unit, part), written in kept.items():
+        assert (out / f"shard-{unit:06d}-{part:04d}.arrow").stat().st_mtime_ns == written
+
+
+def wait_for(condition, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the driver ended before it could be killed"
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_one_compressed_file_keeps_two_workers_busy(ray_cluster, corpus, tmp_path):
+    texts = write_texts(6000, seed=3)
+    folder = tmp_path / "one"
+    raw.write(folder / "in" / "a.jsonl.zst", raw.jsonl(texts))
+    (folder / "vocab.txt").write_bytes((corpus / "vocab.txt").read_bytes())
+    assert (folder / "in" / "a.jsonl.zst").read_bytes()[:4] == zstandard.FRAME_HEADER
+    pids: set[int] = set()
+    finished = threading.Event()
+
+    def watch():
+        while not finished.is_set():
+            for process in psutil.Process().children(recursive=True):
+                if "make_shards" in "".join(process.cmdline()):
+                    pids.add(process.pid)
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        make(folder, folder / "out", workers=2)
+    finally:
+        finished.set()
+        thread.join()
+    make(folder, folder / "expected", prepare.IN_PROCESS)
+    assert hashes(folder / "out") == hashes(folder / "expected")
+    assert len(pids) >= 2
