@@ -350,16 +350,13 @@ def _convert_whole(states: dict[str, Any], output: Path, saved: dict[str, Any]) 
 
 def _load_universal(engine: Any, universal: Path, saved: dict[str, Any]) -> None:
     """Each rank copies its fragments of every parameter, whatever its layout is."""
-    optimizer = engines.optimizer_of(engine)
+    optimizer, folder = engines.optimizer_of(engine), universal / "zero"
     for flat in locate(engine):
         state = optimizer.state[flat.tensor]
         state["step"] = saved["optimizer_step"]
         targets = {"fp32": flat.tensor.detach(), **{key: state[key] for key in MOMENTS}}
-        for number, start, offset, length in flat.fragments:
-            for key, target in targets.items():
-                full = _read_universal(universal / "zero" / flat.names[number] / f"{key}.pt")
-                part = full.narrow(0, start, length)
-                target.view(-1).narrow(0, offset, length).copy_(part)
+        for key, target in targets.items():
+            flat.fill(target, lambda name, key=key: _read_universal(folder / name / f"{key}.pt"))  # type: ignore[misc]
     engines.publish_master_weights(engine)
     for key in ("global_steps", "global_samples", "skipped_steps"):
         setattr(engine, key, saved[key])

@@ -164,6 +164,9 @@ def initialize(module: nn.Module, config: Config, split: Split, precision: str) 
     if optim.name == "adamw":
         for group in optimizer.param_groups:
             group["trust_ratio"] = False
+    given = {}
+    if precision in HALF:
+        given = {name: p.detach().clone() for name, p in module.named_parameters()}
     with contextlib.redirect_stdout(io.StringIO()):  # BF16_Optimizer prints memory reports
         engine, *_ = deepspeed.initialize(
             model=module,
@@ -172,6 +175,10 @@ def initialize(module: nn.Module, config: Config, split: Split, precision: str) 
             dist_init_required=False,
         )
     lamb.bind(optimizer, engine)
+    if precision in HALF:
+        # DeepSpeed made the master weights from weights that it had rounded to half precision.
+        for flat in locate(engine):
+            flat.fill(flat.tensor.detach(), given.__getitem__)
     if config.engine.compile:
         engine.compile()
     return engine

@@ -8,6 +8,7 @@ norms, and checkpoints that move to another number of workers or another stage.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -41,6 +42,12 @@ class Flat(NamedTuple):
     """This rank's part of them; elements outside are padding."""
     group: Any = None
     """Process group of the ranks that share the parameters; None where each holds them whole."""
+
+    def fill(self, target: Tensor, read: Callable[[str], Tensor]) -> None:
+        """Copy this rank's part of whole parameters, read by name, into one like `tensor`."""
+        for number, start, offset, length in self.fragments:
+            part = read(self.names[number]).reshape(-1).narrow(0, start, length)
+            target.view(-1).narrow(0, offset, length).copy_(part)
 
 
 def locate(engine: Any) -> list[Flat]:

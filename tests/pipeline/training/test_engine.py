@@ -1,0 +1,194 @@
+"""Settings to DeepSpeed's, the batch split, precision, norms and whole weights."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import Config
+from pipeline.errors import ConfigError
+from pipeline.training import engine
+from tests.pipeline.training import networks, spawn
+
+
+@given(micro=st.integers(1, 64), workers=st.integers(1, 16), accumulation=st.integers(1, 64))
+def test_every_possible_split_is_found(micro, workers, accumulation):
+    split = engine.split_batch(micro * workers * accumulation, micro, workers)
+    assert split == (micro * workers * accumulation, micro, workers, accumulation)
+
+
+@given(
+    batch=st.integers(1, 600),
+    micro=st.integers(1, 64),
+    workers=st.integers(1, 16),
+)
+def test_an_impossible_split_proposes_possible_ones(batch, micro, workers):
+    try:
+        split = engine.split_batch(batch, micro, workers)
+    except ConfigError as error:
+        proposals = str(error).split("the nearest that fit: ")[1].split("; ")
+    else:
+        assert split.accumulation * micro * workers == batch
+        return
+    assert proposals
+    for proposal in proposals:
+        key, values = proposal.split("=")
+        for value in map(int, values.split(" or ")):
+            changed = {"train.global_batch": batch, "train.micro_batch": micro}
+            changed |= {"scaling.workers": workers, key: value}
+            engine.split_batch(*changed.values())
+
+
+def test_proposals_are_the_nearest():
+    with pytest.raises(ConfigError) as caught:
+        engine.split_batch(96, 20, 4)
+    assert "train.global_batch=80 or 160; train.micro_batch=12 or 24" in str(caught.value)
+    with pytest.raises(ConfigError, match=r"scaling\.workers=2 or 4$"):
+        engine.split_batch(256, 32, 3)
+
+
+def test_precision(monkeypatch):
+    assert engine.resolve_precision("fp32", "cpu") == "fp32"
+    for has_bf16, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda x=has_bf16: x)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation, x=has_bf16: x
+        )
+        assert engine.resolve_precision("auto", "cpu") == expected
+        assert engine.resolve_precision("auto", "cuda") == expected
+    assert engine.resolve_precision("fp16", "cuda") == "fp16"
+    with pytest.raises(ConfigError, match="fp16 needs a GPU"):
+        engine.resolve_precision("fp16", "cpu")
+
+
+def test_impossible_settings_are_named_together():
+    values = {
+        "train": {"precision": "fp16"},
+        "engine": {"zero_stage": 0, "offload": True, "attention": "flash"},
+    }
+    with pytest.raises(ConfigError) as caught:
+        engine.check(Config.model_validate(values), "cpu")
+    for part in ("train.precision=fp16 needs", "does not scale the loss", "there is no GPU"):
+        assert part in str(caught.value)
+    assert str(caught.value).count("\n") == 4
+    engine.check(Config(), "cpu")
+
+
+def test_deepspeed_settings_follow_from_ours():
+    split = engine.split_batch(96, 8, 4)
+    config = Config.model_validate({"engine": {"zero_stage": 2}, "optim": {"clip": 0.7}})
+    settings = engine.deepspeed_settings(config, split, "bf16")
+    assert settings["train_batch_size"] == 96
+    assert settings["train_micro_batch_size_per_gpu"] == 8
+    assert settings["gradient_accumulation_steps"] == 3
+    assert settings["gradient_clipping"] == 0.7
+    assert settings["bf16"] == {"enabled": True}
+    assert settings["data_types"] == {"grad_accum_dtype": "fp32"}
+    assert "fp16" not in settings
+    assert settings["zero_optimization"]["stage"] == 2
+    assert "offload_optimizer" not in settings["zero_optimization"]
+    config = Config.model_validate({"engine": {"zero_stage": 3, "offload": True}})
+    zero = engine.deepspeed_settings(config, split, "fp16")["zero_optimization"]
+    assert zero["offload_optimizer"]["device"] == "cpu"
+
+
+CASES = [(stage, precision) for precision in ("fp32", "bf16") for stage in range(4)]
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_gradient_norm_and_whole_weights(world_size):
+    """Both as a plain backward pass and a plain network have them, at every stage."""
+    network = networks.build()
+    inputs, labels = networks.global_batch(0, 16)
+    network(inputs, labels).backward()
+    gradients = [parameter.grad.flatten() for parameter in network.parameters()]
+    expected = torch.cat(gradients).norm().item()
+    results = spawn.run(world_size, first_step, CASES)
+    for case, (norm, before, after) in zip(CASES, results[0], strict=True):
+        assert norm == pytest.approx(expected, rel=1e-6 if case[1] == "fp32" else 1e-2), case
+        assert before.keys() == dict(network.named_parameters()).keys()
+        for name, weight in network.named_parameters():
+            # Also in bf16: the master weights are not rounded.
+            assert torch.equal(before[name], weight.detach()), (case, name)
+            assert before[name].dtype == torch.float32
+            assert not torch.equal(before[name], after[name])
+    if world_size == 2:
+        assert all(weights is None for _, *both in results[1] for weights in both)
+        assert [norm for norm, *_ in results[1]] == [norm for norm, *_ in results[0]]
+
+
+def first_step(cases):
+    results = []
+    for stage, precision in cases:
+        # The norm is that before clipping.
+        settings = {"engine": {"zero_stage": stage}, "optim": {"clip": 1e-3}}
+        worker = networks.make_engine(settings, precision=precision)
+        before = engine.full_state_dict(worker)
+        networks.train(worker, range(1))
+        results.append((engine.gradient_norm(worker), before, engine.full_state_dict(worker)))
+    return results
+
+
+def test_adamw_is_torchs():
+    spawn.run(1, compare_with_adamw)
+
+
+def compare_with_adamw():
+    values = {
+        "engine": {"zero_stage": 1},
+        "optim": {"name": "adamw", "lr": 0.01, "weight_decay": 0.1, "clip": 0},
+    }
+    worker = networks.make_engine(values)
+    networks.train(worker, range(10))
+    network = networks.build()
+    matrices = [p for p in network.parameters() if p.ndim > 1]
+    vectors = [p for p in network.parameters() if p.ndim == 1]
+    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=0.01, weight_decay=0.1, eps=1e-6)
+    for step in range(10):
+        optimizer.zero_grad()
+        network(*networks.global_batch(step, 16)).backward()
+        optimizer.step()
+    weights = engine.full_state_dict(worker)
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(weights[name], parameter.detach(), rtol=0, atol=2e-5)
+
+
+def test_a_cpu_compiles_nothing_and_stays_quiet(capfd):
+    assert spawn.run(2, start_quietly) == [(), ()]
+    noise = capfd.readouterr()
+    assert noise.out == ""
+    assert "INFO" not in noise.err
+
+
+def start_quietly():
+    for stage in (0, 1, 3):
+        worker = networks.make_engine({"engine": {"zero_stage": stage}}, precision="bf16")
+        networks.train(worker, range(2))
+    return tuple(name for name in sys.modules if name.startswith("deepspeed_shm_comm"))
+
+
+class Recomputing(networks.Network):
+    enabled = False
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs):
+        self.enabled = not gradient_checkpointing_kwargs["use_reentrant"]
+
+
+def test_activation_checkpointing_reaches_the_network():
+    spawn.run(1, checkpoint_activations)
+
+
+def checkpoint_activations():
+    config = Config.model_validate({"engine": {"activation_checkpointing": True}})
+    split = engine.split_batch(4, 4, 1)
+    network = Recomputing()
+    engine.initialize(network, config, split, "fp32")
+    assert network.enabled
+    with pytest.raises(ConfigError, match="cannot recompute"):
+        engine.initialize(networks.build(), config, split, "fp32")
