@@ -94,7 +94,7 @@ def _draw_masks(
     np.minimum(room, settings.max_predictions, out=room)
 
     starts, sizes, samples = _maskable_words(input_ids, word_starts, offsets, vocabulary)
-    positions = starts - offsets[samples]
+    positions = starts - offsets.take(samples)
     if settings.max_ngram == 1:
         chosen = _choose(positions, sizes, samples, keys, room)
     else:
@@ -122,15 +122,15 @@ def _maskable_words(
     vocabulary: Maskable,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """First token, tokens and sample of each word that holds no special token."""
-    special = _is_special(vocabulary)[input_ids]
+    special = _is_special(vocabulary).take(input_ids)
     starts = np.flatnonzero(word_starts)
     sizes = np.diff(starts, append=len(input_ids))
     samples = np.repeat(np.arange(len(offsets) - 1), np.diff(np.searchsorted(starts, offsets)))
-    maskable = ~special[starts]
+    maskable = ~special.take(starts)
     inside = np.flatnonzero(special & ~word_starts)
     maskable[np.searchsorted(starts, inside, side="right") - 1] = False
     words = np.flatnonzero(maskable)
-    return starts[words], sizes[words], samples[words]
+    return starts.take(words), sizes.take(words), samples.take(words)
 
 
 @lru_cache(maxsize=4)
@@ -186,14 +186,14 @@ def _choose(
         positions, sizes, samples: [C] first position, tokens and sample of a candidate, ascending.
         room: [N] tokens each sample may still mask; lowered by what is taken.
     """
-    counts = np.bincount(samples, minlength=len(keys))
-    heads = offsets_of(counts)[:-1]
+    bounds = np.searchsorted(samples, np.arange(len(keys) + 1))
+    heads, counts = bounds[:-1], np.diff(bounds)
     # One sort of plain numbers, (sample, random, rank), is three times as fast as an argsort.
-    order = draw(keys[samples] ^ _ORDER, positions)
+    order = draw((keys ^ _ORDER).take(samples), positions)
     order >>= np.uint64(32)
     order <<= np.uint64(16)
-    order |= (np.arange(len(samples)) - heads[samples]).astype(np.uint64)
-    order |= samples.astype(np.uint64) << np.uint64(48)
+    order += ((np.arange(len(keys)) << 48) - heads).astype(np.uint64).take(samples)
+    order += np.arange(len(samples), dtype=np.uint64)
     order.sort()
     # A candidate has a token or more: most samples are full after as many as they have room for.
     early = np.minimum(counts, room)
@@ -211,16 +211,16 @@ def _take_in_order(
     behind it can never fit any more.
     """
     sample = (order >> np.uint64(48)).astype(np.int64)
-    candidate = (order & np.uint64(0xFFFF)).astype(np.int64) + heads[sample]
+    candidate = (order & np.uint64(0xFFFF)).astype(np.int64) + heads.take(sample)
     taken = [np.zeros(0, np.int64)]
     while len(candidate):
-        size = sizes[candidate]
-        fits = np.flatnonzero(size <= room[sample])
-        candidate, sample, size = candidate[fits], sample[fits], size[fits]
+        size = sizes.take(candidate)
+        fits = np.flatnonzero(size <= room.take(sample))
+        candidate, sample, size = candidate.take(fits), sample.take(fits), size.take(fits)
         total = np.cumsum(size)
         firsts = np.flatnonzero(np.diff(sample, prepend=-1))
         before = np.repeat((total - size)[firsts], np.diff(firsts, append=len(sample)))
-        jointly = total - before <= room[sample]
+        jointly = total - before <= room.take(sample)
         taken.append(candidate[jointly])
         room -= np.bincount(sample[jointly], size[jointly], len(room)).astype(np.int64)
         candidate, sample = candidate[~jointly], sample[~jointly]
