@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -44,7 +45,7 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="a setting and its value")
     chosen = parser.parse_args(arguments)
     console = Console(soft_wrap=True)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    _quiet_libraries()
     try:
         config = load_config(chosen.config, chosen.overrides)
         plan = verb.plan(config)
@@ -57,6 +58,14 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False)
         return 2
     return 0
+
+
+def _quiet_libraries() -> None:
+    """Their progress bars and notices would drown ours; what goes wrong is raised anyway."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
 
 
 def table(title: str, rows: Mapping[str, object]) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 
 import ray
 
@@ -13,14 +14,17 @@ from pipeline.errors import ConfigError
 def connect() -> None:
     """Join the cluster of RAY_ADDRESS (`ray job submit` sets it), or start a local one.
 
-    A local cluster listens on this machine alone and asks for a token: whoever reaches a Ray
-    dashboard can run code on the cluster.
+    A local cluster listens on this machine alone and, by Ray's default, asks for a token. To join
+    a cluster that does, RAY_AUTH_MODE=token must be in the environment before the start.
     """
     if ray.is_initialized():
         return
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        # Ray Train asks "the newest cluster of this machine" whether its controller lives, and
+        # ends the run if that is another one. In a folder of its own, there is no other one.
+        os.environ.setdefault("RAY_TMPDIR", tempfile.mkdtemp(prefix="nezha-"))
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING)
 
 

@@ -7,15 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import yaml
-from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
 from model import NezhaForPreTraining
 from model.remote_code import write_remote_code
 from pipeline.config import Config
-from pipeline.corpus.wordpiece import build_tokenizer, vocabulary_sha256
-from pipeline.errors import CheckpointError, ExportError, VocabularyError
+from pipeline.corpus.wordpiece import build_tokenizer, read_vocabulary, vocabulary_sha256
+from pipeline.errors import ExportError, VocabularyError
 from pipeline.training import checkpoint
 from pipeline.training.network import network_config
 
@@ -37,15 +35,14 @@ def export_checkpoint(source: Path, vocab: Path, output: Path) -> Path:
         VocabularyError: another vocabulary.
     """
     state = checkpoint.read_state(source)
-    config = Config.model_validate(yaml.safe_load((source / "config.yaml").read_text("utf-8")))
+    config = checkpoint.read_config(source)
     if vocabulary_sha256(vocab) != state["vocab_sha256"]:
         raise VocabularyError(
             f"{vocab} is not the vocabulary that {source} was trained with; set corpus.vocab to it"
         )
-    weights = load_file(source / checkpoint.WEIGHTS)
-    words = weights["nezha.embeddings.word_embeddings.weight"]
-    network = NezhaForPreTraining(network_config(config.model, len(words)))
-    _load(network, weights, source)
+    vocab_size = len(read_vocabulary(vocab))
+    network = NezhaForPreTraining(network_config(config.model, vocab_size))
+    checkpoint.load_weights(network, source)
 
     temporary = output.with_name(output.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -72,16 +69,6 @@ def read_lineage(folder: Path) -> dict[str, Any]:
         return json.loads((folder / LINEAGE).read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ExportError(f"{folder} is not an export: {error}; make one: jobs.export") from None
-
-
-def _load(network: NezhaForPreTraining, weights: dict[str, Any], source: Path) -> None:
-    missing, unexpected = network.load_state_dict(weights, strict=False)
-    tied = set(network.all_tied_weights_keys)
-    if unexpected or set(missing) - tied:
-        raise CheckpointError(
-            f"{source}: the weights are not those of its config.yaml; missing "
-            f"{sorted(set(missing) - tied)}, unexpected {sorted(unexpected)}"
-        )
 
 
 def _tokenizer(vocab: Path, config: Config) -> PreTrainedTokenizerFast:

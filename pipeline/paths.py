@@ -25,15 +25,13 @@ class RunPaths(NamedTuple):
     @classmethod
     def of(cls, config: Config) -> RunPaths:
         """The layout of `run.storage`/`run.name`, with the user's own places where given."""
-        run = Path(config.run.storage).resolve() / config.run.name
+        run = Path(config.run.storage, config.run.name)
         return cls(
             run=run,
             sample=run / "sample",
-            vocab=Path(config.corpus.vocab).resolve() if config.corpus.vocab else run / "vocab.txt",
-            shards=Path(config.corpus.output).resolve() if config.corpus.output else run / "shards",
-            heldout=Path(config.train.eval_shards).resolve()
-            if config.train.eval_shards
-            else run / "heldout",
+            vocab=Path(config.corpus.vocab or run / "vocab.txt"),
+            shards=Path(config.corpus.output or run / "shards"),
+            heldout=Path(config.train.eval_shards or run / "heldout"),
             checkpoints=run / "checkpoints",
             export=run / "export",
             heads=run / "heads",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from pipeline.config import Config
-from pipeline.corpus import shards
-from pipeline.errors import ConfigError, CorpusError, VocabularyError
+from pipeline.corpus import shards, sources
+from pipeline.errors import CorpusError, VocabularyError
 from pipeline.paths import RunPaths
 from pipeline.training import checkpoint, engine
 from pipeline.training.network import count_parameters, network_config
@@ -24,21 +22,20 @@ def check(config: Config) -> None:
     """
     corpus, paths = config.corpus, RunPaths.of(config)
     engine.check(config, _device(config))
-    engine.split_batch(
-        config.train.global_batch, config.train.micro_batch, config.scaling.workers
-    )
+    engine.split_batch(config.train.global_batch, config.train.micro_batch, config.scaling.workers)
     if corpus.vocab and not paths.vocab.is_file():
         raise VocabularyError(f"corpus.vocab={corpus.vocab}: no such file")
-    if not corpus.inputs and not config.demo.enabled:
-        if not (paths.shards / shards.MANIFEST).exists() and not config.train.shards:
-            raise CorpusError(
-                "nothing to train on: set corpus.inputs to your text, train.shards to prepared "
-                "shards, or demo.enabled=true for the sample"
-            )
-    if not config.demo.enabled:
-        for pattern in (*corpus.inputs, *corpus.heldout):
-            if "://" not in pattern and not any(Path().glob(pattern)) and not Path(pattern).exists():
-                raise CorpusError(f"corpus.inputs: {pattern}: no such file or folder")
+    if corpus.inputs:
+        sources.list_sources(corpus.inputs, corpus)
+        if corpus.heldout:
+            sources.list_sources(corpus.heldout, corpus)
+    elif not (
+        config.demo.enabled or config.train.shards or (paths.shards / shards.MANIFEST).exists()
+    ):
+        raise CorpusError(
+            "nothing to train on: set corpus.inputs to your text, train.shards to prepared "
+            "shards, or demo.enabled=true for the sample"
+        )
     network_config(config.model, corpus.vocab_size)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import mlflow
 from mlflow.exceptions import MlflowException
 from transformers import AutoTokenizer
 
-from model import NezhaForPreTraining
+from model import NezhaForMaskedLM
 from pipeline.config import Config
 from pipeline.errors import TrackingError
 from pipeline.tracking import tracking_uri
@@ -30,17 +31,23 @@ def register_export(config: Config, folder: Path, run_id: str) -> str:
         with mlflow.start_run(run_id=run_id):
             info = mlflow.transformers.log_model(
                 {
-                    "model": NezhaForPreTraining.from_pretrained(folder),
+                    "model": NezhaForMaskedLM.from_pretrained(folder),
                     "tokenizer": AutoTokenizer.from_pretrained(folder),
                 },
                 name="model",
+                task="fill-mask",
                 pip_requirements=["torch", "transformers"],
             )
         # The whole export beside the weights: its code is what loads them elsewhere.
         client.log_model_artifacts(info.model_id, str(folder), "model")
         if not name:
             return info.model_uri
-        version = mlflow.register_model(info.model_uri, name).version
+        with contextlib.suppress(MlflowException):
+            client.create_registered_model(name)
+        model = client.get_logged_model(info.model_id)
+        version = client.create_model_version(
+            name, model.artifact_location, run_id, model_id=info.model_id
+        ).version
         client.set_registered_model_alias(name, alias, version)
     except (MlflowException, OSError) as error:
         raise TrackingError(

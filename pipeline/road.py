@@ -17,7 +17,9 @@ from pipeline import export as exports
 from pipeline import registry, sample, tracking
 from pipeline.config import Config, FinetuneSettings, TaskData
 from pipeline.corpus import prepare, wordpiece
+from pipeline.corpus.shards import MANIFEST
 from pipeline.errors import ConfigError
+from pipeline.feed.batches import heldout
 from pipeline.feed.unigram import unigram_loss
 from pipeline.finetuning.finetune import finetune
 from pipeline.paths import RunPaths
@@ -31,6 +33,7 @@ HARMLESS = {"train.keep_checkpoints", "train.log_every", "train.checkpoint_every
 
 def travel(config: Config, show: Show) -> dict[str, Any]:
     """Run every stage that the settings name; returns what `summary.json` says."""
+    config = with_sample(config)
     paths = RunPaths.of(config)
     seconds: dict[str, float] = {}
 
@@ -104,10 +107,13 @@ def make_vocabulary(config: Config, show: Show) -> Path:
 
 def make_shards(config: Config, show: Show) -> None:
     """Shards of the inputs and of the held-out inputs."""
-    paths, corpus = RunPaths.of(config), config.corpus
-    for inputs, folder in ((corpus.inputs, paths.shards), (corpus.heldout, paths.heldout)):
-        if inputs:
-            prepare.prepare(corpus, folder, paths.vocab, config.run.seed, inputs, show)
+    paths, corpus, seed = RunPaths.of(config), config.corpus, config.run.seed
+    prepare.prepare(corpus, paths.shards, paths.vocab, seed, corpus.inputs, show)
+    if corpus.heldout:
+        # Held-out masks are fixed, whatever the training draws.
+        fixed = corpus.masking.model_copy(update={"mode": "static"})
+        apart = corpus.model_copy(update={"masking": fixed})
+        prepare.prepare(apart, paths.heldout, paths.vocab, seed, corpus.heldout, show)
 
 
 def pretrain(config: Config, show: Show) -> str:
@@ -175,7 +181,7 @@ def finetune_head(
 
 
 def _compare_settings(config: Config, newest: Path, finished: bool, show: Show) -> None:
-    """Settings that shape the weights may change only where the run goes on, and not the network."""
+    """Settings that shape the weights may change only where a run goes on; the network never."""
     saved = checkpoint.read_config(newest)
     before, now = dict(flatten(saved)), dict(flatten(config))
     changed = {
@@ -198,9 +204,10 @@ def _compare_settings(config: Config, newest: Path, finished: bool, show: Show) 
 
 def _unigram(config: Config) -> float | None:
     paths = RunPaths.of(config)
-    if not paths.heldout.exists():
+    if not (paths.heldout / MANIFEST).exists():
         return None
-    return unigram_loss(paths.shards, paths.heldout, config.train.eval_samples)
+    samples, micro_batch = config.train.eval_samples, config.train.micro_batch
+    return unigram_loss(paths.shards, heldout(str(paths.heldout), micro_batch, samples, 0, 1))
 
 
 def _summary(config: Config, run_id: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def tracking_uri(config: Config) -> str:
     Raises:
         TrackingError: a scheme that MLflow 3 refuses.
     """
-    uri = config.tracking.uri or f"sqlite:///{Path(config.run.storage).resolve()}/mlflow.db"
+    uri = config.tracking.uri or f"sqlite:///{config.run.storage}/mlflow.db"
     if not uri.startswith(("http://", "https://", "sqlite://", "postgresql", "mysql", "mssql")):
         raise TrackingError(
             f"tracking.uri={uri}: MLflow 3 takes a server (http://…) or a database (sqlite:///…)"
@@ -156,6 +156,6 @@ def _experiment(client: mlflow.MlflowClient, config: Config, uri: str) -> str:
     if experiment:
         return experiment.experiment_id
     # A database knows no place for files; MLflow would put them under the working directory.
-    place = Path(config.run.storage).resolve() / "mlartifacts"
+    place = Path(config.run.storage, "mlartifacts")
     location = None if uri.startswith("http") else place.as_uri()
     return client.create_experiment(config.tracking.experiment, artifact_location=location)

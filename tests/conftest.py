@@ -1,6 +1,7 @@
 """What tests share: the data beside the repository, and one local Ray cluster."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ def ray_cluster():
     """One local cluster for all tests that need Ray."""
     import ray
 
+    os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="nezha-")
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()

@@ -41,5 +41,8 @@ def test_dockerfile_copies_what_exists_and_pins_ray():
     copied = [word for line in lines if line.startswith("COPY") for word in line.split()[2:-1]]
     assert copied
     assert all((ROOT / name).exists() for name in copied)
-    ray = next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("ray=="))
-    assert f"rayproject/ray:{ray.removeprefix('ray==')}-" in next(l for l in lines if l.startswith("FROM"))
+    pins = dict(
+        line.split("==") for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    )
+    base = next(line for line in lines if line.startswith("FROM"))
+    assert f"rayproject/ray:{pins['ray']}-" in base

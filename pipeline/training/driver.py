@@ -17,9 +17,10 @@ from pipeline.config import Config
 from pipeline.errors import NezhaError, TrainingError
 from pipeline.paths import RunPaths
 from pipeline.training import history
-from pipeline.training.loop import Context, train
+from pipeline.training.loop import Context, open_feed, train
 
 POLL_SECONDS = 1.0
+DIVERGED = "diverged"
 
 
 def fit(
@@ -29,10 +30,13 @@ def fit(
 
     Raises:
         ConfigError: the cluster is too small.
-        TrainingError: the workers failed more than `scaling.max_failures` times.
+        ShardError: the shards can't be read.
+        TrainingError: the loss diverged, or the workers failed more than `scaling.max_failures`
+            times.
     """
-    cluster.connect()
     scaling, paths = config.scaling, RunPaths.of(config)
+    open_feed(config, paths, rank=0, world_size=1)  # what is wrong with the data, told early
+    cluster.connect()
     gpus = cluster.gpus_per_worker(scaling.gpus_per_worker)
     cluster.require(scaling.min_workers or scaling.workers, scaling.cpus_per_worker, gpus)
     elastic = (scaling.min_workers, scaling.max_workers) if scaling.min_workers else None
@@ -58,6 +62,8 @@ def fit(
             result = trainer.fit()
         except ray.train.v2.api.exceptions.TrainingFailedError as error:
             raise _cause(error) from error
+    if message := result.return_value.get(DIVERGED):
+        raise TrainingError(message)
     return result.return_value
 
 
@@ -65,29 +71,25 @@ def _worker(given: dict[str, Any]) -> dict[str, Any]:
     """Runs in a Ray Train worker."""
     context = ray.train.get_context()
     config = Config.model_validate(given["config"])
-    return train(
-        config,
-        Context(
-            rank=context.get_world_rank(),
-            world_size=context.get_world_size(),
-            device=ray.train.torch.get_device(),
-            threads=max(1, int(config.scaling.cpus_per_worker)),
-            report=_report,
-            tracking=given["tracking"] and tuple(given["tracking"]),
-        ),
+    launch = Context(
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        device=ray.train.torch.get_device(),
+        threads=max(1, int(config.scaling.cpus_per_worker)),
+        report=_report,
+        tracking=given["tracking"] and tuple(given["tracking"]),
     )
+    try:
+        return train(config, launch)
+    except TrainingError as error:
+        # All ranks see the same loss. Handed back, it is not tried again as a lost node would be.
+        return {DIVERGED: str(error)}
 
 
 def _report(scores: Mapping[str, float], folder: Path) -> None:
-    # The folder is already committed to shared storage; Ray is only told about it.
-    from ray.train.v2.api.report_config import CheckpointUploadMode
-
-    first = ray.train.get_context().get_world_rank() == 0
-    ray.train.report(
-        dict(scores),
-        checkpoint=ray.train.Checkpoint(str(folder)) if first else None,
-        checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-    )
+    # Ray is not handed the checkpoint: it would refuse to restart once an old one is pruned. The
+    # workers find the newest complete one in the run folder by themselves.
+    ray.train.report({**scores, "checkpoint": str(folder)})
 
 
 def _cause(error: BaseException) -> NezhaError:

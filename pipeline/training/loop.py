@@ -7,7 +7,7 @@ stands in the settings and in the run folder.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.config import Config, dump_yaml
+from pipeline.corpus.shards import MANIFEST
 from pipeline.errors import TrainingError
 from pipeline.feed import batches as feeds
 from pipeline.feed.batches import Batch
@@ -59,25 +60,26 @@ def train(config: Config, context: Context) -> dict[str, Any]:
     split = engine.split_batch(
         config.train.global_batch, config.train.micro_batch, context.world_size
     )
-    feed = feeds.open_feed(config, paths, split.micro_batch, context.rank, context.world_size)
+    feed = open_feed(config, paths, context.rank, context.world_size)
     network = build_network(
         network_config(config.model, feed.vocab_size), config.run.seed, config.engine.attention
     )
-    found = checkpoint.newest(paths.checkpoints)
-    if config.train.init_from and not found:
+    if config.train.init_from:
         checkpoint.load_weights(network, Path(config.train.init_from))
     worker = engine.initialize(PretrainingObjective(network), config, split, precision)
     state: dict[str, Any] = {"step": 0}
-    if found:
+    if found := _newest_checkpoint(paths.checkpoints, context.rank):
         saved = checkpoint.read_state(found)
         feeds.compare_fingerprints(saved["fingerprint_fields"], feed.fingerprint_fields)
         state = checkpoint.restore(worker, found)
 
     recorder = history.Recorder(context.rank, paths.run, state["step"], context.tracking)
+    evaluating, scores = (paths.heldout / MANIFEST).exists(), dict[str, float]()
     window = Window(device)
     clock = Clock(device)
+    steps_ahead = feed.iterate(state["step"], steps)
     try:
-        for step, micro_batches in enumerate(feed.iterate(state["step"], steps), state["step"] + 1):
+        for step, micro_batches in enumerate(steps_ahead, state["step"] + 1):
             logged = step % config.train.log_every == 0 or step == steps
             clock.start(logged)
             rate = learning_rate(step, steps, config.optim)
@@ -95,10 +97,8 @@ def train(config: Config, context: Context) -> dict[str, Any]:
                         "optim.warmup, or go on from an earlier checkpoint"
                     )
             committing = step % config.train.checkpoint_every == 0 or step == steps
-            if committing or step % config.train.eval_every == 0:
-                scores = evaluate(
-                    worker.module, _heldout(config, paths, split.micro_batch, context), device
-                )
+            if evaluating and (committing or step % config.train.eval_every == 0):
+                scores = evaluate(worker.module, _heldout(config, paths, context), device)
                 recorder.write(step, {f"heldout_{key}": value for key, value in scores.items()})
             if committing:
                 state = {
@@ -121,7 +121,7 @@ def train(config: Config, context: Context) -> dict[str, Any]:
                 context.report(scores, folder)
             window.restart()
     finally:
-        feed.close()
+        steps_ahead.close()
         recorder.close()
     return state
 
@@ -160,15 +160,35 @@ def _optimizer_step(
     return sums, counts
 
 
+def _newest_checkpoint(folder: Path, rank: int) -> Path | None:
+    """Rank 0's choice: the others neither hash the files again nor see another one."""
+    choice = [checkpoint.newest(folder) if rank == 0 else None]
+    dist.broadcast_object_list(choice, src=0)
+    return choice[0]
+
+
 def _seed_dropout(seed: int, step: int, rank: int) -> None:
     """Dropout as a function of (seed, step, rank): a resumed run draws what the first one drew."""
     torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))
 
 
-def _heldout(config: Config, paths: RunPaths, micro_batch: int, context: Context) -> Any:
+def open_feed(config: Config, paths: RunPaths, rank: int, world_size: int) -> feeds.Feed:
+    """A rank's feed of the shards that the settings name."""
+    return feeds.Feed(
+        config.train.shards or (str(paths.shards),),
+        global_batch=config.train.global_batch,
+        micro_batch=config.train.micro_batch,
+        rank=rank,
+        world_size=world_size,
+        seed=config.run.seed,
+        masking=config.corpus.masking,
+    )
+
+
+def _heldout(config: Config, paths: RunPaths, context: Context) -> Iterator[Batch]:
     return feeds.heldout(
         str(paths.heldout),
-        micro_batch,
+        config.train.micro_batch,
         config.train.eval_samples,
         context.rank,
         context.world_size,

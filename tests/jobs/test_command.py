@@ -10,7 +10,9 @@ from jobs.command import Verb, main
 from pipeline.errors import CorpusError
 
 ROOT = Path(__file__).parent.parent.parent
-VERBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py") if path.stem not in ("__init__", "command"))
+VERBS = sorted(
+    path.stem for path in (ROOT / "jobs").glob("*.py") if path.stem not in ("__init__", "command")
+)
 
 
 def verb(execute) -> Verb:

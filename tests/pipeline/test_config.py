@@ -11,7 +11,9 @@ def test_every_mistake_is_reported_at_once_with_key_values_and_nearest_name(tmp_
     path = tmp_path / "c.yaml"
     path.write_text("corpus: {sequence_lenth: 128}\noptim: {name: lam}\n", "utf-8")
     with pytest.raises(ConfigError) as raised:
-        load_config(path, ["train.steps=0", "scaling.min_workers=2", "engine.zero_stage=7", "wrong"])
+        load_config(
+            path, ["train.steps=0", "scaling.min_workers=2", "engine.zero_stage=7", "wrong"]
+        )
     message = str(raised.value)
     assert "6 wrong setting(s)" in message
     assert str(path) in message
@@ -58,7 +60,9 @@ def test_a_misspelt_name_in_a_head_is_found():
 
 
 def test_settings_survive_a_round_trip(tmp_path):
-    config = load_config(None, ["heads.a.task=ner", "scaling.min_workers=1", "scaling.max_workers=3"])
+    config = load_config(
+        None, ["heads.a.task=ner", "scaling.min_workers=1", "scaling.max_workers=3"]
+    )
     path = tmp_path / "c.yaml"
     path.write_text(dump_yaml(config), "utf-8")
     assert load_config(path) == config

@@ -52,7 +52,9 @@ def test_a_run_that_was_deleted_is_begun_anew(config):
     assert run_id != gone
     client = mlflow.MlflowClient(tracking.tracking_uri(config))
     experiment = client.get_experiment_by_name("tests").experiment_id
-    assert run_id in {run.info.run_id for run in client.search_runs([experiment], run_view_type=ViewType.ALL)}
+    assert run_id in {
+        run.info.run_id for run in client.search_runs([experiment], run_view_type=ViewType.ALL)
+    }
 
 
 def test_an_outage_stops_nothing_and_is_reported(config, caplog, monkeypatch):

@@ -39,7 +39,9 @@ def test_progress_line_says_what_a_person_asks():
         "step 10/100 · loss 7.000 · MLM 6.300 (10.0%) · NSP 50.0% · 12,346 tokens/s · 1:01 left"
     )
     held_out = {"step": 10, "heldout_mlm_loss": 6.0, "heldout_mlm_accuracy": 0.12}
-    assert history.progress_line(held_out, 100) == "step 10/100 · held-out MLM 6.000 · accuracy 12.0%"
+    assert (
+        history.progress_line(held_out, 100) == "step 10/100 · held-out MLM 6.000 · accuracy 12.0%"
+    )
 
 
 def test_curve_is_a_picture(tmp_path):

@@ -1,0 +1,92 @@
+"""The loop in one process: real engine, real shards, no Ray."""
+
+import json
+
+import pytest
+
+from pipeline.config import load_config
+from pipeline.errors import NezhaError
+from pipeline.paths import RunPaths
+from pipeline.training import alone, checkpoint, history
+from tests.corpora import write_corpus, write_vocabulary
+
+MODEL = "{size: tiny, num_hidden_layers: 2, hidden_size: 32, num_attention_heads: 2}"
+
+
+def settings(tmp_path, name, *overrides):
+    config = load_config(
+        None,
+        [
+            f"run.storage={tmp_path}",
+            f"run.name={name}",
+            f"model={MODEL}",
+            "train={steps: 12, global_batch: 16, micro_batch: 8, precision: fp32, log_every: 2}",
+            "train.eval_every=6",
+            "train.checkpoint_every=6",
+            "optim.lr=0.01",
+            *overrides,
+        ],
+    )
+    paths = RunPaths.of(config)
+    paths.run.mkdir()
+    vocab = write_vocabulary(paths.vocab)
+    write_corpus(paths.shards, vocab)
+    write_corpus(paths.heldout, vocab, documents=8, seed=1)
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    config = settings(tmp_path_factory.mktemp("runs"), "whole")
+    return config, alone.fit(config, None)
+
+
+def losses(config):
+    records = history.read(RunPaths.of(config).run)
+    return {record["step"]: record["mlm_loss"] for record in records if "mlm_loss" in record}
+
+
+def test_a_run_leaves_checkpoints_history_and_scores(finished):
+    config, state = finished
+    paths = RunPaths.of(config)
+    assert state["step"] == 12
+    assert state["samples_seen"] == 12 * 16
+    assert sorted(path.name for path in paths.checkpoints.glob("checkpoint*")) == [
+        "checkpoint_000006",
+        "checkpoint_000012",
+    ]
+    records = history.read(paths.run)
+    assert [record["step"] for record in records if "mlm_loss" in record] == [2, 4, 6, 8, 10, 12]
+    assert [record["step"] for record in records if "heldout_mlm_loss" in record] == [6, 12]
+    assert state["heldout"]["mlm_loss"] < losses(config)[2]
+    times = [value for key, value in records[-2].items() if key.startswith("time/")]
+    assert sum(times) == pytest.approx(1.0)
+
+
+def test_a_run_killed_after_a_checkpoint_goes_on_bit_for_bit(finished, tmp_path):
+    whole, _ = finished
+    config = settings(tmp_path, "killed")
+    alone.fit(config, None)
+    paths = RunPaths.of(config)
+    checkpoint.remove(paths.checkpoints / "checkpoint_000012")
+    alone.fit(config, None)
+    assert losses(config) == losses(whole)
+    ends = [RunPaths.of(run).checkpoints / "checkpoint_000012" for run in (config, whole)]
+    first, second = ((end / checkpoint.WEIGHTS).read_bytes() for end in ends)
+    assert first == second
+
+
+def test_other_data_under_an_old_checkpoint_is_refused(finished, tmp_path):
+    config = settings(tmp_path, "mixed")
+    alone.fit(config, None)
+    paths = RunPaths.of(config)
+    write_corpus(paths.shards, paths.vocab, seed=5)
+    checkpoint.remove(paths.checkpoints / "checkpoint_000012")
+    with pytest.raises(NezhaError, match="corpora: was"):
+        alone.fit(config, None)
+
+
+def test_masks_drawn_anew_train_too(tmp_path):
+    config = settings(tmp_path, "dynamic", "corpus.masking.mode=dynamic", "train.steps=6")
+    state = alone.fit(config, None)
+    assert json.loads(json.dumps(state))["fingerprint_fields"]["masking"]["mode"] == "dynamic"
