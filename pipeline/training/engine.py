@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import os
 import warnings
@@ -167,13 +165,12 @@ def initialize(module: nn.Module, config: Config, split: Split, precision: str) 
     given = {}
     if precision in HALF:
         given = {name: p.detach().clone() for name, p in module.named_parameters()}
-    with contextlib.redirect_stdout(io.StringIO()):  # BF16_Optimizer prints memory reports
-        engine, *_ = deepspeed.initialize(
-            model=module,
-            optimizer=optimizer,
-            config=deepspeed_settings(config, split, precision),
-            dist_init_required=False,
-        )
+    engine, *_ = deepspeed.initialize(
+        model=module,
+        optimizer=optimizer,
+        config=deepspeed_settings(config, split, precision),
+        dist_init_required=False,
+    )
     lamb.bind(optimizer, engine)
     if precision in HALF:
         # DeepSpeed made the master weights from weights that it had rounded to half precision.
@@ -263,9 +260,12 @@ def _clip_or_inf(clip: float) -> float:
 def _quiet_deepspeed() -> Any:
     import deepspeed
     import deepspeed.ops
+    from deepspeed.runtime import bf16_optimizer
 
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     deepspeed.utils.logger.setLevel(logging.ERROR)
+    # It prints 15 reports, and collects garbage before each, for seconds.
+    bf16_optimizer.see_memory_usage = lambda *_, **__: None
     # It would be compiled, for over a minute, as soon as a process group exists on a CPU.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed

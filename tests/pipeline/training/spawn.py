@@ -5,6 +5,7 @@ A fork server imports torch and DeepSpeed once, so that a rank starts in a fract
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -17,7 +18,15 @@ from typing import Any
 SECONDS = 300
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["pipeline.training.engine", "deepspeed"])
+_context.set_forkserver_preload(
+    [
+        "pipeline.training.checkpoint",
+        "torch._dynamo",  # the first optimizer imports it
+        "deepspeed.runtime.zero.muon.muon_optimizer",
+        "deepspeed.runtime.zero.stage3",
+        "deepspeed.checkpoint.ds_to_universal",
+    ]
+)
 
 
 def run(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -64,6 +73,7 @@ def _collect(readers: list[Connection]) -> list[Any]:
 def _be_rank(rank: int, size: int, store: str, payload: bytes, writer: Connection) -> None:
     import torch
 
+    gc.freeze()  # ZeRO-3 collects garbage, and need not look at the imported modules
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=size
