@@ -1,0 +1,241 @@
+"""How far a sharded run is from an un-sharded one: `python -m tests.benchmarks.lamb_table`.
+
+For every ZeRO stage, number of workers, precision, accumulation and clipping, the largest
+difference of a weight, relative to the largest weight, after the given numbers of steps:
+
+- `loop`: from a plain loop with whole parameters in one process, in the same precision;
+- `float64`: from a float64 LAMB that is fed the same recorded gradients (a loss that is linear in
+  the weights replays them, so that the run cannot drift away from its own gradients).
+
+`lamb` is ours, `ordinary` the same arithmetic on the flat tensors as DeepSpeed shows them,
+`adamw` a yardstick: what stage and precision alone do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from pipeline.config import Config
+from pipeline.training import engine as engines
+from pipeline.training import lamb
+from tests.pipeline.training import networks, spawn
+from tests.pipeline.training.reference_lamb import ReferenceLamb
+
+SAMPLES = 16
+"""Of a global batch: what 4 workers with 4 accumulation steps need."""
+LR, DECAY, CLIP = 0.02, 0.01, 0.3
+
+
+class Case(NamedTuple):
+    optimizer: str
+    precision: str
+    stage: int
+    workers: int
+    accumulation: int
+    clip: float
+
+
+class Replay(nn.Module):
+    """The network's parameters under a loss whose gradient is whatever it is called with."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        for name, parameter in network.named_parameters():
+            self.register_parameter(name.replace(".", "|"), parameter)
+
+    def forward(self, gradients: list[Tensor]) -> Tensor:
+        pairs = zip(self.parameters(), gradients, strict=True)
+        return torch.stack([(p.float() * g.float()).sum() for p, g in pairs]).sum()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, nargs="+", default=[20, 200])
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    arguments = parser.parse_args()
+    console = Console(width=130)
+    rows = []
+    recorded = record_gradients(max(arguments.steps))
+    for workers in arguments.workers:
+        cases = [
+            Case(*key, workers, *rest)
+            for key in itertools.product(("lamb", "ordinary", "adamw"), ("fp32", "bf16"), range(4))
+            for rest in itertools.product((1, 4), (0.0, CLIP))
+        ]
+        runs = spawn.run(workers, run_all, cases, arguments.steps, recorded)[0]
+        for case, (trained, replayed) in zip(cases, runs, strict=True):
+            rows.append({**case._asdict(), **compare(case, trained, replayed, recorded)})
+            console.print_json(json.dumps(rows[-1]), indent=None)
+    if arguments.output:
+        arguments.output.write_text(json.dumps(rows, indent=1))
+    console.print(summarize(rows, arguments.steps))
+
+
+def run_all(cases: list[Case], steps: list[int], recorded: list[list[list[Tensor]]]) -> list[Any]:
+    return [(train(case, steps), replay(case, steps, recorded)) for case in cases]
+
+
+def make(case: Case, module: nn.Module) -> Any:
+    micro = SAMPLES // (case.workers * case.accumulation)
+    split = engines.split_batch(SAMPLES, micro, case.workers)
+    name = "adamw" if case.optimizer == "adamw" else "lamb"
+    optim = {"name": name, "lr": LR, "clip": case.clip, "weight_decay": DECAY}
+    config = Config.model_validate({"engine": {"zero_stage": case.stage}, "optim": optim})
+    worker = engines.initialize(module, config, split, case.precision)
+    if case.optimizer == "ordinary":
+        engines.optimizer_of(worker)._cuts.clear()  # each flat tensor is taken for a parameter
+    return worker
+
+
+def train(case: Case, steps: list[int]) -> dict[int, Any]:
+    """Weights after each of the numbers of steps."""
+    worker = make(case, networks.build())
+    weights, done = {}, 0
+    for step in steps:
+        networks.train(worker, range(done, step), SAMPLES)
+        weights[step], done = engines.full_state_dict(worker), step
+    return weights
+
+
+def replay(case: Case, steps: list[int], recorded: list[list[list[Tensor]]]) -> dict[int, Any]:
+    worker = make(case, Replay(networks.build()))
+    rank, weights = torch.distributed.get_rank(), {}
+    for step, samples in enumerate(recorded[: max(steps)], 1):
+        for number, gradients in enumerate(micro_batches(samples, case)):
+            if number % case.workers == rank:
+                worker.backward(worker(gradients))
+                worker.step()
+        if step in steps:
+            found = engines.full_state_dict(worker) or {}
+            weights[step] = {name.replace("|", "."): weight for name, weight in found.items()}
+    return weights
+
+
+def record_gradients(steps: int) -> list[list[list[Tensor]]]:
+    """Gradients of each parameter for each sample of each step of a plain fp32 run."""
+    network = networks.build()
+    optimizer = lamb.Lamb(lamb.parameter_groups(network, DECAY), lr=LR)
+    recorded = []
+    for step in range(steps):
+        inputs, labels = networks.global_batch(step, SAMPLES)
+        samples = []
+        for x, y in zip(inputs.split(1), labels.split(1), strict=True):
+            gradients = torch.autograd.grad(network(x, y), list(network.parameters()))
+            samples.append(list(gradients))
+        for parameter, *gradients in zip(network.parameters(), *samples, strict=True):
+            parameter.grad = torch.stack(gradients).mean(0)
+        optimizer.step()
+        recorded.append(samples)
+    return recorded
+
+
+def micro_batches(samples: list[list[Tensor]], case: Case) -> list[list[Tensor]]:
+    """Mean gradients of each micro-batch, as the network's precision holds them."""
+    size = SAMPLES // (case.workers * case.accumulation)
+    dtype = engines.HALF.get(case.precision, torch.float32)
+    return [
+        [torch.stack(parts).mean(0).to(dtype) for parts in zip(*samples[i : i + size], strict=True)]
+        for i in range(0, SAMPLES, size)
+    ]
+
+
+def compare(case: Case, trained: Any, replayed: Any, recorded: Any) -> dict[str, float]:
+    loop = plain_loop(case, list(trained))
+    exact = float64(case, list(replayed), recorded)
+    return {
+        **{f"loop_{step}": difference(trained[step], loop[step]) for step in trained},
+        **{f"float64_{step}": difference(replayed[step], exact[step]) for step in replayed},
+    }
+
+
+def difference(weights: dict[str, Tensor], reference: dict[str, Tensor]) -> float:
+    pairs = [(weights[name].double(), reference[name].double()) for name in reference]
+    largest = max(b.abs().max() for _, b in pairs)
+    return float(max((a - b).abs().max() for a, b in pairs) / largest)
+
+
+def plain_loop(case: Case, steps: list[int]) -> dict[int, dict[str, Tensor]]:
+    """Whole fp32 master weights, the network in the case's precision, one process.
+
+    Gradients are added up in fp32, but at stage 0 in bf16 as DeepSpeed does it there: in bf16 on
+    each worker, then in fp32 over the workers, rounded to bf16 again.
+    """
+    network, master = networks.build(), networks.build()
+    dtype = engines.HALF.get(case.precision, torch.float32)
+    network.to(dtype)
+    optimizer = lamb.Lamb(
+        lamb.parameter_groups(master, DECAY), lr=LR, max_gradient_norm=case.clip or None
+    )
+    for group in optimizer.param_groups:
+        group["trust_ratio"] &= case.optimizer != "adamw"
+    count, result = case.workers * case.accumulation, {}
+    summing = dtype if case.stage == 0 else torch.float32
+    for step in range(max(steps)):
+        inputs, labels = networks.global_batch(step, SAMPLES)
+        sums = [
+            [torch.zeros_like(p, dtype=summing) for p in network.parameters()]
+            for _ in range(case.workers)
+        ]
+        parts = zip(inputs.chunk(count), labels.chunk(count), strict=True)
+        for number, (x, y) in enumerate(parts):
+            loss = network(x, y) / case.accumulation
+            gradients = torch.autograd.grad(loss, list(network.parameters()))
+            for total, gradient in zip(sums[number % case.workers], gradients, strict=True):
+                total += gradient
+        for parameter, *totals in zip(master.parameters(), *sums, strict=True):
+            mean = torch.stack([total.float() for total in totals]).mean(0)
+            parameter.grad = mean.to(summing).float()
+        optimizer.step()
+        with torch.no_grad():
+            for own, parameter in zip(network.parameters(), master.parameters(), strict=True):
+                own.copy_(parameter)
+        if step + 1 in steps:
+            result[step + 1] = {n: p.detach().clone() for n, p in master.named_parameters()}
+    return result
+
+
+def float64(case: Case, steps: list[int], recorded: Any) -> dict[int, dict[str, Tensor]]:
+    names = [name for name, _ in networks.build().named_parameters()]
+    slow = ReferenceLamb(
+        dict(networks.build().named_parameters()),
+        weight_decay=DECAY,
+        adapt=case.optimizer != "adamw",
+    )
+    result = {}
+    for step, samples in enumerate(recorded[: max(steps)], 1):
+        parts = zip(*micro_batches(samples, case), strict=True)
+        gradients = [torch.stack(part).double().mean(0) for part in parts]
+        slow.step(dict(zip(names, gradients, strict=True)), LR, case.clip)
+        if step in steps:
+            result[step] = dict(slow.weights)
+    return result
+
+
+def summarize(rows: list[dict[str, Any]], steps: list[int]) -> Table:
+    """The worst of all accumulations and clippings."""
+    columns = [f"{kind}_{step}" for kind in ("loop", "float64") for step in steps]
+    table = Table(
+        "optimizer", "precision", "stage", "workers", *columns, title="largest difference"
+    )
+    keys = ("optimizer", "precision", "stage", "workers")
+    for key, group in itertools.groupby(
+        sorted(rows, key=lambda row: [row[k] for k in keys]), key=lambda row: [row[k] for k in keys]
+    ):
+        found = list(group)
+        worst = [max(row[column] for row in found) for column in columns]
+        table.add_row(*map(str, key), *(f"{value:.1e}" for value in worst))
+    return table
+
+
+if __name__ == "__main__":
+    main()
