@@ -8,10 +8,15 @@ clip(j - i, -k, k) + k for query position i and key position j, and d the head s
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from .cpu_dropout import keep_mask, keep_scale, new_seed
 
 
 def position_table(head_size: int, max_relative_position: int) -> Tensor:
@@ -73,8 +78,167 @@ def sdpa_attention(
     dropout: float = 0.0,
     offset: int = 0,
 ) -> Tensor:
-    """`eager_attention` without the weights."""
-    return eager_attention(q, k, v, table, mask, None, dropout, offset)[0]
+    """`eager_attention` without the weights; on a CPU tile by tile, in memory linear in length."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if traced or q.device.type != "cpu" or dropout >= 1:
+        return eager_attention(q, k, v, table, mask, None, dropout, offset)[0]
+    return _Tiled.apply(q, k, v, table.to(q.dtype), mask, dropout, offset)
+
+
+TILE_ELEMENTS = 2**18
+"""Scores of a tile: a megabyte in float32, so that it stays in a core's cache."""
+
+TILE_QUERIES = 128
+
+
+class _Tiled(torch.autograd.Function):
+    """Tiles of some heads and up to 128 queries against all keys; the backward pass recomputes.
+
+    Gradients, with P the probabilities, M the dropout mask over the share kept and a[i, j] the
+    position vector T[p(i, j)]:
+        dV = (P * M)ᵀ dO        dP = M * (dO (V + a)ᵀ)      dS = P * (dP - rowsum(dP * P))
+        dK = dSᵀ Q / √d         dQ = dS (K + a) / √d
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        table: Tensor,
+        mask: Tensor | None,
+        dropout: float,
+        offset: int,
+    ) -> Tensor:
+        seed = new_seed() if dropout else 0
+        out = _like(q)
+        for tile in _tiles(q, k, mask, table, offset):
+            p = tile.probabilities(q, k)
+            if dropout:
+                p *= keep_mask(p, dropout, seed + tile.number)
+            context = tile.sum_by_position(p).add_(torch.bmm(p, v[tile.keys]))
+            out[tile.queries] = context * keep_scale(dropout) if dropout else context
+        ctx.save_for_backward(q, k, v, table, mask)
+        ctx.dropout, ctx.offset, ctx.seed = dropout, offset, seed
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, table, mask = ctx.saved_tensors
+        dq = _like(q)
+        # Added up over tiles of queries, so in float32 whatever the type.
+        dk, dv = (torch.zeros_like(_like(k), dtype=torch.float32) for _ in range(2))
+        for tile in _tiles(q, k, mask, table, ctx.offset):
+            p = tile.probabilities(q, k)
+            d_context = grad[tile.queries]
+            dropped = p
+            if ctx.dropout:
+                keep = keep_mask(p, ctx.dropout, ctx.seed + tile.number)
+                dropped = keep * p
+                d_context = d_context * keep_scale(ctx.dropout)
+            dv[tile.keys] += torch.bmm(dropped.transpose(1, 2), d_context)
+            dp = torch.bmm(d_context, v[tile.keys].transpose(1, 2))
+            dp += tile.dot_by_position(d_context)
+            if ctx.dropout:
+                dp *= keep
+            ds = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
+            dk[tile.keys] += torch.bmm(ds.transpose(1, 2), q[tile.queries] * tile.scale)
+            d_query = tile.sum_by_position(ds).add_(torch.bmm(ds, k[tile.keys]))
+            dq[tile.queries] = d_query * tile.scale
+        return dq, dk.to(k.dtype), dv.to(v.dtype), None, None, None, None
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """`queries` and `keys` index [B, heads, Q or K, d] → [n, r, d] and [n, K, d]."""
+
+    number: int
+    queries: tuple
+    keys: tuple
+    first: int
+    """Position of the first query."""
+    table: Tensor
+    rows: Tensor
+    """p(i, j), int64 [r, K]."""
+    mask: Tensor | None
+    scale: float
+
+    def probabilities(self, q: Tensor, k: Tensor) -> Tensor:
+        """softmax(scores), [n, r, K]."""
+        scaled = q[self.queries] * self.scale
+        scores = torch.bmm(scaled, k[self.keys].transpose(1, 2))
+        scores += self.dot_by_position(scaled)
+        if self.mask is not None:
+            scores += self.mask
+        return scores.softmax(-1)
+
+    def dot_by_position(self, x: Tensor) -> Tensor:
+        """x[i] · T[p(i, j)]: [n, r, d] → [n, r, K]."""
+        return (x @ self.table.T).gather(2, self.rows.expand(len(x), -1, -1))
+
+    def sum_by_position(self, x: Tensor) -> Tensor:
+        """Σ_j x[i, j] T[p(i, j)]: [n, r, K] → float32 (or wider) [n, r, d].
+
+        Beyond the clip distance of all rows the vector is constant. Between, a row is shifted by
+        its number, which a strided view does: then a column is a distance.
+        """
+        heads, rows, keys = x.shape
+        clip = self.table.shape[0] // 2
+        left = min(max(self.first - clip, 0), keys)
+        right = min(self.first + rows + clip, keys)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        total = x[:, :, :left].sum(-1, keepdim=True, dtype=wide) * self.table[0]
+        total += x[:, :, right:].sum(-1, keepdim=True, dtype=wide) * self.table[-1]
+        if left < right:
+            width = right - left + rows - 1
+            shifted = x.new_zeros(heads, rows, width)
+            view = shifted.as_strided(
+                (heads, rows, right - left), (rows * width, width - 1, 1), rows - 1
+            )
+            view.copy_(x[:, :, left:right])
+            distances = torch.arange(width) - (rows - 1) + left - self.first
+            total += shifted @ self.table[distances.clamp(-clip, clip) + clip]
+        return total
+
+
+def _tiles(
+    q: Tensor, k: Tensor, mask: Tensor | None, table: Tensor, offset: int
+) -> Iterator[_Tile]:
+    batch, heads, queries, width = q.shape
+    keys = k.shape[2]
+    if mask is not None:
+        mask = mask.expand(batch, heads, queries, keys)
+    height = min(queries, TILE_QUERIES)
+    group = max(1, min(heads, TILE_ELEMENTS // (height * keys)))
+    number = 0
+    for top in range(0, queries, height):
+        rows = slice(top, min(top + height, queries))
+        positions = table_rows(
+            rows.stop - top, keys, offset + top, table.shape[0] // 2, table.device
+        )
+        for text in range(batch):
+            for head in range(0, heads, group):
+                number += 1
+                some = slice(head, head + group)
+                yield _Tile(
+                    number=number,
+                    queries=(text, some, rows),
+                    keys=(text, some),
+                    first=offset + top,
+                    table=table,
+                    rows=positions,
+                    mask=None if mask is None else mask[text, some, rows],
+                    scale=width**-0.5,
+                )
+
+
+def _like(x: Tensor) -> Tensor:
+    """An empty [B, heads, S, d] whose heads lie side by side in memory, as [B, S, heads·d] has."""
+    return torch.empty_like(x.transpose(1, 2), memory_format=torch.contiguous_format).transpose(
+        1, 2
+    )
 
 
 ATTENTIONS: dict[str, Callable[..., Tensor]] = {"sdpa": sdpa_attention}
@@ -96,6 +260,10 @@ def attend(
 
     Weights and head masks exist only in `eager_attention`, which then serves any name.
     """
+    if mask is not None and mask.dtype != q.dtype:
+        # The lowest float32 is -inf in half precision, and a row of it no longer uniform.
+        lowest = max(torch.finfo(q.dtype).min, torch.finfo(mask.dtype).min)
+        mask = mask.clamp(min=lowest).to(q.dtype)
     if implementation == "eager" or need_weights or head_mask is not None:
         context, weights = eager_attention(q, k, v, table, mask, head_mask, dropout, offset)
         return context, weights if need_weights else None

@@ -1,0 +1,229 @@
+"""Forward and backward of a pre-training step, base size, dropout on, side by side.
+
+    python tests/benchmarks/step.py --reference /tmp/nezha-4.40/bin/python --json step.json
+
+Contenders: this repository's Nezha, BERT of the installed transformers with SDPA, and, where
+--reference names a Python that has it, Nezha of transformers 4.40.2 (see tests/model/
+make_golden.py for such an environment). Each lives in a process of its own, so that peak memory
+is its own, and they take turns step by step, so that what else the machine does hits all alike.
+
+Utilisation: the floating-point operations that the step needs (6 a weight and token; attention
+12·B·S²·H a layer; the LM head for masked tokens only; no position term, nothing recomputed)
+over the median time, divided by the rate of the layers' matrix products alone in the same run.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+VOCABULARY, HIDDEN, LAYERS, MASKED = 21128, 768, 12, 0.14
+CONTENDERS = ["ours fp32", "ours bf16", "bert fp32", "products fp32", "products bf16"]
+REFERENCE = "nezha 4.40.2 fp32"
+
+
+def needed_flops(batch: int, length: int) -> float:
+    tokens = batch * length
+    layers = LAYERS * (6 * tokens * 12 * HIDDEN**2 + 12 * batch * length**2 * HIDDEN)
+    return layers + 6 * round(tokens * MASKED) * (HIDDEN**2 + HIDDEN * VOCABULARY)
+
+
+def product_flops(batch: int, length: int) -> float:
+    return LAYERS * 6 * batch * length * 12 * HIDDEN**2
+
+
+def worker(name: str, batch: int, length: int, device: str) -> None:
+    """Read a line, make a step, write its seconds; at the end of input write the peak memory."""
+    import torch
+
+    torch.manual_seed(0)
+    if device == "cpu":
+        torch.set_num_threads(2)
+    kind, precision = name.rsplit(" ", 1)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    make = {"ours": _ours, "bert": _bert, "products": _products}.get(kind, _reference)
+    step = make(batch, length, dtype, device)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        step()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        print(time.perf_counter() - start, flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(peak if device == "cpu" else torch.cuda.max_memory_allocated())
+
+
+def _inputs(batch: int, length: int, device: str) -> dict[str, Any]:
+    import torch
+
+    masked = torch.zeros(batch * length, dtype=torch.bool)
+    masked[torch.randperm(batch * length)[: round(batch * length * MASKED)]] = True
+    masked = masked.view(batch, length)
+    ids = torch.randint(5, VOCABULARY, (batch, length))
+    inputs = {
+        "input_ids": ids,
+        "token_type_ids": (torch.arange(length) > length // 2).long().expand(batch, -1),
+        "labels": torch.where(masked, ids, -100),
+        "next_sentence_label": torch.arange(batch) % 2,
+    }
+    return {name: value.to(device) for name, value in inputs.items()}
+
+
+def _ours(batch: int, length: int, dtype: Any, device: str) -> Callable[[], None]:
+    from torch.nn import functional as F
+
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    from model import NezhaConfig, NezhaForPreTraining
+
+    net = NezhaForPreTraining(NezhaConfig()).to(device, dtype).train()
+    inputs = _inputs(batch, length, device)
+    labels = inputs["labels"]
+    rows = (labels.flatten() >= 0).nonzero().squeeze(1)
+    targets = labels.flatten()[rows]
+
+    def step() -> None:
+        net.zero_grad()
+        hidden = net.nezha(inputs["input_ids"], token_type_ids=inputs["token_type_ids"])
+        words = net.cls.predictions(hidden.last_hidden_state.flatten(0, 1)[rows])
+        pairs = net.cls.seq_relationship(hidden.pooler_output)
+        loss = F.cross_entropy(words.float(), targets)
+        (loss + F.cross_entropy(pairs.float(), inputs["next_sentence_label"])).backward()
+
+    return step
+
+
+def _whole(net: Any, batch: int, length: int, dtype: Any, device: str) -> Callable[[], None]:
+    net = net.to(device, dtype).train()
+    inputs = _inputs(batch, length, device)
+
+    def step() -> None:
+        net.zero_grad()
+        net(**inputs).loss.backward()
+
+    return step
+
+
+def _bert(batch: int, length: int, dtype: Any, device: str) -> Callable[[], None]:
+    from transformers import BertConfig, BertForPreTraining
+
+    config = BertConfig(vocab_size=VOCABULARY, attn_implementation="sdpa")
+    return _whole(BertForPreTraining(config), batch, length, dtype, device)
+
+
+def _reference(batch: int, length: int, dtype: Any, device: str) -> Callable[[], None]:
+    import transformers
+
+    if transformers.__version__ != "4.40.2":
+        raise SystemExit(f"--reference has transformers {transformers.__version__}, not 4.40.2")
+    net = transformers.NezhaForPreTraining(transformers.NezhaConfig())
+    return _whole(net, batch, length, dtype, device)
+
+
+def _products(batch: int, length: int, dtype: Any, device: str) -> Callable[[], None]:
+    """The matrix products of the layers: forward, and both of the backward pass."""
+    import torch
+
+    def pair(*shape: int) -> Any:
+        return torch.randn(shape, device=device).to(dtype)
+
+    tokens = batch * length
+    shapes = [(HIDDEN, HIDDEN)] * 4 + [(4 * HIDDEN, HIDDEN), (HIDDEN, 4 * HIDDEN)]
+    operands = [(pair(tokens, n_in), pair(out, n_in), pair(tokens, out)) for out, n_in in shapes]
+
+    def step() -> None:
+        for _ in range(LAYERS):
+            for x, w, g in operands:
+                x @ w.T
+                g @ w
+                g.T @ x
+
+    return step
+
+
+def measure(arguments: argparse.Namespace, batch: int, length: int) -> list[dict[str, Any]]:
+    pythons = dict.fromkeys(CONTENDERS, sys.executable)
+    if arguments.reference:
+        pythons[REFERENCE] = arguments.reference
+    options = ["--batch", str(batch), "--length", str(length), "--device", arguments.device]
+    processes = {
+        name: subprocess.Popen(
+            [python, __file__, "--worker", name, *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for name, python in pythons.items()
+    }
+    times: dict[str, list[float]] = {name: [] for name in processes}
+    for _ in range(arguments.rounds + 1):
+        for name, process in processes.items():
+            process.stdin.write("\n")
+            process.stdin.flush()
+            times[name].append(float(process.stdout.readline()))
+    result = []
+    for name, process in processes.items():
+        peak = float(process.communicate()[0])
+        # The first step warms up.
+        result.append(
+            {
+                "contender": name,
+                "batch": batch,
+                "length": length,
+                "seconds": statistics.median(times[name][1:]),
+                "peak_bytes": peak,
+            }
+        )
+    return result
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    by_name = {row["contender"]: row for row in rows}
+    base = by_name.get(REFERENCE, by_name["bert fp32"])
+    batch, length = base["batch"], base["length"]
+    print(f"\n{batch} x {length}; speed and memory against {base['contender']}")
+    for name, row in by_name.items():
+        line = f"{name:18} {row['seconds']:7.3f} s  {base['seconds'] / row['seconds']:5.2f}x"
+        if not name.startswith("products"):
+            line += f"  {row['peak_bytes'] / 2**30:5.2f} GiB"
+            line += f" {row['peak_bytes'] / base['peak_bytes']:4.0%}"
+            alone = by_name[f"products {name.rsplit(' ', 1)[1]}"]["seconds"]
+            rate = product_flops(batch, length) / alone
+            row["utilisation"] = needed_flops(batch, length) / row["seconds"] / rate
+            line += f"  utilisation {row['utilisation']:4.0%}"
+        else:
+            line += f"  {product_flops(batch, length) / row['seconds'] / 1e9:5.0f} GFLOP/s"
+        print(line)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--reference", help="a Python with transformers 4.40.2")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--shapes", nargs="+", default=["4x128", "2x512"])
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--length", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        worker(arguments.worker, arguments.batch, arguments.length, arguments.device)
+        return
+    rows = []
+    for shape in arguments.shapes:
+        found = measure(arguments, *map(int, shape.split("x")))
+        show(found)
+        rows += found
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

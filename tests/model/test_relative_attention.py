@@ -1,0 +1,209 @@
+"""Every implementation against the definition, written out in float64."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.cpu_dropout import Dropout, keep_mask, keep_scale
+from model.relative_attention import ATTENTIONS, attend, eager_attention, position_table
+
+IMPLEMENTATIONS = ["eager", *ATTENTIONS]
+
+
+def definition(q, k, v, clip, mask=None, offset=0):
+    """The paper's formulas with a vector for every pair of positions."""
+    q, k, v = (x.double() for x in (q, k, v))
+    i, j = torch.meshgrid(torch.arange(q.shape[2]), torch.arange(k.shape[2]), indexing="ij")
+    rows = (j - i - offset).clamp(-clip, clip) + clip
+    angles = rows[..., None] / 10000 ** (torch.arange(0, q.shape[3], 2).double() / q.shape[3])
+    relative = torch.stack([angles.sin(), angles.cos()], -1).flatten(2)
+    scores = q @ k.mT + torch.einsum("bhid,ijd->bhij", q, relative)
+    scores = scores / math.sqrt(q.shape[3])
+    if mask is not None:
+        scores = scores + mask.double()
+    weights = scores.softmax(-1)
+    return weights @ v + torch.einsum("bhij,ijd->bhid", weights, relative)
+
+
+def operands(queries, keys, batch=2, heads=3, d=8, dtype=torch.float32, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    lengths = (queries, keys, keys)
+    # In memory as projections leave them: heads side by side.
+    made = [torch.randn(batch, n, heads, d, generator=random).to(dtype) for n in lengths]
+    return [x.transpose(1, 2).requires_grad_() for x in made]
+
+
+def masks(kind, batch, queries, keys, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    lowest = torch.finfo(torch.float32).min
+    if kind == "none":
+        return None
+    shape = (batch, 1, 1, keys) if kind == "padding" else (batch, 1, queries, keys)
+    mask = (torch.rand(shape, generator=random) < 0.3).float() * lowest
+    if kind == "rows":
+        mask[:, :, 0] = lowest
+    return mask
+
+
+def results(implementation, q, k, v, clip, mask, offset, **kwargs):
+    table = position_table(q.shape[3], clip)
+    context, _ = attend(implementation, q, k, v, table, mask=mask, offset=offset, **kwargs)
+    probe = torch.cos(torch.arange(context.numel(), dtype=torch.float64)).view(context.shape)
+    return context, *torch.autograd.grad((context * probe).sum(), [q, k, v])
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    queries=st.integers(1, 40),
+    extra=st.integers(0, 20),
+    clip=st.sampled_from([1, 3, 7, 64]),
+    heads=st.integers(1, 5),
+    kind=st.sampled_from(["none", "padding", "full", "rows"]),
+    crossing=st.booleans(),
+)
+def test_float32(implementation, queries, extra, clip, heads, kind, crossing) -> None:
+    """`extra` keys stand before the queries (a cache), or it is cross-attention."""
+    keys, offset = (queries + extra, extra) if not crossing else (extra + 1, 5)
+    q, k, v = operands(queries, keys, heads=heads)
+    mask = masks(kind, 2, queries, keys)
+    context = definition(q, k, v, clip, mask, offset)
+    probe = torch.cos(torch.arange(context.numel(), dtype=torch.float64)).view(context.shape)
+    gradients = torch.autograd.grad((context * probe).sum(), [q, k, v])
+    found = results(implementation, q, k, v, clip, mask, offset)
+    for one, other in zip(found, (context, *gradients), strict=True):
+        torch.testing.assert_close(one.double(), other.double(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("clip", [16, 64])
+def test_several_tiles(implementation: str, clip: int) -> None:
+    q, k, v = operands(300, 300, batch=1, heads=2, d=16)
+    context = definition(q, k, v, clip)
+    probe = torch.cos(torch.arange(context.numel(), dtype=torch.float64)).view(context.shape)
+    gradients = torch.autograd.grad((context * probe).sum(), [q, k, v])
+    found = results(implementation, q, k, v, clip, None, 0)
+    for one, other in zip(found, (context, *gradients), strict=True):
+        torch.testing.assert_close(one.double(), other.double(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("implementation", sorted(ATTENTIONS))
+@pytest.mark.parametrize("kind", ["none", "padding", "rows"])
+def test_bfloat16_is_no_worse_than_eager(implementation: str, kind: str) -> None:
+    q, k, v = operands(150, 150, batch=1, heads=2, d=16, dtype=torch.bfloat16)
+    mask = masks(kind, 1, 150, 150)
+    exact = results(
+        "eager", *(x.detach().double().requires_grad_() for x in (q, k, v)), 32, mask, 0
+    )
+    errors = {}
+    for name in ("eager", implementation):
+        found = results(name, q, k, v, 32, mask, 0)
+        assert all(torch.isfinite(x).all() for x in found)
+        errors[name] = [
+            (x.double() - y).square().mean().sqrt().item()
+            for x, y in zip(found, exact, strict=True)
+        ]
+    for ours, eager in zip(errors[implementation], errors["eager"], strict=True):
+        assert ours <= 1.1 * eager, errors
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_dropout_is_unbiased_and_drops_its_share(implementation: str) -> None:
+    """Without positions and with values of one, a context is the kept share over 1 - p."""
+    q, k, v = operands(64, 256, batch=2, heads=4, d=16)
+    table = torch.zeros(3, 16)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        kept, _ = attend(implementation, q * 0, k, torch.ones_like(v), table, dropout=0.1)
+    shares = kept[..., 0]
+    assert abs(shares.mean().item() - 1) < 0.004
+    # Binomial: √(p / (1 - p) / 256) = 0.0208
+    assert abs(shares.std().item() - 0.0208) < 0.002
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_dropout_is_the_same_forwards_and_backwards(implementation: str) -> None:
+    """The context is linear in v: its gradient has to give the context back."""
+    q, k, v = operands(150, 150, batch=1, heads=2, d=16)
+    table = position_table(16, 8)
+
+    def run(values):
+        torch.manual_seed(7)
+        return attend(implementation, q, k, values, table, dropout=0.3)[0]
+
+    probe = torch.randn(run(v).shape)
+    (gradient,) = torch.autograd.grad((run(v) * probe).sum(), v)
+    direction = torch.randn_like(v)
+    change = ((run(v + direction) - run(v)) * probe).sum()
+    torch.testing.assert_close((gradient * direction).sum(), change, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_gradients_of_scores_under_dropout(implementation: str) -> None:
+    """Against finite differences in float64, the mask held fixed by the seed."""
+    q, k, v = (x.detach().double().requires_grad_() for x in operands(5, 7, 1, 2, 4))
+    table = position_table(4, 3).double()
+
+    def run(*tensors):
+        torch.manual_seed(3)
+        return attend(implementation, *tensors, table, dropout=0.4, offset=2)[0]
+
+    torch.autograd.gradcheck(run, (q, k, v))
+
+
+def test_memory_of_sdpa_is_linear_in_length() -> None:
+    """What is kept for the backward pass holds no [queries, keys] matrix."""
+    q, k, v = operands(512, 512, batch=1, heads=2, d=16)
+    kept = []
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        kept.append(x.untyped_storage().nbytes())
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        attend("sdpa", q, k, v, position_table(16, 64), dropout=0.1)
+    assert sum(kept) <= 6 * q.numel() * 4
+
+
+def test_position_table() -> None:
+    table = position_table(8, 5)
+    assert table.shape == (11, 8)
+    assert table.dtype == torch.float32
+    expected = [f(7 * 10000 ** (-2 * i / 8)) for i in range(4) for f in (np.sin, np.cos)]
+    np.testing.assert_allclose(table[7].numpy(), expected, atol=1e-6)
+
+
+def test_weights_are_the_dropped_probabilities() -> None:
+    q, k, v = operands(9, 9)
+    context, weights = eager_attention(q, k, v, position_table(8, 4) * 0, dropout=0.5)
+    torch.testing.assert_close(weights @ v, context)
+    assert 0.3 < (weights == 0).float().mean() < 0.7
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cheap_dropout(dtype: torch.dtype) -> None:
+    layer = Dropout(0.1).train()
+    x = torch.ones(1000, 1003, dtype=dtype, requires_grad=True)
+    torch.manual_seed(0)
+    out = layer(x)
+    out.sum().backward()
+    assert torch.equal(x.grad, out.detach())
+    assert abs((out == 0).float().mean().item() - 0.1) < 0.002
+    assert out.max().item() == pytest.approx(1 / 0.9, rel=1e-2)
+    assert abs((out == 0).float().mean(0).std().item() - math.sqrt(0.09 / 1000)) < 0.001
+    torch.manual_seed(0)
+    assert torch.equal(layer(x), out)
+    assert not torch.equal(layer(x), out)
+    assert torch.equal(layer.eval()(x), x)
+
+
+def test_keep_mask_words_are_independent() -> None:
+    """Four neighbours share a draw; their drops must not."""
+    drops = 1 - keep_mask(torch.empty(400_000), 0.25, seed=11).view(-1, 4)
+    correlation = torch.corrcoef(drops.T) - torch.eye(4)
+    assert correlation.abs().max() < 0.015
+    assert keep_scale(0.25) == pytest.approx(4 / 3)
