@@ -32,10 +32,9 @@ class Verb(NamedTuple):
 
 def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit status: 0 done, 2 for an error that is the user's to mend."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
     parser = argparse.ArgumentParser(
-        prog=f"python -m jobs.{sys.modules['__main__'].__spec__.name.rpartition('.')[2]}"
-        if getattr(sys.modules["__main__"], "__spec__", None)
-        else None,
+        prog=f"python -m {module.name}" if module else None,
         description=verb.help,
         epilog=_settings_help(verb.groups),
         formatter_class=argparse.RawDescriptionHelpFormatter,

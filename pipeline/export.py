@@ -40,15 +40,15 @@ def export_checkpoint(source: Path, vocab: Path, output: Path) -> Path:
         raise VocabularyError(
             f"{vocab} is not the vocabulary that {source} was trained with; set corpus.vocab to it"
         )
-    vocab_size = len(read_vocabulary(vocab))
-    network = NezhaForPreTraining(network_config(config.model, vocab_size))
+    shape = network_config(config.model, len(read_vocabulary(vocab)))
+    network = NezhaForPreTraining(shape)
     checkpoint.load_weights(network, source)
 
     temporary = output.with_name(output.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     network.save_pretrained(temporary)
-    write_remote_code(temporary, network.config)
+    write_remote_code(temporary, shape)
     _tokenizer(vocab, config).save_pretrained(temporary)
     shutil.copyfile(vocab, temporary / "vocab.txt")
     lineage = _lineage(state, config, source)

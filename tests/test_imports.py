@@ -13,7 +13,8 @@ ALLOWED = {
     "model": (),
     "pipeline.config": ("pipeline.errors",),
     "pipeline.errors": (),
-    "pipeline.corpus": ("pipeline.config", "pipeline.errors"),
+    "pipeline.cluster": ("pipeline.errors",),
+    "pipeline.corpus": ("pipeline.cluster", "pipeline.config", "pipeline.errors"),
     "pipeline.feed": ("pipeline.config", "pipeline.errors", "pipeline.corpus"),
     "pipeline.training": (
         "model",

@@ -11,6 +11,11 @@ from pipeline.config import Config
 from pipeline.training.loop import Context, train
 
 
+def rank() -> int:
+    """This process's number."""
+    return int(os.environ.get("RANK", 0))
+
+
 def fit(config: Config, tracking: tuple[str, str] | None) -> dict[str, Any]:
     """Train as the rank that RANK, WORLD_SIZE and LOCAL_RANK name; alone without them.
 
@@ -22,7 +27,7 @@ def fit(config: Config, tracking: tuple[str, str] | None) -> dict[str, Any]:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
     context = Context(
-        rank=int(os.environ.get("RANK", 0)),
+        rank=rank(),
         world_size=int(os.environ.get("WORLD_SIZE", 1)),
         device=device,
         threads=max(1, int(config.scaling.cpus_per_worker)),

@@ -11,6 +11,7 @@ from typing import Any
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
 
 from pipeline import cluster
 from pipeline.config import Config
@@ -60,7 +61,7 @@ def fit(
     with _Watcher(paths.run, config.train.steps, show):
         try:
             result = trainer.fit()
-        except ray.train.v2.api.exceptions.TrainingFailedError as error:
+        except TrainingFailedError as error:
             raise _cause(error) from error
     if message := result.return_value.get(DIVERGED):
         raise TrainingError(message)

@@ -20,6 +20,7 @@ from pipeline.corpus.shards import MANIFEST
 from pipeline.errors import TrainingError
 from pipeline.feed import batches as feeds
 from pipeline.feed.batches import Batch
+from pipeline.feed.cache import ShardCache
 from pipeline.paths import RunPaths
 from pipeline.training import checkpoint, engine, history
 from pipeline.training.evaluation import evaluate
@@ -77,9 +78,8 @@ def train(config: Config, context: Context) -> dict[str, Any]:
     evaluating, scores = (paths.heldout / MANIFEST).exists(), dict[str, float]()
     window = Window(device)
     clock = Clock(device)
-    steps_ahead = feed.iterate(state["step"], steps)
     try:
-        for step, micro_batches in enumerate(steps_ahead, state["step"] + 1):
+        for step, micro_batches in enumerate(feed.iterate(state["step"], steps), state["step"] + 1):
             logged = step % config.train.log_every == 0 or step == steps
             clock.start(logged)
             rate = learning_rate(step, steps, config.optim)
@@ -121,7 +121,6 @@ def train(config: Config, context: Context) -> dict[str, Any]:
                 context.report(scores, folder)
             window.restart()
     finally:
-        steps_ahead.close()
         recorder.close()
     return state
 
@@ -182,6 +181,8 @@ def open_feed(config: Config, paths: RunPaths, rank: int, world_size: int) -> fe
         world_size=world_size,
         seed=config.run.seed,
         masking=config.corpus.masking,
+        window=config.train.window_shards,
+        cache=ShardCache(config.train.shard_cache, config.train.shard_cache_gigabytes),
     )
 
 
