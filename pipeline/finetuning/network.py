@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 import model  # noqa: F401  registers Nezha with the Auto classes
 from pipeline.errors import ExportError
 from pipeline.finetuning.kinds import Kind, Logits
 from pipeline.finetuning.rows import IGNORED, Row, RowBatch, collate
 
+Progress = Callable[[str], None]
 RESULTS = "results.json"
 
 
@@ -60,9 +62,10 @@ def build(kind: Kind, export: str, labels: Sequence[str], from_scratch: bool) ->
         config = AutoConfig.from_pretrained(export, **names)
         return kind.network.from_config(config).float()
     try:
-        network, report = kind.network.from_pretrained(
-            export, dtype=torch.float32, output_loading_info=True, **names
-        )
+        with quiet():
+            network, report = kind.network.from_pretrained(
+                export, dtype=torch.float32, output_loading_info=True, **names
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise ExportError(f"{export}: {error}") from error
     body = f"{network.base_model_prefix}."
@@ -70,6 +73,20 @@ def build(kind: Kind, export: str, labels: Sequence[str], from_scratch: bool) ->
     if lost:
         raise ExportError(f"{export}: weights are missing, {sorted(lost)[0]} among {len(lost)}")
     return network
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' bars and its table of the weights that a head lacks, as it must."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def pick_device() -> torch.device:
@@ -137,7 +154,8 @@ def save(
     temporary = output.with_name(f"{output.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    network.save_pretrained(temporary)
+    with quiet():
+        network.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     for path in [*Path(export).glob("*.py"), Path(export) / "vocab.txt"]:
         if path.is_file():
@@ -156,6 +174,3 @@ def read_results(folder: Path) -> dict[str, Any]:
         raise ExportError(
             f"{folder}: not the result of `python -m jobs.finetune`: {error}"
         ) from error
-
-
-Progress = Callable[[str], None]

@@ -40,7 +40,8 @@ def predict(
     results = networks.read_results(Path(folder))
     kind = KINDS[results["task"]]
     setup = Setup(networks.load_tokenizer(folder), results["labels"], results["length"])
-    network: nn.Module = kind.network.from_pretrained(folder)
+    with networks.quiet():
+        network: nn.Module = kind.network.from_pretrained(folder)
     network.to(networks.pick_device())
     remaining = iter(lines)
     while block := list(itertools.islice(remaining, BLOCK)):

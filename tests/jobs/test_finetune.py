@@ -1,0 +1,93 @@
+"""The verbs finetune and predict, from settings to files."""
+
+import json
+import random
+
+import mlflow
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from jobs import finetune, predict
+from jobs.command import main
+from model import NezhaConfig, NezhaForPreTraining
+from model.remote_code import write_remote_code
+from pipeline.corpus.wordpiece import build_tokenizer
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "export"
+    folder.mkdir()
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"在京沪张王明华，"]
+    vocab += [f"[unused{i}]" for i in range(1, 99)]
+    (folder / "vocab.txt").write_text("\n".join(vocab) + "\n", "utf-8")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = NezhaConfig(vocab_size=len(vocab), intermediate_size=32, **sizes)
+    NezhaForPreTraining(config).save_pretrained(folder)
+    write_remote_code(folder, config)
+    special = {
+        f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")
+    }
+    tokenizer = build_tokenizer(folder / "vocab.txt", lowercase=True)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    return folder
+
+
+def test_fine_tune_record_and_predict(export, tmp_path, capsys):
+    draw = random.Random(0)
+    rows = []
+    for _ in range(64):
+        tokens = [draw.choice("张王"), draw.choice("明华"), "在", draw.choice("京沪")]
+        rows.append({"tokens": tokens, "labels": ["B-PER", "I-PER", "O", "B-LOC"]})
+    data = tmp_path / "ner.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    arguments = [
+        f"run.storage={tmp_path}",
+        "run.name=r",
+        "finetune.task=ner",
+        f"finetune.checkpoint={export}",
+        *(f"finetune.data.{split}={data}" for split in ("train", "dev", "test")),
+        "finetune.epochs=3",
+        "finetune.lr=2e-2",
+        "finetune.batch=8",
+    ]
+    assert main(finetune.VERB, [*arguments, "--dry-run"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["ner.jsonl"]
+    assert "choose the best epoch on" in capsys.readouterr().out
+
+    assert main(finetune.VERB, arguments) == 0
+    out = capsys.readouterr().out
+    folder = tmp_path / "r" / "heads" / "ner"
+    results = json.loads((folder / "results.json").read_text("utf-8"))
+    assert f"predict.model={folder}" in out
+    assert f"{results['test']['f1']:.4g}" in out
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("nezha").experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["finetune.lr"] == "0.02"
+    assert run.data.tags["task"] == "ner"
+    assert run.data.metrics["test_f1"] == pytest.approx(results["test"]["f1"])
+    curve = client.get_metric_history(run.info.run_id, "dev_f1")
+    assert [point.value for point in curve] == pytest.approx([e["f1"] for e in results["epochs"]])
+
+    (tmp_path / "in.txt").write_text("张明在京\n\n王华在沪，\n", "utf-8")
+    wanted = [f"predict.model={folder}", f"predict.input={tmp_path / 'in.txt'}"]
+    assert main(predict.VERB, wanted) == 0
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["text"] for row in printed] == ["张明在京", "王华在沪，"]
+    assert main(predict.VERB, [*wanted, f"predict.output={tmp_path / 'out.jsonl'}"]) == 0
+    written = (tmp_path / "out.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line) for line in written] == printed
+
+
+def test_mistakes_are_one_message(tmp_path, capsys):
+    assert main(finetune.VERB, ["--dry-run"]) == 2
+    message = capsys.readouterr().err
+    assert "finetune.task: choose one of" in message
+    assert "finetune.data.train: name the training examples" in message
+    assert main(predict.VERB, []) == 2
+    assert "predict.model: name a folder" in capsys.readouterr().err
+    assert main(predict.VERB, [f"predict.model={tmp_path}", "--dry-run"]) == 2
+    assert "not the result of" in capsys.readouterr().err
