@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,8 +35,11 @@ from pipeline.errors import CorpusError, ShardError
 
 FORMAT = 1
 """Raised when the same text and settings would give other shards."""
-NOT_CONTENT = {"inputs", "heldout", "output", "vocab", "vocab_size", "workers", "keep_rejected"}
-"""Settings that the shards do not depend on (vocabulary and inputs count by their content)."""
+NOT_CONTENT = {
+    *("inputs", "heldout", "output", "vocab", "vocab_size", "user_dictionary"),
+    *("workers", "keep_rejected", "max_bad_share"),
+}
+"""Settings that shards do not depend on; inputs, vocabulary, dictionary count by their content."""
 
 
 class Executor(NamedTuple):
@@ -133,7 +137,13 @@ def prepare(
     Raises:
         CorpusError: inputs that are missing, empty or mostly garbage; a full disk.
     """
-    folder = str(output).rstrip("/")
+    folder, vocab = absolute(output), absolute(vocab)
+    places = {
+        name: absolute(getattr(settings, name))
+        for name in ("user_dictionary", "keep_rejected")
+        if getattr(settings, name)
+    }
+    settings = settings.model_copy(update=places)
     planned = plan(settings, vocab, seed, inputs or settings.inputs)
     if manifest := _finished(folder, planned.fingerprint):
         show(f"{folder}: up to date, {manifest.rows:,} samples in {len(manifest.shards)} shards")
@@ -141,7 +151,7 @@ def prepare(
     job = Job(
         settings=settings,
         folder=folder,
-        vocab=str(vocab),
+        vocab=vocab,
         seed=seed,
         fingerprint=planned.fingerprint,
         tags=_tags(settings, planned, vocab, seed),
@@ -158,6 +168,11 @@ def prepare(
     system.rm(f"{root}/_work", recursive=True)
     progress.end(manifest)
     return manifest
+
+
+def absolute(path: str | Path) -> str:
+    """A path that workers, whose working directory is another one, understand; URLs stay."""
+    return str(path).rstrip("/") if "://" in str(path) else os.path.abspath(path)
 
 
 def _run(
@@ -191,9 +206,11 @@ def _deduplicate(
     """The job with the marks of duplicates, and counts of their clusters."""
     system, root = filesystem(job.folder)
     system.makedirs(f"{root}/_work", exist_ok=True)
-    folder, note = f"{job.folder}/_work/dedup", f"{root}/_work/dedup/clusters.json"
+    # Workers remember what they read of a folder, so another corpus must have another one.
+    name = f"_work/duplicates-{planned.fingerprint[:16]}"
+    folder, note = f"{job.folder}/{name}", f"{root}/{name}/clusters.json"
     found = _read_result(system, note) if system.exists(note) else {}
-    if found.get("fingerprint") != planned.fingerprint:
+    if not found:
         show("looking for duplicates")
         signing = job._replace(folder=folder, work=sign_chunk)
         done = _run(signing, planned, executor, Progress(planned.units, show))
@@ -205,7 +222,7 @@ def _deduplicate(
         clusters = dedup.find_duplicates(
             folder, chunks, job.settings.dedup, executor.spread, report
         )
-        found = {"fingerprint": planned.fingerprint, "clusters": clusters}
+        found = {"clusters": clusters}
         shards.write_whole(f"{folder}/clusters.json", json.dumps(found).encode())
     return job._replace(marks=folder), found["clusters"]
 

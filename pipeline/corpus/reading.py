@@ -6,7 +6,9 @@ Nothing is replaced silently: what can't be read becomes a `Drop` with file and 
 from __future__ import annotations
 
 import bz2
+import codecs
 import gzip
+import itertools
 import json
 import lzma
 import re
@@ -185,7 +187,7 @@ def _stream_blocks(file: IO[bytes], piece: Piece, target: int, encoding: str) ->
         blocks = _decompressed(file, source.compression)
         first = next(blocks, b"")
         codec = detect_encoding(first[:SAMPLE_BYTES]) if encoding == "auto" else encoding
-        blocks = _chain(first, blocks)
+        blocks = itertools.chain([first], blocks)
         if codec.startswith("utf-16"):
             blocks, codec = to_utf8(blocks, codec), "utf-8"
         for data in blocks:
@@ -215,11 +217,6 @@ def _raise_if_outside(error: Exception) -> None:
     """A broken file has no error number; the disk's and the network's faults have."""
     if isinstance(error, OSError) and error.errno is not None:
         raise error
-
-
-def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from rest
 
 
 def _decompressed(file: IO[bytes], compression: str) -> Iterator[bytes]:
@@ -283,11 +280,9 @@ def _document(block: Block, offset: int, value: Any, raw: str) -> Document | Dro
 
 def _lines(block: Block) -> Iterator[tuple[int, str | Drop]]:
     """Lines with the byte each begins at."""
-    codec, offset, data = block.encoding, block.offset, block.data
-    if codec == "utf-8-sig" or offset == 0:
-        codec = "utf-8" if codec == "utf-8-sig" else codec
-        offset += len(data) - len(data.removeprefix(b"\xef\xbb\xbf"))
-        data = data.removeprefix(b"\xef\xbb\xbf")
+    codec, offset, data = block.encoding.removesuffix("-sig"), block.offset, block.data
+    if offset == 0 and codec == "utf-8" and data.startswith(codecs.BOM_UTF8):
+        offset, data = len(codecs.BOM_UTF8), data[len(codecs.BOM_UTF8) :]
     for line in data.split(b"\n"):
         try:
             yield offset, line.decode(codec)
@@ -309,23 +304,12 @@ def _jsonl(block: Block, text_field: str) -> Iterator[Document | Drop]:
 def _json_document(block: Block, offset: int, line: str, text_field: str) -> Document | Drop:
     try:
         row = json.loads(line)
+        value = row.get(text_field) if isinstance(row, dict) else None
+        if "\\u" in line:  # an escape like \ud800 is valid JSON, but no character
+            str(value).encode("utf-8")
     except (ValueError, RecursionError):
-        row = None
-    document = _document(
-        block, offset, row.get(text_field) if isinstance(row, dict) else None, line
-    )
-    # An escape like \ud800 is valid JSON and no character.
-    if isinstance(document, Document) and "\\u" in line and not _encodable(document.text):
-        return Drop("malformed", line, document.source, len(line.encode()))
-    return document
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+        value = None
+    return _document(block, offset, value, line)
 
 
 def _one_text(block: Block) -> Iterator[Document | Drop]:

@@ -33,7 +33,6 @@ class Segmenter(NamedTuple):
     """Text to its words, which joined give the text again."""
 
 
-@functools.lru_cache(maxsize=4)
 def load_segmenter(name: str, user_dictionary: str = "") -> Segmenter:
     """A segmenter by the name of the setting.
 
@@ -42,6 +41,11 @@ def load_segmenter(name: str, user_dictionary: str = "") -> Segmenter:
     """
     if user_dictionary and not Path(user_dictionary).is_file():
         raise ConfigError(f"corpus.user_dictionary: {user_dictionary}: no such file")
+    return _load(name, user_dictionary, _user(user_dictionary))
+
+
+@functools.lru_cache(maxsize=4)
+def _load(name: str, user_dictionary: str, digest: str) -> Segmenter:
     if name in BUILT_IN:
         return BUILT_IN[name](user_dictionary)
     found = importlib.metadata.entry_points(group=GROUP)

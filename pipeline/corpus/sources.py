@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import fsspec
+import pyarrow.fs
 import pyarrow.parquet
 import xxhash
 from fsspec.core import url_to_fs
@@ -46,6 +47,8 @@ GLOB = re.compile(r"[*?\[]")
 EXPANSION = 4
 """Text bytes expected in a compressed byte, to group small compressed files into units."""
 SAMPLE_BYTES = 1 << 16
+HASHED_BYTES = 10**9
+"""Inputs of so many bytes in all are hashed whole: a second or two."""
 
 
 class Source(NamedTuple):
@@ -97,12 +100,14 @@ def list_sources(inputs: Sequence[str], settings: CorpusSettings) -> list[Source
     """
     if not inputs:
         raise CorpusError("corpus.inputs is empty: name files, folders, globs or URLs")
-    sources = [
-        source for index, text in enumerate(inputs) for source in _sources_of(index, text, settings)
+    found = [item for index, text in enumerate(inputs) for item in _files_of(index, text, settings)]
+    total = sum(source.size for source, _, _ in found)
+    if not total:
+        raise CorpusError(f"corpus.inputs: {', '.join(inputs)}: all {len(found)} files are empty")
+    return [
+        source._replace(signature=_signature(system, info, total <= HASHED_BYTES))
+        for source, system, info in found
     ]
-    if not sum(source.size for source in sources):
-        raise CorpusError(f"corpus.inputs: {', '.join(inputs)}: all {len(sources)} files are empty")
-    return sources
 
 
 def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -199,9 +204,11 @@ def sample_encoding(source: Source, encoding: str) -> str:
     return detect_encoding(system.cat_file(inner, 0, SAMPLE_BYTES))
 
 
-def _sources_of(index: int, text: str, settings: CorpusSettings) -> list[Source]:
+def _files_of(
+    index: int, text: str, settings: CorpusSettings
+) -> list[tuple[Source, fsspec.AbstractFileSystem, dict]]:
+    """Sources of one input, unsigned, with their file system and its listing."""
     system, inner = filesystem(text)
-    remote = "://" in text
     try:
         if GLOB.search(text):
             found = system.glob(inner, detail=True)
@@ -223,16 +230,9 @@ def _sources_of(index: int, text: str, settings: CorpusSettings) -> list[Source]
             continue
         form, compression = _kind(path, settings.format)
         if form:
-            sources.append(
-                Source(
-                    path=system.unstrip_protocol(path) if remote else path,
-                    name=f"{index}/{relative}",
-                    size=info["size"],
-                    format=form,
-                    compression=compression,
-                    signature=_signature(system, path, info, remote),
-                )
-            )
+            url = system.unstrip_protocol(path) if "://" in text else path
+            source = Source(url, f"{index}/{relative}", info["size"], form, compression, "")
+            sources.append((source, system, info))
     if not sources:
         raise CorpusError(
             f"corpus.inputs: {text}: no file of a known kind ({', '.join(FORMATS)}, wiki_00, each "
@@ -256,21 +256,22 @@ def _kind(path: str, form: str) -> tuple[str, str]:
     return form, compression
 
 
-def _signature(system: fsspec.AbstractFileSystem, path: str, info: dict, remote: bool) -> str:
-    """Size with a hash of content samples; on an object store, its own hash of the content.
+def _signature(system: fsspec.AbstractFileSystem, info: dict, whole: bool) -> str:
+    """Hash of the content; of big inputs, of samples and the time of the last change.
 
-    Modification times would tell more, but then a copied corpus would count as another one.
+    The time alone would make another corpus of every copy, samples alone miss a change between
+    them. On an object store its own hash, or whatever else its listing has, must do.
     """
-    size = info["size"]
-    if remote:
-        own = info.get("ETag") or info.get("etag") or info.get("md5Hash") or info.get("mtime", "")
-        return f"{size}-{own}"
+    if "local" not in system.protocol:
+        own = [info[key] for key in ("ETag", "etag", "md5Hash", "mtime") if info.get(key)]
+        return f"{info['size']} {own[:1]}"
     digest = xxhash.xxh3_128()
-    with open(path, "rb") as file:
-        if size <= 16 * SAMPLE_BYTES:
-            digest.update(file.read())
-        else:
-            for part in range(16):
-                file.seek((size - SAMPLE_BYTES) * part // 15)
-                digest.update(file.read(SAMPLE_BYTES))
-    return f"{size}-{digest.hexdigest()}"
+    with open(info["name"], "rb") as file:
+        if whole:
+            while data := file.read(1 << 20):
+                digest.update(data)
+            return digest.hexdigest()
+        for part in range(4):
+            file.seek(max(0, info["size"] - SAMPLE_BYTES) * part // 3)
+            digest.update(file.read(SAMPLE_BYTES))
+    return f"{info['size']} {info['mtime']} {digest.hexdigest()}"

@@ -86,7 +86,7 @@ def make_shard(job: Job, chunk: Chunk) -> dict[str, Any]:
         stream = dedup.without_duplicates(stream, job.marks, name_of(chunk), dropped)
     sentences = _sentences(stream, job, counts)
     seed = int(key_of(job.seed, PAIRS, chunk.unit, chunk.part))
-    vocabulary = _vocabulary(job.vocab)
+    vocabulary = _vocabulary(job.vocab, job.tags["vocab_sha256"])
     samples = pairs.build_pairs(
         sentences,
         settings.pairs,
@@ -105,19 +105,7 @@ def make_shard(job: Job, chunk: Chunk) -> dict[str, Any]:
         )
     if settings.keep_rejected:
         _keep(settings.keep_rejected, f"{name_of(chunk)}.jsonl", dropped)
-    return commit(
-        job,
-        {
-            "unit": chunk.unit,
-            "part": chunk.part,
-            "shard": info.model_dump() if info else None,
-            "counts": dict(counts),
-            "drops": dict(Counter(drop.reason for drop in dropped)),
-            "bytes": sum(block.size for block in chunk.blocks),
-            "disk": sum(block.disk for block in chunk.blocks),
-            "bad_bytes": sum(drop.size for drop in dropped),
-        },
-    )
+    return _commit(job, chunk, counts, dropped, info.model_dump() if info else None)
 
 
 def sign_chunk(job: Job, chunk: Chunk) -> dict[str, Any]:
@@ -131,18 +119,7 @@ def sign_chunk(job: Job, chunk: Chunk) -> dict[str, Any]:
 
     signed = dedup.sign(texts(), job.settings.dedup)
     dedup.write_signatures(job.folder, name_of(chunk), signed, sources)
-    return commit(
-        job,
-        {
-            "unit": chunk.unit,
-            "part": chunk.part,
-            "counts": {"documents": len(sources)},
-            "drops": {},
-            "bytes": sum(block.size for block in chunk.blocks),
-            "disk": sum(block.disk for block in chunk.blocks),
-            "bad_bytes": 0,
-        },
-    )
+    return _commit(job, chunk, Counter(documents=len(sources)), [], None)
 
 
 def name_of(chunk: Chunk) -> str:
@@ -154,24 +131,36 @@ def end_unit(job: Job, end: End) -> dict[str, Any]:
     """Record that all chunks of a unit were read, and where reading broke off."""
     if job.settings.keep_rejected:
         _keep(job.settings.keep_rejected, f"{end.unit:06d}.jsonl", list(end.damage))
-    return commit(
-        job,
-        {
-            "unit": end.unit,
-            "parts": end.parts,
-            "drops": dict(Counter(drop.reason for drop in end.damage)),
-            "damage": [drop.text for drop in end.damage],
-            "bad_bytes": sum(drop.size for drop in end.damage),
-        },
-    )
+    result = {
+        "unit": end.unit,
+        "parts": end.parts,
+        "drops": dict(Counter(drop.reason for drop in end.damage)),
+        "damage": [drop.text for drop in end.damage],
+        "bad_bytes": sum(drop.size for drop in end.damage),
+    }
+    return _write(job, f"{end.unit:06d}-end", result)
 
 
-def commit(job: Job, result: dict[str, Any]) -> dict[str, Any]:
-    """Write a result into the folder of finished work, from where a later run takes it."""
-    part = f"{result['part']:04d}" if "part" in result else "end"
+def _commit(
+    job: Job, chunk: Chunk, counts: Counter[str], dropped: list[Drop], shard: dict | None
+) -> dict[str, Any]:
+    result = {
+        "unit": chunk.unit,
+        "part": chunk.part,
+        "shard": shard,
+        "counts": dict(counts),
+        "drops": dict(Counter(drop.reason for drop in dropped)),
+        "bytes": sum(block.size for block in chunk.blocks),
+        "disk": sum(block.disk for block in chunk.blocks),
+        "bad_bytes": sum(drop.size for drop in dropped),
+    }
+    return _write(job, name_of(chunk), result)
+
+
+def _write(job: Job, name: str, result: dict[str, Any]) -> dict[str, Any]:
+    """Note a result in the folder of finished work, from where a later run takes it."""
     result = {"fingerprint": job.fingerprint, **result}
-    path = f"{job.folder}/_work/{result['unit']:06d}-{part}.json"
-    shards.write_whole(path, json.dumps(result).encode())
+    shards.write_whole(f"{job.folder}/_work/{name}.json", json.dumps(result).encode())
     return result
 
 
@@ -194,7 +183,8 @@ def _sentences(stream: Iterable[Document], job: Job, counts: Counter[str]) -> Se
     """Documents to tokenized sentences, in blocks that table look-ups can work on at once."""
     ids, starts, lengths, per_document, numbers = [], [], [], [], []
     segmenter = load_segmenter(job.settings.segmenter, job.settings.user_dictionary)
-    encoder = _encoder(job.vocab, job.settings.lowercase)
+    encoder = _encoder(job.vocab, job.settings.lowercase, job.tags["vocab_sha256"])
+    unknown = _vocabulary(job.vocab, job.tags["vocab_sha256"])["[UNK]"]
     for texts, documents_of in _blocks(stream):
         text = "".join(texts)
         counts["documents"] += len(texts)
@@ -222,7 +212,7 @@ def _sentences(stream: Iterable[Document], job: Job, counts: Counter[str]) -> Se
     counts["tokens"] = len(result.ids)
     counts["words"] = int(result.word_starts.sum())
     counts["sentences"] = int(np.count_nonzero(np.diff(result.sentence_offsets)))
-    counts["unknown_tokens"] = int(np.count_nonzero(result.ids == _vocabulary(job.vocab)["[UNK]"]))
+    counts["unknown_tokens"] = int(np.count_nonzero(result.ids == unknown))
     return result
 
 
@@ -245,7 +235,7 @@ def _blocks(stream: Iterable[Document]) -> Iterator[tuple[list[str], list[int]]]
 def _masks(job: Job, chunk: Chunk, samples: Pairs) -> Any:
     if job.settings.masking.mode == "dynamic":
         return None
-    vocabulary = _vocabulary(job.vocab)
+    vocabulary = _vocabulary(job.vocab, job.tags["vocab_sha256"])
     seed = int(key_of(job.seed, MASKS, chunk.unit, chunk.part))
     return masking.whole_word_masks(
         samples.input_ids,
@@ -271,13 +261,14 @@ def _keep(folder: str, name: str, dropped: list[Drop]) -> None:
         shards.write_whole(f"{folder}/{reason}/{name}", data)
 
 
+# A worker outlives a run, and the next run's vocabulary may have the same path: the hash tells.
 @functools.lru_cache(maxsize=2)
-def _vocabulary(path: str) -> dict[str, int]:
+def _vocabulary(path: str, sha256: str) -> dict[str, int]:
     return wordpiece.read_vocabulary(path)
 
 
 @functools.lru_cache(maxsize=2)
-def _encoder(path: str, lowercase: bool) -> Encoder:
+def _encoder(path: str, lowercase: bool, sha256: str) -> Encoder:
     # A worker has one CPU; the tokenizer's own threads would fight for it.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     return Encoder(wordpiece.build_tokenizer(path, lowercase))

@@ -164,6 +164,30 @@ def test_inputs_give_the_same_bytes_wherever_they_lie(source, vocab, tmp_path):
     assert hashes(tmp_path / "1") == hashes(tmp_path / "2")
 
 
+def test_relative_paths_are_those_of_the_caller(source, vocab, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+
+    def work(job, units, workers):
+        seen.append(
+            (job.folder, job.vocab, job.settings.keep_rejected, units[0].pieces[0].source.path)
+        )
+        return IN_PROCESS.run(job, units, workers)
+
+    executor = Executor(work, IN_PROCESS.spread)
+    run("in", "out", "vocab.txt", executor, keep_rejected="rejected")
+    assert all(path.startswith(str(tmp_path)) for path in seen)
+
+
+def test_a_vocabulary_that_changed_under_its_name_counts(source, vocab, tmp_path):
+    before = run(source, tmp_path / "1", vocab)
+    lines = vocab.read_text("utf-8").splitlines()
+    vocab.write_text("\n".join([*lines[:5], *reversed(lines[5:])]) + "\n", "utf-8")
+    after = run(source, tmp_path / "1", vocab)
+    assert after.vocab_sha256 != before.vocab_sha256
+    assert after.content_sha256 != before.content_sha256
+
+
 def test_seed_and_dupe_factor(source, vocab, tmp_path):
     once = run(source, tmp_path / "1", vocab)
     thrice = run(source, tmp_path / "3", vocab, pairs={"dupe_factor": 3})

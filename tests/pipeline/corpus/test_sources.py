@@ -1,3 +1,5 @@
+import os
+
 import fsspec
 import pytest
 
@@ -35,6 +37,15 @@ def test_a_signature_changes_with_the_content(tmp_path):
     assert list_sources([str(path)], CorpusSettings())[0].signature != before
 
 
+def test_a_signature_of_big_inputs_tells_times(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.corpus.sources.HASHED_BYTES", 10)
+    path = raw.write(tmp_path / "a.jsonl", b'{"text": "1"}\n')
+    before = list_sources([str(path)], CorpusSettings())[0].signature
+    assert list_sources([str(path)], CorpusSettings())[0].signature == before
+    os.utime(path, (1, 1))
+    assert list_sources([str(path)], CorpusSettings())[0].signature != before
+
+
 def test_globs_and_urls(tmp_path):
     raw.write(tmp_path / "1.jsonl", b"x")
     raw.write(tmp_path / "2.txt", b"x")
@@ -42,6 +53,16 @@ def test_globs_and_urls(tmp_path):
     fsspec.filesystem("memory").pipe_file("/bucket/x/1.jsonl", raw.jsonl(["远处的文字"]))
     assert names("memory://bucket/x") == ["0/1.jsonl"]
     assert raw.texts("memory://bucket/x") == ["远处的文字"]
+
+
+def test_pyarrow_opens_what_fsspec_has_no_package_for(tmp_path, monkeypatch):
+    raw.write(tmp_path / "a" / "1.jsonl.gz", raw.jsonl(["远处的文字"]))
+    monkeypatch.setattr(
+        "pipeline.corpus.sources.url_to_fs", lambda path: (_ for _ in ()).throw(ImportError("s3fs"))
+    )
+    assert raw.texts(f"file://{tmp_path}/a") == ["远处的文字"]
+    with pytest.raises(CorpusError, match=r"xyz://b/c: s3fs"):
+        raw.texts("xyz://b/c")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import zstandard
 
 from pipeline.config import CorpusSettings
 from pipeline.corpus import prepare
+from pipeline.errors import CorpusError
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.test_prepare import hashes, write_texts
 
@@ -106,6 +107,36 @@ def test_a_killed_driver_leaves_what_a_rerun_goes_on_from(corpus, ray_cluster, t
     assert hashes(out) == hashes(corpus / "expected")
     for (unit, part), written in kept.items():
         assert (out / f"shard-{unit:06d}-{part:04d}.arrow").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("damage", ["garbage", "vanished", "full disk"])
+def test_what_stops_a_run_stops_it_at_once_and_by_name(corpus, ray_cluster, tmp_path, damage):
+    folder, out = tmp_path / "bad", tmp_path / "out"
+    raw.write(folder / "in" / "a.jsonl", raw.jsonl(write_texts(500)))
+    raw.write(folder / "in" / "b.jsonl", b"{broken}\n" * 300_000)
+    (folder / "vocab.txt").write_bytes((corpus / "vocab.txt").read_bytes())
+    settings, message = {}, "unreadable or malformed"
+    run, spread = prepare.ON_CLUSTER
+    if damage == "vanished":
+        message = r"a\.jsonl: vanished"
+
+        def run(job, units, workers):
+            (folder / "in" / "a.jsonl").unlink()
+            return prepare.ON_CLUSTER.run(job, units, workers)
+
+    elif damage == "full disk":
+        # /dev/full takes a file's name and refuses its bytes.
+        settings, message = {"keep_rejected": "/dev/full"}, r"finished parts are kept"
+    corpus_settings = CorpusSettings(
+        inputs=(str(folder / "in"),), shard_megabytes=0.2, workers=2, **settings
+    )
+    begun = time.monotonic()
+    with pytest.raises(CorpusError, match=message):
+        prepare.prepare(
+            corpus_settings, out, folder / "vocab.txt", 1, executor=prepare.Executor(run, spread)
+        )
+    assert time.monotonic() - begun < 60
+    assert not (out / "manifest.json").exists()
 
 
 def wait_for(condition, process, seconds=120):
