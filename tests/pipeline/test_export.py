@@ -1,0 +1,99 @@
+import json
+import subprocess
+import sys
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from model import NezhaForPreTraining
+from pipeline import export, registry, tracking
+from pipeline.corpus.tokens import Encoder
+from pipeline.corpus.wordpiece import build_tokenizer
+from pipeline.errors import ExportError, VocabularyError
+from pipeline.paths import RunPaths
+from pipeline.training import alone, checkpoint
+from tests.corpora import write_vocabulary
+from tests.pipeline.training.test_loop import settings
+
+TEXT = "一丂七，丄 abc丅丆[MASK]万"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    config = settings(tmp_path_factory.mktemp("runs"), "exported", "train.steps=6")
+    alone.fit(config, None)
+    paths = RunPaths.of(config)
+    export.export_checkpoint(checkpoint.best(paths.checkpoints), paths.vocab, paths.export)
+    return config, paths
+
+
+def test_the_export_has_the_weights_and_the_lineage(run):
+    _, paths = run
+    network = NezhaForPreTraining.from_pretrained(paths.export)
+    checkpoint.load_weights(fresh := NezhaForPreTraining(network.config), paths.export)
+    best = checkpoint.best(paths.checkpoints)
+    checkpoint.load_weights(trained := NezhaForPreTraining(network.config), best)
+    for name, value in trained.state_dict().items():
+        torch.testing.assert_close(network.state_dict()[name], value, rtol=0, atol=0)
+        torch.testing.assert_close(fresh.state_dict()[name], value, rtol=0, atol=0)
+    lineage = export.read_lineage(paths.export)
+    assert lineage["step"] == 6
+    assert lineage["fingerprint"] == checkpoint.read_state(best)["fingerprint"]
+    assert lineage["settings"]["run"]["name"] == "exported"
+    assert "held-out mlm_loss" in (paths.export / "README.md").read_text("utf-8")
+
+
+def test_the_tokenizer_gives_the_ids_that_training_used(run):
+    config, paths = run
+    tokenizer = AutoTokenizer.from_pretrained(paths.export)
+    encoder = Encoder(build_tokenizer(paths.vocab, config.corpus.lowercase))
+    text = TEXT.replace("[MASK]", "")
+    ids, _, _ = encoder.encode(text, np.ones(len(text) + 1, bool), np.array([len(text)]))
+    assert tokenizer(text)["input_ids"][1:-1] == ids.tolist()
+    assert tokenizer.mask_token_id in tokenizer(TEXT)["input_ids"]
+    assert (paths.export / "vocab.txt").read_bytes() == paths.vocab.read_bytes()
+
+
+def test_another_vocabulary_is_refused(run, tmp_path):
+    _, paths = run
+    other = write_vocabulary(tmp_path / "vocab.txt")
+    other.write_text(other.read_text("utf-8") + "多\n", "utf-8")
+    with pytest.raises(VocabularyError, match="is not the vocabulary"):
+        export.export_checkpoint(checkpoint.best(paths.checkpoints), other, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_export_is_named(tmp_path):
+    with pytest.raises(ExportError, match="make one: jobs"):
+        export.read_lineage(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_registered_model_loads_where_this_repository_is_not(run, tmp_path):
+    config, paths = run
+    run_id = tracking.start_run(config, "registered", {})
+    uri = registry.register_export(config, paths.export, run_id)
+    assert uri == "models:/nezha@champion"
+    second = registry.register_export(config, paths.export, run_id)
+    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    assert int(client.get_model_version_by_alias("nezha", "champion").version) == 2
+    code = f"""
+import mlflow, json
+mlflow.set_tracking_uri({tracking.tracking_uri(config)!r})
+folder = mlflow.artifacts.download_artifacts({second!r}, dst_path={str(tmp_path)!r})
+from transformers import AutoModelForPreTraining, AutoTokenizer
+model = AutoModelForPreTraining.from_pretrained(folder + "/model", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(folder + "/model")
+print(json.dumps(model(**tokenizer("一丁七", return_tensors="pt")).prediction_logits.tolist()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    network = NezhaForPreTraining.from_pretrained(paths.export).eval()
+    inputs = AutoTokenizer.from_pretrained(paths.export)("一丁七", return_tensors="pt")
+    expected = network(**inputs).prediction_logits
+    found = torch.tensor(json.loads(done.stdout.splitlines()[-1]))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
