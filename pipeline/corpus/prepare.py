@@ -30,7 +30,7 @@ from pipeline.corpus.sources import (
     plan_units,
 )
 from pipeline.corpus.streaming import run_on_cluster, spread_on_cluster
-from pipeline.corpus.units import Job, make_shard, run_unit, sign_chunk
+from pipeline.corpus.units import PLACES, Job, make_shard, run_unit, sign_chunk
 from pipeline.errors import CorpusError, ShardError
 
 FORMAT = 1
@@ -167,6 +167,8 @@ def prepare(
     system, root = filesystem(folder)
     system.rm(f"{root}/_work", recursive=True)
     progress.end(manifest)
+    for place in _places(done.values()):
+        show(f"unreadable: {place}")
     return manifest
 
 
@@ -293,14 +295,19 @@ def _refuse_garbage(
     else:
         share = max(bad / max(1, read), malformed / max(1, malformed + documents))
     if share > settings.max_bad_share:
-        damage = [line for result in results for line in result.get("damage", ())]
         raise CorpusError(
             f"{share:.0%} of the input is unreadable or malformed, more than corpus.max_bad_share "
             f"({settings.max_bad_share:.0%}): {bad:,} bytes, {malformed:,} malformed documents"
-            + "".join(f"\n  {line}" for line in damage[:5])
+            + "".join(f"\n  {place}" for place in _places(results))
             + "\ncheck corpus.format, corpus.text_field and corpus.encoding; corpus.keep_rejected "
             "keeps what was refused"
         )
+
+
+def _places(results: Iterable[dict[str, Any]]) -> list[str]:
+    """The first unreadable places in the order of the inputs."""
+    ordered = sorted(results, key=lambda result: (result["unit"], result.get("part", math.inf)))
+    return [place for result in ordered for place in result["places"]][:PLACES]
 
 
 def _manifest(

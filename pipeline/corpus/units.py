@@ -25,6 +25,8 @@ from pipeline.errors import NezhaError
 
 BLOCK_CHARACTERS = 1 << 18
 """Characters that are segmented and encoded at a time: small enough for the processor's cache."""
+PLACES = 5
+"""Unreadable places that a chunk names."""
 PAIRS, MASKS = 1, 2
 """What tells the seeds of pairs and masks apart."""
 
@@ -135,7 +137,7 @@ def end_unit(job: Job, end: End) -> dict[str, Any]:
         "unit": end.unit,
         "parts": end.parts,
         "drops": dict(Counter(drop.reason for drop in end.damage)),
-        "damage": [drop.text for drop in end.damage],
+        "places": [drop.text for drop in end.damage],
         "bad_bytes": sum(drop.size for drop in end.damage),
     }
     return _write(job, f"{end.unit:06d}-end", result)
@@ -153,6 +155,7 @@ def _commit(
         "bytes": sum(block.size for block in chunk.blocks),
         "disk": sum(block.disk for block in chunk.blocks),
         "bad_bytes": sum(drop.size for drop in dropped),
+        "places": [f"{drop.source}: {drop.reason}" for drop in dropped if drop.size][:PLACES],
     }
     return _write(job, name_of(chunk), result)
 

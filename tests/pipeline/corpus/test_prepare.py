@@ -176,7 +176,7 @@ def test_relative_paths_are_those_of_the_caller(source, vocab, tmp_path, monkeyp
 
     executor = Executor(work, IN_PROCESS.spread)
     run("in", "out", "vocab.txt", executor, keep_rejected="rejected")
-    assert all(path.startswith(str(tmp_path)) for path in seen)
+    assert all(path.startswith(str(tmp_path)) for path in seen[0])
 
 
 def test_a_vocabulary_that_changed_under_its_name_counts(source, vocab, tmp_path):
@@ -186,6 +186,18 @@ def test_a_vocabulary_that_changed_under_its_name_counts(source, vocab, tmp_path
     after = run(source, tmp_path / "1", vocab)
     assert after.vocab_sha256 != before.vocab_sha256
     assert after.content_sha256 != before.content_sha256
+
+
+def test_shards_and_duplicates_on_an_object_store(source, vocab, tmp_path):
+    raw.write(source.parent / "b.jsonl", source.read_bytes())
+    settings = {"dedup": {"exact_documents": True, "exact_paragraphs": True}}
+    expected = run(source.parent, tmp_path / "out", vocab, **settings)
+    manifest = run(source.parent, "memory://bucket/out", vocab, **settings)
+    assert manifest.shards == expected.shards
+    assert shards.read_manifest("memory://bucket/out") == manifest
+    executor, done = counting()
+    run(source.parent, "memory://bucket/out", vocab, executor, **settings)
+    assert not done
 
 
 def test_seed_and_dupe_factor(source, vocab, tmp_path):
@@ -211,12 +223,14 @@ def test_every_drop_is_counted_and_kept_for_a_look(vocab, tmp_path):
     broken = raw.write(tmp_path / "in" / "z.jsonl.gz", raw.jsonl(write_texts(200, seed=1)))
     broken.write_bytes(broken.read_bytes()[:-2000])
     rejected = tmp_path / "rejected"
+    lines: list[str] = []
     manifest = run(
         source.parent,
         tmp_path / "out",
         vocab,
         dedup={"exact_documents": True},
         keep_rejected=str(rejected),
+        show=lines.append,
     )
     expected = {
         "too_short": 1,
@@ -235,6 +249,9 @@ def test_every_drop_is_counted_and_kept_for_a_look(vocab, tmp_path):
     assert kept["malformed"][0]["text"] == "{]"
     assert kept["undecodable"][0]["source"].startswith(str(source))
     assert (tmp_path / "out" / "duplicates.jsonl").exists()
+    told = [line for line in lines if line.startswith("unreadable: ")]
+    assert [line.rpartition(" ")[2] for line in told[:2]] == ["malformed", "undecodable"]
+    assert f"{broken}: byte" in told[2]
 
 
 @pytest.mark.parametrize(
