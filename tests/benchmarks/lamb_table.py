@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     console = Console(width=130)
+    spawn.SECONDS = 7200  # all runs of a number of workers are one answer
     rows = []
     recorded = record_gradients(max(arguments.steps))
     for workers in arguments.workers:

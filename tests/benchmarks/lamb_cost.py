@@ -1,0 +1,170 @@
+"""What LAMB and the engine cost: `python -m tests.benchmarks.lamb_cost [--threads N] [--engine]`.
+
+Without `--engine`: one optimizer step on the parameters of a base-size Nezha, against torch's
+AdamW (foreach and fused), and LAMB with other block sizes. With it: a training step of a small
+Nezha through DeepSpeed at every stage, against a plain loop with the same network and optimizer.
+
+Contenders take turns, so that what else the machine does hits all alike; the figure is the median
+of the ratios to the first one in the same round. Seconds are CPU seconds of the process, divided
+by the threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pipeline.config import Config, ModelSettings
+from pipeline.training import engine as engines
+from pipeline.training import lamb
+from pipeline.training.network import build_network, network_config
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument(
+        "--size", default="base", help="of the network whose weights are stepped on"
+    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--engine", action="store_true", help="measure training steps instead")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.engine:
+        tables = {p: training_steps(p) for p in ("fp32", "bf16")}
+    else:
+        tables = {"optimizer step": optimizer_steps(arguments.size, torch.device(arguments.device))}
+    results = {}
+    for title, contenders in tables.items():
+        results[title] = race(contenders, arguments.rounds, arguments.threads)
+        print(title)
+        for name, (seconds, ratio) in results[title].items():
+            print(f"  {name:24} {seconds * 1e3:9.1f} ms  x {ratio:.2f}")
+    if arguments.output:
+        arguments.output.write_text(json.dumps(results, indent=1))
+
+
+def race(
+    contenders: dict[str, Callable[[], object]], rounds: int, threads: int
+) -> dict[str, tuple[float, float]]:
+    """Median seconds and median ratio to the first contender, after two rounds to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds + 2):
+        for name, act in contenders.items():
+            seconds[name].append(_timed(act) / threads)
+    first = seconds[next(iter(seconds))]
+    return {
+        name: (
+            statistics.median(taken[2:]),
+            statistics.median(own / other for own, other in zip(taken[2:], first[2:], strict=True)),
+        )
+        for name, taken in seconds.items()
+    }
+
+
+def _timed(act: Callable[[], object]) -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        act()
+        torch.cuda.synchronize()
+        return time.perf_counter() - start
+    start = time.process_time()
+    act()
+    return time.process_time() - start
+
+
+def optimizer_steps(size: str, device: torch.device) -> dict[str, Callable[[], object]]:
+    settings = ModelSettings.model_validate({"size": size})
+    network = build_network(network_config(settings, 21128), 0, "auto").to(device)
+    generator = torch.Generator(device).manual_seed(0)
+    for parameter in network.parameters():
+        parameter.grad = torch.empty_like(parameter).normal_(std=1e-3, generator=generator)
+    print(f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters, {size}")
+    groups = [{**g, "lr": 1e-6} for g in lamb.parameter_groups(network, 0.01)]
+    plain = [{k: v for k, v in g.items() if k != "trust_ratio"} for g in groups]
+    contenders: dict[str, Callable[[], object]] = {
+        "AdamW foreach": torch.optim.AdamW(plain, foreach=True).step,
+        "AdamW fused": torch.optim.AdamW(plain, fused=True).step,
+        f"LAMB (block 2^{lamb.BLOCK.bit_length() - 1})": lamb.Lamb(groups).step,
+    }
+    if device.type == "cpu":
+        other = lamb.Lamb(groups)
+        for power in (15, 19, 30):
+            contenders[f"LAMB block 2^{power}"] = _with_block(other, 1 << power)
+    return contenders
+
+
+def _with_block(optimizer: lamb.Lamb, size: int) -> Callable[[], object]:
+    def act() -> None:
+        previous, lamb.BLOCK = lamb.BLOCK, size
+        optimizer._cuts.clear()
+        optimizer.step()
+        lamb.BLOCK = previous
+
+    return act
+
+
+class Tokens(nn.Module):
+    """A loss over all tokens: what surrounds it is what is measured."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        settings = ModelSettings.model_validate({"size": "tiny"})
+        self.network = build_network(network_config(settings, 4096), 0, "auto")
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.network.nezha(ids).last_hidden_state.float().square().mean()
+
+
+def training_steps(precision: str, batch: int = 8, length: int = 128) -> dict[str, Callable]:
+    ids = torch.randint(0, 4096, (batch, length), generator=torch.Generator().manual_seed(0))
+    contenders = {"plain loop": _plain_loop(precision, ids)}
+    for stage in range(4):
+        config = Config.model_validate({"engine": {"zero_stage": stage}, "optim": {"lr": 1e-6}})
+        split = engines.split_batch(batch, batch, 1)
+        worker = engines.initialize(Tokens(), config, split, precision)
+
+        def act(worker=worker) -> None:
+            worker.backward(worker(ids))
+            worker.step()
+
+        contenders[f"stage {stage}"] = act
+    return contenders
+
+
+def _plain_loop(precision: str, ids: torch.Tensor) -> Callable[[], object]:
+    network, master = Tokens(), Tokens()
+    if precision == "fp32":
+        master = network
+    else:
+        network.to(engines.HALF[precision])
+    optimizer = lamb.Lamb(lamb.parameter_groups(master, 0.01), lr=1e-6, max_gradient_norm=1.0)
+
+    def act() -> None:
+        network.zero_grad()
+        network(ids).backward()
+        pairs = list(zip(network.parameters(), master.parameters(), strict=True))
+        if network is not master:
+            for own, parameter in pairs:
+                parameter.grad = None if own.grad is None else own.grad.float()
+        optimizer.step()
+        if network is not master:
+            with torch.no_grad():
+                for own, parameter in pairs:
+                    own.copy_(parameter)
+
+    return act
+
+
+if __name__ == "__main__":
+    main()
