@@ -10,18 +10,18 @@ import hashlib
 import json
 import math
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tokenizers
 
 from pipeline.config import CorpusSettings
-from pipeline.corpus import dedup, shards, wordpiece
+from pipeline.corpus import dedup, results, shards, wordpiece
 from pipeline.corpus.progress import Progress
+from pipeline.corpus.results import Done, Result
 from pipeline.corpus.segmentation import load_segmenter
-from pipeline.corpus.shards import Manifest, ShardInfo
+from pipeline.corpus.shards import Manifest
 from pipeline.corpus.sources import (
     Source,
     Unit,
@@ -30,7 +30,7 @@ from pipeline.corpus.sources import (
     plan_units,
 )
 from pipeline.corpus.streaming import run_on_cluster, spread_on_cluster
-from pipeline.corpus.units import PLACES, Job, make_shard, run_unit, sign_chunk
+from pipeline.corpus.units import Job, make_shard, run_unit, sign_chunk
 from pipeline.errors import CorpusError, ShardError
 
 FORMAT = 1
@@ -45,12 +45,12 @@ NOT_CONTENT = {
 class Executor(NamedTuple):
     """What does the work."""
 
-    run: Callable[[Job, Sequence[Unit], int], Iterable[dict[str, Any]]]
+    run: Callable[[Job, Sequence[Unit], int], Iterable[Result]]
     """Results of units, with so many workers (0: one for each CPU), in any order."""
     spread: dedup.Spread
 
 
-def _one_by_one(job: Job, units: Sequence[Unit], workers: int) -> Iterator[dict[str, Any]]:
+def _one_by_one(job: Job, units: Sequence[Unit], workers: int) -> Iterator[Result]:
     for unit in units:
         yield from run_unit(job, unit)
 
@@ -167,7 +167,7 @@ def prepare(
     system, root = filesystem(folder)
     system.rm(f"{root}/_work", recursive=True)
     progress.end(manifest)
-    for place in _places(done.values()):
+    for place in results.unreadable_places(done):
         show(f"unreadable: {place}")
     return manifest
 
@@ -177,28 +177,25 @@ def absolute(path: str | Path) -> str:
     return str(path).rstrip("/") if "://" in str(path) else os.path.abspath(path)
 
 
-def _run(
-    job: Job, planned: Plan, executor: Executor, progress: Progress
-) -> dict[tuple[int, int | str], dict[str, Any]]:
-    """Do what is not done yet; results of all work, by (unit, part or "end")."""
-    done = _take_up(job.folder, planned.fingerprint)
-    complete = {unit.number for unit in planned.units if _complete(unit, done)}
-    finished = frozenset((unit, part) for unit, part in done if isinstance(part, int))
-    job = job._replace(finished=finished)
-    todo = [unit for unit in planned.units if unit.number not in complete]
-    progress.begin(job.folder, done.values())
-    bad_bytes = sum(result["bad_bytes"] for result in done.values())
-    plain = not any(source.compression for source in planned.sources)
-    most = sum(source.size for source in planned.sources) if plain else math.inf
+def _run(job: Job, planned: Plan, executor: Executor, progress: Progress) -> Done:
+    """Do what is not done yet."""
+    done = results.take_up(job.folder, planned.fingerprint)
+    progress.begin(job.folder, done)
+    todo = results.unfinished(planned.units, done)
+    job = job._replace(finished=frozenset(key for key in done if key[1] != results.END))
+    # Of compressed files nobody knows the size before the end.
+    known = not any(source.compression for source in planned.sources)
+    total = sum(source.size for source in planned.sources) if known else math.inf
+    bad_bytes = sum(result.bad_bytes for result in done.values())
     for result in executor.run(job, todo, job.settings.workers):
-        if "error" in result:
-            raise CorpusError(result["error"])
-        done[result["unit"], result.get("part", "end")] = result
+        if result.error:
+            raise CorpusError(result.error)
+        done[result.unit, result.part] = result
         progress.add(result)
-        bad_bytes += result["bad_bytes"]
-        if bad_bytes > job.settings.max_bad_share * most:
-            break  # whatever is still to come
-    _refuse_garbage(list(done.values()), most, job.settings)
+        bad_bytes += result.bad_bytes
+        if bad_bytes > job.settings.max_bad_share * total:
+            break
+    results.refuse_garbage(done, total, job.settings.max_bad_share)
     return done
 
 
@@ -206,27 +203,24 @@ def _deduplicate(
     job: Job, planned: Plan, executor: Executor, show: Callable[[str], None]
 ) -> tuple[Job, dict[str, int]]:
     """The job with the marks of duplicates, and counts of their clusters."""
-    system, root = filesystem(job.folder)
-    system.makedirs(f"{root}/_work", exist_ok=True)
     # Workers remember what they read of a folder, so another corpus must have another one.
-    name = f"_work/duplicates-{planned.fingerprint[:16]}"
-    folder, note = f"{job.folder}/{name}", f"{root}/{name}/clusters.json"
-    found = _read_result(system, note) if system.exists(note) else {}
-    if not found:
+    folder = f"{job.folder}/_work/duplicates-{planned.fingerprint[:16]}"
+    system, path = filesystem(f"{folder}/clusters.json")
+    if not system.exists(path):
         show("looking for duplicates")
         signing = job._replace(folder=folder, work=sign_chunk)
         done = _run(signing, planned, executor, Progress(planned.units, show))
         chunks = {
-            f"{unit:06d}-{part:04d}": done[unit, part]["counts"]["documents"]
-            for unit, part in sorted(key for key in done if isinstance(key[1], int))
+            results.part_name(unit, part): done[unit, part].counts["documents"]
+            for unit, part in sorted(done)
+            if part != results.END
         }
         report = f"{job.folder}/{dedup.REPORT}"
         clusters = dedup.find_duplicates(
             folder, chunks, job.settings.dedup, executor.spread, report
         )
-        found = {"clusters": clusters}
-        shards.write_whole(f"{folder}/clusters.json", json.dumps(found).encode())
-    return job._replace(marks=folder), found["clusters"]
+        shards.write_whole(f"{folder}/clusters.json", json.dumps(clusters).encode())
+    return job._replace(marks=folder), json.loads(system.cat_file(path))
 
 
 def _finished(folder: str, fingerprint: str) -> Manifest | None:
@@ -235,99 +229,24 @@ def _finished(folder: str, fingerprint: str) -> Manifest | None:
         manifest = shards.read_manifest(folder)
     except ShardError:
         return None
-    system, root = filesystem(folder)
-    whole = all(_has(system, f"{root}/{shard.name}", shard.bytes) for shard in manifest.shards)
-    return manifest if whole and manifest.fingerprint == fingerprint else None
-
-
-def _take_up(folder: str, fingerprint: str) -> dict[tuple[int, int | str], dict[str, Any]]:
-    """Results of finished work by (unit, part or "end"); what is of another corpus is removed."""
-    system, root = filesystem(folder)
-    system.makedirs(f"{root}/_work", exist_ok=True)
-    if system.exists(f"{root}/{shards.MANIFEST}"):
-        # First of all: while shards change, the folder is no corpus.
-        system.rm_file(f"{root}/{shards.MANIFEST}")
-    done: dict[tuple[int, int | str], dict[str, Any]] = {}
-    keep = set()
-    for path in system.glob(f"{root}/_work/*.json"):
-        result = _read_result(system, path)
-        shard = result.get("shard")
-        if result.get("fingerprint") == fingerprint and (
-            not shard or _has(system, f"{root}/{shard['name']}", shard["bytes"])
-        ):
-            done[result["unit"], result.get("part", "end")] = result
-            keep.add(shard["name"] if shard else "")
-        else:
-            system.rm_file(path)
-    for path in system.ls(root, detail=False):
-        name = path.rpartition("/")[2]
-        if name.endswith((".arrow", ".tmp")) and name not in keep:
-            system.rm_file(path)
-    return done
-
-
-def _read_result(system: Any, path: str) -> dict[str, Any]:
-    try:
-        return json.loads(system.cat_file(path))
-    except ValueError:
-        return {}
-
-
-def _has(system: Any, path: str, size: int) -> bool:
-    return system.exists(path) and system.size(path) == size
-
-
-def _complete(unit: Unit, done: Mapping[tuple[int, int | str], dict[str, Any]]) -> bool:
-    end = done.get((unit.number, "end"))
-    return end is not None and all((unit.number, part) in done for part in range(end["parts"]))
-
-
-def _refuse_garbage(
-    results: Sequence[dict[str, Any]], most: float, settings: CorpusSettings
-) -> None:
-    """Compare what was bad with what was read, or with `most` bytes when reading was broken off."""
-    bad = sum(result["bad_bytes"] for result in results)
-    read = sum(result.get("bytes", 0) for result in results)
-    malformed = sum(result["drops"].get("malformed", 0) for result in results)
-    documents = sum(result.get("counts", {}).get("documents", 0) for result in results)
-    if bad > settings.max_bad_share * most:
-        share = bad / most
-    else:
-        share = max(bad / max(1, read), malformed / max(1, malformed + documents))
-    if share > settings.max_bad_share:
-        raise CorpusError(
-            f"{share:.0%} of the input is unreadable or malformed, more than corpus.max_bad_share "
-            f"({settings.max_bad_share:.0%}): {bad:,} bytes, {malformed:,} malformed documents"
-            + "".join(f"\n  {place}" for place in _places(results))
-            + "\ncheck corpus.format, corpus.text_field and corpus.encoding; corpus.keep_rejected "
-            "keeps what was refused"
-        )
-
-
-def _places(results: Iterable[dict[str, Any]]) -> list[str]:
-    """The first unreadable places in the order of the inputs."""
-    ordered = sorted(results, key=lambda result: (result["unit"], result.get("part", math.inf)))
-    return [place for result in ordered for place in result["places"]][:PLACES]
+    same = manifest.fingerprint == fingerprint
+    return manifest if same and results.are_there(folder, manifest.shards) else None
 
 
 def _manifest(
     settings: CorpusSettings,
     planned: Plan,
-    vocab: str | Path,
-    done: Mapping[tuple[int, int | str], dict[str, Any]],
+    vocab: str,
+    done: Done,
     clusters: Mapping[str, int],
 ) -> Manifest:
-    counts: Counter[str] = Counter(clusters)
-    drops: Counter[str] = Counter()
-    for result in done.values():
-        counts.update(result.get("counts", {}))
-        drops.update(result["drops"])
+    drops = results.totals(done, "drops")
     if empty := sum(source.size == 0 for source in planned.sources):
         drops["empty_file"] = empty
-    infos = [ShardInfo(**result["shard"]) for result in done.values() if result.get("shard")]
+    infos = [result.shard for result in done.values() if result.shard]
     if not infos:
         raise CorpusError(
-            f"no sample was left of {len(planned.sources)} file(s); dropped: {dict(drops)}; check "
+            f"no sample was left of {len(planned.sources)} file(s); dropped: {drops}; check "
             "corpus.format, corpus.text_field and corpus.cleaning"
         )
     vocabulary = wordpiece.read_vocabulary(vocab)
@@ -339,8 +258,8 @@ def _manifest(
         sequence_length=settings.sequence_length,
         masks="static" if settings.masking.mode == "static" else "none",
         segmenter=planned.segmenter,
-        counts=dict(sorted(counts.items())),
-        drops=dict(sorted(drops.items())),
+        counts={**results.totals(done, "counts"), **clusters},
+        drops=drops,
         settings=settings.model_dump(mode="json"),
         fingerprint=planned.fingerprint,
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
+from pipeline.corpus.results import END, Done, Result
 from pipeline.corpus.shards import Manifest
 from pipeline.corpus.sources import Unit
 
@@ -25,20 +25,18 @@ class Progress:
         self._begun = self._told = time.monotonic()
         self._before = self._read = self._text = self._documents = 0
 
-    def begin(self, folder: str, done: Iterable[dict[str, Any]]) -> None:
+    def begin(self, folder: str, done: Done) -> None:
         """Say what is to do; work of a former run counts as done but not for the speed."""
-        chunks = [result for result in done if "part" in result]
-        self._before = self._read = sum(result["disk"] for result in chunks)
-        kept = f", {len(chunks)} parts of a former run are kept" if chunks else ""
+        self._before = self._read = sum(result.disk for result in done.values())
+        parts = sum(part != END for _, part in done)
+        kept = f", {parts} parts of a former run are kept" if parts else ""
         self._show(f"{folder}: {self._units} work units, {self._total / 1e6:,.1f} MB{kept}")
 
-    def add(self, result: dict[str, Any]) -> None:
-        """Take in a finished chunk."""
-        if "part" not in result:
-            return
-        self._read += result["disk"]
-        self._documents += result["counts"].get("documents", 0)
-        self._text += result["bytes"]
+    def add(self, result: Result) -> None:
+        """Take in what was finished."""
+        self._read += result.disk
+        self._documents += result.counts.get("documents", 0)
+        self._text += result.bytes
         now = time.monotonic()
         if self._live:
             sys.stderr.write(f"\r{self.line()}\x1b[K")

@@ -1,15 +1,10 @@
-"""Work units to documents: byte ranges and streams cut at the ends of records, lines decoded.
-
-Nothing is replaced silently: what can't be read becomes a `Drop` with file and byte.
-"""
+"""Work units to chunks of whole records: byte ranges and streams, cut where a record ends."""
 
 from __future__ import annotations
 
 import bz2
-import codecs
 import gzip
 import itertools
-import json
 import lzma
 import re
 import zlib
@@ -17,13 +12,20 @@ from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
 import pyarrow.parquet
-import xxhash
 import zstandard
 
-from pipeline.corpus import wikipedia
+from pipeline.config import CorpusSettings
 from pipeline.corpus.encoding import detect_encoding, to_utf8
-from pipeline.corpus.records import Document, Drop
-from pipeline.corpus.sources import SAMPLE_BYTES, Piece, Source, Unit, filesystem, sample_encoding
+from pipeline.corpus.records import Drop
+from pipeline.corpus.sources import (
+    SAMPLE_BYTES,
+    Piece,
+    Source,
+    Unit,
+    filesystem,
+    sample_encoding,
+    shard_bytes,
+)
 from pipeline.errors import CorpusError
 
 READ_BYTES = 1 << 20
@@ -74,18 +76,19 @@ class End(NamedTuple):
     """Where reading broke off, in files whose compression is damaged."""
 
 
-def read_unit(unit: Unit, target: int, encoding: str, text_field: str) -> Iterator[Chunk | End]:
-    """The chunks of a unit, each of about `target` bytes at most, cut between records.
+def read_unit(unit: Unit, settings: CorpusSettings) -> Iterator[Chunk | End]:
+    """The chunks of a unit, of about `shard_megabytes` of text at most, cut between records.
 
     Raises:
         CorpusError: a file that vanished, changed since the inputs were listed, or lacks the
             text column.
     """
+    target = shard_bytes(settings)
     part, held, size = 0, [], 0
     damage: list[Drop] = []
     for piece in unit.pieces:
         try:
-            for block in _blocks(piece, target, encoding, text_field):
+            for block in _blocks(piece, target, settings):
                 held.append(block)
                 size += block.size
                 if size >= target:
@@ -104,32 +107,15 @@ def read_unit(unit: Unit, target: int, encoding: str, text_field: str) -> Iterat
     yield End(unit.number, part, tuple(damage))
 
 
-def documents(block: Block, text_field: str) -> Iterator[Document | Drop]:
-    """The documents of a block, paragraphs on lines of their own, in order."""
-    readers = {
-        "text": _one_text,
-        "lines": _blank_separated,
-        "wikiextractor": _wikiextractor,
-        "wikidump": _wikidump,
-    }
-    if block.source.format == "parquet":
-        for row, value in enumerate(block.rows, block.offset):
-            yield _document(block, row, value, str(value))
-    elif block.source.format == "jsonl":
-        yield from _jsonl(block, text_field)
-    else:
-        yield from readers[block.source.format](block)
-
-
 class _Damaged(Exception):
     def __init__(self, drop: Drop) -> None:
         super().__init__(drop.text)
         self.drop = drop
 
 
-def _blocks(piece: Piece, target: int, encoding: str, text_field: str) -> Iterator[Block]:
+def _blocks(piece: Piece, target: int, settings: CorpusSettings) -> Iterator[Block]:
     """Blocks of at most about `target` bytes."""
-    source = piece.source
+    source, encoding = piece.source, settings.encoding
     system, inner = filesystem(source.path)
     with system.open(inner, "rb") as file:
         if getattr(file, "size", source.size) not in (source.size, None):
@@ -138,7 +124,7 @@ def _blocks(piece: Piece, target: int, encoding: str, text_field: str) -> Iterat
                 "listed; leave inputs alone while they are read, and run again"
             )
         if source.format == "parquet":
-            yield from _parquet_blocks(file, piece, target, text_field)
+            yield from _parquet_blocks(file, piece, settings.text_field)
         elif not source.compression and not sample_encoding(source, encoding).startswith("utf-16"):
             codec = sample_encoding(source, encoding)
             boundary = BOUNDARIES[source.format]
@@ -244,7 +230,7 @@ def _zstd(file: IO[bytes]) -> Iterator[bytes]:
         raise EOFError("the file ends within a frame")
 
 
-def _parquet_blocks(file: IO[bytes], piece: Piece, target: int, text_field: str) -> Iterator[Block]:
+def _parquet_blocks(file: IO[bytes], piece: Piece, text_field: str) -> Iterator[Block]:
     source = piece.source
     table = pyarrow.parquet.ParquetFile(file)
     if text_field not in table.schema_arrow.names:
@@ -265,105 +251,3 @@ def _parquet_blocks(file: IO[bytes], piece: Piece, target: int, text_field: str)
         _raise_if_outside(error)
         place = f"{source.path}: row {row}"
         raise _Damaged(Drop("damaged_file", f"{place}: {error}", place, piece.size)) from None
-
-
-def _document(block: Block, offset: int, value: Any, raw: str) -> Document | Drop:
-    """A document from the value of a text field: a string or a list of paragraphs."""
-    place = f"{block.source.path}:{offset}"
-    if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        value = "\n".join(value)
-    if not isinstance(value, str):
-        return Drop("malformed", raw, place, len(raw.encode("utf-8", "replace")))
-    number = xxhash.xxh3_64_intdigest(f"{block.source.name}:{offset}".encode())
-    return Document(number, value, place)
-
-
-def _lines(block: Block) -> Iterator[tuple[int, str | Drop]]:
-    """Lines with the byte each begins at."""
-    codec, offset, data = block.encoding.removesuffix("-sig"), block.offset, block.data
-    if offset == 0 and codec == "utf-8" and data.startswith(codecs.BOM_UTF8):
-        offset, data = len(codecs.BOM_UTF8), data[len(codecs.BOM_UTF8) :]
-    for line in data.split(b"\n"):
-        try:
-            yield offset, line.decode(codec)
-        except UnicodeDecodeError as error:
-            place = f"{block.source.path}:{offset + error.start}"
-            text = line.decode("ascii", "backslashreplace")
-            yield offset, Drop("undecodable", text, place, len(line))
-        offset += len(line) + 1
-
-
-def _jsonl(block: Block, text_field: str) -> Iterator[Document | Drop]:
-    for offset, line in _lines(block):
-        if isinstance(line, Drop):
-            yield line
-        elif line and not line.isspace():
-            yield _json_document(block, offset, line, text_field)
-
-
-def _json_document(block: Block, offset: int, line: str, text_field: str) -> Document | Drop:
-    try:
-        row = json.loads(line)
-        value = row.get(text_field) if isinstance(row, dict) else None
-        if "\\u" in line:  # an escape like \ud800 is valid JSON, but no character
-            str(value).encode("utf-8")
-    except (ValueError, RecursionError):
-        value = None
-    return _document(block, offset, value, line)
-
-
-def _one_text(block: Block) -> Iterator[Document | Drop]:
-    lines = []
-    for _, line in _lines(block):
-        if isinstance(line, Drop):
-            yield line
-        else:
-            lines.append(line)
-    text = "\n".join(lines)
-    if text.strip():
-        yield _document(block, block.offset, text, text)
-
-
-def _blank_separated(block: Block) -> Iterator[Document | Drop]:
-    lines: list[str] = []
-    begin = 0
-    for offset, line in _lines(block):
-        if isinstance(line, Drop):
-            yield line
-        elif line and not line.isspace():
-            begin = begin if lines else offset
-            lines.append(line)
-        elif lines:
-            yield _document(block, begin, lines, "")
-            lines = []
-    if lines:
-        yield _document(block, begin, lines, "")
-
-
-def _wikiextractor(block: Block) -> Iterator[Document | Drop]:
-    lines: list[str] = []
-    begin = 0
-    for offset, line in _lines(block):
-        if isinstance(line, Drop):
-            yield line
-        elif line.startswith("<doc "):
-            lines, begin = [], offset
-        elif line.startswith("{") and not lines:
-            yield _json_document(block, offset, line, "text")
-        elif line.startswith("</doc>"):
-            yield _document(block, begin, lines, "")
-            lines = []
-        elif line and not line.isspace():
-            lines.append(line)
-
-
-def _wikidump(block: Block) -> Iterator[Document | Drop]:
-    for offset, page in wikipedia.pages(block.data):
-        try:
-            text = wikipedia.page_text(page)
-        except wikipedia.MalformedPage:
-            raw = page.decode("utf-8", "backslashreplace")
-            yield Drop("malformed", raw, f"{block.source.path}:{block.offset + offset}", len(page))
-            continue
-        if text:
-            yield _document(block, block.offset + offset, text, "")

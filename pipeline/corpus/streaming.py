@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import pickle
 from collections.abc import Callable, Iterator, Sequence
@@ -14,12 +13,13 @@ import ray.data
 
 from pipeline.cluster import connect
 from pipeline.corpus.reading import Chunk, End, read_unit
+from pipeline.corpus.results import Result
 from pipeline.corpus.sources import Unit, shard_bytes
-from pipeline.corpus.units import Job, end_unit, explain, run_unit
+from pipeline.corpus.units import Job, end_unit, failure, run_unit
 from pipeline.errors import NezhaError
 
 
-def run_on_cluster(job: Job, units: Sequence[Unit], workers: int) -> Iterator[dict[str, Any]]:
+def run_on_cluster(job: Job, units: Sequence[Unit], workers: int) -> Iterator[Result]:
     """Results of all units, as they come."""
     if not units:
         return
@@ -38,7 +38,7 @@ def run_on_cluster(job: Job, units: Sequence[Unit], workers: int) -> Iterator[di
         functools.partial(make_shards, job), num_cpus=1, concurrency=workers or None
     )
     for row in dataset.iter_rows():
-        yield json.loads(row["result"])
+        yield Result.model_validate_json(row["result"])
 
 
 def spread_on_cluster(
@@ -56,27 +56,29 @@ def read_streams(job: Job, row: dict[str, Any]) -> Iterator[dict[str, bytes]]:
     if not unit.stream:
         yield row
         return
-    settings = job.settings
     try:
-        for item in read_unit(unit, shard_bytes(settings), settings.encoding, settings.text_field):
+        for item in read_unit(unit, job.settings):
             if isinstance(item, End) or (item.unit, item.part) not in job.finished:
                 yield {"item": pickle.dumps(item)}
     except (NezhaError, OSError) as error:
-        yield {"item": pickle.dumps(explain(error, job))}
+        yield {"item": pickle.dumps(failure(error, job))}
 
 
 def make_shards(job: Job, row: dict[str, Any]) -> Iterator[dict[str, str]]:
     """A unit or chunk becomes shards and their results."""
-    item = pickle.loads(row["item"])
+    for result in _results(job, pickle.loads(row["item"])):
+        yield {"result": result.model_dump_json()}
+
+
+def _results(job: Job, item: Unit | Chunk | End | Result) -> Iterator[Result]:
+    if isinstance(item, Unit):
+        yield from run_unit(job, item)
+        return
     try:
-        if isinstance(item, Unit):
-            for result in run_unit(job, item):
-                yield {"result": json.dumps(result)}
-        elif isinstance(item, Chunk):
-            yield {"result": json.dumps(job.work(job, item))}
+        if isinstance(item, Chunk):
+            item = job.work(job, item)
         elif isinstance(item, End):
-            yield {"result": json.dumps(end_unit(job, item))}
-        else:
-            yield {"result": json.dumps({"error": item})}
+            item = end_unit(job, item)
+        yield item
     except (NezhaError, OSError) as error:
-        yield {"result": json.dumps({"error": explain(error, job)})}
+        yield failure(error, job)

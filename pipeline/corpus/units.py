@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,18 +15,19 @@ from pipeline.config import CorpusSettings
 from pipeline.corpus import dedup, masking, pairs, shards, wordpiece
 from pipeline.corpus.cleaning import Cleaner
 from pipeline.corpus.columns import key_of, offsets_of
-from pipeline.corpus.reading import Chunk, End, documents, read_unit
-from pipeline.corpus.records import Document, Drop, Pairs, Sentences
+from pipeline.corpus.parsing import documents
+from pipeline.corpus.reading import Chunk, End, read_unit
+from pipeline.corpus.records import Document, Drop, Masks, Pairs, Sentences
+from pipeline.corpus.results import END, PLACES, Result, note, part_name
 from pipeline.corpus.segmentation import load_segmenter, word_boundaries
 from pipeline.corpus.sentences import sentence_ends
-from pipeline.corpus.sources import Unit, shard_bytes
+from pipeline.corpus.shards import ShardInfo
+from pipeline.corpus.sources import Unit
 from pipeline.corpus.tokens import Encoder
 from pipeline.errors import NezhaError
 
 BLOCK_CHARACTERS = 1 << 18
 """Characters that are segmented and encoded at a time: small enough for the processor's cache."""
-PLACES = 5
-"""Unreadable places that a chunk names."""
 PAIRS, MASKS = 1, 2
 """What tells the seeds of pairs and masks apart."""
 
@@ -41,7 +42,7 @@ class Job(NamedTuple):
     fingerprint: str
     tags: dict[str, str]
     """Metadata of every shard's schema"""
-    work: Callable[[Job, Chunk], dict[str, Any]]
+    work: Callable[[Job, Chunk], Result]
     """Makes something of a chunk: `make_shard` or `sign_chunk`"""
     marks: str = ""
     """Folder of the marks of duplicates"""
@@ -49,45 +50,36 @@ class Job(NamedTuple):
     """(unit, part) of chunks whose shards a run before this one committed"""
 
 
-def run_unit(job: Job, unit: Unit) -> Iterator[dict[str, Any]]:
+def run_unit(job: Job, unit: Unit) -> Iterator[Result]:
     """All chunks of a unit, then its end; an error that stops the run is a result as well."""
     try:
-        for item in read_unit(
-            unit, shard_bytes(job.settings), job.settings.encoding, job.settings.text_field
-        ):
-            if not isinstance(item, Chunk):
+        for item in read_unit(unit, job.settings):
+            if isinstance(item, End):
                 yield end_unit(job, item)
             elif (item.unit, item.part) not in job.finished:
                 yield job.work(job, item)
     except (NezhaError, OSError) as error:
-        yield {"error": explain(error, job)}
+        yield failure(error, job)
 
 
-def explain(error: Exception, job: Job) -> str:
+def failure(error: Exception, job: Job) -> Result:
     """An error in a worker, as the user should read it."""
+    text = str(error)
     if isinstance(error, OSError):
-        return (
-            f"{error.filename or job.folder}: {error.strerror or error}; finished parts are kept: "
-            "mend the cause and run again"
-        )
-    return str(error)
+        text = f"{error.filename or job.folder}: {error.strerror or error}; finished parts are kept"
+        text += ": mend the cause and run again"
+    return Result(error=text)
 
 
-def make_shard(job: Job, chunk: Chunk) -> dict[str, Any]:
-    """Make the shard of a chunk; what is returned is also written beside it, last.
-
-    Returns:
-        `unit`, `part`, `shard` (a ShardInfo as a dict, or None when nothing was left), `counts`,
-        `drops` by reason, `bytes` read and `bad_bytes` among them.
-    """
-    settings = job.settings
+def make_shard(job: Job, chunk: Chunk) -> Result:
+    """Make the shard of a chunk; a chunk of which nothing is left has none."""
+    settings, name = job.settings, part_name(chunk.unit, chunk.part)
     counts: Counter[str] = Counter()
     dropped: list[Drop] = []
     stream = _clean(job, chunk, counts, dropped)
     if job.marks:
-        stream = dedup.without_duplicates(stream, job.marks, name_of(chunk), dropped)
+        stream = dedup.without_duplicates(stream, job.marks, name, dropped)
     sentences = _sentences(stream, job, counts)
-    seed = int(key_of(job.seed, PAIRS, chunk.unit, chunk.part))
     vocabulary = _vocabulary(job.vocab, job.tags["vocab_sha256"])
     samples = pairs.build_pairs(
         sentences,
@@ -95,22 +87,20 @@ def make_shard(job: Job, chunk: Chunk) -> dict[str, Any]:
         settings.sequence_length,
         vocabulary["[CLS]"],
         vocabulary["[SEP]"],
-        seed,
+        int(key_of(job.seed, PAIRS, chunk.unit, chunk.part)),
     )
     counts["truncated_tokens"] = pairs.truncated_tokens(sentences, samples, settings.pairs)
     counts["samples"] = len(samples.documents)
     info = None
     if len(samples.documents):
-        name = f"shard-{name_of(chunk)}.arrow"
-        info = shards.write_shard(
-            f"{job.folder}/{name}", samples, _masks(job, chunk, samples), job.tags, len(vocabulary)
-        )
+        path, masks = f"{job.folder}/shard-{name}.arrow", _masks(job, chunk, samples)
+        info = shards.write_shard(path, samples, masks, job.tags, len(vocabulary))
     if settings.keep_rejected:
-        _keep(settings.keep_rejected, f"{name_of(chunk)}.jsonl", dropped)
-    return _commit(job, chunk, counts, dropped, info.model_dump() if info else None)
+        _keep(settings.keep_rejected, f"{name}.jsonl", dropped)
+    return _finish(job, chunk, counts, dropped, info)
 
 
-def sign_chunk(job: Job, chunk: Chunk) -> dict[str, Any]:
+def sign_chunk(job: Job, chunk: Chunk) -> Result:
     """Write the signatures of a chunk's documents; the first pass of deduplication."""
     sources: list[str] = []
 
@@ -120,51 +110,42 @@ def sign_chunk(job: Job, chunk: Chunk) -> dict[str, Any]:
             yield document.text
 
     signed = dedup.sign(texts(), job.settings.dedup)
-    dedup.write_signatures(job.folder, name_of(chunk), signed, sources)
-    return _commit(job, chunk, Counter(documents=len(sources)), [], None)
+    dedup.write_signatures(job.folder, part_name(chunk.unit, chunk.part), signed, sources)
+    return _finish(job, chunk, Counter(documents=len(sources)), [], None)
 
 
-def name_of(chunk: Chunk) -> str:
-    """`<unit>-<part>`, which sorts in the order of the inputs."""
-    return f"{chunk.unit:06d}-{chunk.part:04d}"
-
-
-def end_unit(job: Job, end: End) -> dict[str, Any]:
+def end_unit(job: Job, end: End) -> Result:
     """Record that all chunks of a unit were read, and where reading broke off."""
     if job.settings.keep_rejected:
-        _keep(job.settings.keep_rejected, f"{end.unit:06d}.jsonl", list(end.damage))
-    result = {
-        "unit": end.unit,
-        "parts": end.parts,
-        "drops": dict(Counter(drop.reason for drop in end.damage)),
-        "places": [drop.text for drop in end.damage],
-        "bad_bytes": sum(drop.size for drop in end.damage),
-    }
-    return _write(job, f"{end.unit:06d}-end", result)
+        _keep(job.settings.keep_rejected, f"{part_name(end.unit, END)}.jsonl", list(end.damage))
+    result = Result(
+        fingerprint=job.fingerprint,
+        unit=end.unit,
+        parts=end.parts,
+        drops=Counter(drop.reason for drop in end.damage),
+        places=tuple(drop.text for drop in end.damage),
+        bad_bytes=sum(drop.size for drop in end.damage),
+    )
+    return note(job.folder, result)
 
 
-def _commit(
-    job: Job, chunk: Chunk, counts: Counter[str], dropped: list[Drop], shard: dict | None
-) -> dict[str, Any]:
-    result = {
-        "unit": chunk.unit,
-        "part": chunk.part,
-        "shard": shard,
-        "counts": dict(counts),
-        "drops": dict(Counter(drop.reason for drop in dropped)),
-        "bytes": sum(block.size for block in chunk.blocks),
-        "disk": sum(block.disk for block in chunk.blocks),
-        "bad_bytes": sum(drop.size for drop in dropped),
-        "places": [f"{drop.source}: {drop.reason}" for drop in dropped if drop.size][:PLACES],
-    }
-    return _write(job, name_of(chunk), result)
-
-
-def _write(job: Job, name: str, result: dict[str, Any]) -> dict[str, Any]:
-    """Note a result in the folder of finished work, from where a later run takes it."""
-    result = {"fingerprint": job.fingerprint, **result}
-    shards.write_whole(f"{job.folder}/_work/{name}.json", json.dumps(result).encode())
-    return result
+def _finish(
+    job: Job, chunk: Chunk, counts: Counter[str], dropped: list[Drop], shard: ShardInfo | None
+) -> Result:
+    bad = [drop for drop in dropped if drop.size]
+    result = Result(
+        fingerprint=job.fingerprint,
+        unit=chunk.unit,
+        part=chunk.part,
+        shard=shard,
+        counts=counts,
+        drops=Counter(drop.reason for drop in dropped),
+        bytes=sum(block.size for block in chunk.blocks),
+        disk=sum(block.disk for block in chunk.blocks),
+        bad_bytes=sum(drop.size for drop in bad),
+        places=tuple(f"{drop.source}: {drop.reason}" for drop in bad[:PLACES]),
+    )
+    return note(job.folder, result)
 
 
 def _clean(job: Job, chunk: Chunk, counts: Counter[str], dropped: list[Drop]) -> Iterator[Document]:
@@ -235,7 +216,7 @@ def _blocks(stream: Iterable[Document]) -> Iterator[tuple[list[str], list[int]]]
         yield texts, numbers
 
 
-def _masks(job: Job, chunk: Chunk, samples: Pairs) -> Any:
+def _masks(job: Job, chunk: Chunk, samples: Pairs) -> Masks | None:
     if job.settings.masking.mode == "dynamic":
         return None
     vocabulary = _vocabulary(job.vocab, job.tags["vocab_sha256"])

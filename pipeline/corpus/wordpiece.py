@@ -22,9 +22,10 @@ from tokenizers import (
 
 from pipeline.config import CorpusSettings
 from pipeline.corpus.cleaning import Cleaner
-from pipeline.corpus.reading import Chunk, documents, read_unit
+from pipeline.corpus.parsing import documents
+from pipeline.corpus.reading import Chunk, read_unit
 from pipeline.corpus.records import Document
-from pipeline.corpus.sources import Unit, list_sources, plan_units, shard_bytes
+from pipeline.corpus.sources import Unit, list_sources, plan_units
 from pipeline.corpus.tokens import Scanner
 from pipeline.errors import CorpusError, VocabularyError
 
@@ -174,8 +175,7 @@ def count_tokens(
     codes = np.zeros(0x110000, np.int64)
     runs: Counter[str] = Counter()
     for unit in units:
-        chunks = read_unit(unit, shard_bytes(settings), settings.encoding, settings.text_field)
-        for chunk in chunks:
+        for chunk in read_unit(unit, settings):
             if isinstance(chunk, Chunk):
                 for text in _texts(chunk, settings, cleaner):
                     scan = scanner.scan(text)

@@ -23,7 +23,8 @@ import ray
 
 from pipeline.config import CorpusSettings
 from pipeline.corpus import prepare
-from pipeline.corpus.reading import Chunk, documents, read_unit
+from pipeline.corpus.parsing import documents
+from pipeline.corpus.reading import Chunk, read_unit
 from pipeline.corpus.sources import list_sources, plan_units
 
 
@@ -123,7 +124,7 @@ def read_texts(path: Path) -> list[str]:
     return [
         document.text
         for unit in plan_units(list_sources(settings.inputs, settings), settings)
-        for item in read_unit(unit, 10**9, "utf-8", "text")
+        for item in read_unit(unit, settings)
         if isinstance(item, Chunk)
         for block in item.blocks
         for document in documents(block, "text")

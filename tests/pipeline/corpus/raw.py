@@ -9,9 +9,10 @@ from pathlib import Path
 import zstandard
 
 from pipeline.config import CorpusSettings
-from pipeline.corpus.reading import Chunk, documents, read_unit
+from pipeline.corpus.parsing import documents
+from pipeline.corpus.reading import Chunk, read_unit
 from pipeline.corpus.records import Document, Drop
-from pipeline.corpus.sources import list_sources, plan_units, shard_bytes
+from pipeline.corpus.sources import list_sources, plan_units
 
 COMPRESS = {
     "": lambda data: data,
@@ -38,8 +39,7 @@ def read(*inputs: Path, **settings: object) -> tuple[list[Document], list[Drop]]
     corpus = CorpusSettings(inputs=tuple(map(str, inputs)), **settings)
     kept, dropped = [], []
     for unit in plan_units(list_sources(corpus.inputs, corpus), corpus):
-        items = read_unit(unit, shard_bytes(corpus), corpus.encoding, corpus.text_field)
-        for item in items:
+        for item in read_unit(unit, corpus):
             if not isinstance(item, Chunk):
                 dropped.extend(item.damage)
                 continue

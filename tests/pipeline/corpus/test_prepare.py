@@ -12,6 +12,7 @@ import zstandard
 from pipeline.config import CorpusSettings
 from pipeline.corpus import prepare, shards
 from pipeline.corpus.prepare import IN_PROCESS, Executor
+from pipeline.corpus.results import Result
 from pipeline.corpus.shard_folder import ShardFolder, flat_pairs
 from pipeline.corpus.wordpiece import SPECIALS, build_tokenizer
 from pipeline.errors import ConfigError, CorpusError, VocabularyError
@@ -77,9 +78,9 @@ def hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def counting(stop_after: int | None = None) -> tuple[Executor, list[dict]]:
+def counting(stop_after: int | None = None) -> tuple[Executor, list[Result]]:
     """An executor that notes what was done, and can be cut off like a killed driver."""
-    done: list[dict] = []
+    done: list[Result] = []
 
     def work(job, units, workers):
         for result in IN_PROCESS.run(job, units, workers):
@@ -152,7 +153,7 @@ def test_a_rerun_redoes_only_what_was_unfinished(source, vocab, tmp_path, suffix
     run(source, out, vocab, executor)
     assert hashes(out) == hashes(tmp_path / "whole")
     assert not list(out.glob(".*"))
-    keys = [[(r["unit"], r["part"]) for r in results if "part" in r] for results in (done, redone)]
+    keys = [[(r.unit, r.part) for r in results if r.part >= 0] for results in (done, redone)]
     assert not set(keys[0]) & set(keys[1])
     assert len(keys[0]) + len(keys[1]) == len(hashes(out))
 
@@ -269,7 +270,7 @@ def test_garbage_stops_the_run(vocab, tmp_path, data, message):
         run(source, tmp_path / "out", vocab, executor)
     assert not (tmp_path / "out" / "manifest.json").exists()
     if "unreadable" in message:
-        assert sum("part" in result for result in done) < 0.7 * 200_000 / 10_000
+        assert sum(result.part >= 0 for result in done) < 0.7 * 200_000 / 10_000
 
 
 def test_garbage_below_the_limit_is_only_counted(vocab, tmp_path):
@@ -293,7 +294,7 @@ def test_a_full_disk_is_named_and_finished_parts_are_kept(source, vocab, tmp_pat
     monkeypatch.undo()
     executor, done = counting()
     run(source, tmp_path / "out", vocab, executor)
-    assert min(result["unit"] for result in done) == 3
+    assert min(result.unit for result in done) == 3
 
 
 def test_a_file_that_vanishes_stops_the_run_and_back_again_it_goes_on(source, vocab, tmp_path):

@@ -200,7 +200,7 @@ def test_a_file_that_vanished_or_changed_stops_the_run_by_name(tmp_path):
     (unit,) = plan_units(list_sources(corpus.inputs, corpus), corpus)
     raw.write(path, raw.jsonl(["别的"]))
     with pytest.raises(CorpusError, match=r"a\.jsonl: has \d+ bytes and had \d+"):
-        list(reading.read_unit(unit, 10**6, "utf-8", "text"))
+        list(reading.read_unit(unit, corpus))
     path.unlink()
     with pytest.raises(CorpusError, match=r"a\.jsonl: vanished"):
-        list(reading.read_unit(unit, 10**6, "utf-8", "text"))
+        list(reading.read_unit(unit, corpus))
