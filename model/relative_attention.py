@@ -85,8 +85,8 @@ def sdpa_attention(
     return _Tiled.apply(q, k, v, table.to(q.dtype), mask, dropout, offset)
 
 
-TILE_ELEMENTS = 2**18
-"""Scores of a tile: a megabyte in float32, so that it stays in a core's cache."""
+TILE_BYTES = 2**21
+"""Scores of a tile: so many that it stays in a core's cache."""
 
 TILE_QUERIES = 128
 
@@ -113,6 +113,8 @@ class _Tiled(torch.autograd.Function):
     ) -> Tensor:
         seed = new_seed() if dropout else 0
         out = _like(q)
+        # Products with strided operands take twice as long in bfloat16.
+        k, v = k.contiguous(), v.contiguous()
         for tile in _tiles(q, k, mask, table, offset):
             p = tile.probabilities(q, k)
             if dropout:
@@ -139,8 +141,11 @@ class _Tiled(torch.autograd.Function):
                 dropped = keep * p
                 d_context = d_context * keep_scale(ctx.dropout)
             dv[tile.keys] += torch.bmm(dropped.transpose(1, 2), d_context)
-            dp = torch.bmm(d_context, v[tile.keys].transpose(1, 2))
-            dp += tile.dot_by_position(d_context)
+            dp = torch.baddbmm(
+                tile.dot_by_position(d_context, k.shape[2]),
+                d_context,
+                v[tile.keys].transpose(1, 2),
+            )
             if ctx.dropout:
                 dp *= keep
             ds = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
@@ -160,31 +165,39 @@ class _Tile:
     first: int
     """Position of the first query."""
     table: Tensor
-    rows: Tensor
-    """p(i, j), int64 [r, K]."""
     mask: Tensor | None
     scale: float
 
     def probabilities(self, q: Tensor, k: Tensor) -> Tensor:
         """softmax(scores), [n, r, K]."""
         scaled = q[self.queries] * self.scale
-        scores = torch.bmm(scaled, k[self.keys].transpose(1, 2))
-        scores += self.dot_by_position(scaled)
+        scores = torch.baddbmm(
+            self.dot_by_position(scaled, k.shape[2]), scaled, k[self.keys].transpose(1, 2)
+        )
         if self.mask is not None:
             scores += self.mask
         return scores.softmax(-1)
 
-    def dot_by_position(self, x: Tensor) -> Tensor:
-        """x[i] · T[p(i, j)]: [n, r, d] → [n, r, K]."""
-        return (x @ self.table.T).gather(2, self.rows.expand(len(x), -1, -1))
+    def dot_by_position(self, x: Tensor, keys: int) -> Tensor:
+        """x[i] · T[p(i, j)]: [n, r, d] → [n, r, keys], a view in which elements overlap."""
+        clip, rows = self.table.shape[0] // 2, x.shape[1]
+        dots = x @ self.table.T
+        least = 1 - rows - self.first
+        width = keys + rows - 1
+        low = min(max(-clip - least, 0), width)
+        high = min(max(clip + 1 - least, low), width)
+        by_distance = dots.new_empty(len(x), rows, width)
+        by_distance[:, :, :low] = dots[:, :, :1]
+        by_distance[:, :, low:high] = dots[:, :, least + low + clip : least + high + clip]
+        by_distance[:, :, high:] = dots[:, :, -1:]
+        return _by_key(by_distance, keys)
 
     def sum_by_position(self, x: Tensor) -> Tensor:
         """Σ_j x[i, j] T[p(i, j)]: [n, r, K] → float32 (or wider) [n, r, d].
 
-        Beyond the clip distance of all rows the vector is constant. Between, a row is shifted by
-        its number, which a strided view does: then a column is a distance.
+        Left of `left` and right of `right` the vector is the same for all rows.
         """
-        heads, rows, keys = x.shape
+        rows, keys = x.shape[1:]
         clip = self.table.shape[0] // 2
         left = min(max(self.first - clip, 0), keys)
         right = min(self.first + rows + clip, keys)
@@ -192,15 +205,20 @@ class _Tile:
         total = x[:, :, :left].sum(-1, keepdim=True, dtype=wide) * self.table[0]
         total += x[:, :, right:].sum(-1, keepdim=True, dtype=wide) * self.table[-1]
         if left < right:
-            width = right - left + rows - 1
-            shifted = x.new_zeros(heads, rows, width)
-            view = shifted.as_strided(
-                (heads, rows, right - left), (rows * width, width - 1, 1), rows - 1
-            )
-            view.copy_(x[:, :, left:right])
-            distances = torch.arange(width) - (rows - 1) + left - self.first
-            total += shifted @ self.table[distances.clamp(-clip, clip) + clip]
+            by_distance = x.new_zeros(len(x), rows, right - left + rows - 1)
+            _by_key(by_distance, right - left).copy_(x[:, :, left:right])
+            distances = torch.arange(by_distance.shape[2]) + left + 1 - rows - self.first
+            total += by_distance @ self.table[distances.clamp(-clip, clip) + clip]
         return total
+
+
+def _by_key(by_distance: Tensor, keys: int) -> Tensor:
+    """[n, r, keys + r - 1], a column for each distance → a view [n, r, keys], one for each key.
+
+    Rows are shifted against each other by one, which strides can say: nothing is moved.
+    """
+    heads, rows, width = by_distance.shape
+    return by_distance.as_strided((heads, rows, keys), (rows * width, width - 1, 1), rows - 1)
 
 
 def _tiles(
@@ -211,13 +229,10 @@ def _tiles(
     if mask is not None:
         mask = mask.expand(batch, heads, queries, keys)
     height = min(queries, TILE_QUERIES)
-    group = max(1, min(heads, TILE_ELEMENTS // (height * keys)))
+    group = max(1, min(heads, TILE_BYTES // (height * keys * q.itemsize)))
     number = 0
     for top in range(0, queries, height):
         rows = slice(top, min(top + height, queries))
-        positions = table_rows(
-            rows.stop - top, keys, offset + top, table.shape[0] // 2, table.device
-        )
         for text in range(batch):
             for head in range(0, heads, group):
                 number += 1
@@ -228,7 +243,6 @@ def _tiles(
                     keys=(text, some),
                     first=offset + top,
                     table=table,
-                    rows=positions,
                     mask=None if mask is None else mask[text, some, rows],
                     scale=width**-0.5,
                 )
