@@ -157,14 +157,16 @@ def prepare(
         tags=_tags(settings, planned, vocab, seed),
         work=make_shard,
     )
+    system, root = filesystem(folder)
     clusters: dict[str, int] = {}
     if dedup.wanted(settings.dedup):
         job, clusters = _deduplicate(job, planned, executor, show)
+    elif system.exists(f"{root}/{dedup.REPORT}"):
+        system.rm_file(f"{root}/{dedup.REPORT}")
     progress = Progress(planned.units, show)
     done = _run(job, planned, executor, progress)
     manifest = _manifest(settings, planned, vocab, done, clusters)
     shards.write_manifest(folder, manifest)
-    system, root = filesystem(folder)
     system.rm(f"{root}/_work", recursive=True)
     progress.end(manifest)
     for place in results.unreadable_places(done):

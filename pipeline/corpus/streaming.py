@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -32,8 +33,12 @@ def run_on_cluster(job: Job, units: Sequence[Unit], workers: int) -> Iterator[Re
     rows = [{"item": pickle.dumps(unit)} for unit in units]
     dataset: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     if any(unit.stream for unit in units):
-        # A share of a CPU other than the next stage's keeps Ray Data from fusing the two.
-        dataset = dataset.flat_map(functools.partial(read_streams, job), num_cpus=0.5)
+        # Readers wait while their chunks do: with a CPU in hand they could keep the last one from
+        # the stage that they wait for. Unlike needs also keep Ray Data from fusing the stages.
+        readers = workers or math.ceil(ray.cluster_resources().get("CPU", 1))
+        dataset = dataset.flat_map(
+            functools.partial(read_streams, job), num_cpus=0, concurrency=readers
+        )
     dataset = dataset.flat_map(
         functools.partial(make_shards, job), num_cpus=1, concurrency=workers or None
     )
