@@ -124,8 +124,7 @@ def deepspeed_settings(config: Config, split: Split, precision: str) -> dict[str
     }
     if precision in HALF:
         settings[precision] = {"enabled": True}
-    if precision == "bf16":
-        # Sums in fp32 do not depend on how a batch was split; sums in bf16 would.
+        # Sums in fp32 do not depend on how a batch was split; sums in half precision would.
         settings["communication_data_type"] = "fp32"
         if stage > 0:
             settings["data_types"] = {"grad_accum_dtype": "fp32"}

@@ -238,21 +238,34 @@ def test_state_survives_saving():
 # Under DeepSpeed. The plain loop makes the same steps with whole parameters in one process.
 
 
-def sharded(stage, precision, accumulation, clip, name="lamb"):
+def sharded(stage, precision, accumulation, clip, offload=False):
     values = {
-        "engine": {"zero_stage": stage},
-        "optim": {"lr": 0.02, "clip": clip, "weight_decay": 0.1, "name": name},
+        "engine": {"zero_stage": stage, "offload": offload},
+        "optim": {"lr": 0.02, "clip": clip, "weight_decay": 0.1},
     }
     worker = networks.make_engine(values, accumulation=accumulation, precision=precision)
     networks.train(worker, range(20))
-    return engine.full_state_dict(worker), engine.optimizer_of(worker).ratios(), worker
+    return engine.full_state_dict(worker), engine.optimizer_of(worker).ratios()
 
 
 def sharded_all(cases):
-    return [sharded(*case)[:2] for case in cases]
+    return [sharded(*case) for case in cases]
 
 
-def plain(precision, clip, micro_batches=4):
+def sharded_as_on_a_gpu(cases):
+    pretend_gpu()
+    return sharded_all(cases)
+
+
+def pretend_gpu():
+    """A CPU computes in fp16 and offloads to itself, if one lets it: the same code as on a GPU."""
+    from deepspeed.accelerator import get_accelerator
+
+    type(get_accelerator()).is_fp16_supported = lambda self: True
+    engine.check = lambda config, device: None
+
+
+def plain(precision, clip, micro_batches=4, loss_scale=1.0):
     """Master weights in fp32, network in `precision`, gradients added up in fp32."""
     network, master = networks.build(), networks.build()
     dtype = engine.HALF.get(precision, torch.float32)
@@ -267,9 +280,9 @@ def plain(precision, clip, micro_batches=4):
         parts = zip(inputs.chunk(micro_batches), labels.chunk(micro_batches), strict=True)
         for x, y in parts:
             network.zero_grad()
-            (network(x, y) / micro_batches).backward()
+            (network(x, y) / micro_batches * loss_scale).backward()
             for own, parameter in zip(network.parameters(), master.parameters(), strict=True):
-                parameter.grad += own.grad.float()
+                parameter.grad += own.grad.float() / loss_scale
         optimizer.step()
         with torch.no_grad():
             for own, parameter in zip(network.parameters(), master.parameters(), strict=True):
@@ -304,6 +317,45 @@ def test_zero_makes_the_steps_of_a_plain_loop(world_size, accumulation):
         assert {ratio.name for ratio in ratios} == {"first.weight", "second.weight", "last.weight"}
     for rank in range(1, world_size):
         assert [ratios for _, ratios in results[rank]] == [ratios for _, ratios in results[0]]
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_offload_and_fp16_change_nothing(world_size):
+    cases = [
+        (stage, precision, 4 // world_size, 0.3, offload)
+        for precision in ("fp32", "bf16", "fp16")
+        for stage in (1, 2, 3)
+        for offload in (False, True)
+        if offload or precision == "fp16"
+    ]
+    results = spawn.run(world_size, sharded_as_on_a_gpu, cases)[0]
+    references = {precision: plain(precision, 0.3) for precision in ("fp32", "bf16")}
+    references["fp16"] = plain("fp16", 0.3, loss_scale=2.0**16)
+    for case, (weights, _) in zip(cases, results, strict=True):
+        difference = largest_difference(weights, references[case[1]])
+        # Dividing by loss scale and clip at once rounds otherwise, and fp16 weights may flip.
+        assert difference < (3e-4 if case[1] == "fp16" else 2e-5), (case, difference)
+
+
+def test_a_step_that_overflows_is_none():
+    spawn.run(1, overflow)
+
+
+def overflow():
+    pretend_gpu()
+    for stage in (1, 2, 3):
+        worker = networks.make_engine({"engine": {"zero_stage": stage}}, precision="fp16")
+        before = engine.full_state_dict(worker)
+        worker.optimizer.loss_scaler.cur_scale = 2.0**60
+        networks.train(worker, range(1))
+        after = engine.full_state_dict(worker)
+        states = engine.optimizer_of(worker).state.values()
+        assert largest_difference(before, after) == 0
+        assert {state["step"] for state in states} == {0}
+        assert (worker.skipped_steps, engine.gradient_norm(worker)) == (1, float("inf"))
+        worker.optimizer.loss_scaler.cur_scale = 2.0**16
+        networks.train(worker, range(1))
+        assert {state["step"] for state in states} == {1}
 
 
 def test_setting_up_stage_0_in_bf16_makes_no_step():
