@@ -176,7 +176,8 @@ def restore(engine: Any, path: Path) -> dict[str, Any]:
     wrong = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     if wrong:
         raise CheckpointError(f"{path} is of another network; these weights differ: {wrong}")
-    if all(saved[key] == now[key] for key in ("wrapper", "precision", "partitions")):
+    alike = all(saved[key] == now[key] for key in ("wrapper", "precision", "partitions"))
+    if alike and list(before) == list(after):
         _load_as_it_is(engine, path)
     else:
         universal = path.with_name(f"universal_{_step(path):06d}")
@@ -209,7 +210,12 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 
 def prune(folder: Path, keep: int, protect: set[Path]) -> None:
-    """Delete all but the newest `keep` checkpoints and those to protect; rank 0 calls it."""
+    """Delete all but the newest `keep` checkpoints and those to protect; rank 0 calls it.
+
+    What interrupted writes and deletions have left behind goes too.
+    """
+    for remnant in chain(folder.glob(".checkpoint_*"), folder.glob(".universal_*")):
+        shutil.rmtree(remnant)
     ordered = sorted(_checkpoints(folder), key=_step)
     kept = {*ordered[-keep:], *protect}
     for path in ordered:
@@ -297,7 +303,9 @@ def _load_as_it_is(engine: Any, path: Path) -> None:
     groups = engines.optimizer_of(engine).param_groups
     current = [{k: v for k, v in group.items() if k != "params"} for group in groups]
     with contextlib.redirect_stdout(io.StringIO()):
-        engine.load_checkpoint(path, tag=ENGINE)
+        loaded, _ = engine.load_checkpoint(path, tag=ENGINE)
+    if loaded is None:
+        raise CheckpointError(f"{path / ENGINE} has nothing that DeepSpeed can load")
     for group, values in zip(engines.optimizer_of(engine).param_groups, current, strict=True):
         group.update(values)
 

@@ -212,6 +212,7 @@ def test_best_and_prune(path):
         (copy / checkpoint.STATE).write_text(json.dumps({"heldout": {"mlm_loss": loss}}))
         (folder / f"universal_{step:06d}").mkdir()
     (folder / "checkpoint_000004" / checkpoint.COMPLETE).unlink()
+    (folder / ".checkpoint_000006.tmp" / "engine").mkdir(parents=True)
     best = checkpoint.best(folder)
     assert best.name == "checkpoint_000001"
     checkpoint.prune(folder, 2, {best})
