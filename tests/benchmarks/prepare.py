@@ -25,7 +25,9 @@ from pipeline.config import CorpusSettings
 from pipeline.corpus import prepare
 from pipeline.corpus.parsing import documents
 from pipeline.corpus.reading import Chunk, read_unit
+from pipeline.corpus.results import Result
 from pipeline.corpus.sources import list_sources, plan_units
+from pipeline.corpus.units import Job, make_shard
 
 
 def main() -> None:
@@ -73,10 +75,16 @@ def one_core(source: Path, folder: Path, vocab: Path, segmenter: str, repeat: in
 
 def two_cores(source: Path, folder: Path, vocab: Path, segmenter: str, alone: dict) -> None:
     """Print the speed through Ray Data on two CPUs, and the largest worker."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"BENCHMARK_TIMES": str(folder)}},
+    )
     settings = CorpusSettings(inputs=(str(source),), segmenter=segmenter, workers=2)
     small = CorpusSettings(inputs=(str(folder / "one.jsonl"),), segmenter=segmenter, workers=2)
     prepare.prepare(small, folder / "warm", vocab, 0, (), silent)
+    prepare.make_shard = timed_shard
     peak: dict[int, float] = {}
     cpu: dict[int, float] = {}
     finished = threading.Event()
@@ -95,8 +103,27 @@ def two_cores(source: Path, folder: Path, vocab: Path, segmenter: str, alone: di
         f"samples/s by the clock ({size / seconds:.1f} MB/s), "
         f"{manifest.rows / workers:,.0f} by CPU second of the workers; "
         f"{manifest.rows / seconds / 2 / alone[segmenter]:.0%} of twice one core's CPU rate; "
-        f"both CPUs {workers / seconds / 2:.0%} ours; largest worker {max(peak.values()):,.0f} MB"
+        f"largest worker {max(peak.values()):,.0f} MB; of both CPUs the workers got "
+        f"{workers / seconds / 2:.0%}"
     )
+    spans = [
+        tuple(map(float, line.split())) for file in folder.glob("*.times") for line in file.open()
+    ]
+    first, last = min(begin for begin, _ in spans), max(end for _, end in spans)
+    busy = sum(end - begin for begin, end in spans)
+    print(
+        f"workers had a chunk in hand {busy / 2 / (last - first):.0%} of the time from the first "
+        f"to the last, {busy / 2 / seconds:.0%} of the whole run"
+    )
+
+
+def timed_shard(job: Job, chunk: Chunk) -> Result:
+    """`make_shard`, with its times noted beside: how busy workers are whoever shares the CPUs."""
+    begun = time.time()
+    result = make_shard(job, chunk)
+    with Path(os.environ["BENCHMARK_TIMES"], f"{os.getpid()}.times").open("a") as file:
+        file.write(f"{begun} {time.time()}\n")
+    return result
 
 
 def watch(peak: dict[int, float], cpu: dict[int, float], finished: threading.Event) -> None:
