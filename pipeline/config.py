@@ -274,8 +274,8 @@ class EngineSettings(Settings):
 class ScalingSettings(Settings):
     """Ray Train workers."""
 
-    workers: Positive = 1
-    """Training workers, when the number is fixed."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Training workers; 0: one for each GPU, or two on CPUs, or fewer where the batch asks it."""
     min_workers: Positive | None = None
     """Smallest number of workers of an elastic run."""
     max_workers: Positive | None = None
@@ -356,6 +356,8 @@ class FinetuneSettings(Settings):
     """Peak learning rate."""
     batch: Positive = 32
     """Examples of a step."""
+    dropout: Decay = 0.1
+    """Dropout of the whole network, whatever it was pretrained with."""
     search: SearchSettings = SearchSettings()
     from_scratch: bool = False
     """Start from random weights of the same network, to show what pretraining is worth."""

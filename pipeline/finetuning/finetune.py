@@ -30,7 +30,6 @@ WARMUP = 0.1
 CLIP = 1.0
 WEIGHT_DECAY = 0.01
 SECONDS_BETWEEN_LINES = 30.0
-EXPORT_FILES = ("config.json", "tokenizer.json")
 
 
 class FinetuneResult(NamedTuple):
@@ -38,8 +37,8 @@ class FinetuneResult(NamedTuple):
 
     metric: str
     """The score that picked the best epoch: accuracy or f1."""
-    score: float
-    """That score on test; on dev where there is no test set; NaN where there is neither."""
+    score: float | None
+    """That score on test; on dev where there is no test set; None where there is neither."""
     dev: dict[str, float]
     test: dict[str, float]
     epochs: list[dict[str, float]]
@@ -116,21 +115,26 @@ def finetune(
     start = "random weights" if from_scratch else export
     progress(f"{settings.task} from {start}: {sizes} examples")
 
-    trials: list[Trial] = []
+    best: Trial | None = None
+    trials = []
     for point, point_seed in _grid(settings, seed):
         with _reproducible(point_seed):
-            network = networks.build(kind, export, labels, from_scratch)
-            trials.append(_train(kind, network, point, point_seed, parts, setup, progress))
-    best = max(trials, key=lambda trial: trial.dev.get(kind.metric, 0.0))
+            network = networks.build(kind, export, labels, settings.dropout, from_scratch)
+            trial = _train(kind, network, point, point_seed, parts, setup, progress)
+        trials.append(trial.point | trial.dev)
+        if best is None or trial.dev[kind.metric] > best.dev[kind.metric]:
+            best = trial
+    if best is None:
+        raise ConfigError("finetune.search: the grid has no point")
     network.load_state_dict(best.weights)
     test = evaluate(kind, network, parts["test"], settings.batch, setup)
     result = FinetuneResult(
         metric=kind.metric,
-        score=(test or best.dev).get(kind.metric, math.nan),
+        score=(test or best.dev).get(kind.metric),
         dev=best.dev,
         test=test,
         epochs=best.epochs,
-        trials=[trial.point | trial.dev for trial in trials],
+        trials=trials,
         seconds=round(time.monotonic() - begun, 1),
         folder=str(output),
     )
@@ -205,8 +209,8 @@ def _train(
             raise TrainingError(f"the loss of epoch {epoch + 1} is {mean}: lower finetune.lr")
         scores = evaluate(kind, network, parts["dev"], settings.batch, setup)
         epochs.append({"loss": mean} | scores)
-        shown = " ".join(f"{name} {value:.4f}" for name, value in epochs[-1].items())
-        progress(f"  epoch {epoch + 1}/{settings.epochs} {shown}")
+        shown = f"  dev {kind.metric} {scores[kind.metric]:.4f}" if scores else ""
+        progress(f"  epoch {epoch + 1}/{settings.epochs}  loss {mean:.4f}{shown}")
         if not scores or not dev or scores[kind.metric] > dev[kind.metric]:
             dev, weights = scores, copy.deepcopy(network.state_dict())
     return Trial({"lr": settings.lr, "batch": settings.batch, "seed": seed}, epochs, dev, weights)
@@ -270,8 +274,9 @@ def _fingerprint(settings: FinetuneSettings, export: str, seed: int, from_scratc
     chosen = settings.model_dump(mode="json") | {"seed": seed, "from_scratch": from_scratch}
     digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode())
     data = [path for path in (settings.data.train, settings.data.dev, settings.data.test) if path]
-    weights = sorted(map(str, Path(export).glob("*.safetensors"))) if not from_scratch else []
-    for path in [*data, *weights, *(f"{export}/{name}" for name in EXPORT_FILES)]:
+    kinds = {".json", ".txt"} if from_scratch else {".json", ".txt", ".safetensors", ".bin"}
+    files = sorted(path for path in Path(export).iterdir() if path.suffix in kinds)
+    for path in [*data, *map(str, files)]:
         with fsspec.open(path, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

@@ -23,6 +23,7 @@ from pipeline.finetuning.rows import IGNORED, Row, RowBatch, collate
 
 Progress = Callable[[str], None]
 RESULTS = "results.json"
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
 
 
 def load_tokenizer(export: str) -> PreTrainedTokenizerBase:
@@ -49,22 +50,24 @@ def load_tokenizer(export: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def build(kind: Kind, export: str, labels: Sequence[str], from_scratch: bool) -> PreTrainedModel:
+def build(
+    kind: Kind, export: str, labels: Sequence[str], dropout: float, from_scratch: bool
+) -> PreTrainedModel:
     """The task's network with the export's weights and a new head, or with random weights.
 
     Raises ExportError when the folder lacks weights of the encoder.
     """
-    names: dict[str, Any] = {}
+    changed: dict[str, Any] = dict.fromkeys(DROPOUTS, dropout)
     if labels:
-        names["id2label"] = dict(enumerate(labels))
-        names["label2id"] = {label: i for i, label in enumerate(labels)}
+        changed["id2label"] = dict(enumerate(labels))
+        changed["label2id"] = {label: i for i, label in enumerate(labels)}
     if from_scratch:
-        config = AutoConfig.from_pretrained(export, **names)
+        config = AutoConfig.from_pretrained(export, **changed)
         return kind.network.from_config(config).float()
     try:
         with quiet():
             network, report = kind.network.from_pretrained(
-                export, dtype=torch.float32, output_loading_info=True, **names
+                export, dtype=torch.float32, output_loading_info=True, **changed
             )
     except (OSError, ValueError, RuntimeError) as error:
         raise ExportError(f"{export}: {error}") from error

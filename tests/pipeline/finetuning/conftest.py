@@ -71,9 +71,10 @@ def sentence(draw):
 
 
 def question(draw):
-    row = review(draw)
-    choices = ["坏", "好", "是"][: draw.choice((2, 3))]
-    return {"context": row["text"], "question": "？", "choices": choices, "answer": row["label"]}
+    choices = [draw.choice("书店很太的") + "坏" for _ in range(draw.choice((2, 3)))]
+    answer = draw.randrange(len(choices))
+    choices[answer] = draw.choice("书店很太的") + "好"
+    return {"context": "书店", "question": "？", "choices": choices, "answer": answer}
 
 
 def passage(draw):
@@ -101,7 +102,7 @@ MAKERS = {
 def data(tmp_path_factory):
     """For each task its train, dev and test files."""
     folder = tmp_path_factory.mktemp("data")
-    sizes = {"train": 400, "dev": 60, "test": 60}
+    sizes = {"train": 240, "dev": 60, "test": 60}
     return {
         task: {
             split: write_jsonl(

@@ -122,7 +122,7 @@ def test_a_row_says_the_same_whatever_it_is_padded_with(task, export, data, toke
     examples = tasks.read(task, data[task]["dev"])
     labels = tasks.label_set(task, examples)
     rows = kind.rows(examples, Setup(tokenizer, labels, 32))
-    network = networks.build(kind, str(export), labels, from_scratch=True)
+    network = networks.build(kind, str(export), labels, 0.1, from_scratch=True)
     alone, together = (networks.infer(kind, network, rows, n, 0) for n in (1, len(rows)))
     for one, other in zip(alone, together, strict=True):
         assert one == pytest.approx(other[tuple(map(slice, one.shape))], abs=1e-5)
@@ -145,7 +145,7 @@ def test_absent_choices_get_no_probability(export, tokenizer):
         ],
         Setup(tokenizer, [], 32),
     )
-    network = networks.build(kind, str(export), [], from_scratch=True).eval()
+    network = networks.build(kind, str(export), [], 0.1, from_scratch=True).eval()
     batch = collate(rows, tokenizer.pad_token_id, many=True)
     shares = networks.forward(kind, network, batch, networks.pick_device()).softmax(-1)
     assert shares[1, 2] == 0

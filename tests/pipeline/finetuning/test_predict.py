@@ -20,7 +20,7 @@ def head(export, data, tmp_path_factory):
 
     def make(task):
         folder = tmp_path_factory.mktemp("heads") / task
-        values = {"task": task, "epochs": 4, "lr": 5e-3, "batch": 16}
+        values = {"task": task, "epochs": 4, "lr": 5e-3, "batch": 16, "dropout": 0.0}
         chosen = FinetuneSettings.model_validate(values | {"data": data[task] | {"length": 48}})
         return finetune(chosen, str(export), folder, seed=1)
 
