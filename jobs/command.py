@@ -16,6 +16,13 @@ from rich.table import Table
 from pipeline.config import Config, dump_yaml, load_config
 from pipeline.errors import NezhaError
 
+# Progress bars and notices of libraries would drown ours; what goes wrong is raised anyway. They
+# read this when they are imported, which a verb does after this module.
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
 
 class Verb(NamedTuple):
     """What a file in `jobs/` defines."""
@@ -44,7 +51,6 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="a setting and its value")
     chosen = parser.parse_args(arguments)
     console = Console(soft_wrap=True)
-    _quiet_libraries()
     try:
         config = load_config(chosen.config, chosen.overrides)
         plan = verb.plan(config)
@@ -57,14 +63,6 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False)
         return 2
     return 0
-
-
-def _quiet_libraries() -> None:
-    """Their progress bars and notices would drown ours; what goes wrong is raised anyway."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
 
 
 def table(title: str, rows: Mapping[str, object]) -> Table:

@@ -38,19 +38,23 @@ def require(workers: int, cpus: float, gpus: float) -> None:
     """
     if os.environ.get("NEZHA_AUTOSCALING") == "1":
         return
-    have = ray.cluster_resources()
     for name, need in (("CPU", workers * cpus), ("GPU", workers * gpus)):
-        if need > have.get(name, 0):
+        if need > count(name):
             raise ConfigError(
                 f"scaling: {workers} worker(s) need {need:g} {name}s and the cluster has "
-                f"{have.get(name, 0):g}; lower scaling.workers or "
+                f"{count(name)}; lower scaling.workers or "
                 f"scaling.{name.lower()}s_per_worker, or add nodes (an autoscaling cluster: set "
                 "NEZHA_AUTOSCALING=1)"
             )
+
+
+def count(resource: str) -> int:
+    """`CPU`s or `GPU`s of the cluster as it is now."""
+    return int(ray.cluster_resources().get(resource, 0))
 
 
 def gpus_per_worker(wanted: float | None) -> float:
     """The setting, or one GPU where the cluster has any."""
     if wanted is not None:
         return wanted
-    return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+    return 1.0 if count("GPU") else 0.0

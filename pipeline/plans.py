@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from pipeline.config import Config
 from pipeline.corpus import shards, sources
-from pipeline.errors import CorpusError, VocabularyError
+from pipeline.corpus.wordpiece import read_vocabulary
+from pipeline.errors import CorpusError
 from pipeline.paths import RunPaths
-from pipeline.training import checkpoint, engine
+from pipeline.training import checkpoint, driver, engine
 from pipeline.training.network import count_parameters, network_config
 
 
@@ -22,9 +25,9 @@ def check(config: Config) -> None:
     """
     corpus, paths = config.corpus, RunPaths.of(config)
     engine.check(config, _device(config))
-    engine.split_batch(config.train.global_batch, config.train.micro_batch, config.scaling.workers)
-    if corpus.vocab and not paths.vocab.is_file():
-        raise VocabularyError(f"corpus.vocab={corpus.vocab}: no such file")
+    _split(config)
+    if corpus.vocab:
+        read_vocabulary(paths.vocab)
     if corpus.inputs:
         sources.list_sources(corpus.inputs, corpus)
         if corpus.heldout:
@@ -36,6 +39,8 @@ def check(config: Config) -> None:
             "nothing to train on: set corpus.inputs to your text, train.shards to prepared "
             "shards, or demo.enabled=true for the sample"
         )
+    elif not config.demo.enabled:
+        driver.check_data(config)
     network_config(config.model, corpus.vocab_size)
 
 
@@ -43,7 +48,7 @@ def pretrain(config: Config) -> dict[str, object]:
     """The facts that `--dry-run` prints."""
     check(config)
     paths, train = RunPaths.of(config), config.train
-    split = engine.split_batch(train.global_batch, train.micro_batch, config.scaling.workers)
+    split = _split(config)
     network = network_config(config.model, config.corpus.vocab_size)
     facts: dict[str, object] = {
         "run folder": paths.run,
@@ -80,6 +85,12 @@ def next_commands(config: Config) -> list[str]:
         "finetune.data.dev=DEV.jsonl",
         "ray job submit --working-dir . -- python -m jobs.pretrain --config YOUR.yaml",
     ]
+
+
+def _split(config: Config) -> engine.Split:
+    """On this machine; a cluster may have another number of workers."""
+    workers = engine.choose_workers(config, torch.cuda.device_count(), os.cpu_count() or 1)
+    return engine.split_batch(config.train.global_batch, config.train.micro_batch, workers)
 
 
 def _device(config: Config) -> torch.device:

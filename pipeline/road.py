@@ -163,8 +163,8 @@ def make_export(config: Config, run_id: str | None, show: Show) -> str:
 
 def finetune_head(
     config: Config, name: str, head: FinetuneSettings, show: Show
-) -> dict[str, float]:
-    """Test scores of a head from the export and from random weights."""
+) -> dict[str, float | None]:
+    """Test scores of a head from the export and from random weights; None without a test set."""
     paths = RunPaths.of(config)
     scores = {}
     for start in ("pretrained", "scratch"):

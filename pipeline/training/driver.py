@@ -15,9 +15,11 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from pipeline import cluster
 from pipeline.config import Config
-from pipeline.errors import NezhaError, TrainingError
+from pipeline.corpus.shards import MANIFEST, read_manifest
+from pipeline.corpus.wordpiece import vocabulary_sha256
+from pipeline.errors import NezhaError, TrainingError, VocabularyError
 from pipeline.paths import RunPaths
-from pipeline.training import history
+from pipeline.training import engine, history
 from pipeline.training.loop import Context, open_feed, train
 
 POLL_SECONDS = 1.0
@@ -36,10 +38,11 @@ def fit(
             times.
     """
     scaling, paths = config.scaling, RunPaths.of(config)
-    open_feed(config, paths, rank=0, world_size=1)  # what is wrong with the data, told early
+    check_data(config)
     cluster.connect()
     gpus = cluster.gpus_per_worker(scaling.gpus_per_worker)
-    cluster.require(scaling.min_workers or scaling.workers, scaling.cpus_per_worker, gpus)
+    workers = engine.choose_workers(config, cluster.count("GPU"), cluster.count("CPU"))
+    cluster.require(scaling.min_workers or workers, scaling.cpus_per_worker, gpus)
     elastic = (scaling.min_workers, scaling.max_workers) if scaling.min_workers else None
     paths.run.mkdir(parents=True, exist_ok=True)
     trainer = TorchTrainer(
@@ -47,7 +50,7 @@ def fit(
         train_loop_config={"config": config.model_dump(mode="json"), "tracking": tracking},
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=elastic or scaling.workers,
+            num_workers=elastic or workers,
             use_gpu=gpus > 0,
             resources_per_worker={"CPU": scaling.cpus_per_worker} | ({"GPU": gpus} if gpus else {}),
         ),
@@ -66,6 +69,27 @@ def fit(
     if message := result.return_value.get(DIVERGED):
         raise TrainingError(message)
     return result.return_value
+
+
+def check_data(config: Config) -> None:
+    """Find out before any worker starts what is wrong with the shards.
+
+    Raises:
+        ShardError: they can't be read.
+        VocabularyError: the vocabulary, or that of the held-out shards, is another one.
+    """
+    paths = RunPaths.of(config)
+    feed = open_feed(config, paths, rank=0, world_size=1)
+    wanted = {str(paths.vocab): vocabulary_sha256(paths.vocab)}
+    if (paths.heldout / MANIFEST).exists():
+        wanted[str(paths.heldout)] = read_manifest(paths.heldout).vocab_sha256
+    for name, sha256 in wanted.items():
+        if sha256 != feed.vocab_sha256:
+            shards = ", ".join(config.train.shards) or str(paths.shards)
+            raise VocabularyError(
+                f"{name} has another vocabulary than the shards in {shards}; set corpus.vocab to "
+                "the one that they were made with, or prepare them again"
+            )
 
 
 def _worker(given: dict[str, Any]) -> dict[str, Any]:

@@ -54,6 +54,21 @@ def split_batch(global_batch: int, micro_batch: int, world_size: int) -> Split:
     )
 
 
+def choose_workers(config: Config, gpus: int, cpus: int) -> int:
+    """`scaling.workers`; where it is 0, one for each GPU, or two on CPUs, that share the batch.
+
+    Raises:
+        ConfigError: the batch sizes fit no number of workers.
+    """
+    if config.scaling.workers:
+        return config.scaling.workers
+    sizes = config.train.global_batch, config.train.micro_batch
+    for workers in range(gpus or min(2, cpus), 1, -1):
+        if sizes[0] % (sizes[1] * workers) == 0:
+            return workers
+    return split_batch(*sizes, world_size=1).world_size
+
+
 def resolve_precision(precision: str, device: torch.device | str) -> str:
     """`fp32`, `bf16` or `fp16`; `auto` is bf16 where the device computes in it, else fp32.
 
@@ -283,9 +298,8 @@ def _join(backend: str) -> None:
 
 def _checkpoint_activations(module: nn.Module) -> None:
     for part in module.modules():
-        enable = getattr(part, "gradient_checkpointing_enable", None)
-        if enable is not None:
-            enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if hasattr(part, "activation_checkpointing_enable"):  # a transformers model
+            part.activation_checkpointing_enable({"use_reentrant": False})
             return
     raise ConfigError(
         f"engine.activation_checkpointing: {type(module).__name__} cannot recompute activations"
