@@ -298,8 +298,11 @@ def _join(backend: str) -> None:
 
 def _checkpoint_activations(module: nn.Module) -> None:
     for part in module.modules():
-        if hasattr(part, "activation_checkpointing_enable"):  # a transformers model
-            part.activation_checkpointing_enable({"use_reentrant": False})
+        # transformers renamed the second to the first in 5.x.
+        enable: Any = getattr(part, "activation_checkpointing_enable", None)
+        enable = enable or getattr(part, "gradient_checkpointing_enable", None)
+        if enable is not None:
+            enable({"use_reentrant": False})
             return
     raise ConfigError(
         f"engine.activation_checkpointing: {type(module).__name__} cannot recompute activations"

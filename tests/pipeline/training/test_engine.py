@@ -176,8 +176,8 @@ def start_quietly():
 class Recomputing(networks.Network):
     enabled = False
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs):
-        self.enabled = not gradient_checkpointing_kwargs["use_reentrant"]
+    def activation_checkpointing_enable(self, activation_checkpointing_kwargs):
+        self.enabled = not activation_checkpointing_kwargs["use_reentrant"]
 
 
 def test_activation_checkpointing_reaches_the_network():
