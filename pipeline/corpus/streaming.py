@@ -6,6 +6,7 @@ import functools
 import logging
 import math
 import pickle
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ def run_on_cluster(job: Job, units: Sequence[Unit], workers: int) -> Iterator[Re
         return
     connect()
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # More workers than units is nothing to warn of: the setting is for corpora of any size.
+    warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     # One chunk a block: else Ray Data gathers 128 MB of them for one worker.

@@ -91,6 +91,8 @@ def make_shard(job: Job, chunk: Chunk) -> Result:
     )
     counts["truncated_tokens"] = pairs.truncated_tokens(sentences, samples, settings.pairs)
     counts["samples"] = len(samples.documents)
+    if settings.pairs.task == "nsp" and len(np.unique(sentences.documents)) == 1:
+        counts["documents_without_partner"] = 1
     info = None
     if len(samples.documents):
         path, masks = f"{job.folder}/shard-{name}.arrow", _masks(job, chunk, samples)

@@ -12,7 +12,7 @@ def test_modern_text_without_a_mark(text, codec):
     assert detect_encoding((text * 20).encode(codec)) == codec
 
 
-@pytest.mark.parametrize("codec", ["utf-8", "utf-16-le"])
+@pytest.mark.parametrize("codec", ["utf-8", "gb18030", "utf-16-le"])
 def test_traditional_text(codec):
     assert detect_encoding((OLD * 20).encode(codec)) == codec
 

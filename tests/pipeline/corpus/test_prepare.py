@@ -216,6 +216,14 @@ def test_dynamic_masking_leaves_the_masks_out(source, vocab, tmp_path):
     assert len(folder.rows(np.arange(20)).masks.positions) == 0
 
 
+def test_one_document_alone_is_paired_within_itself_and_reported(vocab, tmp_path):
+    source = raw.write(tmp_path / "a.jsonl", raw.jsonl(["".join(write_texts(20))]))
+    manifest = run(source, tmp_path / "out", vocab)
+    assert manifest.counts["documents_without_partner"] == 1
+    folder = ShardFolder(tmp_path / "out")
+    assert not folder.rows(np.arange(len(folder))).next_sentence_label.any()
+
+
 def test_every_drop_is_counted_and_kept_for_a_look(vocab, tmp_path):
     good = write_texts(40)
     bad = raw.jsonl(["短", "English only, no Chinese here", good[0]]) + b"{]\n\xff\xff\n"
