@@ -111,57 +111,60 @@ class _Tiled(torch.autograd.Function):
         dropout: float,
         offset: int,
     ) -> Tensor:
-        seed = new_seed() if dropout else 0
-        out = _like(q)
-        # Products with strided operands take twice as long in bfloat16.
-        k, v = k.contiguous(), v.contiguous()
-        for tile in _tiles(q, k, mask, table, offset):
+        shape, seed = q.shape, new_seed() if dropout else 0
+        q, k, v = (_flat(x) for x in (q, k, v))
+        out = torch.empty_like(q)
+        for tile in _tiles(q, k, mask, table, offset, shape[1]):
             p = tile.probabilities(q, k)
             if dropout:
                 p *= keep_mask(p, dropout, seed + tile.number)
-            context = tile.sum_by_position(p).add_(torch.bmm(p, v[tile.keys]))
-            out[tile.queries] = context * keep_scale(dropout) if dropout else context
+            context = tile.sum_by_position(p).add_(torch.bmm(p, v[tile.heads]))
+            out[tile.heads, tile.rows] = context * keep_scale(dropout) if dropout else context
         ctx.save_for_backward(q, k, v, table, mask)
-        ctx.dropout, ctx.offset, ctx.seed = dropout, offset, seed
-        return out
+        ctx.shape, ctx.dropout, ctx.offset, ctx.seed = shape, dropout, offset, seed
+        return out.view(shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, table, mask = ctx.saved_tensors
-        dq = _like(q)
-        # Added up over tiles of queries, so in float32 whatever the type.
-        dk, dv = (torch.zeros_like(_like(k), dtype=torch.float32) for _ in range(2))
-        for tile in _tiles(q, k, mask, table, ctx.offset):
+        batch, heads = ctx.shape[:2]
+        grad, dq = _flat(grad), torch.empty_like(q)
+        # Added up over tiles of queries, so in float32 or wider whatever the type.
+        wide = torch.promote_types(q.dtype, torch.float32)
+        dk, dv = (torch.zeros_like(k, dtype=wide) for _ in range(2))
+        for tile in _tiles(q, k, mask, table, ctx.offset, heads):
             p = tile.probabilities(q, k)
-            d_context = grad[tile.queries]
+            d_context = grad[tile.heads, tile.rows]
             dropped = p
             if ctx.dropout:
                 keep = keep_mask(p, ctx.dropout, ctx.seed + tile.number)
                 dropped = keep * p
                 d_context = d_context * keep_scale(ctx.dropout)
-            dv[tile.keys] += torch.bmm(dropped.transpose(1, 2), d_context)
+            dv[tile.heads] += torch.bmm(dropped.transpose(1, 2), d_context)
             dp = torch.baddbmm(
-                tile.dot_by_position(d_context, k.shape[2]),
+                tile.dot_by_position(d_context, k.shape[1]),
                 d_context,
-                v[tile.keys].transpose(1, 2),
+                v[tile.heads].transpose(1, 2),
             )
             if ctx.dropout:
                 dp *= keep
             ds = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
-            dk[tile.keys] += torch.bmm(ds.transpose(1, 2), q[tile.queries] * tile.scale)
-            d_query = tile.sum_by_position(ds).add_(torch.bmm(ds, k[tile.keys]))
-            dq[tile.queries] = d_query * tile.scale
-        return dq, dk.to(k.dtype), dv.to(v.dtype), None, None, None, None
+            dk[tile.heads] += torch.bmm(ds.transpose(1, 2), q[tile.heads, tile.rows] * tile.scale)
+            d_query = tile.sum_by_position(ds).add_(torch.bmm(ds, k[tile.heads]))
+            dq[tile.heads, tile.rows] = d_query * tile.scale
+        split = (batch, heads, -1, q.shape[2])
+        dk, dv = dk.to(k.dtype).view(split), dv.to(v.dtype).view(split)
+        return dq.view(split), dk, dv, None, None, None, None
 
 
 @dataclass(frozen=True)
 class _Tile:
-    """`queries` and `keys` index [B, heads, Q or K, d] → [n, r, d] and [n, K, d]."""
+    """n heads (of one text or several) and r queries of flat operands [B·heads, Q or K, d]."""
 
     number: int
-    queries: tuple
-    keys: tuple
+    heads: slice
+    rows: slice
     first: int
     """Position of the first query."""
     table: Tensor
@@ -170,9 +173,9 @@ class _Tile:
 
     def probabilities(self, q: Tensor, k: Tensor) -> Tensor:
         """softmax(scores), [n, r, K]."""
-        scaled = q[self.queries] * self.scale
+        scaled = q[self.heads, self.rows] * self.scale
         scores = torch.baddbmm(
-            self.dot_by_position(scaled, k.shape[2]), scaled, k[self.keys].transpose(1, 2)
+            self.dot_by_position(scaled, k.shape[1]), scaled, k[self.heads].transpose(1, 2)
         )
         if self.mask is not None:
             scores += self.mask
@@ -222,37 +225,37 @@ def _by_key(by_distance: Tensor, keys: int) -> Tensor:
 
 
 def _tiles(
-    q: Tensor, k: Tensor, mask: Tensor | None, table: Tensor, offset: int
+    q: Tensor, k: Tensor, mask: Tensor | None, table: Tensor, offset: int, heads: int
 ) -> Iterator[_Tile]:
-    batch, heads, queries, width = q.shape
-    keys = k.shape[2]
+    """Tiles of flat operands; `heads` of them belong to a text, and mask is [B, heads, Q, K]."""
+    total, queries, width = q.shape
+    keys = k.shape[1]
     if mask is not None:
-        mask = mask.expand(batch, heads, queries, keys)
+        mask = mask.expand(total // heads, heads, queries, keys)
     height = min(queries, TILE_QUERIES)
-    group = max(1, min(heads, TILE_BYTES // (height * keys * q.itemsize)))
-    number = 0
-    for top in range(0, queries, height):
+    group = max(1, TILE_BYTES // (height * keys * q.itemsize))
+    starts = [(top, head) for top in range(0, queries, height) for head in range(0, total, group)]
+    for number, (top, head) in enumerate(starts):
         rows = slice(top, min(top + height, queries))
-        for text in range(batch):
-            for head in range(0, heads, group):
-                number += 1
-                some = slice(head, head + group)
-                yield _Tile(
-                    number=number,
-                    queries=(text, some, rows),
-                    keys=(text, some),
-                    first=offset + top,
-                    table=table,
-                    mask=None if mask is None else mask[text, some, rows],
-                    scale=width**-0.5,
-                )
+        some = slice(head, min(head + group, total))
+        numbers = torch.arange(some.start, some.stop)
+        yield _Tile(
+            number=number,
+            heads=some,
+            rows=rows,
+            first=offset + top,
+            table=table,
+            mask=None if mask is None else mask[numbers // heads, numbers % heads, rows],
+            scale=width**-0.5,
+        )
 
 
-def _like(x: Tensor) -> Tensor:
-    """An empty [B, heads, S, d] whose heads lie side by side in memory, as [B, S, heads·d] has."""
-    return torch.empty_like(x.transpose(1, 2), memory_format=torch.contiguous_format).transpose(
-        1, 2
-    )
+def _flat(x: Tensor) -> Tensor:
+    """[B, heads, S, d] → [B·heads, S, d] in one piece of memory.
+
+    Products with strided operands take twice as long in bfloat16.
+    """
+    return x.flatten(0, 1).contiguous()
 
 
 ATTENTIONS: dict[str, Callable[..., Tensor]] = {"sdpa": sdpa_attention}

@@ -1,0 +1,111 @@
+"""Attention alone: ours against eager, and against torch's SDPA, which knows no positions.
+
+    python tests/benchmarks/attention.py --lengths 128 512 2048 --json attention.json
+
+4,096 tokens (one text where a text is longer), 12 heads of 64, clip distance 64, dropout 0.1 on
+a CPU and none on a GPU. Every contender runs in a process of its own; memory is the peak of
+forward and backward above what the process held before them.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+TOKENS, HEADS, WIDTH, CLIP = 4096, 12, 64, 64
+WITHOUT_POSITIONS = "torch sdpa, no positions"
+
+
+def contenders(device: str) -> list[str]:
+    import torch
+
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    from model.relative_attention import ATTENTIONS
+
+    usable = [name for name in ATTENTIONS if torch.device(device).type == "cuda" or name == "sdpa"]
+    return ["eager", *usable, WITHOUT_POSITIONS]
+
+
+def worker(name: str, length: int, dtype_name: str, device: str, rounds: int) -> None:
+    """Print median seconds of forward and backward, and the peak of memory in bytes, as JSON."""
+    import torch
+
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    from model.relative_attention import attend, position_table
+
+    torch.manual_seed(0)
+    cuda = torch.device(device).type == "cuda"
+    dtype = getattr(torch, dtype_name)
+    batch = max(1, TOKENS // length)
+    shape = (batch, length, HEADS, WIDTH)
+    made = [torch.randn(shape, device=device).to(dtype) for _ in range(4)]
+    q, k, v, gradient = (x.transpose(1, 2).requires_grad_() for x in made)
+    table = position_table(WIDTH, CLIP).to(device, dtype)
+    rate = 0.0 if cuda else 0.1
+
+    def forward() -> Any:
+        if name == WITHOUT_POSITIONS:
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=rate)
+        return attend(name, q, k, v, table, dropout=rate)[0]
+
+    def now() -> float:
+        if cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    before = torch.cuda.memory_allocated() if cuda else _peak()
+    times = []
+    for _ in range(rounds + 1):
+        start = now()
+        context = forward()
+        middle = now()
+        torch.autograd.grad(context, [q, k, v], gradient)
+        times.append((middle - start, now() - middle))
+    peak = torch.cuda.max_memory_allocated() if cuda else _peak()
+    # The first round warms up.
+    forwards, backwards = (statistics.median(column) for column in zip(*times[1:], strict=True))
+    print(json.dumps({"forward": forwards, "backward": backwards, "peak_bytes": peak - before}))
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--lengths", type=int, nargs="+", default=[128, 256, 512, 1024, 2048, 4096])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.worker:
+        worker(chosen.worker, chosen.lengths[0], chosen.dtype, chosen.device, chosen.rounds)
+        return
+    rows = []
+    for length in chosen.lengths:
+        for name in contenders(chosen.device):
+            command = [sys.executable, __file__, "--worker", name, "--lengths", str(length)]
+            command += ["--dtype", chosen.dtype, "--device", chosen.device]
+            command += ["--rounds", str(chosen.rounds)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            row = {"length": length, "contender": name, "dtype": chosen.dtype}
+            rows.append(row | json.loads(done.stdout))
+            print(
+                f"{length:5} {name:25} {rows[-1]['forward'] * 1e3:9.2f} ms forward"
+                f" {rows[-1]['backward'] * 1e3:9.2f} ms backward"
+                f" {rows[-1]['peak_bytes'] / 2**20:8.0f} MiB",
+                flush=True,
+            )
+    if chosen.json:
+        chosen.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
