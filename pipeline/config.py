@@ -164,7 +164,7 @@ class CorpusSettings(Settings):
     """Tokens of a sample at most, [CLS] and both [SEP] included."""
     segmenter: str = "rjieba"
     """`rjieba`, `jieba`, or the name of an entry point of the group `nezha_pretrain.segmenters`."""
-    user_dictionary: str = ""
+    user_dictionary: Place = ""
     """Extra words for the segmenter, in jieba's format."""
     cleaning: CleaningSettings = CleaningSettings()
     dedup: DedupSettings = DedupSettings()
@@ -174,7 +174,7 @@ class CorpusSettings(Settings):
     """Input text that goes into one work unit, and so into one shard."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Ray Data workers; 0 takes one for each CPU of the cluster."""
-    keep_rejected: str = ""
+    keep_rejected: Place = ""
     """Folder for the text that was dropped, by reason; empty keeps none."""
     max_bad_share: Share = 0.5
     """Stop when a larger share of the input bytes is unreadable or of the documents malformed."""

@@ -138,12 +138,6 @@ def prepare(
         CorpusError: inputs that are missing, empty or mostly garbage; a full disk.
     """
     folder, vocab = absolute(output), absolute(vocab)
-    places = {
-        name: absolute(getattr(settings, name))
-        for name in ("user_dictionary", "keep_rejected")
-        if getattr(settings, name)
-    }
-    settings = settings.model_copy(update=places)
     planned = plan(settings, vocab, seed, inputs or settings.inputs)
     if manifest := _finished(folder, planned.fingerprint):
         show(f"{folder}: up to date, {manifest.rows:,} samples in {len(manifest.shards)} shards")

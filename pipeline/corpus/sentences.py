@@ -40,13 +40,6 @@ def sentence_ends(text: str, limit: int) -> list[int]:
     return result
 
 
-def split_sentences(text: str, limit: int) -> list[str]:
-    """The sentences of a text, stripped, empty ones left out."""
-    ends = sentence_ends(text, limit)
-    pieces = (text[begin:end].strip() for begin, end in zip([0, *ends], ends, strict=False))
-    return [piece for piece in pieces if piece]
-
-
 def _pause(text: str, begin: int, end: int) -> int:
     """End of the last pause of a stretch, but for its first quarter, else the stretch's end."""
     last = end

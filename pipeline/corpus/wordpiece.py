@@ -43,7 +43,7 @@ def read_vocabulary(path: str | Path) -> dict[str, int]:
         VocabularyError: missing, not UTF-8, with duplicates or without the special tokens.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise VocabularyError(
             f"{path}: no such vocabulary; set corpus.vocab to a vocab.txt, or leave it empty to "
@@ -106,7 +106,7 @@ def train_vocabulary(settings: CorpusSettings, path: str | Path) -> dict[str, in
     path = Path(path)
     sources = list_sources(settings.inputs, settings)
     origin = _origin(settings, [source.signature for source in sources])
-    note = path.with_suffix(".json")
+    note = path.with_suffix(".origin.json")
     if path.exists() and note.exists():
         written = json.loads(note.read_text(encoding="utf-8"))
         if written == {"origin": origin, "sha256": vocabulary_sha256(path)}:

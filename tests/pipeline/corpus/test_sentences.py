@@ -2,7 +2,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpus.sentences import sentence_ends, split_sentences
+from pipeline.corpus.sentences import sentence_ends
+
+
+def split_sentences(text, limit):
+    """The sentences of a text, stripped, empty ones left out."""
+    ends = sentence_ends(text, limit)
+    pieces = (text[begin:end].strip() for begin, end in zip([0, *ends], ends, strict=False))
+    return [piece for piece in pieces if piece]
 
 
 @pytest.mark.parametrize(

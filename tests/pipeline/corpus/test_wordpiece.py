@@ -105,8 +105,8 @@ def test_a_bad_vocabulary_is_refused(tmp_path, data, message):
 
 
 def test_line_ends_make_no_other_vocabulary(tmp_path):
-    for name, end in (("a", "\n"), ("b", "\r\n")):
-        (tmp_path / name).write_bytes(end.join([*SPECIALS, "的", ""]).encode())
+    for name, end, codec in (("a", "\n", "utf-8"), ("b", "\r\n", "utf-8-sig")):
+        (tmp_path / name).write_bytes(end.join([*SPECIALS, "的", ""]).encode(codec))
     assert vocabulary_sha256(tmp_path / "a") == vocabulary_sha256(tmp_path / "b")
     assert read_vocabulary(tmp_path / "b")["的"] == 5
 
