@@ -15,7 +15,7 @@ from transformers.pytorch_utils import apply_chunking_to_forward
 
 from .configuration_nezha import NezhaConfig
 from .cpu_dropout import Dropout
-from .relative_attention import attend, position_table
+from .relative_attention import attend, attend_packed, position_table
 
 
 class NezhaEmbeddings(nn.Module):
@@ -69,24 +69,33 @@ class NezhaSelfAttention(nn.Module):
         past_key_values: Cache | None = None,
         offset: int = 0,
         output_attentions: bool = False,
+        cu_seqlens: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Returns context [B, S, H] and, where asked for, weights [B, heads, S, keys].
 
         `offset` is the position of the first query: the number of tokens already in the cache.
+        With `cu_seqlens` the one row is many texts, see `attend_packed`.
         """
+        name = self.config._attn_implementation
+        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
+        queries = self._split(self.query(hidden_states))
         keys, values = self._keys_and_values(hidden_states, encoder_hidden_states, past_key_values)
-        context, weights = attend(
-            self.config._attn_implementation,
-            self._split(self.query(hidden_states)),
-            keys,
-            values,
-            table,
-            mask=attention_mask,
-            head_mask=head_mask,
-            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
-            offset=offset,
-            need_weights=output_attentions,
-        )
+        weights = None
+        if cu_seqlens is not None:
+            context = attend_packed(name, queries, keys, values, table, cu_seqlens, dropout)
+        else:
+            context, weights = attend(
+                name,
+                queries,
+                keys,
+                values,
+                table,
+                mask=attention_mask,
+                head_mask=head_mask,
+                dropout=dropout,
+                offset=offset,
+                need_weights=output_attentions,
+            )
         return context.transpose(1, 2).flatten(2), weights
 
     def _split(self, x: Tensor) -> Tensor:
@@ -176,11 +185,18 @@ class NezhaLayer(GradientCheckpointingLayer):
         past_key_values: Cache | None = None,
         offset: int = 0,
         output_attentions: bool = False,
+        cu_seqlens: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """[B, S, H] → [B, S, H], and the weights of self- and cross-attention where asked for."""
         shared = {"offset": offset, "output_attentions": output_attentions}
         hidden_states, weights = self.attention(
-            hidden_states, table, attention_mask, head_mask, None, past_key_values, **shared
+            hidden_states,
+            table,
+            attention_mask,
+            head_mask,
+            past_key_values=past_key_values,
+            cu_seqlens=cu_seqlens,
+            **shared,
         )
         cross_weights = None
         if encoder_hidden_states is not None:

@@ -121,12 +121,16 @@ class NezhaModel(NezhaPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        cu_seqlens: Tensor | None = None,
     ) -> tuple | BaseModelOutputWithPoolingAndCrossAttentions:
         """Hidden states [B, S, H] and the pooled first token [B, H] (None without a pooler).
 
         encoder_hidden_states [B, E, H] and encoder_attention_mask ([B, E] or [B, S, E]) feed a
         decoder's cross-attention. With past_key_values of P tokens the inputs are those that
         follow, and attention_mask spans P + S.
+
+        With cu_seqlens (int [N + 1]) the inputs [1, T] are N texts end to end, text n from
+        cu_seqlens[n] to cu_seqlens[n + 1]; the pooled vectors are [N, H].
         """
         config = self.config
         output_attentions = given(output_attentions, config.output_attentions)
@@ -139,6 +143,14 @@ class NezhaModel(NezhaPreTrainedModel):
             raise ValueError("You cannot specify both input_ids and inputs_embeds at the same time")
         if input_ids is None and inputs_embeds is None:
             raise ValueError("You have to specify either input_ids or inputs_embeds")
+        if cu_seqlens is not None and (
+            config.is_decoder
+            or output_attentions
+            or any(x is not None for x in (attention_mask, head_mask, past_key_values))
+        ):
+            raise ValueError(
+                "packed texts (cu_seqlens) take no masks, no cache, give no attentions"
+            )
         if not config.is_decoder:
             encoder_hidden_states = None
         elif encoder_hidden_states is not None and not config.add_cross_attention:
@@ -167,8 +179,10 @@ class NezhaModel(NezhaPreTrainedModel):
             past_key_values=past,
             offset=offset,
             output_attentions=output_attentions,
+            cu_seqlens=cu_seqlens,
         )
-        pooled = None if self.pooler is None else self.pooler(states[-1])
+        texts = states[-1] if cu_seqlens is None else states[-1][0, cu_seqlens[:-1], None]
+        pooled = None if self.pooler is None else self.pooler(texts)
         rest: dict[str, Any] = {
             "past_key_values": past if use_cache else None,
             "hidden_states": states if output_hidden_states else None,

@@ -285,3 +285,25 @@ def attend(
         context, weights = eager_attention(q, k, v, table, mask, head_mask, dropout, offset)
         return context, weights if need_weights else None
     return ATTENTIONS[implementation](q, k, v, table, mask, dropout, offset), None
+
+
+def attend_packed(
+    implementation: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    table: Tensor,
+    cu_seqlens: Tensor,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Context of texts laid end to end, each attending to itself alone: no padding is computed.
+
+    q, k, v [1, heads, T, d]; text n spans tokens cu_seqlens[n] to cu_seqlens[n + 1] (int [N + 1]).
+    """
+    lengths = cu_seqlens.diff().tolist()
+    q_texts, k_texts, v_texts = (x.split(lengths, dim=2) for x in (q, k, v))
+    parts = [
+        attend(implementation, *text, table=table, dropout=dropout)[0]
+        for text in zip(q_texts, k_texts, v_texts, strict=True)
+    ]
+    return torch.cat(parts, dim=2)

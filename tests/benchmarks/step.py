@@ -6,6 +6,7 @@ Contenders: this repository's Nezha, BERT of the installed transformers with SDP
 --reference names a Python that has it, Nezha of transformers 4.40.2 (see tests/model/
 make_golden.py for such an environment). Each lives in a process of its own, so that peak memory
 is its own, and they take turns step by step, so that what else the machine does hits all alike.
+On a machine that others use, --cpu-time counts the CPU seconds of a single thread instead.
 
 Utilisation: the floating-point operations that the step needs (6 a weight and token; attention
 12·B·S²·H a layer; the LM head for masked tokens only; no position term, nothing recomputed)
@@ -38,23 +39,24 @@ def product_flops(batch: int, length: int) -> float:
     return LAYERS * 6 * batch * length * 12 * HIDDEN**2
 
 
-def worker(name: str, batch: int, length: int, device: str) -> None:
+def worker(name: str, batch: int, length: int, device: str, cpu_time: bool) -> None:
     """Read a line, make a step, write its seconds; at the end of input write the peak memory."""
     import torch
 
     torch.manual_seed(0)
     if device == "cpu":
-        torch.set_num_threads(2)
+        torch.set_num_threads(1 if cpu_time else 2)
+    clock = time.process_time if cpu_time else time.perf_counter
     kind, precision = name.rsplit(" ", 1)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     make = {"ours": _ours, "bert": _bert, "products": _products}.get(kind, _reference)
     step = make(batch, length, dtype, device)
     for _ in sys.stdin:
-        start = time.perf_counter()
+        start = clock()
         step()
         if device != "cpu":
             torch.cuda.synchronize()
-        print(time.perf_counter() - start, flush=True)
+        print(clock() - start, flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(peak if device == "cpu" else torch.cuda.max_memory_allocated())
 
@@ -151,6 +153,7 @@ def measure(arguments: argparse.Namespace, batch: int, length: int) -> list[dict
     if arguments.reference:
         pythons[REFERENCE] = arguments.reference
     options = ["--batch", str(batch), "--length", str(length), "--device", arguments.device]
+    options += ["--cpu-time"] if arguments.cpu_time else []
     processes = {
         name: subprocess.Popen(
             [python, __file__, "--worker", name, *options],
@@ -206,6 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--reference", help="a Python with transformers 4.40.2")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--cpu-time", action="store_true", help="CPU seconds of one thread")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--shapes", nargs="+", default=["4x128", "2x512"])
     parser.add_argument("--json", type=Path)
@@ -214,7 +218,8 @@ def main() -> None:
     parser.add_argument("--length", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        worker(arguments.worker, arguments.batch, arguments.length, arguments.device)
+        options = arguments.batch, arguments.length, arguments.device, arguments.cpu_time
+        worker(arguments.worker, *options)
         return
     rows = []
     for shape in arguments.shapes:

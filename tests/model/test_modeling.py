@@ -207,3 +207,33 @@ def test_lm_head_on_gathered_positions() -> None:
     torch.testing.assert_close(
         net.cls.seq_relationship(hidden.pooler_output), logits.seq_relationship_logits
     )
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_packed_texts_do_not_see_each_other(attention: str) -> None:
+    net = build(nezha.NezhaForPreTraining, attn_implementation=attention)
+    texts = [ids(1, length) + shift for shift, length in enumerate([7, 1, 30, 7])]
+    texts = [text % SIZES["vocab_size"] for text in texts]
+    types = [torch.ones_like(text) for text in texts]
+    packed = net.nezha(
+        torch.cat(texts, 1),
+        token_type_ids=torch.cat(types, 1),
+        cu_seqlens=torch.tensor([0, 7, 8, 38, 45], dtype=torch.int32),
+    )
+    alone = [net.nezha(text, token_type_ids=t) for text, t in zip(texts, types, strict=True)]
+    hidden = torch.cat([out.last_hidden_state for out in alone], 1)
+    torch.testing.assert_close(packed.last_hidden_state, hidden, **CLOSE)
+    pooled = torch.cat([out.pooler_output for out in alone])
+    torch.testing.assert_close(packed.pooler_output, pooled, **CLOSE)
+
+    parameters = list(net.nezha.parameters())
+    one = torch.autograd.grad(packed.last_hidden_state.pow(3).sum(), parameters, allow_unused=True)
+    two = torch.autograd.grad(hidden.pow(3).sum(), parameters, allow_unused=True)
+    for first, second in zip(one, two, strict=True):
+        if first is not None:
+            torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
+
+
+def test_packed_texts_take_no_mask() -> None:
+    with pytest.raises(ValueError, match="cu_seqlens"):
+        build()(ids(1, 5), attention_mask=torch.ones(1, 5), cu_seqlens=torch.tensor([0, 2, 5]))
