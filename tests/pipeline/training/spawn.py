@@ -38,7 +38,9 @@ def run(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[
             reader, writer = _context.Pipe(duplex=False)
             payload = pickle.dumps((function, arguments))
             process = _context.Process(
-                target=_be_rank, args=(rank, world_size, f"{folder}/store", payload, writer)
+                target=_be_rank,
+                args=(rank, world_size, f"{folder}/store", payload, writer),
+                daemon=True,
             )
             process.start()
             writer.close()
