@@ -10,6 +10,7 @@ from .configuration_nezha import NezhaConfig
 
 CODE_FILES = (
     "configuration_nezha.py",
+    "cpu_attention.py",
     "cpu_dropout.py",
     "heads_nezha.py",
     "layers_nezha.py",
