@@ -8,10 +8,11 @@ import torch
 
 from pipeline.config import Config
 from pipeline.corpus import shards, sources
-from pipeline.corpus.wordpiece import read_vocabulary
-from pipeline.errors import CorpusError
+from pipeline.corpus.wordpiece import read_vocabulary, vocabulary_sha256
+from pipeline.errors import CorpusError, VocabularyError
 from pipeline.paths import RunPaths
-from pipeline.training import checkpoint, driver, engine
+from pipeline.training import checkpoint, engine
+from pipeline.training.loop import open_feed
 from pipeline.training.network import count_parameters, network_config
 
 
@@ -40,8 +41,29 @@ def check(config: Config) -> None:
             "shards, or demo.enabled=true for the sample"
         )
     elif not config.demo.enabled:
-        driver.check_data(config)
+        check_data(config)
     network_config(config.model, corpus.vocab_size)
+
+
+def check_data(config: Config) -> None:
+    """Find out before any worker starts what is wrong with the shards.
+
+    Raises:
+        ShardError: they can't be read.
+        VocabularyError: the vocabulary, or that of the held-out shards, is another one.
+    """
+    paths = RunPaths.of(config)
+    feed = open_feed(config, paths, rank=0, world_size=1)
+    wanted = {str(paths.vocab): vocabulary_sha256(paths.vocab)}
+    if (paths.heldout / shards.MANIFEST).exists():
+        wanted[str(paths.heldout)] = shards.read_manifest(paths.heldout).vocab_sha256
+    for name, sha256 in wanted.items():
+        if sha256 != feed.vocab_sha256:
+            folders = ", ".join(config.train.shards) or paths.shards
+            raise VocabularyError(
+                f"{name} has another vocabulary than the shards in {folders}; set corpus.vocab to "
+                "the one that they were made with, or prepare them again"
+            )
 
 
 def pretrain(config: Config) -> dict[str, object]:

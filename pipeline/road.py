@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from pipeline import export as exports
-from pipeline import registry, sample, tracking
+from pipeline import plans, registry, sample, tracking
 from pipeline.config import Config, FinetuneSettings, TaskData
 from pipeline.corpus import prepare, wordpiece
 from pipeline.corpus.shards import MANIFEST
@@ -122,6 +122,7 @@ def pretrain(config: Config, show: Show) -> str:
     Raises:
         ConfigError: the run is finished, but under other settings.
     """
+    plans.check_data(config)
     paths = RunPaths.of(config)
     newest = checkpoint.newest(paths.checkpoints)
     state = checkpoint.read_state(newest) if newest else {}

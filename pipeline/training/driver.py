@@ -15,9 +15,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from pipeline import cluster
 from pipeline.config import Config
-from pipeline.corpus.shards import MANIFEST, read_manifest
-from pipeline.corpus.wordpiece import vocabulary_sha256
-from pipeline.errors import NezhaError, TrainingError, VocabularyError
+from pipeline.errors import NezhaError, TrainingError
 from pipeline.paths import RunPaths
 from pipeline.training import engine, history
 from pipeline.training.loop import Context, open_feed, train
@@ -38,7 +36,7 @@ def fit(
             times.
     """
     scaling, paths = config.scaling, RunPaths.of(config)
-    check_data(config)
+    open_feed(config, paths, rank=0, world_size=1)  # what is wrong with the shards, told early
     cluster.connect()
     gpus = cluster.gpus_per_worker(scaling.gpus_per_worker)
     workers = engine.choose_workers(config, cluster.count("GPU"), cluster.count("CPU"))
@@ -69,27 +67,6 @@ def fit(
     if message := result.return_value.get(DIVERGED):
         raise TrainingError(message)
     return result.return_value
-
-
-def check_data(config: Config) -> None:
-    """Find out before any worker starts what is wrong with the shards.
-
-    Raises:
-        ShardError: they can't be read.
-        VocabularyError: the vocabulary, or that of the held-out shards, is another one.
-    """
-    paths = RunPaths.of(config)
-    feed = open_feed(config, paths, rank=0, world_size=1)
-    wanted = {str(paths.vocab): vocabulary_sha256(paths.vocab)}
-    if (paths.heldout / MANIFEST).exists():
-        wanted[str(paths.heldout)] = read_manifest(paths.heldout).vocab_sha256
-    for name, sha256 in wanted.items():
-        if sha256 != feed.vocab_sha256:
-            shards = ", ".join(config.train.shards) or str(paths.shards)
-            raise VocabularyError(
-                f"{name} has another vocabulary than the shards in {shards}; set corpus.vocab to "
-                "the one that they were made with, or prepare them again"
-            )
 
 
 def _worker(given: dict[str, Any]) -> dict[str, Any]:
