@@ -91,10 +91,11 @@ def optimizer_steps(size: str, device: torch.device) -> dict[str, Callable[[], o
         parameter.grad = torch.empty_like(parameter).normal_(std=1e-3, generator=generator)
     print(f"{sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters, {size}")
     groups = [{**g, "lr": 1e-6} for g in lamb.parameter_groups(network, 0.01)]
-    plain = [{k: v for k, v in g.items() if k != "trust_ratio"} for g in groups]
+    # Each optimizer writes its defaults into the groups that it is given.
+    plain = [[{k: v for k, v in g.items() if k != "trust_ratio"} for g in groups] for _ in "ab"]
     contenders: dict[str, Callable[[], object]] = {
-        "AdamW foreach": torch.optim.AdamW(plain, foreach=True).step,
-        "AdamW fused": torch.optim.AdamW(plain, fused=True).step,
+        "AdamW foreach": torch.optim.AdamW(plain[0], foreach=True).step,
+        "AdamW fused": torch.optim.AdamW(plain[1], fused=True).step,
         f"LAMB (block 2^{lamb.BLOCK.bit_length() - 1})": lamb.Lamb(groups).step,
     }
     if device.type == "cpu":
