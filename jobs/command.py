@@ -68,6 +68,8 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
 def table(title: str, rows: Mapping[str, object]) -> Table:
     """A two-column table of names and values."""
     result = Table(title=title, title_justify="left", show_header=False)
+    result.add_column()
+    result.add_column(overflow="fold")  # a path that is cut is no use
     for name, value in rows.items():
         result.add_row(str(name), str(value))
     return result
