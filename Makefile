@@ -16,7 +16,9 @@ install: .venv/.installed
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	# torch first: DeepSpeed and seqeval are source packages that look for their builders at hand.
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch setuptools setuptools_scm wheel
-	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e ".[demo,dev]"
+	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e ".[dev]"
+	# An independent LAMB for the tests; its other needs would replace torch.
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt timm
 	touch $@
 
 pretrain: install

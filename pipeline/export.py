@@ -34,6 +34,7 @@ def export_checkpoint(source: Path, vocab: Path, output: Path) -> Path:
         CheckpointError: the checkpoint is damaged or of another network.
         VocabularyError: another vocabulary.
     """
+    checkpoint.verify(source)
     state = checkpoint.read_state(source)
     config = checkpoint.read_config(source)
     if vocabulary_sha256(vocab) != state["vocab_sha256"]:

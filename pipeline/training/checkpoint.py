@@ -106,7 +106,7 @@ def newest(folder: Path) -> Path | None:
 
 
 def best(folder: Path) -> Path:
-    """The complete checkpoint with the lowest held-out MLM loss, the earliest of equals.
+    """The complete checkpoint with the lowest held-out MLM loss, the newest of equals.
 
     Raises:
         CheckpointError: there is none.
@@ -115,7 +115,7 @@ def best(folder: Path) -> Path:
     for path in _checkpoints(folder):
         if (path / COMPLETE).exists():
             loss = read_state(path).get("heldout", {}).get("mlm_loss", float("inf"))
-            scored.append((loss, _step(path), path))
+            scored.append((loss, -_step(path), path))
     if not scored:
         raise CheckpointError(f"{folder}: no complete checkpoint; train first (jobs.pretrain)")
     return min(scored)[-1]

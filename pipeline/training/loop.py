@@ -23,6 +23,7 @@ from pipeline.feed.batches import Batch
 from pipeline.feed.cache import ShardCache
 from pipeline.paths import RunPaths
 from pipeline.training import checkpoint, engine, history
+from pipeline.training.dynamics import dynamics
 from pipeline.training.evaluation import evaluate
 from pipeline.training.meters import Clock, Window
 from pipeline.training.network import build_network, network_config
@@ -82,15 +83,15 @@ def train(config: Config, context: Context) -> dict[str, Any]:
         for step, micro_batches in enumerate(feed.iterate(state["step"], steps), state["step"] + 1):
             logged = step % config.train.log_every == 0 or step == steps
             clock.start(logged)
-            rate = learning_rate(step, steps, config.optim)
+            rate = learning_rate(step - 1, steps, config.optim)
             for group in worker.optimizer.param_groups:
                 group["lr"] = rate
             _seed_dropout(config.run.seed, step, context.rank)
             window.add(_optimizer_step(worker, micro_batches, split, device, clock))
             if logged:
                 values = window.close(remaining=steps - step)
-                values |= {"lr": rate, "gradient_norm": engine.gradient_norm(worker)}
-                recorder.write(step, values | clock.shares())
+                values |= {"lr": rate} | dynamics(worker) | clock.shares()
+                recorder.write(step, values)
                 if not math.isfinite(values["loss"]) and precision != "fp16":
                     raise TrainingError(
                         f"step {step}: the loss is {values['loss']}; lower optim.lr, raise "
