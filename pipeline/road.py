@@ -57,11 +57,14 @@ def travel(config: Config, show: Show) -> dict[str, Any]:
     with stage("export"):
         make_export(config, run_id, show)
     summary = _summary(config, run_id)
+    final: dict[str, float | None] = {"unigram_loss": summary["unigram_loss"]}
     for name, head in config.heads.items():
         with stage(f"finetune {name}"):
             scores = finetune_head(config, name, head, show)
-        key = "ner_f1" if head.task == "ner" else f"{name}_accuracy"
+        key = f"{name}_{'f1' if head.task in ('ner', 'span') else 'accuracy'}"
         summary[key] = scores
+        final |= {f"{key}_{start}": score for start, score in scores.items()}
+    tracking.record_scores(config, run_id, final)
     summary["seconds"] = seconds
     _write(paths.summary, summary)
     return summary
@@ -91,7 +94,8 @@ def with_sample(config: Config) -> Config:
         heads[name] = head
     corpus = config.corpus
     if not corpus.inputs:
-        chosen = {"inputs": (str(files.corpus),), "heldout": (str(files.heldout),)}
+        texts = (str(files.corpus), str(files.reviews))
+        chosen = {"inputs": texts, "heldout": (str(files.heldout),)}
         corpus = corpus.model_copy(update=chosen)
     return config.model_copy(update={"corpus": corpus, "heads": heads})
 

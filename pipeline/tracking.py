@@ -78,6 +78,17 @@ def finish_run(
         log.warning("MLflow run %s could not be closed: %s", run_id, error)
 
 
+def record_scores(config: Config, run_id: str, scores: Mapping[str, float | None]) -> None:
+    """Add final scores to a run; an unreachable server costs a warning."""
+    client = mlflow.MlflowClient(tracking_uri(config))
+    try:
+        for name, value in scores.items():
+            if value is not None:
+                client.log_metric(run_id, name, value)
+    except (MlflowException, OSError) as error:
+        log.warning("MLflow run %s did not take its final scores: %s", run_id, error)
+
+
 def flatten(settings: BaseModel, prefix: str = "") -> list[tuple[str, Any]]:
     """Dotted names and values of all settings."""
     pairs: list[tuple[str, Any]] = []

@@ -121,6 +121,7 @@ def train(config: Config, context: Context) -> dict[str, Any]:
                     )
                 context.report(scores, folder)
             window.restart()
+            clock.restart()
     finally:
         recorder.close()
     return state

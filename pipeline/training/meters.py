@@ -63,6 +63,10 @@ class Clock:
         """Begin a step; the time since the last lap was spent waiting for data."""
         waited = time.monotonic() - self._last
         self._on, self._seconds = on, {"data": waited}
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin here: what went before is nobody's time."""
         self._last = time.monotonic()
 
     def lap(self, name: str) -> None:

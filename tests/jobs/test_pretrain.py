@@ -1,0 +1,81 @@
+"""What the main job refuses, with one message and before anything starts."""
+
+import pytest
+
+from jobs import pretrain
+from jobs.command import main
+from tests.corpora import write_corpus, write_vocabulary
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return tmp_path / "runs"
+
+
+def refused(capsys, *settings) -> str:
+    assert main(pretrain.VERB, list(settings)) == 2
+    return capsys.readouterr().err
+
+
+def test_a_missing_input(capsys, storage):
+    message = refused(capsys, f"run.storage={storage}", "corpus.inputs=[nowhere/*.jsonl]")
+    assert "nowhere/*.jsonl" in message
+    assert not storage.exists()
+
+
+def test_nothing_to_train_on(capsys, storage):
+    assert "set corpus.inputs" in refused(capsys, f"run.storage={storage}")
+    assert not storage.exists()
+
+
+def test_an_empty_corpus(capsys, storage, tmp_path):
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    assert "empty.jsonl" in refused(capsys, f"run.storage={storage}", f"corpus.inputs=[{empty}]")
+
+
+def test_fp16_on_a_cpu(capsys, storage):
+    message = refused(capsys, f"run.storage={storage}", "demo.enabled=true", "train.precision=fp16")
+    assert "train.precision=fp16 needs a GPU" in message
+    assert not storage.exists()
+
+
+def test_a_batch_that_cannot_be_split(capsys, storage):
+    message = refused(
+        capsys,
+        f"run.storage={storage}",
+        "demo.enabled=true",
+        "train={global_batch: 30, micro_batch: 16}",
+        "scaling.workers=2",
+    )
+    assert "the nearest that fit" in message
+
+
+def test_a_vocabulary_that_the_shards_were_not_made_with(capsys, storage, tmp_path):
+    vocab = write_vocabulary(tmp_path / "vocab.txt")
+    shards = write_corpus(tmp_path / "shards", vocab, documents=4)
+    other = tmp_path / "other.txt"
+    other.write_text(vocab.read_text("utf-8") + "多\n", "utf-8")
+    settings = [f"run.storage={storage}", f"train.shards=[{shards}]"]
+    assert "another vocabulary" in refused(capsys, *settings, f"corpus.vocab={other}")
+    assert "no such vocabulary" in refused(capsys, *settings, "corpus.vocab=nowhere.txt")
+    assert not storage.exists()
+
+
+def test_a_finished_run_under_other_settings(capsys, tmp_path):
+    from pipeline import road
+    from pipeline.errors import ConfigError
+    from pipeline.training import alone
+    from tests.pipeline.training.test_loop import settings
+
+    config = settings(tmp_path, "finished", "train.steps=6")
+    alone.fit(config, None)
+    optim = config.optim.model_copy(update={"lr": 0.5})
+    changed = config.model_copy(update={"optim": optim})
+    with pytest.raises(
+        ConfigError, match=r"optim\.lr: 0\.01 → 0\.5[\s\S]*choose another run\.name"
+    ):
+        road.pretrain(changed, print)
+    network = config.model.model_copy(update={"hidden_size": 64})
+    with pytest.raises(ConfigError, match=r"model\.hidden_size: 32 → 64"):
+        road.pretrain(config.model_copy(update={"model": network}), print)
