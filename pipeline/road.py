@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline import export as exports
 from pipeline import plans, registry, sample, tracking
-from pipeline.config import Config, FinetuneSettings, TaskData
+from pipeline.config import Config, FinetuneSettings
 from pipeline.corpus import prepare, wordpiece
 from pipeline.corpus.shards import MANIFEST
 from pipeline.errors import ConfigError
@@ -89,12 +89,12 @@ def with_sample(config: Config) -> Config:
             if head.task not in tasks:
                 raise ConfigError(f"heads.{name}.data.train: the sample has no {head.task} data")
             train, dev, test = map(str, tasks[head.task])
-            data = TaskData(train=train, dev=dev, test=test, length=head.data.length)
+            data = head.data.model_copy(update={"train": train, "dev": dev, "test": test})
             head = head.model_copy(update={"data": data})
         heads[name] = head
     corpus = config.corpus
     if not corpus.inputs:
-        texts = (str(files.corpus), str(files.reviews))
+        texts = (str(files.corpus),)
         chosen = {"inputs": texts, "heldout": (str(files.heldout),)}
         corpus = corpus.model_copy(update=chosen)
     return config.model_copy(update={"corpus": corpus, "heads": heads})

@@ -110,7 +110,9 @@ def finetune(
         progress(f"{output} is there and still valid")
         return known
     setup = Setup(tokenizer, labels, settings.data.length)
-    parts = {name: Part(each, kind.rows(each, setup)) for name, each in examples.items()}
+    parts = {
+        name: Part(each, kind.rows(each, setup) if each else []) for name, each in examples.items()
+    }
     sizes = ", ".join(f"{len(part.examples):,} {name}" for name, part in parts.items())
     start = "random weights" if from_scratch else export
     progress(f"{settings.task} from {start}: {sizes} examples")

@@ -200,3 +200,11 @@ def test_the_learning_rate_rises_and_falls(steps):
     assert shares[: top + 1] == sorted(shares[: top + 1])
     assert shares[top:] == sorted(shares[top:], reverse=True)
     assert min(shares) > 0
+
+
+@pytest.mark.parametrize("task", ["classification", "ner"])
+def test_without_a_test_set_the_score_is_that_of_dev(task, export, data, tmp_path):
+    chosen = settings(task, {task: data[task] | {"test": ""}}, epochs=1)
+    result = finetune(chosen, str(export), tmp_path / task, seed=1)
+    assert result.test == {}
+    assert result.score == result.dev[result.metric]
