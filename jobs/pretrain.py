@@ -15,11 +15,21 @@ from pipeline.paths import RunPaths
 def execute(config: Config, console: Console) -> None:
     summary = road.travel(config, lambda line: console.print(line, markup=False, highlight=False))
     seconds = summary.pop("seconds")
-    console.print(table(f"Run {config.run.name}", summary))
-    console.print(table("Seconds by stage", seconds | {"all": sum(seconds.values())}))
+    shown = {name: _shown(value) for name, value in summary.items()}
+    console.print(table(f"Run {config.run.name}", shown))
+    console.print(table("Seconds by stage", seconds | {"all": round(sum(seconds.values()), 1)}))
     console.print(f"Summary: {RunPaths.of(config).summary}\nNext:", markup=False)
     for command in plans.next_commands(config):
         console.print(f"  {command}", markup=False, highlight=False)
+
+
+def _shown(value: object) -> str:
+    """Scores with four digits, speeds as whole numbers."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_shown(part)}" for name, part in value.items())
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+    return str(value)
 
 
 VERB = Verb(
