@@ -35,7 +35,10 @@ def head():
     }
     environment.pop("RAY_ADDRESS", None)
     start = [BIN / "ray", "start", "--head", "--num-cpus=3", "--include-dashboard=true"]
-    ports = [f"--port={free_port()}", f"--dashboard-port={port}", "--dashboard-host=127.0.0.1"]
+    # The tests' own cluster, in this machine too, has the default ports.
+    ports = [f"--dashboard-port={port}", "--dashboard-host=127.0.0.1"]
+    for name in ("port", "dashboard-agent-listen-port", "ray-client-server-port"):
+        ports.append(f"--{name}={free_port()}")
     process = subprocess.Popen(
         [*start, *ports, "--block"],
         env=environment,
