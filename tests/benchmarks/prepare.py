@@ -172,5 +172,4 @@ def write_varied(path: Path, texts: list[str], least: int) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
     main()
