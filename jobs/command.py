@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import Config, dump_yaml, load_config
+from pipeline.config import Config
+from pipeline.config_file import dump_yaml, load_config
 from pipeline.errors import NezhaError
 
 # Progress bars and notices of libraries would drown ours; what goes wrong is raised anyway. They

@@ -20,6 +20,7 @@ ALLOWED = {
         "model",
         "pipeline.cluster",
         "pipeline.config",
+        "pipeline.config_file",
         "pipeline.corpus.shards",
         "pipeline.errors",
         "pipeline.feed",

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from pipeline.config import Config, dump_yaml
+from pipeline.config import Config
+from pipeline.config_file import dump_yaml
 from pipeline.corpus.shards import MANIFEST
 from pipeline.errors import TrainingError
 from pipeline.feed import batches as feeds

@@ -3,7 +3,8 @@ import typing
 import pytest
 from pydantic import BaseModel
 
-from pipeline.config import Config, ModelSettings, dump_yaml, load_config
+from pipeline.config import Config, ModelSettings
+from pipeline.config_file import dump_yaml, load_config
 from pipeline.errors import ConfigError
 
 

@@ -3,7 +3,7 @@ import pytest
 from mlflow.entities import ViewType
 
 from pipeline import tracking
-from pipeline.config import load_config
+from pipeline.config_file import load_config
 from pipeline.errors import TrackingError
 
 

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipeline.config import Config, dump_yaml
+from pipeline.config import Config
+from pipeline.config_file import dump_yaml
 from pipeline.errors import CheckpointError
 from pipeline.training import checkpoint, engine
 from tests.pipeline.training import networks, spawn

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline.config import load_config
+from pipeline.config_file import load_config
 from pipeline.errors import NezhaError
 from pipeline.paths import RunPaths
 from pipeline.training import alone, checkpoint, history
