@@ -13,8 +13,10 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import apply_chunking_to_forward
 
+from . import cpu_feed_forward
 from .configuration_nezha import NezhaConfig
 from .cpu_dropout import Dropout
+from .plain_linear import in_one_product, is_plain
 from .relative_attention import Packing, attend, attend_packed, position_table
 
 
@@ -78,8 +80,17 @@ class NezhaSelfAttention(nn.Module):
         """
         name = self.config._attn_implementation
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
-        queries = self._split(self.query(hidden_states))
-        keys, values = self._keys_and_values(hidden_states, encoder_hidden_states, past_key_values)
+        layers = [self.query, self.key, self.value]
+        alone = encoder_hidden_states is None and past_key_values is None
+        # On CPUs one product of three weights is no faster than three.
+        if alone and hidden_states.device.type == "cuda" and is_plain(*layers):
+            projected = in_one_product(layers, hidden_states)
+            queries, keys, values = (self._split(x) for x in projected)
+        else:
+            queries = self._split(self.query(hidden_states))
+            keys, values = self._keys_and_values(
+                hidden_states, encoder_hidden_states, past_key_values
+            )
         weights = None
         if packing is not None:
             context = attend_packed(name, queries, keys, values, table, packing, dropout)
@@ -132,7 +143,11 @@ class NezhaAddNorm(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         """x [B, S, width], residual [B, S, H] → [B, S, H]."""
-        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
+        return self.add_norm(self.dense(x), residual)
+
+    def add_norm(self, projected: Tensor, residual: Tensor) -> Tensor:
+        """What follows the projection, both [B, S, H]."""
+        return self.LayerNorm(self.dropout(projected) + residual)
 
 
 class NezhaAttention(nn.Module):
@@ -215,7 +230,12 @@ class NezhaLayer(GradientCheckpointingLayer):
         return hidden_states, weights, cross_weights
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        return self.output(self.intermediate(x), x)
+        inner, output = self.intermediate, self.output.dense
+        if cpu_feed_forward.suits(inner.activation, output, x):
+            wide = inner.dense(x)
+            projected = cpu_feed_forward.GeluLinear.apply(wide, output.weight, output.bias)
+            return self.output.add_norm(projected, x)
+        return self.output(inner(x), x)
 
 
 class NezhaEncoder(nn.Module):

@@ -155,9 +155,10 @@ class Packing(NamedTuple):
     """int32 [N + 1]; text n spans tokens cu_seqlens[n] to cu_seqlens[n + 1]."""
     longest: int
     """Tokens of the longest text at most."""
-    places: Tensor
-    """int64 [T], index of each token among N · longest"""
-    mask: Tensor
+    texts: int
+    places: Tensor | None
+    """int64 [T], index of each token among N · longest; None where T is as much"""
+    mask: Tensor | None
     """float32 [N, 1, 1, longest] to add to scores: 0 where there is a token"""
 
     @classmethod
@@ -165,12 +166,14 @@ class Packing(NamedTuple):
         """Without `longest` it is read from the device, which waits for it."""
         lengths = cu_seqlens.diff()
         longest = int(lengths.max()) if longest is None else longest
+        if tokens == len(lengths) * longest:
+            return cls(cu_seqlens.int(), longest, len(lengths), None, None)
         texts = torch.arange(len(lengths), device=lengths.device)
         gaps = (texts * longest - cu_seqlens[:-1]).repeat_interleave(lengths, output_size=tokens)
         places = torch.arange(tokens, device=lengths.device) + gaps
         outside = torch.arange(longest, device=lengths.device) >= lengths[:, None]
         mask = outside.float() * torch.finfo(torch.float32).min
-        return cls(cu_seqlens.int(), longest, places, mask[:, None, None])
+        return cls(cu_seqlens.int(), longest, len(lengths), places, mask[:, None, None])
 
 
 def attend_packed(
@@ -193,16 +196,18 @@ def attend_packed(
     q, k, v = (_pad(x, packing) for x in (q, k, v))
     context, _ = attend(implementation, q, k, v, table, packing.mask, dropout=dropout)
     tokens = context.transpose(1, 2).flatten(0, 1)
-    return _Unpad.apply(tokens, packing.places).transpose(0, 1)[None]
+    if packing.places is not None:
+        tokens = _Unpad.apply(tokens, packing.places)
+    return tokens.transpose(0, 1)[None]
 
 
 def _pad(x: Tensor, packing: Packing) -> Tensor:
     """[1, heads, T, d] → [N, heads, longest, d]."""
-    texts, longest = len(packing.mask), packing.longest
     tokens = x[0].transpose(0, 1)
-    padded = tokens.new_zeros(texts * longest, *tokens.shape[1:])
-    padded = padded.index_copy(0, packing.places, tokens)
-    return padded.unflatten(0, (texts, longest)).transpose(1, 2)
+    if packing.places is not None:
+        padding = tokens.new_zeros(packing.texts * packing.longest, *tokens.shape[1:])
+        tokens = padding.index_copy(0, packing.places, tokens)
+    return tokens.unflatten(0, (packing.texts, packing.longest)).transpose(1, 2)
 
 
 class _Unpad(torch.autograd.Function):

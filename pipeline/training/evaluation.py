@@ -26,7 +26,7 @@ def evaluate(
     objective.eval()
     total = torch.zeros(len(STATISTICS), dtype=torch.float64, device=device)
     for batch, counts in _in_step(list(batches), device):
-        _, statistics = objective(to_device(batch, device))
+        _, statistics, _ = objective(to_device(batch, device))
         total += statistics.double() if counts else 0.0
     if dist.is_initialized():
         dist.all_reduce(total)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import NezhaForPreTraining
+from model.linear_cross_entropy import linear_cross_entropy
 from pipeline.feed.batches import Batch, pack
 
 STATISTICS = ("mlm_loss", "mlm_correct", "masked", "nsp_loss", "nsp_correct", "pairs")
@@ -63,7 +64,7 @@ class PretrainingObjective(nn.Module):
         inputs: Inputs,
         masked_total: float = 1.0,
         pairs_total: float = 1.0,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss of a micro-batch as its part of a larger batch.
 
         Args:
@@ -72,9 +73,14 @@ class PretrainingObjective(nn.Module):
             pairs_total: sentence pairs of the larger batch; the NSP sum is divided by it.
 
         Returns:
-            the loss (scalar; parts of a batch add up to the mean loss of the whole), and float32
-            sums in the order of STATISTICS [6].
+            the loss (scalar; parts of a batch add up to the mean loss of the whole), float32
+            sums in the order of STATISTICS [6], and which masked tokens were told right (bool [M]).
         """
+        words = self.network.nezha.embeddings.word_embeddings
+        # Their matrix is the decoder's, whose gradient is there first: rows are added to it, where
+        # a dense gradient would be a second matrix. On GPUs the rows' order would be any, in
+        # bfloat16 each would round.
+        words.sparse = words.weight.device.type == "cpu" and words.weight.dtype == torch.float32
         hidden = self.network.nezha(
             inputs.input_ids[None],
             token_type_ids=inputs.token_type_ids[None],
@@ -82,9 +88,11 @@ class PretrainingObjective(nn.Module):
             longest=inputs.longest,
         )
         masked = hidden.last_hidden_state[0].index_select(0, inputs.masked_positions)
-        mlm_logits = self.network.cls.predictions(masked).float()
+        head = self.network.cls.predictions
+        mlm, right = linear_cross_entropy(
+            head.decoder, head.transform(masked), inputs.masked_labels
+        )
         nsp_logits = self.network.cls.seq_relationship(hidden.pooler_output).float()
-        mlm = F.cross_entropy(mlm_logits, inputs.masked_labels, reduction="sum")
         nsp = F.cross_entropy(
             nsp_logits, inputs.next_sentence_label, reduction="sum", ignore_index=-100
         )
@@ -93,14 +101,14 @@ class PretrainingObjective(nn.Module):
             statistics = torch.stack(
                 [
                     mlm,
-                    (mlm_logits.argmax(-1) == inputs.masked_labels).sum(),
+                    right.sum(),
                     mlm.new_tensor(len(inputs.masked_labels)),
                     nsp,
                     (nsp_logits.argmax(-1) == inputs.next_sentence_label).sum(),
                     labelled.sum(),
                 ]
             )
-        return mlm / masked_total + nsp / pairs_total, statistics
+        return mlm / masked_total + nsp / pairs_total, statistics, right
 
 
 def summarize(statistics: Tensor) -> dict[str, float]:

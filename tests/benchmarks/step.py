@@ -78,24 +78,30 @@ def _inputs(batch: int, length: int, device: str) -> dict[str, Any]:
 
 
 def _ours(batch: int, length: int, dtype: Any, device: str) -> Callable[[], None]:
-    from torch.nn import functional as F
+    import torch
 
     sys.path.insert(0, str(Path(__file__).parents[2]))
     from model import NezhaConfig, NezhaForPreTraining
+    from pipeline.training.objective import Inputs, PretrainingObjective
 
-    net = NezhaForPreTraining(NezhaConfig()).to(device, dtype).train()
-    inputs = _inputs(batch, length, device)
-    labels = inputs["labels"]
-    rows = (labels.flatten() >= 0).nonzero().squeeze(1)
-    targets = labels.flatten()[rows]
+    objective = PretrainingObjective(NezhaForPreTraining(NezhaConfig())).to(device, dtype).train()
+    given = _inputs(batch, length, device)
+    labels = given["labels"].flatten()
+    masked = (labels >= 0).nonzero().squeeze(1)
+    inputs = Inputs(
+        given["input_ids"].flatten(),
+        given["token_type_ids"].flatten(),
+        torch.arange(0, batch * length + 1, length, dtype=torch.int32, device=device),
+        length,
+        masked,
+        labels[masked],
+        given["next_sentence_label"],
+    )
 
     def step() -> None:
-        net.zero_grad()
-        hidden = net.nezha(inputs["input_ids"], token_type_ids=inputs["token_type_ids"])
-        words = net.cls.predictions(hidden.last_hidden_state.flatten(0, 1)[rows])
-        pairs = net.cls.seq_relationship(hidden.pooler_output)
-        loss = F.cross_entropy(words.float(), targets)
-        (loss + F.cross_entropy(pairs.float(), inputs["next_sentence_label"])).backward()
+        objective.zero_grad()
+        loss, _, _ = objective(inputs, len(masked), batch)
+        loss.backward()
 
     return step
 
