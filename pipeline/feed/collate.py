@@ -41,6 +41,8 @@ class Batch(NamedTuple):
     """[B] sample numbers."""
     tokens: int
     """Tokens that are not padding."""
+    masked_words: Integers = np.zeros(0, np.int64)
+    """[M] number of the word that each masked token belongs to, ascending; [0] in training."""
 
 
 class PackedBatch(NamedTuple):
@@ -63,6 +65,8 @@ class PackedBatch(NamedTuple):
     """[M]"""
     samples: NDArray[np.uint64]
     """[B]"""
+    masked_words: Integers = np.zeros(0, np.int64)
+    """[M] or [0]"""
 
 
 def collate(
@@ -100,6 +104,17 @@ def collate(
     )
 
 
+def number_words(batch: Batch, word_starts: NDArray[np.bool_]) -> Batch:
+    """The batch with its words told apart, also those that stand and are masked side by side.
+
+    Args:
+        batch: of B samples padded to S.
+        word_starts: [B, S] true where a word begins; what stands in the padding does not matter,
+            as every sample begins with a word.
+    """
+    return batch._replace(masked_words=np.cumsum(word_starts)[batch.masked_positions])
+
+
 def pack(batch: Batch) -> PackedBatch:
     """Lay the samples of a padded batch end to end."""
     lengths = batch.attention_mask.sum(axis=1)
@@ -117,4 +132,5 @@ def pack(batch: Batch) -> PackedBatch:
         cu_seqlens[row] + column,
         batch.masked_labels,
         batch.samples,
+        batch.masked_words,
     )

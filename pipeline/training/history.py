@@ -64,6 +64,8 @@ def progress_line(record: Mapping[str, float], steps: int) -> str:
     if "heldout_mlm_loss" in record:
         parts.append(f"held-out MLM {record['heldout_mlm_loss']:.3f}")
         parts.append(f"accuracy {record['heldout_mlm_accuracy']:.1%}")
+        if "heldout_word_accuracy" in record:
+            parts.append(f"of words {record['heldout_word_accuracy']:.1%}")
         if "heldout_nsp_accuracy" in record:
             parts.append(f"NSP {record['heldout_nsp_accuracy']:.1%}")
         return " · ".join(parts)

@@ -152,7 +152,7 @@ def _optimizer_step(
     masked_share, pair_share, _ = counts.clamp(min=1) / (split.world_size * split.accumulation)
     sums = torch.zeros(len(STATISTICS), device=device)
     for batch in micro_batches:
-        loss, statistics = worker(to_device(batch, device), masked_share, pair_share)
+        loss, statistics, _ = worker(to_device(batch, device), masked_share, pair_share)
         clock.lap("forward")
         worker.backward(loss)
         clock.lap("backward")

@@ -53,7 +53,7 @@ class PretrainingObjective(nn.Module):
         inputs: Inputs,
         masked_total: float = 1.0,
         pairs_total: float = 1.0,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss of a micro-batch as its part of a larger batch.
 
         Args:
@@ -62,8 +62,8 @@ class PretrainingObjective(nn.Module):
             pairs_total: sentence pairs of the larger batch; the NSP sum is divided by it.
 
         Returns:
-            the loss (scalar; parts of a batch add up to the mean loss of the whole), and float32
-            sums in the order of STATISTICS [6].
+            the loss (scalar; parts of a batch add up to the mean loss of the whole), float32
+            sums in the order of STATISTICS [6], and which masked tokens were told right (bool [M]).
         """
         hidden = self.network.nezha(
             inputs.input_ids,
@@ -79,18 +79,19 @@ class PretrainingObjective(nn.Module):
             nsp_logits, inputs.next_sentence_label, reduction="sum", ignore_index=-100
         )
         with torch.no_grad():
+            right = mlm_logits.argmax(-1) == inputs.masked_labels
             labelled = inputs.next_sentence_label != -100
             statistics = torch.stack(
                 [
                     mlm,
-                    (mlm_logits.argmax(-1) == inputs.masked_labels).sum(),
+                    right.sum(),
                     mlm.new_tensor(len(inputs.masked_labels)),
                     nsp,
                     (nsp_logits.argmax(-1) == inputs.next_sentence_label).sum(),
                     labelled.sum(),
                 ]
             )
-        return mlm / masked_total + nsp / pairs_total, statistics
+        return mlm / masked_total + nsp / pairs_total, statistics, right
 
 
 def summarize(statistics: Tensor) -> dict[str, float]:

@@ -184,6 +184,30 @@ def test_heldout_reads_the_first_samples_once_in_order(corpus, world):
     assert sum(map(len, everything)) == len(ShardFolder(corpus))
 
 
+def test_heldout_tells_the_masked_words_apart(corpus):
+    """Against the words as they stand in the shards, read sample by sample."""
+    reader = ShardFolder(corpus)
+    neighbours = 0
+    for batch in heldout(corpus, 8, 50, 0, 1):
+        expected = []
+        for number in batch.samples:
+            rows = reader.rows(np.array([number]))
+            for position in rows.masks.positions:
+                word = int(rows.word_starts[0, : position + 1].sum())
+                neighbours += expected[-1:] == [(number, word - 1)]
+                expected.append((number, word))
+        order = {word: place for place, word in enumerate(dict.fromkeys(expected))}
+        found = np.unique(batch.masked_words, return_inverse=True)[1]
+        assert found.tolist() == [order[word] for word in expected]
+        assert (np.diff(batch.masked_words) >= 0).all()
+        assert (pack(batch).masked_words == batch.masked_words).all()
+    assert neighbours  # words that only their starts tell apart
+
+
+def test_training_does_not_ask_for_words(corpus):
+    assert not any(len(batch.masked_words) for batch in feed_of(corpus, masking=DYNAMIC).step(0))
+
+
 def test_the_fingerprint_names_what_differs(corpus, other):
     saved = feed_of(corpus)
     assert saved.fingerprint == feed_of(corpus, rank=1, world_size=2, micro_batch=4).fingerprint
