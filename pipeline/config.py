@@ -259,6 +259,8 @@ class EngineSettings(Settings):
     """torch.compile the network."""
     attention: Literal["auto", "eager", "sdpa", "flash"] = "auto"
     """Attention implementation; auto takes the fastest that fits the device."""
+    peak_tflops: Annotated[float, Field(gt=0)] | None = None
+    """Dense peak of a worker's device in TFLOP/s, for MFU; by default looked up by its name."""
 
 
 class ScalingSettings(Settings):

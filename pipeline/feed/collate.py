@@ -41,6 +41,8 @@ class Batch(NamedTuple):
     """[B] sample numbers."""
     tokens: int
     """Tokens that are not padding."""
+    squares: int
+    """Sum of the squares of the samples' tokens: pairs of tokens that attend to one another."""
     masked_words: Integers = np.zeros(0, np.int64)
     """[M] number of the word that each masked token belongs to, ascending; [0] in training."""
 
@@ -101,6 +103,7 @@ def collate(
         masked_labels,
         samples[first:last].astype(np.uint64),
         int(lengths.sum()),
+        int(lengths @ lengths),
     )
 
 
@@ -112,7 +115,7 @@ def number_words(batch: Batch, word_starts: NDArray[np.bool_]) -> Batch:
         word_starts: [B, S] true where a word begins; what stands in the padding does not matter,
             as every sample begins with a word.
     """
-    return batch._replace(masked_words=np.cumsum(word_starts)[batch.masked_positions])
+    return batch._replace(masked_words=word_starts.cumsum(dtype=np.int64)[batch.masked_positions])
 
 
 def pack(batch: Batch) -> PackedBatch:

@@ -68,7 +68,7 @@ def summarize_words(counts: Tensor) -> dict[str, float]:
     """Shares of exact words from sums of `count_words` [2, 5]; of a length without words, none."""
     columns = [("", *counts.sum(1).tolist())]
     columns += [(f"_{name}", *counts[:, kind].tolist()) for kind, name in enumerate(LENGTHS)]
-    scores = {}
+    scores: dict[str, float] = {}
     for suffix, exact, total in columns:
         if total:
             scores |= {f"word_accuracy{suffix}": exact / total, f"masked_words{suffix}": total}

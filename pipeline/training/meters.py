@@ -7,14 +7,15 @@ import time
 import torch
 import torch.distributed as dist
 
+from pipeline.training.flops import Counts, Speed
 from pipeline.training.objective import STATISTICS, summarize
 
 
 class Window:
     """Sums over the steps since the last logged one."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, speed: Speed) -> None:
+        self._device, self._speed = device, speed
         self._training_seconds = 0.0
         self._trained_steps = 0
         self._clear()
@@ -22,7 +23,7 @@ class Window:
 
     def _clear(self) -> None:
         self._sums = torch.zeros(len(STATISTICS), dtype=torch.float64, device=self._device)
-        self._counts = torch.zeros(3, dtype=torch.float64, device=self._device)
+        self._counts = torch.zeros(len(Counts._fields), dtype=torch.float64, device=self._device)
         self._seconds, self._steps = 0.0, 0
 
     def restart(self) -> None:
@@ -43,7 +44,7 @@ class Window:
         values = summarize(self._sums)
         self._training_seconds += self._seconds
         self._trained_steps += self._steps
-        values["tokens_per_second"] = float(self._counts[2]) / max(self._seconds, 1e-9)
+        values |= self._speed.of(Counts(*self._counts.tolist()), self._seconds)
         values["step_seconds"] = self._seconds / self._steps
         values["seconds_left"] = remaining * self._training_seconds / self._trained_steps
         self._clear()

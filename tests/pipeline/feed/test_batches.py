@@ -76,6 +76,7 @@ def test_labels_restore_the_text(corpus, masking):
             types = [0] * b + [1] * (length - b) + [0] * (width - length)
             assert batch.token_type_ids[row].tolist() == types
         assert batch.tokens == rows.lengths.sum()
+        assert batch.squares == sum(length**2 for length in rows.lengths.tolist())
         assert (batch.next_sentence_label == rows.next_sentence_label).all()
         assert np.flatnonzero(batch.labels.ravel() >= 0).tolist() == batch.masked_positions.tolist()
         assert (batch.labels.ravel()[batch.masked_positions] == batch.masked_labels).all()
