@@ -83,12 +83,12 @@ def train(config: Config, context: Context) -> dict[str, Any]:
     try:
         for step, micro_batches in enumerate(feed.iterate(state["step"], steps), state["step"] + 1):
             logged = step % config.train.log_every == 0 or step == steps
-            clock.start(logged)
             rate = learning_rate(step - 1, steps, config.optim)
             for group in worker.optimizer.param_groups:
                 group["lr"] = rate
             _seed_dropout(config.run.seed, step, context.rank)
-            window.add(_optimizer_step(worker, micro_batches, split, device, clock))
+            with clock.step(logged):
+                window.add(_optimizer_step(worker, micro_batches, split, device, clock))
             if logged:
                 values = window.close(remaining=steps - step)
                 values |= {"lr": rate} | dynamics(worker) | clock.shares()
