@@ -21,8 +21,12 @@ from pipeline.training.objective import PretrainingObjective
 
 
 def subject(config: Config) -> Path:
-    """What is scored: `train.init_from`, or the run's best checkpoint."""
-    return Path(config.train.init_from or checkpoint.best(RunPaths.of(config).checkpoints))
+    """What is scored: `train.init_from`, or the run's best checkpoint, also if it began there."""
+    given, folder = config.train.init_from, RunPaths.of(config).checkpoints
+    own = checkpoint.newest(folder)
+    if given and not (own and checkpoint.read_config(own).train.init_from == given):
+        return Path(given)
+    return checkpoint.best(folder)
 
 
 def plan(config: Config) -> Mapping[str, object]:
@@ -66,7 +70,8 @@ VERB = Verb(
     help=(
         "Score masked tokens, whole words (every token right; by length in tokens) and next\n"
         "sentences on the fixed masks of held-out shards (train.eval_shards).\n"
-        "Scores train.init_from, a checkpoint or an export; by default the run's best checkpoint."
+        "Scores train.init_from, a checkpoint or an export; by default, and where the run itself\n"
+        "began from there, the run's best checkpoint."
     ),
     groups=("run", "model", "train"),
     plan=plan,

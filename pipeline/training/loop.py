@@ -66,14 +66,17 @@ def train(config: Config, context: Context) -> dict[str, Any]:
     feed = open_feed(config, paths, context.rank, context.world_size)
     shape = network_config(config.model, feed.vocab_size)
     network = build_network(shape, config.run.seed, config.engine.attention)
-    if config.train.init_from:
-        checkpoint.load_weights(network, Path(config.train.init_from))
+    origin, full = config.train.init_from, config.train.init_state == "full"
+    if origin and not full:
+        checkpoint.load_weights(network, Path(origin))
     worker = engine.initialize(PretrainingObjective(network), config, split, precision)
     state: dict[str, Any] = {"step": 0}
     if found := _newest_checkpoint(paths.checkpoints, context.rank):
         saved = checkpoint.read_state(found)
         feeds.compare_fingerprints(saved["fingerprint_fields"], feed.fingerprint_fields)
         state = checkpoint.restore(worker, found)
+    elif origin and full:
+        checkpoint.begin_from(worker, Path(origin))
 
     recorder = history.Recorder(context.rank, paths.run, state["step"], context.tracking)
     evaluating, scores = (paths.heldout / MANIFEST).exists(), dict[str, float]()
