@@ -12,6 +12,7 @@ from rich.console import Console
 from jobs.command import Verb, main, table
 from pipeline.config import Config
 from pipeline.corpus.shards import read_manifest
+from pipeline.errors import CheckpointError
 from pipeline.feed.batches import heldout
 from pipeline.paths import RunPaths
 from pipeline.training import checkpoint
@@ -23,10 +24,14 @@ from pipeline.training.objective import PretrainingObjective
 def subject(config: Config) -> Path:
     """What is scored: `train.init_from`, or the run's best checkpoint, also if it began there."""
     given, folder = config.train.init_from, RunPaths.of(config).checkpoints
-    own = checkpoint.newest(folder)
-    if given and not (own and checkpoint.read_config(own).train.init_from == given):
-        return Path(given)
-    return checkpoint.best(folder)
+    try:
+        own = checkpoint.best(folder)
+    except CheckpointError:
+        if given:
+            return Path(given)
+        raise
+    began_there = checkpoint.read_config(own).train.init_from == given
+    return own if began_there or not given else Path(given)
 
 
 def plan(config: Config) -> Mapping[str, object]:

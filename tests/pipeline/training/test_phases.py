@@ -84,6 +84,8 @@ def test_the_second_phase_goes_on_from_weights_or_full_state(first):
         path = RunPaths.of(config).checkpoints / END
         assert (ended["step"], ended["samples_seen"], optimizer_step(path)) == (6, 96, steps)
         assert evaluate.subject(config).parent == path.parent
+        other = config.train.model_copy(update={"init_from": "elsewhere"})
+        assert evaluate.subject(config.model_copy(update={"train": other})) == Path("elsewhere")
         courses[state] = training(path.parents[1])
         assert [rate for rate, _ in courses[state]] == [
             learning_rate(step, 6, config.optim) for step in range(6)
