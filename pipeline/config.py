@@ -222,7 +222,9 @@ class TrainSettings(Settings):
     log_every: Positive = 10
     """Steps between points in MLflow and on the progress line."""
     init_from: Place = ""
-    """Checkpoint or export whose weights start the run (NVIDIA's second phase at length 512)."""
+    """Checkpoint or export that starts the run (NVIDIA's second phase, at length 512)."""
+    init_state: Literal["weights", "full"] = "weights"
+    """What is taken from it: weights, or a checkpoint's optimizer state too, on a new schedule."""
 
 
 class OptimSettings(Settings):
@@ -259,6 +261,8 @@ class EngineSettings(Settings):
     """torch.compile the network."""
     attention: Literal["auto", "eager", "sdpa", "flash"] = "auto"
     """Attention implementation; auto takes the fastest that fits the device."""
+    peak_tflops: Annotated[float, Field(gt=0)] | None = None
+    """Dense peak of a worker's device in TFLOP/s, for MFU; by default looked up by its name."""
 
 
 class ScalingSettings(Settings):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import torch
 
@@ -50,13 +51,15 @@ def check_data(config: Config) -> None:
 
     Raises:
         ShardError: they can't be read.
-        VocabularyError: the vocabulary, or that of the held-out shards, is another one.
+        VocabularyError: the vocabulary, or that of held-out shards or `init_from`, is another one.
     """
     paths = RunPaths.of(config)
     feed = open_feed(config, paths, rank=0, world_size=1)
     wanted = {str(paths.vocab): vocabulary_sha256(paths.vocab)}
     if (paths.heldout / shards.MANIFEST).exists():
         wanted[str(paths.heldout)] = shards.read_manifest(paths.heldout).vocab_sha256
+    if (origin := Path(config.train.init_from, checkpoint.STATE)).exists():
+        wanted[str(origin.parent)] = checkpoint.read_state(origin.parent)["vocab_sha256"]
     for name, sha256 in wanted.items():
         if sha256 != feed.vocab_sha256:
             folders = ", ".join(config.train.shards) or paths.shards

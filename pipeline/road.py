@@ -144,9 +144,12 @@ def pretrain(config: Config, show: Show) -> str:
     except BaseException:
         tracking.finish_run(config, run_id, "FAILED")
         raise
-    curve = paths.run / "loss_curve.png"
-    history.draw_curve(history.read(paths.run), curve, _unigram(config))
-    tracking.finish_run(config, run_id, artifacts=(curve, paths.run / history.FILE))
+    records, curve = history.read(paths.run), paths.run / "loss_curve.png"
+    history.draw_curve(records, curve, _unigram(config))
+    files, ratios = [paths.run / history.FILE, curve], paths.run / "trust_ratios.png"
+    if history.draw_trust_ratios(records, ratios):
+        files.append(ratios)
+    tracking.finish_run(config, run_id, artifacts=files)
     return run_id
 
 

@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def start_run(config: Config, name: str, tags: Mapping[str, str], resume: str | 
 
 
 def finish_run(
-    config: Config, run_id: str, status: str = "FINISHED", artifacts: tuple[Path, ...] = ()
+    config: Config, run_id: str, status: str = "FINISHED", artifacts: Iterable[Path] = ()
 ) -> None:
     """Attach files and close a run; an unreachable server costs a warning, not the result."""
     client = mlflow.MlflowClient(tracking_uri(config))

@@ -20,7 +20,9 @@ def write_vocabulary(path: Path) -> Path:
     return path
 
 
-def write_corpus(folder: Path, vocab: Path, documents: int = 40, seed: int = 0) -> Path:
+def write_corpus(
+    folder: Path, vocab: Path, documents: int = 40, seed: int = 0, length: int = 48
+) -> Path:
     """Documents of sentences in which a word of two characters tells the next one."""
     random = np.random.default_rng(seed)
     first = len(SPECIALS)
@@ -38,7 +40,7 @@ def write_corpus(folder: Path, vocab: Path, documents: int = 40, seed: int = 0) 
         np.arange(0, len(sentences) + 1, 6),
         np.arange(documents, dtype=np.uint64),
     )
-    pairs = build_pairs(text, PairSettings(), 48, SPECIALS["[CLS]"], SPECIALS["[SEP]"], seed)
+    pairs = build_pairs(text, PairSettings(), length, SPECIALS["[CLS]"], SPECIALS["[SEP]"], seed)
     size = first + len(LETTERS)
     masks = whole_word_masks(
         pairs.input_ids,
@@ -57,7 +59,7 @@ def write_corpus(folder: Path, vocab: Path, documents: int = 40, seed: int = 0) 
             vocab_sha256=vocabulary_sha256(vocab),
             vocab_size=size,
             special_ids=SPECIALS,
-            sequence_length=48,
+            sequence_length=length,
             masks="static",
         ),
     )

@@ -20,7 +20,14 @@ from pipeline.corpus.shard_folder import ShardFolder, flat_pairs
 from pipeline.corpus.shards import SCHEMA_VERSION
 from pipeline.errors import CheckpointError, ShardError
 from pipeline.feed.cache import ShardCache
-from pipeline.feed.collate import WIDTH_MULTIPLE, Batch, PackedBatch, collate, pack
+from pipeline.feed.collate import (
+    WIDTH_MULTIPLE,
+    Batch,
+    PackedBatch,
+    collate,
+    number_words,
+    pack,
+)
 from pipeline.feed.order import positions_of, quotas, sample_at, source_at
 
 __all__ = [
@@ -177,7 +184,7 @@ def _ahead(make: Callable[[int], list[Batch]], first: int, last: int) -> Iterato
 def heldout(
     folder: str, micro_batch: int, samples: int, rank: int, world_size: int
 ) -> Iterator[Batch]:
-    """The first `samples` samples of a folder in order, with the shards' own masks.
+    """The first `samples` samples of a folder in order, with the shards' own masks and words.
 
     Each rank reads a contiguous part; ranks may yield unequal numbers of batches.
     """
@@ -186,9 +193,10 @@ def heldout(
     positions = positions_of(0, min(samples, len(reader)), rank, world_size)
     for first, last in _pieces(len(positions), micro_batch):
         numbers = positions[first:last]
-        rows = reader.rows(numbers, words=False, multiple=WIDTH_MULTIPLE)
+        rows = reader.rows(numbers, multiple=WIDTH_MULTIPLE)
         pad_id = reader.manifest.special_ids["[PAD]"]
-        yield collate(rows, rows.masks, numbers, pad_id, 0, len(numbers))
+        batch = collate(rows, rows.masks, numbers, pad_id, 0, len(numbers))
+        yield number_words(batch, rows.word_starts)
 
 
 def open_folder(*folders: str, cache: ShardCache | None = None) -> ShardFolder:

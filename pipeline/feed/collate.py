@@ -41,6 +41,10 @@ class Batch(NamedTuple):
     """[B] sample numbers."""
     tokens: int
     """Tokens that are not padding."""
+    squares: int
+    """Sum of the squares of the samples' tokens: pairs of tokens that attend to one another."""
+    masked_words: Integers = np.zeros(0, np.int64)
+    """[M] number of the word that each masked token belongs to, ascending; [0] in training."""
 
 
 class PackedBatch(NamedTuple):
@@ -63,6 +67,8 @@ class PackedBatch(NamedTuple):
     """[M]"""
     samples: NDArray[np.uint64]
     """[B]"""
+    masked_words: Integers = np.zeros(0, np.int64)
+    """[M] or [0]"""
 
 
 def collate(
@@ -97,7 +103,19 @@ def collate(
         masked_labels,
         samples[first:last].astype(np.uint64),
         int(lengths.sum()),
+        int(lengths @ lengths),
     )
+
+
+def number_words(batch: Batch, word_starts: NDArray[np.bool_]) -> Batch:
+    """The batch with its words told apart, also those that stand and are masked side by side.
+
+    Args:
+        batch: of B samples padded to S.
+        word_starts: [B, S] true where a word begins; what stands in the padding does not matter,
+            as every sample begins with a word.
+    """
+    return batch._replace(masked_words=word_starts.cumsum(dtype=np.int64)[batch.masked_positions])
 
 
 def pack(batch: Batch) -> PackedBatch:
@@ -117,4 +135,5 @@ def pack(batch: Batch) -> PackedBatch:
         cu_seqlens[row] + column,
         batch.masked_labels,
         batch.samples,
+        batch.masked_words,
     )

@@ -187,6 +187,23 @@ def restore(engine: Any, path: Path) -> dict[str, Any]:
     return read_state(path)
 
 
+def begin_from(engine: Any, path: Path) -> None:
+    """Start a new run from the full state of another one; every rank calls it.
+
+    Moments and their bias correction go on, steps are counted from 0.
+
+    Raises:
+        CheckpointError: as `restore`, or `path` is no checkpoint.
+    """
+    if not (path / ENGINE).is_dir():
+        raise CheckpointError(
+            f"{path} holds no optimizer state; train.init_state=full needs a checkpoint_… folder, "
+            "an export starts with train.init_state=weights"
+        )
+    restore(engine, path)
+    engine.global_steps = engine.global_samples = engine.skipped_steps = 0
+
+
 def load_weights(network: nn.Module, path: Path) -> None:
     """Start a network from the weights of a checkpoint or an export.
 

@@ -1,4 +1,4 @@
-"""Held-out evaluation: masked-token and next-sentence scores on fixed masks."""
+"""Held-out evaluation: masked tokens, whole words and next sentences on fixed masks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from itertools import chain, repeat
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.feed.batches import Batch
 from pipeline.training.objective import STATISTICS, summarize, to_device
+
+LENGTHS = ("1", "2", "3", "4", "5plus")
+"""Words are told apart by the number of their tokens: for Han, of their characters."""
 
 
 @torch.no_grad()
@@ -20,21 +23,56 @@ def evaluate(
     """Scores over the batches of all ranks; every rank calls it and gets the same.
 
     Returns:
-        `mlm_loss` (nats a masked token), `mlm_accuracy`, `perplexity`, `masked_tokens` and, where
-        the corpus has pairs, `nsp_loss` and `nsp_accuracy`.
+        `mlm_loss` (nats a masked token), `perplexity`, `mlm_accuracy` (of tokens), `masked_tokens`,
+        `nsp_loss` and `nsp_accuracy` where the corpus has pairs, `word_accuracy` (words of which
+        every token is right) and `masked_words`, and both for each length that occurs:
+        `word_accuracy_1` … `word_accuracy_5plus`.
     """
     objective.eval()
-    total = torch.zeros(len(STATISTICS), dtype=torch.float64, device=device)
+    sums = torch.zeros(len(STATISTICS), dtype=torch.float64, device=device)
+    words = torch.zeros(2, len(LENGTHS), dtype=torch.float64, device=device)
     for batch, counts in _in_step(list(batches), device):
-        _, statistics, _ = objective(to_device(batch, device))
-        total += statistics.double() if counts else 0.0
+        _, statistics, right = objective(to_device(batch, device))
+        if counts:
+            sums += statistics
+            words += count_words(right, torch.from_numpy(batch.masked_words).to(device))
     if dist.is_initialized():
-        dist.all_reduce(total)
+        dist.all_reduce(sums)
+        dist.all_reduce(words)
     objective.train()
-    means = summarize(total)
-    means["perplexity"] = float(torch.exp(torch.tensor(means["mlm_loss"], dtype=torch.float64)))
-    means["masked_tokens"] = float(total[STATISTICS.index("masked")])
-    return means
+    scores = summarize(sums)
+    scores["perplexity"] = float(torch.exp(torch.tensor(scores["mlm_loss"], dtype=torch.float64)))
+    scores["masked_tokens"] = float(sums[STATISTICS.index("masked")])
+    return scores | summarize_words(words)
+
+
+def count_words(right: Tensor, words: Tensor) -> Tensor:
+    """Exact words and all words, by length.
+
+    Args:
+        right: bool [M], which masked tokens were told right.
+        words: int64 [M], ascending numbers of the words that they belong to. Whole words are
+            masked, so a word's masked tokens are its tokens.
+
+    Returns:
+        float64 [2, 5] in the order of LENGTHS: words with every token right, and all words.
+    """
+    _, word, lengths = torch.unique_consecutive(words, return_inverse=True, return_counts=True)
+    exact = torch.zeros_like(lengths).index_add(0, word, right.long()) == lengths
+    kinds = lengths.clamp(max=len(LENGTHS)) - 1
+    counts = torch.zeros(2, len(LENGTHS), dtype=torch.float64, device=right.device)
+    return counts.index_add(1, kinds, torch.stack([exact, torch.ones_like(exact)]).double())
+
+
+def summarize_words(counts: Tensor) -> dict[str, float]:
+    """Shares of exact words from sums of `count_words` [2, 5]; of a length without words, none."""
+    columns = [("", *counts.sum(1).tolist())]
+    columns += [(f"_{name}", *counts[:, kind].tolist()) for kind, name in enumerate(LENGTHS)]
+    scores: dict[str, float] = {}
+    for suffix, exact, total in columns:
+        if total:
+            scores |= {f"word_accuracy{suffix}": exact / total, f"masked_words{suffix}": total}
+    return scores
 
 
 def _in_step(batches: list[Batch], device: torch.device) -> Iterator[tuple[Batch, bool]]:

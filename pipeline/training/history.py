@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pipeline.tracking import Tracker
 
 FILE = "metrics.jsonl"
+RATIO = "trust_ratio/"
 
 
 def read(folder: Path) -> list[dict[str, float]]:
@@ -64,6 +67,8 @@ def progress_line(record: Mapping[str, float], steps: int) -> str:
     if "heldout_mlm_loss" in record:
         parts.append(f"held-out MLM {record['heldout_mlm_loss']:.3f}")
         parts.append(f"accuracy {record['heldout_mlm_accuracy']:.1%}")
+        if "heldout_word_accuracy" in record:
+            parts[-1] += f", of words {record['heldout_word_accuracy']:.1%}"
         if "heldout_nsp_accuracy" in record:
             parts.append(f"NSP {record['heldout_nsp_accuracy']:.1%}")
         return " · ".join(parts)
@@ -79,11 +84,7 @@ def progress_line(record: Mapping[str, float], steps: int) -> str:
 
 def draw_curve(records: list[dict[str, float]], path: Path, unigram_loss: float | None) -> None:
     """Training and held-out MLM loss over steps, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure()
     axes = figure.add_subplot(
         xlabel="step", ylabel="masked-token loss (nats)", title="Masked-language-model loss"
     )
@@ -96,3 +97,29 @@ def draw_curve(records: list[dict[str, float]], path: Path, unigram_loss: float 
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(path)
+
+
+def draw_trust_ratios(records: list[dict[str, float]], path: Path) -> bool:
+    """LAMB's mean trust ratio of each layer group over steps, as a PNG; False where it has none."""
+    logged = [record for record in records if any(key.startswith(RATIO) for key in record)]
+    if not logged:
+        return False
+    groups = [key.removeprefix(RATIO) for key in logged[-1] if key.startswith(RATIO)]
+    figure = _figure()
+    axes = figure.add_subplot(xlabel="step", title="Trust ratio by layer group")
+    ratios = [[record.get(RATIO + group, math.nan) for record in logged] for group in groups]
+    steps = [record["step"] for record in logged]
+    mesh = axes.pcolormesh(steps, range(len(groups)), ratios, norm="log", shading="nearest")
+    axes.set_yticks(range(len(groups)), groups)
+    figure.colorbar(mesh, ax=axes)
+    figure.savefig(path)
+    return True
+
+
+def _figure() -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure

@@ -23,7 +23,7 @@ from pipeline.feed import batches as feeds
 from pipeline.feed.batches import Batch
 from pipeline.feed.cache import ShardCache
 from pipeline.paths import RunPaths
-from pipeline.training import checkpoint, engine, history
+from pipeline.training import checkpoint, engine, flops, history
 from pipeline.training.dynamics import dynamics
 from pipeline.training.evaluation import evaluate
 from pipeline.training.meters import Clock, Window
@@ -64,31 +64,34 @@ def train(config: Config, context: Context) -> dict[str, Any]:
         config.train.global_batch, config.train.micro_batch, context.world_size
     )
     feed = open_feed(config, paths, context.rank, context.world_size)
-    network = build_network(
-        network_config(config.model, feed.vocab_size), config.run.seed, config.engine.attention
-    )
-    if config.train.init_from:
-        checkpoint.load_weights(network, Path(config.train.init_from))
+    shape = network_config(config.model, feed.vocab_size)
+    network = build_network(shape, config.run.seed, config.engine.attention)
+    origin, full = config.train.init_from, config.train.init_state == "full"
+    if origin and not full:
+        checkpoint.load_weights(network, Path(origin))
     worker = engine.initialize(PretrainingObjective(network), config, split, precision)
     state: dict[str, Any] = {"step": 0}
     if found := _newest_checkpoint(paths.checkpoints, context.rank):
         saved = checkpoint.read_state(found)
         feeds.compare_fingerprints(saved["fingerprint_fields"], feed.fingerprint_fields)
         state = checkpoint.restore(worker, found)
+    elif origin and full:
+        checkpoint.begin_from(worker, Path(origin))
 
     recorder = history.Recorder(context.rank, paths.run, state["step"], context.tracking)
     evaluating, scores = (paths.heldout / MANIFEST).exists(), dict[str, float]()
-    window = Window(device)
+    peak = flops.peak_of(device, precision, config.engine.peak_tflops)
+    window = Window(device, flops.Speed(shape, context.world_size, peak))
     clock = Clock(device)
     try:
         for step, micro_batches in enumerate(feed.iterate(state["step"], steps), state["step"] + 1):
             logged = step % config.train.log_every == 0 or step == steps
-            clock.start(logged)
             rate = learning_rate(step - 1, steps, config.optim)
             for group in worker.optimizer.param_groups:
                 group["lr"] = rate
             _seed_dropout(config.run.seed, step, context.rank)
-            window.add(_optimizer_step(worker, micro_batches, split, device, clock))
+            with clock.step(logged):
+                window.add(_optimizer_step(worker, micro_batches, split, device, clock))
             if logged:
                 values = window.close(remaining=steps - step)
                 values |= {"lr": rate} | dynamics(worker) | clock.shares()
@@ -135,24 +138,22 @@ def _optimizer_step(
     device: torch.device,
     clock: Clock,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One global batch; returns this rank's sums [6] and the tokens and pairs of all ranks [3]."""
-    counts = torch.tensor(
-        [
-            sum(len(batch.masked_labels) for batch in micro_batches),
-            sum(int((batch.next_sentence_label != -100).sum()) for batch in micro_batches),
-            sum(batch.tokens for batch in micro_batches),
-        ],
-        dtype=torch.float32,
-        device=device,
+    """One global batch; returns this rank's sums [6] and the Counts of all ranks [4]."""
+    own = flops.Counts(
+        masked=sum(len(batch.masked_labels) for batch in micro_batches),
+        pairs=sum(int((batch.next_sentence_label != -100).sum()) for batch in micro_batches),
+        tokens=sum(batch.tokens for batch in micro_batches),
+        squares=sum(batch.squares for batch in micro_batches),
     )
+    counts = torch.tensor(own, dtype=torch.float64, device=device)
     if split.world_size > 1:
         dist.all_reduce(counts)
     # DeepSpeed averages over ranks and accumulation steps; these shares turn its mean into the
     # mean over all masked tokens of the global batch, however the batch was split.
-    masked_share, pair_share, _ = counts.clamp(min=1) / (split.world_size * split.accumulation)
+    shares = counts[:2].float().clamp(min=1) / (split.world_size * split.accumulation)
     sums = torch.zeros(len(STATISTICS), device=device)
     for batch in micro_batches:
-        loss, statistics, _ = worker(to_device(batch, device), masked_share, pair_share)
+        loss, statistics, _ = worker(to_device(batch, device), *shares)
         clock.lap("forward")
         worker.backward(loss)
         clock.lap("backward")

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
 
+from pipeline.training.communication import Stopwatch
+from pipeline.training.flops import Counts, Speed
 from pipeline.training.objective import STATISTICS, summarize
 
 
 class Window:
     """Sums over the steps since the last logged one."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, speed: Speed) -> None:
+        self._device, self._speed = device, speed
         self._training_seconds = 0.0
         self._trained_steps = 0
         self._clear()
@@ -22,7 +26,7 @@ class Window:
 
     def _clear(self) -> None:
         self._sums = torch.zeros(len(STATISTICS), dtype=torch.float64, device=self._device)
-        self._counts = torch.zeros(3, dtype=torch.float64, device=self._device)
+        self._counts = torch.zeros(len(Counts._fields), dtype=torch.float64, device=self._device)
         self._seconds, self._steps = 0.0, 0
 
     def restart(self) -> None:
@@ -43,7 +47,7 @@ class Window:
         values = summarize(self._sums)
         self._training_seconds += self._seconds
         self._trained_steps += self._steps
-        values["tokens_per_second"] = float(self._counts[2]) / max(self._seconds, 1e-9)
+        values |= self._speed.of(Counts(*self._counts.tolist()), self._seconds)
         values["step_seconds"] = self._seconds / self._steps
         values["seconds_left"] = remaining * self._training_seconds / self._trained_steps
         self._clear()
@@ -56,25 +60,30 @@ class Clock:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._on = False
-        self._last = time.monotonic()
+        self._communication = Stopwatch(device)
         self._seconds: dict[str, float] = {}
-
-    def start(self, on: bool) -> None:
-        """Begin a step; the time since the last lap was spent waiting for data."""
-        waited = time.monotonic() - self._last
-        self._on, self._seconds = on, {"data": waited}
         self.restart()
+
+    @contextmanager
+    def step(self, on: bool) -> Iterator[None]:
+        """A step, told apart by laps; the time since the last one was spent waiting for data."""
+        self._on, self._seconds = on, {"data": time.monotonic() - self._last}
+        with self._communication.running() if on else nullcontext():
+            self.restart()
+            yield
 
     def restart(self) -> None:
         """Begin here: what went before is nobody's time."""
-        self._last = time.monotonic()
+        self._last, self._communication.seconds = time.monotonic(), 0.0
 
     def lap(self, name: str) -> None:
+        """What went on since the last lap was `name`, less the time in collectives."""
         if self._on and self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        now = time.monotonic()
-        self._seconds[name] = self._seconds.get(name, 0.0) + now - self._last
-        self._last = now
+        waited, elapsed = self._communication.seconds, time.monotonic() - self._last
+        for part, seconds in ((name, elapsed - waited), ("communication", waited)):
+            self._seconds[part] = self._seconds.get(part, 0.0) + seconds
+        self.restart()
 
     def shares(self) -> dict[str, float]:
         """`time/…`: the share of the step that each part took."""

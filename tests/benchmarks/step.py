@@ -9,7 +9,8 @@ is its own, and they take turns step by step, so that what else the machine does
 On a machine that others use, --cpu-time counts the CPU seconds of a single thread instead.
 
 Utilisation: the floating-point operations that the step needs (6 a weight and token; attention
-12·B·S²·H a layer; the LM head for masked tokens only; no position term, nothing recomputed)
+12·B·S²·H a layer; the LM head for masked tokens only; no position term, nothing recomputed;
+pipeline/training/flops.py)
 over the median time, divided by the rate of the layers' matrix products alone in the same run.
 """
 
@@ -32,7 +33,8 @@ REFERENCE = "nezha 4.40.2 fp32"
 def needed_flops(batch: int, length: int) -> float:
     tokens = batch * length
     layers = LAYERS * (6 * tokens * 12 * HIDDEN**2 + 12 * batch * length**2 * HIDDEN)
-    return layers + 6 * round(tokens * MASKED) * (HIDDEN**2 + HIDDEN * VOCABULARY)
+    words = 6 * round(tokens * MASKED) * (HIDDEN**2 + HIDDEN * VOCABULARY)
+    return layers + words + 6 * batch * (HIDDEN**2 + 2 * HIDDEN)
 
 
 def product_flops(batch: int, length: int) -> float:

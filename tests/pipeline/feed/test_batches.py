@@ -76,6 +76,7 @@ def test_labels_restore_the_text(corpus, masking):
             types = [0] * b + [1] * (length - b) + [0] * (width - length)
             assert batch.token_type_ids[row].tolist() == types
         assert batch.tokens == rows.lengths.sum()
+        assert batch.squares == sum(length**2 for length in rows.lengths.tolist())
         assert (batch.next_sentence_label == rows.next_sentence_label).all()
         assert np.flatnonzero(batch.labels.ravel() >= 0).tolist() == batch.masked_positions.tolist()
         assert (batch.labels.ravel()[batch.masked_positions] == batch.masked_labels).all()
@@ -182,6 +183,30 @@ def test_heldout_reads_the_first_samples_once_in_order(corpus, world):
     assert [number for part in parts for number in part] == list(range(50))
     everything = [batch.samples for batch in heldout(corpus, 8, 10**9, 0, 1)]
     assert sum(map(len, everything)) == len(ShardFolder(corpus))
+
+
+def test_heldout_tells_the_masked_words_apart(corpus):
+    """Against the words as they stand in the shards, read sample by sample."""
+    reader = ShardFolder(corpus)
+    neighbours = 0
+    for batch in heldout(corpus, 8, 50, 0, 1):
+        expected = []
+        for number in batch.samples:
+            rows = reader.rows(np.array([number]))
+            for position in rows.masks.positions:
+                word = int(rows.word_starts[0, : position + 1].sum())
+                neighbours += expected[-1:] == [(number, word - 1)]
+                expected.append((number, word))
+        order = {word: place for place, word in enumerate(dict.fromkeys(expected))}
+        found = np.unique(batch.masked_words, return_inverse=True)[1]
+        assert found.tolist() == [order[word] for word in expected]
+        assert (np.diff(batch.masked_words) >= 0).all()
+        assert (pack(batch).masked_words == batch.masked_words).all()
+    assert neighbours  # words that only their starts tell apart
+
+
+def test_training_does_not_ask_for_words(corpus):
+    assert not any(len(batch.masked_words) for batch in feed_of(corpus, masking=DYNAMIC).step(0))
 
 
 def test_the_fingerprint_names_what_differs(corpus, other):

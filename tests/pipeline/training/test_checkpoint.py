@@ -114,6 +114,32 @@ def test_another_precision_restores_the_master_weights(saved):
         assert torch.equal(restored[name], halfway[name]), name
 
 
+def begin_all(jobs):
+    results = []
+    for stage, path in jobs:
+        worker = networks.make_engine(settings(stage), 16, 4)
+        checkpoint.begin_from(worker, path)
+        losses = networks.train(worker, range(3, 6))
+        results.append((losses, worker.global_steps, engine.full_state_dict(worker)))
+    return results
+
+
+def test_another_run_may_begin_from_the_full_state(saved):
+    """On the batches that would have come it ends where the first run did; its steps are new."""
+    sources = [(1, 1), (1, 3), (2, 0)]
+    jobs = [(other, saved[source, "fp32"][0]) for source, other in sources]
+    (results,) = spawn.run(1, begin_all, jobs)
+    for (source, _), (losses, steps, final) in zip(sources, results, strict=True):
+        _, expected_losses, _, expected = saved[source, "fp32"]
+        assert (losses, steps) == (pytest.approx(expected_losses, rel=2e-5), 3)
+        assert all((final[name] - expected[name]).abs().max() < 2e-5 for name in expected)
+
+
+def test_an_export_has_no_full_state(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no optimizer state.*train\.init_state=weights"):
+        checkpoint.begin_from(None, tmp_path)
+
+
 def test_the_conversion_is_made_once_and_goes_with_its_checkpoint(path):
     job = [(1, "fp32", path)]
     spawn.run(1, resume_all, job, 0.0)

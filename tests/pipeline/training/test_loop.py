@@ -59,6 +59,7 @@ def test_a_run_leaves_checkpoints_history_and_scores(finished):
     assert [record["step"] for record in records if "mlm_loss" in record] == [2, 4, 6, 8, 10, 12]
     assert [record["step"] for record in records if "heldout_mlm_loss" in record] == [6, 12]
     assert state["heldout"]["mlm_loss"] < losses(config)[2]
+    assert records[-2]["tflops_per_worker"] > 0
     times = [value for key, value in records[-2].items() if key.startswith("time/")]
     assert sum(times) == pytest.approx(1.0)
 

@@ -1,20 +1,18 @@
-from typing import ClassVar
-
 import pytest
 import torch
+from torch import nn
 
 from model import NezhaConfig, NezhaForPreTraining
-from pipeline.training.evaluation import evaluate
 from pipeline.training.objective import Inputs, PretrainingObjective, summarize
 
 VOCABULARY, LENGTH = 50, 12
 
 
-def network() -> NezhaForPreTraining:
+def network(vocabulary: int = VOCABULARY) -> NezhaForPreTraining:
     torch.manual_seed(0)
     return NezhaForPreTraining(
         NezhaConfig(
-            vocab_size=VOCABULARY,
+            vocab_size=vocabulary,
             hidden_size=32,
             num_hidden_layers=2,
             num_attention_heads=2,
@@ -34,27 +32,38 @@ def batch(samples: int, seed: int = 0) -> tuple[Inputs, torch.Tensor]:
         chosen = torch.randperm(LENGTH, generator=generator)[: 1 + row % 4]
         labels[row, chosen] = ids[row, chosen]
         ids[row, chosen] = 4
-    attention = torch.ones_like(ids)
-    attention[0, LENGTH - 3 :] = 0
-    positions = (labels.flatten() != -100).nonzero().flatten()
+    lengths = torch.full((samples,), LENGTH)
+    lengths[0] -= 3
+    inside = torch.arange(LENGTH) < lengths[:, None]
+    labels[~inside] = -100
+    packed = labels[inside]
+    positions = (packed != -100).nonzero().flatten()
     inputs = Inputs(
-        ids,
-        (torch.arange(LENGTH) > 6).long().expand(samples, -1).contiguous(),
-        attention,
+        ids[inside],
+        (torch.arange(LENGTH) > 6).long().expand(samples, -1)[inside],
+        torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)]).int(),
+        LENGTH,
         positions,
-        labels.flatten()[positions],
+        packed[positions],
         torch.randint(0, 2, (samples,), generator=generator),
     )
     return inputs, labels
 
 
+def padded(inputs: Inputs, tokens: torch.Tensor) -> torch.Tensor:
+    return nn.utils.rnn.pad_sequence(
+        tokens.split(inputs.cu_seqlens.diff().tolist()), batch_first=True
+    )
+
+
 def part(inputs: Inputs, rows: slice) -> Inputs:
-    first, last = rows.start * LENGTH, rows.stop * LENGTH
+    first, last = (int(inputs.cu_seqlens[row]) for row in (rows.start, rows.stop))
     inside = (inputs.masked_positions >= first) & (inputs.masked_positions < last)
     return Inputs(
-        inputs.input_ids[rows],
-        inputs.token_type_ids[rows],
-        inputs.attention_mask[rows],
+        inputs.input_ids[first:last],
+        inputs.token_type_ids[first:last],
+        inputs.cu_seqlens[rows.start : rows.stop + 1] - first,
+        LENGTH,
         inputs.masked_positions[inside] - first,
         inputs.masked_labels[inside],
         inputs.next_sentence_label[rows],
@@ -65,13 +74,13 @@ def test_loss_is_that_of_the_hugging_face_model():
     inputs, labels = batch(8)
     model = network().eval()
     expected = model(
-        inputs.input_ids,
-        attention_mask=inputs.attention_mask,
-        token_type_ids=inputs.token_type_ids,
+        padded(inputs, inputs.input_ids),
+        attention_mask=padded(inputs, torch.ones_like(inputs.input_ids)),
+        token_type_ids=padded(inputs, inputs.token_type_ids),
         labels=labels,
         next_sentence_label=inputs.next_sentence_label,
     ).loss
-    loss, statistics = PretrainingObjective(model)(inputs, len(inputs.masked_labels), 8)
+    loss, statistics, _ = PretrainingObjective(model)(inputs, len(inputs.masked_labels), 8)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert summarize(statistics)["loss"] == pytest.approx(expected.item(), rel=1e-5)
 
@@ -92,28 +101,7 @@ def test_gradient_does_not_depend_on_the_split():
 def test_pairs_without_a_label_leave_the_nsp_loss_out():
     inputs, _ = batch(4)
     unlabelled = inputs._replace(next_sentence_label=torch.full((4,), -100))
-    loss, statistics = PretrainingObjective(network())(unlabelled, len(inputs.masked_labels))
+    loss, statistics, _ = PretrainingObjective(network())(unlabelled, len(inputs.masked_labels))
     scores = summarize(statistics)
     assert "nsp_loss" not in scores
     assert loss.item() == pytest.approx(scores["mlm_loss"], rel=1e-5)
-
-
-class Plain:
-    """A feed batch, as the objective reads it."""
-
-    fields: ClassVar = Inputs._fields
-
-    def __init__(self, inputs: Inputs) -> None:
-        for name in self.fields:
-            setattr(self, name, getattr(inputs, name).numpy())
-
-
-def test_evaluation_over_parts_is_evaluation_of_the_whole():
-    inputs, _ = batch(8)
-    objective = PretrainingObjective(network())
-    whole = evaluate(objective, [Plain(inputs)], torch.device("cpu"))
-    parts = [Plain(part(inputs, rows)) for rows in (slice(0, 3), slice(3, 8))]
-    assert evaluate(objective, parts, torch.device("cpu")) == pytest.approx(whole, rel=1e-5)
-    assert whole["perplexity"] == pytest.approx(2.718281828 ** whole["mlm_loss"], rel=1e-6)
-    assert whole["masked_tokens"] == len(inputs.masked_labels)
-    assert objective.training

@@ -1,0 +1,118 @@
+"""NVIDIA's two phases, as the shipped settings chain them, on a tiny network."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs import evaluate
+from pipeline import plans
+from pipeline.config_file import load_config
+from pipeline.errors import VocabularyError
+from pipeline.paths import RunPaths
+from pipeline.training import alone, checkpoint, history
+from pipeline.training.schedule import learning_rate
+from tests.corpora import write_corpus, write_vocabulary
+from tests.pipeline.training.test_loop import MODEL
+
+CONFIGS = Path(__file__).parents[3] / "jobs/configs"
+FIRST, SECOND = "lamb_phase1_128.yaml", "lamb_phase2_512.yaml"
+END = "checkpoint_000006"
+
+
+def phase(file, folder, length, *overrides):
+    """The shipped settings, smaller, with a corpus of samples of this length."""
+    vocab = write_vocabulary(folder / "vocab.txt")
+    config = load_config(
+        CONFIGS / file,
+        [
+            f"run.storage={folder}",
+            f"model={MODEL}",
+            "corpus.inputs=[]",
+            "corpus.heldout=[]",
+            f"corpus.vocab={vocab}",
+            "train.steps=6",
+            "train.global_batch=16",
+            "train.micro_batch=8",
+            "train.precision=fp32",
+            "train.log_every=1",
+            "train.eval_every=3",
+            "train.checkpoint_every=3",
+            *overrides,
+        ],
+    )
+    paths = RunPaths.of(config)
+    write_corpus(paths.shards, vocab, seed=length, length=length)
+    write_corpus(paths.heldout, vocab, documents=8, seed=1, length=length)
+    return config
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    config = phase(FIRST, tmp_path_factory.mktemp("phases"), 24)
+    alone.fit(config, None)
+    return RunPaths.of(config).checkpoints / END
+
+
+def second(first, state, *overrides):
+    return phase(
+        SECOND,
+        first.parents[2],
+        48,
+        f"run.name={state}",
+        f"train.init_from={first}",
+        f"train.init_state={state}",
+        *overrides,
+    )
+
+
+def training(run):
+    records = history.read(run)
+    return [(record["lr"], record["mlm_loss"]) for record in records if "lr" in record]
+
+
+def optimizer_step(path):
+    return json.loads((path / checkpoint.STATE).read_text("utf-8"))["engine"]["optimizer_step"]
+
+
+def test_the_second_phase_goes_on_from_weights_or_full_state(first):
+    courses = {}
+    for state, steps in (("weights", 6), ("full", 12)):
+        config = second(first, state, "engine.zero_stage=2")
+        assert evaluate.subject(config) == first
+        ended = alone.fit(config, None)
+        path = RunPaths.of(config).checkpoints / END
+        assert (ended["step"], ended["samples_seen"], optimizer_step(path)) == (6, 96, steps)
+        assert evaluate.subject(config).parent == path.parent
+        other = config.train.model_copy(update={"init_from": "elsewhere"})
+        assert evaluate.subject(config.model_copy(update={"train": other})) == Path("elsewhere")
+        courses[state] = training(path.parents[1])
+        assert [rate for rate, _ in courses[state]] == [
+            learning_rate(step, 6, config.optim) for step in range(6)
+        ]
+    losses = {state: [loss for _, loss in course] for state, course in courses.items()}
+    # The same weights meet the same first batch; the moments make the first update another one.
+    assert losses["weights"][0] == pytest.approx(losses["full"][0], rel=1e-6)
+    assert losses["weights"][1] != losses["full"][1]
+    assert losses["full"][0] < training(first.parents[1])[0][1]
+
+
+def test_a_second_phase_that_was_stopped_goes_on_from_its_own_checkpoint(first):
+    config = second(first, "full", "run.name=stopped")
+    paths = RunPaths.of(config)
+    alone.fit(config, None)
+    whole = training(paths.run)
+    checkpoint.remove(paths.checkpoints / END)
+    alone.fit(config, None)
+    assert training(paths.run) == whole
+
+
+def test_a_phase_with_another_vocabulary_is_refused(first, tmp_path):
+    config = phase(SECOND, tmp_path, 48, f"train.init_from={first}")
+    state = json.loads((first / checkpoint.STATE).read_text("utf-8"))
+    plans.check_data(config)
+    copy = tmp_path / first.name
+    copy.mkdir()
+    (copy / checkpoint.STATE).write_text(json.dumps(state | {"vocab_sha256": "other"}), "utf-8")
+    with pytest.raises(VocabularyError, match=f"{copy} has another vocabulary"):
+        plans.check_data(phase(SECOND, tmp_path, 48, f"train.init_from={copy}"))
