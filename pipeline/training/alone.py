@@ -16,6 +16,11 @@ def rank() -> int:
     return int(os.environ.get("RANK", 0))
 
 
+def world_size() -> int:
+    """How many processes there are."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
 def fit(config: Config, tracking: tuple[str, str] | None) -> dict[str, Any]:
     """Train as the rank that RANK, WORLD_SIZE and LOCAL_RANK name; alone without them.
 
@@ -28,7 +33,7 @@ def fit(config: Config, tracking: tuple[str, str] | None) -> dict[str, Any]:
         torch.cuda.set_device(device)
     context = Context(
         rank=rank(),
-        world_size=int(os.environ.get("WORLD_SIZE", 1)),
+        world_size=world_size(),
         device=device,
         threads=max(1, int(config.scaling.cpus_per_worker)),
         report=lambda *_: None,

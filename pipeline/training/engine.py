@@ -121,7 +121,7 @@ def deepspeed_settings(config: Config, split: Split, precision: str) -> dict[str
         # Buckets are allocated whole: DeepSpeed's 500 M elements would dwarf a model of 100 M.
         "reduce_bucket_size": 25_000_000,
         "allgather_bucket_size": 100_000_000,
-        "overlap_comm": False,
+        "overlap_comm": torch.cuda.is_available(),
         "round_robin_gradients": False,
     }
     if config.engine.offload:

@@ -39,7 +39,10 @@ def to_device(batch: Batch, device: torch.device) -> Inputs:
     packed = pack(batch)
 
     def tensor(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(device, non_blocking=True)
+        host = torch.from_numpy(array)
+        # Out of pinned memory the copy waits for nobody.
+        host = host.pin_memory() if device.type == "cuda" else host
+        return host.to(device, non_blocking=True)
 
     return Inputs(
         tensor(packed.input_ids),
@@ -102,7 +105,7 @@ class PretrainingObjective(nn.Module):
                 [
                     mlm,
                     right.sum(),
-                    mlm.new_tensor(len(inputs.masked_labels)),
+                    mlm.new_full((), len(inputs.masked_labels)),
                     nsp,
                     (nsp_logits.argmax(-1) == inputs.next_sentence_label).sum(),
                     labelled.sum(),
