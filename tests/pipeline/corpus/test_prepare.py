@@ -107,6 +107,7 @@ def test_the_samples_hold_the_text(source, vocab, tmp_path):
     assert manifest.counts["documents"] == 300
     assert manifest.counts["tokens"] == len(expected)
     assert manifest.counts["unknown_tokens"] == expected.count(1)
+    assert sum(manifest.unknown.values()) == expected.count(1)
     assert manifest.counts["truncated_tokens"] == 0
     assert not manifest.drops
     assert manifest.masks == "static"
