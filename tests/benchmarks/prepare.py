@@ -1,6 +1,7 @@
 """Samples a second from JSONL to committed shards, length 128, static masks.
 
     python -m tests.benchmarks.prepare CORPUS.jsonl[.zst] VOCAB [--repeat 5] [--megabytes 200]
+        [--peer CLONE]
 
 One core runs the same code as a Ray worker, in this process; its speed is given by wall clock and
 by CPU time, for machines that others use too. The cluster part writes CORPUS often enough, each
@@ -32,6 +33,7 @@ from pipeline.corpus.reading import Chunk, read_unit
 from pipeline.corpus.results import Result
 from pipeline.corpus.sources import list_sources, plan_units
 from pipeline.corpus.units import Job, make_shard
+from tests.benchmarks import prepare_peers
 
 
 def main() -> None:
@@ -41,12 +43,14 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--megabytes", type=int, default=200)
     parser.add_argument("--segmenters", nargs="*", default=["rjieba", "jieba"])
+    parser.add_argument("--peer", type=Path, help="a clone of brightmart/roberta_zh or BERT")
     chosen = parser.parse_args()
     texts = read_texts(chosen.corpus)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         one = folder / "one.jsonl"
         write_varied(one, texts, 0)
+        compare(texts[:: max(1, len(texts) // 500)], folder, chosen.vocab, chosen.peer)
         alone = {}
         for segmenter in chosen.segmenters:
             repeat = chosen.repeat if segmenter == "rjieba" else min(3, chosen.repeat)
@@ -57,6 +61,27 @@ def main() -> None:
             first = chosen.segmenters[0]
             both = two_processes(one, folder, chosen.vocab, first)
             two_cores(big, folder, chosen.vocab, first, alone[first], both)
+
+
+def compare(texts: list[str], folder: Path, vocab: Path, peer: Path | None) -> None:
+    """Print the speed of public builders and ours, with jieba, on the same texts."""
+    some = folder / "some.jsonl"
+    with some.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+    settings = CorpusSettings(inputs=(str(some),), segmenter="jieba")
+
+    def ours(place: str) -> float:
+        begun = time.process_time()
+        made = prepare.prepare(settings, folder / place, vocab, 0, (), silent, prepare.IN_PROCESS)
+        return made.rows / (time.process_time() - begun)
+
+    ours("cold")
+    rates = {"transformers' collator, no pairs": prepare_peers.collator(texts, vocab)}
+    if peer:
+        rates[peer.name] = prepare_peers.checkout(texts, vocab, folder, peer.absolute())
+    mine = ours("some")
+    for name, rate in rates.items():
+        print(f"{name}: {rate:,.0f} samples a CPU second; ours {mine:,.0f}, {mine / rate:.1f} x")
 
 
 def one_core(source: Path, folder: Path, vocab: Path, segmenter: str, repeat: int) -> float:
