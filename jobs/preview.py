@@ -32,12 +32,14 @@ def execute(config: Config, console: Console) -> None:
     rows = reader.rows(numbers)
     pairs = flat_pairs(rows)
     masks = preview.masks_of(rows, pairs, numbers, reader.manifest, config)
+    sources = preview.sources_of(reader, numbers, pairs.documents)
     console.print(preview.LEGEND)
     for place, number in enumerate(numbers.tolist()):
         console.print()
-        console.print(
-            preview.show_sample(pairs, masks, place, number, tokens, reader.manifest.maskable)
-        )
+        source = sources.get(int(pairs.documents[place]), "its source is gone")
+        maskable = reader.manifest.maskable
+        sample = preview.show_sample(pairs, masks, place, number, tokens, maskable, source)
+        console.print(sample)
     measured = report.corpus_report(reader, tokens, config.preview.measured)
     page = report.write_report(measured, paths.run / "report")
     console.print(table("Corpus", report.summary(measured)))
@@ -51,7 +53,7 @@ def _folders(config: Config) -> list[str]:
 VERB = Verb(
     help=(
         "Show samples of the run's corpus in the terminal (words, masks, replacements, pair,\n"
-        "label, document) and write a report of the whole, report.html and report.json."
+        "label, source document) and write a report of the whole, report.html and report.json."
     ),
     groups=("run", "preview"),
     plan=plan,

@@ -22,8 +22,7 @@ from pipeline.config import DedupSettings
 from pipeline.corpus.columns import offsets_of
 from pipeline.corpus.minhash import band_hashes
 from pipeline.corpus.records import Document, Drop
-from pipeline.corpus.shards import write_whole
-from pipeline.corpus.sources import filesystem
+from pipeline.corpus.storage import read_whole, write_whole
 
 KEPT, EXACT, NEAR = range(3)
 REASONS = {EXACT: "duplicate_document", NEAR: "near_duplicate_document"}
@@ -196,7 +195,7 @@ def write_report(
         wanted_here = heads[(heads >= part.document) & (heads < end)]
         gone = np.flatnonzero(marks[part.document : end] != KEPT) + part.document
         if len(wanted_here) or len(gone):
-            sources = json.loads(_read(f"{folder}/{part.name}.sources.json"))
+            sources = json.loads(read_whole(f"{folder}/{part.name}.sources.json"))
             # A head comes before all that it stands for.
             kept.update((head, sources[head - part.document]) for head in wanted_here.tolist())
             lines += [
@@ -249,14 +248,9 @@ def read_array(path: str, mapped: bool = False) -> NDArray[Any]:
     """Read a .npy file; `mapped` leaves it on the disk where it is a local one."""
     if "://" not in path:
         return np.load(path, mmap_mode="r" if mapped else None)
-    return np.load(io.BytesIO(_read(path)))
-
-
-def _read(path: str) -> bytes:
-    system, inner = filesystem(path)
-    return system.cat_file(inner)
+    return np.load(io.BytesIO(read_whole(path)))
 
 
 @functools.lru_cache(maxsize=2)
 def _parts(folder: str) -> dict[str, Part]:
-    return {part[0]: Part(*part) for part in json.loads(_read(f"{folder}/parts.json"))}
+    return {part[0]: Part(*part) for part in json.loads(read_whole(f"{folder}/parts.json"))}

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,10 +26,10 @@ from pipeline.corpus.shards import Manifest
 from pipeline.corpus.sources import (
     Source,
     Unit,
-    filesystem,
     list_sources,
     plan_units,
 )
+from pipeline.corpus.storage import filesystem, write_whole
 from pipeline.corpus.streaming import run_on_cluster, spread_on_cluster
 from pipeline.corpus.units import Job, make_shard, run_unit, sign_chunk
 from pipeline.errors import CorpusError, ShardError
@@ -40,6 +41,10 @@ NOT_CONTENT = {
     *("workers", "keep_rejected", "max_bad_share"),
 }
 """Settings that shards do not depend on; inputs, vocabulary, dictionary count by their content."""
+
+
+UNKNOWN_LISTED = 200
+"""Unknown characters in the manifest."""
 
 
 class Executor(NamedTuple):
@@ -215,7 +220,7 @@ def _deduplicate(
         clusters = dedup.find_duplicates(
             folder, chunks, job.settings.dedup, executor.spread, report
         )
-        shards.write_whole(f"{folder}/clusters.json", json.dumps(clusters).encode())
+        write_whole(f"{folder}/clusters.json", json.dumps(clusters).encode())
     return job._replace(marks=folder), json.loads(system.cat_file(path))
 
 
@@ -256,6 +261,7 @@ def _manifest(
         segmenter=planned.segmenter,
         counts={**results.totals(done, "counts"), **clusters},
         drops=drops,
+        unknown=dict(Counter(results.totals(done, "unknown")).most_common(UNKNOWN_LISTED)),
         settings=settings.model_dump(mode="json"),
         fingerprint=planned.fingerprint,
     )

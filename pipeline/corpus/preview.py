@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.text import Text
 
-from pipeline.config import Config
+from pipeline.config import Config, CorpusSettings
+from pipeline.corpus import parsing
 from pipeline.corpus.masking import Maskable, sample_keys, whole_word_masks
 from pipeline.corpus.pairs import CONTINUATION, OTHER
-from pipeline.corpus.records import Masks, Pairs
-from pipeline.corpus.shard_folder import Rows
+from pipeline.corpus.reading import End, read_unit
+from pipeline.corpus.records import Document, Masks, Pairs
+from pipeline.corpus.shard_folder import Rows, ShardFolder
 from pipeline.corpus.shards import Manifest
+from pipeline.corpus.sources import Unit, list_sources, plan_units
 from pipeline.corpus.wordpiece import read_vocabulary, vocabulary_sha256
-from pipeline.errors import VocabularyError
+from pipeline.errors import CorpusError, VocabularyError
 
 LEGEND = Text.assemble(
     "words are parted by spaces; ",
@@ -30,7 +35,13 @@ LEGEND = Text.assemble(
 
 
 def show_sample(
-    pairs: Pairs, masks: Masks, row: int, number: int, tokens: Sequence[str], vocabulary: Maskable
+    pairs: Pairs,
+    masks: Masks,
+    row: int,
+    number: int,
+    tokens: Sequence[str],
+    vocabulary: Maskable,
+    source: str,
 ) -> Text:
     """One sample as coloured text.
 
@@ -38,6 +49,7 @@ def show_sample(
         pairs, masks: as read; `row` is the sample's place in them.
         number: its number in the corpus, for the heading.
         tokens: the vocabulary, by id.
+        source: where document A stands.
     """
     begin, end = pairs.offsets[row : row + 2].tolist()
     b = int(pairs.segment_b_start[row])
@@ -47,7 +59,7 @@ def show_sample(
     label = {CONTINUATION: "B follows A", OTHER: "B is random or swapped"}
     text = Text.assemble(
         (f"sample {number}", "bold"),
-        f" · document {int(pairs.documents[row]):016x}",
+        f" · document {int(pairs.documents[row]):016x}, {source}",
         f" · {end - begin} tokens, {len(seen)} masked · ",
         label.get(int(pairs.next_sentence_label[row]), "no B, no label"),
     )
@@ -95,6 +107,54 @@ def masks_of(
     keys = sample_keys(config.run.seed, 0, numbers.astype(np.uint64))
     columns = pairs.input_ids, pairs.word_starts, pairs.offsets
     return whole_word_masks(*columns, keys, config.corpus.masking, manifest.maskable)
+
+
+def sources_of(
+    reader: ShardFolder, numbers: NDArray[np.int64], documents: NDArray[np.uint64]
+) -> dict[int, str]:
+    """Where documents stand, as `file:byte` (Parquet: `file:row`), by their number.
+
+    A shard's name tells the work unit that it was made of; the unit's inputs are read again.
+
+    Args:
+        numbers: [N] samples.
+        documents: [N] their documents.
+
+    Returns:
+        What was found: nothing of inputs that are gone.
+    """
+    manifests = dict(zip(reader.folders, reader.manifests, strict=True))
+    found: dict[int, str] = {}
+    for number, document in zip(numbers, documents.tolist(), strict=True):
+        ((folder, shard),) = reader.shards_of(number[None])
+        if document not in found:
+            found |= dict(_documents_of(manifests[folder], shard.name, document))
+    return found
+
+
+def _documents_of(manifest: Manifest, shard: str, wanted: int) -> Iterator[tuple[int, str]]:
+    try:
+        settings = CorpusSettings.model_validate(manifest.settings)
+        unit_number, part = map(int, shard.removesuffix(".arrow").split("-")[1:])
+    except ValueError:
+        return  # a folder that prepare did not make
+    for inputs in (settings.inputs, settings.heldout):
+        # One of the two is what this folder was made of.
+        with contextlib.suppress(CorpusError, OSError, IndexError):
+            unit = _units(inputs, settings)[unit_number]
+            for item in read_unit(unit, settings):
+                if isinstance(item, End) or item.part != part:
+                    continue
+                for block in item.blocks:
+                    for document in parsing.documents(block, settings.text_field):
+                        if isinstance(document, Document) and document.number == wanted:
+                            yield document.number, document.source
+                            return
+
+
+@functools.lru_cache(maxsize=2)
+def _units(inputs: tuple[str, ...], settings: CorpusSettings) -> list[Unit]:
+    return plan_units(list_sources(inputs, settings), settings)
 
 
 def choose_samples(count: int, of: int, seed: int) -> NDArray[np.int64]:

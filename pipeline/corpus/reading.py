@@ -22,10 +22,10 @@ from pipeline.corpus.sources import (
     Piece,
     Source,
     Unit,
-    filesystem,
     sample_encoding,
     shard_bytes,
 )
+from pipeline.corpus.storage import filesystem
 from pipeline.errors import CorpusError
 
 READ_BYTES = 1 << 20

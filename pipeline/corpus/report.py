@@ -18,7 +18,7 @@ from pipeline.corpus.columns import draw
 from pipeline.corpus.pairs import CONTINUATION, NO_LABEL, OTHER
 from pipeline.corpus.records import Masks, Pairs
 from pipeline.corpus.shard_folder import ShardFolder, flat_pairs
-from pipeline.corpus.shards import write_whole
+from pipeline.corpus.storage import write_whole
 
 _BLOCK = 8192
 _LONGEST_WORD = 8
@@ -61,6 +61,7 @@ def corpus_report(reader: ShardFolder, tokens: Sequence[str], samples: int) -> d
         "segmenter": manifest.segmenter,
         "counts": _sum_of(m.counts for m in reader.manifests),
         "drops": _sum_of(m.drops for m in reader.manifests),
+        "unknown": _most(_sum_of(m.unknown for m in reader.manifests)),
         "samples": len(reader),
         "measured_samples": len(read),
         "tokens": sum(shard.tokens for m in reader.manifests for shard in m.shards),
@@ -90,6 +91,10 @@ def _sum_of(counts: Any) -> dict[str, int]:
     for part in counts:
         total.update(part)
     return dict(total)
+
+
+def _most(counts: Mapping[str, int]) -> list[list[Any]]:
+    return [list(item) for item in Counter(counts).most_common(_TOP)]
 
 
 def _kinds_of_masks(pairs: Pairs, masks: Masks, mask_id: int) -> dict[str, int]:
@@ -155,6 +160,8 @@ def summary(report: Mapping[str, Any]) -> dict[str, str]:
     }
     if unknown := counts.get("unknown_tokens"):
         rows["unknown tokens"] = f"{unknown:,} ({unknown / max(1, counts['tokens']):.3%})"
+        first = [f"{character} {count:,}" for character, count in report["unknown"][:20]]
+        rows["unknown characters"] = ", ".join(first)
     return rows
 
 
@@ -172,10 +179,6 @@ def _page(report: Mapping[str, Any]) -> str:
         f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
         for name, value in summary(report).items()
     )
-    words = "".join(
-        f"<tr><td>{html.escape(word)}</td><td>{count:,}</td></tr>"
-        for word, count in report["top_words"]
-    )
     title = html.escape("Corpus " + ", ".join(report["folders"]))
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
@@ -183,8 +186,14 @@ def _page(report: Mapping[str, Any]) -> str:
         "th{text-align:left;padding-right:1em}td,th{vertical-align:top}"
         "svg{width:32em;height:auto}</style>"
         f"<h1>{title}</h1><table>{facts}</table>{''.join(plots)}"
-        f"<h2>Most frequent words</h2><table>{words}</table></html>\n"
+        f"<h2>Most frequent words</h2>{_counted(report['top_words'])}"
+        f"<h2>Unknown characters</h2>{_counted(report['unknown'])}</html>\n"
     )
+
+
+def _counted(rows: Sequence[Sequence[Any]]) -> str:
+    lines = (f"<tr><td>{html.escape(name)}</td><td>{n:,}</td></tr>" for name, n in rows)
+    return f"<table>{''.join(lines)}</table>"
 
 
 def _bars(title: str, histogram: Sequence[int]) -> str:

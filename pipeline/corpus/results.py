@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.corpus.shards import MANIFEST, ShardInfo, write_whole
-from pipeline.corpus.sources import Unit, filesystem
+from pipeline.corpus.shards import MANIFEST, ShardInfo
+from pipeline.corpus.sources import Unit
+from pipeline.corpus.storage import filesystem, write_whole
 from pipeline.errors import CorpusError
 
 END = -1
@@ -31,6 +32,8 @@ class Result(BaseModel):
     counts: dict[str, int] = {}
     drops: dict[str, int] = {}
     """Documents, lines and files left out, by reason"""
+    unknown: dict[str, int] = {}
+    """Characters that the vocabulary lacks, with their numbers"""
     bytes: int = 0
     """Of text that was read"""
     disk: int = 0
@@ -79,7 +82,7 @@ def take_up(folder: str, fingerprint: str) -> Done:
             keep.add(shard.name if shard else "")
         else:
             system.rm_file(path)
-    for path in system.ls(root, detail=False):
+    for path in system.glob(f"{root}/*"):
         name = path.rpartition("/")[2]
         if name.endswith((".arrow", ".tmp")) and name not in keep:
             system.rm_file(path)
@@ -134,7 +137,7 @@ def refuse_garbage(done: Done, total: float, max_bad_share: float) -> None:
 
 
 def totals(done: Done, field: str) -> dict[str, int]:
-    """Sums of `counts` or `drops` over all results, by name."""
+    """Sums of `counts`, `drops` or `unknown` over all results, by name."""
     sums: Counter[str] = Counter()
     for result in done.values():
         sums.update(getattr(result, field))

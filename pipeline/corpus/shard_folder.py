@@ -93,6 +93,11 @@ class ShardFolder:
     def __len__(self) -> int:
         return int(self._first_rows[-1])
 
+    def shards_of(self, numbers: NDArray[np.integer]) -> list[tuple[str, ShardInfo]]:
+        """Folder and shard of these samples, each shard once."""
+        shards = np.unique(np.searchsorted(self._first_rows, numbers, side="right") - 1)
+        return [self._shards[shard] for shard in shards.tolist()]
+
     def rows(
         self,
         numbers: NDArray[np.integer],

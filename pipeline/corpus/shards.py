@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.corpus.masking import Maskable
 from pipeline.corpus.records import Masks, Pairs
+from pipeline.corpus.storage import read_whole, write_whole
 from pipeline.errors import ShardError
 
 SCHEMA_VERSION = 1
@@ -54,6 +53,8 @@ class Manifest(BaseModel):
     """Documents, sentences, characters, truncated tokens …"""
     drops: dict[str, int] = {}
     """Dropped documents and lines, by reason."""
+    unknown: dict[str, int] = {}
+    """The most frequent characters that became [UNK]."""
     settings: dict[str, Any] = {}
     """The settings that made it."""
     fingerprint: str = ""
@@ -152,25 +153,6 @@ def _arrow(values: np.ndarray, offsets: np.ndarray | None, kind: pa.DataType) ->
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), flat, type=kind)
 
 
-def write_whole(path: str, data: bytes | pa.Buffer) -> None:
-    """Write a file so that it is there whole or not at all, on any fsspec file system."""
-    if "://" in path:
-        file_system, inner = fsspec.core.url_to_fs(path)
-        file_system.pipe_file(inner, bytes(data))
-        return
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_manifest(folder: str | Path, manifest: Manifest) -> None:
     """Write `manifest.json`, which makes the folder a corpus: after all of its shards."""
     text = json.dumps(manifest.model_dump(mode="json"), ensure_ascii=False, indent=1)
@@ -185,8 +167,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     """
     path = f"{str(folder).rstrip('/')}/{MANIFEST}"
     try:
-        with fsspec.open(path, "rb") as file:
-            values = json.loads(file.read())
+        values = json.loads(read_whole(path))
         version = values["schema_version"]
         if version == SCHEMA_VERSION:
             return Manifest.model_validate(values)

@@ -14,14 +14,12 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import fsspec
-import pyarrow.fs
 import pyarrow.parquet
 import xxhash
-from fsspec.core import url_to_fs
-from fsspec.implementations.arrow import ArrowFSWrapper
 
 from pipeline.config import CorpusSettings
 from pipeline.corpus.encoding import detect_encoding
+from pipeline.corpus.storage import filesystem
 from pipeline.errors import CorpusError
 
 COMPRESSIONS = {
@@ -110,22 +108,6 @@ def list_sources(inputs: Sequence[str], settings: CorpusSettings) -> list[Source
     ]
 
 
-def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """File system and inner path of a path or URL: fsspec's, else pyarrow's (S3, GCS, HDFS).
-
-    Raises:
-        CorpusError: no installed package knows the protocol.
-    """
-    try:
-        return url_to_fs(path)
-    except (ImportError, ValueError) as error:
-        try:
-            found, inner = pyarrow.fs.FileSystem.from_uri(path)
-        except (pyarrow.ArrowInvalid, OSError):
-            raise CorpusError(f"{path}: {error}") from None
-        return ArrowFSWrapper(found), inner
-
-
 def plan_units(sources: Iterable[Source], settings: CorpusSettings) -> list[Unit]:
     """Cut sources into units of about `shard_megabytes` of text, in the order of the sources."""
     target = shard_bytes(settings)
@@ -201,7 +183,8 @@ def sample_encoding(source: Source, encoding: str) -> str:
     if encoding != "auto":
         return encoding
     system, inner = filesystem(source.path)
-    return detect_encoding(system.cat_file(inner, 0, SAMPLE_BYTES))
+    with system.open(inner, "rb") as file:
+        return detect_encoding(file.read(SAMPLE_BYTES))
 
 
 def _files_of(

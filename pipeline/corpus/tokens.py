@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import unicodedata
+from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,6 +95,13 @@ class Encoder:
         self._scanner = Scanner(tokenizer.normalizer, tokenizer.pre_tokenizer)
         self._ids = np.full(0x110000, -1, np.int32)
         self._runs = _Runs()
+        self._unknown_id = tokenizer.token_to_id("[UNK]")
+        self._unknown: Counter[str] = Counter()
+
+    def take_unknown(self) -> Counter[str]:
+        """Characters that became [UNK] since this was last asked, with their numbers."""
+        unknown, self._unknown = self._unknown, Counter()
+        return unknown
 
     def encode(
         self, text: str, boundaries: NDArray[np.bool_], sentence_ends: NDArray[np.int64]
@@ -133,7 +141,9 @@ class Encoder:
         inside_han[1:] &= inside_han[:-1].copy()
         inside_han[:1] = False
         place = offsets[alone]
-        ids[place] = self._lookup(scan.codes[alone])
+        found = self._lookup(scan.codes[alone])
+        ids[place] = found
+        self._count_unknown(scan.codes[alone][found == self._unknown_id], runs)
         starts[place] = (boundaries[:-1] | sentence_begins[:-1] | ~inside_han)[alone]
 
         within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -142,6 +152,14 @@ class Encoder:
         ids[place] = self._runs.ids[origin]
         starts[place] = self._runs.starts[origin]
         return ids, starts, np.concatenate([[0], offsets[sentence_ends]])
+
+    def _count_unknown(self, codes: NDArray[np.uint32], runs: NDArray[np.int64]) -> None:
+        for code, count in zip(*np.unique(codes, return_counts=True), strict=True):
+            self._unknown[chr(code)] += int(count)
+        known_badly = runs[np.isin(runs, list(self._runs.unknown))]
+        for run, count in zip(*np.unique(known_badly, return_counts=True), strict=True):
+            for character in self._runs.unknown[run]:
+                self._unknown[character] += int(count)
 
     def _lookup(self, codes: NDArray[np.uint32]) -> NDArray[np.int32]:
         ids = self._ids[codes]
@@ -161,6 +179,8 @@ class _Runs:
         self.offsets = np.zeros(1, np.int64)
         self.ids = np.zeros(0, np.int32)
         self.starts = np.zeros(0, np.bool_)
+        self.unknown: dict[int, str] = {}
+        """Of runs with [UNK]: the characters that by themselves are unknown"""
         self.characters = 0
 
     def find(self, runs: list[str], tokenizer: Tokenizer) -> NDArray[np.int64]:
@@ -176,4 +196,13 @@ class _Runs:
             self.ids = np.append(self.ids, np.array(ids, np.int32))
             self.starts = np.append(self.starts, np.array(starts, np.bool_))
             self.characters += sum(map(len, new))
+            unknown = tokenizer.token_to_id("[UNK]")
+            for run, encoding in zip(new, encodings, strict=True):
+                if unknown in encoding.ids:
+                    each = tokenizer.encode_batch(list(run), add_special_tokens=False)
+                    self.unknown[numbers[run]] = "".join(
+                        character
+                        for character, alone in zip(run, each, strict=True)
+                        if unknown in alone.ids
+                    )
         return np.fromiter(map(numbers.__getitem__, runs), np.int64, len(runs))

@@ -23,11 +23,14 @@ from pipeline.corpus.segmentation import load_segmenter, word_boundaries
 from pipeline.corpus.sentences import sentence_ends
 from pipeline.corpus.shards import ShardInfo
 from pipeline.corpus.sources import Unit
+from pipeline.corpus.storage import write_whole
 from pipeline.corpus.tokens import Encoder
 from pipeline.errors import NezhaError
 
 BLOCK_CHARACTERS = 1 << 18
 """Characters that are segmented and encoded at a time: small enough for the processor's cache."""
+UNKNOWN = 1000
+"""Unknown characters that are noted of a chunk, the most frequent ones."""
 PAIRS, MASKS = 1, 2
 """What tells the seeds of pairs and masks apart."""
 
@@ -99,7 +102,9 @@ def make_shard(job: Job, chunk: Chunk) -> Result:
         info = shards.write_shard(path, samples, masks, job.tags, len(vocabulary))
     if settings.keep_rejected:
         _keep(settings.keep_rejected, f"{name}.jsonl", dropped)
-    return _finish(job, chunk, counts, dropped, info)
+    encoder = _encoder(job.vocab, settings.lowercase, job.tags["vocab_sha256"])
+    unknown = dict(encoder.take_unknown().most_common(UNKNOWN))
+    return _finish(job, chunk, counts, dropped, info, unknown)
 
 
 def sign_chunk(job: Job, chunk: Chunk) -> Result:
@@ -113,7 +118,7 @@ def sign_chunk(job: Job, chunk: Chunk) -> Result:
 
     signed = dedup.sign(texts(), job.settings.dedup)
     dedup.write_signatures(job.folder, part_name(chunk.unit, chunk.part), signed, sources)
-    return _finish(job, chunk, Counter(documents=len(sources)), [], None)
+    return _finish(job, chunk, Counter(documents=len(sources)), [], None, {})
 
 
 def end_unit(job: Job, end: End) -> Result:
@@ -132,7 +137,12 @@ def end_unit(job: Job, end: End) -> Result:
 
 
 def _finish(
-    job: Job, chunk: Chunk, counts: Counter[str], dropped: list[Drop], shard: ShardInfo | None
+    job: Job,
+    chunk: Chunk,
+    counts: Counter[str],
+    dropped: list[Drop],
+    shard: ShardInfo | None,
+    unknown: dict[str, int],
 ) -> Result:
     bad = [drop for drop in dropped if drop.size]
     result = Result(
@@ -142,6 +152,7 @@ def _finish(
         shard=shard,
         counts=counts,
         drops=Counter(drop.reason for drop in dropped),
+        unknown=unknown,
         bytes=sum(block.size for block in chunk.blocks),
         disk=sum(block.disk for block in chunk.blocks),
         bad_bytes=sum(drop.size for drop in bad),
@@ -244,7 +255,7 @@ def _keep(folder: str, name: str, dropped: list[Drop]) -> None:
         by_reason.setdefault(drop.reason, []).append(row + "\n")
     for reason, rows in by_reason.items():
         data = "".join(rows).encode("utf-8", "backslashreplace")
-        shards.write_whole(f"{folder}/{reason}/{name}", data)
+        write_whole(f"{folder}/{reason}/{name}", data)
 
 
 # A worker outlives a run, and the next run's vocabulary may have the same path: the hash tells.

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from pipeline.corpus.pairs import NO_LABEL, OTHER
 from pipeline.corpus.records import Masks, Pairs
 from pipeline.corpus.shard_folder import open_batch
 from pipeline.corpus.shards import Manifest, ShardInfo, read_manifest
+from pipeline.corpus.storage import filesystem, read_whole
 from pipeline.errors import ShardError
 
 _SIGMAS = 6
@@ -68,7 +68,7 @@ def verify(folder: str) -> Verification:
 
 def _strangers(root: str, manifest: Manifest) -> Iterator[str]:
     """Shards that lie in the folder and that the manifest does not list."""
-    file_system, inner = fsspec.core.url_to_fs(root)
+    file_system, inner = filesystem(root)
     listed = {info.name for info in manifest.shards}
     for path in sorted(file_system.glob(f"{inner}/*.arrow")):
         if (name := path.rpartition("/")[2]) not in listed:
@@ -82,8 +82,7 @@ def _load(path: str, info: ShardInfo, manifest: Manifest) -> tuple[Pairs, Masks]
         ShardError: it is missing, has other bytes than the manifest says, or another schema.
     """
     try:
-        with fsspec.open(path, "rb") as file:
-            data = file.read()
+        data = read_whole(path)
     except OSError as error:
         raise ShardError(f"{info.name}: can't be read: {error}") from None
     if len(data) != info.bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -82,7 +83,8 @@ class Feed:
     ) -> None:
         folders, weights = split_weights(shards)
         _keep_freed_memory()
-        self._reader = open_folder(*folders, cache=cache)
+        self._cache = cache or ShardCache()
+        self._reader = open_folder(*folders, cache=self._cache)
         self._masking = masking if masking and masking.mode == "dynamic" else None
         manifest = self._reader.manifest
         self._vocabulary = vocabulary or manifest.maskable
@@ -102,6 +104,7 @@ class Feed:
         if not all(part.sum() for part in self._source_rows):
             raise ShardError(f"{', '.join(folders)}: no samples; was the input text empty?")
 
+        self._steps_ahead = self._steps_of_a_window()
         self.samples_per_epoch = len(self._reader)
         self.vocab_sha256, self.vocab_size = manifest.vocab_sha256, manifest.vocab_size
         self.fingerprint_fields: dict[str, Any] = {
@@ -127,6 +130,10 @@ class Feed:
             masks=self._masking is None,
             multiple=WIDTH_MULTIPLE,
         )
+        if self._steps_ahead:
+            later = step + self._steps_ahead
+            positions = positions_of(later, self._global_batch, self._rank, self._world_size)
+            self._cache.prefetch(self._reader.shards_of(self._samples_at(positions)[0]))
         masks = rows.masks
         if self._masking:
             numbers = samples.astype(np.uint64)
@@ -144,6 +151,15 @@ class Feed:
             collate(rows, masks, samples, self._pad_id, first, last)
             for first, last in _pieces(len(samples), self._micro_batch)
         ]
+
+    def _steps_of_a_window(self) -> int:
+        """How far ahead to fetch shards of object stores; 0 where two windows don't fit."""
+        shards = [shard for manifest in self._reader.manifests for shard in manifest.shards]
+        held = 2 * self._window * len(self._shares) * max(shard.bytes for shard in shards)
+        remote = any("://" in folder for folder in self._reader.folders)
+        if not self._window or not remote or held > self._cache.limit_bytes:
+            return 0
+        return math.ceil(self._window * max(shard.rows for shard in shards) / self._global_batch)
 
     def _samples_at(
         self, positions: NDArray[np.int64]

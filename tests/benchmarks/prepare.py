@@ -1,6 +1,7 @@
 """Samples a second from JSONL to committed shards, length 128, static masks.
 
     python -m tests.benchmarks.prepare CORPUS.jsonl[.zst] VOCAB [--repeat 5] [--megabytes 200]
+        [--peer CLONE]
 
 One core runs the same code as a Ray worker, in this process; its speed is given by wall clock and
 by CPU time, for machines that others use too. The cluster part writes CORPUS often enough, each
@@ -8,7 +9,10 @@ time with its paragraphs in another order, to fill the megabytes, and runs Ray D
 """
 
 import argparse
+import collections
+import contextlib
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -16,6 +20,7 @@ import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -28,6 +33,7 @@ from pipeline.corpus.reading import Chunk, read_unit
 from pipeline.corpus.results import Result
 from pipeline.corpus.sources import list_sources, plan_units
 from pipeline.corpus.units import Job, make_shard
+from tests.benchmarks import prepare_peers
 
 
 def main() -> None:
@@ -37,12 +43,14 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--megabytes", type=int, default=200)
     parser.add_argument("--segmenters", nargs="*", default=["rjieba", "jieba"])
+    parser.add_argument("--peer", type=Path, help="a clone of brightmart/roberta_zh or BERT")
     chosen = parser.parse_args()
     texts = read_texts(chosen.corpus)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         one = folder / "one.jsonl"
         write_varied(one, texts, 0)
+        compare(texts[:: max(1, len(texts) // 500)], folder, chosen.vocab, chosen.peer)
         alone = {}
         for segmenter in chosen.segmenters:
             repeat = chosen.repeat if segmenter == "rjieba" else min(3, chosen.repeat)
@@ -50,11 +58,34 @@ def main() -> None:
         if chosen.megabytes:
             big = folder / "big.jsonl"
             write_varied(big, texts, chosen.megabytes * 1_000_000)
-            two_cores(big, folder, chosen.vocab, chosen.segmenters[0], alone)
+            first = chosen.segmenters[0]
+            both = two_processes(one, folder, chosen.vocab, first)
+            two_cores(big, folder, chosen.vocab, first, alone[first], both)
+
+
+def compare(texts: list[str], folder: Path, vocab: Path, peer: Path | None) -> None:
+    """Print the speed of public builders and ours, with jieba, on the same texts."""
+    some = folder / "some.jsonl"
+    with some.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+    settings = CorpusSettings(inputs=(str(some),), segmenter="jieba")
+
+    def ours(place: str) -> float:
+        begun = time.process_time()
+        made = prepare.prepare(settings, folder / place, vocab, 0, (), silent, prepare.IN_PROCESS)
+        return made.rows / (time.process_time() - begun)
+
+    ours("cold")
+    rates = {"transformers' collator, no pairs": prepare_peers.collator(texts, vocab)}
+    if peer:
+        rates[peer.name] = prepare_peers.checkout(texts, vocab, folder, peer.absolute())
+    mine = ours("some")
+    for name, rate in rates.items():
+        print(f"{name}: {rate:,.0f} samples a CPU second; ours {mine:,.0f}, {mine / rate:.1f} x")
 
 
 def one_core(source: Path, folder: Path, vocab: Path, segmenter: str, repeat: int) -> float:
-    """Print the median speed in this process; returns samples a CPU second."""
+    """Print the median speed in this process; returns samples a second by the clock."""
     settings = CorpusSettings(inputs=(str(source),), segmenter=segmenter)
     wall, cpu = [], []
     for turn in range(repeat + 1):
@@ -70,11 +101,51 @@ def one_core(source: Path, folder: Path, vocab: Path, segmenter: str, repeat: in
         f"{segmenter}, one core: {statistics.median(wall):,.0f} samples/s by the clock, "
         f"{statistics.median(cpu):,.0f} by CPU time (best {max(cpu):,.0f}); peak {peak:,.0f} MB"
     )
-    return statistics.median(cpu)
+    return statistics.median(wall)
 
 
-def two_cores(source: Path, folder: Path, vocab: Path, segmenter: str, alone: dict) -> None:
-    """Print the speed through Ray Data on two CPUs, and the largest worker."""
+def two_processes(source: Path, folder: Path, vocab: Path, segmenter: str) -> float:
+    """Print and return what two plain processes get at once: all that these two CPUs can give."""
+    context = multiprocessing.get_context("spawn")
+    start, rows = context.Barrier(2), context.Queue()
+    jobs = [
+        context.Process(
+            target=in_process, args=(source, folder / f"p{i}", vocab, segmenter, start, rows)
+        )
+        for i in range(2)
+    ]
+    for job in jobs:
+        job.start()
+    rates = [rows.get() for _ in jobs]
+    for job in jobs:
+        job.join()
+    wall, cpu = (sum(column) for column in zip(*rates, strict=True))
+    print(
+        f"{segmenter}, two processes at once: {wall:,.0f} samples/s by the clock, {cpu / 2:,.0f} "
+        "by CPU second"
+    )
+    return wall
+
+
+def in_process(source: Path, folder: Path, vocab: Path, segmenter: str, start, rows) -> None:
+    """Prepare the source thrice, together with the other process, and tell the mean speeds."""
+    settings = CorpusSettings(inputs=(str(source),), segmenter=segmenter)
+
+    def turn(number: int) -> int:
+        place = folder / str(number)
+        return prepare.prepare(settings, place, vocab, 0, (), silent, prepare.IN_PROCESS).rows
+
+    turn(0)
+    start.wait()
+    begun, used = time.perf_counter(), time.process_time()
+    made = sum(turn(number) for number in (1, 2, 3))
+    rows.put((made / (time.perf_counter() - begun), made / (time.process_time() - used)))
+
+
+def two_cores(
+    source: Path, folder: Path, vocab: Path, segmenter: str, alone: float, both: float
+) -> None:
+    """Print the speed through Ray Data on two CPUs, who had the CPUs, and the largest worker."""
     ray.init(
         num_cpus=2,
         include_dashboard=False,
@@ -85,35 +156,37 @@ def two_cores(source: Path, folder: Path, vocab: Path, segmenter: str, alone: di
     small = CorpusSettings(inputs=(str(folder / "one.jsonl"),), segmenter=segmenter, workers=2)
     prepare.prepare(small, folder / "warm", vocab, 0, (), silent)
     prepare.make_shard = timed_shard
-    peak: dict[int, float] = {}
-    cpu: dict[int, float] = {}
     finished = threading.Event()
-    watcher = threading.Thread(target=watch, args=(peak, cpu, finished))
+    peak: dict[int, float] = {}
+    workers = [process for name, process in processes() if name == "workers"]
+    watcher = threading.Thread(target=watch, args=(workers, peak, finished))
     watcher.start()
-    begun = time.perf_counter()
+    before, busy, begun = cpu_seconds(), busy_seconds(), time.perf_counter()
     manifest = prepare.prepare(settings, folder / "big", vocab, 0, (), print)
     seconds = time.perf_counter() - begun
+    used = {name: spent - before[name] for name, spent in cpu_seconds().items()}
+    used["other programs"] = busy_seconds() - busy - sum(used.values())
     finished.set()
     watcher.join()
     ray.shutdown()
-    size = source.stat().st_size / 1e6
-    workers = sum(cpu.values())
+    size, rate = source.stat().st_size / 1e6, manifest.rows / seconds
     print(
-        f"{segmenter}, Ray Data on two CPUs, {size:,.0f} MB: {manifest.rows / seconds:,.0f} "
-        f"samples/s by the clock ({size / seconds:.1f} MB/s), "
-        f"{manifest.rows / workers:,.0f} by CPU second of the workers; "
-        f"{manifest.rows / seconds / 2 / alone[segmenter]:.0%} of twice one core's CPU rate; "
-        f"largest worker {max(peak.values()):,.0f} MB; of both CPUs the workers got "
-        f"{workers / seconds / 2:.0%}"
+        f"{segmenter}, Ray Data on two CPUs, {size:,.0f} MB: {rate:,.0f} samples/s by the clock "
+        f"({size / seconds:.1f} MB/s), {rate / 2 / alone:.0%} of twice one core, {rate / both:.0%} "
+        f"of two processes; {manifest.rows / used['workers']:,.0f} by CPU second of the workers; "
+        f"largest worker {max(peak.values()):,.0f} MB"
     )
+    shares = {name: spent / seconds / 2 for name, spent in used.items()}
+    shares["idle"] = 1 - sum(shares.values())
+    print("of both CPUs: " + ", ".join(f"{name} {share:.1%}" for name, share in shares.items()))
     spans = [
         tuple(map(float, line.split())) for file in folder.glob("*.times") for line in file.open()
     ]
     first, last = min(begin for begin, _ in spans), max(end for _, end in spans)
-    busy = sum(end - begin for begin, end in spans)
+    held = sum(end - begin for begin, end in spans)
     print(
-        f"workers had a chunk in hand {busy / 2 / (last - first):.0%} of the time from the first "
-        f"to the last, {busy / 2 / seconds:.0%} of the whole run"
+        f"workers had a chunk in hand {held / 2 / (last - first):.0%} of the time from the first "
+        f"to the last, {held / 2 / seconds:.0%} of the whole run"
     )
 
 
@@ -126,20 +199,41 @@ def timed_shard(job: Job, chunk: Chunk) -> Result:
     return result
 
 
-def watch(peak: dict[int, float], cpu: dict[int, float], finished: threading.Event) -> None:
-    """Note the largest private memory and the CPU seconds of each worker of this cluster."""
-    first: dict[int, float] = {}
+def processes() -> Iterator[tuple[str, psutil.Process]]:
+    """This process and all of the cluster's, by what they are."""
+    me = psutil.Process()
+    yield "driver", me
+    for process in me.children(recursive=True):
+        with contextlib.suppress(psutil.Error, IndexError):
+            # Idle or at work; Ray's own actors have names with a capital letter.
+            command = process.cmdline()[0]
+            worker = command.startswith(("ray::IDLE", "ray::FlatMap", "ray::make_shards"))
+            yield "workers" if worker else "Ray's processes", process
+
+
+def cpu_seconds() -> dict[str, float]:
+    """CPU seconds so far, by kind of process."""
+    seconds: dict[str, float] = collections.defaultdict(float)
+    for name, process in processes():
+        with contextlib.suppress(psutil.Error):
+            seconds[name] += sum(process.cpu_times()[:2])
+    return seconds
+
+
+def busy_seconds() -> float:
+    """CPU seconds so far of all programs on the machine."""
+    times = psutil.cpu_times()
+    return times.user + times.nice + times.system + times.irq + times.softirq
+
+
+def watch(workers: list[psutil.Process], peak: dict[int, float], finished: threading.Event) -> None:
+    """Note the largest private memory of each worker, by a reading that costs nothing."""
     while not finished.wait(0.2):
-        for process in psutil.Process().children(recursive=True):
-            try:
-                if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::"):
-                    memory = process.memory_full_info().uss / 2**20
-                    peak[process.pid] = max(peak.get(process.pid, 0), memory)
-                    seconds = sum(process.cpu_times()[:2])
-                    first.setdefault(process.pid, seconds)
-                    cpu[process.pid] = seconds - first[process.pid]
-            except (psutil.Error, IndexError):
-                continue
+        for process in workers:
+            with contextlib.suppress(psutil.Error):
+                memory = process.memory_info()
+                held = (memory.rss - memory.shared) / 2**20
+                peak[process.pid] = max(peak.get(process.pid, 0), held)
 
 
 def silent(line: str) -> None:

@@ -1,5 +1,7 @@
+import bz2
 import errno
 import hashlib
+import html
 import json
 import os
 import random
@@ -107,6 +109,7 @@ def test_the_samples_hold_the_text(source, vocab, tmp_path):
     assert manifest.counts["documents"] == 300
     assert manifest.counts["tokens"] == len(expected)
     assert manifest.counts["unknown_tokens"] == expected.count(1)
+    assert sum(manifest.unknown.values()) == expected.count(1)
     assert manifest.counts["truncated_tokens"] == 0
     assert not manifest.drops
     assert manifest.masks == "static"
@@ -365,3 +368,42 @@ def test_the_shared_corpus(shared, tmp_path):
     assert manifest.counts["truncated_tokens"] < 0.2 * manifest.counts["tokens"]
     assert manifest.counts["unknown_tokens"] < 0.01 * manifest.counts["tokens"]
     assert len(manifest.shards) == 2
+
+
+def test_a_multistream_wikipedia_dump_becomes_a_corpus(vocab, tmp_path):
+    pytest.importorskip("mwparserfromhell", reason="comes with the extra `wiki`")
+    texts = write_texts(40)
+
+    def page(number: int, ns: int, extra: str, text: str) -> str:
+        return (
+            f"  <page>\n    <title>第{number}篇</title>\n    <ns>{ns}</ns>\n    <id>{number}</id>\n"
+            f"{extra}    <revision>\n      <id>{number}</id>\n      <model>wikitext</model>\n"
+            f'      <text bytes="1" xml:space="preserve">{html.escape(text)}</text>\n'
+            "    </revision>\n  </page>\n"
+        )
+
+    def marked(text: str) -> str:
+        return (
+            f"{{{{Infobox|名={{{{lang|zh|坏}}}}}}}}\n'''[[中国|{text[:1]}]]'''{text[1:]}"
+            '<ref name="a">坏</ref>\n{| class="wikitable"\n! 坏\n|-\n| 坏\n|}\n[[Category:坏]]\n'
+        )
+
+    head = (
+        '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" xml:lang="zh">\n'
+        "  <siteinfo><sitename>Wikipedia</sitename></siteinfo>\n"
+    )
+    pages = [page(n, 0, "", marked(text)) for n, text in enumerate(texts)]
+    pages.insert(7, page(90, 10, "", texts[0] + "坏"))
+    pages.insert(21, page(91, 0, '    <redirect title="第1篇" />\n', "#REDIRECT [[第1篇]]坏"))
+    streams = [head, *("".join(pages[i : i + 10]) for i in range(0, 50, 10)), "</mediawiki>\n"]
+    path = tmp_path / "in" / "zhwiki-pages-articles-multistream.xml.bz2"
+    path.parent.mkdir()
+    path.write_bytes(b"".join(bz2.compress(stream.encode()) for stream in streams))
+    plain = {"cleaning": {"min_characters": 0}, "pairs": {"task": "none"}}
+    got = run(path, tmp_path / "wiki", vocab, format="wikidump", **plain)
+    titled = [f"第{n}篇\n{text}" for n, text in enumerate(texts)]
+    same = raw.write(tmp_path / "plain.jsonl", raw.jsonl(titled))
+    expected = run(same, tmp_path / "plain", vocab, **plain)
+    for name in ("documents", "tokens", "words", "unknown_tokens"):
+        assert got.counts[name] == expected.counts[name], name
+    assert got.drops == {}

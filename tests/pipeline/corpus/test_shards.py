@@ -97,7 +97,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     def full_disk(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shards.os, "fsync", full_disk)
+    monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
         write_shard(tmp_path / "a.arrow", some_pairs(), None, {}, 1000)
     assert list(tmp_path.iterdir()) == []

@@ -124,3 +124,13 @@ def test_the_shared_corpus_under_the_real_vocabulary(shared, lowercase):
     for text in texts[::25]:
         ids, _, _, _ = encode(encoder, text)
         assert ids.tolist() == tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def test_unknown_characters_are_counted(pair):
+    _, encoder = pair
+    encoder.take_unknown()
+    encode(encoder, "龘汉龘🙂字 xyz🙂 龘")
+    encode(encoder, "🙂")
+    unknown = encoder.take_unknown()
+    assert {character: unknown[character] for character in "龘🙂汉"} == {"龘": 3, "🙂": 3, "汉": 0}
+    assert not encoder.take_unknown()

@@ -1,6 +1,7 @@
 """The shard cache: fetched once, checked, bounded."""
 
 import os
+import time
 
 import fsspec
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from pipeline.corpus.shard_folder import ShardFolder
 from pipeline.errors import ShardError
-from pipeline.feed.batches import open_folder
+from pipeline.feed.batches import Feed, open_folder
 from pipeline.feed.cache import ShardCache
 from tests.pipeline.corpus.made import make_corpus
 
@@ -70,3 +71,55 @@ def test_wrong_bytes_are_refused_and_not_kept(store, tmp_path):
     with pytest.raises(ShardError, match="not those that the manifest lists"):
         ShardCache(str(tmp_path)).locate(url, manifest.shards[0])
     assert not list(tmp_path.glob("*.arrow")) + list(tmp_path.glob("*.part"))
+
+
+@pytest.fixture
+def slow(store, monkeypatch):
+    """The store, of which every file takes a tenth of a second; the names that were opened."""
+    opened = []
+    opens = type(fsspec.filesystem("memory")).open
+
+    def wait(self, path, *arguments, **options):
+        opened.append(path.rpartition("/")[2])
+        time.sleep(0.1)
+        return opens(self, path, *arguments, **options)
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "open", wait)
+    return store[0], store[1], opened
+
+
+def feed_of(url, folder, samples, limit_gigabytes=1.0):
+    cache = ShardCache(str(folder), limit_gigabytes)
+    options = {"rank": 0, "world_size": 1, "seed": 0, "window": 1, "cache": cache}
+    return Feed([url], global_batch=samples, micro_batch=samples, **options)
+
+
+def wait_for(condition):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_the_next_window_is_fetched_while_one_is_read(slow, tmp_path):
+    url, manifest, opened = slow
+    size = max(shard.rows for shard in manifest.shards)
+    feed = feed_of(url, tmp_path / "cache", samples=size)
+    feed.step(0)
+    # The batch is there before the next shard is.
+    assert len(list((tmp_path / "cache").glob("*.arrow"))) < len(manifest.shards)
+    wait_for(lambda: not feed._cache._asked)
+    fsspec.filesystem("memory").rm("/bucket/corpus", recursive=True)
+    feed.step(1)
+    assert len(opened) == len(set(opened))
+    with pytest.raises(ShardError, match="gone"):
+        [feed.step(step) for step in (2, 3)]
+
+
+def test_nothing_is_fetched_ahead_that_has_no_room(slow, tmp_path):
+    url, manifest, _ = slow
+    size, largest = (max(getattr(s, name) for s in manifest.shards) for name in ("rows", "bytes"))
+    feed = feed_of(url, tmp_path / "cache", size, limit_gigabytes=1.9 * largest / 1e9)
+    feed.step(0)
+    assert not feed._cache._asked
+    assert feed.step(1)

@@ -1,0 +1,55 @@
+"""Files on local disks and in object stores."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.fs
+from fsspec.core import url_to_fs
+from fsspec.implementations.arrow import ArrowFSWrapper
+
+from pipeline.errors import CorpusError
+
+
+def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """File system and inner path of a path or URL: fsspec's, else pyarrow's (S3, GCS, HDFS).
+
+    Raises:
+        CorpusError: no installed package knows the protocol.
+    """
+    try:
+        return url_to_fs(path)
+    except (ImportError, ValueError) as error:
+        try:
+            found, inner = pyarrow.fs.FileSystem.from_uri(path)
+        except (pyarrow.ArrowInvalid, OSError):
+            raise CorpusError(f"{path}: {error}") from None
+        return ArrowFSWrapper(found), inner
+
+
+def write_whole(path: str, data: bytes | pa.Buffer) -> None:
+    """Write a file so that it is there whole or not at all."""
+    if "://" in path:
+        system, inner = filesystem(path)
+        system.pipe_file(inner, bytes(data))
+        return
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_whole(path: str) -> bytes:
+    """The bytes of a file."""
+    system, inner = filesystem(path)
+    return system.cat_file(inner)
