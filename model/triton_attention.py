@@ -13,6 +13,7 @@ the same operands give the same bits.
 """
 
 import math
+import sys
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ LEVELS = 256
 LOWEST = tl.constexpr(-1e30)
 """Stands for the lowest number of any type, and leaves room for arithmetic."""
 LOG2E = math.log2(math.e)
+KERNELS = ("context", "keys", "queries")
 INTERPRETED = triton.knobs.runtime.interpret
 WIDENED = tl.constexpr(INTERPRETED)
 """The interpreter multiplies the bits of bfloat16; in float32 its products are the same."""
@@ -51,22 +53,29 @@ class Tiles(NamedTuple):
     stages: int
 
 
-def _tiles(head_size: int, dtype: torch.dtype) -> dict[str, Tiles]:
-    """Tiles that fit the shared memory and registers of Ampere and Hopper."""
+def tiles_for(head_size: int, dtype: torch.dtype, shared_memory: int) -> dict[str, Tiles]:
+    """Tiles by kernel that fit a block's shared memory (bytes) and spill few registers.
+
+    Chosen by what the compiler says of them for compute capabilities 8.0, 8.9 and 9.0.
+    """
+    wide, roomy = head_size == 128, shared_memory >= 160 << 10
     if dtype == torch.float32:
-        small = Tiles(32, 32, 4, 1) if head_size == 128 else Tiles(64, 32, 4, 2)
-        return dict.fromkeys(("context", "keys", "queries"), small)
-    if head_size == 128:
-        return {
-            "context": Tiles(128, 64, 8, 2),
-            "keys": Tiles(64, 64, 8, 1),
-            "queries": Tiles(64, 64, 8, 2),
-        }
-    return {
-        "context": Tiles(128, 64, 8, 3),
-        "keys": Tiles(128, 64, 8, 2),
-        "queries": Tiles(128, 32, 8, 2),
-    }
+        return dict.fromkeys(KERNELS, Tiles(16 if wide else 32, 32, 4, 1))
+    if wide:
+        tiles = Tiles(128, 32, 8, 2), Tiles(32, 64, 8, 1), Tiles(64, 32, 8, 1)
+    elif roomy:
+        tiles = Tiles(128, 64, 8, 3), Tiles(128, 64, 8, 2), Tiles(128, 32, 8, 2)
+    else:
+        tiles = Tiles(128, 64, 8, 2), Tiles(32, 64, 4, 2), Tiles(64, 32, 4, 2)
+    return dict(zip(KERNELS, tiles, strict=True))
+
+
+def _tiles(x: Tensor) -> dict[str, Tiles]:
+    shared = sys.maxsize
+    if x.device.type == "cuda":
+        utilities = triton.runtime.driver.active.utils
+        shared = utilities.get_device_properties(x.device.index)["max_shared_mem"]
+    return tiles_for(x.shape[3], x.dtype, shared)
 
 
 @triton.jit
@@ -684,7 +693,7 @@ class FlashAttention(torch.autograd.Function):
         out = _like(q)
         lse = q.new_empty(q.shape[:3], dtype=torch.float32)
         tables = call.tables(q)
-        tiles = _tiles(q.shape[3], q.dtype)["context"]
+        tiles = _tiles(q)["context"]
         call.launch(
             _context_kernel,
             tiles,
@@ -716,7 +725,7 @@ class FlashAttention(torch.autograd.Function):
         rows = lse.new_empty(5, lse.numel())
         turned = q.new_empty(lse.numel(), 4 * width)
         texts = _given(cu_seqlens, lse)
-        by_kernel = _tiles(q.shape[3], q.dtype)
+        by_kernel = _tiles(q)
         call.launch(
             _rows_kernel,
             by_kernel["queries"],

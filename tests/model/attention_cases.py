@@ -23,23 +23,25 @@ def definition(q, k, v, clip, mask=None, offset=0):
 
 
 def operands(queries, keys, batch=2, heads=3, d=8, dtype=torch.float32, seed=0):
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator("cpu").manual_seed(seed)
     lengths = (queries, keys, keys)
     # In memory as projections leave them: heads side by side.
-    made = [torch.randn(batch, n, heads, d, generator=random).to(dtype) for n in lengths]
-    return [x.transpose(1, 2).requires_grad_() for x in made]
+    shapes = [(batch, n, heads, d) for n in lengths]
+    made = [torch.randn(shape, generator=random, device="cpu") for shape in shapes]
+    device = torch.get_default_device()
+    return [x.to(device, dtype).transpose(1, 2).requires_grad_() for x in made]
 
 
 def masks(kind, batch, queries, keys, seed=0):
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator("cpu").manual_seed(seed)
     lowest = torch.finfo(torch.float32).min
     if kind == "none":
         return None
     shape = (batch, 1, 1, keys) if kind == "padding" else (batch, 1, queries, keys)
-    mask = (torch.rand(shape, generator=random) < 0.3).float() * lowest
+    mask = (torch.rand(shape, generator=random, device="cpu") < 0.3).float() * lowest
     if kind == "rows":
         mask[:, :, 0] = lowest
-    return mask
+    return mask.to(torch.get_default_device())
 
 
 def results(implementation, q, k, v, clip, mask, offset, **kwargs):

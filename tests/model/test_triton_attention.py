@@ -25,10 +25,8 @@ def on_the_device():
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Tiles so small that short texts have many, of each sort."""
-    kernels = ("context", "keys", "queries")
-    monkeypatch.setattr(
-        triton_attention, "_tiles", lambda *_: dict(zip(kernels, [*SHAPES, SHAPES[0]], strict=True))
-    )
+    shapes = dict(zip(triton_attention.KERNELS, [*SHAPES, SHAPES[0]], strict=True))
+    monkeypatch.setattr(triton_attention, "_tiles", lambda _: shapes)
 
 
 def probe_of(x: torch.Tensor) -> torch.Tensor:

@@ -38,9 +38,10 @@ def test_by_hand(counts, flops):
 def test_torch_counts_the_same_and_the_position_term():
     samples, length, masked = 3, 16, 7
     inputs = Inputs(
-        torch.randint(5, 50, (samples, length)),
-        torch.zeros(samples, length, dtype=torch.long),
-        torch.ones(samples, length, dtype=torch.long),
+        torch.randint(5, 50, (samples * length,)),
+        torch.zeros(samples * length, dtype=torch.long),
+        torch.arange(0, samples * length + 1, length, dtype=torch.int32),
+        length,
         torch.arange(masked),
         torch.full((masked,), 9),
         torch.zeros(samples, dtype=torch.long),

@@ -1,0 +1,59 @@
+"""Everything that is measured on a GPU, in one command.
+
+    python -m tests.benchmarks.gpu FOLDER
+
+Kernel tests first, then attention, a step, LAMB and the whole loop; tables are printed, figures
+go to FOLDER as JSON. It needs torch, Triton, transformers, numpy, pyarrow and pytest, and the
+loop DeepSpeed as well. What fails is named at the end, the rest goes on.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+SHAPES = ["64x128", "16x512"]
+LOOPS = [("base", 128, 256), ("base", 512, 64), ("large", 128, 128), ("large", 512, 32)]
+"""Size, length, micro-batch."""
+
+
+def commands(folder: Path) -> dict[str, list[str]]:
+    gpu = ["--device", "cuda"]
+    found = {
+        "kernels": ["-m", "pytest", "-q", "tests/model/test_triton_attention.py"],
+        "attention": ["tests/benchmarks/attention.py", *gpu, "--dtype", "bfloat16"],
+        "step": ["tests/benchmarks/step.py", *gpu, "--shapes", *SHAPES],
+        "lamb": ["-m", "tests.benchmarks.lamb_cost", *gpu],
+    }
+    for name in ("attention", "step"):
+        found[name] += ["--json", str(folder / f"{name}.json")]
+    for size, length, batch in LOOPS:
+        shape = ["--size", size, "--length", str(length), "--micro-batch", str(batch)]
+        options = [*shape, "--precision", "bf16", "--steps", "40"]
+        found[f"loop {size} {length}"] = [
+            *("-m", "tests.benchmarks.pretrain", *options),
+            *("--json", str(folder / f"loop-{size}-{length}.json")),
+        ]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", nargs="*", metavar="NAME", help="names that begin so")
+    parser.add_argument("--dry-run", action="store_true", help="show the commands")
+    chosen = parser.parse_args()
+    chosen.folder.mkdir(parents=True, exist_ok=True)
+    failed = []
+    for name, command in commands(chosen.folder).items():
+        if chosen.only and not name.startswith(tuple(chosen.only)):
+            continue
+        print(f"\n== {name}: python {' '.join(command)}", flush=True)
+        if not chosen.dry_run and subprocess.run([sys.executable, *command]).returncode:
+            failed.append(name)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
