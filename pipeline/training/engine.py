@@ -23,6 +23,7 @@ class Split(NamedTuple):
 
     global_batch: int
     micro_batch: int
+    """Of an elastic run, the largest one."""
     world_size: int
     accumulation: int
     """Micro-batches that a worker adds up before an optimizer step."""
@@ -54,12 +55,39 @@ def split_batch(global_batch: int, micro_batch: int, world_size: int) -> Split:
     )
 
 
+def split_for(config: Config, world_size: int) -> Split:
+    """How the batch of the settings falls to that many workers.
+
+    An elastic run takes any number of them: they share the samples as evenly as it goes, and each
+    makes the same number of micro-batches of them, none larger than `train.micro_batch`.
+
+    Raises:
+        ConfigError: it can't be shared out so.
+    """
+    batch, micro_batch = config.train.global_batch, config.train.micro_batch
+    if config.scaling.min_workers is None:
+        return split_batch(batch, micro_batch, world_size)
+    largest = -(-batch // world_size)
+    accumulation = -(-largest // micro_batch)
+    if batch // world_size < accumulation:
+        raise ConfigError(
+            f"train.global_batch={batch} in micro-batches of {micro_batch} leaves a worker without "
+            f"a sample when there are {world_size}; raise it, raise train.micro_batch, or lower "
+            "scaling.max_workers"
+        )
+    return Split(batch, -(-largest // accumulation), world_size, accumulation)
+
+
 def choose_workers(config: Config, gpus: int, cpus: int) -> int:
     """`scaling.workers`; where it is 0, one for each GPU, or two on CPUs, that share the batch.
+
+    Of an elastic run, the largest number.
 
     Raises:
         ConfigError: the batch sizes fit no number of workers.
     """
+    if config.scaling.max_workers:
+        return config.scaling.max_workers
     if config.scaling.workers:
         return config.scaling.workers
     sizes = config.train.global_batch, config.train.micro_batch
@@ -127,7 +155,8 @@ def deepspeed_settings(config: Config, split: Split, precision: str) -> dict[str
     if config.engine.offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     settings: dict[str, Any] = {
-        "train_batch_size": split.global_batch,
+        # In an elastic run, what it would be if the workers' parts were equal.
+        "train_batch_size": split.micro_batch * split.accumulation * split.world_size,
         "train_micro_batch_size_per_gpu": split.micro_batch,
         "gradient_accumulation_steps": split.accumulation,
         # Without ZeRO and in fp32, LAMB sees all gradients and clips them itself.

@@ -51,6 +51,26 @@ def test_proposals_are_the_nearest():
         engine.split_batch(256, 32, 3)
 
 
+@given(batch=st.integers(1, 600), micro=st.integers(1, 64), workers=st.integers(1, 16))
+def test_an_elastic_run_shares_out_any_batch(batch, micro, workers):
+    """Every worker has a sample for each of equally many micro-batches, none of them too large."""
+    values = {
+        "train": {"global_batch": batch, "micro_batch": micro},
+        "scaling": {"min_workers": 1, "max_workers": 16},
+    }
+    try:
+        split = engine.split_for(Config.model_validate(values), workers)
+    except ConfigError as error:
+        assert workers > batch or micro == 1
+        assert "without a sample" in str(error)
+        return
+    assert split.micro_batch <= micro
+    assert batch // workers >= split.accumulation
+    assert split.micro_batch * split.accumulation * workers >= batch
+    if batch % (micro * workers) == 0:
+        assert split == engine.split_batch(batch, micro, workers)
+
+
 def test_precision(monkeypatch):
     assert engine.resolve_precision("fp32", "cpu") == "fp32"
     for has_bf16, expected in ((True, "bf16"), (False, "fp32")):
