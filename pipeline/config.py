@@ -250,7 +250,8 @@ class EngineSettings(Settings):
     """How DeepSpeed and the network compute."""
 
     zero_stage: Literal[0, 1, 2, 3] = 1
-    """ZeRO stage: 1 shards the optimizer state, 2 gradients too, 3 weights too."""
+    """ZeRO stage: 1 shards the optimizer state, 2 gradients too, 3 weights too; 0 is for fp32, in
+    half precision 1 takes its place."""
     offload: bool = False
     """Keep optimizer state and its arithmetic on the CPU (ZeRO 1 and above, on GPUs)."""
     activation_checkpointing: bool = False

@@ -125,12 +125,6 @@ def check(config: Config, device: torch.device | str) -> None:
     stage, precision = config.engine.zero_stage, config.train.precision
     if precision == "fp16" and not on_gpu:
         mistakes.append("train.precision=fp16 needs a GPU; on a CPU take auto, bf16 or fp32")
-    if precision == "fp16" and stage == 0:
-        # FP16_UnfusedOptimizer divides by the loss scale, but engine.backward never applied it.
-        mistakes.append(
-            "train.precision=fp16 with engine.zero_stage=0: DeepSpeed does not scale the loss "
-            "there; zero_stage=1 does, and on one worker it is the same"
-        )
     if config.engine.offload and not on_gpu:
         mistakes.append("engine.offload moves state from GPU to CPU memory; there is no GPU here")
     if config.engine.offload and stage == 0:
@@ -141,9 +135,18 @@ def check(config: Config, device: torch.device | str) -> None:
         raise ConfigError("\n".join(mistakes))
 
 
+def zero_stage(config: Config, precision: str) -> int:
+    """The stage that DeepSpeed is told: `engine.zero_stage`, but 1 for 0 in half precision.
+
+    Its stage 0 adds gradients up in half precision and does not scale the loss. Stage 1 does both
+    rightly, sends no more between the workers, and on one of them is the same.
+    """
+    return max(config.engine.zero_stage, 1) if precision in HALF else config.engine.zero_stage
+
+
 def deepspeed_settings(config: Config, split: Split, precision: str) -> dict[str, Any]:
     """DeepSpeed's configuration; everything in it follows from ours."""
-    stage = config.engine.zero_stage
+    stage = zero_stage(config, precision)
     zero: dict[str, Any] = {
         "stage": stage,
         # Buckets are allocated whole: DeepSpeed's 500 M elements would dwarf a model of 100 M.
@@ -170,8 +173,7 @@ def deepspeed_settings(config: Config, split: Split, precision: str) -> dict[str
         settings[precision] = {"enabled": True}
         # Sums in fp32 do not depend on how a batch was split; sums in half precision would.
         settings["communication_data_type"] = "fp32"
-        if stage > 0:
-            settings["data_types"] = {"grad_accum_dtype": "fp32"}
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
     return settings
 
 
@@ -200,7 +202,6 @@ def initialize(module: nn.Module, config: Config, split: Split, precision: str) 
         eps=optim.eps,
         trust_ratio=optim.name == "lamb",
         max_gradient_norm=_clip_or_inf(optim.clip) if _lamb_clips(config, precision) else None,
-        awaits_binding=True,
     )
     if optim.name == "adamw":
         for group in optimizer.param_groups:
@@ -271,10 +272,6 @@ def publish_master_weights(engine: Any) -> None:
         zero.checkpoint_event_epilogue()
     elif hasattr(zero, "update_lp_params"):  # stages 1 and 2
         zero.update_lp_params()
-    elif hasattr(zero, "fp32_groups"):  # stage 0 in bf16
-        for weights, masters in zip(zero.fp16_groups, zero.fp32_groups, strict=True):
-            for weight, master in zip(weights, masters, strict=True):
-                weight.data.copy_(master.data)
 
 
 def _gather(engine: Any, flat: Flat, index: int, shape: torch.Size) -> Tensor:
@@ -292,7 +289,7 @@ def _gather(engine: Any, flat: Flat, index: int, shape: torch.Size) -> Tensor:
 
 
 def _lamb_clips(config: Config, precision: str) -> bool:
-    return config.engine.zero_stage == 0 and precision == "fp32"
+    return zero_stage(config, precision) == 0
 
 
 def _clip_or_inf(clip: float) -> float:

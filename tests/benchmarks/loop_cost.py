@@ -135,7 +135,8 @@ def bare_loop(config: Config) -> Callable[[], None]:
                 master.grad = None if own.grad is None else own.grad.float()
         optimizer.step()
         if half:
-            torch._foreach_copy_(list(of), masters)
+            with torch.no_grad():
+                torch._foreach_copy_(list(of), masters)
 
     return step
 
@@ -182,7 +183,9 @@ def measure(arguments: argparse.Namespace, storage: Path) -> list[tuple[Spent, S
     from tests.benchmarks import loop_cost  # by its name: what `__main__` defines is copied
 
     driver._worker = loop_cost.worker
-    driver.fit(config, (tracking.tracking_uri(config), run_id), lambda line: print(line, flush=True))
+    driver.fit(
+        config, (tracking.tracking_uri(config), run_id), lambda line: print(line, flush=True)
+    )
     read = json.loads((RunPaths.of(config).run / "rounds.json").read_text())
     return [(Spent(*whole), Spent(*bare)) for whole, bare in read]
 

@@ -58,12 +58,12 @@ def test_an_elastic_run_shares_out_any_batch(batch, micro, workers):
         "train": {"global_batch": batch, "micro_batch": micro},
         "scaling": {"min_workers": 1, "max_workers": 16},
     }
-    try:
-        split = engine.split_for(Config.model_validate(values), workers)
-    except ConfigError as error:
-        assert workers > batch or micro == 1
-        assert "without a sample" in str(error)
+    config = Config.model_validate(values)
+    if workers > batch or (micro == 1 and batch % workers):
+        with pytest.raises(ConfigError, match=f"without a sample when there are {workers};"):
+            engine.split_for(config, workers)
         return
+    split = engine.split_for(config, workers)
     assert split.micro_batch <= micro
     assert batch // workers >= split.accumulation
     assert split.micro_batch * split.accumulation * workers >= batch
@@ -93,9 +93,9 @@ def test_impossible_settings_are_named_together():
     }
     with pytest.raises(ConfigError) as caught:
         engine.check(Config.model_validate(values), "cpu")
-    for part in ("train.precision=fp16 needs", "does not scale the loss", "there is no GPU"):
+    for part in ("train.precision=fp16 needs", "zero_stage 1, 2 or 3", "there is no GPU"):
         assert part in str(caught.value)
-    assert str(caught.value).count("\n") == 4
+    assert str(caught.value).count("\n") == 3
     engine.check(Config(), "cpu")
 
 
