@@ -19,6 +19,8 @@ install: .venv/.installed
 	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e ".[dev]"
 	# An independent LAMB for the tests; its other needs would replace torch.
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt timm
+	# The kernels' tests run in Triton's interpreter; torch for GPUs brings the Triton that it needs.
+	$(BIN)/python -c 'import triton' 2>/dev/null || $(BIN)/python -m pip install --quiet triton==3.9.0
 	touch $@
 
 pretrain: install

@@ -15,7 +15,7 @@ from transformers.pytorch_utils import apply_chunking_to_forward
 
 from .configuration_nezha import NezhaConfig
 from .cpu_dropout import Dropout
-from .relative_attention import attend, attend_packed, position_table
+from .relative_attention import Packing, attend, attend_packed, position_table
 
 
 class NezhaEmbeddings(nn.Module):
@@ -69,20 +69,20 @@ class NezhaSelfAttention(nn.Module):
         past_key_values: Cache | None = None,
         offset: int = 0,
         output_attentions: bool = False,
-        cu_seqlens: Tensor | None = None,
+        packing: Packing | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Returns context [B, S, H] and, where asked for, weights [B, heads, S, keys].
 
         `offset` is the position of the first query: the number of tokens already in the cache.
-        With `cu_seqlens` the one row is many texts, see `attend_packed`.
+        With `packing` the one row is many texts, see `attend_packed`.
         """
         name = self.config._attn_implementation
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
         queries = self._split(self.query(hidden_states))
         keys, values = self._keys_and_values(hidden_states, encoder_hidden_states, past_key_values)
         weights = None
-        if cu_seqlens is not None:
-            context = attend_packed(name, queries, keys, values, table, cu_seqlens, dropout)
+        if packing is not None:
+            context = attend_packed(name, queries, keys, values, table, packing, dropout)
         else:
             context, weights = attend(
                 name,
@@ -185,7 +185,7 @@ class NezhaLayer(GradientCheckpointingLayer):
         past_key_values: Cache | None = None,
         offset: int = 0,
         output_attentions: bool = False,
-        cu_seqlens: Tensor | None = None,
+        packing: Packing | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """[B, S, H] → [B, S, H], and the weights of self- and cross-attention where asked for."""
         shared = {"offset": offset, "output_attentions": output_attentions}
@@ -195,7 +195,7 @@ class NezhaLayer(GradientCheckpointingLayer):
             attention_mask,
             head_mask,
             past_key_values=past_key_values,
-            cu_seqlens=cu_seqlens,
+            packing=packing,
             **shared,
         )
         cross_weights = None

@@ -24,7 +24,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAtte
 
 from .configuration_nezha import NezhaConfig
 from .layers_nezha import NezhaEmbeddings, NezhaEncoder, NezhaLMPredictionHead, NezhaPooler
-from .relative_attention import ATTENTIONS
+from .relative_attention import ATTENTIONS, Packing
 
 
 class NezhaPreTrainedModel(PreTrainedModel):
@@ -122,6 +122,7 @@ class NezhaModel(NezhaPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         cu_seqlens: Tensor | None = None,
+        longest: int | None = None,
     ) -> tuple | BaseModelOutputWithPoolingAndCrossAttentions:
         """Hidden states [B, S, H] and the pooled first token [B, H] (None without a pooler).
 
@@ -130,7 +131,7 @@ class NezhaModel(NezhaPreTrainedModel):
         follow, and attention_mask spans P + S.
 
         With cu_seqlens (int [N + 1]) the inputs [1, T] are N texts end to end, text n from
-        cu_seqlens[n] to cu_seqlens[n + 1]; the pooled vectors are [N, H].
+        cu_seqlens[n] to cu_seqlens[n + 1], of `longest` tokens at most; pooled vectors are [N, H].
         """
         config = self.config
         output_attentions = given(output_attentions, config.output_attentions)
@@ -164,6 +165,7 @@ class NezhaModel(NezhaPreTrainedModel):
         offset = past.get_seq_length() if past is not None else 0
         hidden_states = self.embeddings(input_ids, token_type_ids, inputs_embeds)
         batch, queries = hidden_states.shape[:2]
+        packing = None if cu_seqlens is None else Packing.of(cu_seqlens, queries, longest)
         if config.is_decoder:
             if attention_mask is None:
                 attention_mask = hidden_states.new_ones(batch, offset + queries)
@@ -179,7 +181,7 @@ class NezhaModel(NezhaPreTrainedModel):
             past_key_values=past,
             offset=offset,
             output_attentions=output_attentions,
-            cu_seqlens=cu_seqlens,
+            packing=packing,
         )
         texts = states[-1] if cu_seqlens is None else states[-1][0, cu_seqlens[:-1], None]
         pooled = None if self.pooler is None else self.pooler(texts)

@@ -9,11 +9,18 @@ clip(j - i, -k, k) + k for query position i and key position j, and d the head s
 
 import math
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from .cpu_attention import TiledAttention
+
+try:
+    from .triton_attention import flash_attention, why_not
+except ImportError:  # no Triton: torch has none for CPUs and for some systems
+    flash_attention = None
 
 
 def position_table(head_size: int, max_relative_position: int) -> Tensor:
@@ -66,6 +73,28 @@ def eager_attention(
     return weights @ v + mass @ table, weights
 
 
+def flash_or_eager_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    table: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    offset: int = 0,
+) -> Tensor:
+    """The Triton kernels; masks that differ from query to query are none of theirs.
+
+    Raises:
+        ValueError: the device, the type or the head size is none of theirs either.
+    """
+    if mask is not None and (mask.dim() != 4 or mask.shape[1:3] != (1, 1)):
+        return eager_attention(q, k, v, table, mask, None, dropout, offset)[0]
+    bias = None
+    if mask is not None:
+        bias = mask[:, 0, 0].float().expand(q.shape[0], -1).contiguous()
+    return flash_attention(q, k, v, table, bias, dropout=dropout, offset=offset)
+
+
 def sdpa_attention(
     q: Tensor,
     k: Tensor,
@@ -75,14 +104,22 @@ def sdpa_attention(
     dropout: float = 0.0,
     offset: int = 0,
 ) -> Tensor:
-    """`eager_attention` without the weights; on a CPU tile by tile, in memory linear in length."""
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if traced or q.device.type != "cpu" or dropout >= 1:
-        return eager_attention(q, k, v, table, mask, None, dropout, offset)[0]
-    return TiledAttention.apply(q, k, v, table.to(q.dtype), mask, dropout, offset)
+    """`eager_attention` without the weights, by whatever is fastest for the operands.
+
+    On a CPU that is tile by tile, on a GPU the Triton kernels; both in memory linear in length.
+    """
+    # A graph that is recorded has to hold plain operators; one that is compiled may break at ours.
+    if not (torch.jit.is_tracing() or torch.compiler.is_exporting()):
+        if q.device.type == "cpu" and dropout < 1 and not torch.compiler.is_compiling():
+            return TiledAttention.apply(q, k, v, table.to(q.dtype), mask, dropout, offset)
+        if _flash_suits("sdpa", q, dropout):
+            return flash_or_eager_attention(q, k, v, table, mask, dropout, offset)
+    return eager_attention(q, k, v, table, mask, None, dropout, offset)[0]
 
 
 ATTENTIONS: dict[str, Callable[..., Tensor]] = {"sdpa": sdpa_attention}
+if flash_attention:
+    ATTENTIONS["flash"] = flash_or_eager_attention
 
 
 def attend(
@@ -111,23 +148,80 @@ def attend(
     return ATTENTIONS[implementation](q, k, v, table, mask, dropout, offset), None
 
 
+class Packing(NamedTuple):
+    """Where texts lie that are packed end to end, T tokens in all."""
+
+    cu_seqlens: Tensor
+    """int32 [N + 1]; text n spans tokens cu_seqlens[n] to cu_seqlens[n + 1]."""
+    longest: int
+    """Tokens of the longest text at most."""
+    places: Tensor
+    """int64 [T], index of each token among N · longest"""
+    mask: Tensor
+    """float32 [N, 1, 1, longest] to add to scores: 0 where there is a token"""
+
+    @classmethod
+    def of(cls, cu_seqlens: Tensor, tokens: int, longest: int | None = None) -> "Packing":
+        """Without `longest` it is read from the device, which waits for it."""
+        lengths = cu_seqlens.diff()
+        longest = int(lengths.max()) if longest is None else longest
+        texts = torch.arange(len(lengths), device=lengths.device)
+        gaps = (texts * longest - cu_seqlens[:-1]).repeat_interleave(lengths, output_size=tokens)
+        places = torch.arange(tokens, device=lengths.device) + gaps
+        outside = torch.arange(longest, device=lengths.device) >= lengths[:, None]
+        mask = outside.float() * torch.finfo(torch.float32).min
+        return cls(cu_seqlens.int(), longest, places, mask[:, None, None])
+
+
 def attend_packed(
     implementation: str,
     q: Tensor,
     k: Tensor,
     v: Tensor,
     table: Tensor,
-    cu_seqlens: Tensor,
+    packing: Packing,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Context of texts laid end to end, each attending to itself alone: no padding is computed.
+    """Context of texts laid end to end, each attending to itself alone; q, k, v [1, heads, T, d].
 
-    q, k, v [1, heads, T, d]; text n spans tokens cu_seqlens[n] to cu_seqlens[n + 1] (int [N + 1]).
+    The Triton kernels take them as they lie. Other implementations get them padded, which is
+    little beside the linear layers: those see no padding.
     """
-    lengths = cu_seqlens.diff().tolist()
-    q_texts, k_texts, v_texts = (x.split(lengths, dim=2) for x in (q, k, v))
-    parts = [
-        attend(implementation, *text, table=table, dropout=dropout)[0]
-        for text in zip(q_texts, k_texts, v_texts, strict=True)
-    ]
-    return torch.cat(parts, dim=2)
+    if _flash_suits(implementation, q, dropout):
+        cu_seqlens, longest = packing.cu_seqlens, packing.longest
+        return flash_attention(q, k, v, table, None, cu_seqlens, longest, dropout)
+    q, k, v = (_pad(x, packing) for x in (q, k, v))
+    context, _ = attend(implementation, q, k, v, table, packing.mask, dropout=dropout)
+    tokens = context.transpose(1, 2).flatten(0, 1)
+    return _Unpad.apply(tokens, packing.places).transpose(0, 1)[None]
+
+
+def _pad(x: Tensor, packing: Packing) -> Tensor:
+    """[1, heads, T, d] → [N, heads, longest, d]."""
+    texts, longest = len(packing.mask), packing.longest
+    tokens = x[0].transpose(0, 1)
+    padded = tokens.new_zeros(texts * longest, *tokens.shape[1:])
+    padded = padded.index_copy(0, packing.places, tokens)
+    return padded.unflatten(0, (texts, longest)).transpose(1, 2)
+
+
+class _Unpad(torch.autograd.Function):
+    """Rows `places` of x. They are distinct, so the gradient is a copy and not a sum."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.shape = x.shape
+        return x.index_select(0, places)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (places,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.shape).index_copy_(0, places, grad), None
+
+
+def _flash_suits(implementation: str, q: Tensor, dropout: float) -> bool:
+    """Asked for by name it always does: what it can't do is then an error."""
+    automatic = implementation == "sdpa" and q.device.type == "cuda" and flash_attention is not None
+    return implementation == "flash" or (automatic and not why_not(q, dropout))

@@ -16,6 +16,8 @@ CODE_FILES = (
     "layers_nezha.py",
     "modeling_nezha.py",
     "relative_attention.py",
+    "table_factors.py",
+    "triton_attention.py",
 )
 """Nothing in them may need another file of this repository."""
 

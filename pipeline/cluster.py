@@ -10,6 +10,9 @@ import ray
 
 from pipeline.errors import ConfigError
 
+PARENT = os.environ.get("RAY_TMPDIR")
+"""Where local clusters have their folders; by default the system's temporary folder."""
+
 
 def connect() -> None:
     """Join the cluster of RAY_ADDRESS (`ray job submit` sets it), or start a local one.
@@ -21,9 +24,9 @@ def connect() -> None:
         return
     address = os.environ.get("RAY_ADDRESS")
     if not address:
-        # Ray Train asks "the newest cluster of this machine" whether its controller lives, and
-        # ends the run if that is another one. In a folder of its own, there is no other one.
-        os.environ.setdefault("RAY_TMPDIR", tempfile.mkdtemp(prefix="nezha-"))
+        # Ray Train asks "the newest cluster of this folder" whether its controller lives, and ends
+        # the run if that is another one. In a folder of its own, there is no other one.
+        os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="nezha-", dir=PARENT)
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING)
 

@@ -6,7 +6,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 
+if not torch.cuda.is_available():
+    # Kernels are then run in Python. It has to stand there before they are imported.
+    os.environ["TRITON_INTERPRET"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 

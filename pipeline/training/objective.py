@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import NezhaForPreTraining
-from pipeline.feed.batches import Batch
+from pipeline.feed.batches import Batch, pack
 
 STATISTICS = ("mlm_loss", "mlm_correct", "masked", "nsp_loss", "nsp_correct", "pairs")
 
 
 class Inputs(NamedTuple):
-    """A batch on the device; B samples of S tokens, M of them masked."""
+    """A batch on the device without padding; B samples of T tokens in all, M of them masked."""
 
     input_ids: Tensor
-    """[B, S] int64"""
+    """[T] int64, the samples end to end"""
     token_type_ids: Tensor
-    """[B, S] int64"""
-    attention_mask: Tensor
-    """[B, S] int64"""
+    """[T] int64"""
+    cu_seqlens: Tensor
+    """[B + 1] int32, where each sample begins"""
+    longest: int
     masked_positions: Tensor
-    """[M] int64, indices into B·S"""
+    """[M] int64, indices into T"""
     masked_labels: Tensor
     """[M] int64"""
     next_sentence_label: Tensor
@@ -33,11 +35,19 @@ class Inputs(NamedTuple):
 
 def to_device(batch: Batch, device: torch.device) -> Inputs:
     """Tensors of the arrays that the objective reads."""
+    packed = pack(batch)
+
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(device, non_blocking=True)
+
     return Inputs(
-        *(
-            torch.from_numpy(getattr(batch, name)).to(device, non_blocking=True)
-            for name in Inputs._fields
-        )
+        tensor(packed.input_ids),
+        tensor(packed.token_type_ids),
+        tensor(packed.cu_seqlens),
+        packed.longest,
+        tensor(packed.masked_positions),
+        tensor(packed.masked_labels),
+        tensor(packed.next_sentence_label),
     )
 
 
@@ -66,12 +76,12 @@ class PretrainingObjective(nn.Module):
             sums in the order of STATISTICS [6].
         """
         hidden = self.network.nezha(
-            inputs.input_ids,
-            attention_mask=inputs.attention_mask,
-            token_type_ids=inputs.token_type_ids,
+            inputs.input_ids[None],
+            token_type_ids=inputs.token_type_ids[None],
+            cu_seqlens=inputs.cu_seqlens,
+            longest=inputs.longest,
         )
-        tokens = hidden.last_hidden_state.flatten(0, 1)
-        masked = tokens.index_select(0, inputs.masked_positions)
+        masked = hidden.last_hidden_state[0].index_select(0, inputs.masked_positions)
         mlm_logits = self.network.cls.predictions(masked).float()
         nsp_logits = self.network.cls.seq_relationship(hidden.pooler_output).float()
         mlm = F.cross_entropy(mlm_logits, inputs.masked_labels, reduction="sum")

@@ -1,0 +1,49 @@
+"""Attention written out in float64, and operands for its implementations."""
+
+import math
+
+import torch
+
+from model.relative_attention import attend, position_table
+
+
+def definition(q, k, v, clip, mask=None, offset=0):
+    """The paper's formulas with a vector for every pair of positions."""
+    q, k, v = (x.double() for x in (q, k, v))
+    i, j = torch.meshgrid(torch.arange(q.shape[2]), torch.arange(k.shape[2]), indexing="ij")
+    rows = (j - i - offset).clamp(-clip, clip) + clip
+    angles = rows[..., None] / 10000 ** (torch.arange(0, q.shape[3], 2).double() / q.shape[3])
+    relative = torch.stack([angles.sin(), angles.cos()], -1).flatten(2)
+    scores = q @ k.mT + torch.einsum("bhid,ijd->bhij", q, relative)
+    scores = scores / math.sqrt(q.shape[3])
+    if mask is not None:
+        scores = scores + mask.double()
+    weights = scores.softmax(-1)
+    return weights @ v + torch.einsum("bhij,ijd->bhid", weights, relative)
+
+
+def operands(queries, keys, batch=2, heads=3, d=8, dtype=torch.float32, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    lengths = (queries, keys, keys)
+    # In memory as projections leave them: heads side by side.
+    made = [torch.randn(batch, n, heads, d, generator=random).to(dtype) for n in lengths]
+    return [x.transpose(1, 2).requires_grad_() for x in made]
+
+
+def masks(kind, batch, queries, keys, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    lowest = torch.finfo(torch.float32).min
+    if kind == "none":
+        return None
+    shape = (batch, 1, 1, keys) if kind == "padding" else (batch, 1, queries, keys)
+    mask = (torch.rand(shape, generator=random) < 0.3).float() * lowest
+    if kind == "rows":
+        mask[:, :, 0] = lowest
+    return mask
+
+
+def results(implementation, q, k, v, clip, mask, offset, **kwargs):
+    table = position_table(q.shape[3], clip)
+    context, _ = attend(implementation, q, k, v, table, mask=mask, offset=offset, **kwargs)
+    probe = torch.cos(torch.arange(context.numel(), dtype=torch.float64)).view(context.shape)
+    return context, *torch.autograd.grad((context * probe).sum(), [q, k, v])
