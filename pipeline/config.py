@@ -268,7 +268,8 @@ class ScalingSettings(Settings):
     workers: Annotated[int, Field(ge=0)] = 0
     """Training workers; 0: one for each GPU, or two on CPUs, or fewer where the batch asks it."""
     min_workers: Positive | None = None
-    """Smallest number of workers of an elastic run."""
+    """Smallest number of workers of an elastic run, which goes on from its newest checkpoint when
+    nodes are lost, or found, every minute. The global batch stays the same."""
     max_workers: Positive | None = None
     """Largest number of workers of an elastic run."""
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = None

@@ -62,6 +62,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, nargs="+", default=[20, 200])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--optimizers", nargs="+", default=["lamb", "ordinary", "adamw"])
+    parser.add_argument("--stages", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     console = Console(width=130)
@@ -71,7 +73,7 @@ def main() -> None:
     for workers in arguments.workers:
         cases = [
             Case(*key, workers, *rest)
-            for key in itertools.product(("lamb", "ordinary", "adamw"), ("fp32", "bf16"), range(4))
+            for key in itertools.product(arguments.optimizers, ("fp32", "bf16"), arguments.stages)
             for rest in itertools.product((1, 4), (0.0, CLIP))
         ]
         runs = spawn.run(workers, run_all, cases, arguments.steps, recorded)[0]
