@@ -250,8 +250,7 @@ class EngineSettings(Settings):
     """How DeepSpeed and the network compute."""
 
     zero_stage: Literal[0, 1, 2, 3] = 1
-    """ZeRO stage: 1 shards the optimizer state, 2 gradients too, 3 weights too; 0 is for fp32, in
-    half precision 1 takes its place."""
+    """ZeRO stage: 1 shards optimizer state, 2 gradients too, 3 weights too; 0 is for fp32, else 1."""
     offload: bool = False
     """Keep optimizer state and its arithmetic on the CPU (ZeRO 1 and above, on GPUs)."""
     activation_checkpointing: bool = False
@@ -268,8 +267,7 @@ class ScalingSettings(Settings):
     workers: Annotated[int, Field(ge=0)] = 0
     """Training workers; 0: one for each GPU, or two on CPUs, or fewer where the batch asks it."""
     min_workers: Positive | None = None
-    """Smallest number of workers of an elastic run, which goes on from its newest checkpoint when
-    nodes are lost, or found, every minute. The global batch stays the same."""
+    """Smallest number of workers of an elastic run, which goes on when nodes are lost or found."""
     max_workers: Positive | None = None
     """Largest number of workers of an elastic run."""
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
