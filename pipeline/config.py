@@ -250,7 +250,7 @@ class EngineSettings(Settings):
     """How DeepSpeed and the network compute."""
 
     zero_stage: Literal[0, 1, 2, 3] = 1
-    """ZeRO stage: 1 shards optimizer state, 2 gradients too, 3 weights too; 0 is for fp32, else 1."""
+    """ZeRO stage: 1 shards optimizer state, 2 gradients, 3 weights too; 0 nothing, in fp32 only."""
     offload: bool = False
     """Keep optimizer state and its arithmetic on the CPU (ZeRO 1 and above, on GPUs)."""
     activation_checkpointing: bool = False

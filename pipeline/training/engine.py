@@ -8,6 +8,7 @@ import warnings
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from pipeline.config import Config
@@ -15,6 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.training import lamb
 from pipeline.training.fragments import Flat, locate
 
+logger = logging.getLogger(__name__)
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -192,6 +194,10 @@ def initialize(module: nn.Module, config: Config, split: Split, precision: str) 
     deepspeed = _quiet_deepspeed()
     _join("nccl" if on_gpu else "gloo")
     deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False)
+    if zero_stage(config, precision) != config.engine.zero_stage and not dist.get_rank():
+        logger.warning(
+            "engine.zero_stage=0 is taken for 1: DeepSpeed's own adds gradients up in %s", precision
+        )
     if config.engine.activation_checkpointing:
         _checkpoint_activations(module)
     optim = config.optim
@@ -243,7 +249,7 @@ def full_state_dict(engine: Any) -> dict[str, Tensor] | None:
 
     Every rank must call it. Of tied weights one is there, under its first name.
     """
-    rank = torch.distributed.get_rank()
+    rank = dist.get_rank()
     weights: dict[str, Tensor] = {}
     for flat in locate(engine):
         for index, (name, shape) in enumerate(zip(flat.names, flat.shapes, strict=True)):
@@ -284,7 +290,7 @@ def _gather(engine: Any, flat: Flat, index: int, shape: torch.Size) -> Tensor:
         if fragment.parameter == index:
             part = master.narrow(0, fragment.offset, fragment.length)
             full.narrow(0, fragment.start, fragment.length).copy_(part)
-    torch.distributed.all_reduce(full, group=flat.group)
+    dist.all_reduce(full, group=flat.group)
     return full.view(shape)
 
 
@@ -313,13 +319,13 @@ def _quiet_deepspeed() -> Any:
 
 def _join(backend: str) -> None:
     os.environ.setdefault("LOCAL_RANK", "0")
-    if torch.distributed.is_initialized():
+    if dist.is_initialized():
         return
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        torch.distributed.init_process_group(backend)
+        dist.init_process_group(backend)
     else:
-        store = torch.distributed.HashStore()
-        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+        store = dist.HashStore()
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
 
 
 def _checkpoint_activations(module: nn.Module) -> None:

@@ -60,7 +60,6 @@ class Bench:
 
     def __init__(self, arguments: argparse.Namespace, storage: Path) -> None:
         self._arguments, self._storage = arguments, storage
-        self._corpus = self._config("corpus", 1)
 
     def prepare(self) -> None:
         """The corpus, in a process of its own: it starts Ray."""
@@ -73,7 +72,7 @@ class Bench:
         first, *others = self._arguments.workers
         plain = {workers: self._run(f"workers-{workers}", workers) for workers in (first, *others)}
         for workers in others:
-            rows.append(_row(f"{workers} workers", plain[workers], f"{first}", plain[first]))
+            rows.append(_row(f"{workers} worker(s)", plain[workers], f"{first}", plain[first]))
         at = self._arguments.interrupt
         whole = plain.get(2) or self._run("workers-2", 2)
         start = self._run("interrupted", 2, interrupted=True)
