@@ -252,7 +252,7 @@ class EngineSettings(Settings):
     """How DeepSpeed and the network compute."""
 
     zero_stage: Literal[0, 1, 2, 3] = 1
-    """ZeRO stage: 1 shards the optimizer state, 2 gradients too, 3 weights too."""
+    """ZeRO stage: 1 shards optimizer state, 2 gradients, 3 weights too; 0 nothing, in fp32 only."""
     offload: bool = False
     """Keep optimizer state and its arithmetic on the CPU (ZeRO 1 and above, on GPUs)."""
     activation_checkpointing: bool = False
@@ -271,7 +271,7 @@ class ScalingSettings(Settings):
     workers: Annotated[int, Field(ge=0)] = 0
     """Training workers; 0: one for each GPU, or two on CPUs, or fewer where the batch asks it."""
     min_workers: Positive | None = None
-    """Smallest number of workers of an elastic run."""
+    """Smallest number of workers of an elastic run, which goes on when nodes are lost or found."""
     max_workers: Positive | None = None
     """Largest number of workers of an elastic run."""
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = None

@@ -115,7 +115,7 @@ def next_commands(config: Config) -> list[str]:
 def _split(config: Config) -> engine.Split:
     """On this machine; a cluster may have another number of workers."""
     workers = engine.choose_workers(config, torch.cuda.device_count(), os.cpu_count() or 1)
-    return engine.split_batch(config.train.global_batch, config.train.micro_batch, workers)
+    return engine.split_for(config, workers)
 
 
 def _device(config: Config) -> torch.device:

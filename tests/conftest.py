@@ -1,6 +1,7 @@
 """What tests share: the data beside the repository, and one local Ray cluster."""
 
 import os
+import secrets
 import tempfile
 from pathlib import Path
 
@@ -26,10 +27,15 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def ray_cluster():
-    """One local cluster for all tests that need Ray."""
+    """One local cluster for all tests that need Ray; a test may add nodes and take them away."""
     import ray
+    from ray.cluster_utils import Cluster
 
     os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="nezha-")
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
+    head = {"num_cpus": 4, "include_dashboard": False, "object_store_memory": 1 << 30}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    ray.init(cluster.address, log_to_driver=False)
+    yield cluster
     ray.shutdown()
+    cluster.shutdown()

@@ -55,7 +55,7 @@ class Feed:
     Args:
         shards: corpus folders or URLs, each `PATH`, or each `PATH@WEIGHT` (share of the samples).
         global_batch: samples of a step over all ranks.
-        micro_batch: samples of one batch.
+        micro_batch: samples of one batch at most; all ranks make equally many batches of a step.
         seed: of order and dynamic masks.
         masking: draws masks anew every epoch where its mode is `dynamic`; else, and when None, the
             shards' own are used.
@@ -90,7 +90,9 @@ class Feed:
         self._vocabulary = vocabulary or manifest.maskable
         if not self._masking:
             _need_static_masks(self._reader)
-        self._global_batch, self._micro_batch = global_batch, micro_batch
+        self._global_batch = global_batch
+        largest_part = -(-global_batch // world_size)
+        self._batches = -(-largest_part // micro_batch)
         self._rank, self._world_size = rank, world_size
         self._seed, self._window = seed, window
         self._pad_id = manifest.special_ids["[PAD]"]
@@ -149,7 +151,9 @@ class Feed:
             )
         return [
             collate(rows, masks, samples, self._pad_id, first, last)
-            for first, last in _pieces(len(samples), self._micro_batch)
+            for first, last in pairwise(
+                len(samples) * part // self._batches for part in range(self._batches + 1)
+            )
         ]
 
     def _steps_of_a_window(self) -> int:

@@ -359,18 +359,13 @@ def _convert(path: Path, universal: Path, saved: dict[str, Any]) -> None:
 
 def _convert_whole(states: dict[str, Any], output: Path, saved: dict[str, Any]) -> None:
     """Stage 0, which DeepSpeed's converter does not know: whole tensors, in the saved order."""
-    optimizer = states["optimizer"]
-    if "fp32_groups" in optimizer:
-        masters = list(chain(*optimizer["fp32_groups"]))
-        optimizer = optimizer["optimizer_state_dict"]
-    else:
-        masters = [states["module"][name] for name in saved["shapes"]]
-    for index, (name, master) in enumerate(zip(saved["shapes"], masters, strict=True)):
+    for index, name in enumerate(saved["shapes"]):
         folder = output / "zero" / name
         folder.mkdir(parents=True)
-        torch.save({"param": master.detach()}, folder / "fp32.pt")
+        torch.save({"param": states["module"][name].detach()}, folder / "fp32.pt")
         for key in MOMENTS:
-            torch.save({"param": optimizer["state"][index][key]}, folder / f"{key}.pt")
+            moment = states["optimizer"]["state"][index][key]
+            torch.save({"param": moment}, folder / f"{key}.pt")
 
 
 def _load_universal(engine: Any, universal: Path, saved: dict[str, Any]) -> None:

@@ -21,6 +21,8 @@ from pipeline.training import engine, history
 from pipeline.training.loop import Context, open_feed, train
 
 POLL_SECONDS = 1.0
+RESIZE_SECONDS = 60.0
+"""How often an elastic run looks for nodes that were added."""
 DIVERGED = "diverged"
 
 
@@ -40,15 +42,18 @@ def fit(
     cluster.connect()
     gpus = cluster.gpus_per_worker(scaling.gpus_per_worker)
     workers = engine.choose_workers(config, cluster.count("GPU"), cluster.count("CPU"))
-    cluster.require(scaling.min_workers or workers, scaling.cpus_per_worker, gpus)
-    elastic = (scaling.min_workers, scaling.max_workers) if scaling.min_workers else None
+    fewest = scaling.min_workers or workers
+    for number in range(fewest, workers + 1):
+        engine.split_for(config, number)
+    cluster.require(fewest, scaling.cpus_per_worker, gpus)
     paths.run.mkdir(parents=True, exist_ok=True)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"config": config.model_dump(mode="json"), "tracking": tracking},
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=elastic or workers,
+            num_workers=(fewest, workers) if fewest < workers else workers,
+            elastic_resize_monitor_interval_s=RESIZE_SECONDS,
             use_gpu=gpus > 0,
             resources_per_worker={"CPU": scaling.cpus_per_worker} | ({"GPU": gpus} if gpus else {}),
         ),

@@ -8,6 +8,7 @@ import warnings
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from pipeline.config import Config
@@ -15,6 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.training import lamb
 from pipeline.training.fragments import Flat, locate
 
+logger = logging.getLogger(__name__)
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -23,6 +25,7 @@ class Split(NamedTuple):
 
     global_batch: int
     micro_batch: int
+    """Of an elastic run, the largest one."""
     world_size: int
     accumulation: int
     """Micro-batches that a worker adds up before an optimizer step."""
@@ -54,12 +57,39 @@ def split_batch(global_batch: int, micro_batch: int, world_size: int) -> Split:
     )
 
 
+def split_for(config: Config, world_size: int) -> Split:
+    """How the batch of the settings falls to that many workers.
+
+    An elastic run takes any number of them: they share the samples as evenly as it goes, and each
+    makes the same number of micro-batches of them, none larger than `train.micro_batch`.
+
+    Raises:
+        ConfigError: it can't be shared out so.
+    """
+    batch, micro_batch = config.train.global_batch, config.train.micro_batch
+    if config.scaling.min_workers is None:
+        return split_batch(batch, micro_batch, world_size)
+    largest = -(-batch // world_size)
+    accumulation = -(-largest // micro_batch)
+    if batch // world_size < accumulation:
+        raise ConfigError(
+            f"train.global_batch={batch} in micro-batches of {micro_batch} leaves a worker without "
+            f"a sample when there are {world_size}; raise it, raise train.micro_batch, or lower "
+            "scaling.max_workers"
+        )
+    return Split(batch, -(-largest // accumulation), world_size, accumulation)
+
+
 def choose_workers(config: Config, gpus: int, cpus: int) -> int:
     """`scaling.workers`; where it is 0, one for each GPU, or two on CPUs, that share the batch.
+
+    Of an elastic run, the largest number.
 
     Raises:
         ConfigError: the batch sizes fit no number of workers.
     """
+    if config.scaling.max_workers:
+        return config.scaling.max_workers
     if config.scaling.workers:
         return config.scaling.workers
     sizes = config.train.global_batch, config.train.micro_batch
@@ -97,12 +127,6 @@ def check(config: Config, device: torch.device | str) -> None:
     stage, precision = config.engine.zero_stage, config.train.precision
     if precision == "fp16" and not on_gpu:
         mistakes.append("train.precision=fp16 needs a GPU; on a CPU take auto, bf16 or fp32")
-    if precision == "fp16" and stage == 0:
-        # FP16_UnfusedOptimizer divides by the loss scale, but engine.backward never applied it.
-        mistakes.append(
-            "train.precision=fp16 with engine.zero_stage=0: DeepSpeed does not scale the loss "
-            "there; zero_stage=1 does, and on one worker it is the same"
-        )
     if config.engine.offload and not on_gpu:
         mistakes.append("engine.offload moves state from GPU to CPU memory; there is no GPU here")
     if config.engine.offload and stage == 0:
@@ -113,9 +137,18 @@ def check(config: Config, device: torch.device | str) -> None:
         raise ConfigError("\n".join(mistakes))
 
 
+def zero_stage(config: Config, precision: str) -> int:
+    """The stage that DeepSpeed is told: `engine.zero_stage`, but 1 for 0 in half precision.
+
+    Its stage 0 adds gradients up in half precision and does not scale the loss. Stage 1 does both
+    rightly, sends no more between the workers, and on one of them is the same.
+    """
+    return max(config.engine.zero_stage, 1) if precision in HALF else config.engine.zero_stage
+
+
 def deepspeed_settings(config: Config, split: Split, precision: str) -> dict[str, Any]:
     """DeepSpeed's configuration; everything in it follows from ours."""
-    stage = config.engine.zero_stage
+    stage = zero_stage(config, precision)
     zero: dict[str, Any] = {
         "stage": stage,
         # Buckets are allocated whole: DeepSpeed's 500 M elements would dwarf a model of 100 M.
@@ -127,7 +160,8 @@ def deepspeed_settings(config: Config, split: Split, precision: str) -> dict[str
     if config.engine.offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     settings: dict[str, Any] = {
-        "train_batch_size": split.global_batch,
+        # In an elastic run, what it would be if the workers' parts were equal.
+        "train_batch_size": split.micro_batch * split.accumulation * split.world_size,
         "train_micro_batch_size_per_gpu": split.micro_batch,
         "gradient_accumulation_steps": split.accumulation,
         # Without ZeRO and in fp32, LAMB sees all gradients and clips them itself.
@@ -141,8 +175,7 @@ def deepspeed_settings(config: Config, split: Split, precision: str) -> dict[str
         settings[precision] = {"enabled": True}
         # Sums in fp32 do not depend on how a batch was split; sums in half precision would.
         settings["communication_data_type"] = "fp32"
-        if stage > 0:
-            settings["data_types"] = {"grad_accum_dtype": "fp32"}
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
     return settings
 
 
@@ -161,6 +194,10 @@ def initialize(module: nn.Module, config: Config, split: Split, precision: str) 
     deepspeed = _quiet_deepspeed()
     _join("nccl" if on_gpu else "gloo")
     deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False)
+    if zero_stage(config, precision) != config.engine.zero_stage and not dist.get_rank():
+        logger.warning(
+            "engine.zero_stage=0 is taken for 1: DeepSpeed's own adds gradients up in %s", precision
+        )
     if config.engine.activation_checkpointing:
         _checkpoint_activations(module)
     optim = config.optim
@@ -171,7 +208,6 @@ def initialize(module: nn.Module, config: Config, split: Split, precision: str) 
         eps=optim.eps,
         trust_ratio=optim.name == "lamb",
         max_gradient_norm=_clip_or_inf(optim.clip) if _lamb_clips(config, precision) else None,
-        awaits_binding=True,
     )
     if optim.name == "adamw":
         for group in optimizer.param_groups:
@@ -213,7 +249,7 @@ def full_state_dict(engine: Any) -> dict[str, Tensor] | None:
 
     Every rank must call it. Of tied weights one is there, under its first name.
     """
-    rank = torch.distributed.get_rank()
+    rank = dist.get_rank()
     weights: dict[str, Tensor] = {}
     for flat in locate(engine):
         for index, (name, shape) in enumerate(zip(flat.names, flat.shapes, strict=True)):
@@ -242,10 +278,6 @@ def publish_master_weights(engine: Any) -> None:
         zero.checkpoint_event_epilogue()
     elif hasattr(zero, "update_lp_params"):  # stages 1 and 2
         zero.update_lp_params()
-    elif hasattr(zero, "fp32_groups"):  # stage 0 in bf16
-        for weights, masters in zip(zero.fp16_groups, zero.fp32_groups, strict=True):
-            for weight, master in zip(weights, masters, strict=True):
-                weight.data.copy_(master.data)
 
 
 def _gather(engine: Any, flat: Flat, index: int, shape: torch.Size) -> Tensor:
@@ -258,12 +290,12 @@ def _gather(engine: Any, flat: Flat, index: int, shape: torch.Size) -> Tensor:
         if fragment.parameter == index:
             part = master.narrow(0, fragment.offset, fragment.length)
             full.narrow(0, fragment.start, fragment.length).copy_(part)
-    torch.distributed.all_reduce(full, group=flat.group)
+    dist.all_reduce(full, group=flat.group)
     return full.view(shape)
 
 
 def _lamb_clips(config: Config, precision: str) -> bool:
-    return config.engine.zero_stage == 0 and precision == "fp32"
+    return zero_stage(config, precision) == 0
 
 
 def _clip_or_inf(clip: float) -> float:
@@ -287,13 +319,13 @@ def _quiet_deepspeed() -> Any:
 
 def _join(backend: str) -> None:
     os.environ.setdefault("LOCAL_RANK", "0")
-    if torch.distributed.is_initialized():
+    if dist.is_initialized():
         return
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        torch.distributed.init_process_group(backend)
+        dist.init_process_group(backend)
     else:
-        store = torch.distributed.HashStore()
-        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+        store = dist.HashStore()
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
 
 
 def _checkpoint_activations(module: nn.Module) -> None:

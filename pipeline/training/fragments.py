@@ -9,7 +9,6 @@ norms, and checkpoints that move to another number of workers or another stage.
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -72,9 +71,6 @@ def locate(engine: Any) -> list[Flat]:
     if hasattr(zero, "fp32_groups_flat_partition"):  # stage 1, bf16 with fp32 gradients
         flats = zip(zero.fp32_groups_flat_partition, zero.bf16_groups, strict=True)
         return [_mapped(zero, flat, group, names) for flat, group in flats]
-    if hasattr(zero, "fp32_groups"):  # stage 0 in bf16 and fp16: fp32 copies of whole parameters
-        pairs = zip(chain(*zero.fp32_groups), chain(*zero.fp16_groups), strict=True)
-        return [whole(master, names[parameter]) for master, parameter in pairs]
     parameters = [p for group in zero.param_groups for p in group["params"]]
     return [whole(parameter, names[parameter]) for parameter in parameters]
 

@@ -54,8 +54,6 @@ class Lamb(torch.optim.Optimizer):
         clamp: bounds of the trust ratio (DeepSpeed's FusedLamb: 0.01 and 10); the paper has none.
         max_gradient_norm: divide all gradients by max(1, norm / max_gradient_norm) first. 1 is
             the pre-normalisation of NVIDIA's LAMB. Under ZeRO the engine's clipping does the same.
-        awaits_binding: do nothing until `bind`. DeepSpeed calls `step` with zero gradients while
-            it sets up stage 0 in bf16.
 
     State of each tensor: `exp_avg`, `exp_avg_sq` (in the tensor's dtype and shape), `step` (int),
     the keys that DeepSpeed's universal checkpoints expect.
@@ -71,7 +69,6 @@ class Lamb(torch.optim.Optimizer):
         clamp: tuple[float, float] | None = None,
         trust_ratio: bool = True,
         max_gradient_norm: float | None = None,
-        awaits_binding: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -85,7 +82,6 @@ class Lamb(torch.optim.Optimizer):
         self.max_gradient_norm = max_gradient_norm
         self.gradient_norm: Tensor | None = None
         """Of the last step's gradients before they were divided, if `max_gradient_norm` is set."""
-        self._awaits_binding = awaits_binding
         self._cuts: dict[Tensor, _Cut] = {}
         self._device: torch.device | None = None
         self._last: dict[tuple[str, ...], tuple[Tensor, Tensor, float]] = {}
@@ -101,8 +97,6 @@ class Lamb(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if self._awaits_binding:
-            return loss
         works = [work for group in self.param_groups for work in self._works(group)]
         divisor = self._gradient_divisor(works)
         for work in works:
@@ -183,7 +177,6 @@ def bind(optimizer: Lamb, engine: Any) -> None:
     optimizer._device = engine.device
     for flat in flats:
         _start(flat.tensor, optimizer.state[flat.tensor])
-    optimizer._awaits_binding = False
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -60,9 +60,7 @@ def train(config: Config, context: Context) -> dict[str, Any]:
         torch.set_num_threads(context.threads)
     paths, device, steps = RunPaths.of(config), context.device, config.train.steps
     precision = engine.resolve_precision(config.train.precision, device)
-    split = engine.split_batch(
-        config.train.global_batch, config.train.micro_batch, context.world_size
-    )
+    split = engine.split_for(config, context.world_size)
     feed = open_feed(config, paths, context.rank, context.world_size)
     shape = network_config(config.model, feed.vocab_size)
     network = build_network(shape, config.run.seed, config.engine.attention)

@@ -5,8 +5,8 @@ AdamW (foreach and fused), and LAMB with other block sizes. With it: a training 
 Nezha through DeepSpeed at every stage, against a plain loop with the same network and optimizer.
 
 Contenders take turns, so that what else the machine does hits all alike; the figure is the median
-of the ratios to the first one in the same round. Seconds are CPU seconds of the process, divided
-by the threads.
+of the ratios to the first one in the same round, once in CPU seconds of the process, divided by
+the threads, and once by the clock.
 """
 
 from __future__ import annotations
@@ -47,40 +47,44 @@ def main() -> None:
     for title, contenders in tables.items():
         results[title] = race(contenders, arguments.rounds, arguments.threads)
         print(title)
-        for name, (seconds, ratio) in results[title].items():
-            print(f"  {name:24} {seconds * 1e3:9.1f} ms  x {ratio:.2f}")
+        for name, figures in results[title].items():
+            shown = (f"{kind} {s * 1e3:9.1f} ms  x {r:.2f}" for kind, (s, r) in figures.items())
+            print(f"  {name:24}", *shown, sep="   ")
     if arguments.output:
         arguments.output.write_text(json.dumps(results, indent=1))
 
 
 def race(
     contenders: dict[str, Callable[[], object]], rounds: int, threads: int
-) -> dict[str, tuple[float, float]]:
-    """Median seconds and median ratio to the first contender, after two rounds to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """`cpu` and `clock`: median seconds and median ratio to the first contender.
+
+    Two rounds go before, to warm up.
+    """
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
     for _ in range(rounds + 2):
         for name, act in contenders.items():
-            seconds[name].append(_timed(act) / threads)
-    first = seconds[next(iter(seconds))]
-    return {
-        name: (
-            statistics.median(taken[2:]),
-            statistics.median(own / other for own, other in zip(taken[2:], first[2:], strict=True)),
-        )
-        for name, taken in seconds.items()
-    }
+            cpu, clock = _timed(act)
+            spent[name].append((cpu / threads, clock))
+    first = spent[next(iter(spent))]
+
+    def figures(name: str, kind: int) -> tuple[float, float]:
+        taken, others = ([times[kind] for times in row[2:]] for row in (spent[name], first))
+        ratios = (own / other for own, other in zip(taken, others, strict=True))
+        return statistics.median(taken), statistics.median(ratios)
+
+    return {name: {"cpu": figures(name, 0), "clock": figures(name, 1)} for name in spent}
 
 
-def _timed(act: Callable[[], object]) -> float:
+def _timed(act: Callable[[], object]) -> tuple[float, float]:
+    """CPU seconds and seconds by the clock."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-        start = time.perf_counter()
-        act()
-        torch.cuda.synchronize()
-        return time.perf_counter() - start
-    start = time.process_time()
+    cpu, clock = time.process_time(), time.perf_counter()
     act()
-    return time.process_time() - start
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.process_time() - cpu, time.perf_counter() - clock
 
 
 def optimizer_steps(size: str, device: torch.device) -> dict[str, Callable[[], object]]:

@@ -14,6 +14,7 @@ difference of a weight, relative to the largest weight, after the given numbers 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 from pathlib import Path
@@ -61,6 +62,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, nargs="+", default=[20, 200])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--optimizers", nargs="+", default=["lamb", "ordinary", "adamw"])
+    parser.add_argument("--stages", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     console = Console(width=130)
@@ -70,7 +73,7 @@ def main() -> None:
     for workers in arguments.workers:
         cases = [
             Case(*key, workers, *rest)
-            for key in itertools.product(("lamb", "ordinary", "adamw"), ("fp32", "bf16"), range(4))
+            for key in itertools.product(arguments.optimizers, ("fp32", "bf16"), arguments.stages)
             for rest in itertools.product((1, 4), (0.0, CLIP))
         ]
         runs = spawn.run(workers, run_all, cases, arguments.steps, recorded)[0]
@@ -151,7 +154,8 @@ def micro_batches(samples: list[list[Tensor]], case: Case) -> list[list[Tensor]]
 
 
 def compare(case: Case, trained: Any, replayed: Any, recorded: Any) -> dict[str, float]:
-    loop = plain_loop(case, list(trained))
+    count, adapt = case.workers * case.accumulation, case.optimizer != "adamw"
+    loop = plain_loop(adapt, case.precision, count, case.clip, tuple(trained))
     exact = float64(case, list(replayed), recorded)
     return {
         **{f"loop_{step}": difference(trained[step], loop[step]) for step in trained},
@@ -165,37 +169,30 @@ def difference(weights: dict[str, Tensor], reference: dict[str, Tensor]) -> floa
     return float(max((a - b).abs().max() for a, b in pairs) / largest)
 
 
-def plain_loop(case: Case, steps: list[int]) -> dict[int, dict[str, Tensor]]:
-    """Whole fp32 master weights, the network in the case's precision, one process.
-
-    Gradients are added up in fp32, but at stage 0 in bf16 as DeepSpeed does it there: in bf16 on
-    each worker, then in fp32 over the workers, rounded to bf16 again.
-    """
+@functools.cache
+def plain_loop(
+    adapt: bool, precision: str, micro_batches: int, clip: float, steps: tuple[int, ...]
+) -> dict[int, dict[str, Tensor]]:
+    """Whole fp32 master weights and gradients, the network in the case's precision, one process."""
     network, master = networks.build(), networks.build()
-    dtype = engines.HALF.get(case.precision, torch.float32)
-    network.to(dtype)
+    network.to(engines.HALF.get(precision, torch.float32))
     optimizer = lamb.Lamb(
-        lamb.parameter_groups(master, DECAY), lr=LR, max_gradient_norm=case.clip or None
+        lamb.parameter_groups(master, DECAY), lr=LR, max_gradient_norm=clip or None
     )
     for group in optimizer.param_groups:
-        group["trust_ratio"] &= case.optimizer != "adamw"
-    count, result = case.workers * case.accumulation, {}
-    summing = dtype if case.stage == 0 else torch.float32
+        group["trust_ratio"] &= adapt
+    result = {}
     for step in range(max(steps)):
         inputs, labels = networks.global_batch(step, SAMPLES)
-        sums = [
-            [torch.zeros_like(p, dtype=summing) for p in network.parameters()]
-            for _ in range(case.workers)
-        ]
-        parts = zip(inputs.chunk(count), labels.chunk(count), strict=True)
-        for number, (x, y) in enumerate(parts):
-            loss = network(x, y) / case.accumulation
-            gradients = torch.autograd.grad(loss, list(network.parameters()))
-            for total, gradient in zip(sums[number % case.workers], gradients, strict=True):
-                total += gradient
-        for parameter, *totals in zip(master.parameters(), *sums, strict=True):
-            mean = torch.stack([total.float() for total in totals]).mean(0)
-            parameter.grad = mean.to(summing).float()
+        sums = [torch.zeros_like(p, dtype=torch.float32) for p in network.parameters()]
+        for x, y in zip(inputs.chunk(micro_batches), labels.chunk(micro_batches), strict=True):
+            loss = network(x, y) / micro_batches
+            for total, own in zip(
+                sums, torch.autograd.grad(loss, list(network.parameters())), strict=True
+            ):
+                total += own
+        for parameter, total in zip(master.parameters(), sums, strict=True):
+            parameter.grad = total
         optimizer.step()
         with torch.no_grad():
             for own, parameter in zip(network.parameters(), master.parameters(), strict=True):

@@ -59,6 +59,17 @@ def test_the_global_batches_do_not_depend_on_the_world(corpus, other, masking, w
         assert samples_of([batch for feed in ranks for batch in feed.step(step)]) == expected
 
 
+@pytest.mark.parametrize(("world", "sizes"), [(3, {4}), (5, {2, 3}), (7, {1, 2})])
+def test_ranks_make_equally_many_batches(corpus, world, sizes):
+    """Their parts of a step may differ by a sample, and none makes an empty batch."""
+    made = [
+        feed_of(corpus, micro_batch=4 if world == 3 else 3, rank=rank, world_size=world).step(2)
+        for rank in range(world)
+    ]
+    assert {len(batches) for batches in made} == {2}
+    assert {len(batch.samples) for batches in made for batch in batches} == sizes
+
+
 @pytest.mark.parametrize("masking", [None, DYNAMIC])
 def test_labels_restore_the_text(corpus, masking):
     reader = ShardFolder(corpus)

@@ -20,7 +20,7 @@ SECONDS = 300
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
-        "pipeline.training.checkpoint",
+        "pipeline.training.loop",
         "torch._dynamo",  # the first optimizer imports it
         "deepspeed.runtime.zero.muon.muon_optimizer",
         "deepspeed.runtime.zero.stage3",

@@ -308,12 +308,9 @@ def test_zero_makes_the_steps_of_a_plain_loop(world_size, accumulation):
         key: plain(*key) for key in {(precision, clip) for _, precision, _, clip in cases}
     }
     for case, (weights, ratios) in zip(cases, results[0], strict=True):
-        stage, precision, _, clip = case
-        tolerance = 2e-5
-        if (stage, precision) == (0, "bf16"):  # DeepSpeed adds its gradients up in bf16
-            tolerance = 2e-2
+        _, precision, _, clip = case
         difference = largest_difference(weights, references[precision, clip])
-        assert difference < tolerance, (case, difference)
+        assert difference < 2e-5, (case, difference)
         assert {ratio.name for ratio in ratios} == {"first.weight", "second.weight", "last.weight"}
     for rank in range(1, world_size):
         assert [ratios for _, ratios in results[rank]] == [ratios for _, ratios in results[0]]
@@ -324,9 +321,9 @@ def test_offload_and_fp16_change_nothing(world_size):
     cases = [
         (stage, precision, 4 // world_size, 0.3, offload)
         for precision in ("fp32", "bf16", "fp16")
-        for stage in (1, 2, 3)
+        for stage in range(4)
         for offload in (False, True)
-        if offload or precision == "fp16"
+        if (stage and offload) or precision == "fp16"
     ]
     results = spawn.run(world_size, sharded_as_on_a_gpu, cases)[0]
     references = {precision: plain(precision, 0.3) for precision in ("fp32", "bf16")}
@@ -356,17 +353,6 @@ def overflow():
         worker.optimizer.loss_scaler.cur_scale = 2.0**16
         networks.train(worker, range(1))
         assert {state["step"] for state in states} == {1}
-
-
-def test_setting_up_stage_0_in_bf16_makes_no_step():
-    (steps,) = spawn.run(1, steps_after_setting_up)
-    assert steps == [0]
-
-
-def steps_after_setting_up():
-    worker = networks.make_engine({"engine": {"zero_stage": 0}}, precision="bf16")
-    optimizer = engine.optimizer_of(worker)
-    return sorted({state["step"] for state in optimizer.state.values()})
 
 
 def test_what_cannot_be_exact_is_refused():

@@ -1,6 +1,7 @@
-"""The loop in one process: real engine, real shards, no Ray."""
+"""The loop without Ray, in one process and in several: real engine, real shards."""
 
 import json
+import shutil
 
 import pytest
 
@@ -9,7 +10,9 @@ from pipeline.errors import NezhaError
 from pipeline.paths import RunPaths
 from pipeline.training import alone, checkpoint, history
 from tests.corpora import write_corpus, write_vocabulary
+from tests.pipeline.training import worlds
 
+DROPLESS = ("model.hidden_dropout_prob=0", "model.attention_probs_dropout_prob=0")
 MODEL = "{size: tiny, num_hidden_layers: 2, hidden_size: 32, num_attention_heads: 2}"
 
 
@@ -91,3 +94,28 @@ def test_masks_drawn_anew_train_too(tmp_path):
     config = settings(tmp_path, "dynamic", "corpus.masking.mode=dynamic", "train.steps=6")
     state = alone.fit(config, None)
     assert json.loads(json.dumps(state))["fingerprint_fields"]["masking"]["mode"] == "dynamic"
+
+
+@pytest.mark.slow
+def test_the_curve_is_the_same_on_any_number_of_workers(tmp_path):
+    """Whole, and interrupted on two workers and resumed on one and four; three share unevenly."""
+
+    def run(name, workers):
+        sizes = "train.micro_batch=4", "train.log_every=1"
+        elastic = "scaling.min_workers=1", "scaling.max_workers=4"
+        return settings(tmp_path, f"{name}-{workers}", *sizes, *elastic, *DROPLESS)
+
+    whole = {workers: run("whole", workers) for workers in (1, 2, 3)}
+    for workers, config in whole.items():
+        worlds.fit(config, workers)
+    start = run("interrupted", 2)
+    worlds.fit(start, 2, interrupted=True)
+    assert worlds.losses(start).keys() == set(range(1, 7))
+    resumed = [run("resumed", workers) for workers in (1, 4)]
+    for config, workers in zip(resumed, (1, 4), strict=True):
+        shutil.copytree(RunPaths.of(start).run, RunPaths.of(config).run, dirs_exist_ok=True)
+        worlds.fit(config, workers)
+    reference = worlds.losses(whole[2])
+    assert len(reference) == 12
+    for config in (whole[1], whole[3], *resumed):
+        assert worlds.distance(worlds.losses(config), reference) < 1e-5
