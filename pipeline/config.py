@@ -260,7 +260,7 @@ class EngineSettings(Settings):
     compile: bool = False
     """torch.compile the network."""
     attention: Literal["auto", "eager", "sdpa", "flash"] = "auto"
-    """Attention implementation; auto takes the fastest that fits the device."""
+    """auto and sdpa: the fastest that fits; flash: the Triton kernels; eager: the definition."""
     peak_tflops: Annotated[float, Field(gt=0)] | None = None
     """Dense peak of a worker's device in TFLOP/s, for MFU; by default looked up by its name."""
 
