@@ -5,7 +5,7 @@ The function is that of `relative_attention.py`; its notation holds here, too.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -70,11 +70,8 @@ class TiledAttention(torch.autograd.Function):
                 dropped = keep * p
                 d_context = d_context * keep_scale(ctx.dropout)
             dv[tile.heads] += torch.bmm(dropped.transpose(1, 2), d_context)
-            dp = torch.baddbmm(
-                tile.dot_by_position(d_context, k.shape[1]),
-                d_context,
-                v[tile.heads].transpose(1, 2),
-            )
+            dp = torch.bmm(d_context, v[tile.heads].transpose(1, 2))
+            tile.add_by_position(dp, d_context)
             if ctx.dropout:
                 dp *= keep
             ds = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
@@ -102,45 +99,65 @@ class _Tile:
     def probabilities(self, q: Tensor, k: Tensor) -> Tensor:
         """softmax(scores), [n, r, K]."""
         scaled = q[self.heads, self.rows] * self.scale
-        scores = torch.baddbmm(
-            self.dot_by_position(scaled, k.shape[1]), scaled, k[self.heads].transpose(1, 2)
-        )
+        scores = torch.bmm(scaled, k[self.heads].transpose(1, 2))
+        self.add_by_position(scores, scaled)
         if self.mask is not None:
             scores += self.mask
         return scores.softmax(-1)
 
-    def dot_by_position(self, x: Tensor, keys: int) -> Tensor:
-        """x[i] · T[p(i, j)]: [n, r, d] → [n, r, keys], a view in which elements overlap."""
-        clip, rows = self.table.shape[0] // 2, x.shape[1]
+    def add_by_position(self, scores: Tensor, x: Tensor) -> None:
+        """Add x[i] · T[p(i, j)] to scores [n, r, K] in place; x is [n, r, d]."""
+        band = self._band(*scores.shape[1:])
         dots = x @ self.table.T
-        least = 1 - rows - self.first
-        width = keys + rows - 1
-        low = min(max(-clip - least, 0), width)
-        high = min(max(clip + 1 - least, low), width)
-        by_distance = dots.new_empty(len(x), rows, width)
-        by_distance[:, :, :low] = dots[:, :, :1]
-        by_distance[:, :, low:high] = dots[:, :, least + low + clip : least + high + clip]
-        by_distance[:, :, high:] = dots[:, :, -1:]
-        return _by_key(by_distance, keys)
+        scores[:, :, : band.left] += dots[:, :, :1]
+        scores[:, :, band.right :] += dots[:, :, -1:]
+        by_distance = dots.new_empty(len(x), x.shape[1], band.width)
+        by_distance[:, :, : band.low] = dots[:, :, :1]
+        by_distance[:, :, band.low : band.high] = dots[:, :, band.table_rows]
+        by_distance[:, :, band.high :] = dots[:, :, -1:]
+        scores[:, :, band.left : band.right] += _by_key(by_distance, band.right - band.left)
 
     def sum_by_position(self, x: Tensor) -> Tensor:
-        """Σ_j x[i, j] T[p(i, j)]: [n, r, K] → float32 (or wider) [n, r, d].
+        """Σ_j x[i, j] T[p(i, j)]: [n, r, K] → float32 (or wider) [n, r, d]."""
+        band = self._band(*x.shape[1:])
+        by_distance = x.new_zeros(len(x), x.shape[1], band.width)
+        _by_key(by_distance, band.right - band.left).copy_(x[:, :, band.left : band.right])
+        wide = torch.promote_types(x.dtype, torch.float32)
 
-        Left of `left` and right of `right` the vector is the same for all rows.
-        """
-        rows, keys = x.shape[1:]
+        def mass(*parts: Tensor) -> Tensor:
+            return torch.stack([part.sum(-1, dtype=wide) for part in parts]).sum(0)[:, :, None]
+
+        total = mass(x[:, :, : band.left], by_distance[:, :, : band.low]) * self.table[0]
+        total += mass(x[:, :, band.right :], by_distance[:, :, band.high :]) * self.table[-1]
+        total += by_distance[:, :, band.low : band.high] @ self.table[band.table_rows]
+        return total
+
+    def _band(self, rows: int, keys: int) -> "_Band":
         clip = self.table.shape[0] // 2
         left = min(max(self.first - clip, 0), keys)
-        right = min(self.first + rows + clip, keys)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        total = x[:, :, :left].sum(-1, keepdim=True, dtype=wide) * self.table[0]
-        total += x[:, :, right:].sum(-1, keepdim=True, dtype=wide) * self.table[-1]
-        if left < right:
-            by_distance = x.new_zeros(len(x), rows, right - left + rows - 1)
-            _by_key(by_distance, right - left).copy_(x[:, :, left:right])
-            distances = torch.arange(by_distance.shape[2]) + left + 1 - rows - self.first
-            total += by_distance @ self.table[distances.clamp(-clip, clip) + clip]
-        return total
+        right = max(min(self.first + rows + clip, keys), left)
+        width = right - left + rows - 1
+        least = left - self.first - rows + 1
+        low = min(max(-clip - least, 0), width)
+        high = min(max(clip + 1 - least, low), width)
+        return _Band(left, right, width, low, high, slice(least + low + clip, least + high + clip))
+
+
+class _Band(NamedTuple):
+    """Where the keys stand that some row of a tile sees within the clip distance.
+
+    Left of `left` and right of `right` the position vector is the same for all rows. Between them
+    a buffer has a column for each distance, and of those `low` to `high` are within the clip.
+    """
+
+    left: int
+    right: int
+    width: int
+    """Columns of the buffer"""
+    low: int
+    high: int
+    table_rows: slice
+    """Of the columns low to high"""
 
 
 def _by_key(by_distance: Tensor, keys: int) -> Tensor:

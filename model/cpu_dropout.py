@@ -1,7 +1,7 @@
 """Dropout for CPUs, at a tenth of the cost of `torch.nn.functional.dropout` there.
 
 Drawing one Bernoulli number an element takes longer than the arithmetic around it. A 64-bit draw
-holds four 16-bit words, and a word below a threshold drops an element. The mask is not kept for
+holds eight bytes, and a byte below a threshold drops an element. The mask is not kept for
 the backward pass: its seed is, and the mask is drawn again.
 """
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-WORDS = 2**16
+LEVELS = 256
+"""Rates are rounded to a 256th, as in the Triton kernels."""
 
 
 def new_seed() -> int:
@@ -21,18 +22,18 @@ def new_seed() -> int:
 
 
 def keep_scale(rate: float) -> float:
-    """What kept elements are multiplied by; the rate is rounded to a 65,536th."""
-    return WORDS / (WORDS - round(rate * WORDS))
+    """What kept elements are multiplied by."""
+    return LEVELS / (LEVELS - round(rate * LEVELS))
 
 
 def keep_mask(like: Tensor, rate: float, seed: int) -> Tensor:
     """Ones, and zeros with probability `rate`, in the shape and type of `like`."""
     generator = torch.Generator().manual_seed(seed)
-    words = torch.empty(-(-like.numel() // 4), dtype=torch.int64)
-    words.random_(-(2**63), None, generator=generator)
-    words = words.view(torch.int16)[: like.numel()].view(like.shape)
+    draws = torch.empty(-(-like.numel() // 8), dtype=torch.int64)
+    draws.random_(-(2**63), None, generator=generator)
+    bytes_ = draws.view(torch.int8)[: like.numel()].view(like.shape)
     mask = torch.empty(like.shape, dtype=like.dtype)
-    return torch.ge(words, round(rate * WORDS) - WORDS // 2, out=mask)
+    return torch.ge(bytes_, round(rate * LEVELS) - LEVELS // 2, out=mask)
 
 
 class _Drop(torch.autograd.Function):

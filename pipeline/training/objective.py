@@ -79,11 +79,6 @@ class PretrainingObjective(nn.Module):
             the loss (scalar; parts of a batch add up to the mean loss of the whole), float32
             sums in the order of STATISTICS [6], and which masked tokens were told right (bool [M]).
         """
-        words = self.network.nezha.embeddings.word_embeddings
-        # Their matrix is the decoder's, whose gradient is there first: rows are added to it, where
-        # a dense gradient would be a second matrix. On GPUs the rows' order would be any, in
-        # bfloat16 each would round.
-        words.sparse = words.weight.device.type == "cpu" and words.weight.dtype == torch.float32
         hidden = self.network.nezha(
             inputs.input_ids[None],
             token_type_ids=inputs.token_type_ids[None],

@@ -6,6 +6,8 @@ Contenders: this repository's Nezha, BERT of the installed transformers with SDP
 --reference names a Python that has it, Nezha of transformers 4.40.2 (see tests/model/
 make_golden.py for such an environment). Each lives in a process of its own, so that peak memory
 is its own, and they take turns step by step, so that what else the machine does hits all alike.
+transformers 5 alone takes twice the memory that 4.40.2 does before there is a network: the peak is
+also given above what the imports took.
 On a machine that others use, --cpu-time counts the CPU seconds of a single thread instead.
 
 Utilisation: the floating-point operations that the step needs (6 a weight and token; attention
@@ -60,7 +62,16 @@ def worker(name: str, batch: int, length: int, device: str, cpu_time: bool) -> N
             torch.cuda.synchronize()
         print(clock() - start, flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(peak if device == "cpu" else torch.cuda.max_memory_allocated())
+    print(peak if device == "cpu" else torch.cuda.max_memory_allocated(), *imported)
+
+
+imported: list[int] = []
+"""Bytes that the process held before it made a network."""
+
+
+def _imports_end() -> None:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    imported.append(pages * resource.getpagesize())
 
 
 def _inputs(batch: int, length: int, device: str) -> dict[str, Any]:
@@ -86,6 +97,7 @@ def _ours(batch: int, length: int, dtype: Any, device: str) -> Callable[[], None
     from model import NezhaConfig, NezhaForPreTraining
     from pipeline.training.objective import Inputs, PretrainingObjective
 
+    _imports_end()
     objective = PretrainingObjective(NezhaForPreTraining(NezhaConfig())).to(device, dtype).train()
     given = _inputs(batch, length, device)
     labels = given["labels"].flatten()
@@ -122,6 +134,7 @@ def _whole(net: Any, batch: int, length: int, dtype: Any, device: str) -> Callab
 def _bert(batch: int, length: int, dtype: Any, device: str) -> Callable[[], None]:
     from transformers import BertConfig, BertForPreTraining
 
+    _imports_end()
     config = BertConfig(vocab_size=VOCABULARY, attn_implementation="sdpa")
     return _whole(BertForPreTraining(config), batch, length, dtype, device)
 
@@ -131,13 +144,16 @@ def _reference(batch: int, length: int, dtype: Any, device: str) -> Callable[[],
 
     if transformers.__version__ != "4.40.2":
         raise SystemExit(f"--reference has transformers {transformers.__version__}, not 4.40.2")
-    net = transformers.NezhaForPreTraining(transformers.NezhaConfig())
-    return _whole(net, batch, length, dtype, device)
+    make, config = transformers.NezhaForPreTraining, transformers.NezhaConfig()
+    _imports_end()
+    return _whole(make(config), batch, length, dtype, device)
 
 
 def _products(batch: int, length: int, dtype: Any, device: str) -> Callable[[], None]:
     """The matrix products of the layers: forward, and both of the backward pass."""
     import torch
+
+    _imports_end()
 
     def pair(*shape: int) -> Any:
         return torch.randn(shape, device=device).to(dtype)
@@ -180,7 +196,7 @@ def measure(arguments: argparse.Namespace, batch: int, length: int) -> list[dict
             times[name].append(float(process.stdout.readline()))
     result = []
     for name, process in processes.items():
-        peak = float(process.communicate()[0])
+        peak, held = map(float, process.communicate()[0].split())
         # The first step warms up.
         result.append(
             {
@@ -189,12 +205,17 @@ def measure(arguments: argparse.Namespace, batch: int, length: int) -> list[dict
                 "length": length,
                 "seconds": statistics.median(times[name][1:]),
                 "peak_bytes": peak,
+                "imported_bytes": held,
             }
         )
     return result
 
 
-def show(rows: list[dict[str, Any]]) -> None:
+def _above(row: dict[str, Any]) -> float:
+    return row["peak_bytes"] - row["imported_bytes"]
+
+
+def show(rows: list[dict[str, Any]], on_cpu: bool) -> None:
     by_name = {row["contender"]: row for row in rows}
     base = by_name.get(REFERENCE, by_name["bert fp32"])
     batch, length = base["batch"], base["length"]
@@ -204,6 +225,8 @@ def show(rows: list[dict[str, Any]]) -> None:
         if not name.startswith("products"):
             line += f"  {row['peak_bytes'] / 2**30:5.2f} GiB"
             line += f" {row['peak_bytes'] / base['peak_bytes']:4.0%}"
+            if on_cpu:
+                line += f" ({_above(row) / _above(base):3.0%} above imports)"
             alone = by_name[f"products {name.rsplit(' ', 1)[1]}"]["seconds"]
             rate = product_flops(batch, length) / alone
             row["utilisation"] = needed_flops(batch, length) / row["seconds"] / rate
@@ -232,7 +255,7 @@ def main() -> None:
     rows = []
     for shape in arguments.shapes:
         found = measure(arguments, *map(int, shape.split("x")))
-        show(found)
+        show(found, arguments.device == "cpu")
         rows += found
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1))
