@@ -70,6 +70,8 @@ def _items(units: Sequence[Unit], block_bytes: int, reserve: bool) -> ray.data.D
     # One chunk a block: else Ray Data gathers 128 MB of them for one worker.
     context.target_max_block_size = block_bytes
     context.op_resource_reservation_enabled = reserve
+    # Ray Data would read each worker's memory map every second, which takes some of its CPU.
+    context.memory_usage_poll_interval_s = None
     rows = [{"item": pickle.dumps(unit)} for unit in units]
     return ray.data.from_items(rows, override_num_blocks=len(rows))
 
