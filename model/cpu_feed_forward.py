@@ -32,7 +32,7 @@ class GeluLinear(torch.autograd.Function):
         return d_x, d_weight, rows.sum(0)
 
 
-def suits(activation: nn.Module, layer: nn.Module, x: Tensor) -> bool:
+def gelu_linear_suits(activation: nn.Module, layer: nn.Module, x: Tensor) -> bool:
     """Whether `layer(activation(x))` in training is GeluLinear's."""
     return (
         x.device.type == "cpu"

@@ -13,9 +13,9 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import apply_chunking_to_forward
 
-from . import cpu_feed_forward
 from .configuration_nezha import NezhaConfig
 from .cpu_dropout import Dropout
+from .cpu_feed_forward import GeluLinear, gelu_linear_suits
 from .plain_linear import in_one_product, is_plain
 from .relative_attention import Packing, attend, attend_packed, position_table
 
@@ -231,9 +231,9 @@ class NezhaLayer(GradientCheckpointingLayer):
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         inner, output = self.intermediate, self.output.dense
-        if cpu_feed_forward.suits(inner.activation, output, x):
+        if gelu_linear_suits(inner.activation, output, x):
             wide = inner.dense(x)
-            projected = cpu_feed_forward.GeluLinear.apply(wide, output.weight, output.bias)
+            projected = GeluLinear.apply(wide, output.weight, output.bias)
             return self.output.add_norm(projected, x)
         return self.output(inner(x), x)
 

@@ -11,7 +11,6 @@ def is_plain(*layers: nn.Module) -> bool:
     Adapters and quantisers put other modules in their places, ZeRO-3 fills weights in a hook, and
     autocast looks at calls.
     """
-    device = str(layers[0].weight.device.type)
     return (
         all(
             type(layer) is nn.Linear
@@ -20,7 +19,7 @@ def is_plain(*layers: nn.Module) -> bool:
             and not layer._forward_hooks
             for layer in layers
         )
-        and not torch.is_autocast_enabled(device)
+        and not torch.is_autocast_enabled(str(layers[0].weight.device.type))
         and not torch.compiler.is_exporting()
         and not torch.jit.is_tracing()
     )

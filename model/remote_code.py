@@ -20,6 +20,9 @@ CODE_FILES = (
     "relative_attention.py",
     "table_factors.py",
     "triton_attention.py",
+    "triton_backward.py",
+    "triton_forward.py",
+    "triton_tiles.py",
 )
 """Nothing in them may need another file of this repository."""
 

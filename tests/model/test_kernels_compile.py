@@ -43,7 +43,7 @@ def compiled(capability: int, head_size: int, dtype: str) -> dict[str, int]:
     tiles = kernels.tiles_for(head_size, getattr(torch, dtype), SHARED[capability])
     found = {}
     for name in ("context", "keys", "queries", "rows"):
-        kernel = getattr(kernels, f"_{name}_kernel")
+        kernel = getattr(kernels, f"{name}_kernel")
         shape = tiles["queries" if name == "rows" else name]
         constants = {
             "BIASED": True,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from model import triton_attention
 from model.relative_attention import Packing, attend, attend_packed, position_table
 from model.triton_attention import Tiles, flash_attention
+from model.triton_tiles import kept_by_dropout
 from tests.model.attention_cases import definition, masks, operands, results
 
 SHAPES = [Tiles(16, 32, 4, 1), Tiles(32, 16, 4, 1)]
@@ -158,7 +159,7 @@ def test_dropout(packed: bool) -> None:
 @triton.jit
 def _mask_kernel(kept_ptr, seed, head, SIZE: tl.constexpr, KEYS: tl.constexpr):
     first = tl.program_id(0) * KEYS
-    kept = triton_attention._kept(seed, tl.program_id(1), head, 0, first, 64, SIZE, KEYS)
+    kept = kept_by_dropout(seed, tl.program_id(1), head, 0, first, 64, SIZE, KEYS)
     rows, columns = tl.arange(0, SIZE)[:, None], first + tl.arange(0, KEYS)[None, :]
     tl.store(kept_ptr + (tl.program_id(1) * SIZE + rows) * SIZE + columns, kept.to(tl.int8))
 

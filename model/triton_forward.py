@@ -1,0 +1,134 @@
+"""The forward kernel of relative attention; see `triton_attention.py`."""
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:
+    # transformers demands every import of a model's code that stands outside of a `try`.
+    raise
+
+from .triton_tiles import (
+    dot_end,
+    ends_by_mass,
+    exponents_of,
+    kept_by_dropout,
+    key_tile_bounds,
+    key_waves,
+    load_rows,
+    product,
+    store_rows,
+    text_at,
+    turned,
+    turned_back,
+)
+
+
+@triton.jit
+def context_tiles(
+    state, q, turned_sine, turned_cosine, on_left, on_right, k_ptr, k_step, v_ptr, v_step,
+    bias_ptr, waves_ptr, first_row, begin, end, keys, offset, clip, scale,
+    seed, row, head, dropout_row, drop_below,
+    SIDE: tl.constexpr, BIASED: tl.constexpr, DROPOUT: tl.constexpr, D: tl.constexpr,
+    R: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Key tiles begin … end - 1 added to the state of a query tile."""
+    context, sum_sine, sum_cosine, mass_left, mass_right, total, highest = state
+    for tile in range(begin, end):
+        first_key = tile * KEYS
+        k = load_rows(k_ptr, k_step, first_key, keys, KEYS, D)
+        v = load_rows(v_ptr, v_step, first_key, keys, KEYS, D)
+        sine, cosine = k, k
+        if SIDE == 0:
+            sine, cosine = key_waves(waves_ptr, first_key, keys, KEYS, R)
+        exponents = exponents_of(
+            q, k, turned_sine, turned_cosine, on_left, on_right, sine, cosine, bias_ptr,
+            first_row, first_key, keys, offset, clip, scale, SIDE, BIASED, QUERIES, KEYS, PRECISION,
+        )  # fmt: skip
+        higher = tl.maximum(highest, tl.max(exponents, 1))
+        shrink = tl.exp2(highest - higher)
+        weights = tl.exp2(exponents - higher[:, None])
+        total = total * shrink + tl.sum(weights, 1)
+        highest = higher
+        if DROPOUT:
+            kept = kept_by_dropout(
+                seed, row, head, dropout_row, first_key, drop_below, QUERIES, KEYS
+            )
+            weights = tl.where(kept, weights, 0.0)
+        context *= shrink[:, None]
+        sum_sine *= shrink[:, None]
+        sum_cosine *= shrink[:, None]
+        mass_left *= shrink
+        mass_right *= shrink
+        if SIDE == 0:
+            rows = first_row + offset + tl.arange(0, QUERIES)
+            distance = (first_key + tl.arange(0, KEYS))[None, :] - rows[:, None]
+            mass_left += tl.sum(tl.where(distance < -clip, weights, 0.0), 1)
+            mass_right += tl.sum(tl.where(distance > clip, weights, 0.0), 1)
+            inside = (distance <= clip) & (distance >= -clip)
+            banded = tl.where(inside, weights, 0.0).to(v.dtype)
+            sum_sine = product(banded, sine, sum_sine, PRECISION)
+            sum_cosine = product(banded, cosine, sum_cosine, PRECISION)
+        elif SIDE < 0:
+            mass_left += tl.sum(weights, 1)
+        else:
+            mass_right += tl.sum(weights, 1)
+        context = product(weights.to(v.dtype), v, context, PRECISION)
+    return context, sum_sine, sum_cosine, mass_left, mass_right, total, highest
+
+
+@triton.jit
+def context_kernel(
+    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, bias_ptr, cu_seqlens_ptr,
+    factors_ptr, ends_ptr, turns_ptr, waves_ptr,
+    q_row, q_head, q_step, k_row, k_head, k_step, v_row, v_head, v_step,
+    out_row, out_head, out_step, heads, queries, keys, offset, clip, scale, seed, drop_below,
+    keep_scale,
+    BIASED: tl.constexpr, PACKED: tl.constexpr, DROPOUT: tl.constexpr, D: tl.constexpr,
+    R: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """A program makes one tile of the context, and log2 of the sum of its rows' weights."""
+    head = tl.program_id(0) % heads
+    first_row = tl.program_id(1) * QUERIES
+    lse_step = queries
+    bias_step = keys
+    row, first, queries, keys = text_at(
+        tl.program_id(0) // heads, cu_seqlens_ptr, queries, keys, PACKED
+    )
+    if first_row >= queries:
+        return
+    q_ptr += row * q_row + head * q_head + first * q_step
+    q = load_rows(q_ptr, q_step, first_row, queries, QUERIES, D)
+    sine, cosine = turned(q, first_row + offset, factors_ptr, turns_ptr, QUERIES, D, R, PRECISION)
+    sine, cosine = sine.to(q.dtype), cosine.to(q.dtype)
+    on_left, on_right = dot_end(q, ends_ptr, 0, D), dot_end(q, ends_ptr, 1, D)
+    k_ptr += row * k_row + head * k_head + first * k_step
+    v_ptr += row * v_row + head * v_head + first * v_step
+    bias_ptr += row * bias_step
+    nothing = tl.zeros([QUERIES], tl.float32)
+    waves = tl.zeros([QUERIES, R], tl.float32)
+    state = (
+        tl.zeros([QUERIES, D], tl.float32), waves, waves, nothing, nothing, nothing,
+        nothing + float("-inf"),
+    )  # fmt: skip
+    left, right, tiles = key_tile_bounds(first_row, keys, offset, clip, QUERIES, KEYS)
+    dropout_row = first + first_row
+    for side in tl.static_range(-1, 2):
+        begin = 0 if side < 0 else (left if side == 0 else right)
+        end = left if side < 0 else (right if side == 0 else tiles)
+        state = context_tiles(
+            state, q, sine, cosine, on_left, on_right, k_ptr, k_step, v_ptr, v_step,
+            bias_ptr, waves_ptr, first_row, begin, end, keys, offset, clip, scale,
+            seed, row, head, dropout_row, drop_below,
+            side, BIASED, DROPOUT, D, R, QUERIES, KEYS, PRECISION,
+        )  # fmt: skip
+    context, sum_sine, sum_cosine, mass_left, mass_right, total, highest = state
+    context += turned_back(
+        sum_sine, sum_cosine, first_row + offset, factors_ptr, turns_ptr, QUERIES, D, R, PRECISION
+    )
+    context += ends_by_mass(mass_left, mass_right, ends_ptr, D)
+    context *= (keep_scale / total)[:, None]
+    out_ptr += row * out_row + head * out_head + first * out_step
+    store_rows(out_ptr, out_step, first_row, queries, context, QUERIES, D)
+    rows = first_row + tl.arange(0, QUERIES)
+    lse_ptr += (row * heads + head) * lse_step + first
+    tl.store(lse_ptr + rows, highest + tl.log2(total), mask=rows < queries)
