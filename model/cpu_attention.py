@@ -111,6 +111,8 @@ class _Tile:
         dots = x @ self.table.T
         scores[:, :, : band.left] += dots[:, :, :1]
         scores[:, :, band.right :] += dots[:, :, -1:]
+        if band.left == band.right:
+            return
         by_distance = dots.new_empty(len(x), x.shape[1], band.width)
         by_distance[:, :, : band.low] = dots[:, :, :1]
         by_distance[:, :, band.low : band.high] = dots[:, :, band.table_rows]
@@ -121,7 +123,8 @@ class _Tile:
         """Σ_j x[i, j] T[p(i, j)]: [n, r, K] → float32 (or wider) [n, r, d]."""
         band = self._band(*x.shape[1:])
         by_distance = x.new_zeros(len(x), x.shape[1], band.width)
-        _by_key(by_distance, band.right - band.left).copy_(x[:, :, band.left : band.right])
+        if band.left < band.right:
+            _by_key(by_distance, band.right - band.left).copy_(x[:, :, band.left : band.right])
         wide = torch.promote_types(x.dtype, torch.float32)
 
         def mass(*parts: Tensor) -> Tensor:
@@ -136,7 +139,7 @@ class _Tile:
         clip = self.table.shape[0] // 2
         left = min(max(self.first - clip, 0), keys)
         right = max(min(self.first + rows + clip, keys), left)
-        width = right - left + rows - 1
+        width = right - left + rows - 1 if left < right else 0
         least = left - self.first - rows + 1
         low = min(max(-clip - least, 0), width)
         high = min(max(clip + 1 - least, low), width)

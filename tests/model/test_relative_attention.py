@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from model.cpu_dropout import Dropout, keep_mask, keep_scale
@@ -17,6 +17,7 @@ IMPLEMENTATIONS = ["eager", "sdpa"]
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @settings(max_examples=25, deadline=None, derandomize=True)
+@example(queries=1, extra=0, clip=1, heads=1, kind="none", crossing=True)  # no key in the band
 @given(
     queries=st.integers(1, 40),
     extra=st.integers(0, 20),
