@@ -108,7 +108,7 @@ def find_duplicates(
     counts = [read_array(f"{folder}/{name}.paragraph_counts.npy") for name in chunks]
     first_document = offsets_of(np.array(list(chunks.values()), np.int64))
     first_paragraph = offsets_of(np.array([count.sum() for count in counts], np.int64))
-    firsts = zip(chunks, first_document.tolist(), first_paragraph.tolist(), strict=False)
+    firsts = zip(chunks, first_document[:-1].tolist(), first_paragraph[:-1].tolist(), strict=True)
     parts = [Part(*first) for first in firsts]
     total = int(first_document[-1])
     marks = np.full(total, KEPT, np.uint8)

@@ -8,7 +8,6 @@ is of which kind is found out by asking the tokenizer's own normalizer and pre-t
 
 from __future__ import annotations
 
-import itertools
 import unicodedata
 from collections import Counter
 from typing import Any, NamedTuple
@@ -188,7 +187,7 @@ class _Runs:
         numbers = self.numbers
         if new := list(dict.fromkeys(run for run in runs if run not in numbers)):
             encodings = tokenizer.encode_batch(new, add_special_tokens=False)
-            numbers.update(zip(new, itertools.count(len(numbers)), strict=False))
+            numbers.update({run: number for number, run in enumerate(new, len(numbers))})
             sizes = np.cumsum([len(encoding.ids) for encoding in encodings])
             self.offsets = np.append(self.offsets, sizes + self.offsets[-1])
             ids = [number for encoding in encodings for number in encoding.ids]

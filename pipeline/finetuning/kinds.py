@@ -146,7 +146,8 @@ class Entities(Kind):
         outside = np.where([label == "O" for label in setup.labels], 0.0, -1e4)
         grid = np.tile(outside, (len(example["tokens"]), 1))
         for row, each in zip(rows, logits, strict=True):
-            for (place, _), values in zip(row.origin, each, strict=False):
+            # Logits go on over the padding.
+            for (place, _), values in zip(row.origin, each[: len(row.origin)], strict=True):
                 if place >= 0:
                     grid[place] = values
         grid = _log_softmax(grid)
@@ -240,7 +241,9 @@ class Span(Kind):
             for span, score in _best_spans(row, start, end):
                 found[span] = max(score, found.get(span, -np.inf))
         ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:CANDIDATES]
-        shares = _softmax(np.array([score for _, score in ranked] or [0.0]))
+        if not ranked:
+            return {"answer": "", "candidates": []}
+        shares = _softmax(np.array([score for _, score in ranked]))
         candidates = [
             {
                 "text": example["context"][start:end],
@@ -248,9 +251,9 @@ class Span(Kind):
                 "end": end,
                 "probability": share,
             }
-            for ((start, end), _), share in zip(ranked, shares.tolist(), strict=False)
+            for ((start, end), _), share in zip(ranked, shares.tolist(), strict=True)
         ]
-        return {"answer": candidates[0]["text"] if candidates else "", "candidates": candidates}
+        return {"answer": candidates[0]["text"], "candidates": candidates}
 
     def scores(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
         truth = [[each["text"] for each in example["answers"]] for example in examples]

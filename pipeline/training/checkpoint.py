@@ -219,11 +219,12 @@ def load_weights(network: nn.Module, path: Path) -> None:
         ) from None
     own = network.state_dict()
     wrong = [name for name in weights if name not in own or own[name].shape != weights[name].shape]
-    given = {own[name].data_ptr() for name in weights if name in own}
-    wrong += [name for name in own if name not in weights and own[name].data_ptr() not in given]
+    # Of tied weights the file has one.
+    given = {own[name].data_ptr(): weight for name, weight in weights.items() if name in own}
+    wrong += [name for name, weight in own.items() if weight.data_ptr() not in given]
     if wrong:
         raise CheckpointError(f"{path} is of another network; these weights differ: {wrong}")
-    network.load_state_dict(weights, strict=False)
+    network.load_state_dict({name: given[weight.data_ptr()] for name, weight in own.items()})
 
 
 def prune(folder: Path, keep: int, protect: set[Path]) -> None:

@@ -10,6 +10,7 @@ import importlib
 import random
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -60,9 +61,7 @@ def checkout(texts: list[str], vocab: Path, folder: Path, peer: Path) -> float:
         for text in texts:
             for line in text.split("\n"):
                 ends = sentence_ends(line + "\n", LENGTH)
-                file.writelines(
-                    line[begin:end] + "\n" for begin, end in zip([0, *ends], ends, strict=False)
-                )
+                file.writelines(line[begin:end] + "\n" for begin, end in pairwise([0, *ends]))
             file.write("\n")
     tensorflow = ModuleType("tensorflow")
     flags = SimpleNamespace(FLAGS=SimpleNamespace(do_whole_word_mask=True))

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from pipeline.corpus.sentences import sentence_ends
 def split_sentences(text, limit):
     """The sentences of a text, stripped, empty ones left out."""
     ends = sentence_ends(text, limit)
-    pieces = (text[begin:end].strip() for begin, end in zip([0, *ends], ends, strict=False))
+    pieces = (text[begin:end].strip() for begin, end in pairwise([0, *ends]))
     return [piece for piece in pieces if piece]
 
 
@@ -45,7 +47,7 @@ def test_ends_ascend_to_the_end_and_keep_the_limit(text, limit):
     ends = sentence_ends(text, limit)
     assert ends == sorted(set(ends)) or not text
     assert ends[-1] == len(text)
-    assert all(b - a <= limit for a, b in zip([0, *ends], ends, strict=False))
+    assert all(b - a <= limit for a, b in pairwise([0, *ends]))
 
 
 @given(st.text(st.sampled_from("汉。？…”")))

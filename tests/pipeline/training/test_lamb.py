@@ -138,7 +138,7 @@ def test_neither_blocks_nor_pieces_change_a_step(block, cuts, gaps):
     whole, _ = run([weight], [step[:1] for step in gradients], lamb.Lamb)
     bounds = [0, *cuts, weight.numel()]
     pieces, offset = [], gaps[0]
-    for start, end, gap in zip(bounds, bounds[1:], gaps, strict=False):
+    for start, end, gap in zip(bounds[:-1], bounds[1:], gaps[: len(cuts) + 1], strict=True):
         if end > start:
             pieces.append(fragments.Fragment(0, start, offset, end - start))
         offset += end - start + gap
