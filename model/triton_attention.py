@@ -12,7 +12,6 @@ The tiling, the running maximum and the backward pass from the log-sum-exp are F
 the same operands give the same bits.
 """
 
-import math
 import sys
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -31,13 +30,12 @@ from .cpu_dropout import new_seed
 from .table_factors import table_factors
 from .triton_backward import keys_kernel, queries_kernel, rows_kernel
 from .triton_forward import context_kernel
-from .triton_tiles import INTERPRETED
+from .triton_tiles import INTERPRETED, LOG2E, ROW_FIGURES
 
 HEAD_SIZES = (16, 32, 64, 128)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LEVELS = 256
 """A byte decides whether an element is dropped: rates are rounded to a 256th."""
-LOG2E = math.log2(math.e)
 KERNELS = ("context", "keys", "queries")
 
 
@@ -118,22 +116,27 @@ class _Call(NamedTuple):
     dropout: float
     seed: int
 
-    def launch(self, kernel: Any, tiles: Tiles, by_keys: bool, arguments: list, q: Tensor,
+    def launch(self, kernel: Any, tiles: Tiles, programs: int, q: Tensor, arguments: list,
                **constants: Any) -> None:  # fmt: skip
-        """Run a kernel, a program for each text, head and tile."""
-        longest, height = (self.keys, tiles.keys) if by_keys else (self.queries, tiles.queries)
+        """Run a kernel: so many programs, one a tile, for each text and head."""
         exact = q.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
         if q.device.type == "cuda":
             constants |= {"num_warps": tiles.warps, "num_stages": tiles.stages}
         with torch.cuda.device_of(q):
-            kernel[self.texts * q.shape[1], triton.cdiv(longest, height)](
+            kernel[self.texts * q.shape[1], programs](
                 *arguments,
                 PACKED=self.packed,
                 D=q.shape[3],
+                R=self.tables(q).waves.shape[1] // 2,
                 QUERIES=tiles.queries,
                 PRECISION="ieee" if exact else "tf32",
                 **constants,
             )
+
+    def switches(self, tiles: Tiles, bias: Tensor | None) -> dict[str, Any]:
+        """Constants that all kernels of attention take, but not that of the rows."""
+        dropping = drop_below(self.dropout) > 0
+        return {"BIASED": bias is not None, "DROPOUT": dropping, "KEYS": tiles.keys}
 
     def tables(self, q: Tensor) -> _Tables:
         # Tiles may reach past the last query.
@@ -141,13 +144,12 @@ class _Call(NamedTuple):
         length = triton.next_power_of_2(reach)
         return _tables(q.shape[3], self.clip, length, q.dtype, q.device)
 
-    def sizes(self, q: Tensor, k: Tensor, inner: bool = False) -> list:
+    def sizes(self, q: Tensor, k: Tensor) -> list:
         """Numbers that the kernels of attention take."""
         scale = q.shape[3] ** -0.5
         below = drop_below(self.dropout)
         return [
-            *(q.shape[1], q.shape[2], k.shape[2], self.offset, self.clip, scale * LOG2E),
-            *([scale] if inner else []),
+            *(q.shape[1], q.shape[2], k.shape[2], self.offset, self.clip, scale * LOG2E.value),
             *(self.seed, below, LEVELS / (LEVELS - below)),
         ]
 
@@ -178,18 +180,15 @@ class FlashAttention(torch.autograd.Function):
         call.launch(
             context_kernel,
             tiles,
-            False,
+            triton.cdiv(call.queries, tiles.queries),
+            q,
             [
                 *(q, k, v, out, lse, _given(bias, lse), _given(cu_seqlens, lse)),
                 *(tables.factors, tables.ends, tables.turns, tables.waves),
                 *_steps(q, k, v, out),
                 *call.sizes(q, k),
             ],
-            q,
-            BIASED=bias is not None,
-            DROPOUT=drop_below(call.dropout) > 0,
-            R=tables.waves.shape[1] // 2,
-            KEYS=tiles.keys,
+            **call.switches(tiles, bias),
         )
         ctx.save_for_backward(q, k, v, out, lse, bias, cu_seqlens)
         ctx.call = call
@@ -202,56 +201,48 @@ class FlashAttention(torch.autograd.Function):
         call: _Call = ctx.call
         grad = _unit_stride(grad)
         tables = call.tables(q)
-        width = tables.waves.shape[1] // 2
-        rows = lse.new_empty(5, lse.numel())
-        turned = q.new_empty(lse.numel(), 4 * width)
+        rows = lse.new_empty(lse.numel(), ROW_FIGURES.value)
+        turned = q.new_empty(lse.numel(), 2 * tables.waves.shape[1])
         texts = _given(cu_seqlens, lse)
-        by_kernel = _tiles(q)
+        by_keys, by_queries = (_tiles(q)[name] for name in ("keys", "queries"))
+        query_tiles = triton.cdiv(call.queries, by_queries.queries)
         call.launch(
             rows_kernel,
-            by_kernel["queries"],
-            False,
+            by_queries,
+            query_tiles,
+            q,
             [
                 *(q, grad, out, rows, turned, texts, tables.factors, tables.ends, tables.turns),
                 *_steps(q, grad, out),
                 *(q.shape[1], q.shape[2], call.offset),
             ],
-            q,
-            R=width,
         )
         dq, dk, dv = (_like(x) for x in (q, k, v))
-        flags = {
-            "BIASED": bias is not None,
-            "DROPOUT": drop_below(call.dropout) > 0,
-            "R": width,
-        }
         shared = [lse, rows, turned, _given(bias, lse), texts]
         call.launch(
             keys_kernel,
-            by_kernel["keys"],
-            True,
+            by_keys,
+            triton.cdiv(call.keys, by_keys.keys),
+            q,
             [
                 *(q, k, v, grad, dk, dv, *shared, tables.waves),
                 *_steps(q, k, v, grad, dk, dv),
-                *call.sizes(q, k, inner=True),
+                *call.sizes(q, k),
             ],
-            q,
-            KEYS=by_kernel["keys"].keys,
-            **flags,
+            **call.switches(by_keys, bias),
         )
         call.launch(
             queries_kernel,
-            by_kernel["queries"],
-            False,
+            by_queries,
+            query_tiles,
+            q,
             [
                 *(q, k, v, grad, dq, *shared),
                 *(tables.factors, tables.ends, tables.turns, tables.waves),
                 *_steps(q, k, v, grad, dq),
-                *call.sizes(q, k, inner=True),
+                *call.sizes(q, k),
             ],
-            q,
-            KEYS=by_kernel["queries"].keys,
-            **flags,
+            **call.switches(by_queries, bias),
         )
         return dq, dk, dv, None, None, None
 

@@ -8,20 +8,23 @@ except ImportError:
     raise
 
 from .triton_tiles import (
+    LOG2E,
+    ROW_FIGURES,
+    add_by_position,
     by_distance,
     dot_end,
-    ends_by_mass,
     exponents_of,
     kept_by_dropout,
     key_tile_bounds,
     key_waves,
     load_rows,
+    no_sums,
+    position_vectors,
     product,
     query_tile_bounds,
     store_rows,
-    text_at,
+    text_and_head,
     turned,
-    turned_back,
 )
 
 
@@ -35,18 +38,13 @@ def rows_kernel(
 ):  # fmt: skip
     """What the backward pass needs of each query.
 
-    rows [5, B·heads·Q]: q·ends (2), gradient·ends (2), gradient·context. turned [B·heads·Q, 4R]:
-    q and the gradient, turned.
+    rows [B·heads·Q, ROW_FIGURES]: q·ends (2), gradient·ends (2), gradient·context. turned
+    [B·heads·Q, 4R]: q and the gradient, turned.
     """
-    head = tl.program_id(0) % heads
     first_row = tl.program_id(1) * QUERIES
-    all_queries = queries
-    all_rows = tl.num_programs(0).to(tl.int64) * queries
-    row, first, queries, _ = text_at(
-        tl.program_id(0) // heads, cu_seqlens_ptr, queries, queries, PACKED
+    row, head, first, begin, queries, _ = text_and_head(
+        heads, cu_seqlens_ptr, queries, queries, PACKED
     )
-    if PACKED:
-        all_rows = heads.to(tl.int64) * all_queries
     if first_row >= queries:
         return
     q = load_rows(
@@ -61,16 +59,15 @@ def rows_kernel(
         out_ptr + row * out_row + head * out_head + first * out_step,
         out_step, first_row, queries, QUERIES, D,
     )  # fmt: skip
-    begin = (row * heads + head) * all_queries + first
     rows = first_row + tl.arange(0, QUERIES)
     inside = rows < queries
-    rows_ptr += begin + rows
+    rows_ptr += (begin + rows) * ROW_FIGURES
     tl.store(rows_ptr, dot_end(q, ends_ptr, 0, D), mask=inside)
-    tl.store(rows_ptr + all_rows, dot_end(q, ends_ptr, 1, D), mask=inside)
-    tl.store(rows_ptr + 2 * all_rows, dot_end(grad, ends_ptr, 0, D), mask=inside)
-    tl.store(rows_ptr + 3 * all_rows, dot_end(grad, ends_ptr, 1, D), mask=inside)
+    tl.store(rows_ptr + 1, dot_end(q, ends_ptr, 1, D), mask=inside)
+    tl.store(rows_ptr + 2, dot_end(grad, ends_ptr, 0, D), mask=inside)
+    tl.store(rows_ptr + 3, dot_end(grad, ends_ptr, 1, D), mask=inside)
     delta = tl.sum(grad.to(tl.float32) * out.to(tl.float32), 1)
-    tl.store(rows_ptr + 4 * all_rows, delta, mask=inside)
+    tl.store(rows_ptr + 4, delta, mask=inside)
     turned_ptr += begin * (4 * R)
     position = first_row + offset
     sine, cosine = turned(q, position, factors_ptr, turns_ptr, QUERIES, D, R, PRECISION)
@@ -83,7 +80,7 @@ def rows_kernel(
 
 @triton.jit
 def slopes_of(
-    q, grad, k, v, sine, cosine, turned_ptr, rows_ptr, all_rows, lse_ptr, bias_ptr,
+    q, grad, k, v, sine, cosine, turned_ptr, rows_ptr, lse_ptr, bias_ptr,
     first_row, first_key, queries, keys, offset, clip, scale, seed, row, head, dropout_row,
     drop_below, keep_scale,
     SIDE: tl.constexpr, BIASED: tl.constexpr, DROPOUT: tl.constexpr, R: tl.constexpr,
@@ -92,11 +89,12 @@ def slopes_of(
     """A tile's dropped weights and the gradients of its scores, both [QUERIES, KEYS] float32."""
     rows = first_row + tl.arange(0, QUERIES)
     inside = rows < queries
-    on_left = tl.load(rows_ptr + rows, mask=inside, other=0.0)
-    on_right = tl.load(rows_ptr + all_rows + rows, mask=inside, other=0.0)
-    grad_left = tl.load(rows_ptr + 2 * all_rows + rows, mask=inside, other=0.0)
-    grad_right = tl.load(rows_ptr + 3 * all_rows + rows, mask=inside, other=0.0)
-    delta = tl.load(rows_ptr + 4 * all_rows + rows, mask=inside, other=0.0)
+    rows_ptr += rows * ROW_FIGURES
+    on_left = tl.load(rows_ptr, mask=inside, other=0.0)
+    on_right = tl.load(rows_ptr + 1, mask=inside, other=0.0)
+    grad_left = tl.load(rows_ptr + 2, mask=inside, other=0.0)
+    grad_right = tl.load(rows_ptr + 3, mask=inside, other=0.0)
+    delta = tl.load(rows_ptr + 4, mask=inside, other=0.0)
     lse = tl.load(lse_ptr + rows, mask=inside, other=float("inf"))
     turned_sine, turned_cosine, grad_sine, grad_cosine = q, q, q, q
     if SIDE == 0:
@@ -135,23 +133,18 @@ def keys_kernel(
     cu_seqlens_ptr, waves_ptr,
     q_row, q_head, q_step, k_row, k_head, k_step, v_row, v_head, v_step,
     grad_row, grad_head, grad_step, dk_row, dk_head, dk_step, dv_row, dv_head, dv_step,
-    heads, queries, keys, offset, clip, scale, inner_scale, seed, drop_below, keep_scale,
+    heads, queries, keys, offset, clip, scale, seed, drop_below, keep_scale,
     BIASED: tl.constexpr, PACKED: tl.constexpr, DROPOUT: tl.constexpr, D: tl.constexpr,
     R: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A program makes the gradients of one tile of keys and values."""
-    head = tl.program_id(0) % heads
     first_key = tl.program_id(1) * KEYS
-    all_queries, bias_step = queries, keys
-    all_rows = tl.num_programs(0).to(tl.int64) * queries
-    if PACKED:
-        all_rows = heads.to(tl.int64) * all_queries
-    row, first, queries, keys = text_at(
-        tl.program_id(0) // heads, cu_seqlens_ptr, queries, keys, PACKED
+    bias_step = keys
+    row, head, first, begin, queries, keys = text_and_head(
+        heads, cu_seqlens_ptr, queries, keys, PACKED
     )
     if first_key >= keys:
         return
-    begin = (row * heads + head) * all_queries + first
     q_ptr += row * q_row + head * q_head + first * q_step
     grad_ptr += row * grad_row + head * grad_head + first * grad_step
     k = load_rows(
@@ -162,6 +155,9 @@ def keys_kernel(
     )
     sine, cosine = key_waves(waves_ptr, first_key, keys, KEYS, R)
     bias_ptr += row * bias_step
+    lse_ptr += begin
+    rows_ptr += begin * ROW_FIGURES
+    turned_ptr += begin * (4 * R)
     dk = tl.zeros([KEYS, D], tl.float32)
     dv = tl.zeros([KEYS, D], tl.float32)
     right, left, tiles = query_tile_bounds(first_key, queries, offset, clip, QUERIES, KEYS)
@@ -173,16 +169,16 @@ def keys_kernel(
             q = load_rows(q_ptr, q_step, first_row, queries, QUERIES, D)
             grad = load_rows(grad_ptr, grad_step, first_row, queries, QUERIES, D)
             dropped, slopes = slopes_of(
-                q, grad, k, v, sine, cosine, turned_ptr + begin * (4 * R), rows_ptr + begin,
-                all_rows, lse_ptr + begin, bias_ptr, first_row, first_key, queries, keys, offset,
-                clip, scale, seed, row, head, first, drop_below, keep_scale,
+                q, grad, k, v, sine, cosine, turned_ptr, rows_ptr, lse_ptr, bias_ptr,
+                first_row, first_key, queries, keys, offset, clip, scale,
+                seed, row, head, first, drop_below, keep_scale,
                 1 - turn, BIASED, DROPOUT, R, QUERIES, KEYS, PRECISION,
             )  # fmt: skip
             dv = product(tl.trans(dropped.to(grad.dtype)), grad, dv, PRECISION)
             dk = product(tl.trans(slopes.to(q.dtype)), q, dk, PRECISION)
     dk_ptr += row * dk_row + head * dk_head + first * dk_step
     dv_ptr += row * dv_row + head * dv_head + first * dv_step
-    store_rows(dk_ptr, dk_step, first_key, keys, dk * inner_scale, KEYS, D)
+    store_rows(dk_ptr, dk_step, first_key, keys, dk * (scale / LOG2E), KEYS, D)
     store_rows(dv_ptr, dv_step, first_key, keys, dv, KEYS, D)
 
 
@@ -192,23 +188,18 @@ def queries_kernel(
     cu_seqlens_ptr, factors_ptr, ends_ptr, turns_ptr, waves_ptr,
     q_row, q_head, q_step, k_row, k_head, k_step, v_row, v_head, v_step,
     grad_row, grad_head, grad_step, dq_row, dq_head, dq_step,
-    heads, queries, keys, offset, clip, scale, inner_scale, seed, drop_below, keep_scale,
+    heads, queries, keys, offset, clip, scale, seed, drop_below, keep_scale,
     BIASED: tl.constexpr, PACKED: tl.constexpr, DROPOUT: tl.constexpr, D: tl.constexpr,
     R: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A program makes the gradient of one tile of queries."""
-    head = tl.program_id(0) % heads
     first_row = tl.program_id(1) * QUERIES
-    all_queries, bias_step = queries, keys
-    all_rows = tl.num_programs(0).to(tl.int64) * queries
-    if PACKED:
-        all_rows = heads.to(tl.int64) * all_queries
-    row, first, queries, keys = text_at(
-        tl.program_id(0) // heads, cu_seqlens_ptr, queries, keys, PACKED
+    bias_step = keys
+    row, head, first, begin, queries, keys = text_and_head(
+        heads, cu_seqlens_ptr, queries, keys, PACKED
     )
     if first_row >= queries:
         return
-    begin = (row * heads + head) * all_queries + first
     q_ptr += row * q_row + head * q_head + first * q_step
     grad_ptr += row * grad_row + head * grad_head + first * grad_step
     q = load_rows(q_ptr, q_step, first_row, queries, QUERIES, D)
@@ -216,11 +207,11 @@ def queries_kernel(
     k_ptr += row * k_row + head * k_head + first * k_step
     v_ptr += row * v_row + head * v_head + first * v_step
     bias_ptr += row * bias_step
+    lse_ptr += begin
+    rows_ptr += begin * ROW_FIGURES
+    turned_ptr += begin * (4 * R)
     dq = tl.zeros([QUERIES, D], tl.float32)
-    sum_sine = tl.zeros([QUERIES, R], tl.float32)
-    sum_cosine = tl.zeros([QUERIES, R], tl.float32)
-    on_left = tl.zeros([QUERIES], tl.float32)
-    on_right = tl.zeros([QUERIES], tl.float32)
+    sums = no_sums(QUERIES, R)
     left, right, tiles = key_tile_bounds(first_row, keys, offset, clip, QUERIES, KEYS)
     for side in tl.static_range(-1, 2):
         begin_tile = 0 if side < 0 else (left if side == 0 else right)
@@ -233,28 +224,18 @@ def queries_kernel(
             if side == 0:
                 sine, cosine = key_waves(waves_ptr, first_key, keys, KEYS, R)
             _, slopes = slopes_of(
-                q, grad, k, v, sine, cosine, turned_ptr + begin * (4 * R), rows_ptr + begin,
-                all_rows, lse_ptr + begin, bias_ptr, first_row, first_key, queries, keys, offset,
-                clip, scale, seed, row, head, first, drop_below, keep_scale,
+                q, grad, k, v, sine, cosine, turned_ptr, rows_ptr, lse_ptr, bias_ptr,
+                first_row, first_key, queries, keys, offset, clip, scale,
+                seed, row, head, first, drop_below, keep_scale,
                 side, BIASED, DROPOUT, R, QUERIES, KEYS, PRECISION,
             )  # fmt: skip
             dq = product(slopes.to(k.dtype), k, dq, PRECISION)
-            if side == 0:
-                rows = first_row + offset + tl.arange(0, QUERIES)
-                distance = (first_key + tl.arange(0, KEYS))[None, :] - rows[:, None]
-                on_left += tl.sum(tl.where(distance < -clip, slopes, 0.0), 1)
-                on_right += tl.sum(tl.where(distance > clip, slopes, 0.0), 1)
-                inside = (distance <= clip) & (distance >= -clip)
-                banded = tl.where(inside, slopes, 0.0).to(k.dtype)
-                sum_sine = product(banded, sine, sum_sine, PRECISION)
-                sum_cosine = product(banded, cosine, sum_cosine, PRECISION)
-            elif side < 0:
-                on_left += tl.sum(slopes, 1)
-            else:
-                on_right += tl.sum(slopes, 1)
-    dq += turned_back(
-        sum_sine, sum_cosine, first_row + offset, factors_ptr, turns_ptr, QUERIES, D, R, PRECISION
+            sums = add_by_position(
+                sums, slopes, sine, cosine, first_row, first_key, offset, clip,
+                side, QUERIES, KEYS, PRECISION,
+            )  # fmt: skip
+    dq += position_vectors(
+        sums, first_row + offset, factors_ptr, ends_ptr, turns_ptr, QUERIES, D, R, PRECISION
     )
-    dq += ends_by_mass(on_left, on_right, ends_ptr, D)
     dq_ptr += row * dq_row + head * dq_head + first * dq_step
-    store_rows(dq_ptr, dq_step, first_row, queries, dq * inner_scale, QUERIES, D)
+    store_rows(dq_ptr, dq_step, first_row, queries, dq * (scale / LOG2E), QUERIES, D)

@@ -8,18 +8,19 @@ except ImportError:
     raise
 
 from .triton_tiles import (
+    add_by_position,
     dot_end,
-    ends_by_mass,
     exponents_of,
     kept_by_dropout,
     key_tile_bounds,
     key_waves,
     load_rows,
+    no_sums,
+    position_vectors,
     product,
     store_rows,
-    text_at,
+    text_and_head,
     turned,
-    turned_back,
 )
 
 
@@ -32,7 +33,7 @@ def context_tiles(
     R: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Key tiles begin … end - 1 added to the state of a query tile."""
-    context, sum_sine, sum_cosine, mass_left, mass_right, total, highest = state
+    context, sums, total, highest = state
     for tile in range(begin, end):
         first_key = tile * KEYS
         k = load_rows(k_ptr, k_step, first_key, keys, KEYS, D)
@@ -55,25 +56,16 @@ def context_tiles(
             )
             weights = tl.where(kept, weights, 0.0)
         context *= shrink[:, None]
+        sum_sine, sum_cosine, mass_left, mass_right = sums
         sum_sine *= shrink[:, None]
         sum_cosine *= shrink[:, None]
-        mass_left *= shrink
-        mass_right *= shrink
-        if SIDE == 0:
-            rows = first_row + offset + tl.arange(0, QUERIES)
-            distance = (first_key + tl.arange(0, KEYS))[None, :] - rows[:, None]
-            mass_left += tl.sum(tl.where(distance < -clip, weights, 0.0), 1)
-            mass_right += tl.sum(tl.where(distance > clip, weights, 0.0), 1)
-            inside = (distance <= clip) & (distance >= -clip)
-            banded = tl.where(inside, weights, 0.0).to(v.dtype)
-            sum_sine = product(banded, sine, sum_sine, PRECISION)
-            sum_cosine = product(banded, cosine, sum_cosine, PRECISION)
-        elif SIDE < 0:
-            mass_left += tl.sum(weights, 1)
-        else:
-            mass_right += tl.sum(weights, 1)
+        sums = sum_sine, sum_cosine, mass_left * shrink, mass_right * shrink
+        sums = add_by_position(
+            sums, weights, sine, cosine, first_row, first_key, offset, clip,
+            SIDE, QUERIES, KEYS, PRECISION,
+        )  # fmt: skip
         context = product(weights.to(v.dtype), v, context, PRECISION)
-    return context, sum_sine, sum_cosine, mass_left, mass_right, total, highest
+    return context, sums, total, highest
 
 
 @triton.jit
@@ -87,12 +79,10 @@ def context_kernel(
     R: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A program makes one tile of the context, and log2 of the sum of its rows' weights."""
-    head = tl.program_id(0) % heads
     first_row = tl.program_id(1) * QUERIES
-    lse_step = queries
     bias_step = keys
-    row, first, queries, keys = text_at(
-        tl.program_id(0) // heads, cu_seqlens_ptr, queries, keys, PACKED
+    row, head, first, begin, queries, keys = text_and_head(
+        heads, cu_seqlens_ptr, queries, keys, PACKED
     )
     if first_row >= queries:
         return
@@ -104,31 +94,26 @@ def context_kernel(
     k_ptr += row * k_row + head * k_head + first * k_step
     v_ptr += row * v_row + head * v_head + first * v_step
     bias_ptr += row * bias_step
-    nothing = tl.zeros([QUERIES], tl.float32)
-    waves = tl.zeros([QUERIES, R], tl.float32)
-    state = (
-        tl.zeros([QUERIES, D], tl.float32), waves, waves, nothing, nothing, nothing,
-        nothing + float("-inf"),
-    )  # fmt: skip
+    highest = tl.full([QUERIES], float("-inf"), tl.float32)
+    total = tl.zeros([QUERIES], tl.float32)
+    state = tl.zeros([QUERIES, D], tl.float32), no_sums(QUERIES, R), total, highest
     left, right, tiles = key_tile_bounds(first_row, keys, offset, clip, QUERIES, KEYS)
     dropout_row = first + first_row
     for side in tl.static_range(-1, 2):
-        begin = 0 if side < 0 else (left if side == 0 else right)
-        end = left if side < 0 else (right if side == 0 else tiles)
+        begin_tile = 0 if side < 0 else (left if side == 0 else right)
+        end_tile = left if side < 0 else (right if side == 0 else tiles)
         state = context_tiles(
             state, q, sine, cosine, on_left, on_right, k_ptr, k_step, v_ptr, v_step,
-            bias_ptr, waves_ptr, first_row, begin, end, keys, offset, clip, scale,
+            bias_ptr, waves_ptr, first_row, begin_tile, end_tile, keys, offset, clip, scale,
             seed, row, head, dropout_row, drop_below,
             side, BIASED, DROPOUT, D, R, QUERIES, KEYS, PRECISION,
         )  # fmt: skip
-    context, sum_sine, sum_cosine, mass_left, mass_right, total, highest = state
-    context += turned_back(
-        sum_sine, sum_cosine, first_row + offset, factors_ptr, turns_ptr, QUERIES, D, R, PRECISION
+    context, sums, total, highest = state
+    context += position_vectors(
+        sums, first_row + offset, factors_ptr, ends_ptr, turns_ptr, QUERIES, D, R, PRECISION
     )
-    context += ends_by_mass(mass_left, mass_right, ends_ptr, D)
     context *= (keep_scale / total)[:, None]
     out_ptr += row * out_row + head * out_head + first * out_step
     store_rows(out_ptr, out_step, first_row, queries, context, QUERIES, D)
     rows = first_row + tl.arange(0, QUERIES)
-    lse_ptr += (row * heads + head) * lse_step + first
-    tl.store(lse_ptr + rows, highest + tl.log2(total), mask=rows < queries)
+    tl.store(lse_ptr + begin + rows, highest + tl.log2(total), mask=rows < queries)

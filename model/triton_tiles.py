@@ -3,6 +3,8 @@
 Notation is that of `triton_attention.py`: [QUERIES, KEYS] tiles, D the head size, R frequencies.
 """
 
+import math
+
 try:
     import triton
     import triton.language as tl
@@ -12,6 +14,9 @@ except ImportError:
 
 LOWEST = tl.constexpr(-1e30)
 """Stands for the lowest number of any type, and leaves room for arithmetic."""
+LOG2E = tl.constexpr(math.log2(math.e))
+ROW_FIGURES = tl.constexpr(8)
+"""Numbers kept of a query for the backward pass, in a power of two: five are used."""
 INTERPRETED = triton.knobs.runtime.interpret
 WIDENED = tl.constexpr(INTERPRETED)
 """The interpreter multiplies the bits of bfloat16; in float32 its products are the same."""
@@ -26,16 +31,24 @@ def product(a, b, total, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def text_at(text, cu_seqlens_ptr, queries, keys, PACKED: tl.constexpr):
-    """Batch row, first token, and lengths of a text."""
+def text_and_head(heads, cu_seqlens_ptr, queries, keys, PACKED: tl.constexpr):
+    """Where a program works: first axis of the grid, texts and their heads.
+
+    Returns batch row, head, first token of the text, number of its first query among the queries
+    of all heads, and the text's queries and keys.
+    """
+    text = tl.program_id(0) // heads
+    head = tl.program_id(0) % heads
     row = text.to(tl.int64)
     first = row * 0
+    all_queries = queries
     if PACKED:
         first = tl.load(cu_seqlens_ptr + text).to(tl.int64)
         queries = (tl.load(cu_seqlens_ptr + text + 1) - first).to(tl.int32)
         keys = queries
         row = row * 0
-    return row, first, queries, keys
+    begin = (row * heads + head) * all_queries + first
+    return row, head, first, begin, queries, keys
 
 
 @triton.jit
@@ -80,7 +93,7 @@ def turned(x, position, factors_ptr, turns_ptr, ROWS, D: tl.constexpr, R: tl.con
 @triton.jit
 def turned_back(sine, cosine, position, factors_ptr, turns_ptr, ROWS, D: tl.constexpr,
                  R: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
-    """The transpose of `_turned`: sums of key waves become sums of table rows, [ROWS, D]."""
+    """The transpose of `turned`: sums of key waves become sums of table rows, [ROWS, D]."""
     sin_i, cos_i = row_angles(position, turns_ptr, ROWS, R)
     upper = load_matrix(factors_ptr, R, D)
     lower = load_matrix(factors_ptr + R * D, R, D)
@@ -159,7 +172,7 @@ def exponents_of(q, k, turned_sine, turned_cosine, on_left, on_right, sine, cosi
     scores *= scale
     if BIASED:
         bias = tl.load(bias_ptr + columns, mask=columns < keys, other=0.0)
-        scores += (tl.maximum(bias, LOWEST) * 1.4426950408889634)[None, :]
+        scores += (tl.maximum(bias, LOWEST) * LOG2E)[None, :]
     return tl.where((columns < keys)[None, :], scores, float("-inf"))
 
 
@@ -189,3 +202,48 @@ def ends_by_mass(mass_left, mass_right, ends_ptr, D: tl.constexpr):
     left = tl.load(ends_ptr + columns).to(tl.float32)
     right = tl.load(ends_ptr + D + columns).to(tl.float32)
     return mass_left[:, None] * left[None, :] + mass_right[:, None] * right[None, :]
+
+
+@triton.jit
+def add_by_position(
+    sums, x, sine, cosine, first_row, first_key, offset, clip,
+    SIDE: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Add a tile x [QUERIES, KEYS] float32 to what its rows have by position.
+
+    sums: of the waves inside the band, sine and cosine [QUERIES, R], and left and right of it
+    [QUERIES]; `position_vectors` makes the table's rows of them.
+    """
+    sum_sine, sum_cosine, on_left, on_right = sums
+    if SIDE == 0:
+        rows = first_row + offset + tl.arange(0, QUERIES)
+        distance = (first_key + tl.arange(0, KEYS))[None, :] - rows[:, None]
+        on_left += tl.sum(tl.where(distance < -clip, x, 0.0), 1)
+        on_right += tl.sum(tl.where(distance > clip, x, 0.0), 1)
+        inside = (distance <= clip) & (distance >= -clip)
+        banded = tl.where(inside, x, 0.0).to(sine.dtype)
+        sum_sine = product(banded, sine, sum_sine, PRECISION)
+        sum_cosine = product(banded, cosine, sum_cosine, PRECISION)
+    elif SIDE < 0:
+        on_left += tl.sum(x, 1)
+    else:
+        on_right += tl.sum(x, 1)
+    return sum_sine, sum_cosine, on_left, on_right
+
+
+@triton.jit
+def no_sums(ROWS: tl.constexpr, R: tl.constexpr):
+    """What `add_by_position` starts from."""
+    waves, sides = tl.zeros([ROWS, R], tl.float32), tl.zeros([ROWS], tl.float32)
+    return waves, waves, sides, sides
+
+
+@triton.jit
+def position_vectors(sums, position, factors_ptr, ends_ptr, turns_ptr, ROWS, D: tl.constexpr,
+                     R: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """Σ_j x[i, j] T[p(i, j)], [ROWS, D], of what `add_by_position` summed up."""
+    sum_sine, sum_cosine, on_left, on_right = sums
+    total = turned_back(
+        sum_sine, sum_cosine, position, factors_ptr, turns_ptr, ROWS, D, R, PRECISION
+    )
+    return total + ends_by_mass(on_left, on_right, ends_ptr, D)

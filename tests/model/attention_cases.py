@@ -49,3 +49,17 @@ def results(implementation, q, k, v, clip, mask, offset, **kwargs):
     context, _ = attend(implementation, q, k, v, table, mask=mask, offset=offset, **kwargs)
     probe = torch.cos(torch.arange(context.numel(), dtype=torch.float64)).view(context.shape)
     return context, *torch.autograd.grad((context * probe).sum(), [q, k, v])
+
+
+def kept_for_backward(implementation, length):
+    """Bytes that attention over so many tokens saves, over those of its queries."""
+    q, k, v = operands(length, length, batch=1, heads=2, d=16)
+    kept = []
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        kept.append(x.untyped_storage().nbytes())
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        attend(implementation, q, k, v, position_table(16, 64), dropout=0.1)
+    return sum(kept) / q.untyped_storage().nbytes()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from model.cpu_dropout import Dropout, keep_mask, keep_scale
 from model.relative_attention import attend, eager_attention, position_table
-from tests.model.attention_cases import definition, masks, operands, results
+from tests.model.attention_cases import definition, kept_for_backward, masks, operands, results
 
 IMPLEMENTATIONS = ["eager", "sdpa"]
 
@@ -116,16 +116,7 @@ def test_gradients_of_scores_under_dropout(implementation: str) -> None:
 
 def test_memory_of_sdpa_is_linear_in_length() -> None:
     """What is kept for the backward pass holds no [queries, keys] matrix."""
-    q, k, v = operands(512, 512, batch=1, heads=2, d=16)
-    kept = []
-
-    def pack(x: torch.Tensor) -> torch.Tensor:
-        kept.append(x.untyped_storage().nbytes())
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        attend("sdpa", q, k, v, position_table(16, 64), dropout=0.1)
-    assert sum(kept) <= 6 * q.numel() * 4
+    assert kept_for_backward("sdpa", 512) <= 6
 
 
 def test_position_table() -> None:
