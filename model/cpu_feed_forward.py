@@ -28,7 +28,8 @@ class GeluLinear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         rows = grad.flatten(0, -2)
         d_weight = rows.T @ F.gelu(x).flatten(0, -2)
-        d_x = torch.ops.aten.gelu_backward(grad @ weight, x)
+        d_x = grad @ weight
+        torch.ops.aten.gelu_backward.grad_input(d_x, x, grad_input=d_x)
         return d_x, d_weight, rows.sum(0)
 
 

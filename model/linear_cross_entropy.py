@@ -18,21 +18,27 @@ ELEMENTS = 2**24
 """Scores that exist at a time: 64 MiB in float32."""
 
 
-def linear_cross_entropy(layer: nn.Linear, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def linear_cross_entropy(
+    layer: nn.Linear, x: Tensor, labels: Tensor, weight: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Sum of the cross-entropies in nats (float32 scalar), and where the highest score is right.
 
     Args:
         layer: n → V.
         x: [M, n].
         labels: int64 [M].
+        weight: [V, n], the layer's own under another name, see `tied_words.py`.
     """
     if is_plain(layer):
-        return LinearCrossEntropy.apply(x, layer.weight, layer.bias, labels)
+        weight = layer.weight if weight is None else weight
+        return LinearCrossEntropy.apply(x, weight, layer.bias, labels)
     scores = layer(x).float()
     return F.cross_entropy(scores, labels, reduction="sum"), scores.argmax(-1) == labels
 
 
 class LinearCrossEntropy(torch.autograd.Function):
+    """The gradients are made with the loss; the backward pass scales them and gives them away."""
+
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, labels: Tensor
@@ -41,10 +47,12 @@ class LinearCrossEntropy(torch.autograd.Function):
         right = torch.empty_like(labels, dtype=torch.bool)
         wanted = any(ctx.needs_input_grad[:3])
         rows = max(1, ELEMENTS // len(weight))
-        # A sum over blocks is kept in float32; a single block needs no sum.
-        wide = torch.float32 if len(x) > rows else weight.dtype
-        d_x = torch.empty_like(x)
-        d_weight = torch.zeros_like(weight, dtype=wide) if wanted else weight
+        d_x, d_weight = torch.empty_like(x), torch.empty(0)
+        if wanted and 0 < len(x) <= rows:
+            d_weight = torch.empty_like(weight)
+        elif wanted:
+            # A sum over blocks is kept in float32; a single block needs no sum.
+            d_weight = torch.zeros_like(weight, dtype=torch.float32)
         d_bias = torch.zeros_like(bias, dtype=torch.float32)
         for first in range(0, len(x), rows):
             part = slice(first, first + rows)
@@ -64,7 +72,7 @@ class LinearCrossEntropy(torch.autograd.Function):
                 else:
                     torch.mm(slopes.T, x, out=d_weight)
         if wanted:
-            ctx.save_for_backward(d_x, d_weight, d_bias)
+            ctx.gradients = d_x, d_weight, d_bias
             ctx.dtype = weight.dtype
         ctx.mark_non_differentiable(right)
         return total, right
@@ -72,6 +80,8 @@ class LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        d_x, d_weight, d_bias = ctx.saved_tensors
-        d_weight, d_bias = (d_weight * grad).to(ctx.dtype), (d_bias * grad).to(ctx.dtype)
-        return d_x * grad.to(d_x.dtype), d_weight, d_bias, None
+        if ctx.gradients is None:
+            raise RuntimeError("the gradients of this cross-entropy were already given away")
+        d_x, d_weight, d_bias = (x.mul_(grad) for x in ctx.gradients)
+        ctx.gradients = None
+        return d_x, d_weight.to(ctx.dtype), d_bias.to(ctx.dtype), None

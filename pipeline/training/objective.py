@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from model import NezhaForPreTraining
 from model.linear_cross_entropy import linear_cross_entropy
+from model.tied_words import vectors_and_words
 from pipeline.feed.batches import Batch, pack
 
 STATISTICS = ("mlm_loss", "mlm_correct", "masked", "nsp_loss", "nsp_correct", "pairs")
@@ -79,16 +80,18 @@ class PretrainingObjective(nn.Module):
             the loss (scalar; parts of a batch add up to the mean loss of the whole), float32
             sums in the order of STATISTICS [6], and which masked tokens were told right (bool [M]).
         """
+        head = self.network.cls.predictions
+        embedding = self.network.nezha.embeddings.word_embeddings
+        vectors, words = vectors_and_words(embedding, head.decoder, inputs.input_ids)
         hidden = self.network.nezha(
-            inputs.input_ids[None],
+            inputs_embeds=vectors[None],
             token_type_ids=inputs.token_type_ids[None],
             cu_seqlens=inputs.cu_seqlens,
             longest=inputs.longest,
         )
         masked = hidden.last_hidden_state[0].index_select(0, inputs.masked_positions)
-        head = self.network.cls.predictions
         mlm, right = linear_cross_entropy(
-            head.decoder, head.transform(masked), inputs.masked_labels
+            head.decoder, head.transform(masked), inputs.masked_labels, words
         )
         nsp_logits = self.network.cls.seq_relationship(hidden.pooler_output).float()
         nsp = F.cross_entropy(

@@ -46,6 +46,14 @@ def test_bfloat16_is_about_as_exact_as_the_plain_way(monkeypatch) -> None:
             assert (a - c).norm() <= 1.4 * (b - c).norm()
 
 
+def test_gradients_are_given_once() -> None:
+    layer, x = nn.Linear(5, 31), torch.randn(9, 5)
+    loss, _ = linear_cross_entropy(layer, x, torch.randint(31, (9,)))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="given away"):
+        loss.backward()
+
+
 def test_without_gradients_none_are_made() -> None:
     layer, labels = nn.Linear(5, 31), torch.randint(31, (9,))
     x = torch.randn(9, 5)
