@@ -12,6 +12,8 @@ if not torch.cuda.is_available():
     # Kernels are then run in Python. It has to stand there before they are imported.
     os.environ["TRITON_INTERPRET"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What tests hold runs against is computed here, and bfloat16 products depend on the threads.
+torch.set_num_threads(1)
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 SHARED = Path(__file__).parent.parent.parent / "shared"

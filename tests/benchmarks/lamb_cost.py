@@ -23,7 +23,7 @@ from torch import nn
 
 from pipeline.config import Config, ModelSettings
 from pipeline.training import engine as engines
-from pipeline.training import lamb
+from pipeline.training import lamb, lamb_steps
 from pipeline.training.network import build_network, network_config
 
 
@@ -100,7 +100,7 @@ def optimizer_steps(size: str, device: torch.device) -> dict[str, Callable[[], o
     contenders: dict[str, Callable[[], object]] = {
         "AdamW foreach": torch.optim.AdamW(plain[0], foreach=True).step,
         "AdamW fused": torch.optim.AdamW(plain[1], fused=True).step,
-        f"LAMB (block 2^{lamb.BLOCK.bit_length() - 1})": lamb.Lamb(groups).step,
+        f"LAMB (block 2^{lamb_steps.BLOCK.bit_length() - 1})": lamb.Lamb(groups).step,
     }
     if device.type == "cpu":
         other = lamb.Lamb(groups)
@@ -111,10 +111,10 @@ def optimizer_steps(size: str, device: torch.device) -> dict[str, Callable[[], o
 
 def _with_block(optimizer: lamb.Lamb, size: int) -> Callable[[], object]:
     def act() -> None:
-        previous, lamb.BLOCK = lamb.BLOCK, size
+        previous, lamb_steps.BLOCK = lamb_steps.BLOCK, size
         optimizer._cuts.clear()
         optimizer.step()
-        lamb.BLOCK = previous
+        lamb_steps.BLOCK = previous
 
     return act
 

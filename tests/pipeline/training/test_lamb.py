@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pipeline.errors import ConfigError
-from pipeline.training import engine, fragments, lamb
+from pipeline.training import engine, fragments, lamb, lamb_steps
 from tests.pipeline.training import networks, spawn
 from tests.pipeline.training.reference_lamb import ReferenceLamb
 
@@ -120,10 +120,31 @@ def test_an_update_does_not_depend_on_the_scale_of_the_gradient():
 )
 def test_trust_ratios(weight, update, low, high):
     squares = torch.tensor([[weight], [update]], dtype=torch.float64).square()
-    ratio = lamb.trust_ratios(squares).item()
+    ratio = lamb_steps.trust_ratios(squares).item()
     norm, other = squares.sqrt().flatten().tolist()
     assert ratio == pytest.approx(norm / other if norm and other else 1.0)
-    assert low <= lamb.trust_ratios(squares, (low, high)).item() <= high
+    assert low <= lamb_steps.trust_ratios(squares, (low, high)).item() <= high
+
+
+def flat_steps(weight, gradients, pieces, length):
+    """Weights after steps on a flat tensor that holds pieces of one parameter amid garbage."""
+    flat = torch.full((length,), float("nan"))
+    parameter = nn.Parameter(flat)
+    for _, start, place, size in pieces:
+        flat[place : place + size] = weight.flatten()[start : start + size]
+    optimizer = lamb.Lamb([parameter], weight_decay=0.1)
+    described = fragments.Flat(parameter, ("w",), (weight.shape,), tuple(pieces))
+    optimizer._cuts = {parameter: lamb_steps.Cut.of(described)}
+    for step, (gradient, *_) in enumerate(gradients):
+        parameter.grad = torch.full_like(flat, float("nan"))
+        for _, start, place, size in pieces:
+            parameter.grad[place : place + size] = gradient.flatten()[start : start + size]
+        optimizer.param_groups[0]["lr"] = 0.01 * (step + 1)
+        optimizer.step()
+    moved = torch.full_like(weight, float("nan")).flatten()
+    for _, start, place, size in pieces:
+        moved[start : start + size] = parameter.detach()[place : place + size]
+    return moved.view(weight.shape)
 
 
 @settings(max_examples=30, deadline=None)
@@ -142,30 +163,12 @@ def test_neither_blocks_nor_pieces_change_a_step(block, cuts, gaps):
         if end > start:
             pieces.append(fragments.Fragment(0, start, offset, end - start))
         offset += end - start + gap
-    flat = torch.full((offset,), float("nan"))
-    parameter = nn.Parameter(flat)
-    for _, start, place, length in pieces:
-        flat[place : place + length] = weight.flatten()[start : start + length]
-    optimizer = lamb.Lamb([parameter], weight_decay=0.1)
-    described = fragments.Flat(parameter, ("w",), (weight.shape,), tuple(pieces))
-    previous, lamb.BLOCK = lamb.BLOCK, block
+    previous, lamb_steps.BLOCK = lamb_steps.BLOCK, block
     try:
-        optimizer._cuts = {parameter: lamb._Cut.of(described)}
-        for step, (gradient, *_) in enumerate(gradients):
-            parameter.grad = torch.full_like(flat, float("nan"))
-            for _, start, place, length in pieces:
-                parameter.grad[place : place + length] = gradient.flatten()[start : start + length]
-            optimizer.param_groups[0]["lr"] = 0.01 * (step + 1)
-            optimizer.step()
+        moved = flat_steps(weight, gradients, pieces, offset)
     finally:
-        lamb.BLOCK = previous
-    for _, start, place, length in pieces:
-        torch.testing.assert_close(
-            parameter.detach()[place : place + length],
-            whole[0].flatten()[start : start + length],
-            rtol=0,
-            atol=1e-6,
-        )
+        lamb_steps.BLOCK = previous
+    torch.testing.assert_close(moved, whole[0], rtol=0, atol=1e-6)
 
 
 def test_zero_weights_and_zero_gradients():
