@@ -24,6 +24,7 @@ from pipeline.feed.batches import Batch
 from pipeline.feed.cache import ShardCache
 from pipeline.paths import RunPaths
 from pipeline.training import checkpoint, engine, flops, history
+from pipeline.training.allocator import keep_freed_memory
 from pipeline.training.dynamics import dynamics
 from pipeline.training.evaluation import evaluate
 from pipeline.training.meters import Clock, Window
@@ -58,6 +59,7 @@ def train(config: Config, context: Context) -> dict[str, Any]:
     """
     if context.device.type == "cpu":
         torch.set_num_threads(context.threads)
+        keep_freed_memory()
     paths, device, steps = RunPaths.of(config), context.device, config.train.steps
     precision = engine.resolve_precision(config.train.precision, device)
     split = engine.split_for(config, context.world_size)
