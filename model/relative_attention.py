@@ -198,12 +198,13 @@ def attend_packed(
     tokens = context.transpose(1, 2).flatten(0, 1)
     if packing.places is not None:
         tokens = _Unpad.apply(tokens, packing.places)
-    return tokens.transpose(0, 1)[None]
+    return tokens.transpose(0, 1).unsqueeze(0)
 
 
 def _pad(x: Tensor, packing: Packing) -> Tensor:
     """[1, heads, T, d] → [N, heads, longest, d]."""
-    tokens = x[0].transpose(0, 1)
+    # Not x[0], whose gradient would be a copy among zeros.
+    tokens = x.squeeze(0).transpose(0, 1)
     if packing.places is not None:
         padding = tokens.new_zeros(packing.texts * packing.longest, *tokens.shape[1:])
         tokens = padding.index_copy(0, packing.places, tokens)

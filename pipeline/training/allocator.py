@@ -8,11 +8,12 @@ import ctypes
 # Parameters of mallopt, from malloc.h.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 KEPT = (1 << 31) - 1
-LARGE = 10 << 20
+LARGE = 32 << 20
+"""The most that glibc takes."""
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what a step frees for the next one, up to 10 MiB a tensor.
+    """Have glibc keep what a step frees for the next one, up to 32 MiB a tensor.
 
     Otherwise it is given back to the kernel, which fills it with zeros anew in every step: measured
     as 12 % of a short bf16 step (`tests/benchmarks/step.py`). Other C libraries are left alone.

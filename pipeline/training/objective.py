@@ -89,7 +89,7 @@ class PretrainingObjective(nn.Module):
             cu_seqlens=inputs.cu_seqlens,
             longest=inputs.longest,
         )
-        masked = hidden.last_hidden_state[0].index_select(0, inputs.masked_positions)
+        masked = hidden.last_hidden_state.squeeze(0).index_select(0, inputs.masked_positions)
         mlm, right = linear_cross_entropy(
             head.decoder, head.transform(masked), inputs.masked_labels, words
         )

@@ -17,7 +17,7 @@ def faults():
 
 usual = [faults() for _ in range(5)][-1]
 keep_freed_memory()
-print(usual, [faults() for _ in range(5)][-1])
+print(usual, [faults() for _ in range(20)][-1])
 """
 
 
