@@ -13,14 +13,15 @@ from torch.autograd.function import once_differentiable
 
 from .cpu_dropout import keep_mask, keep_scale, new_seed
 
-TILE_BYTES = 2**21
+TILE_BYTES = 2**22
 """Scores of a tile: so many that it stays in a core's cache."""
 
-TILE_QUERIES = 128
+BAND_QUERIES = 128
+"""Rows of a tile that are given their positions together."""
 
 
 class TiledAttention(torch.autograd.Function):
-    """Tiles of some heads and up to 128 queries against all keys; the backward pass recomputes.
+    """Tiles of some heads and queries against all keys; the backward pass recomputes.
 
     Gradients, with P the probabilities, M the dropout mask over the share kept and a[i, j] the
     position vector T[p(i, j)]:
@@ -46,7 +47,7 @@ class TiledAttention(torch.autograd.Function):
             p = tile.probabilities(q, k)
             if dropout:
                 p *= keep_mask(p, dropout, seed + tile.number)
-            context = tile.sum_by_position(p).add_(torch.bmm(p, v[tile.heads]))
+            context = tile.sum_by_position(p, torch.bmm(p, v[tile.heads]))
             out[tile.heads, tile.rows] = context * keep_scale(dropout) if dropout else context
         ctx.save_for_backward(q, k, v, table, mask)
         ctx.shape, ctx.dropout, ctx.offset, ctx.seed = shape, dropout, offset, seed
@@ -58,25 +59,28 @@ class TiledAttention(torch.autograd.Function):
         q, k, v, table, mask = ctx.saved_tensors
         batch, heads = ctx.shape[:2]
         grad, dq = _flat(grad), torch.empty_like(q)
-        # Added up over tiles of queries, so in float32 or wider whatever the type.
+        # Added up over tiles of queries in float32 or wider; a tile of all queries needs no sum.
         wide = torch.promote_types(q.dtype, torch.float32)
-        dk, dv = (torch.zeros_like(k, dtype=wide) for _ in range(2))
+        whole = _height(q, k) == q.shape[1]
+        dk, dv = (torch.zeros_like(k, dtype=k.dtype if whole else wide) for _ in range(2))
         for tile in _tiles(q, k, mask, table, ctx.offset, heads):
             p = tile.probabilities(q, k)
             d_context = grad[tile.heads, tile.rows]
+            if ctx.dropout:
+                d_context = d_context * keep_scale(ctx.dropout)
+            dp = torch.bmm(d_context, v[tile.heads].transpose(1, 2))
+            tile.add_by_position(dp, d_context)
             dropped = p
             if ctx.dropout:
                 keep = keep_mask(p, ctx.dropout, ctx.seed + tile.number)
-                dropped = keep * p
-                d_context = d_context * keep_scale(ctx.dropout)
-            dv[tile.heads] += torch.bmm(dropped.transpose(1, 2), d_context)
-            dp = torch.bmm(d_context, v[tile.heads].transpose(1, 2))
-            tile.add_by_position(dp, d_context)
-            if ctx.dropout:
                 dp *= keep
-            ds = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
-            dk[tile.heads] += torch.bmm(ds.transpose(1, 2), q[tile.heads, tile.rows] * tile.scale)
-            d_query = tile.sum_by_position(ds).add_(torch.bmm(ds, k[tile.heads]))
+                dropped = keep.mul_(p)
+            _add_product(dv[tile.heads], dropped.transpose(1, 2), d_context)
+            # In place, as the softmax: what is not written afresh stays in the cache.
+            ds = torch.ops.aten._softmax_backward_data.out(dp, p, -1, p.dtype, grad_input=dp)
+            scaled = q[tile.heads, tile.rows] * tile.scale
+            _add_product(dk[tile.heads], ds.transpose(1, 2), scaled)
+            d_query = tile.sum_by_position(ds, torch.bmm(ds, k[tile.heads]))
             dq[tile.heads, tile.rows] = d_query * tile.scale
         split = (batch, heads, -1, q.shape[2])
         dk, dv = dk.to(k.dtype).view(split), dv.to(v.dtype).view(split)
@@ -90,8 +94,8 @@ class _Tile:
     number: int
     heads: slice
     rows: slice
-    first: int
-    """Position of the first query."""
+    bands: list[tuple[slice, "_Band"]]
+    """Blocks of the rows, and where each has its band."""
     table: Tensor
     mask: Tensor | None
     scale: float
@@ -103,51 +107,48 @@ class _Tile:
         self.add_by_position(scores, scaled)
         if self.mask is not None:
             scores += self.mask
-        return scores.softmax(-1)
+        return torch.softmax(scores, -1, out=scores)
 
     def add_by_position(self, scores: Tensor, x: Tensor) -> None:
         """Add x[i] · T[p(i, j)] to scores [n, r, K] in place; x is [n, r, d]."""
-        band = self._band(*scores.shape[1:])
         dots = x @ self.table.T
-        scores[:, :, : band.left] += dots[:, :, :1]
-        scores[:, :, band.right :] += dots[:, :, -1:]
-        if band.left == band.right:
-            return
-        by_distance = dots.new_empty(len(x), x.shape[1], band.width)
-        by_distance[:, :, : band.low] = dots[:, :, :1]
-        by_distance[:, :, band.low : band.high] = dots[:, :, band.table_rows]
-        by_distance[:, :, band.high :] = dots[:, :, -1:]
-        scores[:, :, band.left : band.right] += _by_key(by_distance, band.right - band.left)
+        for rows, band in self.bands:
+            block, near = scores[:, rows], dots[:, rows]
+            block[:, :, : band.left] += near[:, :, :1]
+            block[:, :, band.right :] += near[:, :, -1:]
+            if band.left == band.right:
+                continue
+            by_distance = dots.new_empty(len(x), block.shape[1], band.width)
+            by_distance[:, :, : band.low] = near[:, :, :1]
+            by_distance[:, :, band.low : band.high] = near[:, :, band.table_rows]
+            by_distance[:, :, band.high :] = near[:, :, -1:]
+            block[:, :, band.left : band.right] += _by_key(by_distance, band.right - band.left)
 
-    def sum_by_position(self, x: Tensor) -> Tensor:
-        """Σ_j x[i, j] T[p(i, j)]: [n, r, K] → float32 (or wider) [n, r, d]."""
-        band = self._band(*x.shape[1:])
-        by_distance = x.new_zeros(len(x), x.shape[1], band.width)
-        if band.left < band.right:
-            _by_key(by_distance, band.right - band.left).copy_(x[:, :, band.left : band.right])
+    def sum_by_position(self, x: Tensor, rest: Tensor) -> Tensor:
+        """rest + Σ_j x[i, j] T[p(i, j)], float32 or wider [n, r, d]; x is [n, r, K]."""
         wide = torch.promote_types(x.dtype, torch.float32)
-
-        def mass(*parts: Tensor) -> Tensor:
-            return torch.stack([part.sum(-1, dtype=wide) for part in parts]).sum(0)[:, :, None]
-
-        total = mass(x[:, :, : band.left], by_distance[:, :, : band.low]) * self.table[0]
-        total += mass(x[:, :, band.right :], by_distance[:, :, band.high :]) * self.table[-1]
-        total += by_distance[:, :, band.low : band.high] @ self.table[band.table_rows]
-        return total
-
-    def _band(self, rows: int, keys: int) -> "_Band":
-        clip = self.table.shape[0] // 2
-        left = min(max(self.first - clip, 0), keys)
-        right = max(min(self.first + rows + clip, keys), left)
-        width = right - left + rows - 1 if left < right else 0
-        least = left - self.first - rows + 1
-        low = min(max(-clip - least, 0), width)
-        high = min(max(clip + 1 - least, low), width)
-        return _Band(left, right, width, low, high, slice(least + low + clip, least + high + clip))
+        total = rest.to(wide)
+        ends = self.table[[0, -1]].to(wide)
+        masses = x.new_empty(*x.shape[:2], 2, dtype=wide)
+        for rows, band in self.bands:
+            block = x[:, rows]
+            by_distance = x.new_zeros(len(x), block.shape[1], band.width)
+            if band.left < band.right:
+                _by_key(by_distance, band.right - band.left).copy_(
+                    block[:, :, band.left : band.right]
+                )
+            sides = (
+                (block[:, :, : band.left], by_distance[:, :, : band.low]),
+                (block[:, :, band.right :], by_distance[:, :, band.high :]),
+            )
+            for side, (far, near) in enumerate(sides):
+                masses[:, rows, side] = far.sum(-1, dtype=wide).add_(near.sum(-1, dtype=wide))
+            total[:, rows] += by_distance[:, :, band.low : band.high] @ self.table[band.table_rows]
+        return total.add_(masses @ ends)
 
 
 class _Band(NamedTuple):
-    """Where the keys stand that some row of a tile sees within the clip distance.
+    """Where the keys stand that some row of a block sees within the clip distance.
 
     Left of `left` and right of `right` the position vector is the same for all rows. Between them
     a buffer has a column for each distance, and of those `low` to `high` are within the clip.
@@ -161,6 +162,23 @@ class _Band(NamedTuple):
     high: int
     table_rows: slice
     """Of the columns low to high"""
+
+
+def _bands(first: int, rows: int, keys: int, clip: int) -> list[tuple[slice, _Band]]:
+    """Of a tile of so many rows whose first query has position `first`."""
+    tops = range(0, rows, BAND_QUERIES)
+    blocks = [slice(top, min(top + BAND_QUERIES, rows)) for top in tops]
+    return [(b, _band(first + b.start, b.stop - b.start, keys, clip)) for b in blocks]
+
+
+def _band(first: int, rows: int, keys: int, clip: int) -> _Band:
+    left = min(max(first - clip, 0), keys)
+    right = max(min(first + rows + clip, keys), left)
+    width = right - left + rows - 1 if left < right else 0
+    least = left - first - rows + 1
+    low = min(max(-clip - least, 0), width)
+    high = min(max(clip + 1 - least, low), width)
+    return _Band(left, right, width, low, high, slice(least + low + clip, least + high + clip))
 
 
 def _by_key(by_distance: Tensor, keys: int) -> Tensor:
@@ -180,22 +198,34 @@ def _tiles(
     keys = k.shape[1]
     if mask is not None:
         mask = mask.expand(total // heads, heads, queries, keys)
-    height = min(queries, TILE_QUERIES)
+    height = _height(q, k)
     group = max(1, TILE_BYTES // (height * keys * q.itemsize))
-    starts = [(top, head) for top in range(0, queries, height) for head in range(0, total, group)]
-    for number, (top, head) in enumerate(starts):
+    number = 0
+    for top in range(0, queries, height):
         rows = slice(top, min(top + height, queries))
-        some = slice(head, min(head + group, total))
-        numbers = torch.arange(some.start, some.stop)
-        yield _Tile(
-            number=number,
-            heads=some,
-            rows=rows,
-            first=offset + top,
-            table=table,
-            mask=None if mask is None else mask[numbers // heads, numbers % heads, rows],
-            scale=width**-0.5,
-        )
+        bands = _bands(offset + top, rows.stop - top, keys, table.shape[0] // 2)
+        for head in range(0, total, group):
+            some = slice(head, min(head + group, total))
+            part = None
+            if mask is not None:
+                numbers = torch.arange(some.start, some.stop)
+                part = mask[numbers // heads, numbers % heads, rows]
+            yield _Tile(number, some, rows, bands, table, part, width**-0.5)
+            number += 1
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a b, in place."""
+    if total.dtype == a.dtype:
+        total.baddbmm_(a, b)
+    else:
+        total += torch.bmm(a, b)
+
+
+def _height(q: Tensor, k: Tensor) -> int:
+    """Queries of a tile: all if a head's scores fit."""
+    fitting = TILE_BYTES // (k.shape[1] * q.itemsize) // BAND_QUERIES * BAND_QUERIES
+    return min(q.shape[1], max(fitting, BAND_QUERIES))
 
 
 def _flat(x: Tensor) -> Tensor:
