@@ -7,9 +7,9 @@ import ctypes
 
 # Parameters of mallopt, from malloc.h.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-KEPT = (1 << 31) - 1
+KEPT = 1 << 30
 LARGE = 32 << 20
-"""The most that glibc takes."""
+"""The most that every version of glibc takes."""
 
 
 def keep_freed_memory() -> None:
