@@ -7,6 +7,7 @@ the backward pass: its seed is, and the mask is drawn again.
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -28,10 +29,9 @@ def keep_scale(rate: float) -> float:
 
 def keep_mask(like: Tensor, rate: float, seed: int) -> Tensor:
     """Ones, and zeros with probability `rate`, in the shape and type of `like`."""
-    generator = torch.Generator().manual_seed(seed)
-    draws = torch.empty(-(-like.numel() // 8), dtype=torch.int64)
-    draws.random_(-(2**63), None, generator=generator)
-    bytes_ = draws.view(torch.int8)[: like.numel()].view(like.shape)
+    # NumPy draws faster than torch, whose generator makes 64 bits of two draws.
+    draws = np.random.SFC64(seed).random_raw(-(-like.numel() // 8))
+    bytes_ = torch.from_numpy(draws.view(np.int8))[: like.numel()].view(like.shape)
     mask = torch.empty(like.shape, dtype=like.dtype)
     return torch.ge(bytes_, round(rate * LEVELS) - LEVELS // 2, out=mask)
 
