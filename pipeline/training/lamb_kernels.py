@@ -109,7 +109,8 @@ class Grid:
         rows.sort(key=lambda row: row[3])
         self.chunks = _to_device(rows, device)
         """[chunks, 4] int64: tensor, first element in it, elements, parameter; by parameter"""
-        counts = torch.bincount(torch.tensor([row[3] for row in rows]), minlength=parameters)
+        owners = torch.tensor([row[3] for row in rows], dtype=torch.int64)
+        counts = torch.bincount(owners, minlength=parameters)
         self.bounds = _to_device([0, *counts.cumsum(0).tolist()], device)
         """[parameters + 1] int64"""
         self.sums = torch.empty(len(rows), 2, device=device)

@@ -67,6 +67,13 @@ def test_pieces_in_a_flat_tensor(with_kernels) -> None:
     torch.testing.assert_close(moved, whole[0], rtol=0, atol=1e-6)
 
 
+def test_a_rank_may_hold_nothing_but_padding(with_kernels) -> None:
+    (weight, *_), gradients = cases.weights_and_gradients(1)
+    (weight,), gradients = on_device([weight], [step[:1] for step in gradients])
+    assert cases.flat_steps(weight, gradients, [], 7).isnan().all()
+    assert with_kernels[0].norms.tolist() == [[0.0], [0.0]]
+
+
 def test_a_step_is_the_same_whenever_it_is_made(with_kernels) -> None:
     weights, gradients = on_device(*cases.weights_and_gradients(3))
     first, second = (cases.run(weights, gradients, lamb.Lamb)[0] for _ in range(2))
