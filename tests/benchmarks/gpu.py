@@ -3,8 +3,8 @@
     python -m tests.benchmarks.gpu FOLDER
 
 Kernel tests first, then attention, a step, LAMB and the whole loop; tables are printed, figures
-go to FOLDER as JSON. It needs torch, Triton, transformers, numpy, pyarrow and pytest, and the
-loop DeepSpeed as well. What fails is named at the end, the rest goes on.
+go to FOLDER as JSON. It needs torch, Triton, transformers, numpy, pyarrow, pydantic, pytest and
+hypothesis, and the loop DeepSpeed as well. What fails is named at the end, the rest goes on.
 """
 
 import argparse
@@ -12,6 +12,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+KERNEL_TESTS = [
+    "tests/model/test_triton_attention.py",
+    "tests/pipeline/training/test_lamb_kernels.py",
+]
 SHAPES = ["64x128", "16x512"]
 LOOPS = [("base", 128, 256), ("base", 512, 64), ("large", 128, 128), ("large", 512, 32)]
 """Size, length, micro-batch."""
@@ -20,7 +24,7 @@ LOOPS = [("base", 128, 256), ("base", 512, 64), ("large", 128, 128), ("large", 5
 def commands(folder: Path) -> dict[str, list[str]]:
     gpu = ["--device", "cuda"]
     found = {
-        "kernels": ["-m", "pytest", "-q", "tests/model/test_triton_attention.py"],
+        "kernels": ["-m", "pytest", "-q", *KERNEL_TESTS],
         "attention": ["tests/benchmarks/attention.py", *gpu, "--dtype", "bfloat16"],
         "step": ["tests/benchmarks/step.py", *gpu, "--shapes", *SHAPES],
         "lamb": ["-m", "tests.benchmarks.lamb_cost", *gpu],
