@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from .cpu_dropout import keep_mask, keep_scale, new_seed
 
 TILE_BYTES = 2**22
-"""Scores of a tile: so many that it stays in a core's cache."""
+"""Scores of a tile: so many that they stay in the cache."""
 
 BAND_QUERIES = 128
 """Rows of a tile that are given their positions together."""
