@@ -68,8 +68,7 @@ class TiledAttention(torch.autograd.Function):
             d_context = grad[tile.heads, tile.rows]
             if ctx.dropout:
                 d_context = d_context * keep_scale(ctx.dropout)
-            dp = torch.bmm(d_context, v[tile.heads].transpose(1, 2))
-            tile.add_by_position(dp, d_context)
+            dp = tile.products(d_context, v)
             dropped = p
             if ctx.dropout:
                 keep = keep_mask(p, ctx.dropout, ctx.seed + tile.number)
@@ -103,26 +102,27 @@ class _Tile:
     def probabilities(self, q: Tensor, k: Tensor) -> Tensor:
         """softmax(scores), [n, r, K]."""
         scaled = q[self.heads, self.rows] * self.scale
-        scores = torch.bmm(scaled, k[self.heads].transpose(1, 2))
-        self.add_by_position(scores, scaled)
+        scores = self.products(scaled, k)
         if self.mask is not None:
             scores += self.mask
         return torch.softmax(scores, -1, out=scores)
 
-    def add_by_position(self, scores: Tensor, x: Tensor) -> None:
-        """Add x[i] · T[p(i, j)] to scores [n, r, K] in place; x is [n, r, d]."""
+    def products(self, x: Tensor, y: Tensor) -> Tensor:
+        """x[i] · (y[j] + T[p(i, j)]), [n, r, K]; x is [n, r, d] and y all heads' keys or values."""
         dots = x @ self.table.T
+        products = x.new_empty(*x.shape[:2], y.shape[1])
         for rows, band in self.bands:
-            block, near = scores[:, rows], dots[:, rows]
-            block[:, :, : band.left] += near[:, :, :1]
-            block[:, :, band.right :] += near[:, :, -1:]
+            block, near = products[:, rows], dots[:, rows]
+            block[:, :, : band.left] = near[:, :, :1]
+            block[:, :, band.right :] = near[:, :, -1:]
             if band.left == band.right:
                 continue
             by_distance = dots.new_empty(len(x), block.shape[1], band.width)
             by_distance[:, :, : band.low] = near[:, :, :1]
             by_distance[:, :, band.low : band.high] = near[:, :, band.table_rows]
             by_distance[:, :, band.high :] = near[:, :, -1:]
-            block[:, :, band.left : band.right] += _by_key(by_distance, band.right - band.left)
+            block[:, :, band.left : band.right] = _by_key(by_distance, band.right - band.left)
+        return products.baddbmm_(x, y[self.heads].transpose(1, 2))
 
     def sum_by_position(self, x: Tensor, rest: Tensor) -> Tensor:
         """rest + Σ_j x[i, j] T[p(i, j)], float32 or wider [n, r, d]; x is [n, r, K]."""
