@@ -127,7 +127,7 @@ def slopes_of(
     return dropped, weights * (slopes - delta[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed"])
 def keys_kernel(
     q_ptr, k_ptr, v_ptr, grad_ptr, dk_ptr, dv_ptr, lse_ptr, rows_ptr, turned_ptr, bias_ptr,
     cu_seqlens_ptr, waves_ptr,
@@ -182,7 +182,7 @@ def keys_kernel(
     store_rows(dv_ptr, dv_step, first_key, keys, dv, KEYS, D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed"])
 def queries_kernel(
     q_ptr, k_ptr, v_ptr, grad_ptr, dq_ptr, lse_ptr, rows_ptr, turned_ptr, bias_ptr,
     cu_seqlens_ptr, factors_ptr, ends_ptr, turns_ptr, waves_ptr,

@@ -68,7 +68,7 @@ def context_tiles(
     return context, sums, total, highest
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed"])
 def context_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, bias_ptr, cu_seqlens_ptr,
     factors_ptr, ends_ptr, turns_ptr, waves_ptr,

@@ -11,11 +11,17 @@ ROOT = Path(__file__).parent.parent
 # Each package may import itself and what stands here.
 ALLOWED = {
     "model": (),
+    "pipeline.allocator": (),
     "pipeline.config": ("pipeline.errors",),
     "pipeline.errors": (),
     "pipeline.cluster": ("pipeline.errors",),
     "pipeline.corpus": ("pipeline.cluster", "pipeline.config", "pipeline.errors"),
-    "pipeline.feed": ("pipeline.config", "pipeline.errors", "pipeline.corpus"),
+    "pipeline.feed": (
+        "pipeline.allocator",
+        "pipeline.config",
+        "pipeline.corpus",
+        "pipeline.errors",
+    ),
     "pipeline.training": (
         "model",
         "pipeline.cluster",

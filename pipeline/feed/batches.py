@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.allocator import keep_freed_memory
 from pipeline.config import MaskingSettings
 from pipeline.corpus.columns import offsets_of
 from pipeline.corpus.masking import Maskable, sample_keys, whole_word_masks
@@ -28,6 +29,7 @@ from pipeline.feed.collate import (
     collate,
     number_words,
     pack,
+    unscored,
 )
 from pipeline.feed.order import positions_of, quotas, sample_at, source_at
 
@@ -82,7 +84,7 @@ class Feed:
         cache: ShardCache | None = None,
     ) -> None:
         folders, weights = split_weights(shards)
-        _keep_freed_memory()
+        keep_freed_memory()
         self._cache = cache or ShardCache()
         self._reader = open_folder(*folders, cache=self._cache)
         self._masking = masking if masking and masking.mode == "dynamic" else None
@@ -206,17 +208,21 @@ def heldout(
 ) -> Iterator[Batch]:
     """The first `samples` samples of a folder in order, with the shards' own masks and words.
 
-    Each rank reads a contiguous part; ranks may yield unequal numbers of batches.
+    Each rank reads a contiguous part; ranks may yield unequal numbers of batches. One whose part
+    is empty yields a sample with nothing to score, so that it takes part where all have to.
     """
     reader = open_folder(folder)
     _need_static_masks(reader)
-    positions = positions_of(0, min(samples, len(reader)), rank, world_size)
+    total = min(samples, len(reader))
+    own = positions_of(0, total, rank, world_size)
+    positions = own if len(own) else np.arange(min(1, total))
     for first, last in _pieces(len(positions), micro_batch):
         numbers = positions[first:last]
         rows = reader.rows(numbers, multiple=WIDTH_MULTIPLE)
         pad_id = reader.manifest.special_ids["[PAD]"]
         batch = collate(rows, rows.masks, numbers, pad_id, 0, len(numbers))
-        yield number_words(batch, rows.word_starts)
+        batch = number_words(batch, rows.word_starts)
+        yield batch if len(own) else unscored(batch)
 
 
 def open_folder(*folders: str, cache: ShardCache | None = None) -> ShardFolder:
@@ -241,15 +247,6 @@ def compare_fingerprints(saved: Mapping[str, Any], now: Mapping[str, Any]) -> No
             + "\n  ".join(lines)
             + "\nset these back to go on, or choose another run.name for a new run"
         )
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc keep freed arrays for the next ones instead of handing them back to the system.
-
-    Its threshold for that rises to the size of the largest block freed (mallopt(3), up to 32 MiB).
-    Below it a third of the feed's time goes into page faults, for every batch anew.
-    """
-    np.empty(30 << 20, np.uint8)
 
 
 def _pieces(count: int, size: int) -> list[tuple[int, int]]:

@@ -118,6 +118,17 @@ def number_words(batch: Batch, word_starts: NDArray[np.bool_]) -> Batch:
     return batch._replace(masked_words=word_starts.cumsum(dtype=np.int64)[batch.masked_positions])
 
 
+def unscored(batch: Batch) -> Batch:
+    """The batch without anything that a loss or a score counts."""
+    return batch._replace(
+        labels=np.full_like(batch.labels, IGNORED),
+        next_sentence_label=np.full_like(batch.next_sentence_label, IGNORED),
+        masked_positions=batch.masked_positions[:0],
+        masked_labels=batch.masked_labels[:0],
+        masked_words=batch.masked_words[:0],
+    )
+
+
 def pack(batch: Batch) -> PackedBatch:
     """Lay the samples of a padded batch end to end."""
     lengths = batch.attention_mask.sum(axis=1)

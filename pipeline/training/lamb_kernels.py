@@ -20,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pipeline.training.lamb_steps import Member, Work, trust_ratios
+from pipeline.training.transfer import upload
 
 CHUNK = 4096
 """Weights that a program takes."""
@@ -107,11 +108,11 @@ class Grid:
                     rows.append((number, offset + start, size, parameters + index))
             parameters += len(member.cut.flat.names)
         rows.sort(key=lambda row: row[3])
-        self.chunks = _to_device(rows, device)
+        self.chunks = upload(torch.tensor(rows, dtype=torch.int64), device)
         """[chunks, 4] int64: tensor, first element in it, elements, parameter; by parameter"""
         owners = torch.tensor([row[3] for row in rows], dtype=torch.int64)
         counts = torch.bincount(owners, minlength=parameters)
-        self.bounds = _to_device([0, *counts.cumsum(0).tolist()], device)
+        self.bounds = upload(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), device)
         """[parameters + 1] int64"""
         self.sums = torch.empty(len(rows), 2, device=device)
         self._known: list[int] = []
@@ -121,7 +122,8 @@ class Grid:
         """[tensors, 4] int64: where weights, gradients and moments are in this step."""
         found = [tensor.data_ptr() for member in members for tensor in whole_columns(member)]
         if found != self._known:
-            self._known, self._addresses = found, _to_device(found, self.sums.device)
+            self._known = found
+            self._addresses = upload(torch.tensor(found, dtype=torch.int64), self.sums.device)
         return self._addresses
 
 
@@ -180,10 +182,3 @@ def suits(members: list[Member]) -> bool:
         for member in members
         for tensor in whole_columns(member)
     )
-
-
-def _to_device(numbers: list, device: torch.device) -> Tensor:
-    host = torch.tensor(numbers, dtype=torch.int64)
-    # Out of pinned memory the copy waits for nobody.
-    host = host.pin_memory() if device.type == "cuda" else host
-    return host.to(device, non_blocking=True)

@@ -24,13 +24,13 @@ from pipeline.feed.batches import Batch
 from pipeline.feed.cache import ShardCache
 from pipeline.paths import RunPaths
 from pipeline.training import checkpoint, engine, flops, history
-from pipeline.training.allocator import keep_freed_memory
 from pipeline.training.dynamics import dynamics
 from pipeline.training.evaluation import evaluate
 from pipeline.training.meters import Clock, Window
 from pipeline.training.network import build_network, network_config
 from pipeline.training.objective import STATISTICS, PretrainingObjective, to_device
 from pipeline.training.schedule import learning_rate
+from pipeline.training.transfer import upload
 
 
 class Context(NamedTuple):
@@ -59,7 +59,6 @@ def train(config: Config, context: Context) -> dict[str, Any]:
     """
     if context.device.type == "cpu":
         torch.set_num_threads(context.threads)
-        keep_freed_memory()
     paths, device, steps = RunPaths.of(config), context.device, config.train.steps
     precision = engine.resolve_precision(config.train.precision, device)
     split = engine.split_for(config, context.world_size)
@@ -145,7 +144,7 @@ def _optimizer_step(
         tokens=sum(batch.tokens for batch in micro_batches),
         squares=sum(batch.squares for batch in micro_batches),
     )
-    counts = torch.tensor(own, dtype=torch.float64, device=device)
+    counts = upload(torch.tensor(own, dtype=torch.float64), device)
     if split.world_size > 1:
         dist.all_reduce(counts)
     # DeepSpeed averages over ranks and accumulation steps; these shares turn its mean into the

@@ -13,6 +13,7 @@ from model import NezhaForPreTraining
 from model.linear_cross_entropy import linear_cross_entropy
 from model.tied_words import vectors_and_words
 from pipeline.feed.batches import Batch, pack
+from pipeline.training.transfer import upload
 
 STATISTICS = ("mlm_loss", "mlm_correct", "masked", "nsp_loss", "nsp_correct", "pairs")
 
@@ -40,10 +41,7 @@ def to_device(batch: Batch, device: torch.device) -> Inputs:
     packed = pack(batch)
 
     def tensor(array: np.ndarray) -> Tensor:
-        host = torch.from_numpy(array)
-        # Out of pinned memory the copy waits for nobody.
-        host = host.pin_memory() if device.type == "cuda" else host
-        return host.to(device, non_blocking=True)
+        return upload(torch.from_numpy(array), device)
 
     return Inputs(
         tensor(packed.input_ids),

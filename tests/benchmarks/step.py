@@ -97,7 +97,7 @@ def _ours(batch: int, length: int, dtype: Any, device: str) -> Callable[[], None
 
     sys.path.insert(0, str(Path(__file__).parents[2]))
     from model import NezhaConfig, NezhaForPreTraining
-    from pipeline.training.allocator import keep_freed_memory
+    from pipeline.allocator import keep_freed_memory
     from pipeline.training.objective import Inputs, PretrainingObjective
 
     _imports_end()

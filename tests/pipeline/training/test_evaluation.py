@@ -125,6 +125,14 @@ def test_ranks_and_stages_score_alike(tmp_path):
             assert found == pytest.approx(alone, rel=1e-5)
 
 
+def test_a_rank_without_samples_goes_along(tmp_path):
+    """Under ZeRO-3 the others would wait for it forever."""
+    folder = str(write_corpus(tmp_path / "shards", write_vocabulary(tmp_path / "v")))
+    (alone,) = spawn.run(1, score, 1, folder, 1)
+    for found in spawn.run(2, score, 3, folder, 1):
+        assert found == pytest.approx(alone, rel=1e-5)
+
+
 def test_the_verb_prints_words_by_length():
     scores = {
         "mlm_loss": 2.0,

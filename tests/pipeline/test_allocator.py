@@ -9,7 +9,7 @@ import resource
 import sys
 import torch
 from torch import nn
-from pipeline.training.allocator import keep_freed_memory
+from pipeline.allocator import keep_freed_memory
 
 if sys.argv[1] == "kept":
     keep_freed_memory()
