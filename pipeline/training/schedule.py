@@ -18,7 +18,8 @@ def learning_rate(step: int, total_steps: int, settings: OptimSettings) -> float
 
     It rises in a straight line to `optim.lr`, which the first step after the warm-up has, and
     falls from there so that it would be 0 at step `total_steps`; `linear` is BERT's decay and
-    `polynomial` the root that NVIDIA's LAMB recipe uses.
+    `polynomial` the root that NVIDIA's LAMB recipe uses, which there falls from step 0 and is
+    overridden by the warm-up.
     """
     warmup = warmup_steps(total_steps, settings)
     if step < warmup:
