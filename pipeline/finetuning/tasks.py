@@ -16,13 +16,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import fsspec
 
 from pipeline.errors import TaskError
 
-TaskName = Literal["classification", "pair", "ner", "choice", "span"]
 Example = dict[str, Any]
 
 FIELDS: dict[str, dict[str, type]] = {
