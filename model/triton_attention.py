@@ -37,6 +37,8 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LEVELS = 256
 """A byte decides whether an element is dropped: rates are rounded to a 256th."""
 KERNELS = ("context", "keys", "queries")
+LEAST_CAPABILITY = (8, 0)
+"""Older GPUs have less shared memory than a tile takes."""
 
 
 class Tiles(NamedTuple):
@@ -174,7 +176,7 @@ class FlashAttention(torch.autograd.Function):
     ) -> Tensor:
         q, k, v = (_unit_stride(x) for x in (q, k, v))
         out = _like(q)
-        lse = q.new_empty(q.shape[:3], dtype=torch.float32)
+        lse = q.new_empty(*q.shape[:3], 2, dtype=torch.float32)
         tables = call.tables(q)
         tiles = _tiles(q)["context"]
         call.launch(
@@ -201,8 +203,8 @@ class FlashAttention(torch.autograd.Function):
         call: _Call = ctx.call
         grad = _unit_stride(grad)
         tables = call.tables(q)
-        rows = lse.new_empty(lse.numel(), ROW_FIGURES.value)
-        turned = q.new_empty(lse.numel(), 2 * tables.waves.shape[1])
+        rows = lse.new_empty(lse.numel() // 2, ROW_FIGURES.value)
+        turned = q.new_empty(lse.numel() // 2, 2 * tables.waves.shape[1])
         texts = _given(cu_seqlens, lse)
         by_keys, by_queries = (_tiles(q)[name] for name in ("keys", "queries"))
         query_tiles = triton.cdiv(call.queries, by_queries.queries)
@@ -270,6 +272,8 @@ def why_not(q: Tensor, dropout: float) -> str:
     """What the kernels can't do with these operands; empty where they can."""
     if q.device.type != "cuda" and not INTERPRETED:
         return f"it runs on GPUs, not on a {q.device.type}"
+    if q.device.type == "cuda" and torch.cuda.get_device_capability(q.device) < LEAST_CAPABILITY:
+        return f"it needs compute capability 8.0 (A100, RTX 30) or newer, not {q.device}'s"
     if q.shape[3] not in HEAD_SIZES:
         return f"it has head sizes {HEAD_SIZES}, not {q.shape[3]}"
     if q.dtype not in DTYPES:

@@ -95,7 +95,8 @@ def slopes_of(
     grad_left = tl.load(rows_ptr + 2, mask=inside, other=0.0)
     grad_right = tl.load(rows_ptr + 3, mask=inside, other=0.0)
     delta = tl.load(rows_ptr + 4, mask=inside, other=0.0)
-    lse = tl.load(lse_ptr + rows, mask=inside, other=float("inf"))
+    highest = tl.load(lse_ptr + rows * 2, mask=inside, other=float("inf"))
+    log_total = tl.load(lse_ptr + rows * 2 + 1, mask=inside, other=0.0)
     turned_sine, turned_cosine, grad_sine, grad_cosine = q, q, q, q
     if SIDE == 0:
         turned_sine = load_rows(turned_ptr, 4 * R, first_row, queries, QUERIES, R)
@@ -106,7 +107,7 @@ def slopes_of(
         q, k, turned_sine, turned_cosine, on_left, on_right, sine, cosine, bias_ptr,
         first_row, first_key, keys, offset, clip, scale, SIDE, BIASED, QUERIES, KEYS, PRECISION,
     )  # fmt: skip
-    weights = tl.exp2(exponents - lse[:, None])
+    weights = tl.exp2(exponents - highest[:, None] - log_total[:, None])
     slopes = product(grad, tl.trans(v), None, PRECISION)
     if SIDE == 0:
         products = product(grad_sine, tl.trans(sine), None, PRECISION)
@@ -155,7 +156,7 @@ def keys_kernel(
     )
     sine, cosine = key_waves(waves_ptr, first_key, keys, KEYS, R)
     bias_ptr += row * bias_step
-    lse_ptr += begin
+    lse_ptr += begin * 2
     rows_ptr += begin * ROW_FIGURES
     turned_ptr += begin * (4 * R)
     dk = tl.zeros([KEYS, D], tl.float32)
@@ -207,7 +208,7 @@ def queries_kernel(
     k_ptr += row * k_row + head * k_head + first * k_step
     v_ptr += row * v_row + head * v_head + first * v_step
     bias_ptr += row * bias_step
-    lse_ptr += begin
+    lse_ptr += begin * 2
     rows_ptr += begin * ROW_FIGURES
     turned_ptr += begin * (4 * R)
     dq = tl.zeros([QUERIES, D], tl.float32)

@@ -78,7 +78,11 @@ def context_kernel(
     BIASED: tl.constexpr, PACKED: tl.constexpr, DROPOUT: tl.constexpr, D: tl.constexpr,
     R: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A program makes one tile of the context, and log2 of the sum of its rows' weights."""
+    """A program makes one tile of the context, and log2 of the sum of its rows' weights.
+
+    lse [B·heads·Q, 2] holds it in two parts, the highest exponent and the rest: in a text that is
+    masked throughout, the first would swallow the second.
+    """
     first_row = tl.program_id(1) * QUERIES
     bias_step = keys
     row, head, first, begin, queries, keys = text_and_head(
@@ -116,4 +120,6 @@ def context_kernel(
     out_ptr += row * out_row + head * out_head + first * out_step
     store_rows(out_ptr, out_step, first_row, queries, context, QUERIES, D)
     rows = first_row + tl.arange(0, QUERIES)
-    tl.store(lse_ptr + begin + rows, highest + tl.log2(total), mask=rows < queries)
+    lse_ptr += (begin + rows) * 2
+    tl.store(lse_ptr, highest, mask=rows < queries)
+    tl.store(lse_ptr + 1, tl.log2(total), mask=rows < queries)

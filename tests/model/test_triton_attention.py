@@ -65,6 +65,16 @@ def test_tiles_that_ship(head_size: int, clip: int) -> None:
         torch.testing.assert_close(one.double(), other.double(), rtol=1e-5, atol=1e-5)
 
 
+def test_a_text_that_is_masked_throughout() -> None:
+    """Its weights are all alike, forward and backward."""
+    q, k, v = operands(40, 40, batch=2, heads=1, d=16)
+    mask = torch.zeros(2, 1, 1, 40, device=DEVICE)
+    mask[1] = torch.finfo(torch.float32).min
+    ours, eager = (results(name, q, k, v, 5, mask, 0) for name in ("flash", "eager"))
+    for one, other in zip(ours, eager, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
 @settings(max_examples=4, deadline=None, derandomize=True)
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=4), clip=st.sampled_from([3, 64]))
 @pytest.mark.usefixtures("small_tiles")
