@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from transformers.activations import GELUActivation
 
-from .plain_linear import is_plain
+from .plain_linear import is_plain, is_untouched
 
 
 class GeluLinear(torch.autograd.Function):
@@ -24,10 +25,12 @@ class GeluLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         x, weight = ctx.saved_tensors
         rows = grad.flatten(0, -2)
-        d_weight = rows.T @ F.gelu(x).flatten(0, -2)
+        d_weight = None
+        if ctx.needs_input_grad[1]:  # an adapter's weight is frozen
+            d_weight = rows.T @ F.gelu(x).flatten(0, -2)
         d_x = grad @ weight
         torch.ops.aten.gelu_backward.grad_input(d_x, x, grad_input=d_x)
         return d_x, d_weight, rows.sum(0)
@@ -38,7 +41,8 @@ def gelu_linear_suits(activation: nn.Module, layer: nn.Module, x: Tensor) -> boo
     return (
         x.device.type == "cpu"
         and torch.is_grad_enabled()
-        and getattr(activation, "act", None) is F.gelu
+        and is_untouched(activation, GELUActivation)
+        and activation.act is F.gelu
         and is_plain(layer)
         and not torch.compiler.is_compiling()
     )

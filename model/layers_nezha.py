@@ -16,7 +16,7 @@ from transformers.pytorch_utils import apply_chunking_to_forward
 from .configuration_nezha import NezhaConfig
 from .cpu_dropout import Dropout
 from .cpu_feed_forward import GeluLinear, gelu_linear_suits
-from .plain_linear import in_one_product, is_plain
+from .plain_linear import in_one_product, is_plain, is_untouched
 from .relative_attention import Packing, attend, attend_packed, position_table
 
 
@@ -230,12 +230,16 @@ class NezhaLayer(GradientCheckpointingLayer):
         return hidden_states, weights, cross_weights
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        inner, output = self.intermediate, self.output.dense
-        if gelu_linear_suits(inner.activation, output, x):
+        inner, output = self.intermediate, self.output
+        if (
+            is_untouched(inner, NezhaIntermediate)
+            and is_untouched(output, NezhaAddNorm)
+            and gelu_linear_suits(inner.activation, output.dense, x)
+        ):
             wide = inner.dense(x)
-            projected = GeluLinear.apply(wide, output.weight, output.bias)
-            return self.output.add_norm(projected, x)
-        return self.output(inner(x), x)
+            projected = GeluLinear.apply(wide, output.dense.weight, output.dense.bias)
+            return output.add_norm(projected, x)
+        return output(inner(x), x)
 
 
 class NezhaEncoder(nn.Module):

@@ -1,4 +1,4 @@
-"""When a linear layer's weight may be used without calling the layer."""
+"""When a module's weights may be used without calling the module."""
 
 import torch
 from torch import Tensor, nn
@@ -8,20 +8,26 @@ from torch.nn import functional as F
 def is_plain(*layers: nn.Module) -> bool:
     """Whether they are linear layers whose calls nobody waits for.
 
-    Adapters and quantisers put other modules in their places, ZeRO-3 fills weights in a hook, and
-    autocast looks at calls.
+    Adapters and quantisers put other modules in their places, ZeRO-3 fills weights in a hook,
+    accelerate in a `forward` of its own, and autocast looks at calls.
     """
     return (
-        all(
-            type(layer) is nn.Linear
-            and layer.bias is not None
-            and not layer._forward_pre_hooks
-            and not layer._forward_hooks
-            for layer in layers
-        )
+        all(is_untouched(layer, nn.Linear) and layer.bias is not None for layer in layers)
         and not torch.is_autocast_enabled(str(layers[0].weight.device.type))
         and not torch.compiler.is_exporting()
         and not torch.jit.is_tracing()
+    )
+
+
+def is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether it is of just this class, with no hooks and no `forward` of its own."""
+    return (
+        type(module) is kind
+        and "forward" not in vars(module)
+        and not module._forward_pre_hooks
+        and not module._forward_hooks
+        and not module._backward_pre_hooks
+        and not module._backward_hooks
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .plain_linear import is_plain
+from .plain_linear import is_plain, is_untouched
 
 
 def vectors_and_words(
@@ -23,7 +23,7 @@ def vectors_and_words(
         # A GPU sums rows in an order of its own, unless it sorts them as the embedding does.
         and ids.device.type == "cpu"
         and is_plain(head)
-        and not (embedding._forward_pre_hooks or embedding._forward_hooks)
+        and is_untouched(embedding, nn.Embedding)
     ):
         return TiedWords.apply(ids, embedding.weight, embedding.padding_idx)
     return embedding(ids), head.weight

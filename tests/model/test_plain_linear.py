@@ -49,6 +49,52 @@ def test_adapters_are_called(target: str) -> None:
     assert (adapted(ids(2, 9)).logits - before).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("name", ["intermediate", "intermediate.activation", "output"])
+def test_hooks_are_called(name: str) -> None:
+    net, calls = build().train(), []
+    module = net.encoder.layer[0].get_submodule(name)
+    module.register_forward_hook(lambda *_: calls.append(name))
+    net(ids(2, 9))
+    assert calls == [name]
+
+
+@pytest.mark.parametrize("name", ["intermediate.dense", "output.dense", "output"])
+def test_a_forward_of_its_own_is_called(name: str) -> None:
+    """As accelerate gives one to a module whose weights are elsewhere."""
+    net, calls = build().train(), []
+    module = net.encoder.layer[0].get_submodule(name)
+    plain = module.forward
+    module.forward = lambda *given: (calls.append(name), plain(*given))[1]
+    net(ids(2, 9))
+    assert calls == [name]
+
+
+@pytest.mark.parametrize("name", ["intermediate", "output"])
+def test_a_module_in_the_place_of_another_is_called(name: str) -> None:
+    class Wrapped(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, *given: torch.Tensor) -> torch.Tensor:
+            return 2 * self.inner(*given)
+
+    net = build(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
+    before = net(ids(2, 9)).last_hidden_state
+    layer = net.encoder.layer[0]
+    setattr(layer, name, Wrapped(getattr(layer, name)))
+    assert (net(ids(2, 9)).last_hidden_state - before).abs().max() > 1e-3
+
+
+def test_a_frozen_weight_has_no_gradient() -> None:
+    net = build().train()
+    dense = net.encoder.layer[0].output.dense
+    dense.weight.requires_grad_(False)
+    net(ids(2, 9)).last_hidden_state.sum().backward()
+    assert dense.weight.grad is None
+    assert dense.bias.grad is not None
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_feed_forward_keeps_its_gradients(dtype: torch.dtype, monkeypatch) -> None:
     """The shortcut against the modules."""
