@@ -27,6 +27,11 @@ def keep_scale(rate: float) -> float:
     return LEVELS / (LEVELS - round(rate * LEVELS))
 
 
+def suits(rate: float) -> bool:
+    """Whether a rate drops some bytes and not all."""
+    return 0 < round(rate * LEVELS) < LEVELS
+
+
 def keep_mask(like: Tensor, rate: float, seed: int) -> Tensor:
     """Ones, and zeros with probability `rate`, in the shape and type of `like`."""
     # NumPy draws faster than torch, whose generator makes 64 bits of two draws.
@@ -53,7 +58,7 @@ class Dropout(nn.Dropout):
     """`nn.Dropout` that takes the fast way where there is one."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not 0 < self.p < 1:
+        if not self.training or not suits(self.p):
             return F.dropout(x, self.p, self.training)
         if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return F.dropout(x, self.p)

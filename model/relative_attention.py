@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .cpu_attention import TiledAttention
+from .cpu_dropout import suits
 
 try:
     from .triton_attention import flash_attention, why_not
@@ -110,7 +111,8 @@ def sdpa_attention(
     """
     # A graph that is recorded has to hold plain operators; one that is compiled may break at ours.
     if not (torch.jit.is_tracing() or torch.compiler.is_exporting()):
-        if q.device.type == "cpu" and dropout < 1 and not torch.compiler.is_compiling():
+        tiled = q.device.type == "cpu" and (not dropout or suits(dropout))
+        if tiled and not torch.compiler.is_compiling():
             return TiledAttention.apply(q, k, v, table.to(q.dtype), mask, dropout, offset)
         if _flash_suits("sdpa", q, dropout):
             return flash_or_eager_attention(q, k, v, table, mask, dropout, offset)

@@ -208,11 +208,11 @@ class Span(Kind):
     def rows(self, examples: Sequence[Example], setup: Setup) -> list[Row]:
         encoded = _encode(
             setup,
-            # A character is one token at most, so half of the room is left to the context.
-            [example["question"][: setup.length // 2] for example in examples],
+            _openings([example["question"] for example in examples], setup),
             [example["context"] for example in examples],
             truncation="only_second",
-            stride=setup.length // 3,
+            # A window holds more than what it shares with the one before, however long a question.
+            stride=min(setup.length // 3, setup.length - setup.length // 2 - 4),
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
         )
@@ -277,6 +277,21 @@ def _encode(setup: Setup, *texts: list[str], **options: Any) -> BatchEncoding:
         return_attention_mask=False,
         **options,
     )
+
+
+def _openings(questions: list[str], setup: Setup) -> list[str]:
+    """As much of each question as leaves half of the room to the context."""
+    # A syllable of Hangul is up to three tokens, of which the last kept may be the first.
+    room = setup.length // 2 - 2
+    encoded = setup.tokenizer(
+        questions,
+        add_special_tokens=False,
+        truncation=True,
+        max_length=room,
+        return_offsets_mapping=True,
+    )
+    ends = [max((end for _, end in offsets), default=0) for offsets in encoded["offset_mapping"]]
+    return [question[:end] for question, end in zip(questions, ends, strict=True)]
 
 
 def _tokens(encoded: BatchEncoding, place: int) -> Tokens:

@@ -159,3 +159,13 @@ def test_keep_mask_bytes_are_independent() -> None:
     correlation = torch.corrcoef(drops.T) - torch.eye(8)
     assert correlation.abs().max() < 0.015
     assert keep_scale(0.25) == pytest.approx(4 / 3)
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.999])
+def test_rates_that_a_byte_cannot_tell(rate: float) -> None:
+    """They are torch's own, also in attention."""
+    kept = Dropout(rate)(torch.ones(1000, 100)).count_nonzero() / 1e5
+    assert abs(kept - (1 - rate)) < 0.0008
+    q, k, v = operands(9, 9, batch=1, heads=1, d=8)
+    for found in results("sdpa", q, k, v, 3, None, 0, dropout=rate):
+        assert found.isfinite().all()

@@ -71,6 +71,17 @@ def test_perfect_logits_give_perfect_scores(task, length, tokenizer):
     assert set(scores.values()) == {1.0}
 
 
+@pytest.mark.parametrize("length", [8, 9, 12, 16, 18, 64])
+@pytest.mark.parametrize("question", ["北京" * 40, "한국말" * 30])
+def test_a_question_leaves_room_to_the_context(question, length, tokenizer):
+    """Also in Hangul, of which a syllable may be three tokens."""
+    example = {"context": "天安门在北京的中心" * 4, "question": question}
+    rows = KINDS["span"].rows([example], Setup(tokenizer, [], length))
+    assert all(row.length <= length for row in rows)
+    seen = {offsets for row in rows for offsets in row.origin if offsets[0] >= 0}
+    assert seen == {(place, place + 1) for place in range(len(example["context"]))}
+
+
 @pytest.mark.parametrize(
     ("folder", "task", "length", "least"),
     [
