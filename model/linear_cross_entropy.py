@@ -18,6 +18,7 @@ ELEMENTS = 2**24
 """Scores that exist at a time: 64 MiB in float32."""
 
 
+@torch.compiler.disable  # It would be compiled anew for every number of rows.
 def linear_cross_entropy(
     layer: nn.Linear, x: Tensor, labels: Tensor, weight: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:

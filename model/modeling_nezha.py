@@ -139,6 +139,8 @@ class NezhaModel(NezhaPreTrainedModel):
         return_dict = given(return_dict, config.return_dict)
         use_cache = config.is_decoder and given(use_cache, config.use_cache)
         if self.gradient_checkpointing and self.training:
+            if past_key_values is not None:
+                raise ValueError("gradient checkpointing takes no past_key_values in training")
             use_cache = False
         if input_ids is not None and inputs_embeds is not None:
             raise ValueError("You cannot specify both input_ids and inputs_embeds at the same time")

@@ -109,6 +109,15 @@ def test_an_unknown_attention_is_refused() -> None:
         build(attn_implementation="flash_attention_2")
 
 
+def test_gradient_checkpointing_refuses_a_cache() -> None:
+    """Its layers would drop it, and count positions from its end nevertheless."""
+    net = build(is_decoder=True).eval()
+    past = net(ids(2, 3), use_cache=True).past_key_values
+    net.train().gradient_checkpointing_enable()
+    with pytest.raises(ValueError, match="past_key_values"):
+        net(ids(2, 5), past_key_values=past)
+
+
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing_changes_nothing(attention: str, reentrant: bool) -> None:
