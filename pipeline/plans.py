@@ -10,7 +10,7 @@ import torch
 from pipeline.config import Config
 from pipeline.corpus import shards, sources
 from pipeline.corpus.wordpiece import read_vocabulary, vocabulary_sha256
-from pipeline.errors import CorpusError, VocabularyError
+from pipeline.errors import ConfigError, CorpusError, ShardError, VocabularyError
 from pipeline.paths import RunPaths
 from pipeline.training import checkpoint, engine
 from pipeline.training.loop import open_feed
@@ -26,7 +26,7 @@ def check(config: Config) -> None:
         VocabularyError: a vocabulary that is not there or does not fit finished shards.
     """
     corpus, paths = config.corpus, RunPaths.of(config)
-    engine.check(config, _device(config))
+    _check_engine(config)
     _split(config)
     if corpus.vocab:
         read_vocabulary(paths.vocab)
@@ -56,7 +56,9 @@ def check_data(config: Config) -> None:
     paths = RunPaths.of(config)
     feed = open_feed(config, paths, rank=0, world_size=1)
     wanted = {str(paths.vocab): vocabulary_sha256(paths.vocab)}
-    if (paths.heldout / shards.MANIFEST).exists():
+    if "://" in config.train.eval_shards:
+        raise ShardError("train.eval_shards: held-out shards have to lie in a folder, not at a URL")
+    if config.train.eval_shards or (paths.heldout / shards.MANIFEST).exists():
         wanted[str(paths.heldout)] = shards.read_manifest(paths.heldout).vocab_sha256
     if (origin := Path(config.train.init_from, checkpoint.STATE)).exists():
         wanted[str(origin.parent)] = checkpoint.read_state(origin.parent)["vocab_sha256"]
@@ -116,6 +118,18 @@ def _split(config: Config) -> engine.Split:
     """On this machine; a cluster may have another number of workers."""
     workers = engine.choose_workers(config, torch.cuda.device_count(), os.cpu_count() or 1)
     return engine.split_for(config, workers)
+
+
+def _check_engine(config: Config) -> None:
+    try:
+        engine.check(config, _device(config))
+    except ConfigError as error:
+        if config.scaling.gpus_per_worker is None:
+            hint = (
+                "if the cluster has GPUs and this machine has none, set scaling.gpus_per_worker=1"
+            )
+            raise ConfigError(f"{error}\n{hint}") from None
+        raise
 
 
 def _device(config: Config) -> torch.device:

@@ -225,7 +225,7 @@ def _summary(config: Config, run_id: str) -> dict[str, Any]:
     speeds = [record["tokens_per_second"] for record in records if "tokens_per_second" in record]
     return {
         "unigram_loss": _unigram(config),
-        "heldout_mlm_loss": heldout["mlm_loss"],
+        "heldout_mlm_loss": heldout.get("mlm_loss"),
         "heldout_nsp_accuracy": heldout.get("nsp_accuracy"),
         "tokens_per_second": median(speeds),
         "export": str(paths.export),

@@ -28,6 +28,8 @@ def fit(config: Config, tracking: tuple[str, str] | None) -> dict[str, Any]:
         the state of the last checkpoint.
     """
     device = torch.device("cpu")
+    if config.scaling.gpus_per_worker == 0:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)

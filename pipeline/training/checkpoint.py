@@ -20,6 +20,7 @@ import contextlib
 import io
 import json
 import logging
+import math
 import re
 import shutil
 from argparse import Namespace
@@ -114,8 +115,8 @@ def best(folder: Path) -> Path:
     scored = []
     for path in _checkpoints(folder):
         if (path / COMPLETE).exists():
-            loss = read_state(path).get("heldout", {}).get("mlm_loss", float("inf"))
-            scored.append((loss, -_step(path), path))
+            loss = read_state(path).get("heldout", {}).get("mlm_loss", math.inf)
+            scored.append((loss if math.isfinite(loss) else math.inf, -_step(path), path))
     if not scored:
         raise CheckpointError(f"{folder}: no complete checkpoint; train first (jobs.pretrain)")
     return min(scored)[-1]

@@ -16,14 +16,16 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from pipeline import cluster
 from pipeline.config import Config
 from pipeline.errors import NezhaError, TrainingError
+from pipeline.feed.batches import compare_fingerprints
 from pipeline.paths import RunPaths
-from pipeline.training import engine, history
+from pipeline.training import checkpoint, engine, history
 from pipeline.training.loop import Context, open_feed, train
 
 POLL_SECONDS = 1.0
 RESIZE_SECONDS = 60.0
 """How often an elastic run looks for nodes that were added."""
 DIVERGED = "diverged"
+HIDE_GPUS = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
 
 
 def fit(
@@ -34,11 +36,16 @@ def fit(
     Raises:
         ConfigError: the cluster is too small.
         ShardError: the shards can't be read.
+        FingerprintError: they, or settings of their order, are not those of the checkpoint.
         TrainingError: the loss diverged, or the workers failed more than `scaling.max_failures`
             times.
     """
     scaling, paths = config.scaling, RunPaths.of(config)
-    open_feed(config, paths, rank=0, world_size=1)  # what is wrong with the shards, told early
+    # What is wrong with the shards or differs from the checkpoint's is told before workers start.
+    feed = open_feed(config, paths, rank=0, world_size=1)
+    if found := checkpoint.newest(paths.checkpoints):
+        saved = checkpoint.read_state(found)["fingerprint_fields"]
+        compare_fingerprints(saved, feed.fingerprint_fields)
     cluster.connect()
     gpus = cluster.gpus_per_worker(scaling.gpus_per_worker)
     workers = engine.choose_workers(config, cluster.count("GPU"), cluster.count("CPU"))
@@ -61,6 +68,8 @@ def fit(
             name=config.run.name,
             storage_path=str(paths.run / "ray"),
             failure_config=FailureConfig(max_failures=scaling.max_failures),
+            # Ray lets workers without GPUs see all that a machine has.
+            worker_runtime_env=HIDE_GPUS if cluster.count("GPU") and not gpus else None,
         ),
     )
     logging.getLogger("ray.train").setLevel(logging.WARNING)

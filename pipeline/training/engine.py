@@ -192,7 +192,7 @@ def initialize(module: nn.Module, config: Config, split: Split, precision: str) 
     check(config, "cuda" if on_gpu else "cpu")
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
     deepspeed = _quiet_deepspeed()
-    _join("nccl" if on_gpu else "gloo")
+    join()
     deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False)
     if zero_stage(config, precision) != config.engine.zero_stage and not dist.get_rank():
         logger.warning(
@@ -242,6 +242,18 @@ def gradient_norm(engine: Any) -> float:
     if norm is None:
         norm = engine.get_global_grad_norm()
     return float("nan") if norm is None else float(norm)
+
+
+def weights_are_finite(engine: Any) -> bool:
+    """Whether no rank has a master weight that is infinite or not a number; all ranks call it."""
+    finite = torch.ones((), device=engine.device)
+    for flat in locate(engine):
+        master = flat.tensor.detach().view(-1)
+        for fragment in flat.fragments:  # padding may hold anything
+            part = master.narrow(0, fragment.offset, fragment.length)
+            finite *= part.isfinite().all().to(engine.device)
+    dist.all_reduce(finite, dist.ReduceOp.MIN)
+    return bool(finite)
 
 
 def full_state_dict(engine: Any) -> dict[str, Tensor] | None:
@@ -317,10 +329,12 @@ def _quiet_deepspeed() -> Any:
     return deepspeed
 
 
-def _join(backend: str) -> None:
+def join() -> None:
+    """Join the process group of RANK and WORLD_SIZE, or one of this process, if there is none."""
     os.environ.setdefault("LOCAL_RANK", "0")
     if dist.is_initialized():
         return
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         dist.init_process_group(backend)
     else:

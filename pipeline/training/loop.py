@@ -60,17 +60,19 @@ def train(config: Config, context: Context) -> dict[str, Any]:
     if context.device.type == "cpu":
         torch.set_num_threads(context.threads)
     paths, device, steps = RunPaths.of(config), context.device, config.train.steps
-    precision = engine.resolve_precision(config.train.precision, device)
+    engine.join()
+    precision = common_precision(engine.resolve_precision(config.train.precision, device))
     split = engine.split_for(config, context.world_size)
     feed = open_feed(config, paths, context.rank, context.world_size)
     shape = network_config(config.model, feed.vocab_size)
     network = build_network(shape, config.run.seed, config.engine.attention)
     origin, full = config.train.init_from, config.train.init_state == "full"
-    if origin and not full:
+    found = _newest_checkpoint(paths.checkpoints, context.rank)
+    if origin and not full and not found:
         checkpoint.load_weights(network, Path(origin))
     worker = engine.initialize(PretrainingObjective(network), config, split, precision)
     state: dict[str, Any] = {"step": 0}
-    if found := _newest_checkpoint(paths.checkpoints, context.rank):
+    if found:
         saved = checkpoint.read_state(found)
         feeds.compare_fingerprints(saved["fingerprint_fields"], feed.fingerprint_fields)
         state = checkpoint.restore(worker, found)
@@ -96,15 +98,14 @@ def train(config: Config, context: Context) -> dict[str, Any]:
                 values |= {"lr": rate} | dynamics(worker) | clock.shares()
                 recorder.write(step, values)
                 if not math.isfinite(values["loss"]) and precision != "fp16":
-                    raise TrainingError(
-                        f"step {step}: the loss is {values['loss']}; lower optim.lr, raise "
-                        "optim.warmup, or go on from an earlier checkpoint"
-                    )
+                    raise _diverged(step, f"the loss is {values['loss']}")
             committing = step % config.train.checkpoint_every == 0 or step == steps
             if evaluating and (committing or step % config.train.eval_every == 0):
                 scores = evaluate(worker.module, _heldout(config, paths, context), device)
                 recorder.write(step, {f"heldout_{key}": value for key, value in scores.items()})
             if committing:
+                if not engine.weights_are_finite(worker):
+                    raise _diverged(step, "weights are not finite")
                 state = {
                     "step": step,
                     "samples_seen": step * config.train.global_batch,
@@ -160,6 +161,20 @@ def _optimizer_step(
         clock.lap("optimizer")
         sums += statistics
     return sums, counts
+
+
+def _diverged(step: int, what: str) -> TrainingError:
+    return TrainingError(
+        f"step {step}: {what}; lower optim.lr, raise optim.warmup, or go on from an earlier "
+        "checkpoint"
+    )
+
+
+def common_precision(precision: str) -> str:
+    """This rank's if all have the same; else fp32, which every machine computes in."""
+    found = [precision] * dist.get_world_size()
+    dist.all_gather_object(found, precision)
+    return precision if len(set(found)) == 1 else "fp32"
 
 
 def _newest_checkpoint(folder: Path, rank: int) -> Path | None:

@@ -1,8 +1,13 @@
 """A finished run's record, with the loop started in this process."""
 
-import mlflow
+import shutil
 
-from pipeline import road, tracking
+import mlflow
+import pytest
+
+from pipeline import plans, road, tracking
+from pipeline.errors import ShardError
+from pipeline.paths import RunPaths
 from pipeline.training import alone, driver
 from tests.pipeline.training.test_loop import settings
 
@@ -22,3 +27,21 @@ def test_a_run_leaves_figures_and_pictures_in_mlflow(tmp_path, monkeypatch):
         "time/communication",
         "trust_ratio/layer_01",
     } <= figures.keys()
+
+
+def test_a_run_without_held_out_text_has_a_summary(tmp_path, monkeypatch):
+    config = settings(tmp_path, "alone", "train.steps=2")
+    shutil.rmtree(RunPaths.of(config).heldout)
+    monkeypatch.setattr(driver, "fit", lambda config, tracking, _: alone.fit(config, tracking))
+    summary = road._summary(config, road.pretrain(config, print))
+    assert summary["heldout_mlm_loss"] is None
+    assert summary["tokens_per_second"] > 0
+
+
+@pytest.mark.parametrize("place", ["nowhere", "s3://bucket/heldout"])
+def test_held_out_shards_that_are_not_there_are_told(tmp_path, place):
+    config = settings(tmp_path, "misspelt")
+    train = config.train.model_copy(update={"eval_shards": place})
+    config = config.model_copy(update={"train": train})
+    with pytest.raises(ShardError, match=r"nowhere|train\.eval_shards"):
+        plans.check_data(config)

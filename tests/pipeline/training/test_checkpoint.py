@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 
 import pytest
@@ -232,7 +233,7 @@ def fail_to_save(folder):
 
 def test_best_and_prune(path):
     folder = path.parent
-    for step, loss in ((1, 0.5), (2, 0.9), (4, 0.5), (5, 0.8)):
+    for step, loss in ((1, 0.5), (2, math.nan), (4, 0.5), (5, 0.8)):
         copy = shutil.copytree(path, folder / f"checkpoint_{step:06d}")
         (copy / checkpoint.STATE).write_text(json.dumps({"heldout": {"mlm_loss": loss}}))
         (folder / f"universal_{step:06d}").mkdir()

@@ -4,13 +4,15 @@ import json
 import shutil
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from pipeline.config_file import load_config
-from pipeline.errors import NezhaError
+from pipeline.errors import NezhaError, TrainingError
 from pipeline.paths import RunPaths
-from pipeline.training import alone, checkpoint, history
+from pipeline.training import alone, checkpoint, history, loop
 from tests.corpora import write_corpus, write_vocabulary
-from tests.pipeline.training import worlds
+from tests.pipeline.training import spawn, worlds
 
 DROPLESS = ("model.hidden_dropout_prob=0", "model.attention_probs_dropout_prob=0")
 MODEL = "{size: tiny, num_hidden_layers: 2, hidden_size: 32, num_attention_heads: 2}"
@@ -119,3 +121,36 @@ def test_the_curve_is_the_same_on_any_number_of_workers(tmp_path):
     assert len(reference) == 12
     for config in (whole[1], whole[3], *resumed):
         assert worlds.distance(worlds.losses(config), reference) < 1e-5
+
+
+def test_weights_that_are_not_finite_are_not_committed(tmp_path):
+    """Between two logged steps, too: a restart would load them again."""
+    rare = ("train.log_every=12", "train.checkpoint_every=2", "train.eval_every=12")
+    config = settings(tmp_path, "wild", *rare, "optim.lr=1e38", "engine.zero_stage=0")
+    with pytest.raises(TrainingError, match=r"step \d+: weights are not finite; lower optim.lr"):
+        alone.fit(config, None)
+    for path in RunPaths.of(config).checkpoints.glob("checkpoint*"):
+        weights = load_file(path / checkpoint.WEIGHTS)
+        assert all(weight.isfinite().all() for weight in weights.values())
+
+
+def test_a_second_phase_goes_on_without_the_first(tmp_path):
+    first = settings(tmp_path, "first", "train.steps=6")
+    alone.fit(first, None)
+    origin = RunPaths.of(first).checkpoints / "checkpoint_000006"
+    second = settings(tmp_path, "second", f"train.init_from={origin}")
+    assert alone.fit(second, None)["step"] == 12
+    whole = losses(second)
+    checkpoint.remove(RunPaths.of(second).checkpoints / "checkpoint_000012")
+    checkpoint.remove(origin)
+    assert alone.fit(second, None)["step"] == 12
+    assert losses(second) == whole
+
+
+def test_ranks_agree_on_what_all_of_them_compute_in():
+    assert spawn.run(2, agreed, "bf16", "bf16") == ["bf16", "bf16"]
+    assert spawn.run(2, agreed, "fp32", "bf16") == ["fp32", "fp32"]
+
+
+def agreed(*precisions):
+    return loop.common_precision(precisions[torch.distributed.get_rank()])
