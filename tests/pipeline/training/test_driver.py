@@ -4,8 +4,9 @@ import pytest
 
 from pipeline import tracking
 from pipeline.errors import ConfigError, NezhaError
+from pipeline.feed.batches import FingerprintError
 from pipeline.paths import RunPaths
-from pipeline.training import checkpoint, driver
+from pipeline.training import alone, checkpoint, driver
 from tests.pipeline.training.test_loop import losses, settings
 
 pytestmark = pytest.mark.ray
@@ -32,6 +33,16 @@ def test_the_users_mistake_in_a_worker_is_told_as_it_is(ray_cluster, tmp_path):
     (RunPaths.of(config).shards / "manifest.json").write_text("{}", "utf-8")
     with pytest.raises(NezhaError, match="damaged"):
         driver.fit(config, None, lambda _: None)
+
+
+def test_another_order_is_refused_before_workers_start(tmp_path, monkeypatch):
+    """Ray would start them again and again."""
+    config = settings(tmp_path, "other", "train.steps=6")
+    alone.fit(config, None)
+    run = config.run.model_copy(update={"seed": 7})
+    monkeypatch.setattr(driver.cluster, "connect", lambda: pytest.fail("connected"))
+    with pytest.raises(FingerprintError, match="seed: was 42, is 7"):
+        driver.fit(config.model_copy(update={"run": run}), None, lambda _: None)
 
 
 def test_a_cluster_too_small_is_refused_at_once(ray_cluster, tmp_path):
