@@ -32,7 +32,6 @@ def fit(config: Config, tracking: tuple[str, str] | None) -> dict[str, Any]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.cuda.set_device(device)
     context = Context(
         rank=rank(),
         world_size=world_size(),

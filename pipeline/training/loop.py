@@ -59,6 +59,8 @@ def train(config: Config, context: Context) -> dict[str, Any]:
     """
     if context.device.type == "cpu":
         torch.set_num_threads(context.threads)
+    else:
+        torch.cuda.set_device(context.device)  # where ranks send what they tell each other
     paths, device, steps = RunPaths.of(config), context.device, config.train.steps
     engine.join()
     precision = common_precision(engine.resolve_precision(config.train.precision, device))
