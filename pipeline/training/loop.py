@@ -54,7 +54,7 @@ def train(config: Config, context: Context) -> dict[str, Any]:
         the state saved with the last checkpoint: `step`, `samples_seen`, `heldout`, …
 
     Raises:
-        TrainingError: the loss is not a number.
+        TrainingError: the loss is not a number, or the weights are not finite.
         ConfigError, ShardError, VocabularyError, CheckpointError: before the first step.
     """
     if context.device.type == "cpu":
