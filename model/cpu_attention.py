@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .cpu_dropout import keep_mask, keep_scale, new_seed
+from .cpu_dropout import keep_mask
+from .dropout_rates import keep_scale, new_seed
 
 TILE_BYTES = 2**22
 """Scores of a tile: so many that they stay in the cache."""

@@ -13,23 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-LEVELS = 256
-"""Rates are rounded to a 256th, as in the Triton kernels."""
-
-
-def new_seed() -> int:
-    """A seed from torch's own generator, so that `torch.manual_seed` settles it."""
-    return int(torch.randint(2**48, ()))
-
-
-def keep_scale(rate: float) -> float:
-    """What kept elements are multiplied by."""
-    return LEVELS / (LEVELS - round(rate * LEVELS))
-
-
-def suits(rate: float) -> bool:
-    """Whether a rate drops some bytes and not all."""
-    return 0 < round(rate * LEVELS) < LEVELS
+from .dropout_rates import LEVELS, byte_tells, drop_below, keep_scale, new_seed
 
 
 def keep_mask(like: Tensor, rate: float, seed: int) -> Tensor:
@@ -38,7 +22,7 @@ def keep_mask(like: Tensor, rate: float, seed: int) -> Tensor:
     draws = np.random.SFC64(seed).random_raw(-(-like.numel() // 8))
     bytes_ = torch.from_numpy(draws.view(np.int8))[: like.numel()].view(like.shape)
     mask = torch.empty(like.shape, dtype=like.dtype)
-    return torch.ge(bytes_, round(rate * LEVELS) - LEVELS // 2, out=mask)
+    return torch.ge(bytes_, drop_below(rate) - LEVELS // 2, out=mask)
 
 
 class _Drop(torch.autograd.Function):
@@ -58,7 +42,7 @@ class Dropout(nn.Dropout):
     """`nn.Dropout` that takes the fast way where there is one."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not suits(self.p):
+        if not self.training or not byte_tells(self.p):
             return F.dropout(x, self.p, self.training)
         if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return F.dropout(x, self.p)

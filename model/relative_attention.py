@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .cpu_attention import TiledAttention
-from .cpu_dropout import suits
+from .dropout_rates import byte_tells
 
 try:
     from .triton_attention import flash_attention, why_not
@@ -111,7 +111,7 @@ def sdpa_attention(
     """
     # A graph that is recorded has to hold plain operators; one that is compiled may break at ours.
     if not (torch.jit.is_tracing() or torch.compiler.is_exporting()):
-        tiled = q.device.type == "cpu" and (not dropout or suits(dropout))
+        tiled = q.device.type == "cpu" and (not dropout or byte_tells(dropout))
         if tiled and not torch.compiler.is_compiling():
             return TiledAttention.apply(q, k, v, table.to(q.dtype), mask, dropout, offset)
         if _flash_suits("sdpa", q, dropout):

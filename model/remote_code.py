@@ -13,6 +13,7 @@ CODE_FILES = (
     "cpu_attention.py",
     "cpu_dropout.py",
     "cpu_feed_forward.py",
+    "dropout_rates.py",
     "heads_nezha.py",
     "layers_nezha.py",
     "modeling_nezha.py",

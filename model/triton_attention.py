@@ -26,7 +26,7 @@ except ImportError:
     # transformers demands every import of a model's code that stands outside of a `try`.
     raise
 
-from .cpu_dropout import new_seed
+from .dropout_rates import LEVELS, drop_below, keep_scale, new_seed
 from .table_factors import table_factors
 from .triton_backward import keys_kernel, queries_kernel, rows_kernel
 from .triton_forward import context_kernel
@@ -34,8 +34,6 @@ from .triton_tiles import INTERPRETED, LOG2E, ROW_FIGURES
 
 HEAD_SIZES = (16, 32, 64, 128)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-LEVELS = 256
-"""A byte decides whether an element is dropped: rates are rounded to a 256th."""
 KERNELS = ("context", "keys", "queries")
 LEAST_CAPABILITY = (8, 0)
 """Older GPUs have less shared memory than a tile takes."""
@@ -149,16 +147,10 @@ class _Call(NamedTuple):
     def sizes(self, q: Tensor, k: Tensor) -> list:
         """Numbers that the kernels of attention take."""
         scale = q.shape[3] ** -0.5
-        below = drop_below(self.dropout)
         return [
             *(q.shape[1], q.shape[2], k.shape[2], self.offset, self.clip, scale * LOG2E.value),
-            *(self.seed, below, LEVELS / (LEVELS - below)),
+            *(self.seed, drop_below(self.dropout), keep_scale(self.dropout)),
         ]
-
-
-def drop_below(rate: float) -> int:
-    """Of the LEVELS of a random byte, how many drop an element."""
-    return round(rate * LEVELS)
 
 
 class FlashAttention(torch.autograd.Function):
@@ -203,8 +195,9 @@ class FlashAttention(torch.autograd.Function):
         call: _Call = ctx.call
         grad = _unit_stride(grad)
         tables = call.tables(q)
-        rows = lse.new_empty(lse.numel() // 2, ROW_FIGURES.value)
-        turned = q.new_empty(lse.numel() // 2, 2 * tables.waves.shape[1])
+        count = q.shape[:3].numel()
+        rows = lse.new_empty(count, ROW_FIGURES.value)
+        turned = q.new_empty(count, 2 * tables.waves.shape[1])
         texts = _given(cu_seqlens, lse)
         by_keys, by_queries = (_tiles(q)[name] for name in ("keys", "queries"))
         query_tiles = triton.cdiv(call.queries, by_queries.queries)

@@ -50,7 +50,7 @@ def check_data(config: Config) -> None:
     """Find out before any worker starts what is wrong with the shards.
 
     Raises:
-        ShardError: they can't be read.
+        ShardError: they, or held-out ones that were asked for, can't be read.
         VocabularyError: the vocabulary, or that of held-out shards or `init_from`, is another one.
     """
     paths = RunPaths.of(config)

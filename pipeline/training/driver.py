@@ -16,10 +16,9 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from pipeline import cluster
 from pipeline.config import Config
 from pipeline.errors import NezhaError, TrainingError
-from pipeline.feed.batches import compare_fingerprints
 from pipeline.paths import RunPaths
 from pipeline.training import checkpoint, engine, history
-from pipeline.training.loop import Context, open_feed, train
+from pipeline.training.loop import Context, compare_order, open_feed, train
 
 POLL_SECONDS = 1.0
 RESIZE_SECONDS = 60.0
@@ -44,8 +43,7 @@ def fit(
     # What is wrong with the shards or differs from the checkpoint's is told before workers start.
     feed = open_feed(config, paths, rank=0, world_size=1)
     if found := checkpoint.newest(paths.checkpoints):
-        saved = checkpoint.read_state(found)["fingerprint_fields"]
-        compare_fingerprints(saved, feed.fingerprint_fields)
+        compare_order(found, feed)
     cluster.connect()
     gpus = cluster.gpus_per_worker(scaling.gpus_per_worker)
     workers = engine.choose_workers(config, cluster.count("GPU"), cluster.count("CPU"))

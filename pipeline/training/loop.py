@@ -75,8 +75,7 @@ def train(config: Config, context: Context) -> dict[str, Any]:
     worker = engine.initialize(PretrainingObjective(network), config, split, precision)
     state: dict[str, Any] = {"step": 0}
     if found:
-        saved = checkpoint.read_state(found)
-        feeds.compare_fingerprints(saved["fingerprint_fields"], feed.fingerprint_fields)
+        compare_order(found, feed)
         state = checkpoint.restore(worker, found)
     elif origin and full:
         checkpoint.begin_from(worker, Path(origin))
@@ -204,6 +203,16 @@ def open_feed(config: Config, paths: RunPaths, rank: int, world_size: int) -> fe
         window=config.train.window_shards,
         cache=ShardCache(config.train.shard_cache, config.train.shard_cache_gigabytes),
     )
+
+
+def compare_order(found: Path, feed: feeds.Feed) -> None:
+    """Refuse to go on from a checkpoint with other data, or the same in another order.
+
+    Raises:
+        FingerprintError: it names each difference.
+    """
+    saved = checkpoint.read_state(found)["fingerprint_fields"]
+    feeds.compare_fingerprints(saved, feed.fingerprint_fields)
 
 
 def _heldout(config: Config, paths: RunPaths, context: Context) -> Iterator[Batch]:

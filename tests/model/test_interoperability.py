@@ -55,7 +55,7 @@ def test_torch_export_of_every_head(head: Any) -> None:
     batch, length = torch.export.Dim("batch", max=64), torch.export.Dim("length", max=512)
     sizes = {0: batch, (2 if head is nezha.NezhaForMultipleChoice else 1): length}
     program = torch.export.export(
-        net, (), example, dynamic_shapes=dict.fromkeys(example, sizes), strict=False
+        net, args=(), kwargs=example, dynamic_shapes=dict.fromkeys(example, sizes), strict=False
     )
     other = inputs_for(head, batch=4, length=21)
     with torch.no_grad():

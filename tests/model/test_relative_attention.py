@@ -8,7 +8,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from model.cpu_dropout import Dropout, keep_mask, keep_scale
+from model.cpu_dropout import Dropout, keep_mask
+from model.dropout_rates import keep_scale
 from model.relative_attention import attend, eager_attention, position_table
 from tests.model.attention_cases import definition, kept_for_backward, masks, operands, results
 
