@@ -12,7 +12,7 @@ from pipeline.corpus import shards, sources
 from pipeline.corpus.wordpiece import read_vocabulary, vocabulary_sha256
 from pipeline.errors import ConfigError, CorpusError, ShardError, VocabularyError
 from pipeline.paths import RunPaths
-from pipeline.training import checkpoint, engine
+from pipeline.training import batch_split, checkpoint, engine
 from pipeline.training.loop import open_feed
 from pipeline.training.network import count_parameters, network_config
 
@@ -114,10 +114,10 @@ def next_commands(config: Config) -> list[str]:
     ]
 
 
-def _split(config: Config) -> engine.Split:
+def _split(config: Config) -> batch_split.Split:
     """On this machine; a cluster may have another number of workers."""
-    workers = engine.choose_workers(config, torch.cuda.device_count(), os.cpu_count() or 1)
-    return engine.split_for(config, workers)
+    workers = batch_split.choose_workers(config, torch.cuda.device_count(), os.cpu_count() or 1)
+    return batch_split.split_for(config, workers)
 
 
 def _check_engine(config: Config) -> None:

@@ -17,7 +17,7 @@ from pipeline import cluster
 from pipeline.config import Config
 from pipeline.errors import NezhaError, TrainingError
 from pipeline.paths import RunPaths
-from pipeline.training import checkpoint, engine, history
+from pipeline.training import batch_split, checkpoint, history
 from pipeline.training.loop import Context, compare_order, open_feed, train
 
 POLL_SECONDS = 1.0
@@ -46,10 +46,10 @@ def fit(
         compare_order(found, feed)
     cluster.connect()
     gpus = cluster.gpus_per_worker(scaling.gpus_per_worker)
-    workers = engine.choose_workers(config, cluster.count("GPU"), cluster.count("CPU"))
+    workers = batch_split.choose_workers(config, cluster.count("GPU"), cluster.count("CPU"))
     fewest = scaling.min_workers or workers
     for number in range(fewest, workers + 1):
-        engine.split_for(config, number)
+        batch_split.split_for(config, number)
     cluster.require(fewest, scaling.cpus_per_worker, gpus)
     paths.run.mkdir(parents=True, exist_ok=True)
     trainer = TorchTrainer(

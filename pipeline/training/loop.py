@@ -23,7 +23,7 @@ from pipeline.feed import batches as feeds
 from pipeline.feed.batches import Batch
 from pipeline.feed.cache import ShardCache
 from pipeline.paths import RunPaths
-from pipeline.training import checkpoint, engine, flops, history
+from pipeline.training import batch_split, checkpoint, engine, flops, history
 from pipeline.training.dynamics import dynamics
 from pipeline.training.evaluation import evaluate
 from pipeline.training.meters import Clock, Window
@@ -64,7 +64,7 @@ def train(config: Config, context: Context) -> dict[str, Any]:
     paths, device, steps = RunPaths.of(config), context.device, config.train.steps
     engine.join()
     precision = common_precision(engine.resolve_precision(config.train.precision, device))
-    split = engine.split_for(config, context.world_size)
+    split = batch_split.split_for(config, context.world_size)
     feed = open_feed(config, paths, context.rank, context.world_size)
     shape = network_config(config.model, feed.vocab_size)
     network = build_network(shape, config.run.seed, config.engine.attention)
@@ -135,7 +135,7 @@ def train(config: Config, context: Context) -> dict[str, Any]:
 def _optimizer_step(
     worker: Any,
     micro_batches: list[Batch],
-    split: engine.Split,
+    split: batch_split.Split,
     device: torch.device,
     clock: Clock,
 ) -> tuple[torch.Tensor, torch.Tensor]:

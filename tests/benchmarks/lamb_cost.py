@@ -22,8 +22,8 @@ import torch
 from torch import nn
 
 from pipeline.config import Config, ModelSettings
+from pipeline.training import batch_split, lamb, lamb_steps
 from pipeline.training import engine as engines
-from pipeline.training import lamb, lamb_steps
 from pipeline.training.network import build_network, network_config
 
 
@@ -136,7 +136,7 @@ def training_steps(precision: str, batch: int = 8, length: int = 128) -> dict[st
     contenders = {"plain loop": _plain_loop(precision, ids)}
     for stage in range(4):
         config = Config.model_validate({"engine": {"zero_stage": stage}, "optim": {"lr": 1e-6}})
-        split = engines.split_batch(batch, batch, 1)
+        split = batch_split.split_batch(batch, batch, 1)
         worker = engines.initialize(Tokens(), config, split, precision)
 
         def act(worker=worker) -> None:

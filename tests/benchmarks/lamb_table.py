@@ -26,8 +26,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from pipeline.config import Config
+from pipeline.training import batch_split, lamb
 from pipeline.training import engine as engines
-from pipeline.training import lamb
 from tests.pipeline.training import networks, spawn
 from tests.pipeline.training.reference_lamb import ReferenceLamb
 
@@ -91,7 +91,7 @@ def run_all(cases: list[Case], steps: list[int], recorded: list[list[list[Tensor
 
 def make(case: Case, module: nn.Module) -> Any:
     micro = SAMPLES // (case.workers * case.accumulation)
-    split = engines.split_batch(SAMPLES, micro, case.workers)
+    split = batch_split.split_batch(SAMPLES, micro, case.workers)
     name = "adamw" if case.optimizer == "adamw" else "lamb"
     optim = {"name": name, "lr": LR, "clip": case.clip, "weight_decay": DECAY}
     config = Config.model_validate({"engine": {"zero_stage": case.stage}, "optim": optim})

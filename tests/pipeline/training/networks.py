@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.config import Config
+from pipeline.training import batch_split
 from pipeline.training import engine as engines
 
 WIDTH = 21
@@ -55,7 +56,7 @@ def make_engine(
     """An engine of the network for this process group; `settings` are those of Config."""
     world_size = torch.distributed.get_world_size()
     micro = global_size // (accumulation * world_size)
-    split = engines.split_batch(global_size, micro, world_size)
+    split = batch_split.split_batch(global_size, micro, world_size)
     config = Config.model_validate(settings)
     with mock.patch.object(engines, "deepspeed_settings", _partition_all):
         return engines.initialize(build(dropout=dropout), config, split, precision)

@@ -15,7 +15,7 @@ from torch import nn
 from pipeline.config import Config
 from pipeline.config_file import dump_yaml
 from pipeline.errors import CheckpointError
-from pipeline.training import checkpoint, engine
+from pipeline.training import batch_split, checkpoint, engine
 from tests.pipeline.training import networks, spawn
 
 LAYOUTS = [(stage, precision) for precision in ("fp32", "bf16") for stage in range(4)]
@@ -175,7 +175,7 @@ def test_another_network_is_refused_by_name(path, tmp_path):
 
 
 def refuse_another_network(path):
-    split = engine.split_batch(4, 4, 1)
+    split = batch_split.split_batch(4, 4, 1)
     worker = engine.initialize(nn.Linear(3, 2), Config.model_validate(settings(1)), split, "fp32")
     with pytest.raises(CheckpointError, match=r"another network.*norm\.weight"):
         checkpoint.restore(worker, path)

@@ -1,4 +1,4 @@
-"""Settings to DeepSpeed's, the batch split, precision, norms and whole weights."""
+"""Settings to DeepSpeed's, precision, norms and whole weights."""
 
 from __future__ import annotations
 
@@ -6,69 +6,11 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError
-from pipeline.training import engine
+from pipeline.training import batch_split, engine
 from tests.pipeline.training import networks, spawn
-
-
-@given(micro=st.integers(1, 64), workers=st.integers(1, 16), accumulation=st.integers(1, 64))
-def test_every_possible_split_is_found(micro, workers, accumulation):
-    split = engine.split_batch(micro * workers * accumulation, micro, workers)
-    assert split == (micro * workers * accumulation, micro, workers, accumulation)
-
-
-@given(
-    batch=st.integers(1, 600),
-    micro=st.integers(1, 64),
-    workers=st.integers(1, 16),
-)
-def test_an_impossible_split_proposes_possible_ones(batch, micro, workers):
-    try:
-        split = engine.split_batch(batch, micro, workers)
-    except ConfigError as error:
-        proposals = str(error).split("the nearest that fit: ")[1].split("; ")
-    else:
-        assert split.accumulation * micro * workers == batch
-        return
-    assert proposals
-    for proposal in proposals:
-        key, values = proposal.split("=")
-        for value in map(int, values.split(" or ")):
-            changed = {"train.global_batch": batch, "train.micro_batch": micro}
-            changed |= {"scaling.workers": workers, key: value}
-            engine.split_batch(*changed.values())
-
-
-def test_proposals_are_the_nearest():
-    with pytest.raises(ConfigError) as caught:
-        engine.split_batch(96, 20, 4)
-    assert "train.global_batch=80 or 160; train.micro_batch=12 or 24" in str(caught.value)
-    with pytest.raises(ConfigError, match=r"scaling\.workers=2 or 4$"):
-        engine.split_batch(256, 32, 3)
-
-
-@given(batch=st.integers(1, 600), micro=st.integers(1, 64), workers=st.integers(1, 16))
-def test_an_elastic_run_shares_out_any_batch(batch, micro, workers):
-    """Every worker has a sample for each of equally many micro-batches, none of them too large."""
-    values = {
-        "train": {"global_batch": batch, "micro_batch": micro},
-        "scaling": {"min_workers": 1, "max_workers": 16},
-    }
-    config = Config.model_validate(values)
-    if workers > batch or (micro == 1 and batch % workers):
-        with pytest.raises(ConfigError, match=f"without a sample when there are {workers};"):
-            engine.split_for(config, workers)
-        return
-    split = engine.split_for(config, workers)
-    assert split.micro_batch <= micro
-    assert batch // workers >= split.accumulation
-    assert split.micro_batch * split.accumulation * workers >= batch
-    if batch % (micro * workers) == 0:
-        assert split == engine.split_batch(batch, micro, workers)
 
 
 def test_precision(monkeypatch):
@@ -100,7 +42,7 @@ def test_impossible_settings_are_named_together():
 
 
 def test_deepspeed_settings_follow_from_ours():
-    split = engine.split_batch(96, 8, 4)
+    split = batch_split.split_batch(96, 8, 4)
     config = Config.model_validate({"engine": {"zero_stage": 2}, "optim": {"clip": 0.7}})
     settings = engine.deepspeed_settings(config, split, "bf16")
     assert settings["train_batch_size"] == 96
@@ -206,7 +148,7 @@ def test_activation_checkpointing_reaches_the_network():
 
 def checkpoint_activations():
     config = Config.model_validate({"engine": {"activation_checkpointing": True}})
-    split = engine.split_batch(4, 4, 1)
+    split = batch_split.split_batch(4, 4, 1)
     network = Recomputing()
     engine.initialize(network, config, split, "fp32")
     assert network.enabled

@@ -11,7 +11,7 @@ from jobs import evaluate as verb
 from jobs.command import table
 from pipeline.config import Config
 from pipeline.feed.batches import Batch, heldout
-from pipeline.training import engine, evaluation
+from pipeline.training import batch_split, engine, evaluation
 from pipeline.training.evaluation import count_words, evaluate, summarize_words
 from pipeline.training.objective import PretrainingObjective
 from tests.corpora import LETTERS, SPECIALS, write_corpus, write_vocabulary
@@ -105,7 +105,7 @@ def score(stage, folder, samples):
     with torch.no_grad():
         net.cls.predictions.bias[10] += 5
     worker = engine.initialize(
-        PretrainingObjective(net), config, engine.split_batch(4, 2, world_size), "fp32"
+        PretrainingObjective(net), config, batch_split.split_batch(4, 2, world_size), "fp32"
     )
     batches = [
         batch._replace(masked_labels=10 + batch.masked_labels // 3 % 2)
