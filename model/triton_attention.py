@@ -12,6 +12,7 @@ The tiling, the running maximum and the backward pass from the log-sum-exp are F
 the same operands give the same bits.
 """
 
+import math
 import sys
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -47,22 +48,37 @@ class Tiles(NamedTuple):
     warps: int
     stages: int
 
+    @classmethod
+    def of(cls, text: str) -> "Tiles":
+        """Written as queries,keys,warps,stages."""
+        return cls(*map(int, text.split(",")))
+
 
 def tiles_for(head_size: int, dtype: torch.dtype, shared_memory: int) -> dict[str, Tiles]:
-    """Tiles by kernel that fit a block's shared memory (bytes) and spill few registers.
+    """Tiles by kernel that fit a block's shared memory (bytes) and take few instructions.
 
-    Chosen by what the compiler says of them for compute capabilities 8.0, 8.9 and 9.0.
+    Chosen by what the compiler makes of them for compute capabilities 8.0, 8.6 and 9.0: see
+    `tests/benchmarks/kernel_code.py`.
     """
-    wide, roomy = head_size == 128, shared_memory >= 160 << 10
+    wide, roomy = head_size == 128, shared_memory >= 200 << 10
     if dtype == torch.float32:
         return dict.fromkeys(KERNELS, Tiles(16 if wide else 32, 32, 4, 1))
-    if wide:
-        tiles = Tiles(128, 32, 8, 2), Tiles(32, 64, 8, 1), Tiles(64, 32, 8, 1)
+    if not wide:
+        deep = Tiles(128, 64, 8, 3 if roomy else 2)
+        tiles = deep, Tiles(64, 64, 4, 2), deep
     elif roomy:
-        tiles = Tiles(128, 64, 8, 3), Tiles(128, 64, 8, 2), Tiles(128, 32, 8, 2)
+        tiles = Tiles(128, 64, 8, 2), Tiles(128, 64, 8, 1), Tiles(64, 32, 4, 2)
     else:
-        tiles = Tiles(128, 64, 8, 2), Tiles(32, 64, 4, 2), Tiles(64, 32, 4, 2)
+        tiles = Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2), Tiles(64, 32, 4, 2)
     return dict(zip(KERNELS, tiles, strict=True))
+
+
+def one_edge(tiles: Tiles, clip: int, offset: int) -> bool:
+    """If no tile reaches over both edges of the band, which makes it cheaper to find them."""
+    step = math.gcd(tiles.queries, tiles.keys)
+    # From the first query of a tile to its first key.
+    reaching = range(clip - tiles.keys + 2, tiles.queries - 1 - clip)
+    return not any((distance + offset) % step == 0 for distance in reaching)
 
 
 def _tiles(x: Tensor) -> dict[str, Tiles]:
@@ -74,16 +90,19 @@ def _tiles(x: Tensor) -> dict[str, Tiles]:
 
 
 class _Tables(NamedTuple):
-    """The table's factors for the kernels; L positions, R frequencies, head size D."""
+    """The table's factors for the kernels; L positions, W waves, head size D."""
 
     factors: Tensor
-    """[2R, D]"""
+    """[4, W·D]: M; M with its halves exchanged and the second's sign turned; both transposed
+
+    A kernel that took the transpose of what it loads twice would keep it in shared memory.
+    """
     ends: Tensor
     """[2, D] float32"""
     turns: Tensor
-    """[L, 2R] float32, sines and cosines of positions"""
+    """[L, 2W] float32, cosines and sines of positions, each for M's rows"""
     waves: Tensor
-    """[L, 2R] the same in the type of the operands"""
+    """[L, W] sines and cosines of positions in the type of the operands"""
 
 
 @lru_cache(maxsize=16)
@@ -92,14 +111,16 @@ def _tables(
     head_size: int, clip: int, length: int, dtype: torch.dtype, device: torch.device
 ) -> _Tables:
     found = table_factors(head_size, clip)
-    factors = torch.from_numpy(found.sine), torch.from_numpy(found.cosine)
+    sine, cosine = torch.from_numpy(found.sine), torch.from_numpy(found.cosine)
+    factors = [torch.cat([sine, cosine]), torch.cat([cosine, -sine])]
+    factors += [x.T for x in factors]
     angles = torch.arange(length).double()[:, None] * torch.from_numpy(found.frequencies)
-    turns = torch.cat([angles.sin(), angles.cos()], 1)
+    sines, cosines = angles.sin(), angles.cos()
     return _Tables(
-        torch.cat(factors).to(device, dtype),
+        torch.stack([x.flatten() for x in factors]).to(device, dtype),
         torch.from_numpy(found.ends).to(device, torch.float32),
-        turns.to(device, torch.float32),
-        turns.to(device, dtype),
+        torch.cat([cosines, cosines, sines, sines], 1).to(device, torch.float32),
+        torch.cat([sines, cosines], 1).to(device, dtype),
     )
 
 
@@ -127,7 +148,7 @@ class _Call(NamedTuple):
                 *arguments,
                 PACKED=self.packed,
                 D=q.shape[3],
-                R=self.tables(q).waves.shape[1] // 2,
+                W=self.tables(q).waves.shape[1],
                 QUERIES=tiles.queries,
                 PRECISION="ieee" if exact else "tf32",
                 **constants,
@@ -135,8 +156,12 @@ class _Call(NamedTuple):
 
     def switches(self, tiles: Tiles, bias: Tensor | None) -> dict[str, Any]:
         """Constants that all kernels of attention take, but not that of the rows."""
-        dropping = drop_below(self.dropout) > 0
-        return {"BIASED": bias is not None, "DROPOUT": dropping, "KEYS": tiles.keys}
+        return {
+            "BIASED": bias is not None,
+            "DROPOUT": drop_below(self.dropout) > 0,
+            "ONE_EDGE": one_edge(tiles, self.clip, self.offset),
+            "KEYS": tiles.keys,
+        }
 
     def tables(self, q: Tensor) -> _Tables:
         # Tiles may reach past the last query.
@@ -197,7 +222,7 @@ class FlashAttention(torch.autograd.Function):
         tables = call.tables(q)
         count = q.shape[:3].numel()
         rows = lse.new_empty(count, ROW_FIGURES.value)
-        turned = q.new_empty(count, 2 * tables.waves.shape[1])
+        turned = q.new_empty(count, 2, tables.waves.shape[1])
         texts = _given(cu_seqlens, lse)
         by_keys, by_queries = (_tiles(q)[name] for name in ("keys", "queries"))
         query_tiles = triton.cdiv(call.queries, by_queries.queries)
@@ -209,7 +234,7 @@ class FlashAttention(torch.autograd.Function):
             [
                 *(q, grad, out, rows, turned, texts, tables.factors, tables.ends, tables.turns),
                 *_steps(q, grad, out),
-                *(q.shape[1], q.shape[2], call.offset),
+                *(q.shape[1], q.shape[2], call.offset, keep_scale(call.dropout)),
             ],
         )
         dq, dk, dv = (_like(x) for x in (q, k, v))

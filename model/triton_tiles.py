@@ -1,6 +1,6 @@
 """What the kernels of relative attention do with a tile of queries and a tile of keys.
 
-Notation is that of `triton_attention.py`: [QUERIES, KEYS] tiles, D the head size, R frequencies.
+Notation is that of `triton_attention.py`: [QUERIES, KEYS] tiles, D the head size, W waves.
 """
 
 import math
@@ -81,31 +81,31 @@ def load_matrix(pointer, ROWS: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def turned(x, position, factors_ptr, turns_ptr, ROWS, D: tl.constexpr, R: tl.constexpr,
-            PRECISION: tl.constexpr):  # fmt: skip
-    """M x turned by its row's angle, so that a product with key waves gives the position term."""
-    sine = product(x, tl.trans(load_matrix(factors_ptr, R, D)), None, PRECISION)
-    cosine = product(x, tl.trans(load_matrix(factors_ptr + R * D, R, D)), None, PRECISION)
-    sin_i, cos_i = row_angles(position, turns_ptr, ROWS, R)
-    return sine * cos_i + cosine * sin_i, cosine * cos_i - sine * sin_i
+def turned(x, position, factors_ptr, turns_ptr, ROWS: tl.constexpr, D: tl.constexpr,
+           W: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """M x turned by its row's angle, [ROWS, W]: its product with key waves is the position term."""
+    cosine, sine = row_turns(position, turns_ptr, ROWS, W)
+    straight = product(x, load_matrix(factors_ptr + 2 * D * W, D, W), None, PRECISION)
+    across = product(x, load_matrix(factors_ptr + 3 * D * W, D, W), None, PRECISION)
+    return straight * cosine + across * sine
 
 
 @triton.jit
-def turned_back(sine, cosine, position, factors_ptr, turns_ptr, ROWS, D: tl.constexpr,
-                 R: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+def turned_back(waves, position, factors_ptr, turns_ptr, ROWS: tl.constexpr, D: tl.constexpr,
+                W: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """The transpose of `turned`: sums of key waves become sums of table rows, [ROWS, D]."""
-    sin_i, cos_i = row_angles(position, turns_ptr, ROWS, R)
-    upper = load_matrix(factors_ptr, R, D)
-    lower = load_matrix(factors_ptr + R * D, R, D)
-    total = product((sine * cos_i - cosine * sin_i).to(upper.dtype), upper, None, PRECISION)
-    return product((cosine * cos_i + sine * sin_i).to(lower.dtype), lower, total, PRECISION)
+    cosine, sine = row_turns(position, turns_ptr, ROWS, W)
+    straight = load_matrix(factors_ptr, W, D)
+    across = load_matrix(factors_ptr + D * W, W, D)
+    total = product((waves * cosine).to(straight.dtype), straight, None, PRECISION)
+    return product((waves * sine).to(across.dtype), across, total, PRECISION)
 
 
 @triton.jit
-def row_angles(position, turns_ptr, ROWS: tl.constexpr, R: tl.constexpr):
-    """Sine and cosine of a row's position times each frequency, [ROWS, R] float32."""
-    at = turns_ptr + (position + tl.arange(0, ROWS))[:, None] * (2 * R) + tl.arange(0, R)[None, :]
-    return tl.load(at), tl.load(at + R)
+def row_turns(position, turns_ptr, ROWS: tl.constexpr, W: tl.constexpr):
+    """Cosine and sine of a row's position times each wave's frequency, [ROWS, W] float32."""
+    at = turns_ptr + (position + tl.arange(0, ROWS))[:, None] * (2 * W) + tl.arange(0, W)[None, :]
+    return tl.load(at), tl.load(at + W)
 
 
 @triton.jit
@@ -116,83 +116,121 @@ def dot_end(x, ends_ptr, which: tl.constexpr, D: tl.constexpr):
 
 
 @triton.jit
-def key_waves(waves_ptr, first, count, KEYS: tl.constexpr, R: tl.constexpr):
-    """sin(j·f) and cos(j·f) of the keys of a tile, each [KEYS, R]."""
-    sine = load_rows(waves_ptr, 2 * R, first, count, KEYS, R)
-    cosine = load_rows(waves_ptr + R, 2 * R, first, count, KEYS, R)
-    return sine, cosine
+def inside_the_edge(first_row, first_key, clip, QUERIES: tl.constexpr, KEYS: tl.constexpr):
+    """For a tile that reaches over one edge of the band: what lies inside, and if it is the right.
 
-
-@triton.jit
-def by_distance(products, on_left, on_right, distance, clip):
-    """The position term in a tile of the band, which may reach over its edges."""
-    beyond = tl.where(distance < 0, on_left[:, None], on_right[:, None])
-    return tl.where((distance <= clip) & (distance >= -clip), products, beyond)
-
-
-@triton.jit
-def kept_by_dropout(seed, row, head, first_row, first_key, drop_below, QUERIES: tl.constexpr,
-          KEYS: tl.constexpr):  # fmt: skip
-    """Dropout's mask of a tile: a function of seed, batch row, head, query and key alone.
-
-    One call of Philox (7 rounds, https://doi.org/10.1145/2063384.2063405) gives 16 bytes, for 16
-    neighbouring keys.
+    [QUERIES, KEYS] and a scalar; `first_row` counts in the positions of keys.
     """
-    none = tl.zeros([QUERIES, KEYS // 16], dtype=tl.int32)
-    queries = (first_row + tl.arange(0, QUERIES)).to(tl.int32)[:, None] + none
-    keys = first_key // 16 + tl.arange(0, KEYS // 16)[None, :] + none
-    a, b, c, d = tl.philox(seed, queries, keys, none + head, none + row.to(tl.int32), 7)
-    words = tl.reshape(tl.join(tl.join(a, b), tl.join(c, d)), [QUERIES, KEYS // 4])
-    low = tl.join(words & 255, (words >> 8) & 255)
-    high = tl.join((words >> 16) & 255, words >> 24)
-    return tl.reshape(tl.join(low, high), [QUERIES, KEYS]) >= drop_below
+    right = first_key + KEYS - 1 - first_row > clip
+    way = tl.where(right, 1, -1)
+    columns = tl.arange(0, KEYS) * way
+    rows = (first_row - first_key + tl.arange(0, QUERIES)) * way + clip
+    return columns[None, :] <= rows[:, None], right
 
 
 @triton.jit
-def exponents_of(q, k, turned_sine, turned_cosine, on_left, on_right, sine, cosine, bias_ptr,
-               first_row, first_key, keys, offset, clip, scale, SIDE: tl.constexpr,
-               BIASED: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
-               PRECISION: tl.constexpr):  # fmt: skip
-    """Scores of a tile in powers of two, -inf behind the last key; SIDE: -1 left, 0 band, 1 right.
+def distances(first_row, first_key, QUERIES: tl.constexpr, KEYS: tl.constexpr):
+    columns = first_key + tl.arange(0, KEYS)
+    return columns[None, :] - (first_row + tl.arange(0, QUERIES))[:, None]
 
+
+@triton.jit
+def by_distance(products, on_left, on_right, first_row, first_key, clip,
+                ONE_EDGE: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr):  # fmt: skip
+    """The position term in a tile that may reach over the edges of the band."""
+    if ONE_EDGE:
+        inside, right = inside_the_edge(first_row, first_key, clip, QUERIES, KEYS)
+        return tl.where(inside, products, tl.where(right, on_right, on_left)[:, None])
+    distance = distances(first_row, first_key, QUERIES, KEYS)
+    products = tl.where(distance < -clip, on_left[:, None], products)
+    return tl.where(distance > clip, on_right[:, None], products)
+
+
+@triton.jit
+def kept_by_dropout(seed, text, head, first_row, first_key, drop_below, QUERIES: tl.constexpr,
+          KEYS: tl.constexpr):  # fmt: skip
+    """Dropout's mask of a tile: a function of seed, text, head, query and key alone.
+
+    One call of Philox (7 rounds, https://doi.org/10.1145/2063384.2063405) gives 16 bytes. They go
+    to the elements of 2 × 32 that one thread has of a product on tensor cores: rows 8 apart, and
+    of every 8 columns the same pair. So the mask is drawn where it is needed.
+    """
+    none = tl.zeros([KEYS // 32, QUERIES // 2, 4], dtype=tl.int32)
+    queries = first_row // 2 + tl.arange(0, QUERIES // 2)
+    keys = first_key // 8 + tl.arange(0, KEYS // 32)[:, None] * 4 + tl.arange(0, 4)[None, :]
+    a, b, c, d = tl.philox(
+        seed, none + queries[None, :, None], none + keys[:, None, :], none + head, none + text, 7
+    )
+    words = tl.join(tl.join(a, b), tl.join(c, d)).to(tl.uint32)
+    pairs = tl.join(words, words << 16)
+    draws = tl.join(pairs, pairs << 8)
+    # Only a word's highest byte tells: the bits below it make no multiple of 2 ** 24 larger.
+    kept = draws >= (drop_below.to(tl.uint32) << 24)
+    kept = tl.reshape(kept, [KEYS // 32, QUERIES // 16, 8, 4, 4, 2, 2])
+    return tl.reshape(tl.trans(kept, 1, 5, 2, 0, 4, 3, 6), [QUERIES, KEYS])
+
+
+@triton.jit
+def scores_of(q, k, turned_q, on_left, on_right, waves, bias_ptr, first_row, first_key, keys,
+              clip, scale, EDGE: tl.constexpr, ONE_EDGE: tl.constexpr, MASKED: tl.constexpr,
+              BIASED: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+              PRECISION: tl.constexpr):  # fmt: skip
+    """Scores of a tile without what its rows have beyond the band, unless it is at an EDGE.
+
+    Returned with the factor that makes powers of two of them. MASKED: -inf behind the last key.
     `scale` is log2(e) over the root of the head size.
     """
     columns = first_key + tl.arange(0, KEYS)
-    scores = product(q, tl.trans(k), None, PRECISION)
-    if SIDE == 0:
-        products = product(turned_sine, tl.trans(sine), None, PRECISION)
-        products = product(turned_cosine, tl.trans(cosine), products, PRECISION)
-        rows = first_row + offset + tl.arange(0, QUERIES)
-        distance = columns[None, :] - rows[:, None]
-        scores += by_distance(products, on_left, on_right, distance, clip)
-    elif SIDE < 0:
-        scores += on_left[:, None]
-    else:
-        scores += on_right[:, None]
-    scores *= scale
+    positions = None
+    if EDGE:
+        positions = product(turned_q, tl.trans(waves), None, PRECISION)
+        positions = by_distance(
+            positions, on_left, on_right, first_row, first_key, clip, ONE_EDGE, QUERIES, KEYS
+        )
+    scores = product(q, tl.trans(k), positions, PRECISION)
+    if MASKED:
+        # A branch costs less than a mask that all tiles but one could do without.
+        partial = first_key + KEYS > keys
+        if partial:
+            scores = tl.where((columns < keys)[None, :], scores, float("-inf"))
     if BIASED:
-        bias = tl.load(bias_ptr + columns, mask=columns < keys, other=0.0)
-        scores += (tl.maximum(bias, LOWEST) * LOG2E)[None, :]
-    return tl.where((columns < keys)[None, :], scores, float("-inf"))
+        bias = tl.load(bias_ptr + columns, mask=columns < keys, other=LOWEST)
+        scores = scores * scale + (tl.maximum(bias, LOWEST) * LOG2E)[None, :]
+        scale = 1.0
+    return scores, scale
 
 
 @triton.jit
-def key_tile_bounds(first_row, keys, offset, clip, QUERIES: tl.constexpr, KEYS: tl.constexpr):
-    """Key tiles are left of the band before the first bound, right of it from the second on."""
-    tiles = tl.cdiv(keys, KEYS)
-    left = tl.minimum(tl.maximum(first_row + offset - clip, 0) // KEYS, tiles)
-    right = tl.cdiv(tl.maximum(first_row + offset + QUERIES + clip, 0), KEYS)
-    return left, tl.minimum(tl.maximum(right, left), tiles), tiles
+def key_tiles(first_row, keys, clip, QUERIES: tl.constexpr, KEYS: tl.constexpr):
+    """Which key tiles lie beside the band, and which in it or behind the last whole tile.
+
+    Of each sort: how many there are before a gap, where they begin, the length of the gap, and how
+    many there are in all; see `tile_at`.
+    """
+    tiles, whole = tl.cdiv(keys, KEYS), keys // KEYS
+    left = tl.minimum(tl.maximum(first_row - clip, 0) // KEYS, whole)
+    right = tl.cdiv(tl.maximum(first_row + QUERIES + clip, 0), KEYS)
+    right = tl.minimum(tl.maximum(right, left), tiles)
+    end = tl.maximum(whole, right)
+    beside = left, 0, right - left, left + end - right
+    return beside, (right - left, left, end - right, right - left + tiles - end)
 
 
 @triton.jit
-def query_tile_bounds(first_key, queries, offset, clip, QUERIES: tl.constexpr,
-                       KEYS: tl.constexpr):  # fmt: skip
-    """Query tiles have the keys right of the band before the first bound, left from the second."""
+def query_tiles(first_key, queries, clip, QUERIES: tl.constexpr, KEYS: tl.constexpr):
+    """As `key_tiles`, the query tiles of a key tile; all count as whole."""
     tiles = tl.cdiv(queries, QUERIES)
-    right = tl.minimum(tl.maximum(first_key - offset - clip, 0) // QUERIES, tiles)
-    left = tl.cdiv(tl.maximum(first_key + KEYS - offset + clip, 0), QUERIES)
-    return right, tl.minimum(tl.maximum(left, right), tiles), tiles
+    right = tl.minimum(tl.maximum(first_key - clip, 0) // QUERIES, tiles)
+    left = tl.cdiv(tl.maximum(first_key + KEYS + clip, 0), QUERIES)
+    left = tl.minimum(tl.maximum(left, right), tiles)
+    return (right, 0, left - right, tiles - left + right), (left - right, right, 0, left - right)
+
+
+@triton.jit
+def tile_at(turn, span):
+    """The tile of a turn, and if it lies before the gap."""
+    before, begin, gap, _ = span
+    return begin + turn + tl.where(turn < before, 0, gap), turn < before
 
 
 @triton.jit
@@ -206,44 +244,46 @@ def ends_by_mass(mass_left, mass_right, ends_ptr, D: tl.constexpr):
 
 @triton.jit
 def add_by_position(
-    sums, x, sine, cosine, first_row, first_key, offset, clip,
-    SIDE: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
+    sums, x, waves, on_the_left, first_row, first_key, clip, EDGE: tl.constexpr,
+    ONE_EDGE: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Add a tile x [QUERIES, KEYS] float32 to what its rows have by position.
 
-    sums: of the waves inside the band, sine and cosine [QUERIES, R], and left and right of it
-    [QUERIES]; `position_vectors` makes the table's rows of them.
+    sums: of the waves inside the band [QUERIES, W], and left and right of it [QUERIES];
+    `position_vectors` makes the table's rows of them.
     """
-    sum_sine, sum_cosine, on_left, on_right = sums
-    if SIDE == 0:
-        rows = first_row + offset + tl.arange(0, QUERIES)
-        distance = (first_key + tl.arange(0, KEYS))[None, :] - rows[:, None]
-        on_left += tl.sum(tl.where(distance < -clip, x, 0.0), 1)
-        on_right += tl.sum(tl.where(distance > clip, x, 0.0), 1)
-        inside = (distance <= clip) & (distance >= -clip)
-        banded = tl.where(inside, x, 0.0).to(sine.dtype)
-        sum_sine = product(banded, sine, sum_sine, PRECISION)
-        sum_cosine = product(banded, cosine, sum_cosine, PRECISION)
-    elif SIDE < 0:
-        on_left += tl.sum(x, 1)
+    by_wave, left, right = sums
+    if EDGE:
+        if ONE_EDGE:
+            inside, over_right = inside_the_edge(first_row, first_key, clip, QUERIES, KEYS)
+            banded = tl.where(inside, x, 0.0)
+            beyond = tl.sum(x - banded, 1)
+            left += tl.where(over_right, 0.0, beyond)
+            right += tl.where(over_right, beyond, 0.0)
+        else:
+            distance = distances(first_row, first_key, QUERIES, KEYS)
+            left += tl.sum(tl.where(distance < -clip, x, 0.0), 1)
+            right += tl.sum(tl.where(distance > clip, x, 0.0), 1)
+            banded = tl.where((distance <= clip) & (distance >= -clip), x, 0.0)
+        by_wave = product(banded.to(waves.dtype), waves, by_wave, PRECISION)
     else:
-        on_right += tl.sum(x, 1)
-    return sum_sine, sum_cosine, on_left, on_right
+        total = tl.sum(x, 1)
+        left += tl.where(on_the_left, total, 0.0)
+        right += tl.where(on_the_left, 0.0, total)
+    return by_wave, left, right
 
 
 @triton.jit
-def no_sums(ROWS: tl.constexpr, R: tl.constexpr):
+def no_sums(ROWS: tl.constexpr, W: tl.constexpr):
     """What `add_by_position` starts from."""
-    waves, sides = tl.zeros([ROWS, R], tl.float32), tl.zeros([ROWS], tl.float32)
-    return waves, waves, sides, sides
+    side = tl.zeros([ROWS], tl.float32)
+    return tl.zeros([ROWS, W], tl.float32), side, side
 
 
 @triton.jit
-def position_vectors(sums, position, factors_ptr, ends_ptr, turns_ptr, ROWS, D: tl.constexpr,
-                     R: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+def position_vectors(sums, position, factors_ptr, ends_ptr, turns_ptr, ROWS: tl.constexpr,
+                     D: tl.constexpr, W: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """Σ_j x[i, j] T[p(i, j)], [ROWS, D], of what `add_by_position` summed up."""
-    sum_sine, sum_cosine, on_left, on_right = sums
-    total = turned_back(
-        sum_sine, sum_cosine, position, factors_ptr, turns_ptr, ROWS, D, R, PRECISION
-    )
-    return total + ends_by_mass(on_left, on_right, ends_ptr, D)
+    by_wave, left, right = sums
+    total = turned_back(by_wave, position, factors_ptr, turns_ptr, ROWS, D, W, PRECISION)
+    return total + ends_by_mass(left, right, ends_ptr, D)

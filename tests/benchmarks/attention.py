@@ -1,10 +1,11 @@
 """Attention alone: ours against eager, and against torch's SDPA, which knows no positions.
 
     python tests/benchmarks/attention.py --lengths 128 512 2048 --json attention.json
+    python tests/benchmarks/attention.py --device cuda --dtype bfloat16 --tiles keys=128,64,8,2
 
-4,096 tokens on a CPU and 32,768 on a GPU, 12 heads of 64, clip distance 64, dropout 0.1 on a CPU
-and none on a GPU. Every contender runs in a process of its own; memory is the peak of
-forward and backward above what the process held before them.
+4,096 tokens on a CPU and 32,768 on a GPU, 12 heads of 64, clip distance 64. Every contender runs
+in a process of its own; memory is the peak of forward and backward above what the process held
+before them.
 """
 
 import argparse
@@ -26,12 +27,23 @@ def contenders(device: str) -> list[str]:
     return ["eager", "flash" if device.startswith("cuda") else "sdpa", WITHOUT_POSITIONS]
 
 
-def worker(name: str, length: int, dtype_name: str, device: str, rounds: int) -> None:
+def worker(
+    name: str,
+    length: int,
+    dtype_name: str,
+    device: str,
+    rounds: int,
+    rate: float,
+    shapes: list[str],
+) -> None:
     """Print median seconds of forward and backward, and the peak of memory in bytes, as JSON."""
     import torch
 
     sys.path.insert(0, str(Path(__file__).parents[2]))
     from model.relative_attention import attend, position_table
+
+    if shapes:
+        set_tiles(shapes)
 
     torch.manual_seed(0)
     cuda = torch.device(device).type == "cuda"
@@ -41,7 +53,6 @@ def worker(name: str, length: int, dtype_name: str, device: str, rounds: int) ->
     made = [torch.randn(shape, device=device).to(dtype) for _ in range(4)]
     q, k, v, gradient = (x.transpose(1, 2).requires_grad_() for x in made)
     table = position_table(WIDTH, CLIP).to(device, dtype)
-    rate = 0.0 if cuda else 0.1
 
     def forward() -> Any:
         if name == WITHOUT_POSITIONS:
@@ -67,6 +78,16 @@ def worker(name: str, length: int, dtype_name: str, device: str, rounds: int) ->
     print(json.dumps({"forward": forwards, "backward": backwards, "peak_bytes": peak - before}))
 
 
+def set_tiles(shapes: list[str]) -> None:
+    """Other tiles than the ones that ship; see `kernel_code.py`."""
+    from model import triton_attention
+
+    others = dict(shape.split("=") for shape in shapes)
+    tiles = {kernel: triton_attention.Tiles.of(shape) for kernel, shape in others.items()}
+    ours = triton_attention._tiles
+    triton_attention._tiles = lambda x: ours(x) | tiles
+
+
 def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -77,18 +98,24 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 256, 512, 1024, 2048, 4096])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dropout", type=float, help="0.1 on a CPU, 0 on a GPU")
+    parser.add_argument("--tiles", nargs="*", default=[], metavar="KERNEL=Q,K,W,S")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
+    cuda = chosen.device.startswith("cuda")
+    rate = (0.0 if cuda else 0.1) if chosen.dropout is None else chosen.dropout
     if chosen.worker:
-        worker(chosen.worker, chosen.lengths[0], chosen.dtype, chosen.device, chosen.rounds)
+        options = chosen.dtype, chosen.device, chosen.rounds, rate, chosen.tiles
+        worker(chosen.worker, chosen.lengths[0], *options)
         return
     rows = []
     for length in chosen.lengths:
         for name in contenders(chosen.device):
             command = [sys.executable, __file__, "--worker", name, "--lengths", str(length)]
             command += ["--dtype", chosen.dtype, "--device", chosen.device]
-            command += ["--rounds", str(chosen.rounds)]
+            command += ["--rounds", str(chosen.rounds), "--dropout", str(rate)]
+            command += ["--tiles", *chosen.tiles]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             row = {"length": length, "contender": name, "dtype": chosen.dtype}
             rows.append(row | json.loads(done.stdout))

@@ -17,6 +17,8 @@ KERNEL_TESTS = [
     "tests/pipeline/training/test_lamb_kernels.py",
 ]
 SHAPES = ["64x128", "16x512"]
+TILES = ["context=64,64,4,3", "keys=128,64,8,2", "queries=64,64,4,2"]
+"""What might be faster than the tiles that ship; see `kernel_code.py`."""
 LOOPS = [("base", 128, 256), ("base", 512, 64), ("large", 128, 128), ("large", 512, 32)]
 """Size, length, micro-batch."""
 
@@ -29,6 +31,10 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "step": ["tests/benchmarks/step.py", *gpu, "--shapes", *SHAPES],
         "lamb": ["-m", "tests.benchmarks.lamb_cost", *gpu],
     }
+    for tiles in TILES:
+        options = ["--lengths", "512", "2048", "--tiles", tiles]
+        found[f"tiles {tiles}"] = [*found["attention"], *options]
+    found["dropout"] = [*found["attention"], "--lengths", "512", "2048", "--dropout", "0.1"]
     for name in ("attention", "step"):
         found[name] += ["--json", str(folder / f"{name}.json")]
     for size, length, batch in LOOPS:

@@ -13,7 +13,7 @@ from model.triton_attention import Tiles, flash_attention
 from model.triton_tiles import kept_by_dropout
 from tests.model.attention_cases import definition, kept_for_backward, masks, operands, results
 
-SHAPES = [Tiles(16, 32, 4, 1), Tiles(32, 16, 4, 1)]
+SHAPES = [Tiles(16, 32, 4, 1), Tiles(32, 32, 4, 1)]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -167,25 +167,26 @@ def test_dropout(packed: bool) -> None:
 
 
 @triton.jit
-def _mask_kernel(kept_ptr, seed, head, SIZE: tl.constexpr, KEYS: tl.constexpr):
+def _mask_kernel(kept_ptr, seed, head, drop_below, SIZE: tl.constexpr, KEYS: tl.constexpr):
     first = tl.program_id(0) * KEYS
-    kept = kept_by_dropout(seed, tl.program_id(1), head, 0, first, 64, SIZE, KEYS)
+    kept = kept_by_dropout(seed, tl.program_id(1), head, 0, first, drop_below, SIZE, KEYS)
     rows, columns = tl.arange(0, SIZE)[:, None], first + tl.arange(0, KEYS)[None, :]
     tl.store(kept_ptr + (tl.program_id(1) * SIZE + rows) * SIZE + columns, kept.to(tl.int8))
 
 
 def test_dropped_elements_are_independent() -> None:
-    """Of neighbouring keys, which share a draw, of queries, of texts, of heads and of seeds."""
+    """Of keys and of queries, some of which share a draw, of texts, of heads and of seeds."""
     size = 512
     masks = {}
     for case in [(3, 0), (3, 1), (4, 0)]:
         kept = torch.empty(2, size, size, dtype=torch.int8)
-        _mask_kernel[size // 64, 2](kept, *case, size, 64)
+        _mask_kernel[size // 64, 2](kept, *case, 64, size, 64)
         masks[case] = kept.double() - 0.75
         assert abs(masks[case].mean().item()) < 0.004
     one = masks[3, 0]
     pairs = [(one[:, :, step:], one[:, :, :-step]) for step in (1, 2, 3, 4, 8, 16)]
-    pairs += [(one[:, 1:], one[:, :-1]), (one[:1], one[1:]), (one, masks[3, 1]), (one, masks[4, 0])]
+    pairs += [(one[:, step:], one[:, :-step]) for step in (1, 2, 8, 16)]
+    pairs += [(one[:1], one[1:]), (one, masks[3, 1]), (one, masks[4, 0])]
     for left, right in pairs:
         # A correlation of n independent pairs has a standard error of 1 / √n, 0.002 at most.
         assert abs((left * right).mean().item() / (0.75 * 0.25)) < 0.008

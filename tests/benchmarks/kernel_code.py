@@ -1,0 +1,50 @@
+"""What the compiler makes of attention's kernels for a GPU, without one.
+
+    python -m tests.benchmarks.kernel_code
+    python -m tests.benchmarks.kernel_code --try context=64,64,4,3 keys=128,64,8,2
+
+Instructions are counted a thread and element of a tile, in the loops over tiles beside the band
+and at its edges. `--try` adds other shapes: queries, keys, warps, stages. To measure them on a
+GPU, give them to `attention.py --tiles`.
+"""
+
+import argparse
+
+from rich.console import Console
+from rich.table import Table
+
+from model.triton_attention import INTERPRETED, KERNELS, Tiles
+from tests.model.kernel_builds import SHARED_MEMORY, build, tiles_that_ship
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--capability", type=int, default=90, choices=SHARED_MEMORY)
+    parser.add_argument("--head-size", type=int, default=64, choices=[16, 32, 64, 128])
+    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--try", nargs="*", default=[], dest="others", metavar="KERNEL=Q,K,W,S")
+    chosen = parser.parse_args()
+    if INTERPRETED:
+        parser.error("TRITON_INTERPRET is set, and the interpreter compiles nothing")
+    target = chosen.capability, chosen.head_size, chosen.dtype
+    shipped = tiles_that_ship(*target)
+    shapes = [(name, shipped[name]) for name in KERNELS]
+    shapes += [(name, Tiles.of(shape)) for name, shape in (x.split("=") for x in chosen.others)]
+    table = Table("kernel", "tiles", "dropout", "beside", "at edges",
+                  "registers", "spilled", "shared KiB", "serialised")  # fmt: skip
+    for name, tiles in shapes:
+        for dropout in (False, True):
+            made = build(name, tiles, *target, switches={"DROPOUT": dropout})
+            table.add_row(
+                name,
+                ",".join(map(str, tiles)),
+                "yes" if dropout else "no",
+                *(f"{count:.1f}" for count in made.per_element),
+                *(str(made.registers), str(made.spilled), f"{made.shared / 1024:.0f}"),
+                "yes" if made.serialised else "no",
+            )
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    main()
