@@ -19,6 +19,11 @@ from .cpu_feed_forward import GeluLinear, gelu_linear_suits
 from .plain_linear import in_one_product, is_plain, is_untouched
 from .relative_attention import Packing, attend, attend_packed, position_table
 
+try:
+    from .triton_add_norm import AddNorm, add_norm_suits
+except ImportError:  # no Triton: torch has none for CPUs and for some systems
+    add_norm_suits = None  # type: ignore[assignment]
+
 
 class NezhaEmbeddings(nn.Module):
     """Token ids → word + token-type vectors, normalised; positions enter in the attention."""
@@ -147,7 +152,16 @@ class NezhaAddNorm(nn.Module):
 
     def add_norm(self, projected: Tensor, residual: Tensor) -> Tensor:
         """What follows the projection, both [B, S, H]."""
-        return self.LayerNorm(self.dropout(projected) + residual)
+        norm = self.LayerNorm
+        rate = self.dropout.p if self.dropout.training else 0.0
+        if (
+            add_norm_suits is not None
+            and is_untouched(norm, nn.LayerNorm)
+            and is_untouched(self.dropout, Dropout)
+            and add_norm_suits(norm, projected, residual, rate)
+        ):
+            return AddNorm.apply(projected, residual, norm.weight, norm.bias, norm.eps, rate)
+        return norm(self.dropout(projected) + residual)
 
 
 class NezhaAttention(nn.Module):

@@ -11,11 +11,17 @@ def is_plain(*layers: nn.Module) -> bool:
     Adapters and quantisers put other modules in their places, ZeRO-3 fills weights in a hook,
     accelerate in a `forward` of its own, and autocast looks at calls.
     """
-    return (
-        all(is_untouched(layer, nn.Linear) and layer.bias is not None for layer in layers)
-        and not torch.is_autocast_enabled(str(layers[0].weight.device.type))
-        and not torch.compiler.is_exporting()
-        and not torch.jit.is_tracing()
+    return all(
+        is_untouched(layer, nn.Linear) and layer.bias is not None for layer in layers
+    ) and is_unobserved(str(layers[0].weight.device.type))
+
+
+def is_unobserved(device_type: str) -> bool:
+    """Whether neither autocast nor a recording waits for the calls made there."""
+    return not (
+        torch.is_autocast_enabled(device_type)
+        or torch.compiler.is_exporting()
+        or torch.jit.is_tracing()
     )
 
 

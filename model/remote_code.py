@@ -20,6 +20,7 @@ CODE_FILES = (
     "plain_linear.py",
     "relative_attention.py",
     "table_factors.py",
+    "triton_add_norm.py",
     "triton_attention.py",
     "triton_backward.py",
     "triton_forward.py",

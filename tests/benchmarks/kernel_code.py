@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from model.triton_attention import INTERPRETED, KERNELS, Tiles
-from tests.model.kernel_builds import SHARED_MEMORY, build, tiles_that_ship
+from tests.model.kernel_builds import SHARED_MEMORY, attention, tiles_that_ship
 
 
 def main() -> None:
@@ -34,12 +34,13 @@ def main() -> None:
                   "registers", "spilled", "shared KiB", "serialised")  # fmt: skip
     for name, tiles in shapes:
         for dropout in (False, True):
-            made = build(name, tiles, *target, switches={"DROPOUT": dropout})
+            made = attention(name, tiles, *target, switches={"DROPOUT": dropout})
+            elements = tiles.queries * tiles.keys / (tiles.warps * 32)
             table.add_row(
                 name,
                 ",".join(map(str, tiles)),
                 "yes" if dropout else "no",
-                *(f"{count:.1f}" for count in made.per_element),
+                *(f"{count / elements:.1f}" for count in made.loops),
                 *(str(made.registers), str(made.spilled), f"{made.shared / 1024:.0f}"),
                 "yes" if made.serialised else "no",
             )

@@ -1,52 +1,37 @@
-"""What the compiler makes of attention's Triton kernels, for GPUs that need not be there.
+"""What the compiler makes of the network's Triton kernels, for GPUs that need not be there.
 
     python -m tests.model.kernel_builds 90 64 bfloat16
 
-prints it as JSON. Not in a process in which Triton interprets.
+prints it as JSON.
 """
 
-import contextlib
-import io
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
 
 import torch
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
-from model import triton_attention
+from model import triton_add_norm, triton_attention
 from model.table_factors import table_factors
 from model.triton_attention import Tiles
+from tests.machine_code import MachineCode, compiled
 
 SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10}
 """Bytes a block may have, by compute capability: A100; RTX 3090, A10, L4; H100."""
-ALWAYS_FLOAT32 = {"lse_ptr", "bias_ptr", "ends_ptr", "turns_ptr", "rows_ptr"}
-FLOATS = {"scale", "keep_scale"}
-CLIP = 64
+KINDS = {
+    **dict.fromkeys(
+        ("lse_ptr", "bias_ptr", "ends_ptr", "turns_ptr", "rows_ptr", "figures_ptr", "sums_ptr"),
+        "*fp32",
+    ),
+    **{"cu_seqlens_ptr": "*i32", "seed": "i64"},
+    **dict.fromkeys(("scale", "keep_scale", "epsilon"), "fp32"),
+}
+"""Of arguments; other pointers are to the operands' type, other numbers are int32."""
 POINTERS = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32"}
+CLIP = 64
 
 
-class Build(NamedTuple):
-    """A kernel as machine code."""
-
-    tiles: Tiles
-    shared: int
-    """Bytes of shared memory"""
-    registers: int
-    spilled: int
-    """Bytes of registers stored elsewhere, in and outside of loops"""
-    serialised: bool
-    """The assembler lets no two matrix products overlap."""
-    per_element: list[float]
-    """Instructions of a thread, by the elements of a tile that it has: the loop over tiles beside
-    the band, then that over tiles at its edges"""
-
-
-def build(
+def attention(
     name: str,
     tiles: Tiles,
     capability: int = 90,
@@ -54,8 +39,8 @@ def build(
     dtype: str = "bfloat16",
     ones: Sequence[str] = (),
     switches: Mapping[str, bool] | None = None,
-) -> Build:
-    """Compile a kernel; the arguments `ones` are 1, which Triton makes a constant of."""
+) -> MachineCode:
+    """A kernel of attention; the arguments `ones` are 1, which Triton makes a constant of."""
     kernel = getattr(triton_attention, f"{name}_kernel")
     constants = {
         **{"BIASED": False, "PACKED": True, "DROPOUT": True, "ONE_EDGE": True},
@@ -67,65 +52,25 @@ def build(
         "PRECISION": "ieee" if dtype == "float32" else "tf32",
         **dict.fromkeys(ones, 1),
     }
-    signature, attributes = {}, {}
-    for place, argument in enumerate(kernel.arg_names):
-        signature[argument] = _kind(argument, constants, POINTERS[dtype])
-        if argument.endswith(("_ptr", "_row", "_head", "_step")):
-            attributes[(place,)] = [["tt.divisibility", 16]]
-    places = {
-        (kernel.arg_names.index(key),): value
-        for key, value in constants.items()
-        if key in kernel.arg_names
+    aligned = [x for x in kernel.arg_names if x.endswith(("_ptr", "_row", "_head", "_step"))]
+    kinds = _kinds(kernel.arg_names, dtype)
+    return compiled(kernel, kinds, constants, capability, tiles.warps, tiles.stages, aligned)
+
+
+def add_norm(name: str, capability: int, width: int, dtype: str) -> MachineCode:
+    """A kernel of dropout, residual and LayerNorm for a hidden size."""
+    kernel = getattr(triton_add_norm, f"{name}_kernel")
+    padded, rows = triton_add_norm.tile_shape(width)
+    constants = {"DROPOUT": True, "WIDTH": padded, "ROWS": rows}
+    aligned = [x for x in kernel.arg_names if x.endswith("_ptr") or x == "width"]
+    kinds = _kinds(kernel.arg_names, dtype)
+    return compiled(kernel, kinds, constants, capability, triton_add_norm.WARPS, aligned=aligned)
+
+
+def _kinds(names: Sequence[str], dtype: str) -> dict[str, str]:
+    return {
+        name: KINDS.get(name, POINTERS[dtype] if name.endswith("_ptr") else "i32") for name in names
     }
-    log = io.StringIO()
-    with contextlib.redirect_stdout(log), triton.knobs.nvidia.scope():
-        triton.knobs.nvidia.dump_ptxas_log = True
-        triton.knobs.compilation.always_compile = True
-        made = triton.compile(
-            ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=attributes),
-            target=GPUTarget("cuda", capability, 32),
-            options={"num_warps": tiles.warps, "num_stages": tiles.stages},
-        )
-    said = log.getvalue()
-    elements = tiles.queries * tiles.keys / (tiles.warps * 32)
-    return Build(
-        tiles,
-        made.metadata.shared,
-        int(re.search(r"Used (\d+) registers", said)[1]),
-        int(re.search(r"(\d+) bytes spill stores", said)[1]),
-        "wgmma.mma_async instructions are serialized" in said,
-        [round(count / elements, 1) for count in _loops(made.asm["sass"])],
-    )
-
-
-def _kind(argument: str, constants: Mapping[str, Any], pointer: str) -> str:
-    if argument in constants:
-        return "constexpr"
-    if argument in ALWAYS_FLOAT32:
-        return "*fp32"
-    if argument == "cu_seqlens_ptr":
-        return "*i32"
-    if argument.endswith("_ptr"):
-        return pointer
-    if argument == "seed":
-        return "i64"
-    return "fp32" if argument in FLOATS else "i32"
-
-
-def _loops(code: str) -> list[int]:
-    """Instructions of each loop of machine code in Triton's notation."""
-    labels: dict[str, int] = {}
-    lengths, count = [], 0
-    for line in code.splitlines():
-        if label := re.match(r"(LBB\d+):", line):
-            labels[label[1]] = count
-        elif "\t" in line:
-            count += 1
-            branch = re.search(r"BRA(?:\.U)? .*?(LBB\d+);", line)
-            # The program ends in a jump to itself.
-            if branch and count - labels.get(branch[1], count) > 1:
-                lengths.append(count - labels[branch[1]])
-    return lengths
 
 
 def tiles_that_ship(capability: int, head_size: int, dtype: str) -> dict[str, Tiles]:
@@ -134,14 +79,17 @@ def tiles_that_ship(capability: int, head_size: int, dtype: str) -> dict[str, Ti
     return {**tiles, "rows": tiles["queries"]}
 
 
-def builds(capability: int, head_size: int, dtype: str, *ones: str) -> dict[str, Build]:
-    """All kernels with the tiles that ship."""
-    return {
-        name: build(name, tiles, capability, head_size, dtype, ones)
+def all_kernels(capability: int, head_size: int, dtype: str, *ones: str) -> dict[str, MachineCode]:
+    """With the tiles that ship, and 12 heads."""
+    made = {
+        name: attention(name, tiles, capability, head_size, dtype, ones)
         for name, tiles in tiles_that_ship(capability, head_size, dtype).items()
     }
+    for name in ("add_norm", "add_norm_gradient"):
+        made[name] = add_norm(name, capability, 12 * head_size, dtype)
+    return made
 
 
 if __name__ == "__main__":
-    found = builds(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
+    found = all_kernels(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
     print(json.dumps({name: one._asdict() for name, one in found.items()}))

@@ -1,17 +1,12 @@
 """The Triton kernels compile for GPUs that are not there, within their shared memory."""
 
-import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from model.triton_attention import Tiles, one_edge
+from tests.machine_code import elsewhere
 
-ROOT = Path(__file__).parents[2]
 # Bytes a block may have, by compute capability: A100; RTX 3090, A10, L4; H100.
 SHARED = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10}
 
@@ -27,8 +22,8 @@ SHARED = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10}
     ],
 )
 def test_kernels_compile(capability: int, head_size: int, dtype: str) -> None:
-    found = builds(capability, head_size, dtype)
-    assert set(found) == {"context", "keys", "queries", "rows"}
+    found = elsewhere("tests.model.kernel_builds", capability, head_size, dtype)
+    assert len(found) == 6
     assert max(one["shared"] for one in found.values()) <= SHARED[capability]
     assert not any(one["serialised"] for one in found.values())
 
@@ -36,16 +31,8 @@ def test_kernels_compile(capability: int, head_size: int, dtype: str) -> None:
 @pytest.mark.slow
 def test_kernels_compile_for_one_head_and_one_token() -> None:
     """Triton makes a constant of an argument that is 1."""
-    assert builds(90, 64, "bfloat16", "heads", "queries", "keys")
-
-
-def builds(*arguments: object) -> dict[str, dict]:
-    """`kernel_builds.builds` in a process in which Triton compiles instead of interpreting."""
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.model.kernel_builds", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    arguments = 90, 64, "bfloat16", "heads", "queries", "keys"
+    assert elsewhere("tests.model.kernel_builds", *arguments)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,11 @@
 """The Triton kernels of LAMB; on a machine without a GPU in the interpreter."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
 
 from pipeline.training import fragments, lamb, lamb_kernels
+from tests.machine_code import compiled, elsewhere
 from tests.pipeline.training import spawn
 from tests.pipeline.training import test_lamb as cases
 
@@ -104,40 +101,22 @@ def test_zero_makes_the_steps_of_a_plain_loop() -> None:
 
 @pytest.mark.slow
 def test_they_compile_for_gpus_that_are_not_there() -> None:
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.pipeline.training.test_lamb_kernels"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert elsewhere("tests.pipeline.training.test_lamb_kernels") == 6
 
 
-def compile_all() -> None:
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
+def compile_all() -> int:
     kinds = dict.fromkeys(("chunks_ptr", "addresses_ptr", "bounds_ptr"), "*i64")
     kinds |= {"norms_ptr": "*fp64", "parameters": "i32"}
     constants = {"DIVIDED": True, "ADAPTED": True, "CHUNK": lamb_kernels.CHUNK}
+    done = 0
     for name in ("advance", "norms", "move"):
         kernel = getattr(lamb_kernels, f"{name}_kernel")
-        arguments = kernel.arg_names
-        signature = {
-            argument: "constexpr"
-            if argument in constants
-            else kinds.get(argument, "*fp32" if argument.endswith("_ptr") else "fp32")
-            for argument in arguments
-        }
-        places = {
-            (arguments.index(name),): value
-            for name, value in constants.items()
-            if name in signature
-        }
+        others = {x: "*fp32" if x.endswith("_ptr") else "fp32" for x in kernel.arg_names}
         for capability in (80, 90):
-            lamb_kernels.triton.compile(
-                ASTSource(fn=kernel, signature=signature, constexprs=places),
-                target=GPUTarget("cuda", capability, 32),
-                options={"num_warps": lamb_kernels.WARPS},
-            )
+            compiled(kernel, others | kinds, constants, capability, lamb_kernels.WARPS)
+            done += 1
+    return done
 
 
 if __name__ == "__main__":
-    compile_all()
+    print(compile_all())

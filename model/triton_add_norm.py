@@ -1,0 +1,200 @@
+"""Dropout, residual and LayerNorm as one Triton kernel forward and one backward.
+
+    out = LayerNorm(dropout(x) + residual)
+
+One after another they read and write a tensor seven times forward and seven times backward, and a
+mask; together three times and five. Neither the mask nor the sum is kept for the backward pass,
+which draws and adds again.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:
+    # transformers demands every import of a model's code that stands outside of a `try`.
+    raise
+
+from .dropout_rates import byte_tells, drop_below, keep_scale, new_seed
+from .plain_linear import is_unobserved
+from .triton_tiles import kept_bytes
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+WIDEST = 4096
+"""Elements of a row that a program can hold in registers."""
+ELEMENTS = 2048
+"""Of a program's tile; a row at least."""
+WARPS = 4
+PROGRAMS_PER_PROCESSOR = 4
+"""In the backward pass: as many as there are registers for."""
+
+
+@triton.jit
+def summed_rows(
+    x_ptr, residual_ptr, first, rows, width, seed, drop_below, keep_scale,
+    DROPOUT: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """dropout(x) + residual of a tile in float32, what is kept of x, and the tile's places."""
+    row = first + tl.arange(0, ROWS)
+    column = tl.arange(0, WIDTH)
+    inside = (row < rows)[:, None] & (column < width)[None, :]
+    places = row[:, None].to(tl.int64) * width + column[None, :]
+    x = tl.load(x_ptr + places, mask=inside, other=0.0).to(tl.float32)
+    kept = inside
+    if DROPOUT:
+        none = tl.zeros([ROWS, WIDTH // 16], tl.int32)
+        groups = tl.arange(0, WIDTH // 16)[None, :] + none
+        kept = kept_bytes(seed, groups, row[:, None] + none, none, none, drop_below)
+        kept = tl.reshape(kept, [ROWS, WIDTH])
+        x = tl.where(kept, x * keep_scale, 0.0)
+    return x + tl.load(residual_ptr + places, mask=inside, other=0.0), kept, places, inside
+
+
+@triton.jit(do_not_specialize=["seed"])
+def add_norm_kernel(
+    x_ptr, residual_ptr, weight_ptr, bias_ptr, out_ptr, figures_ptr,
+    rows, width, epsilon, seed, drop_below, keep_scale,
+    DROPOUT: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """A program makes a tile of rows. figures [rows, 2] float32: mean and 1 / deviation."""
+    first = tl.program_id(0) * ROWS
+    summed, _, places, inside = summed_rows(
+        x_ptr, residual_ptr, first, rows, width, seed, drop_below, keep_scale,
+        DROPOUT, ROWS, WIDTH,
+    )  # fmt: skip
+    mean = tl.sum(summed, 1) / width
+    centred = tl.where(inside, summed - mean[:, None], 0.0)
+    inverse = tl.rsqrt(tl.sum(centred * centred, 1) / width + epsilon)
+    column = tl.arange(0, WIDTH)
+    weight = tl.load(weight_ptr + column, mask=column < width, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + column, mask=column < width, other=0.0).to(tl.float32)
+    out = centred * inverse[:, None] * weight[None, :] + bias[None, :]
+    tl.store(out_ptr + places, out.to(out_ptr.dtype.element_ty), mask=inside)
+    row = first + tl.arange(0, ROWS)
+    tl.store(figures_ptr + row * 2, mean, mask=row < rows)
+    tl.store(figures_ptr + row * 2 + 1, inverse, mask=row < rows)
+
+
+@triton.jit(do_not_specialize=["seed"])
+def add_norm_gradient_kernel(
+    grad_ptr, x_ptr, residual_ptr, weight_ptr, figures_ptr, dx_ptr, dresidual_ptr, sums_ptr,
+    rows, width, seed, drop_below, keep_scale,
+    DROPOUT: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """A program takes every so manieth tile of rows.
+
+    sums [programs, 2, width] float32: its shares of the gradients of weight and bias.
+    """
+    column = tl.arange(0, WIDTH)
+    weight = tl.load(weight_ptr + column, mask=column < width, other=0.0).to(tl.float32)
+    dweight = tl.zeros([WIDTH], tl.float32)
+    dbias = tl.zeros([WIDTH], tl.float32)
+    for tile in range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0)):
+        first = tile * ROWS
+        summed, kept, places, inside = summed_rows(
+            x_ptr, residual_ptr, first, rows, width, seed, drop_below, keep_scale,
+            DROPOUT, ROWS, WIDTH,
+        )  # fmt: skip
+        row = first + tl.arange(0, ROWS)
+        mean = tl.load(figures_ptr + row * 2, mask=row < rows, other=0.0)
+        inverse = tl.load(figures_ptr + row * 2 + 1, mask=row < rows, other=0.0)
+        normal = tl.where(inside, (summed - mean[:, None]) * inverse[:, None], 0.0)
+        grad = tl.load(grad_ptr + places, mask=inside, other=0.0).to(tl.float32)
+        dweight += tl.sum(grad * normal, 0)
+        dbias += tl.sum(grad, 0)
+        slope = grad * weight[None, :]
+        along = tl.sum(slope * normal, 1) / width
+        level = tl.sum(slope, 1) / width
+        dsummed = (slope - normal * along[:, None] - level[:, None]) * inverse[:, None]
+        tl.store(dresidual_ptr + places, dsummed.to(dresidual_ptr.dtype.element_ty), mask=inside)
+        if DROPOUT:
+            dx = tl.where(kept, dsummed * keep_scale, 0.0)
+            tl.store(dx_ptr + places, dx.to(dx_ptr.dtype.element_ty), mask=inside)
+    sums_ptr += tl.program_id(0) * 2 * width + column
+    tl.store(sums_ptr, dweight, mask=column < width)
+    tl.store(sums_ptr + width, dbias, mask=column < width)
+
+
+class AddNorm(torch.autograd.Function):
+    """LayerNorm(dropout(x) + residual); x, residual [..., H] of one type, weight and bias [H]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float, rate: float
+    ) -> Tensor:
+        x, residual = x.contiguous(), residual.contiguous()
+        width = x.shape[-1]
+        rows = x.numel() // width
+        out = torch.empty_like(x)
+        figures = x.new_empty(rows, 2, dtype=torch.float32)
+        seed = new_seed() if rate else 0
+        constants = _constants(x, rate)
+        with torch.cuda.device_of(x):
+            add_norm_kernel[(triton.cdiv(rows, constants["ROWS"]),)](
+                *(x, residual, weight, bias, out, figures, rows, width, eps),
+                *(seed, drop_below(rate), keep_scale(rate)),
+                **constants,
+            )
+        ctx.save_for_backward(x, residual, weight, figures)
+        ctx.rate, ctx.seed = rate, seed
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, residual, weight, figures = ctx.saved_tensors
+        width, rows = x.shape[-1], len(figures)
+        constants = _constants(x, ctx.rate)
+        programs = min(triton.cdiv(rows, constants["ROWS"]), _programs(x.device))
+        dresidual = torch.empty_like(residual)
+        dx = torch.empty_like(x) if ctx.rate else dresidual
+        sums = figures.new_empty(programs, 2, width)
+        with torch.cuda.device_of(x):
+            add_norm_gradient_kernel[(programs,)](
+                *(grad.contiguous(), x, residual, weight, figures, dx, dresidual, sums),
+                *(rows, width, ctx.seed, drop_below(ctx.rate), keep_scale(ctx.rate)),
+                **constants,
+            )
+        dweight, dbias = sums.sum(0).to(weight.dtype)
+        return dx, dresidual, dweight, dbias, None, None
+
+
+def tile_shape(width: int) -> tuple[int, int]:
+    """Columns and rows of a program's tile for rows so wide."""
+    padded = max(16, triton.next_power_of_2(width))
+    return padded, max(1, ELEMENTS // padded)
+
+
+def _constants(x: Tensor, rate: float) -> dict[str, Any]:
+    width, rows = tile_shape(x.shape[-1])
+    constants = {"DROPOUT": rate > 0, "ROWS": rows, "WIDTH": width}
+    return constants | ({"num_warps": WARPS} if x.device.type == "cuda" else {})
+
+
+def _programs(device: torch.device) -> int:
+    if device.type != "cuda":
+        return PROGRAMS_PER_PROCESSOR
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
+    return PROGRAMS_PER_PROCESSOR * processors
+
+
+def add_norm_suits(norm: nn.LayerNorm, x: Tensor, residual: Tensor, rate: float) -> bool:
+    """Whether `AddNorm` does it, with the weights of a layer that nobody else looks at."""
+    return (
+        x.device.type == "cuda"
+        and not torch.compiler.is_compiling()
+        and is_unobserved(x.device.type)
+        and (rate == 0 or byte_tells(rate))
+        and x.shape == residual.shape
+        and 0 < x.shape[-1] <= WIDEST
+        and x.numel() > 0
+        and x.dtype in DTYPES
+        and norm.elementwise_affine
+        and norm.bias is not None
+        and x.dtype == residual.dtype == norm.weight.dtype
+    )

@@ -1,0 +1,105 @@
+"""Triton kernels as machine code for GPUs that need not be there.
+
+Triton compiles only in a process in which it does not interpret: see `elsewhere`.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+
+class MachineCode(NamedTuple):
+    shared: int
+    """Bytes of shared memory"""
+    registers: int
+    spilled: int
+    """Bytes of registers stored elsewhere, in and outside of loops"""
+    serialised: bool
+    """The assembler lets no two matrix products of a warp group overlap."""
+    loops: list[int]
+    """Instructions of each loop"""
+
+
+def compiled(
+    kernel: Any,
+    kinds: Mapping[str, str],
+    constants: Mapping[str, Any],
+    capability: int,
+    warps: int,
+    stages: int = 1,
+    aligned: Collection[str] = (),
+) -> MachineCode:
+    """Compile for a compute capability, 90 for 9.0.
+
+    kinds: Triton's types of the arguments that are no constants; aligned: which of them are
+    multiples of 16.
+    """
+    names = kernel.arg_names
+    source = ASTSource(
+        fn=kernel,
+        signature={name: "constexpr" if name in constants else kinds[name] for name in names},
+        constexprs={
+            (names.index(name),): value for name, value in constants.items() if name in names
+        },
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
+    )
+    log = io.StringIO()
+    with contextlib.redirect_stdout(log), triton.knobs.nvidia.scope():
+        triton.knobs.nvidia.dump_ptxas_log = True
+        triton.knobs.compilation.always_compile = True
+        made = triton.compile(
+            source,
+            target=GPUTarget("cuda", capability, 32),
+            options={"num_warps": warps, "num_stages": stages},
+        )
+    said = log.getvalue()
+    return MachineCode(
+        made.metadata.shared,
+        _figure(r"Used (\d+) registers", said),
+        _figure(r"(\d+) bytes spill stores", said),
+        "wgmma.mma_async instructions are serialized" in said,
+        _loops(made.asm["sass"]),
+    )
+
+
+def _figure(pattern: str, said: str) -> int:
+    found = re.search(pattern, said)
+    assert found, said
+    return int(found[1])
+
+
+def _loops(code: str) -> list[int]:
+    """Lengths of what lies between a label and a jump back to it, in Triton's notation."""
+    labels: dict[str, int] = {}
+    lengths, count = [], 0
+    for line in code.splitlines():
+        if label := re.match(r"(LBB\d+):", line):
+            labels[label[1]] = count
+        elif "\t" in line:
+            count += 1
+            jump = re.search(r"BRA(?:\.U)? .*?(LBB\d+);", line)
+            # A program ends in a jump to itself.
+            if jump and count - labels.get(jump[1], count) > 1:
+                lengths.append(count - labels[jump[1]])
+    return lengths
+
+
+def elsewhere(module: str, *arguments: object) -> Any:
+    """What a module prints as JSON when it is run in a process that compiles."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
