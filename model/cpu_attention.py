@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .cpu_dropout import keep_mask
+from .cpu_dropout import bits, keep_mask
 from .dropout_rates import keep_scale, new_seed
 
 TILE_BYTES = 2**22
@@ -47,7 +47,7 @@ class TiledAttention(torch.autograd.Function):
         for tile in _tiles(q, k, mask, table, offset, shape[1]):
             p = tile.probabilities(q, k)
             if dropout:
-                p *= keep_mask(p, dropout, seed + tile.number)
+                bits(p).mul_(keep_mask(p, dropout, seed + tile.number))
             context = tile.sum_by_position(p, torch.bmm(p, v[tile.heads]))
             out[tile.heads, tile.rows] = context * keep_scale(dropout) if dropout else context
         ctx.save_for_backward(q, k, v, table, mask)
@@ -73,8 +73,8 @@ class TiledAttention(torch.autograd.Function):
             dropped = p
             if ctx.dropout:
                 keep = keep_mask(p, ctx.dropout, ctx.seed + tile.number)
-                dp *= keep
-                dropped = keep.mul_(p)
+                bits(dp).mul_(keep)
+                dropped = keep.mul_(bits(p)).view(p.dtype)
             _add_product(dv[tile.heads], dropped.transpose(1, 2), d_context)
             # In place, as the softmax: what is not written afresh stays in the cache.
             ds = torch.ops.aten._softmax_backward_data.out(dp, p, -1, p.dtype, grad_input=dp)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 KERNEL_TESTS = [
     "tests/model/test_triton_attention.py",
+    "tests/model/test_triton_add_norm.py",
     "tests/pipeline/training/test_lamb_kernels.py",
 ]
 SHAPES = ["64x128", "16x512"]
@@ -44,6 +45,11 @@ def commands(folder: Path) -> dict[str, list[str]]:
             *("-m", "tests.benchmarks.pretrain", *options),
             *("--json", str(folder / f"loop-{size}-{length}.json")),
         ]
+    found["loop base 512, compiled"] = [
+        *found["loop base 512"][:-2],
+        "--set",
+        "engine.compile=true",
+    ]
     return found
 
 
