@@ -1,8 +1,9 @@
 """Relative attention as fused Triton kernels, forward and backward, in memory linear in length.
 
-The function is that of `relative_attention.py`. A tile of queries meets tiles of keys of three
-sorts. Left and right of the band |j - i| ≤ k the position term is one number a row; in the band it
-is a product of width 2R, because the table is made of waves (see `table_factors.py`):
+The function is that of `relative_attention.py`. A tile of queries meets tiles of keys of two
+sorts. Beside the band |j - i| ≤ k the position term is one number a row, which goes into the
+exponent for nothing; in the band and at its edges it is a product of W waves, sines and cosines of
+which the table is made (see `table_factors.py`):
 
     q_i · T[j - i + k] = s_i · sin(j·f) + c_i · cos(j·f)    (s_i, c_i) = M q_i turned by i·f
     Σ_j α_ij T[j - i + k] = M applied to (Σ_j α_ij sin(j·f), Σ_j α_ij cos(j·f)) turned back by i·f
