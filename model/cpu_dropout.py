@@ -24,7 +24,7 @@ def keep_mask(like: Tensor, rate: float, seed: int) -> Tensor:
     # NumPy draws faster than torch, whose generator makes 64 bits of two draws.
     draws = np.random.SFC64(seed).random_raw(-(-like.numel() // 8))
     bytes_ = torch.from_numpy(draws.view(np.int8))[: like.numel()].view(like.shape)
-    mask = torch.empty(like.shape, dtype=INTEGERS[like.itemsize])
+    mask = torch.empty_like(like, dtype=INTEGERS[like.itemsize])
     return torch.ge(bytes_, drop_below(rate) - LEVELS // 2, out=mask)
 
 

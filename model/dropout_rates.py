@@ -11,6 +11,11 @@ def new_seed() -> int:
     return int(torch.randint(2**48, ()))
 
 
+def new_kernel_seed() -> int:
+    """A seed that needs 64 bits: for one of 32 Triton would compile its kernels anew."""
+    return 2**48 + new_seed()
+
+
 def drop_below(rate: float) -> int:
     """Of the LEVELS of a byte, how many drop an element."""
     return round(rate * LEVELS)

@@ -20,13 +20,13 @@ except ImportError:
     # transformers demands every import of a model's code that stands outside of a `try`.
     raise
 
-from .dropout_rates import byte_tells, drop_below, keep_scale, new_seed
+from .dropout_rates import byte_tells, drop_below, keep_scale, new_kernel_seed
 from .plain_linear import is_unobserved
 from .triton_tiles import kept_bytes
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 WIDEST = 4096
-"""Elements of a row that a program can hold in registers."""
+"""Elements of a row that a program can hold in registers, nearly all."""
 ELEMENTS = 2048
 """Of a program's tile; a row at least."""
 WARPS = 4
@@ -132,7 +132,7 @@ class AddNorm(torch.autograd.Function):
         rows = x.numel() // width
         out = torch.empty_like(x)
         figures = x.new_empty(rows, 2, dtype=torch.float32)
-        seed = new_seed() if rate else 0
+        seed = new_kernel_seed() if rate else 0
         constants = _constants(x, rate)
         with torch.cuda.device_of(x):
             add_norm_kernel[(triton.cdiv(rows, constants["ROWS"]),)](
@@ -191,10 +191,11 @@ def add_norm_suits(norm: nn.LayerNorm, x: Tensor, residual: Tensor, rate: float)
         and is_unobserved(x.device.type)
         and (rate == 0 or byte_tells(rate))
         and x.shape == residual.shape
-        and 0 < x.shape[-1] <= WIDEST
-        and x.numel() > 0
-        and x.dtype in DTYPES
         and norm.elementwise_affine
         and norm.bias is not None
+        and norm.weight.shape == x.shape[-1:]
+        and x.shape[-1] <= WIDEST
+        and x.numel() > 0
+        and x.dtype in DTYPES
         and x.dtype == residual.dtype == norm.weight.dtype
     )

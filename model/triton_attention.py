@@ -28,7 +28,7 @@ except ImportError:
     # transformers demands every import of a model's code that stands outside of a `try`.
     raise
 
-from .dropout_rates import LEVELS, drop_below, keep_scale, new_seed
+from .dropout_rates import LEVELS, drop_below, keep_scale, new_kernel_seed
 from .table_factors import table_factors
 from .triton_backward import keys_kernel, queries_kernel, rows_kernel
 from .triton_forward import context_kernel
@@ -115,7 +115,9 @@ def _tables(
     sine, cosine = torch.from_numpy(found.sine), torch.from_numpy(found.cosine)
     factors = [torch.cat([sine, cosine]), torch.cat([cosine, -sine])]
     factors += [x.T for x in factors]
-    angles = torch.arange(length).double()[:, None] * torch.from_numpy(found.frequencies)
+    angles = torch.arange(length, device="cpu").double()[:, None] * torch.from_numpy(
+        found.frequencies
+    )
     sines, cosines = angles.sin(), angles.cos()
     return _Tables(
         torch.stack([x.flatten() for x in factors]).to(device, dtype),
@@ -319,7 +321,7 @@ def flash_attention(
     Args:
         q: [B, heads, Q, d]; k, v [B, heads, K, d]; float32, float16 or bfloat16.
         table: [2k + 1, d] `position_table(d, k)`, of which only the shape is read.
-        bias: float32 [B, K] added to the scores of all queries, or None.
+        bias: float32 [B, K] added to the scores of all queries, or None; not with cu_seqlens.
         cu_seqlens: int32 [N + 1]; with it B is 1, Q = K, and tokens cu_seqlens[n] to
             cu_seqlens[n + 1] are a text of its own.
         longest: tokens of the longest such text at most.
@@ -339,6 +341,6 @@ def flash_attention(
         clip=table.shape[0] // 2,
         packed=cu_seqlens is not None,
         dropout=dropout,
-        seed=new_seed() if dropout else 0,
+        seed=new_kernel_seed() if dropout else 0,
     )
     return FlashAttention.apply(q, k, v, bias, cu_seqlens, call)

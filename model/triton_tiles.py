@@ -158,7 +158,7 @@ def kept_bytes(seed, a, b, c, d, drop_below):
     pairs = tl.join(words, words << 16)
     draws = tl.join(pairs, pairs << 8)
     # Only a word's highest byte tells: the bits below it make no multiple of 2 ** 24 larger.
-    return draws >= (drop_below.to(tl.uint32) << 24)
+    return draws >= (tl.cast(drop_below, tl.uint32) << 24)
 
 
 @triton.jit
@@ -197,6 +197,9 @@ def scores_of(q, k, turned_q, on_left, on_right, waves, bias_ptr, first_row, fir
     """
     columns = first_key + tl.arange(0, KEYS)
     positions = None
+    if BIASED:
+        # Before the products: between them it would keep them from overlapping.
+        bias = tl.load(bias_ptr + columns, mask=columns < keys, other=LOWEST)
     if EDGE:
         positions = product(turned_q, tl.trans(waves), None, PRECISION)
         positions = by_distance(
@@ -209,7 +212,6 @@ def scores_of(q, k, turned_q, on_left, on_right, waves, bias_ptr, first_row, fir
         if partial:
             scores = tl.where((columns < keys)[None, :], scores, float("-inf"))
     if BIASED:
-        bias = tl.load(bias_ptr + columns, mask=columns < keys, other=LOWEST)
         scores = scores * scale + (tl.maximum(bias, LOWEST) * LOG2E)[None, :]
         scale = 1.0
     return scores, scale
@@ -233,7 +235,10 @@ def key_tiles(first_row, keys, clip, QUERIES: tl.constexpr, KEYS: tl.constexpr):
 
 @triton.jit
 def query_tiles(first_key, queries, clip, QUERIES: tl.constexpr, KEYS: tl.constexpr):
-    """As `key_tiles`, the query tiles of a key tile; all count as whole."""
+    """As `key_tiles`, the query tiles of a key tile; all count as whole.
+
+    `first_key` counts in the positions of queries.
+    """
     tiles = tl.cdiv(queries, QUERIES)
     right = tl.minimum(tl.maximum(first_key - clip, 0) // QUERIES, tiles)
     left = tl.cdiv(tl.maximum(first_key + KEYS + clip, 0), QUERIES)

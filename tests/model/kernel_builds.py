@@ -1,8 +1,8 @@
 """What the compiler makes of the network's Triton kernels, for GPUs that need not be there.
 
-    python -m tests.model.kernel_builds 90 64 bfloat16
+    python -m tests.model.kernel_builds 90 64 bfloat16 [BIASED] [ARGUMENT …]
 
-prints it as JSON.
+prints it as JSON; the named arguments are 1.
 """
 
 import json
@@ -57,11 +57,13 @@ def attention(
     return compiled(kernel, kinds, constants, capability, tiles.warps, tiles.stages, aligned)
 
 
-def add_norm(name: str, capability: int, width: int, dtype: str) -> MachineCode:
+def add_norm(
+    name: str, capability: int, width: int, dtype: str, ones: Sequence[str] = ()
+) -> MachineCode:
     """A kernel of dropout, residual and LayerNorm for a hidden size."""
     kernel = getattr(triton_add_norm, f"{name}_kernel")
     padded, rows = triton_add_norm.tile_shape(width)
-    constants = {"DROPOUT": True, "WIDTH": padded, "ROWS": rows}
+    constants = {"DROPOUT": True, "WIDTH": padded, "ROWS": rows, **dict.fromkeys(ones, 1)}
     aligned = [x for x in kernel.arg_names if x.endswith("_ptr") or x == "width"]
     kinds = _kinds(kernel.arg_names, dtype)
     return compiled(kernel, kinds, constants, capability, triton_add_norm.WARPS, aligned=aligned)
@@ -79,17 +81,21 @@ def tiles_that_ship(capability: int, head_size: int, dtype: str) -> dict[str, Ti
     return {**tiles, "rows": tiles["queries"]}
 
 
-def all_kernels(capability: int, head_size: int, dtype: str, *ones: str) -> dict[str, MachineCode]:
+def all_kernels(
+    capability: int, head_size: int, dtype: str, biased: bool = False, ones: Sequence[str] = ()
+) -> dict[str, MachineCode]:
     """With the tiles that ship, and 12 heads."""
+    switches = {"BIASED": biased}
     made = {
-        name: attention(name, tiles, capability, head_size, dtype, ones)
+        name: attention(name, tiles, capability, head_size, dtype, ones, switches)
         for name, tiles in tiles_that_ship(capability, head_size, dtype).items()
     }
     for name in ("add_norm", "add_norm_gradient"):
-        made[name] = add_norm(name, capability, 12 * head_size, dtype)
+        made[name] = add_norm(name, capability, 12 * head_size, dtype, ones)
     return made
 
 
 if __name__ == "__main__":
-    found = all_kernels(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
+    ones = [name for name in sys.argv[4:] if name != "BIASED"]
+    found = all_kernels(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], "BIASED" in sys.argv, ones)
     print(json.dumps({name: one._asdict() for name, one in found.items()}))

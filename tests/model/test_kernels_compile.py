@@ -6,9 +6,7 @@ import pytest
 
 from model.triton_attention import Tiles, one_edge
 from tests.machine_code import elsewhere
-
-# Bytes a block may have, by compute capability: A100; RTX 3090, A10, L4; H100.
-SHARED = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10}
+from tests.model.kernel_builds import SHARED_MEMORY
 
 
 @pytest.mark.slow
@@ -24,15 +22,15 @@ SHARED = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10}
 def test_kernels_compile(capability: int, head_size: int, dtype: str) -> None:
     found = elsewhere("tests.model.kernel_builds", capability, head_size, dtype)
     assert len(found) == 6
-    assert max(one["shared"] for one in found.values()) <= SHARED[capability]
+    assert max(one["shared"] for one in found.values()) <= SHARED_MEMORY[capability]
     assert not any(one["serialised"] for one in found.values())
 
 
 @pytest.mark.slow
-def test_kernels_compile_for_one_head_and_one_token() -> None:
+def test_kernels_compile_where_arguments_are_one() -> None:
     """Triton makes a constant of an argument that is 1."""
-    arguments = 90, 64, "bfloat16", "heads", "queries", "keys"
-    assert elsewhere("tests.model.kernel_builds", *arguments)
+    ones = "heads", "queries", "keys", "rows", "drop_below"
+    assert elsewhere("tests.model.kernel_builds", 90, 64, "bfloat16", "BIASED", *ones)
 
 
 @pytest.mark.parametrize(

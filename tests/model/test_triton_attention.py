@@ -192,6 +192,12 @@ def test_dropped_elements_are_independent() -> None:
         assert abs((left * right).mean().item() / (0.75 * 0.25)) < 0.008
 
 
+def test_tables_are_made_under_any_default_device() -> None:
+    with torch.device("meta"):
+        tables = triton_attention._tables(16, 11, 64, torch.float32, torch.device("cpu"))
+    assert {x.device.type for x in tables} == {"cpu"}
+
+
 def test_memory_is_linear_in_length() -> None:
     assert kept_for_backward("flash", 128) <= 5
 
