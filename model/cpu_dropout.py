@@ -56,6 +56,11 @@ def _dropped(x: Tensor, rate: float, seed: int) -> Tensor:
 class Dropout(nn.Dropout):
     """`nn.Dropout` that takes the fast way where there is one."""
 
+    @property
+    def rate(self) -> float:
+        """The share that is dropped now."""
+        return self.p if self.training else 0.0
+
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not byte_tells(self.p):
             return F.dropout(x, self.p, self.training)

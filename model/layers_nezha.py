@@ -152,16 +152,11 @@ class NezhaAddNorm(nn.Module):
 
     def add_norm(self, projected: Tensor, residual: Tensor) -> Tensor:
         """What follows the projection, both [B, S, H]."""
-        norm = self.LayerNorm
-        rate = self.dropout.p if self.dropout.training else 0.0
-        if (
-            add_norm_suits is not None
-            and is_untouched(norm, nn.LayerNorm)
-            and is_untouched(self.dropout, Dropout)
-            and add_norm_suits(norm, projected, residual, rate)
-        ):
-            return AddNorm.apply(projected, residual, norm.weight, norm.bias, norm.eps, rate)
-        return norm(self.dropout(projected) + residual)
+        norm, dropout = self.LayerNorm, self.dropout
+        if add_norm_suits is not None and add_norm_suits(norm, dropout, projected, residual):
+            weights = norm.weight, norm.bias
+            return AddNorm.apply(projected, residual, *weights, norm.eps, dropout.rate)
+        return norm(dropout(projected) + residual)
 
 
 class NezhaAttention(nn.Module):

@@ -23,6 +23,7 @@ CODE_FILES = (
     "triton_add_norm.py",
     "triton_attention.py",
     "triton_backward.py",
+    "triton_dropout.py",
     "triton_forward.py",
     "triton_tiles.py",
 )

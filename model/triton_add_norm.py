@@ -20,10 +20,12 @@ except ImportError:
     # transformers demands every import of a model's code that stands outside of a `try`.
     raise
 
+from .cpu_dropout import Dropout
 from .dropout_rates import byte_tells, drop_below, keep_scale, new_kernel_seed
-from .plain_linear import is_unobserved
-from .triton_tiles import kept_bytes
+from .plain_linear import is_unobserved, is_untouched
+from .triton_dropout import kept_bytes
 
+DEVICES = ("cuda",)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 WIDEST = 4096
 """Elements of a row that a program can hold in registers, nearly all."""
@@ -183,17 +185,19 @@ def _programs(device: torch.device) -> int:
     return PROGRAMS_PER_PROCESSOR * processors
 
 
-def add_norm_suits(norm: nn.LayerNorm, x: Tensor, residual: Tensor, rate: float) -> bool:
-    """Whether `AddNorm` does it, with the weights of a layer that nobody else looks at."""
+def add_norm_suits(norm: nn.LayerNorm, dropout: Dropout, x: Tensor, residual: Tensor) -> bool:
+    """Whether norm(dropout(x) + residual) is AddNorm's."""
     return (
-        x.device.type == "cuda"
+        x.device.type in DEVICES
         and not torch.compiler.is_compiling()
         and is_unobserved(x.device.type)
-        and (rate == 0 or byte_tells(rate))
-        and x.shape == residual.shape
+        and is_untouched(norm, nn.LayerNorm)
+        and is_untouched(dropout, Dropout)
+        and (dropout.rate == 0 or byte_tells(dropout.rate))
         and norm.elementwise_affine
         and norm.bias is not None
         and norm.weight.shape == x.shape[-1:]
+        and x.shape == residual.shape
         and x.shape[-1] <= WIDEST
         and x.numel() > 0
         and x.dtype in DTYPES

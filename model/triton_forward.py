@@ -7,10 +7,10 @@ except ImportError:
     # transformers demands every import of a model's code that stands outside of a `try`.
     raise
 
+from .triton_dropout import kept_by_dropout
 from .triton_tiles import (
     add_by_position,
     dot_end,
-    kept_by_dropout,
     key_tiles,
     load_matrix,
     load_rows,

@@ -27,27 +27,20 @@ def contenders(device: str) -> list[str]:
     return ["eager", "flash" if device.startswith("cuda") else "sdpa", WITHOUT_POSITIONS]
 
 
-def worker(
-    name: str,
-    length: int,
-    dtype_name: str,
-    device: str,
-    rounds: int,
-    rate: float,
-    shapes: list[str],
-) -> None:
+def worker(chosen: argparse.Namespace) -> None:
     """Print median seconds of forward and backward, and the peak of memory in bytes, as JSON."""
     import torch
 
     sys.path.insert(0, str(Path(__file__).parents[2]))
     from model.relative_attention import attend, position_table
 
-    if shapes:
-        set_tiles(shapes)
-
+    if chosen.tiles:
+        set_tiles(chosen.tiles)
+    name, device, length = chosen.worker, chosen.device, chosen.lengths[0]
     torch.manual_seed(0)
     cuda = torch.device(device).type == "cuda"
-    dtype = getattr(torch, dtype_name)
+    dtype = getattr(torch, chosen.dtype)
+    rate = (0.0 if cuda else 0.1) if chosen.dropout is None else chosen.dropout
     batch = max(1, TOKENS[torch.device(device).type] // length)
     shape = (batch, length, HEADS, WIDTH)
     made = [torch.randn(shape, device=device).to(dtype) for _ in range(4)]
@@ -66,7 +59,7 @@ def worker(
 
     before = torch.cuda.memory_allocated() if cuda else _peak()
     times = []
-    for _ in range(rounds + 1):
+    for _ in range(chosen.rounds + 1):
         start = now()
         context = forward()
         middle = now()
@@ -103,19 +96,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    cuda = chosen.device.startswith("cuda")
-    rate = (0.0 if cuda else 0.1) if chosen.dropout is None else chosen.dropout
     if chosen.worker:
-        options = chosen.dtype, chosen.device, chosen.rounds, rate, chosen.tiles
-        worker(chosen.worker, chosen.lengths[0], *options)
+        worker(chosen)
         return
     rows = []
     for length in chosen.lengths:
         for name in contenders(chosen.device):
-            command = [sys.executable, __file__, "--worker", name, "--lengths", str(length)]
-            command += ["--dtype", chosen.dtype, "--device", chosen.device]
-            command += ["--rounds", str(chosen.rounds), "--dropout", str(rate)]
-            command += ["--tiles", *chosen.tiles]
+            # Of an option given twice the last counts.
+            command = [sys.executable, __file__, *sys.argv[1:]]
+            command += ["--worker", name, "--lengths", str(length)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             row = {"length": length, "contender": name, "dtype": chosen.dtype}
             rows.append(row | json.loads(done.stdout))

@@ -20,36 +20,38 @@ KERNEL_TESTS = [
 SHAPES = ["64x128", "16x512"]
 TILES = ["context=64,64,4,3", "keys=128,64,8,2", "queries=64,64,4,2"]
 """What might be faster than the tiles that ship; see `kernel_code.py`."""
-LOOPS = [("base", 128, 256), ("base", 512, 64), ("large", 128, 128), ("large", 512, 32)]
-"""Size, length, micro-batch."""
+LOOPS = [
+    ("base", 128, 256, False),
+    ("base", 512, 64, False),
+    ("base", 512, 64, True),
+    ("large", 128, 128, False),
+    ("large", 512, 32, False),
+]
+"""Size, length, micro-batch, whether torch.compile is on."""
 
 
 def commands(folder: Path) -> dict[str, list[str]]:
     gpu = ["--device", "cuda"]
+    attention = ["tests/benchmarks/attention.py", *gpu, "--dtype", "bfloat16"]
+    two_lengths = [*attention, "--lengths", "512", "2048"]
+    step = ["tests/benchmarks/step.py", *gpu, "--shapes", *SHAPES]
     found = {
         "kernels": ["-m", "pytest", "-q", *KERNEL_TESTS],
-        "attention": ["tests/benchmarks/attention.py", *gpu, "--dtype", "bfloat16"],
-        "step": ["tests/benchmarks/step.py", *gpu, "--shapes", *SHAPES],
+        "attention": [*attention, "--json", str(folder / "attention.json")],
+        "dropout": [*two_lengths, "--dropout", "0.1"],
+        "step": [*step, "--json", str(folder / "step.json")],
         "lamb": ["-m", "tests.benchmarks.lamb_cost", *gpu],
     }
     for tiles in TILES:
-        options = ["--lengths", "512", "2048", "--tiles", tiles]
-        found[f"tiles {tiles}"] = [*found["attention"], *options]
-    found["dropout"] = [*found["attention"], "--lengths", "512", "2048", "--dropout", "0.1"]
-    for name in ("attention", "step"):
-        found[name] += ["--json", str(folder / f"{name}.json")]
-    for size, length, batch in LOOPS:
+        found[f"tiles {tiles}"] = [*two_lengths, "--tiles", tiles]
+    for size, length, batch, compiled in LOOPS:
+        name = f"loop {size} {length}{' compiled' if compiled else ''}"
         shape = ["--size", size, "--length", str(length), "--micro-batch", str(batch)]
-        options = [*shape, "--precision", "bf16", "--steps", "40"]
-        found[f"loop {size} {length}"] = [
-            *("-m", "tests.benchmarks.pretrain", *options),
-            *("--json", str(folder / f"loop-{size}-{length}.json")),
+        found[name] = [
+            *("-m", "tests.benchmarks.pretrain", *shape),
+            *("--precision", "bf16", "--steps", "40", "--set", f"engine.compile={compiled}"),
+            *("--json", str(folder / f"{name.replace(' ', '-')}.json")),
         ]
-    found["loop base 512, compiled"] = [
-        *found["loop base 512"][:-2],
-        "--set",
-        "engine.compile=true",
-    ]
     return found
 
 

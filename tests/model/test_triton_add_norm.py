@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from model import layers_nezha
+from model import triton_add_norm
+from model.cpu_dropout import Dropout
 from model.triton_add_norm import AddNorm, add_norm_suits
 from tests.model.test_modeling import build, ids
 
@@ -84,15 +85,16 @@ def test_a_network_with_it(monkeypatch) -> None:
     """The layers take it where it suits, and give what they gave without."""
     net = build().eval().to(DEVICE)
     tokens = ids(2, 9).to(DEVICE)
-    monkeypatch.setattr(layers_nezha, "add_norm_suits", None)
+    monkeypatch.setattr(triton_add_norm, "DEVICES", ())
     without = net(tokens).last_hidden_state
-    rates = []
+    monkeypatch.setattr(triton_add_norm, "DEVICES", (DEVICE,))
+    rates, apply = [], AddNorm.apply
 
-    def suits(norm, x, residual, rate):
-        rates.append(rate)
-        return True
+    def counted(*operands):
+        rates.append(operands[-1])
+        return apply(*operands)
 
-    monkeypatch.setattr(layers_nezha, "add_norm_suits", suits)
+    monkeypatch.setattr(AddNorm, "apply", counted)
     torch.testing.assert_close(net(tokens).last_hidden_state, without, rtol=1e-4, atol=1e-5)
     assert rates == [0.0] * 2 * net.config.num_hidden_layers
     net.train()(tokens).last_hidden_state.sum().backward()
@@ -105,6 +107,17 @@ def test_a_network_with_it(monkeypatch) -> None:
     assert calls == [norm]
 
 
-def test_on_a_cpu_the_layers_are_called() -> None:
+def test_what_it_suits(monkeypatch) -> None:
     x = torch.zeros(2, 3, 8, device="cpu")
-    assert not add_norm_suits(torch.nn.LayerNorm(8), x, x, 0.1)
+    norm, dropout = torch.nn.LayerNorm(8, device="cpu"), Dropout(0.1)
+    assert not add_norm_suits(norm, dropout, x, x)
+    monkeypatch.setattr(triton_add_norm, "DEVICES", ("cpu",))
+    assert add_norm_suits(norm, dropout, x, x)
+    assert not add_norm_suits(torch.nn.LayerNorm(4, device="cpu"), dropout, x, x)
+    assert not add_norm_suits(norm, dropout, x, x[:1])
+    assert not add_norm_suits(norm, dropout, x.double(), x.double())
+    assert not add_norm_suits(norm, Dropout(0.001), x, x)
+    with torch.autocast("cpu"):
+        assert not add_norm_suits(norm, dropout, x, x)
+    dropout.register_forward_hook(lambda *_: None)
+    assert not add_norm_suits(norm, dropout, x, x)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from model import triton_attention
 from model.relative_attention import Packing, attend, attend_packed, position_table
 from model.triton_attention import Tiles, flash_attention
-from model.triton_tiles import kept_by_dropout
+from model.triton_dropout import kept_by_dropout
 from tests.model.attention_cases import definition, kept_for_backward, masks, operands, results
 
 SHAPES = [Tiles(16, 32, 4, 1), Tiles(32, 32, 4, 1)]
