@@ -10,7 +10,7 @@ CONFIG ?= jobs/configs/demo.yaml
 
 install: .venv/.installed
 
-.venv/.installed: pyproject.toml constraints.txt
+.venv/.installed: pyproject.toml setup.py constraints.txt model/cpu_kernels.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -21,6 +21,7 @@ install: .venv/.installed
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt timm
 	# The kernels' tests run in Triton's interpreter; torch for GPUs brings the Triton that it needs.
 	$(BIN)/python -c 'import triton' 2>/dev/null || $(BIN)/python -m pip install --quiet triton==3.9.0
+	@ls nezha_cpu_kernels*.so >/dev/null 2>&1 || echo "No C compiler (gcc): attention on CPUs will be slower."
 	touch $@
 
 pretrain: install

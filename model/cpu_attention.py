@@ -12,13 +12,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .cpu_dropout import bits, keep_mask
+from .cpu_tiles import ROWS, add_product, flat, sum_dtype, tiles
 from .dropout_rates import keep_scale, new_seed
 
 TILE_BYTES = 2**22
 """Scores of a tile: so many that they stay in the cache."""
-
-BAND_QUERIES = 128
-"""Rows of a tile that are given their positions together."""
 
 
 class TiledAttention(torch.autograd.Function):
@@ -42,7 +40,7 @@ class TiledAttention(torch.autograd.Function):
         offset: int,
     ) -> Tensor:
         shape, seed = q.shape, new_seed() if dropout else 0
-        q, k, v = (_flat(x) for x in (q, k, v))
+        q, k, v = (flat(x) for x in (q, k, v))
         out = torch.empty_like(q)
         for tile in _tiles(q, k, mask, table, offset, shape[1]):
             p = tile.probabilities(q, k)
@@ -59,11 +57,9 @@ class TiledAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, table, mask = ctx.saved_tensors
         batch, heads = ctx.shape[:2]
-        grad, dq = _flat(grad), torch.empty_like(q)
-        # Added up over tiles of queries in float32 or wider; a tile of all queries needs no sum.
-        wide = torch.promote_types(q.dtype, torch.float32)
-        whole = _height(q, k) == q.shape[1]
-        dk, dv = (torch.zeros_like(k, dtype=k.dtype if whole else wide) for _ in range(2))
+        grad, dq = flat(grad), torch.empty_like(q)
+        dtype = sum_dtype(q.dtype, q.shape[1], k.shape[1] * q.itemsize, TILE_BYTES)
+        dk, dv = (torch.zeros_like(k, dtype=dtype) for _ in range(2))
         for tile in _tiles(q, k, mask, table, ctx.offset, heads):
             p = tile.probabilities(q, k)
             d_context = grad[tile.heads, tile.rows]
@@ -75,11 +71,11 @@ class TiledAttention(torch.autograd.Function):
                 keep = keep_mask(p, ctx.dropout, ctx.seed + tile.number)
                 bits(dp).mul_(keep)
                 dropped = keep.mul_(bits(p)).view(p.dtype)
-            _add_product(dv[tile.heads], dropped.transpose(1, 2), d_context)
+            add_product(dv[tile.heads], dropped.transpose(1, 2), d_context)
             # In place, as the softmax: what is not written afresh stays in the cache.
             ds = torch.ops.aten._softmax_backward_data.out(dp, p, -1, p.dtype, grad_input=dp)
             scaled = q[tile.heads, tile.rows] * tile.scale
-            _add_product(dk[tile.heads], ds.transpose(1, 2), scaled)
+            add_product(dk[tile.heads], ds.transpose(1, 2), scaled)
             d_query = tile.sum_by_position(ds, torch.bmm(ds, k[tile.heads]))
             dq[tile.heads, tile.rows] = d_query * tile.scale
         split = (batch, heads, -1, q.shape[2])
@@ -167,8 +163,7 @@ class _Band(NamedTuple):
 
 def _bands(first: int, rows: int, keys: int, clip: int) -> list[tuple[slice, _Band]]:
     """Of a tile of so many rows whose first query has position `first`."""
-    tops = range(0, rows, BAND_QUERIES)
-    blocks = [slice(top, min(top + BAND_QUERIES, rows)) for top in tops]
+    blocks = [slice(top, min(top + ROWS, rows)) for top in range(0, rows, ROWS)]
     return [(b, _band(first + b.start, b.stop - b.start, keys, clip)) for b in blocks]
 
 
@@ -199,39 +194,11 @@ def _tiles(
     keys = k.shape[1]
     if mask is not None:
         mask = mask.expand(total // heads, heads, queries, keys)
-    height = _height(q, k)
-    group = max(1, TILE_BYTES // (height * keys * q.itemsize))
-    number = 0
-    for top in range(0, queries, height):
-        rows = slice(top, min(top + height, queries))
-        bands = _bands(offset + top, rows.stop - top, keys, table.shape[0] // 2)
-        for head in range(0, total, group):
-            some = slice(head, min(head + group, total))
-            part = None
-            if mask is not None:
-                numbers = torch.arange(some.start, some.stop)
-                part = mask[numbers // heads, numbers % heads, rows]
-            yield _Tile(number, some, rows, bands, table, part, width**-0.5)
-            number += 1
-
-
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a b, in place."""
-    if total.dtype == a.dtype:
-        total.baddbmm_(a, b)
-    else:
-        total += torch.bmm(a, b)
-
-
-def _height(q: Tensor, k: Tensor) -> int:
-    """Queries of a tile: all if a head's scores fit."""
-    fitting = TILE_BYTES // (k.shape[1] * q.itemsize) // BAND_QUERIES * BAND_QUERIES
-    return min(q.shape[1], max(fitting, BAND_QUERIES))
-
-
-def _flat(x: Tensor) -> Tensor:
-    """[B, heads, S, d] → [B·heads, S, d] in one piece of memory.
-
-    Products with strided operands take twice as long in bfloat16.
-    """
-    return x.flatten(0, 1).contiguous()
+    cuts = tiles(total, queries, keys * q.itemsize, TILE_BYTES)
+    for number, (some, rows) in enumerate(cuts):
+        bands = _bands(offset + rows.start, rows.stop - rows.start, keys, table.shape[0] // 2)
+        part = None
+        if mask is not None:
+            numbers = torch.arange(some.start, some.stop)
+            part = mask[numbers // heads, numbers % heads, rows]
+        yield _Tile(number, some, rows, bands, table, part, width**-0.5)

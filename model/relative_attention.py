@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .cpu_attention import TiledAttention
+from .cpu_fused_attention import FusedAttention
+from .cpu_kernels import kernels_suit
 from .dropout_rates import byte_tells
 
 try:
@@ -113,7 +115,8 @@ def sdpa_attention(
     if not (torch.jit.is_tracing() or torch.compiler.is_exporting()):
         tiled = q.device.type == "cpu" and (not dropout or byte_tells(dropout))
         if tiled and not torch.compiler.is_compiling():
-            return TiledAttention.apply(q, k, v, table.to(q.dtype), mask, dropout, offset)
+            function = FusedAttention if kernels_suit(q) else TiledAttention
+            return function.apply(q, k, v, table.to(q.dtype), mask, dropout, offset)
         if _flash_suits("sdpa", q, dropout):
             return flash_or_eager_attention(q, k, v, table, mask, dropout, offset)
     return eager_attention(q, k, v, table, mask, None, dropout, offset)[0]

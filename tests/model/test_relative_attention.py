@@ -10,10 +10,17 @@ from hypothesis import strategies as st
 
 from model.cpu_dropout import Dropout, keep_mask
 from model.dropout_rates import keep_scale
-from model.relative_attention import attend, eager_attention, position_table
-from tests.model.attention_cases import definition, kept_for_backward, masks, operands, results
+from model.relative_attention import eager_attention, position_table
+from tests.model.attention_cases import (
+    attend_by,
+    definition,
+    kept_for_backward,
+    masks,
+    operands,
+    results,
+)
 
-IMPLEMENTATIONS = ["eager", "sdpa"]
+IMPLEMENTATIONS = ["eager", "sdpa", "operators"]
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -60,15 +67,16 @@ def test_bfloat16_is_no_worse_than_eager(kind: str) -> None:
         "eager", *(x.detach().double().requires_grad_() for x in (q, k, v)), 32, mask, 0
     )
     errors = {}
-    for name in ("eager", "sdpa"):
+    for name in IMPLEMENTATIONS:
         found = results(name, q, k, v, 32, mask, 0)
         assert all(torch.isfinite(x).all() for x in found)
         errors[name] = [
             (x.double() - y).square().mean().sqrt().item()
             for x, y in zip(found, exact, strict=True)
         ]
-    for ours, eager in zip(errors["sdpa"], errors["eager"], strict=True):
-        assert ours <= 1.1 * eager, errors
+    for name in IMPLEMENTATIONS:
+        for ours, eager in zip(errors[name], errors["eager"], strict=True):
+            assert ours <= 1.1 * eager, errors
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -78,7 +86,7 @@ def test_dropout_is_unbiased_and_drops_its_share(implementation: str) -> None:
     table = torch.zeros(3, 16)
     torch.manual_seed(1)
     with torch.no_grad():
-        kept, _ = attend(implementation, q * 0, k, torch.ones_like(v), table, dropout=0.1)
+        kept, _ = attend_by(implementation, q * 0, k, torch.ones_like(v), table, dropout=0.1)
     shares = kept[..., 0]
     assert abs(shares.mean().item() - 1) < 0.004
     # Binomial: √(p / (1 - p) / 256) = 0.0208
@@ -93,7 +101,7 @@ def test_dropout_is_the_same_forwards_and_backwards(implementation: str) -> None
 
     def run(values):
         torch.manual_seed(7)
-        return attend(implementation, q, k, values, table, dropout=0.3)[0]
+        return attend_by(implementation, q, k, values, table, dropout=0.3)[0]
 
     probe = torch.randn(run(v).shape)
     (gradient,) = torch.autograd.grad((run(v) * probe).sum(), v)
@@ -110,14 +118,15 @@ def test_gradients_of_scores_under_dropout(implementation: str) -> None:
 
     def run(*tensors):
         torch.manual_seed(3)
-        return attend(implementation, *tensors, table, dropout=0.4, offset=2)[0]
+        return attend_by(implementation, *tensors, table, dropout=0.4, offset=2)[0]
 
     torch.autograd.gradcheck(run, (q, k, v))
 
 
-def test_memory_of_sdpa_is_linear_in_length() -> None:
+@pytest.mark.parametrize("implementation", ["sdpa", "operators"])
+def test_memory_is_linear_in_length(implementation: str) -> None:
     """What is kept for the backward pass holds no [queries, keys] matrix."""
-    assert kept_for_backward("sdpa", 512) <= 6
+    assert kept_for_backward(implementation, 512) <= 6
 
 
 def test_position_table() -> None:

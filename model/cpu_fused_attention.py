@@ -1,0 +1,115 @@
+"""Relative attention for CPUs with compiled kernels: all that is no matrix product is one pass.
+
+The function is that of `relative_attention.py`. The position table stands below the keys and below
+the values, so that one product gives a query's dots with keys and positions, and one sums up
+values and positions. Between the two, `cpu_kernels.c` works on the rows in place.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .cpu_kernels import Tile, attention_backward, attention_forward
+from .cpu_tiles import add_product, flat, sum_dtype, tiles
+from .dropout_rates import drop_below, keep_scale, new_seed
+
+TILE_BYTES = 2**21
+"""Scores of a tile; the backward pass has a second array of their size."""
+
+
+class FusedAttention(torch.autograd.Function):
+    """As TiledAttention, for types that `kernels_suit`; the same formulas."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        table: Tensor,
+        mask: Tensor | None,
+        dropout: float,
+        offset: int,
+    ) -> Tensor:
+        ctx.shape, ctx.dropout, ctx.offset = q.shape, dropout, offset
+        ctx.seed = new_seed() if dropout else 0
+        q = flat(q)
+        keys, values = _over_table(k, table), _over_table(v, table)
+        out = torch.empty_like(q)
+        softmax = q.new_empty(*q.shape[:2], 2, dtype=torch.float32)
+        for heads, rows, tile in _tiles(ctx, k, table, mask):
+            weights = torch.bmm(q[heads, rows], keys[heads].transpose(1, 2))
+            attention_forward(tile, weights, softmax)
+            out[heads, rows] = torch.bmm(weights, values[heads])
+        # Not keys and values, which are longer; to make them again takes little.
+        ctx.save_for_backward(q, k, v, table, mask, softmax)
+        return out.view(ctx.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, table, mask, softmax = ctx.saved_tensors
+        keys, values = _over_table(k, table), _over_table(v, table)
+        grad, dq = flat(grad), torch.empty_like(q)
+        count = k.shape[2]
+        dtype = sum_dtype(q.dtype, q.shape[1], keys.shape[1] * q.itemsize, TILE_BYTES)
+        dk, dv = (q.new_zeros(len(q), count, q.shape[2], dtype=dtype) for _ in range(2))
+        for heads, rows, tile in _tiles(ctx, k, table, mask):
+            weights = torch.bmm(q[heads, rows], keys[heads].transpose(1, 2))
+            ds = torch.bmm(grad[heads, rows], values[heads].transpose(1, 2))
+            attention_backward(tile, weights, ds, softmax)
+            add_product(dv[heads], weights[:, :, :count].transpose(1, 2), grad[heads, rows])
+            add_product(dk[heads], ds[:, :, :count].transpose(1, 2), q[heads, rows])
+            dq[heads, rows] = torch.bmm(ds, keys[heads])
+        dk, dv = (x.to(k.dtype).view(k.shape) for x in (dk, dv))
+        return dq.view(ctx.shape), dk, dv, None, None, None, None
+
+
+def _over_table(x: Tensor, table: Tensor) -> Tensor:
+    """x [B, heads, K, d], the table, its two ends again, zeros → [B·heads, stride, d]."""
+    filled = x.shape[2] + len(table) + 2
+    over = x.new_empty(*x.shape[:2], _stride(x, table), x.shape[3])
+    over[:, :, : x.shape[2]] = x
+    over[:, :, x.shape[2] : filled - 2] = table
+    over[:, :, filled - 2 : filled] = table[[0, -1]]
+    over[:, :, filled:] = 0
+    return over.flatten(0, 1)
+
+
+def _stride(k: Tensor, table: Tensor) -> int:
+    """Rows of `_over_table`, a multiple of eight."""
+    return -(-(k.shape[2] + len(table) + 2) // 8) * 8
+
+
+def _tiles(
+    ctx: Any, k: Tensor, table: Tensor, mask: Tensor | None
+) -> Iterator[tuple[slice, slice, Tile]]:
+    """Heads of a tile among all texts', their queries, and the tile as the kernels know it."""
+    batch, heads, queries, width = ctx.shape
+    stride = _stride(k, table)
+    tile = Tile(
+        keys=k.shape[2],
+        clip=len(table) // 2,
+        stride=stride,
+        queries=queries,
+        offset=ctx.offset,
+        text_heads=heads,
+        bfloat16=k.dtype == torch.bfloat16,
+        drop_below=drop_below(ctx.dropout),
+        seed=ctx.seed,
+        scale=width**-0.5,
+        keep_scale=keep_scale(ctx.dropout),
+    )
+    if mask is not None:
+        # The kernels read a row of it at a time.
+        mask = mask.to(k.dtype).expand(batch, heads, queries, k.shape[2])
+        mask = mask if mask.stride(3) == 1 else mask.contiguous()
+        tile.mask = mask.data_ptr()
+        tile.mask_text, tile.mask_head, tile.mask_row, _ = mask.stride()
+    for some, rows in tiles(batch * heads, queries, stride * k.itemsize, TILE_BYTES):
+        tile.first_head, tile.heads = some.start, some.stop - some.start
+        tile.first_query, tile.rows = rows.start, rows.stop - rows.start
+        yield some, rows, tile

@@ -1,0 +1,15 @@
+"""The compiled part; all else that is to say about the distribution stands in pyproject.toml."""
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            "nezha_cpu_kernels",
+            ["model/cpu_kernels.c"],
+            extra_compile_args=["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"],
+            extra_link_args=["-fopenmp", "-lm"],
+            optional=True,  # Without a C compiler attention on CPUs is slower.
+        )
+    ]
+)
