@@ -15,6 +15,7 @@ from pipeline.corpus.shards import read_manifest
 from pipeline.errors import CheckpointError
 from pipeline.feed.batches import heldout
 from pipeline.paths import RunPaths
+from pipeline.products import quicken_products
 from pipeline.training import checkpoint
 from pipeline.training.evaluation import LENGTHS, evaluate
 from pipeline.training.network import build_network, network_config
@@ -44,6 +45,8 @@ def execute(config: Config, console: Console) -> None:
     folder, device = RunPaths.of(config).heldout, torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda")
+    else:
+        quicken_products()
     shape = network_config(config.model, read_manifest(folder).vocab_size)
     network = build_network(shape, config.run.seed, config.engine.attention)
     checkpoint.load_weights(network, subject(config))

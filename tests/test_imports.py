@@ -16,6 +16,7 @@ ALLOWED = {
     "pipeline.errors": (),
     "pipeline.cluster": ("pipeline.errors",),
     "pipeline.corpus": ("pipeline.cluster", "pipeline.config", "pipeline.errors"),
+    "pipeline.products": (),
     "pipeline.feed": (
         "pipeline.allocator",
         "pipeline.config",
@@ -31,6 +32,7 @@ ALLOWED = {
         "pipeline.errors",
         "pipeline.feed",
         "pipeline.paths",
+        "pipeline.products",
         "pipeline.tracking",
     ),
     "pipeline.finetuning": ("model", "pipeline.config", "pipeline.errors"),

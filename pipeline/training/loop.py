@@ -23,6 +23,7 @@ from pipeline.feed import batches as feeds
 from pipeline.feed.batches import Batch
 from pipeline.feed.cache import ShardCache
 from pipeline.paths import RunPaths
+from pipeline.products import quicken_products
 from pipeline.training import batch_split, checkpoint, engine, flops, history
 from pipeline.training.dynamics import dynamics
 from pipeline.training.evaluation import evaluate
@@ -59,6 +60,7 @@ def train(config: Config, context: Context) -> dict[str, Any]:
     """
     if context.device.type == "cpu":
         torch.set_num_threads(context.threads)
+        quicken_products()
     else:
         torch.cuda.set_device(context.device)  # where ranks send what they tell each other
     paths, device, steps = RunPaths.of(config), context.device, config.train.steps

@@ -13,7 +13,8 @@ On a machine that others use, --cpu-time counts the CPU seconds of a single thre
 Utilisation: the floating-point operations that the step needs (6 a weight and token; attention
 12·B·S²·H a layer; the LM head for masked tokens only; no position term, nothing recomputed;
 pipeline/training/flops.py)
-over the median time, divided by the rate of the layers' matrix products alone in the same run.
+over the median time, divided by the rate of the layers' matrix products alone in the same run:
+as our processes compute them (pipeline/products.py), and as torch does by itself.
 """
 
 import argparse
@@ -28,7 +29,15 @@ from pathlib import Path
 from typing import Any
 
 VOCABULARY, HIDDEN, LAYERS, MASKED = 21128, 768, 12, 0.14
-CONTENDERS = ["ours fp32", "ours bf16", "bert fp32", "products fp32", "products bf16"]
+CONTENDERS = [
+    "ours fp32",
+    "ours bf16",
+    "bert fp32",
+    "products fp32",
+    "products bf16",
+    "torch's products fp32",
+    "torch's products bf16",
+]
 REFERENCE = "nezha 4.40.2 fp32"
 
 
@@ -47,6 +56,7 @@ def worker(name: str, batch: int, length: int, device: str, cpu_time: bool) -> N
     """Read a line, make a step, write its seconds; at the end of input write the peak memory."""
     import torch
 
+    sys.path.insert(0, str(Path(__file__).parents[2]))
     torch.manual_seed(0)
     if device == "cpu":
         torch.set_num_threads(1 if cpu_time else 2)
@@ -55,7 +65,13 @@ def worker(name: str, batch: int, length: int, device: str, cpu_time: bool) -> N
     clock = time.process_time if cpu_time else time.perf_counter
     kind, precision = name.rsplit(" ", 1)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    make = {"ours": _ours, "bert": _bert, "products": _products}.get(kind, _reference)
+    makers = {
+        "ours": _ours,
+        "bert": _bert,
+        "products": _our_products,
+        "torch's products": _products,
+    }
+    make = makers.get(kind, _reference)
     step = make(batch, length, dtype, device)
     for _ in sys.stdin:
         start = clock()
@@ -95,13 +111,13 @@ def _inputs(batch: int, length: int, device: str) -> dict[str, Any]:
 def _ours(batch: int, length: int, dtype: Any, device: str) -> Callable[[], None]:
     import torch
 
-    sys.path.insert(0, str(Path(__file__).parents[2]))
     from model import NezhaConfig, NezhaForPreTraining
     from pipeline.allocator import keep_freed_memory
     from pipeline.training.objective import Inputs, PretrainingObjective
 
     _imports_end()
     keep_freed_memory()
+    _quicken(device)
     objective = PretrainingObjective(NezhaForPreTraining(NezhaConfig())).to(device, dtype).train()
     given = _inputs(batch, length, device)
     labels = given["labels"].flatten()
@@ -151,6 +167,18 @@ def _reference(batch: int, length: int, dtype: Any, device: str) -> Callable[[],
     make, config = transformers.NezhaForPreTraining, transformers.NezhaConfig()
     _imports_end()
     return _whole(make(config), batch, length, dtype, device)
+
+
+def _quicken(device: str) -> None:
+    from pipeline.products import quicken_products
+
+    if device == "cpu":
+        quicken_products()
+
+
+def _our_products(batch: int, length: int, dtype: Any, device: str) -> Callable[[], None]:
+    _quicken(device)
+    return _products(batch, length, dtype, device)
 
 
 def _products(batch: int, length: int, dtype: Any, device: str) -> Callable[[], None]:
@@ -226,15 +254,18 @@ def show(rows: list[dict[str, Any]], on_cpu: bool) -> None:
     print(f"\n{batch} x {length}; speed and memory against {base['contender']}")
     for name, row in by_name.items():
         line = f"{name:18} {row['seconds']:7.3f} s  {base['seconds'] / row['seconds']:5.2f}x"
-        if not name.startswith("products"):
+        precision = name.rsplit(" ", 1)[1]
+        if "products" not in name:
             line += f"  {row['peak_bytes'] / 2**30:5.2f} GiB"
             line += f" {row['peak_bytes'] / base['peak_bytes']:4.0%}"
             if on_cpu:
                 line += f" ({_above(row) / _above(base):3.0%} above imports)"
-            alone = by_name[f"products {name.rsplit(' ', 1)[1]}"]["seconds"]
-            rate = product_flops(batch, length) / alone
-            row["utilisation"] = needed_flops(batch, length) / row["seconds"] / rate
-            line += f"  utilisation {row['utilisation']:4.0%}"
+            shares = []
+            for products in ("products", "torch's products"):
+                rate = product_flops(batch, length) / by_name[f"{products} {precision}"]["seconds"]
+                shares.append(needed_flops(batch, length) / row["seconds"] / rate)
+            row["utilisation"], row["utilisation_of_torchs"] = shares
+            line += f"  utilisation {shares[0]:4.0%}, of torch's products {shares[1]:4.0%}"
         else:
             line += f"  {product_flops(batch, length) / row['seconds'] / 1e9:5.0f} GFLOP/s"
         print(line)
