@@ -10,7 +10,7 @@ CONFIG ?= jobs/configs/demo.yaml
 
 install: .venv/.installed
 
-.venv/.installed: pyproject.toml setup.py constraints.txt model/cpu_kernels.c
+.venv/.installed: pyproject.toml setup.py constraints.txt $(wildcard model/*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -6,7 +6,8 @@ setup(
     ext_modules=[
         Extension(
             "nezha_cpu_kernels",
-            ["model/cpu_kernels.c"],
+            ["model/cpu_add_norm.c", "model/cpu_fused_attention.c"],
+            depends=["model/cpu_kernels.h"],
             extra_compile_args=["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"],
             extra_link_args=["-fopenmp", "-lm"],
             optional=True,  # Without a C compiler attention on CPUs is slower.

@@ -2,7 +2,7 @@
 
 The function is that of `relative_attention.py`. The position table stands below the keys and below
 the values, so that one product gives a query's dots with keys and positions, and one sums up
-values and positions. Between the two, `cpu_kernels.c` works on the rows in place.
+values and positions. Between the two, `cpu_fused_attention.c` works on the rows in place.
 """
 
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .cpu_kernels import Tile, attention_backward, attention_forward
+from .cpu_kernels import Dropout, Tile, attention_backward, attention_forward
 from .cpu_tiles import add_product, flat, sum_dtype, tiles
-from .dropout_rates import drop_below, keep_scale, new_seed
+from .dropout_rates import new_seed
 
 TILE_BYTES = 2**21
 """Scores of a tile; the backward pass has a second array of their size."""
@@ -98,10 +98,8 @@ def _tiles(
         offset=ctx.offset,
         text_heads=heads,
         bfloat16=k.dtype == torch.bfloat16,
-        drop_below=drop_below(ctx.dropout),
-        seed=ctx.seed,
+        dropout=Dropout.of(ctx.dropout, ctx.seed),
         scale=width**-0.5,
-        keep_scale=keep_scale(ctx.dropout),
     )
     if mask is not None:
         # The kernels read a row of it at a time.

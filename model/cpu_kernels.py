@@ -1,6 +1,6 @@
-"""The functions of `cpu_kernels.c`, which installing this project compiles where it can.
+"""The functions of `cpu_fused_attention.c` and `cpu_add_norm.c`, which installing compiles.
 
-Without them, as in an export, attention on CPUs takes plain operators of torch.
+Without them, as in an export or where there was no C compiler, torch's operators do the same.
 """
 
 import ctypes
@@ -10,14 +10,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .dropout_rates import drop_below, keep_scale
+
 LIBRARY = "nezha_cpu_kernels"
 """Not part of a package: jobs run in copies of this folder without what is compiled."""
 
 DTYPES = (torch.float32, torch.bfloat16)
 
 
+class Dropout(ctypes.Structure):
+    """What `Dropout` is in `cpu_kernels.h`."""
+
+    _fields_ = (
+        ("below", ctypes.c_int64),
+        ("seed", ctypes.c_uint64),
+        ("kept", ctypes.c_float),
+    )
+
+    @classmethod
+    def of(cls, rate: float, seed: int) -> "Dropout":
+        return cls(drop_below(rate), seed, keep_scale(rate))
+
+
 class Tile(ctypes.Structure):
-    """What `Tile` is in `cpu_kernels.c`, where its fields are described."""
+    """What `Tile` is in `cpu_fused_attention.c`, where its fields are described."""
 
     _fields_ = (
         ("heads", ctypes.c_int64),
@@ -35,30 +51,36 @@ class Tile(ctypes.Structure):
         ("mask_head", ctypes.c_int64),
         ("mask_row", ctypes.c_int64),
         ("bfloat16", ctypes.c_int64),
-        ("drop_below", ctypes.c_int64),
-        ("seed", ctypes.c_uint64),
+        ("dropout", Dropout),
         ("scale", ctypes.c_float),
-        ("keep_scale", ctypes.c_float),
     )
 
 
-def _load() -> ctypes.CDLL | None:
+class Norm(ctypes.Structure):
+    """What `Norm` is in `cpu_add_norm.c`."""
+
+    _fields_ = (
+        ("rows", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("bfloat16", ctypes.c_int64),
+        ("dropout", Dropout),
+        ("epsilon", ctypes.c_float),
+    )
+
+
+def _load() -> Any:
     spec = find_spec(LIBRARY)
     if spec is None or spec.origin is None:
         return None
     try:
         library = ctypes.CDLL(spec.origin)
-    except OSError:  # made for another system
+        sizes = [size() for size in (library.tile_bytes, library.norm_bytes)]
+    except (OSError, AttributeError):  # made for another system, or of another version
         return None
-    library.tile_bytes.restype = ctypes.c_int64
-    pointer, tile = ctypes.c_void_p, ctypes.POINTER(Tile)
-    library.attention_forward.argtypes = [tile, *[pointer] * 3, ctypes.c_int]
-    library.attention_backward.argtypes = [tile, *[pointer] * 4, ctypes.c_int]
-    # One that is older or newer than this file is of no use.
-    return library if library.tile_bytes() == ctypes.sizeof(Tile) else None
+    return library if sizes == [ctypes.sizeof(Tile), ctypes.sizeof(Norm)] else None
 
 
-_library: Any = _load()
+_library = _load()
 
 
 def kernels_suit(x: Tensor) -> bool:
@@ -66,17 +88,38 @@ def kernels_suit(x: Tensor) -> bool:
     return _library is not None and x.dtype in DTYPES
 
 
+# Arrays are described where the functions are.
+
+
 def attention_forward(tile: Tile, scores: Tensor, softmax: Tensor) -> None:
-    """In place; arrays are described in `cpu_kernels.c`."""
-    _call(_library.attention_forward, tile, [scores, softmax], spare_rows=2)
+    _call(_library.attention_forward, tile, scores, softmax, _spare(2, tile.stride))
 
 
 def attention_backward(tile: Tile, scores: Tensor, gradients: Tensor, softmax: Tensor) -> None:
-    """In place; arrays are described in `cpu_kernels.c`."""
-    _call(_library.attention_backward, tile, [scores, gradients, softmax], spare_rows=3)
+    spare = _spare(3, tile.stride)
+    _call(_library.attention_backward, tile, scores, gradients, softmax, spare)
 
 
-def _call(function: Any, tile: Tile, arrays: list[Tensor], spare_rows: int) -> None:
-    threads = torch.get_num_threads()
-    spare = torch.empty(threads, spare_rows, tile.stride, dtype=torch.float32, device="cpu")
-    function(tile, *(x.data_ptr() for x in (*arrays, spare)), threads)
+def add_norm_forward(norm: Norm, *arrays: Tensor) -> None:
+    """arrays: x, residual, weight, bias, out, figures"""
+    _call(_library.add_norm_forward, norm, *arrays, _spare(3, norm.width))
+
+
+def add_norm_backward(norm: Norm, *arrays: Tensor) -> Tensor:
+    """arrays: x, residual, weight, figures, grad, dx, dresidual
+
+    Returns the gradients of weight and bias, float32 [2, width].
+    """
+    sums = _spare(2, norm.width).zero_()
+    _call(_library.add_norm_backward, norm, *arrays, sums, _spare(3, norm.width))
+    return sums.sum(0)
+
+
+def _spare(rows: int, width: int) -> Tensor:
+    """For each thread so many rows, float32."""
+    return torch.empty(torch.get_num_threads(), rows, width, dtype=torch.float32, device="cpu")
+
+
+def _call(function: Any, settings: ctypes.Structure, *arrays: Tensor) -> None:
+    pointers = (ctypes.c_void_p(x.data_ptr()) for x in arrays)
+    function(ctypes.byref(settings), *pointers, torch.get_num_threads())

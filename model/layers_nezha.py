@@ -13,16 +13,12 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import apply_chunking_to_forward
 
+from .add_norm import add_norm
 from .configuration_nezha import NezhaConfig
 from .cpu_dropout import Dropout
 from .cpu_feed_forward import GeluLinear, gelu_linear_suits
 from .plain_linear import in_one_product, is_plain, is_untouched
 from .relative_attention import Packing, attend, attend_packed, position_table
-
-try:
-    from .triton_add_norm import AddNorm, add_norm_suits
-except ImportError:  # no Triton: torch has none for CPUs and for some systems
-    add_norm_suits = None  # type: ignore[assignment]
 
 
 class NezhaEmbeddings(nn.Module):
@@ -152,11 +148,7 @@ class NezhaAddNorm(nn.Module):
 
     def add_norm(self, projected: Tensor, residual: Tensor) -> Tensor:
         """What follows the projection, both [B, S, H]."""
-        norm, dropout = self.LayerNorm, self.dropout
-        if add_norm_suits is not None and add_norm_suits(norm, dropout, projected, residual):
-            weights = norm.weight, norm.bias
-            return AddNorm.apply(projected, residual, *weights, norm.eps, dropout.rate)
-        return norm(dropout(projected) + residual)
+        return add_norm(self.LayerNorm, self.dropout, projected, residual)
 
 
 class NezhaAttention(nn.Module):

@@ -9,7 +9,9 @@ from pathlib import Path
 from .configuration_nezha import NezhaConfig
 
 CODE_FILES = (
+    "add_norm.py",
     "configuration_nezha.py",
+    "cpu_add_norm.py",
     "cpu_attention.py",
     "cpu_dropout.py",
     "cpu_feed_forward.py",

@@ -10,7 +10,7 @@ which draws and adds again.
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 try:
@@ -20,9 +20,7 @@ except ImportError:
     # transformers demands every import of a model's code that stands outside of a `try`.
     raise
 
-from .cpu_dropout import Dropout
-from .dropout_rates import byte_tells, drop_below, keep_scale, new_kernel_seed
-from .plain_linear import is_unobserved, is_untouched
+from .dropout_rates import drop_below, keep_scale, new_kernel_seed
 from .triton_dropout import kept_bytes
 
 DEVICES = ("cuda",)
@@ -185,21 +183,6 @@ def _programs(device: torch.device) -> int:
     return PROGRAMS_PER_PROCESSOR * processors
 
 
-def add_norm_suits(norm: nn.LayerNorm, dropout: Dropout, x: Tensor, residual: Tensor) -> bool:
-    """Whether norm(dropout(x) + residual) is AddNorm's."""
-    return (
-        x.device.type in DEVICES
-        and not torch.compiler.is_compiling()
-        and is_unobserved(x.device.type)
-        and is_untouched(norm, nn.LayerNorm)
-        and is_untouched(dropout, Dropout)
-        and (dropout.rate == 0 or byte_tells(dropout.rate))
-        and norm.elementwise_affine
-        and norm.bias is not None
-        and norm.weight.shape == x.shape[-1:]
-        and x.shape == residual.shape
-        and x.shape[-1] <= WIDEST
-        and x.numel() > 0
-        and x.dtype in DTYPES
-        and x.dtype == residual.dtype == norm.weight.dtype
-    )
+def kernels_suit(x: Tensor) -> bool:
+    """Whether these kernels are for its device, its width and its type."""
+    return x.device.type in DEVICES and x.shape[-1] <= WIDEST and x.dtype in DTYPES

@@ -5,21 +5,12 @@
  * query's dots with `keys` keys, with 2·clip + 1 positions, and what fills the row up. These
  * functions replace a row by its probabilities and, behind them, by the sum of the probabilities
  * at each position, so that one more product, with values and table, sums up both. The notation
- * is that of relative_attention.py. Numbers lie in float32 or bfloat16; all arithmetic is float32.
+ * is that of relative_attention.py.
  */
 
-#include <math.h>
-#include <omp.h>
-#include <stdint.h>
-#include <string.h>
+#include "cpu_kernels.h"
 
-/* One function for each generation of processors; the loader takes the newest that runs. */
-#if defined(__x86_64__) && defined(__GLIBC__) && __GNUC__ >= 12
-#define FOR_EACH_CPU __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FOR_EACH_CPU
-#endif
-#define INLINE static inline __attribute__((always_inline))
+#include <math.h>
 
 /* Rows `first_query` and following of heads `first_head` and following; as in cpu_kernels.py. */
 typedef struct {
@@ -31,9 +22,8 @@ typedef struct {
     const void *mask;   /* added to the scores, or null; its strides in elements: */
     int64_t mask_text, mask_head, mask_row;
     int64_t bfloat16;
-    int64_t drop_below; /* of 256 values of a random byte, those that drop an element */
-    uint64_t seed;
-    float scale, keep_scale;
+    Dropout dropout;
+    float scale;
 } Tile;
 
 /* What softmax needs to be computed again, of a row. Not the logarithm of the sum of exponentials:
@@ -58,35 +48,6 @@ INLINE Band band(const Tile *t, int64_t query) {
     int64_t low = clamp(position - t->clip, 0, t->keys);
     int64_t high = clamp(position + t->clip + 1, low, t->keys);
     return (Band){low, high, t->clip - position, 2 * t->clip};
-}
-
-INLINE float from_bfloat16(uint16_t x) {
-    uint32_t bits = (uint32_t)x << 16;
-    float result;
-    memcpy(&result, &bits, 4);
-    return result;
-}
-
-INLINE uint16_t to_bfloat16(float x) { /* to the nearest, ties to even */
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-}
-
-INLINE void load(const Tile *t, float *restrict to, const void *from, int64_t n) {
-    const uint16_t *halves = from;
-    if (!t->bfloat16)
-        memcpy(to, from, n * sizeof(float));
-    else
-        for (int64_t j = 0; j < n; j++) to[j] = from_bfloat16(halves[j]);
-}
-
-INLINE void store(const Tile *t, void *to, const float *restrict from, int64_t n) {
-    uint16_t *halves = to;
-    if (!t->bfloat16)
-        memcpy(to, from, n * sizeof(float));
-    else
-        for (int64_t j = 0; j < n; j++) halves[j] = to_bfloat16(from[j]);
 }
 
 /* e^x for x <= 0 within two units of the last place; not a number stays so. Cody and Waite's
@@ -135,27 +96,6 @@ INLINE void sum_by_position(const Tile *t, Band b, const float *restrict x, floa
     sums[b.last] = from_bfloat16(to_bfloat16(last)), sums[b.last + 2] = last - sums[b.last];
 }
 
-/* keep[j] = 0 where dropped, else keep_scale: bytes of SplitMix64, numbered by row and key, so
- * that neither tiles nor threads change them (Steele, Lea and Flood, OOPSLA 2014). */
-INLINE void draw(const Tile *t, uint64_t row, float *restrict keep) {
-    enum { WORDS = 64, BYTES = 8 * WORDS };
-    const uint64_t golden = 0x9e3779b97f4a7c15;
-    uint64_t words[WORDS], start = t->seed + row * ((t->keys + 7) / 8) * golden;
-    const uint8_t *bytes = (const uint8_t *)words;
-    int below = t->drop_below;
-    float kept = t->keep_scale;
-    for (int64_t first = 0; first < t->keys; first += BYTES) {
-        for (int i = 0; i < WORDS; i++) {
-            uint64_t z = start + (first / 8 + i) * golden;
-            z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
-            z = (z ^ z >> 27) * 0x94d049bb133111eb;
-            words[i] = z ^ z >> 31;
-        }
-        int64_t n = clamp(t->keys - first, 0, BYTES);
-        for (int64_t j = 0; j < n; j++) keep[first + j] = bytes[j] < below ? 0.f : kept;
-    }
-}
-
 /* x, a row of dots, becomes the scores of its keys. */
 INLINE void score(const Tile *t, Band b, int64_t head, int64_t row, float *restrict x,
                   float *restrict spare) {
@@ -166,12 +106,12 @@ INLINE void score(const Tile *t, Band b, int64_t head, int64_t row, float *restr
     int64_t of_text = (t->first_head + head) % t->text_heads;
     int64_t query = t->first_query + row;
     int64_t at = text * t->mask_text + of_text * t->mask_head + query * t->mask_row;
-    load(t, spare, (const char *)t->mask + at * (t->bfloat16 ? 2 : 4), t->keys);
+    load(t->bfloat16, spare, (const char *)t->mask + at * (t->bfloat16 ? 2 : 4), t->keys);
     for (int64_t j = 0; j < t->keys; j++) x[j] += spare[j];
 }
 
 /* Number of a row among all tiles' */
-INLINE uint64_t number(const Tile *t, int64_t head, int64_t row) {
+INLINE int64_t number(const Tile *t, int64_t head, int64_t row) {
     return (t->first_head + head) * t->queries + t->first_query + row;
 }
 
@@ -179,7 +119,7 @@ FOR_EACH_CPU static void forward_row(const Tile *t, int64_t head, int64_t row, v
                                      Softmax *softmax, float *restrict x) {
     float *restrict keep = x + t->stride;
     Band b = band(t, t->first_query + row);
-    load(t, x, scores, t->stride);
+    load(t->bfloat16, x, scores, t->stride);
     score(t, b, head, row, x, keep);
     float top = -INFINITY, sum = 0;
 #pragma omp simd reduction(max : top)
@@ -189,12 +129,12 @@ FOR_EACH_CPU static void forward_row(const Tile *t, int64_t head, int64_t row, v
     float inverse_sum = 1 / sum;
     softmax[number(t, head, row)] = (Softmax){top, inverse_sum};
     for (int64_t j = 0; j < t->keys; j++) x[j] *= inverse_sum;
-    if (t->drop_below) {
-        draw(t, number(t, head, row), keep);
+    if (t->dropout.below) {
+        draw(t->dropout, number(t, head, row), keep, t->keys);
         for (int64_t j = 0; j < t->keys; j++) x[j] *= keep[j];
     }
     sum_by_position(t, b, x, x + t->keys);
-    store(t, scores, x, t->stride);
+    store(t->bfloat16, scores, x, t->stride);
 }
 
 FOR_EACH_CPU static void backward_row(const Tile *t, int64_t head, int64_t row, void *scores,
@@ -203,27 +143,27 @@ FOR_EACH_CPU static void backward_row(const Tile *t, int64_t head, int64_t row, 
     float *restrict dx = x + t->stride, *restrict keep = dx + t->stride;
     Softmax saved = softmax[number(t, head, row)];
     Band b = band(t, t->first_query + row);
-    load(t, x, scores, t->stride);
-    load(t, dx, gradients, t->stride);
+    load(t->bfloat16, x, scores, t->stride);
+    load(t->bfloat16, dx, gradients, t->stride);
     score(t, b, head, row, x, keep);
     add_positions(t, b, dx, dx + t->keys);
     for (int64_t j = 0; j < t->keys; j++)
         x[j] = exponential(x[j] - saved.top) * saved.inverse_sum;
-    if (t->drop_below) {
-        draw(t, number(t, head, row), keep);
+    if (t->dropout.below) {
+        draw(t->dropout, number(t, head, row), keep, t->keys);
         for (int64_t j = 0; j < t->keys; j++) {
             dx[j] *= keep[j];
             keep[j] *= x[j];
         }
-        store(t, scores, keep, t->keys);
+        store(t->bfloat16, scores, keep, t->keys);
     } else
-        store(t, scores, x, t->keys);
+        store(t->bfloat16, scores, x, t->keys);
     float mean = 0;
 #pragma omp simd reduction(+ : mean)
     for (int64_t j = 0; j < t->keys; j++) mean += x[j] * dx[j];
     for (int64_t j = 0; j < t->keys; j++) dx[j] = x[j] * (dx[j] - mean) * t->scale;
     sum_by_position(t, b, dx, dx + t->keys);
-    store(t, gradients, dx, t->stride);
+    store(t->bfloat16, gradients, dx, t->stride);
 }
 
 /* scores [heads, rows, stride]: dots of queries with keys and table → dropped probabilities, with
