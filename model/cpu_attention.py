@@ -15,9 +15,6 @@ from .cpu_dropout import bits, keep_mask
 from .cpu_tiles import ROWS, add_product, flat, sum_dtype, tiles
 from .dropout_rates import keep_scale, new_seed
 
-TILE_BYTES = 2**22
-"""Scores of a tile: so many that they stay in the cache."""
-
 
 class TiledAttention(torch.autograd.Function):
     """Tiles of some heads and queries against all keys; the backward pass recomputes.
@@ -58,7 +55,7 @@ class TiledAttention(torch.autograd.Function):
         q, k, v, table, mask = ctx.saved_tensors
         batch, heads = ctx.shape[:2]
         grad, dq = flat(grad), torch.empty_like(q)
-        dtype = sum_dtype(q.dtype, q.shape[1], k.shape[1] * q.itemsize, TILE_BYTES)
+        dtype = sum_dtype(q.dtype, q.shape[1], k.shape[1] * q.itemsize)
         dk, dv = (torch.zeros_like(k, dtype=dtype) for _ in range(2))
         for tile in _tiles(q, k, mask, table, ctx.offset, heads):
             p = tile.probabilities(q, k)
@@ -194,7 +191,7 @@ def _tiles(
     keys = k.shape[1]
     if mask is not None:
         mask = mask.expand(total // heads, heads, queries, keys)
-    cuts = tiles(total, queries, keys * q.itemsize, TILE_BYTES)
+    cuts = tiles(total, queries, keys * q.itemsize)
     for number, (some, rows) in enumerate(cuts):
         bands = _bands(offset + rows.start, rows.stop - rows.start, keys, table.shape[0] // 2)
         part = None

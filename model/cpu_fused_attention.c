@@ -106,8 +106,9 @@ INLINE void score(const Tile *t, Band b, int64_t head, int64_t row, float *restr
     int64_t of_text = (t->first_head + head) % t->text_heads;
     int64_t query = t->first_query + row;
     int64_t at = text * t->mask_text + of_text * t->mask_head + query * t->mask_row;
-    load(t->bfloat16, spare, (const char *)t->mask + at * (t->bfloat16 ? 2 : 4), t->keys);
-    for (int64_t j = 0; j < t->keys; j++) x[j] += spare[j];
+    const char *mask_row = (const char *)t->mask + at * (t->bfloat16 ? 2 : 4);
+    const float *restrict mask = read(t->bfloat16, mask_row, spare, t->keys);
+    for (int64_t j = 0; j < t->keys; j++) x[j] += mask[j];
 }
 
 /* Number of a row among all tiles' */
@@ -116,10 +117,10 @@ INLINE int64_t number(const Tile *t, int64_t head, int64_t row) {
 }
 
 FOR_EACH_CPU static void forward_row(const Tile *t, int64_t head, int64_t row, void *scores,
-                                     Softmax *softmax, float *restrict x) {
-    float *restrict keep = x + t->stride;
+                                     Softmax *softmax, float *spare) {
+    float *restrict keep = spare + t->stride;
+    float *restrict x = read(t->bfloat16, scores, spare, t->stride);
     Band b = band(t, t->first_query + row);
-    load(t->bfloat16, x, scores, t->stride);
     score(t, b, head, row, x, keep);
     float top = -INFINITY, sum = 0;
 #pragma omp simd reduction(max : top)
@@ -134,46 +135,43 @@ FOR_EACH_CPU static void forward_row(const Tile *t, int64_t head, int64_t row, v
         for (int64_t j = 0; j < t->keys; j++) x[j] *= keep[j];
     }
     sum_by_position(t, b, x, x + t->keys);
-    store(t->bfloat16, scores, x, t->stride);
+    write(t->bfloat16, scores, x, t->stride);
 }
 
 FOR_EACH_CPU static void backward_row(const Tile *t, int64_t head, int64_t row, void *scores,
-                                      void *gradients, const Softmax *softmax,
-                                      float *restrict x) {
-    float *restrict dx = x + t->stride, *restrict keep = dx + t->stride;
+                                      void *gradients, const Softmax *softmax, float *spare) {
+    float *restrict keep = spare + 2 * t->stride;
+    float *restrict x = read(t->bfloat16, scores, spare, t->stride);
+    float *restrict dx = read(t->bfloat16, gradients, spare + t->stride, t->stride);
     Softmax saved = softmax[number(t, head, row)];
     Band b = band(t, t->first_query + row);
-    load(t->bfloat16, x, scores, t->stride);
-    load(t->bfloat16, dx, gradients, t->stride);
     score(t, b, head, row, x, keep);
     add_positions(t, b, dx, dx + t->keys);
     for (int64_t j = 0; j < t->keys; j++)
         x[j] = exponential(x[j] - saved.top) * saved.inverse_sum;
     if (t->dropout.below) {
         draw(t->dropout, number(t, head, row), keep, t->keys);
-        for (int64_t j = 0; j < t->keys; j++) {
-            dx[j] *= keep[j];
-            keep[j] *= x[j];
-        }
-        store(t->bfloat16, scores, keep, t->keys);
-    } else
-        store(t->bfloat16, scores, x, t->keys);
+        for (int64_t j = 0; j < t->keys; j++) dx[j] *= keep[j];
+    }
     float mean = 0;
 #pragma omp simd reduction(+ : mean)
     for (int64_t j = 0; j < t->keys; j++) mean += x[j] * dx[j];
     for (int64_t j = 0; j < t->keys; j++) dx[j] = x[j] * (dx[j] - mean) * t->scale;
     sum_by_position(t, b, dx, dx + t->keys);
-    store(t->bfloat16, gradients, dx, t->stride);
+    write(t->bfloat16, gradients, dx, t->stride);
+    if (t->dropout.below)
+        for (int64_t j = 0; j < t->keys; j++) x[j] *= keep[j];
+    write(t->bfloat16, scores, x, t->keys);
 }
 
 /* scores [heads, rows, stride]: dots of queries with keys and table → dropped probabilities, with
- * sums by position. softmax is [all heads, queries], spare [threads, 2, stride]. */
+ * sums by position. softmax is [all heads, queries], spare [threads, 3, stride]. */
 void attention_forward(const Tile *t, char *scores, Softmax *softmax, float *spare, int threads) {
     int64_t bytes = t->stride * (t->bfloat16 ? 2 : 4);
 #pragma omp parallel for num_threads(threads)
     for (int64_t i = 0; i < t->heads * t->rows; i++)
         forward_row(t, i / t->rows, i % t->rows, scores + i * bytes, softmax,
-                    spare + omp_get_thread_num() * 2 * t->stride);
+                    spare + omp_get_thread_num() * 3 * t->stride);
 }
 
 /* scores, as above → dropped probabilities, without sums; gradients, dots of the context's with

@@ -16,9 +16,6 @@ from .cpu_kernels import Dropout, Tile, attention_backward, attention_forward
 from .cpu_tiles import add_product, flat, sum_dtype, tiles
 from .dropout_rates import new_seed
 
-TILE_BYTES = 2**21
-"""Scores of a tile; the backward pass has a second array of their size."""
-
 
 class FusedAttention(torch.autograd.Function):
     """As TiledAttention, for types that `kernels_suit`; the same formulas."""
@@ -55,7 +52,7 @@ class FusedAttention(torch.autograd.Function):
         keys, values = _over_table(k, table), _over_table(v, table)
         grad, dq = flat(grad), torch.empty_like(q)
         count = k.shape[2]
-        dtype = sum_dtype(q.dtype, q.shape[1], keys.shape[1] * q.itemsize, TILE_BYTES)
+        dtype = sum_dtype(q.dtype, q.shape[1], keys.shape[1] * q.itemsize)
         dk, dv = (q.new_zeros(len(q), count, q.shape[2], dtype=dtype) for _ in range(2))
         for heads, rows, tile in _tiles(ctx, k, table, mask):
             weights = torch.bmm(q[heads, rows], keys[heads].transpose(1, 2))
@@ -107,7 +104,7 @@ def _tiles(
         mask = mask if mask.stride(3) == 1 else mask.contiguous()
         tile.mask = mask.data_ptr()
         tile.mask_text, tile.mask_head, tile.mask_row, _ = mask.stride()
-    for some, rows in tiles(batch * heads, queries, stride * k.itemsize, TILE_BYTES):
+    for some, rows in tiles(batch * heads, queries, stride * k.itemsize):
         tile.first_head, tile.heads = some.start, some.stop - some.start
         tile.first_query, tile.rows = rows.start, rows.stop - rows.start
         yield some, rows, tile

@@ -30,20 +30,22 @@ INLINE uint16_t to_bfloat16(float x) { /* to the nearest, ties to even */
     return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
-INLINE void load(int64_t bfloat16, float *restrict to, const void *from, int64_t n) {
+/* n numbers as float32: where they lie, or converted into spare. */
+INLINE float *read(int64_t bfloat16, const void *from, float *restrict spare, int64_t n) {
     const uint16_t *halves = from;
-    if (!bfloat16)
-        memcpy(to, from, n * sizeof(float));
-    else
-        for (int64_t j = 0; j < n; j++) to[j] = from_bfloat16(halves[j]);
+    if (!bfloat16) return (float *)from;
+    for (int64_t j = 0; j < n; j++) spare[j] = from_bfloat16(halves[j]);
+    return spare;
 }
 
-INLINE void store(int64_t bfloat16, void *to, const float *restrict from, int64_t n) {
+/* Where to put float32 numbers that belong into `to`: there, or in spare for `write`. */
+INLINE float *place(int64_t bfloat16, void *to, float *spare) { return bfloat16 ? spare : to; }
+
+/* What was put at `place` lies in `to` after it. */
+INLINE void write(int64_t bfloat16, void *to, const float *restrict from, int64_t n) {
     uint16_t *halves = to;
-    if (!bfloat16)
-        memcpy(to, from, n * sizeof(float));
-    else
-        for (int64_t j = 0; j < n; j++) halves[j] = to_bfloat16(from[j]);
+    if (!bfloat16) return;
+    for (int64_t j = 0; j < n; j++) halves[j] = to_bfloat16(from[j]);
 }
 
 /* What is dropped of rows. */

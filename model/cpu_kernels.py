@@ -92,7 +92,7 @@ def kernels_suit(x: Tensor) -> bool:
 
 
 def attention_forward(tile: Tile, scores: Tensor, softmax: Tensor) -> None:
-    _call(_library.attention_forward, tile, scores, softmax, _spare(2, tile.stride))
+    _call(_library.attention_forward, tile, scores, softmax, _spare(3, tile.stride))
 
 
 def attention_backward(tile: Tile, scores: Tensor, gradients: Tensor, softmax: Tensor) -> None:
@@ -102,7 +102,7 @@ def attention_backward(tile: Tile, scores: Tensor, gradients: Tensor, softmax: T
 
 def add_norm_forward(norm: Norm, *arrays: Tensor) -> None:
     """arrays: x, residual, weight, bias, out, figures"""
-    _call(_library.add_norm_forward, norm, *arrays, _spare(3, norm.width))
+    _call(_library.add_norm_forward, norm, *arrays, _spare(4, norm.width))
 
 
 def add_norm_backward(norm: Norm, *arrays: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ def add_norm_backward(norm: Norm, *arrays: Tensor) -> Tensor:
     Returns the gradients of weight and bias, float32 [2, width].
     """
     sums = _spare(2, norm.width).zero_()
-    _call(_library.add_norm_backward, norm, *arrays, sums, _spare(3, norm.width))
+    _call(_library.add_norm_backward, norm, *arrays, sums, _spare(4, norm.width))
     return sums.sum(0)
 
 

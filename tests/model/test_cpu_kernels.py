@@ -6,7 +6,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from model import cpu_fused_attention
+from model import cpu_tiles
 from model.cpu_fused_attention import FusedAttention
 from model.cpu_kernels import LIBRARY, kernels_suit
 from model.relative_attention import eager_attention, position_table
@@ -35,7 +35,7 @@ def test_dropout_is_that_of_the_definition(tile_bytes: int) -> None:
     q, k, _ = operands(count, count, batch=2, heads=2, d=16)
     table = position_table(16, 20)
     each = torch.eye(count).expand(2, 2, -1, -1)
-    with patch.object(cpu_fused_attention, "TILE_BYTES", tile_bytes):
+    with patch.object(cpu_tiles, "TILE_BYTES", tile_bytes):
         torch.manual_seed(5)
         # All keys alike, and positions that add nothing to the values.
         alike = torch.zeros(2, 2, count, count)
@@ -59,7 +59,7 @@ def test_neither_tiles_nor_threads_change_what_is_dropped() -> None:
     found = []
     for threads, tile_bytes in ((1, 1), (3, 2**18), (2, 2**24)):
         torch.set_num_threads(threads)
-        with patch.object(cpu_fused_attention, "TILE_BYTES", tile_bytes):
+        with patch.object(cpu_tiles, "TILE_BYTES", tile_bytes):
             torch.manual_seed(5)
             table = position_table(16, 20)
             found.append(FusedAttention.apply(q, k, v, table, None, 0.25, 0))
