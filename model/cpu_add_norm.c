@@ -73,7 +73,8 @@ FOR_EACH_CPU static void backward_row(const Norm *n, int64_t row, const void *x,
         along += slope[j] * normal[j];
         level += slope[j];
     }
-    along /= n->width, level /= n->width;
+    along /= n->width;
+    level /= n->width;
     float *restrict dresidual = place(n->bfloat16, dresidual_row, room);
     for (int64_t j = 0; j < n->width; j++)
         dresidual[j] = (slope[j] - normal[j] * along - level) * figures.inverse_deviation;

@@ -91,9 +91,12 @@ INLINE void sum_by_position(const Tile *t, Band b, const float *restrict x, floa
     for (int64_t j = b.high; j < t->keys; j++) last += x[j];
     memset(sums, 0, (t->stride - t->keys) * sizeof(float));
     memcpy(sums + b.low + b.shift, x + b.low, (b.high - b.low) * sizeof(float));
-    first += sums[0], last += sums[b.last];
-    sums[0] = from_bfloat16(to_bfloat16(first)), sums[b.last + 1] = first - sums[0];
-    sums[b.last] = from_bfloat16(to_bfloat16(last)), sums[b.last + 2] = last - sums[b.last];
+    first += sums[0];
+    last += sums[b.last];
+    sums[0] = from_bfloat16(to_bfloat16(first));
+    sums[b.last] = from_bfloat16(to_bfloat16(last));
+    sums[b.last + 1] = first - sums[0];
+    sums[b.last + 2] = last - sums[b.last];
 }
 
 /* x, a row of dots, becomes the scores of its keys. */
