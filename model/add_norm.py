@@ -7,7 +7,8 @@ from .cpu_add_norm import CpuAddNorm
 from .cpu_dropout import Dropout
 from .cpu_kernels import kernels_suit
 from .dropout_rates import byte_tells
-from .plain_linear import is_unobserved, is_untouched
+from .observed import are_ordinary, is_unobserved
+from .plain_linear import is_untouched
 
 try:
     from .triton_add_norm import AddNorm
@@ -30,7 +31,7 @@ def fused(
     """What does it all at once, if anything does."""
     if not _is_plain(norm, dropout, x, residual):
         return None
-    if x.device.type == "cpu" and kernels_suit(x):
+    if kernels_suit(x):
         return CpuAddNorm
     return AddNorm if triton_suits is not None and triton_suits(x) else None
 
@@ -49,4 +50,5 @@ def _is_plain(norm: nn.LayerNorm, dropout: Dropout, x: Tensor, residual: Tensor)
         and x.shape == residual.shape
         and x.numel() > 0
         and x.dtype == residual.dtype == norm.weight.dtype
+        and are_ordinary(x, residual, norm.weight, norm.bias)
     )

@@ -17,8 +17,6 @@ typedef struct {
     float mean, inverse_deviation;
 } Figures;
 
-int64_t norm_bytes(void) { return sizeof(Norm); }
-
 /* sum = dropout(x) + residual of a row; keep is what x is multiplied by, where any is dropped.
  * The rows of x and residual may be read into sum and spare. */
 INLINE void add(const Norm *n, int64_t row, const void *x_row, const void *residual_row,
@@ -41,13 +39,20 @@ FOR_EACH_CPU static void forward_row(const Norm *n, int64_t row, const void *x,
                                      float *spare) {
     float *restrict sum = spare, *restrict out = place(n->bfloat16, out_row, spare + n->width);
     add(n, row, x, residual, sum, spare + n->width, spare + 2 * n->width);
-    float total = 0, squares = 0;
+    float total = 0, rest = 0, squares = 0;
 #pragma omp simd reduction(+ : total)
     for (int64_t j = 0; j < n->width; j++) total += sum[j];
     float mean = total / n->width;
-#pragma omp simd reduction(+ : squares)
-    for (int64_t j = 0; j < n->width; j++) squares += (sum[j] - mean) * (sum[j] - mean);
-    float inverse = 1 / sqrtf(squares / n->width + n->epsilon);
+#pragma omp simd reduction(+ : rest, squares)
+    for (int64_t j = 0; j < n->width; j++) {
+        float deviation = sum[j] - mean;
+        rest += deviation;
+        squares += deviation * deviation;
+    }
+    /* What rounding took from the mean; beside small deviations it counts. */
+    rest /= n->width;
+    mean += rest;
+    float inverse = 1 / sqrtf(fmaxf(squares / n->width - rest * rest, 0) + n->epsilon);
     for (int64_t j = 0; j < n->width; j++)
         out[j] = (sum[j] - mean) * inverse * weight[j] + bias[j];
     write(n->bfloat16, out_row, out, n->width);
@@ -62,7 +67,7 @@ FOR_EACH_CPU static void backward_row(const Norm *n, int64_t row, const void *x,
     float *restrict normal = spare, *restrict keep = spare + n->width;
     float *restrict slope = spare + 2 * n->width, *restrict room = spare + 3 * n->width;
     add(n, row, x, residual, normal, keep, room);
-    const float *restrict grad = read(n->bfloat16, grad_row, room, n->width);
+    const float *grad = read(n->bfloat16, grad_row, room, n->width);
     float along = 0, level = 0;
 #pragma omp simd reduction(+ : along, level)
     for (int64_t j = 0; j < n->width; j++) {

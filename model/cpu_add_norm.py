@@ -33,7 +33,7 @@ class CpuAddNorm(torch.autograd.Function):
         )
         out = torch.empty_like(x)
         figures = x.new_empty(ctx.norm.rows, 2, dtype=torch.float32)
-        add_norm_forward(ctx.norm, x, residual, weight.float(), bias.float(), out, figures)
+        add_norm_forward(ctx.norm, x, residual, _float(weight), _float(bias), out, figures)
         ctx.save_for_backward(x, residual, weight, figures)
         return out
 
@@ -44,7 +44,11 @@ class CpuAddNorm(torch.autograd.Function):
         dresidual = torch.empty_like(residual)
         dx = torch.empty_like(x) if ctx.norm.dropout.below else dresidual
         sums = add_norm_backward(
-            ctx.norm, x, residual, weight.float(), figures, grad.contiguous(), dx, dresidual
+            ctx.norm, x, residual, _float(weight), figures, grad.contiguous(), dx, dresidual
         )
         dweight, dbias = sums.to(weight.dtype)
         return dx, dresidual, dweight, dbias, None, None
+
+
+def _float(x: Tensor) -> Tensor:
+    return x.float().contiguous()

@@ -37,7 +37,7 @@ typedef struct {
     int64_t low, high, shift, last;
 } Band;
 
-int64_t tile_bytes(void) { return sizeof(Tile); }
+const uint32_t nezha_sources = DIGEST;
 
 INLINE int64_t clamp(int64_t x, int64_t least, int64_t most) {
     return x < least ? least : x > most ? most : x;

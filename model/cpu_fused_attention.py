@@ -12,13 +12,22 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .cpu_kernels import Dropout, Tile, attention_backward, attention_forward
+from .cpu_kernels import Dropout, Tile, attention_backward, attention_forward, kernels_suit
 from .cpu_tiles import add_product, flat, sum_dtype, tiles
 from .dropout_rates import new_seed
+from .observed import are_ordinary
+
+
+def fused_attention_suits(
+    q: Tensor, k: Tensor, v: Tensor, table: Tensor, mask: Tensor | None
+) -> bool:
+    """Whether they are FusedAttention's, which keeps the table's two ends apart."""
+    operands = (q, k, v, table) if mask is None else (q, k, v, table, mask)
+    return kernels_suit(q) and are_ordinary(*operands) and len(table) > 1
 
 
 class FusedAttention(torch.autograd.Function):
-    """As TiledAttention, for types that `kernels_suit`; the same formulas."""
+    """As TiledAttention, for operands that `fused_attention_suits`; the same formulas."""
 
     @staticmethod
     def forward(
@@ -33,14 +42,16 @@ class FusedAttention(torch.autograd.Function):
     ) -> Tensor:
         ctx.shape, ctx.dropout, ctx.offset = q.shape, dropout, offset
         ctx.seed = new_seed() if dropout else 0
+        table = _within_reach(table, q.shape[2], k.shape[2], offset)
         q = flat(q)
         keys, values = _over_table(k, table), _over_table(v, table)
         out = torch.empty_like(q)
         softmax = q.new_empty(*q.shape[:2], 2, dtype=torch.float32)
-        for heads, rows, tile in _tiles(ctx, k, table, mask):
-            weights = torch.bmm(q[heads, rows], keys[heads].transpose(1, 2))
-            attention_forward(tile, weights, softmax)
-            out[heads, rows] = torch.bmm(weights, values[heads])
+        with _uncast():
+            for heads, rows, tile in _tiles(ctx, k, table, mask):
+                weights = torch.bmm(q[heads, rows], keys[heads].transpose(1, 2))
+                attention_forward(tile, weights, softmax)
+                out[heads, rows] = torch.bmm(weights, values[heads])
         # Not keys and values, which are longer; to make them again takes little.
         ctx.save_for_backward(q, k, v, table, mask, softmax)
         return out.view(ctx.shape)
@@ -54,15 +65,28 @@ class FusedAttention(torch.autograd.Function):
         count = k.shape[2]
         dtype = sum_dtype(q.dtype, q.shape[1], keys.shape[1] * q.itemsize)
         dk, dv = (q.new_zeros(len(q), count, q.shape[2], dtype=dtype) for _ in range(2))
-        for heads, rows, tile in _tiles(ctx, k, table, mask):
-            weights = torch.bmm(q[heads, rows], keys[heads].transpose(1, 2))
-            ds = torch.bmm(grad[heads, rows], values[heads].transpose(1, 2))
-            attention_backward(tile, weights, ds, softmax)
-            add_product(dv[heads], weights[:, :, :count].transpose(1, 2), grad[heads, rows])
-            add_product(dk[heads], ds[:, :, :count].transpose(1, 2), q[heads, rows])
-            dq[heads, rows] = torch.bmm(ds, keys[heads])
+        with _uncast():
+            for heads, rows, tile in _tiles(ctx, k, table, mask):
+                weights = torch.bmm(q[heads, rows], keys[heads].transpose(1, 2))
+                ds = torch.bmm(grad[heads, rows], values[heads].transpose(1, 2))
+                attention_backward(tile, weights, ds, softmax)
+                add_product(dv[heads], weights[:, :, :count].transpose(1, 2), grad[heads, rows])
+                add_product(dk[heads], ds[:, :, :count].transpose(1, 2), q[heads, rows])
+                dq[heads, rows] = torch.bmm(ds, keys[heads])
         dk, dv = (x.to(k.dtype).view(k.shape) for x in (dk, dv))
         return dq.view(ctx.shape), dk, dv, None, None, None, None
+
+
+def _uncast() -> torch.autocast:
+    """Autocast would make products of another type than the operands'."""
+    return torch.autocast("cpu", enabled=False)
+
+
+def _within_reach(table: Tensor, queries: int, keys: int, offset: int) -> Tensor:
+    """The rows for distances that occur; of short texts most of the table's do not."""
+    clip = len(table) // 2
+    farthest = max(offset + queries - 1, keys - 1 - offset, 1)
+    return table[max(clip - farthest, 0) : clip + farthest + 1]
 
 
 def _over_table(x: Tensor, table: Tensor) -> Tensor:
@@ -100,8 +124,9 @@ def _tiles(
     )
     if mask is not None:
         # The kernels read a row of it at a time.
-        mask = mask.to(k.dtype).expand(batch, heads, queries, k.shape[2])
-        mask = mask if mask.stride(3) == 1 else mask.contiguous()
+        mask = mask.to(k.dtype).expand(*mask.shape[:-1], k.shape[2])
+        mask = mask if mask.stride(-1) == 1 else mask.contiguous()
+        mask = mask.expand(batch, heads, queries, k.shape[2])
         tile.mask = mask.data_ptr()
         tile.mask_text, tile.mask_head, tile.mask_row, _ = mask.stride()
     for some, rows in tiles(batch * heads, queries, stride * k.itemsize):

@@ -6,6 +6,7 @@ Without them, as in an export or where there was no C compiler, torch's operator
 import ctypes
 from importlib.util import find_spec
 from typing import Any
+from warnings import warn
 
 import torch
 from torch import Tensor
@@ -14,6 +15,12 @@ from .dropout_rates import drop_below, keep_scale
 
 LIBRARY = "nezha_cpu_kernels"
 """Not part of a package: jobs run in copies of this folder without what is compiled."""
+
+SOURCES = 0xBF3D1F66
+"""CRC-32 of the C files (setup.py) that this file was written for.
+
+A library of others may expect other arrays.
+"""
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -74,52 +81,121 @@ def _load() -> Any:
         return None
     try:
         library = ctypes.CDLL(spec.origin)
-        sizes = [size() for size in (library.tile_bytes, library.norm_bytes)]
-    except (OSError, AttributeError):  # made for another system, or of another version
+        sources = ctypes.c_uint32.in_dll(library, "nezha_sources").value
+    except (OSError, ValueError) as error:  # made for another system, or before there was a number
+        warn(f"{spec.origin} can not be used, CPUs will be slower: {error}", stacklevel=2)
         return None
-    return library if sizes == [ctypes.sizeof(Tile), ctypes.sizeof(Norm)] else None
+    if sources != SOURCES:
+        warn(
+            f"{spec.origin} belongs to another version of this code and is not used: CPUs will be "
+            "slower. To compile it anew: pip install --no-build-isolation -e .",
+            stacklevel=2,
+        )
+        return None
+    return library
 
 
 _library = _load()
 
 
 def kernels_suit(x: Tensor) -> bool:
-    """Whether there are kernels, and for numbers of this type."""
-    return _library is not None and x.dtype in DTYPES
+    """Whether there are kernels, and for numbers of this type; they have to be `are_ordinary`."""
+    return _library is not None and x.device.type == "cpu" and x.dtype in DTYPES
 
 
 # Arrays are described where the functions are.
 
 
 def attention_forward(tile: Tile, scores: Tensor, softmax: Tensor) -> None:
-    _call(_library.attention_forward, tile, scores, softmax, _spare(3, tile.stride))
+    _call(
+        _library.attention_forward,
+        tile,
+        _address(scores, tile.heads * tile.rows * tile.stride, tile.bfloat16),
+        _address(softmax, (tile.first_head + tile.heads) * tile.queries * 2),
+        spare=3 * tile.stride,
+    )
 
 
 def attention_backward(tile: Tile, scores: Tensor, gradients: Tensor, softmax: Tensor) -> None:
-    spare = _spare(3, tile.stride)
-    _call(_library.attention_backward, tile, scores, gradients, softmax, spare)
+    count = tile.heads * tile.rows * tile.stride
+    _call(
+        _library.attention_backward,
+        tile,
+        _address(scores, count, tile.bfloat16),
+        _address(gradients, count, tile.bfloat16),
+        _address(softmax, (tile.first_head + tile.heads) * tile.queries * 2),
+        spare=3 * tile.stride,
+    )
 
 
-def add_norm_forward(norm: Norm, *arrays: Tensor) -> None:
-    """arrays: x, residual, weight, bias, out, figures"""
-    _call(_library.add_norm_forward, norm, *arrays, _spare(4, norm.width))
+def add_norm_forward(
+    norm: Norm,
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    out: Tensor,
+    figures: Tensor,
+) -> None:
+    count = norm.rows * norm.width
+    _call(
+        _library.add_norm_forward,
+        norm,
+        _address(x, count, norm.bfloat16),
+        _address(residual, count, norm.bfloat16),
+        _address(weight, norm.width),
+        _address(bias, norm.width),
+        _address(out, count, norm.bfloat16),
+        _address(figures, 2 * norm.rows),
+        spare=4 * norm.width,
+    )
 
 
-def add_norm_backward(norm: Norm, *arrays: Tensor) -> Tensor:
-    """arrays: x, residual, weight, figures, grad, dx, dresidual
-
-    Returns the gradients of weight and bias, float32 [2, width].
-    """
-    sums = _spare(2, norm.width).zero_()
-    _call(_library.add_norm_backward, norm, *arrays, sums, _spare(4, norm.width))
+def add_norm_backward(
+    norm: Norm,
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    figures: Tensor,
+    grad: Tensor,
+    dx: Tensor,
+    dresidual: Tensor,
+) -> Tensor:
+    """The gradients of weight and bias, float32 [2, width]; dx and dresidual are filled."""
+    count, threads = norm.rows * norm.width, torch.get_num_threads()
+    sums = torch.zeros(threads, 2, norm.width, dtype=torch.float32, device="cpu")
+    _call(
+        _library.add_norm_backward,
+        norm,
+        _address(x, count, norm.bfloat16),
+        _address(residual, count, norm.bfloat16),
+        _address(weight, norm.width),
+        _address(figures, 2 * norm.rows),
+        _address(grad, count, norm.bfloat16),
+        _address(dx, count, norm.bfloat16),
+        _address(dresidual, count, norm.bfloat16),
+        _address(sums, threads * 2 * norm.width),
+        spare=4 * norm.width,
+    )
     return sums.sum(0)
 
 
-def _spare(rows: int, width: int) -> Tensor:
-    """For each thread so many rows, float32."""
-    return torch.empty(torch.get_num_threads(), rows, width, dtype=torch.float32, device="cpu")
+def _address(x: Tensor, count: int, bfloat16: int = False) -> ctypes.c_void_p:
+    """Where so many numbers lie.
+
+    Raises:
+        ValueError: they do not lie side by side there, and C would write over something else.
+    """
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    if x.dtype != dtype or x.numel() < count or not x.is_contiguous() or x.device.type != "cpu":
+        raise ValueError(f"Expected {count} {dtype} in a row, not {x.dtype} {list(x.shape)}.")
+    return ctypes.c_void_p(x.data_ptr())
 
 
-def _call(function: Any, settings: ctypes.Structure, *arrays: Tensor) -> None:
-    pointers = (ctypes.c_void_p(x.data_ptr()) for x in arrays)
-    function(ctypes.byref(settings), *pointers, torch.get_num_threads())
+def _call(
+    function: Any, settings: ctypes.Structure, *addresses: ctypes.c_void_p, spare: int
+) -> None:
+    """With so many float32 to spare for each thread."""
+    threads = torch.get_num_threads()
+    room = torch.empty(threads * spare, dtype=torch.float32, device="cpu")
+    function(ctypes.byref(settings), *addresses, _address(room, threads * spare), threads)

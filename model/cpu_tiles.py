@@ -22,8 +22,8 @@ def tiles(heads: int, queries: int, row_bytes: int) -> Iterator[tuple[slice, sli
 
 
 def tile_height(queries: int, row_bytes: int) -> int:
-    """Queries of a tile: all if a head's scores fit."""
-    return min(queries, max(TILE_BYTES // row_bytes // ROWS * ROWS, ROWS))
+    """Queries of a tile: all if a head's scores fit, and at least one."""
+    return min(max(queries, 1), max(TILE_BYTES // row_bytes // ROWS * ROWS, ROWS))
 
 
 def sum_dtype(dtype: torch.dtype, queries: int, row_bytes: int) -> torch.dtype:

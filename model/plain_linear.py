@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .observed import is_unobserved
+
 
 def is_plain(*layers: nn.Module) -> bool:
     """Whether they are linear layers whose calls nobody waits for.
@@ -14,15 +16,6 @@ def is_plain(*layers: nn.Module) -> bool:
     return all(
         is_untouched(layer, nn.Linear) and layer.bias is not None for layer in layers
     ) and is_unobserved(str(layers[0].weight.device.type))
-
-
-def is_unobserved(device_type: str) -> bool:
-    """Whether neither autocast nor a recording waits for the calls made there."""
-    return not (
-        torch.is_autocast_enabled(device_type)
-        or torch.compiler.is_exporting()
-        or torch.jit.is_tracing()
-    )
 
 
 def is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:

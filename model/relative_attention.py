@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .cpu_attention import TiledAttention
-from .cpu_fused_attention import FusedAttention
-from .cpu_kernels import kernels_suit
+from .cpu_fused_attention import FusedAttention, fused_attention_suits
 from .dropout_rates import byte_tells
+from .observed import is_recorded
 
 try:
     from .triton_attention import flash_attention, why_not
@@ -111,11 +111,11 @@ def sdpa_attention(
 
     On a CPU that is tile by tile, on a GPU the Triton kernels; both in memory linear in length.
     """
-    # A graph that is recorded has to hold plain operators; one that is compiled may break at ours.
-    if not (torch.jit.is_tracing() or torch.compiler.is_exporting()):
+    if not is_recorded():
         tiled = q.device.type == "cpu" and (not dropout or byte_tells(dropout))
         if tiled and not torch.compiler.is_compiling():
-            function = FusedAttention if kernels_suit(q) else TiledAttention
+            fused = fused_attention_suits(q, k, v, table, mask)
+            function = FusedAttention if fused else TiledAttention
             return function.apply(q, k, v, table.to(q.dtype), mask, dropout, offset)
         if _flash_suits("sdpa", q, dropout):
             return flash_or_eager_attention(q, k, v, table, mask, dropout, offset)

@@ -22,6 +22,7 @@ CODE_FILES = (
     "heads_nezha.py",
     "layers_nezha.py",
     "modeling_nezha.py",
+    "observed.py",
     "plain_linear.py",
     "relative_attention.py",
     "table_factors.py",

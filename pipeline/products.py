@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 
 def quicken_products() -> None:
@@ -16,11 +17,22 @@ def quicken_products() -> None:
     without tile registers (https://docs.pytorch.org/docs/stable/notes/mkldnn.html). What it does
     here is looked at: if products come out rounded, MKL keeps them.
     """
-    if torch.get_float32_matmul_precision() != "highest" or not _is_wide_amd():
+    if _is_chosen() or not _is_wide_amd():
         return
     torch.set_float32_matmul_precision("medium")
     if not _products_are_exact():
         torch.set_float32_matmul_precision("highest")
+
+
+def _is_chosen() -> bool:
+    """Whether somebody set the precision of products, by either of torch's two settings."""
+    try:
+        if torch.get_float32_matmul_precision() != "highest":
+            return True
+    except RuntimeError:  # by the newer one, which torch does not mix with this
+        return True
+    matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    return bool(matmul.fp32_precision != "none")
 
 
 def _is_wide_amd() -> bool:
@@ -32,16 +44,18 @@ def _is_wide_amd() -> bool:
 def _products_are_exact() -> bool:
     """Whether factors of 15 bits, whose sums float32 holds, are multiplied without rounding."""
     depth, value = 256, 1 + 2**-14
-    for rows, columns, batch in ((64, 64, ()), (512, 768, ()), (130, 70, (4,))):
-        x = torch.full((*batch, rows, depth), value)
-        ones = torch.ones(*batch, depth, columns)
+    for rows, columns, batch in ((64, 64, 1), (512, 768, 1), (130, 70, 4)):
+        x = torch.full((batch, rows, depth), value, dtype=torch.float32, device="cpu")
+        ones = torch.ones(batch, depth, columns, dtype=torch.float32, device="cpu")
+        exact = x.new_full((batch, rows, columns), depth * value)
         products = (
             x @ ones,
             x @ ones.mT.contiguous().mT,
             x.mT.contiguous().mT @ ones,
             (ones.mT @ x.mT).mT,
+            torch.zeros_like(exact).baddbmm_(x, ones),
+            F.linear(x, ones[0].mT, torch.zeros_like(exact[0, 0])),
         )
-        exact = torch.full((*batch, rows, columns), depth * value)
         if not all(torch.equal(product, exact) for product in products):
             return False
     return True

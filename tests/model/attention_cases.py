@@ -12,7 +12,7 @@ def attend_by(implementation, *args, **kwargs):
     """`attend`, and as "operators" what "sdpa" is where no kernels are built."""
     if implementation != "operators":
         return attend(implementation, *args, **kwargs)
-    with patch("model.relative_attention.kernels_suit", return_value=False):
+    with patch("model.relative_attention.fused_attention_suits", return_value=False):
         return attend("sdpa", *args, **kwargs)
 
 

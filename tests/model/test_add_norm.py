@@ -87,6 +87,19 @@ def test_dropout(function) -> None:
         torch.testing.assert_close(ours.double(), right.double(), rtol=1e-5, atol=1e-5)
 
 
+@needs_kernels
+@pytest.mark.parametrize("spread", [0.0, 1e-3])
+def test_small_deviations_from_a_large_mean(spread: float) -> None:
+    """No further from the definition than torch: a mean's rounding is not taken for a deviation."""
+    torch.manual_seed(0)
+    x = 7.7 + spread * torch.randn(20, 64)
+    inputs = [x, torch.zeros_like(x), torch.ones(64), torch.zeros(64)]
+    exact = reference(*inputs)
+    found = CpuAddNorm.apply(*inputs, EPS, 0.0)
+    torchs = F.layer_norm(x, (64,), eps=EPS)
+    assert (found - exact).abs().max() <= 2 * (torchs - exact).abs().max() + 1e-6
+
+
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_seeds(function) -> None:
     inputs = operands(function, 4, 64)

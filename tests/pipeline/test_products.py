@@ -1,5 +1,7 @@
 """Products in float32 stay products in float32, whichever library computes them."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -12,10 +14,13 @@ AMD = {"cpu_name": "AMD EPYC", "avx512_f": True, "amx_tile": False}
 
 @pytest.fixture(autouse=True)
 def _undone() -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
+    """Of torch's two settings; the older one sets both."""
+    before = torch.get_float32_matmul_precision(), torch.backends.mkldnn.matmul.fp32_precision
     torch.set_float32_matmul_precision("highest")
+    torch.backends.mkldnn.matmul.fp32_precision = "none"
     yield
-    torch.set_float32_matmul_precision(before)
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.mkldnn.matmul.fp32_precision = before[1]
 
 
 def test_products_are_as_exact_as_before() -> None:
@@ -51,6 +56,37 @@ def test_what_was_chosen_is_left_alone(monkeypatch) -> None:
     torch.set_float32_matmul_precision("high")
     products.quicken_products()
     assert torch.get_float32_matmul_precision() == "high"
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision"), [("mkldnn", "ieee"), ("mkldnn", "tf32"), ("cuda", "tf32")]
+)
+def test_what_was_chosen_the_newer_way_is_left_alone(backend: str, precision: str) -> None:
+    """In a process of its own: torch raises where both ways meet."""
+    code = f"""
+import torch
+from pipeline import products
+torch.cpu.get_capabilities = lambda: {AMD}
+torch.backends.{backend}.matmul.fp32_precision = "{precision}"
+products.quicken_products()
+print(torch.backends.{backend}.matmul.fp32_precision)
+print(torch.backends.mkldnn.matmul.fp32_precision)
+"""
+    found = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert found == [precision, precision if backend == "mkldnn" else "none"]
+
+
+def test_default_type_and_device_do_not_matter(monkeypatch) -> None:
+    """float64 would be exact also where float32 is not."""
+    types = []
+    monkeypatch.setattr(torch, "equal", lambda x, y: types.append((x.dtype, x.device.type)) or True)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            assert products._products_are_exact()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert set(types) == {(torch.float32, "cpu")}
 
 
 def test_rounding_is_noticed(monkeypatch) -> None:

@@ -1,0 +1,36 @@
+"""Who looks on while operators run, and so whether others may do the same work unseen."""
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+
+def is_recorded() -> bool:
+    """Whether what runs is written down as a graph or transformed: that takes torch's operators.
+
+    `torch.compile` is not meant, which breaks its graph where it has to.
+    """
+    return (
+        torch.compiler.is_exporting()
+        or torch.jit.is_tracing()
+        or (not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active())
+    )
+
+
+def is_unobserved(device_type: str) -> bool:
+    """Whether neither autocast nor a recording waits for the calls made there."""
+    return not (torch.is_autocast_enabled(device_type) or is_recorded())
+
+
+def are_ordinary(*tensors: Tensor) -> bool:
+    """Whether all of them are numbers in the memory of one device, for kernels to read.
+
+    Neither subclasses (DTensor) nor fake or meta tensors are, and modes that look at every
+    operator, as `make_fx` does, would miss what kernels do.
+    """
+    device = tensors[0].device
+    return (
+        all(type(x) in (Tensor, nn.Parameter) and x.device == device for x in tensors)
+        and device.type != "meta"
+        and not is_in_torch_dispatch_mode()
+    )
