@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.autograd.graph import increment_version
 
 from .cpu_kernels import Dropout, Tile, attention_backward, attention_forward, kernels_suit
 from .cpu_tiles import add_product, flat, sum_dtype, tiles
@@ -51,6 +52,7 @@ class FusedAttention(torch.autograd.Function):
             for heads, rows, tile in _tiles(ctx, k, table, mask):
                 weights = torch.bmm(q[heads, rows], keys[heads].transpose(1, 2))
                 attention_forward(tile, weights, softmax)
+                increment_version(weights)  # for who keeps what an operator returned
                 out[heads, rows] = torch.bmm(weights, values[heads])
         # Not keys and values, which are longer; to make them again takes little.
         ctx.save_for_backward(q, k, v, table, mask, softmax)
@@ -70,6 +72,7 @@ class FusedAttention(torch.autograd.Function):
                 weights = torch.bmm(q[heads, rows], keys[heads].transpose(1, 2))
                 ds = torch.bmm(grad[heads, rows], values[heads].transpose(1, 2))
                 attention_backward(tile, weights, ds, softmax)
+                increment_version((weights, ds))
                 add_product(dv[heads], weights[:, :, :count].transpose(1, 2), grad[heads, rows])
                 add_product(dk[heads], ds[:, :, :count].transpose(1, 2), q[heads, rows])
                 dq[heads, rows] = torch.bmm(ds, keys[heads])

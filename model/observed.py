@@ -2,7 +2,10 @@
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+from torch._C import _TorchDispatchModeKey as Mode
+from torch.autograd import forward_ad
+
+RECORDING = (Mode.FAKE, Mode.PROXY, Mode.FUNCTIONAL)
 
 
 def is_recorded() -> bool:
@@ -13,8 +16,12 @@ def is_recorded() -> bool:
     return (
         torch.compiler.is_exporting()
         or torch.jit.is_tracing()
-        or (not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active())
+        or (not torch.compiler.is_compiling() and _is_transformed())
     )
+
+
+def _is_transformed() -> bool:
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def is_unobserved(device_type: str) -> bool:
@@ -25,12 +32,13 @@ def is_unobserved(device_type: str) -> bool:
 def are_ordinary(*tensors: Tensor) -> bool:
     """Whether all of them are numbers in the memory of one device, for kernels to read.
 
-    Neither subclasses (DTensor) nor fake or meta tensors are, and modes that look at every
-    operator, as `make_fx` does, would miss what kernels do.
+    Neither subclasses (DTensor) nor fake or meta tensors are, and modes that record operators, as
+    `make_fx` does, would miss what kernels do. Modes that only look on, as for counting, change
+    nothing: they may be there in a forward pass and not in its recomputation.
     """
     device = tensors[0].device
     return (
         all(type(x) in (Tensor, nn.Parameter) and x.device == device for x in tensors)
         and device.type != "meta"
-        and not is_in_torch_dispatch_mode()
+        and not any(torch._C._get_dispatch_mode(mode) is not None for mode in RECORDING)
     )

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from pipeline.config_file import dump_yaml, load_config
+from tests.benchmarks import gpu
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,3 +47,15 @@ def test_dockerfile_copies_what_exists_and_pins_ray():
     )
     base = next(line for line in lines if line.startswith("FROM"))
     assert f"rayproject/ray:{pins['ray']}-" in base
+
+
+def test_what_is_measured_on_gpus_exists(tmp_path):
+    """The command runs where it cannot be tried before."""
+    named = {
+        word
+        for command in gpu.commands(tmp_path).values()
+        for word in [*command, command[1].replace(".", "/") + ".py"]
+        if word.startswith("tests/") and word.endswith(".py")
+    }
+    assert set(gpu.KERNEL_TESTS) < named
+    assert all((ROOT / name).exists() for name in named)

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.tracking import Tracker
-
 FILE = "metrics.jsonl"
 RATIO = "trust_ratio/"
 
@@ -44,11 +42,15 @@ class Recorder:
         self, rank: int, folder: Path, step: int, tracking: tuple[str, str] | None
     ) -> None:
         self._folder = folder if rank == 0 else None
-        self._tracker = None
+        self._tracker: Any = None
         if self._folder:
             self._folder.mkdir(parents=True, exist_ok=True)
             rewind(self._folder, step)
-            self._tracker = Tracker(*tracking) if tracking else None
+            if tracking:
+                # Without it, as on one machine, MLflow need not be there.
+                from pipeline.tracking import Tracker
+
+                self._tracker = Tracker(*tracking)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         if self._folder:

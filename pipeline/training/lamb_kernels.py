@@ -108,9 +108,9 @@ class Grid:
                     rows.append((number, offset + start, size, parameters + index))
             parameters += len(member.cut.flat.names)
         rows.sort(key=lambda row: row[3])
-        self.chunks = upload(torch.tensor(rows, dtype=torch.int64), device)
+        self.chunks = upload(torch.tensor(rows, dtype=torch.int64, device="cpu"), device)
         """[chunks, 4] int64: tensor, first element in it, elements, parameter; by parameter"""
-        owners = torch.tensor([row[3] for row in rows], dtype=torch.int64)
+        owners = torch.tensor([row[3] for row in rows], dtype=torch.int64, device="cpu")
         counts = torch.bincount(owners, minlength=parameters)
         self.bounds = upload(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), device)
         """[parameters + 1] int64"""
@@ -123,7 +123,9 @@ class Grid:
         found = [tensor.data_ptr() for member in members for tensor in whole_columns(member)]
         if found != self._known:
             self._known = found
-            self._addresses = upload(torch.tensor(found, dtype=torch.int64), self.sums.device)
+            self._addresses = upload(
+                torch.tensor(found, dtype=torch.int64, device="cpu"), self.sums.device
+            )
         return self._addresses
 
 

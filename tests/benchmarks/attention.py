@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ def contenders(device: str) -> list[str]:
 def worker(chosen: argparse.Namespace) -> None:
     """Print median seconds of forward and backward, and the peak of memory in bytes, as JSON."""
     import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
 
     sys.path.insert(0, str(Path(__file__).parents[2]))
     from model.relative_attention import attend, position_table
@@ -46,10 +48,13 @@ def worker(chosen: argparse.Namespace) -> None:
     made = [torch.randn(shape, device=device).to(dtype) for _ in range(4)]
     q, k, v, gradient = (x.transpose(1, 2).requires_grad_() for x in made)
     table = position_table(WIDTH, CLIP).to(device, dtype)
+    # Left alone, torch may take cuDNN's on a GPU; flash attention knows no float32.
+    flash = cuda and dtype != torch.float32
 
     def forward() -> Any:
         if name == WITHOUT_POSITIONS:
-            return torch.nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=rate)
+            with sdpa_kernel(SDPBackend.FLASH_ATTENTION) if flash else nullcontext():
+                return torch.nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=rate)
         return attend(name, q, k, v, table, dropout=rate)[0]
 
     def now() -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 KERNEL_TESTS = [
     "tests/model/test_triton_attention.py",
-    "tests/model/test_triton_add_norm.py",
+    "tests/model/test_add_norm.py",
     "tests/pipeline/training/test_lamb_kernels.py",
 ]
 SHAPES = ["64x128", "16x512"]

@@ -215,7 +215,6 @@ def measure(arguments: argparse.Namespace, batch: int, length: int) -> list[dict
             [python, __file__, "--worker", name, *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             text=True,
         )
         for name, python in pythons.items()
@@ -225,7 +224,10 @@ def measure(arguments: argparse.Namespace, batch: int, length: int) -> list[dict
         for name, process in processes.items():
             process.stdin.write("\n")
             process.stdin.flush()
-            times[name].append(float(process.stdout.readline()))
+            line = process.stdout.readline()
+            if not line:
+                raise SystemExit(f"{name} ended; what it said stands above")
+            times[name].append(float(line))
     result = []
     for name, process in processes.items():
         peak, held = map(float, process.communicate()[0].split())

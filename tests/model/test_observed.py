@@ -1,11 +1,15 @@
 """What looks at operators sees those of torch, and what it computes from them is right."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing._internal.two_tensor import TwoTensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from model.add_norm import fused
 from model.cpu_dropout import Dropout
@@ -95,3 +99,33 @@ def test_what_is_recorded() -> None:
     torch.vmap(look)(torch.ones(3))
     torch.jit.trace(look, torch.ones(3), check_trace=False)
     assert seen == [False, True, True]
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("part", ["forward", "backward"])
+def test_who_only_counts_changes_nothing(reentrant: bool, part: str) -> None:
+    """Seen in one of a layer's two forward passes: both have to drop the same."""
+    net = build(hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2).train()
+
+    def gradient(counted: str) -> torch.Tensor:
+        net.zero_grad()
+        torch.manual_seed(3)
+        with FlopCounterMode(display=False) if counted == "forward" else nullcontext():
+            loss = net(ids(2, 9)).last_hidden_state.square().sum()
+        with FlopCounterMode(display=False) if counted == "backward" else nullcontext():
+            loss.backward()
+        return net.encoder.layer[0].attention.self.query.weight.grad.clone()
+
+    expected = gradient("")
+    net.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    torch.testing.assert_close(gradient(part), expected, **CLOSE)
+
+
+@NETWORKS
+def test_dual_numbers(attention: str) -> None:
+    net, x, direction = encoder(attention), embedded(0, 2, 9), embedded(1, 2, 9)
+    with torch.no_grad():
+        _, expected = torch.func.jvp(net, (x,), (direction,))
+        with forward_ad.dual_level():
+            found = forward_ad.unpack_dual(net(forward_ad.make_dual(x, direction))).tangent
+    torch.testing.assert_close(found, expected, **CLOSE)

@@ -23,9 +23,14 @@ SHAPES = [(7, 5), (11,), (3, 4, 2), (1, 1), (9,)]
 
 def weights_and_gradients(steps, dtype=torch.float32, scale=1.0):
     generator = torch.Generator().manual_seed(3)
-    weights = [torch.randn(shape, generator=generator, dtype=dtype) for shape in SHAPES]
+    weights = [
+        torch.randn(shape, generator=generator, dtype=dtype, device="cpu") for shape in SHAPES
+    ]
     gradients = [
-        [scale * torch.randn(shape, generator=generator, dtype=dtype) for shape in SHAPES]
+        [
+            scale * torch.randn(shape, generator=generator, dtype=dtype, device="cpu")
+            for shape in SHAPES
+        ]
         for _ in range(steps)
     ]
     return weights, gradients
