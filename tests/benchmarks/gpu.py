@@ -3,8 +3,9 @@
     python -m tests.benchmarks.gpu FOLDER
 
 Kernel tests first, then attention, a step, LAMB and the whole loop; tables are printed, figures
-go to FOLDER as JSON. It needs torch, Triton, transformers, numpy, pyarrow, pydantic, pytest and
-hypothesis, and the loop DeepSpeed as well. What fails is named at the end, the rest goes on.
+go to FOLDER as JSON. It needs torch, Triton, transformers, numpy, pyarrow, pydantic, pyyaml, rich,
+fsspec, xxhash, pytest and hypothesis, and the loop DeepSpeed as well. What fails is named at the
+end, the rest goes on.
 """
 
 import argparse
