@@ -29,14 +29,14 @@ def fused(
     norm: nn.LayerNorm, dropout: Dropout, x: Tensor, residual: Tensor
 ) -> type[torch.autograd.Function] | None:
     """What does it all at once, if anything does."""
-    if not _is_plain(norm, dropout, x, residual):
+    if not _may_be_skipped(norm, dropout, x, residual):
         return None
     if kernels_suit(x):
         return CpuAddNorm
     return AddNorm if triton_suits is not None and triton_suits(x) else None
 
 
-def _is_plain(norm: nn.LayerNorm, dropout: Dropout, x: Tensor, residual: Tensor) -> bool:
+def _may_be_skipped(norm: nn.LayerNorm, dropout: Dropout, x: Tensor, residual: Tensor) -> bool:
     """Whether nothing would be missed if the two modules were not called."""
     return (
         not torch.compiler.is_compiling()

@@ -107,22 +107,19 @@ def kernels_suit(x: Tensor) -> bool:
 
 
 def attention_forward(tile: Tile, scores: Tensor, softmax: Tensor) -> None:
-    _call(
-        _library.attention_forward,
-        tile,
-        _address(scores, tile.heads * tile.rows * tile.stride, tile.bfloat16),
-        _address(softmax, (tile.first_head + tile.heads) * tile.queries * 2),
-        spare=3 * tile.stride,
-    )
+    _attend(_library.attention_forward, tile, softmax, scores)
 
 
 def attention_backward(tile: Tile, scores: Tensor, gradients: Tensor, softmax: Tensor) -> None:
+    _attend(_library.attention_backward, tile, softmax, scores, gradients)
+
+
+def _attend(function: Any, tile: Tile, softmax: Tensor, *rows: Tensor) -> None:
     count = tile.heads * tile.rows * tile.stride
     _call(
-        _library.attention_backward,
+        function,
         tile,
-        _address(scores, count, tile.bfloat16),
-        _address(gradients, count, tile.bfloat16),
+        *(_address(x, count, tile.bfloat16) for x in rows),
         _address(softmax, (tile.first_head + tile.heads) * tile.queries * 2),
         spare=3 * tile.stride,
     )
@@ -137,15 +134,13 @@ def add_norm_forward(
     out: Tensor,
     figures: Tensor,
 ) -> None:
-    count = norm.rows * norm.width
     _call(
         _library.add_norm_forward,
         norm,
-        _address(x, count, norm.bfloat16),
-        _address(residual, count, norm.bfloat16),
+        *_rows(norm, x, residual),
         _address(weight, norm.width),
         _address(bias, norm.width),
-        _address(out, count, norm.bfloat16),
+        *_rows(norm, out),
         _address(figures, 2 * norm.rows),
         spare=4 * norm.width,
     )
@@ -162,22 +157,24 @@ def add_norm_backward(
     dresidual: Tensor,
 ) -> Tensor:
     """The gradients of weight and bias, float32 [2, width]; dx and dresidual are filled."""
-    count, threads = norm.rows * norm.width, torch.get_num_threads()
+    threads = torch.get_num_threads()
     sums = torch.zeros(threads, 2, norm.width, dtype=torch.float32, device="cpu")
     _call(
         _library.add_norm_backward,
         norm,
-        _address(x, count, norm.bfloat16),
-        _address(residual, count, norm.bfloat16),
+        *_rows(norm, x, residual),
         _address(weight, norm.width),
         _address(figures, 2 * norm.rows),
-        _address(grad, count, norm.bfloat16),
-        _address(dx, count, norm.bfloat16),
-        _address(dresidual, count, norm.bfloat16),
+        *_rows(norm, grad, dx, dresidual),
         _address(sums, threads * 2 * norm.width),
         spare=4 * norm.width,
     )
     return sums.sum(0)
+
+
+def _rows(norm: Norm, *arrays: Tensor) -> list[ctypes.c_void_p]:
+    """Arrays of all rows."""
+    return [_address(x, norm.rows * norm.width, norm.bfloat16) for x in arrays]
 
 
 def _address(x: Tensor, count: int, bfloat16: int = False) -> ctypes.c_void_p:

@@ -6,6 +6,7 @@ from torch._C import _TorchDispatchModeKey as Mode
 from torch.autograd import forward_ad
 
 RECORDING = (Mode.FAKE, Mode.PROXY, Mode.FUNCTIONAL)
+"""Modes under which an operator is written down or only its shapes are computed."""
 
 
 def is_recorded() -> bool:
