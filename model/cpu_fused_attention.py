@@ -52,7 +52,8 @@ class FusedAttention(torch.autograd.Function):
             for heads, rows, tile in _tiles(ctx, k, table, mask):
                 weights = torch.bmm(q[heads, rows], keys[heads].transpose(1, 2))
                 attention_forward(tile, weights, softmax)
-                increment_version(weights)  # for who keeps what an operator returned
+                # Selective checkpointing may have kept what `bmm` returned, and has to notice.
+                increment_version(weights)
                 out[heads, rows] = torch.bmm(weights, values[heads])
         # Not keys and values, which are longer; to make them again takes little.
         ctx.save_for_backward(q, k, v, table, mask, softmax)
