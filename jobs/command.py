@@ -13,9 +13,9 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import Config
-from pipeline.config_file import dump_yaml, load_config
 from pipeline.errors import NezhaError
+from pipeline.settings.config import Config
+from pipeline.settings.config_file import dump_yaml, load_config
 
 # Progress bars and notices of libraries would drown ours; what goes wrong is raised anyway. They
 # read this when they are imported, which a verb does after this module.

@@ -10,13 +10,13 @@ import torch
 from rich.console import Console
 
 from jobs.command import Verb, main, table
-from pipeline.config import Config
-from pipeline.corpus.shards import read_manifest
+from pipeline.corpus.shards.format import read_manifest
 from pipeline.errors import CheckpointError
 from pipeline.feed.batches import heldout
 from pipeline.paths import RunPaths
 from pipeline.products import quicken_products
-from pipeline.training import checkpoint
+from pipeline.settings.config import Config
+from pipeline.training.checkpoints import checkpoint
 from pipeline.training.evaluation import LENGTHS, evaluate
 from pipeline.training.network import build_network, network_config
 from pipeline.training.objective import PretrainingObjective

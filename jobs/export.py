@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from jobs.command import Verb, main, table
-from pipeline import road
-from pipeline.config import Config
+from pipeline import stages as road
 from pipeline.paths import RunPaths
-from pipeline.training import checkpoint
+from pipeline.settings.config import Config
+from pipeline.training.checkpoints import checkpoint
 
 
 def plan(config: Config) -> Mapping[str, object]:

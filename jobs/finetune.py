@@ -9,11 +9,11 @@ from pathlib import Path
 from rich.console import Console
 
 from jobs.command import Verb, main, table
-from pipeline import tracking
-from pipeline.config import Config
 from pipeline.finetuning.finetune import FinetuneResult, check, finetune
 from pipeline.finetuning.network import RESULTS
 from pipeline.paths import RunPaths
+from pipeline.settings.config import Config
+from pipeline.tracking import runs as tracking
 
 
 def plan(config: Config) -> Mapping[str, object]:

@@ -11,11 +11,11 @@ from pathlib import Path
 from rich.console import Console
 
 from jobs.command import Verb, main
-from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.finetuning.network import read_results
 from pipeline.finetuning.predict import predict
 from pipeline.finetuning.tasks import read_lines
+from pipeline.settings.config import Config
 
 
 def plan(config: Config) -> Mapping[str, object]:

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from jobs.command import Verb, main, table
-from pipeline import road, sample
-from pipeline.config import Config
-from pipeline.corpus import prepare, shards
+from pipeline import sample
+from pipeline import stages as road
+from pipeline.corpus import prepare
+from pipeline.corpus.shards import format as shards
 from pipeline.paths import RunPaths
+from pipeline.settings.config import Config
 
 
 def plan(config: Config) -> Mapping[str, object]:

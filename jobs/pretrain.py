@@ -7,9 +7,10 @@ import sys
 from rich.console import Console
 
 from jobs.command import Verb, main, table
-from pipeline import plans, road
-from pipeline.config import Config
+from pipeline import preflight as plans
+from pipeline import stages as road
 from pipeline.paths import RunPaths
+from pipeline.settings.config import Config
 
 
 def execute(config: Config, console: Console) -> None:

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from jobs.command import Verb, main, table
-from pipeline.config import Config
-from pipeline.corpus import preview, report
-from pipeline.corpus.shard_folder import flat_pairs
+from pipeline.corpus.shards import preview, report
+from pipeline.corpus.shards.reader import flat_pairs
 from pipeline.feed.batches import open_folder, split_weights
 from pipeline.paths import RunPaths
+from pipeline.settings.config import Config
 
 
 def plan(config: Config) -> Mapping[str, object]:

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from jobs.command import Verb, main, table
 from pipeline import sample
-from pipeline.config import Config
 from pipeline.paths import RunPaths
+from pipeline.settings.config import Config
 
 
 def plan(config: Config) -> Mapping[str, object]:

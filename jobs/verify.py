@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from jobs.command import Verb, main, table
-from pipeline.config import Config
-from pipeline.corpus.shards import MANIFEST
-from pipeline.corpus.verify import verify
+from pipeline.corpus.shards.format import MANIFEST
+from pipeline.corpus.shards.verify import verify
 from pipeline.errors import ShardError
 from pipeline.feed.batches import split_weights
 from pipeline.paths import RunPaths
+from pipeline.settings.config import Config
 
 
 def plan(config: Config) -> Mapping[str, object]:

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from jobs.command import Verb, main
-from pipeline import road, sample
-from pipeline.config import Config
-from pipeline.corpus import wordpiece
+from pipeline import sample
+from pipeline import stages as road
+from pipeline.corpus.samples import vocabulary as wordpiece
 from pipeline.paths import RunPaths
+from pipeline.settings.config import Config
 
 
 def plan(config: Config) -> Mapping[str, object]:

@@ -11,10 +11,10 @@ from transformers import PreTrainedTokenizerFast
 
 from model import NezhaForPreTraining
 from model.remote_code import write_remote_code
-from pipeline.config import Config
-from pipeline.corpus.wordpiece import build_tokenizer, read_vocabulary, vocabulary_sha256
+from pipeline.corpus.samples.vocabulary import build_tokenizer, read_vocabulary, vocabulary_sha256
 from pipeline.errors import ExportError, VocabularyError
-from pipeline.training import checkpoint
+from pipeline.settings.config import Config
+from pipeline.training.checkpoints import checkpoint
 from pipeline.training.network import network_config
 
 LINEAGE = "training.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.config import Config
+from pipeline.settings.config import Config
 
 
 class RunPaths(NamedTuple):

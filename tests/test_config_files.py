@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config_file import dump_yaml, load_config
+from pipeline.settings.config_file import dump_yaml, load_config
 from tests.benchmarks import gpu
 
 ROOT = Path(__file__).parent.parent

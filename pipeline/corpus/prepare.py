@@ -17,22 +17,20 @@ from typing import NamedTuple
 
 import tokenizers
 
-from pipeline.config import CorpusSettings
-from pipeline.corpus import dedup, results, shards, wordpiece
-from pipeline.corpus.progress import Progress
-from pipeline.corpus.results import Done, Result
-from pipeline.corpus.segmentation import load_segmenter
-from pipeline.corpus.shards import Manifest
-from pipeline.corpus.sources import (
-    Source,
-    Unit,
-    list_sources,
-    plan_units,
-)
-from pipeline.corpus.storage import filesystem, write_whole
-from pipeline.corpus.streaming import run_on_cluster, spread_on_cluster
-from pipeline.corpus.units import Job, make_shard, run_unit, sign_chunk
+from pipeline.corpus.dedup import clusters as dedup
+from pipeline.corpus.run import ledger as results
+from pipeline.corpus.run.ledger import Done, Result
+from pipeline.corpus.run.progress import Progress
+from pipeline.corpus.run.ray_data import run_on_cluster, spread_on_cluster
+from pipeline.corpus.run.units import Job, make_shard, run_unit, sign_chunk
+from pipeline.corpus.samples import vocabulary as wordpiece
+from pipeline.corpus.samples.segmentation import load_segmenter
+from pipeline.corpus.shards import format as shards
+from pipeline.corpus.shards.format import Manifest
+from pipeline.corpus.text.sources import Source, Unit, list_sources, plan_units
 from pipeline.errors import CorpusError, ShardError
+from pipeline.settings.config import CorpusSettings
+from pipeline.storage import filesystem, write_whole
 
 FORMAT = 1
 """Raised when the same text and settings would give other shards."""

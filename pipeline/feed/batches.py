@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.allocator import keep_freed_memory
-from pipeline.config import MaskingSettings
 from pipeline.corpus.columns import offsets_of
-from pipeline.corpus.masking import Maskable, sample_keys, whole_word_masks
-from pipeline.corpus.shard_folder import ShardFolder, flat_pairs
-from pipeline.corpus.shards import SCHEMA_VERSION
+from pipeline.corpus.samples.masks import Maskable, sample_keys, whole_word_masks
+from pipeline.corpus.shards.format import SCHEMA_VERSION
+from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
+from pipeline.cpu import keep_freed_memory
 from pipeline.errors import CheckpointError, ShardError
 from pipeline.feed.cache import ShardCache
 from pipeline.feed.collate import (
@@ -32,6 +31,7 @@ from pipeline.feed.collate import (
     unscored,
 )
 from pipeline.feed.order import positions_of, quotas, sample_at, source_at
+from pipeline.settings.config import MaskingSettings
 
 __all__ = [
     "Batch",

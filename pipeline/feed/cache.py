@@ -12,9 +12,9 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.corpus.shards import ShardInfo
-from pipeline.corpus.storage import filesystem
+from pipeline.corpus.shards.format import ShardInfo
 from pipeline.errors import ShardError
+from pipeline.storage import filesystem
 
 _ATTEMPTS = 3
 _PIECE = 1 << 20

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.columns import ranges
-from pipeline.corpus.pairs import NO_LABEL
 from pipeline.corpus.records import Masks
-from pipeline.corpus.shard_folder import Rows
+from pipeline.corpus.samples.pairs import NO_LABEL
+from pipeline.corpus.shards.reader import Rows
 
 IGNORED = -100
 """Label of what the loss leaves out (torch's cross entropy)."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.corpus.shard_folder import ShardFolder
+from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.feed.batches import Batch
 
 BLOCK = 8192

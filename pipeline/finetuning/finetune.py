@@ -18,13 +18,13 @@ import fsspec
 import torch
 from torch import nn
 
-from pipeline.config import FinetuneSettings
 from pipeline.errors import ConfigError, ExportError, TaskError, TrainingError
 from pipeline.finetuning import network as networks
 from pipeline.finetuning import tasks
 from pipeline.finetuning.kinds import KINDS, Answer, Kind, Setup
 from pipeline.finetuning.network import Progress
 from pipeline.finetuning.rows import Row, collate, training_batches
+from pipeline.settings.config import FinetuneSettings
 
 WARMUP = 0.1
 CLIP = 1.0

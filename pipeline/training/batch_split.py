@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pipeline.config import Config
 from pipeline.errors import ConfigError
+from pipeline.settings.config import Config
 
 
 class Split(NamedTuple):

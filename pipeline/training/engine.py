@@ -11,11 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipeline.config import Config
 from pipeline.errors import ConfigError
-from pipeline.training import lamb
+from pipeline.settings.config import Config
 from pipeline.training.batch_split import Split
-from pipeline.training.fragments import Flat, locate
+from pipeline.training.lamb import optimizer as lamb
+from pipeline.training.lamb.fragments import Flat, locate
 
 logger = logging.getLogger(__name__)
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -15,19 +15,21 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from pipeline.config import Config
-from pipeline.config_file import dump_yaml
-from pipeline.corpus.shards import MANIFEST
+from pipeline.corpus.shards.format import MANIFEST
 from pipeline.errors import TrainingError
 from pipeline.feed import batches as feeds
 from pipeline.feed.batches import Batch
 from pipeline.feed.cache import ShardCache
 from pipeline.paths import RunPaths
 from pipeline.products import quicken_products
-from pipeline.training import batch_split, checkpoint, engine, flops, history
-from pipeline.training.dynamics import dynamics
+from pipeline.settings.config import Config
+from pipeline.settings.config_file import dump_yaml
+from pipeline.training import batch_split, engine
+from pipeline.training.checkpoints import checkpoint
 from pipeline.training.evaluation import evaluate
-from pipeline.training.meters import Clock, Window
+from pipeline.training.measure import flops, history
+from pipeline.training.measure.dynamics import dynamics
+from pipeline.training.measure.meters import Clock, Window
 from pipeline.training.network import build_network, network_config
 from pipeline.training.objective import STATISTICS, PretrainingObjective, to_device
 from pipeline.training.schedule import learning_rate

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from model import NezhaConfig, NezhaForPreTraining
-from pipeline.config import ModelSettings
 from pipeline.errors import ConfigError
+from pipeline.settings.config import ModelSettings
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 4},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pipeline.config import OptimSettings
+from pipeline.settings.config import OptimSettings
 
 
 def warmup_steps(total_steps: int, settings: OptimSettings) -> int:

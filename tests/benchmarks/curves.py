@@ -20,10 +20,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import Config
-from pipeline.config_file import load_config
 from pipeline.paths import RunPaths
-from pipeline.training import checkpoint
+from pipeline.settings.config import Config
+from pipeline.settings.config_file import load_config
+from pipeline.training.checkpoints import checkpoint
 from tests.pipeline.training import spawn, worlds
 
 TARGET = 1e-4

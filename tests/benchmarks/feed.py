@@ -20,16 +20,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import MaskingSettings, PairSettings
 from pipeline.corpus.columns import offsets_of
-from pipeline.corpus.masking import Maskable, sample_keys, whole_word_masks
-from pipeline.corpus.pairs import build_pairs
 from pipeline.corpus.records import Masks, Sentences
-from pipeline.corpus.shard_folder import ShardFolder, flat_pairs
-from pipeline.corpus.shards import Manifest, write_manifest, write_shard
+from pipeline.corpus.samples.masks import Maskable, sample_keys, whole_word_masks
+from pipeline.corpus.samples.pairs import build_pairs
+from pipeline.corpus.shards.format import Manifest, write_manifest, write_shard
+from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
 from pipeline.feed.batches import Feed, pack
 from pipeline.feed.collate import collate
 from pipeline.feed.order import sample_at
+from pipeline.settings.config import MaskingSettings, PairSettings
 
 BATCH, LENGTH, ROUNDS, STEPS = 256, 128, 9, 60
 DYNAMIC = MaskingSettings(mode="dynamic")

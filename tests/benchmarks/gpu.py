@@ -16,7 +16,7 @@ from pathlib import Path
 KERNEL_TESTS = [
     "tests/model/test_triton_attention.py",
     "tests/model/test_add_norm.py",
-    "tests/pipeline/training/test_lamb_kernels.py",
+    "tests/pipeline/training/lamb/test_kernels.py",
 ]
 SHAPES = ["64x128", "16x512"]
 TILES = ["context=64,64,4,3", "keys=128,64,8,2", "queries=64,64,4,2"]

@@ -21,9 +21,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipeline.config import Config, ModelSettings
-from pipeline.training import batch_split, lamb, lamb_steps
+from pipeline.settings.config import Config, ModelSettings
+from pipeline.training import batch_split
 from pipeline.training import engine as engines
+from pipeline.training.lamb import optimizer as lamb
+from pipeline.training.lamb import steps as lamb_steps
 from pipeline.training.network import build_network, network_config
 
 

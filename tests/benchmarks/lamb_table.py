@@ -25,11 +25,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from pipeline.config import Config
-from pipeline.training import batch_split, lamb
+from pipeline.settings.config import Config
+from pipeline.training import batch_split
 from pipeline.training import engine as engines
+from pipeline.training.lamb import optimizer as lamb
 from tests.pipeline.training import networks, spawn
-from tests.pipeline.training.reference_lamb import ReferenceLamb
+from tests.pipeline.training.lamb.reference_lamb import ReferenceLamb
 
 SAMPLES = 16
 """Of a global batch: what 4 workers with 4 accumulation steps need."""

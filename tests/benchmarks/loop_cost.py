@@ -28,11 +28,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import tracking
-from pipeline.config import Config, OptimSettings
-from pipeline.config_file import load_config
 from pipeline.paths import RunPaths
-from pipeline.training import driver, engine, lamb, loop
+from pipeline.settings.config import Config, OptimSettings
+from pipeline.settings.config_file import load_config
+from pipeline.tracking import runs as tracking
+from pipeline.training import engine, loop
+from pipeline.training.lamb import optimizer as lamb
+from pipeline.training.launch import ray_train as driver
 from pipeline.training.network import build_network, network_config
 from pipeline.training.objective import PretrainingObjective, to_device
 

@@ -26,13 +26,13 @@ from pathlib import Path
 import psutil
 import ray
 
-from pipeline.config import CorpusSettings
 from pipeline.corpus import prepare
-from pipeline.corpus.parsing import documents
-from pipeline.corpus.reading import Chunk, read_unit
-from pipeline.corpus.results import Result
-from pipeline.corpus.sources import list_sources, plan_units
-from pipeline.corpus.units import Job, make_shard
+from pipeline.corpus.run.ledger import Result
+from pipeline.corpus.run.units import Job, make_shard
+from pipeline.corpus.text.parsing import documents
+from pipeline.corpus.text.reading import Chunk, read_unit
+from pipeline.corpus.text.sources import list_sources, plan_units
+from pipeline.settings.config import CorpusSettings
 from tests.benchmarks import prepare_peers
 
 

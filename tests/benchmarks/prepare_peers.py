@@ -16,7 +16,7 @@ from types import ModuleType, SimpleNamespace
 
 import jieba
 
-from pipeline.corpus.sentences import sentence_ends
+from pipeline.corpus.samples.sentences import sentence_ends
 
 LENGTH = 128
 

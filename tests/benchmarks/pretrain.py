@@ -5,7 +5,7 @@
 
 One process on one device (every GPU of a node: start it with torchrun). The corpus is made up,
 with the lengths of Chinese prose and the vocabulary's 21,128 tokens; --shards reads a prepared
-one. What is counted are real tokens; see pipeline/training/flops.py for MFU.
+one. What is counted are real tokens; see pipeline/training/measure/flops.py for MFU.
 """
 
 import argparse
@@ -20,13 +20,14 @@ import torch
 from rich.console import Console
 
 from jobs.command import table
-from pipeline.config import MaskingSettings, PairSettings
-from pipeline.config_file import load_config
-from pipeline.corpus.masking import sample_keys, whole_word_masks
-from pipeline.corpus.pairs import build_pairs
-from pipeline.corpus.shards import Manifest, write_manifest, write_shard
+from pipeline.corpus.samples.masks import sample_keys, whole_word_masks
+from pipeline.corpus.samples.pairs import build_pairs
+from pipeline.corpus.shards.format import Manifest, write_manifest, write_shard
 from pipeline.paths import RunPaths
-from pipeline.training import alone, history
+from pipeline.settings.config import MaskingSettings, PairSettings
+from pipeline.settings.config_file import load_config
+from pipeline.training.launch import torchrun as alone
+from pipeline.training.measure import history
 from tests.benchmarks.feed import SPECIAL_IDS, VOCABULARY, prose
 
 

@@ -12,7 +12,7 @@ On a machine that others use, --cpu-time counts the CPU seconds of a single thre
 
 Utilisation: the floating-point operations that the step needs (6 a weight and token; attention
 12·B·S²·H a layer; the LM head for masked tokens only; no position term, nothing recomputed;
-pipeline/training/flops.py)
+pipeline/training/measure/flops.py)
 over the median time, divided by the rate of the layers' matrix products alone in the same run:
 as our processes compute them (pipeline/products.py), and as torch does by itself.
 """
@@ -112,7 +112,7 @@ def _ours(batch: int, length: int, dtype: Any, device: str) -> Callable[[], None
     import torch
 
     from model import NezhaConfig, NezhaForPreTraining
-    from pipeline.allocator import keep_freed_memory
+    from pipeline.cpu import keep_freed_memory
     from pipeline.training.objective import Inputs, PretrainingObjective
 
     _imports_end()

@@ -12,7 +12,7 @@ from jobs import finetune, predict
 from jobs.command import main
 from model import NezhaConfig, NezhaForPreTraining
 from model.remote_code import write_remote_code
-from pipeline.corpus.wordpiece import build_tokenizer
+from pipeline.corpus.samples.vocabulary import build_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ import pytest
 
 from jobs import preview, verify
 from jobs.command import main
-from pipeline.corpus.wordpiece import vocabulary_sha256
+from pipeline.corpus.samples.vocabulary import vocabulary_sha256
 from tests.pipeline.corpus.made import make_corpus
-from tests.pipeline.corpus.test_report import TOKENS
+from tests.pipeline.corpus.shards.test_report import TOKENS
 
 
 @pytest.fixture

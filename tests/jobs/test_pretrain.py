@@ -63,9 +63,9 @@ def test_a_vocabulary_that_the_shards_were_not_made_with(capsys, storage, tmp_pa
 
 
 def test_a_finished_run_under_other_settings(capsys, tmp_path):
-    from pipeline import road
+    from pipeline import stages as road
     from pipeline.errors import ConfigError
-    from pipeline.training import alone
+    from pipeline.training.launch import torchrun as alone
     from tests.pipeline.training.test_loop import settings
 
     config = settings(tmp_path, "finished", "train.steps=6")

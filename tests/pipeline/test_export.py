@@ -9,12 +9,15 @@ import torch
 from transformers import AutoTokenizer
 
 from model import NezhaForPreTraining
-from pipeline import export, registry, tracking
-from pipeline.corpus.tokens import Encoder
-from pipeline.corpus.wordpiece import build_tokenizer
+from pipeline import export
+from pipeline.corpus.samples.encoder import Encoder
+from pipeline.corpus.samples.vocabulary import build_tokenizer
 from pipeline.errors import ExportError, VocabularyError
 from pipeline.paths import RunPaths
-from pipeline.training import alone, checkpoint
+from pipeline.tracking import registry
+from pipeline.tracking import runs as tracking
+from pipeline.training.checkpoints import checkpoint
+from pipeline.training.launch import torchrun as alone
 from tests.corpora import write_vocabulary
 from tests.pipeline.training.test_loop import settings
 

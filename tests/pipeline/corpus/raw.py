@@ -8,11 +8,11 @@ from pathlib import Path
 
 import zstandard
 
-from pipeline.config import CorpusSettings
-from pipeline.corpus.parsing import documents
-from pipeline.corpus.reading import Chunk, read_unit
 from pipeline.corpus.records import Document, Drop
-from pipeline.corpus.sources import list_sources, plan_units
+from pipeline.corpus.text.parsing import documents
+from pipeline.corpus.text.reading import Chunk, read_unit
+from pipeline.corpus.text.sources import list_sources, plan_units
+from pipeline.settings.config import CorpusSettings
 
 COMPRESS = {
     "": lambda data: data,

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import zstandard
 
-from pipeline.config import CorpusSettings
-from pipeline.corpus import prepare, shards
+from pipeline.corpus import prepare
 from pipeline.corpus.prepare import IN_PROCESS, Executor
-from pipeline.corpus.results import Result
-from pipeline.corpus.shard_folder import ShardFolder, flat_pairs
-from pipeline.corpus.wordpiece import SPECIALS, build_tokenizer
+from pipeline.corpus.run.ledger import Result
+from pipeline.corpus.samples.vocabulary import SPECIALS, build_tokenizer
+from pipeline.corpus.shards import format as shards
+from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
 from pipeline.errors import ConfigError, CorpusError, VocabularyError
+from pipeline.settings.config import CorpusSettings
 from tests.pipeline.corpus import raw
 
 WORDS = [
@@ -349,7 +350,7 @@ def test_a_plan_tells_what_would_be_done(source, vocab, tmp_path):
 
 
 def test_progress_tells_rates_and_the_end(source, vocab, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.corpus.progress.QUIET_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.corpus.run.progress.QUIET_SECONDS", 0.0)
     lines: list[str] = []
     run(source, tmp_path / "out", vocab, show=lines.append)
     assert "work units" in lines[0]

@@ -5,11 +5,11 @@ import threading
 import numpy as np
 import pytest
 
-from pipeline.config import MaskingSettings
-from pipeline.corpus.shard_folder import ShardFolder
+from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.errors import CheckpointError, ShardError
 from pipeline.feed import batches
 from pipeline.feed.batches import Feed, compare_fingerprints, heldout, pack
+from pipeline.settings.config import MaskingSettings
 from tests.pipeline.corpus.made import make_corpus
 
 DYNAMIC = MaskingSettings(mode="dynamic")

@@ -7,7 +7,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from pipeline.corpus.shard_folder import ShardFolder
+from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.errors import ShardError
 from pipeline.feed.batches import Feed, open_folder
 from pipeline.feed.cache import ShardCache

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.config import FinetuneSettings
 from pipeline.errors import ConfigError, ExportError, TaskError, TrainingError
 from pipeline.finetuning.finetune import _share, finetune
 from pipeline.finetuning.kinds import KINDS
+from pipeline.settings.config import FinetuneSettings
 
 RECIPE = {
     "classification": {"epochs": 4, "least": 0.9},

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.corpus.wordpiece import build_tokenizer
+from pipeline.corpus.samples.vocabulary import build_tokenizer
 from pipeline.finetuning import network as networks
 from pipeline.finetuning import tasks
 from pipeline.finetuning.kinds import KINDS, Setup

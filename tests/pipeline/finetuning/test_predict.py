@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import FinetuneSettings
 from pipeline.errors import ExportError, TaskError
 from pipeline.finetuning import predict as prediction
 from pipeline.finetuning import tasks
 from pipeline.finetuning.finetune import finetune
 from pipeline.finetuning.kinds import KINDS
 from pipeline.finetuning.predict import parse, predict
+from pipeline.settings.config import FinetuneSettings
 
 
 @pytest.fixture(scope="module")

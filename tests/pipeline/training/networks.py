@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.config import Config
+from pipeline.settings.config import Config
 from pipeline.training import batch_split
 from pipeline.training import engine as engines
 

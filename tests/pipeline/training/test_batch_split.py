@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import Config
 from pipeline.errors import ConfigError
+from pipeline.settings.config import Config
 from pipeline.training import batch_split
 
 

@@ -12,7 +12,9 @@ from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator impor
 
 from pipeline.errors import ConfigError
 from pipeline.paths import RunPaths
-from pipeline.training import alone, checkpoint, driver
+from pipeline.training.checkpoints import checkpoint
+from pipeline.training.launch import ray_train as driver
+from pipeline.training.launch import torchrun as alone
 from tests.pipeline.training import worlds
 from tests.pipeline.training.test_loop import DROPLESS, settings
 

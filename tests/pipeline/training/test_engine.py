@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from pipeline.config import Config
 from pipeline.errors import ConfigError
+from pipeline.settings.config import Config
 from pipeline.training import batch_split, engine
 from tests.pipeline.training import networks, spawn
 

@@ -7,10 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.config_file import load_config
 from pipeline.errors import NezhaError, TrainingError
 from pipeline.paths import RunPaths
-from pipeline.training import alone, checkpoint, history, loop
+from pipeline.settings.config_file import load_config
+from pipeline.training import loop
+from pipeline.training.checkpoints import checkpoint
+from pipeline.training.launch import torchrun as alone
+from pipeline.training.measure import history
 from tests.corpora import write_corpus, write_vocabulary
 from tests.pipeline.training import spawn, worlds
 

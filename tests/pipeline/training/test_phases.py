@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from jobs import evaluate
-from pipeline import plans
-from pipeline.config_file import load_config
+from pipeline import preflight as plans
 from pipeline.errors import VocabularyError
 from pipeline.paths import RunPaths
-from pipeline.training import alone, checkpoint, history
+from pipeline.settings.config_file import load_config
+from pipeline.training.checkpoints import checkpoint
+from pipeline.training.launch import torchrun as alone
+from pipeline.training.measure import history
 from pipeline.training.schedule import learning_rate
 from tests.corpora import write_corpus, write_vocabulary
 from tests.pipeline.training.test_loop import MODEL

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.config import Config
 from pipeline.paths import RunPaths
-from pipeline.training import history
+from pipeline.settings.config import Config
 from pipeline.training.loop import Context, train
+from pipeline.training.measure import history
 from tests.pipeline.training import spawn
 
 

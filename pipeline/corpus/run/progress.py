@@ -1,0 +1,67 @@
+"""How far a corpus run is: a live line on a terminal, now and then a line elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from pipeline.corpus.run.ledger import END, Done, Result
+from pipeline.corpus.shards.format import Manifest
+from pipeline.corpus.text.sources import Unit
+
+QUIET_SECONDS = 10.0
+"""Between two lines where no terminal rewrites them."""
+
+
+class Progress:
+    """Counts results, and tells documents and megabytes a second and the time left."""
+
+    def __init__(self, units: Sequence[Unit], show: Callable[[str], None]) -> None:
+        self._units = len(units)
+        self._total = sum(unit.bytes for unit in units)
+        self._show = show
+        self._live = sys.stderr.isatty()
+        self._begun = self._told = time.monotonic()
+        self._before = self._read = self._text = self._documents = 0
+
+    def begin(self, folder: str, done: Done) -> None:
+        """Say what is to do; work of a former run counts as done but not for the speed."""
+        self._before = self._read = sum(result.disk for result in done.values())
+        parts = sum(part != END for _, part in done)
+        kept = f", {parts} parts of a former run are kept" if parts else ""
+        self._show(f"{folder}: {self._units} work units, {self._total / 1e6:,.1f} MB{kept}")
+
+    def add(self, result: Result) -> None:
+        """Take in what was finished."""
+        self._read += result.disk
+        self._documents += result.counts.get("documents", 0)
+        self._text += result.bytes
+        now = time.monotonic()
+        if self._live:
+            sys.stderr.write(f"\r{self.line()}\x1b[K")
+            sys.stderr.flush()
+        elif now - self._told >= QUIET_SECONDS:
+            self._told = now
+            self._show(self.line())
+
+    def line(self) -> str:
+        """One line: share done, documents/s, MB/s of text, time left."""
+        seconds = max(time.monotonic() - self._begun, 1e-9)
+        left = seconds * max(0, self._total - self._read) / max(1, self._read - self._before)
+        return (
+            f"{min(1.0, self._read / max(1, self._total)):4.0%} · {self._documents:,} documents, "
+            f"{self._documents / seconds:,.0f}/s · {self._text / 1e6:,.1f} MB, "
+            f"{self._text / 1e6 / seconds:.1f} MB/s · {left:,.0f} s left"
+        )
+
+    def end(self, manifest: Manifest) -> None:
+        """Sum up."""
+        if self._live:
+            sys.stderr.write("\r\x1b[K")
+        seconds = time.monotonic() - self._begun
+        self._show(
+            f"{manifest.rows:,} samples in {len(manifest.shards)} shards from "
+            f"{manifest.counts.get('documents', 0):,} documents, {seconds:.1f} s"
+            + "".join(f" · {number:,} {reason}" for reason, number in manifest.drops.items())
+        )

@@ -1,0 +1,217 @@
+"""Sentences to samples `[CLS] A [SEP] B [SEP]`, after BERT's create_pretraining_data."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from random import Random
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.corpus.columns import offsets_of, ranges
+from pipeline.corpus.records import Pairs, Sentences
+from pipeline.settings.config import PairSettings
+
+CONTINUATION, OTHER, NO_LABEL = 0, 1, 255
+"""Next-sentence labels: B follows A; B is random (or swapped with A); there is no B."""
+
+
+def build_pairs(
+    sentences: Sentences,
+    settings: PairSettings,
+    sequence_length: int,
+    cls_id: int,
+    sep_id: int,
+    seed: int,
+) -> Pairs:
+    """Pack the sentences of each document into samples of at most `sequence_length` tokens.
+
+    A sample takes sentences up to its target length and parts them at random into A and B. With
+    `random_share`, B is a stretch of another document instead, and B's own sentences go back to be
+    used next. What is too long is cut off the longer side, at its front or back at even odds.
+    A single sentence always gets a random partner, as in BERT; where no other document exists it
+    is parted in two at a word. Under `sop` A and B are swapped instead; under `none` a sample is
+    one stretch of whole sentences, `[CLS] A [SEP]`, without label.
+
+    Sentences longer than a sample are cut at words first. The corpus is passed over
+    `dupe_factor` times; `truncated_tokens` tells what truncation lost.
+    """
+    room = sequence_length - (2 if settings.task == "none" else 3)
+    text = _split_long(_without_empty(sentences), room, room if settings.task == "none" else -1)
+    spans: list[int] = []
+    for turn in range(settings.dupe_factor):
+        spans += _spans(text, settings, room, Random(f"pairs {seed} {turn}"))
+    return _assemble(text, np.array(spans, np.int64).reshape(-1, 6), cls_id, sep_id)
+
+
+def truncated_tokens(sentences: Sentences, pairs: Pairs, settings: PairSettings) -> int:
+    """Tokens of the text that stand in no sample: every other token stands once a pass.
+
+    A and a continuing B are text in its turn; a random B is a repetition.
+    """
+    ends = np.diff(pairs.offsets)
+    has_b = pairs.segment_b_start < ends
+    in_a = pairs.segment_b_start - 2
+    in_b = np.where(has_b, ends - pairs.segment_b_start - 1, 0)
+    if settings.task == "nsp":
+        in_b = in_b[pairs.next_sentence_label == CONTINUATION]
+    return int(len(sentences.ids) * settings.dupe_factor - in_a.sum() - in_b.sum())
+
+
+def _without_empty(sentences: Sentences) -> Sentences:
+    """Drop sentences of no tokens, then documents of no sentences."""
+    filled = np.diff(sentences.sentence_offsets) > 0
+    before = offsets_of(filled)[sentences.document_offsets]
+    counts = np.diff(before)
+    return sentences._replace(
+        sentence_offsets=np.append(sentences.sentence_offsets[:-1][filled], len(sentences.ids)),
+        document_offsets=offsets_of(counts[counts > 0]),
+        documents=sentences.documents[counts > 0],
+    )
+
+
+def _split_long(sentences: Sentences, room: int, piece: int) -> Sentences:
+    """Cut sentences of more than `room` tokens into pieces of about `piece` (-1: half of `room`).
+
+    Halves, because a pair is two pieces: of whole-room pieces truncation would lose every second.
+    A piece ends at the first word at or after its size, else at the last one before, else anywhere.
+    """
+    piece = (room + 1) // 2 if piece < 0 else piece
+    long = np.flatnonzero(np.diff(sentences.sentence_offsets) > room)
+    cuts: list[int] = []
+    for at, end in zip(
+        sentences.sentence_offsets[long].tolist(),
+        sentences.sentence_offsets[long + 1].tolist(),
+        strict=True,
+    ):
+        words = (np.flatnonzero(sentences.word_starts[at:end]) + at).tolist()
+        while end - at > room:
+            word = bisect_left(words, at + piece)
+            if word == len(words) or words[word] > at + room:
+                word -= 1
+            at = words[word] if words[word] > at else at + room
+            cuts.append(at)
+    offsets = np.sort(np.append(sentences.sentence_offsets, np.array(cuts, np.int64)))
+    in_documents = sentences.sentence_offsets[sentences.document_offsets]
+    return sentences._replace(
+        sentence_offsets=offsets, document_offsets=np.searchsorted(offsets, in_documents)
+    )
+
+
+class _Partners(NamedTuple):
+    """Documents by number, so that those other than a given one are an interval's complement."""
+
+    by_number: list[int]
+    first: list[int]
+    """First place in `by_number` that has this document's number."""
+    same: list[int]
+    """How many documents have its number (one, unless a document comes in parts)."""
+
+    def other(self, document: int, share: float) -> int:
+        """The document at `share` (0 … 1) of the way through all others."""
+        place = int(share * (len(self.by_number) - self.same[document]))
+        return self.by_number[
+            place + self.same[document] if place >= self.first[document] else place
+        ]
+
+
+def _partners(documents: NDArray[np.uint64]) -> _Partners:
+    order = np.argsort(documents, kind="stable")
+    _, which, counts = np.unique(documents, return_inverse=True, return_counts=True)
+    first = offsets_of(counts)[which]
+    return _Partners(order.tolist(), first.tolist(), counts[which].tolist())
+
+
+def _spans(text: Sentences, settings: PairSettings, room: int, random: Random) -> list[int]:
+    """Six numbers a sample: token bounds of A and of B, label, document.
+
+    Plain Python over lengths only, a few microseconds a sample: each step needs the one before.
+    """
+    bounds = text.sentence_offsets.tolist()
+    documents = text.document_offsets.tolist()
+    partners = _partners(text.documents)
+    share = random.random
+    spans: list[int] = []
+    for document in range(len(documents) - 1):
+        at, last = documents[document], documents[document + 1]
+        has_other = partners.same[document] < len(partners.by_number)
+        while at < last:
+            target = random.randint(2, room) if share() < settings.short_share else room
+            a0 = bounds[at]
+            if settings.task == "none":
+                at = max(at + 1, bisect_right(bounds, a0 + target, at + 1, last + 1) - 1)
+                spans += (a0, bounds[at], 0, 0, NO_LABEL, document)
+                continue
+            end = bisect_left(bounds, a0 + target, at + 1, last)
+            single = end == at + 1
+            middle = end if single else at + 1 + int(share() * (end - at - 1))
+            a1, label = bounds[middle], CONTINUATION
+            is_other = share() < settings.random_share
+            if (
+                settings.task == "nsp"
+                and has_other
+                and (is_other or (single and settings.random_share))
+            ):
+                other = partners.other(document, share())
+                b, b_last = documents[other], documents[other + 1]
+                b += int(share() * (b_last - b))
+                b0 = bounds[b]
+                b1 = bounds[bisect_left(bounds, b0 + max(1, target - (a1 - a0)), b + 1, b_last)]
+                at, label = middle, OTHER
+            else:
+                if single:
+                    a1 = _middle_word(text.word_starts, a0, a1)
+                b0, b1 = a1, bounds[end]
+                at = end
+                if b0 == b1:
+                    label = NO_LABEL
+                elif settings.task == "sop" and is_other:
+                    a0, a1, b0, b1, label = b0, b1, a0, a1, OTHER
+            spans += (*_truncate(a0, a1, b0, b1, room, random), label, document)
+    return spans
+
+
+def _middle_word(word_starts: NDArray[np.bool_], first: int, last: int) -> int:
+    """Where a sentence of tokens [first, last) is parted: the word nearest the middle, or last."""
+    words = np.flatnonzero(word_starts[first + 1 : last]) + first + 1
+    return int(words[np.abs(2 * words - first - last).argmin()]) if len(words) else last
+
+
+def _truncate(
+    a0: int, a1: int, b0: int, b1: int, room: int, random: Random
+) -> tuple[int, int, int, int]:
+    """BERT's truncate_seq_pair: tokens go one by one from the longer side, front or back."""
+    a, b = a1 - a0, b1 - b0
+    if a + b <= room:
+        return a0, a1, b0, b1
+    half = room // 2
+    kept_a = room - b if b <= half else min(a, room - half)
+    kept_b = room - kept_a
+    cut_a, cut_b = a - kept_a, b - kept_b
+    front_a = random.getrandbits(cut_a).bit_count()
+    front_b = random.getrandbits(cut_b).bit_count()
+    return a0 + front_a, a1 - cut_a + front_a, b0 + front_b, b1 - cut_b + front_b
+
+
+def _assemble(text: Sentences, spans: NDArray[np.int64], cls_id: int, sep_id: int) -> Pairs:
+    a0, a1, b0, b1, label, document = spans.T
+    cls_at, sep_at = len(text.ids), len(text.ids) + 1
+    one, has_b = np.ones_like(a0), (b1 > b0).astype(np.int64)
+    starts = np.stack([cls_at * one, a0, sep_at * one, b0, sep_at * one], axis=1)
+    lengths = np.stack([one, a1 - a0, one, b1 - b0, has_b], axis=1)
+    source = ranges(starts.ravel(), lengths.ravel())
+    offsets = offsets_of(lengths.sum(axis=1))
+    segment_b_start = a1 - a0 + 2
+    word_starts = np.append(text.word_starts, [True, True])[source]
+    # Truncation may leave the rest of a word at the front of a segment: it is a word there.
+    word_starts[offsets[:-1] + 1] = True
+    word_starts[(offsets[:-1] + segment_b_start)[has_b > 0]] = True
+    return Pairs(
+        np.append(text.ids, [cls_id, sep_id]).astype(np.int32)[source],
+        word_starts,
+        offsets,
+        segment_b_start,
+        label.astype(np.uint8),
+        text.documents[document],
+    )

@@ -1,0 +1,165 @@
+"""Text to clean text, step by step; each step is a setting, and what it did is counted."""
+
+from __future__ import annotations
+
+import functools
+import html
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pipeline.corpus.records import Drop
+from pipeline.settings.config import CleaningSettings
+
+# Cc but tab and line feed; soft hyphen, zero-width, bidirectional and invisible marks; private use;
+# surrogates; not characters. `re` finds a plain set of characters fast, so exceptions come after.
+CONTROL = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"
+    "\ufff9-\ufffb\ufffe\uffff\ud800-\udfff\ue000-\uf8ff\U000e0000-\U000e0fff\U000f0000-\U0010ffff]"
+    "(?<!\u200d(?=[\u2600-\u27bf\U0001f000-\U0001faff]))"  # joins emoji
+)
+LINE_BREAK = re.compile("[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029](?:(?<=\r)\n)?")
+# Known names and well-formed attributes only: 《<数学>》, List<int> and a<b 且 c>d are text.
+VALUE = r"""(?:"[^"<>]*+"|'[^'<>]*+'|[^\s"'<>]++)"""
+ATTRIBUTES = rf"(?:\s++[a-zA-Z][a-zA-Z0-9:.-]*+(?:\s*=\s*{VALUE})?)*+\s*+/?>"
+BLOCK_TAG = re.compile(
+    r"</?(?:address|article|blockquote|body|br|center|dd|div|dl|dt|figure|footer|form|h[1-6]|head"
+    r"|header|hr|html|li|ol|p|pre|section|table|tbody|td|tfoot|th|thead|title|tr|ul)" + ATTRIBUTES,
+    re.IGNORECASE,
+)
+INLINE_TAG = re.compile(
+    r"</?(?:a|abbr|b|big|cite|code|del|em|font|i|iframe|img|input|ins|kbd|label|link|mark|meta"
+    r"|nowiki|q|ref|s|samp|small|span|strike|strong|sub|sup|tt|u|var)" + ATTRIBUTES,
+    re.IGNORECASE,
+)
+NOT_SHOWN = re.compile(
+    r"<!--.*?-->|<(script|style)\b[^<>]{0,2000}>.*?</\1\s*>", re.DOTALL | re.IGNORECASE
+)
+WIDE = re.compile("[０-９Ａ-Ｚａ-ｚ\u3000]")
+WIDTHS = {
+    code: code - 0xFEE0
+    for first, last in ("０９", "ＡＺ", "ａｚ")
+    for code in range(ord(first), ord(last) + 1)
+} | {0x3000: 0x20}
+HAN_RANGES = tuple(
+    (np.uint32(first), np.uint32(last))
+    for first, last in ((0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF))
+)
+"""Extension A runs on into the main block, but for 64 hexagrams."""
+
+
+class Cleaner:
+    """The steps that the settings ask for, in their order, with counts of what they did."""
+
+    def __init__(self, settings: CleaningSettings) -> None:
+        self.settings = settings
+        self.changed: Counter[str] = Counter()
+        """Documents that each step changed."""
+        steps: dict[str, Callable[[str], str]] = {
+            "mojibake": _repair,
+            "html": strip_html,
+            "nfkc": functools.partial(unicodedata.normalize, "NFKC"),
+            "width": fold_width,
+            "simplify": simplify,
+            "control_characters": remove_control,
+            "whitespace": collapse_whitespace,
+        }
+        self._steps = {name: step for name, step in steps.items() if getattr(settings, name)}
+
+    def __call__(self, text: str) -> str | Drop:
+        """The cleaned text, or why it is left out.
+
+        Reasons: `empty`, `too_short`, `not_chinese`, `repeated_lines`, `repeated_paragraphs`.
+        """
+        for name, step in self._steps.items():
+            cleaned = step(text)
+            if cleaned != text:
+                self.changed[name] += 1
+                text = cleaned
+        reason = self._reason(text)
+        return Drop(reason, text) if reason else text
+
+    def _reason(self, text: str) -> str:
+        settings = self.settings
+        if not text or text.isspace():
+            return "empty"
+        if len(text) < settings.min_characters:
+            return "too_short"
+        if settings.min_han_share and han_share(text) < settings.min_han_share:
+            return "not_chinese"
+        if settings.max_repeated_lines < 1 or settings.max_repeated_paragraphs < 1:
+            lines, characters = repeated_shares(text)
+            if lines > settings.max_repeated_lines:
+                return "repeated_lines"
+            if characters > settings.max_repeated_paragraphs:
+                return "repeated_paragraphs"
+        return ""
+
+
+def remove_control(text: str) -> str:
+    """Without control, zero-width and private-use characters; all line breaks are line feeds."""
+    if LINE_BREAK.search(text):
+        text = LINE_BREAK.sub("\n", text)
+    return CONTROL.sub("", text) if CONTROL.search(text) else text
+
+
+def collapse_whitespace(text: str) -> str:
+    """Runs of white space become one space, lines are stripped, empty lines go."""
+    lines = [" ".join(line.split()) for line in text.split("\n")]
+    return "\n".join(filter(None, lines))
+
+
+def strip_html(text: str) -> str:
+    """Without tags, comments, scripts and entities; block tags part lines."""
+    if "<" in text and ">" in text:
+        text = NOT_SHOWN.sub("", text)
+        text = BLOCK_TAG.sub("\n", text)
+        text = INLINE_TAG.sub("", text)
+    return html.unescape(text) if "&" in text else text
+
+
+def fold_width(text: str) -> str:
+    """Full-width letters, digits and the ideographic space to ASCII; punctuation stays."""
+    return text.translate(WIDTHS) if WIDE.search(text) else text
+
+
+def simplify(text: str) -> str:
+    """Traditional to simplified characters (OpenCC t2s)."""
+    return _opencc().convert(text)
+
+
+def han_share(text: str) -> float:
+    """Share of the visible characters that are Han."""
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+    # Below `first` the subtraction wraps around to a huge number: one comparison does for two.
+    han = sum(np.count_nonzero(codes - first <= last - first) for first, last in HAN_RANGES)
+    return han / max(1, len(codes) - text.count(" ") - text.count("\n"))
+
+
+def repeated_shares(text: str) -> tuple[float, float]:
+    """Share of the lines, and of the characters, that stand in repeats of an earlier line.
+
+    The Gopher rules (Rae et al. 2021, table A1) as datatrove counts them; a line is a paragraph.
+    """
+    lines = [line for line in text.split("\n") if line]
+    seen: set[str] = set()
+    repeats = [line for line in lines if line in seen or seen.add(line)]  # type: ignore[func-returns-value]
+    return len(repeats) / max(1, len(lines)), sum(map(len, repeats)) / max(1, len(text))
+
+
+def _repair(text: str) -> str:
+    import ftfy
+
+    # ftfy's other repairs are steps of their own here.
+    return ftfy.fix_encoding(text)
+
+
+@functools.cache
+def _opencc() -> Any:
+    import opencc
+
+    return opencc.OpenCC("t2s")

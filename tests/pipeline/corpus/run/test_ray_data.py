@@ -1,0 +1,161 @@
+"""On a Ray cluster: the same bytes, however many workers there are and whichever of them die."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+import zstandard
+
+from pipeline.corpus import prepare
+from pipeline.corpus.shards import format as shards
+from pipeline.errors import CorpusError
+from pipeline.settings.config import CorpusSettings
+from tests.pipeline.corpus import raw
+from tests.pipeline.corpus.test_prepare import hashes, write_texts
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+SETTINGS = {"shard_megabytes": 0.2, "dedup": {"exact_documents": True}}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A folder of plain and compressed files, its vocabulary, and the shards made without Ray."""
+    folder = tmp_path_factory.mktemp("corpus")
+    texts = write_texts(9000)
+    raw.write(folder / "in" / "a.jsonl", raw.jsonl(texts[:4000]))
+    raw.write(folder / "in" / "b.jsonl.gz", raw.jsonl(texts[3900:]))
+    raw.write(folder / "in" / "c.txt", "\n\n".join(texts[:50]).encode())
+    characters = sorted({character for text in texts for character in text if character > "\x7f"})
+    vocab = folder / "vocab.txt"
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocab.write_text("\n".join([*specials, *characters]), "utf-8")
+    make(folder, folder / "expected", prepare.IN_PROCESS)
+    return folder
+
+
+def make(folder, out, executor=prepare.ON_CLUSTER, workers=0, show=lambda line: None):
+    settings = CorpusSettings(inputs=(str(folder / "in"),), workers=workers, **SETTINGS)
+    return prepare.prepare(settings, out, folder / "vocab.txt", 1, show=show, executor=executor)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_any_number_of_workers_makes_the_same_bytes(corpus, ray_cluster, tmp_path, workers):
+    manifest = make(corpus, tmp_path / "out", workers=workers)
+    assert hashes(tmp_path / "out") == hashes(corpus / "expected")
+    assert manifest.drops == {"duplicate_document": 150}
+    assert len(manifest.shards) > 10
+
+
+def test_a_killed_worker_is_replaced(corpus, ray_cluster, tmp_path):
+    killed = []
+    finished = threading.Event()
+
+    def kill():
+        while not finished.is_set() and len(killed) < 2:
+            for process in psutil.Process().children(recursive=True):
+                if "make_shards" in "".join(process.cmdline()) and len(killed) < 2:
+                    process.kill()
+                    killed.append(process.pid)
+                    time.sleep(0.3)
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        make(corpus, tmp_path / "out", workers=2)
+    finally:
+        finished.set()
+        thread.join()
+    assert killed
+    assert hashes(tmp_path / "out") == hashes(corpus / "expected")
+
+
+def test_a_killed_driver_leaves_what_a_rerun_goes_on_from(corpus, ray_cluster, tmp_path):
+    import ray
+
+    out = tmp_path / "out"
+    address = ray.get_runtime_context().gcs_address
+    program = (
+        "import sys; from pathlib import Path; from tests.pipeline.corpus.test_streaming import "
+        "make; make(Path(sys.argv[1]), Path(sys.argv[2]), workers=1)"
+    )
+    driver = subprocess.Popen(
+        [sys.executable, "-c", program, str(corpus), str(out)],
+        env={**os.environ, "RAY_ADDRESS": address},
+    )
+    try:
+        wait_for(lambda: len(list((out / "_work").glob("*.json"))) >= 3, driver)
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    # Tasks of the dead driver may end a moment later.
+    time.sleep(1)
+    assert not (out / "manifest.json").exists()
+    kept = {
+        (note["unit"], note["part"]): (out / note["shard"]["name"]).stat().st_mtime_ns
+        for path in (out / "_work").glob("*.json")
+        if (note := json.loads(path.read_text()))["part"] >= 0
+    }
+    lines: list[str] = []
+    make(corpus, out, workers=2, show=lines.append)
+    assert any(f"{len(kept)} parts of a former run are kept" in line for line in lines)
+    assert hashes(out) == hashes(corpus / "expected")
+    for (unit, part), written in kept.items():
+        assert (out / f"shard-{unit:06d}-{part:04d}.arrow").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("damage", ["garbage", "vanished", "full disk"])
+def test_what_stops_a_run_stops_it_at_once_and_by_name(corpus, ray_cluster, tmp_path, damage):
+    folder, out = tmp_path / "bad", tmp_path / "out"
+    raw.write(folder / "in" / "a.jsonl", raw.jsonl(write_texts(500)))
+    raw.write(folder / "in" / "b.jsonl", b"{broken}\n" * 300_000)
+    (folder / "vocab.txt").write_bytes((corpus / "vocab.txt").read_bytes())
+    settings, message = {}, "unreadable or malformed"
+    run, spread = prepare.ON_CLUSTER
+    if damage == "vanished":
+        message = r"a\.jsonl: vanished"
+
+        def run(job, units, workers):
+            (folder / "in" / "a.jsonl").unlink()
+            return prepare.ON_CLUSTER.run(job, units, workers)
+
+    elif damage == "full disk":
+        # /dev/full takes a file's name and refuses its bytes.
+        settings, message = {"keep_rejected": "/dev/full"}, r"finished parts are kept"
+    corpus_settings = CorpusSettings(
+        inputs=(str(folder / "in"),), shard_megabytes=0.2, workers=2, **settings
+    )
+    begun = time.monotonic()
+    with pytest.raises(CorpusError, match=message):
+        prepare.prepare(
+            corpus_settings, out, folder / "vocab.txt", 1, executor=prepare.Executor(run, spread)
+        )
+    assert time.monotonic() - begun < 60
+    assert not (out / "manifest.json").exists()
+
+
+def wait_for(condition, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the driver ended before it could be killed"
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_one_compressed_file_is_shared_out_among_workers(ray_cluster, corpus, tmp_path):
+    texts = write_texts(6000, seed=3)
+    folder = tmp_path / "one"
+    raw.write(folder / "in" / "a.jsonl.zst", raw.jsonl(texts))
+    (folder / "vocab.txt").write_bytes((corpus / "vocab.txt").read_bytes())
+    assert (folder / "in" / "a.jsonl.zst").read_bytes()[:4] == zstandard.FRAME_HEADER
+    make(folder, folder / "out", workers=2)
+    make(folder, folder / "expected", prepare.IN_PROCESS)
+    assert hashes(folder / "out") == hashes(folder / "expected")
+    # Each shard is a task of its own: any worker may take it.
+    assert len(shards.read_manifest(folder / "out").shards) >= 4

@@ -1,0 +1,221 @@
+"""The laws of whole-word masks, for any sample and setting."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.corpus.columns import offsets_of
+from pipeline.corpus.samples import masks as masking
+from pipeline.corpus.samples.masks import sample_keys, whole_word_masks
+from pipeline.settings.config import MaskingSettings
+from tests.pipeline.corpus.made import VOCABULARY
+
+UNK = 1
+
+
+@st.composite
+def batches(draw):
+    """Samples as lists of words, each word a list of ids; [CLS] first, [SEP] and [UNK] about."""
+    word = st.lists(st.sampled_from([5, 6, 7, 999, UNK]), min_size=1, max_size=6)
+    words = st.one_of(word, word, word, st.just([3]))
+    sample = st.lists(words, max_size=40).map(lambda body: [[2], *body, [3]])
+    return draw(st.lists(sample, max_size=6))
+
+
+some_settings = st.builds(
+    MaskingSettings,
+    probability=st.floats(0.01, 0.6),
+    max_predictions=st.integers(1, 30),
+    mask_share=st.floats(0, 0.7),
+    random_share=st.floats(0, 0.3),
+    max_ngram=st.integers(1, 4),
+)
+
+
+def flatten(samples):
+    ids = np.array([token for sample in samples for word in sample for token in word], np.int32)
+    firsts = [place == 0 for s in samples for word in s for place in range(len(word))]
+    lengths = [sum(len(word) for word in sample) for sample in samples]
+    return ids, np.array(firsts, np.bool_), offsets_of(np.array(lengths, np.int64))
+
+
+def keys_of(count, seed=1, epoch=0):
+    return sample_keys(seed, epoch, np.arange(count, dtype=np.uint64))
+
+
+def masks_of(samples, chosen, keys):
+    return whole_word_masks(*flatten(samples), keys, chosen, VOCABULARY)
+
+
+def per_sample(masks, count):
+    cuts = masks.offsets
+    return [
+        dict(
+            zip(
+                masks.positions[cuts[i] : cuts[i + 1]].tolist(),
+                masks.ids[cuts[i] : cuts[i + 1]].tolist(),
+                strict=True,
+            )
+        )
+        for i in range(count)
+    ]
+
+
+@given(batches(), some_settings, st.integers(0, 2**32 - 1))
+def test_words_are_masked_whole_within_the_budget_and_specials_never(samples, chosen, seed):
+    masks = masks_of(samples, chosen, keys_of(len(samples), seed))
+    for sample, masked in zip(samples, per_sample(masks, len(samples)), strict=True):
+        tokens = [token for word in sample for token in word]
+        budget = min(chosen.max_predictions, max(1, round(chosen.probability * len(tokens))))
+        assert len(masked) <= budget
+        assert list(masked) == sorted(masked)
+        at, left_out = 0, []
+        for word in sample:
+            places = set(range(at, at + len(word)))
+            hit = places & set(masked)
+            assert hit in (set(), places)
+            if set(word) & set(VOCABULARY.special_ids):
+                assert not hit
+            elif not hit:
+                left_out.append(len(word))
+            at += len(word)
+        # Greedy to the end: no word that was left out would still have fitted.
+        assert all(size > budget - len(masked) for size in left_out)
+
+
+@given(batches(), some_settings, st.integers(0, 2**32 - 1))
+def test_replacements_are_mask_original_or_ordinary_and_labels_restore_the_text(
+    samples, chosen, seed
+):
+    ids, _, offsets = flatten(samples)
+    masks = masks_of(samples, chosen, keys_of(len(samples), seed))
+    at = masks.positions + np.repeat(offsets[:-1], np.diff(masks.offsets))
+    seen = ids.copy()
+    seen[at] = masks.ids
+    ordinary = set(range(VOCABULARY.vocab_size)) - set(VOCABULARY.special_ids)
+    assert set(masks.ids.tolist()) <= ordinary | {VOCABULARY.mask_id}
+    seen[at] = ids[at]
+    assert (seen == ids).all()
+    assert len(set(at.tolist())) == len(at)
+
+
+@given(batches(), some_settings, st.integers(0, 2**32 - 1), st.randoms())
+def test_a_sample_s_masks_do_not_depend_on_its_batch(samples, chosen, seed, random):
+    keys = keys_of(len(samples), seed)
+    together = per_sample(masks_of(samples, chosen, keys), len(samples))
+    order = list(range(len(samples)))
+    random.shuffle(order)
+    order = order[: max(1, len(order) // 2)]
+    some = masks_of([samples[i] for i in order], chosen, keys[order]) if samples else None
+    if some:
+        assert per_sample(some, len(order)) == [together[i] for i in order]
+
+
+def long_samples(count, words=70, seed=0):
+    random = np.random.default_rng(seed)
+    return [
+        [[2], *([int(i)] * int(n) for i, n in random.integers((5, 1), (999, 4), (words, 2))), [3]]
+        for _ in range(count)
+    ]
+
+
+def test_chunks_make_no_difference(monkeypatch):
+    samples = long_samples(50)
+    whole = masks_of(samples, MaskingSettings(), keys_of(50))
+    monkeypatch.setattr(masking, "_CHUNK", 7)
+    for left, right in zip(whole, masks_of(samples, MaskingSettings(), keys_of(50)), strict=True):
+        assert (left == right).all()
+
+
+def test_budgets_are_met_and_shares_hold_within_sampling_error():
+    samples = long_samples(2000)
+    ids, word_starts, offsets = flatten(samples)
+    masks = whole_word_masks(
+        ids, word_starts, offsets, keys_of(2000), MaskingSettings(), VOCABULARY
+    )
+    assert (np.diff(masks.offsets) == np.rint(0.15 * np.diff(offsets))).all()
+    original = ids[masks.positions + np.repeat(offsets[:-1], np.diff(masks.offsets))]
+    total = len(original)
+    masked = (masks.ids == VOCABULARY.mask_id).mean()
+    other = ((masks.ids != VOCABULARY.mask_id) & (masks.ids != original)).mean()
+    error = 5 * np.sqrt(0.16 / total)
+    assert abs(masked - 0.8) < error
+    assert abs(other - 0.1 * (1 - 1 / 995)) < error
+    # Random ids are spread over the whole ordinary vocabulary (20 bins, chi-square at 1e-6).
+    drawn = masks.ids[(masks.ids != VOCABULARY.mask_id) & (masks.ids != original)]
+    counts = np.bincount((drawn - 5) * 20 // 995, minlength=20)
+    assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 68
+
+
+def test_every_word_is_equally_likely_to_be_chosen():
+    samples = [[[2], *([[7]] * 40), [3]]] * 4000
+    masks = masks_of(samples, MaskingSettings(), keys_of(4000))
+    counts = np.bincount(masks.positions, minlength=42)
+    assert counts[0] == counts[41] == 0
+    expected = counts.sum() / 40
+    assert ((counts[1:41] - expected) ** 2 / expected).sum() < 100  # chi-square(39) at 1e-6: 98
+
+
+def test_runs_of_words_follow_their_weights():
+    words = np.arange(0, 200_000, 2)
+    sizes, samples = np.full(100_000, 2), np.repeat(np.arange(1000), 100)
+    first, count = masking._runs(
+        words, sizes, samples, np.arange(1001) * 200, keys_of(1000), max_ngram=3
+    )
+    assert (np.append(first[1:], 100_000) == first + count).all()
+    shares = np.bincount(count, minlength=4)[1:] / len(count)
+    # The last run of a sample may be cut short, so the weights hold to about one in a hundred.
+    assert shares == pytest.approx(np.array([6, 3, 2]) / 11, abs=0.02)
+
+
+def test_ngram_masking_masks_neighbours_together_and_keeps_the_budget():
+    samples = [[[2], *([[7]] * 100), [3]]] * 500
+    alone = masks_of(samples, MaskingSettings(), keys_of(500))
+    together = masks_of(samples, MaskingSettings(max_ngram=3), keys_of(500))
+    neighbours = [(np.diff(masks.positions) == 1).sum() for masks in (alone, together)]
+    assert neighbours[1] > 2 * neighbours[0]
+    assert (np.diff(alone.offsets) == np.diff(together.offsets)).all()
+
+
+def test_seed_epoch_and_sample_each_change_the_masks():
+    samples = long_samples(1)
+    drawn = [
+        tuple(masks_of(samples, MaskingSettings(), keys).positions)
+        for keys in (
+            keys_of(1),
+            keys_of(1, seed=2),
+            keys_of(1, epoch=1),
+            sample_keys(1, 0, np.array([1], np.uint64)),
+        )
+    ]
+    assert len(set(drawn)) == 4
+
+
+def test_keys_take_one_epoch_a_sample():
+    samples = np.array([3, 4], np.uint64)
+    mixed = sample_keys(1, np.array([0, 7]), samples)
+    assert mixed[0] == sample_keys(1, 0, samples)[0]
+    assert mixed[1] == sample_keys(1, 7, samples)[1]
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 64))
+def test_vocabularies_of_any_kind_of_specials(specials):
+    vocabulary = masking.Maskable(0, specials + 1, tuple(range(specials)))
+    samples = [[[specials]] * 30]
+    chosen = MaskingSettings(mask_share=0.0, random_share=1.0)
+    masks = whole_word_masks(*flatten(samples), keys_of(1), chosen, vocabulary)
+    assert set(masks.ids.tolist()) == {specials}
+
+
+def test_the_draws_of_a_seed_stay_what_they_are():
+    """A resumed run and a rerun of prepare rely on it: if this fails, raise the schema version."""
+    samples = [[[2], *([7 + i] * (1 + i * n % 3) for i in range(60)), [3]] for n in range(20)]
+    digest = hashlib.sha256()
+    for chosen in (MaskingSettings(), MaskingSettings(max_ngram=3)):
+        masks = masks_of(samples, chosen, keys_of(20))
+        digest.update(masks.positions.astype("<i8").tobytes() + masks.ids.astype("<i4").tobytes())
+    assert digest.hexdigest()[:16] == "d08206fbf7507f4f"

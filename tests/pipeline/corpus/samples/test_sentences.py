@@ -1,0 +1,56 @@
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.corpus.samples.sentences import sentence_ends
+
+
+def split_sentences(text, limit):
+    """The sentences of a text, stripped, empty ones left out."""
+    ends = sentence_ends(text, limit)
+    pieces = (text[begin:end].strip() for begin, end in pairwise([0, *ends]))
+    return [piece for piece in pieces if piece]
+
+
+@pytest.mark.parametrize(
+    "sentences",
+    [
+        ["今天下雨。", "你去吗？", "不去！"],
+        ["他说：“你好。”", "然后走了。"],
+        ["“好吧。”，他说，“走。”", "天亮了。"],
+        ["我……我不知道。", "真的。"],
+        ["他问：“走吗……”", "没人答。"],
+        ["他停住了……", "“谁？”", "没人答。"],
+        ["真的吗？！！", "是的……"],
+        ["（他笑了。）", "雨停了。"],
+        ["圆周率是3.14。", "见 www.example.com 等。"],
+        ["This is one. ".strip(), "This is two."],
+        ["标题", "正文没有句号", "结尾。"],
+        ["『好。』", "「行！」", "走。"],
+    ],
+)
+def test_sentences_end_where_a_reader_ends_them(sentences):
+    joint = "\n" if sentences[0] == "标题" else " " if sentences[0].isascii() else ""
+    assert split_sentences(joint.join(sentences), 128) == sentences
+
+
+def test_long_sentences_are_cut_at_a_pause_and_else_at_the_limit():
+    text = "一二三，四五六七，八九十。"
+    assert split_sentences(text, 8) == ["一二三，", "四五六七，", "八九十。"]
+    assert split_sentences("一" * 20, 8) == ["一" * 8, "一" * 8, "一" * 4]
+
+
+@given(st.text(st.sampled_from("汉字。！？…”“，\n .a1")), st.integers(2, 20))
+def test_ends_ascend_to_the_end_and_keep_the_limit(text, limit):
+    ends = sentence_ends(text, limit)
+    assert ends == sorted(set(ends)) or not text
+    assert ends[-1] == len(text)
+    assert all(b - a <= limit for a, b in pairwise([0, *ends]))
+
+
+@given(st.text(st.sampled_from("汉。？…”")))
+def test_no_sentence_begins_with_what_closes_another(text):
+    for sentence in split_sentences(text, 1000)[1:]:
+        assert sentence[0] not in "”。？"

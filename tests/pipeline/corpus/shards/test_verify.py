@@ -1,0 +1,160 @@
+"""Verification: a sound corpus passes; each kind of harm is named with its place."""
+
+import numpy as np
+import pytest
+
+from pipeline.corpus.samples.masks import sample_keys, whole_word_masks
+from pipeline.corpus.samples.pairs import build_pairs
+from pipeline.corpus.shards.format import Manifest, write_manifest, write_shard
+from pipeline.corpus.shards.verify import verify
+from pipeline.errors import ShardError
+from pipeline.settings.config import MaskingSettings, PairSettings
+from tests.pipeline.corpus.made import SPECIAL_IDS, VOCABULARY, make_corpus, random_text
+
+MASKING = MaskingSettings()
+
+
+def samples(task="nsp"):
+    text = random_text(0, 60)
+    pairs = build_pairs(text, PairSettings(task=task), 64, 2, 3, 0)
+    keys = sample_keys(0, 0, np.arange(len(pairs.documents), dtype=np.uint64))
+    columns = pairs.input_ids, pairs.word_starts, pairs.offsets
+    return pairs, whole_word_masks(*columns, keys, MASKING, VOCABULARY)
+
+
+def corpus(folder, pairs, masks, masking=MASKING):
+    info = write_shard(folder / "a.arrow", pairs, masks, {"vocab_sha256": "v"}, 1000)
+    manifest = Manifest(
+        shards=(info,),
+        vocab_sha256="v",
+        vocab_size=1000,
+        special_ids=SPECIAL_IDS,
+        sequence_length=64,
+        masks="static" if masks else "none",
+        settings={"masking": masking.model_dump()},
+    )
+    write_manifest(folder, manifest)
+    return manifest
+
+
+@pytest.mark.parametrize("task", ["nsp", "sop", "none"])
+@pytest.mark.parametrize("static", [True, False])
+def test_a_sound_corpus_has_no_problems(tmp_path, task, static):
+    pairs, masks = samples(task)
+    manifest = corpus(tmp_path, pairs, masks if static else None)
+    checked = verify(str(tmp_path))
+    assert checked.problems == []
+    assert checked.rows == manifest.rows == len(pairs.documents)
+    assert checked.tokens == len(pairs.input_ids)
+    assert checked.chosen == (len(masks.positions) if static else 0)
+
+
+def test_corpora_in_object_stores_are_checked_too(tmp_path):
+    pairs, masks = samples()
+    info = write_shard("memory://verify/a.arrow", pairs, masks, {}, 1000)
+    write_manifest(
+        "memory://verify", corpus(tmp_path, pairs, masks).model_copy(update={"shards": (info,)})
+    )
+    assert verify("memory://verify").problems == []
+
+
+def change(array, place, value):
+    changed = array.copy()
+    changed[place] = value
+    return changed
+
+
+def test_every_broken_law_is_named_with_its_row(tmp_path):
+    pairs, masks = samples()
+    row, begin = 5, int(pairs.offsets[5])
+    b = begin + int(pairs.segment_b_start[row])
+    harms = {
+        "[CLS] stands first": pairs._replace(input_ids=change(pairs.input_ids, begin, 9)),
+        "[SEP] ends each segment": pairs._replace(input_ids=change(pairs.input_ids, b - 1, 9)),
+        "no [PAD] or [MASK]": pairs._replace(input_ids=change(pairs.input_ids, begin + 1, 4)),
+        "segments begin with a word": pairs._replace(
+            word_starts=change(pairs.word_starts, begin + 1, False)
+        ),
+        "B begins behind A": pairs._replace(segment_b_start=change(pairs.segment_b_start, row, 65)),
+        "the next-sentence label": pairs._replace(
+            next_sentence_label=change(pairs.next_sentence_label, row, 255)
+        ),
+    }
+    for law, harmed in harms.items():
+        corpus(tmp_path, harmed, masks)
+        found = [problem for problem in verify(str(tmp_path)).problems if law in problem]
+        assert len(found) == 1, law
+        assert found[0].startswith("a.arrow: ")
+        assert found[0].endswith(f"1 row(s), first row {row}")
+
+
+def test_every_broken_law_of_masks_is_named_with_its_row(tmp_path):
+    pairs, masks = samples()
+    place = int(masks.offsets[7])
+    assert masks.positions[place] > 1
+    harms = {
+        "lie in the sample": masks._replace(positions=change(masks.positions, place, 300)),
+        "ascend": masks._replace(positions=change(masks.positions, place, 63)),
+        "special tokens are not masked": masks._replace(
+            positions=change(masks.positions, place, 0)
+        ),
+        "replacements are ordinary": masks._replace(ids=change(masks.ids, place, 3)),
+    }
+    for law, harmed in harms.items():
+        corpus(tmp_path, pairs, harmed)
+        found = [problem for problem in verify(str(tmp_path)).problems if law in problem]
+        assert len(found) == 1, law
+        assert found[0].endswith("first row 7")
+
+
+def test_torn_words_are_found(tmp_path):
+    pairs, masks = samples()
+    at = np.repeat(pairs.offsets[:-1], np.diff(masks.offsets)) + masks.positions
+    inside = np.flatnonzero(~pairs.word_starts[at])[0]
+    row = int(np.searchsorted(masks.offsets, inside, side="right") - 1)
+    counts = np.diff(masks.offsets)
+    counts[row] -= 1
+    torn = masks._replace(
+        positions=np.delete(masks.positions, inside),
+        ids=np.delete(masks.ids, inside),
+        offsets=np.concatenate([[0], np.cumsum(counts)]),
+    )
+    corpus(tmp_path, pairs, torn)
+    (problem,) = verify(str(tmp_path)).problems
+    assert problem == f"a.arrow: words are masked whole or not at all: 1 row(s), first row {row}"
+
+
+def test_budgets_and_shares_are_held_against_the_settings(tmp_path):
+    pairs, masks = samples()
+    corpus(tmp_path, pairs, masks, MaskingSettings(probability=0.1))
+    assert "the budget of masked tokens holds" in verify(str(tmp_path)).problems[0]
+    corpus(tmp_path, pairs, masks, MaskingSettings(mask_share=0.5, random_share=0.1))
+    problems = verify(str(tmp_path)).problems
+    assert any("are seen as [MASK]; by the settings 50.00%" in problem for problem in problems)
+
+
+def test_changed_bytes_missing_and_unlisted_shards_are_all_reported(tmp_path):
+    make_corpus(tmp_path)
+    first, second, third = sorted(tmp_path.glob("*.arrow"))
+    data = bytearray(first.read_bytes())
+    data[len(data) // 2] ^= 1
+    first.write_bytes(data)
+    second.unlink()
+    third.with_name("shard-99999.arrow").write_bytes(b"")
+    problems = verify(str(tmp_path)).problems
+    assert len(problems) == 3
+    assert "shard-99999.arrow: not in the manifest" in problems[0]
+    assert "SHA-256" in problems[1]
+    assert "can't be read" in problems[2]
+
+
+def test_a_shard_of_another_vocabulary_is_found(tmp_path):
+    pairs, masks = samples()
+    manifest = corpus(tmp_path, pairs, masks)
+    write_manifest(tmp_path, manifest.model_copy(update={"vocab_sha256": "w"}))
+    assert "another vocabulary" in verify(str(tmp_path)).problems[0]
+
+
+def test_no_manifest_is_no_corpus(tmp_path):
+    with pytest.raises(ShardError, match="not a finished corpus"):
+        verify(str(tmp_path))

@@ -1,0 +1,206 @@
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.corpus.text import reading, wikipedia
+from pipeline.corpus.text.sources import list_sources, plan_units
+from pipeline.errors import CorpusError
+from pipeline.settings.config import CorpusSettings
+from tests.pipeline.corpus import raw
+
+CHINESE = st.text(st.sampled_from("天地玄黄宇宙洪荒，。abc 1\t🙂"), max_size=30)
+TEXTS = ["第一篇文章。", "第二篇\n有两段。", "third 三"]
+
+
+@given(st.lists(CHINESE, min_size=1, max_size=40), st.integers(20, 600))
+def test_lines_survive_any_cut_once_each_and_in_order(texts, target):
+    with tempfile.TemporaryDirectory() as folder:
+        path = raw.write(Path(folder) / "a.jsonl", raw.jsonl(texts))
+        whole, _ = raw.read(path)
+        cut, dropped = raw.read(path, shard_megabytes=target / 1e6)
+    assert [document.text for document in cut] == texts
+    assert [document.number for document in cut] == [document.number for document in whole]
+    assert not dropped
+
+
+@given(st.lists(st.lists(CHINESE.filter(str.strip), min_size=1, max_size=4), min_size=1), st.data())
+def test_blank_lines_part_documents_whatever_the_cut(documents, data):
+    documents = [[line.replace("\t", " ") for line in lines] for lines in documents]
+    blank = data.draw(st.sampled_from(["\n\n", "\n \r\n", "\n\n\n"]))
+    text = blank.join("\n".join(lines) for lines in documents)
+    target = data.draw(st.integers(10, 500)) / 1e6
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix in ("", ".gz"):
+            path = raw.write(Path(folder) / f"a.txt{suffix}", text.encode())
+            assert raw.texts(path, shard_megabytes=target) == ["\n".join(x) for x in documents]
+
+
+@pytest.mark.parametrize("suffix", raw.COMPRESS)
+@pytest.mark.parametrize("target", [16.0, 5e-5])
+def test_every_compression_reads_the_same(tmp_path, suffix, target):
+    path = raw.write(tmp_path / f"a.jsonl{suffix}", raw.jsonl(TEXTS * 20))
+    assert raw.texts(path, shard_megabytes=target) == TEXTS * 20
+
+
+def test_two_zstd_frames_in_one_file(tmp_path):
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(b"".join(raw.COMPRESS[".zst"](raw.jsonl([text])) for text in TEXTS))
+    assert raw.texts(path) == TEXTS
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "gb18030", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("target", [16.0, 2e-4])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_encodings_are_detected_or_named(tmp_path, codec, target, suffix):
+    lines = [f"这是第{number}行，用来辨认编码的中文。" for number in range(50)]
+    path = raw.write(tmp_path / f"a.txt{suffix}", "\n\n".join(lines).encode(codec))
+    assert raw.texts(path, shard_megabytes=target) == lines
+    named = "utf-16-be" if codec == "utf-16-be" else codec
+    assert raw.texts(path, shard_megabytes=target, encoding=named) == lines
+
+
+def test_a_text_file_is_one_document(tmp_path):
+    path = raw.write(tmp_path / "a.txt", "题目\n\n第一段。\n".encode())
+    assert raw.texts(path, format="text") == ["题目\n\n第一段。\n"]
+
+
+def test_fields_may_be_named_and_hold_paragraphs(tmp_path):
+    rows = [{"content": "甲"}, {"content": ["乙", "丙"]}]
+    path = raw.write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    assert raw.texts(path, text_field="content") == ["甲", "乙\n丙"]
+
+
+@pytest.mark.parametrize("target", [16.0, 1e-4])
+def test_parquet(tmp_path, target):
+    table = pa.table({"text": TEXTS * 50, "other": list(range(150))})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=20)
+    documents, dropped = raw.read(tmp_path / "a.parquet", shard_megabytes=target)
+    assert [document.text for document in documents] == TEXTS * 50
+    assert len({document.number for document in documents}) == 150
+    assert not dropped
+    with pytest.raises(CorpusError, match=r"no column 'body'.*text, other"):
+        raw.read(tmp_path / "a.parquet", text_field="body")
+
+
+def test_wikiextractor_in_both_of_its_forms(tmp_path):
+    marked = '<doc id="1" url="" title="数学">\n数学\n\n数学是研究数量的学科。\n</doc>\n' * 5
+    path = raw.write(tmp_path / "wiki_00", marked.encode())
+    expected = ["数学\n数学是研究数量的学科。"] * 5
+    assert raw.texts(path) == raw.texts(path, shard_megabytes=1e-4) == expected
+    rows = [{"id": "1", "title": "数学", "text": "数学是研究数量的学科。"}]
+    path = raw.write(tmp_path / "wiki_01.bz2", "\n".join(map(json.dumps, rows)).encode())
+    assert raw.texts(path) == ["数学是研究数量的学科。"]
+
+
+def test_a_wikipedia_dump_gives_its_articles(tmp_path):
+    pytest.importorskip("mwparserfromhell", reason="comes with the extra `wiki`")
+    page = (
+        "  <page>\n<title>{title}</title><ns>{ns}</ns><revision><text>{text}</text></revision>"
+        "\n  </page>\n"
+    )
+    text = (
+        "'''数学'''是[[学科|科学]]。{{模板|参数}}&lt;ref&gt;注&lt;/ref&gt;[[File:a.png|thumb|图]]"
+        "\n{|\n| 表\n|}\n[[Category:数学]]-{zh-hans:计算机; zh-hant:電腦}-"
+    )
+    dump = (
+        "<mediawiki>\n"
+        + page.format(title="数学", ns=0, text=text)
+        + page.format(title="讨论", ns=1, text="不要")
+        + page.format(title="坏", ns=0, text="<")
+        + "</mediawiki>\n"
+    )
+    for name in ("d.xml", "d.xml.bz2"):
+        path = raw.write(tmp_path / name, dump.encode())
+        documents, dropped = raw.read(path, shard_megabytes=1e-4)
+        assert [document.text.split() for document in documents] == [
+            ["数学", "数学是科学。", "计算机"]
+        ]
+        assert [drop.reason for drop in dropped] == ["malformed"]
+
+
+def test_a_dump_without_its_parser_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "mwparserfromhell", None)
+    with pytest.raises(CorpusError, match=r"nezha-pretrain\[wiki\]"):
+        wikipedia.plain_text("数学")
+
+
+def test_undecodable_lines_are_quarantined_with_file_and_byte(tmp_path):
+    data = raw.jsonl(["好的一行"]) + b'{"text": "\xff\xfe"}\n' + raw.jsonl(["又一行"])
+    path = raw.write(tmp_path / "a.jsonl", data)
+    documents, (drop,) = raw.read(path)
+    assert [document.text for document in documents] == ["好的一行", "又一行"]
+    assert drop.reason == "undecodable"
+    assert drop.source == f"{path}:{data.index(0xFF)}"
+    assert r"\xff\xfe" in drop.text
+    assert drop.size == 14
+
+
+@pytest.mark.parametrize(
+    "line", ["{", '{"text": 3}', "[]", '{"body": "x"}', '{"text": ["a", 1]}', '{"text": "\\ud800"}']
+)
+def test_malformed_lines_are_dropped_and_the_rest_is_read(tmp_path, line):
+    path = raw.write(
+        tmp_path / "a.jsonl", raw.jsonl(["前"]) + line.encode() + b"\n\n" + raw.jsonl(["后"])
+    )
+    documents, (drop,) = raw.read(path)
+    assert [document.text for document in documents] == ["前", "后"]
+    assert (drop.reason, drop.text, drop.size) == ("malformed", line, len(line))
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("target", [16.0, 0.05])
+def test_a_truncated_file_gives_what_is_whole_and_is_named(tmp_path, suffix, target):
+    texts = [f"{number} {os.urandom(30).hex()}" for number in range(20000)]
+    path = raw.write(tmp_path / f"a.jsonl{suffix}", raw.jsonl(texts))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    documents, (drop,) = raw.read(path, shard_megabytes=target)
+    # Block compressors give nothing of a block that is cut, which may be all of it.
+    assert [document.text for document in documents] == texts[: len(documents)]
+    assert len(documents) < len(texts)
+    assert drop.reason == "damaged_file"
+    assert str(path) in drop.text
+
+
+def test_binary_noise_is_quarantined(tmp_path):
+    noise = os.urandom(300_000)
+    path = raw.write(tmp_path / "a.jsonl", noise)
+    documents, dropped = raw.read(path, shard_megabytes=0.05)
+    assert not documents
+    assert {drop.reason for drop in dropped} <= {"undecodable", "malformed"}
+    assert sum(drop.size for drop in dropped) > 0.95 * len(noise)
+
+
+def test_a_line_of_ten_megabytes(tmp_path):
+    text = "很长的一行，" * (10_000_000 // 18)
+    path = raw.write(tmp_path / "a.jsonl", raw.jsonl(["前", text, "后"]))
+    assert raw.texts(path, shard_megabytes=1) == ["前", text, "后"]
+    path = raw.write(tmp_path / "a.jsonl.gz", raw.jsonl(["前", text, "后"]))
+    assert raw.texts(path, shard_megabytes=1) == ["前", text, "后"]
+
+
+def test_a_record_without_end_is_cut_so_that_memory_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "RECORD_BYTES", 1 << 20)
+    for suffix in ("", ".gz"):
+        path = raw.write(tmp_path / f"a.txt{suffix}", b"x" * (5 << 20))
+        documents, _ = raw.read(path, shard_megabytes=1)
+        assert sum(len(document.text) for document in documents) == 5 << 20
+        assert max(len(document.text) for document in documents) < 3 << 20
+
+
+def test_a_file_that_vanished_or_changed_stops_the_run_by_name(tmp_path):
+    path = raw.write(tmp_path / "a.jsonl", raw.jsonl(TEXTS))
+    corpus = CorpusSettings(inputs=(str(path),))
+    (unit,) = plan_units(list_sources(corpus.inputs, corpus), corpus)
+    raw.write(path, raw.jsonl(["别的"]))
+    with pytest.raises(CorpusError, match=r"a\.jsonl: has \d+ bytes and had \d+"):
+        list(reading.read_unit(unit, corpus))
+    path.unlink()
+    with pytest.raises(CorpusError, match=r"a\.jsonl: vanished"):
+        list(reading.read_unit(unit, corpus))

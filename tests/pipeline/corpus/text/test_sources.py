@@ -1,0 +1,127 @@
+import os
+
+import fsspec
+import pytest
+
+from pipeline.corpus.text.sources import list_sources, plan_units
+from pipeline.errors import CorpusError
+from pipeline.settings.config import CorpusSettings
+from tests.pipeline.corpus import raw
+
+
+def names(*inputs, **settings):
+    corpus = CorpusSettings(**settings)
+    return [source.name for source in list_sources(list(map(str, inputs)), corpus)]
+
+
+def test_a_folder_gives_its_files_of_known_kind_in_order(tmp_path):
+    for name in ("b/2.jsonl", "a/1.txt.gz", "wiki/AA/wiki_00", "notes.pdf", ".hidden.txt"):
+        raw.write(tmp_path / name, b"x")
+    assert names(tmp_path) == ["0/a/1.txt.gz", "0/b/2.jsonl", "0/wiki/AA/wiki_00"]
+
+
+def test_names_do_not_depend_on_where_the_inputs_lie(tmp_path):
+    for place in ("here", "there/deeper"):
+        raw.write(tmp_path / place / "x" / "1.jsonl", b"{}\n")
+    first, second = (
+        list_sources([str(tmp_path / place)], CorpusSettings())[0]
+        for place in ("here", "there/deeper")
+    )
+    assert (first.name, first.signature) == (second.name, second.signature)
+
+
+def test_a_signature_changes_with_the_content(tmp_path):
+    path = raw.write(tmp_path / "a.jsonl", b'{"text": "1"}\n')
+    before = list_sources([str(path)], CorpusSettings())[0].signature
+    raw.write(path, b'{"text": "2"}\n')
+    assert list_sources([str(path)], CorpusSettings())[0].signature != before
+
+
+def test_a_signature_of_big_inputs_tells_times(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.corpus.text.sources.HASHED_BYTES", 10)
+    path = raw.write(tmp_path / "a.jsonl", b'{"text": "1"}\n')
+    before = list_sources([str(path)], CorpusSettings())[0].signature
+    assert list_sources([str(path)], CorpusSettings())[0].signature == before
+    os.utime(path, (1, 1))
+    assert list_sources([str(path)], CorpusSettings())[0].signature != before
+
+
+def test_globs_and_urls(tmp_path):
+    raw.write(tmp_path / "1.jsonl", b"x")
+    raw.write(tmp_path / "2.txt", b"x")
+    assert names(tmp_path / "*.txt") == ["0/2.txt"]
+    fsspec.filesystem("memory").pipe_file("/bucket/x/1.jsonl", raw.jsonl(["远处的文字"]))
+    assert names("memory://bucket/x") == ["0/1.jsonl"]
+    assert raw.texts("memory://bucket/x") == ["远处的文字"]
+
+
+def test_pyarrow_opens_what_fsspec_has_no_package_for(tmp_path, monkeypatch):
+    raw.write(tmp_path / "a" / "1.jsonl.gz", raw.jsonl(["远处的文字"]))
+    monkeypatch.setattr(
+        "pipeline.storage.url_to_fs", lambda path: (_ for _ in ()).throw(ImportError("s3fs"))
+    )
+    assert raw.texts(f"file://{tmp_path}/a") == ["远处的文字"]
+    with pytest.raises(CorpusError, match=r"xyz://b/c: s3fs"):
+        raw.texts("xyz://b/c")
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "compression"),
+    [
+        ("a.jsonl", "jsonl", ""),
+        ("a.TXT", "lines", ""),
+        ("a.json.zst", "jsonl", "zstd"),
+        ("a.parquet", "parquet", ""),
+        ("zhwiki-pages-articles.xml.bz2", "wikidump", "bz2"),
+        ("wiki_07.xz", "wikiextractor", "xz"),
+    ],
+)
+def test_kinds_are_told_by_the_name(tmp_path, name, form, compression):
+    raw.write(tmp_path / name, b"x")
+    (source,) = list_sources([str(tmp_path / name)], CorpusSettings())
+    assert (source.format, source.compression) == (form, compression)
+
+
+def test_a_named_format_takes_all_files(tmp_path):
+    raw.write(tmp_path / "part-000", b"x")
+    assert names(tmp_path, format="lines") == ["0/part-000"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ([], "corpus.inputs is empty"),
+        (["missing.jsonl"], "missing.jsonl: no such file"),
+        (["."], "no file of a known kind"),
+        (["nowhere://x/y"], "nowhere"),
+    ],
+)
+def test_unusable_inputs_are_refused_by_name(tmp_path, monkeypatch, inputs, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CorpusError, match=message):
+        list_sources(inputs, CorpusSettings())
+
+
+def test_empty_files_alone_are_no_corpus(tmp_path):
+    raw.write(tmp_path / "a.jsonl", b"")
+    with pytest.raises(CorpusError, match="all 1 files are empty"):
+        list_sources([str(tmp_path)], CorpusSettings())
+
+
+def test_big_plain_files_are_cut_and_small_ones_grouped(tmp_path):
+    raw.write(tmp_path / "big.jsonl", b"x" * 2500)
+    for number in range(4):
+        raw.write(tmp_path / f"small{number}.txt", b"x" * 400)
+    raw.write(tmp_path / "z.jsonl.gz", bytes(range(256)) * 10)
+    corpus = CorpusSettings(shard_megabytes=0.001)
+    units = plan_units(list_sources([str(tmp_path)], corpus), corpus)
+    plan = [[(p.source.name[2:], p.start, p.end) for p in unit.pieces] for unit in units]
+    assert plan[:3] == [
+        [("big.jsonl", start, end)] for start, end in ((0, 833), (833, 1666), (1666, 2500))
+    ]
+    assert [[name for name, _, _ in unit] for unit in plan[3:5]] == [
+        ["small0.txt", "small1.txt"],
+        ["small2.txt", "small3.txt"],
+    ]
+    assert [unit.stream for unit in units] == [False] * 5 + [True]
+    assert [unit.number for unit in units] == list(range(6))

@@ -1,0 +1,36 @@
+import platform
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource
+import sys
+import torch
+from torch import nn
+from pipeline.cpu import keep_freed_memory
+
+if sys.argv[1] == "kept":
+    keep_freed_memory()
+layers = [nn.Linear(256, 1024), nn.GELU(), nn.Linear(1024, 256)]
+network, x = nn.Sequential(*layers * 6), torch.randn(512, 256)
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    network.zero_grad()
+    network(x).sum().backward()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(sum([faults() for _ in range(30)][15:]))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it tunes glibc")
+def test_a_step_asks_the_kernel_for_less_memory() -> None:
+    pages = {}
+    for kind in ("usual", "kept"):
+        command = [sys.executable, "-c", FAULTS, kind]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        pages[kind] = int(done.stdout)
+    assert pages["kept"] < pages["usual"] / 2, pages

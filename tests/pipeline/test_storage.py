@@ -1,0 +1,53 @@
+"""Object stores, over the wire where a server for it is installed."""
+
+import pytest
+
+from pipeline import storage
+from pipeline.corpus import prepare
+from pipeline.corpus.shards import verify
+from tests.pipeline.corpus import raw
+from tests.pipeline.corpus.test_prepare import hashes, run, vocab, write_texts  # noqa: F401
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """An S3 bucket of a server on this machine."""
+    server = pytest.importorskip("moto.server", reason="pip install 'moto[server]' for S3 itself")
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    running.start()
+    address, port = running.get_host_and_port()
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "id",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{address}:{port}",
+    }.items():
+        monkeypatch.setenv(name, value)
+    __import__("boto3").client("s3").create_bucket(Bucket="bucket")
+    yield "s3://bucket"
+    running.stop()
+
+
+@pytest.mark.parametrize("client", ["s3fs", "pyarrow"])
+def test_a_corpus_goes_from_s3_to_s3(bucket, client, vocab, tmp_path, monkeypatch):  # noqa: F811
+    if client == "s3fs":
+        pytest.importorskip("s3fs", reason="pip install s3fs; without it pyarrow speaks S3")
+    else:
+
+        def missing(path):
+            raise ImportError("s3fs")
+
+        monkeypatch.setattr(storage, "url_to_fs", missing)
+    texts = write_texts(60)
+    system, inner = storage.filesystem(f"{bucket}/in/a.jsonl")
+    system.pipe_file(inner, raw.jsonl(texts))
+    settings = {"dedup": {"exact_documents": True}, "shard_megabytes": 0.005}
+    manifest = run(f"{bucket}/in", f"{bucket}/out", vocab, **settings)
+    assert len(manifest.shards) > 1
+    assert verify.verify(f"{bucket}/out").problems == []
+    nothing = prepare.Executor(lambda *_: pytest.fail("was finished"), prepare.IN_PROCESS.spread)
+    assert run(f"{bucket}/in", f"{bucket}/out", vocab, nothing, **settings) == manifest
+    monkeypatch.undo()
+    raw.write(tmp_path / "in" / "a.jsonl", raw.jsonl(texts))
+    run(tmp_path / "in", tmp_path / "out", vocab, **settings)
+    assert {shard.name: shard.sha256 for shard in manifest.shards} == hashes(tmp_path / "out")

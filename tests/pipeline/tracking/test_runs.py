@@ -1,0 +1,80 @@
+import mlflow
+import pytest
+from mlflow.entities import ViewType
+
+from pipeline.errors import TrackingError
+from pipeline.settings.config_file import load_config
+from pipeline.tracking import runs as tracking
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    storage = tmp_path_factory.mktemp("storage")
+    return load_config(None, [f"run.storage={storage}", "tracking.experiment=tests"])
+
+
+def points(config, run_id, name):
+    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    return [(point.step, point.value) for point in client.get_metric_history(run_id, name)]
+
+
+def test_a_run_has_the_settings_the_points_and_the_files(config, tmp_path):
+    run_id = tracking.start_run(config, "first", {"stage": "pretrain"})
+    tracker = tracking.Tracker(tracking.tracking_uri(config), run_id, system_metrics=False)
+    tracker.log(10, {"loss": 7.0})
+    tracker.log(20, {"loss": 6.5, "lr": 1e-3})
+    tracker.close()
+    file = tmp_path / "note.txt"
+    file.write_text("kept", "utf-8")
+    tracking.finish_run(config, run_id, artifacts=(file,))
+
+    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["optim.lr"] == str(config.optim.lr)
+    assert points(config, run_id, "loss") == [(10, 7.0), (20, 6.5)]
+    assert [item.path for item in client.list_artifacts(run_id)] == ["note.txt"]
+
+
+def test_a_resumed_run_appends_to_the_same_curve(config):
+    run_id = tracking.start_run(config, "second", {})
+    for step in (1, 2):
+        assert tracking.start_run(config, "second", {}, resume=run_id) == run_id
+        tracker = tracking.Tracker(tracking.tracking_uri(config), run_id, system_metrics=False)
+        tracker.log(step, {"loss": float(step)})
+        tracker.close()
+    assert points(config, run_id, "loss") == [(1, 1.0), (2, 2.0)]
+
+
+def test_a_run_that_was_deleted_is_begun_anew(config):
+    gone = "0" * 32
+    run_id = tracking.start_run(config, "third", {}, resume=gone)
+    assert run_id != gone
+    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    experiment = client.get_experiment_by_name("tests").experiment_id
+    assert run_id in {
+        run.info.run_id for run in client.search_runs([experiment], run_view_type=ViewType.ALL)
+    }
+
+
+def test_an_outage_stops_nothing_and_is_reported(config, caplog, monkeypatch):
+    run_id = tracking.start_run(config, "fourth", {})
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(tracking.Tracker._send.retry, "stop", lambda _: True)
+    tracker = tracking.Tracker("http://127.0.0.1:9", run_id, system_metrics=False)
+    tracker.log(1, {"loss": 1.0, "lr": 2.0})
+    tracker.close()
+    assert "MLflow did not take 2 points" in caplog.text
+
+
+@pytest.mark.parametrize("uri", ["file:///tmp/mlruns", "mlruns"])
+def test_stores_that_mlflow_refuses_are_refused_early(uri):
+    with pytest.raises(TrackingError, match=r"tracking\.uri"):
+        tracking.tracking_uri(load_config(None, [f"tracking.uri={uri}"]))
+
+
+def test_a_server_that_is_not_there_is_found_out_at_once(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    config = load_config(None, ["tracking.uri=http://127.0.0.1:9"])
+    with pytest.raises(TrackingError, match="start the server"):
+        tracking.start_run(config, "fifth", {})
