@@ -59,7 +59,7 @@ def test_full_width_digits_and_letters_are_folded_in_labelled_text():
 
 
 def test_a_line_without_tags_is_an_error():
-    with pytest.raises(CorpusError, match="install the version"):
+    with pytest.raises(CorpusError, match="install the right version"):
         parse("没有标记的一行")
 
 
