@@ -1,16 +1,13 @@
-"""Arithmetic of columns: ranges laid end to end, and random numbers that belong to a place."""
+"""Rows of different lengths laid end to end in one flat array: offsets and ranges."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-UINT64 = NDArray[np.uint64]
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
 
 def offsets_of(lengths: NDArray[np.integer] | NDArray[np.bool_]) -> NDArray[np.int64]:
-    """[N] lengths to [N + 1] offsets."""
+    """[N + 1] offsets of rows of these [N] lengths: row i is [offsets[i], offsets[i + 1])."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
@@ -22,31 +19,3 @@ def ranges(starts: NDArray[np.integer], lengths: NDArray[np.integer]) -> NDArray
     result = np.repeat(starts - offsets[:-1], lengths)
     result += np.arange(offsets[-1])
     return result
-
-
-def mix(values: UINT64) -> UINT64:
-    """A bijection of 64-bit numbers that scatters them (splitmix64's finalizer, Steele 2014)."""
-    mixed = values >> np.uint64(30)
-    mixed ^= values
-    mixed *= np.uint64(0xBF58476D1CE4E5B9)
-    mixed ^= mixed >> np.uint64(27)
-    mixed *= np.uint64(0x94D049BB133111EB)
-    mixed ^= mixed >> np.uint64(31)
-    return mixed
-
-
-def draw(keys: UINT64, counters: NDArray[np.integer]) -> UINT64:
-    """[N] random 64-bit numbers: number `counters[i]` of the splitmix64 stream `keys[i]`."""
-    state = counters.astype(np.uint64)
-    state *= _GOLDEN
-    state += keys
-    state += _GOLDEN
-    return mix(state)
-
-
-def key_of(*numbers: int) -> np.uint64:
-    """One stream key for a tuple of integers."""
-    key = np.zeros(1, np.uint64)
-    for number in numbers:
-        key = mix(draw(key, np.array([number & 0xFFFFFFFFFFFFFFFF], np.uint64)))
-    return key[0]

@@ -1,7 +1,7 @@
-"""What the feed and the making of samples cost: `python -m tests.benchmarks.feed [--json FILE]`.
+"""The cost of the feed and of making samples: `python -m tests.benchmarks.feed [--json FILE]`.
 
-Medians of CPU time on one core. The corpus is made up, with the lengths of Chinese prose; give
-`--shards FOLDER` to read a prepared one.
+All figures are medians of CPU time on one core. The corpus is random, with the sentence lengths of
+Chinese prose; `--shards FOLDER` reads a prepared one instead.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.corpus.columns import offsets_of
+from pipeline.corpus.arrays import offsets_of
 from pipeline.corpus.records import Masks, Sentences
 from pipeline.corpus.samples.masks import Maskable, sample_keys, whole_word_masks
 from pipeline.corpus.samples.pairs import build_pairs
@@ -38,7 +38,7 @@ VOCABULARY = Maskable(103, 21128, tuple(sorted(SPECIAL_IDS.values())))
 
 
 def prose(documents: int) -> Sentences:
-    """Sentences of about 30 tokens in words of 1.67, as the shared corpus has them."""
+    """Sentences of about 30 tokens, and words of 1.67: the means of the shared corpus."""
     random = np.random.default_rng(0)
     sentences = random.geometric(1 / 45, documents)
     lengths = random.geometric(1 / 30, sentences.sum()) + 2
@@ -55,7 +55,7 @@ def prose(documents: int) -> Sentences:
 
 
 def median_seconds(work: Callable[[], object], rounds: int = ROUNDS) -> float:
-    """Median CPU seconds of one call, after one that warms up."""
+    """Median CPU seconds of one call, after a first call that is not counted."""
     work()
     spent = []
     for _ in range(rounds):
@@ -66,7 +66,7 @@ def median_seconds(work: Callable[[], object], rounds: int = ROUNDS) -> float:
 
 
 def making(folder: Path) -> dict[str, float]:
-    """Microseconds a sample of pairing, masking and writing; leaves a corpus in the folder."""
+    """Microseconds a sample for pairing, masking and writing; leaves a corpus in the folder."""
     text = prose(1500)
     pairs = build_pairs(text, PairSettings(), LENGTH, 101, 102, 0)
     count = len(pairs.documents)
@@ -102,7 +102,7 @@ def making(folder: Path) -> dict[str, float]:
 
 
 def reading(folder: str) -> dict[str, float]:
-    """Random rows a second, 256 at a time."""
+    """Random rows a second, read 256 at a time."""
     reader = ShardFolder(folder)
     numbers = np.random.default_rng(0).integers(0, len(reader), (STEPS, BATCH))
 
@@ -116,7 +116,7 @@ def reading(folder: str) -> dict[str, float]:
 
 
 def feeding(folder: str) -> dict[str, float]:
-    """Samples a second of the whole feed, and microseconds a sample of its parts."""
+    """Samples a second of the whole feed, and microseconds a sample for its parts."""
     result = {}
     for name, masking, micro_batch in (
         ("static masks, batch 256", None, BATCH),
@@ -139,6 +139,7 @@ def feeding(folder: str) -> dict[str, float]:
 
 
 def parts(folder: str) -> dict[str, float]:
+    """Microseconds a sample for each part of the feed."""
     reader = ShardFolder(folder)
     vocabulary = reader.manifest.maskable
     positions = np.arange(BATCH)
@@ -169,9 +170,9 @@ def parts(folder: str) -> dict[str, float]:
 
 
 def resuming(folder: Path, samples: int = 10**8) -> dict[str, float]:
-    """Seconds to open a corpus of 10^8 samples and make the first batch behind sample 10^8.
+    """Seconds to open a corpus of 10^8 samples and make the first batch after sample 10^8.
 
-    The corpus is hard links to one shard; each is a file and a map of its own.
+    The corpus consists of hard links to one shard; each is a separate file with its own mapping.
     """
     shard = ShardFolder(folder).manifest.shards[0]
     count = samples // shard.rows + 1
@@ -203,8 +204,8 @@ def resuming(folder: Path, samples: int = 10**8) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shards", help="a prepared corpus to feed from")
-    parser.add_argument("--json", help="file for the figures")
+    parser.add_argument("--shards", help="folder of a prepared corpus to read")
+    parser.add_argument("--json", help="file to write the figures to")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         figures = making(Path(scratch))

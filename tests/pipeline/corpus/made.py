@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from hypothesis import strategies as st
 
-from pipeline.corpus.columns import offsets_of
+from pipeline.corpus.arrays import offsets_of
 from pipeline.corpus.records import Sentences
 from pipeline.corpus.samples.masks import Maskable, sample_keys, whole_word_masks
 from pipeline.corpus.samples.pairs import build_pairs

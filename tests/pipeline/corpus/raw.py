@@ -11,7 +11,8 @@ import zstandard
 from pipeline.corpus.records import Document, Drop
 from pipeline.corpus.text.parsing import documents
 from pipeline.corpus.text.reading import Chunk, read_unit
-from pipeline.corpus.text.sources import list_sources, plan_units
+from pipeline.corpus.text.sources import list_sources
+from pipeline.corpus.text.units import plan_units
 from pipeline.settings.config import CorpusSettings
 
 COMPRESS = {

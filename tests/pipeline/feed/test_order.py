@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpus.columns import key_of
+from pipeline.corpus.randomness import key_of
 from pipeline.feed.order import permuted, positions_of, quotas, sample_at, source_at
 
 

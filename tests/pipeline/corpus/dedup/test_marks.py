@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus.dedup import clusters as dedup
-from pipeline.corpus.records import Document
+from pipeline.corpus.dedup import marks
+from pipeline.corpus.dedup.signatures import sign
+from pipeline.corpus.records import Document, Drop
 from pipeline.settings.config import DedupSettings
 
 EXACT = DedupSettings(exact_documents=True)
@@ -26,22 +27,20 @@ def run(folder, chunks, settings):
         for c, texts in enumerate(chunks)
     ]
     for number, chunk in enumerate(documents):
-        signed = dedup.sign((document.text for document in chunk), settings)
-        sources = [document.source for document in chunk]
-        dedup.write_signatures(folder, str(number), signed, sources)
+        signed = sign((document.text for document in chunk), settings)
+        places = [document.place for document in chunk]
+        marks.write_signatures(folder, str(number), signed, places)
     sizes = {str(number): len(chunk) for number, chunk in enumerate(chunks)}
     report = f"{folder}/report.jsonl"
-    counts = dedup.find_duplicates(folder, sizes, settings, each, report)
-    dropped = []
-    kept = [
-        [
-            document.text
-            for document in dedup.without_duplicates(chunk, folder, str(number), dropped)
-        ]
+    counts = marks.find_duplicates(folder, sizes, settings, each, report)
+    marks._chunks.cache_clear()
+    records = [
+        list(marks.without_duplicates(chunk, folder, str(number)))
         for number, chunk in enumerate(documents)
     ]
-    dedup._parts.cache_clear()
-    return kept, [(drop.reason, drop.source) for drop in dropped], counts
+    kept = [[record.text for record in chunk if isinstance(record, Document)] for chunk in records]
+    drops = [record for chunk in records for record in chunk if isinstance(record, Drop)]
+    return kept, [(drop.reason, drop.place) for drop in drops], counts
 
 
 def test_the_first_of_equal_documents_is_kept(tmp_path):
@@ -66,7 +65,7 @@ def test_exactly_the_distinct_documents_are_left(tmp_path_factory, chunks):
     assert len(dropped) == len(flat) - len(set(flat))
 
 
-def test_near_duplicates_go_and_their_clusters_are_reported(tmp_path):
+def test_near_duplicates_are_dropped_and_their_clusters_counted(tmp_path):
     draw = np.random.default_rng(0)
     letters = draw.integers(0x4E00, 0x9FA5, (4, 400))
     first, second, third, fourth = ("".join(map(chr, row)) for row in letters)
@@ -92,7 +91,7 @@ def test_long_paragraphs_are_kept_once_and_short_ones_always(tmp_path):
     assert [reason for reason, _ in dropped] == ["duplicate_paragraph"] * 3
 
 
-def test_a_paragraph_of_a_dropped_document_does_not_take_it_from_a_kept_one(tmp_path):
+def test_a_dropped_document_does_not_make_the_paragraphs_of_a_kept_one_duplicates(tmp_path):
     draw = np.random.default_rng(1)
     body = "".join(map(chr, draw.integers(0x4E00, 0x9FA5, 600)))
     alike = f"{body}\n{LONG[3]}"
@@ -106,27 +105,17 @@ def test_a_paragraph_of_a_dropped_document_does_not_take_it_from_a_kept_one(tmp_
     st.lists(st.lists(st.sampled_from(LONG), min_size=1, max_size=4).map("\n".join), max_size=6),
     st.integers(1, 3),
 )
-def test_partitions_change_nothing(tmp_path_factory, texts, partitions):
+def test_the_number_of_partitions_changes_nothing(tmp_path_factory, texts, partitions):
     folder = str(tmp_path_factory.mktemp("d"))
     kept, _, _ = run(folder, [texts], PARAGRAPHS)
     flat = [line for text in texts for line in text.split("\n")]
     assert [line for text in kept[0] for line in text.split("\n")] == list(dict.fromkeys(flat))
-    parts = [dedup.Part("0", 0, 0)]
-    found = [dedup.repeated_paragraphs(folder, parts, n, partitions) for n in range(partitions)]
+    chunks = [marks.SignedChunk("0", 0, 0)]
+    found = [marks.repeated_paragraphs(folder, chunks, n, partitions) for n in range(partitions)]
     assert len(np.concatenate(found)) == len(flat) - len(set(flat))
 
 
-@given(st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=30))
-def test_join_finds_connected_components(edges):
-    labels = list(range(20))
-    for _ in range(20):
-        for a, b in edges:
-            labels[a] = labels[b] = min(labels[a], labels[b])
-    found = dedup.join(20, [np.array(edges, np.int64).reshape(-1, 2)])
-    assert found.tolist() == labels
-
-
 @pytest.mark.parametrize("name", ["exact_documents", "exact_paragraphs", "near_documents"])
-def test_wanted(name):
-    assert dedup.wanted(DedupSettings(**{name: True}))
-    assert not dedup.wanted(DedupSettings())
+def test_any_kind_of_duplicate_may_be_wanted(name):
+    assert marks.wanted(DedupSettings(**{name: True}))
+    assert not marks.wanted(DedupSettings())

@@ -14,6 +14,7 @@ import zstandard
 
 from pipeline.corpus import prepare
 from pipeline.corpus.shards import format as shards
+from pipeline.corpus.text.sources import list_sources
 from pipeline.errors import CorpusError
 from pipeline.settings.config import CorpusSettings
 from tests.pipeline.corpus import raw
@@ -41,7 +42,8 @@ def corpus(tmp_path_factory):
 
 def make(folder, out, executor=prepare.ON_CLUSTER, workers=0, show=lambda line: None):
     settings = CorpusSettings(inputs=(str(folder / "in"),), workers=workers, **SETTINGS)
-    return prepare.prepare(settings, out, folder / "vocab.txt", 1, show=show, executor=executor)
+    sources = list_sources(settings.inputs, settings)
+    return prepare.prepare(settings, out, folder / "vocab.txt", 1, sources, show, executor)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -59,7 +61,7 @@ def test_a_killed_worker_is_replaced(corpus, ray_cluster, tmp_path):
     def kill():
         while not finished.is_set() and len(killed) < 2:
             for process in psutil.Process().children(recursive=True):
-                if "make_shards" in "".join(process.cmdline()) and len(killed) < 2:
+                if "to_results" in "".join(process.cmdline()) and len(killed) < 2:
                     process.kill()
                     killed.append(process.pid)
                     time.sleep(0.3)
@@ -82,7 +84,7 @@ def test_a_killed_driver_leaves_what_a_rerun_goes_on_from(corpus, ray_cluster, t
     out = tmp_path / "out"
     address = ray.get_runtime_context().gcs_address
     program = (
-        "import sys; from pathlib import Path; from tests.pipeline.corpus.test_streaming import "
+        "import sys; from pathlib import Path; from tests.pipeline.corpus.run.test_ray_data import "
         "make; make(Path(sys.argv[1]), Path(sys.argv[2]), workers=1)"
     )
     driver = subprocess.Popen(
@@ -98,16 +100,16 @@ def test_a_killed_driver_leaves_what_a_rerun_goes_on_from(corpus, ray_cluster, t
     time.sleep(1)
     assert not (out / "manifest.json").exists()
     kept = {
-        (note["unit"], note["part"]): (out / note["shard"]["name"]).stat().st_mtime_ns
+        (record["unit"], record["chunk"]): (out / record["shard"]["name"]).stat().st_mtime_ns
         for path in (out / "_work").glob("*.json")
-        if (note := json.loads(path.read_text()))["part"] >= 0
+        if (record := json.loads(path.read_text()))["chunk"] >= 0
     }
     lines: list[str] = []
     make(corpus, out, workers=2, show=lines.append)
-    assert any(f"{len(kept)} parts of a former run are kept" in line for line in lines)
+    assert any(f"{len(kept)} chunks are finished already" in line for line in lines)
     assert hashes(out) == hashes(corpus / "expected")
-    for (unit, part), written in kept.items():
-        assert (out / f"shard-{unit:06d}-{part:04d}.arrow").stat().st_mtime_ns == written
+    for (unit, chunk), written in kept.items():
+        assert (out / f"shard-{unit:06d}-{chunk:04d}.arrow").stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize("damage", ["garbage", "vanished", "full disk"])
@@ -119,7 +121,7 @@ def test_what_stops_a_run_stops_it_at_once_and_by_name(corpus, ray_cluster, tmp_
     settings, message = {}, "unreadable or malformed"
     run, spread = prepare.ON_CLUSTER
     if damage == "vanished":
-        message = r"a\.jsonl: vanished"
+        message = r"a\.jsonl: the file vanished"
 
         def run(job, units, workers):
             (folder / "in" / "a.jsonl").unlink()
@@ -127,15 +129,15 @@ def test_what_stops_a_run_stops_it_at_once_and_by_name(corpus, ray_cluster, tmp_
 
     elif damage == "full disk":
         # /dev/full takes a file's name and refuses its bytes.
-        settings, message = {"keep_rejected": "/dev/full"}, r"finished parts are kept"
+        settings, message = {"keep_rejected": "/dev/full"}, r"finished shards are kept"
     corpus_settings = CorpusSettings(
         inputs=(str(folder / "in"),), shard_megabytes=0.2, workers=2, **settings
     )
+    sources = list_sources(corpus_settings.inputs, corpus_settings)
+    executor = prepare.Executor(run, spread)
     begun = time.monotonic()
     with pytest.raises(CorpusError, match=message):
-        prepare.prepare(
-            corpus_settings, out, folder / "vocab.txt", 1, executor=prepare.Executor(run, spread)
-        )
+        prepare.prepare(corpus_settings, out, folder / "vocab.txt", 1, sources, executor=executor)
     assert time.monotonic() - begun < 60
     assert not (out / "manifest.json").exists()
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus.columns import offsets_of
+from pipeline.corpus.arrays import offsets_of
 from pipeline.corpus.samples import masks as masking
 from pipeline.corpus.samples.masks import sample_keys, whole_word_masks
 from pipeline.settings.config import MaskingSettings
@@ -122,10 +122,10 @@ def long_samples(count, words=70, seed=0):
     ]
 
 
-def test_chunks_make_no_difference(monkeypatch):
+def test_the_number_of_samples_at_a_time_makes_no_difference(monkeypatch):
     samples = long_samples(50)
     whole = masks_of(samples, MaskingSettings(), keys_of(50))
-    monkeypatch.setattr(masking, "_CHUNK", 7)
+    monkeypatch.setattr(masking, "_SAMPLES_AT_A_TIME", 7)
     for left, right in zip(whole, masks_of(samples, MaskingSettings(), keys_of(50)), strict=True):
         assert (left == right).all()
 
@@ -159,15 +159,15 @@ def test_every_word_is_equally_likely_to_be_chosen():
     assert ((counts[1:41] - expected) ** 2 / expected).sum() < 100  # chi-square(39) at 1e-6: 98
 
 
-def test_runs_of_words_follow_their_weights():
+def test_n_grams_follow_their_weights():
     words = np.arange(0, 200_000, 2)
     sizes, samples = np.full(100_000, 2), np.repeat(np.arange(1000), 100)
-    first, count = masking._runs(
+    first, count = masking._ngrams(
         words, sizes, samples, np.arange(1001) * 200, keys_of(1000), max_ngram=3
     )
     assert (np.append(first[1:], 100_000) == first + count).all()
     shares = np.bincount(count, minlength=4)[1:] / len(count)
-    # The last run of a sample may be cut short, so the weights hold to about one in a hundred.
+    # The last n-gram of a sample may be cut short, so the weights hold to about one in a hundred.
     assert shares == pytest.approx(np.array([6, 3, 2]) / 11, abs=0.02)
 
 

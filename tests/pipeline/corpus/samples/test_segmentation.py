@@ -86,7 +86,7 @@ def test_a_segmenter_by_entry_point(monkeypatch):
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ConfigError, match="no segmenter 'jiba'; there are: jieba, rjieba"):
+    with pytest.raises(ConfigError, match="no segmenter 'jiba'; choose one of: jieba, rjieba"):
         load_segmenter("jiba")
     with pytest.raises(ConfigError, match=r"missing\.txt: no such file"):
         load_segmenter("jieba", "missing.txt")

@@ -191,7 +191,7 @@ def damage(path, change):
         (lambda folder: (folder / "manifest.json").unlink(), "not a finished corpus"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "damaged"),
         (lambda folder: (folder / "manifest.json").write_text("[]"), "damaged"),
-        (lambda folder: (folder / "shard-00000.arrow").unlink(), "gone"),
+        (lambda folder: (folder / "shard-00000.arrow").unlink(), "missing"),
         (lambda folder: damage(folder / "shard-00000.arrow", lambda d: d[:-1]), "manifest says"),
         (lambda folder: damage(folder / "shard-00000.arrow", lambda d: bytes(len(d))), "readable"),
     ],

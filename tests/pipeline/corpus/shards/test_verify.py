@@ -46,7 +46,7 @@ def test_a_sound_corpus_has_no_problems(tmp_path, task, static):
     assert checked.problems == []
     assert checked.rows == manifest.rows == len(pairs.documents)
     assert checked.tokens == len(pairs.input_ids)
-    assert checked.chosen == (len(masks.positions) if static else 0)
+    assert checked.masked == (len(masks.positions) if static else 0)
 
 
 def test_corpora_in_object_stores_are_checked_too(tmp_path):
@@ -69,13 +69,13 @@ def test_every_broken_law_is_named_with_its_row(tmp_path):
     row, begin = 5, int(pairs.offsets[5])
     b = begin + int(pairs.segment_b_start[row])
     harms = {
-        "[CLS] stands first": pairs._replace(input_ids=change(pairs.input_ids, begin, 9)),
+        "[CLS] is first": pairs._replace(input_ids=change(pairs.input_ids, begin, 9)),
         "[SEP] ends each segment": pairs._replace(input_ids=change(pairs.input_ids, b - 1, 9)),
-        "no [PAD] or [MASK]": pairs._replace(input_ids=change(pairs.input_ids, begin + 1, 4)),
+        "no [PAD] and no [MASK]": pairs._replace(input_ids=change(pairs.input_ids, begin + 1, 4)),
         "segments begin with a word": pairs._replace(
             word_starts=change(pairs.word_starts, begin + 1, False)
         ),
-        "B begins behind A": pairs._replace(segment_b_start=change(pairs.segment_b_start, row, 65)),
+        "B begins after A": pairs._replace(segment_b_start=change(pairs.segment_b_start, row, 65)),
         "the next-sentence label": pairs._replace(
             next_sentence_label=change(pairs.next_sentence_label, row, 255)
         ),
@@ -93,7 +93,7 @@ def test_every_broken_law_of_masks_is_named_with_its_row(tmp_path):
     place = int(masks.offsets[7])
     assert masks.positions[place] > 1
     harms = {
-        "lie in the sample": masks._replace(positions=change(masks.positions, place, 300)),
+        "are in the sample": masks._replace(positions=change(masks.positions, place, 300)),
         "ascend": masks._replace(positions=change(masks.positions, place, 63)),
         "special tokens are not masked": masks._replace(
             positions=change(masks.positions, place, 0)
@@ -130,7 +130,7 @@ def test_budgets_and_shares_are_held_against_the_settings(tmp_path):
     assert "the budget of masked tokens holds" in verify(str(tmp_path)).problems[0]
     corpus(tmp_path, pairs, masks, MaskingSettings(mask_share=0.5, random_share=0.1))
     problems = verify(str(tmp_path)).problems
-    assert any("are seen as [MASK]; by the settings 50.00%" in problem for problem in problems)
+    assert any("are shown as [MASK]; the settings say 50.00%" in problem for problem in problems)
 
 
 def test_changed_bytes_missing_and_unlisted_shards_are_all_reported(tmp_path):

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.corpus.text import reading, wikipedia
-from pipeline.corpus.text.sources import list_sources, plan_units
+from pipeline.corpus.text.sources import list_sources
+from pipeline.corpus.text.units import plan_units
 from pipeline.errors import CorpusError
 from pipeline.settings.config import CorpusSettings
 from tests.pipeline.corpus import raw
@@ -137,7 +138,7 @@ def test_undecodable_lines_are_quarantined_with_file_and_byte(tmp_path):
     documents, (drop,) = raw.read(path)
     assert [document.text for document in documents] == ["好的一行", "又一行"]
     assert drop.reason == "undecodable"
-    assert drop.source == f"{path}:{data.index(0xFF)}"
+    assert drop.place == f"{path}:{data.index(0xFF)}"
     assert r"\xff\xfe" in drop.text
     assert drop.size == 14
 
@@ -202,5 +203,5 @@ def test_a_file_that_vanished_or_changed_stops_the_run_by_name(tmp_path):
     with pytest.raises(CorpusError, match=r"a\.jsonl: has \d+ bytes and had \d+"):
         list(reading.read_unit(unit, corpus))
     path.unlink()
-    with pytest.raises(CorpusError, match=r"a\.jsonl: vanished"):
+    with pytest.raises(CorpusError, match=r"a\.jsonl: the file vanished"):
         list(reading.read_unit(unit, corpus))

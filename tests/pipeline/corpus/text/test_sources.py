@@ -3,7 +3,8 @@ import os
 import fsspec
 import pytest
 
-from pipeline.corpus.text.sources import list_sources, plan_units
+from pipeline.corpus.text.sources import list_sources
+from pipeline.corpus.text.units import plan_units
 from pipeline.errors import CorpusError
 from pipeline.settings.config import CorpusSettings
 from tests.pipeline.corpus import raw
@@ -115,7 +116,7 @@ def test_big_plain_files_are_cut_and_small_ones_grouped(tmp_path):
     raw.write(tmp_path / "z.jsonl.gz", bytes(range(256)) * 10)
     corpus = CorpusSettings(shard_megabytes=0.001)
     units = plan_units(list_sources([str(tmp_path)], corpus), corpus)
-    plan = [[(p.source.name[2:], p.start, p.end) for p in unit.pieces] for unit in units]
+    plan = [[(r.source.name[2:], r.start, r.end) for r in unit.ranges] for unit in units]
     assert plan[:3] == [
         [("big.jsonl", start, end)] for start, end in ((0, 833), (833, 1666), (1666, 2500))
     ]
