@@ -18,7 +18,6 @@ from typing import NamedTuple
 import tokenizers
 
 from pipeline.corpus.dedup import marks
-from pipeline.corpus.dedup.report import FILE as DUPLICATES
 from pipeline.corpus.run import ledger
 from pipeline.corpus.run.ledger import Done, Result
 from pipeline.corpus.run.progress import Progress
@@ -154,11 +153,11 @@ def prepare(
     clusters: dict[str, int] = {}
     if marks.wanted(settings.dedup):
         job, clusters = _deduplicate(job, planned, executor, show)
-    elif system.exists(f"{root}/{DUPLICATES}"):
-        system.rm_file(f"{root}/{DUPLICATES}")
+    elif system.exists(f"{root}/{marks.REPORT}"):
+        system.rm_file(f"{root}/{marks.REPORT}")
     progress = Progress(planned.units, show)
     done = _run(job, planned, executor, progress)
-    manifest = _manifest(settings, planned, vocab, done, clusters)
+    manifest = _manifest(job, planned, done, clusters)
     shards.write_manifest(folder, manifest)
     system.rm(f"{root}/_work", recursive=True)
     progress.end(manifest)
@@ -211,7 +210,7 @@ def _deduplicate(
             if chunk != ledger.END
         }
         clusters = marks.find_duplicates(
-            folder, documents, job.settings.dedup, executor.spread, f"{job.folder}/{DUPLICATES}"
+            folder, documents, job.settings.dedup, executor.spread, f"{job.folder}/{marks.REPORT}"
         )
         write_whole(f"{folder}/clusters.json", json.dumps(clusters).encode())
     return job._replace(marks=folder), json.loads(system.cat_file(path))
@@ -227,13 +226,7 @@ def _finished(folder: str, fingerprint: str) -> Manifest | None:
     return manifest if same and ledger.shards_exist(folder, manifest.shards) else None
 
 
-def _manifest(
-    settings: CorpusSettings,
-    planned: Plan,
-    vocab: str,
-    done: Done,
-    clusters: Mapping[str, int],
-) -> Manifest:
+def _manifest(job: Job, planned: Plan, done: Done, clusters: Mapping[str, int]) -> Manifest:
     drops = ledger.totals(done, "drops")
     if empty := sum(source.size == 0 for source in planned.sources):
         drops["empty_file"] = empty
@@ -243,10 +236,10 @@ def _manifest(
             f"{len(planned.sources)} file(s) gave no sample; dropped: {drops}; check "
             "corpus.format, corpus.text_field and corpus.cleaning"
         )
-    vocabulary = read_vocabulary(vocab)
+    settings, vocabulary = job.settings, read_vocabulary(job.vocab)
     return Manifest(
         shards=tuple(sorted(infos, key=lambda info: info.name)),
-        vocab_sha256=planned.vocab_sha256,
+        vocab_sha256=job.vocab_sha256,
         vocab_size=len(vocabulary),
         special_ids={token: vocabulary[token] for token in SPECIALS},
         sequence_length=settings.sequence_length,
@@ -256,7 +249,7 @@ def _manifest(
         drops=drops,
         unknown=dict(Counter(ledger.totals(done, "unknown")).most_common(UNKNOWN_LISTED)),
         settings=settings.model_dump(mode="json"),
-        fingerprint=planned.fingerprint,
+        fingerprint=job.fingerprint,
     )
 
 

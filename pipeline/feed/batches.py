@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.arrays import offsets_of
-from pipeline.corpus.samples.masks import Maskable, sample_keys, whole_word_masks
+from pipeline.corpus.samples.masks import Maskable, whole_word_masks
 from pipeline.corpus.shards.format import SCHEMA_VERSION
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
 from pipeline.cpu import keep_freed_memory
@@ -106,8 +106,8 @@ class Feed:
         bounds = offsets_of(np.array(per_folder)) if weights else np.array([0, len(rows)])
         self._shares = quotas(weights) if weights else (1,)
         self._source_rows = [rows[a:b] for a, b in pairwise(bounds)]
-        self._first_samples = offsets_of(np.array([part.sum() for part in self._source_rows]))
-        if not all(part.sum() for part in self._source_rows):
+        self._first_samples = offsets_of(np.array([rows.sum() for rows in self._source_rows]))
+        if not all(rows.sum() for rows in self._source_rows):
             raise ShardError(f"{', '.join(folders)}: no samples; prepare them from more text")
 
         self._steps_ahead = self._steps_of_a_window()
@@ -142,16 +142,9 @@ class Feed:
             self._cache.prefetch(self._reader.shards_of(self._samples_at(positions)[0]))
         masks = rows.masks
         if self._masking:
-            numbers = samples.astype(np.uint64)
-            keys = sample_keys(self._seed, epochs, numbers)
             pairs = flat_pairs(rows)
             masks = whole_word_masks(
-                pairs.input_ids,
-                pairs.word_starts,
-                pairs.offsets,
-                keys,
-                self._masking,
-                self._vocabulary,
+                pairs, self._masking, self._vocabulary, self._seed, epochs, samples
             )
         return [
             collate(rows, masks, samples, self._pad_id, first, last)
@@ -188,21 +181,17 @@ class Feed:
 
         An error in the thread is raised here; closing the iterator ends the thread.
         """
-        return _ahead(self.step, first, last)
-
-
-def _ahead(make: Callable[[int], list[Batch]], first: int, last: int) -> Iterator[list[Batch]]:
-    with ThreadPoolExecutor(1, thread_name_prefix="feed") as executor:
-        waiting: deque[Future[list[Batch]]] = deque()
-        try:
-            for step in range(first, last):
-                waiting.append(executor.submit(make, step))
-                if len(waiting) > _AHEAD:
+        with ThreadPoolExecutor(1, thread_name_prefix="feed") as executor:
+            waiting: deque[Future[list[Batch]]] = deque()
+            try:
+                for step in range(first, last):
+                    waiting.append(executor.submit(self.step, step))
+                    if len(waiting) > _AHEAD:
+                        yield waiting.popleft().result()
+                while waiting:
                     yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            executor.shutdown(cancel_futures=True)
+            finally:
+                executor.shutdown(cancel_futures=True)
 
 
 def heldout(

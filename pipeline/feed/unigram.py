@@ -1,4 +1,4 @@
-"""The loss of predicting by token frequency alone, which a language model has to beat."""
+"""What token frequencies alone predict: the loss that a masked-language model has to beat."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.feed.batches import Batch
 
-ROWS_AT_A_TIME = 8192
+BLOCK = 8192
 
 
 def unigram_loss(shards: str | Path, heldout: Iterable[Batch]) -> float:
     """Cross-entropy (nats a token) of masked held-out tokens under training-set frequencies.
 
-    Frequencies are counted over all tokens of the training shards. One is added to the count of
-    each vocabulary entry, so that the loss of a token that was never seen is finite.
+    Frequencies are those of all tokens of the training shards, with one added to each entry of the
+    vocabulary, so that a token never seen costs much but not everything.
     """
     folder = ShardFolder(shards)
     counts = np.ones(folder.manifest.vocab_size)
-    for first in range(0, len(folder), ROWS_AT_A_TIME):
-        numbers = np.arange(first, min(first + ROWS_AT_A_TIME, len(folder)))
-        rows = folder.rows(numbers, words=False, masks=False)
+    for first in range(0, len(folder), BLOCK):
+        block = np.arange(first, min(first + BLOCK, len(folder)))
+        rows = folder.rows(block, words=False, masks=False)
         inside = np.arange(rows.input_ids.shape[1]) < rows.lengths[:, None]
         counts += np.bincount(rows.input_ids[inside], minlength=len(counts))
     counts[list(folder.manifest.special_ids.values())] = 1

@@ -21,15 +21,16 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.corpus.arrays import offsets_of
-from pipeline.corpus.records import Masks, Sentences
-from pipeline.corpus.samples.masks import Maskable, sample_keys, whole_word_masks
+from pipeline.corpus.records import Sentences
+from pipeline.corpus.samples.masks import Maskable, whole_word_masks
 from pipeline.corpus.samples.pairs import build_pairs
-from pipeline.corpus.shards.format import Manifest, write_manifest, write_shard
+from pipeline.corpus.shards.format import write_manifest, write_shard
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
 from pipeline.feed.batches import Feed, pack
 from pipeline.feed.collate import collate
 from pipeline.feed.order import sample_at
 from pipeline.settings.config import MaskingSettings, PairSettings
+from tests.pipeline.corpus.made import write_corpus
 
 BATCH, LENGTH, ROUNDS, STEPS = 256, 128, 9, 60
 DYNAMIC = MaskingSettings(mode="dynamic")
@@ -70,34 +71,24 @@ def making(folder: Path) -> dict[str, float]:
     text = prose(1500)
     pairs = build_pairs(text, PairSettings(), LENGTH, 101, 102, 0)
     count = len(pairs.documents)
-    keys = sample_keys(0, 0, np.arange(count, dtype=np.uint64))
-
-    def draw() -> Masks:
-        columns = pairs.input_ids, pairs.word_starts, pairs.offsets
-        return whole_word_masks(*columns, keys, MaskingSettings(), VOCABULARY)
-
-    masks = draw()
-    path = folder / "shard-0.arrow"
-    info = write_shard(path, pairs, masks, {}, 21128)
+    masks = whole_word_masks(pairs, MaskingSettings(), VOCABULARY, 0)
     work = {
         "pairs": lambda: build_pairs(text, PairSettings(), LENGTH, 101, 102, 0),
-        "masks": draw,
-        "shard": lambda: write_shard(path, pairs, masks, {}, 21128),
+        "masks": lambda: whole_word_masks(pairs, MaskingSettings(), VOCABULARY, 0),
+        "shard": lambda: write_shard(folder / "timed", pairs, masks, {}, VOCABULARY.vocab_size),
     }
     result = {
         f"make: {name} (µs)": median_seconds(job, 5) / count * 1e6 for name, job in work.items()
     }
     budgets = np.rint(0.15 * np.diff(pairs.offsets)).clip(1)
     result["make: share of budgets met exactly"] = float((np.diff(masks.offsets) == budgets).mean())
-    manifest = Manifest(
-        shards=(info,),
-        vocab_sha256="made up",
-        vocab_size=21128,
+    write_corpus(
+        folder,
+        (pairs, masks),
+        vocab_size=VOCABULARY.vocab_size,
         special_ids=SPECIAL_IDS,
         sequence_length=LENGTH,
-        masks="static",
     )
-    write_manifest(folder, manifest)
     return result
 
 
@@ -145,20 +136,15 @@ def parts(folder: str) -> dict[str, float]:
     positions = np.arange(BATCH)
     samples, epochs = sample_at(positions, reader.shard_rows, 0)
     rows = reader.rows(samples, multiple=8)
-    keys = sample_keys(0, epochs, samples.astype(np.uint64))
     pairs = flat_pairs(rows)
     batch = collate(rows, rows.masks, samples, 0, 0, BATCH)
-
-    def draw() -> Masks:
-        columns = pairs.input_ids, pairs.word_starts, pairs.offsets
-        return whole_word_masks(*columns, keys, DYNAMIC, vocabulary)
 
     work: dict[str, Callable[[], object]] = {
         "order": lambda: sample_at(positions, reader.shard_rows, 0),
         "read ids and static masks": lambda: reader.rows(samples, words=False, multiple=8),
         "read ids and word starts": lambda: reader.rows(samples, masks=False, multiple=8),
         "lay end to end for masking": lambda: flat_pairs(rows),
-        "draw masks": draw,
+        "draw masks": lambda: whole_word_masks(pairs, DYNAMIC, vocabulary, 0, epochs, samples),
         "collate": lambda: collate(rows, rows.masks, samples, 0, 0, BATCH),
         "pack": lambda: pack(batch),
     }

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from pipeline.corpus.arrays import offsets_of
 from pipeline.corpus.dedup.clusters import count_clusters, equal_pairs, join, repeats
-from pipeline.corpus.dedup.report import report_lines
 from pipeline.corpus.dedup.signatures import Signatures, is_paragraph
 from pipeline.corpus.records import Document, Drop
 from pipeline.settings.config import DedupSettings
@@ -30,6 +29,7 @@ KEPT, EXACT, NEAR = range(3)
 REASONS = ("", "duplicate_document", "near_duplicate_document")
 """Reason of a drop, by mark."""
 PARAGRAPH = "duplicate_paragraph"
+REPORT = "duplicates.jsonl"
 PARTITION = 50_000_000
 """Paragraph hashes that are sorted at a time."""
 Spread = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], list[Any]]
@@ -66,7 +66,7 @@ def find_duplicates(
     Args:
         folder: where the signatures are; the marks are written beside them.
         documents: the number of documents in each chunk, by name, in the order of the inputs.
-        report: path of the list of dropped documents.
+        report: path of the list of dropped documents, which `write_report` writes.
 
     Returns:
         Counts of clusters by kind.
@@ -101,14 +101,7 @@ def find_duplicates(
     write_array(f"{folder}/repeated.npy", repeated)
     write_whole(f"{folder}/chunks.json", json.dumps(chunks).encode())
     if clusters:
-        lines = report_lines(
-            [chunk.document for chunk in chunks],
-            marks,
-            REASONS,
-            clusters.get("near", clusters["exact"]),
-            lambda chunk: json.loads(read_whole(f"{folder}/{chunks[chunk].name}.places.json")),
-        )
-        write_whole(report, lines)
+        write_report(folder, chunks, report, marks, clusters.get("near", clusters["exact"]))
     return {f"{kind}_duplicate_clusters": count_clusters(first) for kind, first in clusters.items()}
 
 
@@ -135,12 +128,53 @@ def repeated_paragraphs(
     return np.concatenate(numbers)[repeats(np.concatenate(hashes))]
 
 
+def write_report(
+    folder: str,
+    chunks: Sequence[SignedChunk],
+    path: str,
+    marks: NDArray[np.uint8],
+    first: NDArray[np.int64],
+) -> None:
+    """Write each dropped document as a JSON line, with the one that is kept in its place.
+
+    Args:
+        marks: [D] of all documents.
+        first: [D] the first document of each one's cluster, which is kept.
+    """
+    heads = np.unique(first[marks != KEPT])
+    kept: dict[int, str] = {}
+    lines = []
+    for chunk, end in zip(chunks, [*(chunk.document for chunk in chunks[1:]), None], strict=True):
+        begin = chunk.document
+        dropped = np.flatnonzero(marks[begin:end] != KEPT) + begin
+        here = heads[slice(*np.searchsorted(heads, [begin, len(marks) if end is None else end]))]
+        if not len(dropped) and not len(here):
+            continue
+        places = json.loads(read_whole(f"{folder}/{chunk.name}.places.json"))
+        # The first document of a cluster comes before all that it replaces.
+        kept.update((head, places[head - begin]) for head in here.tolist())
+        lines += [
+            {
+                "source": places[number - begin],
+                "reason": REASONS[marks[number]],
+                "kept": kept[int(first[number])],
+            }
+            for number in dropped.tolist()
+        ]
+    data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    write_whole(path, data.encode())
+
+
 def without_duplicates(
     records: Iterable[Document | Drop], folder: str, name: str
 ) -> Iterator[Document | Drop]:
-    """The records of a chunk, where drops stand for the documents and paragraphs marked by folder.
+    """The records of a chunk, in which drops replace the documents and paragraphs that are marked.
 
-    A document of which all paragraphs are dropped is left out.
+    A document is left out if all of its paragraphs are dropped.
+
+    Args:
+        folder: where `find_duplicates` wrote the marks.
+        name: of the chunk.
     """
     chunk = _chunks(folder)[name]
     marks = read_array(f"{folder}/marks.npy", mapped=True)[chunk.document :]

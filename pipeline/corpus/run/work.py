@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pipeline.corpus.dedup.marks import without_duplicates, write_signatures
 from pipeline.corpus.dedup.signatures import sign
@@ -56,8 +56,8 @@ def unfinished_chunks(job: Job, unit: Unit) -> Iterator[Chunk | End]:
 def results_of(job: Job, item: Unit | Chunk | End | Result) -> Iterator[Result]:
     """Do the work of a unit, of one chunk, or of the end of a unit; a result stays what it is."""
     if isinstance(item, Unit):
-        for part in unfinished_chunks(job, item):
-            yield from results_of(job, part)
+        for each in unfinished_chunks(job, item):
+            yield from results_of(job, each)
     elif isinstance(item, Chunk):
         yield job.work(job, item)
     elif isinstance(item, End):
@@ -100,9 +100,9 @@ def make_shard(job: Job, chunk: Chunk) -> Result:
     if settings.keep_rejected:
         _keep(settings.keep_rejected, f"{name}.jsonl", dropped)
     changed = {f"changed_by_{step}": number for step, number in cleaner.changed.items()}
-    result = _result(job, chunk, {**samples.counts, **changed}, dropped)
     unknown = dict(samples.unknown.most_common(UNKNOWN))
-    return record(job.folder, result.model_copy(update={"shard": shard, "unknown": unknown}))
+    counts = {**samples.counts, **changed}
+    return _finish(job, chunk, counts, dropped, shard=shard, unknown=unknown)
 
 
 def sign_chunk(job: Job, chunk: Chunk) -> Result:
@@ -118,7 +118,7 @@ def sign_chunk(job: Job, chunk: Chunk) -> Result:
 
     signed = sign(texts(), job.settings.dedup)
     write_signatures(job.folder, chunk_name(chunk.unit, chunk.number), signed, places)
-    return record(job.folder, _result(job, chunk, {"documents": len(places)}, []))
+    return _finish(job, chunk, {"documents": len(places)}, [])
 
 
 def end_unit(job: Job, end: End) -> Result:
@@ -136,9 +136,12 @@ def end_unit(job: Job, end: End) -> Result:
     return record(job.folder, result)
 
 
-def _result(job: Job, chunk: Chunk, counts: dict[str, int], dropped: list[Drop]) -> Result:
+def _finish(
+    job: Job, chunk: Chunk, counts: dict[str, int], dropped: list[Drop], **made: Any
+) -> Result:
+    """Record the result of a chunk; `made` are further fields of it."""
     bad = [drop for drop in dropped if drop.size]
-    return Result(
+    result = Result(
         fingerprint=job.fingerprint,
         unit=chunk.unit,
         chunk=chunk.number,
@@ -148,7 +151,9 @@ def _result(job: Job, chunk: Chunk, counts: dict[str, int], dropped: list[Drop])
         disk=sum(block.disk for block in chunk.blocks),
         bad_bytes=sum(drop.size for drop in bad),
         places=tuple(f"{drop.place}: {drop.reason}" for drop in bad[:PLACES]),
+        **made,
     )
+    return record(job.folder, result)
 
 
 def _documents(records: Iterable[Document | Drop], dropped: list[Drop]) -> Iterator[Document]:

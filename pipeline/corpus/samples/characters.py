@@ -8,13 +8,31 @@ WordPiece must encode as a whole.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-UNSEEN, SPACE, IN_SPAN, PUNCTUATION, HAN = range(5)
+SPACE, IN_SPAN, PUNCTUATION, HAN = range(4)
 PROBE = "a"
+
+
+class CharacterTable:
+    """A number, at least 0, for each character: computed when first needed, then looked up."""
+
+    def __init__(self, dtype: DTypeLike, compute: Callable[[str], int]) -> None:
+        self._values = np.full(0x110000, -1, dtype)
+        self._compute = compute
+
+    def look_up(self, codes: NDArray[np.uint32]) -> NDArray:
+        """The numbers of characters given by code point, in an array of the same shape."""
+        values = self._values[codes]
+        if (unseen := values < 0).any():
+            for code in np.unique(codes[unseen]).tolist():
+                self._values[code] = self._compute(chr(code))
+            values = self._values[codes]
+        return values
 
 
 class Scan(NamedTuple):
@@ -23,7 +41,7 @@ class Scan(NamedTuple):
     text: str
     codes: NDArray[np.uint32]
     """[L] code points"""
-    kinds: NDArray[np.uint8]
+    kinds: NDArray[np.int8]
     """[L]"""
 
     @property
@@ -53,17 +71,12 @@ class Scanner:
 
     def __init__(self, normalizer: Any, pre_tokenizer: Any) -> None:
         self._normalizer, self._pre_tokenizer = normalizer, pre_tokenizer
-        self._kinds = np.zeros(0x110000, np.uint8)
+        self._kinds = CharacterTable(np.int8, self._kind)
 
     def scan(self, text: str) -> Scan:
         """Kinds of all characters of a text."""
         codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
-        kinds = self._kinds[codes]
-        if (unseen := kinds == UNSEEN).any():
-            for code in np.unique(codes[unseen]).tolist():
-                self._kinds[code] = self._kind(chr(code))
-            kinds = self._kinds[codes]
-        return Scan(text, codes, kinds)
+        return Scan(text, codes, self._kinds.look_up(codes))
 
     def words(self, text: str) -> list[str]:
         """The words that WordPiece receives for a text, normalised."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from pipeline.corpus.samples.characters import HAN, Scanner
+from pipeline.corpus.samples.characters import HAN, CharacterTable, Scanner
 from pipeline.corpus.samples.vocabulary import build_tokenizer
 
 REMEMBERED_CHARACTERS = 8_000_000
@@ -45,7 +45,7 @@ class Encoder:
         # "[MASK]" in a text is six characters of text, not a mask.
         self._tokenizer.encode_special_tokens = True
         self._scanner = Scanner(tokenizer.normalizer, tokenizer.pre_tokenizer)
-        self._ids = np.full(0x110000, -1, np.int32)
+        self._ids = CharacterTable(np.int32, self._id_of)
         self._spans = _Spans()
 
     def encode(
@@ -82,7 +82,7 @@ class Encoder:
         inside_han[1:] &= inside_han[:-1].copy()
         inside_han[:1] = False
         place = offsets[single]
-        found = self._look_up(scan.codes[single])
+        found = self._ids.look_up(scan.codes[single])
         ids[place] = found
         starts[place] = (boundaries[:-1] | sentence_begins[:-1] | ~inside_han)[single]
 
@@ -104,14 +104,9 @@ class Encoder:
                 unknown[character] += int(count)
         return unknown
 
-    def _look_up(self, codes: NDArray[np.uint32]) -> NDArray[np.int32]:
-        ids = self._ids[codes]
-        if (unseen := ids < 0).any():
-            for code in np.unique(codes[unseen]).tolist():
-                encoding = self._tokenizer.encode(chr(code), add_special_tokens=False)
-                (self._ids[code],) = encoding.ids
-            ids = self._ids[codes]
-        return ids
+    def _id_of(self, character: str) -> int:
+        (number,) = self._tokenizer.encode(character, add_special_tokens=False).ids
+        return number
 
 
 class _Spans:

@@ -12,7 +12,7 @@ from pipeline.corpus.arrays import offsets_of
 from pipeline.corpus.randomness import key_of
 from pipeline.corpus.records import Document, Masks, Pairs, Sentences
 from pipeline.corpus.samples.encoder import Encoder
-from pipeline.corpus.samples.masks import Maskable, sample_keys, whole_word_masks
+from pipeline.corpus.samples.masks import Maskable, whole_word_masks
 from pipeline.corpus.samples.pairs import build_pairs, truncated_tokens
 from pipeline.corpus.samples.segmentation import load_segmenter, word_boundaries
 from pipeline.corpus.samples.sentences import sentence_ends
@@ -71,15 +71,7 @@ def make_samples(
         maskable = Maskable(
             vocabulary["[MASK]"], len(vocabulary), tuple(vocabulary[token] for token in SPECIALS)
         )
-        rows = np.arange(len(pairs.documents), dtype=np.uint64)
-        masks = whole_word_masks(
-            pairs.input_ids,
-            pairs.word_starts,
-            pairs.offsets,
-            sample_keys(masks_seed, 0, rows),
-            settings.masking,
-            maskable,
-        )
+        masks = whole_word_masks(pairs, settings.masking, maskable, masks_seed)
     return Samples(pairs, masks, counts, unknown)
 
 

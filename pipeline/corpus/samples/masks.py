@@ -40,12 +40,12 @@ def sample_keys(seed: int, epoch: int | NDArray[np.integer], samples: UINT64) ->
 
 
 def whole_word_masks(
-    input_ids: NDArray[np.integer],
-    word_starts: NDArray[np.bool_],
-    offsets: NDArray[np.int64],
-    keys: UINT64,
+    pairs: Pairs,
     settings: MaskingSettings,
     vocabulary: Maskable,
+    seed: int,
+    epoch: int | NDArray[np.integer] = 0,
+    samples: NDArray[np.integer] | None = None,
 ) -> Masks:
     """Choose whole words of N samples and the ids that the model sees in their place.
 
@@ -54,25 +54,19 @@ def whole_word_masks(
     is skipped, so a sample stays below its budget only if none of the other words fits.
 
     Args:
-        input_ids: [T] original ids.
-        word_starts: [T] true where a word begins; a sample begins with a word.
-        offsets: [N + 1] into the two above; a sample has at most 65,535 tokens.
-        keys: [N] from `sample_keys`.
+        pairs: samples of at most 65,535 tokens, each of which begins with a word.
+        seed, epoch, samples: identify the random streams. `epoch` is one number or [N]; `samples`
+            are the [N] sample numbers, by default 0 … N - 1.
     """
+    numbers = np.arange(len(pairs.offsets) - 1) if samples is None else samples
+    keys = sample_keys(seed, epoch, numbers.astype(np.uint64))
     drawn = [no_masks(0)]
     for first in range(0, len(keys), _SAMPLES_AT_A_TIME):
-        bounds = offsets[first : first + _SAMPLES_AT_A_TIME + 1]
-        tokens = slice(bounds[0], bounds[-1])
-        drawn.append(
-            _draw_masks(
-                input_ids[tokens],
-                word_starts[tokens],
-                bounds - bounds[0],
-                keys[first : first + _SAMPLES_AT_A_TIME],
-                settings,
-                vocabulary,
-            )
-        )
+        bounds = pairs.offsets[first : first + _SAMPLES_AT_A_TIME + 1]
+        ids = pairs.input_ids[bounds[0] : bounds[-1]]
+        starts = pairs.word_starts[bounds[0] : bounds[-1]]
+        some = keys[first : first + _SAMPLES_AT_A_TIME]
+        drawn.append(_draw_masks(ids, starts, bounds - bounds[0], some, settings, vocabulary))
     return Masks(
         np.concatenate([masks.positions for masks in drawn]),
         np.concatenate([masks.ids for masks in drawn]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from random import Random
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,14 +100,16 @@ def _split_long(sentences: Sentences, room: int, size: int) -> Sentences:
     )
 
 
-class _Partners(NamedTuple):
+class _Partners:
     """Documents sorted by number, so that all but a given one are an interval's complement."""
 
-    by_number: list[int]
-    first: list[int]
-    """[D] first place in `by_number` of each document's number."""
-    same: list[int]
-    """[D] how many documents have this document's number: one, unless the document was cut."""
+    def __init__(self, documents: NDArray[np.uint64]) -> None:
+        _, which, counts = np.unique(documents, return_inverse=True, return_counts=True)
+        self.by_number: list[int] = np.argsort(documents, kind="stable").tolist()
+        # For each document, the first place in `by_number` that has its number, and how many have
+        # it: one, unless the document was cut.
+        self.first: list[int] = offsets_of(counts)[which].tolist()
+        self.same: list[int] = counts[which].tolist()
 
     def other(self, document: int, share: float) -> int:
         """The document that comes after this share (0 … 1) of all others."""
@@ -116,13 +117,6 @@ class _Partners(NamedTuple):
         return self.by_number[
             place + self.same[document] if place >= self.first[document] else place
         ]
-
-
-def _partners(documents: NDArray[np.uint64]) -> _Partners:
-    order = np.argsort(documents, kind="stable")
-    _, which, counts = np.unique(documents, return_inverse=True, return_counts=True)
-    first = offsets_of(counts)[which]
-    return _Partners(order.tolist(), first.tolist(), counts[which].tolist())
 
 
 def _choose_segments(
@@ -135,7 +129,7 @@ def _choose_segments(
     """
     bounds = text.sentence_offsets.tolist()
     documents = text.document_offsets.tolist()
-    partners = _partners(text.documents)
+    partners = _Partners(text.documents)
     share = random.random
     chosen: list[int] = []
     for document in range(len(documents) - 1):

@@ -53,7 +53,9 @@ def train_vocabulary(
         written = json.loads(note.read_text(encoding="utf-8"))
         if written == {"origin": origin, "sha256": vocabulary_sha256(path)}:
             return read_vocabulary(path)
-    characters, words = count_tokens(_thin_out(plan_units(sources, settings)), settings)
+    units = plan_units(sources, settings)
+    step = max(1, round(sum(unit.bytes for unit in units) / TRAINING_BYTES))
+    characters, words = count_tokens(units[::step], settings)
     if not characters and not words:
         raise CorpusError(f"corpus.inputs: {', '.join(settings.inputs)}: no text to train on")
     tokens = compose_vocabulary(characters, words, settings.vocab_size)
@@ -146,12 +148,6 @@ def _texts(units: Iterable[Unit], settings: CorpusSettings) -> Iterator[str]:
                     yield "\n".join(held)
                     held, size = [], 0
     yield "\n".join(held)
-
-
-def _thin_out(units: list[Unit]) -> list[Unit]:
-    """All units or, if the corpus is large, every n-th."""
-    total = sum(unit.bytes for unit in units)
-    return units[:: max(1, round(total / TRAINING_BYTES))]
 
 
 def _origin(settings: CorpusSettings, sources: Sequence[Source]) -> str:

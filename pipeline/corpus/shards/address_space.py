@@ -1,19 +1,17 @@
 """Columns of memory-mapped shards, gathered by address in one numpy call for all shards at once.
 
 numpy is given one read-only array that covers this process's whole address space below 2^47. An
-index into it is an address, so one look-up copies rows from any number of mapped files. Measured,
-this is 25 times as fast as an index for each token, and there is no Python step for each shard.
+index into it is an address, so one look-up copies rows from any number of mapped files: 25 times as
+fast as an index for each token, and without a Python step for each shard.
 
-It assumes that
-- addresses of mapped files are below 2^47 (x86-64 Linux; on aarch64 mappings may be higher),
-- numpy reads exactly the elements that an index selects, and nothing else,
-- the caller keeps each file mapped for as long as its addresses are used, and passes only indices
-  that lie in it: a wrong address ends the process with a segmentation fault, not with an exception,
-- a row may be read past its own end up to the width of the window, so there must be mapped memory
-  behind a column's last row.
+This assumes that
+- mapped files lie below 2^47: true on x86-64 Linux; on aarch64 they may lie higher;
+- numpy reads only the elements that an index selects;
+- callers keep files mapped while they use their addresses, and pass no index outside a file: a
+  wrong address ends the process with a segmentation fault, without an exception;
+- mapped memory follows the last row, because a row is read up to the width of its window.
 
-`ShardFolder` checks offsets before they become addresses, and copies small shards that have no room
-behind their last row.
+`ShardFolder` checks offsets before it uses them, and copies shards that end too early.
 """
 
 from __future__ import annotations

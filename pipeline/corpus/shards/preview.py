@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rich.text import Text
 
 from pipeline.corpus.records import Masks, Pairs
-from pipeline.corpus.samples.masks import Maskable, sample_keys, whole_word_masks
+from pipeline.corpus.samples.masks import Maskable, whole_word_masks
 from pipeline.corpus.samples.pairs import CONTINUATION, OTHER
 from pipeline.corpus.samples.vocabulary import read_vocabulary, vocabulary_sha256
 from pipeline.corpus.shards.format import Manifest
@@ -100,9 +100,8 @@ def masks_of(
     """The shards' own masks; if they hold none, those that the feed draws in the first epoch."""
     if manifest.masks == "static":
         return rows.masks
-    keys = sample_keys(config.run.seed, 0, numbers.astype(np.uint64))
-    columns = pairs.input_ids, pairs.word_starts, pairs.offsets
-    return whole_word_masks(*columns, keys, config.corpus.masking, manifest.maskable)
+    masking, seed = config.corpus.masking, config.run.seed
+    return whole_word_masks(pairs, masking, manifest.maskable, seed, samples=numbers)
 
 
 def choose_samples(count: int, of: int, seed: int) -> NDArray[np.int64]:

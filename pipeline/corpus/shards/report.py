@@ -33,9 +33,9 @@ def corpus_report(reader: ShardFolder, tokens: Sequence[str], samples: int) -> d
         Numbers, lists and dicts that JSON can hold. The index into a histogram is the value that
         is counted.
     """
-    manifest = reader.manifest
+    manifest, manifests = reader.manifest, reader.manifests
     read = np.unique(np.linspace(0, len(reader) - 1, min(samples, len(reader))).astype(np.int64))
-    longest = max(m.sequence_length for m in reader.manifests)
+    longest = max(m.sequence_length for m in manifests)
     lengths, word_lengths = np.zeros(longest + 1, np.int64), np.zeros(longest + 1, np.int64)
     masked = np.zeros(longest + 1, np.int64)
     labels, replaced = np.zeros(256, int), np.zeros(3, np.int64)
@@ -57,12 +57,12 @@ def corpus_report(reader: ShardFolder, tokens: Sequence[str], samples: int) -> d
         "folders": list(reader.folders),
         "vocabulary": {"size": manifest.vocab_size, "sha256": manifest.vocab_sha256},
         "segmenter": manifest.segmenter,
-        "counts": _sum_of(m.counts for m in reader.manifests),
-        "drops": _sum_of(m.drops for m in reader.manifests),
-        "unknown": _most(_sum_of(m.unknown for m in reader.manifests)),
+        "counts": _sum_of(m.counts for m in manifests),
+        "drops": _sum_of(m.drops for m in manifests),
+        "unknown": [[*item] for item in _sum_of(m.unknown for m in manifests).most_common(_TOP)],
         "samples": len(reader),
         "measured_samples": len(read),
-        "tokens": sum(shard.tokens for m in reader.manifests for shard in m.shards),
+        "tokens": sum(shard.tokens for m in manifests for shard in m.shards),
         "mean_length": total / max(1, len(read)),
         "full_share": float(lengths[longest] / max(1, len(read))),
         "masked_share": chosen / max(1, total),
@@ -87,15 +87,11 @@ def corpus_report(reader: ShardFolder, tokens: Sequence[str], samples: int) -> d
     }
 
 
-def _sum_of(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+def _sum_of(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
     total: Counter[str] = Counter()
     for each in counts:
         total.update(each)
-    return dict(total)
-
-
-def _most(counts: Mapping[str, int]) -> list[list[Any]]:
-    return [list(item) for item in Counter(counts).most_common(_TOP)]
+    return total
 
 
 def _count_words(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipeline.corpus.shards.report import LONGEST_WORD, Histogram
+from pipeline.corpus.shards.report import LONGEST_WORD
 from pipeline.storage import write_whole
 
 
@@ -52,26 +52,17 @@ def summary(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _page(report: Mapping[str, Any]) -> str:
-    ranks = np.arange(1, len(report["token_frequencies"]) + 1)
-    plots = [
-        _bars("Tokens of a sample", report["lengths"]),
-        _bars("Tokens of a word", report["word_lengths"][: LONGEST_WORD + 1]),
-        _bars("Masked tokens of a sample", report["masked_tokens"]),
-        _curve("Token frequency by rank", ranks, np.array(report["token_frequencies"])),
-    ]
-    if report["drops"]:
-        plots.append(_named_bars("Dropped, by reason", report["drops"]))
+    title = html.escape("Corpus " + ", ".join(report["folders"]))
     facts = "".join(
         f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
         for name, value in summary(report).items()
     )
-    title = html.escape("Corpus " + ", ".join(report["folders"]))
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         "<style>body{font:15px sans-serif;margin:2em auto;max-width:70em}"
         "th{text-align:left;padding-right:1em}td,th{vertical-align:top}"
-        "svg{width:32em;height:auto}</style>"
-        f"<h1>{title}</h1><table>{facts}</table>{''.join(plots)}"
+        "svg{width:100%;height:auto}</style>"
+        f"<h1>{title}</h1><table>{facts}</table>{_pictures(report)}"
         f"<h2>Most frequent words</h2>{_counted(report['top_words'])}"
         f"<h2>Unknown characters</h2>{_counted(report['unknown'])}</html>\n"
     )
@@ -82,32 +73,25 @@ def _counted(rows: Sequence[Sequence[Any]]) -> str:
     return f"<table>{''.join(lines)}</table>"
 
 
-def _bars(title: str, histogram: Sequence[int]) -> str:
-    figure = Figure(figsize=(6, 3))
-    axes = figure.subplots()
-    axes.bar(np.arange(len(histogram)), histogram, width=1.0)
-    return _svg(figure, title)
-
-
-def _named_bars(title: str, values: Mapping[str, int]) -> str:
-    figure = Figure(figsize=(6, 1 + 0.3 * len(values)))
-    axes = figure.subplots()
-    axes.barh(list(values), list(values.values()))
-    return _svg(figure, title)
-
-
-def _curve(title: str, x: Histogram, y: Histogram) -> str:
-    figure = Figure(figsize=(6, 3))
-    axes = figure.subplots()
-    at = np.unique(np.geomspace(1, max(1, len(x)), 300).astype(int)) - 1
-    if len(x):
-        axes.loglog(x[at], y[at])
-    return _svg(figure, title)
-
-
-def _svg(figure: Figure, title: str) -> str:
-    figure.axes[0].set_title(title)
-    figure.tight_layout()
+def _pictures(report: Mapping[str, Any]) -> str:
+    """Histograms, token frequencies by rank and drops by reason, as one SVG element."""
+    figure = Figure(figsize=(12, 9), layout="tight")
+    *bars, curve, drops, unused = figure.subplots(3, 2).flat
+    histograms = {
+        "Tokens of a sample": report["lengths"],
+        "Tokens of a word": report["word_lengths"][: LONGEST_WORD + 1],
+        "Masked tokens of a sample": report["masked_tokens"],
+    }
+    for axes, (title, histogram) in zip(bars, histograms.items(), strict=True):
+        axes.set_title(title)
+        axes.bar(np.arange(len(histogram)), histogram, width=1.0)
+    curve.set_title("Token frequency by rank")
+    frequencies = np.array(report["token_frequencies"])
+    ranks = np.unique(np.geomspace(1, max(1, len(frequencies)), 300).astype(int))
+    curve.loglog(ranks[: len(frequencies)], frequencies[ranks[: len(frequencies)] - 1])
+    drops.set_title("Dropped, by reason")
+    drops.barh(list(report["drops"]), list(report["drops"].values()))
+    unused.set_axis_off()
     target = io.StringIO()
     figure.savefig(target, format="svg", metadata={"Date": None})
     return "<svg" + target.getvalue().partition("<svg")[2]

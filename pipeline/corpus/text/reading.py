@@ -81,13 +81,14 @@ def read_unit(unit: Unit, settings: CorpusSettings) -> Iterator[Chunk | End]:
     for file_range in unit.ranges:
         try:
             for block in _blocks_of(file_range, target, settings):
+                if isinstance(block, Drop):
+                    damage.append(block)
+                    continue
                 held.append(block)
                 size += block.size
                 if size >= target:
                     yield Chunk(unit.number, number, tuple(held))
                     number, held, size = number + 1, [], 0
-        except _Damaged as broken:
-            damage.append(broken.drop)
         except FileNotFoundError:
             raise CorpusError(
                 f"{file_range.source.path}: the file vanished while the corpus was prepared; put "
@@ -99,14 +100,13 @@ def read_unit(unit: Unit, settings: CorpusSettings) -> Iterator[Chunk | End]:
     yield End(unit.number, number, tuple(damage))
 
 
-class _Damaged(Exception):
-    def __init__(self, drop: Drop) -> None:
-        super().__init__(drop.text)
-        self.drop = drop
+def _blocks_of(
+    file_range: FileRange, target: int, settings: CorpusSettings
+) -> Iterator[Block | Drop]:
+    """The blocks of a range, and a drop if reading stopped at damage.
 
-
-def _blocks_of(file_range: FileRange, target: int, settings: CorpusSettings) -> Iterator[Block]:
-    """The blocks of a range. `target` is their size at most, about, if the file is a stream."""
+    A stream gives blocks of about `target` bytes at most.
+    """
     source = file_range.source
     system, inner = filesystem(source.path)
     with system.open(inner, "rb") as file:
@@ -150,7 +150,9 @@ def _record_start(file: IO[bytes], offset: int, size: int, boundary: re.Pattern[
     return min(size, offset + RECORD_BYTES)
 
 
-def _stream_blocks(file: IO[bytes], source: Source, target: int, encoding: str) -> Iterator[Block]:
+def _stream_blocks(
+    file: IO[bytes], source: Source, target: int, encoding: str
+) -> Iterator[Block | Drop]:
     """Blocks of a file that is read from its start; the first bytes show the codec."""
     buffer, offset, codec = bytearray(), 0, ""
     boundary = BOUNDARIES[source.format]
@@ -188,7 +190,8 @@ def _stream_blocks(file: IO[bytes], source: Source, target: int, encoding: str) 
             yield cut(ends[-1])
         place = f"{source.path}: byte {file.tell()} of {source.size}"
         message = f"{place}: damaged {source.compression} data: {error}"
-        raise _Damaged(Drop("damaged_file", message, place, source.size - file.tell())) from None
+        yield Drop("damaged_file", message, place, source.size - file.tell())
+        return
     if buffer:
         yield cut(len(buffer))
 
@@ -198,7 +201,9 @@ def _of_the_system(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno is not None
 
 
-def _parquet_blocks(file: IO[bytes], file_range: FileRange, text_field: str) -> Iterator[Block]:
+def _parquet_blocks(
+    file: IO[bytes], file_range: FileRange, text_field: str
+) -> Iterator[Block | Drop]:
     """Blocks of the row groups of a range."""
     source = file_range.source
     table = pyarrow.parquet.ParquetFile(file)
@@ -220,4 +225,4 @@ def _parquet_blocks(file: IO[bytes], file_range: FileRange, text_field: str) -> 
         if _of_the_system(error):
             raise
         place = f"{source.path}: row {row}"
-        raise _Damaged(Drop("damaged_file", f"{place}: {error}", place, file_range.size)) from None
+        yield Drop("damaged_file", f"{place}: {error}", place, file_range.size)

@@ -95,7 +95,10 @@ def _cut(source: Source, target: int, encoding: str) -> list[tuple[FileRange, in
         return [(whole, size if size <= target else None)]
     if source.size <= target:
         return [(whole, source.size)]
-    codec = _detect(source) if encoding == "auto" else encoding
+    codec = encoding
+    if codec == "auto":
+        system, inner = filesystem(source.path)
+        codec = detect_encoding(system.cat_file(inner, 0, SAMPLE_BYTES))
     if codec.startswith("utf-16"):
         return [(whole, None)]
     count = -(-source.size // target)
@@ -119,9 +122,3 @@ def _cut_parquet(source: Source, target: int) -> list[tuple[FileRange, int | Non
         (FileRange(source, i, i + 1, int(size * share)), size if size <= 2 * target else None)
         for i, size in enumerate(groups)
     ]
-
-
-def _detect(source: Source) -> str:
-    system, inner = filesystem(source.path)
-    with system.open(inner, "rb") as file:
-        return detect_encoding(file.read(SAMPLE_BYTES))

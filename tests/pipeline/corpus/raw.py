@@ -1,4 +1,4 @@
-"""Writes raw input files and reads them back through the product's readers."""
+"""Writing input files, and reading them with the product's readers."""
 
 import bz2
 import gzip
@@ -29,7 +29,7 @@ def jsonl(texts: list[str]) -> bytes:
 
 
 def write(path: Path, data: bytes) -> Path:
-    """Write bytes, compressed as the suffix says."""
+    """Write bytes, compressed by the suffix of the name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(COMPRESS.get(path.suffix, COMPRESS[""])(data))
     return path

@@ -84,7 +84,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def counting(stop_after: int | None = None) -> tuple[Executor, list[Result]]:
-    """An executor that notes what was done, and can be cut off like a killed driver."""
+    """An executor that records results, and can stop as a killed driver does."""
     done: list[Result] = []
 
     def work(job, units, workers):
@@ -231,7 +231,7 @@ def test_one_document_alone_is_paired_within_itself_and_reported(vocab, tmp_path
     assert not folder.rows(np.arange(len(folder))).next_sentence_label.any()
 
 
-def test_every_drop_is_counted_and_kept_for_a_look(vocab, tmp_path):
+def test_every_drop_is_counted_and_can_be_kept(vocab, tmp_path):
     good = write_texts(40)
     bad = raw.jsonl(["短", "English only, no Chinese here", good[0]]) + b"{]\n\xff\xff\n"
     source = raw.write(tmp_path / "in" / "a.jsonl", raw.jsonl(good) + bad)
@@ -278,7 +278,7 @@ def test_every_drop_is_counted_and_kept_for_a_look(vocab, tmp_path):
         (raw.jsonl(["a", "b"]), r"1 file\(s\) gave no sample; dropped: {'too_short': 2}"),
     ],
 )
-def test_garbage_stops_the_run(vocab, tmp_path, data, message):
+def test_too_much_garbage_stops_the_preparation(vocab, tmp_path, data, message):
     source = raw.write(tmp_path / "a.jsonl", data)
     executor, done = counting()
     with pytest.raises(CorpusError, match=message):
@@ -312,7 +312,7 @@ def test_a_full_disk_is_named_and_finished_shards_are_kept(source, vocab, tmp_pa
     assert min(result.unit for result in done) == 3
 
 
-def test_a_file_that_vanishes_stops_the_run_and_back_again_it_goes_on(source, vocab, tmp_path):
+def test_a_file_that_vanishes_stops_the_preparation_until_it_is_back(source, vocab, tmp_path):
     second = raw.write(source.parent / "b.jsonl", raw.jsonl(write_texts(100, seed=2)))
     out = tmp_path / "out"
     data = second.read_bytes()
@@ -341,7 +341,7 @@ def test_mistakes_are_found_before_anything_is_written(source, vocab, tmp_path):
     assert not out.exists()
 
 
-def test_a_plan_tells_what_would_be_done(source, vocab, tmp_path):
+def test_a_plan_shows_what_would_be_done(source, vocab, tmp_path):
     corpus = CorpusSettings(inputs=(str(source),), **SMALL)
     plan = prepare.plan(corpus, vocab, 42, list_sources(corpus.inputs, corpus))
     told = prepare.summary(plan, tmp_path / "out")
@@ -352,7 +352,7 @@ def test_a_plan_tells_what_would_be_done(source, vocab, tmp_path):
     assert prepare.summary(plan, tmp_path / "out")["state"].startswith("up to date")
 
 
-def test_progress_tells_rates_and_the_end(source, vocab, tmp_path, monkeypatch):
+def test_progress_shows_rates_and_totals(source, vocab, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.corpus.run.progress.QUIET_SECONDS", 0.0)
     lines: list[str] = []
     run(source, tmp_path / "out", vocab, show=lines.append)

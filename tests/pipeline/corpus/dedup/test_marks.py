@@ -116,6 +116,6 @@ def test_the_number_of_partitions_changes_nothing(tmp_path_factory, texts, parti
 
 
 @pytest.mark.parametrize("name", ["exact_documents", "exact_paragraphs", "near_documents"])
-def test_any_kind_of_duplicate_may_be_wanted(name):
+def test_each_kind_of_duplicate_can_be_wanted(name):
     assert marks.wanted(DedupSettings(**{name: True}))
     assert not marks.wanted(DedupSettings())

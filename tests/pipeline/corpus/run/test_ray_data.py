@@ -1,4 +1,4 @@
-"""On a Ray cluster: the same bytes, however many workers there are and whichever of them die."""
+"""A Ray cluster makes the same bytes with any number of workers, also if some are killed."""
 
 import json
 import os
@@ -78,7 +78,7 @@ def test_a_killed_worker_is_replaced(corpus, ray_cluster, tmp_path):
     assert hashes(tmp_path / "out") == hashes(corpus / "expected")
 
 
-def test_a_killed_driver_leaves_what_a_rerun_goes_on_from(corpus, ray_cluster, tmp_path):
+def test_a_rerun_goes_on_from_what_a_killed_driver_finished(corpus, ray_cluster, tmp_path):
     import ray
 
     out = tmp_path / "out"
@@ -96,7 +96,7 @@ def test_a_killed_driver_leaves_what_a_rerun_goes_on_from(corpus, ray_cluster, t
     finally:
         driver.send_signal(signal.SIGKILL)
         driver.wait()
-    # Tasks of the dead driver may end a moment later.
+    # Tasks of the killed driver may end a moment later.
     time.sleep(1)
     assert not (out / "manifest.json").exists()
     kept = {
@@ -113,7 +113,9 @@ def test_a_killed_driver_leaves_what_a_rerun_goes_on_from(corpus, ray_cluster, t
 
 
 @pytest.mark.parametrize("damage", ["garbage", "vanished", "full disk"])
-def test_what_stops_a_run_stops_it_at_once_and_by_name(corpus, ray_cluster, tmp_path, damage):
+def test_a_fatal_error_stops_the_preparation_at_once_and_is_named(
+    corpus, ray_cluster, tmp_path, damage
+):
     folder, out = tmp_path / "bad", tmp_path / "out"
     raw.write(folder / "in" / "a.jsonl", raw.jsonl(write_texts(500)))
     raw.write(folder / "in" / "b.jsonl", b"{broken}\n" * 300_000)
@@ -128,7 +130,7 @@ def test_what_stops_a_run_stops_it_at_once_and_by_name(corpus, ray_cluster, tmp_
             return prepare.ON_CLUSTER.run(job, units, workers)
 
     elif damage == "full disk":
-        # /dev/full takes a file's name and refuses its bytes.
+        # /dev/full can be opened, but writing to it fails.
         settings, message = {"keep_rejected": "/dev/full"}, r"finished shards are kept"
     corpus_settings = CorpusSettings(
         inputs=(str(folder / "in"),), shard_megabytes=0.2, workers=2, **settings
@@ -150,7 +152,7 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.02)
 
 
-def test_one_compressed_file_is_shared_out_among_workers(ray_cluster, corpus, tmp_path):
+def test_the_chunks_of_one_compressed_file_go_to_all_workers(ray_cluster, corpus, tmp_path):
     texts = write_texts(6000, seed=3)
     folder = tmp_path / "one"
     raw.write(folder / "in" / "a.jsonl.zst", raw.jsonl(texts))
@@ -159,5 +161,5 @@ def test_one_compressed_file_is_shared_out_among_workers(ray_cluster, corpus, tm
     make(folder, folder / "out", workers=2)
     make(folder, folder / "expected", prepare.IN_PROCESS)
     assert hashes(folder / "out") == hashes(folder / "expected")
-    # Each shard is a task of its own: any worker may take it.
+    # Each shard was a task of its own, which any worker could take.
     assert len(shards.read_manifest(folder / "out").shards) >= 4

@@ -1,4 +1,4 @@
-"""The ids are exactly the tokenizer's, whatever the text."""
+"""The ids of any text are exactly the tokenizer's."""
 
 import io
 import json

@@ -15,7 +15,7 @@ from tests.pipeline.corpus.test_prepare import run, vocab, write_texts  # noqa: 
 
 @pytest.fixture
 def corpus(tmp_path, vocab):  # noqa: F811
-    """Samples of a file cut into ranges and of a compressed one that is read as a stream."""
+    """Samples of a file that is cut into ranges and of a compressed one, which is a stream."""
     texts = write_texts(200)
     raw.write(tmp_path / "in" / "a.jsonl", raw.jsonl(texts[:100]))
     raw.write(tmp_path / "in" / "b.jsonl.gz", raw.jsonl(texts[100:]))

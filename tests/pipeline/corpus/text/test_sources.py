@@ -38,7 +38,7 @@ def test_a_signature_changes_with_the_content(tmp_path):
     assert list_sources([str(path)], CorpusSettings())[0].signature != before
 
 
-def test_a_signature_of_big_inputs_tells_times(tmp_path, monkeypatch):
+def test_a_signature_of_large_inputs_contains_the_modification_time(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.corpus.text.sources.HASHED_BYTES", 10)
     path = raw.write(tmp_path / "a.jsonl", b'{"text": "1"}\n')
     before = list_sources([str(path)], CorpusSettings())[0].signature
@@ -77,7 +77,7 @@ def test_pyarrow_opens_what_fsspec_has_no_package_for(tmp_path, monkeypatch):
         ("wiki_07.xz", "wikiextractor", "xz"),
     ],
 )
-def test_kinds_are_told_by_the_name(tmp_path, name, form, compression):
+def test_the_name_shows_format_and_compression(tmp_path, name, form, compression):
     raw.write(tmp_path / name, b"x")
     (source,) = list_sources([str(tmp_path / name)], CorpusSettings())
     assert (source.format, source.compression) == (form, compression)
@@ -97,19 +97,19 @@ def test_a_named_format_takes_all_files(tmp_path):
         (["nowhere://x/y"], "nowhere"),
     ],
 )
-def test_unusable_inputs_are_refused_by_name(tmp_path, monkeypatch, inputs, message):
+def test_an_error_names_unusable_inputs(tmp_path, monkeypatch, inputs, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CorpusError, match=message):
         list_sources(inputs, CorpusSettings())
 
 
-def test_empty_files_alone_are_no_corpus(tmp_path):
+def test_only_empty_files_are_an_error(tmp_path):
     raw.write(tmp_path / "a.jsonl", b"")
     with pytest.raises(CorpusError, match="all 1 files are empty"):
         list_sources([str(tmp_path)], CorpusSettings())
 
 
-def test_big_plain_files_are_cut_and_small_ones_grouped(tmp_path):
+def test_large_plain_files_are_cut_and_small_ones_grouped(tmp_path):
     raw.write(tmp_path / "big.jsonl", b"x" * 2500)
     for number in range(4):
         raw.write(tmp_path / f"small{number}.txt", b"x" * 400)
