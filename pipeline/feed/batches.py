@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.arrays import offsets_of
-from pipeline.corpus.samples.masks import Maskable, whole_word_masks
+from pipeline.corpus.samples.masks import whole_word_masks
 from pipeline.corpus.shards.format import SCHEMA_VERSION
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
 from pipeline.cpu import keep_freed_memory
@@ -62,7 +62,6 @@ class Feed:
         seed: seed of the order and of dynamic masks.
         masking: draws new masks in every epoch if its mode is `dynamic`; otherwise, and if it is
             None, the masks in the shards are used.
-        vocabulary: what masking needs to know; by default from the manifest.
         window: how many shards are shuffled together; 0 shuffles all.
         cache: keeps shards of object stores on the local disk.
 
@@ -81,7 +80,6 @@ class Feed:
         world_size: int,
         seed: int,
         masking: MaskingSettings | None = None,
-        vocabulary: Maskable | None = None,
         window: int = 0,
         cache: ShardCache | None = None,
     ) -> None:
@@ -91,7 +89,7 @@ class Feed:
         self._reader = open_folder(*folders, cache=self._cache)
         self._masking = masking if masking and masking.mode == "dynamic" else None
         manifest = self._reader.manifest
-        self._vocabulary = vocabulary or manifest.maskable
+        self._vocabulary = manifest.maskable
         if not self._masking:
             _need_static_masks(self._reader)
         self._global_batch = global_batch
