@@ -20,7 +20,7 @@ from pipeline.settings.config import Config, CorpusSettings
 
 @functools.lru_cache(maxsize=1)
 def _sources(corpus: CorpusSettings) -> list[Source]:
-    """The signed inputs. `plan` lists them anew, and `execute`, which follows, takes that list."""
+    """The signed inputs. `plan` lists them; `execute`, which follows, uses the same list."""
     return list_sources(corpus.inputs, corpus)
 
 

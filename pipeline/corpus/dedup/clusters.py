@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 
 def repeats(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """[R] the places whose hash stands at an earlier place too, ascending."""
+    """[R] the places whose hash also occurs at an earlier place, ascending."""
     _, first = np.unique(hashes, return_index=True)
     return np.delete(np.arange(len(hashes)), first)
 
 
 def equal_pairs(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """[E, 2] each place whose hash stands at an earlier place too, with the first such place."""
+    """[E, 2] each place whose hash also occurs earlier, with the first place of that hash."""
     _, first, which = np.unique(hashes, return_index=True, return_inverse=True)
     place = np.flatnonzero(first[which] != np.arange(len(hashes)))
     return np.stack([place, first[which][place]], axis=1)

@@ -24,7 +24,7 @@ def origins_of(
 ) -> dict[int, str]:
     """Where documents begin, as `file:byte` (Parquet: `file:row`), by document number.
 
-    The name of a shard tells unit and chunk that it was made from; that chunk is read again.
+    The name of a shard contains its unit and chunk; that chunk is read again.
 
     Args:
         numbers: [N] sample numbers.

@@ -37,7 +37,7 @@ def summary(report: Mapping[str, Any]) -> dict[str, str]:
         "masked": f"{report['masked_share']:.2%} of the tokens; shown as "
         + ", ".join(f"{name} {share:.1%}" for name, share in report["masked_as"].items())
         if report["masked_share"]
-        else "while training, anew in every epoch",
+        else "while training, new ones in every epoch",
         "second segments": f"{labels['other'] / max(1, labelled):.1%} random or swapped"
         + (f"; {labels['no_label']:,} samples without B" if labels["no_label"] else ""),
         "vocabulary": f"{report['vocabulary_used']:.1%} of {report['vocabulary']['size']:,} used",

@@ -50,7 +50,7 @@ HAN_RANGES = tuple(
     (np.uint32(first), np.uint32(last))
     for first, last in ((0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF))
 )
-"""Extension A and the main block are one range: only 64 hexagrams stand between them."""
+"""Extension A and the main block are one range: only 64 hexagrams lie between them."""
 
 
 class Cleaner:

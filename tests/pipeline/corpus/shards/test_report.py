@@ -73,5 +73,5 @@ def test_page_and_json_are_written(reader, tmp_path):
 def test_shards_without_masks_have_a_report(tmp_path):
     make_corpus(tmp_path, static=False)
     report = corpus_report(ShardFolder(tmp_path), TOKENS, 100)
-    assert summary(report)["masked"] == "while training, anew in every epoch"
+    assert summary(report)["masked"] == "while training, new ones in every epoch"
     assert "<svg" in write_report(report, tmp_path).read_text()
