@@ -33,9 +33,9 @@ def check(config: Config) -> None:
     if corpus.vocab:
         read_vocabulary(paths.vocab)
     if corpus.inputs:
-        sources.list_sources(corpus.inputs, corpus)
+        sources.list_sources(corpus.inputs, corpus, signed=False)
         if corpus.heldout:
-            sources.list_sources(corpus.heldout, corpus)
+            sources.list_sources(corpus.heldout, corpus, signed=False)
     elif not (
         config.demo.enabled or config.train.shards or (paths.shards / shards.MANIFEST).exists()
     ):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -17,8 +17,10 @@ from pipeline import export as exports
 from pipeline import preflight as plans
 from pipeline import sample
 from pipeline.corpus import prepare
-from pipeline.corpus.samples import vocabulary as wordpiece
+from pipeline.corpus.samples.vocabulary import read_vocabulary
+from pipeline.corpus.samples.vocabulary_training import train_vocabulary
 from pipeline.corpus.shards.format import MANIFEST
+from pipeline.corpus.text.sources import Source, list_sources
 from pipeline.errors import ConfigError
 from pipeline.feed.batches import heldout
 from pipeline.feed.unigram import unigram_loss
@@ -54,10 +56,11 @@ def travel(config: Config, show: Show) -> dict[str, Any]:
         with stage("sample"):
             sample.make(paths.sample, config.demo.heldout_share)
     if config.corpus.inputs:
+        sources = list_sources(config.corpus.inputs, config.corpus)
         with stage("vocabulary"):
-            make_vocabulary(config, show)
+            make_vocabulary(config, sources, show)
         with stage("prepare"):
-            make_shards(config, show)
+            make_shards(config, sources, show)
     with stage("pretrain"):
         run_id = pretrain(config, show)
     with stage("export"):
@@ -106,24 +109,25 @@ def with_sample(config: Config) -> Config:
     return config.model_copy(update={"corpus": corpus, "heads": heads})
 
 
-def make_vocabulary(config: Config, show: Show) -> Path:
+def make_vocabulary(config: Config, sources: Sequence[Source], show: Show) -> Path:
     """The vocabulary given, or one trained on the inputs."""
     paths = RunPaths.of(config)
     if not config.corpus.vocab:
-        wordpiece.train_vocabulary(config.corpus, paths.vocab)
-    show(f"vocabulary: {len(wordpiece.read_vocabulary(paths.vocab))} entries in {paths.vocab}")
+        train_vocabulary(config.corpus, paths.vocab, sources)
+    show(f"vocabulary: {len(read_vocabulary(paths.vocab))} entries in {paths.vocab}")
     return paths.vocab
 
 
-def make_shards(config: Config, show: Show) -> None:
+def make_shards(config: Config, sources: Sequence[Source], show: Show) -> None:
     """Shards of the inputs and of the held-out inputs."""
     paths, corpus, seed = RunPaths.of(config), config.corpus, config.run.seed
-    prepare.prepare(corpus, paths.shards, paths.vocab, seed, corpus.inputs, show)
+    prepare.prepare(corpus, paths.shards, paths.vocab, seed, sources, show)
     if corpus.heldout:
         # Held-out masks are fixed, whatever the training draws.
         fixed = corpus.masking.model_copy(update={"mode": "static"})
         apart = corpus.model_copy(update={"masking": fixed})
-        prepare.prepare(apart, paths.heldout, paths.vocab, seed, corpus.heldout, show)
+        heldout_sources = list_sources(corpus.heldout, corpus)
+        prepare.prepare(apart, paths.heldout, paths.vocab, seed, heldout_sources, show)
 
 
 def pretrain(config: Config, show: Show) -> str:

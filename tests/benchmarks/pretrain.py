@@ -15,41 +15,32 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 
 from jobs.command import table
-from pipeline.corpus.samples.masks import sample_keys, whole_word_masks
+from pipeline.corpus.samples.masks import whole_word_masks
 from pipeline.corpus.samples.pairs import build_pairs
-from pipeline.corpus.shards.format import Manifest, write_manifest, write_shard
 from pipeline.paths import RunPaths
 from pipeline.settings.config import MaskingSettings, PairSettings
 from pipeline.settings.config_file import load_config
 from pipeline.training.launch import torchrun as alone
 from pipeline.training.measure import history
 from tests.benchmarks.feed import SPECIAL_IDS, VOCABULARY, prose
+from tests.pipeline.corpus.made import write_corpus
 
 
 def write_prose(folder: Path, length: int, samples: int) -> Path:
     """A shard of made-up samples, a few more than so many."""
     text = prose(max(20, samples * length // 1000))
     pairs = build_pairs(text, PairSettings(), length, 101, 102, 0)
-    keys = sample_keys(0, 0, np.arange(len(pairs.documents), dtype=np.uint64))
-    columns = pairs.input_ids, pairs.word_starts, pairs.offsets
-    masks = whole_word_masks(*columns, keys, MaskingSettings(), VOCABULARY)
-    folder.mkdir(parents=True, exist_ok=True)
-    info = write_shard(folder / "shard-0.arrow", pairs, masks, {}, VOCABULARY.vocab_size)
-    write_manifest(
+    masks = whole_word_masks(pairs, MaskingSettings(), VOCABULARY, 0)
+    write_corpus(
         folder,
-        Manifest(
-            shards=(info,),
-            vocab_sha256="made up",
-            vocab_size=VOCABULARY.vocab_size,
-            special_ids=SPECIAL_IDS,
-            sequence_length=length,
-            masks="static",
-        ),
+        (pairs, masks),
+        vocab_size=VOCABULARY.vocab_size,
+        special_ids=SPECIAL_IDS,
+        sequence_length=length,
     )
     return folder
 

@@ -14,12 +14,12 @@ from pipeline.settings.config import Config
 from pipeline.training import batch_split, engine, evaluation
 from pipeline.training.evaluation import count_words, evaluate, summarize_words
 from pipeline.training.objective import PretrainingObjective
-from tests.corpora import LETTERS, SPECIALS, write_corpus, write_vocabulary
+from tests.corpora import LETTERS, SPECIAL_IDS, write_corpus, write_vocabulary
 from tests.pipeline.training import spawn
 from tests.pipeline.training.test_objective import batch, network, padded, part
 
 CPU = torch.device("cpu")
-SIZE = len(SPECIALS) + len(LETTERS)
+SIZE = len(SPECIAL_IDS) + len(LETTERS)
 
 
 def as_batch(inputs, words):

@@ -1,4 +1,8 @@
-"""Arithmetic of columns: ranges laid end to end, and random numbers that belong to a place."""
+"""Random numbers as pure functions of a key and a counter (splitmix64, Steele et al. 2014).
+
+Nothing is drawn in sequence, so a number does not depend on which worker computes it, nor on what
+was computed before.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +13,8 @@ UINT64 = NDArray[np.uint64]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def offsets_of(lengths: NDArray[np.integer] | NDArray[np.bool_]) -> NDArray[np.int64]:
-    """[N] lengths to [N + 1] offsets."""
-    offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return offsets
-
-
-def ranges(starts: NDArray[np.integer], lengths: NDArray[np.integer]) -> NDArray[np.int64]:
-    """The integers of [starts[i], starts[i] + lengths[i]) for all i, one range after another."""
-    offsets = offsets_of(lengths)
-    result = np.repeat(starts - offsets[:-1], lengths)
-    result += np.arange(offsets[-1])
-    return result
-
-
 def mix(values: UINT64) -> UINT64:
-    """A bijection of 64-bit numbers that scatters them (splitmix64's finalizer, Steele 2014)."""
+    """A bijection of 64-bit numbers that scatters them (splitmix64's finalizer)."""
     mixed = values >> np.uint64(30)
     mixed ^= values
     mixed *= np.uint64(0xBF58476D1CE4E5B9)

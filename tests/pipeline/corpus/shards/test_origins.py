@@ -1,4 +1,4 @@
-"""What `jobs.preview` shows of a sample besides its tokens."""
+"""The file and byte that a sample's document comes from."""
 
 import json
 
@@ -6,7 +6,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from pipeline.corpus.shards import preview
+from pipeline.corpus.shards.origins import origins_of
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.made import make_corpus
@@ -15,7 +15,7 @@ from tests.pipeline.corpus.test_prepare import run, vocab, write_texts  # noqa: 
 
 @pytest.fixture
 def corpus(tmp_path, vocab):  # noqa: F811
-    """Samples of a file cut into ranges and of a compressed one that is read as a stream."""
+    """Samples of a file that is cut into ranges and of a compressed one, which is a stream."""
     texts = write_texts(200)
     raw.write(tmp_path / "in" / "a.jsonl", raw.jsonl(texts[:100]))
     raw.write(tmp_path / "in" / "b.jsonl.gz", raw.jsonl(texts[100:]))
@@ -25,9 +25,9 @@ def corpus(tmp_path, vocab):  # noqa: F811
     return reader, numbers, flat_pairs(reader.rows(numbers)), list(vocab.read_text().split("\n"))
 
 
-def test_a_sample_tells_file_and_byte_of_its_document(corpus, tmp_path):
+def test_file_and_byte_of_a_sample_s_document_are_found(corpus, tmp_path):
     reader, numbers, pairs, tokens = corpus
-    found = preview.sources_of(reader, numbers[::7], pairs.documents[::7])
+    found = origins_of(reader, numbers[::7], pairs.documents[::7])
     assert set(found) == set(pairs.documents[::7].tolist())
     files = set()
     for row in numbers[::7]:
@@ -43,10 +43,10 @@ def test_a_sample_tells_file_and_byte_of_its_document(corpus, tmp_path):
     assert len(files) == 2
 
 
-def test_of_inputs_that_are_gone_no_source_is_told(corpus, tmp_path):
+def test_nothing_is_found_if_the_inputs_are_gone(corpus, tmp_path):
     reader, numbers, pairs, _ = corpus
     (tmp_path / "in").rename(tmp_path / "elsewhere")
-    assert preview.sources_of(reader, numbers[:5], pairs.documents[:5]) == {}
+    assert origins_of(reader, numbers[:5], pairs.documents[:5]) == {}
     make_corpus(tmp_path / "made")
     made = ShardFolder(tmp_path / "made")
-    assert preview.sources_of(made, numbers[:5], made.rows(numbers[:5]).documents) == {}
+    assert origins_of(made, numbers[:5], made.rows(numbers[:5]).documents) == {}
