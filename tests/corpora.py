@@ -9,7 +9,7 @@ from pipeline.corpus.samples.masks import Maskable, sample_keys, whole_word_mask
 from pipeline.corpus.samples.pairs import build_pairs
 from pipeline.corpus.samples.vocabulary import vocabulary_sha256
 from pipeline.corpus.shards.format import Manifest, write_manifest, write_shard
-from pipeline.settings.config import MaskingSettings, PairSettings
+from pipeline.settings.corpus import MaskingSettings, PairSettings
 
 SPECIALS = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
 LETTERS = [chr(0x4E00 + number) for number in range(60)]

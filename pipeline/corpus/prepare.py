@@ -29,7 +29,7 @@ from pipeline.corpus.shards import format as shards
 from pipeline.corpus.shards.format import Manifest
 from pipeline.corpus.text.sources import Source, Unit, list_sources, plan_units
 from pipeline.errors import CorpusError, ShardError
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 from pipeline.storage import filesystem, write_whole
 
 FORMAT = 1

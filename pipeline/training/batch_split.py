@@ -1,4 +1,4 @@
-"""How a global batch is shared out: workers, micro-batches, accumulation steps."""
+"""How a global batch is split into workers, micro-batches and accumulation steps."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pipeline.settings.config import Config
 
 
 class Split(NamedTuple):
-    """How the samples of one optimizer step are shared out."""
+    """How the samples of one optimizer step are split."""
 
     global_batch: int
     micro_batch: int
-    """Of an elastic run, the largest one."""
+    """Samples; in an elastic run, of the largest micro-batch."""
     world_size: int
     accumulation: int
-    """Micro-batches that a worker adds up before an optimizer step."""
+    """Micro-batches of a worker in one optimizer step."""
 
 
 def split_batch(global_batch: int, micro_batch: int, world_size: int) -> Split:
@@ -46,13 +46,13 @@ def split_batch(global_batch: int, micro_batch: int, world_size: int) -> Split:
 
 
 def split_for(config: Config, world_size: int) -> Split:
-    """How the batch of the settings falls to that many workers.
+    """How that many workers split the batch of the settings.
 
-    An elastic run takes any number of them: they share the samples as evenly as it goes, and each
-    makes the same number of micro-batches of them, none larger than `train.micro_batch`.
+    An elastic run takes any number of workers: their shares differ by one sample at most, and each
+    worker splits its share into equally many micro-batches, none larger than `train.micro_batch`.
 
     Raises:
-        ConfigError: it can't be shared out so.
+        ConfigError: the batch cannot be split so.
     """
     batch, micro_batch = config.train.global_batch, config.train.micro_batch
     if config.scaling.min_workers is None:
@@ -69,9 +69,13 @@ def split_for(config: Config, world_size: int) -> Split:
 
 
 def choose_workers(config: Config, gpus: int, cpus: int) -> int:
-    """`scaling.workers`; where it is 0, one for each GPU, or two on CPUs, that share the batch.
+    """`scaling.workers`; if it is 0, at most one for each GPU, or two on CPUs.
 
-    Of an elastic run, the largest number.
+    In an elastic run, the largest number.
+
+    Args:
+        gpus: GPUs of the cluster.
+        cpus: CPUs of the cluster.
 
     Raises:
         ConfigError: the batch sizes fit no number of workers.

@@ -23,7 +23,7 @@ from rich.table import Table
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.config_file import load_config
-from pipeline.training.checkpoints import checkpoint
+from pipeline.training.checkpoints import files as checkpoints
 from tests.pipeline.training import spawn, worlds
 
 TARGET = 1e-4
@@ -148,9 +148,9 @@ def _row(
 
 
 def _weights(config: Config) -> Path:
-    newest = checkpoint.newest(RunPaths.of(config).checkpoints)
+    newest = checkpoints.newest(RunPaths.of(config).checkpoints)
     assert newest is not None  # the run has ended
-    return newest / checkpoint.WEIGHTS
+    return newest / checkpoints.WEIGHTS
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipeline.settings.config import Config, ModelSettings
+from pipeline.settings.config import Config
+from pipeline.settings.training import ModelSettings
 from pipeline.training import batch_split
 from pipeline.training import engine as engines
 from pipeline.training.lamb import optimizer as lamb

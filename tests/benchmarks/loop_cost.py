@@ -29,8 +29,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.paths import RunPaths
-from pipeline.settings.config import Config, OptimSettings
+from pipeline.settings.config import Config
 from pipeline.settings.config_file import load_config
+from pipeline.settings.training import OptimSettings
 from pipeline.tracking import runs as tracking
 from pipeline.training import engine, loop
 from pipeline.training.lamb import optimizer as lamb

@@ -32,7 +32,7 @@ from pipeline.corpus.run.units import Job, make_shard
 from pipeline.corpus.text.parsing import documents
 from pipeline.corpus.text.reading import Chunk, read_unit
 from pipeline.corpus.text.sources import list_sources, plan_units
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 from tests.benchmarks import prepare_peers
 
 

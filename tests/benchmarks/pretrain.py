@@ -24,8 +24,8 @@ from pipeline.corpus.samples.masks import sample_keys, whole_word_masks
 from pipeline.corpus.samples.pairs import build_pairs
 from pipeline.corpus.shards.format import Manifest, write_manifest, write_shard
 from pipeline.paths import RunPaths
-from pipeline.settings.config import MaskingSettings, PairSettings
 from pipeline.settings.config_file import load_config
+from pipeline.settings.corpus import MaskingSettings, PairSettings
 from pipeline.training.launch import torchrun as alone
 from pipeline.training.measure import history
 from tests.benchmarks.feed import SPECIAL_IDS, VOCABULARY, prose

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pipeline.corpus.columns import offsets_of
 from pipeline.corpus.dedup.signatures import band_hashes
 from pipeline.corpus.records import Document, Drop
-from pipeline.settings.config import DedupSettings
+from pipeline.settings.corpus import DedupSettings
 from pipeline.storage import read_whole, write_whole
 
 KEPT, EXACT, NEAR = range(3)

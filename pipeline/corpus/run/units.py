@@ -28,7 +28,7 @@ from pipeline.corpus.text.parsing import documents
 from pipeline.corpus.text.reading import Chunk, End, read_unit
 from pipeline.corpus.text.sources import Unit
 from pipeline.errors import NezhaError
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 from pipeline.storage import write_whole
 
 BLOCK_CHARACTERS = 1 << 18

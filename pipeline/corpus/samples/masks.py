@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.corpus.columns import UINT64, draw, key_of, offsets_of, ranges
 from pipeline.corpus.records import Masks
-from pipeline.settings.config import MaskingSettings
+from pipeline.settings.corpus import MaskingSettings
 
 _CHUNK = 1024
 """Samples drawn at a time: keeps the arrays in the cache, and the sample number within 16 bits."""

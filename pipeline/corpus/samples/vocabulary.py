@@ -27,7 +27,7 @@ from pipeline.corpus.text.parsing import documents
 from pipeline.corpus.text.reading import Chunk, read_unit
 from pipeline.corpus.text.sources import Unit, list_sources, plan_units
 from pipeline.errors import CorpusError, VocabularyError
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LETTERS_SHARE = 0.15

@@ -21,7 +21,8 @@ from pipeline.corpus.text import parsing
 from pipeline.corpus.text.reading import End, read_unit
 from pipeline.corpus.text.sources import Unit, list_sources, plan_units
 from pipeline.errors import CorpusError, VocabularyError
-from pipeline.settings.config import Config, CorpusSettings
+from pipeline.settings.config import Config
+from pipeline.settings.corpus import CorpusSettings
 
 LEGEND = Text.assemble(
     "words are parted by spaces; ",

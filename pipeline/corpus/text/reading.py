@@ -25,7 +25,7 @@ from pipeline.corpus.text.sources import (
     shard_bytes,
 )
 from pipeline.errors import CorpusError
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 from pipeline.storage import filesystem
 
 READ_BYTES = 1 << 20

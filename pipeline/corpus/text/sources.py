@@ -19,7 +19,7 @@ import xxhash
 
 from pipeline.corpus.text.encodings import detect_encoding
 from pipeline.errors import CorpusError
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 from pipeline.storage import filesystem
 
 COMPRESSIONS = {

@@ -12,7 +12,7 @@ from pipeline.corpus.records import Document, Drop
 from pipeline.corpus.text.parsing import documents
 from pipeline.corpus.text.reading import Chunk, read_unit
 from pipeline.corpus.text.sources import list_sources, plan_units
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 
 COMPRESS = {
     "": lambda data: data,

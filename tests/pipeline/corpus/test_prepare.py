@@ -18,7 +18,7 @@ from pipeline.corpus.samples.vocabulary import SPECIALS, build_tokenizer
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
 from pipeline.errors import ConfigError, CorpusError, VocabularyError
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
 
 WORDS = [

@@ -12,7 +12,7 @@ from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator impor
 
 from pipeline.errors import ConfigError
 from pipeline.paths import RunPaths
-from pipeline.training.checkpoints import checkpoint
+from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.launch import ray_train as driver
 from pipeline.training.launch import torchrun as alone
 from tests.pipeline.training import worlds
@@ -44,7 +44,7 @@ worker = driver._worker
 
 def workers_at(path):
     """How many made a checkpoint; 0 while it is not there."""
-    state = path / checkpoint.STATE
+    state = path / checkpoints.STATE
     return json.loads(state.read_text("utf-8"))["engine"]["partitions"] if state.exists() else 0
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.corpus.dedup import clusters as dedup
 from pipeline.corpus.records import Document
-from pipeline.settings.config import DedupSettings
+from pipeline.settings.corpus import DedupSettings
 
 EXACT = DedupSettings(exact_documents=True)
 PARAGRAPHS = DedupSettings(exact_paragraphs=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipeline.corpus.columns import offsets_of
 from pipeline.corpus.samples import masks as masking
 from pipeline.corpus.samples.masks import sample_keys, whole_word_masks
-from pipeline.settings.config import MaskingSettings
+from pipeline.settings.corpus import MaskingSettings
 from tests.pipeline.corpus.made import VOCABULARY
 
 UNK = 1

@@ -13,7 +13,7 @@ from pipeline.corpus.samples.vocabulary import (
     vocabulary_sha256,
 )
 from pipeline.errors import CorpusError, VocabularyError
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
 
 TEXTS = [
@@ -44,7 +44,7 @@ def test_a_trained_vocabulary(corpus, tmp_path):
 
 def test_other_processes_train_the_same(corpus, tmp_path):
     program = (
-        "import sys; from pipeline.settings.config import CorpusSettings; "
+        "import sys; from pipeline.settings.corpus import CorpusSettings; "
         "from pipeline.corpus.samples.vocabulary import train_vocabulary; "
         "train_vocabulary(CorpusSettings.model_validate_json(sys.argv[1]), sys.argv[2])"
     )

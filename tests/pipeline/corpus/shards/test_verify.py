@@ -8,7 +8,7 @@ from pipeline.corpus.samples.pairs import build_pairs
 from pipeline.corpus.shards.format import Manifest, write_manifest, write_shard
 from pipeline.corpus.shards.verify import verify
 from pipeline.errors import ShardError
-from pipeline.settings.config import MaskingSettings, PairSettings
+from pipeline.settings.corpus import MaskingSettings, PairSettings
 from tests.pipeline.corpus.made import SPECIAL_IDS, VOCABULARY, make_corpus, random_text
 
 MASKING = MaskingSettings()

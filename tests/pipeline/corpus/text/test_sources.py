@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.corpus.text.sources import list_sources, plan_units
 from pipeline.errors import CorpusError
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
 
 

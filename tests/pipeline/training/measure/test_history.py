@@ -1,5 +1,3 @@
-import pytest
-
 from pipeline.training.measure import history
 
 
@@ -43,31 +41,11 @@ def test_progress_line_says_what_a_person_asks():
     held_out = {"step": 10, "heldout_mlm_loss": 6.0, "heldout_mlm_accuracy": 0.12}
     line = "step 10/100 · held-out MLM 6.000 · accuracy 12.0%"
     assert history.progress_line(held_out, 100) == line
+    profiled = {key: value for key, value in training(10).items() if "second" not in key}
+    expected = "step 10/100 · loss 7.000 · MLM 6.300 (10.0%) · NSP 50.0%"
+    assert history.progress_line(profiled, 100) == expected
     words = held_out | {"heldout_word_accuracy": 0.07}
     assert history.progress_line(words, 100) == f"{line}, of words 7.0%"
-
-
-def test_curve_is_a_picture(tmp_path):
-    records = [training(10), training(20), {"step": 20, "heldout_mlm_loss": 6.0}]
-    history.draw_curve(records, tmp_path / "curve.png", unigram_loss=6.5)
-    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize("steps", [(10,), (10, 20, 35)])
-def test_trust_ratios_are_a_picture_of_groups_and_steps(tmp_path, steps):
-    records = [
-        training(step) | {"trust_ratio/embeddings": step / 10, "trust_ratio/layer_00": 0.0}
-        for step in steps
-    ]
-    records.insert(1, {"step": 10, "heldout_mlm_loss": 6.0})
-    path = tmp_path / "ratios.png"
-    assert history.draw_trust_ratios(records, path)
-    assert path.read_bytes().startswith(b"\x89PNG")
-
-
-def test_without_trust_ratios_there_is_no_picture(tmp_path):
-    assert not history.draw_trust_ratios([training(10)], tmp_path / "ratios.png")
-    assert not list(tmp_path.iterdir())
 
 
 def test_only_rank_0_writes(tmp_path):
