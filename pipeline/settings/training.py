@@ -56,7 +56,7 @@ class TrainSettings(Settings):
     global_batch: Positive = 256
     """Samples of one optimizer step, over all workers."""
     micro_batch: Positive = 32
-    """Samples that one worker processes at a time."""
+    """Largest number of samples that one worker processes at a time."""
     eval_shards: Location = ""
     """Held-out shard folder; empty: the folder made from `corpus.heldout`."""
     eval_samples: Positive = 2048
@@ -143,7 +143,7 @@ class ScalingSettings(Settings):
     """The workers that train."""
 
     workers: Count = 0
-    """Workers; 0: one for each GPU, or up to two on CPUs, as many as the batch sizes allow."""
+    """Workers; 0: one for each GPU, or up to two on CPUs."""
     min_workers: Positive | None = None
     """Smallest number of workers of an elastic run, which continues when nodes come or go."""
     max_workers: Positive | None = None

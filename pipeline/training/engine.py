@@ -133,28 +133,38 @@ def weights_are_finite(engine: Any) -> bool:
     return bool(finite)
 
 
-def full_state_dict(engine: Any) -> dict[str, Tensor] | None:
+def full_state_dict(engine: Any, moment: str = "") -> dict[str, Tensor] | None:
     """All weights in fp32 on the CPU of rank 0, by their Hugging Face names; None elsewhere.
 
     Every rank must call it. Tied weights appear once, under their first name.
-    """
-    from deepspeed.utils import safe_get_full_fp32_param
 
+    Args:
+        engine: the DeepSpeed engine.
+        moment: `exp_avg` or `exp_avg_sq`, for the optimizer's moments instead of the weights.
+    """
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+    if moment and hasattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
     rank = dist.get_rank()
-    weights: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, parameter in engine.module.named_parameters():
-        full: Any = safe_get_full_fp32_param(parameter)
+        whole: Any = (
+            safe_get_full_optimizer_state(parameter, moment)
+            if moment
+            else safe_get_full_fp32_param(parameter)
+        )
         if rank == 0:
-            weights[name] = full.detach().to("cpu", torch.float32, copy=True)
+            tensors[name] = whole.detach().to("cpu", torch.float32, copy=True)
     if rank != 0:
         return None
-    persistent = engine.module.state_dict()
-    weights |= {
-        name: buffer.detach().to("cpu", copy=True)
-        for name, buffer in engine.module.named_buffers()
-        if name in persistent
-    }
-    return {name.removeprefix("network."): tensor for name, tensor in weights.items()}
+    if not moment:
+        persistent = engine.module.state_dict()
+        buffers = engine.module.named_buffers()
+        tensors |= {
+            name: b.detach().to("cpu", copy=True) for name, b in buffers if name in persistent
+        }
+    return {name.removeprefix("network."): tensor for name, tensor in tensors.items()}
 
 
 def publish_master_weights(engine: Any) -> None:

@@ -1,13 +1,13 @@
 """Checkpoints as folders: find, verify, read and delete them.
 
     checkpoint_000123/
-        engine/             DeepSpeed's files: weights, optimizer and loss-scale state by rank
-        model.safetensors   fp32 master weights under their Hugging Face names
-        state.json          the loop's state, and how the engine was laid out
-        config.yaml         the resolved settings
-        hashes.json         XXH3-128 of every other file
-        COMPLETE            written last
-    universal_000123/       the same in DeepSpeed's universal format, if it was needed
+        model.safetensors        fp32 master weights under their Hugging Face names
+        exp_avg.safetensors      the optimizer's first moments under the same names
+        exp_avg_sq.safetensors   its second moments
+        state.json               the loop's state, steps and loss scale
+        config.yaml              the resolved settings
+        hashes.json              XXH3-128 of every other file
+        COMPLETE                 written last
 
 Only a complete checkpoint counts. It is written under a temporary name and then renamed.
 """
@@ -20,7 +20,6 @@ import math
 import re
 import shutil
 from collections.abc import Mapping
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +36,15 @@ STATE = "state.json"
 CONFIG = "config.yaml"
 HASHES = "hashes.json"
 COMPLETE = "COMPLETE"
-ENGINE = "engine"
+TENSORS = {WEIGHTS: "", "exp_avg.safetensors": "exp_avg", "exp_avg_sq.safetensors": "exp_avg_sq"}
+"""Files of tensors, and the key of each in the optimizer's state (weights have none)."""
 
 logger = logging.getLogger(__name__)
 
 
 def newest(folder: Path) -> Path | None:
     """The latest checkpoint that is complete and undamaged; warns of later ones that are not."""
-    for path in sorted(_checkpoints(folder), key=step_of, reverse=True):
+    for path in sorted(_checkpoints(folder), key=_step, reverse=True):
         try:
             verify(path)
         except CheckpointError as error:
@@ -64,7 +64,7 @@ def best(folder: Path) -> Path:
     for path in _checkpoints(folder):
         if (path / COMPLETE).exists():
             loss = read_state(path).get("heldout", {}).get("mlm_loss", math.inf)
-            scored.append((loss if math.isfinite(loss) else math.inf, -step_of(path), path))
+            scored.append((loss if math.isfinite(loss) else math.inf, -_step(path), path))
     if not scored:
         raise CheckpointError(f"{folder}: no complete checkpoint; train first (jobs.pretrain)")
     return min(scored)[-1]
@@ -99,8 +99,8 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def read_layout(path: Path) -> dict[str, Any]:
-    """How the engine that saved a checkpoint was laid out (see `state.py`)."""
+def read_counters(path: Path) -> dict[str, Any]:
+    """Steps, loss scale and number of workers of the engine that saved a checkpoint."""
     return _read_json(path / STATE)["engine"]
 
 
@@ -124,7 +124,7 @@ def commit(temporary: Path, path: Path, texts: Mapping[str, str]) -> None:
     """Complete a checkpoint in a temporary folder and rename it; rank 0 calls it.
 
     Args:
-        temporary: folder with the engine's files and the weights.
+        temporary: folder with the files of tensors.
         path: the checkpoint; an older one there is replaced.
         texts: further files to write, by name.
     """
@@ -143,9 +143,9 @@ def prune(folder: Path, keep: int, protect: set[Path]) -> None:
 
     Deletes what interrupted writes and deletions have left, too.
     """
-    for remnant in chain(folder.glob(".checkpoint_*"), folder.glob(".universal_*")):
+    for remnant in folder.glob(".checkpoint_*"):
         shutil.rmtree(remnant)
-    ordered = sorted(_checkpoints(folder), key=step_of)
+    ordered = sorted(_checkpoints(folder), key=_step)
     kept = {*ordered[-keep:], *protect}
     for path in ordered:
         if path not in kept:
@@ -153,27 +153,20 @@ def prune(folder: Path, keep: int, protect: set[Path]) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a checkpoint and its universal form; an interruption never leaves half of one."""
-    for folder in (path, universal(path)):
-        if folder.exists():
-            deleted = folder.with_name(f".{folder.name}.deleted")
-            shutil.rmtree(deleted, ignore_errors=True)
-            folder.rename(deleted)
-            shutil.rmtree(deleted)
-
-
-def step_of(path: Path) -> int:
-    """Optimizer steps that a checkpoint was saved after."""
-    return int(path.name.rpartition("_")[2])
-
-
-def universal(path: Path) -> Path:
-    """Folder of a checkpoint's universal form."""
-    return path.with_name(path.name.replace("checkpoint", "universal"))
+    """Delete a checkpoint, if it exists; an interruption never leaves half of one."""
+    if path.exists():
+        deleted = path.with_name(f".{path.name}.deleted")
+        shutil.rmtree(deleted, ignore_errors=True)
+        path.rename(deleted)
+        shutil.rmtree(deleted)
 
 
 def _checkpoints(folder: Path) -> list[Path]:
     return [path for path in folder.glob("checkpoint_*") if re.fullmatch(r"\w+_\d{6,}", path.name)]
+
+
+def _step(path: Path) -> int:
+    return int(path.name.rpartition("_")[2])
 
 
 def _hash(path: Path) -> str:

@@ -1,38 +1,31 @@
 """State of a run: save it, and restore it on any number of workers and at any ZeRO stage.
 
-On the layout that saved it, DeepSpeed loads its own files and the run continues bit for bit. On
-another number of workers, another stage or another precision, the files are converted once to
-DeepSpeed's universal format, in `universal_000123/` beside the checkpoint.
-
-DeepSpeed loads its files with pickle: restore only checkpoints of trusted origin.
-`model.safetensors` is safe.
+Weights and moments are gathered and stored as whole fp32 tensors, in safetensors files. To restore
+them, each rank copies its own fragments. So the layout that saved a checkpoint does not matter, and
+the same layout continues bit for bit. No file is a pickle.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import shutil
 from argparse import Namespace
 from collections.abc import Callable
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.errors import CheckpointError
 from pipeline.training import engine as engines
 from pipeline.training.checkpoints import files
-from pipeline.training.lamb.fragments import locate
+from pipeline.training.lamb.fragments import FlatTensor, locate
 
 COUNTERS = ("global_steps", "global_samples", "skipped_steps")
 """DeepSpeed's own."""
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def save(engine: Any, folder: Path, step: int, state: dict[str, Any], config_yaml: str) -> Path:
@@ -56,15 +49,17 @@ def save(engine: Any, folder: Path, step: int, state: dict[str, Any], config_yam
         temporary.mkdir(parents=True)
 
     _on_rank_zero(make_folder)
-    # DeepSpeed's converter refuses files without this entry.
-    marker = {"universal_checkpoint_info": {"universal_checkpoint_version": 0.4}}
-    engine.save_checkpoint(temporary, tag=files.ENGINE, client_state=marker, save_latest=False)
-    weights = engines.full_state_dict(engine)
+    for name, key in files.TENSORS.items():
+        tensors = engines.full_state_dict(engine, key)
+
+        def write(name: str = name, tensors: Any = tensors) -> None:
+            save_file(tensors, temporary / name, metadata={"format": "pt"})
+
+        _on_rank_zero(write)
 
     def commit() -> None:
-        assert weights is not None  # this is rank 0
-        save_file(weights, temporary / files.WEIGHTS, metadata={"format": "pt"})
-        text = json.dumps({**state, "engine": _layout(engine)}, indent=2, ensure_ascii=False)
+        content = {**state, "engine": _counters(engine)}
+        text = json.dumps(content, indent=2, ensure_ascii=False)
         files.commit(temporary, path, {files.STATE: text, files.CONFIG: config_yaml})
 
     _on_rank_zero(commit)
@@ -72,7 +67,7 @@ def save(engine: Any, folder: Path, step: int, state: dict[str, Any], config_yam
 
 
 def restore(engine: Any, path: Path) -> dict[str, Any]:
-    """Load weights, optimizer state and loss scale into a fresh engine; every rank calls it.
+    """Load weights, moments and loss scale into a fresh engine; every rank calls it.
 
     Hyperparameters are those of the engine, not of the checkpoint.
 
@@ -83,18 +78,27 @@ def restore(engine: Any, path: Path) -> dict[str, Any]:
         CheckpointError: the checkpoint is incomplete, damaged, or of another network.
     """
     _on_rank_zero(lambda: files.verify(path))
-    saved, now = files.read_layout(path), _layout(engine)
-    before, after = saved["shapes"], now["shapes"]
-    wrong = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-    if wrong:
-        raise CheckpointError(f"{path} is of another network; these weights differ: {wrong}")
-    alike = all(saved[key] == now[key] for key in ("wrapper", "precision", "partitions"))
-    if alike and list(before) == list(after):
-        _load_engine_files(engine, path)
-    else:
-        _on_rank_zero(lambda: _convert(path))
-        _load_universal(engine, files.universal(path), saved)
-        _load_buffers(engine, path)
+    saved, optimizer = files.read_counters(path), engines.optimizer_of(engine)
+    flats = locate(engine)
+    _compare_shapes(path, flats)
+    for file, key in files.TENSORS.items():
+        # Memory-mapped: a rank reads only its own fragments from the disk.
+        with safe_open(path / file, framework="pt") as tensors:
+            for flat in flats:
+                target = optimizer.state[flat.tensor][key] if key else flat.tensor.detach()
+                flat.fill(target, lambda name, of=tensors: of.get_tensor(_public(name)))  # type: ignore[misc]
+    for flat in flats:
+        optimizer.state[flat.tensor]["step"] = saved["optimizer_step"]
+    engines.publish_master_weights(engine)
+    for counter in COUNTERS:
+        setattr(engine, counter, saved[counter])
+    scaler = getattr(engine.optimizer, "loss_scaler", None)
+    if scaler is not None and saved["precision"] == str(engine.get_data_types()[0]):
+        vars(scaler).update(saved["scaler"])
+    weights = load_file(path / files.WEIGHTS)
+    for name, buffer in engine.module.named_buffers():
+        if _public(name) in weights:
+            buffer.copy_(weights[_public(name)])
     return files.read_state(path)
 
 
@@ -106,7 +110,7 @@ def begin_from(engine: Any, path: Path) -> None:
     Raises:
         CheckpointError: as `restore`, or `path` is no checkpoint.
     """
-    if not (path / files.ENGINE).is_dir():
+    if not (path / files.STATE).exists():
         raise CheckpointError(
             f"{path} holds no optimizer state; train.init_state=full needs a checkpoint_… folder, "
             "an export starts with train.init_state=weights"
@@ -135,8 +139,31 @@ def load_weights(network: nn.Module, path: Path) -> None:
     given = {own[name].data_ptr(): weight for name, weight in weights.items() if name in own}
     wrong += [name for name, weight in own.items() if weight.data_ptr() not in given]
     if wrong:
-        raise CheckpointError(f"{path} is of another network; these weights differ: {wrong}")
+        raise _of_another_network(path, wrong)
     network.load_state_dict({name: given[weight.data_ptr()] for name, weight in own.items()})
+
+
+def _public(name: str) -> str:
+    """A parameter's Hugging Face name, by which files know it."""
+    return name.removeprefix("network.")
+
+
+def _compare_shapes(path: Path, flats: list[FlatTensor]) -> None:
+    """Raise a CheckpointError if the parameters are not those of the flat tensors."""
+    with safe_open(path / "exp_avg.safetensors", framework="pt") as tensors:
+        stored = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
+    shapes = {
+        _public(name): list(shape)
+        for flat in flats
+        for name, shape in zip(flat.names, flat.shapes, strict=True)
+    }
+    wrong = [name for name in {**stored, **shapes} if stored.get(name) != shapes.get(name)]
+    if wrong:
+        raise _of_another_network(path, wrong)
+
+
+def _of_another_network(path: Path, wrong: list[str]) -> CheckpointError:
+    return CheckpointError(f"{path} is of another network; these weights differ: {wrong}")
 
 
 def _on_rank_zero(action: Callable[[], None]) -> None:
@@ -145,103 +172,22 @@ def _on_rank_zero(action: Callable[[], None]) -> None:
     if torch.distributed.get_rank() == 0:
         try:
             action()
-        except (CheckpointError, OSError) as error:
+        except (CheckpointError, OSError, SafetensorError) as error:
             outcome = [str(error)]
     torch.distributed.broadcast_object_list(outcome, src=0)
     if outcome[0] is not None:
         raise CheckpointError(outcome[0])
 
 
-def _layout(engine: Any) -> dict[str, Any]:
-    """What decides whether DeepSpeed's files fit an engine, and the state that they leave out."""
-    flats = locate(engine)
-    optimizer = engines.optimizer_of(engine)
-    scaler = getattr(engine.optimizer, "loss_scaler", None)
-    shapes = chain(*(zip(flat.names, flat.shapes, strict=True) for flat in flats))
+def _counters(engine: Any) -> dict[str, Any]:
+    """Numbers that belong to the state, and the number of workers."""
+    states = engines.optimizer_of(engine).state.values()
+    scaler = getattr(engine.optimizer, "loss_scaler", None) or Namespace()
+    numbers = {key: value for key, value in vars(scaler).items() if isinstance(value, int | float)}
     return {
-        "wrapper": type(engine.optimizer).__name__,
+        "workers": torch.distributed.get_world_size(),
         "precision": str(engine.get_data_types()[0]),
-        "partitions": torch.distributed.get_world_size(),
-        "shapes": {name: list(shape) for name, shape in shapes},
-        "optimizer_step": max(optimizer.state[flat.tensor]["step"] for flat in flats),
+        "optimizer_step": max(state["step"] for state in states),
         **{counter: getattr(engine, counter) for counter in COUNTERS},
-        "scaler": {
-            key: value
-            for key, value in vars(scaler or Namespace()).items()
-            if isinstance(value, int | float)
-        },
+        "scaler": numbers,
     }
-
-
-def _load_engine_files(engine: Any, path: Path) -> None:
-    groups = engines.optimizer_of(engine).param_groups
-    current = [{k: v for k, v in group.items() if k != "params"} for group in groups]
-    with contextlib.redirect_stdout(io.StringIO()):
-        loaded, _ = engine.load_checkpoint(path, tag=files.ENGINE)
-    if loaded is None:
-        raise CheckpointError(f"{path / files.ENGINE} has nothing that DeepSpeed can load")
-    for group, values in zip(engines.optimizer_of(engine).param_groups, current, strict=True):
-        group.update(values)
-
-
-def _convert(path: Path) -> None:
-    """DeepSpeed's files to a folder for each parameter: `zero/<name>/{fp32,exp_avg,…}.pt`."""
-    universal = files.universal(path)
-    if universal.exists():
-        return
-    from deepspeed.checkpoint import ds_to_universal
-
-    temporary = universal.with_name(f".{universal.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    # The converter writes a note beside its output: one level deeper, we can delete it.
-    arguments = Namespace(
-        input_folder=str(path / files.ENGINE),
-        output_folder=str(temporary / "made"),
-        num_extract_workers=1,
-        num_merge_workers=1,
-        keep_temp_folder=False,
-        strict=True,
-        inject_missing_state=False,
-    )
-    silence = io.StringIO()
-    with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
-        ds_to_universal.main(arguments)
-    (temporary / "made" / "zero").rename(temporary / "zero")
-    shutil.rmtree(temporary / "made")
-    temporary.rename(universal)
-
-
-def _load_universal(engine: Any, universal: Path, saved: dict[str, Any]) -> None:
-    """Each rank copies its fragments of every parameter, whatever its layout is."""
-    optimizer, folder = engines.optimizer_of(engine), universal / "zero"
-    for flat in locate(engine):
-        state = optimizer.state[flat.tensor]
-        state["step"] = saved["optimizer_step"]
-        targets = {"fp32": flat.tensor.detach(), **{key: state[key] for key in MOMENTS}}
-        for key, target in targets.items():
-            flat.fill(target, lambda name, key=key: _read_universal(folder / name / f"{key}.pt"))  # type: ignore[misc]
-    engines.publish_master_weights(engine)
-    for counter in COUNTERS:
-        setattr(engine, counter, saved[counter])
-    scaler = getattr(engine.optimizer, "loss_scaler", None)
-    if scaler is not None and saved["precision"] == str(engine.get_data_types()[0]):
-        vars(scaler).update(saved["scaler"])
-
-
-def _read_universal(file: Path) -> Tensor:
-    try:
-        # Memory-mapped: a rank reads only its own part. The converter writes a bare tensor from
-        # stage 3, and a dict with its provenance from stages 1 and 2.
-        read = torch.load(file, mmap=True, map_location="cpu", weights_only=True)
-        return (read["param"] if isinstance(read, dict) else read).view(-1)
-    except (OSError, RuntimeError, KeyError) as error:
-        raise CheckpointError(
-            f"{file} is unreadable: {error}; delete {file.parents[2]}, it will be made again"
-        ) from None
-
-
-def _load_buffers(engine: Any, path: Path) -> None:
-    weights = load_file(path / files.WEIGHTS)
-    for name, buffer in engine.module.named_buffers():
-        if name.removeprefix("network.") in weights:
-            buffer.copy_(weights[name.removeprefix("network.")])

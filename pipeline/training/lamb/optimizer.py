@@ -42,8 +42,7 @@ class Lamb(torch.optim.Optimizer):
     Args:
         params: parameters or groups; a group may set its own `lr`, `weight_decay`, `trust_ratio`.
 
-    State of each tensor: `exp_avg`, `exp_avg_sq` (in the tensor's dtype and shape), `step` (int):
-    the keys that DeepSpeed's universal checkpoints expect.
+    State of each tensor: `exp_avg`, `exp_avg_sq` (in the tensor's dtype and shape), `step` (int).
     """
 
     def __init__(

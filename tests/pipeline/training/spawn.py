@@ -24,7 +24,6 @@ _context.set_forkserver_preload(
         "torch._dynamo",  # the first optimizer imports it
         "deepspeed.runtime.zero.muon.muon_optimizer",
         "deepspeed.runtime.zero.stage3",
-        "deepspeed.checkpoint.ds_to_universal",
     ]
 )
 

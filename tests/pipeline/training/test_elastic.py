@@ -45,7 +45,7 @@ worker = driver._worker
 def workers_at(path):
     """How many made a checkpoint; 0 while it is not there."""
     state = path / checkpoints.STATE
-    return json.loads(state.read_text("utf-8"))["engine"]["partitions"] if state.exists() else 0
+    return json.loads(state.read_text("utf-8"))["engine"]["workers"] if state.exists() else 0
 
 
 def wait_for(path, workers, run):
@@ -89,5 +89,5 @@ def test_a_run_grows_and_shrinks_with_the_cluster(ray_cluster, tmp_path, monkeyp
 def test_a_batch_too_small_for_the_largest_number_is_refused(ray_cluster, tmp_path):
     bounds = "scaling.min_workers=1", "scaling.max_workers=20"
     config = settings(tmp_path, "small", *bounds)
-    with pytest.raises(ConfigError, match="without a sample when there are 17"):
+    with pytest.raises(ConfigError, match="without a sample when there are 17 "):
         driver.fit(config, None, lambda _: None)

@@ -11,6 +11,7 @@ from pipeline.errors import ConfigError
 from pipeline.settings.config import Config
 from pipeline.training import batch_split, engine
 from pipeline.training.deepspeed_config import deepspeed_config
+from pipeline.training.lamb.fragments import locate
 from tests.pipeline.training import networks, spawn
 
 
@@ -109,6 +110,24 @@ def first_step(cases):
         before = engine.full_state_dict(worker)
         networks.train(worker, range(1))
         results.append((engine.gradient_norm(worker), before, engine.full_state_dict(worker)))
+    return results
+
+
+def test_one_bad_weight_anywhere_is_found():
+    assert spawn.run(2, finite_or_not) == [[True, False]] * 2
+
+
+def finite_or_not():
+    worker = networks.make_engine({"engine": {"zero_stage": 3}})
+    flat, results = locate(worker)[0], []
+    used = torch.zeros(flat.tensor.numel(), dtype=torch.bool)
+    for _, _, offset, length in flat.fragments:
+        used[offset : offset + length] = True
+    flat.tensor.data[~used] = torch.nan  # padding
+    results.append(engine.weights_are_finite(worker))
+    if torch.distributed.get_rank():
+        flat.tensor.data[used.nonzero()[-1]] = torch.inf
+    results.append(engine.weights_are_finite(worker))
     return results
 
 

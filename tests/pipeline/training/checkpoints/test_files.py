@@ -15,8 +15,8 @@ from pipeline.training.checkpoints import files
 def make(folder, step, loss=1.0):
     """A complete checkpoint with made-up contents."""
     temporary = folder / ".temporary"
-    (temporary / files.ENGINE).mkdir(parents=True)
-    (temporary / files.ENGINE / "rank_0.pt").write_bytes(b"state")
+    temporary.mkdir()
+    (temporary / files.WEIGHTS).write_bytes(b"weights")
     state = json.dumps({"step": step, "heldout": {"mlm_loss": loss}, "engine": {"a": 1}})
     path = folder / f"checkpoint_{step:06d}"
     files.commit(temporary, path, {files.STATE: state, files.CONFIG: dump_yaml(Config())})
@@ -29,9 +29,9 @@ def test_it_reads_back_and_replaces_an_older_one(tmp_path):
     assert [item.name for item in tmp_path.iterdir()] == [path.name]
     files.verify(path)
     assert files.read_state(path) == {"step": 3, "heldout": {"mlm_loss": 1.0}}
-    assert files.read_layout(path) == {"a": 1}
+    assert files.read_counters(path) == {"a": 1}
     assert files.read_config(path) == Config()
-    assert files.read_hashes(path).keys() == {"engine/rank_0.pt", files.STATE, files.CONFIG}
+    assert files.read_hashes(path).keys() == {files.WEIGHTS, files.STATE, files.CONFIG}
 
 
 def test_incomplete_and_damaged_checkpoints_are_skipped(tmp_path, caplog):
@@ -39,8 +39,8 @@ def test_incomplete_and_damaged_checkpoints_are_skipped(tmp_path, caplog):
     (incomplete / files.COMPLETE).unlink()
     make(tmp_path, 9).rename(tmp_path / ".checkpoint_000009.tmp")
     assert files.newest(tmp_path) == path
-    file = path / files.ENGINE / "rank_0.pt"
-    file.write_bytes(b"stale")
+    file = path / files.WEIGHTS
+    file.write_bytes(b"Weights")
     with caplog.at_level(logging.WARNING):
         assert files.newest(tmp_path) == older
     assert "incomplete" in caplog.text
@@ -62,14 +62,14 @@ def test_settings_of_another_version_are_named(tmp_path):
 
 def test_best_and_prune(tmp_path):
     for step, loss in ((1, 0.5), (2, math.nan), (3, 1.0), (4, 0.5), (5, 0.8)):
-        files.universal(make(tmp_path, step, loss)).mkdir()
+        make(tmp_path, step, loss)
     (tmp_path / "checkpoint_000004" / files.COMPLETE).unlink()
-    (tmp_path / ".checkpoint_000006.tmp" / "engine").mkdir(parents=True)
+    (tmp_path / ".checkpoint_000006.tmp").mkdir()
     best = files.best(tmp_path)
     assert best.name == "checkpoint_000001"
     files.prune(tmp_path, 2, {best})
     assert sorted(item.name for item in tmp_path.iterdir()) == [
-        f"{kind}_{step:06d}" for kind in ("checkpoint", "universal") for step in (1, 4, 5)
+        f"checkpoint_{step:06d}" for step in (1, 4, 5)
     ]
     with pytest.raises(CheckpointError, match="no complete checkpoint"):
         files.best(tmp_path / "nowhere")

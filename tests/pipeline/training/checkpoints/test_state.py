@@ -137,18 +137,6 @@ def test_an_export_has_no_full_state(tmp_path):
         state.begin_from(None, tmp_path)
 
 
-def test_the_conversion_is_made_once_and_goes_with_its_checkpoint(path):
-    job = [(1, "fp32", path)]
-    spawn.run(1, resume_all, job, 0.0)
-    universal = path.with_name("universal_000003")
-    marks = {file: file.stat().st_mtime_ns for file in universal.rglob("*.pt")}
-    assert len(marks) >= 3 * 8
-    spawn.run(1, resume_all, job, 0.0)
-    assert marks == {file: file.stat().st_mtime_ns for file in universal.rglob("*.pt")}
-    files.remove(path)
-    assert not list(path.parent.iterdir())
-
-
 def test_it_holds_what_an_export_needs(path, saved):
     weights = load_file(path / files.WEIGHTS)
     halfway = saved[1, "fp32"][2]
@@ -188,7 +176,7 @@ def test_tied_weights_are_stored_once(tmp_path):
 
 
 def test_a_damaged_checkpoint_is_refused(path):
-    next((path / files.ENGINE).glob("*optim_states.pt")).unlink()
+    (path / "exp_avg.safetensors").unlink()
     spawn.run(2, refuse_damaged, path)
 
 
