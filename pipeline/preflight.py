@@ -150,7 +150,7 @@ def next_commands(config: Config) -> list[str]:
 def _split(config: Config) -> batch_split.Split:
     """On this machine; a cluster may choose another number of workers."""
     workers = batch_split.choose_workers(config, torch.cuda.device_count(), os.cpu_count() or 1)
-    return batch_split.split_for(config, workers)
+    return batch_split.split_batch(config.train.global_batch, config.train.micro_batch, workers)
 
 
 def _check_engine(config: Config) -> None:

@@ -11,7 +11,6 @@ from pipeline.settings.config import Config
 class Split(NamedTuple):
     """How the samples of one optimizer step are split."""
 
-    global_batch: int
     micro_batch: int
     """Samples of the largest micro-batch."""
     world_size: int
@@ -36,27 +35,13 @@ def split_batch(global_batch: int, micro_batch: int, world_size: int) -> Split:
             f"without a sample when there are {world_size} workers; raise train.global_batch or "
             "train.micro_batch, or use fewer workers (scaling)"
         )
-    return Split(global_batch, -(-largest_share // accumulation), world_size, accumulation)
-
-
-def split_for(config: Config, world_size: int) -> Split:
-    """How that many workers split the batch of the settings.
-
-    Raises:
-        ConfigError: as `split_batch`.
-    """
-    return split_batch(config.train.global_batch, config.train.micro_batch, world_size)
+    return Split(-(-largest_share // accumulation), world_size, accumulation)
 
 
 def choose_workers(config: Config, gpus: int, cpus: int) -> int:
-    """`scaling.workers`; if it is 0, one for each GPU, or two on CPUs, but not more than samples.
+    """`scaling.workers`, or the largest number of an elastic run; else one for each GPU, or two.
 
-    In an elastic run, the largest number.
-
-    Args:
-        config: the run's settings.
-        gpus: GPUs of the cluster.
-        cpus: CPUs of the cluster.
+    `gpus` and `cpus` are those of the cluster.
     """
     scaling = config.scaling
     devices = gpus or min(2, cpus)

@@ -14,13 +14,7 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def deepspeed_config(config: Config, split: Split, precision: str) -> dict[str, Any]:
-    """What DeepSpeed is given: keys that follow from our settings, then `engine.deepspeed`.
-
-    Args:
-        config: the run's settings.
-        split: how the workers share the global batch.
-        precision: fp32, bf16 or fp16.
-    """
+    """Keys that follow from our settings, with those of `engine.deepspeed` merged into them."""
     zero: dict[str, Any] = {
         "stage": config.engine.zero_stage,
         # Buckets are allocated whole: DeepSpeed's 500 M elements would dwarf a model of 100 M.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ def _refused_by_deepspeed(config: Config, device: torch.device | str) -> list[st
 
     micro_batch = config.train.micro_batch
     workers = dist.get_world_size() if dist.is_initialized() else 1
-    split = Split(micro_batch * workers, micro_batch, workers, 1)
+    split = Split(micro_batch, workers, accumulation=1)
     precision = resolve_precision(config.train.precision, device)
     try:
         DeepSpeedConfig(deepspeed_config(config, split, precision))
@@ -126,9 +127,8 @@ def weights_are_finite(engine: Any) -> bool:
     finite = torch.ones((), device=engine.device)
     for flat in locate(engine):
         master = flat.tensor.detach().view(-1)
-        for fragment in flat.fragments:  # padding may hold anything
-            part = master.narrow(0, fragment.offset, fragment.length)
-            finite *= part.isfinite().all().to(engine.device)
+        for _, _, offset, length in flat.fragments:  # padding may hold anything
+            finite *= master.narrow(0, offset, length).isfinite().all().to(engine.device)
     dist.all_reduce(finite, dist.ReduceOp.MIN)
     return bool(finite)
 
@@ -136,7 +136,8 @@ def weights_are_finite(engine: Any) -> bool:
 def full_state_dict(engine: Any, moment: str = "") -> dict[str, Tensor] | None:
     """All weights in fp32 on the CPU of rank 0, by their Hugging Face names; None elsewhere.
 
-    Every rank must call it. Tied weights appear once, under their first name.
+    Every rank must call it. Tied weights appear once, under their first name. The network has no
+    persistent buffers.
 
     Args:
         engine: the DeepSpeed engine.
@@ -146,25 +147,15 @@ def full_state_dict(engine: Any, moment: str = "") -> dict[str, Tensor] | None:
 
     if moment and hasattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
         engine.optimizer._lazy_init_hp_params_optimizer_state()
-    rank = dist.get_rank()
+    gather: Any = safe_get_full_fp32_param
+    if moment:
+        gather = partial(safe_get_full_optimizer_state, optim_state_key=moment)
     tensors: dict[str, Tensor] = {}
     for name, parameter in engine.module.named_parameters():
-        whole: Any = (
-            safe_get_full_optimizer_state(parameter, moment)
-            if moment
-            else safe_get_full_fp32_param(parameter)
-        )
-        if rank == 0:
-            tensors[name] = whole.detach().to("cpu", torch.float32, copy=True)
-    if rank != 0:
-        return None
-    if not moment:
-        persistent = engine.module.state_dict()
-        buffers = engine.module.named_buffers()
-        tensors |= {
-            name: b.detach().to("cpu", copy=True) for name, b in buffers if name in persistent
-        }
-    return {name.removeprefix("network."): tensor for name, tensor in tensors.items()}
+        whole = gather(parameter)
+        if dist.get_rank() == 0:
+            tensors[name.removeprefix("network.")] = whole.detach().to("cpu", copy=True)
+    return tensors if dist.get_rank() == 0 else None
 
 
 def publish_master_weights(engine: Any) -> None:

@@ -67,7 +67,7 @@ def train(config: Config, context: Context) -> dict[str, Any]:
     paths, steps = RunPaths.of(config), config.train.steps
     engine.join()
     precision = common_precision(engine.resolve_precision(config.train.precision, device))
-    split = batch_split.split_for(config, world_size)
+    split = batch_split.split_batch(config.train.global_batch, config.train.micro_batch, world_size)
     feed = open_feed(config, rank, world_size)
     shape = network_config(config.model, feed.vocab_size)
     network = build_network(shape, config.run.seed, config.engine.attention)

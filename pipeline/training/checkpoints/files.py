@@ -121,12 +121,9 @@ def read_config(path: Path) -> Config:
 
 
 def commit(temporary: Path, path: Path, texts: Mapping[str, str]) -> None:
-    """Complete a checkpoint in a temporary folder and rename it; rank 0 calls it.
+    """Add texts (by file name) to a folder of tensors, complete it and rename it to `path`.
 
-    Args:
-        temporary: folder with the files of tensors.
-        path: the checkpoint; an older one there is replaced.
-        texts: further files to write, by name.
+    Rank 0 calls it. An older checkpoint at `path` is replaced.
     """
     for name, text in texts.items():
         (temporary / name).write_text(text, encoding="utf-8")

@@ -11,6 +11,7 @@ import json
 import shutil
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,8 @@ def save(engine: Any, folder: Path, step: int, state: dict[str, Any], config_yam
 
     _on_rank_zero(make_folder)
     for name, key in files.TENSORS.items():
-        tensors = engines.full_state_dict(engine, key)
-
-        def write(name: str = name, tensors: Any = tensors) -> None:
-            save_file(tensors, temporary / name, metadata={"format": "pt"})
-
-        _on_rank_zero(write)
+        tensors: Any = engines.full_state_dict(engine, key)
+        _on_rank_zero(partial(save_file, tensors, temporary / name, {"format": "pt"}))
 
     def commit() -> None:
         content = {**state, "engine": _counters(engine)}
@@ -95,10 +92,6 @@ def restore(engine: Any, path: Path) -> dict[str, Any]:
     scaler = getattr(engine.optimizer, "loss_scaler", None)
     if scaler is not None and saved["precision"] == str(engine.get_data_types()[0]):
         vars(scaler).update(saved["scaler"])
-    weights = load_file(path / files.WEIGHTS)
-    for name, buffer in engine.module.named_buffers():
-        if _public(name) in weights:
-            buffer.copy_(weights[_public(name)])
     return files.read_state(path)
 
 
@@ -138,8 +131,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
     # The file holds tied weights once.
     given = {own[name].data_ptr(): weight for name, weight in weights.items() if name in own}
     wrong += [name for name, weight in own.items() if weight.data_ptr() not in given]
-    if wrong:
-        raise _of_another_network(path, wrong)
+    _refuse(path, wrong)
     network.load_state_dict({name: given[weight.data_ptr()] for name, weight in own.items()})
 
 
@@ -158,12 +150,12 @@ def _compare_shapes(path: Path, flats: list[FlatTensor]) -> None:
         for name, shape in zip(flat.names, flat.shapes, strict=True)
     }
     wrong = [name for name in {**stored, **shapes} if stored.get(name) != shapes.get(name)]
+    _refuse(path, wrong)
+
+
+def _refuse(path: Path, wrong: list[str]) -> None:
     if wrong:
-        raise _of_another_network(path, wrong)
-
-
-def _of_another_network(path: Path, wrong: list[str]) -> CheckpointError:
-    return CheckpointError(f"{path} is of another network; these weights differ: {wrong}")
+        raise CheckpointError(f"{path} is of another network; these weights differ: {wrong}")
 
 
 def _on_rank_zero(action: Callable[[], None]) -> None:

@@ -8,7 +8,7 @@ know which elements belong to which parameter.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -41,8 +41,8 @@ class FlatTensor(NamedTuple):
     """Shapes of these parameters."""
     fragments: tuple[Fragment, ...]
     """This rank's part of them."""
-    group: Any = None
-    """Process group of the ranks that share the parameters; None where one process has all."""
+    sharded: bool = False
+    """Whether other ranks hold the other fragments of its parameters."""
 
     def fill(self, target: Tensor, read: Callable[[str], Tensor]) -> None:
         """Copy this rank's fragments of whole parameters into a tensor laid out like `tensor`.
@@ -63,20 +63,28 @@ def locate(engine: Any) -> list[FlatTensor]:
         ConfigError: DeepSpeed runs with settings under which the answer would be wrong.
     """
     zero = engine.optimizer
-    names = {parameter: name for name, parameter in engine.module.named_parameters()}
     if getattr(zero, "round_robin_gradients", False):
         # It reorders the flat tensor without updating the mapping.
         raise ConfigError("DeepSpeed's round_robin_gradients hides where parameters are; unset it")
     if getattr(zero, "swap_optimizer", False):
         raise ConfigError("optimizer state on NVMe is not supported; offload it to the CPU")
     if hasattr(zero, "fp32_partitioned_groups_flat"):  # stage 3
-        flats = zip(zero.fp32_partitioned_groups_flat, zero.fp16_groups, strict=True)
-        return [_stage_3(flat, group, names) for flat, group in flats]
-    if hasattr(zero, "single_partition_of_fp32_groups"):  # stages 1 and 2
-        flats = zip(zero.single_partition_of_fp32_groups, zero.bit16_groups, strict=True)
+        flats, groups = zero.fp32_partitioned_groups_flat, zero.fp16_groups
+    elif hasattr(zero, "single_partition_of_fp32_groups"):  # stages 1 and 2
+        flats, groups = zero.single_partition_of_fp32_groups, zero.bit16_groups
     else:  # BF16_Optimizer: stage 1 in bf16 with fp32 gradients
-        flats = zip(zero.fp32_groups_flat_partition, zero.bf16_groups, strict=True)
-    return [_stages_1_and_2(flat, group, names) for flat, group in flats]
+        flats, groups = zero.fp32_groups_flat_partition, zero.bf16_groups
+    names = {parameter: name for name, parameter in engine.module.named_parameters()}
+    return [
+        FlatTensor(
+            flat,
+            tuple(names[parameter] for parameter in group),
+            tuple(torch.Size(getattr(p, "ds_shape", p.shape)) for p in group),
+            tuple(_stage_3(group) if hasattr(group[0], "ds_id") else _stages_1_and_2(group)),
+            sharded=True,
+        )
+        for flat, group in zip(flats, groups, strict=True)
+    ]
 
 
 def whole(tensor: Tensor, name: str) -> FlatTensor:
@@ -84,39 +92,21 @@ def whole(tensor: Tensor, name: str) -> FlatTensor:
     return FlatTensor(tensor, (name,), (tensor.shape,), (Fragment(0, 0, 0, tensor.numel()),))
 
 
-def _stages_1_and_2(flat: Tensor, parameters: list[Any], names: dict[Any, str]) -> FlatTensor:
+def _stages_1_and_2(parameters: list[Any]) -> Iterator[Fragment]:
     """DeepSpeed records the addresses for its own checkpoints."""
-    fragments = []
     for index, parameter in enumerate(parameters):
         mapping = parameter._hp_mapping
         if mapping is not None:
             in_flat, in_parameter = mapping.hp_fragment_address, mapping.lp_fragment_address
-            fragments.append(Fragment(index, in_parameter.start, in_flat.start, in_flat.numel))
-    return FlatTensor(
-        flat,
-        tuple(names[parameter] for parameter in parameters),
-        tuple(parameter.shape for parameter in parameters),
-        tuple(fragments),
-        parameters[0]._dp_group,
-    )
+            yield Fragment(index, in_parameter.start, in_flat.start, in_flat.numel)
 
 
-def _stage_3(flat: Tensor, parameters: list[Any], names: dict[Any, str]) -> FlatTensor:
+def _stage_3(parameters: list[Any]) -> Iterator[Fragment]:
     """Every parameter is split into equal parts; the last one may end with padding."""
-    group = parameters[0].ds_process_group
-    rank = torch.distributed.get_rank(group)
-    fragments, offset = [], 0
+    rank, offset = torch.distributed.get_rank(), 0
     for index, parameter in enumerate(parameters):
         size = parameter.partition_numel()
-        start = size * rank
-        length = max(0, min(size, parameter.ds_numel - start))
+        length = max(0, min(size, parameter.ds_numel - size * rank))
         if length:
-            fragments.append(Fragment(index, start, offset, length))
+            yield Fragment(index, size * rank, offset, length)
         offset += size
-    return FlatTensor(
-        flat,
-        tuple(names[parameter] for parameter in parameters),
-        tuple(torch.Size(parameter.ds_shape) for parameter in parameters),
-        tuple(fragments),
-        group,
-    )

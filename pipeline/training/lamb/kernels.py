@@ -124,9 +124,8 @@ class Tables:
         found = [tensor.data_ptr() for each in tensors for tensor in each.whole()]
         if found != self._known:
             self._known = found
-            self._addresses = upload(
-                torch.tensor(found, dtype=torch.int64, device="cpu"), self.sums.device
-            )
+            table = torch.tensor(found, dtype=torch.int64, device="cpu")
+            self._addresses = upload(table, self.sums.device)
         return self._addresses
 
 
@@ -154,10 +153,8 @@ class KernelStep(GroupStep):
                 num_warps=WARPS,
             )
             if with_ratio:
-                names = len(self.names)
-                sum_chunks_kernel[(names,)](
-                    tables.sums, tables.bounds, self.squares, names, CHUNK=256
-                )
+                n = len(self.names)
+                sum_chunks_kernel[(n,)](tables.sums, tables.bounds, self.squares, n, CHUNK=256)
 
     def apply(self) -> Any:
         if self.squares is None:

@@ -52,15 +52,8 @@ class Lamb(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-6,
         weight_decay: float = 0.01,
-        trust_ratio: bool = True,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "trust_ratio": trust_ratio,
-        }
+        defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, trust_ratio=True)
         super().__init__(params, defaults)
         self._slices: dict[Tensor, Slices] = {}
         self._tables: dict[tuple[str, ...], Any] = {}
@@ -77,7 +70,7 @@ class Lamb(torch.optim.Optimizer):
         steps = [step for group in self.param_groups for step in self._steps(group)]
         for step in steps:
             step.update_moments()
-        self._sum_over_ranks([step for step in steps if step.squares is not None])
+        self._sum_over_ranks(steps)
         for step in steps:
             ratios = step.apply()
             if ratios is not None:
@@ -115,7 +108,7 @@ class Lamb(torch.optim.Optimizer):
         return [self._step(group, number, list(same)) for number, same in alike]
 
     def _step(self, group: dict[str, Any], number: int, tensors: list[SteppedTensor]) -> GroupStep:
-        """Triton kernels where there is a GPU and Triton, else torch's operators."""
+        """Triton kernels on a GPU, else torch's operators."""
         kernels = _kernels(tensors[0].tensor.device)
         if kernels is None or not kernels.accepts(tensors):
             return GroupStep(group, number, tensors)
@@ -126,13 +119,13 @@ class Lamb(torch.optim.Optimizer):
 
     def _sum_over_ranks(self, steps: list[GroupStep]) -> None:
         """Add the squared norms up over the ranks that share the parameters: one all-reduce."""
-        shared = [step for step in steps if step.process_group is not None]
-        if not shared:
+        sharded = [step for step in steps if step.sharded and step.squares is not None]
+        if not sharded:
             return
-        squares = torch.cat([step.squares for step in shared], dim=1).to(self._device)  # [2, n]
-        torch.distributed.all_reduce(squares, group=shared[0].process_group)
-        widths = [len(step.names) for step in shared]
-        for step, summed in zip(shared, squares.split(widths, dim=1), strict=True):
+        squares = torch.cat([step.squares for step in sharded], dim=1).to(self._device)  # [2, n]
+        torch.distributed.all_reduce(squares)
+        widths = [len(step.names) for step in sharded]
+        for step, summed in zip(sharded, squares.split(widths, dim=1), strict=True):
             step.squares = summed.to(step.squares.device)
 
 
@@ -166,13 +159,11 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
 
 
 def _kernels(device: torch.device) -> Any:
-    """The module of the Triton kernels, or None where they cannot run."""
+    """The module of the Triton kernels, or None without a GPU."""
     if device.type != "cuda":
         return None
-    try:
-        from pipeline.training.lamb import kernels
-    except ImportError:
-        return None
+    from pipeline.training.lamb import kernels
+
     return kernels
 
 

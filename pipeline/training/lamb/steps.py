@@ -84,7 +84,7 @@ class GroupStep:
     def __init__(self, group: dict[str, Any], step: int, tensors: list[SteppedTensor]) -> None:
         self.group, self.tensors = group, tensors
         self.names = tuple(name for each in tensors for name in each.slices.flat.names)
-        self.process_group = tensors[0].slices.flat.group
+        self.sharded = tensors[0].slices.flat.sharded
         self.device = tensors[0].tensor.device
         self.squares: Any = None
         """Squared norms of weights and updates, float64 [2, n]; None without trust ratios."""

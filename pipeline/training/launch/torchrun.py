@@ -29,15 +29,12 @@ def with_workers(config: Config) -> Config:
         ConfigError: the settings ask for another number.
     """
     scaling, processes = config.scaling, world_size()
-    fewest, most = scaling.min_workers or scaling.workers, scaling.max_workers or scaling.workers
-    if most and not fewest <= processes <= most:
-        wanted = f"{fewest} to {most}" if fewest < most else most
+    if scaling.workers not in (0, processes) or scaling.max_workers:
         raise ConfigError(
-            f"scaling asks for {wanted} worker(s), and there are {processes} process(es); start "
-            "them with torchrun --nproc-per-node, or leave scaling.workers out"
+            f"scaling asks for {scaling.workers or 'a changing number of'} worker(s), and there "
+            f"are {processes} process(es) for the whole run; start as many with torchrun "
+            "--nproc-per-node, or leave the number of workers out"
         )
-    if scaling.max_workers:
-        return config
     scaling = scaling.model_copy(update={"workers": processes})
     return config.model_copy(update={"scaling": scaling})
 

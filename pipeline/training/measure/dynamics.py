@@ -15,11 +15,10 @@ def dynamics(engine: Any) -> dict[str, float]:
     """Of the last step; any rank may call it. It reads a few numbers from the device.
 
     Returns:
-        `gradient_norm` before clipping, `skipped_steps` and, under fp16, `loss_scale`. With LAMB
-        also `trust_ratio_p10`, `_p50` and `_p90` over the weight matrices and, for each layer group
-        (`layer_00` …, `embeddings`, …), `trust_ratio/GROUP` (mean over its matrices),
-        `weight_norm/GROUP` and `update_norm/GROUP` (of all its matrices together; the update is
-        that before learning rate and trust ratio).
+        `gradient_norm` before clipping, `skipped_steps`; under fp16 `loss_scale`. With LAMB also
+        `trust_ratio_p10`, `_p50` and `_p90` over the weight matrices and, for each layer group
+        (`layer_00` …, `embeddings`, …), `trust_ratio/GROUP` (mean over its matrices) and
+        `weight_norm/GROUP` and `update_norm/GROUP` (see `Ratio`; of all its matrices together).
     """
     values = {"gradient_norm": gradient_norm(engine), "skipped_steps": float(engine.skipped_steps)}
     scaler = getattr(engine.optimizer, "loss_scaler", None)

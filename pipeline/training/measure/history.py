@@ -34,17 +34,14 @@ def rewind(folder: Path, step: int) -> None:
 
 
 class Recorder:
-    """Rank 0 writes to the run's own file and to MLflow; the other ranks write nothing."""
+    """Rank 0 writes to the run's own file and to MLflow (URI, run id); other ranks write nothing.
+
+    A run that continues from `step` first deletes its later records.
+    """
 
     def __init__(
         self, rank: int, folder: Path, step: int, tracking: tuple[str, str] | None
     ) -> None:
-        """Args:
-        rank: of this process.
-        folder: the run folder.
-        step: that the run continues from.
-        tracking: MLflow's URI and run id.
-        """
         self._folder = folder if rank == 0 else None
         self._sender: Any = None
         if self._folder:

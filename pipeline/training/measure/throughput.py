@@ -34,13 +34,7 @@ class Interval:
         self._started = time.monotonic()
 
     def add(self, sums: torch.Tensor, counts: torch.Tensor, profiled: bool) -> None:
-        """Add the step that has just ended.
-
-        Args:
-            sums: this rank's, in the order of STATISTICS. [6]
-            counts: Counts of all ranks. [4]
-            profiled: leave the step out of the speed.
-        """
+        """Add the step that has just ended: this rank's STATISTICS [6], Counts of all ranks [4]."""
         self._sums += sums
         if not profiled:
             self._counts += counts
@@ -50,12 +44,9 @@ class Interval:
     def close(self, remaining: int) -> dict[str, float]:
         """Means over all ranks since the last call, and the speed; every rank calls it.
 
-        Args:
-            remaining: steps to the end of the run, for `seconds_left`.
-
         Returns:
-            what `summarize` returns and, unless every step was profiled, `tokens_per_second`, `mfu`
-            or `tflops_per_worker`, `step_seconds` and `seconds_left`.
+            what `summarize` returns and, unless every step was profiled, what `Speed.of` returns,
+            `step_seconds` and `seconds_left` (for the `remaining` steps of the run).
         """
         if dist.is_initialized():
             dist.all_reduce(self._sums)

@@ -16,17 +16,9 @@ import torch
 import torch.distributed as dist
 
 COLLECTIVES = (
-    "all_gather",
-    "all_gather_coalesced",
-    "all_gather_into_tensor",
-    "all_reduce",
-    "all_reduce_coalesced",
-    "all_to_all_single",
-    "barrier",
-    "broadcast",
-    "reduce",
-    "reduce_scatter",
-    "reduce_scatter_tensor",
+    *("all_gather", "all_gather_coalesced", "all_gather_into_tensor", "all_to_all_single"),
+    *("all_reduce", "all_reduce_coalesced", "reduce", "reduce_scatter", "reduce_scatter_tensor"),
+    *("barrier", "broadcast"),
 )
 
 
@@ -102,21 +94,10 @@ class CollectiveTimer:
         with ExitStack() as stack:
             for module in (dist, comm.cdb):
                 for name in COLLECTIVES:
-                    if hasattr(module, name):
-                        stack.enter_context(self._replaced(module, name))
+                    if function := getattr(module, name, None):
+                        setattr(module, name, self._timed(function))
+                        stack.callback(setattr, module, name, function)
             yield
-
-    @contextmanager
-    def _replaced(self, module: Any, name: str) -> Iterator[None]:
-        own, function = vars(module).get(name), getattr(module, name)
-        setattr(module, name, self._timed(function))
-        try:
-            yield
-        finally:
-            if own is None:
-                delattr(module, name)
-            else:
-                setattr(module, name, own)
 
     def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @torch.compiler.disable
