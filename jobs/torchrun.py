@@ -30,8 +30,8 @@ def execute(config: Config, console: Console) -> None:
 VERB = Verb(
     help=__doc__,
     groups=(
-        *("run", "corpus.output", "corpus.vocab", "corpus.vocab_size", "corpus.sequence_length"),
-        *("corpus.masking", "model", "train", "optim", "engine", "scaling"),
+        *("run", "corpus.output", "corpus.vocab", "corpus.sequence_length", "corpus.masking"),
+        *("model", "train", "optim", "engine", "scaling"),
     ),
     plan=plan,
     execute=execute,

@@ -110,7 +110,9 @@ def train_alone(config: Config) -> dict[str, object]:
 def _training(config: Config) -> dict[str, object]:
     paths, train = RunPaths.of(config), config.train
     split = _split(config)
-    network = network_config(config.model, config.corpus.vocab_size)
+    known = config.corpus.vocab or paths.vocab.exists()
+    entries = len(read_vocabulary(paths.vocab)) if known else config.corpus.vocab_size
+    network = network_config(config.model, entries)
     precision = engine.resolve_precision(train.precision, _device(config))
     facts: dict[str, object] = {
         "parameters": f"{count_parameters(network):,}",

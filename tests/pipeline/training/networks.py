@@ -1,4 +1,4 @@
-"""A small network with weights, biases and LayerNorm, and batches that any split shares out."""
+"""A small network with weights, biases and LayerNorm, and batches that can be split."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pipeline.training import batch_split
 from pipeline.training import engine as engines
 
 WIDTH = 21
-"""Odd, so that partitions cut through parameters and need padding."""
+"""Odd, so that partitions divide parameters and need padding."""
 
 
 class Network(nn.Module):
-    """Classifies a vector; sizes that no number of ranks divides."""
+    """Classifies a vector; no number of ranks divides its sizes."""
 
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ def make_engine(
 
 
 def train(engine: Any, steps: range, global_size: int = 16) -> list[float]:
-    """Optimizer steps on the batches of those numbers; the global loss of each."""
+    """Optimizer steps on the batches with these numbers; returns the global loss of each."""
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     accumulation = engine.gradient_accumulation_steps()
     losses = []

@@ -81,7 +81,7 @@ CASES = [(stage, precision) for precision in ("fp32", "bf16") for stage in (1, 2
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_gradient_norm_and_whole_weights(world_size):
-    """Both as a plain backward pass and a plain network have them, at every stage."""
+    """Both are those of a plain backward pass and a plain network, at every stage."""
     network = networks.build()
     inputs, labels = networks.global_batch(0, 16)
     network(inputs, labels).backward()

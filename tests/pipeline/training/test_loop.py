@@ -97,7 +97,7 @@ def test_other_data_under_an_old_checkpoint_is_refused(finished, tmp_path):
         torchrun.fit(config, None)
 
 
-def test_masks_drawn_anew_train_too(tmp_path):
+def test_dynamic_masks_train_too(tmp_path):
     config = settings(tmp_path, "dynamic", "corpus.masking.mode=dynamic", "train.steps=6")
     state = torchrun.fit(config, None)
     assert json.loads(json.dumps(state))["fingerprint_fields"]["masking"]["mode"] == "dynamic"

@@ -1,4 +1,4 @@
-"""NVIDIA's two phases, as the shipped settings chain them, on a tiny network."""
+"""NVIDIA's two phases with the settings files of the repository, on a tiny network."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ END = "checkpoint_000006"
 
 
 def phase(file, folder, length, *overrides):
-    """The shipped settings, smaller, with a corpus of samples of this length."""
+    """The settings of a file, made smaller, with a corpus of samples of this length."""
     vocab = write_vocabulary(folder / "vocab.txt")
     config = load_config(
         CONFIGS / file,

@@ -72,7 +72,7 @@ def path(saved, tmp_path):
 
 
 def test_the_same_layout_continues_bit_for_bit(tmp_path):
-    """With dropout, in losses and in weights."""
+    """With dropout, losses and weights."""
     before = spawn.run(2, save_all, tmp_path, LAYOUTS, 0.3)[0]
     jobs = [(*key, before[key][0]) for key in LAYOUTS]
     after = spawn.run(2, resume_all, jobs, 0.3)[0]
@@ -86,7 +86,7 @@ def test_the_same_layout_continues_bit_for_bit(tmp_path):
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_other_world_sizes_and_stages_continue_alike(saved, world_size):
-    """Weights are restored exactly, and the run ends where the undisturbed one did."""
+    """Weights are restored exactly, and the run ends where the uninterrupted one did."""
     pairs = [
         ((stage, precision), other)
         for stage, precision in LAYOUTS

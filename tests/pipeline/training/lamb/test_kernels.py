@@ -90,7 +90,7 @@ def test_zero_makes_the_steps_of_a_plain_loop() -> None:
 
 
 @pytest.mark.slow
-def test_they_compile_for_gpus_that_are_not_there() -> None:
+def test_they_compile_for_gpus_that_this_machine_lacks() -> None:
     assert elsewhere("tests.pipeline.training.lamb.test_kernels") == 6
 
 

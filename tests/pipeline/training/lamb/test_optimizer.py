@@ -74,7 +74,7 @@ def test_it_is_the_papers_update(dtype, tolerance, clip):
 
 
 def test_it_agrees_with_timm():
-    """Its LAMB module is loaded alone: the package would want torchvision."""
+    """Loads its LAMB module alone: the whole package needs torchvision."""
     found = importlib.util.find_spec("timm")
     if found is None or not found.submodule_search_locations:
         pytest.skip("timm is not installed: pip install --no-deps timm==1.0.31")
@@ -155,7 +155,7 @@ def flat_steps(weight, gradients, parts, length):
     gaps=st.lists(st.integers(0, 3), min_size=4, max_size=4),
 )
 def test_neither_blocks_nor_fragments_change_a_step(block, cuts, gaps):
-    """Fragments of one parameter anywhere in a flat tensor, padding of garbage between them."""
+    """Fragments of one parameter anywhere in a flat tensor, with NaN as padding between them."""
     (weight, *_), gradients = weights_and_gradients(3)
     whole, _ = run([weight], [step[:1] for step in gradients], lamb.Lamb)
     bounds = [0, *cuts, weight.numel()]
@@ -262,7 +262,7 @@ def sharded_as_on_a_gpu(cases):
 
 
 def pretend_gpu():
-    """A CPU computes in fp16 and offloads to itself, if one lets it: the same code as on a GPU."""
+    """Let the CPU compute in fp16 and offload to itself, with the code that a GPU would use."""
     from deepspeed.accelerator import get_accelerator
 
     type(get_accelerator()).is_fp16_supported = lambda self: True
@@ -270,7 +270,7 @@ def pretend_gpu():
 
 
 def plain(precision, clip, micro_batches=4, loss_scale=1.0):
-    """Master weights in fp32, network in `precision`, gradients added up in fp32."""
+    """Master weights in fp32, network in `precision`, gradients summed in fp32."""
     network, master = networks.build(), networks.build()
     dtype = engine.HALF.get(precision, torch.float32)
     network.to(dtype)
@@ -300,7 +300,7 @@ def largest_difference(one, other):
 
 @pytest.mark.parametrize(("world_size", "accumulation"), [(1, 4), (2, 2), (4, 1)])
 def test_zero_makes_the_steps_of_a_plain_loop(world_size, accumulation):
-    """The plain loop always adds up four micro-batches: the split changes nothing."""
+    """The plain loop always sums four micro-batches: the split changes nothing."""
     cases = [
         (stage, precision, accumulation, clip)
         for precision in ("fp32", "bf16")
@@ -338,7 +338,7 @@ def test_offload_and_fp16_change_nothing(world_size):
         assert difference < (3e-4 if case[1] == "fp16" else 2e-5), (case, difference)
 
 
-def test_a_step_that_overflows_is_none():
+def test_a_step_that_overflows_is_skipped():
     spawn.run(1, overflow)
 
 

@@ -13,7 +13,7 @@ def training(step: int) -> dict[str, float]:
     }
 
 
-def test_records_come_back_and_a_torn_last_line_does_not(tmp_path):
+def test_records_are_read_back_without_a_last_line_that_was_cut_off(tmp_path):
     history.append(tmp_path, training(10))
     history.append(tmp_path, training(20))
     with (tmp_path / history.FILE).open("a") as file:
@@ -21,7 +21,7 @@ def test_records_come_back_and_a_torn_last_line_does_not(tmp_path):
     assert [record["step"] for record in history.read(tmp_path)] == [10, 20]
 
 
-def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path):
+def test_a_resumed_run_deletes_the_records_after_its_checkpoint(tmp_path):
     for step in (10, 20, 30):
         history.append(tmp_path, training(step))
     history.rewind(tmp_path, 20)
@@ -33,7 +33,7 @@ def test_a_run_without_records_has_an_empty_history(tmp_path):
     assert history.read(tmp_path) == []
 
 
-def test_progress_line_says_what_a_person_asks():
+def test_progress_lines():
     line = history.progress_line(training(10), 100)
     assert line == (
         "step 10/100 · loss 7.000 · MLM 6.300 (10.0%) · NSP 50.0% · 12,346 tokens/s · 1:01 left"

@@ -16,7 +16,7 @@ COUNTS = torch.tensor(Counts(masked=10, pairs=0, tokens=60, squares=0), dtype=to
 
 @pytest.fixture
 def interval(monkeypatch):
-    """Every look at the clock finds a second more."""
+    """An interval for which every step takes one second."""
     now = iter(range(100))
     monkeypatch.setattr(time, "monotonic", lambda: float(next(now)))
     return Interval(CPU, Speed(SMALL, 1, None))

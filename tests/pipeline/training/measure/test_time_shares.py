@@ -31,7 +31,7 @@ def test_parts_of_a_step_by_hand(monkeypatch):
 
 
 def measured_steps(stage):
-    """Four steps, of which every second is measured: shares, final weights."""
+    """Four steps, the second and fourth of them measured; returns shares and final weights."""
     worker = networks.make_engine({"engine": {"zero_stage": stage}}, 16, 2)
     profiler, shares = StepProfiler(CPU, every=2), []
     untouched = {name: getattr(dist, name, None) for name in COLLECTIVES}
