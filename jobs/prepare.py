@@ -15,7 +15,8 @@ from pipeline.corpus import prepare
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.text.sources import Source, list_sources
 from pipeline.paths import RunPaths
-from pipeline.settings.config import Config, CorpusSettings
+from pipeline.settings.config import Config
+from pipeline.settings.corpus import CorpusSettings
 
 
 @functools.lru_cache(maxsize=1)

@@ -14,7 +14,8 @@ from model.remote_code import write_remote_code
 from pipeline.corpus.samples.vocabulary import build_tokenizer, read_vocabulary, vocabulary_sha256
 from pipeline.errors import ExportError, VocabularyError
 from pipeline.settings.config import Config
-from pipeline.training.checkpoints import checkpoint
+from pipeline.training.checkpoints import files as checkpoint
+from pipeline.training.checkpoints.state import load_weights
 from pipeline.training.network import network_config
 
 LINEAGE = "training.json"
@@ -43,7 +44,7 @@ def export_checkpoint(source: Path, vocab: Path, output: Path) -> Path:
         )
     shape = network_config(config.model, len(read_vocabulary(vocab)))
     network = NezhaForPreTraining(shape)
-    checkpoint.load_weights(network, source)
+    load_weights(network, source)
 
     temporary = output.with_name(output.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)

@@ -26,16 +26,20 @@ from pipeline.feed.batches import heldout
 from pipeline.feed.unigram import unigram_loss
 from pipeline.finetuning.finetune import finetune
 from pipeline.paths import RunPaths
-from pipeline.settings.config import Config, FinetuneSettings
-from pipeline.tracking import registry
+from pipeline.settings.config import Config
+from pipeline.settings.finetuning import FinetuneSettings
+from pipeline.tracking import pictures, registry
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.runs import flatten
-from pipeline.training.checkpoints import checkpoint
+from pipeline.training.checkpoints import files as checkpoint
 from pipeline.training.launch import ray_train as driver
 from pipeline.training.measure import history
 
 Show = Callable[[str], None]
-HARMLESS = {"train.keep_checkpoints", "train.log_every", "train.checkpoint_every"}
+HARMLESS = {
+    *("train.keep_checkpoints", "train.log_every", "train.checkpoint_every"),
+    "train.profile_every",
+}
 """Settings of training that no weight depends on."""
 
 
@@ -155,9 +159,9 @@ def pretrain(config: Config, show: Show) -> str:
         tracking.finish_run(config, run_id, "FAILED")
         raise
     records, curve = history.read(paths.run), paths.run / "loss_curve.png"
-    history.draw_curve(records, curve, _unigram(config))
+    pictures.draw_curve(records, curve, _unigram(config))
     files, ratios = [paths.run / history.FILE, curve], paths.run / "trust_ratios.png"
-    if history.draw_trust_ratios(records, ratios):
+    if pictures.draw_trust_ratios(records, ratios):
         files.append(ratios)
     tracking.finish_run(config, run_id, artifacts=files)
     return run_id

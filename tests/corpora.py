@@ -8,7 +8,7 @@ from pipeline.corpus.records import Sentences
 from pipeline.corpus.samples.masks import Maskable, whole_word_masks
 from pipeline.corpus.samples.pairs import build_pairs
 from pipeline.corpus.samples.vocabulary import vocabulary_sha256
-from pipeline.settings.config import MaskingSettings, PairSettings
+from pipeline.settings.corpus import MaskingSettings, PairSettings
 from tests.pipeline.corpus import made
 from tests.pipeline.corpus.made import SPECIAL_IDS
 

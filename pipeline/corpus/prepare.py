@@ -30,7 +30,7 @@ from pipeline.corpus.shards.format import Manifest
 from pipeline.corpus.text.sources import Source
 from pipeline.corpus.text.units import Unit, plan_units
 from pipeline.errors import CorpusError, ShardError
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 from pipeline.storage import filesystem, write_whole
 
 FORMAT = 1

@@ -31,7 +31,7 @@ from pipeline.feed.collate import (
     unscored,
 )
 from pipeline.feed.order import positions_of, quotas, sample_at, source_at
-from pipeline.settings.config import MaskingSettings
+from pipeline.settings.corpus import MaskingSettings
 
 __all__ = [
     "Batch",

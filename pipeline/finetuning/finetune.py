@@ -24,7 +24,7 @@ from pipeline.finetuning import tasks
 from pipeline.finetuning.kinds import KINDS, Answer, Kind, Setup
 from pipeline.finetuning.network import Progress
 from pipeline.finetuning.rows import Row, collate, training_batches
-from pipeline.settings.config import FinetuneSettings
+from pipeline.settings.finetuning import FinetuneSettings
 
 WARMUP = 0.1
 CLIP = 1.0

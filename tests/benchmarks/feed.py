@@ -29,7 +29,7 @@ from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
 from pipeline.feed.batches import Feed, pack
 from pipeline.feed.collate import collate
 from pipeline.feed.order import sample_at
-from pipeline.settings.config import MaskingSettings, PairSettings
+from pipeline.settings.corpus import MaskingSettings, PairSettings
 from tests.pipeline.corpus.made import write_corpus
 
 BATCH, LENGTH, ROUNDS, STEPS = 256, 128, 9, 60

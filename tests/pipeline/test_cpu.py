@@ -27,7 +27,7 @@ print(sum([faults() for _ in range(30)][15:]))
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it tunes glibc")
-def test_a_step_asks_the_kernel_for_less_memory() -> None:
+def test_a_step_requests_less_memory_from_the_kernel() -> None:
     pages = {}
     for kind in ("usual", "kept"):
         command = [sys.executable, "-c", FAULTS, kind]

@@ -22,7 +22,7 @@ from pipeline.corpus.arrays import offsets_of
 from pipeline.corpus.dedup.clusters import count_clusters, equal_pairs, join, repeats
 from pipeline.corpus.dedup.signatures import Signatures, is_paragraph
 from pipeline.corpus.records import Document, Drop
-from pipeline.settings.config import DedupSettings
+from pipeline.settings.corpus import DedupSettings
 from pipeline.storage import read_whole, write_whole
 
 KEPT, EXACT, NEAR = range(3)

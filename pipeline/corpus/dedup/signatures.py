@@ -16,7 +16,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from pipeline.corpus.randomness import mix
-from pipeline.settings.config import DedupSettings
+from pipeline.settings.corpus import DedupSettings
 
 PARAGRAPH_CHARACTERS = 20
 """Shorter lines are never duplicates: headlines, dates and 答： repeat in good text."""

@@ -19,7 +19,7 @@ from pipeline.corpus.text.parsing import clean_documents
 from pipeline.corpus.text.reading import Chunk, End, read_unit
 from pipeline.corpus.text.units import Unit
 from pipeline.errors import NezhaError
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 from pipeline.storage import write_whole
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from pipeline.corpus.samples.pairs import build_pairs, truncated_tokens
 from pipeline.corpus.samples.segmentation import load_segmenter, word_boundaries
 from pipeline.corpus.samples.sentences import sentence_ends
 from pipeline.corpus.samples.vocabulary import SPECIALS
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 
 BATCH_CHARACTERS = 1 << 18
 """Characters that are segmented and encoded at a time: few enough for the CPU's cache."""

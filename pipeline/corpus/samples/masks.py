@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.corpus.arrays import offsets_of, ranges
 from pipeline.corpus.randomness import UINT64, draw, key_of
 from pipeline.corpus.records import Masks, Pairs
-from pipeline.settings.config import MaskingSettings
+from pipeline.settings.corpus import MaskingSettings
 
 _SAMPLES_AT_A_TIME = 1024
 """Samples drawn together: few enough for the CPU's cache, and for 16 bits of a sort key."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.corpus.arrays import offsets_of, ranges
 from pipeline.corpus.records import Pairs, Sentences
-from pipeline.settings.config import PairSettings
+from pipeline.settings.corpus import PairSettings
 
 CONTINUATION, OTHER, NO_LABEL = 0, 1, 255
 """Next-sentence labels: B continues A; B is random or was swapped with A; there is no B."""

@@ -20,7 +20,7 @@ from pipeline.corpus.text.reading import Chunk, read_unit
 from pipeline.corpus.text.sources import Source
 from pipeline.corpus.text.units import Unit, plan_units
 from pipeline.errors import CorpusError
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 from pipeline.storage import write_whole
 
 LETTERS_SHARE = 0.15

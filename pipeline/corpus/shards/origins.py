@@ -16,7 +16,7 @@ from pipeline.corpus.text.reading import Chunk, read_unit
 from pipeline.corpus.text.sources import list_sources
 from pipeline.corpus.text.units import Unit, plan_units
 from pipeline.errors import CorpusError
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 
 
 def origins_of(

@@ -16,7 +16,7 @@ from pipeline.corpus.samples.pairs import NO_LABEL, OTHER
 from pipeline.corpus.shards.format import Manifest, ShardInfo, read_manifest
 from pipeline.corpus.shards.reader import open_batch
 from pipeline.errors import ShardError
-from pipeline.settings.config import MaskingSettings
+from pipeline.settings.corpus import MaskingSettings
 from pipeline.storage import filesystem, read_whole
 
 _SIGMAS = 6

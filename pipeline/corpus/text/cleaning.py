@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.corpus.records import Drop
-from pipeline.settings.config import CleaningSettings
+from pipeline.settings.corpus import CleaningSettings
 
 # Category Cc without tab and line feed; soft hyphen, zero-width, bidirectional and invisible marks;
 # private use; surrogates; noncharacters. `re` finds a plain set of characters fast, so exceptions

@@ -15,7 +15,7 @@ from pipeline.corpus.text.encodings import SAMPLE_BYTES, detect_encoding, to_utf
 from pipeline.corpus.text.sources import Source
 from pipeline.corpus.text.units import FileRange, Unit, shard_bytes
 from pipeline.errors import CorpusError
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 from pipeline.storage import filesystem
 
 RECORD_BYTES = 64 << 20

@@ -10,7 +10,7 @@ import fsspec
 import xxhash
 
 from pipeline.errors import CorpusError
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 from pipeline.storage import filesystem
 
 COMPRESSIONS = {

@@ -17,7 +17,7 @@ import pyarrow.parquet
 from pipeline.corpus.text.encodings import SAMPLE_BYTES, detect_encoding
 from pipeline.corpus.text.sources import Source
 from pipeline.errors import CorpusError
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 from pipeline.storage import filesystem
 
 EXPANSION = 4

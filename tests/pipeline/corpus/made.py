@@ -11,7 +11,7 @@ from pipeline.corpus.records import Masks, Pairs, Sentences
 from pipeline.corpus.samples.masks import Maskable, whole_word_masks
 from pipeline.corpus.samples.pairs import build_pairs
 from pipeline.corpus.shards.format import Manifest, write_manifest, write_shard
-from pipeline.settings.config import MaskingSettings, PairSettings
+from pipeline.settings.corpus import MaskingSettings, PairSettings
 
 VOCABULARY = Maskable(mask_id=4, vocab_size=1000, special_ids=(0, 1, 2, 3, 4))
 SPECIAL_IDS = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}

@@ -19,7 +19,7 @@ from pipeline.corpus.shards import format as shards
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
 from pipeline.corpus.text.sources import list_sources
 from pipeline.errors import ConfigError, CorpusError, VocabularyError
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
 
 WORDS = [

@@ -9,7 +9,7 @@ from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.errors import CheckpointError, ShardError
 from pipeline.feed import batches
 from pipeline.feed.batches import Feed, compare_fingerprints, heldout, pack
-from pipeline.settings.config import MaskingSettings
+from pipeline.settings.corpus import MaskingSettings
 from tests.pipeline.corpus.made import make_corpus
 
 DYNAMIC = MaskingSettings(mode="dynamic")

@@ -11,7 +11,7 @@ import torch
 from pipeline.errors import ConfigError, ExportError, TaskError, TrainingError
 from pipeline.finetuning.finetune import _share, finetune
 from pipeline.finetuning.kinds import KINDS
-from pipeline.settings.config import FinetuneSettings
+from pipeline.settings.finetuning import FinetuneSettings
 
 RECIPE = {
     "classification": {"epochs": 4, "least": 0.9},

@@ -11,7 +11,7 @@ from pipeline.finetuning import tasks
 from pipeline.finetuning.finetune import finetune
 from pipeline.finetuning.kinds import KINDS
 from pipeline.finetuning.predict import parse, predict
-from pipeline.settings.config import FinetuneSettings
+from pipeline.settings.finetuning import FinetuneSettings
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pipeline.corpus.dedup import marks
 from pipeline.corpus.dedup.signatures import sign
 from pipeline.corpus.records import Document, Drop
-from pipeline.settings.config import DedupSettings
+from pipeline.settings.corpus import DedupSettings
 
 EXACT = DedupSettings(exact_documents=True)
 PARAGRAPHS = DedupSettings(exact_paragraphs=True)

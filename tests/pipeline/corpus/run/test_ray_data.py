@@ -16,7 +16,7 @@ from pipeline.corpus import prepare
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.text.sources import list_sources
 from pipeline.errors import CorpusError
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.test_prepare import hashes, write_texts
 

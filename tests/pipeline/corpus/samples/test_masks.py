@@ -11,7 +11,7 @@ from pipeline.corpus.arrays import offsets_of
 from pipeline.corpus.records import Pairs
 from pipeline.corpus.samples import masks as masking
 from pipeline.corpus.samples.masks import sample_keys, whole_word_masks
-from pipeline.settings.config import MaskingSettings
+from pipeline.settings.corpus import MaskingSettings
 from tests.pipeline.corpus.made import VOCABULARY
 
 UNK = 1

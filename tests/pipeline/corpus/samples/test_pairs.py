@@ -17,7 +17,7 @@ from pipeline.corpus.samples.pairs import (
     build_pairs,
     truncated_tokens,
 )
-from pipeline.settings.config import PairSettings
+from pipeline.settings.corpus import PairSettings
 from tests.pipeline.corpus.made import random_text, text_of, texts
 
 CLS, SEP = 2, 3

@@ -8,7 +8,7 @@ from pipeline.corpus.samples.vocabulary import SPECIALS, build_tokenizer, vocabu
 from pipeline.corpus.samples.vocabulary_training import compose_vocabulary, train_vocabulary
 from pipeline.corpus.text.sources import list_sources
 from pipeline.errors import CorpusError
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
 
 TEXTS = [

@@ -16,7 +16,7 @@ from pipeline.corpus.shards import format as shards
 from pipeline.corpus.shards.format import read_manifest, write_shard
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
 from pipeline.errors import ShardError
-from pipeline.settings.config import PairSettings
+from pipeline.settings.corpus import PairSettings
 from tests.pipeline.corpus.made import make_corpus, random_text, text_of, texts, write_corpus
 
 

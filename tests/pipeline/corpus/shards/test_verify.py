@@ -8,7 +8,7 @@ from pipeline.corpus.samples.pairs import build_pairs
 from pipeline.corpus.shards.format import write_manifest
 from pipeline.corpus.shards.verify import verify
 from pipeline.errors import ShardError
-from pipeline.settings.config import MaskingSettings, PairSettings
+from pipeline.settings.corpus import MaskingSettings, PairSettings
 from tests.pipeline.corpus.made import VOCABULARY, make_corpus, random_text, write_corpus
 
 MASKING = MaskingSettings()

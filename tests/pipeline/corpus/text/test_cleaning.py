@@ -13,7 +13,7 @@ from pipeline.corpus.text.cleaning import (
     simplify,
     strip_html,
 )
-from pipeline.settings.config import CleaningSettings
+from pipeline.settings.corpus import CleaningSettings
 
 GENTLE = {"min_characters": 0, "min_han_share": 0.0}
 

@@ -13,7 +13,7 @@ from pipeline.corpus.text import reading, wikipedia
 from pipeline.corpus.text.sources import list_sources
 from pipeline.corpus.text.units import plan_units
 from pipeline.errors import CorpusError
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
 
 CHINESE = st.text(st.sampled_from("天地玄黄宇宙洪荒，。abc 1\t🙂"), max_size=30)

@@ -6,7 +6,7 @@ import pytest
 from pipeline.corpus.text.sources import list_sources
 from pipeline.corpus.text.units import plan_units
 from pipeline.errors import CorpusError
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
 
 
