@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from model.convert import WeightsError, convert, read_weights, renamed
+from model.weights.convert import WeightsError, convert, read_weights, renamed
 
 
 def main(arguments: list[str] | None = None) -> int:

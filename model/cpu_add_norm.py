@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .cpu_kernels import Dropout, Norm, add_norm_backward, add_norm_forward
-from .dropout_rates import new_seed
+from .fused.dropout_rates import new_seed
 
 
 class CpuAddNorm(torch.autograd.Function):

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import increment_version
 
+from .attention.tile_sizes import add_product, flat, sum_dtype, tiles
 from .cpu_kernels import Dropout, Tile, attention_backward, attention_forward, kernels_suit
-from .cpu_tiles import add_product, flat, sum_dtype, tiles
-from .dropout_rates import new_seed
+from .fused.dropout_rates import new_seed
 from .observed import are_ordinary
 
 

@@ -11,7 +11,7 @@ from warnings import warn
 import torch
 from torch import Tensor
 
-from .dropout_rates import drop_below, keep_scale
+from .fused.dropout_rates import drop_below, keep_scale
 
 LIBRARY = "nezha_cpu_kernels"
 """Not part of a package: jobs run in copies of this folder without what is compiled."""

@@ -13,12 +13,12 @@ from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import apply_chunking_to_forward
 
-from .add_norm import add_norm
+from .attention.choice import Packing, attend, attend_packed, position_table
 from .configuration_nezha import NezhaConfig
-from .cpu_dropout import Dropout
 from .cpu_feed_forward import GeluLinear, gelu_linear_suits
+from .fused.add_norm import add_norm
+from .fused.dropout import Dropout
 from .plain_linear import in_one_product, is_plain, is_untouched
-from .relative_attention import Packing, attend, attend_packed, position_table
 
 
 class NezhaEmbeddings(nn.Module):

@@ -22,9 +22,9 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
+from .attention.choice import ATTENTIONS, Packing
 from .configuration_nezha import NezhaConfig
 from .layers_nezha import NezhaEmbeddings, NezhaEncoder, NezhaLMPredictionHead, NezhaPooler
-from .relative_attention import ATTENTIONS, Packing
 
 
 class NezhaPreTrainedModel(PreTrainedModel):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import NezhaForPreTraining
-from model.linear_cross_entropy import linear_cross_entropy
+from model.fused.cross_entropy import linear_cross_entropy
 from model.tied_words import vectors_and_words
 from pipeline.feed.batches import Batch, pack
 from pipeline.training.transfer import upload

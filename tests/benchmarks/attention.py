@@ -34,7 +34,7 @@ def worker(chosen: argparse.Namespace) -> None:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     sys.path.insert(0, str(Path(__file__).parents[2]))
-    from model.relative_attention import attend, position_table
+    from model.attention.choice import attend, position_table
 
     if chosen.tiles:
         set_tiles(chosen.tiles)
@@ -78,7 +78,7 @@ def worker(chosen: argparse.Namespace) -> None:
 
 def set_tiles(shapes: list[str]) -> None:
     """Other tiles than the ones that ship; see `kernel_code.py`."""
-    from model import triton_attention
+    from model.attention import triton_attention
 
     others = dict(shape.split("=") for shape in shapes)
     tiles = {kernel: triton_attention.Tiles.of(shape) for kernel, shape in others.items()}

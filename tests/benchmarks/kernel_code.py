@@ -13,8 +13,8 @@ import argparse
 from rich.console import Console
 from rich.table import Table
 
-from model.triton_attention import INTERPRETED, KERNELS, Tiles
-from tests.model.kernel_builds import SHARED_MEMORY, attention, tiles_that_ship
+from model.attention.triton_attention import INTERPRETED, KERNELS, Tiles
+from tests.model.attention.kernel_builds import SHARED_MEMORY, attention, tiles_that_ship
 
 
 def main() -> None:

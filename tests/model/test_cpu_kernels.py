@@ -9,11 +9,12 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from model import cpu_kernels, cpu_tiles
+from model import cpu_kernels
+from model.attention import tile_sizes as cpu_tiles
+from model.attention.choice import eager_attention, position_table, sdpa_attention
 from model.cpu_fused_attention import FusedAttention
 from model.cpu_kernels import LIBRARY, SOURCES, Norm, add_norm_forward, kernels_suit
-from model.relative_attention import eager_attention, position_table, sdpa_attention
-from tests.model.attention_cases import operands
+from tests.model.attention.cases import operands
 
 BUILT = kernels_suit(torch.empty(0))
 needs_kernels = pytest.mark.skipif(not BUILT, reason=f"{LIBRARY} is not built: no C compiler")

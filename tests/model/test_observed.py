@@ -11,8 +11,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.add_norm import fused
-from model.cpu_dropout import Dropout
+from model.fused.add_norm import fused
+from model.fused.dropout import Dropout
 from model.observed import are_ordinary, is_recorded
 from tests.model.test_modeling import CLOSE, SIZES, build, ids
 

@@ -1,6 +1,6 @@
 """What the compiler makes of the network's Triton kernels, for GPUs that need not be there.
 
-    python -m tests.model.kernel_builds 90 64 bfloat16 [BIASED] [ARGUMENT …]
+    python -m tests.model.attention.kernel_builds 90 64 bfloat16 [BIASED] [ARGUMENT …]
 
 prints it as JSON; the named arguments are 1.
 """
@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from model import triton_add_norm, triton_attention
-from model.table_factors import table_factors
-from model.triton_attention import Tiles
+from model.attention import triton_attention
+from model.attention.table_factors import table_factors
+from model.attention.triton_attention import Tiles
+from model.fused import triton_add_norm
 from tests.machine_code import MachineCode, compiled
 
 SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10}

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from model.triton_attention import Tiles, one_edge
+from model.attention.triton_attention import Tiles, one_edge
 from tests.machine_code import elsewhere
-from tests.model.kernel_builds import SHARED_MEMORY
+from tests.model.attention.kernel_builds import SHARED_MEMORY
 
 
 @pytest.mark.slow
@@ -20,7 +20,7 @@ from tests.model.kernel_builds import SHARED_MEMORY
     ],
 )
 def test_kernels_compile(capability: int, head_size: int, dtype: str) -> None:
-    found = elsewhere("tests.model.kernel_builds", capability, head_size, dtype)
+    found = elsewhere("tests.model.attention.kernel_builds", capability, head_size, dtype)
     assert len(found) == 6
     assert max(one["shared"] for one in found.values()) <= SHARED_MEMORY[capability]
     assert not any(one["serialised"] for one in found.values())
@@ -30,7 +30,7 @@ def test_kernels_compile(capability: int, head_size: int, dtype: str) -> None:
 def test_kernels_compile_where_arguments_are_one() -> None:
     """Triton makes a constant of an argument that is 1."""
     ones = "heads", "queries", "keys", "rows", "drop_below"
-    assert elsewhere("tests.model.kernel_builds", 90, 64, "bfloat16", "BIASED", *ones)
+    assert elsewhere("tests.model.attention.kernel_builds", 90, 64, "bfloat16", "BIASED", *ones)
 
 
 @pytest.mark.parametrize(

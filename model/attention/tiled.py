@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .cpu_dropout import bits, keep_mask
-from .cpu_tiles import ROWS, add_product, flat, sum_dtype, tiles
-from .dropout_rates import keep_scale, new_seed
+from ..fused.dropout import bits, keep_mask
+from ..fused.dropout_rates import keep_scale, new_seed
+from .tile_sizes import ROWS, add_product, flat, sum_dtype, tiles
 
 
 class TiledAttention(torch.autograd.Function):

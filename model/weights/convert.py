@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from . import AUTO_CLASSES
-from .configuration_nezha import NezhaConfig
-from .modeling_nezha import NezhaPreTrainedModel
+from .. import AUTO_CLASSES
+from ..configuration_nezha import NezhaConfig
+from ..modeling_nezha import NezhaPreTrainedModel
 from .remote_code import write_remote_code
 from .tensorflow_reader import read_checkpoint
 

@@ -28,7 +28,7 @@ except ImportError:
     # transformers demands every import of a model's code that stands outside of a `try`.
     raise
 
-from .dropout_rates import LEVELS, drop_below, keep_scale, new_kernel_seed
+from ..fused.dropout_rates import LEVELS, drop_below, keep_scale, new_kernel_seed
 from .table_factors import table_factors
 from .triton_backward import keys_kernel, queries_kernel, rows_kernel
 from .triton_forward import context_kernel

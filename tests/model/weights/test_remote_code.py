@@ -11,7 +11,7 @@ import torch
 from transformers import BertTokenizer
 
 import model as nezha
-from model.remote_code import AUTO_MAP, write_remote_code
+from model.weights.remote_code import AUTO_MAP, write_remote_code
 
 READER = """
 import json, sys

@@ -7,7 +7,7 @@ except ImportError:
     # transformers demands every import of a model's code that stands outside of a `try`.
     raise
 
-from .triton_dropout import kept_by_dropout
+from ..fused.triton_dropout import kept_by_dropout
 from .triton_tiles import (
     LOG2E,
     ROW_FIGURES,

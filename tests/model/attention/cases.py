@@ -5,14 +5,14 @@ from unittest.mock import patch
 
 import torch
 
-from model.relative_attention import attend, position_table
+from model.attention.choice import attend, position_table
 
 
 def attend_by(implementation, *args, **kwargs):
     """`attend`, and as "operators" what "sdpa" is where no kernels are built."""
     if implementation != "operators":
         return attend(implementation, *args, **kwargs)
-    with patch("model.relative_attention.fused_attention_suits", return_value=False):
+    with patch("model.attention.choice.fused_attention_suits", return_value=False):
         return attend("sdpa", *args, **kwargs)
 
 

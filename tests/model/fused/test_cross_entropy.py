@@ -3,8 +3,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from model import linear_cross_entropy as module
-from model.linear_cross_entropy import linear_cross_entropy
+from model.fused import cross_entropy as module
+from model.fused.cross_entropy import linear_cross_entropy
 
 
 @pytest.mark.parametrize("rows", [1, 7, 100])

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .cpu_attention import TiledAttention
-from .cpu_fused_attention import FusedAttention, fused_attention_suits
-from .dropout_rates import byte_tells
-from .observed import is_recorded
+from ..cpu_fused_attention import FusedAttention, fused_attention_suits
+from ..fused.dropout_rates import byte_tells
+from ..observed import is_recorded
+from .tiled import TiledAttention
 
 try:
     from .triton_attention import flash_attention, why_not

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from model import add_norm, triton_add_norm
-from model.add_norm import fused
 from model.cpu_add_norm import CpuAddNorm
-from model.cpu_dropout import Dropout
-from model.triton_add_norm import AddNorm
+from model.fused import add_norm, triton_add_norm
+from model.fused.add_norm import fused
+from model.fused.dropout import Dropout
+from model.fused.triton_add_norm import AddNorm
 from tests.model.test_cpu_kernels import needs_kernels
 from tests.model.test_modeling import build, ids
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .plain_linear import is_plain
+from ..plain_linear import is_plain
 
 ELEMENTS = 2**24
 """Scores that exist at a time: 64 MiB in float32."""

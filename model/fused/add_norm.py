@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from .cpu_add_norm import CpuAddNorm
-from .cpu_dropout import Dropout
-from .cpu_kernels import kernels_suit
+from ..cpu_add_norm import CpuAddNorm
+from ..cpu_kernels import kernels_suit
+from ..observed import are_ordinary, is_unobserved
+from ..plain_linear import is_untouched
+from .dropout import Dropout
 from .dropout_rates import byte_tells
-from .observed import are_ordinary, is_unobserved
-from .plain_linear import is_untouched
 
 try:
     from .triton_add_norm import AddNorm

@@ -7,11 +7,11 @@ import triton.language as tl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import triton_attention
-from model.relative_attention import Packing, attend, attend_packed, position_table
-from model.triton_attention import Tiles, flash_attention
-from model.triton_dropout import kept_by_dropout
-from tests.model.attention_cases import definition, kept_for_backward, masks, operands, results
+from model.attention import triton_attention
+from model.attention.choice import Packing, attend, attend_packed, position_table
+from model.attention.triton_attention import Tiles, flash_attention
+from model.fused.triton_dropout import kept_by_dropout
+from tests.model.attention.cases import definition, kept_for_backward, masks, operands, results
 
 SHAPES = [Tiles(16, 32, 4, 1), Tiles(32, 32, 4, 1)]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from model.relative_attention import position_table
-from model.table_factors import table_factors
-from tests.model.attention_cases import definition, operands
+from model.attention.choice import position_table
+from model.attention.table_factors import table_factors
+from tests.model.attention.cases import definition, operands
 
 
 @pytest.mark.parametrize("head_size", [16, 32, 64, 128])

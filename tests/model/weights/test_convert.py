@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 import model as nezha
 from jobs.convert import main
-from model.convert import WeightsError, convert, read_weights, to_huawei
+from model.weights.convert import WeightsError, convert, read_weights, to_huawei
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 sys.path.insert(0, str(HERE))
 
 from golden_cases import weight  # noqa: E402

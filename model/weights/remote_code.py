@@ -9,8 +9,8 @@ import re
 import sys
 from pathlib import Path
 
-from . import AUTO_CLASSES
-from .configuration_nezha import NezhaConfig
+from .. import AUTO_CLASSES
+from ..configuration_nezha import NezhaConfig
 
 CLASSES: dict[str, type] = {
     "AutoConfig": NezhaConfig,

@@ -8,10 +8,10 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from model.cpu_dropout import Dropout, keep_mask
-from model.dropout_rates import keep_scale
-from model.relative_attention import eager_attention, position_table
-from tests.model.attention_cases import (
+from model.attention.choice import eager_attention, position_table
+from model.fused.dropout import Dropout, keep_mask
+from model.fused.dropout_rates import keep_scale
+from tests.model.attention.cases import (
     attend_by,
     definition,
     kept_for_backward,
