@@ -39,10 +39,10 @@ class TableFactors(NamedTuple):
 
 @lru_cache
 def table_factors(head_size: int, clip: int) -> TableFactors:
-    """Factors of `position_table(head_size, clip)` computed in float64, as few as will do.
+    """The fewest factors of `position_table(head_size, clip)`, computed in float64.
 
-    All frequencies of the table reproduce it exactly. Of the low ones, which turn little within
-    the clip distance, a few evenly spaced ones span the same functions.
+    All frequencies of the table reproduce it exactly. A few evenly spaced ones span the same
+    functions as all the low frequencies, which turn little within the clip distance.
     """
     own = 10000.0 ** (-np.arange(0, head_size, 2) / head_size)
     angles = np.arange(2 * clip + 1)[:, None] * own
@@ -50,7 +50,7 @@ def table_factors(head_size: int, clip: int) -> TableFactors:
     width = NARROWEST
     while width < len(own):
         for kept in range(width - 1, 0, -1):
-            low = np.linspace(1 / (4 * clip), 0.7 * own[kept - 1], width - kept)
+            low = np.linspace(1 / (4 * max(clip, 1)), 0.7 * own[kept - 1], width - kept)
             found = _fit(np.concatenate([own[:kept], low]), table)
             if found:
                 return found

@@ -1,6 +1,8 @@
-"""Relative attention for CPUs: tiles that stay in cache, nothing quadratic kept.
+"""Relative attention for CPUs: tiles that stay in the cache, memory linear in length.
 
-The function is that of `relative_attention.py`; its notation holds here, too.
+The function and its notation are those of `definition.py`. The operators take flat tensors
+[B·heads, length, d] in one piece of memory, because products with strided operands take twice as
+long in bfloat16.
 """
 
 from collections.abc import Iterator
@@ -9,100 +11,151 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..fused.dropout import bits, keep_mask
 from ..fused.dropout_rates import keep_scale, new_seed
-from .tile_sizes import ROWS, add_product, flat, sum_dtype, tiles
+from ..fused.operators import check_transforms, operator
+from .tile_sizes import ROWS, sum_dtype, tiles
 
 
-class TiledAttention(torch.autograd.Function):
-    """Tiles of some heads and queries against all keys; the backward pass recomputes.
+def tiled_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    table: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    offset: int = 0,
+    scaling: float | None = None,
+) -> Tensor:
+    """Context [B, heads, Q, d] of `definition.eager_attention`, with its arguments.
 
-    Gradients, with P the probabilities, M the dropout mask over the share kept and a[i, j] the
+    A rate of dropout is rounded to a 256th.
+    """
+    check_transforms()
+    scaling = q.shape[3] ** -0.5 if scaling is None else scaling
+    seed = new_seed() if dropout else None
+    flat = [x.flatten(0, 1).contiguous() for x in (q, k, v)]
+    table = table.to(q.dtype)
+    context = cpu_attention(*flat, table, mask, q.shape[1], dropout, offset, scaling, seed)
+    return context.view(q.shape)
+
+
+@operator(fake=lambda q, *_: torch.empty_like(q))
+def cpu_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    table: Tensor,
+    mask: Tensor | None,
+    heads: int,
+    dropout: float,
+    offset: int,
+    scaling: float,
+    seed: Tensor | None,
+) -> Tensor:
+    """Tiles of some heads and queries against all keys."""
+    out = torch.empty_like(q)
+    first_seed = 0 if seed is None else int(seed)
+    for tile in _tiles(q, k, mask, table, heads, offset, scaling):
+        p = tile.probabilities(q, k)
+        if dropout:
+            bits(p).mul_(keep_mask(p, dropout, first_seed + tile.number))
+        context = tile.sum_by_position(p, torch.bmm(p, v[tile.heads]))
+        out[tile.heads, tile.rows] = context * keep_scale(dropout) if dropout else context
+    return out
+
+
+@operator(fake=lambda grad, q, k, v, *_: tuple(torch.empty_like(x) for x in (q, k, v)))
+def cpu_attention_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    table: Tensor,
+    mask: Tensor | None,
+    heads: int,
+    dropout: float,
+    offset: int,
+    scaling: float,
+    seed: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v; the probabilities are computed again.
+
+    With P the probabilities, M the dropout mask over the share kept, s the scaling and a[i, j] the
     position vector T[p(i, j)]:
         dV = (P * M)ᵀ dO        dP = M * (dO (V + a)ᵀ)      dS = P * (dP - rowsum(dP * P))
-        dK = dSᵀ Q / √d         dQ = dS (K + a) / √d
+        dK = s dSᵀ Q            dQ = s dS (K + a)
     """
+    grad, dq = grad.contiguous(), torch.empty_like(q)
+    first_seed = 0 if seed is None else int(seed)
+    dtype = sum_dtype(q.dtype, q.shape[1], k.shape[1] * q.itemsize)
+    dk, dv = (torch.zeros_like(k, dtype=dtype) for _ in range(2))
+    for tile in _tiles(q, k, mask, table, heads, offset, scaling):
+        p = tile.probabilities(q, k)
+        d_context = grad[tile.heads, tile.rows]
+        if dropout:
+            d_context = d_context * keep_scale(dropout)
+        dp = tile.products(d_context, v)
+        dropped = p
+        if dropout:
+            keep = keep_mask(p, dropout, first_seed + tile.number)
+            bits(dp).mul_(keep)
+            dropped = keep.mul_(bits(p)).view(p.dtype)
+        _add_product(dv[tile.heads], dropped.transpose(1, 2), d_context)
+        # In place, as the softmax: memory that was just used is still in the cache.
+        ds = torch.ops.aten._softmax_backward_data.out(dp, p, -1, p.dtype, grad_input=dp)
+        scaled = q[tile.heads, tile.rows] * tile.scaling
+        _add_product(dk[tile.heads], ds.transpose(1, 2), scaled)
+        d_query = tile.sum_by_position(ds, torch.bmm(ds, k[tile.heads]))
+        dq[tile.heads, tile.rows] = d_query * tile.scaling
+    return dq, dk.to(k.dtype), dv.to(v.dtype)
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        table: Tensor,
-        mask: Tensor | None,
-        dropout: float,
-        offset: int,
-    ) -> Tensor:
-        shape, seed = q.shape, new_seed() if dropout else 0
-        q, k, v = (flat(x) for x in (q, k, v))
-        out = torch.empty_like(q)
-        for tile in _tiles(q, k, mask, table, offset, shape[1]):
-            p = tile.probabilities(q, k)
-            if dropout:
-                bits(p).mul_(keep_mask(p, dropout, seed + tile.number))
-            context = tile.sum_by_position(p, torch.bmm(p, v[tile.heads]))
-            out[tile.heads, tile.rows] = context * keep_scale(dropout) if dropout else context
-        ctx.save_for_backward(q, k, v, table, mask)
-        ctx.shape, ctx.dropout, ctx.offset, ctx.seed = shape, dropout, offset, seed
-        return out.view(shape)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, table, mask = ctx.saved_tensors
-        batch, heads = ctx.shape[:2]
-        grad, dq = flat(grad), torch.empty_like(q)
-        dtype = sum_dtype(q.dtype, q.shape[1], k.shape[1] * q.itemsize)
-        dk, dv = (torch.zeros_like(k, dtype=dtype) for _ in range(2))
-        for tile in _tiles(q, k, mask, table, ctx.offset, heads):
-            p = tile.probabilities(q, k)
-            d_context = grad[tile.heads, tile.rows]
-            if ctx.dropout:
-                d_context = d_context * keep_scale(ctx.dropout)
-            dp = tile.products(d_context, v)
-            dropped = p
-            if ctx.dropout:
-                keep = keep_mask(p, ctx.dropout, ctx.seed + tile.number)
-                bits(dp).mul_(keep)
-                dropped = keep.mul_(bits(p)).view(p.dtype)
-            add_product(dv[tile.heads], dropped.transpose(1, 2), d_context)
-            # In place, as the softmax: what is not written afresh stays in the cache.
-            ds = torch.ops.aten._softmax_backward_data.out(dp, p, -1, p.dtype, grad_input=dp)
-            scaled = q[tile.heads, tile.rows] * tile.scale
-            add_product(dk[tile.heads], ds.transpose(1, 2), scaled)
-            d_query = tile.sum_by_position(ds, torch.bmm(ds, k[tile.heads]))
-            dq[tile.heads, tile.rows] = d_query * tile.scale
-        split = (batch, heads, -1, q.shape[2])
-        dk, dv = dk.to(k.dtype).view(split), dv.to(v.dtype).view(split)
-        return dq.view(split), dk, dv, None, None, None, None
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    q, k, v, table, mask, *ctx.numbers, seed = inputs
+    ctx.save_for_backward(q, k, v, table, mask, seed)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    *tensors, seed = ctx.saved_tensors
+    return *cpu_attention_backward(grad, *tensors, *ctx.numbers, seed), *[None] * 7
+
+
+cpu_attention.register_autograd(_backward, setup_context=_keep)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a b, in place."""
+    if total.dtype == a.dtype:
+        total.baddbmm_(a, b)
+    else:
+        total += torch.bmm(a, b)
 
 
 @dataclass(frozen=True)
 class _Tile:
-    """n heads (of one text or several) and r queries of flat operands [B·heads, Q or K, d]."""
+    """n heads (of one sequence or several) and r queries of flat operands [B·heads, Q or K, d]."""
 
     number: int
     heads: slice
     rows: slice
     bands: list[tuple[slice, "_Band"]]
-    """Blocks of the rows, and where each has its band."""
+    """Parts of the rows, and the band of each"""
     table: Tensor
     mask: Tensor | None
-    scale: float
+    scaling: float
 
     def probabilities(self, q: Tensor, k: Tensor) -> Tensor:
         """softmax(scores), [n, r, K]."""
-        scaled = q[self.heads, self.rows] * self.scale
+        scaled = q[self.heads, self.rows] * self.scaling
         scores = self.products(scaled, k)
         if self.mask is not None:
             scores += self.mask
         return torch.softmax(scores, -1, out=scores)
 
     def products(self, x: Tensor, y: Tensor) -> Tensor:
-        """x[i] · (y[j] + T[p(i, j)]), [n, r, K]; x is [n, r, d] and y all heads' keys or values."""
+        """x[i] · (y[j] + T[p(i, j)]), [n, r, K]; x is [n, r, d], y all keys or values."""
         dots = x @ self.table.T
         products = x.new_empty(*x.shape[:2], y.shape[1])
         for rows, band in self.bands:
@@ -142,10 +195,10 @@ class _Tile:
 
 
 class _Band(NamedTuple):
-    """Where the keys stand that some row of a block sees within the clip distance.
+    """The keys that some row of a part sees within the clip distance.
 
     Left of `left` and right of `right` the position vector is the same for all rows. Between them
-    a buffer has a column for each distance, and of those `low` to `high` are within the clip.
+    a buffer has a column for each distance; columns `low` to `high` are within the clip distance.
     """
 
     left: int
@@ -155,13 +208,13 @@ class _Band(NamedTuple):
     low: int
     high: int
     table_rows: slice
-    """Of the columns low to high"""
+    """Rows of the table for the columns low to high"""
 
 
 def _bands(first: int, rows: int, keys: int, clip: int) -> list[tuple[slice, _Band]]:
-    """Of a tile of so many rows whose first query has position `first`."""
-    blocks = [slice(top, min(top + ROWS, rows)) for top in range(0, rows, ROWS)]
-    return [(b, _band(first + b.start, b.stop - b.start, keys, clip)) for b in blocks]
+    """For a tile of `rows` queries, the first of which has position `first`."""
+    parts = [slice(top, min(top + ROWS, rows)) for top in range(0, rows, ROWS)]
+    return [(p, _band(first + p.start, p.stop - p.start, keys, clip)) for p in parts]
 
 
 def _band(first: int, rows: int, keys: int, clip: int) -> _Band:
@@ -177,25 +230,30 @@ def _band(first: int, rows: int, keys: int, clip: int) -> _Band:
 def _by_key(by_distance: Tensor, keys: int) -> Tensor:
     """[n, r, keys + r - 1], a column for each distance → a view [n, r, keys], one for each key.
 
-    Rows are shifted against each other by one, which strides can say: nothing is moved.
+    Each row is shifted by one against the row above, which strides express without a copy.
     """
     heads, rows, width = by_distance.shape
     return by_distance.as_strided((heads, rows, keys), (rows * width, width - 1, 1), rows - 1)
 
 
 def _tiles(
-    q: Tensor, k: Tensor, mask: Tensor | None, table: Tensor, offset: int, heads: int
+    q: Tensor,
+    k: Tensor,
+    mask: Tensor | None,
+    table: Tensor,
+    heads: int,
+    offset: int,
+    scaling: float,
 ) -> Iterator[_Tile]:
-    """Tiles of flat operands; `heads` of them belong to a text, and mask is [B, heads, Q, K]."""
-    total, queries, width = q.shape
+    """Tiles of flat operands; a sequence has `heads` of them, and mask is [B, heads, Q, K]."""
+    total, queries, _ = q.shape
     keys = k.shape[1]
     if mask is not None:
         mask = mask.expand(total // heads, heads, queries, keys)
-    cuts = tiles(total, queries, keys * q.itemsize)
-    for number, (some, rows) in enumerate(cuts):
+    for number, (some, rows) in enumerate(tiles(total, queries, keys * q.itemsize)):
         bands = _bands(offset + rows.start, rows.stop - rows.start, keys, table.shape[0] // 2)
         part = None
         if mask is not None:
             numbers = torch.arange(some.start, some.stop)
             part = mask[numbers // heads, numbers % heads, rows]
-        yield _Tile(number, some, rows, bands, table, part, width**-0.5)
+        yield _Tile(number, some, rows, bands, table, part, scaling)

@@ -1,9 +1,9 @@
 """Relative attention as fused Triton kernels, forward and backward, in memory linear in length.
 
-The function is that of `relative_attention.py`. A tile of queries meets tiles of keys of two
-sorts. Beside the band |j - i| ≤ k the position term is one number a row, which goes into the
-exponent for nothing; in the band and at its edges it is a product of W waves, sines and cosines of
-which the table is made (see `table_factors.py`):
+The function is that of `definition.py`. For a tile of queries there are two sorts of tiles of keys.
+Outside the band |j - i| ≤ k the position term is one number a row, which is added to the exponent
+at no cost; in the band and at its edges it is a product of W waves, the sines and cosines of which
+the table is made (see `table_factors.py`):
 
     q_i · T[j - i + k] = s_i · sin(j·f) + c_i · cos(j·f)    (s_i, c_i) = M q_i turned by i·f
     Σ_j α_ij T[j - i + k] = M applied to (Σ_j α_ij sin(j·f), Σ_j α_ij cos(j·f)) turned back by i·f
@@ -20,15 +20,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 try:
     import triton
 except ImportError:
-    # transformers demands every import of a model's code that stands outside of a `try`.
+    # transformers requires every package that a model's code imports outside of a `try`.
     raise
 
-from ..fused.dropout_rates import LEVELS, drop_below, keep_scale, new_kernel_seed
+from ..fused.dropout_rates import LEVELS, drop_below, keep_scale, kernel_seed, new_seed
+from ..fused.operators import check_transforms, operator
 from .table_factors import table_factors
 from .triton_backward import keys_kernel, queries_kernel, rows_kernel
 from .triton_forward import context_kernel
@@ -38,11 +38,11 @@ HEAD_SIZES = (16, 32, 64, 128)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 KERNELS = ("context", "keys", "queries")
 LEAST_CAPABILITY = (8, 0)
-"""Older GPUs have less shared memory than a tile takes."""
+"""Older GPUs have less shared memory than a tile needs."""
 
 
 class Tiles(NamedTuple):
-    """Shape of a kernel's work: queries and keys of a tile, warps, loads in flight."""
+    """The shape of a kernel's tiles: queries, keys, warps, loads in flight."""
 
     queries: int
     keys: int
@@ -56,10 +56,10 @@ class Tiles(NamedTuple):
 
 
 def tiles_for(head_size: int, dtype: torch.dtype, shared_memory: int) -> dict[str, Tiles]:
-    """Tiles by kernel that fit a block's shared memory (bytes) and take few instructions.
+    """Tiles by kernel that fit the shared memory of a block (bytes) and take few instructions.
 
-    Chosen by what the compiler makes of them for compute capabilities 8.0, 8.6 and 9.0: see
-    `tests/benchmarks/kernel_code.py`.
+    Chosen by the machine code for compute capabilities 8.0, 8.6 and 9.0, which
+    `tests/benchmarks/kernel_code.py` shows.
     """
     wide, roomy = head_size == 128, shared_memory >= 200 << 10
     if dtype == torch.float32:
@@ -75,9 +75,9 @@ def tiles_for(head_size: int, dtype: torch.dtype, shared_memory: int) -> dict[st
 
 
 def one_edge(tiles: Tiles, clip: int, offset: int) -> bool:
-    """If no tile reaches over both edges of the band, which makes it cheaper to find them."""
+    """Whether no tile reaches over both edges of the band, which makes the edges cheaper."""
     step = math.gcd(tiles.queries, tiles.keys)
-    # From the first query of a tile to its first key.
+    # Distances from the first query of a tile to its first key at which it reaches over both
     reaching = range(clip - tiles.keys + 2, tiles.queries - 1 - clip)
     return not any((distance + offset) % step == 0 for distance in reaching)
 
@@ -128,26 +128,53 @@ def _tables(
 
 
 class _Call(NamedTuple):
-    """What forward and backward of one call share."""
+    """The numbers that the kernels of one call share."""
 
-    texts: int
+    sequences: int
     queries: int
-    """Of the longest text"""
+    """Of the longest sequence"""
     keys: int
     offset: int
     clip: int
     packed: bool
     dropout: float
+    scaling: float
     seed: int
+
+    @classmethod
+    def of(
+        cls,
+        q: Tensor,
+        k: Tensor,
+        cu_seqlens: Tensor | None,
+        clip: int,
+        longest: int,
+        dropout: float,
+        offset: int,
+        scaling: float,
+        seed: Tensor | None,
+    ) -> "_Call":
+        packed = cu_seqlens is not None
+        return cls(
+            sequences=q.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1,
+            queries=longest if packed else q.shape[2],
+            keys=longest if packed else k.shape[2],
+            offset=offset,
+            clip=clip,
+            packed=packed,
+            dropout=dropout,
+            scaling=scaling,
+            seed=kernel_seed(seed),
+        )
 
     def launch(self, kernel: Any, tiles: Tiles, programs: int, q: Tensor, arguments: list,
                **constants: Any) -> None:  # fmt: skip
-        """Run a kernel: so many programs, one a tile, for each text and head."""
+        """Run a kernel: for each sequence and head so many programs, one a tile."""
         exact = q.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
         if q.device.type == "cuda":
             constants |= {"num_warps": tiles.warps, "num_stages": tiles.stages}
         with torch.cuda.device_of(q):
-            kernel[self.texts * q.shape[1], programs](
+            kernel[self.sequences * q.shape[1], programs](
                 *arguments,
                 PACKED=self.packed,
                 D=q.shape[3],
@@ -158,7 +185,7 @@ class _Call(NamedTuple):
             )
 
     def switches(self, tiles: Tiles, bias: Tensor | None) -> dict[str, Any]:
-        """Constants that all kernels of attention take, but not that of the rows."""
+        """Constants of all kernels of attention but that of the rows."""
         return {
             "BIASED": bias is not None,
             "DROPOUT": drop_below(self.dropout) > 0,
@@ -173,101 +200,132 @@ class _Call(NamedTuple):
         return _tables(q.shape[3], self.clip, length, q.dtype, q.device)
 
     def sizes(self, q: Tensor, k: Tensor) -> list:
-        """Numbers that the kernels of attention take."""
-        scale = q.shape[3] ** -0.5
+        """Numbers that are arguments of the kernels of attention."""
         return [
-            *(q.shape[1], q.shape[2], k.shape[2], self.offset, self.clip, scale * LOG2E.value),
-            *(self.seed, drop_below(self.dropout), keep_scale(self.dropout)),
+            *(q.shape[1], q.shape[2], k.shape[2], self.offset, self.clip),
+            *(self.scaling * LOG2E.value, self.seed),
+            *(drop_below(self.dropout), keep_scale(self.dropout)),
         ]
 
 
-class FlashAttention(torch.autograd.Function):
-    """The kernels as one differentiable function; only operands, context and a row sum are kept."""
+@operator(fake=lambda q, *_: (_like(q), q.new_empty(*q.shape[:3], 2, dtype=torch.float32)))
+def triton_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    cu_seqlens: Tensor | None,
+    clip: int,
+    longest: int,
+    dropout: float,
+    offset: int,
+    scaling: float,
+    seed: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The context, and for each row the logarithm of its sum, which the backward pass needs."""
+    call = _Call.of(q, k, cu_seqlens, clip, longest, dropout, offset, scaling, seed)
+    q, k, v = (_unit_stride(x) for x in (q, k, v))
+    out = _like(q)
+    lse = q.new_empty(*q.shape[:3], 2, dtype=torch.float32)
+    tables = call.tables(q)
+    tiles = _tiles(q)["context"]
+    call.launch(
+        context_kernel,
+        tiles,
+        triton.cdiv(call.queries, tiles.queries),
+        q,
+        [
+            *(q, k, v, out, lse, _given(bias, lse), _given(cu_seqlens, lse)),
+            *(tables.factors, tables.ends, tables.turns, tables.waves),
+            *_steps(q, k, v, out),
+            *call.sizes(q, k),
+        ],
+        **call.switches(tiles, bias),
+    )
+    return out, lse
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        bias: Tensor | None,
-        cu_seqlens: Tensor | None,
-        call: _Call,
-    ) -> Tensor:
-        q, k, v = (_unit_stride(x) for x in (q, k, v))
-        out = _like(q)
-        lse = q.new_empty(*q.shape[:3], 2, dtype=torch.float32)
-        tables = call.tables(q)
-        tiles = _tiles(q)["context"]
-        call.launch(
-            context_kernel,
-            tiles,
-            triton.cdiv(call.queries, tiles.queries),
-            q,
-            [
-                *(q, k, v, out, lse, _given(bias, lse), _given(cu_seqlens, lse)),
-                *(tables.factors, tables.ends, tables.turns, tables.waves),
-                *_steps(q, k, v, out),
-                *call.sizes(q, k),
-            ],
-            **call.switches(tiles, bias),
-        )
-        ctx.save_for_backward(q, k, v, out, lse, bias, cu_seqlens)
-        ctx.call = call
-        return out
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, out, lse, bias, cu_seqlens = ctx.saved_tensors
-        call: _Call = ctx.call
-        grad = _unit_stride(grad)
-        tables = call.tables(q)
-        count = q.shape[:3].numel()
-        rows = lse.new_empty(count, ROW_FIGURES.value)
-        turned = q.new_empty(count, 2, tables.waves.shape[1])
-        texts = _given(cu_seqlens, lse)
-        by_keys, by_queries = (_tiles(q)[name] for name in ("keys", "queries"))
-        query_tiles = triton.cdiv(call.queries, by_queries.queries)
-        call.launch(
-            rows_kernel,
-            by_queries,
-            query_tiles,
-            q,
-            [
-                *(q, grad, out, rows, turned, texts, tables.factors, tables.ends, tables.turns),
-                *_steps(q, grad, out),
-                *(q.shape[1], q.shape[2], call.offset, keep_scale(call.dropout)),
-            ],
-        )
-        dq, dk, dv = (_like(x) for x in (q, k, v))
-        shared = [lse, rows, turned, _given(bias, lse), texts]
-        call.launch(
-            keys_kernel,
-            by_keys,
-            triton.cdiv(call.keys, by_keys.keys),
-            q,
-            [
-                *(q, k, v, grad, dk, dv, *shared, tables.waves),
-                *_steps(q, k, v, grad, dk, dv),
-                *call.sizes(q, k),
-            ],
-            **call.switches(by_keys, bias),
-        )
-        call.launch(
-            queries_kernel,
-            by_queries,
-            query_tiles,
-            q,
-            [
-                *(q, k, v, grad, dq, *shared),
-                *(tables.factors, tables.ends, tables.turns, tables.waves),
-                *_steps(q, k, v, grad, dq),
-                *call.sizes(q, k),
-            ],
-            **call.switches(by_queries, bias),
-        )
-        return dq, dk, dv, None, None, None
+@operator(fake=lambda grad, q, k, v, *_: tuple(_like(x) for x in (q, k, v)))
+def triton_attention_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    bias: Tensor | None,
+    cu_seqlens: Tensor | None,
+    clip: int,
+    longest: int,
+    dropout: float,
+    offset: int,
+    scaling: float,
+    seed: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v."""
+    call = _Call.of(q, k, cu_seqlens, clip, longest, dropout, offset, scaling, seed)
+    q, k, v = (_unit_stride(x) for x in (q, k, v))
+    grad = _unit_stride(grad)
+    tables = call.tables(q)
+    count = q.shape[:3].numel()
+    rows = lse.new_empty(count, ROW_FIGURES.value)
+    turned = q.new_empty(count, 2, tables.waves.shape[1])
+    texts = _given(cu_seqlens, lse)
+    by_keys, by_queries = (_tiles(q)[name] for name in ("keys", "queries"))
+    query_tiles = triton.cdiv(call.queries, by_queries.queries)
+    call.launch(
+        rows_kernel,
+        by_queries,
+        query_tiles,
+        q,
+        [
+            *(q, grad, out, rows, turned, texts, tables.factors, tables.ends, tables.turns),
+            *_steps(q, grad, out),
+            *(q.shape[1], q.shape[2], call.offset, keep_scale(call.dropout)),
+        ],
+    )
+    dq, dk, dv = (_like(x) for x in (q, k, v))
+    shared = [lse, rows, turned, _given(bias, lse), texts]
+    call.launch(
+        keys_kernel,
+        by_keys,
+        triton.cdiv(call.keys, by_keys.keys),
+        q,
+        [
+            *(q, k, v, grad, dk, dv, *shared, tables.waves),
+            *_steps(q, k, v, grad, dk, dv),
+            *call.sizes(q, k),
+        ],
+        **call.switches(by_keys, bias),
+    )
+    call.launch(
+        queries_kernel,
+        by_queries,
+        query_tiles,
+        q,
+        [
+            *(q, k, v, grad, dq, *shared),
+            *(tables.factors, tables.ends, tables.turns, tables.waves),
+            *_steps(q, k, v, grad, dq),
+            *call.sizes(q, k),
+        ],
+        **call.switches(by_queries, bias),
+    )
+    return dq, dk, dv
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, bias, cu_seqlens, *ctx.numbers, seed = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(q, k, v, *output, bias, cu_seqlens, seed)
+
+
+def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    *tensors, seed = ctx.saved_tensors
+    return *triton_attention_backward(grad, *tensors, *ctx.numbers, seed), *[None] * 8
+
+
+triton_attention.register_autograd(_backward, setup_context=_keep)
 
 
 def _unit_stride(x: Tensor) -> Tensor:
@@ -281,7 +339,7 @@ def _like(x: Tensor) -> Tensor:
 
 
 def _given(x: Tensor | None, instead: Tensor) -> Tensor:
-    """A pointer that is never followed where there is none."""
+    """x, or instead of none a pointer that is never read."""
     return instead if x is None else x
 
 
@@ -290,7 +348,7 @@ def _steps(*tensors: Tensor) -> list[int]:
 
 
 def why_not(q: Tensor, dropout: float) -> str:
-    """What the kernels can't do with these operands; empty where they can."""
+    """The reason why the kernels do not fit these operands; empty where they do."""
     if q.device.type != "cuda" and not INTERPRETED:
         return f"it runs on GPUs, not on a {q.device.type}"
     if q.device.type == "cuda" and torch.cuda.get_device_capability(q.device) < LEAST_CAPABILITY:
@@ -304,7 +362,6 @@ def why_not(q: Tensor, dropout: float) -> str:
     return ""
 
 
-@torch.compiler.disable
 def flash_attention(
     q: Tensor,
     k: Tensor,
@@ -312,35 +369,33 @@ def flash_attention(
     table: Tensor,
     bias: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
-    longest: int | None = None,
+    longest: int = 0,
     dropout: float = 0.0,
     offset: int = 0,
+    scaling: float | None = None,
 ) -> Tensor:
-    """Context [B, heads, Q, d] of `relative_attention.eager_attention`.
+    """Context [B, heads, Q, d] of `definition.eager_attention`.
 
     Args:
         q: [B, heads, Q, d]; k, v [B, heads, K, d]; float32, float16 or bfloat16.
         table: [2k + 1, d] `position_table(d, k)`, of which only the shape is read.
         bias: float32 [B, K] added to the scores of all queries, or None; not with cu_seqlens.
         cu_seqlens: int32 [N + 1]; with it B is 1, Q = K, and tokens cu_seqlens[n] to
-            cu_seqlens[n + 1] are a text of its own.
-        longest: tokens of the longest such text at most.
+            cu_seqlens[n + 1] are a sequence of their own.
+        longest: an upper bound on the tokens of such a sequence.
         dropout: share of the weights to drop, rounded to a 256th.
         offset: position of the first query.
+        scaling: factor of the scores, 1/√d unless given.
 
     Raises:
         ValueError: see `why_not`.
     """
     if reason := why_not(q, dropout):
         raise ValueError(f"flash attention can't: {reason}; attn_implementation='sdpa' finds a way")
-    call = _Call(
-        texts=q.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1,
-        queries=q.shape[2] if longest is None else longest,
-        keys=k.shape[2] if longest is None else longest,
-        offset=offset,
-        clip=table.shape[0] // 2,
-        packed=cu_seqlens is not None,
-        dropout=dropout,
-        seed=new_kernel_seed() if dropout else 0,
+    check_transforms()
+    context, _ = triton_attention(
+        *(q, k, v, bias, cu_seqlens, table.shape[0] // 2, longest, dropout, offset),
+        q.shape[3] ** -0.5 if scaling is None else scaling,
+        new_seed() if dropout else None,
     )
-    return FlashAttention.apply(q, k, v, bias, cu_seqlens, call)
+    return context

@@ -9,7 +9,7 @@ try:
     import triton
     import triton.language as tl
 except ImportError:
-    # transformers demands every import of a model's code that stands outside of a `try`.
+    # transformers requires every package that a model's code imports outside of a `try`.
     raise
 
 LOWEST = tl.constexpr(-1e30)

@@ -1,54 +1,39 @@
-"""LayerNorm(dropout(x) + residual) by whatever is fastest for the operands."""
+"""LayerNorm(dropout(x) + residual), as one Triton kernel where it fits."""
 
-import torch
 from torch import Tensor, nn
 
-from ..cpu_add_norm import CpuAddNorm
-from ..cpu_kernels import kernels_suit
-from ..observed import are_ordinary, is_unobserved
-from ..plain_linear import is_untouched
-from .dropout import Dropout
-from .dropout_rates import byte_tells
+from .dropout import dropout
+from .dropout_rates import new_seed
+from .operators import check_transforms, only_torch_operators
 
 try:
-    from .triton_add_norm import AddNorm
-    from .triton_add_norm import kernels_suit as triton_suits
-except ImportError:  # no Triton: torch has none for CPUs and for some systems
-    triton_suits = None  # type: ignore[assignment]
+    from .triton_add_norm import fits, triton_add_norm
+
+    HAS_TRITON = True
+except ImportError:  # torch brings no Triton for CPUs and for some systems
+    HAS_TRITON = False
 
 
-def add_norm(norm: nn.LayerNorm, dropout: Dropout, x: Tensor, residual: Tensor) -> Tensor:
-    """norm(dropout(x) + residual), both [..., H]."""
-    function = fused(norm, dropout, x, residual)
-    if function is None:
-        return norm(dropout(x) + residual)
-    return function.apply(x, residual, norm.weight, norm.bias, norm.eps, dropout.rate)
+class AddNorm(nn.LayerNorm):
+    """A LayerNorm that adds a residual first."""
 
+    def forward(  # type: ignore[override]
+        self, x: Tensor, residual: Tensor, rate: float = 0.0, fused: bool = True
+    ) -> Tensor:
+        """LayerNorm(dropout(x) + residual); x, residual [..., H], and x loses a share `rate`.
 
-def fused(
-    norm: nn.LayerNorm, dropout: Dropout, x: Tensor, residual: Tensor
-) -> type[torch.autograd.Function] | None:
-    """What does it all at once, if anything does."""
-    if not _may_be_skipped(norm, dropout, x, residual):
-        return None
-    if kernels_suit(x):
-        return CpuAddNorm
-    return AddNorm if triton_suits is not None and triton_suits(x) else None
-
-
-def _may_be_skipped(norm: nn.LayerNorm, dropout: Dropout, x: Tensor, residual: Tensor) -> bool:
-    """Whether nothing would be missed if the two modules were not called."""
-    return (
-        not torch.compiler.is_compiling()
-        and is_unobserved(x.device.type)
-        and is_untouched(norm, nn.LayerNorm)
-        and is_untouched(dropout, Dropout)
-        and (dropout.rate == 0 or byte_tells(dropout.rate))
-        and norm.elementwise_affine
-        and norm.bias is not None
-        and norm.weight.shape == x.shape[-1:]
-        and x.shape == residual.shape
-        and x.numel() > 0
-        and x.dtype == residual.dtype == norm.weight.dtype
-        and are_ordinary(x, residual, norm.weight, norm.bias)
-    )
+        fused: whether operators other than those of torch may be used, with the rate rounded to a
+            256th.
+        """
+        if (
+            fused
+            and HAS_TRITON
+            and x.dtype == residual.dtype == self.weight.dtype
+            and fits(x, rate)
+            and not only_torch_operators()
+        ):
+            check_transforms()
+            seed = new_seed() if rate else None
+            weights = self.weight, self.bias, self.eps
+            return triton_add_norm(x, residual, *weights, rate, seed)[0]
+        return super().forward((dropout(x, rate) if rate else x) + residual)

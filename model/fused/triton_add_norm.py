@@ -2,33 +2,33 @@
 
     out = LayerNorm(dropout(x) + residual)
 
-One after another they read and write a tensor seven times forward and seven times backward, and a
-mask; together three times and five. Neither the mask nor the sum is kept for the backward pass,
-which draws and adds again.
+As separate operators they read and write a tensor seven times forward and seven times backward, and
+a mask; as one kernel three and five times. Neither the mask nor the sum is kept for the backward
+pass, which draws and adds again.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 try:
     import triton
     import triton.language as tl
 except ImportError:
-    # transformers demands every import of a model's code that stands outside of a `try`.
+    # transformers requires every package that a model's code imports outside of a `try`.
     raise
 
-from .dropout_rates import drop_below, keep_scale, new_kernel_seed
+from .dropout_rates import LEVELS, drop_below, keep_scale, kernel_seed
+from .operators import operator
 from .triton_dropout import kept_bytes
 
 DEVICES = ("cuda",)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 WIDEST = 4096
-"""Elements of a row that a program can hold in registers, nearly all."""
+"""Elements of the longest row that a program holds in registers, almost without spilling"""
 ELEMENTS = 2048
-"""Of a program's tile; a row at least."""
+"""Elements of a tile of a program, but at least one row"""
 WARPS = 4
 PROGRAMS_PER_PROCESSOR = 4
 """In the backward pass: as many as there are registers for."""
@@ -39,7 +39,7 @@ def summed_rows(
     x_ptr, residual_ptr, first, rows, width, seed, drop_below, keep_scale,
     DROPOUT: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """dropout(x) + residual of a tile in float32, what is kept of x, and the tile's places."""
+    """dropout(x) + residual of a tile in float32, where x is kept, and the tile's addresses."""
     row = first + tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
     inside = (row < rows)[:, None] & (column < width)[None, :]
@@ -61,7 +61,7 @@ def add_norm_kernel(
     rows, width, epsilon, seed, drop_below, keep_scale,
     DROPOUT: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """A program makes a tile of rows. figures [rows, 2] float32: mean and 1 / deviation."""
+    """A program computes a tile of rows. figures [rows, 2] float32: mean and 1 / deviation."""
     first = tl.program_id(0) * ROWS
     summed, _, places, inside = summed_rows(
         x_ptr, residual_ptr, first, rows, width, seed, drop_below, keep_scale,
@@ -86,9 +86,9 @@ def add_norm_gradient_kernel(
     rows, width, seed, drop_below, keep_scale,
     DROPOUT: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """A program takes every so manieth tile of rows.
+    """Program p of n computes tiles p, p + n, p + 2n … of rows.
 
-    sums [programs, 2, width] float32: its shares of the gradients of weight and bias.
+    sums [programs, 2, width] float32: each program's part of the gradients of weight and bias.
     """
     column = tl.arange(0, WIDTH)
     weight = tl.load(weight_ptr + column, mask=column < width, other=0.0).to(tl.float32)
@@ -120,52 +120,90 @@ def add_norm_gradient_kernel(
     tl.store(sums_ptr + width, dbias, mask=column < width)
 
 
-class AddNorm(torch.autograd.Function):
-    """LayerNorm(dropout(x) + residual); x, residual [..., H] of one type, weight and bias [H]."""
+def _fake_add_norm(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    figures = x.new_empty(x.numel() // x.shape[-1], 2, dtype=torch.float32)
+    return x.new_empty(x.shape), figures
 
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float, rate: float
-    ) -> Tensor:
-        x, residual = x.contiguous(), residual.contiguous()
-        width = x.shape[-1]
-        rows = x.numel() // width
-        out = torch.empty_like(x)
-        figures = x.new_empty(rows, 2, dtype=torch.float32)
-        seed = new_kernel_seed() if rate else 0
-        constants = _constants(x, rate)
-        with torch.cuda.device_of(x):
-            add_norm_kernel[(triton.cdiv(rows, constants["ROWS"]),)](
-                *(x, residual, weight, bias, out, figures, rows, width, eps),
-                *(seed, drop_below(rate), keep_scale(rate)),
-                **constants,
-            )
-        ctx.save_for_backward(x, residual, weight, figures)
-        ctx.rate, ctx.seed = rate, seed
-        return out
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, residual, weight, figures = ctx.saved_tensors
-        width, rows = x.shape[-1], len(figures)
-        constants = _constants(x, ctx.rate)
-        programs = min(triton.cdiv(rows, constants["ROWS"]), _programs(x.device))
-        dresidual = torch.empty_like(residual)
-        dx = torch.empty_like(x) if ctx.rate else dresidual
-        sums = figures.new_empty(programs, 2, width)
-        with torch.cuda.device_of(x):
-            add_norm_gradient_kernel[(programs,)](
-                *(grad.contiguous(), x, residual, weight, figures, dx, dresidual, sums),
-                *(rows, width, ctx.seed, drop_below(ctx.rate), keep_scale(ctx.rate)),
-                **constants,
-            )
-        dweight, dbias = sums.sum(0).to(weight.dtype)
-        return dx, dresidual, dweight, dbias, None, None
+@operator(fake=_fake_add_norm)
+def triton_add_norm(
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    rate: float,
+    seed: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """LayerNorm(dropout(x) + residual), and mean and 1 / deviation of each row.
+
+    x, residual [..., H] of one type, weight and bias [H].
+    """
+    x, residual = x.contiguous(), residual.contiguous()
+    out, figures = _fake_add_norm(x)
+    rows, width = len(figures), x.shape[-1]
+    constants = _constants(x, rate)
+    with torch.cuda.device_of(x):
+        add_norm_kernel[(triton.cdiv(rows, constants["ROWS"]),)](
+            *(x, residual, weight, bias, out, figures, rows, width, eps),
+            *(kernel_seed(seed), drop_below(rate), keep_scale(rate)),
+            **constants,
+        )
+    return out, figures
+
+
+def _fake_backward(
+    grad: Tensor, x: Tensor, residual: Tensor, weight: Tensor, figures: Tensor, rate: float, *_: Any
+) -> tuple[Tensor, ...]:
+    dx = x.new_empty(x.shape if rate else 0)
+    return dx, x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape)
+
+
+@operator(fake=_fake_backward)
+def triton_add_norm_backward(
+    grad: Tensor,
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    figures: Tensor,
+    rate: float,
+    seed: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x (empty without dropout: it is that of residual), residual, weight and bias."""
+    x, residual = x.contiguous(), residual.contiguous()
+    width, rows = x.shape[-1], len(figures)
+    constants = _constants(x, rate)
+    programs = min(triton.cdiv(rows, constants["ROWS"]), _programs(x.device))
+    dresidual = torch.empty_like(residual)
+    dx = x.new_empty(x.shape if rate else 0)
+    sums = figures.new_empty(programs, 2, width)
+    with torch.cuda.device_of(x):
+        add_norm_gradient_kernel[(programs,)](
+            *(grad.contiguous(), x, residual, weight, figures, dx, dresidual, sums),
+            *(rows, width, kernel_seed(seed), drop_below(rate), keep_scale(rate)),
+            **constants,
+        )
+    dweight, dbias = (total.to(weight.dtype, copy=True) for total in sums.sum(0))
+    return dx, dresidual, dweight, dbias
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, residual, weight, _, _, ctx.rate, seed = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(x, residual, weight, output[1], seed)
+
+
+def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    *tensors, seed = ctx.saved_tensors
+    dx, dresidual, *rest = triton_add_norm_backward(grad, *tensors, ctx.rate, seed)
+    return dx if ctx.rate else dresidual, dresidual, *rest, None, None, None
+
+
+triton_add_norm.register_autograd(_backward, setup_context=_keep)
 
 
 def tile_shape(width: int) -> tuple[int, int]:
-    """Columns and rows of a program's tile for rows so wide."""
+    """Columns and rows of a program's tile, for rows of `width` elements."""
     padded = max(16, triton.next_power_of_2(width))
     return padded, max(1, ELEMENTS // padded)
 
@@ -183,6 +221,12 @@ def _programs(device: torch.device) -> int:
     return PROGRAMS_PER_PROCESSOR * processors
 
 
-def kernels_suit(x: Tensor) -> bool:
-    """Whether these kernels are for its device, its width and its type."""
-    return x.device.type in DEVICES and x.shape[-1] <= WIDEST and x.dtype in DTYPES
+def fits(x: Tensor, rate: float) -> bool:
+    """Whether the kernels are for the device, the dtype and the width of x, and for the rate."""
+    return (
+        x.device.type in DEVICES
+        and x.dtype in DTYPES
+        and 0 < x.shape[-1] <= WIDEST
+        and x.numel() > 0
+        and drop_below(rate) < LEVELS
+    )

@@ -1,19 +1,18 @@
 """Attention written out in float64, and operands for its implementations."""
 
 import math
-from unittest.mock import patch
 
 import torch
 
-from model.attention.choice import attend, position_table
+from model.attention.definition import position_table
+from model.attention.interface import ALL_ATTENTION_FUNCTIONS, eager_attention_forward
 
 
-def attend_by(implementation, *args, **kwargs):
-    """`attend`, and as "operators" what "sdpa" is where no kernels are built."""
-    if implementation != "operators":
-        return attend(implementation, *args, **kwargs)
-    with patch("model.attention.choice.fused_attention_suits", return_value=False):
-        return attend("sdpa", *args, **kwargs)
+def attend(implementation, q, k, v, table, mask=None, **options):
+    """Context [B, heads, Q, d] and weights by the attention of this name."""
+    forward = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+    context, weights = forward(None, q, k, v, mask, position_table=table, **options)
+    return context.transpose(1, 2), weights
 
 
 def definition(q, k, v, clip, mask=None, offset=0):
@@ -34,7 +33,7 @@ def definition(q, k, v, clip, mask=None, offset=0):
 def operands(queries, keys, batch=2, heads=3, d=8, dtype=torch.float32, seed=0):
     random = torch.Generator("cpu").manual_seed(seed)
     lengths = (queries, keys, keys)
-    # In memory as projections leave them: heads side by side.
+    # In memory as projections leave them: the heads of a token side by side.
     shapes = [(batch, n, heads, d) for n in lengths]
     made = [torch.randn(shape, generator=random, device="cpu") for shape in shapes]
     device = torch.get_default_device()
@@ -55,13 +54,13 @@ def masks(kind, batch, queries, keys, seed=0):
 
 def results(implementation, q, k, v, clip, mask, offset, **kwargs):
     table = position_table(q.shape[3], clip)
-    context, _ = attend_by(implementation, q, k, v, table, mask=mask, offset=offset, **kwargs)
+    context, _ = attend(implementation, q, k, v, table, mask=mask, offset=offset, **kwargs)
     probe = torch.cos(torch.arange(context.numel(), dtype=torch.float64)).view(context.shape)
     return context, *torch.autograd.grad((context * probe).sum(), [q, k, v])
 
 
 def kept_for_backward(implementation, length):
-    """Bytes that attention over so many tokens saves, over those of its queries."""
+    """Bytes that attention over `length` tokens saves, divided by those of its queries."""
     q, k, v = operands(length, length, batch=1, heads=2, d=16)
     kept = []
 
@@ -70,5 +69,5 @@ def kept_for_backward(implementation, length):
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        attend_by(implementation, q, k, v, position_table(16, 64), dropout=0.1)
+        attend(implementation, q, k, v, position_table(16, 64), dropout=0.1)
     return sum(kept) / q.untyped_storage().nbytes()

@@ -1,18 +1,16 @@
 """Every implementation against the definition, written out in float64."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from model.attention.choice import eager_attention, position_table
-from model.fused.dropout import Dropout, keep_mask
-from model.fused.dropout_rates import keep_scale
+from model.attention import tile_sizes
+from model.attention.definition import eager_attention, position_table
+from model.attention.tiled import tiled_attention
 from tests.model.attention.cases import (
-    attend_by,
+    attend,
     definition,
     kept_for_backward,
     masks,
@@ -20,7 +18,7 @@ from tests.model.attention.cases import (
     results,
 )
 
-IMPLEMENTATIONS = ["eager", "sdpa", "operators"]
+IMPLEMENTATIONS = ["eager", "sdpa"]
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -29,7 +27,7 @@ IMPLEMENTATIONS = ["eager", "sdpa", "operators"]
 @given(
     queries=st.integers(1, 40),
     extra=st.integers(0, 20),
-    clip=st.sampled_from([1, 3, 7, 64]),
+    clip=st.sampled_from([0, 1, 3, 7, 64]),
     heads=st.integers(1, 5),
     kind=st.sampled_from(["none", "padding", "full", "rows"]),
     crossing=st.booleans(),
@@ -48,7 +46,7 @@ def test_float32(implementation, queries, extra, clip, heads, kind, crossing) ->
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("clip", [16, 64])
+@pytest.mark.parametrize("clip", [0, 16, 64])
 def test_several_tiles(implementation: str, clip: int) -> None:
     q, k, v = operands(300, 300, batch=1, heads=2, d=16)
     context = definition(q, k, v, clip)
@@ -86,7 +84,7 @@ def test_dropout_is_unbiased_and_drops_its_share(implementation: str) -> None:
     table = torch.zeros(3, 16)
     torch.manual_seed(1)
     with torch.no_grad():
-        kept, _ = attend_by(implementation, q * 0, k, torch.ones_like(v), table, dropout=0.1)
+        kept, _ = attend(implementation, q * 0, k, torch.ones_like(v), table, dropout=0.1)
     shares = kept[..., 0]
     assert abs(shares.mean().item() - 1) < 0.004
     # Binomial: √(p / (1 - p) / 256) = 0.0208
@@ -101,7 +99,7 @@ def test_dropout_is_the_same_forwards_and_backwards(implementation: str) -> None
 
     def run(values):
         torch.manual_seed(7)
-        return attend_by(implementation, q, k, values, table, dropout=0.3)[0]
+        return attend(implementation, q, k, values, table, dropout=0.3)[0]
 
     probe = torch.randn(run(v).shape)
     (gradient,) = torch.autograd.grad((run(v) * probe).sum(), v)
@@ -118,15 +116,14 @@ def test_gradients_of_scores_under_dropout(implementation: str) -> None:
 
     def run(*tensors):
         torch.manual_seed(3)
-        return attend_by(implementation, *tensors, table, dropout=0.4, offset=2)[0]
+        return attend(implementation, *tensors, table, dropout=0.4, offset=2)[0]
 
     torch.autograd.gradcheck(run, (q, k, v))
 
 
-@pytest.mark.parametrize("implementation", ["sdpa", "operators"])
-def test_memory_is_linear_in_length(implementation: str) -> None:
-    """What is kept for the backward pass holds no [queries, keys] matrix."""
-    assert kept_for_backward(implementation, 512) <= 6
+def test_memory_is_linear_in_length() -> None:
+    """No [queries, keys] matrix is kept for the backward pass."""
+    assert kept_for_backward("sdpa", 512) <= 6
 
 
 def test_position_table() -> None:
@@ -144,38 +141,46 @@ def test_weights_are_the_dropped_probabilities() -> None:
     assert 0.3 < (weights == 0).float().mean() < 0.7
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_cheap_dropout(dtype: torch.dtype) -> None:
-    layer = Dropout(0.1).train()
-    x = torch.ones(1000, 1003, dtype=dtype, requires_grad=True)
-    torch.manual_seed(0)
-    out = layer(x)
-    out.sum().backward()
-    assert torch.equal(x.grad, out.detach())
-    rate = 26 / 256
-    assert abs((out == 0).float().mean().item() - rate) < 0.0015
-    assert out.max().item() == pytest.approx(1 / (1 - rate), rel=4e-3)
-    spread = math.sqrt(rate * (1 - rate) / 1000)
-    assert abs((out == 0).float().mean(0).std().item() - spread) < 0.001
-    torch.manual_seed(0)
-    assert torch.equal(layer(x), out)
-    assert not torch.equal(layer(x), out)
-    assert torch.equal(layer.eval()(x), x)
-
-
-def test_keep_mask_bytes_are_independent() -> None:
-    """Eight neighbours share a draw; their drops must not."""
-    drops = 1 - keep_mask(torch.empty(800_000), 0.25, seed=11).view(-1, 8)
-    correlation = torch.corrcoef(drops.T) - torch.eye(8)
-    assert correlation.abs().max() < 0.015
-    assert keep_scale(0.25) == pytest.approx(4 / 3)
-
-
 @pytest.mark.parametrize("rate", [0.001, 0.999])
 def test_rates_that_a_byte_cannot_tell(rate: float) -> None:
-    """They are torch's own, also in attention."""
-    kept = Dropout(rate)(torch.ones(1000, 100)).count_nonzero() / 1e5
-    assert abs(kept - (1 - rate)) < 0.0008
+    """Eager attention knows them."""
     q, k, v = operands(9, 9, batch=1, heads=1, d=8)
     for found in results("sdpa", q, k, v, 3, None, 0, dropout=rate):
         assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("tile_bytes", [1, 2**18, 2**24])
+def test_tiles_of_any_size(tile_bytes: int, monkeypatch) -> None:
+    monkeypatch.setattr(tile_sizes, "TILE_BYTES", tile_bytes)
+    q, k, v = operands(300, 300, batch=1, heads=3, d=16)
+    table = position_table(16, 20)
+    expected = eager_attention(q, k, v, table)[0]
+    torch.testing.assert_close(tiled_attention(q, k, v, table), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 7, 1), (2, 1, 1, 7), (7,), (2, 3, 7, 7)])
+def test_masks_of_any_shape(shape: tuple[int, ...]) -> None:
+    q, k, v = operands(7, 7)
+    mask, table = torch.randn(shape), position_table(8, 3)
+    expected = eager_attention(q, k, v, table, mask)[0]
+    torch.testing.assert_close(tiled_attention(q, k, v, table, mask), expected)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(0, 3), (0, 0)])
+def test_no_queries(queries: int, keys: int) -> None:
+    q, k, v = operands(queries, keys)
+    assert tiled_attention(q, k, v, position_table(8, 3)).shape == q.shape
+
+
+@pytest.mark.parametrize("part", ["forward", "backward"])
+def test_autocast_does_not_reach_into_operators(part: str) -> None:
+    inputs = operands(40, 40, batch=2, heads=2, d=16)
+    expected = results("sdpa", *inputs, 8, None, 0)
+    with torch.autocast("cpu", torch.bfloat16, enabled=part == "forward"):
+        context = tiled_attention(*inputs, position_table(16, 8))
+    probe = torch.cos(torch.arange(context.numel(), dtype=torch.float64)).view(context.shape)
+    loss = (context * probe).sum()
+    with torch.autocast("cpu", torch.bfloat16, enabled=part == "backward"):
+        gradients = torch.autograd.grad(loss, inputs)
+    for one, other in zip((context, *gradients), expected, strict=True):
+        torch.testing.assert_close(one, other)

@@ -8,10 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.attention import triton_attention
-from model.attention.choice import Packing, attend, attend_packed, position_table
+from model.attention.definition import position_table
+from model.attention.packing import Packing
 from model.attention.triton_attention import Tiles, flash_attention
 from model.fused.triton_dropout import kept_by_dropout
-from tests.model.attention.cases import definition, kept_for_backward, masks, operands, results
+from tests.model.attention.cases import (
+    attend,
+    definition,
+    kept_for_backward,
+    masks,
+    operands,
+    results,
+)
 
 SHAPES = [Tiles(16, 32, 4, 1), Tiles(32, 32, 4, 1)]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -25,7 +33,7 @@ def on_the_device():
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    """Tiles so small that short texts have many, of each sort."""
+    """Tiles so small that short sequences have many, of each sort."""
     shapes = dict(zip(triton_attention.KERNELS, [*SHAPES, SHAPES[0]], strict=True))
     monkeypatch.setattr(triton_attention, "_tiles", lambda _: shapes)
 
@@ -38,7 +46,7 @@ def probe_of(x: torch.Tensor) -> torch.Tensor:
 @given(
     queries=st.integers(1, 70),
     extra=st.integers(0, 20),
-    clip=st.sampled_from([1, 3, 7, 64]),
+    clip=st.sampled_from([0, 1, 3, 7, 64]),
     head_size=st.sampled_from([16, 32]),
     kind=st.sampled_from(["none", "padding"]),
     crossing=st.booleans(),
@@ -55,7 +63,7 @@ def test_float32(queries, extra, clip, head_size, kind, crossing) -> None:
         torch.testing.assert_close(one.double(), other.double(), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("head_size", "clip"), [(32, 16), (64, 64), (128, 64), (64, 128)])
+@pytest.mark.parametrize(("head_size", "clip"), [(32, 16), (64, 64), (128, 64), (64, 128), (64, 0)])
 def test_tiles_that_ship(head_size: int, clip: int) -> None:
     q, k, v = operands(230, 230, batch=1, heads=1, d=head_size)
     context = definition(q, k, v, clip)
@@ -65,7 +73,7 @@ def test_tiles_that_ship(head_size: int, clip: int) -> None:
         torch.testing.assert_close(one.double(), other.double(), rtol=1e-5, atol=1e-5)
 
 
-def test_a_text_that_is_masked_throughout() -> None:
+def test_a_sequence_that_is_masked_throughout() -> None:
     """Its weights are all alike, forward and backward."""
     q, k, v = operands(40, 40, batch=2, heads=1, d=16)
     mask = torch.zeros(2, 1, 1, 40, device=DEVICE)
@@ -76,7 +84,9 @@ def test_a_text_that_is_masked_throughout() -> None:
 
 
 @settings(max_examples=4, deadline=None, derandomize=True)
-@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=4), clip=st.sampled_from([3, 64]))
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=4), clip=st.sampled_from([0, 3, 64])
+)
 @pytest.mark.usefixtures("small_tiles")
 def test_packed(lengths: list[int], clip: int) -> None:
     q, k, v = operands(sum(lengths), sum(lengths), batch=1, heads=2, d=16)
@@ -87,7 +97,7 @@ def test_packed(lengths: list[int], clip: int) -> None:
     cu_seqlens = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()])
     packing = Packing.of(cu_seqlens, sum(lengths))
     for implementation in ("flash", "sdpa", "eager"):
-        found = attend_packed(implementation, q, k, v, position_table(16, clip), packing)
+        found, _ = attend(implementation, q, k, v, position_table(16, clip), packing=packing)
         back = torch.autograd.grad((found * probe).sum(), [q, k, v])
         for one, other in zip((found, *back), (context, *gradients), strict=True):
             torch.testing.assert_close(one.double(), other.double(), rtol=1e-5, atol=1e-5)

@@ -216,7 +216,7 @@ def test_a_malicious_pickle_is_refused_and_nothing_runs(tmp_path: Path) -> None:
         ({"num_attention_heads": 3}, "multiple of num_attention_heads"),
         ({"num_attention_heads": 8}, "must be even"),
         ({"num_attention_heads": 0}, "multiple of num_attention_heads"),
-        ({"max_relative_position": 0}, "at least 1"),
+        ({"max_relative_position": -1}, "at least 0"),
         ({"add_cross_attention": True}, "is_decoder"),
         ({"hidden_size": "many"}, "hidden_size"),
     ],
