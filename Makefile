@@ -5,6 +5,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?= jobs/configs/demo.yaml
+# The source package of the installed transformers, which carries a test-suite for models.
+TRANSFORMERS := $(shell sed -n 's/^transformers==/transformers-/p' constraints.txt)
+export TRANSFORMERS_SOURCE ?= .venv/$(TRANSFORMERS)
 
 .PHONY: install pretrain test lint clean
 
@@ -31,7 +34,13 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+$(TRANSFORMERS_SOURCE): | install
+	-$(BIN)/python -m pip download --quiet --no-deps --no-build-isolation -c constraints.txt \
+		--no-binary transformers -d .venv transformers \
+		&& tar -xzf .venv/$(TRANSFORMERS).tar.gz -C .venv
+	test -d $@ || echo "No source package of transformers: its own tests will be skipped."
+
+test: lint $(TRANSFORMERS_SOURCE)
 	$(BIN)/python -m pytest
 
 clean:

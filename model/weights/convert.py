@@ -1,7 +1,7 @@
-"""Weights in and out: files of transformers, Huawei's PyTorch and TensorFlow releases.
+"""Weights in and out: files of transformers, and of Huawei's PyTorch and TensorFlow releases.
 
-Nothing is executed on the way, nothing is dropped or made up silently: what is missing,
-unknown or of the wrong shape is listed in one WeightsError.
+No code of a file is executed. Every tensor that is missing, unknown or of the wrong shape is listed
+in one WeightsError.
 """
 
 import json
@@ -43,16 +43,16 @@ IGNORED = (
     r"(^|/)global_step$",
     r"/(adam|lamb)_[mv]$",  # optimizer state
 )
-"""Names of a file that carry no weights."""
+"""Patterns of the names in a file that are not weights."""
 
 TRANSPOSED = r"/kernel$"
-"""TensorFlow keeps these as [in, out]."""
+"""TensorFlow stores these as [in, out]."""
 
 TIED = {
     "cls.predictions.decoder.weight": "nezha.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
-"""Names that a file may leave out, and what they then equal."""
+"""Names that a file may leave out, and the weights that they equal then."""
 
 TO_HUAWEI = (
     (r"^nezha\.", r"bert."),
@@ -62,16 +62,16 @@ TO_HUAWEI = (
 
 
 class WeightsError(ValueError):
-    """A weight file that can't be read, or doesn't fit its configuration."""
+    """A weight file that cannot be read, or does not fit its configuration."""
 
 
 def convert(source: Path, target: Path, config_file: Path | None = None, head: str = "") -> str:
-    """Write the weights of `source` as a transformers folder that carries its code.
+    """Write the weights of `source` as a folder for transformers, with the code of the network.
 
     source: a folder, a .safetensors, .bin, .pt or .pth file, or a TensorFlow checkpoint prefix.
     config_file: by default config.json or bert_config.json beside the weights.
-    head: a class name; by default the architecture that the configuration names, or what the
-        names in the file tell.
+    head: a class name; by default the architecture that the configuration names, or the class that
+        the names in the file show.
     Returns the class name. Raises WeightsError.
     """
     weights = renamed(read_weights(source))
@@ -79,7 +79,7 @@ def convert(source: Path, target: Path, config_file: Path | None = None, head: s
     named = (config.architectures or [""])[0]
     head = head or (named if named in HEADS else head_of(weights))
     if head not in HEADS:
-        raise WeightsError(f"{head} is none of {', '.join(HEADS)}")
+        raise WeightsError(f"{head} is not one of {', '.join(HEADS)}")
     model = HEADS[head](config)
     load_exactly(model, weights)
     model.save_pretrained(target)
@@ -93,7 +93,7 @@ def to_huawei(model: NezhaPreTrainedModel) -> dict[str, Tensor]:
 
 
 def load_exactly(model: NezhaPreTrainedModel, weights: dict[str, Tensor]) -> None:
-    """Copy `weights` (our names) into the model; every name and shape has to fit."""
+    """Copy `weights` (our names) into the model; every name and shape must fit."""
     expected = model.state_dict()
     tied = {name: weights[of] for name, of in TIED.items() if of in weights and name in expected}
     weights = tied | weights
@@ -104,16 +104,16 @@ def load_exactly(model: NezhaPreTrainedModel, weights: dict[str, Tensor]) -> Non
         if found != wanted:
             wrong.append(f"shape of {name}: {found} in the file, {wanted} by the configuration")
         elif not weights[name].is_floating_point():
-            wrong.append(f"type of {name}: {weights[name].dtype} is no floating-point type")
+            wrong.append(f"type of {name}: {weights[name].dtype} is not a floating-point type")
     if wrong:
         raise WeightsError(
-            f"the weights don't fit {type(model).__name__}:\n  " + "\n  ".join(wrong)
+            f"the weights do not fit {type(model).__name__}:\n  " + "\n  ".join(wrong)
         )
     model.load_state_dict(weights)
 
 
 def head_of(weights: dict[str, Tensor]) -> str:
-    """The class whose weights these are, told by the heads present (our names)."""
+    """The class of the weights, derived from the heads among their names (ours)."""
     if "cls.predictions.bias" not in weights:
         return "NezhaModel" if "embeddings.word_embeddings.weight" in weights else "a headless file"
     pair = "cls.seq_relationship.weight" in weights
@@ -121,7 +121,7 @@ def head_of(weights: dict[str, Tensor]) -> str:
 
 
 def renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of any known release → ours; what carries no weights is left out."""
+    """Names of any known release → ours, without the entries that are not weights."""
     result: dict[str, Tensor] = {}
     for name, value in weights.items():
         if any(re.search(pattern, name) for pattern in IGNORED):
@@ -146,7 +146,7 @@ def read_config(path: Path) -> NezhaConfig:
         known = {field.name for field in fields(NezhaConfig)}
         return NezhaConfig(**{key: value for key, value in settings.items() if key in known})
     except Exception as error:
-        # strict raises classes of its own; whatever it is, the file and the reason are told.
+        # `strict` raises classes of its own; the message gives the file and the reason of any error.
         raise WeightsError(f"{path}: not a configuration of Nezha: {error}") from error
 
 
@@ -174,8 +174,8 @@ def read_weights(source: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise WeightsError(f"{source}: damaged or cut short: {error}") from error
     except Exception as error:
-        # torch.load alone has a dozen ways to fail; a pickle that holds code is among them, and
-        # weights_only refuses it before anything runs.
+        # torch.load alone fails in a dozen ways. One of them is a pickle with code in it, which
+        # weights_only refuses before anything runs.
         raise WeightsError(f"{source}: not a weight file, or damaged: {error}") from error
 
 
@@ -187,7 +187,9 @@ def _weights_in(folder: Path) -> Path:
     checkpoints = sorted(folder.glob("*.index"))
     if len(checkpoints) == 1:
         return checkpoints[0]
-    raise WeightsError(f"{folder}: no weight file, or several TensorFlow checkpoints: name one")
+    raise WeightsError(
+        f"{folder}: no weight file, or several TensorFlow checkpoints: give the path of one"
+    )
 
 
 def _beside(source: Path) -> Path:
@@ -195,4 +197,6 @@ def _beside(source: Path) -> Path:
     for name in ["config.json", "bert_config.json"]:
         if (folder / name).exists():
             return folder / name
-    raise WeightsError(f"{folder}: no config.json and no bert_config.json; name the configuration")
+    raise WeightsError(
+        f"{folder}: no config.json and no bert_config.json: give the path of the configuration"
+    )

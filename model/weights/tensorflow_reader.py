@@ -28,7 +28,7 @@ DTYPES = {
 def read_checkpoint(prefix: Path) -> dict[str, Tensor]:
     """All tensors by variable name; `prefix` is the path without `.index`.
 
-    Raises ValueError where the files are damaged or use what this reader doesn't know.
+    Raises ValueError if the files are damaged or use a feature that this reader does not know.
     """
     index = prefix.with_name(prefix.name + ".index").read_bytes()
     try:
@@ -46,14 +46,16 @@ def _tensor(name: str, entry: bytes, data: list[bytes]) -> Tensor:
     fields = _fields(entry)
     dtype = DTYPES.get(int(fields.get(1, 0)))
     if dtype is None or 7 in fields:
-        raise ValueError(f"{name}: a data type or a partitioned variable that can't be read")
+        raise ValueError(
+            f"{name}: a data type or a partitioned variable that this reader does not know"
+        )
     shape = [int(_fields(dim).get(1, 0)) for dim in _repeated(fields.get(2, b""), 2)]
     offset, size = int(fields.get(4, 0)), int(fields.get(5, 0))
     raw = data[int(fields.get(3, 0))][offset : offset + size]
     count = torch.Size(shape).numel()
     if len(raw) != size or size != count * dtype.itemsize:
         raise ValueError(f"{name}: {len(raw)} bytes where shape {shape} needs {size}; truncated?")
-    # frombuffer refuses an empty buffer and wants a writable one.
+    # frombuffer refuses an empty buffer and needs a writable one.
     flat = torch.frombuffer(bytearray(raw), dtype=dtype) if raw else torch.empty(0, dtype=dtype)
     return flat.reshape(shape)
 
@@ -70,9 +72,9 @@ def _table(file: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _block(file: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-    """Rows of a block; a key repeats the first `shared` bytes of the one before."""
+    """Rows of a block; a key shares its first `shared` bytes with the previous key."""
     if file[offset + size]:
-        raise ValueError("the checkpoint index is compressed, which TensorFlow does not do")
+        raise ValueError("the checkpoint index is compressed, which TensorFlow never does")
     block = file[offset : offset + size]
     (restarts,) = struct.unpack("<I", block[-4:])
     at, end, key = 0, size - 4 - 4 * restarts, b""
@@ -86,7 +88,7 @@ def _block(file: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
 
 
 def _handle(buffer: bytes, at: int) -> tuple[int, int, int]:
-    """Offset and size of a block, and where reading goes on."""
+    """Offset and size of a block, and the place where reading goes on."""
     offset, at = _varint(buffer, at)
     size, at = _varint(buffer, at)
     return offset, size, at
