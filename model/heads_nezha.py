@@ -89,15 +89,8 @@ class NezhaForPreTraining(_WithLMHead):
 
         There is no loss unless both are given. num_items_in_batch divides the loss of words alone.
         """
-        outputs = self.nezha(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            head_mask,
-            inputs_embeds,
-            return_dict=True,
-            **kwargs,
-        )
+        inputs = input_ids, attention_mask, token_type_ids, head_mask, inputs_embeds
+        outputs = self.nezha(*inputs, return_dict=True, **kwargs)
         words = self.cls.predictions(outputs.last_hidden_state)
         pairs = self.cls.seq_relationship(outputs.pooler_output)
         loss = None
@@ -138,17 +131,9 @@ class NezhaForMaskedLM(_WithLMHead):
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | MaskedLMOutput:
         """labels int64 [B, S]; logits [B, S, V]."""
-        outputs = self.nezha(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            head_mask,
-            inputs_embeds,
-            encoder_hidden_states,
-            encoder_attention_mask,
-            return_dict=True,
-            **kwargs,
-        )
+        inputs = input_ids, attention_mask, token_type_ids, head_mask, inputs_embeds
+        crossed = encoder_hidden_states, encoder_attention_mask
+        outputs = self.nezha(*inputs, *crossed, return_dict=True, **kwargs)
         logits = self.cls.predictions(outputs.last_hidden_state)
         loss = None
         if labels is not None:
@@ -186,15 +171,8 @@ class NezhaForNextSentencePrediction(NezhaPreTrainedModel):
         if next_sentence_label is not None:
             warnings.warn("next_sentence_label is now called labels", FutureWarning, stacklevel=2)
             labels = next_sentence_label
-        outputs = self.nezha(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            head_mask,
-            inputs_embeds,
-            return_dict=True,
-            **kwargs,
-        )
+        inputs = input_ids, attention_mask, token_type_ids, head_mask, inputs_embeds
+        outputs = self.nezha(*inputs, return_dict=True, **kwargs)
         logits = self.cls.seq_relationship(outputs.pooler_output)
         loss = None
         if labels is not None:
@@ -228,15 +206,8 @@ class NezhaForSequenceClassification(NezhaPreTrainedModel):
 
         The first labels seen set config.problem_type where the user left it open.
         """
-        outputs = self.nezha(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            head_mask,
-            inputs_embeds,
-            return_dict=True,
-            **kwargs,
-        )
+        inputs = input_ids, attention_mask, token_type_ids, head_mask, inputs_embeds
+        outputs = self.nezha(*inputs, return_dict=True, **kwargs)
         logits = self.classifier(self.dropout(outputs.pooler_output))
         loss = None
         if labels is not None:
@@ -272,18 +243,9 @@ class NezhaForMultipleChoice(NezhaPreTrainedModel):
         if given is None:
             raise ValueError("give either input_ids or inputs_embeds")
 
-        def merged(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x.flatten(0, 1)
-
-        outputs = self.nezha(
-            merged(input_ids),
-            merged(attention_mask),
-            merged(token_type_ids),
-            head_mask,
-            merged(inputs_embeds),
-            return_dict=True,
-            **kwargs,
-        )
+        inputs, embeds = (input_ids, attention_mask, token_type_ids), inputs_embeds
+        *flat, embeds = (None if x is None else x.flatten(0, 1) for x in (*inputs, embeds))
+        outputs = self.nezha(*flat, head_mask, embeds, return_dict=True, **kwargs)
         logits = self.classifier(self.dropout(outputs.pooler_output)).view(-1, given.shape[1])
         loss = None
         if labels is not None:
@@ -314,15 +276,8 @@ class NezhaForTokenClassification(NezhaPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | TokenClassifierOutput:
         """labels int64 [B, S]; logits [B, S, num_labels]."""
-        outputs = self.nezha(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            head_mask,
-            inputs_embeds,
-            return_dict=True,
-            **kwargs,
-        )
+        inputs = input_ids, attention_mask, token_type_ids, head_mask, inputs_embeds
+        outputs = self.nezha(*inputs, return_dict=True, **kwargs)
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
         loss = None
         if labels is not None:
@@ -352,15 +307,8 @@ class NezhaForQuestionAnswering(NezhaPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | QuestionAnsweringModelOutput:
         """start_positions, end_positions int64 [B] or [B, 1]; from S upwards they are ignored."""
-        outputs = self.nezha(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            head_mask,
-            inputs_embeds,
-            return_dict=True,
-            **kwargs,
-        )
+        inputs = input_ids, attention_mask, token_type_ids, head_mask, inputs_embeds
+        outputs = self.nezha(*inputs, return_dict=True, **kwargs)
         starts, ends = self.qa_outputs(outputs.last_hidden_state).split(1, dim=-1)
         starts, ends = starts.squeeze(-1).contiguous(), ends.squeeze(-1).contiguous()
         loss = None

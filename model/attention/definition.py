@@ -34,16 +34,10 @@ def table_rows(queries: int, keys: int, offset: int, clip: int, device: torch.de
 
 
 def eager_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    table: Tensor,
-    mask: Tensor | None = None,
-    head_mask: Tensor | None = None,
-    dropout: float = 0.0,
-    offset: int = 0,
+    q: Tensor, k: Tensor, v: Tensor, table: Tensor, mask: Tensor | None = None,
+    head_mask: Tensor | None = None, dropout: float = 0.0, offset: int = 0,
     scaling: float | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The definition, step by step.
 
     q [B, heads, Q, d]; k, v [B, heads, K, d]; table [2k + 1, d]; mask is added to the scores and

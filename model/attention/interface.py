@@ -29,16 +29,10 @@ except ImportError:  # torch brings no Triton for CPUs and for some systems
 
 
 def sdpa(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    table: Tensor,
-    mask: Tensor | None = None,
-    packing: Packing | None = None,
-    dropout: float = 0.0,
-    offset: int = 0,
+    q: Tensor, k: Tensor, v: Tensor, table: Tensor, mask: Tensor | None = None,
+    packing: Packing | None = None, dropout: float = 0.0, offset: int = 0,
     scaling: float | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """The context by the fastest attention that fits the operands; arguments as in `flash`."""
     options: dict[str, Any] = {"dropout": dropout, "offset": offset, "scaling": scaling}
     if not only_torch_operators():
@@ -50,16 +44,10 @@ def sdpa(
 
 
 def flash(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    table: Tensor,
-    mask: Tensor | None = None,
-    packing: Packing | None = None,
-    dropout: float = 0.0,
-    offset: int = 0,
+    q: Tensor, k: Tensor, v: Tensor, table: Tensor, mask: Tensor | None = None,
+    packing: Packing | None = None, dropout: float = 0.0, offset: int = 0,
     scaling: float | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """The context by the Triton kernels, or by eager under masks that differ between queries.
 
     q [B, heads, Q, d]; k, v [B, heads, K, d]; table [2k + 1, d]; mask is added to the scores and
@@ -82,22 +70,12 @@ def _eager_context(*args: Any, **options: Any) -> Tensor:
 
 
 def eager_attention_forward(
-    module: nn.Module | None,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    position_table: Tensor,
-    fast: Callable[..., Tensor] | None = None,
-    packing: Packing | None = None,
-    head_mask: Tensor | None = None,
-    output_attentions: bool = False,
-    dropout: float = 0.0,
-    offset: int = 0,
-    scaling: float | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor | None]:
+    module: nn.Module | None, query: Tensor, key: Tensor, value: Tensor,
+    attention_mask: Tensor | None, *, position_table: Tensor,
+    fast: Callable[..., Tensor] | None = None, packing: Packing | None = None,
+    head_mask: Tensor | None = None, output_attentions: bool = False, dropout: float = 0.0,
+    offset: int = 0, scaling: float | None = None, **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """An attention in the form that transformers calls: context [B, Q, heads, d] and the weights.
 
     query [B, heads, Q, d]; key, value [B, heads, K, d]; attention_mask is added to the scores.

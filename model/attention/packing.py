@@ -52,15 +52,9 @@ class Packing(NamedTuple):
 
 
 def on_padded(
-    attention: Callable[..., Tensor],
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    table: Tensor,
-    packing: Packing | None,
-    mask: Tensor | None = None,
-    **options: Any,
-) -> Tensor:
+    attention: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, table: Tensor,
+    packing: Packing | None, mask: Tensor | None = None, **options: Any,
+) -> Tensor:  # fmt: skip
     """The context by an attention for padded sequences; without `packing` q, k, v are padded.
 
     The padding costs little beside the linear layers, which see none.

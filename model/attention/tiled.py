@@ -19,15 +19,9 @@ from .tile_sizes import ROWS, sum_dtype, tiles
 
 
 def tiled_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    table: Tensor,
-    mask: Tensor | None = None,
-    dropout: float = 0.0,
-    offset: int = 0,
-    scaling: float | None = None,
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, table: Tensor, mask: Tensor | None = None,
+    dropout: float = 0.0, offset: int = 0, scaling: float | None = None,
+) -> Tensor:  # fmt: skip
     """Context [B, heads, Q, d] of `definition.eager_attention`, with its arguments.
 
     A rate of dropout is rounded to a 256th.
@@ -43,17 +37,9 @@ def tiled_attention(
 
 @operator(fake=lambda q, *_: torch.empty_like(q))
 def cpu_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    table: Tensor,
-    mask: Tensor | None,
-    heads: int,
-    dropout: float,
-    offset: int,
-    scaling: float,
-    seed: Tensor | None,
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, table: Tensor, mask: Tensor | None, heads: int,
+    dropout: float, offset: int, scaling: float, seed: Tensor | None,
+) -> Tensor:  # fmt: skip
     """Tiles of some heads and queries against all keys."""
     out = torch.empty_like(q)
     first_seed = 0 if seed is None else int(seed)
@@ -68,18 +54,9 @@ def cpu_attention(
 
 @operator(fake=lambda grad, q, k, v, *_: tuple(torch.empty_like(x) for x in (q, k, v)))
 def cpu_attention_backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    table: Tensor,
-    mask: Tensor | None,
-    heads: int,
-    dropout: float,
-    offset: int,
-    scaling: float,
-    seed: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, table: Tensor, mask: Tensor | None, heads: int,
+    dropout: float, offset: int, scaling: float, seed: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k and v; the probabilities are computed again.
 
     With P the probabilities, M the dropout mask over the share kept, s the scaling and a[i, j] the
@@ -237,14 +214,9 @@ def _by_key(by_distance: Tensor, keys: int) -> Tensor:
 
 
 def _tiles(
-    q: Tensor,
-    k: Tensor,
-    mask: Tensor | None,
-    table: Tensor,
-    heads: int,
-    offset: int,
+    q: Tensor, k: Tensor, mask: Tensor | None, table: Tensor, heads: int, offset: int,
     scaling: float,
-) -> Iterator[_Tile]:
+) -> Iterator[_Tile]:  # fmt: skip
     """Tiles of flat operands; a sequence has `heads` of them, and mask is [B, heads, Q, K]."""
     total, queries, _ = q.shape
     keys = k.shape[1]

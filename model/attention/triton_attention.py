@@ -143,17 +143,9 @@ class _Call(NamedTuple):
 
     @classmethod
     def of(
-        cls,
-        q: Tensor,
-        k: Tensor,
-        cu_seqlens: Tensor | None,
-        clip: int,
-        longest: int,
-        dropout: float,
-        offset: int,
-        scaling: float,
-        seed: Tensor | None,
-    ) -> "_Call":
+        cls, q: Tensor, k: Tensor, cu_seqlens: Tensor | None, clip: int, longest: int,
+        dropout: float, offset: int, scaling: float, seed: Tensor | None,
+    ) -> "_Call":  # fmt: skip
         packed = cu_seqlens is not None
         return cls(
             sequences=q.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1,
@@ -210,18 +202,9 @@ class _Call(NamedTuple):
 
 @operator(fake=lambda q, *_: (_like(q), q.new_empty(*q.shape[:3], 2, dtype=torch.float32)))
 def triton_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None,
-    cu_seqlens: Tensor | None,
-    clip: int,
-    longest: int,
-    dropout: float,
-    offset: int,
-    scaling: float,
-    seed: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, cu_seqlens: Tensor | None, clip: int,
+    longest: int, dropout: float, offset: int, scaling: float, seed: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The context, and for each row the logarithm of its sum, which the backward pass needs."""
     call = _Call.of(q, k, cu_seqlens, clip, longest, dropout, offset, scaling, seed)
     q, k, v = (_unit_stride(x) for x in (q, k, v))
@@ -247,21 +230,10 @@ def triton_attention(
 
 @operator(fake=lambda grad, q, k, v, *_: tuple(_like(x) for x in (q, k, v)))
 def triton_attention_backward(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    bias: Tensor | None,
-    cu_seqlens: Tensor | None,
-    clip: int,
-    longest: int,
-    dropout: float,
-    offset: int,
-    scaling: float,
-    seed: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, bias: Tensor | None,
+    cu_seqlens: Tensor | None, clip: int, longest: int, dropout: float, offset: int,
+    scaling: float, seed: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k and v."""
     call = _Call.of(q, k, cu_seqlens, clip, longest, dropout, offset, scaling, seed)
     q, k, v = (_unit_stride(x) for x in (q, k, v))
@@ -363,17 +335,10 @@ def why_not(q: Tensor, dropout: float) -> str:
 
 
 def flash_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    table: Tensor,
-    bias: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
-    longest: int = 0,
-    dropout: float = 0.0,
-    offset: int = 0,
+    q: Tensor, k: Tensor, v: Tensor, table: Tensor, bias: Tensor | None = None,
+    cu_seqlens: Tensor | None = None, longest: int = 0, dropout: float = 0.0, offset: int = 0,
     scaling: float | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Context [B, heads, Q, d] of `definition.eager_attention`.
 
     Args:

@@ -127,14 +127,9 @@ def _fake_add_norm(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 @operator(fake=_fake_add_norm)
 def triton_add_norm(
-    x: Tensor,
-    residual: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    rate: float,
+    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float, rate: float,
     seed: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """LayerNorm(dropout(x) + residual), and mean and 1 / deviation of each row.
 
     x, residual [..., H] of one type, weight and bias [H].
@@ -161,14 +156,9 @@ def _fake_backward(
 
 @operator(fake=_fake_backward)
 def triton_add_norm_backward(
-    grad: Tensor,
-    x: Tensor,
-    residual: Tensor,
-    weight: Tensor,
-    figures: Tensor,
-    rate: float,
+    grad: Tensor, x: Tensor, residual: Tensor, weight: Tensor, figures: Tensor, rate: float,
     seed: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of x (empty without dropout: it is that of residual), residual, weight and bias."""
     x, residual = x.contiguous(), residual.contiguous()
     width, rows = x.shape[-1], len(figures)

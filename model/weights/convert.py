@@ -146,7 +146,7 @@ def read_config(path: Path) -> NezhaConfig:
         known = {field.name for field in fields(NezhaConfig)}
         return NezhaConfig(**{key: value for key, value in settings.items() if key in known})
     except Exception as error:
-        # `strict` raises classes of its own; the message gives the file and the reason of any error.
+        # `strict` raises classes of its own; the message gives file and reason of any error.
         raise WeightsError(f"{path}: not a configuration of Nezha: {error}") from error
 
 
@@ -188,7 +188,7 @@ def _weights_in(folder: Path) -> Path:
     if len(checkpoints) == 1:
         return checkpoints[0]
     raise WeightsError(
-        f"{folder}: no weight file, or several TensorFlow checkpoints: give the path of one"
+        f"{folder}: no weight file, or several TensorFlow checkpoints: name one of them"
     )
 
 
@@ -198,5 +198,5 @@ def _beside(source: Path) -> Path:
         if (folder / name).exists():
             return folder / name
     raise WeightsError(
-        f"{folder}: no config.json and no bert_config.json: give the path of the configuration"
+        f"{folder}: no config.json and no bert_config.json: name the file with the settings"
     )

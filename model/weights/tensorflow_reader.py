@@ -47,7 +47,7 @@ def _tensor(name: str, entry: bytes, data: list[bytes]) -> Tensor:
     dtype = DTYPES.get(int(fields.get(1, 0)))
     if dtype is None or 7 in fields:
         raise ValueError(
-            f"{name}: a data type or a partitioned variable that this reader does not know"
+            f"{name}: this reader knows neither its data type nor partitioned variables"
         )
     shape = [int(_fields(dim).get(1, 0)) for dim in _repeated(fields.get(2, b""), 2)]
     offset, size = int(fields.get(4, 0)), int(fields.get(5, 0))
