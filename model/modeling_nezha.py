@@ -176,7 +176,8 @@ class NezhaModel(NezhaPreTrainedModel):
         if use_cache or past_key_values is not None:
             past = as_cache(past_key_values, encoder_hidden_states is not None)
         hidden_states = self.embeddings(input_ids, token_type_ids, inputs_embeds)
-        kwargs["output_attentions"] = kwargs.get("output_attentions") or config.output_attentions
+        if kwargs.get("output_attentions") is None:
+            kwargs["output_attentions"] = config.output_attentions
         packing = _packing(hidden_states.shape[1], **kwargs)
         if packing is not None and (
             config.is_decoder

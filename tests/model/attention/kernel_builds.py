@@ -1,4 +1,4 @@
-"""What the compiler makes of the network's Triton kernels, for GPUs that need not be there.
+"""The machine code of the network's Triton kernels, without a GPU.
 
     python -m tests.model.attention.kernel_builds 90 64 bfloat16 [BIASED] [ARGUMENT …]
 
@@ -27,7 +27,7 @@ KINDS = {
     **{"cu_seqlens_ptr": "*i32", "seed": "i64"},
     **dict.fromkeys(("scale", "keep_scale", "epsilon"), "fp32"),
 }
-"""Of arguments; other pointers are to the operands' type, other numbers are int32."""
+"""Types of arguments; other pointers are to the operands' type, other numbers are int32."""
 POINTERS = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32"}
 CLIP = 64
 
@@ -41,7 +41,7 @@ def attention(
     ones: Sequence[str] = (),
     switches: Mapping[str, bool] | None = None,
 ) -> MachineCode:
-    """A kernel of attention; the arguments `ones` are 1, which Triton makes a constant of."""
+    """A kernel of attention; Triton makes constants of the arguments `ones`, which are 1."""
     kernel = getattr(triton_attention, f"{name}_kernel")
     constants = {
         **{"BIASED": False, "PACKED": True, "DROPOUT": True, "ONE_EDGE": True},

@@ -1,4 +1,4 @@
-"""The Triton kernels compile for GPUs that are not there, within their shared memory."""
+"""The Triton kernels compile without a GPU, within the shared memory of several."""
 
 import math
 
