@@ -22,8 +22,8 @@ from .triton_tiles import (
     product,
     query_tiles,
     scores_of,
+    sequence_and_head,
     store_rows,
-    text_and_head,
     tile_at,
     turned,
 )
@@ -37,13 +37,13 @@ def rows_kernel(
     heads, queries, offset, keep_scale, PACKED: tl.constexpr, D: tl.constexpr, W: tl.constexpr,
     QUERIES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """What the backward pass needs of each query.
+    """The numbers of each query that the backward pass needs.
 
     rows [B·heads·Q, ROW_FIGURES]: q·ends (2), gradient·ends (2), gradient·context over keep_scale.
     turned [B·heads·Q, 2W]: q and the gradient, turned.
     """
     first_row = tl.program_id(1) * QUERIES
-    row, head, first, begin, queries, _ = text_and_head(
+    row, head, first, begin, queries, _ = sequence_and_head(
         heads, cu_seqlens_ptr, queries, queries, PACKED
     )
     if first_row >= queries:
@@ -80,14 +80,14 @@ def rows_kernel(
 @triton.jit
 def slopes_of(
     q, grad, k, v, waves, turned_ptr, rows_ptr, lse_ptr, bias_ptr, on_the_left,
-    first_row, first_key, queries, keys, offset, clip, scale, seed, text, head, drop_below,
+    first_row, first_key, queries, keys, offset, clip, scale, seed, sequence, head, drop_below,
     EDGE: tl.constexpr, ONE_EDGE: tl.constexpr, MASKED: tl.constexpr, BIASED: tl.constexpr,
     DROPOUT: tl.constexpr, W: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A tile's dropped weights and the gradients of its scores, both [QUERIES, KEYS] float32.
+    """The weights of a tile after dropout and the gradients of its scores, [QUERIES, KEYS] float32.
 
-    Both over dropout's keep_scale.
+    Both are divided by dropout's keep_scale.
     """
     rows = first_row + tl.arange(0, QUERIES)
     inside = rows < queries
@@ -120,7 +120,7 @@ def slopes_of(
         clip, scale, EDGE, ONE_EDGE, MASKED, BIASED, QUERIES, KEYS, PRECISION,
     )  # fmt: skip
     if BIASED:
-        # In this order a text that is masked throughout keeps its log_total.
+        # In this order log_total is not rounded away where a sequence is masked throughout.
         weights = tl.exp2(scores + (beyond - highest)[:, None] - log_total[:, None])
     else:
         weights = tl.exp2(tl.fma(scores, factor, (beyond - highest - log_total)[:, None]))
@@ -129,7 +129,9 @@ def slopes_of(
         slopes += lift[:, None]
     dropped = weights
     if DROPOUT:
-        kept = kept_by_dropout(seed, text, head, first_row, first_key, drop_below, QUERIES, KEYS)
+        kept = kept_by_dropout(
+            seed, sequence, head, first_row, first_key, drop_below, QUERIES, KEYS
+        )
         dropped = tl.where(kept, weights, 0.0)
     return dropped, tl.fma(dropped, slopes, weights * -delta[:, None])
 
@@ -145,10 +147,10 @@ def keys_kernel(
     D: tl.constexpr, W: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A program makes the gradients of one tile of keys and values."""
+    """A program computes the gradients of one tile of keys and values."""
     first_key = tl.program_id(1) * KEYS
     bias_step = keys
-    row, head, first, begin, queries, keys = text_and_head(
+    row, head, first, begin, queries, keys = sequence_and_head(
         heads, cu_seqlens_ptr, queries, keys, PACKED
     )
     if first_key >= keys:
@@ -169,7 +171,7 @@ def keys_kernel(
     dk = tl.zeros([KEYS, D], tl.float32)
     dv = tl.zeros([KEYS, D], tl.float32)
     beside, at_edges = query_tiles(first_key - offset, queries, clip, QUERIES, KEYS)
-    text = (row + first).to(tl.int32)
+    sequence = (row + first).to(tl.int32)
     for edge in tl.static_range(2):
         span = at_edges if edge else beside
         for turn in range(0, span[3]):
@@ -177,11 +179,11 @@ def keys_kernel(
             first_row = tile * QUERIES
             q = load_rows(q_ptr, q_step, first_row, queries, QUERIES, D)
             grad = load_rows(grad_ptr, grad_step, first_row, queries, QUERIES, D)
-            # The first queries have the keys on their right. What is behind the last key needs no
-            # mask: it stays in rows that are not stored.
+            # The first queries have the keys on their right. Places after the last key need no
+            # mask: they only change rows that are not stored.
             dropped, slopes = slopes_of(
                 q, grad, k, v, waves, turned_ptr, rows_ptr, lse_ptr, bias_ptr, not before,
-                first_row, first_key, queries, keys, offset, clip, scale, seed, text, head,
+                first_row, first_key, queries, keys, offset, clip, scale, seed, sequence, head,
                 drop_below, edge == 1, ONE_EDGE, False, BIASED, DROPOUT, W, QUERIES, KEYS,
                 PRECISION,
             )  # fmt: skip
@@ -204,10 +206,10 @@ def queries_kernel(
     D: tl.constexpr, W: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A program makes the gradient of one tile of queries."""
+    """A program computes the gradient of one tile of queries."""
     first_row = tl.program_id(1) * QUERIES
     bias_step = keys
-    row, head, first, begin, queries, keys = text_and_head(
+    row, head, first, begin, queries, keys = sequence_and_head(
         heads, cu_seqlens_ptr, queries, keys, PACKED
     )
     if first_row >= queries:
@@ -226,7 +228,7 @@ def queries_kernel(
     dq = tl.zeros([QUERIES, D], tl.float32)
     sums = no_sums(QUERIES, W)
     beside, at_edges = key_tiles(position, keys, clip, QUERIES, KEYS)
-    text = (row + first).to(tl.int32)
+    sequence = (row + first).to(tl.int32)
     for edge in tl.static_range(2):
         span = at_edges if edge else beside
         for turn in range(0, span[3]):
@@ -239,7 +241,7 @@ def queries_kernel(
                 waves = load_matrix(waves_ptr + first_key * W, KEYS, W)
             _, slopes = slopes_of(
                 q, grad, k, v, waves, turned_ptr, rows_ptr, lse_ptr, bias_ptr, on_the_left,
-                first_row, first_key, queries, keys, offset, clip, scale, seed, text, head,
+                first_row, first_key, queries, keys, offset, clip, scale, seed, sequence, head,
                 drop_below, edge == 1, ONE_EDGE, edge == 1, BIASED, DROPOUT, W, QUERIES, KEYS,
                 PRECISION,
             )  # fmt: skip

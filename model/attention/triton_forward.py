@@ -18,8 +18,8 @@ from .triton_tiles import (
     position_vectors,
     product,
     scores_of,
+    sequence_and_head,
     store_rows,
-    text_and_head,
     tile_at,
     turned,
 )
@@ -28,12 +28,12 @@ from .triton_tiles import (
 @triton.jit
 def context_tiles(
     state, span, q, turned_q, on_left, on_right, k_ptr, k_step, v_ptr, v_step, bias_ptr, waves_ptr,
-    first_row, position, keys, clip, scale, seed, text, head, drop_below,
+    first_row, position, keys, clip, scale, seed, sequence, head, drop_below,
     EDGE: tl.constexpr, ONE_EDGE: tl.constexpr, BIASED: tl.constexpr, DROPOUT: tl.constexpr,
     D: tl.constexpr, W: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The key tiles of a span added to the state of a query tile."""
+    """Add the key tiles of a span to the state of a query tile."""
     context, sums, total, highest = state
     for turn in range(0, span[3]):
         tile, on_the_left = tile_at(turn, span)
@@ -57,7 +57,7 @@ def context_tiles(
         highest = higher
         if DROPOUT:
             kept = kept_by_dropout(
-                seed, text, head, first_row, first_key, drop_below, QUERIES, KEYS
+                seed, sequence, head, first_row, first_key, drop_below, QUERIES, KEYS
             )
             weights = tl.where(kept, weights, 0.0)
         by_wave, left, right = sums
@@ -82,14 +82,14 @@ def context_kernel(
     D: tl.constexpr, W: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A program makes one tile of the context, and log2 of the sum of its rows' weights.
+    """A program computes one tile of the context, and log2 of the sum of the weights of each row.
 
-    lse [B·heads·Q, 2] holds it in two parts, the highest exponent and the rest: in a text that is
-    masked throughout, the first would swallow the second.
+    lse [B·heads·Q, 2] holds it in two parts, the highest exponent and the rest: where a sequence is
+    masked throughout, the rest would be lost in the rounding of the sum.
     """
     first_row = tl.program_id(1) * QUERIES
     bias_step = keys
-    row, head, first, begin, queries, keys = text_and_head(
+    row, head, first, begin, queries, keys = sequence_and_head(
         heads, cu_seqlens_ptr, queries, keys, PACKED
     )
     if first_row >= queries:
@@ -106,12 +106,12 @@ def context_kernel(
     total = tl.zeros([QUERIES], tl.float32)
     state = tl.zeros([QUERIES, D], tl.float32), no_sums(QUERIES, W), total, highest
     beside, at_edges = key_tiles(position, keys, clip, QUERIES, KEYS)
-    text = (row + first).to(tl.int32)
+    sequence = (row + first).to(tl.int32)
     for edge in tl.static_range(2):
         span = at_edges if edge else beside
         state = context_tiles(
             state, span, q, turned_q, on_left, on_right, k_ptr, k_step, v_ptr, v_step, bias_ptr,
-            waves_ptr, first_row, position, keys, clip, scale, seed, text, head, drop_below,
+            waves_ptr, first_row, position, keys, clip, scale, seed, sequence, head, drop_below,
             edge == 1, ONE_EDGE, BIASED, DROPOUT, D, W, QUERIES, KEYS, PRECISION,
         )  # fmt: skip
     context, sums, total, highest = state

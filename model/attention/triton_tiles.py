@@ -1,4 +1,4 @@
-"""What the kernels of relative attention do with a tile of queries and a tile of keys.
+"""Functions of the kernels of relative attention for a tile of queries and a tile of keys.
 
 Notation is that of `triton_attention.py`: [QUERIES, KEYS] tiles, D the head size, W waves.
 """
@@ -13,38 +13,38 @@ except ImportError:
     raise
 
 LOWEST = tl.constexpr(-1e30)
-"""Stands for the lowest number of any type, and leaves room for arithmetic."""
+"""Used in place of the lowest number of a type, so that sums with it stay finite"""
 LOG2E = tl.constexpr(math.log2(math.e))
 ROW_FIGURES = tl.constexpr(8)
-"""Numbers kept of a query for the backward pass, in a power of two: five are used."""
+"""Numbers of a query that are kept for the backward pass: five, rounded up to a power of two"""
 INTERPRETED = triton.knobs.runtime.interpret
 WIDENED = tl.constexpr(INTERPRETED)
-"""The interpreter multiplies the bits of bfloat16; in float32 its products are the same."""
+"""Whether products are in float32: the interpreter would multiply the bits of bfloat16."""
 
 
 @triton.jit
 def product(a, b, total, PRECISION: tl.constexpr):
-    """a · b, [M, K] and [K, N], in float32, added to `total` where there is one."""
+    """a · b, [M, K] and [K, N], in float32, added to `total` if it is not None."""
     if WIDENED:
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, total, input_precision=PRECISION)
 
 
 @triton.jit
-def text_and_head(heads, cu_seqlens_ptr, queries, keys, PACKED: tl.constexpr):
-    """Where a program works: first axis of the grid, texts and their heads.
+def sequence_and_head(heads, cu_seqlens_ptr, queries, keys, PACKED: tl.constexpr):
+    """The sequence and the head of a program, by the first axis of the grid.
 
-    Returns batch row, head, first token of the text, number of its first query among the queries
-    of all heads, and the text's queries and keys.
+    Returns batch row, head, first token of the sequence, number of its first query among the
+    queries of all heads, and the sequence's number of queries and of keys.
     """
-    text = tl.program_id(0) // heads
+    sequence = tl.program_id(0) // heads
     head = tl.program_id(0) % heads
-    row = text.to(tl.int64)
+    row = sequence.to(tl.int64)
     first = row * 0
     all_queries = queries
     if PACKED:
-        first = tl.load(cu_seqlens_ptr + text).to(tl.int64)
-        queries = (tl.load(cu_seqlens_ptr + text + 1) - first).to(tl.int32)
+        first = tl.load(cu_seqlens_ptr + sequence).to(tl.int64)
+        queries = (tl.load(cu_seqlens_ptr + sequence + 1) - first).to(tl.int32)
         keys = queries
         row = row * 0
     begin = (row * heads + head) * all_queries + first
@@ -53,7 +53,7 @@ def text_and_head(heads, cu_seqlens_ptr, queries, keys, PACKED: tl.constexpr):
 
 @triton.jit
 def load_rows(pointer, stride, first, count, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    """Rows first … first + ROWS - 1 of `count`, zeros behind them: [ROWS, WIDTH]."""
+    """Rows first … first + ROWS - 1 of `count`, zeros after the last: [ROWS, WIDTH]."""
     rows = first + tl.arange(0, ROWS)
     columns = tl.arange(0, WIDTH)
     return tl.load(
@@ -83,7 +83,7 @@ def load_matrix(pointer, ROWS: tl.constexpr, WIDTH: tl.constexpr):
 @triton.jit
 def turned(x, position, factors_ptr, turns_ptr, ROWS: tl.constexpr, D: tl.constexpr,
            W: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
-    """M x turned by its row's angle, [ROWS, W]: its product with key waves is the position term."""
+    """M x rotated by the angle of its row, [ROWS, W]; times key waves it is the position term."""
     cosine, sine = row_turns(position, turns_ptr, ROWS, W)
     straight = product(x, load_matrix(factors_ptr + 2 * D * W, D, W), None, PRECISION)
     across = product(x, load_matrix(factors_ptr + 3 * D * W, D, W), None, PRECISION)
@@ -93,7 +93,7 @@ def turned(x, position, factors_ptr, turns_ptr, ROWS: tl.constexpr, D: tl.conste
 @triton.jit
 def turned_back(waves, position, factors_ptr, turns_ptr, ROWS: tl.constexpr, D: tl.constexpr,
                 W: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
-    """The transpose of `turned`: sums of key waves become sums of table rows, [ROWS, D]."""
+    """The transpose of `turned`: sums of the waves of keys → sums of table rows, [ROWS, D]."""
     cosine, sine = row_turns(position, turns_ptr, ROWS, W)
     straight = load_matrix(factors_ptr, W, D)
     across = load_matrix(factors_ptr + D * W, W, D)
@@ -117,9 +117,9 @@ def dot_end(x, ends_ptr, which: tl.constexpr, D: tl.constexpr):
 
 @triton.jit
 def inside_the_edge(first_row, first_key, clip, QUERIES: tl.constexpr, KEYS: tl.constexpr):
-    """For a tile that reaches over one edge of the band: what lies inside, and if it is the right.
+    """For a tile that reaches over one edge of the band: the inside, and if the edge is the right.
 
-    [QUERIES, KEYS] and a scalar; `first_row` counts in the positions of keys.
+    [QUERIES, KEYS] and a scalar; `first_row` is a position among the keys.
     """
     right = first_key + KEYS - 1 - first_row > clip
     way = tl.where(right, 1, -1)
@@ -151,15 +151,15 @@ def scores_of(q, k, turned_q, on_left, on_right, waves, bias_ptr, first_row, fir
               clip, scale, EDGE: tl.constexpr, ONE_EDGE: tl.constexpr, MASKED: tl.constexpr,
               BIASED: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
               PRECISION: tl.constexpr):  # fmt: skip
-    """Scores of a tile without what its rows have beyond the band, unless it is at an EDGE.
+    """Scores of a tile; without the position term of its rows unless the tile is at an EDGE.
 
-    Returned with the factor that makes powers of two of them. MASKED: -inf behind the last key.
+    The second result is the factor that makes them exponents of 2. MASKED: -inf after the last key.
     `scale` is log2(e) over the root of the head size.
     """
     columns = first_key + tl.arange(0, KEYS)
     positions = None
     if BIASED:
-        # Before the products: between them it would keep them from overlapping.
+        # Before the products: a load between them would prevent that they overlap.
         bias = tl.load(bias_ptr + columns, mask=columns < keys, other=LOWEST)
     if EDGE:
         positions = product(turned_q, tl.trans(waves), None, PRECISION)
@@ -168,7 +168,7 @@ def scores_of(q, k, turned_q, on_left, on_right, waves, bias_ptr, first_row, fir
         )
     scores = product(q, tl.trans(k), positions, PRECISION)
     if MASKED:
-        # A branch costs less than a mask that all tiles but one could do without.
+        # A branch costs less than a mask in all tiles, of which only the last needs it.
         partial = first_key + KEYS > keys
         if partial:
             scores = tl.where((columns < keys)[None, :], scores, float("-inf"))
@@ -180,10 +180,10 @@ def scores_of(q, k, turned_q, on_left, on_right, waves, bias_ptr, first_row, fir
 
 @triton.jit
 def key_tiles(first_row, keys, clip, QUERIES: tl.constexpr, KEYS: tl.constexpr):
-    """Which key tiles lie beside the band, and which in it or behind the last whole tile.
+    """The key tiles outside the band, and those in it or after the last whole tile.
 
-    Of each sort: how many there are before a gap, where they begin, the length of the gap, and how
-    many there are in all; see `tile_at`.
+    For each sort: how many are before a gap, the first of them, the length of the gap, and how many
+    there are in all; see `tile_at`.
     """
     tiles, whole = tl.cdiv(keys, KEYS), keys // KEYS
     left = tl.minimum(tl.maximum(first_row - clip, 0) // KEYS, whole)
@@ -196,9 +196,9 @@ def key_tiles(first_row, keys, clip, QUERIES: tl.constexpr, KEYS: tl.constexpr):
 
 @triton.jit
 def query_tiles(first_key, queries, clip, QUERIES: tl.constexpr, KEYS: tl.constexpr):
-    """As `key_tiles`, the query tiles of a key tile; all count as whole.
+    """The query tiles of a key tile, in the form of `key_tiles`; all count as whole.
 
-    `first_key` counts in the positions of queries.
+    `first_key` is a position among the queries.
     """
     tiles = tl.cdiv(queries, QUERIES)
     right = tl.minimum(tl.maximum(first_key - clip, 0) // QUERIES, tiles)
@@ -209,14 +209,14 @@ def query_tiles(first_key, queries, clip, QUERIES: tl.constexpr, KEYS: tl.conste
 
 @triton.jit
 def tile_at(turn, span):
-    """The tile of a turn, and if it lies before the gap."""
+    """The tile number `turn` of a span, and whether it is before the gap."""
     before, begin, gap, _ = span
     return begin + turn + tl.where(turn < before, 0, gap), turn < before
 
 
 @triton.jit
 def ends_by_mass(mass_left, mass_right, ends_ptr, D: tl.constexpr):
-    """What lies beyond the clip distance adds the table's first and last row by its weight."""
+    """The first and the last row of the table times the weights beyond the clip distance."""
     columns = tl.arange(0, D)
     left = tl.load(ends_ptr + columns).to(tl.float32)
     right = tl.load(ends_ptr + D + columns).to(tl.float32)
@@ -228,10 +228,10 @@ def add_by_position(
     sums, x, waves, on_the_left, first_row, first_key, clip, EDGE: tl.constexpr,
     ONE_EDGE: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Add a tile x [QUERIES, KEYS] float32 to what its rows have by position.
+    """Add a tile x [QUERIES, KEYS] float32 to the sums of its rows by position.
 
-    sums: of the waves inside the band [QUERIES, W], and left and right of it [QUERIES];
-    `position_vectors` makes the table's rows of them.
+    sums: of waves inside the band [QUERIES, W], of x left and right of it [QUERIES];
+    `position_vectors` turns them into rows of the table.
     """
     by_wave, left, right = sums
     if EDGE:
@@ -256,7 +256,7 @@ def add_by_position(
 
 @triton.jit
 def no_sums(ROWS: tl.constexpr, W: tl.constexpr):
-    """What `add_by_position` starts from."""
+    """Zeros, from which `add_by_position` starts."""
     side = tl.zeros([ROWS], tl.float32)
     return tl.zeros([ROWS, W], tl.float32), side, side
 
@@ -264,7 +264,7 @@ def no_sums(ROWS: tl.constexpr, W: tl.constexpr):
 @triton.jit
 def position_vectors(sums, position, factors_ptr, ends_ptr, turns_ptr, ROWS: tl.constexpr,
                      D: tl.constexpr, W: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
-    """Σ_j x[i, j] T[p(i, j)], [ROWS, D], of what `add_by_position` summed up."""
+    """Σ_j x[i, j] T[p(i, j)], [ROWS, D], from the sums of `add_by_position`."""
     by_wave, left, right = sums
     total = turned_back(by_wave, position, factors_ptr, turns_ptr, ROWS, D, W, PRECISION)
     return total + ends_by_mass(left, right, ends_ptr, D)

@@ -1,4 +1,4 @@
-"""Dropout's masks inside Triton kernels, drawn again wherever they are needed."""
+"""Dropout's masks inside Triton kernels, which draw them again wherever they need them."""
 
 try:
     import triton
@@ -10,27 +10,27 @@ except ImportError:
 
 @triton.jit
 def kept_bytes(seed, a, b, c, d, drop_below):
-    """Dropout's mask: for each element of the counters a, b, c and d 16 of its own.
+    """Dropout's mask: 16 elements for each element of the counters a, b, c and d.
 
-    The bytes of one call of Philox, 7 rounds (https://doi.org/10.1145/2063384.2063405), in four
-    new axes [..., 2, 2, 2, 2].
+    They are the bytes of one call of Philox, 7 rounds (https://doi.org/10.1145/2063384.2063405), in
+    four new axes [..., 2, 2, 2, 2].
     """
     a, b, c, d = tl.philox(seed, a, b, c, d, 7)
     words = tl.join(tl.join(a, b), tl.join(c, d)).to(tl.uint32)
     pairs = tl.join(words, words << 16)
     draws = tl.join(pairs, pairs << 8)
-    # Only a word's highest byte tells: the bits below it make no multiple of 2 ** 24 larger.
+    # Only the highest byte of a word decides: the threshold is a multiple of 2 ** 24.
     return draws >= (tl.cast(drop_below, tl.uint32) << 24)
 
 
 @triton.jit
-def kept_by_dropout(seed, text, head, first_row, first_key, drop_below, QUERIES: tl.constexpr,
+def kept_by_dropout(seed, sequence, head, first_row, first_key, drop_below, QUERIES: tl.constexpr,
           KEYS: tl.constexpr):  # fmt: skip
-    """Dropout's mask of a tile: a function of seed, text, head, query and key alone.
+    """Dropout's mask of a tile: a function of seed, sequence, head, query and key alone.
 
-    The 16 bytes of a draw go to the elements of 2 × 32 that one thread has of a product on tensor
-    cores: rows 8 apart, and of every 8 columns the same pair. So the mask is drawn where it is
-    needed.
+    The 16 bytes of a draw belong to 16 of 2 × 32 elements, those that one thread holds of a product
+    on tensor cores: two rows that are 8 apart, and the same pair of each 8 columns. So each thread
+    draws its own mask.
     """
     none = tl.zeros([KEYS // 32, QUERIES // 2, 4], dtype=tl.int32)
     queries = first_row // 2 + tl.arange(0, QUERIES // 2)
@@ -40,7 +40,7 @@ def kept_by_dropout(seed, text, head, first_row, first_key, drop_below, QUERIES:
         none + queries[None, :, None],
         none + keys[:, None, :],
         none + head,
-        none + text,
+        none + sequence,
         drop_below,
     )
     kept = tl.reshape(kept, [KEYS // 32, QUERIES // 16, 8, 4, 4, 2, 2])
