@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from model import NezhaForPreTraining
-from model.remote_code import write_remote_code
+from model.weights.remote_code import write_remote_code
 from pipeline.corpus.samples.vocabulary import build_tokenizer, read_vocabulary, vocabulary_sha256
 from pipeline.errors import ExportError, VocabularyError
 from pipeline.settings.config import Config

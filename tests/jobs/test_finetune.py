@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from jobs import finetune, predict
 from jobs.command import main
 from model import NezhaConfig, NezhaForPreTraining
-from model.remote_code import write_remote_code
+from model.weights.remote_code import write_remote_code
 from pipeline.corpus.samples.vocabulary import build_tokenizer
 
 
