@@ -9,8 +9,10 @@ from pathlib import Path
 from rich.console import Console
 
 from jobs.command import Verb, main, table
-from pipeline.finetuning.finetune import FinetuneResult, check, finetune
-from pipeline.finetuning.network import RESULTS
+from jobs.progress import ConsoleProgress
+from pipeline.finetuning.finetune import FinetuneResult, check
+from pipeline.finetuning.head_folder import RESULTS
+from pipeline.finetuning.on_cluster import Finetuning, finetune_all
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.tracking import runs as tracking
@@ -31,21 +33,19 @@ def plan(config: Config) -> Mapping[str, object]:
 
 
 def execute(config: Config, console: Console) -> None:
-    settings = config.finetune
+    settings, output = config.finetune, _output(config)
     tags = {"stage": "finetune", "task": settings.task, "export": _export(config)}
-    run_id = tracking.start_run(config, f"{config.run.name}-{_output(config).name}", tags)
+    run_id = tracking.start_run(config, f"{config.run.name}-{output.name}", tags)
+    progress = ConsoleProgress(console)
+    job = Finetuning(output.name, settings, _export(config), output, config.run.seed)
     try:
-        result = finetune(
-            settings,
-            _export(config),
-            _output(config),
-            config.run.seed,
-            progress=lambda line: console.print(line, markup=False, highlight=False),
-        )
+        (result,) = finetune_all([job], lambda name, line: progress.update(line, name))
     except BaseException:
         tracking.finish_run(config, run_id, "FAILED")
         raise
-    _record(config, run_id, result)
+    finally:
+        progress.close()
+    record_finetuning(config, run_id, result)
     for number, trial in enumerate(result.trials if len(result.trials) > 1 else [], 1):
         console.print(table(f"Trial {number}", _rounded(trial)))
     for name, scores in (("dev", result.dev), ("test", result.test)):
@@ -57,7 +57,8 @@ def execute(config: Config, console: Console) -> None:
     )
 
 
-def _record(config: Config, run_id: str, result: FinetuneResult) -> None:
+def record_finetuning(config: Config, run_id: str, result: FinetuneResult) -> None:
+    """Record the epochs, the test scores and `results.json` in an MLflow run, and close it."""
     tracker = tracking.Tracker(tracking.tracking_uri(config), run_id, system_metrics=False)
     for epoch, values in enumerate(result.epochs, 1):
         tracker.log(

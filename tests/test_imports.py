@@ -43,7 +43,12 @@ ALLOWED = {
         "pipeline.settings",
         "pipeline.tracking",
     ),
-    "pipeline.finetuning": ("model", "pipeline.errors", "pipeline.settings"),
+    "pipeline.finetuning": (
+        "model",
+        "pipeline.errors",
+        "pipeline.ray_cluster",
+        "pipeline.settings",
+    ),
     "pipeline": ("model",),
     "jobs": ("pipeline", "model"),
 }

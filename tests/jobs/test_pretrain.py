@@ -63,19 +63,20 @@ def test_a_vocabulary_that_the_shards_were_not_made_with(capsys, storage, tmp_pa
 
 
 def test_a_finished_run_under_other_settings(capsys, tmp_path):
-    from pipeline import stages as road
+    from pipeline import stages
     from pipeline.errors import ConfigError
-    from pipeline.training.launch import torchrun as alone
+    from pipeline.training.launch import torchrun
+    from tests.pipeline.test_stages import Lines
     from tests.pipeline.training.test_loop import settings
 
     config = settings(tmp_path, "finished", "train.steps=6")
-    alone.fit(config, None)
+    torchrun.fit(config, None)
     optim = config.optim.model_copy(update={"lr": 0.5})
     changed = config.model_copy(update={"optim": optim})
     with pytest.raises(
         ConfigError, match=r"optim\.lr: 0\.01 → 0\.5[\s\S]*choose another run\.name"
     ):
-        road.pretrain(changed, print)
+        stages.pretrain(changed, Lines())
     network = config.model.model_copy(update={"hidden_size": 64})
     with pytest.raises(ConfigError, match=r"model\.hidden_size: 32 → 64"):
-        road.pretrain(config.model_copy(update={"model": network}), print)
+        stages.pretrain(config.model_copy(update={"model": network}), Lines())
