@@ -23,7 +23,7 @@ SAMPLES, LENGTH = 3, 48
 QUESTION = "北京是中国的首[MASK]。"
 
 
-def show(config: Config, console: Console) -> None:
+def show_learnt(config: Config, console: Console) -> None:
     """Print the curve, masked held-out samples with the export's answers, and its best guesses."""
     paths = RunPaths.of(config)
     losses = [record["mlm_loss"] for record in history.read(paths.run) if "mlm_loss" in record]
@@ -72,7 +72,7 @@ def marked(tokens: Sequence[Token]) -> Text:
     return line
 
 
-def scores(summary: Mapping[str, Any]) -> dict[str, str]:
+def score_rows(summary: Mapping[str, Any]) -> dict[str, str]:
     """Rows of the table of scores: what it is, and the figures that it has to be compared with."""
     rows = {}
     loss, reference = summary["heldout_mlm_loss"], summary["unigram_loss"]

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from jobs import learnt
 from jobs.command import Verb, main, table
+from jobs.learnt import score_rows, show_learnt
 from jobs.progress import ConsoleProgress
 from pipeline import estimate, preflight, stages
 from pipeline.paths import RunPaths
@@ -30,9 +30,9 @@ def execute(config: Config, console: Console) -> None:
         summary = stages.run_all(config, progress)
     finally:
         progress.close()
-    learnt.show(config, console)
+    show_learnt(config, console)
     seconds = summary.pop("seconds")
-    console.print(table("Scores", learnt.scores(summary)))
+    console.print(table("Scores", score_rows(summary)))
     console.print(table("Seconds by stage", seconds | {"all": round(sum(seconds.values()), 1)}))
     facts = {name: summary[name] for name in ("export", "model_uri", "mlflow_uri", "mlflow_run")}
     facts["tokens a second"] = f"{summary['tokens_per_second']:,.0f}"

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import torch
 
+from pipeline.cpu import usable_cpus
 from pipeline.feed.collate import IGNORED, Batch
 from pipeline.settings.config import Config
 from pipeline.training import batch_split
@@ -34,7 +35,7 @@ def stage_seconds(config: Config) -> dict[str, float]:
     """
     if os.environ.get("RAY_ADDRESS") or torch.cuda.is_available():
         return {}
-    cpus = len(os.sched_getaffinity(0))
+    cpus = usable_cpus()
     workers = batch_split.choose_workers(config, 0, cpus)
     threads = min(cpus, workers * max(1, int(config.scaling.cpus_per_worker)))
     length = config.corpus.sequence_length

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from model import NezhaForMaskedLM
+from model import NezhaForPreTraining
 from pipeline.feed.batches import open_folder
 from pipeline.feed.collate import IGNORED, collate
 
@@ -39,7 +39,7 @@ def held_out_samples(export: Path, heldout: Path, number: int, length: int) -> l
             input_ids=torch.from_numpy(batch.input_ids),
             token_type_ids=torch.from_numpy(batch.token_type_ids),
             attention_mask=torch.from_numpy(batch.attention_mask),
-        ).logits
+        ).prediction_logits
     answers, masked = logits.argmax(-1).numpy(), batch.labels != IGNORED
     truth = np.where(masked, batch.labels, batch.input_ids)
 
@@ -61,10 +61,10 @@ def best_answers(export: Path, sentence: str, number: int) -> list[tuple[str, fl
     inputs = tokenizer(sentence, return_tensors="pt")
     place = int((inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero())
     with torch.no_grad():
-        best = network(**inputs).logits[0, place].softmax(-1).topk(number)
+        best = network(**inputs).prediction_logits[0, place].softmax(-1).topk(number)
     tokens = tokenizer.convert_ids_to_tokens(best.indices.tolist())
     return list(zip(tokens, best.values.tolist(), strict=True))
 
 
-def _load(export: Path) -> tuple[NezhaForMaskedLM, Any]:
-    return NezhaForMaskedLM.from_pretrained(export).eval(), AutoTokenizer.from_pretrained(export)
+def _load(export: Path) -> tuple[NezhaForPreTraining, Any]:
+    return NezhaForPreTraining.from_pretrained(export).eval(), AutoTokenizer.from_pretrained(export)

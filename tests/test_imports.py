@@ -45,6 +45,7 @@ ALLOWED = {
     ),
     "pipeline.finetuning": (
         "model",
+        "pipeline.cpu",
         "pipeline.errors",
         "pipeline.ray_cluster",
         "pipeline.settings",

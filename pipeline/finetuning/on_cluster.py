@@ -19,8 +19,8 @@ from pipeline.finetuning.finetune import FinetuneResult, finetune
 from pipeline.settings.config import FinetuneSettings
 
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Threads that wait for each other sleep. On cores that other processes use too, threads that spin
-hold up the threads that they wait for: a fine-tuning of one minute took half an hour."""
+"""Threads that wait for each other sleep. By default they spin, which on cores that other processes
+use too holds up the threads that they wait for: a fine-tuning of one minute took half an hour."""
 
 
 class Finetuning(NamedTuple):

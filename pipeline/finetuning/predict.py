@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from pipeline.cpu import usable_cpus
 from pipeline.errors import TaskError
 from pipeline.finetuning import network as networks
 from pipeline.finetuning.evaluation import Dataset, answers
@@ -40,6 +42,7 @@ def predict(
     yields them. Raises ExportError for a folder that fine-tuning did not make, TaskError for a
     malformed line.
     """
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
     results = read_results(Path(folder))
     task = TASKS[results["task"]]
     setup = TaskSetup(networks.load_tokenizer(folder), results["labels"], results["length"])
