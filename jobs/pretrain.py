@@ -87,7 +87,7 @@ def next_commands(config: Config) -> list[str]:
     if config.demo.enabled and "ner" in config.heads:
         commands.insert(
             1,
-            f"python -m jobs.predict predict.model={paths.heads / 'ner' / 'pretrained'} "
+            f"python -m jobs.predict predict.model={paths.heads / 'ner-pretrained'} "
             f"predict.input={paths.sample / 'ner' / 'test.jsonl'} predict.output=entities.jsonl",
         )
     return commands

@@ -227,7 +227,7 @@ def finetune_heads(config: Config, progress: Progress) -> dict[str, dict[str, fl
             f"{name} {start}",
             config.heads[name],
             str(config.heads[name].checkpoint or paths.export),
-            paths.heads / name / start,
+            paths.heads / f"{name}-{start}",
             config.run.seed,
             from_scratch=start == "scratch",
         )
