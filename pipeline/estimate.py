@@ -18,8 +18,9 @@ from pipeline.training.objective import PretrainingObjective, to_device
 MEASURED_TOKENS = 1024
 """Tokens that are measured at least; a base-size network takes seconds for them."""
 REPEATS = 3
-STEP_OVERHEAD = 1.25
-"""A training step against its forward and backward pass: optimizer, collectives, DeepSpeed."""
+STEP_OVERHEAD = 1.5
+"""A training step of the sample run against its forward and backward pass; the rest is DeepSpeed,
+the optimizer and the exchange of gradients."""
 START_SECONDS = 25.0
 """Start of Ray, of the workers and of DeepSpeed."""
 HEAD_SECONDS = 15.0
@@ -39,19 +40,19 @@ def stage_seconds(config: Config) -> dict[str, float]:
     workers = batch_split.choose_workers(config, 0, cpus)
     threads = min(cpus, workers * max(1, int(config.scaling.cpus_per_worker)))
     length = config.corpus.sequence_length
-    token = seconds_per_token(config, threads)
+    token = seconds_per_token(config) / threads
     step_tokens = config.train.global_batch * length
     seconds = {"pretrain": START_SECONDS + config.train.steps * step_tokens * token * STEP_OVERHEAD}
     heads = [head for head in config.heads.values() if head.data.examples]
     if heads:
         tokens = sum(h.epochs * h.data.examples * h.data.length * MEAN_SHARE for h in heads)
         waves = -(-2 * len(heads) // cpus)
-        seconds["heads"] = 2 * tokens * token * STEP_OVERHEAD + waves * HEAD_SECONDS
+        seconds["heads"] = 2 * tokens * token * threads / cpus + waves * HEAD_SECONDS
     return seconds
 
 
-def seconds_per_token(config: Config, threads: int) -> float:
-    """Measured seconds of a forward and backward pass, for each token, on all threads together."""
+def seconds_per_token(config: Config) -> float:
+    """Measured seconds of a forward and backward pass on one thread, for each token."""
     length = config.corpus.sequence_length
     samples = max(config.train.micro_batch, -(-MEASURED_TOKENS // length))
     samples = min(samples, max(1, 4 * MEASURED_TOKENS // length))
@@ -59,7 +60,7 @@ def seconds_per_token(config: Config, threads: int) -> float:
     objective = PretrainingObjective(build_network(shape, 0, config.engine.attention))
     inputs = to_device(_random_batch(samples, length, config), torch.device("cpu"))
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     try:
         return min(_seconds_of_a_pass(objective, inputs) for _ in range(REPEATS)) / samples / length
     finally:

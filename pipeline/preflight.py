@@ -1,4 +1,4 @@
-"""What the main job would do, and what to do after it: facts computed without touching anything."""
+"""What the main job would do: facts computed without touching anything."""
 
 from __future__ import annotations
 
@@ -100,20 +100,6 @@ def pretrain(config: Config) -> dict[str, object]:
         facts["go on from"] = found
     facts["heads"] = ", ".join(config.heads) or "none"
     return facts
-
-
-def next_commands(config: Config) -> list[str]:
-    """What a user may want to type after a finished run."""
-    from pipeline.tracking.runs import tracking_uri
-
-    paths = RunPaths.of(config)
-    return [
-        f"mlflow ui --backend-store-uri {tracking_uri(config)}",
-        f"python -m jobs.finetune finetune.task=classification "
-        f"finetune.checkpoint={paths.export} finetune.data.train=TRAIN.jsonl "
-        "finetune.data.dev=DEV.jsonl",
-        "ray job submit --working-dir . -- python -m jobs.pretrain --config YOUR.yaml",
-    ]
 
 
 def _split(config: Config) -> batch_split.Split:

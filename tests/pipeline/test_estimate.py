@@ -9,7 +9,8 @@ DEMO = "jobs/configs/demo.yaml"
 
 
 def test_more_steps_take_more_time_and_work_elsewhere_is_not_estimated(monkeypatch):
-    monkeypatch.setattr(estimate, "seconds_per_token", lambda config, threads: 1e-4)
+    monkeypatch.setattr(estimate, "seconds_per_token", lambda config: 1e-4)
+    monkeypatch.setattr(estimate, "usable_cpus", lambda: 2)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(estimate.torch.cuda, "is_available", lambda: False)
     short, long = (
@@ -18,7 +19,7 @@ def test_more_steps_take_more_time_and_work_elsewhere_is_not_estimated(monkeypat
     config = load_config(DEMO, [])
     tokens = config.train.global_batch * config.corpus.sequence_length
     assert long["pretrain"] - short["pretrain"] == pytest.approx(
-        100 * tokens * 1e-4 * estimate.STEP_OVERHEAD
+        100 * tokens * 1e-4 / 2 * estimate.STEP_OVERHEAD
     )
     assert long["heads"] == short["heads"] > 0
     assert "heads" not in estimate.stage_seconds(config.model_copy(update={"heads": {}}))
@@ -29,7 +30,7 @@ def test_more_steps_take_more_time_and_work_elsewhere_is_not_estimated(monkeypat
 def test_a_larger_network_is_measured_as_slower():
     small, large = (
         estimate.seconds_per_token(
-            load_config(DEMO, [f"model={{size: tiny, num_hidden_layers: {layers}}}"]), 1
+            load_config(DEMO, [f"model={{size: tiny, num_hidden_layers: {layers}}}"])
         )
         for layers in (1, 8)
     )
