@@ -22,7 +22,12 @@ from pipeline.settings.config_file import dump_yaml, load_config
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+# Threads that wait for each other sleep. By default they spin, which on cores that other processes
+# use too holds up the threads that they wait for: measured as 0.6 steps a second against 8.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+# DeepSpeed warns of a machine without a GPU, and resets its logger's level when it is imported.
+logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 class Verb(NamedTuple):

@@ -9,8 +9,10 @@ from pathlib import Path
 from rich.console import Console
 
 from jobs.command import Verb, main, table
-from pipeline.finetuning.finetune import check, finetune
-from pipeline.finetuning.network import RESULTS
+from jobs.progress import ConsoleProgress
+from pipeline.finetuning.finetune import check
+from pipeline.finetuning.head_folder import RESULTS
+from pipeline.finetuning.on_cluster import Finetuning, finetune_all
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.tracking import runs as tracking
@@ -32,17 +34,13 @@ def plan(config: Config) -> Mapping[str, object]:
 
 
 def execute(config: Config, console: Console) -> None:
-    settings = config.finetune
+    settings, output = config.finetune, _output(config)
     tags = {"stage": "finetune", "task": settings.task, "export": _export(config)}
-    run_id = tracking.start_run(config, f"{config.run.name}-{_output(config).name}", tags)
+    run_id = tracking.start_run(config, f"{config.run.name}-{output.name}", tags)
+    progress = ConsoleProgress(console)
+    job = Finetuning(output.name, settings, _export(config), output, config.run.seed)
     try:
-        result = finetune(
-            settings,
-            _export(config),
-            _output(config),
-            config.run.seed,
-            progress=lambda line: console.print(line, markup=False, highlight=False),
-        )
+        (result,) = finetune_all([job], lambda name, line: progress.update(line, name))
     except BaseException:
         tracking.finish_run(config, run_id, "FAILED")
         raise

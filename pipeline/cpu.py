@@ -1,9 +1,12 @@
-"""Memory of arrays, and of tensors on a CPU."""
+"""Memory for arrays and for tensors on a CPU, and the CPUs that there are."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
+import os
+from pathlib import Path
 
 # Parameters of mallopt, from malloc.h.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
@@ -23,3 +26,12 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(TRIM_THRESHOLD, KEPT)
         mallopt(MMAP_THRESHOLD, LARGE)
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use: by its affinity and by the quota of its container."""
+    cpus = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cpus = min(cpus, math.ceil(int(quota) / int(period)))
+    return max(1, cpus)

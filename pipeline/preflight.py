@@ -135,20 +135,6 @@ def _training(config: Config) -> dict[str, object]:
     return facts
 
 
-def next_commands(config: Config) -> list[str]:
-    """What a user may want to type after a finished run."""
-    from pipeline.tracking.runs import tracking_uri
-
-    paths = RunPaths.of(config)
-    return [
-        f"mlflow ui --backend-store-uri {tracking_uri(config)}",
-        f"python -m jobs.finetune finetune.task=classification "
-        f"finetune.checkpoint={paths.export} finetune.data.train=TRAIN.jsonl "
-        "finetune.data.dev=DEV.jsonl",
-        "ray job submit --working-dir . -- python -m jobs.pretrain --config YOUR.yaml",
-    ]
-
-
 def _split(config: Config) -> batch_split.Split:
     """On this machine; a cluster may choose another number of workers."""
     workers = batch_split.choose_workers(config, torch.cuda.device_count(), os.cpu_count() or 1)

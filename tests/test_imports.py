@@ -42,7 +42,13 @@ ALLOWED = {
         "pipeline.settings",
         "pipeline.tracking",
     ),
-    "pipeline.finetuning": ("model", "pipeline.errors", "pipeline.settings"),
+    "pipeline.finetuning": (
+        "model",
+        "pipeline.cpu",
+        "pipeline.errors",
+        "pipeline.ray_cluster",
+        "pipeline.settings",
+    ),
     "pipeline": ("model",),
     "jobs": ("pipeline", "model"),
 }

@@ -35,7 +35,8 @@ def export(tmp_path_factory):
     return folder
 
 
-def test_fine_tune_record_and_predict(export, tmp_path, capsys):
+@pytest.mark.ray
+def test_fine_tune_record_and_predict(export, ray_cluster, tmp_path, capsys):
     draw = random.Random(0)
     rows = []
     for _ in range(64):

@@ -71,7 +71,7 @@ def test_another_vocabulary_is_refused(run, tmp_path):
 
 
 def test_a_folder_that_is_no_export_is_named(tmp_path):
-    with pytest.raises(ExportError, match="make one: jobs"):
+    with pytest.raises(ExportError, match="make one with `python -m jobs"):
         export.read_lineage(tmp_path)
 
 

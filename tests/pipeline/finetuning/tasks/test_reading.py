@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import TaskError
-from pipeline.finetuning import tasks
+from pipeline.finetuning.finetune import spread
+from pipeline.finetuning.tasks import TASKS
 
 GOOD = {
     "classification": {"text": "好", "label": 1},
@@ -32,11 +33,11 @@ def test_compressed_or_not_is_the_same(task, tmp_path):
     plain = write(tmp_path / "a.jsonl", GOOD[task], GOOD[task])
     text = (tmp_path / "a.jsonl").read_bytes()
     compressors = {"gz": gzip.compress, "bz2": bz2.compress, "zst": zstandard.compress}
-    expected = tasks.read(task, plain)
+    expected = TASKS[task].read(plain)
     assert len(expected) == 2
     for suffix, compress in compressors.items():
         (tmp_path / f"a.jsonl.{suffix}").write_bytes(compress(text))
-        assert tasks.read(task, str(tmp_path / f"a.jsonl.{suffix}")) == expected
+        assert TASKS[task].read(str(tmp_path / f"a.jsonl.{suffix}")) == expected
 
 
 @pytest.mark.parametrize(
@@ -60,47 +61,47 @@ def test_a_malformed_example_is_named_by_file_line_and_key(task, change, message
     bad = {key: value for key, value in (GOOD[task] | change).items() if value is not ...}
     path = write(tmp_path / "train.jsonl", GOOD[task], bad)
     with pytest.raises(TaskError, match=f"train.jsonl, line 2.*{message}"):
-        tasks.read(task, path)
+        TASKS[task].read(path)
 
 
 def test_what_is_no_jsonl_is_refused(tmp_path):
     path = tmp_path / "train.jsonl"
     with pytest.raises(TaskError, match="no such file"):
-        tasks.read("ner", str(path))
+        TASKS["ner"].read(str(path))
     path.write_text("\n \n")
     with pytest.raises(TaskError, match="no examples; expected JSON lines with tokens, labels"):
-        tasks.read("ner", str(path))
+        TASKS["ner"].read(str(path))
     path.write_text("\n{'text': 1}\n")
     with pytest.raises(TaskError, match=r"line 2: not JSON"):
-        tasks.read("ner", str(path))
+        TASKS["ner"].read(str(path))
     path.write_text("[1]\n")
     with pytest.raises(TaskError, match=r"line 1: expected a JSON object, found"):
-        tasks.read("ner", str(path))
+        TASKS["ner"].read(str(path))
     path.write_bytes("{}".encode("utf-16"))
     with pytest.raises(TaskError, match="UTF-8"):
-        tasks.read("ner", str(path))
+        TASKS["ner"].read(str(path))
     path.with_suffix(".gz").write_bytes(b"no gzip")
     with pytest.raises(TaskError, match=r"train\.gz"):
-        tasks.read("ner", str(path.with_suffix(".gz")))
+        TASKS["ner"].read(str(path.with_suffix(".gz")))
 
 
 def test_labels_come_from_training_and_others_are_refused(tmp_path):
     path = write(tmp_path / "dev.jsonl", GOOD["classification"])
     with pytest.raises(TaskError, match=r"dev.jsonl, line 1: label '1' does not occur.*\(0, 2\)"):
-        tasks.read("classification", path, ["0", "2"])
-    assert tasks.read("classification", path, ["1"]) == [{"text": "好", "label": "1"}]
+        TASKS["classification"].read(path, ["0", "2"])
+    assert TASKS["classification"].read(path, ["1"]) == [{"text": "好", "label": "1"}]
 
 
 def test_label_sets():
     rows = [{"labels": ["B-PER", "O"]}, {"labels": ["I-LOC"]}]
-    assert tasks.label_set("ner", rows) == ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
-    assert tasks.label_set("pair", [{"label": "b"}, {"label": "a"}, {"label": "b"}]) == ["a", "b"]
-    assert tasks.label_set("span", [GOOD["span"]]) == []
+    assert TASKS["ner"].label_set(rows) == ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
+    assert TASKS["pair"].label_set([{"label": "b"}, {"label": "a"}, {"label": "b"}]) == ["a", "b"]
+    assert TASKS["span"].label_set([GOOD["span"]]) == []
 
 
 @given(st.integers(0, 300), st.integers(0, 400))
 def test_spread_takes_as_many_as_asked_for_in_order(n, limit):
-    chosen = tasks.spread(list(range(n)), limit)
+    chosen = spread(list(range(n)), limit)
     assert len(chosen) == (min(n, limit) or n if limit else n)
     assert chosen == sorted(set(chosen))
     if limit and len(chosen) > 1:
@@ -121,7 +122,7 @@ def test_spread_takes_as_many_as_asked_for_in_order(n, limit):
     ],
 )
 def test_the_public_sets_are_read(shared, folder, task, rows, labels):
-    train = tasks.read(task, str(shared / "tasks" / folder / "train.jsonl.gz"))
-    names = tasks.label_set(task, train)
+    train = TASKS[task].read(str(shared / "tasks" / folder / "train.jsonl.gz"))
+    names = TASKS[task].label_set(train)
     assert len(names) == labels
-    assert len(tasks.read(task, str(shared / "tasks" / folder / "dev.jsonl.gz"), names)) == rows
+    assert len(TASKS[task].read(str(shared / "tasks" / folder / "dev.jsonl.gz"), names)) == rows

@@ -1,4 +1,4 @@
-"""BIO labels: the best valid sequence, and the entities that it names."""
+"""BIO labels: the best valid sequence, and the entities that it contains."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ from numpy.typing import NDArray
 
 
 def best_labels(scores: NDArray[np.floating], labels: Sequence[str]) -> list[int]:
-    """The valid sequence with the highest sum of scores (Viterbi): I-X only behind B-X or I-X.
+    """The valid sequence with the highest sum of scores (Viterbi); I-X is valid after B-X or I-X.
 
-    scores: [S, K] log probabilities; returns S label numbers.
+    Args:
+        scores: [S, K] log probabilities.
+        labels: names of the K labels.
+
+    Returns:
+        S label numbers.
     """
-    kinds = [label.partition("-")[2] for label in labels]
+    types = [label.partition("-")[2] for label in labels]
     forbidden = np.array(
         [
             [
                 label.startswith("I-") and kind != before
-                for label, kind in zip(labels, kinds, strict=True)
+                for label, kind in zip(labels, types, strict=True)
             ]
-            for before in kinds
+            for before in types
         ]
     )
     first = np.array([label.startswith("I-") for label in labels])
@@ -43,9 +48,9 @@ def best_labels(scores: NDArray[np.floating], labels: Sequence[str]) -> list[int
 def entities_of(
     words: Sequence[str], labels: Sequence[str], shares: Sequence[float] | NDArray[np.floating]
 ) -> list[dict[str, Any]]:
-    """Entities of a valid BIO sequence: text, type, and start and end in the joined words.
+    """Entities of a valid BIO sequence: `text`, `type`, `start` and `end` in the joined words.
 
-    `probability` is the mean share of the entity's labels.
+    `probability` is the mean of `shares`, the probabilities of the labels, over the entity's words.
     """
     found: list[dict[str, Any]] = []
     members: list[list[float]] = []

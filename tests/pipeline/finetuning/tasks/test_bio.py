@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.finetuning.entities import best_labels, entities_of
+from pipeline.finetuning.tasks.bio import best_labels, entities_of
 
 LABELS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 
