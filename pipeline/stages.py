@@ -29,7 +29,7 @@ from pipeline.finetuning.tasks import TASKS
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.corpus import MaskingSettings
-from pipeline.tracking import registry
+from pipeline.tracking import pictures, registry
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.runs import flatten
 from pipeline.training.checkpoints import files as checkpoint

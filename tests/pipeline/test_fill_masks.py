@@ -6,7 +6,7 @@ from model import NezhaConfig
 from pipeline import export
 from pipeline.fill_masks import best_answers, held_out_samples
 from pipeline.paths import RunPaths
-from pipeline.training.checkpoints import checkpoint
+from pipeline.training.checkpoints import files as checkpoint
 from pipeline.training.launch import torchrun
 from tests.pipeline.training.test_loop import settings
 
