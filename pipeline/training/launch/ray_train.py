@@ -106,7 +106,7 @@ def _user_error(error: BaseException) -> NezhaError:
     """The error that a worker raised for the user to read, else a TrainingError."""
     failures = getattr(error, "worker_failures", {})
     for failure in failures.values():
-        original = getattr(failure, "cause", failure)
+        original = getattr(failure, "_base_exc", failure)  # Ray wraps it to keep its traceback
         if isinstance(original, NezhaError):
             return type(original)(str(original))
     return TrainingError(f"training failed: {error}")
