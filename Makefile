@@ -5,24 +5,25 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?= jobs/configs/demo.yaml
+# The source package of the installed transformers, which carries a test-suite for models.
+TRANSFORMERS := $(shell sed -n 's/^transformers==/transformers-/p' constraints.txt)
+export TRANSFORMERS_SOURCE ?= .venv/$(TRANSFORMERS)
 
 .PHONY: install pretrain test lint clean
 
 install: .venv/.installed
 
-.venv/.installed: pyproject.toml setup.py constraints.txt $(wildcard model/*.[ch])
+.venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	# torch first: DeepSpeed and seqeval are source packages that look for their builders at hand.
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch setuptools setuptools_scm wheel
-	rm -f nezha_cpu_kernels*.so
 	$(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt -e ".[dev]"
 	# An independent LAMB for the tests; its other needs would replace torch.
 	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt timm
 	# The kernels' tests run in Triton's interpreter; torch for GPUs brings the Triton that it needs.
 	$(BIN)/python -c 'import triton' 2>/dev/null || $(BIN)/python -m pip install --quiet triton==3.9.0
-	@ls nezha_cpu_kernels*.so >/dev/null 2>&1 || echo "No C compiler (gcc): training on CPUs will be slower."
 	touch $@
 
 pretrain: install
@@ -33,8 +34,14 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+$(TRANSFORMERS_SOURCE): | install
+	-$(BIN)/python -m pip download --quiet --no-deps --no-build-isolation -c constraints.txt \
+		--no-binary transformers -d .venv transformers \
+		&& tar -xzf .venv/$(TRANSFORMERS).tar.gz -C .venv
+	test -d $@ || echo "No source package of transformers: its own tests will be skipped."
+
+test: lint $(TRANSFORMERS_SOURCE)
 	$(BIN)/python -m pytest
 
 clean:
-	rm -rf .venv runs build *.egg-info nezha_cpu_kernels*.so
+	rm -rf .venv runs build *.egg-info

@@ -1,4 +1,4 @@
-"""The command line that all verbs share: `python -m jobs.VERB --config F [a.b=c …] [--dry-run]`."""
+"""The command line of all verbs: `python -m jobs.VERB --config F [a.b=c …] [--dry-run]`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 from rich.console import Console
@@ -17,29 +17,34 @@ from pipeline.errors import NezhaError
 from pipeline.settings.config import Config
 from pipeline.settings.config_file import dump_yaml, load_config
 
-# Progress bars and notices of libraries would drown ours; what goes wrong is raised anyway. They
-# read this when they are imported, which a verb does after this module.
+# Progress bars and notices of libraries would hide our output; errors are raised in any case. The
+# libraries read these variables when they are imported, which a verb does after this module.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+# Threads that wait for each other sleep. By default they spin, which on cores that other processes
+# use too holds up the threads that they wait for: measured as 0.6 steps a second against 8.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+# DeepSpeed warns of a machine without a GPU, and resets its logger's level when it is imported.
+logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 class Verb(NamedTuple):
     """What a file in `jobs/` defines."""
 
     help: str
-    """What the verb does, in a paragraph."""
+    """What the verb does, in one paragraph."""
     groups: tuple[str, ...]
-    """Setting groups that it reads; `--help` lists their fields."""
+    """Groups and single settings (`run`, `corpus.vocab`) that it reads; `--help` lists them."""
     plan: Callable[[Config], Mapping[str, object]]
-    """What it would do, for `--dry-run`; checks the settings and touches nothing."""
+    """What it would do, for `--dry-run`; it checks the settings and changes nothing."""
     execute: Callable[[Config, Console], None]
-    """Does it, and prints its summary on the console."""
+    """Does it, and prints a summary on the console."""
 
 
 def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
-    """Run a verb; returns the exit status: 0 done, 2 for an error that is the user's to mend."""
+    """Run a verb; returns the exit status: 0 if done, 2 for an error that the user can correct."""
     module = getattr(sys.modules["__main__"], "__spec__", None)
     parser = argparse.ArgumentParser(
         prog=f"python -m {module.name}" if module else None,
@@ -48,8 +53,14 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
-    parser.add_argument("--dry-run", action="store_true", help="show settings and plan, do nothing")
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="a setting and its value")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="show the settings and what would be done; do nothing",
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="a.b=c", help="a setting and its value (YAML)"
+    )
     chosen = parser.parse_args(arguments)
     console = Console(soft_wrap=True)
     try:
@@ -57,7 +68,7 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
         plan = verb.plan(config)
         if chosen.dry_run:
             console.print(dump_yaml(config), markup=False, highlight=False)
-            console.print(table("Dry run: nothing was touched. It would", plan))
+            console.print(table("Dry run: nothing was changed. The verb would", plan))
         else:
             verb.execute(config, console)
     except NezhaError as error:
@@ -70,25 +81,28 @@ def table(title: str, rows: Mapping[str, object]) -> Table:
     """A two-column table of names and values."""
     result = Table(title=title, title_justify="left", show_header=False)
     result.add_column()
-    result.add_column(overflow="fold")  # a path that is cut is no use
+    result.add_column(overflow="fold")  # a path must not be cut off
     for name, value in rows.items():
         result.add_row(str(name), str(value))
     return result
 
 
 def _settings_help(groups: Sequence[str]) -> str:
-    lines = ["settings (key = default: what it is):"]
-    for group in groups:
-        lines.extend(_fields_help(group, getattr(Config(), group)))
+    lines = ["settings (key = default: what it does):"]
+    for name in groups:
+        lines.extend(_help_lines(name))
     return "\n".join(lines)
 
 
-def _fields_help(prefix: str, settings: BaseModel) -> list[str]:
-    lines = []
-    for name, field in type(settings).model_fields.items():
-        value = getattr(settings, name)
-        if isinstance(value, BaseModel):
-            lines.extend(_fields_help(f"{prefix}.{name}", value))
-        else:
-            lines.append(f"  {prefix}.{name} = {value!r}: {field.description or ''}")
-    return lines
+def _help_lines(name: str) -> list[str]:
+    """A line for a setting; for a group, one for each setting in it."""
+    *path, last = name.split(".")
+    group: Any = Config()
+    for part in path:
+        group = getattr(group, part)
+    value = getattr(group, last)
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        return [line for field in fields for line in _help_lines(f"{name}.{field}")]
+    description = type(group).model_fields[last].description
+    return [f"  {name} = {value!r}{f': {description}' if description else ''}"]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from model.convert import WeightsError, convert, read_weights, renamed
+from model.weights.convert import WeightsError, convert, read_weights, renamed
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 2 for files that don't fit."""
+    """Returns the exit status: 0 done, 2 for files that do not fit."""
     parser = argparse.ArgumentParser(
         prog="python -m jobs.convert",
         description="Turn NEZHA weights (transformers' .bin or .safetensors, Huawei's PyTorch or "

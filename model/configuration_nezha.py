@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 class NezhaConfig(PreTrainedConfig):
     """A BERT configuration in which a clipped relative distance replaces absolute positions.
 
-    `max_relative_position`: distances beyond it share one position vector.
+    `max_relative_position`: distances beyond it share one position vector; 0 means no positions.
     `max_position_embeddings`: the length the weights were trained for; longer inputs are fine,
         because the position vectors are a function and not parameters.
     `classifier_dropout`: dropout before a task head; None means `hidden_dropout_prob`.
@@ -54,7 +54,7 @@ class NezhaConfig(PreTrainedConfig):
         return self.hidden_size // self.num_attention_heads
 
     def check_sizes(self) -> None:
-        """Raise ValueError for sizes that no network can have."""
+        """Raise ValueError for sizes that a network cannot have."""
         if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
@@ -65,9 +65,9 @@ class NezhaConfig(PreTrainedConfig):
                 f"the head size, hidden_size / num_attention_heads, is {self.attention_head_size}; "
                 "it must be even, because position vectors are pairs of a sine and a cosine"
             )
-        if self.max_relative_position < 1:
+        if self.max_relative_position < 0:
             raise ValueError(
-                f"max_relative_position must be at least 1, got {self.max_relative_position}"
+                f"max_relative_position must be at least 0, got {self.max_relative_position}"
             )
         if self.add_cross_attention and not self.is_decoder:
             raise ValueError("add_cross_attention=True needs is_decoder=True")

@@ -1,16 +1,15 @@
 """The seven heads of Nezha, with the semantics of transformers 4.40.2.
 
-The arguments that all share are described in `modeling_nezha.py`. A loss is the mean over what
-counts: labels of -100 don't. With return_dict=False the output is (loss if any, logits, …).
+The arguments that all share are described in `modeling_nezha.py`. A loss is the mean over the
+labels other than -100. With return_dict=False the output is (loss if any, logits, …).
 """
 
 import warnings
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from transformers.loss.loss_utils import fixed_cross_entropy
 from transformers.modeling_outputs import (
     MaskedLMOutput,
     MultipleChoiceModelOutput,
@@ -19,11 +18,13 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
-from transformers.utils import ModelOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.generic import can_return_tuple
 
 from .configuration_nezha import NezhaConfig
 from .layers_nezha import NezhaPreTrainingHeads
-from .modeling_nezha import NezhaModel, NezhaPreTrainedModel, given
+from .modeling_nezha import NezhaModel, NezhaPreTrainedModel
 
 
 @dataclass
@@ -35,25 +36,6 @@ class NezhaForPreTrainingOutput(ModelOutput):
     seq_relationship_logits: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
-
-
-def head_output(
-    output_class: type[ModelOutput],
-    return_dict: bool,
-    loss: Tensor | None,
-    logits: dict[str, Tensor],
-    backbone: Any,
-) -> Any:
-    """A head's result; `backbone` is NezhaModel's output, a tuple where return_dict is False."""
-    if return_dict:
-        return output_class(
-            loss=loss,
-            **logits,
-            hidden_states=backbone.hidden_states,
-            attentions=backbone.attentions,
-        )
-    found = (*logits.values(), *backbone[2:])
-    return found if loss is None else (loss, *found)
 
 
 def task_dropout(config: NezhaConfig) -> nn.Dropout:
@@ -82,12 +64,16 @@ class _WithLMHead(NezhaPreTrainedModel):
 class NezhaForPreTraining(_WithLMHead):
     """Masked words and next sentence."""
 
+    # num_items_in_batch counts words, not pairs: the Trainer has to take the mean of means.
+    accepts_loss_kwargs = False
+
     def __init__(self, config: NezhaConfig) -> None:
         super().__init__(config)
         self.nezha = NezhaModel(config)
         self.cls = NezhaPreTrainingHeads(config, predictions=True, seq_relationship=True)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -97,36 +83,24 @@ class NezhaForPreTraining(_WithLMHead):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         next_sentence_label: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | NezhaForPreTrainingOutput:
         """labels [B, S] and next_sentence_label [B] (0 follows, 1 random) → the sum of both losses.
 
-        There is no loss unless both are given.
+        There is no loss unless both are given. num_items_in_batch divides the loss of words alone.
         """
-        return_dict = given(return_dict, self.config.return_dict)
-        outputs = self.nezha(
-            input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            head_mask=head_mask,
-            inputs_embeds=inputs_embeds,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=return_dict,
-        )
-        logits = {
-            "prediction_logits": self.cls.predictions(outputs[0]),
-            "seq_relationship_logits": self.cls.seq_relationship(outputs[1]),
-        }
+        inputs = input_ids, attention_mask, token_type_ids, head_mask, inputs_embeds
+        outputs = self.nezha(*inputs, return_dict=True, **kwargs)
+        words = self.cls.predictions(outputs.last_hidden_state)
+        pairs = self.cls.seq_relationship(outputs.pooler_output)
         loss = None
         if labels is not None and next_sentence_label is not None:
-            loss = F.cross_entropy(logits["prediction_logits"].flatten(0, 1), labels.view(-1))
-            loss = loss + F.cross_entropy(
-                logits["seq_relationship_logits"], next_sentence_label.view(-1)
-            )
-        return head_output(NezhaForPreTrainingOutput, return_dict, loss, logits, outputs)
+            items = kwargs.get("num_items_in_batch")
+            loss = fixed_cross_entropy(words.flatten(0, 1), labels.view(-1), items)
+            loss = loss + fixed_cross_entropy(pairs, next_sentence_label.view(-1))
+        return NezhaForPreTrainingOutput(
+            loss, words, pairs, outputs.hidden_states, outputs.attentions
+        )
 
 
 class NezhaForMaskedLM(_WithLMHead):
@@ -153,29 +127,23 @@ class NezhaForMaskedLM(_WithLMHead):
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | MaskedLMOutput:
         """labels int64 [B, S]; logits [B, S, V]."""
-        return_dict = given(return_dict, self.config.return_dict)
-        outputs = self.nezha(
-            input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            head_mask=head_mask,
-            inputs_embeds=inputs_embeds,
-            encoder_hidden_states=encoder_hidden_states,
-            encoder_attention_mask=encoder_attention_mask,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=return_dict,
-        )
-        logits = self.cls.predictions(outputs[0])
+        inputs = input_ids, attention_mask, token_type_ids, head_mask, inputs_embeds
+        crossed = encoder_hidden_states, encoder_attention_mask
+        outputs = self.nezha(*inputs, *crossed, return_dict=True, **kwargs)
+        logits = self.cls.predictions(outputs.last_hidden_state)
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(logits.flatten(0, 1), labels.view(-1))
-        return head_output(MaskedLMOutput, return_dict, loss, {"logits": logits}, outputs)
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=logits.shape[-1], **kwargs
+            )
+        if not (self.config.return_dict if return_dict is None else return_dict):
+            # In 4.40.2 a decoder's tuple holds its cache and cross-attentions as well.
+            return *(() if loss is None else (loss,)), logits, *outputs.to_tuple()[1:]
+        return MaskedLMOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
 
 class NezhaForNextSentencePrediction(NezhaPreTrainedModel):
@@ -187,6 +155,7 @@ class NezhaForNextSentencePrediction(NezhaPreTrainedModel):
         self.cls = NezhaPreTrainingHeads(config, predictions=False, seq_relationship=True)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -195,35 +164,24 @@ class NezhaForNextSentencePrediction(NezhaPreTrainedModel):
         head_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
         next_sentence_label: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | NextSentencePredictorOutput:
         """labels int64 [B], 0 follows, 1 random (`next_sentence_label` is their old name)."""
         if next_sentence_label is not None:
             warnings.warn("next_sentence_label is now called labels", FutureWarning, stacklevel=2)
             labels = next_sentence_label
-        return_dict = given(return_dict, self.config.return_dict)
-        outputs = self.nezha(
-            input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            head_mask=head_mask,
-            inputs_embeds=inputs_embeds,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=return_dict,
-        )
-        logits = self.cls.seq_relationship(outputs[1])
-        loss = None if labels is None else F.cross_entropy(logits, labels.view(-1))
-        return head_output(
-            NextSentencePredictorOutput, return_dict, loss, {"logits": logits}, outputs
-        )
+        inputs = input_ids, attention_mask, token_type_ids, head_mask, inputs_embeds
+        outputs = self.nezha(*inputs, return_dict=True, **kwargs)
+        logits = self.cls.seq_relationship(outputs.pooler_output)
+        loss = None
+        if labels is not None:
+            loss = fixed_cross_entropy(logits, labels.view(-1), kwargs.get("num_items_in_batch"))
+        return NextSentencePredictorOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
 
 class NezhaForSequenceClassification(NezhaPreTrainedModel):
-    """A label, several labels or numbers for a whole text."""
+    """A label, several labels or numbers for a whole sequence."""
 
     def __init__(self, config: NezhaConfig) -> None:
         super().__init__(config)
@@ -233,6 +191,7 @@ class NezhaForSequenceClassification(NezhaPreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -241,48 +200,25 @@ class NezhaForSequenceClassification(NezhaPreTrainedModel):
         head_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | SequenceClassifierOutput:
         """labels int64 [B], float [B] (regression) or float [B, num_labels] (many at once).
 
-        The first labels seen settle config.problem_type where the user left it open.
+        The first labels seen set config.problem_type where the user left it open.
         """
-        return_dict = given(return_dict, self.config.return_dict)
-        outputs = self.nezha(
-            input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            head_mask=head_mask,
-            inputs_embeds=inputs_embeds,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=return_dict,
-        )
-        logits = self.classifier(self.dropout(outputs[1]))
-        loss = None if labels is None else self._loss(logits, labels)
-        return head_output(SequenceClassifierOutput, return_dict, loss, {"logits": logits}, outputs)
-
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if self.config.problem_type is None:
-            if self.num_labels == 1:
-                self.config.problem_type = "regression"
-            elif labels.dtype in (torch.long, torch.int):
-                self.config.problem_type = "single_label_classification"
-            else:
-                self.config.problem_type = "multi_label_classification"
-        if self.config.problem_type == "regression":
-            if self.num_labels == 1:
-                return F.mse_loss(logits.squeeze(), labels.squeeze())
-            return F.mse_loss(logits, labels)
-        if self.config.problem_type == "single_label_classification":
-            return F.cross_entropy(logits.view(-1, self.num_labels), labels.view(-1))
-        return F.binary_cross_entropy_with_logits(logits, labels)
+        inputs = input_ids, attention_mask, token_type_ids, head_mask, inputs_embeds
+        outputs = self.nezha(*inputs, return_dict=True, **kwargs)
+        logits = self.classifier(self.dropout(outputs.pooler_output))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                labels=labels, pooled_logits=logits, config=self.config, **kwargs
+            )
+        return SequenceClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
 
 class NezhaForMultipleChoice(NezhaPreTrainedModel):
-    """Which of C texts?"""
+    """Which of C sequences?"""
 
     def __init__(self, config: NezhaConfig) -> None:
         super().__init__(config)
@@ -291,6 +227,7 @@ class NezhaForMultipleChoice(NezhaPreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, 1)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -299,34 +236,21 @@ class NezhaForMultipleChoice(NezhaPreTrainedModel):
         head_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | MultipleChoiceModelOutput:
         """Inputs [B, C, S] (embeddings [B, C, S, H]), labels int64 [B]; logits [B, C]."""
-        return_dict = given(return_dict, self.config.return_dict)
-        given_inputs = input_ids if input_ids is not None else inputs_embeds
-        if given_inputs is None:
-            raise ValueError("You have to specify either input_ids or inputs_embeds")
+        given = input_ids if input_ids is not None else inputs_embeds
+        if given is None:
+            raise ValueError("give either input_ids or inputs_embeds")
 
-        def merged(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x.flatten(0, 1)
-
-        outputs = self.nezha(
-            merged(input_ids),
-            attention_mask=merged(attention_mask),
-            token_type_ids=merged(token_type_ids),
-            head_mask=head_mask,
-            inputs_embeds=merged(inputs_embeds),
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=return_dict,
-        )
-        logits = self.classifier(self.dropout(outputs[1])).view(-1, given_inputs.shape[1])
-        loss = None if labels is None else F.cross_entropy(logits, labels)
-        return head_output(
-            MultipleChoiceModelOutput, return_dict, loss, {"logits": logits}, outputs
-        )
+        inputs, embeds = (input_ids, attention_mask, token_type_ids), inputs_embeds
+        *flat, embeds = (None if x is None else x.flatten(0, 1) for x in (*inputs, embeds))
+        outputs = self.nezha(*flat, head_mask, embeds, return_dict=True, **kwargs)
+        logits = self.classifier(self.dropout(outputs.pooler_output)).view(-1, given.shape[1])
+        loss = None
+        if labels is not None:
+            loss = fixed_cross_entropy(logits, labels, kwargs.get("num_items_in_batch"))
+        return MultipleChoiceModelOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
 
 class NezhaForTokenClassification(NezhaPreTrainedModel):
@@ -340,6 +264,7 @@ class NezhaForTokenClassification(NezhaPreTrainedModel):
         self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -348,27 +273,16 @@ class NezhaForTokenClassification(NezhaPreTrainedModel):
         head_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | TokenClassifierOutput:
         """labels int64 [B, S]; logits [B, S, num_labels]."""
-        return_dict = given(return_dict, self.config.return_dict)
-        outputs = self.nezha(
-            input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            head_mask=head_mask,
-            inputs_embeds=inputs_embeds,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=return_dict,
-        )
-        logits = self.classifier(self.dropout(outputs[0]))
+        inputs = input_ids, attention_mask, token_type_ids, head_mask, inputs_embeds
+        outputs = self.nezha(*inputs, return_dict=True, **kwargs)
+        logits = self.classifier(self.dropout(outputs.last_hidden_state))
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(logits.view(-1, self.num_labels), labels.view(-1))
-        return head_output(TokenClassifierOutput, return_dict, loss, {"logits": logits}, outputs)
+            loss = self.loss_function(logits, labels, self.config, **kwargs)
+        return TokenClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
 
 class NezhaForQuestionAnswering(NezhaPreTrainedModel):
@@ -380,6 +294,7 @@ class NezhaForQuestionAnswering(NezhaPreTrainedModel):
         self.qa_outputs = nn.Linear(config.hidden_size, config.num_labels or 0)
         self.post_init()
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -389,39 +304,16 @@ class NezhaForQuestionAnswering(NezhaPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | QuestionAnsweringModelOutput:
         """start_positions, end_positions int64 [B] or [B, 1]; from S upwards they are ignored."""
-        return_dict = given(return_dict, self.config.return_dict)
-        outputs = self.nezha(
-            input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            head_mask=head_mask,
-            inputs_embeds=inputs_embeds,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=return_dict,
-        )
-        starts, ends = self.qa_outputs(outputs[0]).split(1, dim=-1)
-        logits = {
-            "start_logits": starts.squeeze(-1).contiguous(),
-            "end_logits": ends.squeeze(-1).contiguous(),
-        }
+        inputs = input_ids, attention_mask, token_type_ids, head_mask, inputs_embeds
+        outputs = self.nezha(*inputs, return_dict=True, **kwargs)
+        starts, ends = self.qa_outputs(outputs.last_hidden_state).split(1, dim=-1)
+        starts, ends = starts.squeeze(-1).contiguous(), ends.squeeze(-1).contiguous()
         loss = None
         if start_positions is not None and end_positions is not None:
-            losses = [
-                _position_loss(logits["start_logits"], start_positions),
-                _position_loss(logits["end_logits"], end_positions),
-            ]
-            loss = (losses[0] + losses[1]) / 2
-        return head_output(QuestionAnsweringModelOutput, return_dict, loss, logits, outputs)
-
-
-def _position_loss(logits: Tensor, positions: Tensor) -> Tensor:
-    """Cross entropy of logits [B, S] against positions [B] or [B, 1]."""
-    length = logits.shape[1]
-    positions = positions.squeeze(-1) if positions.dim() > 1 else positions
-    return F.cross_entropy(logits, positions.clamp(0, length), ignore_index=length)
+            loss = self.loss_function(starts, ends, start_positions, end_positions, **kwargs)
+        return QuestionAnsweringModelOutput(
+            loss, starts, ends, outputs.hidden_states, outputs.attentions
+        )

@@ -8,17 +8,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.processing_utils import Unpack
 from transformers.pytorch_utils import apply_chunking_to_forward
+from transformers.utils import TransformersKwargs
 
-from .add_norm import add_norm
+from .attention.definition import position_table
+from .attention.interface import ALL_ATTENTION_FUNCTIONS, eager_attention_forward
 from .configuration_nezha import NezhaConfig
-from .cpu_dropout import Dropout
-from .cpu_feed_forward import GeluLinear, gelu_linear_suits
-from .plain_linear import in_one_product, is_plain, is_untouched
-from .relative_attention import Packing, attend, attend_packed, position_table
+from .fused.add_norm import AddNorm
+from .fused.cross_entropy import Decoder
+from .fused.dropout import Dropout
 
 
 class NezhaEmbeddings(nn.Module):
@@ -53,11 +56,13 @@ class NezhaEmbeddings(nn.Module):
 class NezhaSelfAttention(nn.Module):
     """Queries, keys and values, and the attention between them; also serves cross-attention."""
 
-    def __init__(self, config: NezhaConfig, layer_index: int) -> None:
+    def __init__(self, config: NezhaConfig, layer_idx: int, is_causal: bool = False) -> None:
         super().__init__()
         self.config = config
-        self.layer_index = layer_index
-        self.heads = config.num_attention_heads
+        self.layer_idx = layer_idx
+        self.is_causal = is_causal
+        self.head_dim = config.attention_head_size
+        self.scaling = self.head_dim**-0.5
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
@@ -65,54 +70,32 @@ class NezhaSelfAttention(nn.Module):
     def forward(
         self,
         hidden_states: Tensor,
-        table: Tensor,
         attention_mask: Tensor | None = None,
-        head_mask: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         past_key_values: Cache | None = None,
-        offset: int = 0,
-        output_attentions: bool = False,
-        packing: Packing | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[Tensor, Tensor | None]:
-        """Returns context [B, S, H] and, where asked for, weights [B, heads, S, keys].
-
-        `offset` is the position of the first query: the number of tokens already in the cache.
-        With `packing` the one row is many texts, see `attend_packed`.
-        """
-        name = self.config._attn_implementation
-        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
-        layers = [self.query, self.key, self.value]
-        alone = encoder_hidden_states is None and past_key_values is None
-        # On CPUs one product of three weights is no faster than three.
-        if alone and hidden_states.device.type == "cuda" and is_plain(*layers):
-            projected = in_one_product(layers, hidden_states)
-            queries, keys, values = (self._split(x) for x in projected)
-        else:
-            queries = self._split(self.query(hidden_states))
-            keys, values = self._keys_and_values(
-                hidden_states, encoder_hidden_states, past_key_values
-            )
-        weights = None
-        if packing is not None:
-            context = attend_packed(name, queries, keys, values, table, packing, dropout)
-        else:
-            context, weights = attend(
-                name,
-                queries,
-                keys,
-                values,
-                table,
-                mask=attention_mask,
-                head_mask=head_mask,
-                dropout=dropout,
-                offset=offset,
-                need_weights=output_attentions,
-            )
-        return context.transpose(1, 2).flatten(2), weights
+        """Returns context [B, S, H] and, if output_attentions, weights [B, heads, S, keys]."""
+        queries = self._split(self.query(hidden_states))
+        keys, values = self._keys_and_values(hidden_states, encoder_hidden_states, past_key_values)
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        context, weights = attention(
+            self,
+            queries,
+            keys,
+            values,
+            attention_mask,
+            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return context.flatten(2), weights
 
     def _split(self, x: Tensor) -> Tensor:
         """[B, S, H] → [B, heads, S, d]."""
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return x.unflatten(2, (-1, self.head_dim)).transpose(1, 2)
 
     def _keys_and_values(
         self, hidden_states: Tensor, encoder_hidden_states: Tensor | None, past: Cache | None
@@ -124,13 +107,13 @@ class NezhaSelfAttention(nn.Module):
         if encoder_hidden_states is not None:
             source, cache = encoder_hidden_states, None
             if isinstance(past, EncoderDecoderCache):
-                if past.is_updated.get(self.layer_index):
-                    layer: Any = past.cross_attention_cache.layers[self.layer_index]
+                if past.is_updated.get(self.layer_idx):
+                    layer: Any = past.cross_attention_cache.layers[self.layer_idx]
                     return layer.keys, layer.values
-                past.is_updated[self.layer_index] = True
+                past.is_updated[self.layer_idx] = True
                 cache = past.cross_attention_cache
         keys, values = self._split(self.key(source)), self._split(self.value(source))
-        return (keys, values) if cache is None else cache.update(keys, values, self.layer_index)
+        return (keys, values) if cache is None else cache.update(keys, values, self.layer_idx)
 
 
 class NezhaAddNorm(nn.Module):
@@ -138,31 +121,29 @@ class NezhaAddNorm(nn.Module):
 
     def __init__(self, config: NezhaConfig, width: int) -> None:
         super().__init__()
+        self.config = config
         self.dense = nn.Linear(width, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.LayerNorm = AddNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         """x [B, S, width], residual [B, S, H] → [B, S, H]."""
-        return self.add_norm(self.dense(x), residual)
-
-    def add_norm(self, projected: Tensor, residual: Tensor) -> Tensor:
-        """What follows the projection, both [B, S, H]."""
-        return add_norm(self.LayerNorm, self.dropout, projected, residual)
+        fused = self.config._attn_implementation != "eager"
+        return self.LayerNorm(self.dense(x), residual, self.dropout.rate, fused)
 
 
 class NezhaAttention(nn.Module):
     """Attention with its output projection and residual."""
 
-    def __init__(self, config: NezhaConfig, layer_index: int) -> None:
+    def __init__(self, config: NezhaConfig, layer_idx: int, is_causal: bool = False) -> None:
         super().__init__()
-        self.self = NezhaSelfAttention(config, layer_index)
+        self.self = NezhaSelfAttention(config, layer_idx, is_causal)
         self.output = NezhaAddNorm(config, config.hidden_size)
 
-    def forward(self, hidden_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
-        """As NezhaSelfAttention.forward."""
-        context, weights = self.self(hidden_states, *args, **kwargs)
-        return self.output(context, hidden_states), weights
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """[B, S, H] → [B, S, H]; arguments as in NezhaSelfAttention."""
+        context, _ = self.self(hidden_states, *args, **kwargs)
+        return self.output(context, hidden_states)
 
 
 class NezhaIntermediate(nn.Module):
@@ -181,66 +162,42 @@ class NezhaIntermediate(nn.Module):
 class NezhaLayer(GradientCheckpointingLayer):
     """Self-attention, cross-attention in a decoder that has it, feed-forward."""
 
-    def __init__(self, config: NezhaConfig, layer_index: int) -> None:
+    def __init__(self, config: NezhaConfig, layer_idx: int) -> None:
         super().__init__()
         self.chunk_size_feed_forward = config.chunk_size_feed_forward
-        self.attention = NezhaAttention(config, layer_index)
+        self.attention = NezhaAttention(config, layer_idx, config.is_decoder)
         if config.add_cross_attention:
-            self.crossattention = NezhaAttention(config, layer_index)
+            self.crossattention = NezhaAttention(config, layer_idx)
         self.intermediate = NezhaIntermediate(config)
         self.output = NezhaAddNorm(config, config.intermediate_size)
 
     def forward(
         self,
         hidden_states: Tensor,
-        table: Tensor,
         attention_mask: Tensor | None = None,
-        head_mask: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
-        offset: int = 0,
-        output_attentions: bool = False,
-        packing: Packing | None = None,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """[B, S, H] → [B, S, H], and the weights of self- and cross-attention where asked for."""
-        shared = {"offset": offset, "output_attentions": output_attentions}
-        hidden_states, weights = self.attention(
-            hidden_states,
-            table,
-            attention_mask,
-            head_mask,
-            past_key_values=past_key_values,
-            packing=packing,
-            **shared,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> Tensor:
+        """[B, S, H] → [B, S, H]."""
+        hidden_states = self.attention(
+            hidden_states, attention_mask, past_key_values=past_key_values, **kwargs
         )
-        cross_weights = None
         if encoder_hidden_states is not None:
-            hidden_states, cross_weights = self.crossattention(
+            hidden_states = self.crossattention(
                 hidden_states,
-                table,
                 encoder_attention_mask,
-                head_mask,
                 encoder_hidden_states,
-                past_key_values,
-                **shared,
+                past_key_values=past_key_values,
+                **kwargs,
             )
-        hidden_states = apply_chunking_to_forward(
+        return apply_chunking_to_forward(
             self._feed_forward, self.chunk_size_feed_forward, 1, hidden_states
         )
-        return hidden_states, weights, cross_weights
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        inner, output = self.intermediate, self.output
-        if (
-            is_untouched(inner, NezhaIntermediate)
-            and is_untouched(output, NezhaAddNorm)
-            and gelu_linear_suits(inner.activation, output.dense, x)
-        ):
-            wide = inner.dense(x)
-            projected = GeluLinear.apply(wide, output.dense.weight, output.dense.bias)
-            return output.add_norm(projected, x)
-        return output(inner(x), x)
+        return self.output(self.intermediate(x), x)
 
 
 class NezhaEncoder(nn.Module):
@@ -257,34 +214,30 @@ class NezhaEncoder(nn.Module):
         self.register_buffer("position_table", self.new_position_table(), persistent=False)
 
     def new_position_table(self) -> Tensor:
-        """The table [2k + 1, d], computed afresh."""
+        """The table [2k + 1, d], computed anew."""
         return position_table(self.config.attention_head_size, self.config.max_relative_position)
 
     def forward(
         self,
         hidden_states: Tensor,
-        head_mask: list[Tensor] | None = None,
-        output_hidden_states: bool = False,
-        **kwargs,
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """hidden_states [B, S, H] → hidden states, attentions and cross-attentions by layer.
-
-        Of the hidden states only the last is kept unless all are asked for.
-        """
-        states: tuple[Tensor, ...] = (hidden_states,)
-        attentions: tuple[Tensor, ...] = ()
-        cross_attentions: tuple[Tensor, ...] = ()
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        head_masks: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> Tensor:
+        """hidden_states [B, S, H] → [B, S, H]; head_masks has one for each layer."""
         for index, layer in enumerate(self.layer):
-            hidden_states, weights, cross_weights = layer(
+            hidden_states = layer(
                 hidden_states,
-                self.position_table,
-                head_mask=None if head_mask is None else head_mask[index],
+                attention_mask,
+                encoder_hidden_states,  # gradient checkpointing needs it by position
+                encoder_attention_mask,
+                position_table=self.position_table,
+                head_mask=None if head_masks is None else head_masks[index],
                 **kwargs,
             )
-            states = (*states, hidden_states) if output_hidden_states else (hidden_states,)
-            attentions += () if weights is None else (weights,)
-            cross_attentions += () if cross_weights is None else (cross_weights,)
-        return states, attentions, cross_attentions
+        return hidden_states
 
 
 class NezhaPooler(nn.Module):
@@ -314,22 +267,34 @@ class NezhaPredictionHeadTransform(nn.Module):
 
 
 class NezhaLMPredictionHead(nn.Module):
-    """Hidden states → scores over the vocabulary."""
+    """Hidden states → scores over the vocabulary, or their loss."""
 
     def __init__(self, config: NezhaConfig) -> None:
         super().__init__()
         self.transform = NezhaPredictionHeadTransform(config)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.decoder = Decoder(config.hidden_size, config.vocab_size)
         # The name under which checkpoints keep the decoder's bias; tied to it.
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """[..., H] → [..., V]; gather the masked positions first, and no other is computed."""
-        return self.decoder(self.transform(hidden_states))
+    def forward(self, hidden_states: Tensor, labels: Tensor | None = None) -> Any:
+        """[..., H] → [..., V]; gather the masked positions first to compute no others.
+
+        With hidden_states [M, H] and labels (int64 [M], all of them words) the result is the sum of
+        the cross-entropies in nats (float32 scalar) and where the highest score is right (bool
+        [M]); the scores then never exist all at once, unless another module, such as an adapter,
+        has taken the place of the decoder.
+        """
+        x = self.transform(hidden_states)
+        if labels is None:
+            return self.decoder(x)
+        if isinstance(self.decoder, Decoder):
+            return self.decoder(x, labels)
+        scores = self.decoder(x).float()
+        return F.cross_entropy(scores, labels, reduction="sum"), scores.argmax(-1) == labels
 
 
 class NezhaPreTrainingHeads(nn.Module):
-    """What sits under `cls`: the LM head, the next-sentence head, or both."""
+    """The modules under `cls`: the LM head, the next-sentence head, or both."""
 
     def __init__(self, config: NezhaConfig, predictions: bool, seq_relationship: bool) -> None:
         super().__init__()

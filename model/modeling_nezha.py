@@ -3,12 +3,16 @@
 Arguments that every forward shares (B batch, S tokens, H hidden size, V vocabulary):
 
     input_ids              int64 [B, S]; or inputs_embeds [B, S, H] in their place
-    attention_mask         1 where attention may look: [B, S] or [B, S, keys]; in between, graded.
-                           A decoder adds the causal mask to the first form, never to the second
+    attention_mask         [B, S] or [B, S, keys]: 1 where attention may look, 0 where not, and
+                           graded in between; or [B, 1 or heads, S, keys] as transformers has it,
+                           True where attention may look, or numbers to add to the scores.
+                           A decoder adds the causal mask to the first form alone
     token_type_ids         int64 [B, S], 0 for the first sentence and 1 for the second
     head_mask              [heads] or [layers, heads], multiplied into the attention weights
     output_attentions, output_hidden_states, return_dict
-                           as everywhere in transformers; None means what the config says
+                           as everywhere in transformers
+    position_ids           accepted without effect: positions are relative, and computed
+    num_items_in_batch     a number by which the sum of the losses is divided in place of their mean
 
 Outputs are the classes of transformers, or tuples in the order of 4.40.2 with return_dict=False.
 """
@@ -20,11 +24,27 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.masking_utils import AttentionMaskInterface, create_causal_mask, sdpa_mask
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from .attention.interface import ALL_ATTENTION_FUNCTIONS
+from .attention.packing import Packing
 from .configuration_nezha import NezhaConfig
-from .layers_nezha import NezhaEmbeddings, NezhaEncoder, NezhaLMPredictionHead, NezhaPooler
-from .relative_attention import ATTENTIONS, Packing
+from .layers_nezha import (
+    NezhaEmbeddings,
+    NezhaEncoder,
+    NezhaLayer,
+    NezhaLMPredictionHead,
+    NezhaPooler,
+    NezhaSelfAttention,
+)
+
+# Without an entry transformers would make no causal mask for it.
+AttentionMaskInterface.register("flash", sdpa_mask)
 
 
 class NezhaPreTrainedModel(PreTrainedModel):
@@ -33,9 +53,16 @@ class NezhaPreTrainedModel(PreTrainedModel):
     config_class = NezhaConfig
     base_model_prefix = "nezha"
     supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False
     _no_split_modules = ["NezhaEmbeddings", "NezhaLayer"]  # noqa: RUF012
     _supports_sdpa = True
+    _supports_attention_backend = True
+    _can_record_outputs = {  # noqa: RUF012
+        "hidden_states": NezhaLayer,
+        "attentions": OutputRecorder(NezhaSelfAttention, index=1, layer_name="attention"),
+        "cross_attentions": OutputRecorder(
+            NezhaSelfAttention, index=1, layer_name="crossattention"
+        ),
+    }
     # Old files carry the tables that are computed here.
     _keys_to_ignore_on_load_unexpected = [r"\.positions_encoding$"]  # noqa: RUF012
 
@@ -51,29 +78,30 @@ class NezhaPreTrainedModel(PreTrainedModel):
     def _check_and_adjust_attn_implementation(
         self, attn_implementation: str | None, *args: Any, **kwargs: Any
     ) -> str:
-        """Only the attentions of this network qualify; transformers' own know no positions."""
+        """Refuse the attentions of transformers, which know no positions on keys and values."""
         name = attn_implementation or "sdpa"
-        if name != "eager" and name not in ATTENTIONS:
-            known = ", ".join(["eager", *ATTENTIONS])
+        if name != "eager" and name not in ALL_ATTENTION_FUNCTIONS:
+            known = ", ".join(["eager", *ALL_ATTENTION_FUNCTIONS])
             raise ValueError(
                 f'Specified `attn_implementation="{name}"` is not supported. Nezha has: {known}'
             )
         return name
 
 
-def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """1 (look) … 0 (don't) → 0 … the lowest number of `dtype`, with a dimension for the heads."""
+def additive_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A mask in any form that a user may give → numbers to add to scores, 4 dimensions.
+
+    Unlike create_bidirectional_mask of transformers it takes graded masks, and a mask over keys
+    stays as small as it is.
+    """
+    if mask is None:
+        return None
+    if mask.dim() == 4:
+        return (~mask).to(dtype) * torch.finfo(dtype).min if mask.dtype == torch.bool else mask
     if mask.dim() not in (2, 3):
-        raise ValueError(f"an attention mask has 2 or 3 dimensions, got shape {tuple(mask.shape)}")
+        raise ValueError(f"an attention mask has 2 to 4 dimensions, got shape {tuple(mask.shape)}")
     mask = mask[:, None, None, :] if mask.dim() == 2 else mask[:, None]
     return (1.0 - mask.to(dtype)) * torch.finfo(dtype).min
-
-
-def causal_mask(mask: Tensor, queries: int) -> Tensor:
-    """Mask over keys [B, K] → [B, queries, K] in which the last query sees all, none its future."""
-    keys = torch.arange(mask.shape[1], device=mask.device)
-    last_seen = keys[mask.shape[1] - queries :, None]
-    return (keys <= last_seen).to(mask.dtype) * mask[:, None, :]
 
 
 def as_cache(past: Any, crossed: bool) -> Cache:
@@ -107,6 +135,8 @@ class NezhaModel(NezhaPreTrainedModel):
     def set_input_embeddings(self, value: Any) -> None:
         self.embeddings.word_embeddings = value
 
+    @merge_with_config_defaults
+    @capture_outputs
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -118,11 +148,7 @@ class NezhaModel(NezhaPreTrainedModel):
         encoder_attention_mask: Tensor | None = None,
         past_key_values: Cache | tuple[tuple[Tensor, ...], ...] | None = None,
         use_cache: bool | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        cu_seqlens: Tensor | None = None,
-        longest: int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | BaseModelOutputWithPoolingAndCrossAttentions:
         """Hidden states [B, S, H] and the pooled first token [B, H] (None without a pooler).
 
@@ -130,87 +156,95 @@ class NezhaModel(NezhaPreTrainedModel):
         decoder's cross-attention. With past_key_values of P tokens the inputs are those that
         follow, and attention_mask spans P + S.
 
-        With cu_seqlens (int [N + 1]) the inputs [1, T] are N texts end to end, text n from
-        cu_seqlens[n] to cu_seqlens[n + 1], of `longest` tokens at most; pooled vectors are [N, H].
+        With cu_seq_lens_q (int [N + 1]) the inputs [1, T] are N sequences end to end, sequence n
+        from cu_seq_lens_q[n] to cu_seq_lens_q[n + 1], of max_length_q tokens at most; pooled
+        vectors are [N, H]. Keys are packed like queries: cu_seq_lens_k and max_length_k may only
+        repeat that.
         """
         config = self.config
-        output_attentions = given(output_attentions, config.output_attentions)
-        output_hidden_states = given(output_hidden_states, config.output_hidden_states)
-        return_dict = given(return_dict, config.return_dict)
-        use_cache = config.is_decoder and given(use_cache, config.use_cache)
-        if self.gradient_checkpointing and self.training:
-            if past_key_values is not None:
-                raise ValueError("gradient checkpointing takes no past_key_values in training")
-            use_cache = False
-        if input_ids is not None and inputs_embeds is not None:
-            raise ValueError("You cannot specify both input_ids and inputs_embeds at the same time")
-        if input_ids is None and inputs_embeds is None:
-            raise ValueError("You have to specify either input_ids or inputs_embeds")
-        if cu_seqlens is not None and (
-            config.is_decoder
-            or output_attentions
-            or any(x is not None for x in (attention_mask, head_mask, past_key_values))
-        ):
-            raise ValueError(
-                "packed texts (cu_seqlens) take no masks, no cache, give no attentions"
-            )
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds: not both, and not neither")
+        if self.gradient_checkpointing and self.training and past_key_values is not None:
+            raise ValueError("gradient checkpointing takes no past_key_values in training")
         if not config.is_decoder:
-            encoder_hidden_states = None
+            encoder_hidden_states, use_cache = None, False
         elif encoder_hidden_states is not None and not config.add_cross_attention:
             raise ValueError(
                 "encoder_hidden_states need cross-attention layers: set add_cross_attention=True"
             )
-
         past = None
         if use_cache or past_key_values is not None:
             past = as_cache(past_key_values, encoder_hidden_states is not None)
-        offset = past.get_seq_length() if past is not None else 0
         hidden_states = self.embeddings(input_ids, token_type_ids, inputs_embeds)
-        batch, queries = hidden_states.shape[:2]
-        packing = None if cu_seqlens is None else Packing.of(cu_seqlens, queries, longest)
-        if config.is_decoder:
-            if attention_mask is None:
-                attention_mask = hidden_states.new_ones(batch, offset + queries)
-            if attention_mask.dim() == 2:
-                attention_mask = causal_mask(attention_mask, queries)
-        states, attentions, cross_attentions = self.encoder(
+        if kwargs.get("output_attentions") is None:
+            kwargs["output_attentions"] = config.output_attentions
+        packing = _packing(hidden_states.shape[1], **kwargs)
+        if packing is not None and (
+            config.is_decoder
+            or kwargs["output_attentions"]
+            or any(x is not None for x in (attention_mask, head_mask, past))
+        ):
+            raise ValueError(
+                "packed sequences (cu_seq_lens_q) take no masks, no cache, and give no attentions"
+            )
+        hidden_states = self.encoder(
             hidden_states,
-            head_mask=self._layer_head_masks(head_mask),
-            output_hidden_states=output_hidden_states,
-            attention_mask=self._additive(attention_mask),
-            encoder_hidden_states=encoder_hidden_states,
-            encoder_attention_mask=self._additive(encoder_attention_mask),
+            self._mask(attention_mask, hidden_states, past),
+            encoder_hidden_states,
+            additive_mask(encoder_attention_mask, hidden_states.dtype),
+            self._head_masks(head_mask),
             past_key_values=past,
-            offset=offset,
-            output_attentions=output_attentions,
+            offset=0 if past is None else past.get_seq_length(),
             packing=packing,
+            **kwargs,
         )
-        texts = states[-1] if cu_seqlens is None else states[-1][0, cu_seqlens[:-1], None]
-        pooled = None if self.pooler is None else self.pooler(texts)
-        rest: dict[str, Any] = {
-            "past_key_values": past if use_cache else None,
-            "hidden_states": states if output_hidden_states else None,
-            "attentions": attentions if output_attentions else None,
-            "cross_attentions": cross_attentions or None,
-        }
-        if not return_dict:
-            # The pooled vector keeps its place even where it is None: heads take what follows it.
-            return states[-1], pooled, *(value for value in rest.values() if value is not None)
+        sequences = hidden_states
+        if packing is not None:
+            sequences = hidden_states[0, packing.cu_seqlens[:-1], None]
+        pooled = None if self.pooler is None else self.pooler(sequences)
         return BaseModelOutputWithPoolingAndCrossAttentions(
-            last_hidden_state=states[-1], pooler_output=pooled, **rest
+            last_hidden_state=hidden_states,
+            pooler_output=pooled,
+            past_key_values=past if use_cache else None,
         )
 
-    def _additive(self, mask: Tensor | None) -> Tensor | None:
-        return None if mask is None else additive_mask(mask, self.dtype)
+    def _mask(self, mask: Tensor | None, embeds: Tensor, past: Cache | None) -> Tensor | None:
+        """What to add to the scores of self-attention."""
+        bias = additive_mask(mask, embeds.dtype)
+        if not self.config.is_decoder or (mask is not None and mask.dim() > 2):
+            return bias
+        causal: Any = create_causal_mask(
+            self.config, embeds, None, past, allow_is_causal_skip=False
+        )
+        causal = additive_mask(causal, embeds.dtype)
+        if causal is None or bias is None:
+            return bias if causal is None else causal
+        return torch.clamp(causal + bias, min=torch.finfo(embeds.dtype).min)
 
-    def _layer_head_masks(self, head_mask: Tensor | None) -> list[Tensor] | None:
-        """[heads] or [layers, heads] → one [1, heads, 1, 1] a layer."""
+    def _head_masks(self, head_mask: Tensor | None) -> Tensor | None:
+        """[heads] or [layers, heads] → [layers, 1, heads, 1, 1]."""
         if head_mask is None:
             return None
         layers = head_mask.to(self.dtype).expand(self.config.num_hidden_layers, -1)
-        return list(layers[:, None, :, None, None])
+        return layers[:, None, :, None, None]
 
 
-def given(value: bool | None, default: bool | None) -> bool:
-    """`value` unless it is None."""
-    return bool(default if value is None else value)
+def _packing(
+    tokens: int,
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int | None = None,
+    cu_seq_lens_k: Tensor | None = None,
+    max_length_k: int | None = None,
+    **_: Any,
+) -> Packing | None:
+    """The places of packed sequences.
+
+    Raises ValueError if keys are packed in another way than queries.
+    """
+    if max_length_k not in (None, max_length_q):
+        raise ValueError(f"max_length_k ({max_length_k}) must equal max_length_q ({max_length_q})")
+    if not (cu_seq_lens_k is None or cu_seq_lens_k is cu_seq_lens_q) and (
+        cu_seq_lens_q is None or not torch.equal(cu_seq_lens_k, cu_seq_lens_q)
+    ):
+        raise ValueError("cu_seq_lens_k must equal cu_seq_lens_q: sequences see themselves")
+    return None if cu_seq_lens_q is None else Packing.of(cu_seq_lens_q, tokens, max_length_q)

@@ -1,25 +1,37 @@
-"""Memory for arrays and for tensors on a CPU."""
+"""Memory for arrays and for tensors on a CPU, and the CPUs that there are."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
+import os
+from pathlib import Path
 
 # Parameters of mallopt, from malloc.h.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 KEPT = 1 << 30
 LARGE = 32 << 20
-"""Bytes of an array or a tensor; the most that every version of glibc takes."""
+"""Bytes of an array or a tensor; the largest value that every version of glibc accepts."""
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what a batch and a step free for the next ones.
+    """Make glibc keep the memory that a batch or a step frees, for the next one.
 
-    Otherwise it is given back to the kernel, which fills it with zeros anew: measured as a third of
-    the feed's time and 12 % of a short bf16 step on a CPU (`tests/benchmarks/feed.py`, `step.py`).
-    Other C libraries are left alone.
+    By default glibc returns it to the kernel, which fills it with zeros before it gives it out
+    again: a third of the feed's time, and 12 % of a short bf16 step on a CPU, were spent on that
+    (`tests/benchmarks/feed.py`, `step.py`). Other C libraries are not changed.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(TRIM_THRESHOLD, KEPT)
         mallopt(MMAP_THRESHOLD, LARGE)
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use: by its affinity and by the quota of its container."""
+    cpus = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cpus = min(cpus, math.ceil(int(quota) / int(period)))
+    return max(1, cpus)

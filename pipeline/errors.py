@@ -1,8 +1,8 @@
-"""The errors that are the user's to mend: what is wrong, where, and what to do."""
+"""Errors that the user can correct. Their messages say what is wrong, where, and what to do."""
 
 
 class NezhaError(Exception):
-    """Base of the errors that a verb prints without a traceback."""
+    """Base class; a verb prints such an error without a traceback."""
 
 
 class ConfigError(NezhaError):
@@ -34,8 +34,8 @@ class TaskError(NezhaError):
 
 
 class TrainingError(NezhaError):
-    """A run that can't go on: a loss that is not a number, workers that keep failing."""
+    """A run that cannot continue: a loss that is not a number, workers that keep failing."""
 
 
 class TrackingError(NezhaError):
-    """An MLflow store or server that can't be used."""
+    """An MLflow store or server that cannot be used."""

@@ -1,4 +1,4 @@
-"""A checkpoint as a Hugging Face folder that needs nothing but transformers."""
+"""A checkpoint becomes a Hugging Face folder that needs only torch and transformers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from model import NezhaForPreTraining
-from model.remote_code import write_remote_code
+from model.weights.remote_code import write_remote_code
 from pipeline.corpus.samples.vocabulary import build_tokenizer, read_vocabulary, vocabulary_sha256
 from pipeline.errors import ExportError, VocabularyError
 from pipeline.settings.config import Config
-from pipeline.training.checkpoints import checkpoint
+from pipeline.training.checkpoints import files as checkpoint
+from pipeline.training.checkpoints.state import load_weights
 from pipeline.training.network import network_config
 
 LINEAGE = "training.json"
+"""File in an export that says what it was made from."""
 
 
 def export_checkpoint(source: Path, vocab: Path, output: Path) -> Path:
@@ -31,19 +33,20 @@ def export_checkpoint(source: Path, vocab: Path, output: Path) -> Path:
         output: the folder to make; an earlier export there is replaced.
 
     Raises:
-        CheckpointError: the checkpoint is damaged or of another network.
-        VocabularyError: another vocabulary.
+        CheckpointError: the checkpoint is damaged or belongs to another network.
+        VocabularyError: the checkpoint was trained with another vocabulary.
     """
     checkpoint.verify(source)
     state = checkpoint.read_state(source)
     config = checkpoint.read_config(source)
     if vocabulary_sha256(vocab) != state["vocab_sha256"]:
         raise VocabularyError(
-            f"{vocab} is not the vocabulary that {source} was trained with; set corpus.vocab to it"
+            f"{vocab} is not the vocabulary that {source} was trained with; set corpus.vocab to "
+            "the one that was used"
         )
     shape = network_config(config.model, len(read_vocabulary(vocab)))
     network = NezhaForPreTraining(shape)
-    checkpoint.load_weights(network, source)
+    load_weights(network, source)
 
     temporary = output.with_name(output.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -61,15 +64,17 @@ def export_checkpoint(source: Path, vocab: Path, output: Path) -> Path:
 
 
 def read_lineage(folder: Path) -> dict[str, Any]:
-    """What an export says of its origin.
+    """What an export was made from: run, checkpoint, step, held-out scores, settings.
 
     Raises:
-        ExportError: the folder is not one of our exports.
+        ExportError: the folder is not an export of this project.
     """
     try:
         return json.loads((folder / LINEAGE).read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ExportError(f"{folder} is not an export: {error}; make one: jobs.export") from None
+        raise ExportError(
+            f"{folder} is not an export: {error}; make one with `python -m jobs.export`"
+        ) from None
 
 
 def _tokenizer(vocab: Path, config: Config) -> PreTrainedTokenizerFast:
@@ -115,12 +120,13 @@ fill = pipeline("fill-mask", model="PATH_OF_THIS_FOLDER", trust_remote_code=True
 print(fill("北京是中国的首[MASK]。")[0]["sequence"])
 ```
 
-All heads load alike: `AutoModelForTokenClassification.from_pretrained(…, trust_remote_code=True)`.
+Heads load in the same way: `AutoModelForTokenClassification.from_pretrained(…,
+trust_remote_code=True)`, and so on.
 
 | measured | value |
 |---|---|
 {rows}
 
-Corpus fingerprint `{lineage["fingerprint"]}`, MLflow run `{lineage["mlflow_run"]}`. All settings
-stand in `{LINEAGE}`. It saw no more than its corpus: check it for your use before you rely on it.
+Corpus fingerprint `{lineage["fingerprint"]}`, MLflow run `{lineage["mlflow_run"]}`. `{LINEAGE}`
+holds all settings. The model has seen only its corpus: test it for your use before you rely on it.
 """

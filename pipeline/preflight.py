@@ -1,7 +1,8 @@
-"""What the main job would do, and what to do after it: facts computed without touching anything."""
+"""What a training job would do, and what is wrong with it: facts and refusals, before it starts."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -11,21 +12,23 @@ from pipeline.corpus.samples.vocabulary import read_vocabulary, vocabulary_sha25
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.text import sources
 from pipeline.errors import ConfigError, CorpusError, ShardError, VocabularyError
+from pipeline.feed.batches import compare_fingerprints
+from pipeline.feed.opening import open_feed
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.training import batch_split, engine
-from pipeline.training.checkpoints import checkpoint
-from pipeline.training.loop import open_feed
+from pipeline.training.checkpoints import files as checkpoints
+from pipeline.training.deepspeed_config import deepspeed_config
 from pipeline.training.network import count_parameters, network_config
 
 
 def check(config: Config) -> None:
-    """Refuse at once what could not work, before any stage runs.
+    """Refuse what cannot work, before any stage runs. Finished shards are left to `check_data`.
 
     Raises:
-        ConfigError: fp16 on a CPU, a batch that can't be split, a network that can't be built.
-        CorpusError: inputs that are not there.
-        VocabularyError: a vocabulary that is not there or does not fit finished shards.
+        ConfigError: fp16 on a CPU, a batch that cannot be split, a network that cannot be built.
+        CorpusError: there is no input, or an input does not exist.
+        VocabularyError: the vocabulary does not exist.
     """
     corpus, paths = config.corpus, RunPaths.of(config)
     _check_engine(config)
@@ -33,9 +36,9 @@ def check(config: Config) -> None:
     if corpus.vocab:
         read_vocabulary(paths.vocab)
     if corpus.inputs:
-        sources.list_sources(corpus.inputs, corpus)
+        sources.list_sources(corpus.inputs, corpus, signed=False)
         if corpus.heldout:
-            sources.list_sources(corpus.heldout, corpus)
+            sources.list_sources(corpus.heldout, corpus, signed=False)
     elif not (
         config.demo.enabled or config.train.shards or (paths.shards / shards.MANIFEST).exists()
     ):
@@ -43,47 +46,77 @@ def check(config: Config) -> None:
             "nothing to train on: set corpus.inputs to your text, train.shards to prepared "
             "shards, or demo.enabled=true for the sample"
         )
-    elif not config.demo.enabled:
-        check_data(config)
     network_config(config.model, corpus.vocab_size)
 
 
 def check_data(config: Config) -> None:
-    """Find out before any worker starts what is wrong with the shards.
+    """Refuse finished shards that cannot be trained on, before any worker starts.
 
     Raises:
-        ShardError: they, or held-out ones that were asked for, can't be read.
-        VocabularyError: the vocabulary, or that of held-out shards or `init_from`, is another one.
+        ShardError: the shards, or the held-out ones that were asked for, cannot be read.
+        FingerprintError: they, or the settings of their order, are not those of the checkpoint.
+        VocabularyError: the vocabulary, that of the held-out shards or that of `init_from` is not
+            the one that the shards were made with.
     """
     paths = RunPaths.of(config)
-    feed = open_feed(config, paths, rank=0, world_size=1)
-    wanted = {str(paths.vocab): vocabulary_sha256(paths.vocab)}
+    feed = open_feed(config, rank=0, world_size=1)
+    vocabularies = {str(paths.vocab): vocabulary_sha256(paths.vocab)}
     if "://" in config.train.eval_shards:
-        raise ShardError("train.eval_shards: held-out shards have to lie in a folder, not at a URL")
+        raise ShardError("train.eval_shards: held-out shards must be in a folder, not at a URL")
     if config.train.eval_shards or (paths.heldout / shards.MANIFEST).exists():
-        wanted[str(paths.heldout)] = shards.read_manifest(paths.heldout).vocab_sha256
-    if (origin := Path(config.train.init_from, checkpoint.STATE)).exists():
-        wanted[str(origin.parent)] = checkpoint.read_state(origin.parent)["vocab_sha256"]
-    for name, sha256 in wanted.items():
+        vocabularies[str(paths.heldout)] = shards.read_manifest(paths.heldout).vocab_sha256
+    if (origin := Path(config.train.init_from, checkpoints.STATE)).exists():
+        saved = checkpoints.read_state(origin.parent)
+        vocabularies[str(origin.parent)] = saved["vocab_sha256"]
+    for name, sha256 in vocabularies.items():
         if sha256 != feed.vocab_sha256:
-            folders = ", ".join(config.train.shards) or paths.shards
             raise VocabularyError(
-                f"{name} has another vocabulary than the shards in {folders}; set corpus.vocab to "
-                "the one that they were made with, or prepare them again"
+                f"{name} has another vocabulary than the shards in {', '.join(paths.training)}; "
+                "set corpus.vocab to the one that they were made with, or prepare them again"
             )
+    if found := checkpoints.newest(paths.checkpoints):
+        saved = checkpoints.read_state(found)
+        compare_fingerprints(saved["fingerprint_fields"], feed.fingerprint_fields)
 
 
 def pretrain(config: Config) -> dict[str, object]:
-    """The facts that `--dry-run` prints."""
+    """What `jobs.pretrain --dry-run` prints.
+
+    Raises:
+        NezhaError: as `check`.
+    """
     check(config)
+    reads = "the sample package" if config.demo.enabled else ", ".join(config.corpus.inputs)
+    return {
+        "run folder": RunPaths.of(config).run,
+        "read": reads or ", ".join(config.train.shards),
+        **_training(config),
+        "heads": ", ".join(config.heads) or "none",
+    }
+
+
+def train_alone(config: Config) -> dict[str, object]:
+    """What `jobs.torchrun --dry-run` prints; everything was prepared before.
+
+    Raises:
+        NezhaError: as `check` and `check_data`.
+    """
+    _check_engine(config)
+    check_data(config)
+    paths = RunPaths.of(config)
+    return {"run folder": paths.run, "read": ", ".join(paths.training), **_training(config)}
+
+
+def _training(config: Config) -> dict[str, object]:
     paths, train = RunPaths.of(config), config.train
     split = _split(config)
-    network = network_config(config.model, config.corpus.vocab_size)
+    known = config.corpus.vocab or paths.vocab.exists()
+    entries = len(read_vocabulary(paths.vocab)) if known else config.corpus.vocab_size
+    network = network_config(config.model, entries)
+    precision = engine.resolve_precision(train.precision, _device(config))
     facts: dict[str, object] = {
-        "run folder": paths.run,
-        "read": "the sample package" if config.demo.enabled else ", ".join(config.corpus.inputs),
         "parameters": f"{count_parameters(network):,}",
-        "precision": engine.resolve_precision(train.precision, _device(config)),
+        "precision": precision,
         "batch": (
             f"{train.global_batch} samples = {split.world_size} workers × {split.accumulation} "
             f"accumulation steps × {split.micro_batch}"
@@ -91,35 +124,21 @@ def pretrain(config: Config) -> dict[str, object]:
         "tokens a step": f"at most {train.global_batch * config.corpus.sequence_length:,}",
         "steps": f"{train.steps:,}, {train.steps * train.global_batch:,} samples",
     }
-    if (paths.shards / shards.MANIFEST).exists():
-        rows = sum(shard.rows for shard in shards.read_manifest(paths.shards).shards)
+    if not train.shards and (paths.shards / shards.MANIFEST).exists():
+        rows = shards.read_manifest(paths.shards).rows
         facts["epochs"] = f"{train.steps * train.global_batch / rows:.2f} of {rows:,} samples"
-    else:
+    elif not train.shards:
         facts["shards"] = f"to be made in {paths.shards}"
-    if found := checkpoint.newest(paths.checkpoints):
-        facts["go on from"] = found
-    facts["heads"] = ", ".join(config.heads) or "none"
+    if found := checkpoints.newest(paths.checkpoints):
+        facts["continue from"] = found
+    facts["DeepSpeed"] = json.dumps(deepspeed_config(config, split, precision))
     return facts
 
 
-def next_commands(config: Config) -> list[str]:
-    """What a user may want to type after a finished run."""
-    from pipeline.tracking.runs import tracking_uri
-
-    paths = RunPaths.of(config)
-    return [
-        f"mlflow ui --backend-store-uri {tracking_uri(config)}",
-        f"python -m jobs.finetune finetune.task=classification "
-        f"finetune.checkpoint={paths.export} finetune.data.train=TRAIN.jsonl "
-        "finetune.data.dev=DEV.jsonl",
-        "ray job submit --working-dir . -- python -m jobs.pretrain --config YOUR.yaml",
-    ]
-
-
 def _split(config: Config) -> batch_split.Split:
-    """On this machine; a cluster may have another number of workers."""
+    """On this machine; a cluster may choose another number of workers."""
     workers = batch_split.choose_workers(config, torch.cuda.device_count(), os.cpu_count() or 1)
-    return batch_split.split_for(config, workers)
+    return batch_split.split_batch(config.train.global_batch, config.train.micro_batch, workers)
 
 
 def _check_engine(config: Config) -> None:

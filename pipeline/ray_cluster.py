@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
 import tempfile
 
 import ray
@@ -17,8 +19,9 @@ PARENT = os.environ.get("RAY_TMPDIR")
 def connect() -> None:
     """Join the cluster of RAY_ADDRESS (`ray job submit` sets it), or start a local one.
 
-    A local cluster listens on this machine alone and, by Ray's default, asks for a token. To join
-    a cluster that does, RAY_AUTH_MODE=token must be in the environment before the start.
+    A local cluster listens on this machine alone and, by Ray's default, asks for a token. It ends
+    with this process, and its folder is removed. To join a cluster that asks for a token,
+    RAY_AUTH_MODE=token must be in the environment before the start.
     """
     if ray.is_initialized():
         return
@@ -26,15 +29,16 @@ def connect() -> None:
     if not address:
         # Ray Train asks "the newest cluster of this folder" whether its controller lives, and ends
         # the run if that is another one. In a folder of its own, there is no other one.
-        os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="nezha-", dir=PARENT)
+        folder = os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="nezha-", dir=PARENT)
+        atexit.register(_remove_cluster, folder)
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING)
 
 
 def require(workers: int, cpus: float, gpus: float) -> None:
-    """Refuse a group of workers that the cluster can't hold now: Ray would wait without a word.
+    """Refuse a group of workers that the cluster can't hold now; Ray would wait without a message.
 
-    Clusters that scale themselves announce no limit, so there the autoscaler has the last word.
+    A cluster that scales itself does not announce its limit, so its autoscaler decides instead.
 
     Raises:
         ConfigError: too few CPUs or GPUs.
@@ -52,8 +56,13 @@ def require(workers: int, cpus: float, gpus: float) -> None:
 
 
 def count(resource: str) -> int:
-    """`CPU`s or `GPU`s of the cluster as it is now."""
+    """Number of `CPU`s or `GPU`s in the cluster now."""
     return int(ray.cluster_resources().get(resource, 0))
+
+
+def cpus_by_node() -> list[int]:
+    """CPUs of each node that is alive now."""
+    return [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
 
 
 def gpus_per_worker(wanted: float | None) -> float:
@@ -61,3 +70,9 @@ def gpus_per_worker(wanted: float | None) -> float:
     if wanted is not None:
         return wanted
     return 1.0 if count("GPU") else 0.0
+
+
+def _remove_cluster(folder: str) -> None:
+    """Stop the local cluster before its folder goes: its processes write there until they end."""
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,86 +1,109 @@
-"""The road from text to fine-tuned heads, stage by stage.
+"""The stages from text to fine-tuned heads: one function each, and all of them in order.
 
-A stage whose result is there and still valid is skipped. The verbs run single stages of it.
+A stage whose result is there and still valid is skipped. The verbs run single stages.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline import export as exports
-from pipeline import preflight as plans
-from pipeline import sample
+from pipeline import preflight, sample
 from pipeline.corpus import prepare
-from pipeline.corpus.samples import vocabulary as wordpiece
+from pipeline.corpus.samples.vocabulary import read_vocabulary
+from pipeline.corpus.samples.vocabulary_training import train_vocabulary
 from pipeline.corpus.shards.format import MANIFEST
+from pipeline.corpus.text.sources import Source, list_sources
 from pipeline.errors import ConfigError
-from pipeline.feed.batches import heldout
+from pipeline.feed.batches import heldout, open_folder, split_weights
 from pipeline.feed.unigram import unigram_loss
-from pipeline.finetuning.finetune import finetune
+from pipeline.finetuning.finetune import check
+from pipeline.finetuning.on_cluster import Finetuning, finetune_all
+from pipeline.finetuning.tasks import TASKS
 from pipeline.paths import RunPaths
-from pipeline.settings.config import Config, FinetuneSettings
-from pipeline.tracking import registry
+from pipeline.settings.config import Config
+from pipeline.settings.corpus import MaskingSettings
+from pipeline.tracking import pictures, registry
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.runs import flatten
-from pipeline.training.checkpoints import checkpoint
-from pipeline.training.launch import ray_train as driver
+from pipeline.training.checkpoints import files as checkpoint
+from pipeline.training.launch import ray_train
 from pipeline.training.measure import history
 
 Show = Callable[[str], None]
-HARMLESS = {"train.keep_checkpoints", "train.log_every", "train.checkpoint_every"}
+CURVE = "loss_curve.png"
+HARMLESS = {
+    *("train.keep_checkpoints", "train.log_every", "train.checkpoint_every"),
+    "train.profile_every",
+}
 """Settings of training that no weight depends on."""
+HELDOUT_MASKS = MaskingSettings()
+"""Held-out masks are BERT's, fixed, whatever masks training uses: 15 % of the tokens, in whole
+words. So held-out losses of runs with different training masks can be compared."""
 
 
-def travel(config: Config, show: Show) -> dict[str, Any]:
-    """Run every stage that the settings name; returns what `summary.json` says."""
+class Progress(Protocol):
+    """Where stages report what they do."""
+
+    def say(self, line: str) -> None:
+        """Take a line that stays."""
+
+    def update(self, line: str, subject: str = "") -> None:
+        """Take the newest line on a subject; it may replace the previous one."""
+
+    def stage(self, name: str) -> None:
+        """Note that a stage begins."""
+
+
+def run_all(config: Config, progress: Progress) -> dict[str, Any]:
+    """Run every stage that the settings ask for; returns what `summary.json` holds."""
     config = with_sample(config)
+    check_heads(config)
     paths = RunPaths.of(config)
     seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(name: str) -> Iterator[None]:
-        show(f"── {name}")
-        begun = time.monotonic()
+        progress.stage(name)
+        start_time = time.monotonic()
         yield
-        seconds[name] = round(time.monotonic() - begun, 1)
+        seconds[name] = round(time.monotonic() - start_time, 1)
 
     if config.demo.enabled:
         with stage("sample"):
             sample.make(paths.sample, config.demo.heldout_share)
     if config.corpus.inputs:
+        sources = list_sources(config.corpus.inputs, config.corpus)
         with stage("vocabulary"):
-            make_vocabulary(config, show)
+            make_vocabulary(config, sources, progress.say)
         with stage("prepare"):
-            make_shards(config, show)
+            make_shards(config, sources, progress.say)
     with stage("pretrain"):
-        run_id = pretrain(config, show)
+        run_id = pretrain(config, progress)
     with stage("export"):
-        make_export(config, run_id, show)
-    summary = _summary(config, run_id)
-    final: dict[str, float | None] = {"unigram_loss": summary["unigram_loss"]}
-    for name, head in config.heads.items():
-        with stage(f"finetune {name}"):
-            scores = finetune_head(config, name, head, show)
-        key = f"{name}_{'f1' if head.task in ('ner', 'span') else 'accuracy'}"
-        summary[key] = scores
-        final |= {f"{key}_{start}": score for start, score in scores.items()}
-    tracking.record_scores(config, run_id, final)
+        model_uri = make_export(config, run_id, progress.say)
+    summary = _pretraining_summary(config, run_id) | {"model_uri": model_uri}
+    if config.heads:
+        with stage("heads"):
+            summary |= finetune_heads(config, progress)
+    if run_id:
+        tracking.record_scores(config, run_id, _figures(summary))
     summary["seconds"] = seconds
     _write(paths.summary, summary)
     return summary
 
 
 def with_sample(config: Config) -> Config:
-    """The settings with the sample's files where the user named none.
+    """The settings, with the sample's files where the user named none.
 
     Raises:
-        ConfigError: a head without data that the sample has none for.
+        ConfigError: a head without data, for a task that the sample has no data for.
     """
     if not config.demo.enabled:
         return config
@@ -100,63 +123,87 @@ def with_sample(config: Config) -> Config:
         heads[name] = head
     corpus = config.corpus
     if not corpus.inputs:
-        texts = (str(files.corpus),)
-        chosen = {"inputs": texts, "heldout": (str(files.heldout),)}
-        corpus = corpus.model_copy(update=chosen)
+        texts = {"inputs": (str(files.corpus),), "heldout": (str(files.heldout),)}
+        corpus = corpus.model_copy(update=texts)
     return config.model_copy(update={"corpus": corpus, "heads": heads})
 
 
-def make_vocabulary(config: Config, show: Show) -> Path:
-    """The vocabulary given, or one trained on the inputs."""
+def check_heads(config: Config) -> None:
+    """Raise ConfigError for a head that can't be fine-tuned, before hours of pretraining."""
+    for name, head in config.heads.items():
+        check(head, f"heads.{name}")
+
+
+def make_vocabulary(config: Config, sources: Sequence[Source], show: Show) -> Path:
+    """The given vocabulary, or one that is trained on the inputs."""
     paths = RunPaths.of(config)
     if not config.corpus.vocab:
-        wordpiece.train_vocabulary(config.corpus, paths.vocab)
-    show(f"vocabulary: {len(wordpiece.read_vocabulary(paths.vocab))} entries in {paths.vocab}")
+        train_vocabulary(config.corpus, paths.vocab, sources)
+    show(f"{len(read_vocabulary(paths.vocab)):,} entries in {paths.vocab}")
     return paths.vocab
 
 
-def make_shards(config: Config, show: Show) -> None:
-    """Shards of the inputs and of the held-out inputs."""
+def make_shards(config: Config, sources: Sequence[Source], show: Show) -> None:
+    """Shards of the inputs and, apart, of the held-out inputs."""
     paths, corpus, seed = RunPaths.of(config), config.corpus, config.run.seed
-    prepare.prepare(corpus, paths.shards, paths.vocab, seed, corpus.inputs, show)
+    prepare.prepare(corpus, paths.shards, paths.vocab, seed, sources, show)
     if corpus.heldout:
-        # Held-out masks are fixed, whatever the training draws.
-        fixed = corpus.masking.model_copy(update={"mode": "static"})
-        apart = corpus.model_copy(update={"masking": fixed})
-        prepare.prepare(apart, paths.heldout, paths.vocab, seed, corpus.heldout, show)
+        apart = corpus.model_copy(update={"masking": HELDOUT_MASKS})
+        heldout_sources = list_sources(corpus.heldout, corpus)
+        prepare.prepare(apart, paths.heldout, paths.vocab, seed, heldout_sources, show)
 
 
-def pretrain(config: Config, show: Show) -> str:
-    """Train to `train.steps`; returns the MLflow run that records it.
+def pretrain(config: Config, progress: Progress) -> str | None:
+    """Train to `train.steps`; returns the MLflow run that records it, which is closed then.
+
+    The run is None where the training was recorded nowhere, as under torchrun.
 
     Raises:
         ConfigError: the run is finished, but under other settings.
     """
-    plans.check_data(config)
+    preflight.check_data(config)
     paths = RunPaths.of(config)
     newest = checkpoint.newest(paths.checkpoints)
     state = checkpoint.read_state(newest) if newest else {}
     if newest:
         finished = state["step"] >= config.train.steps
-        _compare_settings(config, newest, finished, show)
+        _compare_settings(config, newest, finished, progress.say)
         if finished:
-            show(f"step {state['step']} is reached: {newest}")
+            progress.say(f"step {state['step']} is reached: {newest}")
+            if state["mlflow_run"]:
+                # An earlier command may have ended between the last step and this.
+                tracking.finish_run(config, state["mlflow_run"])
             return state["mlflow_run"]
-        show(f"going on from {newest}")
+        progress.say(f"going on from {newest}")
     tags = {"stage": "pretrain"}
     run_id = tracking.start_run(config, config.run.name, tags, state.get("mlflow_run"))
     try:
-        driver.fit(config, (tracking.tracking_uri(config), run_id), show)
+        ray_train.fit(config, (tracking.tracking_uri(config), run_id), progress.update)
+        pictures = _draw(config, reference_loss(config, progress.say))
     except BaseException:
         tracking.finish_run(config, run_id, "FAILED")
         raise
-    records, curve = history.read(paths.run), paths.run / "loss_curve.png"
-    history.draw_curve(records, curve, _unigram(config))
-    files, ratios = [paths.run / history.FILE, curve], paths.run / "trust_ratios.png"
-    if history.draw_trust_ratios(records, ratios):
-        files.append(ratios)
-    tracking.finish_run(config, run_id, artifacts=files)
+    tracking.finish_run(config, run_id, artifacts=[paths.run / history.FILE, *pictures])
     return run_id
+
+
+def reference_loss(config: Config, show: Show) -> float | None:
+    """What token frequencies of the training shards reach on the held-out masks, in nats a token.
+
+    None where there is nothing held out, where training shards lie at a URL, which would have to be
+    fetched whole, and where it can't be computed: the figure is a reference, and no run fails for
+    the lack of it.
+    """
+    paths, train = RunPaths.of(config), config.train
+    folders = split_weights(train.shards)[0] if train.shards else [str(paths.shards)]
+    if not (paths.heldout / MANIFEST).exists() or any("://" in folder for folder in folders):
+        return None
+    try:
+        batches = heldout(str(paths.heldout), train.micro_batch, train.eval_samples, 0, 1)
+        return unigram_loss(open_folder(*folders), batches)
+    except Exception as error:  # whatever it is, the trained network is worth more
+        show(f"the loss of token frequencies alone can't be computed: {error}")
+        return None
 
 
 def make_export(config: Config, run_id: str | None, show: Show) -> str:
@@ -167,35 +214,43 @@ def make_export(config: Config, run_id: str | None, show: Show) -> str:
     wanted = {"checkpoint": best.name, "hashes": checkpoint.read_hashes(best)}
     done = json.loads(marker.read_text("utf-8")) if marker.exists() else {}
     if {key: done.get(key) for key in wanted} == wanted and paths.export.exists():
+        show(f"{paths.export} is up to date")
         return done["model_uri"]
-    show(f"best checkpoint: {best}")
+    show(f"{best.name}, which has the best held-out loss, to {paths.export}")
     exports.export_checkpoint(best, paths.vocab, paths.export)
     uri = registry.register_export(config, paths.export, run_id) if run_id else str(paths.export)
     _write(marker, {**wanted, "model_uri": uri})
     return uri
 
 
-def finetune_head(
-    config: Config, name: str, head: FinetuneSettings, show: Show
-) -> dict[str, float | None]:
-    """Test scores of a head from the export and from random weights; None without a test set."""
+def finetune_heads(config: Config, progress: Progress) -> dict[str, dict[str, float | None]]:
+    """Test scores of every head from the export and from random weights; None without a test set.
+
+    All fine-tunings are handed to the cluster at once.
+    """
     paths = RunPaths.of(config)
-    scores = {}
-    for start in ("pretrained", "scratch"):
-        result = finetune(
-            head,
-            str(head.checkpoint or paths.export),
-            paths.heads / name / start,
+    cells = [(name, start) for name in config.heads for start in ("pretrained", "scratch")]
+    runs = [
+        Finetuning(
+            f"{name} {start}",
+            config.heads[name],
+            str(config.heads[name].checkpoint or paths.export),
+            paths.heads / f"{name}-{start}",
             config.run.seed,
             from_scratch=start == "scratch",
-            progress=show,
         )
-        scores[start] = result.score
+        for name, start in cells
+    ]
+    results = finetune_all(runs, lambda name, line: progress.update(line, name))
+    scores: dict[str, dict[str, float | None]] = {}
+    for (name, start), result in zip(cells, results, strict=True):
+        metric = TASKS[config.heads[name].task].metric
+        scores.setdefault(f"{name}_{metric}", {})[start] = result.score
     return scores
 
 
 def _compare_settings(config: Config, newest: Path, finished: bool, show: Show) -> None:
-    """Settings that shape the weights may change only where a run goes on; the network never."""
+    """Settings that shape the weights may change only before the last step; the network never."""
     saved = checkpoint.read_config(newest)
     before, now = dict(flatten(saved)), dict(flatten(config))
     changed = {
@@ -216,29 +271,39 @@ def _compare_settings(config: Config, newest: Path, finished: bool, show: Show) 
         show(f"changed since {newest.name}: {line}")
 
 
-def _unigram(config: Config) -> float | None:
-    paths = RunPaths.of(config)
-    if not (paths.heldout / MANIFEST).exists():
-        return None
-    samples, micro_batch = config.train.eval_samples, config.train.micro_batch
-    return unigram_loss(paths.shards, heldout(str(paths.heldout), micro_batch, samples, 0, 1))
+def _draw(config: Config, reference: float | None) -> list[Path]:
+    """The pictures of a finished run."""
+    folder = RunPaths.of(config).run
+    records, curve, ratios = history.read(folder), folder / CURVE, folder / "trust_ratios.png"
+    pictures.draw_curve(records, curve, reference)
+    return [curve, ratios] if pictures.draw_trust_ratios(records, ratios) else [curve]
 
 
-def _summary(config: Config, run_id: str) -> dict[str, Any]:
+def _pretraining_summary(config: Config, run_id: str | None) -> dict[str, Any]:
     paths = RunPaths.of(config)
     records = history.read(paths.run)
-    heldout = checkpoint.read_state(checkpoint.best(paths.checkpoints))["heldout"]
+    scores = checkpoint.read_state(checkpoint.best(paths.checkpoints))["heldout"]
     speeds = [record["tokens_per_second"] for record in records if "tokens_per_second" in record]
     return {
-        "unigram_loss": _unigram(config),
-        "heldout_mlm_loss": heldout.get("mlm_loss"),
-        "heldout_nsp_accuracy": heldout.get("nsp_accuracy"),
-        "tokens_per_second": median(speeds),
+        "unigram_loss": reference_loss(config, lambda line: None),
+        "heldout_mlm_loss": scores.get("mlm_loss"),
+        "heldout_nsp_accuracy": scores.get("nsp_accuracy"),
+        "tokens_per_second": median(speeds) if speeds else None,
         "export": str(paths.export),
-        "model_uri": make_export(config, run_id, lambda _: None),
         "mlflow_uri": tracking.tracking_uri(config),
         "mlflow_run": run_id,
     }
+
+
+def _figures(summary: dict[str, Any]) -> dict[str, float | None]:
+    """The scores of a summary that its MLflow run does not have yet."""
+    heads = {
+        f"{name}_{start}": score
+        for name, scores in summary.items()
+        if isinstance(scores, dict)
+        for start, score in scores.items()
+    }
+    return {"unigram_loss": summary["unigram_loss"]} | heads
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:

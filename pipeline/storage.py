@@ -15,7 +15,7 @@ from pipeline.errors import CorpusError
 
 
 def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """File system and inner path of a path or URL: fsspec's, else pyarrow's (S3, GCS, HDFS).
+    """File system and inner path of a path or URL: fsspec's, or else pyarrow's (S3, GCS, HDFS).
 
     Raises:
         CorpusError: no installed package knows the protocol.
@@ -31,7 +31,7 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def write_whole(path: str, data: bytes | pa.Buffer) -> None:
-    """Write a file so that it is there whole or not at all."""
+    """Write a file completely or not at all; a local file is synced to the disk, then renamed."""
     if "://" in path:
         system, inner = filesystem(path)
         system.pipe_file(inner, bytes(data))

@@ -1,4 +1,4 @@
-"""Triton kernels as machine code for GPUs that need not be there.
+"""Triton kernels compiled to machine code, without a GPU.
 
 Triton compiles only in a process in which it does not interpret: see `elsewhere`.
 """
@@ -24,11 +24,11 @@ class MachineCode(NamedTuple):
     """Bytes of shared memory"""
     registers: int
     spilled: int
-    """Bytes of registers stored elsewhere, in and outside of loops"""
+    """Bytes of registers that are stored in memory, inside and outside of loops"""
     serialised: bool
-    """The assembler lets no two matrix products of a warp group overlap."""
+    """Whether the assembler runs the matrix products of a warp group one after another"""
     loops: list[int]
-    """Instructions of each loop"""
+    """The number of instructions of each loop"""
 
 
 def compiled(
@@ -40,10 +40,10 @@ def compiled(
     stages: int = 1,
     aligned: Collection[str] = (),
 ) -> MachineCode:
-    """Compile for a compute capability, 90 for 9.0.
+    """Compile a kernel for a compute capability, 90 for 9.0.
 
-    kinds: Triton's types of the arguments that are no constants; aligned: which of them are
-    multiples of 16.
+    kinds: Triton's types of the arguments that are not constants.
+    aligned: the arguments that are multiples of 16.
     """
     names = kernel.arg_names
     source = ASTSource(
@@ -63,24 +63,24 @@ def compiled(
             target=GPUTarget("cuda", capability, 32),
             options={"num_warps": warps, "num_stages": stages},
         )
-    said = log.getvalue()
+    output = log.getvalue()
     return MachineCode(
         made.metadata.shared,
-        _figure(r"Used (\d+) registers", said),
-        _figure(r"(\d+) bytes spill stores", said),
-        "wgmma.mma_async instructions are serialized" in said,
+        _figure(r"Used (\d+) registers", output),
+        _figure(r"(\d+) bytes spill stores", output),
+        "wgmma.mma_async instructions are serialized" in output,
         _loops(made.asm["sass"]),
     )
 
 
-def _figure(pattern: str, said: str) -> int:
-    found = re.search(pattern, said)
-    assert found, said
+def _figure(pattern: str, output: str) -> int:
+    found = re.search(pattern, output)
+    assert found, output
     return int(found[1])
 
 
 def _loops(code: str) -> list[int]:
-    """Lengths of what lies between a label and a jump back to it, in Triton's notation."""
+    """Instructions between each label and a jump back to it, in Triton's notation."""
     labels: dict[str, int] = {}
     lengths, count = [], 0
     for line in code.splitlines():
@@ -89,14 +89,14 @@ def _loops(code: str) -> list[int]:
         elif "\t" in line:
             count += 1
             jump = re.search(r"BRA(?:\.U)? .*?(LBB\d+);", line)
-            # A program ends in a jump to itself.
+            # The last instruction of a program is a jump to itself.
             if jump and count - labels.get(jump[1], count) > 1:
                 lengths.append(count - labels[jump[1]])
     return lengths
 
 
 def elsewhere(module: str, *arguments: object) -> Any:
-    """What a module prints as JSON when it is run in a process that compiles."""
+    """The JSON that a module prints when it runs in a process in which Triton compiles."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", module, *map(str, arguments)]
     root = Path(__file__).parents[1]

@@ -1,4 +1,4 @@
-"""Every YAML that the repository ships is one that its reader takes."""
+"""Every YAML file of the repository is accepted by what reads it."""
 
 from pathlib import Path
 
@@ -49,8 +49,8 @@ def test_dockerfile_copies_what_exists_and_pins_ray():
     assert f"rayproject/ray:{pins['ray']}-" in base
 
 
-def test_what_is_measured_on_gpus_exists(tmp_path):
-    """The command runs where it cannot be tried before."""
+def test_files_that_are_measured_on_gpus_exist(tmp_path):
+    """The command is for machines on which it cannot be tried before."""
     named = {
         word
         for command in gpu.commands(tmp_path).values()

@@ -1,7 +1,7 @@
-"""Raw text to a corpus: work units through Ray Data, each to its shard, the manifest last.
+"""Raw text to a corpus: each work unit becomes its shards, and the manifest is written last.
 
-A run that was stopped, in whatever way, goes on where it stopped: finished chunks left their shard
-and a note in `_work`. Both are bound to the fingerprint of inputs and settings.
+A preparation that was interrupted, in whatever way, goes on where it stopped: each finished chunk
+left its shard and a record in `_work`. Both carry the fingerprint of inputs and settings.
 """
 
 from __future__ import annotations
@@ -17,45 +17,44 @@ from typing import NamedTuple
 
 import tokenizers
 
-from pipeline.corpus.dedup import clusters as dedup
-from pipeline.corpus.run import ledger as results
+from pipeline.corpus.dedup import marks
+from pipeline.corpus.run import ledger
 from pipeline.corpus.run.ledger import Done, Result
 from pipeline.corpus.run.progress import Progress
 from pipeline.corpus.run.ray_data import run_on_cluster, spread_on_cluster
-from pipeline.corpus.run.units import Job, make_shard, run_unit, sign_chunk
-from pipeline.corpus.samples import vocabulary as wordpiece
+from pipeline.corpus.run.work import Job, make_shard, or_failure, results_of, sign_chunk
 from pipeline.corpus.samples.segmentation import load_segmenter
+from pipeline.corpus.samples.vocabulary import SPECIALS, read_vocabulary, vocabulary_sha256
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.shards.format import Manifest
-from pipeline.corpus.text.sources import Source, Unit, list_sources, plan_units
+from pipeline.corpus.text.sources import Source
+from pipeline.corpus.text.units import Unit, plan_units
 from pipeline.errors import CorpusError, ShardError
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 from pipeline.storage import filesystem, write_whole
 
 FORMAT = 1
-"""Raised when the same text and settings would give other shards."""
+"""To be raised when the same text and settings would give other shards."""
 NOT_CONTENT = {
     *("inputs", "heldout", "output", "vocab", "vocab_size", "user_dictionary"),
     *("workers", "keep_rejected", "max_bad_share"),
 }
-"""Settings that shards do not depend on; inputs, vocabulary, dictionary count by their content."""
-
-
+"""Settings that do not change shards, or whose content is in the fingerprint already."""
 UNKNOWN_LISTED = 200
-"""Unknown characters in the manifest."""
+"""How many unknown characters the manifest lists."""
 
 
 class Executor(NamedTuple):
     """What does the work."""
 
     run: Callable[[Job, Sequence[Unit], int], Iterable[Result]]
-    """Results of units, with so many workers (0: one for each CPU), in any order."""
-    spread: dedup.Spread
+    """Gives the results of units in any order; the last argument is `corpus.workers`."""
+    spread: marks.Spread
 
 
 def _one_by_one(job: Job, units: Sequence[Unit], workers: int) -> Iterator[Result]:
     for unit in units:
-        yield from run_unit(job, unit)
+        yield from or_failure(job, results_of(job, unit))
 
 
 IN_PROCESS = Executor(_one_by_one, lambda function, each: [function(*one) for one in each])
@@ -63,42 +62,43 @@ ON_CLUSTER = Executor(run_on_cluster, spread_on_cluster)
 
 
 class Plan(NamedTuple):
-    """What a run would read and do."""
+    """What a preparation would read and do."""
 
-    sources: list[Source]
+    sources: Sequence[Source]
     units: list[Unit]
     fingerprint: str
+    vocab_sha256: str
     segmenter: str
 
 
-def plan(settings: CorpusSettings, vocab: str | Path, seed: int, inputs: Sequence[str]) -> Plan:
-    """List the inputs, cut them into units and fingerprint them; reads no text, writes nothing.
+def plan(settings: CorpusSettings, vocab: str | Path, seed: int, sources: Sequence[Source]) -> Plan:
+    """Cut the signed inputs into units and compute the fingerprint; writes nothing.
 
     Raises:
-        CorpusError: inputs that are missing or of unknown kind.
+        CorpusError: an input that can't be cut, such as a damaged Parquet file.
         VocabularyError: see `read_vocabulary`.
         ConfigError: an unknown segmenter.
     """
-    sources = list_sources(inputs, settings)
     segmenter = load_segmenter(settings.segmenter, settings.user_dictionary).identity
+    vocab_sha256 = vocabulary_sha256(vocab)
     made_from = {
         "format": FORMAT,
         "seed": seed,
-        "vocab": wordpiece.vocabulary_sha256(vocab),
+        "vocab": vocab_sha256,
         "segmenter": segmenter,
         "tokenizers": tokenizers.__version__,
         "sources": [(source.name, source.format, source.signature) for source in sources],
         "settings": settings.model_dump(mode="json", exclude=NOT_CONTENT),
     }
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
-    return Plan(sources, plan_units(sources, settings), digest, segmenter)
+    return Plan(sources, plan_units(sources, settings), digest, vocab_sha256, segmenter)
 
 
 def summary(planned: Plan, output: str | Path) -> dict[str, object]:
-    """A plan in words, for `--dry-run`."""
+    """The facts of a plan, for `--dry-run`."""
     state = "up to date: nothing to do" if _finished(str(output), planned.fingerprint) else "to do"
     return {
-        "read": _amount(planned.sources),
+        "read": amount(planned.sources),
         "in work units": f"{len(planned.units)}, of which "
         f"{sum(unit.stream for unit in planned.units)} are streams of one shard or more",
         "segment with": planned.segmenter,
@@ -108,16 +108,8 @@ def summary(planned: Plan, output: str | Path) -> dict[str, object]:
     }
 
 
-def reading(settings: CorpusSettings, inputs: Sequence[str]) -> dict[str, object]:
-    """What would be read, when there is no vocabulary to plan with yet.
-
-    Raises:
-        CorpusError: inputs that are missing or of unknown kind.
-    """
-    return {"read": _amount(list_sources(inputs, settings))}
-
-
-def _amount(sources: Sequence[Source]) -> str:
+def amount(sources: Sequence[Source]) -> str:
+    """How many files and megabytes."""
     return f"{len(sources)} file(s), {sum(source.size for source in sources) / 1e6:,.1f} MB"
 
 
@@ -126,22 +118,24 @@ def prepare(
     output: str | Path,
     vocab: str | Path,
     seed: int,
-    inputs: Sequence[str] = (),
+    sources: Sequence[Source],
     show: Callable[[str], None] = print,
     executor: Executor = ON_CLUSTER,
 ) -> Manifest:
-    """Make a corpus of shards from the inputs (`settings.inputs` by default) in a folder.
+    """Make a corpus of shards in a folder.
 
     Args:
-        output: folder or fsspec URL that all workers see.
-        show: takes lines of progress.
-        executor: runs the units: `ON_CLUSTER` by default, or `IN_PROCESS`, which needs no Ray.
+        output: folder or fsspec URL that all workers can reach.
+        sources: the signed inputs.
+        show: receives lines of progress.
+        executor: does the work: `ON_CLUSTER`, or `IN_PROCESS`, which does not need Ray.
 
     Raises:
-        CorpusError: inputs that are missing, empty or mostly garbage; a full disk.
+        CorpusError: inputs that vanish, hold no text or are mostly unreadable; a full disk.
+        VocabularyError, ConfigError: see `plan`.
     """
     folder, vocab = absolute(output), absolute(vocab)
-    planned = plan(settings, vocab, seed, inputs or settings.inputs)
+    planned = plan(settings, vocab, seed, sources)
     if manifest := _finished(folder, planned.fingerprint):
         show(f"{folder}: up to date, {manifest.rows:,} samples in {len(manifest.shards)} shards")
         return manifest
@@ -149,125 +143,119 @@ def prepare(
         settings=settings,
         folder=folder,
         vocab=vocab,
+        vocab_sha256=planned.vocab_sha256,
         seed=seed,
         fingerprint=planned.fingerprint,
-        tags=_tags(settings, planned, vocab, seed),
+        tags=_tags(settings, planned, seed),
         work=make_shard,
     )
     system, root = filesystem(folder)
     clusters: dict[str, int] = {}
-    if dedup.wanted(settings.dedup):
+    if marks.wanted(settings.dedup):
         job, clusters = _deduplicate(job, planned, executor, show)
-    elif system.exists(f"{root}/{dedup.REPORT}"):
-        system.rm_file(f"{root}/{dedup.REPORT}")
+    elif system.exists(f"{root}/{marks.REPORT}"):
+        system.rm_file(f"{root}/{marks.REPORT}")
     progress = Progress(planned.units, show)
     done = _run(job, planned, executor, progress)
-    manifest = _manifest(settings, planned, vocab, done, clusters)
+    manifest = _manifest(job, planned, done, clusters)
     shards.write_manifest(folder, manifest)
     system.rm(f"{root}/_work", recursive=True)
     progress.end(manifest)
-    for place in results.unreadable_places(done):
+    for place in ledger.unreadable_places(done):
         show(f"unreadable: {place}")
     return manifest
 
 
 def absolute(path: str | Path) -> str:
-    """A path that workers, whose working directory is another one, understand; URLs stay."""
+    """A path that workers understand, whose working directory differs; a URL is not changed."""
     return str(path).rstrip("/") if "://" in str(path) else os.path.abspath(path)
 
 
 def _run(job: Job, planned: Plan, executor: Executor, progress: Progress) -> Done:
-    """Do what is not done yet."""
-    done = results.take_up(job.folder, planned.fingerprint)
+    """Do the work that is not finished yet; returns all results."""
+    done = ledger.resume(job.folder, planned.fingerprint)
     progress.begin(job.folder, done)
-    todo = results.unfinished(planned.units, done)
-    job = job._replace(finished=frozenset(key for key in done if key[1] != results.END))
-    # Of compressed files nobody knows the size before the end.
+    todo = ledger.unfinished_units(planned.units, done)
+    job = job._replace(finished=frozenset(key for key in done if key[1] != ledger.END))
+    # The size of a compressed file's text is unknown until its end is read.
     known = not any(source.compression for source in planned.sources)
     total = sum(source.size for source in planned.sources) if known else math.inf
     bad_bytes = sum(result.bad_bytes for result in done.values())
     for result in executor.run(job, todo, job.settings.workers):
         if result.error:
             raise CorpusError(result.error)
-        done[result.unit, result.part] = result
+        done[result.unit, result.chunk] = result
         progress.add(result)
         bad_bytes += result.bad_bytes
         if bad_bytes > job.settings.max_bad_share * total:
             break
-    results.refuse_garbage(done, total, job.settings.max_bad_share)
+    ledger.check_bad_share(done, total, job.settings.max_bad_share)
     return done
 
 
 def _deduplicate(
     job: Job, planned: Plan, executor: Executor, show: Callable[[str], None]
 ) -> tuple[Job, dict[str, int]]:
-    """The job with the marks of duplicates, and counts of their clusters."""
-    # Workers remember what they read of a folder, so another corpus must have another one.
+    """Mark duplicates; returns the job with the marks, and counts of clusters."""
+    # Workers remember what they read from a folder, so each corpus needs a folder of its own.
     folder = f"{job.folder}/_work/duplicates-{planned.fingerprint[:16]}"
     system, path = filesystem(f"{folder}/clusters.json")
     if not system.exists(path):
         show("looking for duplicates")
         signing = job._replace(folder=folder, work=sign_chunk)
         done = _run(signing, planned, executor, Progress(planned.units, show))
-        chunks = {
-            results.part_name(unit, part): done[unit, part].counts["documents"]
-            for unit, part in sorted(done)
-            if part != results.END
+        documents = {
+            ledger.chunk_name(unit, chunk): done[unit, chunk].counts["documents"]
+            for unit, chunk in sorted(done)
+            if chunk != ledger.END
         }
-        report = f"{job.folder}/{dedup.REPORT}"
-        clusters = dedup.find_duplicates(
-            folder, chunks, job.settings.dedup, executor.spread, report
+        clusters = marks.find_duplicates(
+            folder, documents, job.settings.dedup, executor.spread, f"{job.folder}/{marks.REPORT}"
         )
         write_whole(f"{folder}/clusters.json", json.dumps(clusters).encode())
     return job._replace(marks=folder), json.loads(system.cat_file(path))
 
 
 def _finished(folder: str, fingerprint: str) -> Manifest | None:
-    """The manifest of a corpus that is whole and of this fingerprint."""
+    """The manifest of the corpus in a folder, if it is complete and has this fingerprint."""
     try:
         manifest = shards.read_manifest(folder)
     except ShardError:
         return None
     same = manifest.fingerprint == fingerprint
-    return manifest if same and results.are_there(folder, manifest.shards) else None
+    return manifest if same and ledger.shards_exist(folder, manifest.shards) else None
 
 
-def _manifest(
-    settings: CorpusSettings,
-    planned: Plan,
-    vocab: str,
-    done: Done,
-    clusters: Mapping[str, int],
-) -> Manifest:
-    drops = results.totals(done, "drops")
+def _manifest(job: Job, planned: Plan, done: Done, clusters: Mapping[str, int]) -> Manifest:
+    drops = ledger.totals(done, "drops")
     if empty := sum(source.size == 0 for source in planned.sources):
         drops["empty_file"] = empty
     infos = [result.shard for result in done.values() if result.shard]
     if not infos:
         raise CorpusError(
-            f"no sample was left of {len(planned.sources)} file(s); dropped: {drops}; check "
+            f"{len(planned.sources)} file(s) gave no sample; dropped: {drops}; check "
             "corpus.format, corpus.text_field and corpus.cleaning"
         )
-    vocabulary = wordpiece.read_vocabulary(vocab)
+    settings, vocabulary = job.settings, read_vocabulary(job.vocab)
     return Manifest(
         shards=tuple(sorted(infos, key=lambda info: info.name)),
-        vocab_sha256=wordpiece.vocabulary_sha256(vocab),
+        vocab_sha256=job.vocab_sha256,
         vocab_size=len(vocabulary),
-        special_ids={token: vocabulary[token] for token in wordpiece.SPECIALS},
+        special_ids={token: vocabulary[token] for token in SPECIALS},
         sequence_length=settings.sequence_length,
         masks="static" if settings.masking.mode == "static" else "none",
         segmenter=planned.segmenter,
-        counts={**results.totals(done, "counts"), **clusters},
+        counts={**ledger.totals(done, "counts"), **clusters},
         drops=drops,
-        unknown=dict(Counter(results.totals(done, "unknown")).most_common(UNKNOWN_LISTED)),
+        unknown=dict(Counter(ledger.totals(done, "unknown")).most_common(UNKNOWN_LISTED)),
         settings=settings.model_dump(mode="json"),
-        fingerprint=planned.fingerprint,
+        fingerprint=job.fingerprint,
     )
 
 
-def _tags(settings: CorpusSettings, planned: Plan, vocab: str | Path, seed: int) -> dict[str, str]:
+def _tags(settings: CorpusSettings, planned: Plan, seed: int) -> dict[str, str]:
     return {
-        "vocab_sha256": wordpiece.vocabulary_sha256(vocab),
+        "vocab_sha256": planned.vocab_sha256,
         "sequence_length": str(settings.sequence_length),
         "masking": settings.masking.model_dump_json(),
         "pairs": settings.pairs.model_dump_json(),

@@ -1,7 +1,7 @@
-"""What flows through the corpus stages: documents, then sentences, then samples.
+"""What flows through the stages of preparation: documents, then sentences, then samples.
 
-Sentences and samples are columns: flat arrays with offsets, as in Arrow, where row i of `values`
-is values[offsets[i]:offsets[i + 1]].
+Sentences and samples are stored as in Arrow: flat arrays with offsets, where row i of `values` is
+values[offsets[i]:offsets[i + 1]].
 """
 
 from __future__ import annotations
@@ -13,64 +13,64 @@ from numpy.typing import NDArray
 
 
 class Document(NamedTuple):
-    """One text with its paragraphs on lines of their own."""
+    """One text, with each paragraph on a line of its own."""
 
     number: int
-    """Which document: 64-bit hash of source file and position in it; stable whoever reads it."""
+    """64-bit hash of the file's name and the place in it: the same for every reader."""
     text: str
-    source: str
-    """File (and line or byte) that it came from, for messages and audit."""
+    place: str
+    """`file:byte` (Parquet: `file:row`) where it begins, for messages and reports."""
 
 
 class Drop(NamedTuple):
-    """A document or line that is left out, and why."""
+    """A document or line that is left out, and the reason."""
 
     reason: str
     text: str
-    source: str = ""
-    """File and byte, for the report of what was rejected."""
+    place: str = ""
+    """`file:byte` where it begins."""
     size: int = 0
-    """Bytes of input that could not be read as text, for `max_bad_share`."""
+    """Bytes of input that could not be read as text; `corpus.max_bad_share` limits them."""
 
 
 class Sentences(NamedTuple):
-    """Tokenized sentences of D documents, S sentences and T tokens in all."""
+    """Tokenized sentences: D documents with S sentences and T tokens in all."""
 
     ids: NDArray[np.int32]
-    """[T] vocabulary ids, no special tokens."""
+    """[T] vocabulary ids, without special tokens."""
     word_starts: NDArray[np.bool_]
     """[T] true where a whole word begins."""
     sentence_offsets: NDArray[np.int64]
     """[S + 1] into `ids`."""
     document_offsets: NDArray[np.int64]
-    """[D + 1] into sentences."""
+    """[D + 1] into the sentences."""
     documents: NDArray[np.uint64]
     """[D] document numbers."""
 
 
 class Pairs(NamedTuple):
-    """N samples `[CLS] A [SEP] B [SEP]` of T tokens in all, not masked."""
+    """N samples `[CLS] A [SEP] B [SEP]` with T tokens in all, not masked."""
 
     input_ids: NDArray[np.int32]
     """[T]"""
     word_starts: NDArray[np.bool_]
-    """[T]; special tokens are words of their own."""
+    """[T] true where a whole word begins; each special token is a word."""
     offsets: NDArray[np.int64]
     """[N + 1] into `input_ids`."""
     segment_b_start: NDArray[np.int64]
-    """[N] position in the sample where B begins; the sample's length where there is no B."""
+    """[N] position in the sample where B begins; the sample's length if there is no B."""
     next_sentence_label: NDArray[np.uint8]
-    """[N] 0 continuation, 1 random (or swapped, under sentence order)."""
+    """[N] 0: B continues A; 1: B is random (task `nsp`) or swapped with A (`sop`); 255: no B."""
     documents: NDArray[np.uint64]
-    """[N] the document that A came from."""
+    """[N] number of the document that A comes from."""
 
 
 class Masks(NamedTuple):
-    """Whole-word masks of N samples, M chosen tokens in all."""
+    """Whole-word masks of N samples, with M masked tokens in all."""
 
     positions: NDArray[np.int64]
-    """[M] position within the sample, ascending in each sample."""
+    """[M] position in the sample, ascending within each sample."""
     ids: NDArray[np.int32]
-    """[M] what the model sees there: [MASK], a random id, or the original."""
+    """[M] the id that the model sees there: [MASK], a random id, or the original."""
     offsets: NDArray[np.int64]
     """[N + 1] into `positions`."""

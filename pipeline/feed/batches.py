@@ -1,4 +1,4 @@
-"""The feed of a training worker: its micro-batches of any global step."""
+"""The feed of a training worker: the micro-batches of any global step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.corpus.columns import offsets_of
-from pipeline.corpus.samples.masks import Maskable, sample_keys, whole_word_masks
+from pipeline.corpus.arrays import offsets_of
+from pipeline.corpus.samples.masks import whole_word_masks
 from pipeline.corpus.shards.format import SCHEMA_VERSION
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
 from pipeline.cpu import keep_freed_memory
@@ -31,7 +31,7 @@ from pipeline.feed.collate import (
     unscored,
 )
 from pipeline.feed.order import positions_of, quotas, sample_at, source_at
-from pipeline.settings.config import MaskingSettings
+from pipeline.settings.corpus import MaskingSettings
 
 __all__ = [
     "Batch",
@@ -44,29 +44,30 @@ __all__ = [
 ]
 
 _AHEAD = 4
-"""Steps that are made in the background."""
+"""Steps that the background makes before they are asked for."""
 
 
 class FingerprintError(ShardError, CheckpointError):
-    """The data or its order is not what a checkpoint was trained with."""
+    """The data or its order differs from what a checkpoint was trained with."""
 
 
 class Feed:
-    """What one rank reads, step by step; the sequence of global batches is the same on any world.
+    """What one rank reads in each step. The global batches are the same for any world size.
 
     Args:
-        shards: corpus folders or URLs, each `PATH`, or each `PATH@WEIGHT` (share of the samples).
+        shards: corpus folders or URLs: either all `PATH`, or all `PATH@WEIGHT`, where the weight is
+            the share of the samples.
         global_batch: samples of a step over all ranks.
         micro_batch: samples of one batch at most; all ranks make equally many batches of a step.
-        seed: of order and dynamic masks.
-        masking: draws masks anew every epoch where its mode is `dynamic`; else, and when None, the
-            shards' own are used.
-        vocabulary: what masking needs; by default what the manifest says.
-        window: shards that are shuffled together; 0 shuffles all.
-        cache: where shards from object stores are kept.
+        seed: seed of the order and of dynamic masks.
+        masking: draws new masks in every epoch if its mode is `dynamic`; otherwise, and if it is
+            None, the masks in the shards are used.
+        window: how many shards are shuffled together; 0 shuffles all.
+        cache: keeps shards of object stores on the local disk.
 
     Raises:
-        ShardError: a folder is no corpus, has no samples or masks, or the weights are wrong.
+        ShardError: a folder is not a finished corpus, has no samples or no masks, or weights are
+            wrong.
     """
 
     def __init__(
@@ -79,7 +80,6 @@ class Feed:
         world_size: int,
         seed: int,
         masking: MaskingSettings | None = None,
-        vocabulary: Maskable | None = None,
         window: int = 0,
         cache: ShardCache | None = None,
     ) -> None:
@@ -89,7 +89,7 @@ class Feed:
         self._reader = open_folder(*folders, cache=self._cache)
         self._masking = masking if masking and masking.mode == "dynamic" else None
         manifest = self._reader.manifest
-        self._vocabulary = vocabulary or manifest.maskable
+        self._vocabulary = manifest.maskable
         if not self._masking:
             _need_static_masks(self._reader)
         self._global_batch = global_batch
@@ -98,15 +98,15 @@ class Feed:
         self._rank, self._world_size = rank, world_size
         self._seed, self._window = seed, window
         self._pad_id = manifest.special_ids["[PAD]"]
-        # Folders without weights are one source; with weights each is one of its own.
+        # Folders without weights form one source; with weights, each folder is a source.
         rows = self._reader.shard_rows
         per_folder = [len(manifest.shards) for manifest in self._reader.manifests]
         bounds = offsets_of(np.array(per_folder)) if weights else np.array([0, len(rows)])
         self._shares = quotas(weights) if weights else (1,)
         self._source_rows = [rows[a:b] for a, b in pairwise(bounds)]
-        self._first_samples = offsets_of(np.array([part.sum() for part in self._source_rows]))
-        if not all(part.sum() for part in self._source_rows):
-            raise ShardError(f"{', '.join(folders)}: no samples; was the input text empty?")
+        self._first_samples = offsets_of(np.array([rows.sum() for rows in self._source_rows]))
+        if not all(rows.sum() for rows in self._source_rows):
+            raise ShardError(f"{', '.join(folders)}: no samples; prepare them from more text")
 
         self._steps_ahead = self._steps_of_a_window()
         self.samples_per_epoch = len(self._reader)
@@ -140,16 +140,9 @@ class Feed:
             self._cache.prefetch(self._reader.shards_of(self._samples_at(positions)[0]))
         masks = rows.masks
         if self._masking:
-            numbers = samples.astype(np.uint64)
-            keys = sample_keys(self._seed, epochs, numbers)
             pairs = flat_pairs(rows)
             masks = whole_word_masks(
-                pairs.input_ids,
-                pairs.word_starts,
-                pairs.offsets,
-                keys,
-                self._masking,
-                self._vocabulary,
+                pairs, self._masking, self._vocabulary, self._seed, epochs, samples
             )
         return [
             collate(rows, masks, samples, self._pad_id, first, last)
@@ -159,7 +152,7 @@ class Feed:
         ]
 
     def _steps_of_a_window(self) -> int:
-        """How far ahead to fetch shards of object stores; 0 where two windows don't fit."""
+        """Steps to fetch shards of object stores ahead; 0 if the cache can't hold two windows."""
         shards = [shard for manifest in self._reader.manifests for shard in manifest.shards]
         held = 2 * self._window * len(self._shares) * max(shard.bytes for shard in shards)
         remote = any("://" in folder for folder in self._reader.folders)
@@ -182,25 +175,21 @@ class Feed:
         return samples, epochs
 
     def iterate(self, first: int, last: int) -> Iterator[list[Batch]]:
-        """The micro-batches of steps first … last - 1, made ahead in the background.
+        """The micro-batches of steps first … last - 1, made ahead in a background thread.
 
-        An error in the making is raised here; closing the iterator ends the making.
+        An error in the thread is raised here; closing the iterator ends the thread.
         """
-        return _ahead(self.step, first, last)
-
-
-def _ahead(make: Callable[[int], list[Batch]], first: int, last: int) -> Iterator[list[Batch]]:
-    with ThreadPoolExecutor(1, thread_name_prefix="feed") as executor:
-        waiting: deque[Future[list[Batch]]] = deque()
-        try:
-            for step in range(first, last):
-                waiting.append(executor.submit(make, step))
-                if len(waiting) > _AHEAD:
+        with ThreadPoolExecutor(1, thread_name_prefix="feed") as executor:
+            waiting: deque[Future[list[Batch]]] = deque()
+            try:
+                for step in range(first, last):
+                    waiting.append(executor.submit(self.step, step))
+                    if len(waiting) > _AHEAD:
+                        yield waiting.popleft().result()
+                while waiting:
                     yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            executor.shutdown(cancel_futures=True)
+            finally:
+                executor.shutdown(cancel_futures=True)
 
 
 def heldout(
@@ -208,16 +197,16 @@ def heldout(
 ) -> Iterator[Batch]:
     """The first `samples` samples of a folder in order, with the shards' own masks and words.
 
-    Each rank reads a contiguous part; ranks may yield unequal numbers of batches. One whose part
-    is empty yields a sample with nothing to score, so that it takes part where all have to.
+    Each rank reads a contiguous part; ranks may yield unequal numbers of batches. A rank whose part
+    is empty yields one sample in which nothing is scored, so that it can join collective calls.
     """
     reader = open_folder(folder)
     _need_static_masks(reader)
     total = min(samples, len(reader))
     own = positions_of(0, total, rank, world_size)
     positions = own if len(own) else np.arange(min(1, total))
-    for first, last in _pieces(len(positions), micro_batch):
-        numbers = positions[first:last]
+    for first in range(0, len(positions), micro_batch):
+        numbers = positions[first : first + micro_batch]
         rows = reader.rows(numbers, multiple=WIDTH_MULTIPLE)
         pad_id = reader.manifest.special_ids["[PAD]"]
         batch = collate(rows, rows.masks, numbers, pad_id, 0, len(numbers))
@@ -226,7 +215,7 @@ def heldout(
 
 
 def open_folder(*folders: str, cache: ShardCache | None = None) -> ShardFolder:
-    """Open corpus folders for reading; those with a URL come by way of the cache."""
+    """Open corpus folders for reading; shards of folders with a URL are read from the cache."""
     if not any("://" in folder for folder in folders):
         return ShardFolder(*folders)
     cache = cache or ShardCache()
@@ -234,10 +223,10 @@ def open_folder(*folders: str, cache: ShardCache | None = None) -> ShardFolder:
 
 
 def compare_fingerprints(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Check that two `fingerprint_fields` are the same.
+    """Check that two `fingerprint_fields` are equal.
 
     Raises:
-        FingerprintError: they are not; it names each field that differs, with both values.
+        FingerprintError: they differ; the message names each such field with both values.
     """
     differing = [name for name in {**saved, **now} if saved.get(name) != now.get(name)]
     if differing:
@@ -245,29 +234,25 @@ def compare_fingerprints(saved: Mapping[str, Any], now: Mapping[str, Any]) -> No
         raise FingerprintError(
             "the checkpoint was trained on other data or in another order:\n  "
             + "\n  ".join(lines)
-            + "\nset these back to go on, or choose another run.name for a new run"
+            + "\nto go on, set these back; to start a new run, choose another run.name"
         )
 
 
-def _pieces(count: int, size: int) -> list[tuple[int, int]]:
-    return [(first, min(first + size, count)) for first in range(0, count, size)]
-
-
 def split_weights(shards: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Folders and weights of `PATH@WEIGHT` arguments; no weights where none is given.
+    """Folders and weights of `PATH@WEIGHT` arguments; the weights are empty if none is given.
 
     Raises:
-        ShardError: there are no folders, some have weights and others not, or one is no number.
+        ShardError: there is no folder, only some have weights, or a weight is not a number above 0.
     """
     if not shards:
         raise ShardError("no shard folders; set train.shards")
-    # An @ before a slash belongs to the path.
-    parts = [
+    # An @ that a slash follows belongs to the path.
+    split = [
         (path, weight) if path and "/" not in weight else (shard, "")
         for shard in shards
         for path, _, weight in [shard.rpartition("@")]
     ]
-    folders, weights = [path for path, _ in parts], [weight for _, weight in parts]
+    folders, weights = [path for path, _ in split], [weight for _, weight in split]
     if not any(weights):
         return folders, []
     try:
@@ -284,5 +269,5 @@ def _need_static_masks(reader: ShardFolder) -> None:
         if manifest.masks != "static":
             raise ShardError(
                 f"{folder}: its shards hold no masks; set corpus.masking.mode=dynamic to draw "
-                "them while training, or prepare it again with static ones"
+                "masks while training, or prepare it again with corpus.masking.mode=static"
             )

@@ -1,4 +1,4 @@
-"""Shards of an object store, kept on the local disk up to a size limit."""
+"""A cache on the local disk for shards of object stores, with a size limit."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pipeline.errors import ShardError
 from pipeline.storage import filesystem
 
 _ATTEMPTS = 3
-_PIECE = 1 << 20
+_READ_BYTES = 1 << 20
 
 
 class ShardCache:
-    """A folder of shards by content hash, shared by all processes of a node.
+    """A folder of shards, named by their content's hash, that all processes of a node share.
 
-    The least recently used go first when the limit is reached; on Linux a process that still maps
-    one keeps it until it lets go.
+    When the limit is reached, the least recently used shards are deleted. On Linux, a process that
+    has mapped a deleted shard can read it until it unmaps it.
     """
 
     def __init__(self, folder: str = "", limit_gigabytes: float = 50.0) -> None:
@@ -35,27 +35,27 @@ class ShardCache:
         self._fetcher: threading.Thread | None = None
 
     def locate(self, folder: str, shard: ShardInfo) -> Path:
-        """A local file with the shard's bytes, fetched and checked if it is not there yet.
+        """The local file of a shard, which is fetched and checked if it is not there yet.
 
         Raises:
-            ShardError: it can't be fetched, has another hash than the manifest says, or is larger
+            ShardError: it can't be fetched, its hash is not that of the manifest, or it is larger
                 than the limit.
         """
         if "://" not in folder:
             return Path(folder) / shard.name
         if shard.bytes > self.limit_bytes:
             raise ShardError(
-                f"{folder}/{shard.name}: {shard.bytes} bytes are over the limit of the shard "
-                f"cache, {self.limit_bytes}; raise the limit"
+                f"{folder}/{shard.name}: {shard.bytes} bytes exceed the limit of the shard cache, "
+                f"{self.limit_bytes}; raise train.shard_cache_gigabytes"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(shard)
         with contextlib.suppress(FileNotFoundError):
-            # Without the lock: others may be fetching.
+            # This needs no lock, so it does not wait while others fetch.
             os.utime(path)
             return path
         with (self.folder / "lock").open("w") as lock:
-            # One process of a node fetches, the others find it done.
+            # One process of the node fetches the shard; the others wait and then find it.
             fcntl.flock(lock, fcntl.LOCK_EX)
             if path.exists():
                 os.utime(path)
@@ -65,9 +65,9 @@ class ShardCache:
         return path
 
     def prefetch(self, shards: Iterable[tuple[str, ShardInfo]]) -> None:
-        """Fetch shards, each with its folder, in the background.
+        """Fetch shards, each given with its folder, in the background.
 
-        One that can't be fetched raises where it is used: `locate` tries again.
+        A failure is not raised here: `locate` tries again when the shard is used.
         """
         for folder, shard in shards:
             known = shard.sha256 in self._asked or self._path(shard).exists()
@@ -105,11 +105,11 @@ class ShardCache:
             try:
                 system, inner = filesystem(url)
                 with system.open(inner, "rb") as source, temporary.open("wb") as target:
-                    while piece := source.read(_PIECE):
-                        digest.update(piece)
-                        target.write(piece)
+                    while data := source.read(_READ_BYTES):
+                        digest.update(data)
+                        target.write(data)
             except FileNotFoundError:
-                problem = "listed in the manifest, but gone"
+                problem = "listed in the manifest but missing"
                 break
             except OSError as error:
                 problem = str(error)
@@ -117,6 +117,6 @@ class ShardCache:
             if digest.hexdigest() == shard.sha256:
                 temporary.replace(path)
                 return
-            problem = "its bytes are not those that the manifest lists"
+            problem = "its bytes are not those of the manifest"
         temporary.unlink(missing_ok=True)
-        raise ShardError(f"{url}: {problem}; look at the store, or run jobs.prepare again")
+        raise ShardError(f"{url}: {problem}; check the object store, or run jobs.prepare again")

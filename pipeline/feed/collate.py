@@ -1,4 +1,4 @@
-"""Samples and their masks to arrays that the network takes: padded, or packed end to end."""
+"""Samples and their masks to the arrays that the network takes, padded or packed end to end."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.corpus.columns import ranges
+from pipeline.corpus.arrays import ranges
 from pipeline.corpus.records import Masks
 from pipeline.corpus.samples.pairs import NO_LABEL
 from pipeline.corpus.shards.reader import Rows
 
 IGNORED = -100
-"""Label of what the loss leaves out (torch's cross entropy)."""
+"""Label of tokens that the loss ignores (torch's cross entropy)."""
 WIDTH_MULTIPLE = 8
-"""Rows are padded to a multiple of this, which tensor cores like."""
+"""Rows are padded to a multiple of this, because tensor cores compute such widths fastest."""
 
 Integers = NDArray[np.int64]
 
@@ -24,7 +24,7 @@ class Batch(NamedTuple):
     """B samples padded to S, the longest rounded up to a multiple of 8; M tokens are masked."""
 
     input_ids: Integers
-    """[B, S] with the masks put in."""
+    """[B, S] masked."""
     token_type_ids: Integers
     """[B, S] 1 from B's first token to its [SEP]."""
     attention_mask: Integers
@@ -42,13 +42,13 @@ class Batch(NamedTuple):
     tokens: int
     """Tokens that are not padding."""
     squares: int
-    """Sum of the squares of the samples' tokens: pairs of tokens that attend to one another."""
+    """Sum of the squared lengths of the samples: pairs of tokens that attend to one another."""
     masked_words: Integers = np.zeros(0, np.int64)
-    """[M] number of the word that each masked token belongs to, ascending; [0] in training."""
+    """[M] ascending number of the word to which each masked token belongs; [0] in training."""
 
 
 class PackedBatch(NamedTuple):
-    """The same without padding: B samples of T tokens in all, laid end to end."""
+    """A batch without padding: B samples end to end, with T tokens in all."""
 
     input_ids: Integers
     """[T]"""
@@ -57,8 +57,9 @@ class PackedBatch(NamedTuple):
     labels: Integers
     """[T]"""
     cu_seqlens: NDArray[np.int32]
-    """[B + 1] where each sample begins."""
+    """[B + 1] where each sample begins, and T."""
     longest: int
+    """Tokens of the longest sample."""
     next_sentence_label: Integers
     """[B]"""
     masked_positions: Integers
@@ -74,7 +75,7 @@ class PackedBatch(NamedTuple):
 def collate(
     rows: Rows, masks: Masks, samples: Integers, pad_id: int, first: int, last: int
 ) -> Batch:
-    """Rows first … last - 1 of what was read, with these masks, as a padded batch."""
+    """Rows first … last - 1 as a padded batch, with their masks applied."""
     lengths = rows.lengths[first:last]
     width = -(-int(lengths.max()) // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
     places = np.arange(width, dtype=np.int64)
@@ -108,18 +109,18 @@ def collate(
 
 
 def number_words(batch: Batch, word_starts: NDArray[np.bool_]) -> Batch:
-    """The batch with its words told apart, also those that stand and are masked side by side.
+    """The batch with `masked_words`, which separate neighbouring masked words.
 
     Args:
-        batch: of B samples padded to S.
-        word_starts: [B, S] true where a word begins; what stands in the padding does not matter,
-            as every sample begins with a word.
+        batch: B samples padded to S.
+        word_starts: [B, S] true where a word begins. Values in the padding do not matter, because
+            every sample begins with a word.
     """
     return batch._replace(masked_words=word_starts.cumsum(dtype=np.int64)[batch.masked_positions])
 
 
 def unscored(batch: Batch) -> Batch:
-    """The batch without anything that a loss or a score counts."""
+    """The batch with everything removed that a loss or a score counts."""
     return batch._replace(
         labels=np.full_like(batch.labels, IGNORED),
         next_sentence_label=np.full_like(batch.next_sentence_label, IGNORED),
@@ -130,7 +131,7 @@ def unscored(batch: Batch) -> Batch:
 
 
 def pack(batch: Batch) -> PackedBatch:
-    """Lay the samples of a padded batch end to end."""
+    """Put the samples of a padded batch end to end."""
     lengths = batch.attention_mask.sum(axis=1)
     width = batch.input_ids.shape[1]
     tokens = ranges(np.arange(len(lengths)) * width, lengths)

@@ -1,8 +1,8 @@
-"""Which sample comes when: pure functions of position, seed and sizes, with nothing to remember.
+"""The order of samples: pure functions of position, seed and sizes, without any state.
 
 A run consumes positions 0, 1, 2 …; step s takes the `global_batch` positions from s * global_batch
-on. The stream of a corpus of n samples is an endless row of epochs, each a permutation of all n,
-so a batch may straddle two epochs: nothing is dropped or padded.
+on. A corpus of n samples gives an endless sequence of epochs, each a permutation of all n samples.
+A batch may contain the end of one epoch and the start of the next: nothing is dropped or padded.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from math import gcd, lcm
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.corpus.columns import UINT64, draw, key_of, offsets_of
+from pipeline.corpus.arrays import offsets_of
+from pipeline.corpus.randomness import UINT64, draw, key_of
 
 _ROUNDS = 4
-"""Of the Feistel network; with good round functions, four look random (Luby and Rackoff 1988)."""
+"""Rounds of the Feistel network. Four suffice to look random (Luby and Rackoff 1988)."""
 _EPOCH, _SHARDS, _WINDOW, _SOURCE = range(4)
-"""What tells the random streams of one seed apart."""
+"""Numbers that separate the random streams of one seed."""
 
 
 def positions_of(step: int, global_batch: int, rank: int, world_size: int) -> NDArray[np.int64]:
-    """The positions a rank takes in a step: a contiguous part of the step's, sizes at most 1 apart.
+    """The positions that a rank takes in a step: a contiguous part of the step's positions.
 
-    Laid end to end, the ranks' parts are the step's positions, whatever the world size.
+    In order of rank, these parts are the step's positions for any world size. Their sizes differ by
+    at most 1.
     """
     first = step * global_batch + global_batch * rank // world_size
     last = step * global_batch + global_batch * (rank + 1) // world_size
@@ -35,13 +37,13 @@ def positions_of(step: int, global_batch: int, rank: int, world_size: int) -> ND
 def sample_at(
     positions: NDArray[np.integer], shard_rows: NDArray[np.integer], seed: int, window: int = 0
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The samples at these positions of a corpus's endless stream.
+    """The samples at these positions of a corpus's endless sequence.
 
     Args:
         positions: [N]
         shard_rows: [K] samples of each shard; samples are numbered through all shards.
-        window: 0 shuffles all samples. Else, in each epoch, shards are shuffled and then samples
-            within every `window` successive ones, so that no more are needed at a time.
+        window: 0 shuffles all samples. Otherwise each epoch shuffles the shards, and then the
+            samples within every `window` successive shards, so that only those are needed at once.
 
     Returns:
         [N] sample numbers and [N] epochs.
@@ -61,6 +63,7 @@ def sample_at(
 def _windowed(
     within: NDArray[np.int64], shard_rows: NDArray[np.int64], seed: int, epoch: int, window: int
 ) -> NDArray[np.int64]:
+    """[N] samples at these positions of an epoch that is shuffled by windows of shards."""
     count = len(shard_rows)
     shards = permuted(np.arange(count), count, key_of(seed, _SHARDS, epoch))
     first = offsets_of(shard_rows[shards])
@@ -75,10 +78,10 @@ def _windowed(
 def permuted(
     values: NDArray[np.int64], sizes: int | NDArray[np.int64], keys: np.uint64 | UINT64
 ) -> NDArray[np.int64]:
-    """[N] where the permutations `keys` of 0 … sizes - 1 take these values; no table is built.
+    """[N] images of values under the permutations `keys` of 0 … sizes - 1, without any table.
 
-    A Feistel network over a grid of about sqrt(size) by sqrt(size) cells permutes the cells; a
-    value that lands on a cell beyond `size` goes round again (Black and Rogaway 2002).
+    A Feistel network permutes the cells of a grid of about sqrt(size) by sqrt(size). A value whose
+    image is a cell beyond `size` is permuted again (cycle walking, Black and Rogaway 2002).
     """
     result = np.array(values, np.int64)
     sizes = np.broadcast_to(np.asarray(sizes, np.int64), result.shape)
@@ -99,7 +102,7 @@ def _permute_cells(
     heights, widths = height.astype(np.uint64), width.astype(np.uint64)
     row, column = np.divmod(cells.astype(np.uint64), widths)
     for turn in range(_ROUNDS):
-        # The upper half only: added to a row or column it can't overflow.
+        # Only the upper half is used: its sum with a row or column can't overflow.
         if turn % 2 == 0:
             row = (row + (draw(keys, column * _ROUNDS + turn) >> np.uint64(32))) % heights
         else:
@@ -108,10 +111,10 @@ def _permute_cells(
 
 
 def quotas(weights: Sequence[str]) -> tuple[int, ...]:
-    """Weights as written to the smallest whole numbers in the same ratio: 0.2, 0.6 to 1, 3.
+    """The smallest whole numbers in the ratio of the weights as written: 0.2, 0.6 give 1, 3.
 
     Raises:
-        ValueError: a weight is no number above 0.
+        ValueError: a weight is not a number above 0.
     """
     fractions = [Fraction(weight) for weight in weights]
     if any(fraction <= 0 for fraction in fractions):
@@ -124,14 +127,14 @@ def quotas(weights: Sequence[str]) -> tuple[int, ...]:
 def source_at(
     positions: NDArray[np.int64], shares: Sequence[int], seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which of several sources each position reads, and its position in that source's stream.
+    """[N] the source that each position reads, and [N] its position in that source's sequence.
 
-    Every block of sum(shares) positions holds exactly `shares[i]` of source i, shuffled; each
-    source's positions are used once and in blocks.
+    Every cycle of sum(shares) positions reads exactly `shares[i]` samples of source i, in shuffled
+    order. Each position of a source is used once.
     """
     bounds = offsets_of(np.array(shares, np.int64))
-    blocks, within = np.divmod(np.asarray(positions, np.int64), bounds[-1])
-    keys = draw(np.full(len(blocks), key_of(seed, _SOURCE)), blocks)
+    cycles, within = np.divmod(np.asarray(positions, np.int64), bounds[-1])
+    keys = draw(np.full(len(cycles), key_of(seed, _SOURCE)), cycles)
     slots = permuted(within, int(bounds[-1]), keys)
     sources = np.searchsorted(bounds, slots, side="right") - 1
-    return sources, blocks * np.diff(bounds)[sources] + slots - bounds[sources]
+    return sources, cycles * np.diff(bounds)[sources] + slots - bounds[sources]

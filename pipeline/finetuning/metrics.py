@@ -1,4 +1,4 @@
-"""Scores of the tasks, all between 0 and 1; the first of each is the one that picks the best."""
+"""Scores of the tasks, all between 0 and 1; the first one of a task chooses the best epoch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sklearn.metrics import accuracy_score, f1_score
 _HAN = "\u4e00-\u9fa5"
 _CMRC_MARKS = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
 _LATIN = rf"[^\W{_HAN}]+"
-_CMRC_UNIT = re.compile(rf"[{_HAN}]|{_LATIN}(?:[.,]{_LATIN})*|[^\w\s]")
+_CMRC_TOKEN = re.compile(rf"[{_HAN}]|{_LATIN}(?:[.,]{_LATIN})*|[^\w\s]")
 
 
 def classification(truth: Sequence[str], found: Sequence[str]) -> dict[str, float]:
-    """Accuracy and F1: of the last label when there are two, else the mean over labels."""
+    """Accuracy, and the F1 of the last label if there are two labels, else the mean F1 of all."""
     labels = sorted(set(truth) | set(found))
     if len(labels) <= 2:
         f1 = f1_score(truth, found, pos_label=labels[-1], average="binary", zero_division=0)
@@ -42,8 +42,8 @@ def entities(truth: Sequence[list[str]], found: Sequence[list[str]]) -> dict[str
 def spans(truth: Sequence[Sequence[str]], found: Sequence[str]) -> dict[str, float]:
     """Exact match and F1 as CMRC 2018 defines them, the best over the answers of a question.
 
-    Its F1 compares the longest common stretch of units (a Han character, a word or number of
-    others, a sign); case and its list of marks don't count (arXiv 1810.07366, its evaluate.py).
+    F1 compares the longest common sequence of tokens: a Han character, a word or number in another
+    script, or a sign. Case and CMRC's list of marks are ignored (arXiv 1810.07366, evaluate.py).
     """
     pairs = list(zip(truth, found, strict=True))
     f1 = [max(_overlap(answer, text) for answer in answers) for answers, text in pairs]
@@ -56,6 +56,6 @@ def _bare(text: str) -> str:
 
 
 def _overlap(answer: str, text: str) -> float:
-    expected, given = (_CMRC_UNIT.findall(_bare(each)) for each in (answer, text))
+    expected, given = (_CMRC_TOKEN.findall(_bare(each)) for each in (answer, text))
     common = SequenceMatcher(None, expected, given, autojunk=False).find_longest_match().size
     return 2 * common / (len(expected) + len(given)) if common else 0.0

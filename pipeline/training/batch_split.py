@@ -1,4 +1,4 @@
-"""How a global batch is shared out: workers, micro-batches, accumulation steps."""
+"""How a global batch is split into workers, micro-batches and accumulation steps."""
 
 from __future__ import annotations
 
@@ -9,91 +9,40 @@ from pipeline.settings.config import Config
 
 
 class Split(NamedTuple):
-    """How the samples of one optimizer step are shared out."""
+    """How the samples of one optimizer step are split."""
 
-    global_batch: int
     micro_batch: int
-    """Of an elastic run, the largest one."""
+    """Samples of the largest micro-batch."""
     world_size: int
     accumulation: int
-    """Micro-batches that a worker adds up before an optimizer step."""
+    """Micro-batches of a worker in one optimizer step."""
 
 
 def split_batch(global_batch: int, micro_batch: int, world_size: int) -> Split:
-    """Accumulation steps from the batch sizes and the number of workers.
+    """Split a global batch as evenly as possible among any number of workers.
+
+    The workers' shares differ by one sample at most, and each worker splits its share into equally
+    many micro-batches, none larger than `micro_batch`.
 
     Raises:
-        ConfigError: global_batch is not a multiple of micro_batch x world_size; the message names
-            the nearest settings that fit, one changed at a time.
+        ConfigError: a worker would have no sample for one of its micro-batches.
     """
-    accumulation, rest = divmod(global_batch, micro_batch * world_size)
-    if accumulation and not rest:
-        return Split(global_batch, micro_batch, world_size, accumulation)
-    unit = micro_batch * world_size
-    batches = [n for n in (global_batch // unit * unit, -(-global_batch // unit) * unit) if n]
-    ways = [f"train.global_batch={_either(batches)}"]
-    if global_batch % world_size == 0:
-        ways.append(
-            f"train.micro_batch={_either(_divisors(global_batch // world_size, micro_batch))}"
-        )
-    if global_batch % micro_batch == 0:
-        workers = _divisors(global_batch // micro_batch, world_size)
-        ways.append(f"scaling.workers={_either(workers)}")
-    raise ConfigError(
-        f"train.global_batch={global_batch} is not a multiple of train.micro_batch={micro_batch} "
-        f"on {world_size} worker(s); the nearest that fit: {'; '.join(ways)}"
-    )
-
-
-def split_for(config: Config, world_size: int) -> Split:
-    """How the batch of the settings falls to that many workers.
-
-    An elastic run takes any number of them: they share the samples as evenly as it goes, and each
-    makes the same number of micro-batches of them, none larger than `train.micro_batch`.
-
-    Raises:
-        ConfigError: it can't be shared out so.
-    """
-    batch, micro_batch = config.train.global_batch, config.train.micro_batch
-    if config.scaling.min_workers is None:
-        return split_batch(batch, micro_batch, world_size)
-    largest = -(-batch // world_size)
-    accumulation = -(-largest // micro_batch)
-    if batch // world_size < accumulation:
+    largest_share = -(-global_batch // world_size)
+    accumulation = -(-largest_share // micro_batch)
+    if global_batch // world_size < accumulation:
         raise ConfigError(
-            f"train.global_batch={batch} in micro-batches of {micro_batch} leaves a worker without "
-            f"a sample when there are {world_size}; raise it, raise train.micro_batch, or lower "
-            "scaling.max_workers"
+            f"train.global_batch={global_batch} in micro-batches of {micro_batch} leaves a worker "
+            f"without a sample when there are {world_size} workers; raise train.global_batch or "
+            "train.micro_batch, or use fewer workers (scaling)"
         )
-    return Split(batch, -(-largest // accumulation), world_size, accumulation)
+    return Split(-(-largest_share // accumulation), world_size, accumulation)
 
 
 def choose_workers(config: Config, gpus: int, cpus: int) -> int:
-    """`scaling.workers`; where it is 0, one for each GPU, or two on CPUs, that share the batch.
+    """`scaling.workers`, or the largest number of an elastic run; else one for each GPU, or two.
 
-    Of an elastic run, the largest number.
-
-    Raises:
-        ConfigError: the batch sizes fit no number of workers.
+    `gpus` and `cpus` are those of the cluster.
     """
-    if config.scaling.max_workers:
-        return config.scaling.max_workers
-    if config.scaling.workers:
-        return config.scaling.workers
-    sizes = config.train.global_batch, config.train.micro_batch
-    for workers in range(gpus or min(2, cpus), 1, -1):
-        if sizes[0] % (sizes[1] * workers) == 0:
-            return workers
-    return split_batch(*sizes, world_size=1).world_size
-
-
-def _divisors(number: int, wanted: int) -> list[int]:
-    """The largest divisor up to `wanted` and the smallest above it."""
-    divisors = [n for n in range(1, number + 1) if number % n == 0]
-    below = [n for n in divisors if n <= wanted]
-    above = [n for n in divisors if n > wanted]
-    return below[-1:] + above[:1]
-
-
-def _either(values: list[int]) -> str:
-    return " or ".join(str(value) for value in dict.fromkeys(values))
+    scaling = config.scaling
+    devices = gpus or min(2, cpus)
+    return scaling.max_workers or scaling.workers or min(devices, config.train.global_batch)

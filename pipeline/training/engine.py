@@ -1,10 +1,11 @@
-"""DeepSpeed, set up from our settings: precision, ZeRO, clipping, LAMB."""
+"""The DeepSpeed engine: precision, ZeRO, and our optimizer bound to it."""
 
 from __future__ import annotations
 
 import logging
 import os
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,25 +15,16 @@ from torch import Tensor, nn
 from pipeline.errors import ConfigError
 from pipeline.settings.config import Config
 from pipeline.training.batch_split import Split
+from pipeline.training.deepspeed_config import HALF, deepspeed_config
 from pipeline.training.lamb import optimizer as lamb
-from pipeline.training.lamb.fragments import Flat, locate
-
-logger = logging.getLogger(__name__)
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+from pipeline.training.lamb.fragments import locate
 
 
 def resolve_precision(precision: str, device: torch.device | str) -> str:
-    """`fp32`, `bf16` or `fp16`; `auto` is bf16 where the device computes in it, else fp32.
-
-    Raises:
-        ConfigError: fp16 on a CPU.
-    """
-    on_gpu = torch.device(device).type == "cuda"
-    if precision == "fp16" and not on_gpu:
-        raise ConfigError("train.precision=fp16 needs a GPU; on a CPU take auto, bf16 or fp32")
+    """`fp32`, `bf16` or `fp16`; `auto` is bf16 where the device computes in it, else fp32."""
     if precision != "auto":
         return precision
-    if on_gpu:
+    if torch.device(device).type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16" if native else "fp32"
@@ -46,59 +38,32 @@ def check(config: Config, device: torch.device | str) -> None:
     """
     mistakes = []
     on_gpu = torch.device(device).type == "cuda"
-    stage, precision = config.engine.zero_stage, config.train.precision
-    if precision == "fp16" and not on_gpu:
+    if config.train.precision == "fp16" and not on_gpu:
         mistakes.append("train.precision=fp16 needs a GPU; on a CPU take auto, bf16 or fp32")
     if config.engine.offload and not on_gpu:
         mistakes.append("engine.offload moves state from GPU to CPU memory; there is no GPU here")
-    if config.engine.offload and stage == 0:
-        mistakes.append("engine.offload needs engine.zero_stage 1, 2 or 3")
     if config.engine.attention == "flash" and not on_gpu:
         mistakes.append("engine.attention=flash needs a GPU; take auto, sdpa or eager")
+    if config.engine.deepspeed and not mistakes:
+        mistakes.extend(_refused_by_deepspeed(config, device))
     if mistakes:
         raise ConfigError("\n".join(mistakes))
 
 
-def zero_stage(config: Config, precision: str) -> int:
-    """The stage that DeepSpeed is told: `engine.zero_stage`, but 1 for 0 in half precision.
+def _refused_by_deepspeed(config: Config, device: torch.device | str) -> list[str]:
+    """What DeepSpeed's own checks say about `engine.deepspeed`."""
+    _import_deepspeed(device)
+    from deepspeed.runtime.config import DeepSpeedConfig
 
-    Its stage 0 adds gradients up in half precision and does not scale the loss. Stage 1 does both
-    rightly, sends no more between the workers, and on one of them is the same.
-    """
-    return max(config.engine.zero_stage, 1) if precision in HALF else config.engine.zero_stage
-
-
-def deepspeed_settings(config: Config, split: Split, precision: str) -> dict[str, Any]:
-    """DeepSpeed's configuration; everything in it follows from ours."""
-    stage = zero_stage(config, precision)
-    zero: dict[str, Any] = {
-        "stage": stage,
-        # Buckets are allocated whole: DeepSpeed's 500 M elements would dwarf a model of 100 M.
-        "reduce_bucket_size": 25_000_000,
-        "allgather_bucket_size": 100_000_000,
-        "overlap_comm": torch.cuda.is_available(),
-        "round_robin_gradients": False,
-    }
-    if config.engine.offload:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-    settings: dict[str, Any] = {
-        # In an elastic run, what it would be if the workers' parts were equal.
-        "train_batch_size": split.micro_batch * split.accumulation * split.world_size,
-        "train_micro_batch_size_per_gpu": split.micro_batch,
-        "gradient_accumulation_steps": split.accumulation,
-        # Without ZeRO and in fp32, LAMB sees all gradients and clips them itself.
-        "gradient_clipping": 0.0 if _lamb_clips(config, precision) else config.optim.clip,
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 10**9,
-    }
-    if precision in HALF:
-        settings[precision] = {"enabled": True}
-        # Sums in fp32 do not depend on how a batch was split; sums in half precision would.
-        settings["communication_data_type"] = "fp32"
-        settings["data_types"] = {"grad_accum_dtype": "fp32"}
-    return settings
+    micro_batch = config.train.micro_batch
+    workers = dist.get_world_size() if dist.is_initialized() else 1
+    split = Split(micro_batch, workers, accumulation=1)
+    precision = resolve_precision(config.train.precision, device)
+    try:
+        DeepSpeedConfig(deepspeed_config(config, split, precision))
+    except Exception as error:  # of many types
+        return [f"engine.deepspeed: DeepSpeed refuses it: {error}"]
+    return []
 
 
 def initialize(module: nn.Module, config: Config, split: Split, precision: str) -> Any:
@@ -110,16 +75,11 @@ def initialize(module: nn.Module, config: Config, split: Split, precision: str) 
     Raises:
         ConfigError: settings that cannot work on this machine.
     """
-    on_gpu = torch.cuda.is_available()
-    check(config, "cuda" if on_gpu else "cpu")
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
-    deepspeed = _quiet_deepspeed()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     join()
-    deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False)
-    if zero_stage(config, precision) != config.engine.zero_stage and not dist.get_rank():
-        logger.warning(
-            "engine.zero_stage=0 is taken for 1: DeepSpeed's own adds gradients up in %s", precision
-        )
+    deepspeed = _import_deepspeed(device)
+    deepspeed.init_distributed(dist_backend="nccl" if device == "cuda" else "gloo", verbose=False)
+    check(config, device)
     if config.engine.activation_checkpointing:
         _checkpoint_activations(module)
     optim = config.optim
@@ -128,8 +88,6 @@ def initialize(module: nn.Module, config: Config, split: Split, precision: str) 
         lr=optim.lr,
         betas=optim.betas,
         eps=optim.eps,
-        trust_ratio=optim.name == "lamb",
-        max_gradient_norm=_clip_or_inf(optim.clip) if _lamb_clips(config, precision) else None,
     )
     if optim.name == "adamw":
         for group in optimizer.param_groups:
@@ -140,7 +98,7 @@ def initialize(module: nn.Module, config: Config, split: Split, precision: str) 
     engine, *_ = deepspeed.initialize(
         model=module,
         optimizer=optimizer,
-        config=deepspeed_settings(config, split, precision),
+        config=deepspeed_config(config, split, precision),
         dist_init_required=False,
     )
     lamb.bind(optimizer, engine)
@@ -154,55 +112,54 @@ def initialize(module: nn.Module, config: Config, split: Split, precision: str) 
 
 
 def optimizer_of(engine: Any) -> lamb.Lamb:
-    """Our optimizer, inside whatever DeepSpeed wrapped around it."""
+    """Our optimizer, inside what DeepSpeed wrapped around it."""
     return engine.basic_optimizer
 
 
 def gradient_norm(engine: Any) -> float:
     """Global gradient norm of the last step before clipping; infinite where fp16 overflowed."""
-    norm = optimizer_of(engine).gradient_norm
-    if norm is None:
-        norm = engine.get_global_grad_norm()
+    norm = engine.get_global_grad_norm()
     return float("nan") if norm is None else float(norm)
 
 
 def weights_are_finite(engine: Any) -> bool:
-    """Whether no rank has a master weight that is infinite or not a number; all ranks call it."""
+    """Whether every master weight of every rank is finite; all ranks call it."""
     finite = torch.ones((), device=engine.device)
     for flat in locate(engine):
         master = flat.tensor.detach().view(-1)
-        for fragment in flat.fragments:  # padding may hold anything
-            part = master.narrow(0, fragment.offset, fragment.length)
-            finite *= part.isfinite().all().to(engine.device)
+        for _, _, offset, length in flat.fragments:  # padding may hold anything
+            finite *= master.narrow(0, offset, length).isfinite().all().to(engine.device)
     dist.all_reduce(finite, dist.ReduceOp.MIN)
     return bool(finite)
 
 
-def full_state_dict(engine: Any) -> dict[str, Tensor] | None:
+def full_state_dict(engine: Any, moment: str = "") -> dict[str, Tensor] | None:
     """All weights in fp32 on the CPU of rank 0, by their Hugging Face names; None elsewhere.
 
-    Every rank must call it. Of tied weights one is there, under its first name.
+    Every rank must call it. Tied weights appear once, under their first name. The network has no
+    persistent buffers.
+
+    Args:
+        engine: the DeepSpeed engine.
+        moment: `exp_avg` or `exp_avg_sq`, for the optimizer's moments instead of the weights.
     """
-    rank = dist.get_rank()
-    weights: dict[str, Tensor] = {}
-    for flat in locate(engine):
-        for index, (name, shape) in enumerate(zip(flat.names, flat.shapes, strict=True)):
-            full = _gather(engine, flat, index, shape)
-            if rank == 0:
-                weights[name] = full.to("cpu", torch.float32, copy=True)
-    if rank != 0:
-        return None
-    persistent = engine.module.state_dict()
-    weights |= {
-        name: buffer.detach().to("cpu", copy=True)
-        for name, buffer in engine.module.named_buffers()
-        if name in persistent
-    }
-    return {name.removeprefix("network."): tensor for name, tensor in weights.items()}
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+    if moment and hasattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
+    gather: Any = safe_get_full_fp32_param
+    if moment:
+        gather = partial(safe_get_full_optimizer_state, optim_state_key=moment)
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in engine.module.named_parameters():
+        whole = gather(parameter)
+        if dist.get_rank() == 0:
+            tensors[name.removeprefix("network.")] = whole.detach().to("cpu", copy=True)
+    return tensors if dist.get_rank() == 0 else None
 
 
 def publish_master_weights(engine: Any) -> None:
-    """Make the network's own weights follow master weights that were written from outside."""
+    """Copy master weights that were written from outside into the network's own weights."""
     zero = engine.optimizer
     if hasattr(zero, "fp32_partitioned_groups_flat"):  # stage 3
         zero.checkpoint_event_prologue()
@@ -210,45 +167,8 @@ def publish_master_weights(engine: Any) -> None:
             zero.fp16_partitioned_groups_flat[group].data.copy_(master.data)
             zero._unflatten_partitioned_parameters(group)
         zero.checkpoint_event_epilogue()
-    elif hasattr(zero, "update_lp_params"):  # stages 1 and 2
+    else:
         zero.update_lp_params()
-
-
-def _gather(engine: Any, flat: Flat, index: int, shape: torch.Size) -> Tensor:
-    """A whole parameter of master weights, from the ranks that hold its fragments."""
-    master = flat.tensor.detach()
-    if flat.group is None:
-        return master
-    full = torch.zeros(shape.numel(), device=engine.device, dtype=master.dtype)
-    for fragment in flat.fragments:
-        if fragment.parameter == index:
-            part = master.narrow(0, fragment.offset, fragment.length)
-            full.narrow(0, fragment.start, fragment.length).copy_(part)
-    dist.all_reduce(full, group=flat.group)
-    return full.view(shape)
-
-
-def _lamb_clips(config: Config, precision: str) -> bool:
-    return zero_stage(config, precision) == 0
-
-
-def _clip_or_inf(clip: float) -> float:
-    """A norm that is never exceeded still has the norm computed, for the record."""
-    return clip or float("inf")
-
-
-def _quiet_deepspeed() -> Any:
-    import deepspeed
-    import deepspeed.ops
-    from deepspeed.runtime import bf16_optimizer
-
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-    deepspeed.utils.logger.setLevel(logging.ERROR)
-    # It prints 15 reports, and collects garbage before each, for seconds.
-    bf16_optimizer.see_memory_usage = lambda *_, **__: None
-    # It would be compiled, for over a minute, as soon as a process group exists on a CPU.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed
 
 
 def join() -> None:
@@ -262,6 +182,22 @@ def join() -> None:
     else:
         store = dist.HashStore()
         dist.init_process_group(backend, store=store, rank=0, world_size=1)
+
+
+def _import_deepspeed(device: torch.device | str) -> Any:
+    """DeepSpeed for this device, without its reports and without compiling anything."""
+    os.environ.setdefault("DS_ACCELERATOR", torch.device(device).type)
+    import deepspeed
+    import deepspeed.ops
+    from deepspeed.runtime import bf16_optimizer
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    # It prints 15 reports and collects garbage before each, which takes seconds.
+    bf16_optimizer.see_memory_usage = lambda *_, **__: None
+    # DeepSpeed would compile it, for over a minute, as soon as a CPU has a process group.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
 
 
 def _checkpoint_activations(module: nn.Module) -> None:

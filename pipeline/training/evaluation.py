@@ -13,7 +13,7 @@ from pipeline.feed.batches import Batch
 from pipeline.training.objective import STATISTICS, summarize, to_device
 
 LENGTHS = ("1", "2", "3", "4", "5plus")
-"""Words are told apart by the number of their tokens: for Han, of their characters."""
+"""Lengths of words in tokens; a Han character is one token."""
 
 
 @torch.no_grad()
@@ -23,15 +23,15 @@ def evaluate(
     """Scores over the batches of all ranks; every rank calls it and gets the same.
 
     Returns:
-        `mlm_loss` (nats a masked token), `perplexity`, `mlm_accuracy` (of tokens), `masked_tokens`,
-        `nsp_loss` and `nsp_accuracy` where the corpus has pairs, `word_accuracy` (words of which
-        every token is right) and `masked_words`, and both for each length that occurs:
-        `word_accuracy_1` … `word_accuracy_5plus`.
+        `mlm_loss` (nats for each masked token), `perplexity`, `mlm_accuracy` (of tokens),
+        `masked_tokens`; where the corpus has pairs, `nsp_loss` and `nsp_accuracy`; `word_accuracy`
+        (share of words with every token right) and `masked_words`, and both for each length that
+        occurs: `word_accuracy_1` … `word_accuracy_5plus`.
     """
     objective.eval()
     sums = torch.zeros(len(STATISTICS), dtype=torch.float64, device=device)
     words = torch.zeros(2, len(LENGTHS), dtype=torch.float64, device=device)
-    for batch, counts in _in_step(list(batches), device):
+    for batch, counts in _equally_many(list(batches), device):
         _, statistics, right = objective(to_device(batch, device))
         if counts:
             sums += statistics
@@ -47,12 +47,12 @@ def evaluate(
 
 
 def count_words(right: Tensor, words: Tensor) -> Tensor:
-    """Exact words and all words, by length.
+    """Words with every token right, and all words, by length.
 
     Args:
-        right: bool [M], which masked tokens were told right.
+        right: bool [M], which masked tokens were predicted right.
         words: int64 [M], ascending numbers of the words that they belong to. Whole words are
-            masked, so a word's masked tokens are its tokens.
+            masked, so the masked tokens of a word are all its tokens.
 
     Returns:
         float64 [2, 5] in the order of LENGTHS: words with every token right, and all words.
@@ -65,7 +65,7 @@ def count_words(right: Tensor, words: Tensor) -> Tensor:
 
 
 def summarize_words(counts: Tensor) -> dict[str, float]:
-    """Shares of exact words from sums of `count_words` [2, 5]; of a length without words, none."""
+    """`word_accuracy…` and `masked_words…` from sums of `count_words` [2, 5]."""
     columns = [("", *counts.sum(1).tolist())]
     columns += [(f"_{name}", *counts[:, kind].tolist()) for kind, name in enumerate(LENGTHS)]
     scores: dict[str, float] = {}
@@ -75,10 +75,11 @@ def summarize_words(counts: Tensor) -> dict[str, float]:
     return scores
 
 
-def _in_step(batches: list[Batch], device: torch.device) -> Iterator[tuple[Batch, bool]]:
-    """A rank's batches, its last one repeated without counting until the longest rank is done.
+def _equally_many(batches: list[Batch], device: torch.device) -> Iterator[tuple[Batch, bool]]:
+    """This rank's batches, and whether each counts.
 
-    ZeRO-3 gathers weights in every forward pass, so all ranks must make equally many.
+    A rank with fewer batches than another repeats its last one without counting it: ZeRO-3 gathers
+    weights in every forward pass, so all ranks must make equally many.
     """
     longest = torch.tensor(len(batches), device=device)
     if dist.is_initialized():

@@ -1,4 +1,4 @@
-"""The network that the settings describe, with weights drawn from the run's seed."""
+"""The network that the settings describe, with weights that the run's seed determines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 from model import NezhaConfig, NezhaForPreTraining
 from pipeline.errors import ConfigError
-from pipeline.settings.config import ModelSettings
+from pipeline.settings.training import ModelSettings
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 4},
@@ -17,7 +17,7 @@ SIZES: dict[str, dict[str, int]] = {
 
 
 def network_config(settings: ModelSettings, vocab_size: int) -> NezhaConfig:
-    """A named size with the fields that the user set on top; intermediate size 4 × hidden.
+    """A named size, with the fields that the user set instead; intermediate size 4 × hidden size.
 
     Raises:
         ConfigError: the sizes do not fit one another.
@@ -32,7 +32,7 @@ def network_config(settings: ModelSettings, vocab_size: int) -> NezhaConfig:
 
 
 def build_network(config: NezhaConfig, seed: int, attention: str) -> NezhaForPreTraining:
-    """Fresh weights, the same for a seed whoever builds them."""
+    """A network with new weights; the same seed gives the same weights on every rank."""
     torch.manual_seed(seed)
     if attention != "auto":
         config._attn_implementation = attention

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import NezhaForPreTraining
-from model.linear_cross_entropy import linear_cross_entropy
-from model.tied_words import vectors_and_words
 from pipeline.feed.batches import Batch, pack
 from pipeline.training.transfer import upload
 
@@ -78,19 +76,14 @@ class PretrainingObjective(nn.Module):
             the loss (scalar; parts of a batch add up to the mean loss of the whole), float32
             sums in the order of STATISTICS [6], and which masked tokens were told right (bool [M]).
         """
-        head = self.network.cls.predictions
-        embedding = self.network.nezha.embeddings.word_embeddings
-        vectors, words = vectors_and_words(embedding, head.decoder, inputs.input_ids)
         hidden = self.network.nezha(
-            inputs_embeds=vectors[None],
+            inputs.input_ids[None],
             token_type_ids=inputs.token_type_ids[None],
-            cu_seqlens=inputs.cu_seqlens,
-            longest=inputs.longest,
+            cu_seq_lens_q=inputs.cu_seqlens,
+            max_length_q=inputs.longest,
         )
         masked = hidden.last_hidden_state.squeeze(0).index_select(0, inputs.masked_positions)
-        mlm, right = linear_cross_entropy(
-            head.decoder, head.transform(masked), inputs.masked_labels, words
-        )
+        mlm, right = self.network.cls.predictions(masked, inputs.masked_labels)
         nsp_logits = self.network.cls.seq_relationship(hidden.pooler_output).float()
         nsp = F.cross_entropy(
             nsp_logits, inputs.next_sentence_label, reduction="sum", ignore_index=-100

@@ -1,4 +1,4 @@
-"""From host memory to the device, without waiting for what the device is doing."""
+"""Copies from host memory to a device that do not wait for the device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def upload(host: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device; a GPU copies it when its turn comes."""
-    # Out of pinned memory the copy waits for nobody.
+    """The tensor on the device. A GPU copies it after the work that it was given before."""
+    # A copy from memory that is not pinned would wait for the device.
     host = host.pin_memory() if device.type == "cuda" else host
     return host.to(device, non_blocking=True)

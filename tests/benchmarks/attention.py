@@ -4,8 +4,7 @@
     python tests/benchmarks/attention.py --device cuda --dtype bfloat16 --tiles keys=128,64,8,2
 
 4,096 tokens on a CPU and 32,768 on a GPU, 12 heads of 64, clip distance 64. Every contender runs
-in a process of its own; memory is the peak of forward and backward above what the process held
-before them.
+in a process of its own; memory is the peak of forward and backward above that before them.
 """
 
 import argparse
@@ -34,7 +33,8 @@ def worker(chosen: argparse.Namespace) -> None:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     sys.path.insert(0, str(Path(__file__).parents[2]))
-    from model.relative_attention import attend, position_table
+    from model.attention.definition import position_table
+    from model.attention.interface import ALL_ATTENTION_FUNCTIONS, eager_attention_forward
 
     if chosen.tiles:
         set_tiles(chosen.tiles)
@@ -55,7 +55,9 @@ def worker(chosen: argparse.Namespace) -> None:
         if name == WITHOUT_POSITIONS:
             with sdpa_kernel(SDPBackend.FLASH_ATTENTION) if flash else nullcontext():
                 return torch.nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=rate)
-        return attend(name, q, k, v, table, dropout=rate)[0]
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
+        context, _ = attention(None, q, k, v, None, position_table=table, dropout=rate)
+        return context.transpose(1, 2)
 
     def now() -> float:
         if cuda:
@@ -78,7 +80,7 @@ def worker(chosen: argparse.Namespace) -> None:
 
 def set_tiles(shapes: list[str]) -> None:
     """Other tiles than the ones that ship; see `kernel_code.py`."""
-    from model import triton_attention
+    from model.attention import triton_attention
 
     others = dict(shape.split("=") for shape in shapes)
     tiles = {kernel: triton_attention.Tiles.of(shape) for kernel, shape in others.items()}

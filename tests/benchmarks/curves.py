@@ -1,9 +1,10 @@
 """Whether loss curves depend on the number of workers: `python -m tests.benchmarks.curves`.
 
-Trains the sample run's network (fp32, one thread a worker) on 1, 2 and 4 workers without dropout
-and compares the losses of every step; then ends a run on 2 workers right after a checkpoint and
-goes on from it on 1 and 4, which are held against the undisturbed run on 2; at last the same on 2
-with dropout, which must be the same bit for bit, final weights too.
+Trains the sample run's network (fp32, one thread for each worker) on 1, 2 and 4 workers without
+dropout and compares the losses of every step. Then it ends a run on 2 workers right after a
+checkpoint, continues from it on 1 and on 4 workers, and compares these with the undisturbed run on
+2. At last it does the same on 2 workers with dropout, which must be equal bit for bit, final
+weights too.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from rich.table import Table
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.config_file import load_config
-from pipeline.training.checkpoints import checkpoint
+from pipeline.training.checkpoints import files as checkpoints
 from tests.pipeline.training import spawn, worlds
 
 TARGET = 1e-4
@@ -44,7 +45,7 @@ def main() -> None:
         bench = Bench(arguments, Path(arguments.storage or scratch).absolute())
         bench.prepare()
         rows = bench.compare()
-    table = Table("run", "held against", "loss differs by", "steps")
+    table = Table("run", "compared with", "largest difference of the loss", "steps")
     for row in rows:
         met = "" if row["difference"] <= row["target"] else f"  (target {row['target']:g})"
         table.add_row(
@@ -148,9 +149,9 @@ def _row(
 
 
 def _weights(config: Config) -> Path:
-    newest = checkpoint.newest(RunPaths.of(config).checkpoints)
+    newest = checkpoints.newest(RunPaths.of(config).checkpoints)
     assert newest is not None  # the run has ended
-    return newest / checkpoint.WEIGHTS
+    return newest / checkpoints.WEIGHTS
 
 
 if __name__ == "__main__":

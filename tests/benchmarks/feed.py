@@ -1,7 +1,7 @@
-"""What the feed and the making of samples cost: `python -m tests.benchmarks.feed [--json FILE]`.
+"""The cost of the feed and of making samples: `python -m tests.benchmarks.feed [--json FILE]`.
 
-Medians of CPU time on one core. The corpus is made up, with the lengths of Chinese prose; give
-`--shards FOLDER` to read a prepared one.
+All figures are medians of CPU time on one core. The corpus is random, with the sentence lengths of
+Chinese prose; `--shards FOLDER` reads a prepared one instead.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.corpus.columns import offsets_of
-from pipeline.corpus.records import Masks, Sentences
-from pipeline.corpus.samples.masks import Maskable, sample_keys, whole_word_masks
+from pipeline.corpus.arrays import offsets_of
+from pipeline.corpus.records import Sentences
+from pipeline.corpus.samples.masks import Maskable, whole_word_masks
 from pipeline.corpus.samples.pairs import build_pairs
-from pipeline.corpus.shards.format import Manifest, write_manifest, write_shard
+from pipeline.corpus.shards.format import write_manifest, write_shard
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
 from pipeline.feed.batches import Feed, pack
 from pipeline.feed.collate import collate
 from pipeline.feed.order import sample_at
-from pipeline.settings.config import MaskingSettings, PairSettings
+from pipeline.settings.corpus import MaskingSettings, PairSettings
+from tests.pipeline.corpus.made import write_corpus
 
 BATCH, LENGTH, ROUNDS, STEPS = 256, 128, 9, 60
 DYNAMIC = MaskingSettings(mode="dynamic")
@@ -38,7 +39,7 @@ VOCABULARY = Maskable(103, 21128, tuple(sorted(SPECIAL_IDS.values())))
 
 
 def prose(documents: int) -> Sentences:
-    """Sentences of about 30 tokens in words of 1.67, as the shared corpus has them."""
+    """Sentences of about 30 tokens, and words of 1.67: the means of the shared corpus."""
     random = np.random.default_rng(0)
     sentences = random.geometric(1 / 45, documents)
     lengths = random.geometric(1 / 30, sentences.sum()) + 2
@@ -55,7 +56,7 @@ def prose(documents: int) -> Sentences:
 
 
 def median_seconds(work: Callable[[], object], rounds: int = ROUNDS) -> float:
-    """Median CPU seconds of one call, after one that warms up."""
+    """Median CPU seconds of one call, after a first call that is not counted."""
     work()
     spent = []
     for _ in range(rounds):
@@ -66,43 +67,33 @@ def median_seconds(work: Callable[[], object], rounds: int = ROUNDS) -> float:
 
 
 def making(folder: Path) -> dict[str, float]:
-    """Microseconds a sample of pairing, masking and writing; leaves a corpus in the folder."""
+    """Microseconds a sample for pairing, masking and writing; leaves a corpus in the folder."""
     text = prose(1500)
     pairs = build_pairs(text, PairSettings(), LENGTH, 101, 102, 0)
     count = len(pairs.documents)
-    keys = sample_keys(0, 0, np.arange(count, dtype=np.uint64))
-
-    def draw() -> Masks:
-        columns = pairs.input_ids, pairs.word_starts, pairs.offsets
-        return whole_word_masks(*columns, keys, MaskingSettings(), VOCABULARY)
-
-    masks = draw()
-    path = folder / "shard-0.arrow"
-    info = write_shard(path, pairs, masks, {}, 21128)
+    masks = whole_word_masks(pairs, MaskingSettings(), VOCABULARY, 0)
     work = {
         "pairs": lambda: build_pairs(text, PairSettings(), LENGTH, 101, 102, 0),
-        "masks": draw,
-        "shard": lambda: write_shard(path, pairs, masks, {}, 21128),
+        "masks": lambda: whole_word_masks(pairs, MaskingSettings(), VOCABULARY, 0),
+        "shard": lambda: write_shard(folder / "timed", pairs, masks, {}, VOCABULARY.vocab_size),
     }
     result = {
         f"make: {name} (µs)": median_seconds(job, 5) / count * 1e6 for name, job in work.items()
     }
     budgets = np.rint(0.15 * np.diff(pairs.offsets)).clip(1)
     result["make: share of budgets met exactly"] = float((np.diff(masks.offsets) == budgets).mean())
-    manifest = Manifest(
-        shards=(info,),
-        vocab_sha256="made up",
-        vocab_size=21128,
+    write_corpus(
+        folder,
+        (pairs, masks),
+        vocab_size=VOCABULARY.vocab_size,
         special_ids=SPECIAL_IDS,
         sequence_length=LENGTH,
-        masks="static",
     )
-    write_manifest(folder, manifest)
     return result
 
 
 def reading(folder: str) -> dict[str, float]:
-    """Random rows a second, 256 at a time."""
+    """Random rows a second, read 256 at a time."""
     reader = ShardFolder(folder)
     numbers = np.random.default_rng(0).integers(0, len(reader), (STEPS, BATCH))
 
@@ -116,7 +107,7 @@ def reading(folder: str) -> dict[str, float]:
 
 
 def feeding(folder: str) -> dict[str, float]:
-    """Samples a second of the whole feed, and microseconds a sample of its parts."""
+    """Samples a second of the whole feed, and microseconds a sample for its parts."""
     result = {}
     for name, masking, micro_batch in (
         ("static masks, batch 256", None, BATCH),
@@ -139,25 +130,21 @@ def feeding(folder: str) -> dict[str, float]:
 
 
 def parts(folder: str) -> dict[str, float]:
+    """Microseconds a sample for each part of the feed."""
     reader = ShardFolder(folder)
     vocabulary = reader.manifest.maskable
     positions = np.arange(BATCH)
     samples, epochs = sample_at(positions, reader.shard_rows, 0)
     rows = reader.rows(samples, multiple=8)
-    keys = sample_keys(0, epochs, samples.astype(np.uint64))
     pairs = flat_pairs(rows)
     batch = collate(rows, rows.masks, samples, 0, 0, BATCH)
-
-    def draw() -> Masks:
-        columns = pairs.input_ids, pairs.word_starts, pairs.offsets
-        return whole_word_masks(*columns, keys, DYNAMIC, vocabulary)
 
     work: dict[str, Callable[[], object]] = {
         "order": lambda: sample_at(positions, reader.shard_rows, 0),
         "read ids and static masks": lambda: reader.rows(samples, words=False, multiple=8),
         "read ids and word starts": lambda: reader.rows(samples, masks=False, multiple=8),
         "lay end to end for masking": lambda: flat_pairs(rows),
-        "draw masks": draw,
+        "draw masks": lambda: whole_word_masks(pairs, DYNAMIC, vocabulary, 0, epochs, samples),
         "collate": lambda: collate(rows, rows.masks, samples, 0, 0, BATCH),
         "pack": lambda: pack(batch),
     }
@@ -169,9 +156,9 @@ def parts(folder: str) -> dict[str, float]:
 
 
 def resuming(folder: Path, samples: int = 10**8) -> dict[str, float]:
-    """Seconds to open a corpus of 10^8 samples and make the first batch behind sample 10^8.
+    """Seconds to open a corpus of 10^8 samples and make the first batch after sample 10^8.
 
-    The corpus is hard links to one shard; each is a file and a map of its own.
+    The corpus consists of hard links to one shard; each is a separate file with its own mapping.
     """
     shard = ShardFolder(folder).manifest.shards[0]
     count = samples // shard.rows + 1
@@ -203,8 +190,8 @@ def resuming(folder: Path, samples: int = 10**8) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shards", help="a prepared corpus to feed from")
-    parser.add_argument("--json", help="file for the figures")
+    parser.add_argument("--shards", help="folder of a prepared corpus to read")
+    parser.add_argument("--json", help="file to write the figures to")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         figures = making(Path(scratch))

@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.gpu FOLDER
 
-Kernel tests first, then attention, a step, LAMB and the whole loop; tables are printed, figures
-go to FOLDER as JSON. It needs torch, Triton, transformers, numpy, pyarrow, pydantic, pyyaml, rich,
-fsspec, xxhash, pytest and hypothesis, and the loop DeepSpeed as well. What fails is named at the
-end, the rest goes on.
+It runs the kernels' tests, then attention, a step, LAMB and the whole loop. It prints tables and
+writes figures to FOLDER as JSON. It needs torch, Triton, transformers, numpy, pyarrow, pydantic,
+pyyaml, rich, fsspec, xxhash, pytest and hypothesis; the loop needs DeepSpeed too. A failure does
+not stop it; failures are listed at the end.
 """
 
 import argparse
@@ -14,13 +14,13 @@ import sys
 from pathlib import Path
 
 KERNEL_TESTS = [
-    "tests/model/test_triton_attention.py",
-    "tests/model/test_add_norm.py",
+    "tests/model/attention/test_triton_attention.py",
+    "tests/model/fused/test_add_norm.py",
     "tests/pipeline/training/lamb/test_kernels.py",
 ]
 SHAPES = ["64x128", "16x512"]
 TILES = ["context=64,64,4,3", "keys=128,64,8,2", "queries=64,64,4,2"]
-"""What might be faster than the tiles that ship; see `kernel_code.py`."""
+"""Tile sizes that might be faster than those in use; see `kernel_code.py`."""
 LOOPS = [
     ("base", 128, 256, False),
     ("base", 512, 64, False),

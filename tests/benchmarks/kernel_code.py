@@ -1,11 +1,11 @@
-"""What the compiler makes of attention's kernels for a GPU, without one.
+"""The machine code of attention's kernels for a GPU, without one.
 
     python -m tests.benchmarks.kernel_code
     python -m tests.benchmarks.kernel_code --try context=64,64,4,3 keys=128,64,8,2
 
-Instructions are counted a thread and element of a tile, in the loops over tiles beside the band
-and at its edges. `--try` adds other shapes: queries, keys, warps, stages. To measure them on a
-GPU, give them to `attention.py --tiles`.
+Instructions are counted for each thread and element of a tile, in the loops over tiles outside the
+band and at its edges. `--try` adds other shapes: queries, keys, warps, stages. `attention.py
+--tiles` measures them on a GPU.
 """
 
 import argparse
@@ -13,8 +13,8 @@ import argparse
 from rich.console import Console
 from rich.table import Table
 
-from model.triton_attention import INTERPRETED, KERNELS, Tiles
-from tests.model.kernel_builds import SHARED_MEMORY, attention, tiles_that_ship
+from model.attention.triton_attention import INTERPRETED, KERNELS, Tiles
+from tests.model.attention.kernel_builds import SHARED_MEMORY, attention, tiles_that_ship
 
 
 def main() -> None:
@@ -25,12 +25,12 @@ def main() -> None:
     parser.add_argument("--try", nargs="*", default=[], dest="others", metavar="KERNEL=Q,K,W,S")
     chosen = parser.parse_args()
     if INTERPRETED:
-        parser.error("TRITON_INTERPRET is set, and the interpreter compiles nothing")
+        parser.error("TRITON_INTERPRET is set, and Triton's interpreter compiles nothing: unset it")
     target = chosen.capability, chosen.head_size, chosen.dtype
     shipped = tiles_that_ship(*target)
     shapes = [(name, shipped[name]) for name in KERNELS]
     shapes += [(name, Tiles.of(shape)) for name, shape in (x.split("=") for x in chosen.others)]
-    table = Table("kernel", "tiles", "dropout", "beside", "at edges",
+    table = Table("kernel", "tiles", "dropout", "outside", "at edges",
                   "registers", "spilled", "shared KiB", "serialised")  # fmt: skip
     for name, tiles in shapes:
         for dropout in (False, True):

@@ -4,11 +4,11 @@ For every ZeRO stage, number of workers, precision, accumulation and clipping, t
 difference of a weight, relative to the largest weight, after the given numbers of steps:
 
 - `loop`: from a plain loop with whole parameters in one process, in the same precision;
-- `float64`: from a float64 LAMB that is fed the same recorded gradients (a loss that is linear in
-  the weights replays them, so that the run cannot drift away from its own gradients).
+- `float64`: from a float64 LAMB with the same recorded gradients. A loss that is linear in the
+  weights replays the gradients, so that small differences cannot change later gradients.
 
-`lamb` is ours, `ordinary` the same arithmetic on the flat tensors as DeepSpeed shows them,
-`adamw` a yardstick: what stage and precision alone do.
+`lamb` is ours; `ordinary` is the same arithmetic on DeepSpeed's flat tensors, each taken as one
+parameter; `adamw` shows what stage and precision alone do.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.pipeline.training import networks, spawn
 from tests.pipeline.training.lamb.reference_lamb import ReferenceLamb
 
 SAMPLES = 16
-"""Of a global batch: what 4 workers with 4 accumulation steps need."""
+"""Samples of a global batch: what 4 workers with 4 accumulation steps need."""
 LR, DECAY, CLIP = 0.02, 0.01, 0.3
 
 
@@ -47,7 +47,7 @@ class Case(NamedTuple):
 
 
 class Replay(nn.Module):
-    """The network's parameters under a loss whose gradient is whatever it is called with."""
+    """The network's parameters, with a loss whose gradient is what it is called with."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[20, 200])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--optimizers", nargs="+", default=["lamb", "ordinary", "adamw"])
-    parser.add_argument("--stages", type=int, nargs="+", default=[0, 1, 2, 3])
+    parser.add_argument("--stages", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     console = Console(width=130)
@@ -98,7 +98,7 @@ def make(case: Case, module: nn.Module) -> Any:
     config = Config.model_validate({"engine": {"zero_stage": case.stage}, "optim": optim})
     worker = engines.initialize(module, config, split, case.precision)
     if case.optimizer == "ordinary":
-        engines.optimizer_of(worker)._cuts.clear()  # each flat tensor is taken for a parameter
+        engines.optimizer_of(worker)._slices.clear()  # take each flat tensor as one parameter
     return worker
 
 
@@ -177,9 +177,7 @@ def plain_loop(
     """Whole fp32 master weights and gradients, the network in the case's precision, one process."""
     network, master = networks.build(), networks.build()
     network.to(engines.HALF.get(precision, torch.float32))
-    optimizer = lamb.Lamb(
-        lamb.parameter_groups(master, DECAY), lr=LR, max_gradient_norm=clip or None
-    )
+    optimizer = lamb.Lamb(lamb.parameter_groups(master, DECAY), lr=LR)
     for group in optimizer.param_groups:
         group["trust_ratio"] &= adapt
     result = {}
@@ -194,6 +192,8 @@ def plain_loop(
                 total += own
         for parameter, total in zip(master.parameters(), sums, strict=True):
             parameter.grad = total
+        if clip:
+            nn.utils.clip_grad_norm_(master.parameters(), clip)
         optimizer.step()
         with torch.no_grad():
             for own, parameter in zip(network.parameters(), master.parameters(), strict=True):
@@ -221,7 +221,7 @@ def float64(case: Case, steps: list[int], recorded: Any) -> dict[int, dict[str, 
 
 
 def summarize(rows: list[dict[str, Any]], steps: list[int]) -> Table:
-    """The worst of all accumulations and clippings."""
+    """The largest difference over all accumulations and clippings."""
     columns = [f"{kind}_{step}" for kind in ("loop", "float64") for step in steps]
     table = Table(
         "optimizer", "precision", "stage", "workers", *columns, title="largest difference"

@@ -1,11 +1,11 @@
 """What the training loop costs over a bare torch loop: `python -m tests.benchmarks.loop_cost`.
 
-One Ray Train worker trains the sample run's network with all that belongs to it: DeepSpeed, the
-feed with masks drawn anew, MLflow with a SQLite store, system metrics. After every ten steps, one
-of them logged, the same process makes five steps of a bare loop: the same network, the same
-optimizer, batches that lie in memory. The figure is the median over these rounds of the ratio of a
-step's time, by the clock and in CPU seconds of the process with all its threads. Evaluation and
-checkpoints are left out. What Ray's other processes use meanwhile is told apart.
+One Ray Train worker trains the sample run's network with everything that a run has: DeepSpeed, the
+feed with dynamic masks, MLflow with a SQLite store, system metrics. After every ten steps, one of
+them logged, the same process makes five steps of a bare loop: the same network, the same optimizer,
+batches in memory. The figure is the median over these rounds of the ratio of a step's time, by the
+clock and in CPU seconds of the process with all its threads. Evaluation and checkpoints are not
+counted. What Ray's other processes use meanwhile is shown separately.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.feed.opening import open_feed
 from pipeline.paths import RunPaths
-from pipeline.settings.config import Config, OptimSettings
+from pipeline.settings.config import Config
 from pipeline.settings.config_file import load_config
+from pipeline.settings.training import OptimSettings
 from pipeline.tracking import runs as tracking
 from pipeline.training import engine, loop
 from pipeline.training.lamb import optimizer as lamb
@@ -68,16 +70,16 @@ def _cpu_times(process: psutil.Process) -> tuple[float, ...]:
 
 
 class Race:
-    """Interrupts the loop where it asks for a step's learning rate, between two steps."""
+    """Interrupts the loop where it computes a step's learning rate, between two steps."""
 
     def __init__(self, bare_step: Callable[[], None]) -> None:
         self._bare_step = bare_step
         self._last: Spent | None = None
         self.rounds: list[tuple[Spent, Spent]] = []
-        """Of the loop's ten steps and of the bare loop's five."""
+        """What the loop's ten steps took, and the bare loop's five."""
 
     def learning_rate(self, step: int, total_steps: int, settings: OptimSettings) -> float:
-        # Half-way between two logged steps MLflow's thread has nothing left to send.
+        # Half-way between two logged steps, MLflow's thread has sent everything.
         if step % LOGGED == LOGGED // 2:
             begun = Spent.now()
             for _ in range(BARE):
@@ -93,7 +95,7 @@ _learning_rate = loop.learning_rate
 
 
 def worker(given: dict[str, Any]) -> dict[str, Any]:
-    """In the place of the driver's own, which it calls."""
+    """Replaces the launcher's own function, and calls it."""
     config = Config.model_validate(given["config"])
     torch.set_num_threads(max(1, int(config.scaling.cpus_per_worker)))
     race = Race(bare_loop(config))
@@ -105,8 +107,8 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def bare_loop(config: Config) -> Callable[[], None]:
-    """Steps on the run's first batches, over and over."""
-    feed = loop.open_feed(config, RunPaths.of(config), rank=0, world_size=1)
+    """Steps on the run's first batches, repeated."""
+    feed = open_feed(config, rank=0, world_size=1)
     cpu = torch.device("cpu")
     steps = [[to_device(batch, cpu) for batch in feed.step(step)] for step in range(8)]
     network = build_network(
@@ -122,7 +124,7 @@ def bare_loop(config: Config) -> Callable[[], None]:
     groups = lamb.parameter_groups(network, config.optim.weight_decay)
     for group in groups:
         group["params"] = [of[parameter] for parameter in group["params"]]
-    optimizer = lamb.Lamb(groups, lr=config.optim.lr, max_gradient_norm=config.optim.clip)
+    optimizer = lamb.Lamb(groups, lr=config.optim.lr)
     turn = iter(np.tile(np.arange(len(steps)), 10**6))
 
     def step() -> None:
@@ -135,6 +137,7 @@ def bare_loop(config: Config) -> Callable[[], None]:
         if half:
             for own, master in of.items():
                 master.grad = None if own.grad is None else own.grad.float()
+        torch.nn.utils.clip_grad_norm_(masters, config.optim.clip)
         optimizer.step()
         if half:
             with torch.no_grad():
@@ -182,7 +185,7 @@ def measure(arguments: argparse.Namespace, storage: Path) -> list[tuple[Spent, S
         ],
     )
     run_id = tracking.start_run(config, config.run.name, {})
-    from tests.benchmarks import loop_cost  # by its name: what `__main__` defines is copied
+    from tests.benchmarks import loop_cost  # by its name: Ray would copy what `__main__` defines
 
     driver._worker = loop_cost.worker
     driver.fit(

@@ -3,9 +3,9 @@
     python -m tests.benchmarks.prepare CORPUS.jsonl[.zst] VOCAB [--repeat 5] [--megabytes 200]
         [--peer CLONE]
 
-One core runs the same code as a Ray worker, in this process; its speed is given by wall clock and
-by CPU time, for machines that others use too. The cluster part writes CORPUS often enough, each
-time with its paragraphs in another order, to fill the megabytes, and runs Ray Data on two CPUs.
+First, this process runs the code of a Ray worker on one core; its speed is given by wall clock and
+by CPU time, which is steadier on a machine with other users. Then Ray Data runs on two CPUs, on
+copies of CORPUS that fill the megabytes; each copy has its paragraphs in another order.
 """
 
 import argparse
@@ -28,11 +28,13 @@ import ray
 
 from pipeline.corpus import prepare
 from pipeline.corpus.run.ledger import Result
-from pipeline.corpus.run.units import Job, make_shard
+from pipeline.corpus.run.work import Job, make_shard
+from pipeline.corpus.shards.format import Manifest
 from pipeline.corpus.text.parsing import documents
 from pipeline.corpus.text.reading import Chunk, read_unit
-from pipeline.corpus.text.sources import list_sources, plan_units
-from pipeline.settings.config import CorpusSettings
+from pipeline.corpus.text.sources import list_sources
+from pipeline.corpus.text.units import plan_units
+from pipeline.settings.corpus import CorpusSettings
 from tests.benchmarks import prepare_peers
 
 
@@ -63,6 +65,14 @@ def main() -> None:
             two_cores(big, folder, chosen.vocab, first, alone[first], both)
 
 
+def prepare_in_process(
+    settings: CorpusSettings, folder: Path, vocab: Path, seed: int = 0
+) -> Manifest:
+    """Prepare a corpus in this process, the listing and hashing of its inputs included."""
+    sources = list_sources(settings.inputs, settings)
+    return prepare.prepare(settings, folder, vocab, seed, sources, silent, prepare.IN_PROCESS)
+
+
 def compare(texts: list[str], folder: Path, vocab: Path, peer: Path | None) -> None:
     """Print the speed of public builders and ours, with jieba, on the same texts."""
     some = folder / "some.jsonl"
@@ -72,7 +82,7 @@ def compare(texts: list[str], folder: Path, vocab: Path, peer: Path | None) -> N
 
     def ours(place: str) -> float:
         begun = time.process_time()
-        made = prepare.prepare(settings, folder / place, vocab, 0, (), silent, prepare.IN_PROCESS)
+        made = prepare_in_process(settings, folder / place, vocab)
         return made.rows / (time.process_time() - begun)
 
     ours("cold")
@@ -90,10 +100,8 @@ def one_core(source: Path, folder: Path, vocab: Path, segmenter: str, repeat: in
     wall, cpu = [], []
     for turn in range(repeat + 1):
         begun, used = time.perf_counter(), time.process_time()
-        manifest = prepare.prepare(
-            settings, folder / f"{segmenter}{turn}", vocab, turn, (), silent, prepare.IN_PROCESS
-        )
-        if turn:  # the first one loads dictionaries
+        manifest = prepare_in_process(settings, folder / f"{segmenter}{turn}", vocab, turn)
+        if turn:  # turn 0 loads dictionaries
             wall.append(manifest.rows / (time.perf_counter() - begun))
             cpu.append(manifest.rows / (time.process_time() - used))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -105,7 +113,7 @@ def one_core(source: Path, folder: Path, vocab: Path, segmenter: str, repeat: in
 
 
 def two_processes(source: Path, folder: Path, vocab: Path, segmenter: str) -> float:
-    """Print and return what two plain processes get at once: all that these two CPUs can give."""
+    """Print and return the speed of two plain processes at once: all that two CPUs can give."""
     context = multiprocessing.get_context("spawn")
     start, rows = context.Barrier(2), context.Queue()
     jobs = [
@@ -128,12 +136,12 @@ def two_processes(source: Path, folder: Path, vocab: Path, segmenter: str) -> fl
 
 
 def in_process(source: Path, folder: Path, vocab: Path, segmenter: str, start, rows) -> None:
-    """Prepare the source thrice, together with the other process, and tell the mean speeds."""
+    """Prepare the source three times beside the other process, and report the mean speeds."""
     settings = CorpusSettings(inputs=(str(source),), segmenter=segmenter)
 
     def turn(number: int) -> int:
         place = folder / str(number)
-        return prepare.prepare(settings, place, vocab, 0, (), silent, prepare.IN_PROCESS).rows
+        return prepare_in_process(settings, place, vocab).rows
 
     turn(0)
     start.wait()
@@ -145,7 +153,7 @@ def in_process(source: Path, folder: Path, vocab: Path, segmenter: str, start, r
 def two_cores(
     source: Path, folder: Path, vocab: Path, segmenter: str, alone: float, both: float
 ) -> None:
-    """Print the speed through Ray Data on two CPUs, who had the CPUs, and the largest worker."""
+    """Print the speed with Ray Data on two CPUs, what used the CPUs, and the largest worker."""
     ray.init(
         num_cpus=2,
         include_dashboard=False,
@@ -154,7 +162,7 @@ def two_cores(
     )
     settings = CorpusSettings(inputs=(str(source),), segmenter=segmenter, workers=2)
     small = CorpusSettings(inputs=(str(folder / "one.jsonl"),), segmenter=segmenter, workers=2)
-    prepare.prepare(small, folder / "warm", vocab, 0, (), silent)
+    prepare.prepare(small, folder / "warm", vocab, 0, list_sources(small.inputs, small), silent)
     prepare.make_shard = timed_shard
     finished = threading.Event()
     peak: dict[int, float] = {}
@@ -162,7 +170,8 @@ def two_cores(
     watcher = threading.Thread(target=watch, args=(workers, peak, finished))
     watcher.start()
     before, busy, begun = cpu_seconds(), busy_seconds(), time.perf_counter()
-    manifest = prepare.prepare(settings, folder / "big", vocab, 0, (), print)
+    sources = list_sources(settings.inputs, settings)
+    manifest = prepare.prepare(settings, folder / "big", vocab, 0, sources, print)
     seconds = time.perf_counter() - begun
     used = {name: spent - before[name] for name, spent in cpu_seconds().items()}
     used["other programs"] = busy_seconds() - busy - sum(used.values())
@@ -185,13 +194,13 @@ def two_cores(
     first, last = min(begin for begin, _ in spans), max(end for _, end in spans)
     held = sum(end - begin for begin, end in spans)
     print(
-        f"workers had a chunk in hand {held / 2 / (last - first):.0%} of the time from the first "
-        f"to the last, {held / 2 / seconds:.0%} of the whole run"
+        f"workers were busy with chunks {held / 2 / (last - first):.0%} of the time from the "
+        f"first to the last, {held / 2 / seconds:.0%} of the whole run"
     )
 
 
 def timed_shard(job: Job, chunk: Chunk) -> Result:
-    """`make_shard`, with its times noted beside: how busy workers are whoever shares the CPUs."""
+    """`make_shard`, which also writes down its times: they show how busy the workers are."""
     begun = time.time()
     result = make_shard(job, chunk)
     with Path(os.environ["BENCHMARK_TIMES"], f"{os.getpid()}.times").open("a") as file:
@@ -200,19 +209,19 @@ def timed_shard(job: Job, chunk: Chunk) -> Result:
 
 
 def processes() -> Iterator[tuple[str, psutil.Process]]:
-    """This process and all of the cluster's, by what they are."""
+    """This process and all processes of the cluster, each with its kind."""
     me = psutil.Process()
     yield "driver", me
     for process in me.children(recursive=True):
         with contextlib.suppress(psutil.Error, IndexError):
-            # Idle or at work; Ray's own actors have names with a capital letter.
+            # Workers are idle or run a task; the names of Ray's own actors have a capital letter.
             command = process.cmdline()[0]
-            worker = command.startswith(("ray::IDLE", "ray::FlatMap", "ray::make_shards"))
+            worker = command.startswith(("ray::IDLE", "ray::FlatMap", "ray::to_results"))
             yield "workers" if worker else "Ray's processes", process
 
 
 def cpu_seconds() -> dict[str, float]:
-    """CPU seconds so far, by kind of process."""
+    """CPU seconds so far by kind of process."""
     seconds: dict[str, float] = collections.defaultdict(float)
     for name, process in processes():
         with contextlib.suppress(psutil.Error):
@@ -221,13 +230,13 @@ def cpu_seconds() -> dict[str, float]:
 
 
 def busy_seconds() -> float:
-    """CPU seconds so far of all programs on the machine."""
+    """CPU seconds of all programs on the machine so far."""
     times = psutil.cpu_times()
     return times.user + times.nice + times.system + times.irq + times.softirq
 
 
 def watch(workers: list[psutil.Process], peak: dict[int, float], finished: threading.Event) -> None:
-    """Note the largest private memory of each worker, by a reading that costs nothing."""
+    """Record the largest private memory of each worker."""
     while not finished.wait(0.2):
         for process in workers:
             with contextlib.suppress(psutil.Error):
@@ -237,10 +246,11 @@ def watch(workers: list[psutil.Process], peak: dict[int, float], finished: threa
 
 
 def silent(line: str) -> None:
-    """Progress is no part of what is measured."""
+    """Shows no progress, so that it is not measured."""
 
 
 def read_texts(path: Path) -> list[str]:
+    """The texts of the documents in a file."""
     settings = CorpusSettings(inputs=(str(path),))
     return [
         document.text
@@ -253,7 +263,7 @@ def read_texts(path: Path) -> list[str]:
 
 
 def write_varied(path: Path, texts: list[str], least: int) -> None:
-    """Write the texts until there are enough bytes, each turn with other orders of paragraphs."""
+    """Write the texts until there are `least` bytes; each turn shuffles their paragraphs anew."""
     draw = random.Random(0)
     with path.open("w", encoding="utf-8") as file:
         while True:

@@ -1,6 +1,6 @@
-"""Public ways to make whole-word-mask samples of Chinese, for `tests.benchmarks.prepare`.
+"""Public builders of whole-word-mask samples of Chinese, for `tests.benchmarks.prepare`.
 
-Both leave writing out, so they are shown faster than they are.
+Neither writes its samples here, so both seem faster than they are.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LENGTH = 128
 
 
 def collator(texts: list[str], vocab: Path) -> float:
-    """Samples a CPU second of jieba, BertTokenizer and the collator of transformers; no pairs."""
+    """Samples a CPU second of jieba, BertTokenizer and transformers' collator, without pairs."""
     import transformers
 
     words = {line: row for row, line in enumerate(vocab.read_text("utf-8").splitlines())}
@@ -33,7 +33,7 @@ def collator(texts: list[str], vocab: Path) -> float:
     jieba.initialize()
     begun, made = time.process_time(), 0
     for text in texts:
-        # Its whole words are those between spaces.
+        # The collator takes what is between spaces as a word.
         spaced = "\n".join(" ".join(jieba.lcut(line)) for line in text.split("\n"))
         rows = tokenizer(
             spaced,
@@ -54,7 +54,7 @@ def collator(texts: list[str], vocab: Path) -> float:
 def checkout(texts: list[str], vocab: Path, folder: Path, peer: Path) -> float:
     """Samples a CPU second of `create_pretraining_data.py` in a clone of roberta_zh or BERT.
 
-    TensorFlow, which it only reads files and flags with, is stood in for.
+    It uses TensorFlow only to read files and flags, so a stand-in replaces it.
     """
     source = folder / "peer.txt"
     with source.open("w", encoding="utf-8") as file:

@@ -3,59 +3,51 @@
     python -m tests.benchmarks.pretrain --size tiny --length 128 --micro-batch 32
     python -m tests.benchmarks.pretrain --size large --length 512 --micro-batch 48 --json FILE
 
-One process on one device (every GPU of a node: start it with torchrun). The corpus is made up,
-with the lengths of Chinese prose and the vocabulary's 21,128 tokens; --shards reads a prepared
-one. What is counted are real tokens; see pipeline/training/measure/flops.py for MFU.
+One process on one device; to use every GPU of a machine, start it with torchrun. The corpus is made
+up, with the lengths of Chinese prose and 21,128 tokens; --shards reads a prepared one. Padding is
+not counted; see pipeline/training/measure/flops.py for MFU.
 """
 
 import argparse
 import json
 import statistics
 import tempfile
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 
 from jobs.command import table
-from pipeline.corpus.samples.masks import sample_keys, whole_word_masks
+from pipeline.corpus.samples.masks import whole_word_masks
 from pipeline.corpus.samples.pairs import build_pairs
-from pipeline.corpus.shards.format import Manifest, write_manifest, write_shard
 from pipeline.paths import RunPaths
-from pipeline.settings.config import MaskingSettings, PairSettings
 from pipeline.settings.config_file import load_config
+from pipeline.settings.corpus import MaskingSettings, PairSettings
 from pipeline.training.launch import torchrun as alone
 from pipeline.training.measure import history
 from tests.benchmarks.feed import SPECIAL_IDS, VOCABULARY, prose
+from tests.pipeline.corpus.made import write_corpus
 
 
 def write_prose(folder: Path, length: int, samples: int) -> Path:
-    """A shard of made-up samples, a few more than so many."""
+    """A shard of made-up samples, a few more than `samples`."""
     text = prose(max(20, samples * length // 1000))
     pairs = build_pairs(text, PairSettings(), length, 101, 102, 0)
-    keys = sample_keys(0, 0, np.arange(len(pairs.documents), dtype=np.uint64))
-    columns = pairs.input_ids, pairs.word_starts, pairs.offsets
-    masks = whole_word_masks(*columns, keys, MaskingSettings(), VOCABULARY)
-    folder.mkdir(parents=True, exist_ok=True)
-    info = write_shard(folder / "shard-0.arrow", pairs, masks, {}, VOCABULARY.vocab_size)
-    write_manifest(
+    masks = whole_word_masks(pairs, MaskingSettings(), VOCABULARY, 0)
+    write_corpus(
         folder,
-        Manifest(
-            shards=(info,),
-            vocab_sha256="made up",
-            vocab_size=VOCABULARY.vocab_size,
-            special_ids=SPECIAL_IDS,
-            sequence_length=length,
-            masks="static",
-        ),
+        (pairs, masks),
+        vocab_size=VOCABULARY.vocab_size,
+        special_ids=SPECIAL_IDS,
+        sequence_length=length,
     )
     return folder
 
 
 def run(chosen: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """Train, and return medians over the logged steps but the first."""
+    """Train, and return medians over the logged steps except the first."""
     shards = chosen.shards or write_prose(
         folder / "shards", chosen.length, chosen.micro_batch * chosen.accumulation
     )
@@ -71,15 +63,19 @@ def run(chosen: argparse.Namespace, folder: Path) -> dict[str, float]:
             f"train.global_batch={chosen.micro_batch * chosen.accumulation * workers}",
             f"train.checkpoint_every={chosen.steps}",
             "train.log_every=2",
+            "train.profile_every=4",
             f"train.precision={chosen.precision}",
             *chosen.set,
         ],
     )
     alone.fit(config, None)
     records = [record for record in history.read(RunPaths.of(config).run) if "loss" in record]
-    kept = records[1:]
-    names = [name for name in kept[0] if name in SHOWN or name.startswith("time/")]
-    found = {name: statistics.median(record[name] for record in kept) for name in names}
+    values = defaultdict(list)
+    for record in records[1:]:
+        for name, value in record.items():
+            if name in SHOWN or name.startswith("time/"):
+                values[name].append(value)
+    found = {name: statistics.median(of_name) for name, of_name in values.items()}
     if torch.cuda.is_available():
         found["peak_gigabytes"] = torch.cuda.max_memory_allocated() / 2**30
     return found

@@ -4,17 +4,16 @@
 
 Contenders: this repository's Nezha, BERT of the installed transformers with SDPA, and, where
 --reference names a Python that has it, Nezha of transformers 4.40.2 (see tests/model/
-make_golden.py for such an environment). Each lives in a process of its own, so that peak memory
-is its own, and they take turns step by step, so that what else the machine does hits all alike.
-transformers 5 alone takes twice the memory that 4.40.2 does before there is a network: the peak is
-also given above what the imports took.
+make_golden.py for such an environment). Each runs in a process of its own, which gives the peak
+of its memory, and they take turns step by step, so that other work on the machine slows all alike.
+transformers 5 alone takes twice the memory of 4.40.2 before there is a network: the peak is also
+given above the memory after the imports.
 On a machine that others use, --cpu-time counts the CPU seconds of a single thread instead.
 
 Utilisation: the floating-point operations that the step needs (6 a weight and token; attention
 12·B·S²·H a layer; the LM head for masked tokens only; no position term, nothing recomputed;
 pipeline/training/measure/flops.py)
-over the median time, divided by the rate of the layers' matrix products alone in the same run:
-as our processes compute them (pipeline/products.py), and as torch does by itself.
+over the median time, divided by the rate of the layers' matrix products alone in the same run.
 """
 
 import argparse
@@ -35,8 +34,6 @@ CONTENDERS = [
     "bert fp32",
     "products fp32",
     "products bf16",
-    "torch's products fp32",
-    "torch's products bf16",
 ]
 REFERENCE = "nezha 4.40.2 fp32"
 
@@ -60,7 +57,7 @@ def worker(name: str, batch: int, length: int, device: str, cpu_time: bool) -> N
     torch.manual_seed(0)
     if device == "cpu":
         torch.set_num_threads(1 if cpu_time else 2)
-        # torch for CPUs brings no Triton, and takes 67 MB more where the tests' is found.
+        # torch for CPUs brings no Triton, and takes 67 MB more where it finds that of the tests.
         sys.modules["triton"] = None  # type: ignore[assignment]
     clock = time.process_time if cpu_time else time.perf_counter
     kind, precision = name.rsplit(" ", 1)
@@ -68,8 +65,7 @@ def worker(name: str, batch: int, length: int, device: str, cpu_time: bool) -> N
     makers = {
         "ours": _ours,
         "bert": _bert,
-        "products": _our_products,
-        "torch's products": _products,
+        "products": _products,
     }
     make = makers.get(kind, _reference)
     step = make(batch, length, dtype, device)
@@ -117,7 +113,6 @@ def _ours(batch: int, length: int, dtype: Any, device: str) -> Callable[[], None
 
     _imports_end()
     keep_freed_memory()
-    _quicken(device)
     objective = PretrainingObjective(NezhaForPreTraining(NezhaConfig())).to(device, dtype).train()
     given = _inputs(batch, length, device)
     labels = given["labels"].flatten()
@@ -169,18 +164,6 @@ def _reference(batch: int, length: int, dtype: Any, device: str) -> Callable[[],
     return _whole(make(config), batch, length, dtype, device)
 
 
-def _quicken(device: str) -> None:
-    from pipeline.products import quicken_products
-
-    if device == "cpu":
-        quicken_products()
-
-
-def _our_products(batch: int, length: int, dtype: Any, device: str) -> Callable[[], None]:
-    _quicken(device)
-    return _products(batch, length, dtype, device)
-
-
 def _products(batch: int, length: int, dtype: Any, device: str) -> Callable[[], None]:
     """The matrix products of the layers: forward, and both of the backward pass."""
     import torch
@@ -226,7 +209,7 @@ def measure(arguments: argparse.Namespace, batch: int, length: int) -> list[dict
             process.stdin.flush()
             line = process.stdout.readline()
             if not line:
-                raise SystemExit(f"{name} ended; what it said stands above")
+                raise SystemExit(f"{name} ended; its error message is above")
             times[name].append(float(line))
     result = []
     for name, process in processes.items():
@@ -262,12 +245,9 @@ def show(rows: list[dict[str, Any]], on_cpu: bool) -> None:
             line += f" {row['peak_bytes'] / base['peak_bytes']:4.0%}"
             if on_cpu:
                 line += f" ({_above(row) / _above(base):3.0%} above imports)"
-            shares = []
-            for products in ("products", "torch's products"):
-                rate = product_flops(batch, length) / by_name[f"{products} {precision}"]["seconds"]
-                shares.append(needed_flops(batch, length) / row["seconds"] / rate)
-            row["utilisation"], row["utilisation_of_torchs"] = shares
-            line += f"  utilisation {shares[0]:4.0%}, of torch's products {shares[1]:4.0%}"
+            rate = product_flops(batch, length) / by_name[f"products {precision}"]["seconds"]
+            row["utilisation"] = needed_flops(batch, length) / row["seconds"] / rate
+            line += f"  utilisation {row['utilisation']:4.0%}"
         else:
             line += f"  {product_flops(batch, length) / row['seconds'] / 1e9:5.0f} GFLOP/s"
         print(line)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from jobs.command import Verb, main
+from jobs.command import Verb, _help_lines, main
 from pipeline.errors import CorpusError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -32,7 +32,7 @@ def test_a_dry_run_shows_settings_and_plan_and_does_nothing(capsys):
     assert main(verb(execute), ["--dry-run", "run.name=abc"]) == 0
     shown = capsys.readouterr().out
     assert "name: abc" in shown
-    assert "nothing was touched" in shown
+    assert "nothing was changed" in shown
 
 
 def test_an_error_of_the_user_is_one_message_and_status_2(capsys):
@@ -63,3 +63,9 @@ def test_help_lists_the_settings():
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "usage: python -m jobs.pretrain" in shown
     assert "optim.lr = 0.00018: Peak learning rate" in shown
+
+
+@pytest.mark.parametrize("name", sorted({*VERBS} - {"convert"}))
+def test_help_lists_settings_that_exist(name):
+    for group in importlib.import_module(f"jobs.{name}").VERB.groups:
+        assert all(line.startswith(f"  {group}") for line in _help_lines(group))

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from jobs import finetune, predict
 from jobs.command import main
 from model import NezhaConfig, NezhaForPreTraining
-from model.remote_code import write_remote_code
+from model.weights.remote_code import write_remote_code
 from pipeline.corpus.samples.vocabulary import build_tokenizer
 
 
@@ -35,7 +35,8 @@ def export(tmp_path_factory):
     return folder
 
 
-def test_fine_tune_record_and_predict(export, tmp_path, capsys):
+@pytest.mark.ray
+def test_fine_tune_record_and_predict(export, ray_cluster, tmp_path, capsys):
     draw = random.Random(0)
     rows = []
     for _ in range(64):

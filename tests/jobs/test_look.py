@@ -1,4 +1,4 @@
-"""`jobs.preview` and `jobs.verify` on a small corpus, as a user types them."""
+"""`jobs.preview` and `jobs.verify` on a small corpus, called as on the command line."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_preview_shows_samples_and_writes_the_report(run, tmp_path, capsys):
     assert (tmp_path / "run" / "report" / "report.html").exists()
 
 
-def test_preview_draws_the_masks_that_the_shards_lack(run, tmp_path, capsys):
+def test_preview_draws_masks_if_the_shards_have_none(run, tmp_path, capsys):
     digest = vocabulary_sha256(tmp_path / "vocab.txt")
     make_corpus(tmp_path / "bare", vocab_sha256=digest, static=False)
     assert main(preview.VERB, [*run, f"train.shards=[{tmp_path / 'bare'}]"]) == 0
@@ -38,7 +38,7 @@ def test_preview_refuses_another_vocabulary(run, tmp_path, capsys):
     assert "not the vocabulary" in capsys.readouterr().err
 
 
-def test_verify_passes_a_sound_corpus_and_names_what_is_wrong(run, tmp_path, capsys):
+def test_verify_accepts_a_sound_corpus_and_names_what_is_wrong(run, tmp_path, capsys):
     assert main(verify.VERB, run) == 0
     shard = next((tmp_path / "run" / "shards").glob("*.arrow"))
     shard.write_bytes(shard.read_bytes()[::-1])

@@ -1,9 +1,12 @@
 """What the main job refuses, with one message and before anything starts."""
 
+import shlex
+
 import pytest
 
 from jobs import pretrain
 from jobs.command import main
+from pipeline.settings.config_file import load_config
 from tests.corpora import write_corpus, write_vocabulary
 
 
@@ -45,10 +48,10 @@ def test_a_batch_that_cannot_be_split(capsys, storage):
         capsys,
         f"run.storage={storage}",
         "demo.enabled=true",
-        "train={global_batch: 30, micro_batch: 16}",
+        "train={global_batch: 1, micro_batch: 16}",
         "scaling.workers=2",
     )
-    assert "the nearest that fit" in message
+    assert "without a sample when there are 2 workers" in message
 
 
 def test_a_vocabulary_that_the_shards_were_not_made_with(capsys, storage, tmp_path):
@@ -63,19 +66,42 @@ def test_a_vocabulary_that_the_shards_were_not_made_with(capsys, storage, tmp_pa
 
 
 def test_a_finished_run_under_other_settings(capsys, tmp_path):
-    from pipeline import stages as road
+    from pipeline import stages
     from pipeline.errors import ConfigError
-    from pipeline.training.launch import torchrun as alone
+    from pipeline.training.launch import torchrun
+    from tests.pipeline.test_stages import Lines
     from tests.pipeline.training.test_loop import settings
 
     config = settings(tmp_path, "finished", "train.steps=6")
-    alone.fit(config, None)
+    torchrun.fit(config, None)
     optim = config.optim.model_copy(update={"lr": 0.5})
     changed = config.model_copy(update={"optim": optim})
     with pytest.raises(
         ConfigError, match=r"optim\.lr: 0\.01 → 0\.5[\s\S]*choose another run\.name"
     ):
-        road.pretrain(changed, print)
+        stages.pretrain(changed, Lines())
     network = config.model.model_copy(update={"hidden_size": 64})
     with pytest.raises(ConfigError, match=r"model\.hidden_size: 32 → 64"):
-        road.pretrain(config.model_copy(update={"model": network}), print)
+        stages.pretrain(config.model_copy(update={"model": network}), Lines())
+
+
+def test_next_commands_have_settings_that_exist():
+    config = load_config("jobs/configs/demo.yaml", [])
+    commands = [shlex.split(line) for line in pretrain.next_commands(config)]
+    verbs = [words for words in commands if words[:2] == ["python", "-m"]]
+    assert {words[2] for words in verbs} == {"jobs.predict", "jobs.finetune"}
+    for words in verbs:
+        load_config(None, words[3:])
+
+
+def test_what_will_be_done_names_stages_and_their_time(monkeypatch, storage):
+    monkeypatch.setattr(
+        pretrain.estimate, "stage_seconds", lambda _: {"pretrain": 240, "heads": 50}
+    )
+    config = load_config("jobs/configs/demo.yaml", [f"run.storage={storage}"])
+    rows = pretrain.todo(config)
+    assert list(rows) == ["sample", "vocabulary", "prepare", "pretrain", "export", "heads", "all"]
+    assert rows["pretrain"].endswith("samples: about 4 minutes")
+    assert rows["heads"].endswith("about 50 seconds")
+    assert rows["all"].startswith("about 5 minutes")
+    assert not storage.exists()

@@ -1,4 +1,4 @@
-"""Compilers, exporters and trainers take the network as it is."""
+"""Compilers, exporters and trainers work on the network without changes to it."""
 
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def test_compiles_without_graph_breaks(attention: str, training: bool) -> None:
         "next_sentence_label": torch.tensor([0, 1]),
     }
     expected = net(**inputs).loss
-    # In training the dropout differs, so only the whole graph is asked for.
+    # In training the dropout differs: the test is then that there is one graph.
     net.train(training)
     torch._dynamo.reset()
     compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
@@ -92,8 +92,8 @@ def test_onnx_of_every_head(head: Any, tmp_path: Path) -> None:
         np.testing.assert_allclose(one, two.numpy(), rtol=1e-4, atol=1e-5)
 
 
-class Texts(torch.utils.data.Dataset):
-    """Four texts; the label is whether token 7 stands in second place."""
+class Sequences(torch.utils.data.Dataset):
+    """Four sequences; the label is whether the second token is 7."""
 
     def __len__(self) -> int:
         return 4
@@ -117,7 +117,7 @@ def losses(net: torch.nn.Module, folder: Path) -> list[float]:
         use_cpu=True,
         disable_tqdm=True,
     )
-    trainer = Trainer(model=net, args=arguments, train_dataset=Texts())
+    trainer = Trainer(model=net, args=arguments, train_dataset=Sequences())
     trainer.train()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 

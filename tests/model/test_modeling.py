@@ -188,12 +188,83 @@ def test_base_size_holds_no_more_than_bert() -> None:
 
 def test_both_or_no_inputs() -> None:
     net = build()
-    with pytest.raises(ValueError, match="both"):
+    with pytest.raises(ValueError, match="either"):
         net(ids(1, 5), inputs_embeds=torch.zeros(1, 5, 32))
     with pytest.raises(ValueError, match="either"):
         net()
-    with pytest.raises(ValueError, match="2 or 3 dimensions"):
-        net(ids(1, 5), attention_mask=torch.ones(1, 1, 5, 5))
+    with pytest.raises(ValueError, match="2 to 4 dimensions"):
+        net(ids(1, 5), attention_mask=torch.ones(5))
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("decoder", [False, True])
+def test_masks_of_four_dimensions(attention: str, decoder: bool) -> None:
+    """True where attention may look, or numbers to add: the same as a mask of three dimensions."""
+    net = build(attn_implementation=attention, is_decoder=decoder)
+    allowed = torch.rand(2, 9, 9, generator=torch.Generator().manual_seed(1)) < 0.5
+    numbers = torch.zeros(2, 1, 9, 9).masked_fill(~allowed[:, None], torch.finfo(torch.float32).min)
+    with torch.no_grad():
+        expected = net(ids(2, 9), attention_mask=allowed.long()).last_hidden_state
+        for mask in (allowed[:, None], numbers):
+            found = net(ids(2, 9), attention_mask=mask).last_hidden_state
+            torch.testing.assert_close(found, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_decoder_may_look_ahead(attention: str) -> None:
+    """With is_causal=False, as everywhere in transformers."""
+    decoder = build(is_decoder=True, attn_implementation=attention)
+    encoder = build(attn_implementation=attention)
+    with torch.no_grad():
+        found = decoder(ids(2, 9), is_causal=False).last_hidden_state
+        torch.testing.assert_close(found, encoder(ids(2, 9)).last_hidden_state, **CLOSE)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_no_positions(attention: str) -> None:
+    """With max_relative_position=0 the order of the other tokens makes no difference."""
+    net = build(attn_implementation=attention, max_relative_position=0)
+    tokens = ids(2, 9)
+    with torch.no_grad():
+        found = net(tokens.flip(1)).last_hidden_state
+        torch.testing.assert_close(found.flip(1), net(tokens).last_hidden_state, **CLOSE)
+
+
+def test_position_ids_have_no_effect() -> None:
+    net = build(nezha.NezhaForMaskedLM)
+    with torch.no_grad():
+        found = net(ids(2, 9), position_ids=torch.arange(9).flip(0)[None]).logits
+        assert torch.equal(found, net(ids(2, 9)).logits)
+
+
+@pytest.mark.parametrize(
+    ("head", "labels"),
+    [
+        (nezha.NezhaForMaskedLM, ids(3, 9)),
+        (nezha.NezhaForTokenClassification, ids(3, 9) % 2),
+        (nezha.NezhaForSequenceClassification, torch.tensor([0, 1, 1])),
+        (nezha.NezhaForNextSentencePrediction, torch.tensor([0, 1, 1])),
+    ],
+)
+def test_num_items_in_batch(head: type, labels: torch.Tensor) -> None:
+    """It divides the sum of the losses, whose mean is the loss without it."""
+    net = build(head)
+    mean = net(ids(3, 9), labels=labels).loss
+    found = net(ids(3, 9), labels=labels, num_items_in_batch=torch.tensor(5)).loss
+    torch.testing.assert_close(found, mean * labels.numel() / 5)
+
+
+def test_num_items_in_batch_counts_words_in_pretraining() -> None:
+    net = build(nezha.NezhaForPreTraining)
+    labels = {"labels": ids(2, 9), "next_sentence_label": torch.tensor([0, 1])}
+    outputs = net(ids(2, 9), **labels, num_items_in_batch=torch.tensor(36))
+    words = torch.nn.functional.cross_entropy(
+        outputs.prediction_logits.flatten(0, 1), labels["labels"].flatten()
+    )
+    pairs = torch.nn.functional.cross_entropy(
+        outputs.seq_relationship_logits, labels["next_sentence_label"]
+    )
+    torch.testing.assert_close(outputs.loss, words / 2 + pairs)
 
 
 def test_encoder_states_need_cross_attention() -> None:
@@ -219,7 +290,7 @@ def test_lm_head_on_gathered_positions() -> None:
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_packed_texts_do_not_see_each_other(attention: str) -> None:
+def test_packed_sequences_do_not_see_each_other(attention: str) -> None:
     net = build(nezha.NezhaForPreTraining, attn_implementation=attention)
     texts = [ids(1, length) + shift for shift, length in enumerate([7, 1, 30, 7])]
     texts = [text % SIZES["vocab_size"] for text in texts]
@@ -227,7 +298,10 @@ def test_packed_texts_do_not_see_each_other(attention: str) -> None:
     packed = net.nezha(
         torch.cat(texts, 1),
         token_type_ids=torch.cat(types, 1),
-        cu_seqlens=torch.tensor([0, 7, 8, 38, 45], dtype=torch.int32),
+        cu_seq_lens_q=torch.tensor([0, 7, 8, 38, 45], dtype=torch.int32),
+        cu_seq_lens_k=torch.tensor([0, 7, 8, 38, 45], dtype=torch.int32),
+        max_length_q=30,
+        max_length_k=30,
     )
     alone = [net.nezha(text, token_type_ids=t) for text, t in zip(texts, types, strict=True)]
     hidden = torch.cat([out.last_hidden_state for out in alone], 1)
@@ -243,6 +317,16 @@ def test_packed_texts_do_not_see_each_other(attention: str) -> None:
             torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
 
 
-def test_packed_texts_take_no_mask() -> None:
-    with pytest.raises(ValueError, match="cu_seqlens"):
-        build()(ids(1, 5), attention_mask=torch.ones(1, 5), cu_seqlens=torch.tensor([0, 2, 5]))
+@pytest.mark.parametrize(
+    "also",
+    [
+        {"attention_mask": torch.ones(1, 5)},
+        {"output_attentions": True},
+        {"cu_seq_lens_k": torch.tensor([0, 3, 5])},
+        {"max_length_q": 3, "max_length_k": 4},
+    ],
+    ids=lambda also: next(iter(also)),
+)
+def test_what_packed_sequences_do_not_take(also: dict) -> None:
+    with pytest.raises(ValueError, match=r"cu_seq_lens_q|max_length_q"):
+        build()(ids(1, 5), cu_seq_lens_q=torch.tensor([0, 2, 5]), **also)

@@ -1,10 +1,7 @@
 """transformers' own test-suite for models, run on Nezha.
 
-The suite is not installed with transformers; its source package on PyPI carries it. To run it:
-
-    pip download --no-deps --no-binary transformers transformers==5.23.0   # then unpack it
-    pip install parameterized==0.9.0 accelerate==1.15.0
-    TRANSFORMERS_SOURCE=transformers-5.23.0 pytest tests/model/test_transformers_suite.py
+The suite is not installed with transformers; its source package on PyPI carries it. `make test`
+downloads and unpacks that and sets TRANSFORMERS_SOURCE to its folder.
 """
 
 import os
@@ -19,17 +16,20 @@ import torch
 
 import model as nezha
 
-SOURCE = os.environ.get("TRANSFORMERS_SOURCE")
-if SOURCE is None:
-    pytest.skip("TRANSFORMERS_SOURCE names no source package", allow_module_level=True)
+SOURCE = Path(os.environ.get("TRANSFORMERS_SOURCE", ""))
+if not (SOURCE / "tests" / "test_modeling_common.py").is_file():
+    pytest.skip(
+        "TRANSFORMERS_SOURCE is not the unpacked source package of transformers: see Makefile",
+        allow_module_level=True,
+    )
 pytest.importorskip("parameterized")
 
 
 def _suite(source: Path) -> Any:
     """The module tests/test_modeling_common.py of the source package.
 
-    The package leaves out the generation and exporter suites that it imports; Nezha generates
-    no text, and exports have their own tests here, so empty ones stand in.
+    The package does not contain the generation and exporter suites that this module imports. Empty
+    ones take their places: Nezha generates no text, and exports have tests of their own here.
     """
     package = types.ModuleType("transformers_suite")
     package.__path__ = [str(source / "tests")]
@@ -48,8 +48,8 @@ def _suite(source: Path) -> Any:
     return suite
 
 
-suite = _suite(Path(SOURCE))
-# How the suite knows which classes have no loss.
+suite = _suite(SOURCE)
+# The suite asks this table which classes have no loss.
 suite.MODEL_MAPPING_NAMES["nezha"] = "NezhaModel"
 
 
@@ -92,7 +92,7 @@ class NezhaSuite(suite.ModelTesterMixin, unittest.TestCase):
         self.model_tester = NezhaTester(self)
 
     def _prepare_for_class(self, inputs: dict, model_class: type, return_labels: bool = False):
-        """The suite knows which labels a class wants by its name in transformers' tables."""
+        """Inputs of a class; the suite itself knows the labels of transformers' classes alone."""
         inputs = dict(inputs)
         batch, length = self.model_tester.batch_size, self.model_tester.seq_length
         if model_class is nezha.NezhaForMultipleChoice:

@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+from pipeline import cpu
+
 FAULTS = """
 import resource
 import sys
@@ -27,10 +29,17 @@ print(sum([faults() for _ in range(30)][15:]))
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it tunes glibc")
-def test_a_step_asks_the_kernel_for_less_memory() -> None:
+def test_a_step_requests_less_memory_from_the_kernel() -> None:
     pages = {}
     for kind in ("usual", "kept"):
         command = [sys.executable, "-c", FAULTS, kind]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         pages[kind] = int(done.stdout)
     assert pages["kept"] < pages["usual"] / 2, pages
+
+
+def test_the_quota_of_a_container_counts(monkeypatch) -> None:
+    monkeypatch.setattr(cpu.os, "sched_getaffinity", lambda _: set(range(64)))
+    for quota, expected in (("150000 100000", 2), ("50000 100000", 1), ("max 100000", 64)):
+        monkeypatch.setattr(cpu.Path, "read_text", lambda _, text=quota: text)
+        assert cpu.usable_cpus() == expected

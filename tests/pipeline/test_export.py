@@ -16,7 +16,8 @@ from pipeline.errors import ExportError, VocabularyError
 from pipeline.paths import RunPaths
 from pipeline.tracking import registry
 from pipeline.tracking import runs as tracking
-from pipeline.training.checkpoints import checkpoint
+from pipeline.training.checkpoints import files as checkpoint
+from pipeline.training.checkpoints.state import load_weights
 from pipeline.training.launch import torchrun as alone
 from tests.corpora import write_vocabulary
 from tests.pipeline.training.test_loop import settings
@@ -36,9 +37,9 @@ def run(tmp_path_factory):
 def test_the_export_has_the_weights_and_the_lineage(run):
     _, paths = run
     network = NezhaForPreTraining.from_pretrained(paths.export)
-    checkpoint.load_weights(fresh := NezhaForPreTraining(network.config), paths.export)
+    load_weights(fresh := NezhaForPreTraining(network.config), paths.export)
     best = checkpoint.best(paths.checkpoints)
-    checkpoint.load_weights(trained := NezhaForPreTraining(network.config), best)
+    load_weights(trained := NezhaForPreTraining(network.config), best)
     for name, value in trained.state_dict().items():
         torch.testing.assert_close(network.state_dict()[name], value, rtol=0, atol=0)
         torch.testing.assert_close(fresh.state_dict()[name], value, rtol=0, atol=0)
@@ -70,7 +71,7 @@ def test_another_vocabulary_is_refused(run, tmp_path):
 
 
 def test_a_folder_that_is_no_export_is_named(tmp_path):
-    with pytest.raises(ExportError, match="make one: jobs"):
+    with pytest.raises(ExportError, match="make one with `python -m jobs"):
         export.read_lineage(tmp_path)
 
 

@@ -1,50 +1,171 @@
-"""A finished run's record, with the loop started in this process."""
+"""Stages, with the training loop in this process instead of Ray workers."""
 
 import shutil
+from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
 
-from pipeline import preflight as plans
-from pipeline import stages as road
-from pipeline.errors import ShardError
+from pipeline import preflight, stages
+from pipeline.corpus.shards.reader import ShardFolder
+from pipeline.errors import ConfigError, ShardError, TrainingError
+from pipeline.feed.batches import heldout
+from pipeline.feed.unigram import unigram_loss
 from pipeline.paths import RunPaths
+from pipeline.settings.finetuning import FinetuneSettings
 from pipeline.tracking import runs as tracking
-from pipeline.training.launch import ray_train as driver
-from pipeline.training.launch import torchrun as alone
+from pipeline.training.launch import ray_train, torchrun
 from tests.pipeline.training.test_loop import settings
 
 
-def test_a_run_leaves_figures_and_pictures_in_mlflow(tmp_path, monkeypatch):
+class Lines(list):
+    """Takes what stages report."""
+
+    def say(self, line):
+        self.append(line)
+
+    def update(self, line, subject=""):
+        self.append(line)
+
+    def stage(self, name):
+        self.append(name)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    monkeypatch.setattr(
+        ray_train, "fit", lambda config, tracking, _: torchrun.fit(config, tracking)
+    )
+
+
+def mlflow_run(config, run_id):
+    return mlflow.MlflowClient(tracking.tracking_uri(config)).get_run(run_id)
+
+
+def test_a_run_leaves_figures_and_pictures_in_mlflow(tmp_path, in_this_process):
     config = settings(tmp_path, "pictures", "train.steps=6")
-    monkeypatch.setattr(driver, "fit", lambda config, tracking, _: alone.fit(config, tracking))
-    run_id = road.pretrain(config, print)
+    run_id = stages.pretrain(config, Lines())
     client = mlflow.MlflowClient(tracking.tracking_uri(config))
     files = {item.path for item in client.list_artifacts(run_id)}
     assert files == {"metrics.jsonl", "loss_curve.png", "trust_ratios.png"}
-    figures = client.get_run(run_id).data.metrics
+    run = mlflow_run(config, run_id)
+    assert run.info.status == "FINISHED"
     assert {
         "heldout_word_accuracy",
         "heldout_word_accuracy_2",
         "tflops_per_worker",
         "time/communication",
         "trust_ratio/layer_01",
-    } <= figures.keys()
+    } <= run.data.metrics.keys()
 
 
-def test_a_run_without_held_out_text_has_a_summary(tmp_path, monkeypatch):
+def test_a_run_without_held_out_text_has_a_summary(tmp_path, in_this_process):
     config = settings(tmp_path, "alone", "train.steps=2")
     shutil.rmtree(RunPaths.of(config).heldout)
-    monkeypatch.setattr(driver, "fit", lambda config, tracking, _: alone.fit(config, tracking))
-    summary = road._summary(config, road.pretrain(config, print))
+    summary = stages._pretraining_summary(config, stages.pretrain(config, Lines()))
     assert summary["heldout_mlm_loss"] is None
+    assert summary["unigram_loss"] is None
     assert summary["tokens_per_second"] > 0
 
 
+@pytest.fixture
+def prepared_elsewhere(tmp_path):
+    """A run that names its shards, and whose own folders of shards don't exist."""
+    (tmp_path / "elsewhere").mkdir()
+    made = RunPaths.of(settings(tmp_path / "elsewhere", "made"))
+    config = settings(
+        tmp_path,
+        "given",
+        "train.steps=2",
+        f"train.shards=[{made.shards}]",
+        f"train.eval_shards={made.heldout}",
+        f"corpus.vocab={made.vocab}",
+    )
+    shutil.rmtree(tmp_path / "given" / "shards")
+    return config
+
+
+def test_shards_prepared_elsewhere_give_the_reference_loss(prepared_elsewhere, in_this_process):
+    config = prepared_elsewhere
+    run_id = stages.pretrain(config, Lines())
+    assert mlflow_run(config, run_id).info.status == "FINISHED"
+    (shards,), folder = config.train.shards, config.train.eval_shards
+    expected = unigram_loss(ShardFolder(shards), heldout(folder, 8, 10_000, 0, 1))
+    assert stages._pretraining_summary(config, run_id)["unigram_loss"] == expected
+    assert 3.0 < expected < np.log(65) + 0.1
+
+
+def test_a_reference_loss_that_cannot_be_computed_ends_no_run(
+    tmp_path, in_this_process, monkeypatch
+):
+    def fail(*_):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(stages, "unigram_loss", fail)
+    config, lines = settings(tmp_path, "r", "train.steps=2"), Lines()
+    run_id = stages.pretrain(config, lines)
+    assert mlflow_run(config, run_id).info.status == "FINISHED"
+    assert any("can't be computed: the disk is gone" in line for line in lines)
+
+
+@pytest.mark.parametrize("place", ["fit", "_draw"])
+def test_a_run_that_fails_is_closed_in_mlflow(tmp_path, in_this_process, monkeypatch, place):
+    def fail(*_):
+        raise TrainingError("it broke")
+
+    monkeypatch.setattr(ray_train if place == "fit" else stages, place, fail)
+    config = settings(tmp_path, "broken", "train.steps=2")
+    with pytest.raises(TrainingError):
+        stages.pretrain(config, Lines())
+    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    experiment = client.get_experiment_by_name(config.tracking.experiment)
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FAILED"
+
+
+def test_a_finished_run_left_open_is_closed(tmp_path, in_this_process):
+    config = settings(tmp_path, "killed", "train.steps=2")
+    run_id = stages.pretrain(config, Lines())
+    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    client.update_run(run_id, status="RUNNING")
+    assert stages.pretrain(config, Lines()) == run_id
+    assert mlflow_run(config, run_id).info.status == "FINISHED"
+
+
 @pytest.mark.parametrize("place", ["nowhere", "s3://bucket/heldout"])
-def test_held_out_shards_that_are_not_there_are_told(tmp_path, place):
+def test_held_out_shards_that_do_not_exist_are_refused(tmp_path, place):
     config = settings(tmp_path, "misspelt")
     train = config.train.model_copy(update={"eval_shards": place})
     config = config.model_copy(update={"train": train})
     with pytest.raises(ShardError, match=r"nowhere|train\.eval_shards"):
-        plans.check_data(config)
+        preflight.check_data(config)
+
+
+def test_held_out_masks_do_not_depend_on_those_of_training(tmp_path, monkeypatch):
+    """Held-out losses of runs with other mask rates can be compared."""
+    made = []
+    monkeypatch.setattr(stages.prepare, "prepare", lambda *given: made.append(given))
+    config = settings(
+        tmp_path,
+        "masks",
+        "corpus.inputs=[a.txt]",
+        "corpus.heldout=[b.txt]",
+        "corpus.masking={mode: dynamic, probability: 0.4, max_ngram: 3}",
+    )
+    stages.make_shards(config, print)
+    training, held_out = (given[0].masking for given in made)
+    assert training == config.corpus.masking
+    assert (held_out.mode, held_out.probability, held_out.max_ngram) == ("static", 0.15, 1)
+    assert (held_out.mask_share, held_out.random_share) == (0.8, 0.1)
+
+
+def test_a_head_that_cannot_work_is_refused_before_anything_runs(tmp_path):
+    config = settings(tmp_path, "heads").model_copy(
+        update={"heads": {"mine": FinetuneSettings(task="pair")}}
+    )
+    lines = Lines()
+    with pytest.raises(ConfigError, match=r"heads\.mine\.data\.train: name"):
+        stages.run_all(config, lines)
+    assert lines == []
+    assert not Path(RunPaths.of(config).checkpoints).exists()

@@ -1,4 +1,4 @@
-"""Object stores, over the wire where a server for it is installed."""
+"""Object stores, through a server if one is installed."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from tests.pipeline.corpus.test_prepare import hashes, run, vocab, write_texts  
 
 @pytest.fixture
 def bucket(monkeypatch):
-    """An S3 bucket of a server on this machine."""
+    """A bucket of an S3 server on this machine."""
     server = pytest.importorskip("moto.server", reason="pip install 'moto[server]' for S3 itself")
     running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     running.start()

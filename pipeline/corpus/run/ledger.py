@@ -1,4 +1,4 @@
-"""What became of chunks and units, noted in the folder `_work` for a later run to take up."""
+"""The record of finished work, in the folder `_work`, from which a later start goes on."""
 
 from __future__ import annotations
 
@@ -8,66 +8,66 @@ from collections.abc import Iterable, Sequence
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.corpus.shards.format import MANIFEST, ShardInfo
-from pipeline.corpus.text.sources import Unit
+from pipeline.corpus.text.units import Unit
 from pipeline.errors import CorpusError
 from pipeline.storage import filesystem, write_whole
 
 END = -1
-"""Stands for a part in the result that says how many parts a unit has."""
+"""Stands for a chunk's number in the result that ends a unit."""
 PLACES = 5
-"""Unreadable places that are named."""
+"""How many unreadable places are named."""
 
 
 class Result(BaseModel):
-    """What was made of a chunk, or at the end of a unit."""
+    """The result of a chunk or of the end of a unit."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     fingerprint: str = ""
     unit: int = -1
-    part: int = END
-    parts: int = 0
-    """Chunks of the unit, in its END result"""
+    chunk: int = END
+    chunks: int = 0
+    """Chunks of the unit; only in the result that ends it."""
     shard: ShardInfo | None = None
     counts: dict[str, int] = {}
     drops: dict[str, int] = {}
-    """Documents, lines and files left out, by reason"""
+    """Documents, lines and files that were dropped, by reason."""
     unknown: dict[str, int] = {}
-    """Characters that the vocabulary lacks, with their numbers"""
+    """Characters that the vocabulary lacks, with their numbers."""
     bytes: int = 0
-    """Of text that was read"""
+    """Bytes of text that were read."""
     disk: int = 0
-    """Bytes of the file that it took"""
+    """Bytes of the file that were read for them."""
     bad_bytes: int = 0
-    """Bytes that could not be read as text"""
+    """Bytes that could not be read as text."""
     places: tuple[str, ...] = ()
-    """Some of where they stand"""
+    """Some of the places where they are."""
     error: str = ""
-    """What stops the whole run"""
+    """An error that stops the whole preparation."""
 
 
 Done = dict[tuple[int, int], Result]
-"""Results by (unit, part)."""
+"""Results by (unit, chunk)."""
 
 
-def part_name(unit: int, part: int) -> str:
-    """`<unit>-<part>`, which sorts in the order of the inputs."""
-    return f"{unit:06d}-{'end' if part == END else f'{part:04d}'}"
+def chunk_name(unit: int, chunk: int) -> str:
+    """`<unit>-<chunk>`; the names sort in the order of the inputs."""
+    return f"{unit:06d}-{'end' if chunk == END else f'{chunk:04d}'}"
 
 
-def note(folder: str, result: Result) -> Result:
-    """Note that a piece of work is finished, after all that it made."""
-    name = part_name(result.unit, result.part)
+def record(folder: str, result: Result) -> Result:
+    """Record a result, after everything that belongs to it has been written."""
+    name = chunk_name(result.unit, result.chunk)
     write_whole(f"{folder}/_work/{name}.json", result.model_dump_json().encode())
     return result
 
 
-def take_up(folder: str, fingerprint: str) -> Done:
-    """Results of finished work; whatever else is in the folder is of another corpus and goes."""
+def resume(folder: str, fingerprint: str) -> Done:
+    """The recorded results of this fingerprint. Everything else of a corpus is deleted."""
     system, root = filesystem(folder)
     system.makedirs(f"{root}/_work", exist_ok=True)
     if system.exists(f"{root}/{MANIFEST}"):
-        # First of all: while shards change, the folder is no corpus.
+        # This comes first: while shards change, the folder must not look like a corpus.
         system.rm_file(f"{root}/{MANIFEST}")
     done: Done = {}
     keep = set()
@@ -77,8 +77,8 @@ def take_up(folder: str, fingerprint: str) -> Done:
         except ValidationError:
             result = Result()
         shard = result.shard
-        if result.fingerprint == fingerprint and (not shard or are_there(folder, [shard])):
-            done[result.unit, result.part] = result
+        if result.fingerprint == fingerprint and (not shard or shards_exist(folder, [shard])):
+            done[result.unit, result.chunk] = result
             keep.add(shard.name if shard else "")
         else:
             system.rm_file(path)
@@ -89,34 +89,34 @@ def take_up(folder: str, fingerprint: str) -> Done:
     return done
 
 
-def are_there(folder: str, shards: Iterable[ShardInfo]) -> bool:
-    """Whether all shards have their sizes; their content is `jobs.verify`'s to look at."""
+def shards_exist(folder: str, shards: Iterable[ShardInfo]) -> bool:
+    """Whether all shards are there with the right sizes; `jobs.verify` checks their content."""
     system, root = filesystem(folder)
     paths = ((f"{root}/{shard.name}", shard.bytes) for shard in shards)
     return all(system.exists(path) and system.size(path) == size for path, size in paths)
 
 
-def unfinished(units: Sequence[Unit], done: Done) -> list[Unit]:
-    """Units of which not all parts are known and done."""
+def unfinished_units(units: Sequence[Unit], done: Done) -> list[Unit]:
+    """The units whose end is not recorded, or not all of their chunks."""
 
     def complete(number: int) -> bool:
         end = done.get((number, END))
-        return end is not None and all((number, part) in done for part in range(end.parts))
+        return end is not None and all((number, chunk) in done for chunk in range(end.chunks))
 
     return [unit for unit in units if not complete(unit.number)]
 
 
 def unreadable_places(done: Done) -> list[str]:
-    """The first unreadable places in the order of the inputs."""
+    """The first unreadable places, in the order of the inputs."""
     ordered = sorted(done, key=lambda key: (key[0], key[1] == END, key[1]))
     return [place for key in ordered for place in done[key].places][:PLACES]
 
 
-def refuse_garbage(done: Done, total: float, max_bad_share: float) -> None:
-    """Compare what was bad with what was read, or with the `total` when that is exceeded already.
+def check_bad_share(done: Done, total: float, max_bad_share: float) -> None:
+    """Check how much of the input was bad: of what was read, or already of the `total`.
 
     Raises:
-        CorpusError: more was unreadable or malformed than `max_bad_share`.
+        CorpusError: more than `max_bad_share` was unreadable or malformed.
     """
     results = done.values()
     bad = sum(result.bad_bytes for result in results)
@@ -131,8 +131,8 @@ def refuse_garbage(done: Done, total: float, max_bad_share: float) -> None:
         raise CorpusError(
             f"{share:.0%} of the input is unreadable or malformed, more than corpus.max_bad_share "
             f"({max_bad_share:.0%}): {bad:,} bytes, {malformed:,} malformed documents{places}\n"
-            "check corpus.format, corpus.text_field and corpus.encoding; corpus.keep_rejected "
-            "keeps what was refused"
+            "check corpus.format, corpus.text_field and corpus.encoding; to see what was dropped, "
+            "set corpus.keep_rejected to a folder"
         )
 
 

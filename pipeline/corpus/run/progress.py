@@ -1,4 +1,4 @@
-"""How far a corpus run is: a live line on a terminal, now and then a line elsewhere."""
+"""Progress of a preparation: a line that is rewritten on a terminal, else a line now and then."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from collections.abc import Callable, Sequence
 
 from pipeline.corpus.run.ledger import END, Done, Result
 from pipeline.corpus.shards.format import Manifest
-from pipeline.corpus.text.sources import Unit
+from pipeline.corpus.text.units import Unit
 
 QUIET_SECONDS = 10.0
-"""Between two lines where no terminal rewrites them."""
+"""Seconds between two lines where no terminal rewrites them."""
 
 
 class Progress:
-    """Counts results, and tells documents and megabytes a second and the time left."""
+    """Counts results; shows documents and megabytes a second and the time left."""
 
     def __init__(self, units: Sequence[Unit], show: Callable[[str], None]) -> None:
         self._units = len(units)
         self._total = sum(unit.bytes for unit in units)
         self._show = show
         self._live = sys.stderr.isatty()
-        self._begun = self._told = time.monotonic()
+        self._begun = self._shown = time.monotonic()
         self._before = self._read = self._text = self._documents = 0
 
     def begin(self, folder: str, done: Done) -> None:
-        """Say what is to do; work of a former run counts as done but not for the speed."""
+        """Show what is to do. Work that was finished before counts as done, but not as speed."""
         self._before = self._read = sum(result.disk for result in done.values())
-        parts = sum(part != END for _, part in done)
-        kept = f", {parts} parts of a former run are kept" if parts else ""
+        chunks = sum(chunk != END for _, chunk in done)
+        kept = f", {chunks} chunks are finished already" if chunks else ""
         self._show(f"{folder}: {self._units} work units, {self._total / 1e6:,.1f} MB{kept}")
 
     def add(self, result: Result) -> None:
-        """Take in what was finished."""
+        """Count a result, and show the line if it is due."""
         self._read += result.disk
         self._documents += result.counts.get("documents", 0)
         self._text += result.bytes
@@ -41,12 +41,12 @@ class Progress:
         if self._live:
             sys.stderr.write(f"\r{self.line()}\x1b[K")
             sys.stderr.flush()
-        elif now - self._told >= QUIET_SECONDS:
-            self._told = now
+        elif now - self._shown >= QUIET_SECONDS:
+            self._shown = now
             self._show(self.line())
 
     def line(self) -> str:
-        """One line: share done, documents/s, MB/s of text, time left."""
+        """One line: share done, documents a second, MB of text a second, time left."""
         seconds = max(time.monotonic() - self._begun, 1e-9)
         left = seconds * max(0, self._total - self._read) / max(1, self._read - self._before)
         return (
@@ -56,7 +56,7 @@ class Progress:
         )
 
     def end(self, manifest: Manifest) -> None:
-        """Sum up."""
+        """Show the totals."""
         if self._live:
             sys.stderr.write("\r\x1b[K")
         seconds = time.monotonic() - self._begun

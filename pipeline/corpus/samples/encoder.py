@@ -1,120 +1,62 @@
 """Text to token ids with word starts: exactly the tokenizer's ids, mostly by table look-up.
 
-BERT's tokenizer isolates Han characters and punctuation: such a character has one id whatever
-stands beside it, so a table from code points gives it. Stretches of others ("runs": Latin, kana,
-digits, emoji, marks) go through real WordPiece once each and are remembered. Which character
-is of which kind is found out by asking the tokenizer's own normalizer and pre-tokenizer.
+A Han character or punctuation mark has one id whatever is beside it, so a table from code points
+gives it. A span of other characters (see `characters`) goes through WordPiece once and is
+remembered.
 """
 
 from __future__ import annotations
 
-import unicodedata
+import functools
+import os
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-UNSEEN, SPACE, RUN, PUNCTUATION, HAN = range(5)
-PROBE = "a"
+from pipeline.corpus.samples.characters import HAN, CharacterTable, Scanner
+from pipeline.corpus.samples.vocabulary import build_tokenizer
+
 REMEMBERED_CHARACTERS = 8_000_000
-"""Characters of remembered runs, after which all are forgotten: memory is bounded."""
+"""When the remembered spans have more characters, all are forgotten, so that memory is bounded."""
 
 
-class Scan(NamedTuple):
-    """The characters of a text by kind, L of them."""
+class Encoded(NamedTuple):
+    """The T tokens of S sentences."""
 
-    text: str
-    codes: NDArray[np.uint32]
-    """[L] code points"""
-    kinds: NDArray[np.uint8]
-    """[L]"""
-
-    @property
-    def alone(self) -> NDArray[np.bool_]:
-        """[L] true for Han characters and punctuation."""
-        return self.kinds >= PUNCTUATION
-
-    def run_bounds(self, breaks: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
-        """[R, 2] begins and ends of runs; a run ends at a break ([L], true where one begins)."""
-        run = self.kinds == RUN
-        begins = run.copy()
-        begins[1:] &= ~run[:-1]
-        if breaks is not None:
-            begins |= run & breaks
-        begin = np.flatnonzero(begins)
-        ends = run.copy()
-        ends[:-1] &= ~run[1:] | begins[1:]
-        return np.stack([begin, np.flatnonzero(ends) + 1], axis=1)
-
-    def runs(self, bounds: NDArray[np.int64]) -> list[str]:
-        """The runs within bounds."""
-        return [self.text[begin:end] for begin, end in bounds.tolist()]
-
-
-class Scanner:
-    """Kinds of characters, as a tokenizer's normalizer and pre-tokenizer see them."""
-
-    def __init__(self, normalizer: Any, pre_tokenizer: Any) -> None:
-        self._normalizer, self._pre_tokenizer = normalizer, pre_tokenizer
-        self._kinds = np.zeros(0x110000, np.uint8)
-
-    def scan(self, text: str) -> Scan:
-        """Kinds of all characters of a text."""
-        codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
-        kinds = self._kinds[codes]
-        if (unseen := kinds == UNSEEN).any():
-            for code in np.unique(codes[unseen]).tolist():
-                self._kinds[code] = self._kind(chr(code))
-            kinds = self._kinds[codes]
-        return Scan(text, codes, kinds)
-
-    def pieces(self, text: str) -> list[str]:
-        """What WordPiece gets to see of a text."""
-        normal = self._normalizer.normalize_str(text)
-        return [piece for piece, _ in self._pre_tokenizer.pre_tokenize_str(normal)]
-
-    def _kind(self, character: str) -> int:
-        pieces = self.pieces(PROBE + character + PROBE)
-        if pieces == [PROBE, PROBE]:
-            return SPACE
-        if len(pieces) == 3 and pieces[0] == pieces[2] == PROBE and len(pieces[1]) == 1:
-            return HAN if unicodedata.category(character)[0] == "L" else PUNCTUATION
-        return RUN
+    ids: NDArray[np.int32]
+    """[T]"""
+    word_starts: NDArray[np.bool_]
+    """[T] true where a word begins."""
+    offsets: NDArray[np.int64]
+    """[S + 1] of the sentences into the two above; white space has no tokens."""
+    unknown: Counter[str]
+    """Characters that became [UNK], with their numbers."""
 
 
 class Encoder:
-    """Text to ids for one tokenizer; holds tables, so make one a process."""
+    """Encodes with one tokenizer. It holds large tables, so a process needs only one."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
+        self.vocabulary: dict[str, int] = tokenizer.get_vocab()
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
-        # "[MASK]" in a text is five characters of text, not a mask.
+        # "[MASK]" in a text is six characters of text, not a mask.
         self._tokenizer.encode_special_tokens = True
         self._scanner = Scanner(tokenizer.normalizer, tokenizer.pre_tokenizer)
-        self._ids = np.full(0x110000, -1, np.int32)
-        self._runs = _Runs()
-        self._unknown_id = tokenizer.token_to_id("[UNK]")
-        self._unknown: Counter[str] = Counter()
-
-    def take_unknown(self) -> Counter[str]:
-        """Characters that became [UNK] since this was last asked, with their numbers."""
-        unknown, self._unknown = self._unknown, Counter()
-        return unknown
+        self._ids = CharacterTable(np.int32, self._id_of)
+        self._spans = _Spans()
 
     def encode(
         self, text: str, boundaries: NDArray[np.bool_], sentence_ends: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int64]]:
-        """Tokens of S sentences that make up a text of L characters.
+    ) -> Encoded:
+        """Encode the S sentences that make up a text of L characters.
 
         Args:
-            boundaries: [L + 1] true where the segmenter begins a word; it counts between two Han
-                characters, elsewhere WordPiece decides (a `##` piece continues a word).
-            sentence_ends: [S] ascending, the last one L. A word ends with its sentence.
-
-        Returns:
-            ids [T], word starts [T], and [S + 1] offsets of the sentences into them; sentences of
-            white space have no tokens.
+            boundaries: [L + 1] true where the segmenter begins a word. It counts between two Han
+                characters; elsewhere WordPiece decides (a `##` piece continues a word).
+            sentence_ends: [S] ascending; the last one is L. A word ends with its sentence.
         """
         scan = self._scanner.scan(text)
         length = len(scan.codes)
@@ -122,15 +64,15 @@ class Encoder:
         sentence_begins[0] = True
         sentence_begins[sentence_ends] = True
 
-        alone = np.flatnonzero(scan.alone)
-        bounds = scan.run_bounds(sentence_begins[:length])
-        if self._runs.characters > REMEMBERED_CHARACTERS:
-            self._runs = _Runs()
-        runs = self._runs.find(scan.runs(bounds), self._tokenizer)
-        sizes = self._runs.offsets[runs + 1] - self._runs.offsets[runs]
+        single = np.flatnonzero(scan.single)
+        bounds = scan.span_bounds(sentence_begins[:length])
+        if self._spans.characters > REMEMBERED_CHARACTERS:
+            self._spans = _Spans()
+        spans = self._spans.find(scan.spans(bounds), self._tokenizer)
+        sizes = self._spans.offsets[spans + 1] - self._spans.offsets[spans]
 
         counts = np.zeros(length + 1, np.int64)
-        counts[alone + 1] = 1
+        counts[single + 1] = 1
         counts[bounds[:, 0] + 1] = sizes
         offsets = np.cumsum(counts)
         ids = np.empty(offsets[-1], np.int32)
@@ -139,39 +81,36 @@ class Encoder:
         inside_han = scan.kinds == HAN
         inside_han[1:] &= inside_han[:-1].copy()
         inside_han[:1] = False
-        place = offsets[alone]
-        found = self._lookup(scan.codes[alone])
+        place = offsets[single]
+        found = self._ids.look_up(scan.codes[single])
         ids[place] = found
-        self._count_unknown(scan.codes[alone][found == self._unknown_id], runs)
-        starts[place] = (boundaries[:-1] | sentence_begins[:-1] | ~inside_han)[alone]
+        starts[place] = (boundaries[:-1] | sentence_begins[:-1] | ~inside_han)[single]
 
         within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         place = np.repeat(offsets[bounds[:, 0]], sizes) + within
-        origin = np.repeat(self._runs.offsets[runs], sizes) + within
-        ids[place] = self._runs.ids[origin]
-        starts[place] = self._runs.starts[origin]
-        return ids, starts, np.concatenate([[0], offsets[sentence_ends]])
+        origin = np.repeat(self._spans.offsets[spans], sizes) + within
+        ids[place] = self._spans.ids[origin]
+        starts[place] = self._spans.starts[origin]
+        unknown = self._count_unknown(scan.codes[single][found == self.vocabulary["[UNK]"]], spans)
+        return Encoded(ids, starts, np.concatenate([[0], offsets[sentence_ends]]), unknown)
 
-    def _count_unknown(self, codes: NDArray[np.uint32], runs: NDArray[np.int64]) -> None:
+    def _count_unknown(self, codes: NDArray[np.uint32], spans: NDArray[np.int64]) -> Counter[str]:
+        unknown: Counter[str] = Counter()
         for code, count in zip(*np.unique(codes, return_counts=True), strict=True):
-            self._unknown[chr(code)] += int(count)
-        known_badly = runs[np.isin(runs, list(self._runs.unknown))]
-        for run, count in zip(*np.unique(known_badly, return_counts=True), strict=True):
-            for character in self._runs.unknown[run]:
-                self._unknown[character] += int(count)
+            unknown[chr(code)] += int(count)
+        with_unknown = spans[np.isin(spans, list(self._spans.unknown))]
+        for span, count in zip(*np.unique(with_unknown, return_counts=True), strict=True):
+            for character in self._spans.unknown[span]:
+                unknown[character] += int(count)
+        return unknown
 
-    def _lookup(self, codes: NDArray[np.uint32]) -> NDArray[np.int32]:
-        ids = self._ids[codes]
-        if (unseen := ids < 0).any():
-            for code in np.unique(codes[unseen]).tolist():
-                encoding = self._tokenizer.encode(chr(code), add_special_tokens=False)
-                (self._ids[code],) = encoding.ids
-            ids = self._ids[codes]
-        return ids
+    def _id_of(self, character: str) -> int:
+        (number,) = self._tokenizer.encode(character, add_special_tokens=False).ids
+        return number
 
 
-class _Runs:
-    """Tokens of runs met before, as columns."""
+class _Spans:
+    """The tokens of the spans that were encoded before, end to end."""
 
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {}
@@ -179,15 +118,15 @@ class _Runs:
         self.ids = np.zeros(0, np.int32)
         self.starts = np.zeros(0, np.bool_)
         self.unknown: dict[int, str] = {}
-        """Of runs with [UNK]: the characters that by themselves are unknown"""
+        """For spans with [UNK]: the characters that are unknown by themselves."""
         self.characters = 0
 
-    def find(self, runs: list[str], tokenizer: Tokenizer) -> NDArray[np.int64]:
-        """[R] numbers of the runs; new ones are encoded and added."""
+    def find(self, spans: list[str], tokenizer: Tokenizer) -> NDArray[np.int64]:
+        """[R] numbers of the spans; new spans are encoded and added."""
         numbers = self.numbers
-        if new := list(dict.fromkeys(run for run in runs if run not in numbers)):
+        if new := list(dict.fromkeys(span for span in spans if span not in numbers)):
             encodings = tokenizer.encode_batch(new, add_special_tokens=False)
-            numbers.update({run: number for number, run in enumerate(new, len(numbers))})
+            numbers.update({span: number for number, span in enumerate(new, len(numbers))})
             sizes = np.cumsum([len(encoding.ids) for encoding in encodings])
             self.offsets = np.append(self.offsets, sizes + self.offsets[-1])
             ids = [number for encoding in encodings for number in encoding.ids]
@@ -196,12 +135,24 @@ class _Runs:
             self.starts = np.append(self.starts, np.array(starts, np.bool_))
             self.characters += sum(map(len, new))
             unknown = tokenizer.token_to_id("[UNK]")
-            for run, encoding in zip(new, encodings, strict=True):
+            for span, encoding in zip(new, encodings, strict=True):
                 if unknown in encoding.ids:
-                    each = tokenizer.encode_batch(list(run), add_special_tokens=False)
-                    self.unknown[numbers[run]] = "".join(
+                    each = tokenizer.encode_batch(list(span), add_special_tokens=False)
+                    self.unknown[numbers[span]] = "".join(
                         character
-                        for character, alone in zip(run, each, strict=True)
+                        for character, alone in zip(span, each, strict=True)
                         if unknown in alone.ids
                     )
-        return np.fromiter(map(numbers.__getitem__, runs), np.int64, len(runs))
+        return np.fromiter(map(numbers.__getitem__, spans), np.int64, len(spans))
+
+
+@functools.lru_cache(maxsize=2)
+def load_encoder(vocab: str, lowercase: bool, vocab_sha256: str) -> Encoder:
+    """The encoder of this process for a vocabulary.
+
+    A worker may outlive a preparation, and the next one's vocabulary may have the same path but
+    another hash.
+    """
+    # A worker has one CPU; the tokenizer's own threads would compete for it.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    return Encoder(build_tokenizer(vocab, lowercase))

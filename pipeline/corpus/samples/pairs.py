@@ -1,20 +1,19 @@
-"""Sentences to samples `[CLS] A [SEP] B [SEP]`, after BERT's create_pretraining_data."""
+"""Sentences to samples `[CLS] A [SEP] B [SEP]`, as BERT's create_pretraining_data makes them."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from random import Random
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.corpus.columns import offsets_of, ranges
+from pipeline.corpus.arrays import offsets_of, ranges
 from pipeline.corpus.records import Pairs, Sentences
-from pipeline.settings.config import PairSettings
+from pipeline.settings.corpus import PairSettings
 
 CONTINUATION, OTHER, NO_LABEL = 0, 1, 255
-"""Next-sentence labels: B follows A; B is random (or swapped with A); there is no B."""
+"""Next-sentence labels: B continues A; B is random or was swapped with A; there is no B."""
 
 
 def build_pairs(
@@ -27,28 +26,31 @@ def build_pairs(
 ) -> Pairs:
     """Pack the sentences of each document into samples of at most `sequence_length` tokens.
 
-    A sample takes sentences up to its target length and parts them at random into A and B. With
-    `random_share`, B is a stretch of another document instead, and B's own sentences go back to be
-    used next. What is too long is cut off the longer side, at its front or back at even odds.
-    A single sentence always gets a random partner, as in BERT; where no other document exists it
-    is parted in two at a word. Under `sop` A and B are swapped instead; under `none` a sample is
-    one stretch of whole sentences, `[CLS] A [SEP]`, without label.
+    A sample takes sentences up to its target length and divides them at random into A and B. With
+    probability `random_share`, B is taken from another document instead, and the sentences meant
+    for B are used for the next sample. A sample that is too long loses tokens of its longer
+    segment, at the front or back with equal probability. A single sentence always gets a random
+    partner, as in BERT; if there is no other document, it is divided in two at a word. The task
+    `sop` swaps A and B instead. Under `none` a sample is a sequence of whole sentences,
+    `[CLS] A [SEP]`, without label.
 
-    Sentences longer than a sample are cut at words first. The corpus is passed over
-    `dupe_factor` times; `truncated_tokens` tells what truncation lost.
+    Sentences longer than a sample are cut at words first. Each document is used `dupe_factor`
+    times; `truncated_tokens` counts what truncation lost.
     """
     room = sequence_length - (2 if settings.task == "none" else 3)
-    text = _split_long(_without_empty(sentences), room, room if settings.task == "none" else -1)
-    spans: list[int] = []
+    # Half, because a pair has two segments: two that fill the room would lose every second token.
+    size = room if settings.task == "none" else (room + 1) // 2
+    text = _split_long(_without_empty(sentences), room, size)
+    chosen: list[int] = []
     for turn in range(settings.dupe_factor):
-        spans += _spans(text, settings, room, Random(f"pairs {seed} {turn}"))
-    return _assemble(text, np.array(spans, np.int64).reshape(-1, 6), cls_id, sep_id)
+        chosen += _choose_segments(text, settings, room, Random(f"pairs {seed} {turn}"))
+    return _assemble(text, np.array(chosen, np.int64).reshape(-1, 6), cls_id, sep_id)
 
 
 def truncated_tokens(sentences: Sentences, pairs: Pairs, settings: PairSettings) -> int:
-    """Tokens of the text that stand in no sample: every other token stands once a pass.
+    """Tokens that should be in a sample, once for each pass over the text, and are in none.
 
-    A and a continuing B are text in its turn; a random B is a repetition.
+    A and a B that continues it use up text; a random B repeats text of another document.
     """
     ends = np.diff(pairs.offsets)
     has_b = pairs.segment_b_start < ends
@@ -60,7 +62,7 @@ def truncated_tokens(sentences: Sentences, pairs: Pairs, settings: PairSettings)
 
 
 def _without_empty(sentences: Sentences) -> Sentences:
-    """Drop sentences of no tokens, then documents of no sentences."""
+    """Drop sentences without tokens, then documents without sentences."""
     filled = np.diff(sentences.sentence_offsets) > 0
     before = offsets_of(filled)[sentences.document_offsets]
     counts = np.diff(before)
@@ -71,13 +73,12 @@ def _without_empty(sentences: Sentences) -> Sentences:
     )
 
 
-def _split_long(sentences: Sentences, room: int, piece: int) -> Sentences:
-    """Cut sentences of more than `room` tokens into pieces of about `piece` (-1: half of `room`).
+def _split_long(sentences: Sentences, room: int, size: int) -> Sentences:
+    """Cut sentences of more than `room` tokens into sentences of about `size` tokens.
 
-    Halves, because a pair is two pieces: of whole-room pieces truncation would lose every second.
-    A piece ends at the first word at or after its size, else at the last one before, else anywhere.
+    A cut is at the first word at or after `size`, or else at the last word before it, or else
+    anywhere.
     """
-    piece = (room + 1) // 2 if piece < 0 else piece
     long = np.flatnonzero(np.diff(sentences.sentence_offsets) > room)
     cuts: list[int] = []
     for at, end in zip(
@@ -87,7 +88,7 @@ def _split_long(sentences: Sentences, room: int, piece: int) -> Sentences:
     ):
         words = (np.flatnonzero(sentences.word_starts[at:end]) + at).tolist()
         while end - at > room:
-            word = bisect_left(words, at + piece)
+            word = bisect_left(words, at + size)
             if word == len(words) or words[word] > at + room:
                 word -= 1
             at = words[word] if words[word] > at else at + room
@@ -99,40 +100,38 @@ def _split_long(sentences: Sentences, room: int, piece: int) -> Sentences:
     )
 
 
-class _Partners(NamedTuple):
-    """Documents by number, so that those other than a given one are an interval's complement."""
+class _Partners:
+    """Documents sorted by number, so that all but a given one are an interval's complement."""
 
-    by_number: list[int]
-    first: list[int]
-    """First place in `by_number` that has this document's number."""
-    same: list[int]
-    """How many documents have its number (one, unless a document comes in parts)."""
+    def __init__(self, documents: NDArray[np.uint64]) -> None:
+        _, which, counts = np.unique(documents, return_inverse=True, return_counts=True)
+        self.by_number: list[int] = np.argsort(documents, kind="stable").tolist()
+        # For each document, the first place in `by_number` that has its number, and how many have
+        # it: one, unless the document was cut.
+        self.first: list[int] = offsets_of(counts)[which].tolist()
+        self.same: list[int] = counts[which].tolist()
 
     def other(self, document: int, share: float) -> int:
-        """The document at `share` (0 … 1) of the way through all others."""
+        """The document that comes after this share (0 … 1) of all others."""
         place = int(share * (len(self.by_number) - self.same[document]))
         return self.by_number[
             place + self.same[document] if place >= self.first[document] else place
         ]
 
 
-def _partners(documents: NDArray[np.uint64]) -> _Partners:
-    order = np.argsort(documents, kind="stable")
-    _, which, counts = np.unique(documents, return_inverse=True, return_counts=True)
-    first = offsets_of(counts)[which]
-    return _Partners(order.tolist(), first.tolist(), counts[which].tolist())
+def _choose_segments(
+    text: Sentences, settings: PairSettings, room: int, random: Random
+) -> list[int]:
+    """Six numbers for each sample: token bounds of A, token bounds of B, label, document.
 
-
-def _spans(text: Sentences, settings: PairSettings, room: int, random: Random) -> list[int]:
-    """Six numbers a sample: token bounds of A and of B, label, document.
-
-    Plain Python over lengths only, a few microseconds a sample: each step needs the one before.
+    Each step depends on the one before, so this is plain Python. It works on lengths only and takes
+    a few microseconds a sample.
     """
     bounds = text.sentence_offsets.tolist()
     documents = text.document_offsets.tolist()
-    partners = _partners(text.documents)
+    partners = _Partners(text.documents)
     share = random.random
-    spans: list[int] = []
+    chosen: list[int] = []
     for document in range(len(documents) - 1):
         at, last = documents[document], documents[document + 1]
         has_other = partners.same[document] < len(partners.by_number)
@@ -141,7 +140,7 @@ def _spans(text: Sentences, settings: PairSettings, room: int, random: Random) -
             a0 = bounds[at]
             if settings.task == "none":
                 at = max(at + 1, bisect_right(bounds, a0 + target, at + 1, last + 1) - 1)
-                spans += (a0, bounds[at], 0, 0, NO_LABEL, document)
+                chosen += (a0, bounds[at], 0, 0, NO_LABEL, document)
                 continue
             end = bisect_left(bounds, a0 + target, at + 1, last)
             single = end == at + 1
@@ -168,12 +167,12 @@ def _spans(text: Sentences, settings: PairSettings, room: int, random: Random) -
                     label = NO_LABEL
                 elif settings.task == "sop" and is_other:
                     a0, a1, b0, b1, label = b0, b1, a0, a1, OTHER
-            spans += (*_truncate(a0, a1, b0, b1, room, random), label, document)
-    return spans
+            chosen += (*_truncate(a0, a1, b0, b1, room, random), label, document)
+    return chosen
 
 
 def _middle_word(word_starts: NDArray[np.bool_], first: int, last: int) -> int:
-    """Where a sentence of tokens [first, last) is parted: the word nearest the middle, or last."""
+    """The word nearest the middle of the tokens [first, last), where they are divided, or last."""
     words = np.flatnonzero(word_starts[first + 1 : last]) + first + 1
     return int(words[np.abs(2 * words - first - last).argmin()]) if len(words) else last
 
@@ -181,7 +180,7 @@ def _middle_word(word_starts: NDArray[np.bool_], first: int, last: int) -> int:
 def _truncate(
     a0: int, a1: int, b0: int, b1: int, room: int, random: Random
 ) -> tuple[int, int, int, int]:
-    """BERT's truncate_seq_pair: tokens go one by one from the longer side, front or back."""
+    """BERT's truncate_seq_pair: remove tokens of the longer segment one by one, front or back."""
     a, b = a1 - a0, b1 - b0
     if a + b <= room:
         return a0, a1, b0, b1
@@ -194,8 +193,9 @@ def _truncate(
     return a0 + front_a, a1 - cut_a + front_a, b0 + front_b, b1 - cut_b + front_b
 
 
-def _assemble(text: Sentences, spans: NDArray[np.int64], cls_id: int, sep_id: int) -> Pairs:
-    a0, a1, b0, b1, label, document = spans.T
+def _assemble(text: Sentences, chosen: NDArray[np.int64], cls_id: int, sep_id: int) -> Pairs:
+    """Samples from the [N, 6] numbers of `_choose_segments`."""
+    a0, a1, b0, b1, label, document = chosen.T
     cls_at, sep_at = len(text.ids), len(text.ids) + 1
     one, has_b = np.ones_like(a0), (b1 > b0).astype(np.int64)
     starts = np.stack([cls_at * one, a0, sep_at * one, b0, sep_at * one], axis=1)
@@ -204,7 +204,7 @@ def _assemble(text: Sentences, spans: NDArray[np.int64], cls_id: int, sep_id: in
     offsets = offsets_of(lengths.sum(axis=1))
     segment_b_start = a1 - a0 + 2
     word_starts = np.append(text.word_starts, [True, True])[source]
-    # Truncation may leave the rest of a word at the front of a segment: it is a word there.
+    # Truncation may leave the rest of a word at the front of a segment: there it counts as a word.
     word_starts[offsets[:-1] + 1] = True
     word_starts[(offsets[:-1] + segment_b_start)[has_b > 0]] = True
     return Pairs(

@@ -1,4 +1,4 @@
-"""Shards, samples as Arrow IPC files, and the manifest that makes a folder of them a corpus."""
+"""What a corpus folder holds: shards, which are Arrow IPC files of samples, and the manifest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.corpus.records import Masks, Pairs
-from pipeline.corpus.samples.masks import Maskable
+from pipeline.corpus.samples.masks import Maskable, no_masks
 from pipeline.errors import ShardError
 from pipeline.storage import read_whole, write_whole
 
@@ -22,7 +22,7 @@ MANIFEST = "manifest.json"
 
 
 class ShardInfo(BaseModel):
-    """One shard, as the manifest lists it."""
+    """The manifest's entry for one shard."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,7 +34,7 @@ class ShardInfo(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a corpus holds and how it was made. Written last: a folder without one is no corpus."""
+    """What a corpus holds and how it was made. A folder without one is not a finished corpus."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -43,22 +43,22 @@ class Manifest(BaseModel):
     vocab_sha256: str
     vocab_size: int
     special_ids: dict[str, int]
-    """`[PAD]`, `[UNK]`, `[CLS]`, `[SEP]`, `[MASK]`: what is never masked nor drawn."""
+    """Ids of `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]`, `[MASK]`, which masking leaves alone."""
     sequence_length: int
     masks: Literal["static", "none"]
-    """Whether the mask columns are filled."""
+    """Whether the shards hold masks."""
     segmenter: str = ""
-    """Name, version and dictionary."""
+    """Its name, version and dictionary."""
     counts: dict[str, int] = {}
     """Documents, sentences, characters, truncated tokens …"""
     drops: dict[str, int] = {}
     """Dropped documents and lines, by reason."""
     unknown: dict[str, int] = {}
-    """The most frequent characters that became [UNK]."""
+    """The most frequent characters that became [UNK], with their numbers."""
     settings: dict[str, Any] = {}
-    """The settings that made it."""
+    """The corpus settings."""
     fingerprint: str = ""
-    """Of inputs and settings; a rerun that finds the same one has nothing to do."""
+    """Hash of inputs and settings; if it is still the same, there is nothing to do."""
 
     @property
     def rows(self) -> int:
@@ -67,30 +67,30 @@ class Manifest(BaseModel):
 
     @property
     def maskable(self) -> Maskable:
-        """What masking must know of the vocabulary."""
+        """What masking needs to know about the vocabulary."""
         special = tuple(sorted(self.special_ids.values()))
         return Maskable(self.special_ids["[MASK]"], self.vocab_size, special)
 
     @property
     def content_sha256(self) -> str:
-        """Hash of what the shards hold, in their order, wherever they lie."""
+        """Hash of the content of all shards in order; it does not depend on where they are."""
         listing = [(shard.name, shard.rows, shard.sha256) for shard in self.shards]
         return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
 
 def shard_schema(vocab_size: int, metadata: Mapping[str, str]) -> pa.Schema:
-    """The Arrow schema of a shard; ids take two bytes where the vocabulary allows."""
+    """The Arrow schema of a shard; an id takes two bytes if the vocabulary allows, else four."""
     ids = pa.uint16() if vocab_size <= 2**16 else pa.uint32()
 
-    def many(kind: pa.DataType) -> pa.DataType:
+    def list_of(kind: pa.DataType) -> pa.DataType:
         return pa.list_(pa.field("item", kind, nullable=False))
 
     columns = {
-        "input_ids": many(ids),
+        "input_ids": list_of(ids),
         "segment_b_start": pa.uint16(),
-        "word_starts": many(pa.bool_()),
-        "masked_positions": many(pa.uint16()),
-        "masked_ids": many(ids),
+        "word_starts": list_of(pa.bool_()),
+        "masked_positions": list_of(pa.uint16()),
+        "masked_ids": list_of(ids),
         "next_sentence_label": pa.uint8(),
         "document": pa.uint64(),
     }
@@ -106,21 +106,25 @@ def write_shard(
     metadata: Mapping[str, str],
     vocab_size: int,
 ) -> ShardInfo:
-    """Write samples as one Arrow IPC file of one record batch, all or nothing.
+    """Write samples as one Arrow IPC file with one record batch, completely or not at all.
 
-    The same arguments give the same bytes. `path` may lie on any fsspec file system; its last part
-    is the shard's name. Without masks the two mask columns are empty lists.
+    The same arguments give the same bytes. Without masks, the lists in the two mask columns are
+    empty.
+
+    Args:
+        path: path or fsspec URL; its last component is the shard's name.
 
     Raises:
-        ShardError: ids do not fit the vocabulary, or there are 2^31 tokens or more.
+        ShardError: ids are outside the vocabulary, or there are 2^31 tokens or more.
     """
     rows, tokens = len(pairs.offsets) - 1, len(pairs.input_ids)
     if tokens >= 2**31:
-        raise ShardError(f"{path}: {tokens} tokens do not fit one shard; make the work units less")
+        raise ShardError(
+            f"{path}: {tokens} tokens do not fit into one shard; lower corpus.shard_megabytes"
+        )
     if tokens and not 0 <= pairs.input_ids.min() <= pairs.input_ids.max() < vocab_size:
         raise ShardError(f"{path}: ids outside the vocabulary of {vocab_size}")
-    if masks is None:
-        masks = Masks(np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(rows + 1, np.int64))
+    masks = masks or no_masks(rows)
     schema = shard_schema(vocab_size, metadata)
     values: dict[str, tuple[np.ndarray, np.ndarray | None]] = {
         "input_ids": (pairs.input_ids, pairs.offsets),
@@ -154,7 +158,7 @@ def _arrow(values: np.ndarray, offsets: np.ndarray | None, kind: pa.DataType) ->
 
 
 def write_manifest(folder: str | Path, manifest: Manifest) -> None:
-    """Write `manifest.json`, which makes the folder a corpus: after all of its shards."""
+    """Write `manifest.json`, after all shards: it makes the folder a finished corpus."""
     text = json.dumps(manifest.model_dump(mode="json"), ensure_ascii=False, indent=1)
     write_whole(f"{str(folder).rstrip('/')}/{MANIFEST}", (text + "\n").encode())
 
@@ -163,7 +167,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     """Read a corpus folder's manifest.
 
     Raises:
-        ShardError: there is none, or it is damaged or of another schema version.
+        ShardError: there is none, it is damaged, or it has another schema version.
     """
     path = f"{str(folder).rstrip('/')}/{MANIFEST}"
     try:
@@ -173,12 +177,12 @@ def read_manifest(folder: str | Path) -> Manifest:
             return Manifest.model_validate(values)
     except FileNotFoundError:
         raise ShardError(
-            f"{folder}: no {MANIFEST}, so this is not a finished corpus; run jobs.prepare (again: "
-            "it goes on where it stopped)"
+            f"{folder}: no {MANIFEST}, so this is not a finished corpus; run jobs.prepare, which "
+            "goes on where it was interrupted"
         ) from None
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise ShardError(f"{path}: damaged ({error}); run jobs.prepare again") from None
     raise ShardError(
         f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}; "
-        "run jobs.prepare again, or the program that wrote it"
+        "run jobs.prepare again, or use the program that wrote it"
     )

@@ -1,20 +1,23 @@
-"""Reads samples by number from folders of memory-mapped shards."""
+"""Reading samples by number from folders of memory-mapped shards.
+
+The columns are read by address, see `address_space` for what that assumes.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.corpus.columns import offsets_of
+from pipeline.corpus.arrays import offsets_of
 from pipeline.corpus.records import Masks, Pairs
+from pipeline.corpus.samples.masks import no_masks
+from pipeline.corpus.shards.address_space import bits, gather, windows
 from pipeline.corpus.shards.format import (
     SCHEMA_VERSION,
     Manifest,
@@ -24,40 +27,41 @@ from pipeline.corpus.shards.format import (
 )
 from pipeline.errors import ShardError
 
-_BASE = 4096
-"""Address at which the view of the address space begins: the page at 0 is never mapped."""
 _LISTS = ("input_ids", "word_starts", "masked_positions", "masked_ids")
 _SCALARS = ("segment_b_start", "next_sentence_label", "document")
 _COLUMNS = (*_LISTS, *(f"{name} offsets" for name in _LISTS), *_SCALARS)
 
 
 class Rows(NamedTuple):
-    """N samples, padded to S tokens; what stands beyond a row's length is not part of it."""
+    """N rows of S tokens. Positions beyond a row's length hold arbitrary values."""
 
     lengths: NDArray[np.int64]
-    """[N] tokens of each sample."""
+    """[N] tokens in each row."""
     input_ids: NDArray[np.unsignedinteger]
     """[N, S]"""
     word_starts: NDArray[np.bool_]
     """[N, S]"""
     segment_b_start: NDArray[np.uint16]
-    """[N] the sample's length where there is no B."""
+    """[N] position where segment B begins; the row's length if there is no B."""
     next_sentence_label: NDArray[np.uint8]
     """[N] 0 continuation, 1 random or swapped, 255 no label."""
     documents: NDArray[np.uint64]
-    """[N]"""
+    """[N] document numbers."""
     masks: Masks
-    """The static masks; none chosen where the shards hold none."""
+    """The static masks; empty if the shards hold none."""
 
 
 class ShardFolder:
-    """The samples of one corpus folder or of several, numbered through all their shards in order.
+    """The samples of one or several corpus folders, numbered through all shards in order.
 
-    Shards are mapped when first needed. With `locate` they come from elsewhere (a cache of an
-    object store); `mapped_bytes` bounds how much stays mapped, least recently used first to go.
+    A shard is mapped when it is first needed.
+
+    Args:
+        locate: gives the local path of a shard, for shards that are cached elsewhere.
+        mapped_bytes: how much may stay mapped; the least recently used shards are released first.
 
     Raises:
-        ShardError: a folder is no corpus, or the folders have different vocabularies.
+        ShardError: a folder is not a finished corpus, or the folders have different vocabularies.
     """
 
     def __init__(
@@ -73,7 +77,7 @@ class ShardFolder:
             if manifest.vocab_sha256 != self.manifest.vocab_sha256:
                 raise ShardError(
                     f"{folder} and {self.folders[0]} were made with different vocabularies; "
-                    "prepare one of them again with the other's vocab.txt"
+                    "prepare one of them again with the vocab.txt of the other"
                 )
         self._shards = [
             (folder, shard)
@@ -94,7 +98,7 @@ class ShardFolder:
         return int(self._first_rows[-1])
 
     def shards_of(self, numbers: NDArray[np.integer]) -> list[tuple[str, ShardInfo]]:
-        """Folder and shard of these samples, each shard once."""
+        """The shards of these samples, each once, with its folder."""
         shards = np.unique(np.searchsorted(self._first_rows, numbers, side="right") - 1)
         return [self._shards[shard] for shard in shards.tolist()]
 
@@ -105,15 +109,15 @@ class ShardFolder:
         masks: bool = True,
         multiple: int = 1,
     ) -> Rows:
-        """The samples of these numbers, in this order.
+        """The samples with these numbers, in this order.
 
         Args:
             numbers: [N] sample numbers.
-            words, masks: read these columns; left out, they are empty.
+            words, masks: whether to read these columns; if not, they are empty.
             multiple: S is the longest length, rounded up to a multiple of this.
 
         Raises:
-            IndexError: a number is not below the number of samples.
+            IndexError: there is no sample with this number.
             ShardError: a shard is missing or damaged.
         """
         numbers = np.asarray(numbers).astype(np.int64)
@@ -129,41 +133,41 @@ class ShardFolder:
         width = max(1, -(-int(lengths.max(initial=1)) // multiple) * multiple)
         word_starts = np.zeros((len(numbers), 0), np.bool_)
         if words:
-            word_starts = _bits(column["word_starts"], starts, width)
-        chosen = Masks(
-            np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(len(numbers) + 1, np.int64)
-        )
+            word_starts = bits(column["word_starts"], starts, width)
+        chosen = no_masks(len(numbers))
         if masks:
             first, count = self._list_bounds(column["masked_positions offsets"], local, sizes[:, 1])
             inside = np.arange(count.max(initial=0)) < count[:, None]
-            at = _windows(column["masked_positions"], first, inside.shape[1], "<u2")
-            ids = _windows(column["masked_ids"], first, inside.shape[1], self._id_type)
+            at = windows(column["masked_positions"], first, inside.shape[1], "<u2")
+            ids = windows(column["masked_ids"], first, inside.shape[1], self._id_type)
             chosen = Masks(
                 at[inside].astype(np.int64), ids[inside].astype(np.int32), offsets_of(count)
             )
         return Rows(
             lengths,
-            _windows(column["input_ids"], starts, width, self._id_type),
+            windows(column["input_ids"], starts, width, self._id_type),
             word_starts,
-            _gather(column["segment_b_start"], local, "<u2"),
-            _gather(column["next_sentence_label"], local, "u1"),
-            _gather(column["document"], local, "<u8"),
+            gather(column["segment_b_start"], local, "<u2"),
+            gather(column["next_sentence_label"], local, "u1"),
+            gather(column["document"], local, "<u8"),
             chosen,
         )
 
     def _list_bounds(
         self, addresses: NDArray[np.int64], local: NDArray[np.int64], sizes: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """[N] starts and lengths of lists; nothing outside a shard may ever be read."""
-        bounds = _windows(addresses, local, 2, "<i4").astype(np.int64)
+        """[N] starts and [N] lengths of lists, checked: a wrong one would end the process."""
+        bounds = windows(addresses, local, 2, "<i4").astype(np.int64)
         starts, ends = bounds[:, 0], bounds[:, 1]
         lengths = ends - starts
         if ((starts < 0) | (lengths < 0) | (lengths > self._longest) | (ends > sizes)).any():
-            raise ShardError(f"{self.folders}: damaged offsets; run jobs.verify on it")
+            raise ShardError(
+                f"{', '.join(self.folders)}: damaged offsets; run jobs.verify to find the shard"
+            )
         return starts, lengths
 
     def _map(self, shards: NDArray[np.int64]) -> None:
-        """See that these shards are mapped, and drop others that are over the limit."""
+        """Map these shards where needed, then release others if the limit is exceeded."""
         needed = np.unique(shards).tolist()
         for shard in needed:
             if shard in self._mapped:
@@ -181,7 +185,7 @@ class ShardFolder:
 
 
 def flat_pairs(rows: Rows) -> Pairs:
-    """Samples that were read, with word starts, as `build_pairs` made them."""
+    """Rows, read with their word starts, as the samples that `build_pairs` made."""
     inside = np.arange(rows.input_ids.shape[1]) < rows.lengths[:, None]
     return Pairs(
         rows.input_ids[inside].astype(np.int32),
@@ -196,7 +200,7 @@ def flat_pairs(rows: Rows) -> Pairs:
 def _map_shard(
     path: Path, info: ShardInfo, manifest: Manifest, longest: int
 ) -> tuple[pa.Buffer, list[int], tuple[int, int]]:
-    """Map one shard; returns what keeps it mapped, where its columns lie, and its list sizes."""
+    """Map one shard; returns the buffer that keeps it mapped, column addresses, list sizes."""
     try:
         size = path.stat().st_size
         if size != info.bytes:
@@ -205,12 +209,14 @@ def _map_shard(
             )
         whole = pa.memory_map(str(path)).read_buffer()
     except FileNotFoundError:
-        raise ShardError(f"{path}: listed in the manifest, but gone; prepare again") from None
+        raise ShardError(
+            f"{path}: listed in the manifest but missing; run jobs.prepare again"
+        ) from None
     batch = open_batch(path, whole, info, manifest)
     slack = 4 * (longest + 8)
     ends = [_values(batch, name) for name in _LISTS]
     if any(end.address + end.size + slack > whole.address + size for end in ends if end):
-        # Rows are read in windows of one width: beyond a small shard's end there must be room.
+        # Rows are read in windows of one width, so there must be room after the last row.
         whole = pa.py_buffer(whole.to_pybytes() + bytes(slack))
         batch = open_batch(path, whole.slice(0, size), info, manifest)
     buffers = [
@@ -228,16 +234,18 @@ def _values(batch: pa.RecordBatch, name: str) -> pa.Buffer | None:
 def open_batch(
     path: Path | str, buffer: pa.Buffer, info: ShardInfo, manifest: Manifest
 ) -> pa.RecordBatch:
-    """The one record batch of a shard's bytes, of the schema and the rows that are promised.
+    """The record batch in the bytes of a shard.
 
     Raises:
-        ShardError: it is not.
+        ShardError: it can't be read, or schema, rows or vocabulary are not those of the manifest.
     """
     try:
         reader = pa.ipc.open_file(buffer)
         batch = reader.get_batch(0)
     except (pa.ArrowInvalid, OSError, IndexError) as error:
-        raise ShardError(f"{path}: not a readable shard ({error}); prepare again") from None
+        raise ShardError(
+            f"{path}: not a readable shard ({error}); run jobs.prepare again"
+        ) from None
     tags = {key.decode(): value.decode() for key, value in (reader.schema.metadata or {}).items()}
     if tags.get("schema_version") != str(SCHEMA_VERSION):
         raise ShardError(
@@ -247,53 +255,13 @@ def open_batch(
     if not reader.schema.equals(shard_schema(manifest.vocab_size, {})):
         raise ShardError(f"{path}: columns differ from the schema; run jobs.prepare again")
     if tags.get("vocab_sha256", manifest.vocab_sha256) != manifest.vocab_sha256:
-        raise ShardError(f"{path}: made with another vocabulary than the manifest says")
+        raise ShardError(
+            f"{path}: made with another vocabulary than the manifest says; run jobs.prepare again"
+        )
     found = (reader.num_record_batches, batch.num_rows, len(batch["input_ids"].values))
     if found != (1, info.rows, info.tokens):
         raise ShardError(
             f"{path}: (batches, rows, tokens) are {found}, by the manifest "
-            f"{(1, info.rows, info.tokens)}; prepare again"
+            f"{(1, info.rows, info.tokens)}; run jobs.prepare again"
         )
     return batch
-
-
-@lru_cache(maxsize=64)
-def _every_window(width: int, kind: str) -> NDArray:
-    """[…, width] all runs of `width` numbers in this process's address space, from `_BASE` on.
-
-    One look-up in it gathers rows from any number of maps, each row as one copy: 25 times as fast
-    as an index for every token, and free of a Python step for every shard.
-    """
-    dtype = np.dtype(kind)
-    memory = SimpleNamespace(
-        __array_interface__={
-            "version": 3,
-            "data": (_BASE, True),
-            "typestr": dtype.str,
-            "shape": (2**47 // dtype.itemsize - width, width),
-            "strides": (dtype.itemsize, dtype.itemsize),
-        }
-    )
-    return np.asarray(memory)
-
-
-def _windows(
-    addresses: NDArray[np.int64], index: NDArray[np.int64], width: int, kind: str
-) -> NDArray:
-    """[N, width] the numbers index[i] … index[i] + width - 1 of the column at addresses[i]."""
-    if width == 0:
-        return np.zeros((len(index), 0), kind)
-    return _every_window(width, kind)[(addresses - _BASE) // np.dtype(kind).itemsize + index]
-
-
-def _gather(addresses: NDArray[np.int64], index: NDArray[np.int64], kind: str) -> NDArray:
-    """[N] number index[i] of the column at addresses[i]."""
-    return _windows(addresses, index, 1, kind)[:, 0]
-
-
-def _bits(addresses: NDArray[np.int64], index: NDArray[np.int64], width: int) -> NDArray[np.bool_]:
-    """[N, width] the same of columns of bits."""
-    packed = _windows(addresses, index >> 3, (width + 7) // 8 + 1, "u1")
-    bits = np.unpackbits(packed, axis=1, bitorder="little")
-    rows = bits.ctypes.data + np.arange(len(bits)) * bits.shape[1]
-    return _windows(rows, index & 7, width, "u1").view(np.bool_)

@@ -1,4 +1,4 @@
-"""Checks a corpus folder against its manifest and the laws of samples; says what is wrong where."""
+"""Checking a corpus folder against its manifest and the laws of samples and masks."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.corpus.records import Masks, Pairs
+from pipeline.corpus.samples.masks import count_replacements
 from pipeline.corpus.samples.pairs import NO_LABEL, OTHER
 from pipeline.corpus.shards.format import Manifest, ShardInfo, read_manifest
 from pipeline.corpus.shards.reader import open_batch
 from pipeline.errors import ShardError
-from pipeline.settings.config import MaskingSettings
+from pipeline.settings.corpus import MaskingSettings
 from pipeline.storage import filesystem, read_whole
 
 _SIGMAS = 6
-"""A share is wrong when it is this many standard deviations from its setting."""
+"""A share is wrong if it is more than this many standard deviations from its setting."""
 
 
 class Verification(NamedTuple):
-    """What was checked, and everything that is wrong."""
+    """What was checked, and all that is wrong."""
 
     shards: int
     rows: int
     tokens: int
-    chosen: int
+    masked: int
     """Masked tokens."""
     problems: list[str]
-    """One line each: the shard, the law, how many rows break it and the first of them."""
+    """One line each: the shard, the law, how many rows break it and the first such row."""
 
 
 def verify(folder: str) -> Verification:
@@ -42,8 +43,8 @@ def verify(folder: str) -> Verification:
     """
     manifest = read_manifest(folder)
     root = folder.rstrip("/")
-    problems = list(_strangers(root, manifest))
-    kinds = np.zeros(3, np.int64)
+    problems = list(_unlisted(root, manifest))
+    replaced = np.zeros(3, np.int64)
     for info in manifest.shards:
         try:
             pairs, masks = _load(f"{root}/{info.name}", info, manifest)
@@ -55,31 +56,31 @@ def verify(folder: str) -> Verification:
             if len(rows):
                 problems.append(f"{info.name}: {law}: {len(rows)} row(s), first row {rows[0]}")
         if not problems:
-            kinds += _kinds(pairs, masks, manifest)
-    problems += _wrong_shares(kinds, manifest)
+            replaced += count_replacements(pairs, masks, manifest.special_ids["[MASK]"])
+    problems += _wrong_shares(replaced, manifest)
     return Verification(
         shards=len(manifest.shards),
         rows=manifest.rows,
         tokens=sum(info.tokens for info in manifest.shards),
-        chosen=int(kinds.sum()),
+        masked=int(replaced.sum()),
         problems=problems,
     )
 
 
-def _strangers(root: str, manifest: Manifest) -> Iterator[str]:
-    """Shards that lie in the folder and that the manifest does not list."""
+def _unlisted(root: str, manifest: Manifest) -> Iterator[str]:
+    """Shards in the folder that the manifest does not list."""
     file_system, inner = filesystem(root)
     listed = {info.name for info in manifest.shards}
     for path in sorted(file_system.glob(f"{inner}/*.arrow")):
         if (name := path.rpartition("/")[2]) not in listed:
-            yield f"{name}: not in the manifest; left over from another run?"
+            yield f"{name}: not in the manifest; it may be left from an earlier corpus"
 
 
 def _load(path: str, info: ShardInfo, manifest: Manifest) -> tuple[Pairs, Masks]:
-    """Read a shard whole, checking bytes and schema.
+    """Read a whole shard, and check its bytes and schema.
 
     Raises:
-        ShardError: it is missing, has other bytes than the manifest says, or another schema.
+        ShardError: it is missing, or its bytes or schema are not those of the manifest.
     """
     try:
         data = read_whole(path)
@@ -123,7 +124,7 @@ def _pair_laws(pairs: Pairs, manifest: Manifest) -> dict[str, NDArray[np.int64]]
     wrong_b = (b < 3) | (b > lengths)
     laws = {
         f"a sample has 3 to {manifest.sequence_length} tokens": wrong_length,
-        "B begins behind A, or there is none": wrong_b,
+        "B begins after A, or there is no B": wrong_b,
     }
     if (wrong_length | wrong_b).any():
         return {law: np.flatnonzero(broken) for law, broken in laws.items()}
@@ -136,15 +137,14 @@ def _pair_laws(pairs: Pairs, manifest: Manifest) -> dict[str, NDArray[np.int64]]
     outside = np.bincount(row[ids >= manifest.vocab_size], minlength=len(lengths))
     firsts = np.stack([begins, begins + 1, begins + b - 1, np.where(has_b, begins + b, begins)])
     laws |= {
-        "ids lie in the vocabulary": outside > 0,
-        "[CLS] stands first and only there": (ids[begins] != special["[CLS]"])
-        | (count("[CLS]") != 1),
-        "[SEP] ends each segment and stands nowhere else": (ids[begins + b - 1] != special["[SEP]"])
+        "ids are in the vocabulary": outside > 0,
+        "[CLS] is first and only there": (ids[begins] != special["[CLS]"]) | (count("[CLS]") != 1),
+        "[SEP] ends each segment and is nowhere else": (ids[begins + b - 1] != special["[SEP]"])
         | (ids[ends - 1] != special["[SEP]"])
         | (count("[SEP]") != 1 + has_b),
-        "no [PAD] or [MASK] stands in the text": (count("[PAD]") + count("[MASK]")) > 0,
+        "the text holds no [PAD] and no [MASK]": (count("[PAD]") + count("[MASK]")) > 0,
         "segments begin with a word": ~pairs.word_starts[firsts].all(axis=0),
-        "the next-sentence label is 0 or 1 with a B, else 255": np.where(
+        "the next-sentence label is 0 or 1 if there is a B, else 255": np.where(
             has_b, pairs.next_sentence_label > OTHER, pairs.next_sentence_label != NO_LABEL
         ),
     }
@@ -156,12 +156,12 @@ def _mask_laws(pairs: Pairs, masks: Masks, manifest: Manifest) -> dict[str, NDAr
     lengths, counts = np.diff(pairs.offsets), np.diff(masks.offsets)
     row = np.repeat(np.arange(len(counts)), counts)
     if manifest.masks == "none":
-        return {"a corpus without masks has none": np.flatnonzero(counts)}
+        return {"a corpus without masks masks nothing": np.flatnonzero(counts)}
 
     def rows(wrong: NDArray[np.bool_]) -> NDArray[np.int64]:
         return np.unique(row[wrong])
 
-    laws = {"masked positions lie in the sample": rows(masks.positions >= lengths[row])}
+    laws = {"masked positions are in the sample": rows(masks.positions >= lengths[row])}
     ascending = np.append(True, (np.diff(masks.positions) > 0) | (np.diff(row) > 0))
     laws["masked positions ascend"] = rows(~ascending[: len(row)])
     if any(len(broken) for broken in laws.values()):
@@ -176,7 +176,7 @@ def _mask_laws(pairs: Pairs, masks: Masks, manifest: Manifest) -> dict[str, NDAr
     )
     chosen = np.zeros(len(pairs.input_ids), np.bool_)
     chosen[at] = True
-    # Within a word, every token must be chosen as the one before it is.
+    # Within a word, a token must be masked if the one before it is.
     torn = (chosen[1:] != chosen[:-1]) & ~pairs.word_starts[1:]
     laws["words are masked whole or not at all"] = np.unique(
         np.searchsorted(pairs.offsets, np.flatnonzero(torn), side="right") - 1
@@ -192,26 +192,19 @@ def _masking(manifest: Manifest) -> MaskingSettings | None:
     return MaskingSettings.model_validate(settings) if settings else None
 
 
-def _kinds(pairs: Pairs, masks: Masks, manifest: Manifest) -> NDArray[np.int64]:
-    """How many masked tokens are seen as [MASK], as another token, as themselves."""
-    begins = np.repeat(pairs.offsets[:-1], np.diff(masks.offsets))
-    original = pairs.input_ids[begins + masks.positions]
-    masked = int(np.count_nonzero(masks.ids == manifest.special_ids["[MASK]"]))
-    kept = int(np.count_nonzero(masks.ids == original))
-    return np.array([masked, len(original) - masked - kept, kept])
-
-
-def _wrong_shares(kinds: NDArray[np.int64], manifest: Manifest) -> Iterator[str]:
-    """Shares of replacements that chance does not explain."""
-    masking, total = _masking(manifest), kinds.sum()
+def _wrong_shares(replaced: NDArray[np.int64], manifest: Manifest) -> Iterator[str]:
+    """Shares of the kinds of replacements that differ from the settings by more than chance."""
+    masking, total = _masking(manifest), replaced.sum()
     if not masking or not total:
         return
-    # A random token is now and then the original.
+    # A random token is sometimes the original.
     same = masking.random_share / max(1, manifest.vocab_size - len(manifest.special_ids))
     wanted = np.array([masking.mask_share, masking.random_share - same, 0.0])
     wanted[2] = 1 - wanted.sum()
     error = _SIGMAS * np.sqrt(np.maximum(wanted * (1 - wanted), 1 / total) / total)
     names = ("[MASK]", "a random token", "itself")
-    for name, share, want, most in zip(names, kinds / total, wanted, error, strict=True):
+    for name, share, want, most in zip(names, replaced / total, wanted, error, strict=True):
         if abs(share - want) > most:
-            yield f"{share:.2%} of the masked tokens are seen as {name}; by the settings {want:.2%}"
+            yield (
+                f"{share:.2%} of the masked tokens are shown as {name}; the settings say {want:.2%}"
+            )

@@ -1,4 +1,4 @@
-"""Text to clean text, step by step; each step is a setting, and what it did is counted."""
+"""Text to clean text in steps; each step is a setting, and counts the texts that it changes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 
 from pipeline.corpus.records import Drop
-from pipeline.settings.config import CleaningSettings
+from pipeline.settings.corpus import CleaningSettings
 
-# Cc but tab and line feed; soft hyphen, zero-width, bidirectional and invisible marks; private use;
-# surrogates; not characters. `re` finds a plain set of characters fast, so exceptions come after.
+# Category Cc without tab and line feed; soft hyphen, zero-width, bidirectional and invisible marks;
+# private use; surrogates; noncharacters. `re` finds a plain set of characters fast, so exceptions
+# are tested after it.
 CONTROL = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"
     "\ufff9-\ufffb\ufffe\uffff\ud800-\udfff\ue000-\uf8ff\U000e0000-\U000e0fff\U000f0000-\U0010ffff]"
     "(?<!\u200d(?=[\u2600-\u27bf\U0001f000-\U0001faff]))"  # joins emoji
 )
 LINE_BREAK = re.compile("[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029](?:(?<=\r)\n)?")
-# Known names and well-formed attributes only: 《<数学>》, List<int> and a<b 且 c>d are text.
+# Only known names with well-formed attributes are tags; 《<数学>》, List<int>, a<b 且 c>d are text.
 VALUE = r"""(?:"[^"<>]*+"|'[^'<>]*+'|[^\s"'<>]++)"""
 ATTRIBUTES = rf"(?:\s++[a-zA-Z][a-zA-Z0-9:.-]*+(?:\s*=\s*{VALUE})?)*+\s*+/?>"
 BLOCK_TAG = re.compile(
@@ -49,11 +50,11 @@ HAN_RANGES = tuple(
     (np.uint32(first), np.uint32(last))
     for first, last in ((0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF))
 )
-"""Extension A runs on into the main block, but for 64 hexagrams."""
+"""Extension A and the main block are one range: only 64 hexagrams lie between them."""
 
 
 class Cleaner:
-    """The steps that the settings ask for, in their order, with counts of what they did."""
+    """The steps that the settings ask for, in a fixed order; counts the documents they change."""
 
     def __init__(self, settings: CleaningSettings) -> None:
         self.settings = settings
@@ -71,7 +72,7 @@ class Cleaner:
         self._steps = {name: step for name, step in steps.items() if getattr(settings, name)}
 
     def __call__(self, text: str) -> str | Drop:
-        """The cleaned text, or why it is left out.
+        """The cleaned text, or a drop with its reason.
 
         Reasons: `empty`, `too_short`, `not_chinese`, `repeated_lines`, `repeated_paragraphs`.
         """
@@ -101,20 +102,20 @@ class Cleaner:
 
 
 def remove_control(text: str) -> str:
-    """Without control, zero-width and private-use characters; all line breaks are line feeds."""
+    """Remove control, zero-width and private-use characters; turn line breaks into line feeds."""
     if LINE_BREAK.search(text):
         text = LINE_BREAK.sub("\n", text)
     return CONTROL.sub("", text) if CONTROL.search(text) else text
 
 
 def collapse_whitespace(text: str) -> str:
-    """Runs of white space become one space, lines are stripped, empty lines go."""
+    """Turn each stretch of white space into one space, strip lines, remove empty lines."""
     lines = [" ".join(line.split()) for line in text.split("\n")]
     return "\n".join(filter(None, lines))
 
 
 def strip_html(text: str) -> str:
-    """Without tags, comments, scripts and entities; block tags part lines."""
+    """Remove tags, comments and scripts, decode entities; a block tag becomes a line feed."""
     if "<" in text and ">" in text:
         text = NOT_SHOWN.sub("", text)
         text = BLOCK_TAG.sub("\n", text)
@@ -123,27 +124,28 @@ def strip_html(text: str) -> str:
 
 
 def fold_width(text: str) -> str:
-    """Full-width letters, digits and the ideographic space to ASCII; punctuation stays."""
+    """Turn full-width letters, digits and the ideographic space into ASCII; keep punctuation."""
     return text.translate(WIDTHS) if WIDE.search(text) else text
 
 
 def simplify(text: str) -> str:
-    """Traditional to simplified characters (OpenCC t2s)."""
+    """Turn traditional characters into simplified ones (OpenCC t2s)."""
     return _opencc().convert(text)
 
 
 def han_share(text: str) -> float:
     """Share of the visible characters that are Han."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
-    # Below `first` the subtraction wraps around to a huge number: one comparison does for two.
+    # Below `first` the subtraction wraps around to a large number: one comparison tests both ends.
     han = sum(np.count_nonzero(codes - first <= last - first) for first, last in HAN_RANGES)
     return han / max(1, len(codes) - text.count(" ") - text.count("\n"))
 
 
 def repeated_shares(text: str) -> tuple[float, float]:
-    """Share of the lines, and of the characters, that stand in repeats of an earlier line.
+    """Share of the lines that repeat an earlier line, and of the characters in such lines.
 
-    The Gopher rules (Rae et al. 2021, table A1) as datatrove counts them; a line is a paragraph.
+    These are the Gopher rules (Rae et al. 2021, table A1) as datatrove counts them; here a line is
+    a paragraph.
     """
     lines = [line for line in text.split("\n") if line]
     seen: set[str] = set()
@@ -154,7 +156,7 @@ def repeated_shares(text: str) -> tuple[float, float]:
 def _repair(text: str) -> str:
     import ftfy
 
-    # ftfy's other repairs are steps of their own here.
+    # ftfy's other repairs are separate steps here.
     return ftfy.fix_encoding(text)
 
 

@@ -1,12 +1,14 @@
-"""Which encoding a text file has: UTF-8, GB18030 (with GBK and GB2312) or UTF-16."""
+"""The encoding of a text file: UTF-8, GB18030 (which contains GBK and GB2312) or UTF-16."""
 
 from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator
 
+SAMPLE_BYTES = 1 << 16
+"""Bytes at the start of a text that are looked at."""
 BAD_SHARE = 0.1
-"""A codec that can't read a tenth of what it should is the wrong one; below, bytes are damaged."""
+"""A codec that can't read this share is the wrong one; if it fails on less, bytes are damaged."""
 BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -17,14 +19,15 @@ COMMON = frozenset(
     for high in (0xA1, 0xA3, *range(0xB0, 0xD8))
     for low in range(0xA1, 0xFF)
 )
-"""GB2312's punctuation, full-width forms and its 3,755 characters of daily use."""
+"""GB2312's punctuation, full-width forms and the 3,755 characters of its first level."""
 
 
 def detect_encoding(head: bytes) -> str:
-    """Python codec of a text, by its first bytes: `utf-8`, `utf-8-sig`, `gb18030` or `utf-16…`.
+    """Python codec of a text by its first bytes: `utf-8`, `utf-8-sig`, `gb18030` or `utf-16…`.
 
-    Without a mark, valid UTF-8 is UTF-8; else the codec under which most of the characters are
-    common Chinese ones. Bytes that fit none are called UTF-8, whose reader will quarantine them.
+    A byte order mark decides. Without one, valid UTF-8 is UTF-8; other bytes have the codec under
+    which most characters are common Chinese ones. Bytes that fit no codec are called UTF-8: its
+    reader drops the lines that it can't decode, and counts them.
     """
     for mark, codec in BOMS:
         if head.startswith(mark):
@@ -38,20 +41,20 @@ def detect_encoding(head: bytes) -> str:
     return best if shares[best] > 0.5 else "utf-8"
 
 
-def to_utf8(blocks: Iterator[bytes], codec: str) -> Iterator[bytes]:
-    """Transcode a UTF-16 stream; lone surrogates become bytes that UTF-8 refuses later."""
+def to_utf8(stream: Iterator[bytes], codec: str) -> Iterator[bytes]:
+    """Transcode a UTF-16 stream; lone surrogates become bytes that the UTF-8 decoder refuses."""
     decoder = codecs.getincrementaldecoder(codec)("surrogatepass")
-    for block in blocks:
-        yield decoder.decode(block).encode("utf-8", "surrogatepass")
+    for data in stream:
+        yield decoder.decode(data).encode("utf-8", "surrogatepass")
     try:
         decoder.decode(b"", final=True)
-    except UnicodeDecodeError as error:  # half a character at the end: quarantined with its line
+    except UnicodeDecodeError as error:  # half a character: the last line will be undecodable
         yield error.object
 
 
 def _bad_share(head: bytes, codec: str) -> float:
-    """Characters that the codec can't read, as a share of those beyond ASCII."""
-    # An incremental decoder keeps a character that the end of the sample cuts in two.
+    """Share of the characters beyond ASCII that the codec can't read."""
+    # An incremental decoder waits for the rest of a character that the sample's end cuts in two.
     text = codecs.getincrementaldecoder(codec)("replace").decode(head)
     beyond = sum(1 for character in text if character > "\x7f")
     return text.count("\ufffd") / max(beyond, 1)

@@ -1,4 +1,4 @@
-"""Blocks of records to documents, by format.
+"""Blocks of records to documents, by file format, and their cleaning.
 
 Nothing is replaced silently: what can't be read becomes a `Drop` with file and byte.
 """
@@ -7,18 +7,35 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import xxhash
 
 from pipeline.corpus.records import Document, Drop
 from pipeline.corpus.text import wikipedia
+from pipeline.corpus.text.cleaning import Cleaner
 from pipeline.corpus.text.reading import Block
 
 
+def clean_documents(
+    blocks: Iterable[Block], text_field: str, cleaner: Cleaner
+) -> Iterator[Document | Drop]:
+    """The cleaned documents of blocks, in order, and what was dropped, in its place."""
+    for block in blocks:
+        for document in documents(block, text_field):
+            if isinstance(document, Drop):
+                yield document
+                continue
+            cleaned = cleaner(document.text)
+            if isinstance(cleaned, Drop):
+                yield cleaned._replace(place=document.place)
+            else:
+                yield document._replace(text=cleaned)
+
+
 def documents(block: Block, text_field: str) -> Iterator[Document | Drop]:
-    """The documents of a block, paragraphs on lines of their own, in order."""
+    """The documents of a block in order, each paragraph on a line of its own."""
     readers = {
         "text": _one_text,
         "lines": _blank_separated,
@@ -35,9 +52,9 @@ def documents(block: Block, text_field: str) -> Iterator[Document | Drop]:
 
 
 def _document(block: Block, offset: int, value: Any, raw: str) -> Document | Drop:
-    """A document from the value of a text field: a string or a list of paragraphs."""
+    """A document from the value of a text field, which is a string or a list of paragraphs."""
     place = f"{block.source.path}:{offset}"
-    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+    if isinstance(value, list) and all(isinstance(line, str) for line in value):
         value = "\n".join(value)
     if not isinstance(value, str):
         return Drop("malformed", raw, place, len(raw.encode("utf-8", "replace")))
@@ -46,7 +63,7 @@ def _document(block: Block, offset: int, value: Any, raw: str) -> Document | Dro
 
 
 def _lines(block: Block) -> Iterator[tuple[int, str | Drop]]:
-    """Lines with the byte each begins at."""
+    """Lines, each with the byte at which it begins."""
     codec, offset, data = block.encoding.removesuffix("-sig"), block.offset, block.data
     if offset == 0 and codec == "utf-8" and data.startswith(codecs.BOM_UTF8):
         offset, data = len(codecs.BOM_UTF8), data[len(codecs.BOM_UTF8) :]
@@ -72,7 +89,7 @@ def _json_document(block: Block, offset: int, line: str, text_field: str) -> Doc
     try:
         row = json.loads(line)
         value = row.get(text_field) if isinstance(row, dict) else None
-        if "\\u" in line:  # an escape like \ud800 is valid JSON, but no character
+        if "\\u" in line:  # an escape such as \ud800 is valid JSON but not a character
             str(value).encode("utf-8")
     except (ValueError, RecursionError):
         value = None

@@ -1,17 +1,17 @@
-"""A LAMB step on a GPU: three Triton kernels for all tensors of a group, and no wait for them.
+"""A LAMB step on a GPU: three Triton kernels for all tensors of a group, without waiting for them.
 
-`advance` moves the moments and sums squares of weights and updates by chunks, 24 bytes read and
-written a weight; `norms` adds the chunks of a parameter up in a fixed order, so that a step is the
-same whenever it is made; `move` computes the update again and moves the weights, 16 bytes. Without
-a trust ratio `advance` moves the weights, too, in the 28 bytes that AdamW needs.
+`update_moments` updates the moments and sums squares of weights and updates by chunks: it reads and
+writes 24 bytes a weight. `sum_chunks` adds the chunks of each parameter up in a fixed order, so
+that a step always gives the same result. `apply` computes the update again and changes the weights:
+16 bytes. Without trust ratios `update_moments` changes the weights too, in the 28 bytes that AdamW
+needs.
 
-The tensors may lie anywhere: kernels find them in a table of addresses, as torch's fused
-optimizers do.
+The tensors may be anywhere in memory: the kernels find them in a table of addresses, as torch's
+fused optimizers do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -19,47 +19,48 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pipeline.training.lamb.steps import Member, Work, trust_ratios
+from pipeline.training.lamb.steps import GroupStep, SteppedTensor, trust_ratios
 from pipeline.training.transfer import upload
 
 CHUNK = 4096
-"""Weights that a program takes."""
+"""Weights that one program processes."""
 WARPS = 8
 
 
 @triton.jit
-def place_of(chunks_ptr, addresses_ptr, CHUNK: tl.constexpr):
-    """Addresses of a chunk's weights, gradients and moments, which of them it has, parameter."""
+def pointers_of_chunk(chunks_ptr, addresses_ptr, CHUNK: tl.constexpr):
+    """Pointers to weights, gradients and moments of a chunk, a mask, index of the parameter."""
     chunks_ptr += tl.program_id(0) * 4
     addresses_ptr += tl.load(chunks_ptr) * 4
-    places = tl.load(chunks_ptr + 1) + tl.arange(0, CHUNK)
+    offsets = tl.load(chunks_ptr + 1) + tl.arange(0, CHUNK)
     inside = tl.arange(0, CHUNK) < tl.load(chunks_ptr + 2)
-    w = tl.load(addresses_ptr).to(tl.pointer_type(tl.float32)) + places
-    g = tl.load(addresses_ptr + 1).to(tl.pointer_type(tl.float32)) + places
-    m = tl.load(addresses_ptr + 2).to(tl.pointer_type(tl.float32)) + places
-    v = tl.load(addresses_ptr + 3).to(tl.pointer_type(tl.float32)) + places
+    w = tl.load(addresses_ptr).to(tl.pointer_type(tl.float32)) + offsets
+    g = tl.load(addresses_ptr + 1).to(tl.pointer_type(tl.float32)) + offsets
+    m = tl.load(addresses_ptr + 2).to(tl.pointer_type(tl.float32)) + offsets
+    v = tl.load(addresses_ptr + 3).to(tl.pointer_type(tl.float32)) + offsets
     return w, g, m, v, inside, tl.load(chunks_ptr + 3)
 
 
 @triton.jit
-def advance_kernel(
-    chunks_ptr, addresses_ptr, sums_ptr, divisor_ptr, take1, keep2, take2, scale, shift, decay, lr,
-    DIVIDED: tl.constexpr, ADAPTED: tl.constexpr, CHUNK: tl.constexpr,
+def update_moments_kernel(
+    chunks_ptr, addresses_ptr, sums_ptr, take1, keep2, take2, scale, shift, decay, lr,
+    WITH_RATIO: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """Moments of a chunk; sums [chunks, 2] of its squared weights and updates, or its weights."""
-    w_ptr, g_ptr, m_ptr, v_ptr, inside, _ = place_of(chunks_ptr, addresses_ptr, CHUNK)
+    """Moments of a chunk; and its sums [chunks, 2] of squared weights and updates, or its weights.
+
+    take1 = 1 - b1, keep2 = b2, take2 = 1 - b2.
+    """
+    w_ptr, g_ptr, m_ptr, v_ptr, inside, _ = pointers_of_chunk(chunks_ptr, addresses_ptr, CHUNK)
     w = tl.load(w_ptr, mask=inside, other=0.0)
     g = tl.load(g_ptr, mask=inside, other=0.0)
     m = tl.load(m_ptr, mask=inside, other=0.0)
     v = tl.load(v_ptr, mask=inside, other=0.0)
-    if DIVIDED:
-        g /= tl.load(divisor_ptr)
     m += take1 * (g - m)
     v = keep2 * v + take2 * g * g
     tl.store(m_ptr, m, mask=inside)
     tl.store(v_ptr, v, mask=inside)
     update = m / (tl.sqrt_rn(v) * scale + shift) + decay * w
-    if ADAPTED:
+    if WITH_RATIO:
         sums_ptr += tl.program_id(0) * 2
         tl.store(sums_ptr, tl.sum(w * w))
         tl.store(sums_ptr + 1, tl.sum(update * update))
@@ -68,8 +69,8 @@ def advance_kernel(
 
 
 @triton.jit
-def norms_kernel(sums_ptr, bounds_ptr, norms_ptr, parameters, CHUNK: tl.constexpr):
-    """Sums of a parameter's chunks, bounds[p] … bounds[p + 1] - 1, to norms [2, parameters]."""
+def sum_chunks_kernel(sums_ptr, bounds_ptr, squares_ptr, parameters, CHUNK: tl.constexpr):
+    """Sums of a parameter's chunks, bounds[p] … bounds[p + 1] - 1, to squares [2, parameters]."""
     parameter = tl.program_id(0)
     last = tl.load(bounds_ptr + parameter + 1)
     weights = tl.zeros([CHUNK], tl.float64)
@@ -78,16 +79,16 @@ def norms_kernel(sums_ptr, bounds_ptr, norms_ptr, parameters, CHUNK: tl.constexp
         chunks = first + tl.arange(0, CHUNK)
         weights += tl.load(sums_ptr + 2 * chunks, mask=chunks < last, other=0.0)
         updates += tl.load(sums_ptr + 2 * chunks + 1, mask=chunks < last, other=0.0)
-    tl.store(norms_ptr + parameter, tl.sum(weights))
-    tl.store(norms_ptr + parameters + parameter, tl.sum(updates))
+    tl.store(squares_ptr + parameter, tl.sum(weights))
+    tl.store(squares_ptr + parameters + parameter, tl.sum(updates))
 
 
 @triton.jit
-def move_kernel(
+def apply_kernel(
     chunks_ptr, addresses_ptr, rates_ptr, scale, shift, decay, CHUNK: tl.constexpr
 ):  # fmt: skip
-    """Weights of a chunk, by the rate of their parameter."""
-    w_ptr, _, m_ptr, v_ptr, inside, parameter = place_of(chunks_ptr, addresses_ptr, CHUNK)
+    """Weights of a chunk, changed by the rate of their parameter."""
+    w_ptr, _, m_ptr, v_ptr, inside, parameter = pointers_of_chunk(chunks_ptr, addresses_ptr, CHUNK)
     w = tl.load(w_ptr, mask=inside, other=0.0)
     m = tl.load(m_ptr, mask=inside, other=0.0)
     v = tl.load(v_ptr, mask=inside, other=0.0)
@@ -95,75 +96,74 @@ def move_kernel(
     tl.store(w_ptr, w - tl.load(rates_ptr + parameter) * update, mask=inside)
 
 
-class Grid:
-    """What the programs of a group's kernels work on; the same in every step."""
+class Tables:
+    """What the programs of a group's kernels read; the same in every step."""
 
-    def __init__(self, members: list[Member], device: torch.device) -> None:
+    def __init__(self, tensors: list[SteppedTensor], device: torch.device) -> None:
         rows = []
         parameters = 0
-        for number, member in enumerate(members):
-            for index, offset, length in member.cut.runs():
+        for number, each in enumerate(tensors):
+            for index, _, offset, length in each.slices.slices:
                 for start in range(0, length, CHUNK):
                     size = min(CHUNK, length - start)
                     rows.append((number, offset + start, size, parameters + index))
-            parameters += len(member.cut.flat.names)
+            parameters += len(each.slices.flat.names)
         rows.sort(key=lambda row: row[3])
         self.chunks = upload(torch.tensor(rows, dtype=torch.int64, device="cpu"), device)
         """[chunks, 4] int64: tensor, first element in it, elements, parameter; by parameter"""
         owners = torch.tensor([row[3] for row in rows], dtype=torch.int64, device="cpu")
         counts = torch.bincount(owners, minlength=parameters)
         self.bounds = upload(torch.cat([counts.new_zeros(1), counts.cumsum(0)]), device)
-        """[parameters + 1] int64"""
+        """[parameters + 1] int64: first chunk of each parameter"""
         self.sums = torch.empty(len(rows), 2, device=device)
         self._known: list[int] = []
         self._addresses = self.bounds
 
-    def addresses(self, members: list[Member]) -> Tensor:
-        """[tensors, 4] int64: where weights, gradients and moments are in this step."""
-        found = [tensor.data_ptr() for member in members for tensor in whole_columns(member)]
+    def addresses(self, tensors: list[SteppedTensor]) -> Tensor:
+        """[tensors, 4] int64: addresses of weights, gradients and moments in this step."""
+        found = [tensor.data_ptr() for each in tensors for tensor in each.whole()]
         if found != self._known:
             self._known = found
-            self._addresses = upload(
-                torch.tensor(found, dtype=torch.int64, device="cpu"), self.sums.device
-            )
+            table = torch.tensor(found, dtype=torch.int64, device="cpu")
+            self._addresses = upload(table, self.sums.device)
         return self._addresses
 
 
-class KernelWork(Work):
-    """A step of one parameter group by kernels; what is added up between them is `Work`'s."""
+class KernelStep(GroupStep):
+    """A step of one parameter group by kernels."""
 
-    def __init__(self, group: dict[str, Any], step: int, members: list[Member], grid: Grid) -> None:
-        super().__init__(group, step, members)
-        self.grid = grid
-        self.addresses = grid.addresses(members)
+    def __init__(
+        self, group: dict[str, Any], step: int, tensors: list[SteppedTensor], tables: Tables
+    ) -> None:
+        super().__init__(group, step, tensors)
+        self.tables = tables
+        self.addresses = tables.addresses(tensors)
 
-    def advance(self, divisor: Tensor | None) -> None:
+    def update_moments(self) -> None:
         beta1, beta2 = self.group["betas"]
-        grid = self.grid
-        adapted = self.norms is not None
+        tables = self.tables
+        with_ratio = self.squares is not None
         shared = self.scale, self.shift, self.group["weight_decay"]
-        with torch.cuda.device_of(grid.sums):
-            advance_kernel[(len(grid.chunks),)](
-                *(grid.chunks, self.addresses, grid.sums),
-                grid.sums if divisor is None else divisor,
+        with torch.cuda.device_of(tables.sums):
+            update_moments_kernel[(len(tables.chunks),)](
+                *(tables.chunks, self.addresses, tables.sums),
                 *(1 - beta1, beta2, 1 - beta2, *shared, float(self.group["lr"])),
-                DIVIDED=divisor is not None,
-                ADAPTED=adapted,
+                WITH_RATIO=with_ratio,
                 CHUNK=CHUNK,
                 num_warps=WARPS,
             )
-            if adapted:
-                names = len(self.names)
-                norms_kernel[(names,)](grid.sums, grid.bounds, self.norms, names, CHUNK=256)
+            if with_ratio:
+                n = len(self.names)
+                sum_chunks_kernel[(n,)](tables.sums, tables.bounds, self.squares, n, CHUNK=256)
 
-    def apply(self, clamp: tuple[float, float] | None) -> Any:
-        if self.norms is None:
+    def apply(self) -> Any:
+        if self.squares is None:
             return None
-        ratios = trust_ratios(self.norms, clamp)
-        grid = self.grid
-        with torch.cuda.device_of(grid.sums):
-            move_kernel[(len(grid.chunks),)](
-                *(grid.chunks, self.addresses, (self.group["lr"] * ratios).float()),
+        ratios = trust_ratios(self.squares)
+        tables = self.tables
+        with torch.cuda.device_of(tables.sums):
+            apply_kernel[(len(tables.chunks),)](
+                *(tables.chunks, self.addresses, (self.group["lr"] * ratios).float()),
                 *(self.scale, self.shift, self.group["weight_decay"]),
                 CHUNK=CHUNK,
                 num_warps=WARPS,
@@ -171,16 +171,10 @@ class KernelWork(Work):
         return ratios
 
 
-def whole_columns(member: Member) -> Iterable[Tensor]:
-    """A tensor's weights, gradients and moments, not cut."""
-    gradient: Any = member.tensor.grad
-    return member.tensor, gradient, member.state["exp_avg"], member.state["exp_avg_sq"]
-
-
-def suits(members: list[Member]) -> bool:
-    """Whether all that the kernels would touch is float32 and without gaps."""
+def accepts(tensors: list[SteppedTensor]) -> bool:
+    """Whether all that the kernels would touch is float32 and contiguous."""
     return all(
         tensor.dtype == torch.float32 and tensor.is_contiguous()
-        for member in members
-        for tensor in whole_columns(member)
+        for each in tensors
+        for tensor in each.whole()
     )

@@ -1,56 +1,48 @@
-"""LAMB whose trust ratios belong to parameters, also where ZeRO shows it only flat pieces.
+"""LAMB with exact trust ratios, also where ZeRO shards the parameters.
 
 You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes",
 arXiv 1904.00962, algorithm 2, with bias correction and decoupled decay:
 
     u = m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + decay * w        w -= lr * r * u
 
-    r = |w| / |u|, or 1 where either is 0, or 1 in a group with `trust_ratio=False`, which makes
-    the step AdamW's.
+    r = |w| / |u|, or 1 where either is 0. A group with `trust_ratio=False` has r = 1: AdamW.
 
-A ZeRO optimizer steps on flat pieces that hold parts of many parameters. So `step` takes squared
-norms fragment by fragment, adds them up over the ranks (one all-reduce of 2n numbers for n
-parameters), and scales each fragment by its own parameter's ratio.
+A ZeRO optimizer steps on flat tensors that hold fragments of many parameters. So `step` takes the
+squared norms of each fragment, adds them up over the ranks (one all-reduce of 2n numbers for n
+parameters), and scales each fragment by the ratio of its own parameter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError
 from pipeline.training.lamb.fragments import locate, whole
-from pipeline.training.lamb.steps import Cut, Member, Work
+from pipeline.training.lamb.steps import GroupStep, Slices, SteppedTensor
 
 
 class Ratio(NamedTuple):
-    """What one step did to one parameter."""
+    """What one step computed for one parameter."""
 
     name: str
     weight_norm: float
-    """Of the weights before the step."""
+    """Norm of the weights before the step."""
     update_norm: float
-    """Of the update before learning rate and trust ratio."""
+    """Norm of the update before learning rate and trust ratio."""
     trust_ratio: float
-    relative_update: float
-    """Norm of the change over the norm of the weights."""
 
 
 class Lamb(torch.optim.Optimizer):
-    """LAMB, exact on whole parameters and, once bound, on DeepSpeed's pieces of them.
+    """LAMB on whole parameters and, once bound, on DeepSpeed's flat tensors.
 
     Args:
         params: parameters or groups; a group may set its own `lr`, `weight_decay`, `trust_ratio`.
-        clamp: bounds of the trust ratio (DeepSpeed's FusedLamb: 0.01 and 10); the paper has none.
-        max_gradient_norm: divide all gradients by max(1, norm / max_gradient_norm) first. 1 is
-            the pre-normalisation of NVIDIA's LAMB. Under ZeRO the engine's clipping does the same.
 
-    State of each tensor: `exp_avg`, `exp_avg_sq` (in the tensor's dtype and shape), `step` (int),
-    the keys that DeepSpeed's universal checkpoints expect.
+    State of each tensor: `exp_avg`, `exp_avg_sq` (in the tensor's dtype and shape), `step` (int).
     """
 
     def __init__(
@@ -60,62 +52,41 @@ class Lamb(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-6,
         weight_decay: float = 0.01,
-        clamp: tuple[float, float] | None = None,
-        trust_ratio: bool = True,
-        max_gradient_norm: float | None = None,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "trust_ratio": trust_ratio,
-        }
+        defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, trust_ratio=True)
         super().__init__(params, defaults)
-        self.clamp = clamp
-        self.max_gradient_norm = max_gradient_norm
-        self.gradient_norm: Tensor | None = None
-        """Of the last step's gradients before they were divided, if `max_gradient_norm` is set."""
-        self._cuts: dict[Tensor, Cut] = {}
-        self._grids: dict[tuple[str, ...], Any] = {}
+        self._slices: dict[Tensor, Slices] = {}
+        self._tables: dict[tuple[str, ...], Any] = {}
         self._device: torch.device | None = None
-        self._last: dict[tuple[str, ...], tuple[Tensor, Tensor, float]] = {}
+        self._last: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every tensor that has a gradient; returns what `closure` returns.
+    def step(self) -> None:  # type: ignore[override]
+        """One update of every tensor that has a gradient.
 
         Raises:
-            TypeError: for bf16 or fp16 tensors.
+            TypeError: a tensor is bf16 or fp16.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        works = [work for group in self.param_groups for work in self._works(group)]
-        divisor = self._gradient_divisor(works)
-        for work in works:
-            work.advance(divisor)
-        self._add_up([work for work in works if work.norms is not None])
-        for work in works:
-            ratios = work.apply(self.clamp)
-            if work.norms is not None:
-                self._last[work.names] = work.norms, ratios, work.group["lr"]
-        return loss
+        steps = [step for group in self.param_groups for step in self._steps(group)]
+        for step in steps:
+            step.update_moments()
+        self._sum_over_ranks(steps)
+        for step in steps:
+            ratios = step.apply()
+            if ratios is not None:
+                self._last[step.names] = step.squares, ratios
 
     def ratios(self) -> list[Ratio]:
-        """What the last step did to each parameter with a trust ratio; the same on every rank."""
-        result = []
-        for names, (norms, trust, lr) in self._last.items():
-            columns = zip(names, *norms.sqrt().tolist(), trust.tolist(), strict=True)
-            for name, weight, update, ratio in columns:
-                change = lr * ratio * update / weight if weight else 0.0
-                result.append(Ratio(name, weight, update, ratio, change))
+        """Of the last step, for each parameter with a trust ratio; the same on every rank."""
+        result: list[Ratio] = []
+        for names, (squares, ratios) in self._last.items():
+            columns = zip(names, *squares.sqrt().tolist(), ratios.tolist(), strict=True)
+            result.extend(Ratio(*column) for column in columns)
         return result
 
-    def _works(self, group: dict[str, Any]) -> list[Work]:
-        """The group's tensors, those together that have made equally many steps."""
-        members = []
+    def _steps(self, group: dict[str, Any]) -> list[GroupStep]:
+        """Steps of the group's tensors; tensors that have made equally many share one."""
+        tensors = []
         for tensor in group["params"]:
             if tensor.grad is None:
                 continue
@@ -124,94 +95,79 @@ class Lamb(torch.optim.Optimizer):
                     f"LAMB steps on fp32 master weights, not on {tensor.dtype}: "
                     "let DeepSpeed keep them (bf16 or fp16 enabled)"
                 )
-            if tensor not in self._cuts:
-                name = f"parameter {len(self._cuts)}"
-                self._cuts[tensor] = Cut.of(whole(tensor, name))
+            if tensor not in self._slices:
+                name = f"parameter {len(self._slices)}"
+                self._slices[tensor] = Slices.of(whole(tensor, name))
             state = self.state[tensor]
             if not state:
-                _start(tensor, state)
+                _initialize(tensor, state)
             state["step"] = int(state["step"]) + 1
-            members.append(Member(tensor, self._cuts[tensor], state))
-        members.sort(key=Member.steps)
-        return [self._work(group, t, list(same)) for t, same in groupby(members, key=Member.steps)]
+            tensors.append(SteppedTensor(tensor, self._slices[tensor], state))
+        tensors.sort(key=SteppedTensor.steps)
+        alike = groupby(tensors, key=SteppedTensor.steps)
+        return [self._step(group, number, list(same)) for number, same in alike]
 
-    def _work(self, group: dict[str, Any], step: int, members: list[Member]) -> Work:
-        """By kernels where there is a GPU, and Triton with it."""
-        kernels = _kernels(members[0].tensor.device)
-        if kernels is None or not kernels.suits(members):
-            return Work(group, step, members)
-        names = tuple(name for member in members for name in member.cut.flat.names)
-        if names not in self._grids:
-            self._grids[names] = kernels.Grid(members, members[0].tensor.device)
-        return kernels.KernelWork(group, step, members, self._grids[names])
+    def _step(self, group: dict[str, Any], number: int, tensors: list[SteppedTensor]) -> GroupStep:
+        """Triton kernels on a GPU, else torch's operators."""
+        kernels = _kernels(tensors[0].tensor.device)
+        if kernels is None or not kernels.accepts(tensors):
+            return GroupStep(group, number, tensors)
+        names = tuple(name for each in tensors for name in each.slices.flat.names)
+        if names not in self._tables:
+            self._tables[names] = kernels.Tables(tensors, tensors[0].tensor.device)
+        return kernels.KernelStep(group, number, tensors, self._tables[names])
 
-    def _gradient_divisor(self, works: list[Work]) -> Tensor | None:
-        if self.max_gradient_norm is None or not works:
-            return None
-        gradients: Any = [member.tensor.grad for work in works for member in work.members]
-        norms = torch._foreach_norm(gradients)
-        self.gradient_norm = torch.linalg.vector_norm(torch.stack(norms))
-        # The summand is the one of torch's and DeepSpeed's clipping.
-        return ((self.gradient_norm + 1e-6) / self.max_gradient_norm).clamp(min=1.0)
-
-    def _add_up(self, works: list[Work]) -> None:
-        """Sum the squared norms over the ranks that share the parameters: one all-reduce."""
-        shared = [work for work in works if work.process_group is not None]
-        if not shared:
+    def _sum_over_ranks(self, steps: list[GroupStep]) -> None:
+        """Add the squared norms up over the ranks that share the parameters: one all-reduce."""
+        sharded = [step for step in steps if step.sharded and step.squares is not None]
+        if not sharded:
             return
-        squares = torch.cat([work.norms for work in shared], dim=1).to(self._device)  # [2, n]
-        torch.distributed.all_reduce(squares, group=shared[0].process_group)
-        widths = [len(work.names) for work in shared]
-        for work, summed in zip(shared, squares.split(widths, dim=1), strict=True):
-            work.norms = summed.to(work.norms.device)
+        squares = torch.cat([step.squares for step in sharded], dim=1).to(self._device)  # [2, n]
+        torch.distributed.all_reduce(squares)
+        widths = [len(step.names) for step in sharded]
+        for step, summed in zip(sharded, squares.split(widths, dim=1), strict=True):
+            step.squares = summed.to(step.squares.device)
 
 
 def bind(optimizer: Lamb, engine: Any) -> None:
     """Tell the optimizer of a DeepSpeed engine which parameters its flat tensors hold.
 
     Raises:
-        ConfigError: for settings under which the trust ratios could not be exact.
+        ConfigError: settings under which the trust ratios could not be exact.
     """
     flats = locate(engine)
-    if optimizer.max_gradient_norm is not None and any(flat.group is not None for flat in flats):
-        raise ConfigError(
-            "ZeRO shows the optimizer one parameter group at a time, so it cannot take the global "
-            "gradient norm: set optim.clip instead of max_gradient_norm, DeepSpeed clips alike"
-        )
-    optimizer._cuts = {flat.tensor: Cut.of(flat) for flat in flats}
-    optimizer._grids.clear()
+    optimizer._slices = {flat.tensor: Slices.of(flat) for flat in flats}
+    optimizer._tables.clear()
     optimizer._device = engine.device
     for flat in flats:
-        _start(flat.tensor, optimizer.state[flat.tensor])
+        _initialize(flat.tensor, optimizer.state[flat.tensor])
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups: weights; and biases and LayerNorm, with neither decay nor trust ratio."""
     weights: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
     for parameter in module.parameters():
         if parameter.requires_grad:
-            shape = getattr(parameter, "ds_shape", parameter.shape)  # whole, also under ZeRO 3
-            (weights if len(shape) > 1 else plain).append(parameter)
+            shape = getattr(parameter, "ds_shape", parameter.shape)  # whole, also under ZeRO-3
+            (weights if len(shape) > 1 else vectors).append(parameter)
     groups: list[dict[str, Any]] = [
         {"params": weights, "weight_decay": weight_decay},
-        {"params": plain, "weight_decay": 0.0, "trust_ratio": False},
+        {"params": vectors, "weight_decay": 0.0, "trust_ratio": False},
     ]
     return [group for group in groups if group["params"]]
 
 
 def _kernels(device: torch.device) -> Any:
-    """The module `lamb_kernels`, or None where it has nothing to run on."""
+    """The module of the Triton kernels, or None without a GPU."""
     if device.type != "cuda":
         return None
-    try:
-        from pipeline.training.lamb import kernels as lamb_kernels
-    except ImportError:
-        return None
-    return lamb_kernels
+    from pipeline.training.lamb import kernels
+
+    return kernels
 
 
-def _start(tensor: Tensor, state: dict[str, Any]) -> None:
+def _initialize(tensor: Tensor, state: dict[str, Any]) -> None:
     state["step"] = 0
     state["exp_avg"] = torch.zeros_like(tensor, memory_format=torch.preserve_format)
     state["exp_avg_sq"] = torch.zeros_like(tensor, memory_format=torch.preserve_format)

@@ -1,4 +1,4 @@
-"""Ray Train: starts the workers, restarts them after failures, shows how the run goes."""
+"""Training on Ray Train: starts workers, restarts them after failures, shows their progress."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from pipeline.errors import NezhaError, TrainingError
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.training import batch_split
-from pipeline.training.checkpoints import checkpoint
-from pipeline.training.loop import Context, compare_order, open_feed, train
+from pipeline.training.loop import Context, train
 from pipeline.training.measure import history
 
 POLL_SECONDS = 1.0
 RESIZE_SECONDS = 60.0
-"""How often an elastic run looks for nodes that were added."""
+"""Seconds between two looks for nodes that were added, in an elastic run."""
 DIVERGED = "diverged"
 HIDE_GPUS = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
 
@@ -36,22 +35,17 @@ def fit(
 
     Raises:
         ConfigError: the cluster is too small.
-        ShardError: the shards can't be read.
-        FingerprintError: they, or settings of their order, are not those of the checkpoint.
         TrainingError: the loss diverged, or the workers failed more than `scaling.max_failures`
             times.
+        NezhaError: what a worker raised before its first step.
     """
     scaling, paths = config.scaling, RunPaths.of(config)
-    # What is wrong with the shards or differs from the checkpoint's is told before workers start.
-    feed = open_feed(config, paths, rank=0, world_size=1)
-    if found := checkpoint.newest(paths.checkpoints):
-        compare_order(found, feed)
     cluster.connect()
     gpus = cluster.gpus_per_worker(scaling.gpus_per_worker)
     workers = batch_split.choose_workers(config, cluster.count("GPU"), cluster.count("CPU"))
     fewest = scaling.min_workers or workers
     for number in range(fewest, workers + 1):
-        batch_split.split_for(config, number)
+        batch_split.split_batch(config.train.global_batch, config.train.micro_batch, number)
     cluster.require(fewest, scaling.cpus_per_worker, gpus)
     paths.run.mkdir(parents=True, exist_ok=True)
     trainer = TorchTrainer(
@@ -68,23 +62,23 @@ def fit(
             name=config.run.name,
             storage_path=str(paths.run / "ray"),
             failure_config=FailureConfig(max_failures=scaling.max_failures),
-            # Ray lets workers without GPUs see all that a machine has.
+            # Ray lets workers that ask for no GPU see all GPUs of a machine.
             worker_runtime_env=HIDE_GPUS if cluster.count("GPU") and not gpus else None,
         ),
     )
     logging.getLogger("ray.train").setLevel(logging.WARNING)
-    with _Watcher(paths.run, config.train.steps, show):
+    with _ProgressPrinter(paths.run, config.train.steps, show):
         try:
             result = trainer.fit()
         except TrainingFailedError as error:
-            raise _cause(error) from error
+            raise _user_error(error) from error
     if message := result.return_value.get(DIVERGED):
         raise TrainingError(message)
     return result.return_value
 
 
 def _worker(given: dict[str, Any]) -> dict[str, Any]:
-    """Runs in a Ray Train worker."""
+    """What each Ray Train worker runs."""
     context = ray.train.get_context()
     config = Config.model_validate(given["config"])
     launch = Context(
@@ -98,34 +92,34 @@ def _worker(given: dict[str, Any]) -> dict[str, Any]:
     try:
         return train(config, launch)
     except TrainingError as error:
-        # All ranks see the same loss. Handed back, it is not tried again as a lost node would be.
+        # All ranks see the same loss. Returned, not raised: Ray would restart the workers.
         return {DIVERGED: str(error)}
 
 
 def _report(scores: Mapping[str, float], folder: Path) -> None:
-    # Ray is not handed the checkpoint: it would refuse to restart once an old one is pruned. The
-    # workers find the newest complete one in the run folder by themselves.
+    # Ray does not get the checkpoint itself: it would refuse to restart once an old one is pruned.
+    # The workers find the newest complete one in the run folder by themselves.
     ray.train.report({**scores, "checkpoint": str(folder)})
 
 
-def _cause(error: BaseException) -> NezhaError:
-    """The user's mistake behind a failed group of workers, if it was one."""
+def _user_error(error: BaseException) -> NezhaError:
+    """The error that a worker raised for the user to read, else a TrainingError."""
     failures = getattr(error, "worker_failures", {})
     for failure in failures.values():
-        original = getattr(failure, "cause", failure)
+        original = getattr(failure, "_base_exc", failure)  # Ray wraps it to keep its traceback
         if isinstance(original, NezhaError):
             return type(original)(str(original))
     return TrainingError(f"training failed: {error}")
 
 
-class _Watcher:
-    """Shows the lines that rank 0 adds to the run's history."""
+class _ProgressPrinter:
+    """Shows the records that rank 0 adds to the run's history, as lines."""
 
     def __init__(self, folder: Path, steps: int, show: Callable[[str], None]) -> None:
         self._folder, self._steps, self._show = folder, steps, show
-        self._seen = len(history.read(folder))
+        self._shown = len(history.read(folder))
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
+        self._thread = threading.Thread(target=self._poll, name="progress", daemon=True)
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -133,16 +127,16 @@ class _Watcher:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self._catch_up()
+        self._show_new()
 
-    def _watch(self) -> None:
+    def _poll(self) -> None:
         while not self._stop.wait(POLL_SECONDS):
-            self._catch_up()
+            self._show_new()
 
-    def _catch_up(self) -> None:
+    def _show_new(self) -> None:
         records = history.read(self._folder)
         # A resumed worker rewinds the history to its checkpoint.
-        self._seen = min(self._seen, len(records))
-        for record in records[self._seen :]:
+        self._shown = min(self._shown, len(records))
+        for record in records[self._shown :]:
             self._show(history.progress_line(record, self._steps))
-        self._seen = len(records)
+        self._shown = len(records)

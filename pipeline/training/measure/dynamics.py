@@ -1,7 +1,8 @@
-"""What an optimizer step did, as numbers for MLflow: norms, trust ratios, loss scale."""
+"""Norms, trust ratios and loss scale of an optimizer step, as numbers to log."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from statistics import mean, quantiles
@@ -11,13 +12,13 @@ from pipeline.training.engine import gradient_norm, optimizer_of
 
 
 def dynamics(engine: Any) -> dict[str, float]:
-    """Of the last step; any rank may ask, at the price of reading a few numbers from the device.
+    """Of the last step; any rank may call it. It reads a few numbers from the device.
 
     Returns:
-        `gradient_norm` before clipping, `skipped_steps` and, under fp16, `loss_scale`; under LAMB
-        `trust_ratio_p10`, `_p50`, `_p90` over the weight matrices and, as means of each layer
-        group (`layer_00` …, `embeddings`, …), `trust_ratio/GROUP` and `relative_update/GROUP`:
-        norm of the change over norm of the weights.
+        `gradient_norm` before clipping, `skipped_steps`; under fp16 `loss_scale`. With LAMB also
+        `trust_ratio_p10`, `_p50` and `_p90` over the weight matrices and, for each layer group
+        (`layer_00` …, `embeddings`, …), `trust_ratio/GROUP` (mean over its matrices) and
+        `weight_norm/GROUP` and `update_norm/GROUP` (see `Ratio`; of all its matrices together).
     """
     values = {"gradient_norm": gradient_norm(engine), "skipped_steps": float(engine.skipped_steps)}
     scaler = getattr(engine.optimizer, "loss_scaler", None)
@@ -29,7 +30,8 @@ def dynamics(engine: Any) -> dict[str, float]:
         groups[layer_group(ratio.name)].append(ratio)
     for name, members in groups.items():
         values[f"trust_ratio/{name}"] = mean(ratio.trust_ratio for ratio in members)
-        values[f"relative_update/{name}"] = mean(ratio.relative_update for ratio in members)
+        values[f"weight_norm/{name}"] = math.hypot(*(ratio.weight_norm for ratio in members))
+        values[f"update_norm/{name}"] = math.hypot(*(ratio.update_norm for ratio in members))
     if len(ratios) > 1:
         deciles = quantiles((ratio.trust_ratio for ratio in ratios), n=10, method="inclusive")
         values |= {f"trust_ratio_p{tenth}0": deciles[tenth - 1] for tenth in (1, 5, 9)}

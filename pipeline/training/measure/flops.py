@@ -1,11 +1,12 @@
-"""Arithmetic that a training step needs, and what part of a GPU's peak that is.
+"""Operations that a training step needs, and the share of a device's peak that it reaches.
 
 Model FLOPs utilisation (MFU; Chowdhery et al., PaLM, arXiv 2204.02311, appendix B): operations
-that forward and backward pass need, over the time they took and the peak of the devices. Needed
-are 6 operations a weight and token in the layers' matrices; 12·H a pair of tokens of the same text
-and layer in attention; 6 a weight of the MLM head and masked token; and 6 a weight of pooler and
-NSP head and labelled pair. Padding, what is computed again, dropout and the optimizer count as
-nothing, and so does NEZHA's position term, so that the figure compares with plain BERT's.
+that forward and backward pass need, divided by the time they took and the peak of the devices. It
+counts 6 operations for each weight and token in the layers' matrices; 12·H for each layer and each
+pair of tokens of a sample in attention; 6 for each weight of the MLM head and masked token; and 6
+for each weight of pooler and NSP head and labelled pair. It does not count padding, recomputed
+activations, dropout, the optimizer and NEZHA's position term, so that the figure compares with
+plain BERT's.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from model import NezhaConfig
 
 
 class Counts(NamedTuple):
-    """What steps worked on, over all workers; the arithmetic is a function of it."""
+    """What steps processed, over all workers; the number of operations follows from it."""
 
     masked: float
     """Masked tokens."""
@@ -32,7 +33,7 @@ class Counts(NamedTuple):
 
 
 class Peak(NamedTuple):
-    """Dense matrix products of a GPU in TFLOP/s; None where it has no units for them."""
+    """Peak of a GPU's dense matrix products in TFLOP/s; None where it has no units for them."""
 
     bf16: float | None
     fp16: float | None
@@ -40,8 +41,8 @@ class Peak(NamedTuple):
     tf32: float | None = None
 
 
-# NVIDIA's data sheets; half the figure where it is "with sparsity", fp32 accumulation. The key is
-# the whole name that CUDA gives, less its vendor and its memory.
+# From NVIDIA's data sheets, with fp32 accumulation; half the figure where it is "with sparsity".
+# The key matches the whole name that CUDA reports, without vendor and memory.
 PEAKS = {
     r"B200": Peak(2250, 2250, 75, 1125),
     r"H200|H100 HBM3|H100 SXM\w*": Peak(989.4, 989.4, 66.9, 494.7),
@@ -69,12 +70,12 @@ def needed_flops(shape: NezhaConfig, counts: Counts) -> float:
 
 
 def peak_tflops(device: str, precision: str, tf32: bool = False) -> float | None:
-    """A device's peak by the name that CUDA gives; None where it is not known.
+    """A device's peak in TFLOP/s by the name that CUDA reports; None where it is not known.
 
     Args:
         device: such as "NVIDIA A100-SXM4-80GB".
         precision: bf16, fp16 or fp32.
-        tf32: fp32 products go through TF32 units.
+        tf32: fp32 products use TF32 units.
     """
     name = re.sub(r"^(NVIDIA|Tesla) |[- ]\d+GB", "", device)
     for pattern, peak in PEAKS.items():
@@ -85,7 +86,7 @@ def peak_tflops(device: str, precision: str, tf32: bool = False) -> float | None
 
 
 def peak_of(device: torch.device, precision: str, given: float | None) -> float | None:
-    """The peak that the user gave, or that of this device in TFLOP/s; None for a CPU."""
+    """The peak that the user gave, else that of this device, in TFLOP/s; None for a CPU."""
     if given or device.type != "cuda":
         return given
     tf32 = torch.backends.cuda.matmul.allow_tf32
@@ -93,15 +94,15 @@ def peak_of(device: torch.device, precision: str, given: float | None) -> float 
 
 
 class Speed(NamedTuple):
-    """What turns counts and seconds into speeds."""
+    """Turns counts and seconds into speeds."""
 
     shape: NezhaConfig
     workers: int
     peak: float | None
-    """Of a worker, in TFLOP/s; None where it is not known."""
+    """Of one worker's device, in TFLOP/s; None where it is not known."""
 
     def of(self, counts: Counts, seconds: float) -> dict[str, float]:
-        """`tokens_per_second`, and `mfu` or, without a peak, `tflops_per_worker`."""
+        """`tokens_per_second` of all workers; `mfu` or, without a peak, `tflops_per_worker`."""
         tflops = needed_flops(self.shape, counts) / seconds / self.workers / 1e12
         achieved = {"mfu": tflops / self.peak} if self.peak else {"tflops_per_worker": tflops}
         return {"tokens_per_second": counts.tokens / seconds, **achieved}

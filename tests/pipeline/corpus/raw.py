@@ -1,4 +1,4 @@
-"""Writes raw input files and reads them back through the product's readers."""
+"""Writing input files, and reading them with the product's readers."""
 
 import bz2
 import gzip
@@ -11,8 +11,9 @@ import zstandard
 from pipeline.corpus.records import Document, Drop
 from pipeline.corpus.text.parsing import documents
 from pipeline.corpus.text.reading import Chunk, read_unit
-from pipeline.corpus.text.sources import list_sources, plan_units
-from pipeline.settings.config import CorpusSettings
+from pipeline.corpus.text.sources import list_sources
+from pipeline.corpus.text.units import plan_units
+from pipeline.settings.corpus import CorpusSettings
 
 COMPRESS = {
     "": lambda data: data,
@@ -28,7 +29,7 @@ def jsonl(texts: list[str]) -> bytes:
 
 
 def write(path: Path, data: bytes) -> Path:
-    """Write bytes, compressed as the suffix says."""
+    """Write bytes, compressed by the suffix of the name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(COMPRESS.get(path.suffix, COMPRESS[""])(data))
     return path

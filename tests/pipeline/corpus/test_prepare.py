@@ -17,8 +17,9 @@ from pipeline.corpus.run.ledger import Result
 from pipeline.corpus.samples.vocabulary import SPECIALS, build_tokenizer
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
+from pipeline.corpus.text.sources import list_sources
 from pipeline.errors import ConfigError, CorpusError, VocabularyError
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
 
 WORDS = [
@@ -72,7 +73,8 @@ def source(tmp_path):
 
 def run(source, folder, vocab, executor=IN_PROCESS, show=lambda line: None, **settings):
     corpus = CorpusSettings(**{"inputs": (str(source),), **SMALL, **settings})
-    return prepare.prepare(corpus, folder, vocab, 42, show=show, executor=executor)
+    sources = list_sources(corpus.inputs, corpus)
+    return prepare.prepare(corpus, folder, vocab, 42, sources, show, executor)
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -82,7 +84,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def counting(stop_after: int | None = None) -> tuple[Executor, list[Result]]:
-    """An executor that notes what was done, and can be cut off like a killed driver."""
+    """An executor that records results, and can stop as a killed driver does."""
     done: list[Result] = []
 
     def work(job, units, workers):
@@ -157,7 +159,7 @@ def test_a_rerun_redoes_only_what_was_unfinished(source, vocab, tmp_path, suffix
     run(source, out, vocab, executor)
     assert hashes(out) == hashes(tmp_path / "whole")
     assert not list(out.glob(".*"))
-    keys = [[(r.unit, r.part) for r in results if r.part >= 0] for results in (done, redone)]
+    keys = [[(r.unit, r.chunk) for r in results if r.chunk >= 0] for results in (done, redone)]
     assert not set(keys[0]) & set(keys[1])
     assert len(keys[0]) + len(keys[1]) == len(hashes(out))
 
@@ -175,7 +177,7 @@ def test_relative_paths_are_those_of_the_caller(source, vocab, tmp_path, monkeyp
 
     def work(job, units, workers):
         seen.append(
-            (job.folder, job.vocab, job.settings.keep_rejected, units[0].pieces[0].source.path)
+            (job.folder, job.vocab, job.settings.keep_rejected, units[0].ranges[0].source.path)
         )
         return IN_PROCESS.run(job, units, workers)
 
@@ -210,7 +212,8 @@ def test_seed_and_dupe_factor(source, vocab, tmp_path):
     thrice = run(source, tmp_path / "3", vocab, pairs={"dupe_factor": 3})
     assert 2.5 < thrice.rows / once.rows < 3.5
     corpus = CorpusSettings(inputs=(str(source),), **SMALL)
-    prepare.prepare(corpus, tmp_path / "7", vocab, 7, show=print, executor=IN_PROCESS)
+    sources = list_sources(corpus.inputs, corpus)
+    prepare.prepare(corpus, tmp_path / "7", vocab, 7, sources, print, IN_PROCESS)
     assert not set(hashes(tmp_path / "1").values()) & set(hashes(tmp_path / "7").values())
 
 
@@ -228,7 +231,7 @@ def test_one_document_alone_is_paired_within_itself_and_reported(vocab, tmp_path
     assert not folder.rows(np.arange(len(folder))).next_sentence_label.any()
 
 
-def test_every_drop_is_counted_and_kept_for_a_look(vocab, tmp_path):
+def test_every_drop_is_counted_and_can_be_kept(vocab, tmp_path):
     good = write_texts(40)
     bad = raw.jsonl(["短", "English only, no Chinese here", good[0]]) + b"{]\n\xff\xff\n"
     source = raw.write(tmp_path / "in" / "a.jsonl", raw.jsonl(good) + bad)
@@ -272,17 +275,17 @@ def test_every_drop_is_counted_and_kept_for_a_look(vocab, tmp_path):
     [
         (os.urandom(200_000), r"\d+% of the input is unreadable"),
         (b'{"text": 1}\n' * 1000 + raw.jsonl(write_texts(20)), "1,000 malformed documents"),
-        (raw.jsonl(["a", "b"]), r"no sample was left of 1 file\(s\); dropped: {'too_short': 2}"),
+        (raw.jsonl(["a", "b"]), r"1 file\(s\) gave no sample; dropped: {'too_short': 2}"),
     ],
 )
-def test_garbage_stops_the_run(vocab, tmp_path, data, message):
+def test_too_much_garbage_stops_the_preparation(vocab, tmp_path, data, message):
     source = raw.write(tmp_path / "a.jsonl", data)
     executor, done = counting()
     with pytest.raises(CorpusError, match=message):
         run(source, tmp_path / "out", vocab, executor)
     assert not (tmp_path / "out" / "manifest.json").exists()
     if "unreadable" in message:
-        assert sum(result.part >= 0 for result in done) < 0.7 * 200_000 / 10_000
+        assert sum(result.chunk >= 0 for result in done) < 0.7 * 200_000 / 10_000
 
 
 def test_garbage_below_the_limit_is_only_counted(vocab, tmp_path):
@@ -292,7 +295,7 @@ def test_garbage_below_the_limit_is_only_counted(vocab, tmp_path):
         run(source, tmp_path / "out2", vocab, max_bad_share=0.1)
 
 
-def test_a_full_disk_is_named_and_finished_parts_are_kept(source, vocab, tmp_path, monkeypatch):
+def test_a_full_disk_is_named_and_finished_shards_are_kept(source, vocab, tmp_path, monkeypatch):
     write = shards.write_whole
 
     def full(path, data):
@@ -301,7 +304,7 @@ def test_a_full_disk_is_named_and_finished_parts_are_kept(source, vocab, tmp_pat
         write(path, data)
 
     monkeypatch.setattr(shards, "write_whole", full)
-    with pytest.raises(CorpusError, match=r"out: No space left on device; finished parts are kept"):
+    with pytest.raises(CorpusError, match=r"out: No space left on device; remove the cause"):
         run(source, tmp_path / "out", vocab)
     monkeypatch.undo()
     executor, done = counting()
@@ -309,7 +312,7 @@ def test_a_full_disk_is_named_and_finished_parts_are_kept(source, vocab, tmp_pat
     assert min(result.unit for result in done) == 3
 
 
-def test_a_file_that_vanishes_stops_the_run_and_back_again_it_goes_on(source, vocab, tmp_path):
+def test_a_file_that_vanishes_stops_the_preparation_until_it_is_back(source, vocab, tmp_path):
     second = raw.write(source.parent / "b.jsonl", raw.jsonl(write_texts(100, seed=2)))
     out = tmp_path / "out"
     data = second.read_bytes()
@@ -319,7 +322,7 @@ def test_a_file_that_vanishes_stops_the_run_and_back_again_it_goes_on(source, vo
             second.unlink(missing_ok=True)
             yield result
 
-    with pytest.raises(CorpusError, match=r"b\.jsonl: vanished"):
+    with pytest.raises(CorpusError, match=r"b\.jsonl: the file vanished"):
         run(source.parent, out, vocab, Executor(work, IN_PROCESS.spread))
     assert not (out / "manifest.json").exists()
     raw.write(second, data)
@@ -338,9 +341,9 @@ def test_mistakes_are_found_before_anything_is_written(source, vocab, tmp_path):
     assert not out.exists()
 
 
-def test_a_plan_tells_what_would_be_done(source, vocab, tmp_path):
+def test_a_plan_shows_what_would_be_done(source, vocab, tmp_path):
     corpus = CorpusSettings(inputs=(str(source),), **SMALL)
-    plan = prepare.plan(corpus, vocab, 42, corpus.inputs)
+    plan = prepare.plan(corpus, vocab, 42, list_sources(corpus.inputs, corpus))
     told = prepare.summary(plan, tmp_path / "out")
     assert told["state"] == "to do"
     assert told["read"] == f"1 file(s), {source.stat().st_size / 1e6:.1f} MB"
@@ -349,7 +352,7 @@ def test_a_plan_tells_what_would_be_done(source, vocab, tmp_path):
     assert prepare.summary(plan, tmp_path / "out")["state"].startswith("up to date")
 
 
-def test_progress_tells_rates_and_the_end(source, vocab, tmp_path, monkeypatch):
+def test_progress_shows_rates_and_totals(source, vocab, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.corpus.run.progress.QUIET_SECONDS", 0.0)
     lines: list[str] = []
     run(source, tmp_path / "out", vocab, show=lines.append)

@@ -1,4 +1,4 @@
-"""The feed: the same global batches on any world, labels that restore the text."""
+"""The feed: the same global batches for any world size; labels restore the text."""
 
 import threading
 
@@ -9,7 +9,7 @@ from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.errors import CheckpointError, ShardError
 from pipeline.feed import batches
 from pipeline.feed.batches import Feed, compare_fingerprints, heldout, pack
-from pipeline.settings.config import MaskingSettings
+from pipeline.settings.corpus import MaskingSettings
 from tests.pipeline.corpus.made import make_corpus
 
 DYNAMIC = MaskingSettings(mode="dynamic")
@@ -61,7 +61,7 @@ def test_the_global_batches_do_not_depend_on_the_world(corpus, other, masking, w
 
 @pytest.mark.parametrize(("world", "sizes"), [(3, {4}), (5, {2, 3}), (7, {1, 2})])
 def test_ranks_make_equally_many_batches(corpus, world, sizes):
-    """Their parts of a step may differ by a sample, and none makes an empty batch."""
+    """Their parts of a step differ by at most one sample, and no batch is empty."""
     made = [
         feed_of(corpus, micro_batch=4 if world == 3 else 3, rank=rank, world_size=world).step(2)
         for rank in range(world)
@@ -94,7 +94,7 @@ def test_labels_restore_the_text(corpus, masking):
         assert {array.dtype for array in batch[:7]} == {np.dtype(np.int64)}
 
 
-def test_static_masks_are_the_shard_s(corpus):
+def test_static_masks_are_those_of_the_shards(corpus):
     batch = feed_of(corpus).step(0)[0]
     rows = ShardFolder(corpus).rows(batch.samples)
     assert (batch.masked_positions % batch.input_ids.shape[1] == rows.masks.positions).all()
@@ -111,11 +111,11 @@ def test_dynamic_masks_change_with_the_epoch_and_nothing_else(corpus):
             seen.setdefault(number, []).append(sample)
     twice = [samples for samples in seen.values() if len(samples) == 2]
     assert len(twice) > 0.8 * feed.samples_per_epoch
-    # Short samples may by chance be masked alike.
+    # By chance, short samples may get the same masks.
     assert np.mean([one != two for one, two in twice]) > 0.9
 
 
-def test_an_epoch_flows_over_into_the_next(corpus):
+def test_a_batch_may_contain_two_epochs(corpus):
     feed = feed_of(corpus)
     total = feed.samples_per_epoch
     numbers = [n for step in range(-(-2 * total // 24)) for n in samples_of(feed.step(step))[0]]
@@ -149,7 +149,7 @@ def feed_threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("feed")]
 
 
-def test_an_error_in_the_background_is_raised_in_front(corpus, monkeypatch):
+def test_an_error_in_the_background_is_raised_to_the_caller(corpus, monkeypatch):
     feed = feed_of(corpus)
 
     def fail_at_two(step):
@@ -165,7 +165,7 @@ def test_an_error_in_the_background_is_raised_in_front(corpus, monkeypatch):
     assert not feed_threads()
 
 
-def test_closing_ends_the_background(corpus):
+def test_closing_ends_the_background_thread(corpus):
     steps = feed_of(corpus).iterate(0, 10**9)
     next(steps)
     assert feed_threads()
@@ -196,8 +196,8 @@ def test_heldout_reads_the_first_samples_once_in_order(corpus, world):
     assert sum(map(len, everything)) == len(ShardFolder(corpus))
 
 
-def test_heldout_tells_the_masked_words_apart(corpus):
-    """Against the words as they stand in the shards, read sample by sample."""
+def test_heldout_batches_number_the_masked_words(corpus):
+    """Compares with the words in the shards, read sample by sample."""
     reader = ShardFolder(corpus)
     neighbours = 0
     for batch in heldout(corpus, 8, 50, 0, 1):
@@ -213,7 +213,7 @@ def test_heldout_tells_the_masked_words_apart(corpus):
         assert found.tolist() == [order[word] for word in expected]
         assert (np.diff(batch.masked_words) >= 0).all()
         assert (pack(batch).masked_words == batch.masked_words).all()
-    assert neighbours  # words that only their starts tell apart
+    assert neighbours  # neighbouring masked words, which only word starts separate
 
 
 def test_training_does_not_ask_for_words(corpus):
@@ -242,7 +242,7 @@ def test_a_moved_corpus_is_the_same_corpus(corpus, tmp_path):
     assert feed_of(corpus).fingerprint == feed_of(str(tmp_path)).fingerprint
 
 
-def test_shards_without_masks_serve_dynamic_masking_only(tmp_path):
+def test_shards_without_masks_allow_dynamic_masking_only(tmp_path):
     make_corpus(tmp_path, static=False)
     assert feed_of(str(tmp_path), masking=DYNAMIC).step(0)[0].masked_labels.size
     with pytest.raises(ShardError, match=r"masking\.mode=dynamic"):
@@ -257,7 +257,7 @@ def test_wrong_shard_settings_are_refused(corpus, shards):
         feed_of(*(shard.format(a=corpus) for shard in shards))
 
 
-def test_an_at_sign_in_a_path_is_no_weight():
+def test_an_at_sign_in_a_path_is_not_a_weight():
     assert batches.split_weights(["/a@b/c", "d"]) == (["/a@b/c", "d"], [])
     assert batches.split_weights(["s3://k@b/c@0.5", "d@1"]) == (["s3://k@b/c", "d"], ["0.5", "1"])
 
@@ -268,7 +268,7 @@ def test_an_empty_corpus_is_refused(tmp_path):
         feed_of(str(tmp_path))
 
 
-def test_the_background_makes_steps_ahead(corpus, monkeypatch):
+def test_the_background_thread_makes_steps_ahead(corpus, monkeypatch):
     feed, made = feed_of(corpus), threading.Event()
     step = feed.step
 

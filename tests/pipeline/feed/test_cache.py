@@ -1,4 +1,4 @@
-"""The shard cache: fetched once, checked, bounded."""
+"""The shard cache fetches a shard once, checks it, and stays below its limit."""
 
 import os
 import time
@@ -16,7 +16,7 @@ from tests.pipeline.corpus.made import make_corpus
 
 @pytest.fixture
 def store(tmp_path):
-    """A corpus in an object store (fsspec's, in memory): its URL, manifest and a local copy."""
+    """A corpus in fsspec's object store in memory: its URL, manifest and a local copy."""
     local = tmp_path / "local"
     manifest = make_corpus(local, shards=4)
     url = "memory://bucket/corpus"
@@ -39,7 +39,7 @@ def test_a_shard_is_fetched_once(store, tmp_path):
     path = cache.locate(url, manifest.shards[0])
     fsspec.filesystem("memory").rm("/bucket/corpus/shard-00000.arrow")
     assert cache.locate(url, manifest.shards[0]) == path
-    with pytest.raises(ShardError, match="gone"):
+    with pytest.raises(ShardError, match="missing"):
         ShardCache(str(tmp_path / "other")).locate(url, manifest.shards[0])
 
 
@@ -59,7 +59,7 @@ def test_the_least_recently_used_go_first(store, tmp_path):
 
 def test_a_limit_below_one_shard_is_an_error(store, tmp_path):
     url, manifest, _ = store
-    with pytest.raises(ShardError, match="raise the limit"):
+    with pytest.raises(ShardError, match=r"raise train\.shard_cache_gigabytes"):
         ShardCache(str(tmp_path), limit_gigabytes=1e-9).locate(url, manifest.shards[0])
 
 
@@ -68,14 +68,14 @@ def test_wrong_bytes_are_refused_and_not_kept(store, tmp_path):
     path = "/bucket/corpus/shard-00000.arrow"
     file_system = fsspec.filesystem("memory")
     file_system.pipe_file(path, bytes(len(file_system.cat_file(path))))
-    with pytest.raises(ShardError, match="not those that the manifest lists"):
+    with pytest.raises(ShardError, match="not those of the manifest"):
         ShardCache(str(tmp_path)).locate(url, manifest.shards[0])
     assert not list(tmp_path.glob("*.arrow")) + list(tmp_path.glob("*.part"))
 
 
 @pytest.fixture
 def slow(store, monkeypatch):
-    """The store, of which every file takes a tenth of a second; the names that were opened."""
+    """The store, where opening a file takes a tenth of a second, and the names that were opened."""
     opened = []
     opens = type(fsspec.filesystem("memory")).open
 
@@ -101,22 +101,22 @@ def wait_for(condition):
         time.sleep(0.01)
 
 
-def test_the_next_window_is_fetched_while_one_is_read(slow, tmp_path):
+def test_the_next_window_is_fetched_while_the_current_one_is_read(slow, tmp_path):
     url, manifest, opened = slow
     size = max(shard.rows for shard in manifest.shards)
     feed = feed_of(url, tmp_path / "cache", samples=size)
     feed.step(0)
-    # The batch is there before the next shard is.
+    # The batch does not wait for the next shard.
     assert len(list((tmp_path / "cache").glob("*.arrow"))) < len(manifest.shards)
     wait_for(lambda: not feed._cache._asked)
     fsspec.filesystem("memory").rm("/bucket/corpus", recursive=True)
     feed.step(1)
     assert len(opened) == len(set(opened))
-    with pytest.raises(ShardError, match="gone"):
+    with pytest.raises(ShardError, match="missing"):
         [feed.step(step) for step in (2, 3)]
 
 
-def test_nothing_is_fetched_ahead_that_has_no_room(slow, tmp_path):
+def test_nothing_is_fetched_ahead_if_there_is_no_room(slow, tmp_path):
     url, manifest, _ = slow
     size, largest = (max(getattr(s, name) for s in manifest.shards) for name in ("rows", "bytes"))
     feed = feed_of(url, tmp_path / "cache", size, limit_gigabytes=1.9 * largest / 1e9)

@@ -1,4 +1,4 @@
-"""The order of samples: permutations, worlds and mixtures by arithmetic."""
+"""The order of samples: permutations, world sizes and mixtures."""
 
 import time
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpus.columns import key_of
+from pipeline.corpus.randomness import key_of
 from pipeline.feed.order import permuted, positions_of, quotas, sample_at, source_at
 
 
@@ -18,7 +18,7 @@ def test_permuted_is_a_permutation(size, key):
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=8), st.data())
-def test_permutations_of_several_sizes_at_once_are_those_of_each(sizes, data):
+def test_permutations_computed_together_equal_those_computed_alone(sizes, data):
     values = np.array([data.draw(st.integers(0, size - 1)) for size in sizes])
     keys = np.array([key_of(7, place) for place in range(len(sizes))])
     alone = [permuted(values[i : i + 1], sizes[i], keys[i])[0] for i in range(len(sizes))]
@@ -26,7 +26,7 @@ def test_permutations_of_several_sizes_at_once_are_those_of_each(sizes, data):
 
 
 def test_permutations_look_random():
-    """Where a value goes, and where its neighbour goes, spread over the whole: chi-square."""
+    """A value's image, and its distance to the neighbour's image, are uniform (chi-square)."""
     size, keys = 50, [key_of(seed) for seed in range(2000)]
     first = np.array([permuted(np.array([0, 1]), size, key) for key in keys])
     for counts in (
@@ -60,13 +60,13 @@ def test_every_epoch_holds_every_sample_once(rows, seed, window):
     st.integers(0, 3),
     st.lists(st.integers(0, 60), max_size=9),
 )
-def test_a_position_s_sample_does_not_depend_on_what_else_is_asked(rows, seed, window, asked):
+def test_the_sample_at_a_position_does_not_depend_on_other_positions(rows, seed, window, asked):
     samples, _ = sample_at(np.arange(61), np.array(rows), seed, window)
     some, _ = sample_at(np.array(asked, int), np.array(rows), seed, window)
     assert some.tolist() == samples[np.array(asked, int)].tolist()
 
 
-def test_a_window_needs_few_shards_at_a_time_and_epochs_other_ones():
+def test_a_window_needs_few_shards_and_each_epoch_has_other_windows():
     rows = np.full(12, 100)
     samples, _ = sample_at(np.arange(2400), rows, 5, window=3)
     windows = [set((samples[at : at + 300] // 100).tolist()) for at in range(0, 2400, 300)]
@@ -75,7 +75,7 @@ def test_a_window_needs_few_shards_at_a_time_and_epochs_other_ones():
     assert abs(np.corrcoef(np.arange(300), samples[:300])[0, 1]) < 0.95
 
 
-def test_seeds_and_epochs_order_anew():
+def test_each_seed_and_epoch_has_another_order():
     rows = np.array([100])
     one, _ = sample_at(np.arange(200), rows, 1)
     other, _ = sample_at(np.arange(100), rows, 2)
@@ -84,14 +84,14 @@ def test_seeds_and_epochs_order_anew():
 
 
 @given(st.integers(0, 1000), st.integers(1, 64), st.integers(1, 9))
-def test_ranks_share_a_step_whatever_the_world(step, batch, world):
+def test_ranks_share_a_step_for_any_world_size(step, batch, world):
     parts = [positions_of(step, batch, rank, world) for rank in range(world)]
     assert np.concatenate(parts).tolist() == list(range(step * batch, (step + 1) * batch))
     sizes = [len(part) for part in parts]
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_far_positions_cost_no_more_than_near_ones():
+def test_late_positions_cost_no_more_than_early_ones():
     rows = np.full(2500, 40_000)
     began = time.perf_counter()
     for window in (0, 64):
@@ -115,13 +115,13 @@ def test_quotas_are_exact(weights, shares):
 
 
 @pytest.mark.parametrize("weight", ["0", "-1", "x", ""])
-def test_weights_that_are_none_are_refused(weight):
+def test_a_weight_that_is_not_a_number_above_0_is_refused(weight):
     with pytest.raises(ValueError):  # noqa: PT011
         quotas(["1", weight])
 
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=4), st.integers(0, 2**32 - 1))
-def test_mixtures_hold_each_source_s_share_in_every_block_and_skip_nothing(shares, seed):
+def test_every_cycle_holds_each_source_s_share_and_skips_nothing(shares, seed):
     block = sum(shares)
     sources, within = source_at(np.arange(5 * block), shares, seed)
     for source, share in enumerate(shares):
@@ -130,8 +130,8 @@ def test_mixtures_hold_each_source_s_share_in_every_block_and_skip_nothing(share
     assert all(np.bincount(row, minlength=len(shares)).tolist() == shares for row in per_block)
 
 
-def test_the_order_of_a_seed_stays_what_it_is():
-    """A resumed run relies on it: if this fails, raise the schema version."""
+def test_a_seed_gives_the_same_order_as_in_earlier_versions():
+    """Resuming a run relies on this: if it fails, raise the schema version."""
     rows = np.array([5, 7, 11])
     assert sample_at(np.arange(8), rows, 1)[0].tolist() == [16, 17, 11, 5, 7, 12, 2, 22]
     assert sample_at(np.arange(8), rows, 1, window=2)[0].tolist() == [10, 3, 4, 2, 6, 7, 0, 8]

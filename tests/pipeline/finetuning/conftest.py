@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from model import NezhaConfig, NezhaForPreTraining
-from model.remote_code import write_remote_code
+from model.weights.remote_code import write_remote_code
 from pipeline.corpus.samples.vocabulary import build_tokenizer
 
 CHARACTERS = "在京沪港张王李赵明华说了好坏书店很太的是一二三四五六七八九十，。？！"

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from pipeline.errors import ConfigError, ExportError, TaskError, TrainingError
-from pipeline.finetuning.finetune import _share, finetune
-from pipeline.finetuning.kinds import KINDS
-from pipeline.settings.config import FinetuneSettings
+from pipeline.finetuning.finetune import finetune
+from pipeline.finetuning.tasks import TASKS
+from pipeline.finetuning.training import rate_share
+from pipeline.settings.finetuning import FinetuneSettings
 
 RECIPE = {
     "classification": {"epochs": 4, "least": 0.9},
@@ -49,12 +50,12 @@ def trained(export, data, tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("task", KINDS)
+@pytest.mark.parametrize("task", TASKS)
 def test_a_task_is_learnt(task, trained):
     result = trained(task)
     assert result.score >= RECIPE[task]["least"]
     assert result.score == result.test[result.metric]
-    assert result.metric == KINDS[task].metric == next(iter(result.test))
+    assert result.metric == TASKS[task].metric == next(iter(result.test))
     assert result.epochs[-1]["loss"] < 0.7 * result.epochs[0]["loss"]
     best = max(epoch[result.metric] for epoch in result.epochs)
     assert result.dev[result.metric] == best
@@ -80,10 +81,10 @@ def test_a_result_is_kept_until_something_changes(export, data, trained):
 
     def again(**more):
         chosen = settings("classification", data, **({"epochs": 4} | more))
-        return finetune(chosen, str(export), Path(first.folder), 1, progress=lines.append)
+        return finetune(chosen, str(export), Path(first.folder), 1, show=lines.append)
 
     assert again() == first
-    assert lines == [f"{first.folder} is there and still valid"]
+    assert lines == [f"{first.folder} is up to date"]
     assert again(epochs=1) != first
     assert "240 train, 60 dev, 60 test examples" in lines[1]
     assert again().epochs == first.epochs
@@ -148,7 +149,7 @@ def test_examples_caps_training_and_without_dev_the_last_epoch_stays(export, dat
     only_train = {"ner": {"train": data["ner"]["train"], "examples": 40}}
     lines = []
     result = finetune(
-        settings("ner", only_train, epochs=2), str(export), tmp_path / "x", 1, progress=lines.append
+        settings("ner", only_train, epochs=2), str(export), tmp_path / "x", 1, show=lines.append
     )
     assert "40 train" in lines[0]
     assert result.score is None
@@ -193,7 +194,7 @@ def test_an_export_without_its_weights_is_refused(export, data, tmp_path):
 
 @pytest.mark.parametrize("steps", [1, 2, 10, 1000])
 def test_the_learning_rate_rises_and_falls(steps):
-    shares = [_share(step, steps) for step in range(steps)]
+    shares = [rate_share(step, steps) for step in range(steps)]
     assert max(shares) == 1.0
     top = shares.index(1.0)
     assert top == max(1, round(0.1 * steps)) - 1

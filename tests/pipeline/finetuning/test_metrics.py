@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pipeline.finetuning import metrics
-from pipeline.finetuning.entities import best_labels
+from pipeline.finetuning.tasks.bio import best_labels
 
 
 def test_classification():

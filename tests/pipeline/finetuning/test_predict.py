@@ -7,11 +7,11 @@ import pytest
 
 from pipeline.errors import ExportError, TaskError
 from pipeline.finetuning import predict as prediction
-from pipeline.finetuning import tasks
 from pipeline.finetuning.finetune import finetune
-from pipeline.finetuning.kinds import KINDS
+from pipeline.finetuning.jsonl import read_lines
 from pipeline.finetuning.predict import parse, predict
-from pipeline.settings.config import FinetuneSettings
+from pipeline.finetuning.tasks import TASKS
+from pipeline.settings.finetuning import FinetuneSettings
 
 
 @pytest.fixture(scope="module")
@@ -27,18 +27,18 @@ def head(export, data, tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize("task", KINDS)
+@pytest.mark.parametrize("task", TASKS)
 def test_predictions_score_what_fine_tuning_reported(task, head, data, monkeypatch):
     """The saved folder, read again in small blocks, answers as the network that was scored."""
-    monkeypatch.setattr(prediction, "BLOCK", 7)
+    monkeypatch.setattr(prediction, "LINES", 7)
     result = head(task)
-    found = list(predict(result.folder, tasks.read_lines(data[task]["test"])))
-    truth = tasks.read(task, data[task]["test"])
+    found = list(predict(result.folder, read_lines(data[task]["test"])))
+    truth = TASKS[task].read(data[task]["test"])
     assert [{**row, "prediction": None} for row in found] == [
-        {key: row[key] for key in row if key != tasks.TARGET[task]} | {"prediction": None}
+        {key: row[key] for key in row if key != TASKS[task].target} | {"prediction": None}
         for row in truth
     ]
-    scores = KINDS[task].scores(truth, [row["prediction"] for row in found])
+    scores = TASKS[task].scores(truth, [row["prediction"] for row in found])
     assert scores == pytest.approx(result.test, abs=0.02)
     if task == "ner":
         text = ["王明在京，李华说"]
@@ -53,17 +53,17 @@ def test_predictions_score_what_fine_tuning_reported(task, head, data, monkeypat
 
 
 def test_plain_text_lines():
-    assert parse("classification", "很好", "x") == {"text": "很好"}
-    assert parse("pair", "很\t好", "x") == {"sentence1": "很", "sentence2": "好"}
-    assert parse("ner", "京 ", "x") == {"text": "京 ", "tokens": ["京", " "]}
+    assert parse(TASKS["classification"], "很好", "x") == {"text": "很好"}
+    assert parse(TASKS["pair"], "很\t好", "x") == {"sentence1": "很", "sentence2": "好"}
+    assert parse(TASKS["ner"], "京 ", "x") == {"text": "京 ", "tokens": ["京", " "]}
     with pytest.raises(TaskError, match="x: expected two texts with a tab"):
-        parse("pair", "很好", "x")
+        parse(TASKS["pair"], "很好", "x")
     with pytest.raises(TaskError, match="x: expected JSON with context, question, choices"):
-        parse("choice", "很好", "x")
+        parse(TASKS["choice"], "很好", "x")
     with pytest.raises(TaskError, match="x: no key 'sentence2'"):
-        parse("pair", '{"sentence1": "a"}', "x")
+        parse(TASKS["pair"], '{"sentence1": "a"}', "x")
     with pytest.raises(TaskError, match="x: not JSON"):
-        parse("ner", '{"text": ', "x")
+        parse(TASKS["ner"], '{"text": ', "x")
 
 
 def test_another_folder_is_refused(export):

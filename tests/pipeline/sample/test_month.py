@@ -1,4 +1,4 @@
-"""The tagged month: entities, documents, sentences."""
+"""Entities, documents and sentences of the tagged month."""
 
 import itertools
 
@@ -59,7 +59,7 @@ def test_full_width_digits_and_letters_are_folded_in_labelled_text():
 
 
 def test_a_line_without_tags_is_an_error():
-    with pytest.raises(CorpusError, match="install the version"):
+    with pytest.raises(CorpusError, match="install the right version"):
         parse("没有标记的一行")
 
 
@@ -102,7 +102,7 @@ PARAGRAPHS = st.lists(WORDS, min_size=1, max_size=12)
 
 
 @given(PARAGRAPHS)
-def test_sentences_lose_nothing_and_cut_behind_closing_marks(paragraph):
+def test_sentences_lose_nothing_and_end_after_closing_marks(paragraph):
     sentences = list(split_sentences(paragraph))
     assert [word for sentence in sentences for word in sentence] == paragraph
     for sentence in sentences[:-1]:

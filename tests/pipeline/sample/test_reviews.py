@@ -1,4 +1,4 @@
-"""Reviews to a sentiment set."""
+"""Reviews to sentiment data."""
 
 import pytest
 from hypothesis import given
@@ -11,7 +11,7 @@ REVIEW = st.text("好坏书店酒", min_size=4, max_size=8)
 
 
 @given(st.lists(REVIEW, min_size=30), st.lists(REVIEW, min_size=30), st.integers(0, 5))
-def test_balanced_apart_and_labelled_by_their_file(positive, negative, seed):
+def test_sets_are_balanced_disjoint_and_labelled_by_file(positive, negative, seed):
     distinct = [set(positive) - set(negative), set(negative) - set(positive)]
     if min(map(len, distinct)) <= 4:
         with pytest.raises(CorpusError, match="distinct reviews"):
@@ -27,7 +27,7 @@ def test_balanced_apart_and_labelled_by_their_file(positive, negative, seed):
     assert splits == split_reviews(positive, negative, 4, seed)
 
 
-def test_repeats_that_differ_in_marks_or_only_late_count_once():
+def test_reviews_that_differ_in_marks_or_only_late_count_once():
     long = "这本书的内容非常充实而且印刷质量很好值得推荐给每一位喜欢阅读的朋友们"
     positive = [long, long + "！", long[:-1] + "吧", "。。。", "好书一本", "物有所值", "相当不错"]
     train, dev, test = split_reviews(positive, ["不好不好", "很差很差", "退货退货"], 2)

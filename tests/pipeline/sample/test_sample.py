@@ -27,7 +27,7 @@ def rows(path):
 
 @needs_package
 def test_no_paragraph_of_the_month_is_lost_or_moved(files):
-    """The corpus against the raw file, with tags and spaces taken off another way."""
+    """Compares the corpus with the raw file, whose tags and spaces are removed in another way."""
     raw = (sample._package() / "tag/199801.txt").read_text(encoding="utf-8")
     expected = [re.sub(r"/\w+(?=\s|$)|\s", "", line) for line in raw.splitlines() if line.strip()]
     documents = [*rows(files.corpus), *rows(files.heldout)]
@@ -69,7 +69,7 @@ def test_entities_are_those_of_the_month_in_order(files):
 
 
 @needs_package
-def test_reviews_are_balanced_and_apart(files):
+def test_reviews_are_balanced_and_disjoint(files):
     sets = [rows(path) for path in files[5:8]]
     assert [len(part) for part in sets[1:]] == [sample.SENTIMENT_EVAL] * 2
     assert len(sets[0]) > 10_000
@@ -88,7 +88,7 @@ def test_the_package_is_not_imported(files):
 
 
 @needs_package
-def test_a_valid_sample_is_kept_and_a_damaged_or_other_one_is_made_anew(files, tmp_path):
+def test_a_valid_sample_is_kept_and_a_damaged_one_is_made_again(files, tmp_path):
     shutil.copytree(files.corpus.parents[1], tmp_path, dirs_exist_ok=True)
     first = sample.files_in(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in first}

@@ -1,11 +1,16 @@
+import re
 import typing
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
 from pipeline.errors import ConfigError
-from pipeline.settings.config import Config, ModelSettings
+from pipeline.settings import deepspeed
+from pipeline.settings.config import Config
 from pipeline.settings.config_file import dump_yaml, load_config
+from pipeline.settings.training import ModelSettings
 
 
 def test_every_mistake_is_reported_at_once_with_key_values_and_nearest_name(tmp_path):
@@ -20,10 +25,10 @@ def test_every_mistake_is_reported_at_once_with_key_values_and_nearest_name(tmp_
     assert str(path) in message
     for part in (
         "corpus.sequence_lenth: no such setting; did you mean corpus.sequence_length?",
-        "optim.name: Input should be 'lamb' or 'adamw'; did you mean lamb?",
-        "train.steps: Input should be greater than or equal to 1 (got 0)",
-        "min_workers and max_workers go together",
-        "engine.zero_stage: Input should be 0, 1, 2 or 3",
+        "optim.name: must be lamb or adamw (got 'lam'); did you mean lamb?",
+        "train.steps: must be a whole number of at least 1 (got 0)",
+        "scaling.min_workers and scaling.max_workers need each other",
+        "engine.zero_stage: must be 1, 2 or 3 (got 7)",
         "wrong: an override has the form a.b=c",
     ):
         assert part in message
@@ -40,7 +45,11 @@ def test_overrides_win_over_the_file_and_are_yaml(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "part"),
-    [("a: [", "not YAML"), ("- 1\n", "expected groups of settings"), ("run: 3\n", "run:")],
+    [
+        ("a: [", "this is not YAML"),
+        ("- 1\n", "must hold groups of settings, but holds a list"),
+        ("run: 3\n", "run: must be a group of settings"),
+    ],
 )
 def test_a_file_that_is_no_configuration_is_named(tmp_path, text, part):
     path = tmp_path / "c.yaml"
@@ -48,6 +57,67 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, text, part):
     with pytest.raises(ConfigError, match=part) as raised:
         load_config(path)
     assert "c.yaml" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("optim.lr=0", "must be a number above 0 (got 0)"),
+        ("optim.betas=[0.9, 1.5]", "optim.betas.1: must be a number of at least 0 and below 1"),
+        ("finetune.search.batch=[8, 0]", "batch.1: must be a whole number of at least 1 (got 0)"),
+        ("train.steps=yes", "whole number of at least 1 (got True); YAML reads yes"),
+        ("train.eval_every=2.5", "must be a whole number of at least 1 (got 2.5)"),
+        ("corpus.sequence_length=8", "a whole number of at least 16 and at most 65535"),
+        ("corpus.inputs=5", "must be a list (got 5)"),
+        ("corpus.lowercase=maybe", "must be true or false (got 'maybe')"),
+        ("corpus.segmenter=7", "must be text (got 7); put it in quotes: '7'"),
+        ("heads.a.task=nre", "span (got 'nre'); did you mean ner?"),
+        ("engine.peak_tflops=much", "must be a number above 0 (got 'much')"),
+        ("engine.zero_stage=0", "ZeRO stage 1 on one worker is the same as no ZeRO"),
+        ("scaling.gpus_per_worker=2", "must be 0 or 1 (got 2)"),
+        ("run.name=..", "run.name: must consist of letters"),
+        ("run.name=a/b", "run.name: must consist of letters"),
+        ("tracking.alias=V2", "MLflow reserves these names"),
+        ("train.init_state=full", "train.init_state=full needs train.init_from"),
+        ("optim.warmup=2000", "optim.warmup=2000 is longer than train.steps=1000"),
+        ("heads.a.from_scratch=true", "heads.a.from_scratch: a head of a pretraining run"),
+        (
+            "scaling={workers: 2, min_workers: 1, max_workers: 3}",
+            "scaling.workers fixes the number of workers",
+        ),
+    ],
+)
+def test_mistakes_are_in_plain_words(override, expected):
+    with pytest.raises(ConfigError) as raised:
+        load_config(None, [override])
+    assert expected in str(raised.value)
+    assert "1 wrong setting(s)" in str(raised.value)
+
+
+def test_deepspeeds_keys_that_would_break_a_promise_are_refused():
+    own = "{optimizer: {type: Lamb}, zero_optimization: {stage: 3}, steps_per_prnt: 5}"
+    with pytest.raises(ConfigError) as raised:
+        load_config(None, [f"engine.deepspeed={own}"])
+    for part in (
+        "3 wrong setting(s)",
+        "engine.deepspeed.optimizer: not allowed; set optim.*",
+        "engine.deepspeed.zero_optimization.stage: not allowed; set engine.zero_stage",
+        "engine.deepspeed.steps_per_prnt: DeepSpeed has no such key; did you mean steps_per_print?",
+    ):
+        assert part in str(raised.value)
+
+
+def test_the_keys_are_those_of_the_installed_deepspeed():
+    """Otherwise a key would be accepted and ignored, or refused by an old name."""
+    source = "".join(
+        path.read_text("utf-8")
+        for path in Path(next(iter(find_spec("deepspeed").submodule_search_locations))).rglob(
+            "*.py"
+        )
+        if path.parent.name != "op_builder"
+    )
+    for name in (*deepspeed.TAKEN, *(part for key in deepspeed.REFUSED for part in key.split("."))):
+        assert re.search(rf"[\"']{name}[\"']|\b{name}:", source), name
 
 
 def test_a_missing_file_is_named():

@@ -5,6 +5,8 @@ from mlflow.entities import ViewType
 from pipeline.errors import TrackingError
 from pipeline.settings.config_file import load_config
 from pipeline.tracking import runs as tracking
+from pipeline.tracking.finetuning import record_finetuning
+from pipeline.tracking.metric_sender import MetricSender
 
 
 @pytest.fixture(scope="module")
@@ -18,12 +20,12 @@ def points(config, run_id, name):
     return [(point.step, point.value) for point in client.get_metric_history(run_id, name)]
 
 
-def test_a_run_has_the_settings_the_points_and_the_files(config, tmp_path):
+def test_a_run_has_the_settings_the_metrics_and_the_files(config, tmp_path):
     run_id = tracking.start_run(config, "first", {"stage": "pretrain"})
-    tracker = tracking.Tracker(tracking.tracking_uri(config), run_id, system_metrics=False)
-    tracker.log(10, {"loss": 7.0})
-    tracker.log(20, {"loss": 6.5, "lr": 1e-3})
-    tracker.close()
+    sender = MetricSender(tracking.tracking_uri(config), run_id, system_metrics=False)
+    sender.log(10, {"loss": 7.0})
+    sender.log(20, {"loss": 6.5, "lr": 1e-3})
+    sender.close()
     file = tmp_path / "note.txt"
     file.write_text("kept", "utf-8")
     tracking.finish_run(config, run_id, artifacts=(file,))
@@ -40,13 +42,13 @@ def test_a_resumed_run_appends_to_the_same_curve(config):
     run_id = tracking.start_run(config, "second", {})
     for step in (1, 2):
         assert tracking.start_run(config, "second", {}, resume=run_id) == run_id
-        tracker = tracking.Tracker(tracking.tracking_uri(config), run_id, system_metrics=False)
-        tracker.log(step, {"loss": float(step)})
-        tracker.close()
+        sender = MetricSender(tracking.tracking_uri(config), run_id, system_metrics=False)
+        sender.log(step, {"loss": float(step)})
+        sender.close()
     assert points(config, run_id, "loss") == [(1, 1.0), (2, 2.0)]
 
 
-def test_a_run_that_was_deleted_is_begun_anew(config):
+def test_a_run_that_was_deleted_is_replaced(config):
     gone = "0" * 32
     run_id = tracking.start_run(config, "third", {}, resume=gone)
     assert run_id != gone
@@ -60,11 +62,11 @@ def test_a_run_that_was_deleted_is_begun_anew(config):
 def test_an_outage_stops_nothing_and_is_reported(config, caplog, monkeypatch):
     run_id = tracking.start_run(config, "fourth", {})
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(tracking.Tracker._send.retry, "stop", lambda _: True)
-    tracker = tracking.Tracker("http://127.0.0.1:9", run_id, system_metrics=False)
-    tracker.log(1, {"loss": 1.0, "lr": 2.0})
-    tracker.close()
-    assert "MLflow did not take 2 points" in caplog.text
+    monkeypatch.setattr(MetricSender._send.retry, "stop", lambda _: True)
+    sender = MetricSender("http://127.0.0.1:9", run_id, system_metrics=False)
+    sender.log(1, {"loss": 1.0, "lr": 2.0})
+    sender.close()
+    assert "MLflow did not receive 2 metrics" in caplog.text
 
 
 @pytest.mark.parametrize("uri", ["file:///tmp/mlruns", "mlruns"])
@@ -73,8 +75,22 @@ def test_stores_that_mlflow_refuses_are_refused_early(uri):
         tracking.tracking_uri(load_config(None, [f"tracking.uri={uri}"]))
 
 
-def test_a_server_that_is_not_there_is_found_out_at_once(monkeypatch):
+def test_a_missing_server_is_noticed_at_once(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     config = load_config(None, ["tracking.uri=http://127.0.0.1:9"])
     with pytest.raises(TrackingError, match="start the server"):
         tracking.start_run(config, "fifth", {})
+
+
+def test_a_fine_tuning_leaves_its_scores(config, tmp_path):
+    run_id = tracking.start_run(config, "head", {})
+    results = tmp_path / "results.json"
+    results.write_text("{}", "utf-8")
+    epochs = [{"loss": 2.0, "f1": 0.1}, {"loss": 1.0, "f1": 0.3}]
+    record_finetuning(config, run_id, epochs, {"f1": 0.2}, results)
+    assert points(config, run_id, "loss") == [(1, 2.0), (2, 1.0)]
+    assert points(config, run_id, "dev_f1") == [(1, 0.1), (2, 0.3)]
+    assert points(config, run_id, "test_f1") == [(2, 0.2)]
+    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert [item.path for item in client.list_artifacts(run_id)] == ["results.json"]

@@ -1,9 +1,8 @@
-"""A small network with weights, biases and LayerNorm, and batches that any split shares out."""
+"""A small network with weights, biases and LayerNorm, and batches that can be split."""
 
 from __future__ import annotations
 
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +13,11 @@ from pipeline.training import batch_split
 from pipeline.training import engine as engines
 
 WIDTH = 21
-"""Odd, so that partitions cut through parameters and need padding."""
+"""Odd, so that partitions divide parameters and need padding."""
 
 
 class Network(nn.Module):
-    """Classifies a vector; sizes that no number of ranks divides."""
+    """Classifies a vector; no number of ranks divides its sizes."""
 
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
@@ -40,7 +39,7 @@ def build(seed: int = 0, dropout: float = 0.0) -> Network:
 
 
 def global_batch(step: int, size: int) -> tuple[Tensor, Tensor]:
-    """The samples of a step, the same whoever asks. [size, WIDTH], [size]"""
+    """The samples of a step, the same on every rank. [size, WIDTH], [size]"""
     generator = torch.Generator().manual_seed(1000 + step)
     inputs = torch.randn(size, WIDTH, generator=generator)
     return inputs, torch.randint(0, 5, (size,), generator=generator)
@@ -57,23 +56,15 @@ def make_engine(
     world_size = torch.distributed.get_world_size()
     micro = global_size // (accumulation * world_size)
     split = batch_split.split_batch(global_size, micro, world_size)
-    config = Config.model_validate(settings)
-    with mock.patch.object(engines, "deepspeed_settings", _partition_all):
-        return engines.initialize(build(dropout=dropout), config, split, precision)
-
-
-def _partition_all(*given: Any) -> dict[str, Any]:
-    """Else stage 3 would leave parameters as small as these whole on every rank."""
-    settings = _deepspeed_settings(*given)
-    settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
-    return settings
-
-
-_deepspeed_settings = engines.deepspeed_settings
+    # Otherwise stage 3 would leave parameters as small as these whole on every rank.
+    shard_all = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
+    engine = {**settings.get("engine", {}), "deepspeed": shard_all}
+    config = Config.model_validate({**settings, "engine": engine})
+    return engines.initialize(build(dropout=dropout), config, split, precision)
 
 
 def train(engine: Any, steps: range, global_size: int = 16) -> list[float]:
-    """Optimizer steps on the batches of those numbers; the global loss of each."""
+    """Optimizer steps on the batches with these numbers; returns the global loss of each."""
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     accumulation = engine.gradient_accumulation_steps()
     losses = []

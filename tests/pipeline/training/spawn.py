@@ -24,13 +24,16 @@ _context.set_forkserver_preload(
         "torch._dynamo",  # the first optimizer imports it
         "deepspeed.runtime.zero.muon.muon_optimizer",
         "deepspeed.runtime.zero.stage3",
-        "deepspeed.checkpoint.ds_to_universal",
     ]
 )
 
 
 def run(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """`function(*arguments)` on every rank; results by rank. A rank's failure fails the test."""
+    """Call `function(*arguments)` on every rank; returns the results by rank.
+
+    Raises:
+        RuntimeError: a rank failed.
+    """
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     processes, readers = [], []
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""A global batch shared out among any number of workers."""
+"""A global batch, split among any number of workers."""
 
 from __future__ import annotations
 
@@ -12,56 +12,34 @@ from pipeline.training import batch_split
 
 
 @given(micro=st.integers(1, 64), workers=st.integers(1, 16), accumulation=st.integers(1, 64))
-def test_every_possible_split_is_found(micro, workers, accumulation):
+def test_a_batch_that_fits_is_split_into_the_micro_batches_asked_for(micro, workers, accumulation):
     split = batch_split.split_batch(micro * workers * accumulation, micro, workers)
-    assert split == (micro * workers * accumulation, micro, workers, accumulation)
-
-
-@given(
-    batch=st.integers(1, 600),
-    micro=st.integers(1, 64),
-    workers=st.integers(1, 16),
-)
-def test_an_impossible_split_proposes_possible_ones(batch, micro, workers):
-    try:
-        split = batch_split.split_batch(batch, micro, workers)
-    except ConfigError as error:
-        proposals = str(error).split("the nearest that fit: ")[1].split("; ")
-    else:
-        assert split.accumulation * micro * workers == batch
-        return
-    assert proposals
-    for proposal in proposals:
-        key, values = proposal.split("=")
-        for value in map(int, values.split(" or ")):
-            changed = {"train.global_batch": batch, "train.micro_batch": micro}
-            changed |= {"scaling.workers": workers, key: value}
-            batch_split.split_batch(*changed.values())
-
-
-def test_proposals_are_the_nearest():
-    with pytest.raises(ConfigError) as caught:
-        batch_split.split_batch(96, 20, 4)
-    assert "train.global_batch=80 or 160; train.micro_batch=12 or 24" in str(caught.value)
-    with pytest.raises(ConfigError, match=r"scaling\.workers=2 or 4$"):
-        batch_split.split_batch(256, 32, 3)
+    assert split == (micro, workers, accumulation)
 
 
 @given(batch=st.integers(1, 600), micro=st.integers(1, 64), workers=st.integers(1, 16))
-def test_an_elastic_run_shares_out_any_batch(batch, micro, workers):
+def test_any_batch_is_split(batch, micro, workers):
     """Every worker has a sample for each of equally many micro-batches, none of them too large."""
-    values = {
-        "train": {"global_batch": batch, "micro_batch": micro},
-        "scaling": {"min_workers": 1, "max_workers": 16},
-    }
-    config = Config.model_validate(values)
     if workers > batch or (micro == 1 and batch % workers):
-        with pytest.raises(ConfigError, match=f"without a sample when there are {workers};"):
-            batch_split.split_for(config, workers)
+        with pytest.raises(ConfigError, match=f"without a sample when there are {workers} "):
+            batch_split.split_batch(batch, micro, workers)
         return
-    split = batch_split.split_for(config, workers)
+    split = batch_split.split_batch(batch, micro, workers)
     assert split.micro_batch <= micro
     assert batch // workers >= split.accumulation
     assert split.micro_batch * split.accumulation * workers >= batch
-    if batch % (micro * workers) == 0:
-        assert split == batch_split.split_batch(batch, micro, workers)
+
+
+@pytest.mark.parametrize(
+    ("values", "gpus", "cpus", "workers"),
+    [
+        ({}, 0, 8, 2),
+        ({}, 0, 1, 1),
+        ({}, 4, 8, 4),
+        ({"train": {"global_batch": 3}}, 4, 8, 3),
+        ({"scaling": {"workers": 5}}, 4, 8, 5),
+        ({"scaling": {"min_workers": 1, "max_workers": 6}}, 4, 8, 6),
+    ],
+)
+def test_number_of_workers(values, gpus, cpus, workers):
+    assert batch_split.choose_workers(Config.model_validate(values), gpus, cpus) == workers

@@ -1,4 +1,4 @@
-"""An elastic run follows the nodes that come and go, and its loss curve does not show it."""
+"""An elastic run uses nodes as they come and go, and has the loss curve of a steady run."""
 
 import json
 import time
@@ -12,19 +12,19 @@ from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator impor
 
 from pipeline.errors import ConfigError
 from pipeline.paths import RunPaths
-from pipeline.training.checkpoints import checkpoint
+from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.launch import ray_train as driver
 from pipeline.training.launch import torchrun as alone
 from tests.pipeline.training import worlds
 from tests.pipeline.training.test_loop import DROPLESS, settings
 
 CPUS = 3
-"""Of a worker: the shared cluster's first node has room for one."""
+"""CPUs of a worker: the shared cluster's first node has room for one."""
 HELD = {"checkpoint_000006": 1, "checkpoint_000012": 2}
 
 
 def held_worker(given):
-    """A worker of a group of that size does not go on behind these checkpoints until it is ended.
+    """A worker in a group of that size waits after these checkpoints until it is ended.
 
     So the run meets the nodes that come and go, however fast it is.
     """
@@ -43,9 +43,9 @@ worker = driver._worker
 
 
 def workers_at(path):
-    """How many made a checkpoint; 0 while it is not there."""
-    state = path / checkpoint.STATE
-    return json.loads(state.read_text("utf-8"))["engine"]["partitions"] if state.exists() else 0
+    """Number of workers that made a checkpoint; 0 while it does not exist."""
+    state = path / checkpoints.STATE
+    return json.loads(state.read_text("utf-8"))["engine"]["workers"] if state.exists() else 0
 
 
 def wait_for(path, workers, run):
@@ -62,7 +62,7 @@ def wait_for(path, workers, run):
 def test_a_run_grows_and_shrinks_with_the_cluster(ray_cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(driver, "_worker", held_worker)
     monkeypatch.setattr(driver, "RESIZE_SECONDS", 1.0)
-    # Should Ray learn late that the node is gone, it would wait for it.
+    # If Ray notices late that the node is gone, it would wait for it.
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "3")
     common = "train.log_every=1", "train.steps=18", "train.eval_every=18", *DROPLESS
     bounds = "scaling.min_workers=1", "scaling.max_workers=2", f"scaling.cpus_per_worker={CPUS}"
@@ -89,5 +89,5 @@ def test_a_run_grows_and_shrinks_with_the_cluster(ray_cluster, tmp_path, monkeyp
 def test_a_batch_too_small_for_the_largest_number_is_refused(ray_cluster, tmp_path):
     bounds = "scaling.min_workers=1", "scaling.max_workers=20"
     config = settings(tmp_path, "small", *bounds)
-    with pytest.raises(ConfigError, match="without a sample when there are 17"):
+    with pytest.raises(ConfigError, match="without a sample when there are 17 "):
         driver.fit(config, None, lambda _: None)

@@ -1,4 +1,4 @@
-"""Settings to DeepSpeed's, precision, norms and whole weights."""
+"""DeepSpeed's configuration, precision, norms and whole weights."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 from pipeline.errors import ConfigError
 from pipeline.settings.config import Config
 from pipeline.training import batch_split, engine
+from pipeline.training.deepspeed_config import deepspeed_config
+from pipeline.training.lamb.fragments import locate
 from tests.pipeline.training import networks, spawn
 
 
@@ -24,27 +26,25 @@ def test_precision(monkeypatch):
         assert engine.resolve_precision("auto", "cpu") == expected
         assert engine.resolve_precision("auto", "cuda") == expected
     assert engine.resolve_precision("fp16", "cuda") == "fp16"
-    with pytest.raises(ConfigError, match="fp16 needs a GPU"):
-        engine.resolve_precision("fp16", "cpu")
 
 
 def test_impossible_settings_are_named_together():
     values = {
         "train": {"precision": "fp16"},
-        "engine": {"zero_stage": 0, "offload": True, "attention": "flash"},
+        "engine": {"offload": True, "attention": "flash"},
     }
     with pytest.raises(ConfigError) as caught:
         engine.check(Config.model_validate(values), "cpu")
-    for part in ("train.precision=fp16 needs", "zero_stage 1, 2 or 3", "there is no GPU"):
+    for part in ("train.precision=fp16 needs", "there is no GPU", "attention=flash needs"):
         assert part in str(caught.value)
-    assert str(caught.value).count("\n") == 3
+    assert str(caught.value).count("\n") == 2
     engine.check(Config(), "cpu")
 
 
 def test_deepspeed_settings_follow_from_ours():
     split = batch_split.split_batch(96, 8, 4)
     config = Config.model_validate({"engine": {"zero_stage": 2}, "optim": {"clip": 0.7}})
-    settings = engine.deepspeed_settings(config, split, "bf16")
+    settings = deepspeed_config(config, split, "bf16")
     assert settings["train_batch_size"] == 96
     assert settings["train_micro_batch_size_per_gpu"] == 8
     assert settings["gradient_accumulation_steps"] == 3
@@ -55,16 +55,33 @@ def test_deepspeed_settings_follow_from_ours():
     assert settings["zero_optimization"]["stage"] == 2
     assert "offload_optimizer" not in settings["zero_optimization"]
     config = Config.model_validate({"engine": {"zero_stage": 3, "offload": True}})
-    zero = engine.deepspeed_settings(config, split, "fp16")["zero_optimization"]
+    zero = deepspeed_config(config, split, "fp16")["zero_optimization"]
     assert zero["offload_optimizer"]["device"] == "cpu"
 
 
-CASES = [(stage, precision) for precision in ("fp32", "bf16") for stage in range(4)]
+def test_keys_of_deepspeeds_own_are_merged_into_groups():
+    given = {"zero_optimization": {"reduce_bucket_size": 5}, "fp16": {"hysteresis": 1}}
+    config = Config.model_validate({"engine": {"deepspeed": given}})
+    settings = deepspeed_config(config, batch_split.split_batch(8, 8, 1), "fp16")
+    assert settings["zero_optimization"]["reduce_bucket_size"] == 5
+    assert settings["zero_optimization"]["stage"] == 1
+    assert settings["fp16"] == {"enabled": True, "hysteresis": 1}
+    engine.check(
+        Config.model_validate({"engine": {"deepspeed": {"wall_clock_breakdown": True}}}), "cpu"
+    )
+    wrong = {"zero_optimization": {"reduce_bucket": 5}}
+    with pytest.raises(
+        ConfigError, match=r"engine\.deepspeed: DeepSpeed refuses.*\s.*reduce_bucket"
+    ):
+        engine.check(Config.model_validate({"engine": {"deepspeed": wrong}}), "cpu")
+
+
+CASES = [(stage, precision) for precision in ("fp32", "bf16") for stage in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_gradient_norm_and_whole_weights(world_size):
-    """Both as a plain backward pass and a plain network have them, at every stage."""
+    """Both are those of a plain backward pass and a plain network, at every stage."""
     network = networks.build()
     inputs, labels = networks.global_batch(0, 16)
     network(inputs, labels).backward()
@@ -93,6 +110,24 @@ def first_step(cases):
         before = engine.full_state_dict(worker)
         networks.train(worker, range(1))
         results.append((engine.gradient_norm(worker), before, engine.full_state_dict(worker)))
+    return results
+
+
+def test_one_bad_weight_anywhere_is_found():
+    assert spawn.run(2, finite_or_not) == [[True, False]] * 2
+
+
+def finite_or_not():
+    worker = networks.make_engine({"engine": {"zero_stage": 3}})
+    flat, results = locate(worker)[0], []
+    used = torch.zeros(flat.tensor.numel(), dtype=torch.bool)
+    for _, _, offset, length in flat.fragments:
+        used[offset : offset + length] = True
+    flat.tensor.data[~used] = torch.nan  # padding
+    results.append(engine.weights_are_finite(worker))
+    if torch.distributed.get_rank():
+        flat.tensor.data[used.nonzero()[-1]] = torch.inf
+    results.append(engine.weights_are_finite(worker))
     return results
 
 
@@ -129,7 +164,7 @@ def test_a_cpu_compiles_nothing_and_stays_quiet(capfd):
 
 
 def start_quietly():
-    for stage in (0, 1, 3):
+    for stage in (1, 3):
         worker = networks.make_engine({"engine": {"zero_stage": stage}}, precision="bf16")
         networks.train(worker, range(2))
     return tuple(name for name in sys.modules if name.startswith("deepspeed_shm_comm"))

@@ -1,4 +1,4 @@
-"""Held-out scores: against a slow count of words, over parts, over ranks and ZeRO stages."""
+"""Held-out scores, compared with a slow count of words, over parts, ranks and ZeRO stages."""
 
 import io
 
@@ -14,12 +14,12 @@ from pipeline.settings.config import Config
 from pipeline.training import batch_split, engine, evaluation
 from pipeline.training.evaluation import count_words, evaluate, summarize_words
 from pipeline.training.objective import PretrainingObjective
-from tests.corpora import LETTERS, SPECIALS, write_corpus, write_vocabulary
+from tests.corpora import LETTERS, SPECIAL_IDS, write_corpus, write_vocabulary
 from tests.pipeline.training import spawn
 from tests.pipeline.training.test_objective import batch, network, padded, part
 
 CPU = torch.device("cpu")
-SIZE = len(SPECIALS) + len(LETTERS)
+SIZE = len(SPECIAL_IDS) + len(LETTERS)
 
 
 def as_batch(inputs, words):
@@ -41,7 +41,7 @@ def as_batch(inputs, words):
 
 
 def slow_words(right, words):
-    """Word by word: exact and all, by number of tokens up to 5."""
+    """Count word by word: exact ones and all, by number of tokens up to 5."""
     counts = torch.zeros(2, 5)
     for word in set(words):
         tokens = [r for r, w in zip(right, words, strict=True) if w == word]
@@ -51,7 +51,7 @@ def slow_words(right, words):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_words_are_counted_as_one_by_one(seed):
+def test_counts_of_words_equal_a_slow_count(seed):
     random = np.random.default_rng(seed)
     lengths = random.integers(1, 9, 60)
     words = np.repeat(np.cumsum(random.integers(1, 4, 60)), lengths)
@@ -98,7 +98,7 @@ def test_evaluation_over_parts_is_evaluation_of_the_whole():
 
 
 def score(stage, folder, samples):
-    """On every rank, by a network that always says 10, of labels of which about half are 10."""
+    """Scores on this rank of a network that always predicts 10; about half of the labels are 10."""
     rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     config = Config.model_validate({"engine": {"zero_stage": stage}})
     net = network(SIZE)
@@ -125,7 +125,7 @@ def test_ranks_and_stages_score_alike(tmp_path):
             assert found == pytest.approx(alone, rel=1e-5)
 
 
-def test_a_rank_without_samples_goes_along(tmp_path):
+def test_a_rank_without_samples_takes_part(tmp_path):
     """Under ZeRO-3 the others would wait for it forever."""
     folder = str(write_corpus(tmp_path / "shards", write_vocabulary(tmp_path / "v")))
     (alone,) = spawn.run(1, score, 1, folder, 1)

@@ -1,4 +1,4 @@
-"""NVIDIA's two phases, as the shipped settings chain them, on a tiny network."""
+"""NVIDIA's two phases with the settings files of the repository, on a tiny network."""
 
 import json
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from jobs import evaluate
-from pipeline import preflight as plans
+from pipeline import preflight
 from pipeline.errors import VocabularyError
 from pipeline.paths import RunPaths
 from pipeline.settings.config_file import load_config
-from pipeline.training.checkpoints import checkpoint
+from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.launch import torchrun as alone
 from pipeline.training.measure import history
 from pipeline.training.schedule import learning_rate
@@ -23,7 +23,7 @@ END = "checkpoint_000006"
 
 
 def phase(file, folder, length, *overrides):
-    """The shipped settings, smaller, with a corpus of samples of this length."""
+    """The settings of a file, made smaller, with a corpus of samples of this length."""
     vocab = write_vocabulary(folder / "vocab.txt")
     config = load_config(
         CONFIGS / file,
@@ -74,10 +74,10 @@ def training(run):
 
 
 def optimizer_step(path):
-    return json.loads((path / checkpoint.STATE).read_text("utf-8"))["engine"]["optimizer_step"]
+    return json.loads((path / checkpoints.STATE).read_text("utf-8"))["engine"]["optimizer_step"]
 
 
-def test_the_second_phase_goes_on_from_weights_or_full_state(first):
+def test_the_second_phase_starts_from_weights_or_full_state(first):
     courses = {}
     for state, steps in (("weights", 6), ("full", 12)):
         config = second(first, state, "engine.zero_stage=2")
@@ -93,28 +93,28 @@ def test_the_second_phase_goes_on_from_weights_or_full_state(first):
             learning_rate(step, 6, config.optim) for step in range(6)
         ]
     losses = {state: [loss for _, loss in course] for state, course in courses.items()}
-    # The same weights meet the same first batch; the moments make the first update another one.
+    # The same weights see the same first batch; the moments change the first update.
     assert losses["weights"][0] == pytest.approx(losses["full"][0], rel=1e-6)
     assert losses["weights"][1] != losses["full"][1]
     assert losses["full"][0] < training(first.parents[1])[0][1]
 
 
-def test_a_second_phase_that_was_stopped_goes_on_from_its_own_checkpoint(first):
+def test_a_second_phase_that_was_stopped_continues_from_its_own_checkpoint(first):
     config = second(first, "full", "run.name=stopped")
     paths = RunPaths.of(config)
     alone.fit(config, None)
     whole = training(paths.run)
-    checkpoint.remove(paths.checkpoints / END)
+    checkpoints.remove(paths.checkpoints / END)
     alone.fit(config, None)
     assert training(paths.run) == whole
 
 
 def test_a_phase_with_another_vocabulary_is_refused(first, tmp_path):
     config = phase(SECOND, tmp_path, 48, f"train.init_from={first}")
-    state = json.loads((first / checkpoint.STATE).read_text("utf-8"))
-    plans.check_data(config)
+    state = json.loads((first / checkpoints.STATE).read_text("utf-8"))
+    preflight.check_data(config)
     copy = tmp_path / first.name
     copy.mkdir()
-    (copy / checkpoint.STATE).write_text(json.dumps(state | {"vocab_sha256": "other"}), "utf-8")
+    (copy / checkpoints.STATE).write_text(json.dumps(state | {"vocab_sha256": "other"}), "utf-8")
     with pytest.raises(VocabularyError, match=f"{copy} has another vocabulary"):
-        plans.check_data(phase(SECOND, tmp_path, 48, f"train.init_from={copy}"))
+        preflight.check_data(phase(SECOND, tmp_path, 48, f"train.init_from={copy}"))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.settings.config import OptimSettings
+from pipeline.settings.training import OptimSettings
 from pipeline.training.schedule import learning_rate, warmup_steps
 
 SCHEDULES = ("linear", "polynomial", "cosine", "constant")

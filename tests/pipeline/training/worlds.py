@@ -12,7 +12,7 @@ from tests.pipeline.training import spawn
 
 
 class Interrupted(Exception):
-    """Ends a rank where its first checkpoint stands."""
+    """Ends a rank at its first checkpoint."""
 
 
 def fit(config: Config, workers: int, interrupted: bool = False) -> None:

@@ -9,7 +9,7 @@ LETTERS = [chr(0x4E00 + number) for number in range(3000)]
 
 
 def made_alike(share, size=2000, seed=0):
-    """Two texts that share a stretch, and the Jaccard similarity of their shingles."""
+    """Two texts that begin alike, and the Jaccard similarity of their shingles."""
     draw = random.Random(seed)
     first = "".join(draw.choices(LETTERS, k=size))
     kept = int(size * share)
@@ -25,12 +25,12 @@ def test_signatures_agree_as_often_as_the_jaccard_similarity(share):
         first, second, similarity = made_alike(share, seed=seed)
         agreed.append(np.mean(signature(first, 5, 512) == signature(second, 5, 512)))
         expected.append(similarity)
-    # Eight estimates from 512 places each: three standard errors are 0.025 at most.
+    # Three standard errors of eight estimates from 512 places each are 0.025 at most.
     assert abs(np.mean(agreed) - np.mean(expected)) < 0.025
 
 
 @pytest.mark.parametrize(("share", "least", "most"), [(0.97, 29, 30), (0.9, 20, 30), (0.5, 0, 5)])
-def test_bands_find_the_alike_and_leave_the_others(share, least, most):
+def test_bands_find_similar_texts_and_no_others(share, least, most):
     found = 0
     for seed in range(30):
         first, second, _ = made_alike(share, size=600, seed=seed)

@@ -1,4 +1,4 @@
-"""On a Ray cluster: the same bytes, however many workers there are and whichever of them die."""
+"""A Ray cluster makes the same bytes with any number of workers, also if some are killed."""
 
 import json
 import os
@@ -14,8 +14,9 @@ import zstandard
 
 from pipeline.corpus import prepare
 from pipeline.corpus.shards import format as shards
+from pipeline.corpus.text.sources import list_sources
 from pipeline.errors import CorpusError
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.test_prepare import hashes, write_texts
 
@@ -41,7 +42,8 @@ def corpus(tmp_path_factory):
 
 def make(folder, out, executor=prepare.ON_CLUSTER, workers=0, show=lambda line: None):
     settings = CorpusSettings(inputs=(str(folder / "in"),), workers=workers, **SETTINGS)
-    return prepare.prepare(settings, out, folder / "vocab.txt", 1, show=show, executor=executor)
+    sources = list_sources(settings.inputs, settings)
+    return prepare.prepare(settings, out, folder / "vocab.txt", 1, sources, show, executor)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -59,7 +61,7 @@ def test_a_killed_worker_is_replaced(corpus, ray_cluster, tmp_path):
     def kill():
         while not finished.is_set() and len(killed) < 2:
             for process in psutil.Process().children(recursive=True):
-                if "make_shards" in "".join(process.cmdline()) and len(killed) < 2:
+                if "to_results" in "".join(process.cmdline()) and len(killed) < 2:
                     process.kill()
                     killed.append(process.pid)
                     time.sleep(0.3)
@@ -76,13 +78,13 @@ def test_a_killed_worker_is_replaced(corpus, ray_cluster, tmp_path):
     assert hashes(tmp_path / "out") == hashes(corpus / "expected")
 
 
-def test_a_killed_driver_leaves_what_a_rerun_goes_on_from(corpus, ray_cluster, tmp_path):
+def test_a_rerun_goes_on_from_what_a_killed_driver_finished(corpus, ray_cluster, tmp_path):
     import ray
 
     out = tmp_path / "out"
     address = ray.get_runtime_context().gcs_address
     program = (
-        "import sys; from pathlib import Path; from tests.pipeline.corpus.test_streaming import "
+        "import sys; from pathlib import Path; from tests.pipeline.corpus.run.test_ray_data import "
         "make; make(Path(sys.argv[1]), Path(sys.argv[2]), workers=1)"
     )
     driver = subprocess.Popen(
@@ -94,24 +96,26 @@ def test_a_killed_driver_leaves_what_a_rerun_goes_on_from(corpus, ray_cluster, t
     finally:
         driver.send_signal(signal.SIGKILL)
         driver.wait()
-    # Tasks of the dead driver may end a moment later.
+    # Tasks of the killed driver may end a moment later.
     time.sleep(1)
     assert not (out / "manifest.json").exists()
     kept = {
-        (note["unit"], note["part"]): (out / note["shard"]["name"]).stat().st_mtime_ns
+        (record["unit"], record["chunk"]): (out / record["shard"]["name"]).stat().st_mtime_ns
         for path in (out / "_work").glob("*.json")
-        if (note := json.loads(path.read_text()))["part"] >= 0
+        if (record := json.loads(path.read_text()))["chunk"] >= 0
     }
     lines: list[str] = []
     make(corpus, out, workers=2, show=lines.append)
-    assert any(f"{len(kept)} parts of a former run are kept" in line for line in lines)
+    assert any(f"{len(kept)} chunks are finished already" in line for line in lines)
     assert hashes(out) == hashes(corpus / "expected")
-    for (unit, part), written in kept.items():
-        assert (out / f"shard-{unit:06d}-{part:04d}.arrow").stat().st_mtime_ns == written
+    for (unit, chunk), written in kept.items():
+        assert (out / f"shard-{unit:06d}-{chunk:04d}.arrow").stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize("damage", ["garbage", "vanished", "full disk"])
-def test_what_stops_a_run_stops_it_at_once_and_by_name(corpus, ray_cluster, tmp_path, damage):
+def test_a_fatal_error_stops_the_preparation_at_once_and_is_named(
+    corpus, ray_cluster, tmp_path, damage
+):
     folder, out = tmp_path / "bad", tmp_path / "out"
     raw.write(folder / "in" / "a.jsonl", raw.jsonl(write_texts(500)))
     raw.write(folder / "in" / "b.jsonl", b"{broken}\n" * 300_000)
@@ -119,23 +123,23 @@ def test_what_stops_a_run_stops_it_at_once_and_by_name(corpus, ray_cluster, tmp_
     settings, message = {}, "unreadable or malformed"
     run, spread = prepare.ON_CLUSTER
     if damage == "vanished":
-        message = r"a\.jsonl: vanished"
+        message = r"a\.jsonl: the file vanished"
 
         def run(job, units, workers):
             (folder / "in" / "a.jsonl").unlink()
             return prepare.ON_CLUSTER.run(job, units, workers)
 
     elif damage == "full disk":
-        # /dev/full takes a file's name and refuses its bytes.
-        settings, message = {"keep_rejected": "/dev/full"}, r"finished parts are kept"
+        # /dev/full can be opened, but writing to it fails.
+        settings, message = {"keep_rejected": "/dev/full"}, r"finished shards are kept"
     corpus_settings = CorpusSettings(
         inputs=(str(folder / "in"),), shard_megabytes=0.2, workers=2, **settings
     )
+    sources = list_sources(corpus_settings.inputs, corpus_settings)
+    executor = prepare.Executor(run, spread)
     begun = time.monotonic()
     with pytest.raises(CorpusError, match=message):
-        prepare.prepare(
-            corpus_settings, out, folder / "vocab.txt", 1, executor=prepare.Executor(run, spread)
-        )
+        prepare.prepare(corpus_settings, out, folder / "vocab.txt", 1, sources, executor=executor)
     assert time.monotonic() - begun < 60
     assert not (out / "manifest.json").exists()
 
@@ -148,7 +152,7 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.02)
 
 
-def test_one_compressed_file_is_shared_out_among_workers(ray_cluster, corpus, tmp_path):
+def test_the_chunks_of_one_compressed_file_go_to_all_workers(ray_cluster, corpus, tmp_path):
     texts = write_texts(6000, seed=3)
     folder = tmp_path / "one"
     raw.write(folder / "in" / "a.jsonl.zst", raw.jsonl(texts))
@@ -157,5 +161,5 @@ def test_one_compressed_file_is_shared_out_among_workers(ray_cluster, corpus, tm
     make(folder, folder / "out", workers=2)
     make(folder, folder / "expected", prepare.IN_PROCESS)
     assert hashes(folder / "out") == hashes(folder / "expected")
-    # Each shard is a task of its own: any worker may take it.
+    # Each shard was a task of its own, which any worker could take.
     assert len(shards.read_manifest(folder / "out").shards) >= 4

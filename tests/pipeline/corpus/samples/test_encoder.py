@@ -1,4 +1,4 @@
-"""The ids are exactly the tokenizer's, whatever the text."""
+"""The ids of any text are exactly the tokenizer's."""
 
 import io
 import json
@@ -9,7 +9,7 @@ import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.corpus.samples import encoder as tokens
+from pipeline.corpus.samples import encoder as encoding
 from pipeline.corpus.samples.encoder import Encoder
 from pipeline.corpus.samples.vocabulary import SPECIALS, build_tokenizer
 
@@ -39,11 +39,15 @@ def pair(request, tmp_path_factory):
     return tokenizer, encoder
 
 
+def ends_of(text, cuts):
+    return sorted({len(text), *(cut for cut in cuts if 0 < cut < len(text))})
+
+
 def encode(encoder, text, cuts=(), boundaries=None):
-    ends = np.array(sorted({len(text), *(cut for cut in cuts if 0 < cut < len(text))}))
+    ends = np.array(ends_of(text, cuts))
     if boundaries is None:
         boundaries = np.ones(len(text) + 1, bool)
-    return (*encoder.encode(text, boundaries, ends), ends)
+    return encoder.encode(text, boundaries, ends)
 
 
 @given(st.one_of(MIXED, st.text()))
@@ -51,23 +55,24 @@ def encode(encoder, text, cuts=(), boundaries=None):
 @example("[MASK][SEP] ##汉")
 def test_ids_are_the_tokenizers(pair, text):
     tokenizer, encoder = pair
-    ids, starts, _, _ = encode(encoder, text)
+    encoded = encode(encoder, text)
     expected = tokenizer.encode(text, add_special_tokens=False)
-    assert ids.tolist() == expected.ids
-    assert starts.tolist() == [token[:2] != "##" for token in expected.tokens]
+    assert encoded.ids.tolist() == expected.ids
+    assert encoded.word_starts.tolist() == [token[:2] != "##" for token in expected.tokens]
 
 
 @given(MIXED, st.sets(st.integers(1, 40)))
 def test_sentences_have_the_ids_that_they_have_alone(pair, text, cuts):
     tokenizer, encoder = pair
-    ids, starts, offsets, ends = encode(encoder, text, cuts, np.zeros(len(text) + 1, bool))
-    assert len(offsets) == len(ends) + 1
+    encoded = encode(encoder, text, cuts, np.zeros(len(text) + 1, bool))
+    ends = ends_of(text, cuts)
+    assert len(encoded.offsets) == len(ends) + 1
     begin = 0
-    for number, end in enumerate(ends.tolist()):
-        mine = slice(offsets[number], offsets[number + 1])
+    for number, end in enumerate(ends):
+        mine = slice(*encoded.offsets[number : number + 2])
         alone = tokenizer.encode(text[begin:end], add_special_tokens=False).ids
-        assert ids[mine].tolist() == alone
-        assert not alone or starts[mine][0]
+        assert encoded.ids[mine].tolist() == alone
+        assert not alone or encoded.word_starts[mine][0]
         begin = end
 
 
@@ -76,40 +81,39 @@ def test_words_of_han_characters_begin_where_the_segmenter_says(pair, words):
     text = "".join(words)
     boundaries = np.zeros(len(text) + 1, bool)
     boundaries[np.cumsum([0, *map(len, words)])] = True
-    _, starts, _, _ = encode(pair[1], text, boundaries=boundaries)
+    starts = encode(pair[1], text, boundaries=boundaries).word_starts
     assert starts.tolist() == boundaries[:-1].tolist()
 
 
-def test_a_boundary_counts_between_han_characters_only(pair):
+def test_the_segmenter_decides_between_han_characters_only(pair):
     text = "国a字，人"
-    _, starts, _, _ = encode(pair[1], text, boundaries=np.zeros(len(text) + 1, bool))
-    assert starts.all()
+    assert encode(pair[1], text, boundaries=np.zeros(len(text) + 1, bool)).word_starts.all()
 
 
-def test_continuations_of_han_never_appear(pair):
+def test_no_han_character_gets_the_id_of_a_continuation(pair):
     tokenizer, encoder = pair
     text = "汉字汉字的##汉##字a汉b字"
-    ids, _, _, _ = encode(encoder, text, boundaries=np.zeros(len(text) + 1, bool))
+    ids = encode(encoder, text, boundaries=np.zeros(len(text) + 1, bool)).ids
     produced = {tokenizer.id_to_token(number) for number in ids.tolist()}
     assert not {token for token in produced if token[:2] == "##" and token[2:] in "汉字的"}
 
 
-def test_memory_of_runs_is_bounded(pair, monkeypatch):
-    monkeypatch.setattr(tokens, "REMEMBERED_CHARACTERS", 50)
+def test_memory_of_spans_is_bounded(pair, monkeypatch):
+    monkeypatch.setattr(encoding, "REMEMBERED_CHARACTERS", 50)
     tokenizer, _ = pair
     encoder = Encoder(tokenizer)
     for number in range(100):
-        text = f"run{number} a{number * 7} run{number}"
-        ids, _, _, _ = encode(encoder, text)
+        text = f"abc{number} a{number * 7} abc{number}"
+        ids = encode(encoder, text).ids
         assert ids.tolist() == tokenizer.encode(text, add_special_tokens=False).ids
-    assert len(encoder._runs.numbers) < 20
+    assert len(encoder._spans.numbers) < 20
 
 
 def test_all_of_unicode(pair):
     tokenizer, encoder = pair
     everything = [chr(code) for code in range(0x110000) if not 0xD800 <= code <= 0xDFFF]
     text = "".join(f"{character}字a{character}" for character in everything[::31])
-    ids, _, _, _ = encode(encoder, text)
+    ids = encode(encoder, text).ids
     assert ids.tolist() == tokenizer.encode(text, add_special_tokens=False).ids
 
 
@@ -122,15 +126,15 @@ def test_the_shared_corpus_under_the_real_vocabulary(shared, lowercase):
     with zstandard.open(shared / "corpus" / "corpus.jsonl.zst") as file:
         texts = [json.loads(line)["text"] for line in io.TextIOWrapper(file, "utf-8")]
     for text in texts[::25]:
-        ids, _, _, _ = encode(encoder, text)
+        ids = encode(encoder, text).ids
         assert ids.tolist() == tokenizer.encode(text, add_special_tokens=False).ids
 
 
 def test_unknown_characters_are_counted(pair):
     _, encoder = pair
-    encoder.take_unknown()
-    encode(encoder, "龘汉龘🙂字 xyz🙂 龘")
-    encode(encoder, "🙂")
-    unknown = encoder.take_unknown()
-    assert {character: unknown[character] for character in "龘🙂汉"} == {"龘": 3, "🙂": 3, "汉": 0}
-    assert not encoder.take_unknown()
+    for text, expected in (
+        ("龘汉龘🙂字 xyz🙂 龘", {"龘": 3, "🙂": 2, "汉": 0}),
+        ("🙂", {"龘": 0, "🙂": 1, "汉": 0}),
+    ):
+        unknown = encode(encoder, text).unknown
+        assert {character: unknown[character] for character in "龘🙂汉"} == expected

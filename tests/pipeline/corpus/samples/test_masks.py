@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus.columns import offsets_of
+from pipeline.corpus.arrays import offsets_of
+from pipeline.corpus.records import Pairs
 from pipeline.corpus.samples import masks as masking
 from pipeline.corpus.samples.masks import sample_keys, whole_word_masks
-from pipeline.settings.config import MaskingSettings
+from pipeline.settings.corpus import MaskingSettings
 from tests.pipeline.corpus.made import VOCABULARY
 
 UNK = 1
@@ -18,7 +19,7 @@ UNK = 1
 
 @st.composite
 def batches(draw):
-    """Samples as lists of words, each word a list of ids; [CLS] first, [SEP] and [UNK] about."""
+    """Samples as lists of words, which are lists of ids: [CLS] first, [SEP] last and between."""
     word = st.lists(st.sampled_from([5, 6, 7, 999, UNK]), min_size=1, max_size=6)
     words = st.one_of(word, word, word, st.just([3]))
     sample = st.lists(words, max_size=40).map(lambda body: [[2], *body, [3]])
@@ -39,15 +40,13 @@ def flatten(samples):
     ids = np.array([token for sample in samples for word in sample for token in word], np.int32)
     firsts = [place == 0 for s in samples for word in s for place in range(len(word))]
     lengths = [sum(len(word) for word in sample) for sample in samples]
-    return ids, np.array(firsts, np.bool_), offsets_of(np.array(lengths, np.int64))
+    offsets = offsets_of(np.array(lengths, np.int64))
+    none = np.zeros(len(samples), np.int64)
+    return Pairs(ids, np.array(firsts, np.bool_), offsets, none, none, none)
 
 
-def keys_of(count, seed=1, epoch=0):
-    return sample_keys(seed, epoch, np.arange(count, dtype=np.uint64))
-
-
-def masks_of(samples, chosen, keys):
-    return whole_word_masks(*flatten(samples), keys, chosen, VOCABULARY)
+def masks_of(words, chosen, seed=1, **streams):
+    return whole_word_masks(flatten(words), chosen, VOCABULARY, seed, **streams)
 
 
 def per_sample(masks, count):
@@ -65,8 +64,8 @@ def per_sample(masks, count):
 
 
 @given(batches(), some_settings, st.integers(0, 2**32 - 1))
-def test_words_are_masked_whole_within_the_budget_and_specials_never(samples, chosen, seed):
-    masks = masks_of(samples, chosen, keys_of(len(samples), seed))
+def test_whole_words_are_masked_within_the_budget_and_special_tokens_never(samples, chosen, seed):
+    masks = masks_of(samples, chosen, seed)
     for sample, masked in zip(samples, per_sample(masks, len(samples)), strict=True):
         tokens = [token for word in sample for token in word]
         budget = min(chosen.max_predictions, max(1, round(chosen.probability * len(tokens))))
@@ -82,7 +81,7 @@ def test_words_are_masked_whole_within_the_budget_and_specials_never(samples, ch
             elif not hit:
                 left_out.append(len(word))
             at += len(word)
-        # Greedy to the end: no word that was left out would still have fitted.
+        # None of the words that were left out would have fitted.
         assert all(size > budget - len(masked) for size in left_out)
 
 
@@ -90,8 +89,8 @@ def test_words_are_masked_whole_within_the_budget_and_specials_never(samples, ch
 def test_replacements_are_mask_original_or_ordinary_and_labels_restore_the_text(
     samples, chosen, seed
 ):
-    ids, _, offsets = flatten(samples)
-    masks = masks_of(samples, chosen, keys_of(len(samples), seed))
+    ids, _, offsets, *_ = flatten(samples)
+    masks = masks_of(samples, chosen, seed)
     at = masks.positions + np.repeat(offsets[:-1], np.diff(masks.offsets))
     seen = ids.copy()
     seen[at] = masks.ids
@@ -104,13 +103,12 @@ def test_replacements_are_mask_original_or_ordinary_and_labels_restore_the_text(
 
 @given(batches(), some_settings, st.integers(0, 2**32 - 1), st.randoms())
 def test_a_sample_s_masks_do_not_depend_on_its_batch(samples, chosen, seed, random):
-    keys = keys_of(len(samples), seed)
-    together = per_sample(masks_of(samples, chosen, keys), len(samples))
+    together = per_sample(masks_of(samples, chosen, seed), len(samples))
     order = list(range(len(samples)))
     random.shuffle(order)
     order = order[: max(1, len(order) // 2)]
-    some = masks_of([samples[i] for i in order], chosen, keys[order]) if samples else None
-    if some:
+    if samples:
+        some = masks_of([samples[i] for i in order], chosen, seed, samples=np.array(order))
         assert per_sample(some, len(order)) == [together[i] for i in order]
 
 
@@ -122,20 +120,18 @@ def long_samples(count, words=70, seed=0):
     ]
 
 
-def test_chunks_make_no_difference(monkeypatch):
+def test_the_number_of_samples_at_a_time_makes_no_difference(monkeypatch):
     samples = long_samples(50)
-    whole = masks_of(samples, MaskingSettings(), keys_of(50))
-    monkeypatch.setattr(masking, "_CHUNK", 7)
-    for left, right in zip(whole, masks_of(samples, MaskingSettings(), keys_of(50)), strict=True):
+    whole = masks_of(samples, MaskingSettings())
+    monkeypatch.setattr(masking, "_SAMPLES_AT_A_TIME", 7)
+    for left, right in zip(whole, masks_of(samples, MaskingSettings()), strict=True):
         assert (left == right).all()
 
 
 def test_budgets_are_met_and_shares_hold_within_sampling_error():
     samples = long_samples(2000)
-    ids, word_starts, offsets = flatten(samples)
-    masks = whole_word_masks(
-        ids, word_starts, offsets, keys_of(2000), MaskingSettings(), VOCABULARY
-    )
+    ids, _, offsets, *_ = flatten(samples)
+    masks = masks_of(samples, MaskingSettings())
     assert (np.diff(masks.offsets) == np.rint(0.15 * np.diff(offsets))).all()
     original = ids[masks.positions + np.repeat(offsets[:-1], np.diff(masks.offsets))]
     total = len(original)
@@ -152,29 +148,28 @@ def test_budgets_are_met_and_shares_hold_within_sampling_error():
 
 def test_every_word_is_equally_likely_to_be_chosen():
     samples = [[[2], *([[7]] * 40), [3]]] * 4000
-    masks = masks_of(samples, MaskingSettings(), keys_of(4000))
+    masks = masks_of(samples, MaskingSettings())
     counts = np.bincount(masks.positions, minlength=42)
     assert counts[0] == counts[41] == 0
     expected = counts.sum() / 40
     assert ((counts[1:41] - expected) ** 2 / expected).sum() < 100  # chi-square(39) at 1e-6: 98
 
 
-def test_runs_of_words_follow_their_weights():
+def test_n_grams_follow_their_weights():
     words = np.arange(0, 200_000, 2)
     sizes, samples = np.full(100_000, 2), np.repeat(np.arange(1000), 100)
-    first, count = masking._runs(
-        words, sizes, samples, np.arange(1001) * 200, keys_of(1000), max_ngram=3
-    )
+    keys = sample_keys(1, 0, np.arange(1000, dtype=np.uint64))
+    first, count = masking._ngrams(words, sizes, samples, np.arange(1001) * 200, keys, max_ngram=3)
     assert (np.append(first[1:], 100_000) == first + count).all()
     shares = np.bincount(count, minlength=4)[1:] / len(count)
-    # The last run of a sample may be cut short, so the weights hold to about one in a hundred.
+    # The last n-gram of a sample may be cut short, so the shares differ by up to one in a hundred.
     assert shares == pytest.approx(np.array([6, 3, 2]) / 11, abs=0.02)
 
 
 def test_ngram_masking_masks_neighbours_together_and_keeps_the_budget():
     samples = [[[2], *([[7]] * 100), [3]]] * 500
-    alone = masks_of(samples, MaskingSettings(), keys_of(500))
-    together = masks_of(samples, MaskingSettings(max_ngram=3), keys_of(500))
+    alone = masks_of(samples, MaskingSettings())
+    together = masks_of(samples, MaskingSettings(max_ngram=3))
     neighbours = [(np.diff(masks.positions) == 1).sum() for masks in (alone, together)]
     assert neighbours[1] > 2 * neighbours[0]
     assert (np.diff(alone.offsets) == np.diff(together.offsets)).all()
@@ -183,18 +178,13 @@ def test_ngram_masking_masks_neighbours_together_and_keeps_the_budget():
 def test_seed_epoch_and_sample_each_change_the_masks():
     samples = long_samples(1)
     drawn = [
-        tuple(masks_of(samples, MaskingSettings(), keys).positions)
-        for keys in (
-            keys_of(1),
-            keys_of(1, seed=2),
-            keys_of(1, epoch=1),
-            sample_keys(1, 0, np.array([1], np.uint64)),
-        )
+        tuple(masks_of(samples, MaskingSettings(), **streams).positions)
+        for streams in ({}, {"seed": 2}, {"epoch": 1}, {"samples": np.array([1])})
     ]
     assert len(set(drawn)) == 4
 
 
-def test_keys_take_one_epoch_a_sample():
+def test_each_sample_may_have_its_own_epoch():
     samples = np.array([3, 4], np.uint64)
     mixed = sample_keys(1, np.array([0, 7]), samples)
     assert mixed[0] == sample_keys(1, 0, samples)[0]
@@ -203,19 +193,19 @@ def test_keys_take_one_epoch_a_sample():
 
 @settings(max_examples=20)
 @given(st.integers(1, 64))
-def test_vocabularies_of_any_kind_of_specials(specials):
+def test_any_number_of_special_tokens(specials):
     vocabulary = masking.Maskable(0, specials + 1, tuple(range(specials)))
     samples = [[[specials]] * 30]
     chosen = MaskingSettings(mask_share=0.0, random_share=1.0)
-    masks = whole_word_masks(*flatten(samples), keys_of(1), chosen, vocabulary)
+    masks = whole_word_masks(flatten(samples), chosen, vocabulary, 1)
     assert set(masks.ids.tolist()) == {specials}
 
 
-def test_the_draws_of_a_seed_stay_what_they_are():
-    """A resumed run and a rerun of prepare rely on it: if this fails, raise the schema version."""
+def test_a_seed_gives_the_same_masks_as_in_earlier_versions():
+    """Resuming and preparing again rely on this: if it fails, raise the schema version."""
     samples = [[[2], *([7 + i] * (1 + i * n % 3) for i in range(60)), [3]] for n in range(20)]
     digest = hashlib.sha256()
     for chosen in (MaskingSettings(), MaskingSettings(max_ngram=3)):
-        masks = masks_of(samples, chosen, keys_of(20))
+        masks = masks_of(samples, chosen)
         digest.update(masks.positions.astype("<i8").tobytes() + masks.ids.astype("<i4").tobytes())
     assert digest.hexdigest()[:16] == "d08206fbf7507f4f"

@@ -1,4 +1,4 @@
-"""The laws of pairing. Ids number the tokens of the text, so a sample tells where it came from."""
+"""The laws of pairing. Ids count the tokens of the text, so they show where a sample comes from."""
 
 import hashlib
 from itertools import pairwise
@@ -17,7 +17,7 @@ from pipeline.corpus.samples.pairs import (
     build_pairs,
     truncated_tokens,
 )
-from pipeline.settings.config import PairSettings
+from pipeline.settings.corpus import PairSettings
 from tests.pipeline.corpus.made import random_text, text_of, texts
 
 CLS, SEP = 2, 3
@@ -31,7 +31,7 @@ some_settings = st.builds(
 
 
 def segments(pairs, number):
-    """A and B of one sample (B is None where there is none), checked for their special tokens."""
+    """A and B of one sample (B is None if there is none); checks the special tokens."""
     ids = pairs.input_ids[pairs.offsets[number] : pairs.offsets[number + 1]].tolist()
     b = int(pairs.segment_b_start[number])
     assert ids[0] == CLS
@@ -50,7 +50,7 @@ def document_of(text, token):
 
 
 @given(texts(), some_settings, st.integers(16, 80), st.integers(0, 2**32 - 1))
-def test_laws(text, settings, length, seed):
+def test_laws_of_pairs(text, settings, length, seed):
     pairs = build_pairs(text, settings, length, CLS, SEP, seed)
     several = len(set(text.documents.tolist())) > 1
     used = []
@@ -92,7 +92,7 @@ def test_nothing_is_lost_where_nothing_is_truncated(text, settings, seed):
 
 
 @given(texts(), some_settings, st.integers(0, 2**32 - 1))
-def test_words_stay_what_they_are(text, settings, seed):
+def test_word_starts_are_those_of_the_text(text, settings, seed):
     pairs = build_pairs(text, settings, 40, CLS, SEP, seed)
     expected = np.append(np.ones(5, np.bool_), text.word_starts)[pairs.input_ids]
     for number in range(len(pairs.documents)):
@@ -104,8 +104,8 @@ def test_words_stay_what_they_are(text, settings, seed):
 
 
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(13, 80), st.integers(0, 99))
-def test_truncation_is_bert_s(a, b, room, seed):
-    """Against BERT's truncate_seq_pair, which takes one token at a time."""
+def test_truncation_is_that_of_bert(a, b, room, seed):
+    """Compares with BERT's truncate_seq_pair, which removes one token at a time."""
     left = [a, b]
     while sum(left) > room:
         left[0 if left[0] > left[1] else 1] -= 1
@@ -117,7 +117,7 @@ def test_truncation_is_bert_s(a, b, room, seed):
     assert b1 <= 500 + b
 
 
-def test_truncation_takes_front_and_back_at_even_odds():
+def test_truncation_takes_front_and_back_equally_often():
     random = Random(0)
     fronts = [pairing._truncate(0, 100, 500, 510, 60, random)[0] for _ in range(2000)]
     assert np.mean(fronts) == pytest.approx(25, abs=0.5)
@@ -129,7 +129,7 @@ def test_shares_of_random_and_of_short_samples():
     pairs = build_pairs(text, PairSettings(), 128, CLS, SEP, 0)
     labels, lengths = pairs.next_sentence_label, np.diff(pairs.offsets)
     singles = labels.mean() - 0.5
-    assert 0 <= singles < 0.1  # chunks of one sentence are always random, as in BERT
+    assert 0 <= singles < 0.1  # single sentences always get a random B, as in BERT
     unshortened = build_pairs(text, PairSettings(short_share=0), 128, CLS, SEP, 0)
     assert np.mean(lengths < 64) - np.mean(np.diff(unshortened.offsets) < 64) > 0.02
     swapped = build_pairs(text, PairSettings(task="sop"), 128, CLS, SEP, 0)
@@ -166,7 +166,7 @@ def bert_instances(documents, room, random):
             at += 1
 
 
-def test_samples_are_distributed_as_bert_s():
+def test_samples_have_the_distribution_of_bert_s():
     text = random_text(4, 6000)
     lengths = np.diff(text.sentence_offsets)
     bounds = text.document_offsets
@@ -185,7 +185,7 @@ def test_samples_are_distributed_as_bert_s():
         assert np.abs(ours - theirs).max() <= 1
 
 
-def test_random_partners_come_from_all_other_documents_alike():
+def test_random_partners_come_from_all_other_documents_equally_often():
     text = text_of([[[1] * 20] * 40] * 5, [9, 7, 7, 3, 1])
     pairs = build_pairs(text, PairSettings(random_share=1, dupe_factor=200), 32, CLS, SEP, 0)
     first = np.array([document_of(text, segments(pairs, i)[0][0]) for i in range(2000)])
@@ -193,7 +193,7 @@ def test_random_partners_come_from_all_other_documents_alike():
     counts = np.bincount(second[first == 0], minlength=5)
     assert counts[0] == 0
     assert counts[1:].min() > 0.7 * counts[1:].mean()
-    # Documents 1 and 2 are parts of one: neither is the other's partner.
+    # Documents 1 and 2 have the same number: neither is the other's partner.
     assert set(second[(first == 1) | (first == 2)].tolist()) <= {0, 3, 4}
 
 
@@ -204,7 +204,7 @@ def test_one_document_has_no_random_partner():
 
 
 @pytest.mark.parametrize("task", ["nsp", "sop"])
-def test_one_sentence_is_parted_at_the_word_nearest_its_middle(task):
+def test_one_sentence_is_divided_at_the_word_nearest_its_middle(task):
     text = text_of([[[3, 2, 4]]], [5])
     pairs = build_pairs(text, PairSettings(task=task, random_share=0), 32, CLS, SEP, 0)
     assert segments(pairs, 0) == ([5, 6, 7, 8, 9], [10, 11, 12, 13])
@@ -218,7 +218,7 @@ def test_one_word_has_no_b_and_no_label():
 
 
 @pytest.mark.parametrize("task", ["nsp", "sop", "none"])
-def test_an_endless_line_is_cut_at_words(task):
+def test_a_very_long_sentence_is_cut_at_words(task):
     sizes = np.random.default_rng(0).integers(1, 4, 20_000).tolist()
     text = text_of([[sizes]], [1])
     settings = PairSettings(task=task, short_share=0, random_share=0)
@@ -236,14 +236,14 @@ def test_a_word_longer_than_a_sample_is_cut_anywhere():
     assert truncated_tokens(text, pairs, settings) == 0
 
 
-def test_the_same_seed_gives_the_same_pairs_and_another_others():
+def test_the_seed_determines_the_pairs():
     text = random_text(3, 20)
     one, two, other = (build_pairs(text, PairSettings(), 64, CLS, SEP, s) for s in (1, 1, 2))
     assert all((left == right).all() for left, right in zip(one, two, strict=True))
     assert one.input_ids.tolist() != other.input_ids.tolist()
 
 
-def test_each_pass_pairs_anew():
+def test_each_pass_gives_new_pairs():
     text = random_text(3, 20)
     pairs = build_pairs(text, PairSettings(dupe_factor=2), 64, CLS, SEP, 1)
     once = build_pairs(text, PairSettings(), 64, CLS, SEP, 1)
@@ -258,8 +258,8 @@ def test_no_text_gives_no_samples():
     assert pairs.offsets.tolist() == [0]
 
 
-def test_the_pairs_of_a_seed_stay_what_they_are():
-    """Byte-identical reruns rely on it: if this fails, raise prepare's format number."""
+def test_a_seed_gives_the_same_pairs_as_in_earlier_versions():
+    """Identical shards rely on this: if it fails, raise FORMAT of pipeline.corpus.prepare."""
     text = text_of(
         [[[1, 2, 3] * (1 + n * s % 7) for s in range(9)] for n in range(9)], list(range(9))
     )

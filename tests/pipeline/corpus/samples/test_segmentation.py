@@ -37,15 +37,15 @@ def test_nothing_is_left_out(text, name):
 @pytest.mark.parametrize(
     "text", ["卡拉OK和T恤，C++与3.5%的云计算机房\n二〇二四年", "他说的确实在理"]
 )
-def test_both_have_the_same_boundaries_between_han_characters(text):
+def test_both_segmenters_agree_between_han_characters(text):
     _compare(text)
 
 
 @pytest.mark.slow
-def test_both_agree_on_the_shared_corpus(shared):
+def test_both_segmenters_agree_on_the_shared_corpus(shared):
     with zstandard.open(shared / "corpus" / "corpus.jsonl.zst") as file:
         texts = [json.loads(line)["text"] for line in io.TextIOWrapper(file, "utf-8")]
-    # jieba takes 20 s for all of it; every eighth document is 0.9 million characters.
+    # jieba would take 20 s for all documents; every eighth one gives 0.9 million characters.
     assert sum(_compare(text) for text in texts[::8]) > 500_000
 
 
@@ -70,7 +70,7 @@ def test_user_dictionary(tmp_path, name):
     assert importlib.metadata.version(name) in plain.identity
 
 
-def test_a_segmenter_by_entry_point(monkeypatch):
+def test_a_segmenter_is_found_by_its_entry_point(monkeypatch):
     class Entry:
         @staticmethod
         def load():
@@ -86,7 +86,7 @@ def test_a_segmenter_by_entry_point(monkeypatch):
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ConfigError, match="no segmenter 'jiba'; there are: jieba, rjieba"):
+    with pytest.raises(ConfigError, match="no segmenter 'jiba'; choose one of: jieba, rjieba"):
         load_segmenter("jiba")
     with pytest.raises(ConfigError, match=r"missing\.txt: no such file"):
         load_segmenter("jieba", "missing.txt")

@@ -8,7 +8,7 @@ from pipeline.corpus.samples.sentences import sentence_ends
 
 
 def split_sentences(text, limit):
-    """The sentences of a text, stripped, empty ones left out."""
+    """The sentences of a text, stripped, without empty ones."""
     ends = sentence_ends(text, limit)
     pieces = (text[begin:end].strip() for begin, end in pairwise([0, *ends]))
     return [piece for piece in pieces if piece]
@@ -31,19 +31,19 @@ def split_sentences(text, limit):
         ["『好。』", "「行！」", "走。"],
     ],
 )
-def test_sentences_end_where_a_reader_ends_them(sentences):
+def test_sentences_end_where_a_reader_expects_it(sentences):
     joint = "\n" if sentences[0] == "标题" else " " if sentences[0].isascii() else ""
     assert split_sentences(joint.join(sentences), 128) == sentences
 
 
-def test_long_sentences_are_cut_at_a_pause_and_else_at_the_limit():
+def test_long_sentences_are_cut_at_a_pause_or_at_the_limit():
     text = "一二三，四五六七，八九十。"
     assert split_sentences(text, 8) == ["一二三，", "四五六七，", "八九十。"]
     assert split_sentences("一" * 20, 8) == ["一" * 8, "一" * 8, "一" * 4]
 
 
 @given(st.text(st.sampled_from("汉字。！？…”“，\n .a1")), st.integers(2, 20))
-def test_ends_ascend_to_the_end_and_keep_the_limit(text, limit):
+def test_ends_ascend_and_no_sentence_exceeds_the_limit(text, limit):
     ends = sentence_ends(text, limit)
     assert ends == sorted(set(ends)) or not text
     assert ends[-1] == len(text)
@@ -51,6 +51,6 @@ def test_ends_ascend_to_the_end_and_keep_the_limit(text, limit):
 
 
 @given(st.text(st.sampled_from("汉。？…”")))
-def test_no_sentence_begins_with_what_closes_another(text):
+def test_no_sentence_begins_with_a_closing_mark(text):
     for sentence in split_sentences(text, 1000)[1:]:
         assert sentence[0] not in "”。？"

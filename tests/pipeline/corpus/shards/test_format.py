@@ -1,4 +1,4 @@
-"""Shards: what is written is what is read, whole or not at all; errors say what to do."""
+"""Shards are read as they were written; errors say what to do."""
 
 import hashlib
 import json
@@ -13,28 +13,16 @@ from pipeline.corpus.records import Masks
 from pipeline.corpus.samples.masks import sample_keys
 from pipeline.corpus.samples.pairs import build_pairs
 from pipeline.corpus.shards import format as shards
-from pipeline.corpus.shards.format import Manifest, read_manifest, write_manifest, write_shard
+from pipeline.corpus.shards.format import read_manifest, write_shard
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
 from pipeline.errors import ShardError
-from pipeline.settings.config import PairSettings
-from tests.pipeline.corpus.made import SPECIAL_IDS, make_corpus, random_text, text_of, texts
+from pipeline.settings.corpus import PairSettings
+from tests.pipeline.corpus.made import make_corpus, random_text, text_of, texts, write_corpus
 
 
 def table_of(path):
     with pa.memory_map(str(path)) as file:
         return pa.ipc.open_file(file).read_all()
-
-
-def manifest_of(*infos, **changes):
-    values = dict(
-        shards=infos,
-        vocab_sha256="v",
-        vocab_size=1000,
-        special_ids=SPECIAL_IDS,
-        sequence_length=64,
-        masks="static",
-    )
-    return Manifest(**(values | changes))
 
 
 def some_pairs(seed=0, documents=8):
@@ -47,7 +35,7 @@ def some_masks(pairs):
     return Masks(np.ones(rows, np.int64), np.full(rows, 7, np.int32), np.arange(rows + 1))
 
 
-def test_the_columns_are_those_of_the_contract(tmp_path):
+def test_the_columns_have_the_documented_types(tmp_path):
     pairs = some_pairs()
     info = write_shard(tmp_path / "a.arrow", pairs, some_masks(pairs), {"seed": "1"}, 1000)
     table = table_of(tmp_path / "a.arrow")
@@ -79,9 +67,8 @@ def test_large_vocabularies_take_four_bytes_an_id(tmp_path):
     text = random_text(0, 4)
     text = text._replace(ids=text.ids + 70_000)
     pairs = build_pairs(text, PairSettings(), 64, 2, 3, 0)
-    info = write_shard(tmp_path / "a.arrow", pairs, some_masks(pairs), {}, 80_000)
-    write_manifest(tmp_path, manifest_of(info, vocab_size=80_000))
-    assert table_of(tmp_path / "a.arrow").schema.field("input_ids").type.value_type == pa.uint32()
+    (info,) = write_corpus(tmp_path, (pairs, some_masks(pairs)), vocab_size=80_000).shards
+    assert table_of(tmp_path / info.name).schema.field("input_ids").type.value_type == pa.uint32()
     rows = ShardFolder(tmp_path).rows(np.arange(info.rows))
     assert (flat_pairs(rows).input_ids == pairs.input_ids).all()
 
@@ -110,10 +97,8 @@ def test_ids_outside_the_vocabulary_are_refused(tmp_path):
 
 def test_shards_and_manifest_go_to_object_stores(tmp_path):
     pairs = some_pairs()
-    info = write_shard("memory://corpus/a.arrow", pairs, None, {}, 1000)
-    write_manifest("memory://corpus", manifest_of(info))
-    assert read_manifest("memory://corpus").shards == (info,)
-    assert info == write_shard(tmp_path / "a.arrow", pairs, None, {}, 1000)
+    written = write_corpus("memory://corpus", (pairs, None))
+    assert read_manifest("memory://corpus") == written == write_corpus(tmp_path, (pairs, None))
 
 
 @settings(max_examples=40)
@@ -122,11 +107,10 @@ def test_any_rows_in_any_order_are_read_as_written(tmp_path_factory, text, maske
     folder = tmp_path_factory.mktemp("corpus")
     written = build_pairs(text, PairSettings(), 64, 2, 3, 0)
     masks = some_masks(written) if masked else None
-    info = write_shard(folder / "a", written, masks, {}, 1000)
-    write_manifest(folder, manifest_of(info))
-    if not info.rows:
+    count = write_corpus(folder, (written, masks)).rows
+    if not count:
         return
-    numbers = data.draw(st.lists(st.integers(0, info.rows - 1), min_size=1, max_size=9))
+    numbers = data.draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=9))
     rows = ShardFolder(folder).rows(np.array(numbers), multiple=8)
     assert rows.input_ids.shape[1] % 8 == 0
     pairs = flat_pairs(rows)
@@ -140,7 +124,7 @@ def test_any_rows_in_any_order_are_read_as_written(tmp_path_factory, text, maske
     assert rows.masks.ids.tolist() == [7] * len(numbers) * masked
 
 
-def test_many_folders_are_numbered_through(tmp_path):
+def test_samples_are_numbered_through_all_folders(tmp_path):
     manifests = [make_corpus(tmp_path / str(seed), seed) for seed in range(3)]
     together = ShardFolder(*(tmp_path / str(seed) for seed in range(3)))
     assert len(together) == sum(manifest.rows for manifest in manifests)
@@ -162,7 +146,7 @@ def test_the_mapped_bytes_stay_within_the_limit(tmp_path):
         assert sum(manifest.shards[shard].bytes for shard in reader._mapped) <= limit
 
 
-def test_other_vocabularies_do_not_mix(tmp_path):
+def test_folders_of_different_vocabularies_are_refused_together(tmp_path):
     make_corpus(tmp_path / "a")
     make_corpus(tmp_path / "b", vocab_sha256="w")
     with pytest.raises(ShardError, match="different vocabularies"):
@@ -191,7 +175,7 @@ def damage(path, change):
         (lambda folder: (folder / "manifest.json").unlink(), "not a finished corpus"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "damaged"),
         (lambda folder: (folder / "manifest.json").write_text("[]"), "damaged"),
-        (lambda folder: (folder / "shard-00000.arrow").unlink(), "gone"),
+        (lambda folder: (folder / "shard-00000.arrow").unlink(), "missing"),
         (lambda folder: damage(folder / "shard-00000.arrow", lambda d: d[:-1]), "manifest says"),
         (lambda folder: damage(folder / "shard-00000.arrow", lambda d: bytes(len(d))), "readable"),
     ],
@@ -214,20 +198,21 @@ def test_another_schema_version_is_refused(tmp_path):
 def test_a_shard_of_another_schema_version_is_refused(tmp_path, monkeypatch):
     pairs = some_pairs()
     monkeypatch.setattr(shards, "SCHEMA_VERSION", 2)
-    info = write_shard(tmp_path / "a", pairs, None, {}, 1000)
+    write_corpus(tmp_path, (pairs, None), schema_version=1)
     monkeypatch.undo()
-    write_manifest(tmp_path, manifest_of(info))
     with pytest.raises(ShardError, match="schema version 2"):
         read_first(tmp_path)
 
 
 def test_damaged_offsets_are_an_error_not_a_crash(tmp_path):
     pairs = some_pairs()
-    info = write_shard(tmp_path / "a", pairs, None, {}, 1000)
-    write_manifest(tmp_path, manifest_of(info))
+    write_corpus(tmp_path, (pairs, None))
     offsets = pairs.offsets.astype(np.int32).tobytes()
     wild = np.array([0, 2**30], np.int32).tobytes()
-    damage(tmp_path / "a", lambda data: data.replace(offsets, wild + offsets[len(wild) :]))
+    damage(
+        tmp_path / "shard-00000.arrow",
+        lambda data: data.replace(offsets, wild + offsets[len(wild) :]),
+    )
     with pytest.raises(ShardError, match="damaged offsets"):
         read_first(tmp_path)
 
@@ -241,6 +226,5 @@ def test_sample_keys_fill_the_64_bits():
 
 def test_a_text_without_samples_is_an_empty_shard(tmp_path):
     empty = build_pairs(text_of([], []), PairSettings(), 64, 2, 3, 0)
-    info = write_shard(tmp_path / "a", empty, None, {}, 1000)
-    write_manifest(tmp_path, manifest_of(info))
+    write_corpus(tmp_path, (empty, None))
     assert len(ShardFolder(tmp_path)) == 0

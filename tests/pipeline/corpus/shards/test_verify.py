@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from pipeline.corpus.samples.masks import sample_keys, whole_word_masks
+from pipeline.corpus.samples.masks import whole_word_masks
 from pipeline.corpus.samples.pairs import build_pairs
-from pipeline.corpus.shards.format import Manifest, write_manifest, write_shard
+from pipeline.corpus.shards.format import write_manifest
 from pipeline.corpus.shards.verify import verify
 from pipeline.errors import ShardError
-from pipeline.settings.config import MaskingSettings, PairSettings
-from tests.pipeline.corpus.made import SPECIAL_IDS, VOCABULARY, make_corpus, random_text
+from pipeline.settings.corpus import MaskingSettings, PairSettings
+from tests.pipeline.corpus.made import VOCABULARY, make_corpus, random_text, write_corpus
 
 MASKING = MaskingSettings()
 
@@ -17,24 +17,11 @@ MASKING = MaskingSettings()
 def samples(task="nsp"):
     text = random_text(0, 60)
     pairs = build_pairs(text, PairSettings(task=task), 64, 2, 3, 0)
-    keys = sample_keys(0, 0, np.arange(len(pairs.documents), dtype=np.uint64))
-    columns = pairs.input_ids, pairs.word_starts, pairs.offsets
-    return pairs, whole_word_masks(*columns, keys, MASKING, VOCABULARY)
+    return pairs, whole_word_masks(pairs, MASKING, VOCABULARY, 0)
 
 
 def corpus(folder, pairs, masks, masking=MASKING):
-    info = write_shard(folder / "a.arrow", pairs, masks, {"vocab_sha256": "v"}, 1000)
-    manifest = Manifest(
-        shards=(info,),
-        vocab_sha256="v",
-        vocab_size=1000,
-        special_ids=SPECIAL_IDS,
-        sequence_length=64,
-        masks="static" if masks else "none",
-        settings={"masking": masking.model_dump()},
-    )
-    write_manifest(folder, manifest)
-    return manifest
+    return write_corpus(folder, (pairs, masks), settings={"masking": masking.model_dump()})
 
 
 @pytest.mark.parametrize("task", ["nsp", "sop", "none"])
@@ -46,15 +33,11 @@ def test_a_sound_corpus_has_no_problems(tmp_path, task, static):
     assert checked.problems == []
     assert checked.rows == manifest.rows == len(pairs.documents)
     assert checked.tokens == len(pairs.input_ids)
-    assert checked.chosen == (len(masks.positions) if static else 0)
+    assert checked.masked == (len(masks.positions) if static else 0)
 
 
-def test_corpora_in_object_stores_are_checked_too(tmp_path):
-    pairs, masks = samples()
-    info = write_shard("memory://verify/a.arrow", pairs, masks, {}, 1000)
-    write_manifest(
-        "memory://verify", corpus(tmp_path, pairs, masks).model_copy(update={"shards": (info,)})
-    )
+def test_corpora_in_object_stores_are_checked_too():
+    corpus("memory://verify", *samples())
     assert verify("memory://verify").problems == []
 
 
@@ -69,13 +52,13 @@ def test_every_broken_law_is_named_with_its_row(tmp_path):
     row, begin = 5, int(pairs.offsets[5])
     b = begin + int(pairs.segment_b_start[row])
     harms = {
-        "[CLS] stands first": pairs._replace(input_ids=change(pairs.input_ids, begin, 9)),
+        "[CLS] is first": pairs._replace(input_ids=change(pairs.input_ids, begin, 9)),
         "[SEP] ends each segment": pairs._replace(input_ids=change(pairs.input_ids, b - 1, 9)),
-        "no [PAD] or [MASK]": pairs._replace(input_ids=change(pairs.input_ids, begin + 1, 4)),
+        "no [PAD] and no [MASK]": pairs._replace(input_ids=change(pairs.input_ids, begin + 1, 4)),
         "segments begin with a word": pairs._replace(
             word_starts=change(pairs.word_starts, begin + 1, False)
         ),
-        "B begins behind A": pairs._replace(segment_b_start=change(pairs.segment_b_start, row, 65)),
+        "B begins after A": pairs._replace(segment_b_start=change(pairs.segment_b_start, row, 65)),
         "the next-sentence label": pairs._replace(
             next_sentence_label=change(pairs.next_sentence_label, row, 255)
         ),
@@ -84,7 +67,7 @@ def test_every_broken_law_is_named_with_its_row(tmp_path):
         corpus(tmp_path, harmed, masks)
         found = [problem for problem in verify(str(tmp_path)).problems if law in problem]
         assert len(found) == 1, law
-        assert found[0].startswith("a.arrow: ")
+        assert found[0].startswith("shard-00000.arrow: ")
         assert found[0].endswith(f"1 row(s), first row {row}")
 
 
@@ -93,7 +76,7 @@ def test_every_broken_law_of_masks_is_named_with_its_row(tmp_path):
     place = int(masks.offsets[7])
     assert masks.positions[place] > 1
     harms = {
-        "lie in the sample": masks._replace(positions=change(masks.positions, place, 300)),
+        "are in the sample": masks._replace(positions=change(masks.positions, place, 300)),
         "ascend": masks._replace(positions=change(masks.positions, place, 63)),
         "special tokens are not masked": masks._replace(
             positions=change(masks.positions, place, 0)
@@ -121,16 +104,19 @@ def test_torn_words_are_found(tmp_path):
     )
     corpus(tmp_path, pairs, torn)
     (problem,) = verify(str(tmp_path)).problems
-    assert problem == f"a.arrow: words are masked whole or not at all: 1 row(s), first row {row}"
+    assert (
+        problem
+        == f"shard-00000.arrow: words are masked whole or not at all: 1 row(s), first row {row}"
+    )
 
 
-def test_budgets_and_shares_are_held_against_the_settings(tmp_path):
+def test_budgets_and_shares_are_compared_with_the_settings(tmp_path):
     pairs, masks = samples()
     corpus(tmp_path, pairs, masks, MaskingSettings(probability=0.1))
     assert "the budget of masked tokens holds" in verify(str(tmp_path)).problems[0]
     corpus(tmp_path, pairs, masks, MaskingSettings(mask_share=0.5, random_share=0.1))
     problems = verify(str(tmp_path)).problems
-    assert any("are seen as [MASK]; by the settings 50.00%" in problem for problem in problems)
+    assert any("are shown as [MASK]; the settings say 50.00%" in problem for problem in problems)
 
 
 def test_changed_bytes_missing_and_unlisted_shards_are_all_reported(tmp_path):

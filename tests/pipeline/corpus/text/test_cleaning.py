@@ -13,24 +13,24 @@ from pipeline.corpus.text.cleaning import (
     simplify,
     strip_html,
 )
-from pipeline.settings.config import CleaningSettings
+from pipeline.settings.corpus import CleaningSettings
 
 GENTLE = {"min_characters": 0, "min_han_share": 0.0}
 
 
 def only(**steps):
-    """A cleaner with these steps and no others."""
+    """A cleaner with only these steps."""
     off = {name: False for name in ("control_characters", "whitespace", "html", "width")}
     return Cleaner(CleaningSettings(**{**off, **GENTLE, **steps}))
 
 
-def test_control_characters_go_and_lines_stay():
+def test_control_characters_are_removed_and_lines_kept():
     assert (
         remove_control("a\r\nb\rc\u2028d\x00\u200b汉\ufeff字\x7f\ue000\tz") == "a\nb\nc\nd汉字\tz"
     )
 
 
-def test_joiners_stay_in_emoji_only():
+def test_joiners_are_kept_in_emoji_only():
     assert remove_control("👩\u200d🔬 汉\u200d字") == "👩\u200d🔬 汉字"
 
 
@@ -58,7 +58,7 @@ def test_simplify_nfkc_and_mojibake():
     assert only(mojibake=True)("汉字".encode().decode("latin-1")) == "汉字"
 
 
-def test_every_step_can_be_left_out_and_is_counted():
+def test_every_step_can_be_switched_off_and_is_counted():
     text = "<p>Ａ&amp;  漢\u200b</p>"
     expected = {"html": 1, "width": 1, "simplify": 1, "control_characters": 1, "whitespace": 1}
     cleaner = only(**dict.fromkeys(expected, True))
@@ -97,8 +97,8 @@ def test_shares():
 
 
 @given(st.text())
-def test_cleaning_twice_changes_nothing_more(text):
-    """HTML apart: `&amp;lt;` stands for the text `&lt;`, which must not be unescaped again."""
+def test_cleaning_twice_is_cleaning_once(text):
+    """Without the step for HTML: it turns `&amp;lt;` into `&lt;`, and that into `<`."""
     cleaner = Cleaner(CleaningSettings(html=False, **GENTLE))
     once = cleaner(text)
     assert isinstance(once, Drop) or cleaner(once) == once

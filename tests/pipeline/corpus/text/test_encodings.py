@@ -31,5 +31,5 @@ def test_a_sample_that_ends_within_a_character_and_one_damaged_byte():
 
 
 @pytest.mark.parametrize("data", [b"", b"plain ascii", bytes(range(256)) * 100])
-def test_what_fits_nothing_is_called_utf8(data):
+def test_bytes_that_fit_no_codec_are_called_utf8(data):
     assert detect_encoding(data) == "utf-8"

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.corpus.text import reading, wikipedia
-from pipeline.corpus.text.sources import list_sources, plan_units
+from pipeline.corpus.text.sources import list_sources
+from pipeline.corpus.text.units import plan_units
 from pipeline.errors import CorpusError
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
 
 CHINESE = st.text(st.sampled_from("天地玄黄宇宙洪荒，。abc 1\t🙂"), max_size=30)
@@ -20,7 +21,7 @@ TEXTS = ["第一篇文章。", "第二篇\n有两段。", "third 三"]
 
 
 @given(st.lists(CHINESE, min_size=1, max_size=40), st.integers(20, 600))
-def test_lines_survive_any_cut_once_each_and_in_order(texts, target):
+def test_any_cut_gives_each_line_once_and_in_order(texts, target):
     with tempfile.TemporaryDirectory() as folder:
         path = raw.write(Path(folder) / "a.jsonl", raw.jsonl(texts))
         whole, _ = raw.read(path)
@@ -31,7 +32,7 @@ def test_lines_survive_any_cut_once_each_and_in_order(texts, target):
 
 
 @given(st.lists(st.lists(CHINESE.filter(str.strip), min_size=1, max_size=4), min_size=1), st.data())
-def test_blank_lines_part_documents_whatever_the_cut(documents, data):
+def test_blank_lines_separate_documents_for_any_cut(documents, data):
     documents = [[line.replace("\t", " ") for line in lines] for lines in documents]
     blank = data.draw(st.sampled_from(["\n\n", "\n \r\n", "\n\n\n"]))
     text = blank.join("\n".join(lines) for lines in documents)
@@ -58,7 +59,7 @@ def test_two_zstd_frames_in_one_file(tmp_path):
 @pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "gb18030", "utf-16", "utf-16-be"])
 @pytest.mark.parametrize("target", [16.0, 2e-4])
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_encodings_are_detected_or_named(tmp_path, codec, target, suffix):
+def test_encodings_can_be_detected_or_named(tmp_path, codec, target, suffix):
     lines = [f"这是第{number}行，用来辨认编码的中文。" for number in range(50)]
     path = raw.write(tmp_path / f"a.txt{suffix}", "\n\n".join(lines).encode(codec))
     assert raw.texts(path, shard_megabytes=target) == lines
@@ -71,7 +72,7 @@ def test_a_text_file_is_one_document(tmp_path):
     assert raw.texts(path, format="text") == ["题目\n\n第一段。\n"]
 
 
-def test_fields_may_be_named_and_hold_paragraphs(tmp_path):
+def test_the_text_field_can_be_named_and_hold_paragraphs(tmp_path):
     rows = [{"content": "甲"}, {"content": ["乙", "丙"]}]
     path = raw.write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)).encode())
     assert raw.texts(path, text_field="content") == ["甲", "乙\n丙"]
@@ -89,7 +90,7 @@ def test_parquet(tmp_path, target):
         raw.read(tmp_path / "a.parquet", text_field="body")
 
 
-def test_wikiextractor_in_both_of_its_forms(tmp_path):
+def test_both_forms_of_wikiextractor_output(tmp_path):
     marked = '<doc id="1" url="" title="数学">\n数学\n\n数学是研究数量的学科。\n</doc>\n' * 5
     path = raw.write(tmp_path / "wiki_00", marked.encode())
     expected = ["数学\n数学是研究数量的学科。"] * 5
@@ -131,13 +132,13 @@ def test_a_dump_without_its_parser_says_what_to_install(monkeypatch):
         wikipedia.plain_text("数学")
 
 
-def test_undecodable_lines_are_quarantined_with_file_and_byte(tmp_path):
+def test_undecodable_lines_are_dropped_with_file_and_byte(tmp_path):
     data = raw.jsonl(["好的一行"]) + b'{"text": "\xff\xfe"}\n' + raw.jsonl(["又一行"])
     path = raw.write(tmp_path / "a.jsonl", data)
     documents, (drop,) = raw.read(path)
     assert [document.text for document in documents] == ["好的一行", "又一行"]
     assert drop.reason == "undecodable"
-    assert drop.source == f"{path}:{data.index(0xFF)}"
+    assert drop.place == f"{path}:{data.index(0xFF)}"
     assert r"\xff\xfe" in drop.text
     assert drop.size == 14
 
@@ -156,19 +157,19 @@ def test_malformed_lines_are_dropped_and_the_rest_is_read(tmp_path, line):
 
 @pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
 @pytest.mark.parametrize("target", [16.0, 0.05])
-def test_a_truncated_file_gives_what_is_whole_and_is_named(tmp_path, suffix, target):
+def test_a_truncated_file_gives_its_whole_records_and_is_named(tmp_path, suffix, target):
     texts = [f"{number} {os.urandom(30).hex()}" for number in range(20000)]
     path = raw.write(tmp_path / f"a.jsonl{suffix}", raw.jsonl(texts))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     documents, (drop,) = raw.read(path, shard_megabytes=target)
-    # Block compressors give nothing of a block that is cut, which may be all of it.
+    # Block compressors give nothing of an incomplete block, which may be the whole file.
     assert [document.text for document in documents] == texts[: len(documents)]
     assert len(documents) < len(texts)
     assert drop.reason == "damaged_file"
     assert str(path) in drop.text
 
 
-def test_binary_noise_is_quarantined(tmp_path):
+def test_binary_noise_is_dropped(tmp_path):
     noise = os.urandom(300_000)
     path = raw.write(tmp_path / "a.jsonl", noise)
     documents, dropped = raw.read(path, shard_megabytes=0.05)
@@ -194,7 +195,7 @@ def test_a_record_without_end_is_cut_so_that_memory_is_bounded(tmp_path, monkeyp
         assert max(len(document.text) for document in documents) < 3 << 20
 
 
-def test_a_file_that_vanished_or_changed_stops_the_run_by_name(tmp_path):
+def test_a_file_that_vanished_or_changed_is_an_error_that_names_it(tmp_path):
     path = raw.write(tmp_path / "a.jsonl", raw.jsonl(TEXTS))
     corpus = CorpusSettings(inputs=(str(path),))
     (unit,) = plan_units(list_sources(corpus.inputs, corpus), corpus)
@@ -202,5 +203,5 @@ def test_a_file_that_vanished_or_changed_stops_the_run_by_name(tmp_path):
     with pytest.raises(CorpusError, match=r"a\.jsonl: has \d+ bytes and had \d+"):
         list(reading.read_unit(unit, corpus))
     path.unlink()
-    with pytest.raises(CorpusError, match=r"a\.jsonl: vanished"):
+    with pytest.raises(CorpusError, match=r"a\.jsonl: the file vanished"):
         list(reading.read_unit(unit, corpus))

@@ -3,9 +3,10 @@ import os
 import fsspec
 import pytest
 
-from pipeline.corpus.text.sources import list_sources, plan_units
+from pipeline.corpus.text.sources import list_sources
+from pipeline.corpus.text.units import plan_units
 from pipeline.errors import CorpusError
-from pipeline.settings.config import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
 
 
@@ -37,7 +38,7 @@ def test_a_signature_changes_with_the_content(tmp_path):
     assert list_sources([str(path)], CorpusSettings())[0].signature != before
 
 
-def test_a_signature_of_big_inputs_tells_times(tmp_path, monkeypatch):
+def test_a_signature_of_large_inputs_contains_the_modification_time(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.corpus.text.sources.HASHED_BYTES", 10)
     path = raw.write(tmp_path / "a.jsonl", b'{"text": "1"}\n')
     before = list_sources([str(path)], CorpusSettings())[0].signature
@@ -76,7 +77,7 @@ def test_pyarrow_opens_what_fsspec_has_no_package_for(tmp_path, monkeypatch):
         ("wiki_07.xz", "wikiextractor", "xz"),
     ],
 )
-def test_kinds_are_told_by_the_name(tmp_path, name, form, compression):
+def test_the_name_shows_format_and_compression(tmp_path, name, form, compression):
     raw.write(tmp_path / name, b"x")
     (source,) = list_sources([str(tmp_path / name)], CorpusSettings())
     assert (source.format, source.compression) == (form, compression)
@@ -96,26 +97,26 @@ def test_a_named_format_takes_all_files(tmp_path):
         (["nowhere://x/y"], "nowhere"),
     ],
 )
-def test_unusable_inputs_are_refused_by_name(tmp_path, monkeypatch, inputs, message):
+def test_an_error_names_unusable_inputs(tmp_path, monkeypatch, inputs, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CorpusError, match=message):
         list_sources(inputs, CorpusSettings())
 
 
-def test_empty_files_alone_are_no_corpus(tmp_path):
+def test_only_empty_files_are_an_error(tmp_path):
     raw.write(tmp_path / "a.jsonl", b"")
     with pytest.raises(CorpusError, match="all 1 files are empty"):
         list_sources([str(tmp_path)], CorpusSettings())
 
 
-def test_big_plain_files_are_cut_and_small_ones_grouped(tmp_path):
+def test_large_plain_files_are_cut_and_small_ones_grouped(tmp_path):
     raw.write(tmp_path / "big.jsonl", b"x" * 2500)
     for number in range(4):
         raw.write(tmp_path / f"small{number}.txt", b"x" * 400)
     raw.write(tmp_path / "z.jsonl.gz", bytes(range(256)) * 10)
     corpus = CorpusSettings(shard_megabytes=0.001)
     units = plan_units(list_sources([str(tmp_path)], corpus), corpus)
-    plan = [[(p.source.name[2:], p.start, p.end) for p in unit.pieces] for unit in units]
+    plan = [[(r.source.name[2:], r.start, r.end) for r in unit.ranges] for unit in units]
     assert plan[:3] == [
         [("big.jsonl", start, end)] for start, end in ((0, 833), (833, 1666), (1666, 2500))
     ]

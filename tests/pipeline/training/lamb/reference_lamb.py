@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class ReferenceLamb:
-    """Steps on float64 copies of named weights, from gradients that are handed to it."""
+    """Steps on float64 copies of named weights, with given gradients."""
 
     def __init__(
         self,

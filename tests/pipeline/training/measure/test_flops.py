@@ -50,13 +50,13 @@ def test_torch_counts_the_same_and_the_position_term():
     with FlopCounterMode(display=False) as counter:
         objective(inputs)[0].backward()
     tokens = samples * length
-    # Queries times the table, and the sum of its rows; each forward and for one gradient.
+    # Queries times the table, and the sum of its rows; each in the forward pass and for a gradient.
     positions = SMALL.num_hidden_layers * 2 * 2 * 2 * tokens * 8 * (2 * 3 + 1)
     needed = needed_flops(SMALL, Counts(masked, samples, tokens, samples * length**2))
     assert counter.get_total_flops() == needed + positions
 
 
-def test_the_benchmark_of_a_step_counts_alike():
+def test_the_benchmark_of_a_step_counts_the_same():
     batch, length = 4, 128
     counts = Counts(round(512 * step.MASKED), batch, batch * length, batch * length**2)
     assert step.needed_flops(batch, length) == needed_flops(NezhaConfig(), counts)

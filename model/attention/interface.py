@@ -1,0 +1,111 @@
+"""The attentions of Nezha by name, in the form of transformers' AttentionInterface.
+
+eager   the definition, by operators of torch alone; any device, dtype and transform
+sdpa    the fastest that fits: tiles on a CPU, the Triton kernels on a GPU, else eager
+flash   the Triton kernels, or an error where they do not fit
+
+All but eager need memory linear in the length of a sequence.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from ..fused.dropout_rates import byte_tells
+from ..fused.operators import only_torch_operators
+from .definition import eager_attention
+from .packing import Packing, additive, on_padded
+from .tiled import tiled_attention
+
+try:
+    from .triton_attention import flash_attention, why_not
+
+    HAS_TRITON = True
+except ImportError:  # torch brings no Triton for CPUs and for some systems
+    HAS_TRITON = False
+
+
+def sdpa(
+    q: Tensor, k: Tensor, v: Tensor, table: Tensor, mask: Tensor | None = None,
+    packing: Packing | None = None, dropout: float = 0.0, offset: int = 0,
+    scaling: float | None = None,
+) -> Tensor:  # fmt: skip
+    """The context by the fastest attention that fits the operands; arguments as in `flash`."""
+    options: dict[str, Any] = {"dropout": dropout, "offset": offset, "scaling": scaling}
+    if not only_torch_operators():
+        if q.device.type == "cpu" and (not dropout or byte_tells(dropout)):
+            return on_padded(tiled_attention, q, k, v, table, packing, mask, **options)
+        if q.device.type == "cuda" and HAS_TRITON and not why_not(q, dropout):
+            return flash(q, k, v, table, mask, packing, **options)
+    return on_padded(_eager_context, q, k, v, table, packing, mask, **options)
+
+
+def flash(
+    q: Tensor, k: Tensor, v: Tensor, table: Tensor, mask: Tensor | None = None,
+    packing: Packing | None = None, dropout: float = 0.0, offset: int = 0,
+    scaling: float | None = None,
+) -> Tensor:  # fmt: skip
+    """The context by the Triton kernels, or by eager under masks that differ between queries.
+
+    q [B, heads, Q, d]; k, v [B, heads, K, d]; table [2k + 1, d]; mask is added to the scores and
+    broadcastable to [B, heads, Q, K]; with packing B is 1 and there is no mask.
+
+    Raises ValueError where the device, the dtype or the head size do not fit the kernels.
+    """
+    options: dict[str, Any] = {"dropout": dropout, "offset": offset, "scaling": scaling}
+    bias = None
+    if mask is not None:
+        if mask.dim() != 4 or mask.shape[1:3] != (1, 1):
+            return _eager_context(q, k, v, table, mask, **options)
+        bias = mask[:, 0, 0].float().expand(q.shape[0], -1).contiguous()
+    places = () if packing is None else (packing.cu_seqlens, packing.longest)
+    return flash_attention(q, k, v, table, bias, *places, **options)
+
+
+def _eager_context(*args: Any, **options: Any) -> Tensor:
+    return eager_attention(*args, **options)[0]
+
+
+def eager_attention_forward(
+    module: nn.Module | None, query: Tensor, key: Tensor, value: Tensor,
+    attention_mask: Tensor | None, *, position_table: Tensor,
+    fast: Callable[..., Tensor] | None = None, packing: Packing | None = None,
+    head_mask: Tensor | None = None, output_attentions: bool = False, dropout: float = 0.0,
+    offset: int = 0, scaling: float | None = None, **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """An attention in the form that transformers calls: context [B, Q, heads, d] and the weights.
+
+    query [B, heads, Q, d]; key, value [B, heads, K, d]; attention_mask is added to the scores.
+    fast: the attention to use where neither weights nor a head mask are asked for, which only the
+        definition has.
+    offset: position of the first query.
+    """
+    if attention_mask is not None:
+        attention_mask = additive(attention_mask, query.dtype)
+    options: dict[str, Any] = {"dropout": dropout, "offset": offset, "scaling": scaling}
+    operands, weights = (query, key, value, position_table), None
+    if output_attentions or head_mask is not None:
+        context, weights = eager_attention(*operands, attention_mask, head_mask, **options)
+    elif fast is not None:
+        context = fast(*operands, attention_mask, packing, **options)
+    else:
+        context = on_padded(_eager_context, *operands, packing, attention_mask, **options)
+    return context.transpose(1, 2), weights if output_attentions else None
+
+
+class NezhaAttentionInterface(AttentionInterface):
+    """Attentions that know positions on keys and values, which those of transformers do not.
+
+    Another one is registered as a function with the arguments of `eager_attention_forward`.
+    """
+
+    _global_mapping = {  # noqa: RUF012
+        "sdpa": partial(eager_attention_forward, fast=sdpa),
+        **({"flash": partial(eager_attention_forward, fast=flash)} if HAS_TRITON else {}),
+    }
+
+
+ALL_ATTENTION_FUNCTIONS = NezhaAttentionInterface()

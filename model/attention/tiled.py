@@ -1,0 +1,231 @@
+"""Relative attention for CPUs: tiles that stay in the cache, memory linear in length.
+
+The function and its notation are those of `definition.py`. The operators take flat tensors
+[B·heads, length, d] in one piece of memory, because products with strided operands take twice as
+long in bfloat16.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..fused.dropout import bits, keep_mask
+from ..fused.dropout_rates import keep_scale, new_seed
+from ..fused.operators import check_transforms, operator
+from .tile_sizes import ROWS, sum_dtype, tiles
+
+
+def tiled_attention(
+    q: Tensor, k: Tensor, v: Tensor, table: Tensor, mask: Tensor | None = None,
+    dropout: float = 0.0, offset: int = 0, scaling: float | None = None,
+) -> Tensor:  # fmt: skip
+    """Context [B, heads, Q, d] of `definition.eager_attention`, with its arguments.
+
+    A rate of dropout is rounded to a 256th.
+    """
+    check_transforms()
+    scaling = q.shape[3] ** -0.5 if scaling is None else scaling
+    seed = new_seed() if dropout else None
+    flat = [x.flatten(0, 1).contiguous() for x in (q, k, v)]
+    table = table.to(q.dtype)
+    context = cpu_attention(*flat, table, mask, q.shape[1], dropout, offset, scaling, seed)
+    return context.view(q.shape)
+
+
+@operator(fake=lambda q, *_: torch.empty_like(q))
+def cpu_attention(
+    q: Tensor, k: Tensor, v: Tensor, table: Tensor, mask: Tensor | None, heads: int,
+    dropout: float, offset: int, scaling: float, seed: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """Tiles of some heads and queries against all keys."""
+    out = torch.empty_like(q)
+    first_seed = 0 if seed is None else int(seed)
+    for tile in _tiles(q, k, mask, table, heads, offset, scaling):
+        p = tile.probabilities(q, k)
+        if dropout:
+            bits(p).mul_(keep_mask(p, dropout, first_seed + tile.number))
+        context = tile.sum_by_position(p, torch.bmm(p, v[tile.heads]))
+        out[tile.heads, tile.rows] = context * keep_scale(dropout) if dropout else context
+    return out
+
+
+@operator(fake=lambda grad, q, k, v, *_: tuple(torch.empty_like(x) for x in (q, k, v)))
+def cpu_attention_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, table: Tensor, mask: Tensor | None, heads: int,
+    dropout: float, offset: int, scaling: float, seed: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of q, k and v; the probabilities are computed again.
+
+    With P the probabilities, M the dropout mask over the share kept, s the scaling and a[i, j] the
+    position vector T[p(i, j)]:
+        dV = (P * M)ᵀ dO        dP = M * (dO (V + a)ᵀ)      dS = P * (dP - rowsum(dP * P))
+        dK = s dSᵀ Q            dQ = s dS (K + a)
+    """
+    grad, dq = grad.contiguous(), torch.empty_like(q)
+    first_seed = 0 if seed is None else int(seed)
+    dtype = sum_dtype(q.dtype, q.shape[1], k.shape[1] * q.itemsize)
+    dk, dv = (torch.zeros_like(k, dtype=dtype) for _ in range(2))
+    for tile in _tiles(q, k, mask, table, heads, offset, scaling):
+        p = tile.probabilities(q, k)
+        d_context = grad[tile.heads, tile.rows]
+        if dropout:
+            d_context = d_context * keep_scale(dropout)
+        dp = tile.products(d_context, v)
+        dropped = p
+        if dropout:
+            keep = keep_mask(p, dropout, first_seed + tile.number)
+            bits(dp).mul_(keep)
+            dropped = keep.mul_(bits(p)).view(p.dtype)
+        _add_product(dv[tile.heads], dropped.transpose(1, 2), d_context)
+        # In place, as the softmax: memory that was just used is still in the cache.
+        ds = torch.ops.aten._softmax_backward_data.out(dp, p, -1, p.dtype, grad_input=dp)
+        scaled = q[tile.heads, tile.rows] * tile.scaling
+        _add_product(dk[tile.heads], ds.transpose(1, 2), scaled)
+        d_query = tile.sum_by_position(ds, torch.bmm(ds, k[tile.heads]))
+        dq[tile.heads, tile.rows] = d_query * tile.scaling
+    return dq, dk.to(k.dtype), dv.to(v.dtype)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    q, k, v, table, mask, *ctx.numbers, seed = inputs
+    ctx.save_for_backward(q, k, v, table, mask, seed)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    *tensors, seed = ctx.saved_tensors
+    return *cpu_attention_backward(grad, *tensors, *ctx.numbers, seed), *[None] * 7
+
+
+cpu_attention.register_autograd(_backward, setup_context=_keep)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a b, in place."""
+    if total.dtype == a.dtype:
+        total.baddbmm_(a, b)
+    else:
+        total += torch.bmm(a, b)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """n heads (of one sequence or several) and r queries of flat operands [B·heads, Q or K, d]."""
+
+    number: int
+    heads: slice
+    rows: slice
+    bands: list[tuple[slice, "_Band"]]
+    """Parts of the rows, and the band of each"""
+    table: Tensor
+    mask: Tensor | None
+    scaling: float
+
+    def probabilities(self, q: Tensor, k: Tensor) -> Tensor:
+        """softmax(scores), [n, r, K]."""
+        scaled = q[self.heads, self.rows] * self.scaling
+        scores = self.products(scaled, k)
+        if self.mask is not None:
+            scores += self.mask
+        return torch.softmax(scores, -1, out=scores)
+
+    def products(self, x: Tensor, y: Tensor) -> Tensor:
+        """x[i] · (y[j] + T[p(i, j)]), [n, r, K]; x is [n, r, d], y all keys or values."""
+        dots = x @ self.table.T
+        products = x.new_empty(*x.shape[:2], y.shape[1])
+        for rows, band in self.bands:
+            block, near = products[:, rows], dots[:, rows]
+            block[:, :, : band.left] = near[:, :, :1]
+            block[:, :, band.right :] = near[:, :, -1:]
+            if band.left == band.right:
+                continue
+            by_distance = dots.new_empty(len(x), block.shape[1], band.width)
+            by_distance[:, :, : band.low] = near[:, :, :1]
+            by_distance[:, :, band.low : band.high] = near[:, :, band.table_rows]
+            by_distance[:, :, band.high :] = near[:, :, -1:]
+            block[:, :, band.left : band.right] = _by_key(by_distance, band.right - band.left)
+        return products.baddbmm_(x, y[self.heads].transpose(1, 2))
+
+    def sum_by_position(self, x: Tensor, rest: Tensor) -> Tensor:
+        """rest + Σ_j x[i, j] T[p(i, j)], float32 or wider [n, r, d]; x is [n, r, K]."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        total = rest.to(wide)
+        ends = self.table[[0, -1]].to(wide)
+        masses = x.new_empty(*x.shape[:2], 2, dtype=wide)
+        for rows, band in self.bands:
+            block = x[:, rows]
+            by_distance = x.new_zeros(len(x), block.shape[1], band.width)
+            if band.left < band.right:
+                _by_key(by_distance, band.right - band.left).copy_(
+                    block[:, :, band.left : band.right]
+                )
+            sides = (
+                (block[:, :, : band.left], by_distance[:, :, : band.low]),
+                (block[:, :, band.right :], by_distance[:, :, band.high :]),
+            )
+            for side, (far, near) in enumerate(sides):
+                masses[:, rows, side] = far.sum(-1, dtype=wide).add_(near.sum(-1, dtype=wide))
+            total[:, rows] += by_distance[:, :, band.low : band.high] @ self.table[band.table_rows]
+        return total.add_(masses @ ends)
+
+
+class _Band(NamedTuple):
+    """The keys that some row of a part sees within the clip distance.
+
+    Left of `left` and right of `right` the position vector is the same for all rows. Between them
+    a buffer has a column for each distance; columns `low` to `high` are within the clip distance.
+    """
+
+    left: int
+    right: int
+    width: int
+    """Columns of the buffer"""
+    low: int
+    high: int
+    table_rows: slice
+    """Rows of the table for the columns low to high"""
+
+
+def _bands(first: int, rows: int, keys: int, clip: int) -> list[tuple[slice, _Band]]:
+    """For a tile of `rows` queries, the first of which has position `first`."""
+    parts = [slice(top, min(top + ROWS, rows)) for top in range(0, rows, ROWS)]
+    return [(p, _band(first + p.start, p.stop - p.start, keys, clip)) for p in parts]
+
+
+def _band(first: int, rows: int, keys: int, clip: int) -> _Band:
+    left = min(max(first - clip, 0), keys)
+    right = max(min(first + rows + clip, keys), left)
+    width = right - left + rows - 1 if left < right else 0
+    least = left - first - rows + 1
+    low = min(max(-clip - least, 0), width)
+    high = min(max(clip + 1 - least, low), width)
+    return _Band(left, right, width, low, high, slice(least + low + clip, least + high + clip))
+
+
+def _by_key(by_distance: Tensor, keys: int) -> Tensor:
+    """[n, r, keys + r - 1], a column for each distance → a view [n, r, keys], one for each key.
+
+    Each row is shifted by one against the row above, which strides express without a copy.
+    """
+    heads, rows, width = by_distance.shape
+    return by_distance.as_strided((heads, rows, keys), (rows * width, width - 1, 1), rows - 1)
+
+
+def _tiles(
+    q: Tensor, k: Tensor, mask: Tensor | None, table: Tensor, heads: int, offset: int,
+    scaling: float,
+) -> Iterator[_Tile]:  # fmt: skip
+    """Tiles of flat operands; a sequence has `heads` of them, and mask is [B, heads, Q, K]."""
+    total, queries, _ = q.shape
+    keys = k.shape[1]
+    if mask is not None:
+        mask = mask.expand(total // heads, heads, queries, keys)
+    for number, (some, rows) in enumerate(tiles(total, queries, keys * q.itemsize)):
+        bands = _bands(offset + rows.start, rows.stop - rows.start, keys, table.shape[0] // 2)
+        part = None
+        if mask is not None:
+            numbers = torch.arange(some.start, some.stop)
+            part = mask[numbers // heads, numbers % heads, rows]
+        yield _Tile(number, some, rows, bands, table, part, scaling)

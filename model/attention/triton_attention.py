@@ -1,0 +1,366 @@
+"""Relative attention as fused Triton kernels, forward and backward, in memory linear in length.
+
+The function is that of `definition.py`. For a tile of queries there are two sorts of tiles of keys.
+Outside the band |j - i| ≤ k the position term is one number a row, which is added to the exponent
+at no cost; in the band and at its edges it is a product of W waves, the sines and cosines of which
+the table is made (see `table_factors.py`):
+
+    q_i · T[j - i + k] = s_i · sin(j·f) + c_i · cos(j·f)    (s_i, c_i) = M q_i turned by i·f
+    Σ_j α_ij T[j - i + k] = M applied to (Σ_j α_ij sin(j·f), Σ_j α_ij cos(j·f)) turned back by i·f
+
+The tiling, the running maximum and the backward pass from the log-sum-exp are FlashAttention's
+(https://arxiv.org/abs/2205.14135, https://arxiv.org/abs/2307.08691). Every sum has a fixed order:
+the same operands give the same bits.
+"""
+
+import math
+import sys
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+try:
+    import triton
+except ImportError:
+    # transformers requires every package that a model's code imports outside of a `try`.
+    raise
+
+from ..fused.dropout_rates import LEVELS, drop_below, keep_scale, kernel_seed, new_seed
+from ..fused.operators import check_transforms, operator
+from .table_factors import table_factors
+from .triton_backward import keys_kernel, queries_kernel, rows_kernel
+from .triton_forward import context_kernel
+from .triton_tiles import INTERPRETED, LOG2E, ROW_FIGURES
+
+HEAD_SIZES = (16, 32, 64, 128)
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+KERNELS = ("context", "keys", "queries")
+LEAST_CAPABILITY = (8, 0)
+"""Older GPUs have less shared memory than a tile needs."""
+
+
+class Tiles(NamedTuple):
+    """The shape of a kernel's tiles: queries, keys, warps, loads in flight."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+
+    @classmethod
+    def of(cls, text: str) -> "Tiles":
+        """Written as queries,keys,warps,stages."""
+        return cls(*map(int, text.split(",")))
+
+
+def tiles_for(head_size: int, dtype: torch.dtype, shared_memory: int) -> dict[str, Tiles]:
+    """Tiles by kernel that fit the shared memory of a block (bytes) and take few instructions.
+
+    Chosen by the machine code for compute capabilities 8.0, 8.6 and 9.0, which
+    `tests/benchmarks/kernel_code.py` shows.
+    """
+    wide, roomy = head_size == 128, shared_memory >= 200 << 10
+    if dtype == torch.float32:
+        return dict.fromkeys(KERNELS, Tiles(16 if wide else 32, 32, 4, 1))
+    if not wide:
+        deep = Tiles(128, 64, 8, 3 if roomy else 2)
+        tiles = deep, Tiles(64, 64, 4, 2), deep
+    elif roomy:
+        tiles = Tiles(128, 64, 8, 2), Tiles(128, 64, 8, 1), Tiles(64, 32, 4, 2)
+    else:
+        tiles = Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2), Tiles(64, 32, 4, 2)
+    return dict(zip(KERNELS, tiles, strict=True))
+
+
+def one_edge(tiles: Tiles, clip: int, offset: int) -> bool:
+    """Whether no tile reaches over both edges of the band, which makes the edges cheaper."""
+    step = math.gcd(tiles.queries, tiles.keys)
+    # Distances from the first query of a tile to its first key at which it reaches over both
+    reaching = range(clip - tiles.keys + 2, tiles.queries - 1 - clip)
+    return not any((distance + offset) % step == 0 for distance in reaching)
+
+
+def _tiles(x: Tensor) -> dict[str, Tiles]:
+    shared = sys.maxsize
+    if x.device.type == "cuda":
+        utilities = triton.runtime.driver.active.utils
+        shared = utilities.get_device_properties(x.device.index)["max_shared_mem"]
+    return tiles_for(x.shape[3], x.dtype, shared)
+
+
+class _Tables(NamedTuple):
+    """The table's factors for the kernels; L positions, W waves, head size D."""
+
+    factors: Tensor
+    """[4, W·D]: M; M with its halves exchanged and the second's sign turned; both transposed
+
+    A kernel that took the transpose of what it loads twice would keep it in shared memory.
+    """
+    ends: Tensor
+    """[2, D] float32"""
+    turns: Tensor
+    """[L, 2W] float32, cosines and sines of positions, each for M's rows"""
+    waves: Tensor
+    """[L, W] sines and cosines of positions in the type of the operands"""
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _tables(
+    head_size: int, clip: int, length: int, dtype: torch.dtype, device: torch.device
+) -> _Tables:
+    found = table_factors(head_size, clip)
+    sine, cosine = torch.from_numpy(found.sine), torch.from_numpy(found.cosine)
+    factors = [torch.cat([sine, cosine]), torch.cat([cosine, -sine])]
+    factors += [x.T for x in factors]
+    angles = torch.arange(length, device="cpu").double()[:, None] * torch.from_numpy(
+        found.frequencies
+    )
+    sines, cosines = angles.sin(), angles.cos()
+    return _Tables(
+        torch.stack([x.flatten() for x in factors]).to(device, dtype),
+        torch.from_numpy(found.ends).to(device, torch.float32),
+        torch.cat([cosines, cosines, sines, sines], 1).to(device, torch.float32),
+        torch.cat([sines, cosines], 1).to(device, dtype),
+    )
+
+
+class _Call(NamedTuple):
+    """The numbers that the kernels of one call share."""
+
+    sequences: int
+    queries: int
+    """Of the longest sequence"""
+    keys: int
+    offset: int
+    clip: int
+    packed: bool
+    dropout: float
+    scaling: float
+    seed: int
+
+    @classmethod
+    def of(
+        cls, q: Tensor, k: Tensor, cu_seqlens: Tensor | None, clip: int, longest: int,
+        dropout: float, offset: int, scaling: float, seed: Tensor | None,
+    ) -> "_Call":  # fmt: skip
+        packed = cu_seqlens is not None
+        return cls(
+            sequences=q.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1,
+            queries=longest if packed else q.shape[2],
+            keys=longest if packed else k.shape[2],
+            offset=offset,
+            clip=clip,
+            packed=packed,
+            dropout=dropout,
+            scaling=scaling,
+            seed=kernel_seed(seed),
+        )
+
+    def launch(self, kernel: Any, tiles: Tiles, programs: int, q: Tensor, arguments: list,
+               **constants: Any) -> None:  # fmt: skip
+        """Run a kernel: for each sequence and head so many programs, one a tile."""
+        exact = q.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+        if q.device.type == "cuda":
+            constants |= {"num_warps": tiles.warps, "num_stages": tiles.stages}
+        with torch.cuda.device_of(q):
+            kernel[self.sequences * q.shape[1], programs](
+                *arguments,
+                PACKED=self.packed,
+                D=q.shape[3],
+                W=self.tables(q).waves.shape[1],
+                QUERIES=tiles.queries,
+                PRECISION="ieee" if exact else "tf32",
+                **constants,
+            )
+
+    def switches(self, tiles: Tiles, bias: Tensor | None) -> dict[str, Any]:
+        """Constants of all kernels of attention but that of the rows."""
+        return {
+            "BIASED": bias is not None,
+            "DROPOUT": drop_below(self.dropout) > 0,
+            "ONE_EDGE": one_edge(tiles, self.clip, self.offset),
+            "KEYS": tiles.keys,
+        }
+
+    def tables(self, q: Tensor) -> _Tables:
+        # Tiles may reach past the last query.
+        reach = max(self.offset + self.queries, self.keys) + 128
+        length = triton.next_power_of_2(reach)
+        return _tables(q.shape[3], self.clip, length, q.dtype, q.device)
+
+    def sizes(self, q: Tensor, k: Tensor) -> list:
+        """Numbers that are arguments of the kernels of attention."""
+        return [
+            *(q.shape[1], q.shape[2], k.shape[2], self.offset, self.clip),
+            *(self.scaling * LOG2E.value, self.seed),
+            *(drop_below(self.dropout), keep_scale(self.dropout)),
+        ]
+
+
+@operator(fake=lambda q, *_: (_like(q), q.new_empty(*q.shape[:3], 2, dtype=torch.float32)))
+def triton_attention(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, cu_seqlens: Tensor | None, clip: int,
+    longest: int, dropout: float, offset: int, scaling: float, seed: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The context, and for each row the logarithm of its sum, which the backward pass needs."""
+    call = _Call.of(q, k, cu_seqlens, clip, longest, dropout, offset, scaling, seed)
+    q, k, v = (_unit_stride(x) for x in (q, k, v))
+    out = _like(q)
+    lse = q.new_empty(*q.shape[:3], 2, dtype=torch.float32)
+    tables = call.tables(q)
+    tiles = _tiles(q)["context"]
+    call.launch(
+        context_kernel,
+        tiles,
+        triton.cdiv(call.queries, tiles.queries),
+        q,
+        [
+            *(q, k, v, out, lse, _given(bias, lse), _given(cu_seqlens, lse)),
+            *(tables.factors, tables.ends, tables.turns, tables.waves),
+            *_steps(q, k, v, out),
+            *call.sizes(q, k),
+        ],
+        **call.switches(tiles, bias),
+    )
+    return out, lse
+
+
+@operator(fake=lambda grad, q, k, v, *_: tuple(_like(x) for x in (q, k, v)))
+def triton_attention_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, bias: Tensor | None,
+    cu_seqlens: Tensor | None, clip: int, longest: int, dropout: float, offset: int,
+    scaling: float, seed: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of q, k and v."""
+    call = _Call.of(q, k, cu_seqlens, clip, longest, dropout, offset, scaling, seed)
+    q, k, v = (_unit_stride(x) for x in (q, k, v))
+    grad = _unit_stride(grad)
+    tables = call.tables(q)
+    count = q.shape[:3].numel()
+    rows = lse.new_empty(count, ROW_FIGURES.value)
+    turned = q.new_empty(count, 2, tables.waves.shape[1])
+    texts = _given(cu_seqlens, lse)
+    by_keys, by_queries = (_tiles(q)[name] for name in ("keys", "queries"))
+    query_tiles = triton.cdiv(call.queries, by_queries.queries)
+    call.launch(
+        rows_kernel,
+        by_queries,
+        query_tiles,
+        q,
+        [
+            *(q, grad, out, rows, turned, texts, tables.factors, tables.ends, tables.turns),
+            *_steps(q, grad, out),
+            *(q.shape[1], q.shape[2], call.offset, keep_scale(call.dropout)),
+        ],
+    )
+    dq, dk, dv = (_like(x) for x in (q, k, v))
+    shared = [lse, rows, turned, _given(bias, lse), texts]
+    call.launch(
+        keys_kernel,
+        by_keys,
+        triton.cdiv(call.keys, by_keys.keys),
+        q,
+        [
+            *(q, k, v, grad, dk, dv, *shared, tables.waves),
+            *_steps(q, k, v, grad, dk, dv),
+            *call.sizes(q, k),
+        ],
+        **call.switches(by_keys, bias),
+    )
+    call.launch(
+        queries_kernel,
+        by_queries,
+        query_tiles,
+        q,
+        [
+            *(q, k, v, grad, dq, *shared),
+            *(tables.factors, tables.ends, tables.turns, tables.waves),
+            *_steps(q, k, v, grad, dq),
+            *call.sizes(q, k),
+        ],
+        **call.switches(by_queries, bias),
+    )
+    return dq, dk, dv
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, bias, cu_seqlens, *ctx.numbers, seed = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(q, k, v, *output, bias, cu_seqlens, seed)
+
+
+def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    *tensors, seed = ctx.saved_tensors
+    return *triton_attention_backward(grad, *tensors, *ctx.numbers, seed), *[None] * 8
+
+
+triton_attention.register_autograd(_backward, setup_context=_keep)
+
+
+def _unit_stride(x: Tensor) -> Tensor:
+    return x if x.stride(3) == 1 else x.contiguous()
+
+
+def _like(x: Tensor) -> Tensor:
+    """[B, heads, S, d] with the heads of a token side by side in memory, as projections take it."""
+    batch, heads, length, width = x.shape
+    return x.new_empty(batch, length, heads, width).transpose(1, 2)
+
+
+def _given(x: Tensor | None, instead: Tensor) -> Tensor:
+    """x, or instead of none a pointer that is never read."""
+    return instead if x is None else x
+
+
+def _steps(*tensors: Tensor) -> list[int]:
+    return [step for x in tensors for step in x.stride()[:3]]
+
+
+def why_not(q: Tensor, dropout: float) -> str:
+    """The reason why the kernels do not fit these operands; empty where they do."""
+    if q.device.type != "cuda" and not INTERPRETED:
+        return f"it runs on GPUs, not on a {q.device.type}"
+    if q.device.type == "cuda" and torch.cuda.get_device_capability(q.device) < LEAST_CAPABILITY:
+        return f"it needs compute capability 8.0 (A100, RTX 30) or newer, not {q.device}'s"
+    if q.shape[3] not in HEAD_SIZES:
+        return f"it has head sizes {HEAD_SIZES}, not {q.shape[3]}"
+    if q.dtype not in DTYPES:
+        return f"it has no {q.dtype}"
+    if drop_below(dropout) >= LEVELS:
+        return f"it can't drop out {dropout:.0%}"
+    return ""
+
+
+def flash_attention(
+    q: Tensor, k: Tensor, v: Tensor, table: Tensor, bias: Tensor | None = None,
+    cu_seqlens: Tensor | None = None, longest: int = 0, dropout: float = 0.0, offset: int = 0,
+    scaling: float | None = None,
+) -> Tensor:  # fmt: skip
+    """Context [B, heads, Q, d] of `definition.eager_attention`.
+
+    Args:
+        q: [B, heads, Q, d]; k, v [B, heads, K, d]; float32, float16 or bfloat16.
+        table: [2k + 1, d] `position_table(d, k)`, of which only the shape is read.
+        bias: float32 [B, K] added to the scores of all queries, or None; not with cu_seqlens.
+        cu_seqlens: int32 [N + 1]; with it B is 1, Q = K, and tokens cu_seqlens[n] to
+            cu_seqlens[n + 1] are a sequence of their own.
+        longest: an upper bound on the tokens of such a sequence.
+        dropout: share of the weights to drop, rounded to a 256th.
+        offset: position of the first query.
+        scaling: factor of the scores, 1/√d unless given.
+
+    Raises:
+        ValueError: see `why_not`.
+    """
+    if reason := why_not(q, dropout):
+        raise ValueError(f"flash attention can't: {reason}; attn_implementation='sdpa' finds a way")
+    check_transforms()
+    context, _ = triton_attention(
+        *(q, k, v, bias, cu_seqlens, table.shape[0] // 2, longest, dropout, offset),
+        q.shape[3] ** -0.5 if scaling is None else scaling,
+        new_seed() if dropout else None,
+    )
+    return context

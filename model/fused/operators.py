@@ -1,0 +1,71 @@
+"""Kernels as operators of torch, which compilers, fake tensors and tensor subclasses then know.
+
+Each has a first derivative and no more. Where that is not enough, attn_implementation="eager" uses
+operators of torch alone, which know every transform.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NoReturn
+
+import torch
+from torch.autograd import forward_ad
+from torch.library import CustomOpDef, custom_op
+
+NAMESPACE = "nezha"
+
+
+def operator(fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], CustomOpDef]:
+    """Make the decorated function the operator nezha::NAME; its first argument is a tensor.
+
+    fake: makes results of the right shapes, dtypes and strides without computing them.
+    """
+
+    def define(function: Callable[..., Any]) -> CustomOpDef:
+        @wraps(function)
+        def without_autocast(*args: Any) -> Any:
+            device = args[0].device.type
+            if not torch.is_autocast_enabled(device):
+                return function(*args)
+            # Its products would have other types than the buffers that they are written to.
+            with torch.autocast(device, enabled=False):
+                return function(*args)
+
+        def refuse(*_: Any) -> NoReturn:
+            raise RuntimeError(
+                f"{name} has no second derivative; set attn_implementation='eager' to have one"
+            )
+
+        name = _unused_name(function.__name__)
+        made = custom_op(name, without_autocast, mutates_args=())
+        made.register_fake(fake)
+        made.register_autograd(refuse)
+        return made
+
+    return define
+
+
+def _unused_name(name: str) -> str:
+    """nezha::name, with a number where another copy of this code, of an export, has taken it."""
+    taken, number = getattr(torch.ops, NAMESPACE), 1
+    while hasattr(taken, name if number == 1 else f"{name}_{number}"):
+        number += 1
+    return f"{NAMESPACE}::{name}" + (f"_{number}" if number > 1 else "")
+
+
+def only_torch_operators() -> bool:
+    """Whether a program is being exported, whose readers have no other operators."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+
+
+def check_transforms() -> None:
+    """Raise RuntimeError under vmap, grad, jvp and their kind, which operators would mislead.
+
+    Forward-mode derivatives would be zero without a word.
+    """
+    if torch.compiler.is_compiling():
+        return
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        raise RuntimeError(
+            "transforms of torch.func and forward-mode derivatives need attn_implementation='eager'"
+        )

@@ -1,0 +1,202 @@
+"""Weights in and out: files of transformers, and of Huawei's PyTorch and TensorFlow releases.
+
+No code of a file is executed. Every tensor that is missing, unknown or of the wrong shape is listed
+in one WeightsError.
+"""
+
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from .. import AUTO_CLASSES
+from ..configuration_nezha import NezhaConfig
+from ..modeling_nezha import NezhaPreTrainedModel
+from .remote_code import write_remote_code
+from .tensorflow_reader import read_checkpoint
+
+HEADS = {head.__name__: head for head in AUTO_CLASSES.values()}
+
+RENAMES = (
+    # TensorFlow's variable names
+    (r"/", r"."),
+    (r"\blayer_(\d+)\b", r"layer.\1"),
+    (r"_embeddings$", r"_embeddings.weight"),
+    (r"\.kernel$", r".weight"),
+    (r"^cls\.predictions\.output_bias$", r"cls.predictions.bias"),
+    (r"^cls\.seq_relationship\.output_(weight|bias)s?$", r"cls.seq_relationship.\1"),
+    # Huawei's PyTorch release, and TensorFlow's
+    (r"^module\.", r""),
+    (r"^bert\.", r"nezha."),
+    (r"\.gamma$", r".weight"),
+    (r"\.beta$", r".bias"),
+)
+"""Pattern and replacement, applied in this order to every name of a file."""
+
+IGNORED = (
+    r"positions_encoding$",  # the table that is computed here
+    r"(^|/)global_step$",
+    r"/(adam|lamb)_[mv]$",  # optimizer state
+)
+"""Patterns of the names in a file that are not weights."""
+
+TRANSPOSED = r"/kernel$"
+"""TensorFlow stores these as [in, out]."""
+
+TIED = {
+    "cls.predictions.decoder.weight": "nezha.embeddings.word_embeddings.weight",
+    "cls.predictions.decoder.bias": "cls.predictions.bias",
+}
+"""Names that a file may leave out, and the weights that they equal then."""
+
+TO_HUAWEI = (
+    (r"^nezha\.", r"bert."),
+    (r"LayerNorm\.weight$", r"LayerNorm.gamma"),
+    (r"LayerNorm\.bias$", r"LayerNorm.beta"),
+)
+
+
+class WeightsError(ValueError):
+    """A weight file that cannot be read, or does not fit its configuration."""
+
+
+def convert(source: Path, target: Path, config_file: Path | None = None, head: str = "") -> str:
+    """Write the weights of `source` as a folder for transformers, with the code of the network.
+
+    source: a folder, a .safetensors, .bin, .pt or .pth file, or a TensorFlow checkpoint prefix.
+    config_file: by default config.json or bert_config.json beside the weights.
+    head: a class name; by default the architecture that the configuration names, or the class that
+        the names in the file show.
+    Returns the class name. Raises WeightsError.
+    """
+    weights = renamed(read_weights(source))
+    config = read_config(config_file or _beside(source))
+    named = (config.architectures or [""])[0]
+    head = head or (named if named in HEADS else head_of(weights))
+    if head not in HEADS:
+        raise WeightsError(f"{head} is not one of {', '.join(HEADS)}")
+    model = HEADS[head](config)
+    load_exactly(model, weights)
+    model.save_pretrained(target)
+    write_remote_code(target, model.config)
+    return head
+
+
+def to_huawei(model: NezhaPreTrainedModel) -> dict[str, Tensor]:
+    """The state dict under the names of Huawei's PyTorch release."""
+    return {_substituted(name, TO_HUAWEI): value for name, value in model.state_dict().items()}
+
+
+def load_exactly(model: NezhaPreTrainedModel, weights: dict[str, Tensor]) -> None:
+    """Copy `weights` (our names) into the model; every name and shape must fit."""
+    expected = model.state_dict()
+    tied = {name: weights[of] for name, of in TIED.items() if of in weights and name in expected}
+    weights = tied | weights
+    wrong = [f"missing: {name}" for name in sorted(expected.keys() - weights.keys())]
+    wrong += [f"unknown: {name}" for name in sorted(weights.keys() - expected.keys())]
+    for name in sorted(weights.keys() & expected.keys()):
+        found, wanted = tuple(weights[name].shape), tuple(expected[name].shape)
+        if found != wanted:
+            wrong.append(f"shape of {name}: {found} in the file, {wanted} by the configuration")
+        elif not weights[name].is_floating_point():
+            wrong.append(f"type of {name}: {weights[name].dtype} is not a floating-point type")
+    if wrong:
+        raise WeightsError(
+            f"the weights do not fit {type(model).__name__}:\n  " + "\n  ".join(wrong)
+        )
+    model.load_state_dict(weights)
+
+
+def head_of(weights: dict[str, Tensor]) -> str:
+    """The class of the weights, derived from the heads among their names (ours)."""
+    if "cls.predictions.bias" not in weights:
+        return "NezhaModel" if "embeddings.word_embeddings.weight" in weights else "a headless file"
+    pair = "cls.seq_relationship.weight" in weights
+    return "NezhaForPreTraining" if pair else "NezhaForMaskedLM"
+
+
+def renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names of any known release → ours, without the entries that are not weights."""
+    result: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        if any(re.search(pattern, name) for pattern in IGNORED):
+            continue
+        new = _substituted(name, RENAMES)
+        if new in result:
+            raise WeightsError(f"two tensors of the file are both called {new} here")
+        result[new] = value.T.contiguous() if re.search(TRANSPOSED, name) else value
+    return result
+
+
+def _substituted(name: str, table: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in table:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def read_config(path: Path) -> NezhaConfig:
+    """A config.json of transformers or of Huawei; only fields of NezhaConfig are kept."""
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        known = {field.name for field in fields(NezhaConfig)}
+        return NezhaConfig(**{key: value for key, value in settings.items() if key in known})
+    except Exception as error:
+        # `strict` raises classes of its own; the message gives file and reason of any error.
+        raise WeightsError(f"{path}: not a configuration of Nezha: {error}") from error
+
+
+def read_weights(source: Path) -> dict[str, Tensor]:
+    """The tensors of a file, folder or TensorFlow prefix under their own names, on the CPU."""
+    if source.is_dir():
+        source = _weights_in(source)
+    try:
+        if source.name.endswith(".index.json"):
+            shards = set(json.loads(source.read_text(encoding="utf-8"))["weight_map"].values())
+            parts = [read_weights(source.with_name(Path(shard).name)) for shard in sorted(shards)]
+            return {name: value for part in parts for name, value in part.items()}
+        if source.suffix == ".safetensors":
+            return load_file(source)
+        if source.suffix in (".bin", ".pt", ".pth"):
+            found = torch.load(source, map_location="cpu", weights_only=True)
+            if not all(isinstance(value, Tensor) for value in found.values()):
+                raise ValueError("it holds more than a mapping of names to tensors")
+            return dict(found)
+        return read_checkpoint(source.with_name(source.name.removesuffix(".index")))
+    except WeightsError:
+        raise
+    except FileNotFoundError as error:
+        raise WeightsError(f"{error.filename or source}: no such file") from error
+    except SafetensorError as error:
+        raise WeightsError(f"{source}: damaged or cut short: {error}") from error
+    except Exception as error:
+        # torch.load alone fails in a dozen ways. One of them is a pickle with code in it, which
+        # weights_only refuses before anything runs.
+        raise WeightsError(f"{source}: not a weight file, or damaged: {error}") from error
+
+
+def _weights_in(folder: Path) -> Path:
+    single = ["model.safetensors", "pytorch_model.bin"]
+    for name in [*single, *(f"{name}.index.json" for name in single)]:
+        if (folder / name).exists():
+            return folder / name
+    checkpoints = sorted(folder.glob("*.index"))
+    if len(checkpoints) == 1:
+        return checkpoints[0]
+    raise WeightsError(
+        f"{folder}: no weight file, or several TensorFlow checkpoints: name one of them"
+    )
+
+
+def _beside(source: Path) -> Path:
+    folder = source if source.is_dir() else source.parent
+    for name in ["config.json", "bert_config.json"]:
+        if (folder / name).exists():
+            return folder / name
+    raise WeightsError(
+        f"{folder}: no config.json and no bert_config.json: name the file with the settings"
+    )

@@ -1,0 +1,176 @@
+"""Work units to finished chunks: each chunk is read, worked on and recorded. Runs in workers."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+from pipeline.corpus.dedup.marks import without_duplicates, write_signatures
+from pipeline.corpus.dedup.signatures import sign
+from pipeline.corpus.records import Document, Drop
+from pipeline.corpus.run.ledger import END, PLACES, Result, chunk_name, record
+from pipeline.corpus.samples.encoder import load_encoder
+from pipeline.corpus.samples.making import make_samples
+from pipeline.corpus.shards import format as shards
+from pipeline.corpus.text.cleaning import Cleaner
+from pipeline.corpus.text.parsing import clean_documents
+from pipeline.corpus.text.reading import Chunk, End, read_unit
+from pipeline.corpus.text.units import Unit
+from pipeline.errors import NezhaError
+from pipeline.settings.corpus import CorpusSettings
+from pipeline.storage import write_whole
+
+T = TypeVar("T")
+UNKNOWN = 1000
+"""How many unknown characters of a chunk are recorded: the most frequent ones."""
+
+
+class Job(NamedTuple):
+    """What all units of one preparation share."""
+
+    settings: CorpusSettings
+    folder: str
+    vocab: str
+    vocab_sha256: str
+    seed: int
+    fingerprint: str
+    tags: dict[str, str]
+    """Metadata for the schema of every shard."""
+    work: Callable[[Job, Chunk], Result]
+    """What is done with a chunk: `make_shard` or `sign_chunk`."""
+    marks: str = ""
+    """Folder of the marks of duplicates; empty if none are dropped."""
+    finished: frozenset[tuple[int, int]] = frozenset()
+    """(unit, chunk) of the chunks that are finished already."""
+
+
+def unfinished_chunks(job: Job, unit: Unit) -> Iterator[Chunk | End]:
+    """Read a unit: the chunks that are not finished yet, then its end."""
+    for item in read_unit(unit, job.settings):
+        if isinstance(item, End) or (item.unit, item.number) not in job.finished:
+            yield item
+
+
+def results_of(job: Job, item: Unit | Chunk | End | Result) -> Iterator[Result]:
+    """Do the work of a unit, of one chunk, or of the end of a unit; a result stays what it is."""
+    if isinstance(item, Unit):
+        for each in unfinished_chunks(job, item):
+            yield from results_of(job, each)
+    elif isinstance(item, Chunk):
+        yield job.work(job, item)
+    elif isinstance(item, End):
+        yield end_unit(job, item)
+    else:
+        yield item
+
+
+def or_failure(job: Job, items: Iterator[T]) -> Iterator[T | Result]:
+    """The items; an error that must stop the preparation becomes the last one, as a result."""
+    try:
+        yield from items
+    except (NezhaError, OSError) as error:
+        text = str(error)
+        if isinstance(error, OSError):
+            text = (
+                f"{error.filename or job.folder}: {error.strerror or error}; "
+                "remove the cause and run again (finished shards are kept)"
+            )
+        yield Result(error=text)
+
+
+def make_shard(job: Job, chunk: Chunk) -> Result:
+    """Make the shard of a chunk. If no sample is left, there is no shard."""
+    settings, name = job.settings, chunk_name(chunk.unit, chunk.number)
+    cleaner = Cleaner(settings.cleaning)
+    records = clean_documents(chunk.blocks, settings.text_field, cleaner)
+    if job.marks:
+        records = without_duplicates(records, job.marks, name)
+    dropped: list[Drop] = []
+    encoder = load_encoder(job.vocab, settings.lowercase, job.vocab_sha256)
+    samples = make_samples(
+        _documents(records, dropped), encoder, settings, job.seed, chunk.unit, chunk.number
+    )
+    shard = None
+    if len(samples.pairs.documents):
+        path = f"{job.folder}/shard-{name}.arrow"
+        size = len(encoder.vocabulary)
+        shard = shards.write_shard(path, samples.pairs, samples.masks, job.tags, size)
+    if settings.keep_rejected:
+        _keep(settings.keep_rejected, f"{name}.jsonl", dropped)
+    changed = {f"changed_by_{step}": number for step, number in cleaner.changed.items()}
+    unknown = dict(samples.unknown.most_common(UNKNOWN))
+    counts = {**samples.counts, **changed}
+    return _finish(job, chunk, counts, dropped, shard=shard, unknown=unknown)
+
+
+def sign_chunk(job: Job, chunk: Chunk) -> Result:
+    """Write the signatures of a chunk's documents: the first pass of deduplication."""
+    places: list[str] = []
+
+    def texts() -> Iterator[str]:
+        cleaner = Cleaner(job.settings.cleaning)
+        records = clean_documents(chunk.blocks, job.settings.text_field, cleaner)
+        for document in _documents(records, []):
+            places.append(document.place)
+            yield document.text
+
+    signed = sign(texts(), job.settings.dedup)
+    write_signatures(job.folder, chunk_name(chunk.unit, chunk.number), signed, places)
+    return _finish(job, chunk, {"documents": len(places)}, [])
+
+
+def end_unit(job: Job, end: End) -> Result:
+    """Record that all chunks of a unit were read, and where reading stopped at damage."""
+    if job.settings.keep_rejected:
+        _keep(job.settings.keep_rejected, f"{chunk_name(end.unit, END)}.jsonl", end.damage)
+    result = Result(
+        fingerprint=job.fingerprint,
+        unit=end.unit,
+        chunks=end.chunks,
+        drops=Counter(drop.reason for drop in end.damage),
+        places=tuple(drop.text for drop in end.damage),
+        bad_bytes=sum(drop.size for drop in end.damage),
+    )
+    return record(job.folder, result)
+
+
+def _finish(
+    job: Job, chunk: Chunk, counts: dict[str, int], dropped: list[Drop], **made: Any
+) -> Result:
+    """Record the result of a chunk; `made` are further fields of it."""
+    bad = [drop for drop in dropped if drop.size]
+    result = Result(
+        fingerprint=job.fingerprint,
+        unit=chunk.unit,
+        chunk=chunk.number,
+        counts=counts,
+        drops=Counter(drop.reason for drop in dropped),
+        bytes=sum(block.size for block in chunk.blocks),
+        disk=sum(block.disk for block in chunk.blocks),
+        bad_bytes=sum(drop.size for drop in bad),
+        places=tuple(f"{drop.place}: {drop.reason}" for drop in bad[:PLACES]),
+        **made,
+    )
+    return record(job.folder, result)
+
+
+def _documents(records: Iterable[Document | Drop], dropped: list[Drop]) -> Iterator[Document]:
+    """The documents of a stream of records; its drops are appended to `dropped`."""
+    for each in records:
+        if isinstance(each, Drop):
+            dropped.append(each)
+        else:
+            yield each
+
+
+def _keep(folder: str, name: str, dropped: Iterable[Drop]) -> None:
+    """Write what was dropped as JSON lines, one file for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for drop in dropped:
+        row = json.dumps({"source": drop.place, "text": drop.text}, ensure_ascii=False)
+        by_reason.setdefault(drop.reason, []).append(row + "\n")
+    for reason, rows in by_reason.items():
+        data = "".join(rows).encode("utf-8", "backslashreplace")
+        write_whole(f"{folder}/{reason}/{name}", data)

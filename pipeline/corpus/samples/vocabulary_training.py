@@ -1,0 +1,160 @@
+"""Training a WordPiece vocabulary on the input text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+from pipeline.corpus.records import Document
+from pipeline.corpus.samples.characters import Scanner
+from pipeline.corpus.samples.vocabulary import SPECIALS, read_vocabulary, vocabulary_sha256
+from pipeline.corpus.text.cleaning import Cleaner
+from pipeline.corpus.text.parsing import clean_documents
+from pipeline.corpus.text.reading import Chunk, read_unit
+from pipeline.corpus.text.sources import Source
+from pipeline.corpus.text.units import Unit, plan_units
+from pipeline.errors import CorpusError
+from pipeline.settings.corpus import CorpusSettings
+from pipeline.storage import write_whole
+
+LETTERS_SHARE = 0.15
+"""Share of the vocabulary that is kept for pieces of words in letters and digits."""
+TRAINING_BYTES = 2e9
+"""Most input that is read: of more, every n-th unit is taken."""
+COUNTED_CHARACTERS = 1_000_000
+"""Characters that are counted at a time, so that table look-ups pay."""
+
+
+def train_vocabulary(
+    settings: CorpusSettings, path: str | Path, sources: Sequence[Source]
+) -> dict[str, int]:
+    """Train a WordPiece vocabulary of `vocab_size` and write it, one token a line.
+
+    The most frequent Han characters and punctuation marks are single tokens; the pieces of other
+    words are trained by `tokenizers`. The same inputs and settings give the same file. A file that
+    was made from them before is kept.
+
+    Args:
+        sources: the signed inputs.
+
+    Raises:
+        CorpusError: the inputs hold no text.
+    """
+    path = Path(path)
+    origin = _origin(settings, sources)
+    note = path.with_suffix(".origin.json")
+    if path.exists() and note.exists():
+        written = json.loads(note.read_text(encoding="utf-8"))
+        if written == {"origin": origin, "sha256": vocabulary_sha256(path)}:
+            return read_vocabulary(path)
+    units = plan_units(sources, settings)
+    step = max(1, round(sum(unit.bytes for unit in units) / TRAINING_BYTES))
+    characters, words = count_tokens(units[::step], settings)
+    if not characters and not words:
+        raise CorpusError(f"corpus.inputs: {', '.join(settings.inputs)}: no text to train on")
+    tokens = compose_vocabulary(characters, words, settings.vocab_size)
+    write_whole(str(path), ("\n".join(tokens) + "\n").encode())
+    made = {"origin": origin, "sha256": vocabulary_sha256(path)}
+    write_whole(str(note), json.dumps(made).encode())
+    return read_vocabulary(path)
+
+
+def compose_vocabulary(characters: Counter[str], words: Counter[str], vocab_size: int) -> list[str]:
+    """The tokens in order of their ids: special ones, characters by frequency, word pieces.
+
+    Args:
+        characters: counts of characters that are words by themselves: Han and punctuation.
+        words: counts of all other words. Both are normalised as the tokenizer does it.
+    """
+    room = vocab_size - len(SPECIALS)
+    letters = sorted({character for word in words for character in word})
+    pieces_wanted = min(int(room * LETTERS_SHARE), 2 * len(letters) + len(words))
+    ranked = sorted(characters.items(), key=lambda item: (-item[1], item[0]))
+    # A model learns nothing about a character that was seen once: it becomes [UNK] unless most of
+    # the vocabulary would stay empty.
+    chosen = [character for character, count in ranked if count > 1 or len(ranked) < room // 2]
+    chosen = chosen[: room - pieces_wanted]
+    pieces = train_pieces(words, room - len(chosen))
+    return [*SPECIALS, *chosen, *(piece for piece in pieces if piece not in set(chosen))]
+
+
+def train_pieces(words: Counter[str], size: int) -> list[str]:
+    """At most `size` WordPiece tokens for words with their counts."""
+    frequency: Counter[str] = Counter()
+    for word, count in words.items():
+        for character in word:
+            frequency[character] += count
+    ranked = sorted(frequency, key=lambda character: (-frequency[character], character))
+    letters = set(ranked[: size // 2])
+    # The trainer would number the ## alphabet in hash order, which differs between processes and
+    # decides ties. It keeps the order of special tokens.
+    alphabet = [form for letter in sorted(letters) for form in (letter, f"##{letter}")]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size, min_frequency=2, special_tokens=alphabet, show_progress=False
+    )
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    usable = {word: count for word, count in words.items() if letters.issuperset(word)}
+    scale = max(1, sum(usable.values()) // 5_000_000)
+    repeated = (word for word, count in sorted(usable.items()) for _ in range(-(-count // scale)))
+    tokenizer.train_from_iterator(repeated, trainer)
+    vocabulary = tokenizer.get_vocab()
+    return sorted(vocabulary, key=vocabulary.__getitem__)[:size]
+
+
+def count_tokens(
+    units: Iterable[Unit], settings: CorpusSettings
+) -> tuple[Counter[str], Counter[str]]:
+    """Counts of single characters and of all other words in cleaned text, both normalised."""
+    scanner = Scanner(
+        normalizers.BertNormalizer(lowercase=settings.lowercase), pre_tokenizers.BertPreTokenizer()
+    )
+    codes = np.zeros(0x110000, np.int64)
+    spans: Counter[str] = Counter()
+    for text in _texts(units, settings):
+        scan = scanner.scan(text)
+        codes += np.bincount(scan.codes[scan.single], minlength=len(codes))
+        spans.update(scan.spans(scan.span_bounds()))
+    characters: Counter[str] = Counter()
+    words: Counter[str] = Counter()
+    for code in np.flatnonzero(codes).tolist():
+        for word in scanner.words(chr(code)):
+            characters[word] += int(codes[code])
+    for span, count in spans.items():
+        for word in scanner.words(span):
+            words[word] += count
+    return characters, words
+
+
+def _texts(units: Iterable[Unit], settings: CorpusSettings) -> Iterator[str]:
+    """The cleaned text of units, about `COUNTED_CHARACTERS` at a time."""
+    cleaner = Cleaner(settings.cleaning)
+    held: list[str] = []
+    size = 0
+    for unit in units:
+        for chunk in read_unit(unit, settings):
+            blocks = chunk.blocks if isinstance(chunk, Chunk) else ()
+            for record in clean_documents(blocks, settings.text_field, cleaner):
+                if isinstance(record, Document):
+                    held.append(record.text)
+                    size += len(record.text)
+                if size > COUNTED_CHARACTERS:
+                    yield "\n".join(held)
+                    held, size = [], 0
+    yield "\n".join(held)
+
+
+def _origin(settings: CorpusSettings, sources: Sequence[Source]) -> str:
+    """Hash of all that the vocabulary depends on."""
+    names = {"format", "text_field", "encoding", "vocab_size", "lowercase", "cleaning"}
+    made_from = {
+        "inputs": [source.signature for source in sources],
+        "settings": settings.model_dump(mode="json", include=names),
+    }
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,67 @@
+"""Where the documents of samples come from: the inputs are read again to find them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.corpus.records import Document
+from pipeline.corpus.shards.format import Manifest
+from pipeline.corpus.shards.reader import ShardFolder
+from pipeline.corpus.text.parsing import documents
+from pipeline.corpus.text.reading import Chunk, read_unit
+from pipeline.corpus.text.sources import list_sources
+from pipeline.corpus.text.units import Unit, plan_units
+from pipeline.errors import CorpusError
+from pipeline.settings.corpus import CorpusSettings
+
+
+def origins_of(
+    reader: ShardFolder, numbers: NDArray[np.int64], document_numbers: NDArray[np.uint64]
+) -> dict[int, str]:
+    """Where documents begin, as `file:byte` (Parquet: `file:row`), by document number.
+
+    The name of a shard contains its unit and chunk; that chunk is read again.
+
+    Args:
+        numbers: [N] sample numbers.
+        document_numbers: [N] numbers of their documents.
+
+    Returns:
+        What was found: documents whose inputs are gone are left out.
+    """
+    manifests = dict(zip(reader.folders, reader.manifests, strict=True))
+    found: dict[int, str] = {}
+    for number, document in zip(numbers, document_numbers.tolist(), strict=True):
+        ((folder, shard),) = reader.shards_of(number[None])
+        if document not in found and (place := _find(manifests[folder], shard.name, document)):
+            found[document] = place
+    return found
+
+
+def _find(manifest: Manifest, shard: str, wanted: int) -> str:
+    """Where a document of a shard begins, or nothing."""
+    try:
+        settings = CorpusSettings.model_validate(manifest.settings)
+        unit_number, chunk_number = map(int, shard.removesuffix(".arrow").split("-")[1:])
+    except ValueError:
+        return ""  # jobs.prepare did not make this folder
+    # The folder was made from one of the two.
+    for inputs in (settings.inputs, settings.heldout):
+        with contextlib.suppress(CorpusError, OSError, IndexError):
+            for chunk in read_unit(_units(inputs, settings)[unit_number], settings):
+                if not isinstance(chunk, Chunk) or chunk.number != chunk_number:
+                    continue
+                for block in chunk.blocks:
+                    for document in documents(block, settings.text_field):
+                        if isinstance(document, Document) and document.number == wanted:
+                            return document.place
+    return ""
+
+
+@functools.lru_cache(maxsize=2)
+def _units(inputs: tuple[str, ...], settings: CorpusSettings) -> list[Unit]:
+    return plan_units(list_sources(inputs, settings, signed=False), settings)

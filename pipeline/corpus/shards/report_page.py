@@ -1,0 +1,97 @@
+"""The report on a corpus as JSON, as one HTML page, and as lines for a terminal."""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from pipeline.corpus.shards.report import LONGEST_WORD
+from pipeline.storage import write_whole
+
+
+def write_report(report: Mapping[str, Any], folder: Path) -> Path:
+    """Write `report.json` and `report.html` into a folder; returns the path of the page."""
+    write_whole(
+        str(folder / "report.json"), json.dumps(report, ensure_ascii=False, indent=1).encode()
+    )
+    write_whole(str(folder / "report.html"), _page(report).encode())
+    return folder / "report.html"
+
+
+def summary(report: Mapping[str, Any]) -> dict[str, str]:
+    """The main figures by name, as text."""
+    counts, labels = report["counts"], report["next_sentence"]
+    labelled = labels["continuation"] + labels["other"]
+    rows = {name.replace("_", " "): f"{number:,}" for name, number in counts.items()}
+    rows |= {
+        "samples": f"{report['samples']:,}",
+        "tokens in samples": f"{report['tokens']:,}",
+        "mean length": f"{report['mean_length']:.1f} ({report['full_share']:.1%} are full)",
+        "masked": f"{report['masked_share']:.2%} of the tokens; shown as "
+        + ", ".join(f"{name} {share:.1%}" for name, share in report["masked_as"].items())
+        if report["masked_share"]
+        else "while training, new ones in every epoch",
+        "second segments": f"{labels['other'] / max(1, labelled):.1%} random or swapped"
+        + (f"; {labels['no_label']:,} samples without B" if labels["no_label"] else ""),
+        "vocabulary": f"{report['vocabulary_used']:.1%} of {report['vocabulary']['size']:,} used",
+        "dropped": ", ".join(f"{name} {n:,}" for name, n in report["drops"].items()) or "nothing",
+        "most frequent words": " ".join(word for word, _ in report["top_words"][:20]),
+    }
+    if unknown := counts.get("unknown_tokens"):
+        rows["unknown tokens"] = f"{unknown:,} ({unknown / max(1, counts['tokens']):.3%})"
+        first = [f"{character} {count:,}" for character, count in report["unknown"][:20]]
+        rows["unknown characters"] = ", ".join(first)
+    return rows
+
+
+def _page(report: Mapping[str, Any]) -> str:
+    title = html.escape("Corpus " + ", ".join(report["folders"]))
+    facts = "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+        for name, value in summary(report).items()
+    )
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        "<style>body{font:15px sans-serif;margin:2em auto;max-width:70em}"
+        "th{text-align:left;padding-right:1em}td,th{vertical-align:top}"
+        "svg{width:100%;height:auto}</style>"
+        f"<h1>{title}</h1><table>{facts}</table>{_pictures(report)}"
+        f"<h2>Most frequent words</h2>{_counted(report['top_words'])}"
+        f"<h2>Unknown characters</h2>{_counted(report['unknown'])}</html>\n"
+    )
+
+
+def _counted(rows: Sequence[Sequence[Any]]) -> str:
+    lines = (f"<tr><td>{html.escape(name)}</td><td>{n:,}</td></tr>" for name, n in rows)
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _pictures(report: Mapping[str, Any]) -> str:
+    """Histograms, token frequencies by rank and drops by reason, as one SVG element."""
+    figure = Figure(figsize=(12, 9), layout="tight")
+    *bars, curve, drops, unused = figure.subplots(3, 2).flat
+    histograms = {
+        "Tokens of a sample": report["lengths"],
+        "Tokens of a word": report["word_lengths"][: LONGEST_WORD + 1],
+        "Masked tokens of a sample": report["masked_tokens"],
+    }
+    for axes, (title, histogram) in zip(bars, histograms.items(), strict=True):
+        axes.set_title(title)
+        axes.bar(np.arange(len(histogram)), histogram, width=1.0)
+    curve.set_title("Token frequency by rank")
+    frequencies = np.array(report["token_frequencies"])
+    ranks = np.unique(np.geomspace(1, max(1, len(frequencies)), 300).astype(int))
+    curve.loglog(ranks[: len(frequencies)], frequencies[ranks[: len(frequencies)] - 1])
+    drops.set_title("Dropped, by reason")
+    drops.barh(list(report["drops"]), list(report["drops"].values()))
+    unused.set_axis_off()
+    target = io.StringIO()
+    figure.savefig(target, format="svg", metadata={"Date": None})
+    return "<svg" + target.getvalue().partition("<svg")[2]

@@ -1,0 +1,46 @@
+"""The feeds that a run's settings describe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.corpus.shards.reader import ShardFolder
+from pipeline.feed.batches import Batch, Feed, heldout, open_folder, split_weights
+from pipeline.feed.cache import ShardCache
+from pipeline.paths import RunPaths
+from pipeline.settings.config import Config
+
+
+def open_feed(config: Config, rank: int, world_size: int) -> Feed:
+    """A rank's feed of the shards that the run trains on.
+
+    Raises:
+        ShardError: they cannot be read or do not fit the settings.
+    """
+    return Feed(
+        RunPaths.of(config).training,
+        global_batch=config.train.global_batch,
+        micro_batch=config.train.micro_batch,
+        rank=rank,
+        world_size=world_size,
+        seed=config.run.seed,
+        masking=config.corpus.masking,
+        window=config.train.window_shards,
+        cache=_cache(config),
+    )
+
+
+def open_training_folder(config: Config) -> ShardFolder:
+    """The shards that the run trains on, of all folders, for reading in any order."""
+    folders, _ = split_weights(RunPaths.of(config).training)
+    return open_folder(*folders, cache=_cache(config))
+
+
+def open_heldout(config: Config, rank: int, world_size: int) -> Iterator[Batch]:
+    """A rank's share of the held-out samples that an evaluation reads."""
+    folder, train = str(RunPaths.of(config).heldout), config.train
+    return heldout(folder, train.micro_batch, train.eval_samples, rank, world_size)
+
+
+def _cache(config: Config) -> ShardCache:
+    return ShardCache(config.train.shard_cache, config.train.shard_cache_gigabytes)

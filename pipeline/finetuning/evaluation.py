@@ -1,0 +1,48 @@
+"""Answers of a task network for a data set, and their scores."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import nn
+
+from pipeline.finetuning.features import Feature
+from pipeline.finetuning.jsonl import Example
+from pipeline.finetuning.network import infer
+from pipeline.finetuning.tasks.base import Answer, Task, TaskSetup
+
+
+class Dataset(NamedTuple):
+    """Examples, and the features that the network sees of them."""
+
+    examples: list[Example]
+    features: list[Feature]
+
+    @classmethod
+    def of(cls, task: Task, examples: list[Example], setup: TaskSetup) -> Dataset:
+        """Encode the examples."""
+        return cls(examples, task.features(examples, setup) if examples else [])
+
+
+def evaluate(
+    task: Task, network: nn.Module, dataset: Dataset, batch: int, setup: TaskSetup
+) -> dict[str, float]:
+    """Scores of a data set; none if it is empty."""
+    if not dataset.examples:
+        return {}
+    return task.scores(dataset.examples, answers(task, network, dataset, batch, setup))
+
+
+def answers(
+    task: Task, network: nn.Module, dataset: Dataset, batch: int, setup: TaskSetup
+) -> list[Answer]:
+    """One answer for each example."""
+    features = dataset.features
+    logits = infer(task, network, features, 2 * batch, setup.tokenizer.pad_token_id)
+    own: list[list[int]] = [[] for _ in dataset.examples]
+    for i, feature in enumerate(features):
+        own[feature.example].append(i)
+    return [
+        task.answer(example, [features[i] for i in mine], [logits[i] for i in mine], setup)
+        for example, mine in zip(dataset.examples, own, strict=True)
+    ]

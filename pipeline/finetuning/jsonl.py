@@ -1,0 +1,54 @@
+"""JSONL files, plain or compressed: their lines, and objects with the keys that a task needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec
+
+from pipeline.errors import TaskError
+
+Example = dict[str, Any]
+
+
+def read_lines(path: str) -> Iterator[tuple[str, str]]:
+    """(place, line) for each line that is not blank; the place is for messages.
+
+    Raises TaskError when the file is missing, damaged or not UTF-8.
+    """
+    number = 0
+    try:
+        with fsspec.open(path, "rt", encoding="utf-8", compression="infer") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield f"{path}, line {number}", line.rstrip("\r\n")
+    except FileNotFoundError:
+        raise TaskError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, EOFError) as error:
+        raise TaskError(f"{path}, after line {number}: {error}; expected UTF-8 text") from error
+
+
+def parse_object(line: str, place: str) -> Example:
+    """A line as a JSON object. Raises TaskError when it is something else."""
+    try:
+        example = json.loads(line)
+    except ValueError as error:
+        raise TaskError(f"{place}: not JSON: {error}") from None
+    if not isinstance(example, dict):
+        raise TaskError(f"{place}: expected a JSON object, found {line!r:.60}")
+    return example
+
+
+def require(
+    example: Example, key: str, kind: type | tuple[type, ...], place: str, needed_by: str
+) -> None:
+    """Raise TaskError unless the key is there and its value has (one of) the types."""
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    names = " or ".join(each.__name__ for each in kinds)
+    if key not in example:
+        keys = ", ".join(map(str, example)) or "nothing"
+        raise TaskError(f"{place}: no key {key!r} ({needed_by} needs it: {names}); there is {keys}")
+    if not isinstance(example[key], kinds) or isinstance(example[key], bool):
+        raise TaskError(f"{place}, key {key}: expected {names}, found {example[key]!r:.60}")

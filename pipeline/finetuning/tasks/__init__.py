@@ -1,0 +1,22 @@
+"""The tasks that a head can be fine-tuned for, by the name that `finetune.task` gives.
+
+| task | what a line of its JSONL files holds |
+|---|---|
+| classification | `text`, `label` |
+| pair | `sentence1`, `sentence2`, `label` |
+| ner | `tokens` (mostly single characters), `labels` (BIO, as many) |
+| choice | `context`, `question`, `choices`, `answer` (index of a choice, from 0) |
+| span | `context`, `question`, `answers`: a list of `{text, start}` |
+
+Other keys are allowed and ignored. A new task is a class like these, in a file of its own.
+"""
+
+from pipeline.finetuning.tasks.base import Task
+from pipeline.finetuning.tasks.choice import Choice
+from pipeline.finetuning.tasks.classification import Classification, Pair
+from pipeline.finetuning.tasks.entities import Entities
+from pipeline.finetuning.tasks.span import Span
+
+TASKS: dict[str, Task] = {
+    task.name: task for task in (Classification(), Pair(), Entities(), Choice(), Span())
+}

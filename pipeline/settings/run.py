@@ -1,0 +1,52 @@
+"""Settings of a run as a whole: its folder, and where MLflow records it."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from pipeline.settings.base import Location, Number, Settings
+
+
+class RunSettings(Settings):
+    """Where a run is stored and what makes it repeatable."""
+
+    name: str = "nezha"
+    """Name of the run: its folder, its Ray Train name and its MLflow run name."""
+    storage: Location = "runs"
+    """Folder that holds the run folder; on a cluster, one that every node sees."""
+    seed: Annotated[int, Number, Field(ge=0, lt=2**32)] = 42
+    """Seed of pairs, masks, order, initial weights and dropout."""
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        # `.` and `..` would put the run's files into the storage folder itself or above it.
+        if name in (".", "..") or not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+            raise ValueError(
+                "must consist of letters (a-z, A-Z), digits, `.`, `_` and `-`, and not be `.` or "
+                "`..`"
+            )
+        return name
+
+
+class TrackingSettings(Settings):
+    """MLflow."""
+
+    uri: str = ""
+    """Tracking server (http://…) or database (sqlite:///…); empty: SQLite in `run.storage`."""
+    experiment: str = "nezha"
+    """MLflow experiment."""
+    registered_model: str = "nezha"
+    """Name in the model registry; empty: nothing is registered."""
+    alias: str = "champion"
+    """Registry alias that moves to the new version; MLflow reserves `latest` and `v1`, `v2` …"""
+
+    @field_validator("alias")
+    @classmethod
+    def _check_alias(cls, alias: str) -> str:
+        if re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE):
+            raise ValueError("must not be `latest` or `v1`, `v2` …: MLflow reserves these names")
+        return alias

@@ -1,0 +1,173 @@
+"""Settings of pretraining: network, steps, optimizer, DeepSpeed and workers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from pipeline.settings.base import (
+    AboveZero,
+    Count,
+    Decay,
+    Location,
+    NotNegative,
+    Number,
+    Positive,
+    Settings,
+    Share,
+)
+from pipeline.settings.deepspeed import refused
+
+
+class ModelSettings(Settings):
+    """The network: a named size, and any field of NezhaConfig that replaces the size's own."""
+
+    size: Literal["tiny", "small", "base", "large"] = "base"
+    """tiny: 4 layers of 256 · small: 6 of 512 · base: 12 of 768 · large: 24 of 1024."""
+    hidden_size: Positive | None = None
+    num_hidden_layers: Positive | None = None
+    num_attention_heads: Positive | None = None
+    intermediate_size: Positive | None = None
+    hidden_act: str | None = None
+    hidden_dropout_prob: Share | None = None
+    attention_probs_dropout_prob: Share | None = None
+    max_position_embeddings: Positive | None = None
+    max_relative_position: Count | None = None
+    type_vocab_size: Positive | None = None
+    initializer_range: AboveZero | None = None
+    layer_norm_eps: AboveZero | None = None
+    classifier_dropout: Share | None = None
+
+
+class TrainSettings(Settings):
+    """What the network is trained on, and for how long."""
+
+    shards: tuple[Location, ...] = ()
+    """Shard folders, each `PATH` or `PATH@WEIGHT`; empty: the folder that `corpus` makes."""
+    window_shards: Count = 0
+    """Shards that are shuffled together, and so needed at the same time; 0: all."""
+    shard_cache: str = ""
+    """Local folder for shards of object stores; empty: a folder in the temporary folder."""
+    shard_cache_gigabytes: AboveZero = 50.0
+    """Largest size of the local folder; the least recently used shards are deleted first."""
+    steps: Positive = 1000
+    """Optimizer steps."""
+    global_batch: Positive = 256
+    """Samples of one optimizer step, over all workers."""
+    micro_batch: Positive = 32
+    """Largest number of samples that one worker processes at a time."""
+    eval_shards: Location = ""
+    """Held-out shard folder; empty: the folder made from `corpus.heldout`."""
+    eval_samples: Positive = 2048
+    """Largest number of held-out samples in an evaluation."""
+    eval_every: Positive = 100
+    """Steps between evaluations."""
+    checkpoint_every: Positive = 100
+    """Steps between checkpoints."""
+    keep_checkpoints: Positive = 2
+    """Newest checkpoints to keep, in addition to the best one."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the device computes in it, else fp32. fp16 needs a GPU."""
+    log_every: Positive = 10
+    """Steps between two points in MLflow, and between two progress lines."""
+    profile_every: Count = 100
+    """Steps between two measurements of `time/…`; a measured step is slower. 0: none."""
+    init_from: Location = ""
+    """Checkpoint or export to start from (for example NVIDIA's second phase, at length 512)."""
+    init_state: Literal["weights", "full"] = "weights"
+    """What to take from `init_from`. weights: the weights. full: a checkpoint's optimizer too."""
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainSettings:
+        if self.init_state == "full" and not self.init_from:
+            raise ValueError("train.init_state=full needs train.init_from, a checkpoint_… folder")
+        return self
+
+
+class OptimSettings(Settings):
+    """Optimizer and learning rate."""
+
+    name: Literal["lamb", "adamw"] = "lamb"
+    """LAMB or AdamW; both are exact at every ZeRO stage."""
+    lr: AboveZero = 1.8e-4
+    """Peak learning rate (NEZHA base: 1.8e-4 at batch 14,400)."""
+    warmup: NotNegative = 0.01
+    """Warm-up steps; a number below 1 is a share of all steps."""
+    schedule: Literal["linear", "polynomial", "cosine", "constant"] = "linear"
+    """Decay after the warm-up; polynomial is NVIDIA's (1 - t/T)^0.5."""
+    weight_decay: NotNegative = 0.01
+    """Decoupled weight decay; biases and LayerNorm have none."""
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    """Decay rates of the first and the second moment."""
+    eps: AboveZero = 1e-6
+    """Number added to the square root of the second moment."""
+    clip: NotNegative = 1.0
+    """Largest global gradient norm; 0: no clipping."""
+
+
+class EngineSettings(Settings):
+    """How DeepSpeed and the network compute."""
+
+    zero_stage: Literal[1, 2, 3] = 1
+    """What ZeRO shards. 1: optimizer state. 2: gradients too. 3: weights too."""
+    offload: bool = False
+    """Keep the optimizer state in CPU memory and step there (needs GPUs)."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    compile: bool = False
+    """Apply torch.compile to the network."""
+    attention: Literal["auto", "eager", "sdpa", "flash"] = "auto"
+    """auto and sdpa: the fastest that fits. flash: the Triton kernels. eager: the definition."""
+    peak_tflops: AboveZero | None = None
+    """Peak of a worker's device in dense TFLOP/s, for MFU; null: looked up by the GPU's name."""
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
+    """Keys of DeepSpeed's own configuration, merged into the one that the settings yield."""
+
+    @field_validator("zero_stage", mode="before")
+    @classmethod
+    def _explain_stage_0(cls, stage: object) -> object:
+        if stage == 0 and not isinstance(stage, bool):
+            raise ValueError("must be 1, 2 or 3; ZeRO stage 1 on one worker is the same as no ZeRO")
+        return stage
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _refuse_keys(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if mistakes := refused(given):
+            raise ValueError("\n".join(f"engine.deepspeed.{mistake}" for mistake in mistakes))
+        return given
+
+
+class ScalingSettings(Settings):
+    """The workers that train."""
+
+    workers: Count = 0
+    """Workers; 0: one for each GPU, or up to two on CPUs."""
+    min_workers: Positive | None = None
+    """Smallest number of workers of an elastic run, which continues when nodes come or go."""
+    max_workers: Positive | None = None
+    """Largest number of workers of an elastic run."""
+    gpus_per_worker: Annotated[Literal[0, 1], Number] | None = None
+    """GPUs of a worker; null: 1 where the cluster has GPUs, else 0."""
+    cpus_per_worker: AboveZero = 1
+    """CPUs, and so threads, of a worker."""
+    max_failures: Annotated[int, Number, Field(ge=-1)] = 3
+    """How often failed workers are restarted from the newest checkpoint; -1: without limit."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ScalingSettings:
+        low, high = self.min_workers, self.max_workers
+        mistakes = []
+        if (low is None) != (high is None):
+            mistakes.append("scaling.min_workers and scaling.max_workers need each other")
+        if low and high and low > high:
+            mistakes.append("scaling.min_workers must not exceed scaling.max_workers")
+        if self.workers and (low or high):
+            mistakes.append(
+                "scaling.workers fixes the number of workers, scaling.min_workers and max_workers "
+                "let it change; set one or the other"
+            )
+        if mistakes:
+            raise ValueError("\n".join(mistakes))
+        return self

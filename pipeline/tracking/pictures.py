@@ -1,0 +1,58 @@
+"""Pictures of a run's history: the loss curve and LAMB's trust ratios."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+RATIO = "trust_ratio/"
+
+
+def draw_curve(records: list[dict[str, float]], path: Path, unigram_loss: float | None) -> None:
+    """Training and held-out MLM loss over steps, as a PNG.
+
+    Args:
+        records: of `history.read`.
+        path: PNG file to write.
+        unigram_loss: reference line (nats a token), if it is known.
+    """
+    figure = _figure()
+    axes = figure.add_subplot(
+        xlabel="step", ylabel="masked-token loss (nats)", title="Masked-language-model loss"
+    )
+    for key, label in (("mlm_loss", "training"), ("heldout_mlm_loss", "held out")):
+        points = [(record["step"], record[key]) for record in records if key in record]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label)
+    if unigram_loss is not None:
+        axes.axhline(unigram_loss, color="gray", linestyle=":", label="token frequencies alone")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path)
+
+
+def draw_trust_ratios(records: list[dict[str, float]], path: Path) -> bool:
+    """LAMB's mean trust ratio of each layer group over steps, as a PNG; False if there is none."""
+    logged = [record for record in records if any(key.startswith(RATIO) for key in record)]
+    if not logged:
+        return False
+    groups = [key.removeprefix(RATIO) for key in logged[-1] if key.startswith(RATIO)]
+    figure = _figure()
+    axes = figure.add_subplot(xlabel="step", title="Trust ratio by layer group")
+    ratios = [[record.get(RATIO + group, math.nan) for record in logged] for group in groups]
+    steps = [record["step"] for record in logged]
+    mesh = axes.pcolormesh(steps, range(len(groups)), ratios, norm="log", shading="nearest")
+    axes.set_yticks(range(len(groups)), groups)
+    figure.colorbar(mesh, ax=axes)
+    figure.savefig(path)
+    return True
+
+
+def _figure() -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure

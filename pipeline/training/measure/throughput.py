@@ -1,0 +1,61 @@
+"""Mean losses and the speed between two logged steps."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+import torch.distributed as dist
+
+from pipeline.training.measure.flops import Counts, Speed
+from pipeline.training.objective import STATISTICS, summarize
+
+
+class Interval:
+    """Sums over the steps since the last logged one.
+
+    Steps that are profiled synchronise the device, so they count for the losses but not for the
+    speed.
+    """
+
+    def __init__(self, device: torch.device, speed: Speed) -> None:
+        self._device, self._speed = device, speed
+        self._all_seconds, self._all_steps = 0.0, 0
+        self._clear()
+        self.restart()
+
+    def _clear(self) -> None:
+        self._sums = torch.zeros(len(STATISTICS), dtype=torch.float64, device=self._device)
+        self._counts = torch.zeros(len(Counts._fields), dtype=torch.float64, device=self._device)
+        self._seconds, self._steps = 0.0, 0
+
+    def restart(self) -> None:
+        """Start timing the next step: evaluation and checkpoints are not training time."""
+        self._started = time.monotonic()
+
+    def add(self, sums: torch.Tensor, counts: torch.Tensor, profiled: bool) -> None:
+        """Add the step that has just ended: this rank's STATISTICS [6], Counts of all ranks [4]."""
+        self._sums += sums
+        if not profiled:
+            self._counts += counts
+            self._seconds += time.monotonic() - self._started
+            self._steps += 1
+
+    def close(self, remaining: int) -> dict[str, float]:
+        """Means over all ranks since the last call, and the speed; every rank calls it.
+
+        Returns:
+            what `summarize` returns and, unless every step was profiled, what `Speed.of` returns,
+            `step_seconds` and `seconds_left` (for the `remaining` steps of the run).
+        """
+        if dist.is_initialized():
+            dist.all_reduce(self._sums)
+        values = summarize(self._sums)
+        if self._steps:
+            self._all_seconds += self._seconds
+            self._all_steps += self._steps
+            values |= self._speed.of(Counts(*self._counts.tolist()), self._seconds)
+            values["step_seconds"] = self._seconds / self._steps
+            values["seconds_left"] = remaining * self._all_seconds / self._all_steps
+        self._clear()
+        return values

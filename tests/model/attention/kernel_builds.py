@@ -1,0 +1,102 @@
+"""The machine code of the network's Triton kernels, without a GPU.
+
+    python -m tests.model.attention.kernel_builds 90 64 bfloat16 [BIASED] [ARGUMENT …]
+
+prints it as JSON; the named arguments are 1.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from model.attention import triton_attention
+from model.attention.table_factors import table_factors
+from model.attention.triton_attention import Tiles
+from model.fused import triton_add_norm
+from tests.machine_code import MachineCode, compiled
+
+SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10}
+"""Bytes a block may have, by compute capability: A100; RTX 3090, A10, L4; H100."""
+KINDS = {
+    **dict.fromkeys(
+        ("lse_ptr", "bias_ptr", "ends_ptr", "turns_ptr", "rows_ptr", "figures_ptr", "sums_ptr"),
+        "*fp32",
+    ),
+    **{"cu_seqlens_ptr": "*i32", "seed": "i64"},
+    **dict.fromkeys(("scale", "keep_scale", "epsilon"), "fp32"),
+}
+"""Types of arguments; other pointers are to the operands' type, other numbers are int32."""
+POINTERS = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32"}
+CLIP = 64
+
+
+def attention(
+    name: str,
+    tiles: Tiles,
+    capability: int = 90,
+    head_size: int = 64,
+    dtype: str = "bfloat16",
+    ones: Sequence[str] = (),
+    switches: Mapping[str, bool] | None = None,
+) -> MachineCode:
+    """A kernel of attention; Triton makes constants of the arguments `ones`, which are 1."""
+    kernel = getattr(triton_attention, f"{name}_kernel")
+    constants = {
+        **{"BIASED": False, "PACKED": True, "DROPOUT": True, "ONE_EDGE": True},
+        **(switches or {}),
+        "D": head_size,
+        "W": 2 * len(table_factors(head_size, CLIP).frequencies),
+        "QUERIES": tiles.queries,
+        "KEYS": tiles.keys,
+        "PRECISION": "ieee" if dtype == "float32" else "tf32",
+        **dict.fromkeys(ones, 1),
+    }
+    aligned = [x for x in kernel.arg_names if x.endswith(("_ptr", "_row", "_head", "_step"))]
+    kinds = _kinds(kernel.arg_names, dtype)
+    return compiled(kernel, kinds, constants, capability, tiles.warps, tiles.stages, aligned)
+
+
+def add_norm(
+    name: str, capability: int, width: int, dtype: str, ones: Sequence[str] = ()
+) -> MachineCode:
+    """A kernel of dropout, residual and LayerNorm for a hidden size."""
+    kernel = getattr(triton_add_norm, f"{name}_kernel")
+    padded, rows = triton_add_norm.tile_shape(width)
+    constants = {"DROPOUT": True, "WIDTH": padded, "ROWS": rows, **dict.fromkeys(ones, 1)}
+    aligned = [x for x in kernel.arg_names if x.endswith("_ptr") or x == "width"]
+    kinds = _kinds(kernel.arg_names, dtype)
+    return compiled(kernel, kinds, constants, capability, triton_add_norm.WARPS, aligned=aligned)
+
+
+def _kinds(names: Sequence[str], dtype: str) -> dict[str, str]:
+    return {
+        name: KINDS.get(name, POINTERS[dtype] if name.endswith("_ptr") else "i32") for name in names
+    }
+
+
+def tiles_that_ship(capability: int, head_size: int, dtype: str) -> dict[str, Tiles]:
+    shared = SHARED_MEMORY[capability]
+    tiles = triton_attention.tiles_for(head_size, getattr(torch, dtype), shared)
+    return {**tiles, "rows": tiles["queries"]}
+
+
+def all_kernels(
+    capability: int, head_size: int, dtype: str, biased: bool = False, ones: Sequence[str] = ()
+) -> dict[str, MachineCode]:
+    """With the tiles that ship, and 12 heads."""
+    switches = {"BIASED": biased}
+    made = {
+        name: attention(name, tiles, capability, head_size, dtype, ones, switches)
+        for name, tiles in tiles_that_ship(capability, head_size, dtype).items()
+    }
+    for name in ("add_norm", "add_norm_gradient"):
+        made[name] = add_norm(name, capability, 12 * head_size, dtype, ones)
+    return made
+
+
+if __name__ == "__main__":
+    ones = [name for name in sys.argv[4:] if name != "BIASED"]
+    found = all_kernels(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], "BIASED" in sys.argv, ones)
+    print(json.dumps({name: one._asdict() for name, one in found.items()}))

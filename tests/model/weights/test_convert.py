@@ -1,0 +1,243 @@
+"""Weights of every known origin come in exactly, or are refused with a reason."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import model as nezha
+from jobs.convert import main
+from model.weights.convert import WeightsError, convert, read_weights, to_huawei
+
+HERE = Path(__file__).parents[1]
+sys.path.insert(0, str(HERE))
+
+from golden_cases import weight  # noqa: E402
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 11,
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 12,
+}
+
+
+def small(head: type = nezha.NezhaForPreTraining) -> Any:
+    torch.manual_seed(1)
+    net = head(nezha.NezhaConfig(**SIZES))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.normal_()
+    return net.eval()
+
+
+def folder_with_config(folder: Path, name: str = "config.json", **changes: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    # Huawei's files hold keys that transformers' don't.
+    (folder / name).write_text(json.dumps(SIZES | {"pooler_fc_size": 768} | changes))
+    return folder
+
+
+def assert_same(folder: Path, net: Any) -> None:
+    loaded = type(net).from_pretrained(folder)
+    for name, value in net.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+
+
+def tables() -> dict[str, torch.Tensor]:
+    """The buffers that old files carry."""
+    name = "encoder.layer.0.attention.self.relative_positions_encoding.positions_encoding"
+    return {name: torch.zeros(4, 4, 4)}
+
+
+@pytest.mark.parametrize("head", [nezha.NezhaForPreTraining, nezha.NezhaForMaskedLM])
+def test_transformers_bin_with_position_tables(head: type, tmp_path: Path) -> None:
+    net = small(head)
+    folder = folder_with_config(tmp_path / "in", architectures=[head.__name__])
+    old = {f"nezha.{name}": value for name, value in tables().items()}
+    torch.save(net.state_dict() | old, folder / "pytorch_model.bin")
+    assert convert(folder, tmp_path / "out") == head.__name__
+    assert_same(tmp_path / "out", net)
+    # from_pretrained itself reads such a folder, too.
+    assert_same(folder, net)
+
+
+def test_safetensors_and_shards(tmp_path: Path) -> None:
+    net = small()
+    net.save_pretrained(tmp_path / "one")
+    net.save_pretrained(tmp_path / "many", max_shard_size="1KB")
+    assert len(list((tmp_path / "many").glob("*.safetensors"))) > 1
+    for name in ["one", "many"]:
+        assert convert(tmp_path / name, tmp_path / f"{name}_out") == "NezhaForPreTraining"
+        assert_same(tmp_path / f"{name}_out", net)
+
+
+def test_backbone_alone(tmp_path: Path) -> None:
+    net = small(nezha.NezhaModel)
+    folder = folder_with_config(tmp_path / "in")
+    save_file(net.state_dict(), folder / "model.safetensors")
+    assert convert(folder, tmp_path / "out") == "NezhaModel"
+    assert_same(tmp_path / "out", net)
+
+
+def test_huawei_pytorch(tmp_path: Path) -> None:
+    net = small()
+    state = to_huawei(net) | {f"bert.{name}": value for name, value in tables().items()}
+    assert "bert.encoder.layer.0.output.LayerNorm.gamma" in state
+    state.pop("cls.predictions.decoder.bias")
+    folder = folder_with_config(tmp_path / "in", "bert_config.json")
+    torch.save(state, folder / "pytorch_model.bin")
+    assert convert(folder, tmp_path / "out") == "NezhaForPreTraining"
+    assert_same(tmp_path / "out", net)
+
+
+def test_huawei_tensorflow(tmp_path: Path) -> None:
+    """Written by TensorFlow itself, see make_tf_checkpoint.py."""
+    config = folder_with_config(tmp_path / "in") / "config.json"
+    source = HERE / "golden" / "tensorflow" / "model.ckpt"
+    assert convert(source, tmp_path / "out", config) == "NezhaForPreTraining"
+    found = nezha.NezhaForPreTraining.from_pretrained(tmp_path / "out").state_dict()
+    layer = "encoder.layer.0"
+    for ours, theirs, shape in [
+        ("nezha.embeddings.word_embeddings.weight", "bert/embeddings/word_embeddings", (11, 8)),
+        ("cls.predictions.decoder.weight", "bert/embeddings/word_embeddings", (11, 8)),
+        ("nezha.embeddings.LayerNorm.weight", "bert/embeddings/LayerNorm/gamma", (8,)),
+        (
+            f"nezha.{layer}.output.dense.weight",
+            "bert/encoder/layer_0/output/dense/kernel",
+            (12, 8),
+        ),
+        (
+            f"nezha.{layer}.attention.self.key.weight",
+            "bert/encoder/layer_0/attention/self/key/kernel",
+            (8, 8),
+        ),
+        ("cls.predictions.bias", "cls/predictions/output_bias", (11,)),
+        ("cls.seq_relationship.weight", "cls/seq_relationship/output_weights", (2, 8)),
+    ]:
+        expected = torch.from_numpy(weight(theirs, shape))
+        expected = expected.T if theirs.endswith("kernel") else expected
+        assert torch.equal(found[ours], expected), ours
+
+
+def test_half_precision_files_load_into_float32(tmp_path: Path) -> None:
+    net = small()
+    folder = folder_with_config(tmp_path / "in")
+    torch.save({k: v.half() for k, v in net.state_dict().items()}, folder / "pytorch_model.bin")
+    convert(folder, tmp_path / "out")
+    assert_same(tmp_path / "out", net.half().float())
+
+
+def test_everything_that_does_not_fit_is_listed(tmp_path: Path) -> None:
+    state = small().state_dict()
+    state["nezha.surprise"] = state.pop("nezha.pooler.dense.bias")
+    state["cls.seq_relationship.weight"] = torch.zeros(3, 8)
+    state["cls.seq_relationship.bias"] = torch.zeros(2, dtype=torch.long)
+    folder = folder_with_config(tmp_path / "in")
+    torch.save(state, folder / "pytorch_model.bin")
+    with pytest.raises(WeightsError) as caught:
+        convert(folder, tmp_path / "out")
+    for part in [
+        "missing: nezha.pooler.dense.bias",
+        "unknown: nezha.surprise",
+        "shape of cls.seq_relationship.weight: (3, 8) in the file, (2, 8)",
+        "type of cls.seq_relationship.bias",
+    ]:
+        assert part in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_names_for_one_weight(tmp_path: Path) -> None:
+    state = small().state_dict()
+    state["bert.pooler.dense.bias"] = state["nezha.pooler.dense.bias"]
+    folder = folder_with_config(tmp_path / "in")
+    torch.save(state, folder / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match=r"nezha\.pooler\.dense\.bias"):
+        convert(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.ckpt.index"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "noise"])
+def test_damaged_files(name: str, damage: str, tmp_path: Path) -> None:
+    folder = folder_with_config(tmp_path / "in")
+    if name.endswith(".index"):
+        shutil.copytree(HERE / "golden" / "tensorflow", folder, dirs_exist_ok=True)
+    elif name.endswith(".bin"):
+        torch.save(small().state_dict(), folder / name)
+    else:
+        save_file(small(nezha.NezhaModel).state_dict(), folder / name)
+    content = (folder / name).read_bytes()
+    noise = bytes(byte ^ 85 for byte in content)
+    (folder / name).write_bytes(
+        {"truncated": content[: len(content) // 2], "empty": b"", "noise": noise}[damage]
+    )
+    with pytest.raises(WeightsError, match=name.removesuffix(".index")):
+        read_weights(folder)
+
+
+def test_truncated_tensorflow_data(tmp_path: Path) -> None:
+    shutil.copytree(HERE / "golden" / "tensorflow", tmp_path / "in")
+    data = tmp_path / "in" / "model.ckpt.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match="truncated"):
+        read_weights(tmp_path / "in")
+
+
+class Malicious:
+    """Unpickling this would make a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f"touch {self.marker}",)
+
+
+def test_a_malicious_pickle_is_refused_and_nothing_runs(tmp_path: Path) -> None:
+    folder = folder_with_config(tmp_path / "in", model_type="nezha")
+    torch.save({"weight": Malicious(tmp_path / "marker")}, folder / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match="pytorch_model"):
+        convert(folder, tmp_path / "out")
+    with pytest.raises(Exception, match=r"[Ww]eights"):
+        nezha.NezhaModel.from_pretrained(folder)
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"num_attention_heads": 3}, "multiple of num_attention_heads"),
+        ({"num_attention_heads": 8}, "must be even"),
+        ({"num_attention_heads": 0}, "multiple of num_attention_heads"),
+        ({"max_relative_position": -1}, "at least 0"),
+        ({"add_cross_attention": True}, "is_decoder"),
+        ({"hidden_size": "many"}, "hidden_size"),
+    ],
+)
+def test_impossible_configurations(changes: dict, reason: str, tmp_path: Path) -> None:
+    folder = folder_with_config(tmp_path / "in", **changes)
+    torch.save(small().state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match=reason):
+        convert(folder, tmp_path / "out")
+    with pytest.raises(Exception, match=reason):
+        nezha.NezhaConfig(**(SIZES | changes))
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = str(HERE / "golden" / "tensorflow" / "model.ckpt")
+    config = str(folder_with_config(tmp_path / "in") / "config.json")
+    out = str(tmp_path / "out")
+    assert main(["--input", source, "--output", out, "--dry-run"]) == 0
+    assert "nezha.pooler.dense.weight (8, 8)" in capsys.readouterr().out
+    assert not Path(out).exists()
+    assert main(["--input", source, "--output", out, "--model-config", config]) == 0
+    assert Path(out, "modeling_nezha.py").exists()
+    assert main(["--input", str(tmp_path / "none"), "--output", out]) == 2
+    assert "no such file" in capsys.readouterr().err

@@ -1,0 +1,168 @@
+"""Examples to features and back: logits made from the targets give the right answers."""
+
+import contextlib
+import random
+import string
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from pipeline.corpus.samples.vocabulary import build_tokenizer
+from pipeline.finetuning import network as networks
+from pipeline.finetuning.features import IGNORED, collate
+from pipeline.finetuning.tasks import TASKS
+from pipeline.finetuning.tasks.base import TaskSetup
+from tests.pipeline.finetuning.conftest import MAKERS
+
+SEPARATORS = {"classification": 1, "pair": 2, "ner": 1, "choice": 2, "span": 2}
+
+
+def perfect_logits(task, feature, labels):
+    """What a network that knows the targets would say."""
+    if task == "span":
+        logits = np.zeros((2, feature.length), np.float32)
+        # A window without the answer is less sure than the one that holds it.
+        logits[range(2), feature.target] = 1.0 if feature.target == [0, 0] else 9.0
+        return logits
+    if task == "ner":
+        wanted = [0 if label == IGNORED else label for label in feature.target]
+        return 9 * np.eye(len(labels), dtype=np.float32)[wanted]
+    return 9 * np.eye(len(labels) or len(feature.inputs), dtype=np.float32)[feature.target[0]]
+
+
+def check_round_trip(task, examples, tokenizer, length):
+    kind = TASKS[task]
+    labels = kind.label_set(examples)
+    setup = TaskSetup(tokenizer, labels, length)
+    features = kind.features(examples, setup)
+    for feature in features:
+        assert 0 < feature.length <= length
+        for each in feature.inputs:
+            assert each.ids[0] == tokenizer.cls_token_id
+            assert each.ids[-1] == tokenizer.sep_token_id
+            assert each.ids.count(tokenizer.sep_token_id) == SEPARATORS[task]
+            assert len(each.types) == len(each.ids)
+            assert max(each.types) == SEPARATORS[task] - 1
+    own = [[feature for feature in features if feature.example == i] for i in range(len(examples))]
+    answers = [
+        kind.answer(
+            example, mine, [perfect_logits(task, feature, labels) for feature in mine], setup
+        )
+        for example, mine in zip(examples, own, strict=True)
+    ]
+    return kind.scores(examples, answers), features
+
+
+@pytest.fixture(scope="module")
+def tokenizer(export):
+    return networks.load_tokenizer(str(export))
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("length", [24, 64])
+def test_perfect_logits_give_perfect_scores(task, length, tokenizer):
+    draw = random.Random(length)
+    examples = [MAKERS[task](draw) for _ in range(50)]
+    for example in examples:
+        TASKS[task].check_target(example, "here")
+    scores, _ = check_round_trip(task, examples, tokenizer, length)
+    assert set(scores.values()) == {1.0}
+
+
+@pytest.mark.parametrize("length", [8, 9, 12, 16, 18, 64])
+@pytest.mark.parametrize("question", ["北京" * 40, "한국말" * 30])
+def test_a_question_leaves_room_to_the_context(question, length, tokenizer):
+    """Also in Hangul, of which a syllable may be three tokens."""
+    example = {"context": "天安门在北京的中心" * 4, "question": question}
+    features = TASKS["span"].features([example], TaskSetup(tokenizer, [], length))
+    assert all(feature.length <= length for feature in features)
+    seen = {offsets for feature in features for offsets in feature.origin if offsets[0] >= 0}
+    assert seen == {(place, place + 1) for place in range(len(example["context"]))}
+
+
+@pytest.mark.parametrize(
+    ("folder", "task", "length", "least"),
+    [
+        ("peoples_daily_ner", "ner", 64, 1.0),
+        ("cmrc2018", "span", 384, 0.99),
+        ("c3", "choice", 256, 1.0),
+        ("ocnli", "pair", 64, 1.0),
+        ("chnsenticorp", "classification", 128, 1.0),
+    ],
+)
+def test_the_same_on_public_sets(shared, folder, task, length, least):
+    special = {
+        f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")
+    }
+    fast = build_tokenizer(shared / "vocab" / "vocab.txt", lowercase=True)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=fast, **special)
+    examples = TASKS[task].read(str(shared / "tasks" / folder / "dev.jsonl.gz"))[:400]
+    scores, features = check_round_trip(task, examples, tokenizer, length)
+    assert min(scores.values()) >= least
+    if task in ("ner", "span"):
+        assert len(features) > len(examples)
+
+
+@given(
+    words=st.lists(
+        st.text("北京ab1 \u200b𠀀" + string.punctuation, min_size=1, max_size=9),
+        min_size=1,
+        max_size=60,
+    )
+)
+def test_every_word_gets_a_label_whatever_it_is(words, tokenizer):
+    labels = ["O", "B-X", "I-X"]
+    example = {"tokens": words, "labels": ["B-X"] * len(words)}
+    setup = TaskSetup(tokenizer, labels, 8)
+    features = TASKS["ner"].features([example], setup)
+    assert all(
+        feature.length <= 8 and len(feature.target) == len(feature.origin) == feature.length
+        for feature in features
+    )
+    places = [place for feature in features for place, _ in feature.origin if place >= 0]
+    kept = [bool(ids) for ids in tokenizer(words, add_special_tokens=False)["input_ids"]]
+    assert places == [place for place, there in enumerate(kept) if there]
+    logits = [perfect_logits("ner", feature, labels) for feature in features]
+    found = TASKS["ner"].answer(example, features, logits, setup)
+    assert found["labels"] == ["B-X" if there else "O" for there in kept]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_padding_does_not_change_the_logits(task, export, data, tokenizer, monkeypatch):
+    monkeypatch.setattr(networks, "autocast", lambda device: contextlib.nullcontext())
+    kind = TASKS[task]
+    examples = TASKS[task].read(data[task]["dev"])
+    labels = kind.label_set(examples)
+    features = kind.features(examples, TaskSetup(tokenizer, labels, 32))
+    network = networks.build(kind, str(export), labels, 0.1, from_scratch=True)
+    alone, together = (networks.infer(kind, network, features, n, 0) for n in (1, len(features)))
+    for one, other in zip(alone, together, strict=True):
+        assert one == pytest.approx(other[tuple(map(slice, one.shape))], abs=1e-5)
+
+
+def test_the_loss_counts_what_counts():
+    logits = torch.tensor([[[2.0, 0.0], [0.0, 3.0]], [[5.0, 1.0], [1.0, 1.0]]])
+    target = torch.tensor([[0, 1], [IGNORED, IGNORED]])
+    expected = -torch.log_softmax(logits[0], -1)[[0, 1], [0, 1]].mean()
+    assert networks.loss_of(logits, target) == pytest.approx(float(expected))
+    assert networks.loss_of(logits, torch.full((2, 2), IGNORED)) == 0
+
+
+def test_absent_choices_get_no_probability(export, tokenizer):
+    kind = TASKS["choice"]
+    features = kind.features(
+        [
+            {"context": "好", "question": "？", "choices": ["一", "二", "三"], "answer": 0},
+            {"context": "坏", "question": "？", "choices": ["一", "二"], "answer": 1},
+        ],
+        TaskSetup(tokenizer, [], 32),
+    )
+    network = networks.build(kind, str(export), [], 0.1, from_scratch=True).eval()
+    batch = collate(features, tokenizer.pad_token_id, multiple_choice=True)
+    shares = networks.forward(kind, network, batch, networks.pick_device()).softmax(-1)
+    assert shares[1, 2] == 0
+    assert shares[:, :2].min() > 0

@@ -1,0 +1,86 @@
+"""Fine-tunings as Ray tasks."""
+
+import os
+
+import pytest
+import torch
+
+from pipeline.errors import TaskError
+from pipeline.finetuning import on_cluster
+from pipeline.finetuning.finetune import FinetuneResult, finetune
+from pipeline.finetuning.on_cluster import Finetuning, finetune_all, threads_of_a_task
+from pipeline.settings.finetuning import FinetuneSettings
+
+
+def job(name, data, export, output, seed=1, **more):
+    values = {"task": "ner", "lr": 5e-3, "batch": 16, "epochs": 1, "data": data["ner"]} | more
+    return Finetuning(name, FinetuneSettings.model_validate(values), str(export), output, seed)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "cpus_by_node", "threads"),
+    [(4, [2], 1), (1, [2], 2), (4, [8], 2), (2, [4, 4, 4, 4], 4), (9, [2], 1), (3, [16], 5)],
+)
+def test_tasks_share_the_cpus_and_each_fits_on_a_node(tasks, cpus_by_node, threads):
+    assert threads_of_a_task(tasks, cpus_by_node) == threads
+
+
+@pytest.mark.ray
+def test_results_come_in_order_and_lines_with_their_names(
+    ray_cluster, export, data, tmp_path, monkeypatch
+):
+    """Also with relative paths, which are those of the driver."""
+    monkeypatch.chdir(tmp_path)
+    places = {name: os.path.relpath(path) for name, path in data["ner"].items()}
+    runs = [
+        job("a", {"ner": places}, os.path.relpath(export), tmp_path / "a"),
+        job("b", data, export, tmp_path / "b", seed=2),
+    ]
+    lines = []
+    results = finetune_all(runs, lambda name, line: lines.append((name, line)))
+    assert [result.folder for result in results] == [str(tmp_path / "a"), str(tmp_path / "b")]
+    for name in "ab":
+        assert [line for whose, line in lines if whose == name][-1].startswith("epoch 1/1")
+    assert results[0].test["f1"] > 0.5
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads_of_a_task(2, [4]))
+    try:
+        here = finetune(runs[1].settings, str(export), tmp_path / "here", seed=2)
+    finally:
+        torch.set_num_threads(before)
+    assert here.epochs == results[1].epochs
+
+
+@pytest.mark.ray
+def test_a_mistake_is_told_as_it_is_and_ends_the_others(ray_cluster, export, data, tmp_path):
+    bad = {"ner": data["ner"] | {"dev": data["pair"]["dev"]}}
+    runs = [
+        job("long", data, export, tmp_path / "long", epochs=1000),
+        job("bad", bad, export, tmp_path / "bad"),
+    ]
+    with pytest.raises(
+        TaskError, match=r"^bad: .*pair-dev\.jsonl, line 1: no key 'tokens'"
+    ) as told:
+        finetune_all(runs, lambda name, line: None)
+    assert type(told.value) is TaskError
+    assert told.value.__cause__ is None
+    assert not (tmp_path / "long").exists()
+
+
+@pytest.mark.ray
+def test_a_task_has_its_threads_and_threads_that_wait_sleep(ray_cluster, monkeypatch, tmp_path):
+    """What a worker process sees, in place of a fine-tuning."""
+    monkeypatch.setattr(on_cluster, "_run", look_around)
+    (result,) = finetune_all([job("x", {"ner": {}}, "", tmp_path)], lambda name, line: None)
+    assert result.dev["threads"] == 4
+    assert result.dev["pid"] != os.getpid()
+    assert result.folder == "PASSIVE"
+
+
+def look_around(run, threads):
+    def look(*_):
+        facts = {"threads": torch.get_num_threads(), "pid": os.getpid()}
+        return FinetuneResult("f1", 1.0, facts, {}, [], [], 0.0, os.environ["OMP_WAIT_POLICY"])
+
+    on_cluster.finetune = look
+    yield from on_cluster._run(run, threads)

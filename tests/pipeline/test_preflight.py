@@ -1,0 +1,40 @@
+"""What is refused before anything starts."""
+
+import json
+
+import pytest
+
+from pipeline import preflight
+from pipeline.errors import ConfigError
+from pipeline.feed.batches import FingerprintError
+from pipeline.training.launch import torchrun
+from tests.pipeline.training.test_loop import settings
+
+
+def test_another_order_is_refused_before_workers_start(tmp_path):
+    """Ray would start them again and again."""
+    config = settings(tmp_path, "other", "train.steps=6")
+    torchrun.fit(config, None)
+    preflight.check_data(config)
+    run = config.run.model_copy(update={"seed": 7})
+    with pytest.raises(FingerprintError, match="seed: was 42, is 7"):
+        preflight.check_data(config.model_copy(update={"run": run}))
+
+
+def test_a_dry_run_shows_deepspeeds_configuration(tmp_path):
+    own = "engine.deepspeed={wall_clock_breakdown: true}"
+    facts = preflight.train_alone(settings(tmp_path, "dry", "scaling.workers=1", own))
+    shown = json.loads(str(facts["DeepSpeed"]))
+    assert shown["wall_clock_breakdown"]
+    assert shown["gradient_accumulation_steps"] == 2
+
+
+def test_as_many_workers_as_processes(tmp_path, monkeypatch):
+    config = settings(tmp_path, "workers", "scaling.workers=2")
+    with pytest.raises(ConfigError, match=r"asks for 2 worker\(s\), and there are 1"):
+        torchrun.with_workers(config)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert torchrun.with_workers(config) == config
+    bounds = "scaling.min_workers=1", "scaling.max_workers=4"
+    with pytest.raises(ConfigError, match="asks for a changing number of worker"):
+        torchrun.with_workers(settings(tmp_path, "elastic", *bounds))

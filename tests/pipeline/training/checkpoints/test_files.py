@@ -1,0 +1,75 @@
+"""Checkpoints are found, verified and deleted as whole folders."""
+
+import json
+import logging
+import math
+
+import pytest
+
+from pipeline.errors import CheckpointError
+from pipeline.settings.config import Config
+from pipeline.settings.config_file import dump_yaml
+from pipeline.training.checkpoints import files
+
+
+def make(folder, step, loss=1.0):
+    """A complete checkpoint with made-up contents."""
+    temporary = folder / ".temporary"
+    temporary.mkdir()
+    (temporary / files.WEIGHTS).write_bytes(b"weights")
+    state = json.dumps({"step": step, "heldout": {"mlm_loss": loss}, "engine": {"a": 1}})
+    path = folder / f"checkpoint_{step:06d}"
+    files.commit(temporary, path, {files.STATE: state, files.CONFIG: dump_yaml(Config())})
+    return path
+
+
+def test_it_reads_back_and_replaces_an_older_one(tmp_path):
+    make(tmp_path, 3, loss=2.0)
+    path = make(tmp_path, 3)
+    assert [item.name for item in tmp_path.iterdir()] == [path.name]
+    files.verify(path)
+    assert files.read_state(path) == {"step": 3, "heldout": {"mlm_loss": 1.0}}
+    assert files.read_counters(path) == {"a": 1}
+    assert files.read_config(path) == Config()
+    assert files.read_hashes(path).keys() == {files.WEIGHTS, files.STATE, files.CONFIG}
+
+
+def test_incomplete_and_damaged_checkpoints_are_skipped(tmp_path, caplog):
+    older, path, incomplete = (make(tmp_path, step) for step in (2, 3, 7))
+    (incomplete / files.COMPLETE).unlink()
+    make(tmp_path, 9).rename(tmp_path / ".checkpoint_000009.tmp")
+    assert files.newest(tmp_path) == path
+    file = path / files.WEIGHTS
+    file.write_bytes(b"Weights")
+    with caplog.at_level(logging.WARNING):
+        assert files.newest(tmp_path) == older
+    assert "incomplete" in caplog.text
+    assert f"{file} is damaged" in caplog.text
+    file.unlink()
+    with pytest.raises(CheckpointError, match="missing"):
+        files.verify(path)
+    (older / files.HASHES).write_text("{")
+    assert files.newest(tmp_path) is None
+    assert files.newest(tmp_path / "nowhere") is None
+
+
+def test_settings_of_another_version_are_named(tmp_path):
+    path = make(tmp_path, 1)
+    (path / files.CONFIG).write_text("engine: {zero_stage: 0}")
+    with pytest.raises(CheckpointError, match=r"engine\.zero_stage: must be 1, 2 or 3"):
+        files.read_config(path)
+
+
+def test_best_and_prune(tmp_path):
+    for step, loss in ((1, 0.5), (2, math.nan), (3, 1.0), (4, 0.5), (5, 0.8)):
+        make(tmp_path, step, loss)
+    (tmp_path / "checkpoint_000004" / files.COMPLETE).unlink()
+    (tmp_path / ".checkpoint_000006.tmp").mkdir()
+    best = files.best(tmp_path)
+    assert best.name == "checkpoint_000001"
+    files.prune(tmp_path, 2, {best})
+    assert sorted(item.name for item in tmp_path.iterdir()) == [
+        f"checkpoint_{step:06d}" for step in (1, 4, 5)
+    ]
+    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+        files.best(tmp_path / "nowhere")
