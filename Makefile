@@ -1,4 +1,4 @@
-# make pretrain   set-up, then the whole road on the sample corpus: text to fine-tuned heads
+# make pretrain   set-up, then all stages on the sample corpus: text to fine-tuned heads
 # make test       set-up, then linters, type checker and tests
 # make install    set-up alone
 
