@@ -16,7 +16,7 @@ from pipeline.training.network import build_network, network_config
 from pipeline.training.objective import PretrainingObjective, to_device
 
 MEASURED_TOKENS = 1024
-"""Tokens that are measured at least; a base-size network takes seconds for them."""
+"""Tokens that are measured; a network of base size takes some seconds for them."""
 REPEATS = 3
 STEP_OVERHEAD = 1.5
 """A training step of the sample run against its forward and backward pass; the rest is DeepSpeed,
@@ -53,44 +53,39 @@ def stage_seconds(config: Config) -> dict[str, float]:
 
 def seconds_per_token(config: Config) -> float:
     """Measured seconds of a forward and backward pass on one thread, for each token."""
-    length = config.corpus.sequence_length
-    samples = max(config.train.micro_batch, -(-MEASURED_TOKENS // length))
-    samples = min(samples, max(1, 4 * MEASURED_TOKENS // length))
     shape = network_config(config.model, config.corpus.vocab_size)
     objective = PretrainingObjective(build_network(shape, 0, config.engine.attention))
-    inputs = to_device(_random_batch(samples, length, config), torch.device("cpu"))
-    before = torch.get_num_threads()
+    batch = _random_batch(config)
+    inputs = to_device(batch, torch.device("cpu"))
+    threads, seconds = torch.get_num_threads(), []
     torch.set_num_threads(1)
-    try:
-        return min(_seconds_of_a_pass(objective, inputs) for _ in range(REPEATS)) / samples / length
-    finally:
-        torch.set_num_threads(before)
+    for _ in range(REPEATS):
+        start_time = time.monotonic()
+        objective(inputs)[0].backward()
+        seconds.append(time.monotonic() - start_time)
+    torch.set_num_threads(threads)
+    return min(seconds) / batch.tokens
 
 
-def _seconds_of_a_pass(objective: PretrainingObjective, inputs: object) -> float:
-    start_time = time.monotonic()
-    objective(inputs)[0].backward()
-    return time.monotonic() - start_time
-
-
-def _random_batch(samples: int, length: int, config: Config) -> Batch:
+def _random_batch(config: Config) -> Batch:
     """Full sequences of random tokens with the share of masks that training has."""
-    draw = np.random.default_rng(0)
-    shape = samples, length
-    input_ids = draw.integers(5, config.corpus.vocab_size, shape)
-    share = config.corpus.masking.probability
-    masked = np.sort(draw.choice(samples * length, int(share * samples * length), replace=False))
-    labels = np.full(shape, IGNORED)
-    labels.ravel()[masked] = input_ids.ravel()[masked]
+    corpus, draw = config.corpus, np.random.default_rng(0)
+    length = corpus.sequence_length
+    samples = max(1, MEASURED_TOKENS // length)
+    tokens = samples * length
+    ids = draw.integers(5, corpus.vocab_size, (samples, length))
+    masked = np.sort(draw.choice(tokens, max(1, int(corpus.masking.probability * tokens)), False))
+    labels = np.full_like(ids, IGNORED)
+    labels.ravel()[masked] = ids.ravel()[masked]
     return Batch(
-        input_ids=input_ids,
-        token_type_ids=np.zeros(shape, np.int64),
-        attention_mask=np.ones(shape, np.int64),
+        input_ids=ids,
+        token_type_ids=np.zeros_like(ids),
+        attention_mask=np.ones_like(ids),
         labels=labels,
         next_sentence_label=draw.integers(0, 2, samples),
         masked_positions=masked,
-        masked_labels=input_ids.ravel()[masked],
+        masked_labels=ids.ravel()[masked],
         samples=np.arange(samples, dtype=np.uint64),
-        tokens=samples * length,
-        squares=samples * length**2,
+        tokens=tokens,
+        squares=tokens * length,
     )

@@ -9,7 +9,7 @@ from torch import nn
 from pipeline.finetuning.features import Feature
 from pipeline.finetuning.jsonl import Example
 from pipeline.finetuning.network import infer
-from pipeline.finetuning.tasks.base import Answer, Task, TaskSetup
+from pipeline.finetuning.tasks.base import Answer, Logits, Task, TaskSetup
 
 
 class Dataset(NamedTuple):
@@ -39,10 +39,10 @@ def answers(
     """One answer for each example."""
     features = dataset.features
     logits = infer(task, network, features, 2 * batch, setup.tokenizer.pad_token_id)
-    own: list[list[int]] = [[] for _ in dataset.examples]
-    for i, feature in enumerate(features):
-        own[feature.example].append(i)
+    outputs: list[list[tuple[Feature, Logits]]] = [[] for _ in dataset.examples]
+    for feature, each in zip(features, logits, strict=True):
+        outputs[feature.example].append((feature, each))
     return [
-        task.answer(example, [features[i] for i in mine], [logits[i] for i in mine], setup)
-        for example, mine in zip(dataset.examples, own, strict=True)
+        task.answer(example, own, setup)
+        for example, own in zip(dataset.examples, outputs, strict=True)
     ]

@@ -20,6 +20,8 @@ from pipeline.finetuning.jsonl import Example, parse_object, read_lines, require
 
 Answer = dict[str, Any]
 Logits = NDArray[np.floating]
+Outputs = Sequence[tuple[Feature, Logits]]
+"""The features of one example, each with its logits."""
 
 
 class TaskSetup(NamedTuple):
@@ -61,14 +63,8 @@ class Task(ABC):
         """What the network sees, in the order of the examples."""
 
     @abstractmethod
-    def answer(
-        self,
-        example: Example,
-        features: Sequence[Feature],
-        logits: Sequence[Logits],
-        setup: TaskSetup,
-    ) -> Answer:
-        """The answer for an example, from its features and their logits."""
+    def answer(self, example: Example, outputs: Outputs, setup: TaskSetup) -> Answer:
+        """The answer for an example."""
 
     @abstractmethod
     def scores(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:

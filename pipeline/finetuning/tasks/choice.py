@@ -14,7 +14,7 @@ from pipeline.finetuning.features import Feature, FeatureBatch
 from pipeline.finetuning.jsonl import Example, require
 from pipeline.finetuning.tasks.base import (
     Answer,
-    Logits,
+    Outputs,
     Task,
     TaskSetup,
     encode,
@@ -60,14 +60,8 @@ class Choice(Task):
         lowest = torch.finfo(output.logits.dtype).min
         return output.logits.masked_fill(batch.choices == 0, lowest)
 
-    def answer(
-        self,
-        example: Example,
-        features: Sequence[Feature],
-        logits: Sequence[Logits],
-        setup: TaskSetup,
-    ) -> Answer:
-        shares = softmax(logits[0][: len(example["choices"])])
+    def answer(self, example: Example, outputs: Outputs, setup: TaskSetup) -> Answer:
+        shares = softmax(outputs[0][1][: len(example["choices"])])
         best = int(shares.argmax())
         choice = example["choices"][best]
         return {"answer": best, "choice": choice, "probabilities": shares.tolist()}

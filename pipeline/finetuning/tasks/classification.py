@@ -12,7 +12,7 @@ from pipeline.finetuning.features import Feature
 from pipeline.finetuning.jsonl import Example, require
 from pipeline.finetuning.tasks.base import (
     Answer,
-    Logits,
+    Outputs,
     Task,
     TaskSetup,
     encode,
@@ -47,14 +47,8 @@ class Classification(Task):
         targets = [[number[each["label"]]] if "label" in each else [] for each in examples]
         return [Feature(i, [tokens_at(encoded, i)], each, []) for i, each in enumerate(targets)]
 
-    def answer(
-        self,
-        example: Example,
-        features: Sequence[Feature],
-        logits: Sequence[Logits],
-        setup: TaskSetup,
-    ) -> Answer:
-        shares = softmax(logits[0])
+    def answer(self, example: Example, outputs: Outputs, setup: TaskSetup) -> Answer:
+        shares = softmax(outputs[0][1])
         named = dict(zip(setup.labels, shares.tolist(), strict=True))
         return {"label": setup.labels[int(shares.argmax())], "probabilities": named}
 

@@ -13,7 +13,7 @@ from pipeline.errors import TaskError
 from pipeline.finetuning import metrics
 from pipeline.finetuning.features import IGNORED, Feature, Tokens
 from pipeline.finetuning.jsonl import Example, require
-from pipeline.finetuning.tasks.base import Answer, Logits, Task, TaskSetup, log_softmax
+from pipeline.finetuning.tasks.base import Answer, Outputs, Task, TaskSetup, log_softmax
 from pipeline.finetuning.tasks.bio import best_labels, entities_of
 
 _BIO = re.compile(r"O|[BI]-\S+")
@@ -72,16 +72,10 @@ class Entities(Task):
                 )
         return features
 
-    def answer(
-        self,
-        example: Example,
-        features: Sequence[Feature],
-        logits: Sequence[Logits],
-        setup: TaskSetup,
-    ) -> Answer:
+    def answer(self, example: Example, outputs: Outputs, setup: TaskSetup) -> Answer:
         outside = np.where([label == "O" for label in setup.labels], 0.0, -1e4)
         scores = np.tile(outside, (len(example["tokens"]), 1))
-        for feature, each in zip(features, logits, strict=True):
+        for feature, each in outputs:
             # The logits of a batch go on over the padding.
             for (word, _), values in zip(feature.origin, each[: len(feature.origin)], strict=True):
                 if word >= 0:

@@ -17,6 +17,7 @@ from pipeline.finetuning.jsonl import Example, require
 from pipeline.finetuning.tasks.base import (
     Answer,
     Logits,
+    Outputs,
     Task,
     TaskSetup,
     encode,
@@ -76,15 +77,9 @@ class Span(Task):
         padding = batch.inputs["attention_mask"][:, None] == 0
         return both.masked_fill(padding, torch.finfo(both.dtype).min)
 
-    def answer(
-        self,
-        example: Example,
-        features: Sequence[Feature],
-        logits: Sequence[Logits],
-        setup: TaskSetup,
-    ) -> Answer:
+    def answer(self, example: Example, outputs: Outputs, setup: TaskSetup) -> Answer:
         found: dict[tuple[int, int], float] = {}
-        for feature, (start, end) in zip(features, logits, strict=True):
+        for feature, (start, end) in outputs:
             for span, score in _best_spans(feature, start, end):
                 found[span] = max(score, found.get(span, -np.inf))
         ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:CANDIDATES]

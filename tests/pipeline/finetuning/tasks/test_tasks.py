@@ -47,12 +47,11 @@ def check_round_trip(task, examples, tokenizer, length):
             assert each.ids.count(tokenizer.sep_token_id) == SEPARATORS[task]
             assert len(each.types) == len(each.ids)
             assert max(each.types) == SEPARATORS[task] - 1
-    own = [[feature for feature in features if feature.example == i] for i in range(len(examples))]
+    outputs = [[] for _ in examples]
+    for feature in features:
+        outputs[feature.example].append((feature, perfect_logits(task, feature, labels)))
     answers = [
-        kind.answer(
-            example, mine, [perfect_logits(task, feature, labels) for feature in mine], setup
-        )
-        for example, mine in zip(examples, own, strict=True)
+        kind.answer(example, own, setup) for example, own in zip(examples, outputs, strict=True)
     ]
     return kind.scores(examples, answers), features
 
@@ -126,8 +125,8 @@ def test_every_word_gets_a_label_whatever_it_is(words, tokenizer):
     places = [place for feature in features for place, _ in feature.origin if place >= 0]
     kept = [bool(ids) for ids in tokenizer(words, add_special_tokens=False)["input_ids"]]
     assert places == [place for place, there in enumerate(kept) if there]
-    logits = [perfect_logits("ner", feature, labels) for feature in features]
-    found = TASKS["ner"].answer(example, features, logits, setup)
+    outputs = [(feature, perfect_logits("ner", feature, labels)) for feature in features]
+    found = TASKS["ner"].answer(example, outputs, setup)
     assert found["labels"] == ["B-X" if there else "O" for there in kept]
 
 
