@@ -19,7 +19,6 @@ from transformers.utils import TransformersKwargs
 from .attention.definition import position_table
 from .attention.interface import ALL_ATTENTION_FUNCTIONS, eager_attention_forward
 from .configuration_nezha import NezhaConfig
-from .fused.add_norm import AddNorm
 from .fused.cross_entropy import Decoder
 from .fused.dropout import Dropout
 
@@ -121,15 +120,13 @@ class NezhaAddNorm(nn.Module):
 
     def __init__(self, config: NezhaConfig, width: int) -> None:
         super().__init__()
-        self.config = config
         self.dense = nn.Linear(width, config.hidden_size)
-        self.LayerNorm = AddNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         """x [B, S, width], residual [B, S, H] → [B, S, H]."""
-        fused = self.config._attn_implementation != "eager"
-        return self.LayerNorm(self.dense(x), residual, self.dropout.rate, fused)
+        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
 
 
 class NezhaAttention(nn.Module):

@@ -7,13 +7,13 @@ except ImportError:
     # transformers requires every package that a model's code imports outside of a `try`.
     raise
 
-from ..fused.triton_dropout import kept_by_dropout
 from .triton_tiles import (
     LOG2E,
     ROW_FIGURES,
     add_by_position,
     by_distance,
     dot_end,
+    kept_by_dropout,
     key_tiles,
     load_matrix,
     load_rows,

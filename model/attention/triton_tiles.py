@@ -268,3 +268,26 @@ def position_vectors(sums, position, factors_ptr, ends_ptr, turns_ptr, ROWS: tl.
     by_wave, left, right = sums
     total = turned_back(by_wave, position, factors_ptr, turns_ptr, ROWS, D, W, PRECISION)
     return total + ends_by_mass(left, right, ends_ptr, D)
+
+
+@triton.jit
+def kept_by_dropout(seed, sequence, head, first_row, first_key, drop_below, QUERIES: tl.constexpr,
+                    KEYS: tl.constexpr):  # fmt: skip
+    """Dropout's mask of a tile: a function of seed, sequence, head, query and key alone.
+
+    A call of Philox, 7 rounds (https://doi.org/10.1145/2063384.2063405), gives 16 bytes for 16 of
+    2 × 32 elements, those that one thread holds of a product on tensor cores: two rows that are 8
+    apart, and the same pair of each 8 columns. So each thread draws its own mask.
+    """
+    none = tl.zeros([KEYS // 32, QUERIES // 2, 4], dtype=tl.int32)
+    queries = none + (first_row // 2 + tl.arange(0, QUERIES // 2))[None, :, None]
+    groups = tl.arange(0, KEYS // 32)[:, None] * 4 + tl.arange(0, 4)[None, :]
+    keys = none + (first_key // 8 + groups)[:, None, :]
+    a, b, c, d = tl.philox(seed, queries, keys, none + head, none + sequence, 7)
+    words = tl.join(tl.join(a, b), tl.join(c, d)).to(tl.uint32)
+    pairs = tl.join(words, words << 16)
+    draws = tl.join(pairs, pairs << 8)
+    # Only the highest byte of a word decides: the threshold is a multiple of 2 ** 24.
+    kept = draws >= (tl.cast(drop_below, tl.uint32) << 24)
+    kept = tl.reshape(kept, [KEYS // 32, QUERIES // 16, 8, 4, 4, 2, 2])
+    return tl.reshape(tl.trans(kept, 1, 5, 2, 0, 4, 3, 6), [QUERIES, KEYS])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .dropout_rates import LEVELS, byte_tells, drop_below, keep_scale, new_seed
-from .operators import check_transforms, only_torch_operators, operator
+from .operators import only_torch_operators, operator, transforms_are_active
 
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integer types by the bytes of an element"""
@@ -59,19 +59,18 @@ cpu_dropout.register_autograd(_backward, setup_context=_keep_seed)
 
 def dropout(x: Tensor, rate: float) -> Tensor:
     """Dropout in training, by the operator for CPUs where it applies."""
-    if x.device.type != "cpu" or not byte_tells(rate) or only_torch_operators():
+    if (
+        x.device.type != "cpu"
+        or not byte_tells(rate)
+        or only_torch_operators()
+        or transforms_are_active()
+    ):
         return F.dropout(x, rate)
-    check_transforms()
     return cpu_dropout(x, rate, new_seed())
 
 
 class Dropout(nn.Dropout):
     """`nn.Dropout` that is cheap on CPUs."""
-
-    @property
-    def rate(self) -> float:
-        """The share that is dropped now."""
-        return self.p if self.training else 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         return dropout(x, self.p) if self.training else x

@@ -58,14 +58,19 @@ def only_torch_operators() -> bool:
     return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
-def check_transforms() -> None:
-    """Raise RuntimeError under vmap, grad, jvp and their kind, which operators would mislead.
+def transforms_are_active() -> bool:
+    """Whether vmap, grad, jvp or their kind are active, which operators would mislead.
 
     Forward-mode derivatives would be zero without a word.
     """
-    if torch.compiler.is_compiling():
-        return
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+    return not torch.compiler.is_compiling() and (
+        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    )
+
+
+def check_transforms() -> None:
+    """Raise RuntimeError where transforms are active."""
+    if transforms_are_active():
         raise RuntimeError(
             "transforms of torch.func and forward-mode derivatives need attn_implementation='eager'"
         )

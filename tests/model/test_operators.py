@@ -15,7 +15,6 @@ from model.attention.tiled import cpu_attention, cpu_attention_backward
 from model.attention.triton_attention import triton_attention, triton_attention_backward
 from model.fused.cross_entropy import cross_entropy
 from model.fused.dropout import cpu_dropout
-from model.fused.triton_add_norm import triton_add_norm, triton_add_norm_backward
 from tests.model.test_modeling import CLOSE, SIZES, build, ids
 
 NETWORKS = pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -50,14 +49,7 @@ def _detached(values):
     return [x.detach() if isinstance(x, torch.Tensor) else x for x in values]
 
 
-def fused_cases(rate: float):
-    x, residual = drawn(3, 4, 16, device=DEVICE), drawn(3, 4, 16, device=DEVICE)
-    weight, bias = drawn(16, device=DEVICE), drawn(16, device=DEVICE)
-    seed = SEED if rate else None
-    yield triton_add_norm, (x, residual, weight, bias, 1e-12, rate, seed)
-    tensors = _detached((x, residual, weight))
-    figures = torch.rand(12, 2, device=DEVICE)
-    yield triton_add_norm_backward, (torch.randn_like(x), *tensors, figures, rate, seed)
+def fused_cases():
     yield cpu_dropout, (drawn(3, 5), 0.25, SEED)
     labels = torch.randint(11, (6,))
     yield cross_entropy, (drawn(6, 4), drawn(11, 4), drawn(11), labels, True)
@@ -67,8 +59,7 @@ def fused_cases(rate: float):
 CASES = [
     *attention_cases(0.0, False),
     *attention_cases(0.25, True),
-    *fused_cases(0.0),
-    *fused_cases(0.25),
+    *fused_cases(),
 ]
 
 
@@ -115,6 +106,14 @@ def test_eager_is_mapped_over_a_dimension() -> None:
     with torch.no_grad():
         expected = torch.stack([net(one) for one in x])
         torch.testing.assert_close(torch.vmap(net)(x), expected, **CLOSE)
+
+
+def test_eager_is_mapped_in_training() -> None:
+    """Dropout then is that of torch, which draws for each entry."""
+    net = build(hidden_dropout_prob=0.2, attn_implementation="eager").train()
+    mapped = torch.vmap(lambda x: net(inputs_embeds=x).last_hidden_state, randomness="different")
+    first, second = mapped(embedded(0, 1, 2, 9).expand(2, -1, -1, -1))
+    assert (first - second).abs().max() > 0.1
 
 
 def test_eager_has_forward_derivatives() -> None:

@@ -14,18 +14,14 @@ import torch
 from model.attention import triton_attention
 from model.attention.table_factors import table_factors
 from model.attention.triton_attention import Tiles
-from model.fused import triton_add_norm
 from tests.machine_code import MachineCode, compiled
 
 SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10}
 """Bytes a block may have, by compute capability: A100; RTX 3090, A10, L4; H100."""
 KINDS = {
-    **dict.fromkeys(
-        ("lse_ptr", "bias_ptr", "ends_ptr", "turns_ptr", "rows_ptr", "figures_ptr", "sums_ptr"),
-        "*fp32",
-    ),
+    **dict.fromkeys(("lse_ptr", "bias_ptr", "ends_ptr", "turns_ptr", "rows_ptr"), "*fp32"),
     **{"cu_seqlens_ptr": "*i32", "seed": "i64"},
-    **dict.fromkeys(("scale", "keep_scale", "epsilon"), "fp32"),
+    **dict.fromkeys(("scale", "keep_scale"), "fp32"),
 }
 """Types of arguments; other pointers are to the operands' type, other numbers are int32."""
 POINTERS = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32"}
@@ -58,18 +54,6 @@ def attention(
     return compiled(kernel, kinds, constants, capability, tiles.warps, tiles.stages, aligned)
 
 
-def add_norm(
-    name: str, capability: int, width: int, dtype: str, ones: Sequence[str] = ()
-) -> MachineCode:
-    """A kernel of dropout, residual and LayerNorm for a hidden size."""
-    kernel = getattr(triton_add_norm, f"{name}_kernel")
-    padded, rows = triton_add_norm.tile_shape(width)
-    constants = {"DROPOUT": True, "WIDTH": padded, "ROWS": rows, **dict.fromkeys(ones, 1)}
-    aligned = [x for x in kernel.arg_names if x.endswith("_ptr") or x == "width"]
-    kinds = _kinds(kernel.arg_names, dtype)
-    return compiled(kernel, kinds, constants, capability, triton_add_norm.WARPS, aligned=aligned)
-
-
 def _kinds(names: Sequence[str], dtype: str) -> dict[str, str]:
     return {
         name: KINDS.get(name, POINTERS[dtype] if name.endswith("_ptr") else "i32") for name in names
@@ -85,15 +69,12 @@ def tiles_that_ship(capability: int, head_size: int, dtype: str) -> dict[str, Ti
 def all_kernels(
     capability: int, head_size: int, dtype: str, biased: bool = False, ones: Sequence[str] = ()
 ) -> dict[str, MachineCode]:
-    """With the tiles that ship, and 12 heads."""
+    """With the tiles that ship."""
     switches = {"BIASED": biased}
-    made = {
+    return {
         name: attention(name, tiles, capability, head_size, dtype, ones, switches)
         for name, tiles in tiles_that_ship(capability, head_size, dtype).items()
     }
-    for name in ("add_norm", "add_norm_gradient"):
-        made[name] = add_norm(name, capability, 12 * head_size, dtype, ones)
-    return made
 
 
 if __name__ == "__main__":

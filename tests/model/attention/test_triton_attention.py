@@ -11,7 +11,7 @@ from model.attention import triton_attention
 from model.attention.definition import position_table
 from model.attention.packing import Packing
 from model.attention.triton_attention import Tiles, flash_attention
-from model.fused.triton_dropout import kept_by_dropout
+from model.attention.triton_tiles import kept_by_dropout
 from tests.model.attention.cases import (
     attend,
     definition,
