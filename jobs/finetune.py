@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from jobs.command import Verb, main, table
-from jobs.progress import ConsoleProgress
+from jobs.output.progress import ConsoleProgress
 from pipeline.finetuning.finetune import check
 from pipeline.finetuning.head_folder import RESULTS
 from pipeline.finetuning.on_cluster import Finetuning, finetune_all
@@ -44,6 +44,8 @@ def execute(config: Config, console: Console) -> None:
     except BaseException:
         tracking.finish_run(config, run_id, "FAILED")
         raise
+    finally:
+        progress.close()
     record_finetuning(config, run_id, result.epochs, result.test, Path(result.folder, RESULTS))
     for number, trial in enumerate(result.trials if len(result.trials) > 1 else [], 1):
         console.print(table(f"Trial {number}", _rounded(trial)))

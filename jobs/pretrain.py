@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from jobs.command import Verb, main, table
-from jobs.learnt import score_rows, show_learnt
-from jobs.progress import ConsoleProgress
+from jobs.output.learnt import score_rows, show_learnt
+from jobs.output.progress import ConsoleProgress
 from pipeline import estimate, preflight, stages
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config

@@ -55,7 +55,7 @@ def test_the_tokenizer_gives_the_ids_that_training_used(run):
     tokenizer = AutoTokenizer.from_pretrained(paths.export)
     encoder = Encoder(build_tokenizer(paths.vocab, config.corpus.lowercase))
     text = TEXT.replace("[MASK]", "")
-    ids, _, _ = encoder.encode(text, np.ones(len(text) + 1, bool), np.array([len(text)]))
+    ids = encoder.encode(text, np.ones(len(text) + 1, bool), np.array([len(text)])).ids
     assert tokenizer(text)["input_ids"][1:-1] == ids.tolist()
     assert tokenizer.mask_token_id in tokenizer(TEXT)["input_ids"]
     assert (paths.export / "vocab.txt").read_bytes() == paths.vocab.read_bytes()

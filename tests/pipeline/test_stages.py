@@ -146,6 +146,7 @@ def test_held_out_masks_do_not_depend_on_those_of_training(tmp_path, monkeypatch
     """Held-out losses of runs with other mask rates can be compared."""
     made = []
     monkeypatch.setattr(stages.prepare, "prepare", lambda *given: made.append(given))
+    monkeypatch.setattr(stages, "list_sources", lambda inputs, corpus: [])
     config = settings(
         tmp_path,
         "masks",
@@ -153,7 +154,7 @@ def test_held_out_masks_do_not_depend_on_those_of_training(tmp_path, monkeypatch
         "corpus.heldout=[b.txt]",
         "corpus.masking={mode: dynamic, probability: 0.4, max_ngram: 3}",
     )
-    stages.make_shards(config, print)
+    stages.make_shards(config, [], print)
     training, held_out = (given[0].masking for given in made)
     assert training == config.corpus.masking
     assert (held_out.mode, held_out.probability, held_out.max_ngram) == ("static", 0.15, 1)

@@ -1,6 +1,6 @@
 """What a finished run shows of what it has learnt."""
 
-from jobs.learnt import curve, marked, score_rows
+from jobs.output.learnt import curve, marked, score_rows
 from pipeline.fill_masks import Token
 
 

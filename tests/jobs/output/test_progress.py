@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from jobs import progress
-from jobs.progress import ConsoleProgress
+from jobs.output.progress import ConsoleProgress
 
 
 def written(is_terminal, monkeypatch):
