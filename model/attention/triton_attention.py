@@ -165,7 +165,9 @@ class _Call:
             "PRECISION": "ieee" if exact else "tf32",
         }
 
-    def launch(self, kernel: Any, tiles: Tiles, keys: bool = False, **tensors: Tensor) -> None:
+    def launch(
+        self, kernel: Any, tiles: Tiles, tensors: dict[str, Tensor], keys: bool = False
+    ) -> None:
         """Run a kernel: for each sequence and head a program for each tile of queries or keys.
 
         tensors: by the name of their pointer; those of four dimensions with their steps.
@@ -198,7 +200,7 @@ def triton_attention(
     out = _like(q)
     lse = q.new_empty(*q.shape[:3], 2, dtype=torch.float32)
     call = _Call(q, k, lse, bias, cu_seqlens, clip, longest, dropout, offset, scaling, seed)
-    call.launch(context_kernel, _tiles(q)["context"], q=q, k=k, v=v, out=out)
+    call.launch(context_kernel, _tiles(q)["context"], {"q": q, "k": k, "v": v, "out": out})
     return out, lse
 
 
@@ -216,10 +218,11 @@ def triton_attention_backward(
     turned = q.new_empty(count, 2, call.values["W"])
     dq, dk, dv = (_like(x) for x in (q, k, v))
     given = {"q": q, "grad": grad, "rows": rows, "turned": turned}
+    both = {**given, "k": k, "v": v}
     tiles = _tiles(q)
-    call.launch(rows_kernel, tiles["queries"], out=out, **given)
-    call.launch(keys_kernel, tiles["keys"], keys=True, k=k, v=v, dk=dk, dv=dv, **given)
-    call.launch(queries_kernel, tiles["queries"], k=k, v=v, dq=dq, **given)
+    call.launch(rows_kernel, tiles["queries"], {**given, "out": out})
+    call.launch(keys_kernel, tiles["keys"], {**both, "dk": dk, "dv": dv}, keys=True)
+    call.launch(queries_kernel, tiles["queries"], {**both, "dq": dq})
     return dq, dk, dv
 
 
