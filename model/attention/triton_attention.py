@@ -127,77 +127,67 @@ def _tables(
     )
 
 
-class _Call(NamedTuple):
-    """The numbers that the kernels of one call share."""
+class _Call:
+    """The kernels of one call of attention, and the values of their parameters by name."""
 
-    sequences: int
-    queries: int
-    """Of the longest sequence"""
-    keys: int
-    offset: int
-    clip: int
-    packed: bool
-    dropout: float
-    scaling: float
-    seed: int
-
-    @classmethod
-    def of(
-        cls, q: Tensor, k: Tensor, cu_seqlens: Tensor | None, clip: int, longest: int,
-        dropout: float, offset: int, scaling: float, seed: Tensor | None,
-    ) -> "_Call":  # fmt: skip
+    def __init__(
+        self, q: Tensor, k: Tensor, lse: Tensor, bias: Tensor | None, cu_seqlens: Tensor | None,
+        clip: int, longest: int, dropout: float, offset: int, scaling: float, seed: Tensor | None,
+    ) -> None:  # fmt: skip
         packed = cu_seqlens is not None
-        return cls(
-            sequences=q.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1,
-            queries=longest if packed else q.shape[2],
-            keys=longest if packed else k.shape[2],
-            offset=offset,
-            clip=clip,
-            packed=packed,
-            dropout=dropout,
-            scaling=scaling,
-            seed=kernel_seed(seed),
-        )
-
-    def launch(self, kernel: Any, tiles: Tiles, programs: int, q: Tensor, arguments: list,
-               **constants: Any) -> None:  # fmt: skip
-        """Run a kernel: for each sequence and head so many programs, one a tile."""
+        self.sequences = q.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
+        self.queries, self.keys = (longest, longest) if packed else (q.shape[2], k.shape[2])
+        # Tiles may reach past the last query.
+        length = triton.next_power_of_2(max(offset + self.queries, self.keys) + 128)
+        tables = _tables(q.shape[3], clip, length, q.dtype, q.device)
         exact = q.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
-        if q.device.type == "cuda":
-            constants |= {"num_warps": tiles.warps, "num_stages": tiles.stages}
-        with torch.cuda.device_of(q):
-            kernel[self.sequences * q.shape[1], programs](
-                *arguments,
-                PACKED=self.packed,
-                D=q.shape[3],
-                W=self.tables(q).waves.shape[1],
-                QUERIES=tiles.queries,
-                PRECISION="ieee" if exact else "tf32",
-                **constants,
-            )
-
-    def switches(self, tiles: Tiles, bias: Tensor | None) -> dict[str, Any]:
-        """Constants of all kernels of attention but that of the rows."""
-        return {
+        self.q = q
+        self.values: dict[str, Any] = {
+            **{f"{name}_ptr": table for name, table in tables._asdict().items()},
+            "lse_ptr": lse,
+            # Where there is none, a pointer that is never read
+            "bias_ptr": lse if bias is None else bias,
+            "cu_seqlens_ptr": lse if cu_seqlens is None else cu_seqlens,
+            "heads": q.shape[1],
+            "queries": q.shape[2],
+            "keys": k.shape[2],
+            "offset": offset,
+            "clip": clip,
+            "scale": scaling * LOG2E.value,
+            "seed": kernel_seed(seed),
+            "drop_below": drop_below(dropout),
+            "keep_scale": keep_scale(dropout),
             "BIASED": bias is not None,
-            "DROPOUT": drop_below(self.dropout) > 0,
-            "ONE_EDGE": one_edge(tiles, self.clip, self.offset),
-            "KEYS": tiles.keys,
+            "PACKED": packed,
+            "DROPOUT": drop_below(dropout) > 0,
+            "D": q.shape[3],
+            "W": tables.waves.shape[1],
+            "PRECISION": "ieee" if exact else "tf32",
         }
 
-    def tables(self, q: Tensor) -> _Tables:
-        # Tiles may reach past the last query.
-        reach = max(self.offset + self.queries, self.keys) + 128
-        length = triton.next_power_of_2(reach)
-        return _tables(q.shape[3], self.clip, length, q.dtype, q.device)
+    def launch(
+        self, kernel: Any, tiles: Tiles, tensors: dict[str, Tensor], keys: bool = False
+    ) -> None:
+        """Run a kernel: for each sequence and head a program for each tile of queries or keys.
 
-    def sizes(self, q: Tensor, k: Tensor) -> list:
-        """Numbers that are arguments of the kernels of attention."""
-        return [
-            *(q.shape[1], q.shape[2], k.shape[2], self.offset, self.clip),
-            *(self.scaling * LOG2E.value, self.seed),
-            *(drop_below(self.dropout), keep_scale(self.dropout)),
-        ]
+        tensors: by the name of their pointer; those of four dimensions with their steps.
+        """
+        values = self.values | {
+            "ONE_EDGE": one_edge(tiles, self.values["clip"], self.values["offset"]),
+            "QUERIES": tiles.queries,
+            "KEYS": tiles.keys,
+        }
+        for name, x in tensors.items():
+            values[f"{name}_ptr"] = x
+            if x.dim() == 4:
+                steps = (f"{name}_row", f"{name}_head", f"{name}_step")
+                values |= zip(steps, x.stride(), strict=False)
+        arguments = {name: values[name] for name in kernel.arg_names}
+        if self.q.device.type == "cuda":
+            arguments |= {"num_warps": tiles.warps, "num_stages": tiles.stages}
+        length, tile = (self.keys, tiles.keys) if keys else (self.queries, tiles.queries)
+        with torch.cuda.device_of(self.q):
+            kernel[self.sequences * self.q.shape[1], triton.cdiv(length, tile)](**arguments)
 
 
 @operator(fake=lambda q, *_: (_like(q), q.new_empty(*q.shape[:3], 2, dtype=torch.float32)))
@@ -206,25 +196,11 @@ def triton_attention(
     longest: int, dropout: float, offset: int, scaling: float, seed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The context, and for each row the logarithm of its sum, which the backward pass needs."""
-    call = _Call.of(q, k, cu_seqlens, clip, longest, dropout, offset, scaling, seed)
     q, k, v = (_unit_stride(x) for x in (q, k, v))
     out = _like(q)
     lse = q.new_empty(*q.shape[:3], 2, dtype=torch.float32)
-    tables = call.tables(q)
-    tiles = _tiles(q)["context"]
-    call.launch(
-        context_kernel,
-        tiles,
-        triton.cdiv(call.queries, tiles.queries),
-        q,
-        [
-            *(q, k, v, out, lse, _given(bias, lse), _given(cu_seqlens, lse)),
-            *(tables.factors, tables.ends, tables.turns, tables.waves),
-            *_steps(q, k, v, out),
-            *call.sizes(q, k),
-        ],
-        **call.switches(tiles, bias),
-    )
+    call = _Call(q, k, lse, bias, cu_seqlens, clip, longest, dropout, offset, scaling, seed)
+    call.launch(context_kernel, _tiles(q)["context"], {"q": q, "k": k, "v": v, "out": out})
     return out, lse
 
 
@@ -235,54 +211,18 @@ def triton_attention_backward(
     scaling: float, seed: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k and v."""
-    call = _Call.of(q, k, cu_seqlens, clip, longest, dropout, offset, scaling, seed)
-    q, k, v = (_unit_stride(x) for x in (q, k, v))
-    grad = _unit_stride(grad)
-    tables = call.tables(q)
+    grad, q, k, v = (_unit_stride(x) for x in (grad, q, k, v))
+    call = _Call(q, k, lse, bias, cu_seqlens, clip, longest, dropout, offset, scaling, seed)
     count = q.shape[:3].numel()
     rows = lse.new_empty(count, ROW_FIGURES.value)
-    turned = q.new_empty(count, 2, tables.waves.shape[1])
-    texts = _given(cu_seqlens, lse)
-    by_keys, by_queries = (_tiles(q)[name] for name in ("keys", "queries"))
-    query_tiles = triton.cdiv(call.queries, by_queries.queries)
-    call.launch(
-        rows_kernel,
-        by_queries,
-        query_tiles,
-        q,
-        [
-            *(q, grad, out, rows, turned, texts, tables.factors, tables.ends, tables.turns),
-            *_steps(q, grad, out),
-            *(q.shape[1], q.shape[2], call.offset, keep_scale(call.dropout)),
-        ],
-    )
+    turned = q.new_empty(count, 2, call.values["W"])
     dq, dk, dv = (_like(x) for x in (q, k, v))
-    shared = [lse, rows, turned, _given(bias, lse), texts]
-    call.launch(
-        keys_kernel,
-        by_keys,
-        triton.cdiv(call.keys, by_keys.keys),
-        q,
-        [
-            *(q, k, v, grad, dk, dv, *shared, tables.waves),
-            *_steps(q, k, v, grad, dk, dv),
-            *call.sizes(q, k),
-        ],
-        **call.switches(by_keys, bias),
-    )
-    call.launch(
-        queries_kernel,
-        by_queries,
-        query_tiles,
-        q,
-        [
-            *(q, k, v, grad, dq, *shared),
-            *(tables.factors, tables.ends, tables.turns, tables.waves),
-            *_steps(q, k, v, grad, dq),
-            *call.sizes(q, k),
-        ],
-        **call.switches(by_queries, bias),
-    )
+    given = {"q": q, "grad": grad, "rows": rows, "turned": turned}
+    both = {**given, "k": k, "v": v}
+    tiles = _tiles(q)
+    call.launch(rows_kernel, tiles["queries"], {**given, "out": out})
+    call.launch(keys_kernel, tiles["keys"], {**both, "dk": dk, "dv": dv}, keys=True)
+    call.launch(queries_kernel, tiles["queries"], {**both, "dq": dq})
     return dq, dk, dv
 
 
@@ -308,15 +248,6 @@ def _like(x: Tensor) -> Tensor:
     """[B, heads, S, d] with the heads of a token side by side in memory, as projections take it."""
     batch, heads, length, width = x.shape
     return x.new_empty(batch, length, heads, width).transpose(1, 2)
-
-
-def _given(x: Tensor | None, instead: Tensor) -> Tensor:
-    """x, or instead of none a pointer that is never read."""
-    return instead if x is None else x
-
-
-def _steps(*tensors: Tensor) -> list[int]:
-    return [step for x in tensors for step in x.stride()[:3]]
 
 
 def why_not(q: Tensor, dropout: float) -> str:
