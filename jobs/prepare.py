@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from jobs.command import Verb, main, table
-from pipeline import sample
-from pipeline import stages as road
+from pipeline import sample, stages
 from pipeline.corpus import prepare
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.text.sources import Source, list_sources
@@ -27,7 +26,7 @@ def _sources(corpus: CorpusSettings) -> list[Source]:
 
 def plan(config: Config) -> Mapping[str, object]:
     _sources.cache_clear()
-    paths, corpus = RunPaths.of(config), road.with_sample(config).corpus
+    paths, corpus = RunPaths.of(config), stages.with_sample(config).corpus
     if config.demo.enabled and not config.corpus.inputs and not paths.sample.exists():
         return {"make the sample": paths.sample, "read it and write": paths.shards}
     if not paths.vocab.exists() and not config.corpus.vocab:
@@ -49,10 +48,10 @@ def execute(config: Config, console: Console) -> None:
     if config.demo.enabled:
         sample.make(paths.sample, config.demo.heldout_share)
         _sources.cache_clear()  # the sample may be new
-    config = road.with_sample(config)
+    config = stages.with_sample(config)
     sources = _sources(config.corpus)
-    road.make_vocabulary(config, sources, show)
-    road.make_shards(config, sources, show)
+    stages.make_vocabulary(config, sources, show)
+    stages.make_shards(config, sources, show)
     manifest = shards.read_manifest(paths.shards)
     console.print(
         table(

@@ -14,7 +14,7 @@ from pipeline import estimate, preflight, stages
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.tracking.runs import tracking_uri
-from pipeline.training.checkpoints import files as checkpoint
+from pipeline.training.checkpoints import files as checkpoints
 
 
 def plan(config: Config) -> Mapping[str, object]:
@@ -55,7 +55,7 @@ def todo(config: Config) -> dict[str, str]:
     rows["export"] = "Hugging Face folder, MLflow registry"
     if config.heads:
         rows["heads"] = f"fine-tune {', '.join(config.heads)}, also from random weights"
-    newest = checkpoint.newest(RunPaths.of(config).checkpoints)
+    newest = checkpoints.newest(RunPaths.of(config).checkpoints)
     if newest:
         rows["pretrain"] += f", going on from {newest.name}"
         return rows

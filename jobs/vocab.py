@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from jobs.command import Verb, main
-from pipeline import sample
-from pipeline import stages as road
+from pipeline import sample, stages
 from pipeline.corpus.samples.vocabulary import read_vocabulary
 from pipeline.corpus.text.sources import Source, list_sources
 from pipeline.paths import RunPaths
@@ -20,7 +19,7 @@ def plan(config: Config) -> Mapping[str, object]:
     paths = RunPaths.of(config)
     if config.corpus.vocab:
         return {"check": paths.vocab, "entries": len(read_vocabulary(paths.vocab))}
-    corpus = road.with_sample(config).corpus
+    corpus = stages.with_sample(config).corpus
     return {
         "train on": ", ".join(corpus.inputs),
         "entries": corpus.vocab_size,
@@ -33,9 +32,9 @@ def execute(config: Config, console: Console) -> None:
     if not config.corpus.vocab:
         if config.demo.enabled:
             sample.make(RunPaths.of(config).sample, config.demo.heldout_share)
-        config = road.with_sample(config)
+        config = stages.with_sample(config)
         sources = list_sources(config.corpus.inputs, config.corpus)
-    road.make_vocabulary(
+    stages.make_vocabulary(
         config, sources, lambda line: console.print(line, markup=False, highlight=False)
     )
 

@@ -14,7 +14,7 @@ from model.weights.remote_code import write_remote_code
 from pipeline.corpus.samples.vocabulary import build_tokenizer, read_vocabulary, vocabulary_sha256
 from pipeline.errors import ExportError, VocabularyError
 from pipeline.settings.config import Config
-from pipeline.training.checkpoints import files as checkpoint
+from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.checkpoints.state import load_weights
 from pipeline.training.network import network_config
 
@@ -36,9 +36,9 @@ def export_checkpoint(source: Path, vocab: Path, output: Path) -> Path:
         CheckpointError: the checkpoint is damaged or belongs to another network.
         VocabularyError: the checkpoint was trained with another vocabulary.
     """
-    checkpoint.verify(source)
-    state = checkpoint.read_state(source)
-    config = checkpoint.read_config(source)
+    checkpoints.verify(source)
+    state = checkpoints.read_state(source)
+    config = checkpoints.read_config(source)
     if vocabulary_sha256(vocab) != state["vocab_sha256"]:
         raise VocabularyError(
             f"{vocab} is not the vocabulary that {source} was trained with; set corpus.vocab to "

@@ -32,7 +32,7 @@ from pipeline.settings.corpus import MaskingSettings
 from pipeline.tracking import pictures, registry
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.runs import flatten
-from pipeline.training.checkpoints import files as checkpoint
+from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.launch import ray_train
 from pipeline.training.measure import history
 
@@ -165,8 +165,8 @@ def pretrain(config: Config, progress: Progress) -> str | None:
     """
     preflight.check_data(config)
     paths = RunPaths.of(config)
-    newest = checkpoint.newest(paths.checkpoints)
-    state = checkpoint.read_state(newest) if newest else {}
+    newest = checkpoints.newest(paths.checkpoints)
+    state = checkpoints.read_state(newest) if newest else {}
     if newest:
         finished = state["step"] >= config.train.steps
         _compare_settings(config, newest, finished, progress.say)
@@ -211,9 +211,9 @@ def reference_loss(config: Config, show: Show) -> float | None:
 def make_export(config: Config, run_id: str | None, show: Show) -> str:
     """Export the checkpoint with the best held-out loss and register it; returns the model URI."""
     paths = RunPaths.of(config)
-    best = checkpoint.best(paths.checkpoints)
+    best = checkpoints.best(paths.checkpoints)
     marker = paths.run / "export.json"
-    wanted = {"checkpoint": best.name, "hashes": checkpoint.read_hashes(best)}
+    wanted = {"checkpoint": best.name, "hashes": checkpoints.read_hashes(best)}
     done = json.loads(marker.read_text("utf-8")) if marker.exists() else {}
     if {key: done.get(key) for key in wanted} == wanted and paths.export.exists():
         show(f"{paths.export} is up to date")
@@ -253,7 +253,7 @@ def finetune_heads(config: Config, progress: Progress) -> dict[str, dict[str, fl
 
 def _compare_settings(config: Config, newest: Path, finished: bool, show: Show) -> None:
     """Settings that shape the weights may change only before the last step; the network never."""
-    saved = checkpoint.read_config(newest)
+    saved = checkpoints.read_config(newest)
     before, now = dict(flatten(saved)), dict(flatten(config))
     changed = {
         key: f"{key}: {before.get(key)} → {value}"
@@ -284,7 +284,7 @@ def _draw(config: Config, reference: float | None) -> list[Path]:
 def _pretraining_summary(config: Config, run_id: str | None) -> dict[str, Any]:
     paths = RunPaths.of(config)
     records = history.read(paths.run)
-    scores = checkpoint.read_state(checkpoint.best(paths.checkpoints))["heldout"]
+    scores = checkpoints.read_state(checkpoints.best(paths.checkpoints))["heldout"]
     speeds = [record["tokens_per_second"] for record in records if "tokens_per_second" in record]
     return {
         "unigram_loss": reference_loss(config, lambda line: None),

@@ -25,7 +25,7 @@ from pipeline.corpus.samples.pairs import build_pairs
 from pipeline.paths import RunPaths
 from pipeline.settings.config_file import load_config
 from pipeline.settings.corpus import MaskingSettings, PairSettings
-from pipeline.training.launch import torchrun as alone
+from pipeline.training.launch import torchrun
 from pipeline.training.measure import history
 from tests.benchmarks.feed import SPECIAL_IDS, VOCABULARY, prose
 from tests.pipeline.corpus.made import write_corpus
@@ -51,7 +51,7 @@ def run(chosen: argparse.Namespace, folder: Path) -> dict[str, float]:
     shards = chosen.shards or write_prose(
         folder / "shards", chosen.length, chosen.micro_batch * chosen.accumulation
     )
-    workers = alone.world_size()
+    workers = torchrun.world_size()
     config = load_config(
         None,
         [
@@ -68,7 +68,7 @@ def run(chosen: argparse.Namespace, folder: Path) -> dict[str, float]:
             *chosen.set,
         ],
     )
-    alone.fit(config, None)
+    torchrun.fit(config, None)
     records = [record for record in history.read(RunPaths.of(config).run) if "loss" in record]
     values = defaultdict(list)
     for record in records[1:]:
@@ -98,7 +98,7 @@ def main() -> None:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         found = run(chosen, Path(name))
-    if alone.rank() == 0:
+    if torchrun.rank() == 0:
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
         title = f"{chosen.size}, {chosen.micro_batch} x {chosen.length}, {device}"
         shown: dict[str, Any] = {key: f"{value:,.4g}" for key, value in found.items()}

@@ -16,9 +16,9 @@ from pipeline.errors import ExportError, VocabularyError
 from pipeline.paths import RunPaths
 from pipeline.tracking import registry
 from pipeline.tracking import runs as tracking
-from pipeline.training.checkpoints import files as checkpoint
+from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.checkpoints.state import load_weights
-from pipeline.training.launch import torchrun as alone
+from pipeline.training.launch import torchrun
 from tests.corpora import write_vocabulary
 from tests.pipeline.training.test_loop import settings
 
@@ -28,9 +28,9 @@ TEXT = "一丂七，丄 abc丅丆[MASK]万"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     config = settings(tmp_path_factory.mktemp("runs"), "exported", "train.steps=6")
-    alone.fit(config, None)
+    torchrun.fit(config, None)
     paths = RunPaths.of(config)
-    export.export_checkpoint(checkpoint.best(paths.checkpoints), paths.vocab, paths.export)
+    export.export_checkpoint(checkpoints.best(paths.checkpoints), paths.vocab, paths.export)
     return config, paths
 
 
@@ -38,14 +38,14 @@ def test_the_export_has_the_weights_and_the_lineage(run):
     _, paths = run
     network = NezhaForPreTraining.from_pretrained(paths.export)
     load_weights(fresh := NezhaForPreTraining(network.config), paths.export)
-    best = checkpoint.best(paths.checkpoints)
+    best = checkpoints.best(paths.checkpoints)
     load_weights(trained := NezhaForPreTraining(network.config), best)
     for name, value in trained.state_dict().items():
         torch.testing.assert_close(network.state_dict()[name], value, rtol=0, atol=0)
         torch.testing.assert_close(fresh.state_dict()[name], value, rtol=0, atol=0)
     lineage = export.read_lineage(paths.export)
     assert lineage["step"] == 6
-    assert lineage["fingerprint"] == checkpoint.read_state(best)["fingerprint"]
+    assert lineage["fingerprint"] == checkpoints.read_state(best)["fingerprint"]
     assert lineage["settings"]["run"]["name"] == "exported"
     assert "held-out mlm_loss" in (paths.export / "README.md").read_text("utf-8")
 
@@ -66,7 +66,7 @@ def test_another_vocabulary_is_refused(run, tmp_path):
     other = write_vocabulary(tmp_path / "vocab.txt")
     other.write_text(other.read_text("utf-8") + "多\n", "utf-8")
     with pytest.raises(VocabularyError, match="is not the vocabulary"):
-        export.export_checkpoint(checkpoint.best(paths.checkpoints), other, tmp_path / "out")
+        export.export_checkpoint(checkpoints.best(paths.checkpoints), other, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

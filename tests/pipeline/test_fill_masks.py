@@ -6,7 +6,7 @@ from model import NezhaConfig
 from pipeline import export
 from pipeline.fill_masks import best_answers, held_out_samples
 from pipeline.paths import RunPaths
-from pipeline.training.checkpoints import files as checkpoint
+from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.launch import torchrun
 from tests.pipeline.training.test_loop import settings
 
@@ -16,9 +16,9 @@ def run(tmp_path_factory):
     config = settings(tmp_path_factory.mktemp("runs"), "filled", "train.steps=12")
     torchrun.fit(config, None)
     paths = RunPaths.of(config)
-    best = checkpoint.best(paths.checkpoints)
+    best = checkpoints.best(paths.checkpoints)
     export.export_checkpoint(best, paths.vocab, paths.export)
-    return paths, checkpoint.read_state(best)["heldout"]["mlm_accuracy"]
+    return paths, checkpoints.read_state(best)["heldout"]["mlm_accuracy"]
 
 
 def test_held_out_masks_are_answered_as_well_as_the_evaluation_says(run):

@@ -13,8 +13,7 @@ from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator impor
 from pipeline.errors import ConfigError
 from pipeline.paths import RunPaths
 from pipeline.training.checkpoints import files as checkpoints
-from pipeline.training.launch import ray_train as driver
-from pipeline.training.launch import torchrun as alone
+from pipeline.training.launch import ray_train, torchrun
 from tests.pipeline.training import worlds
 from tests.pipeline.training.test_loop import DROPLESS, settings
 
@@ -28,18 +27,18 @@ def held_worker(given):
 
     So the run meets the nodes that come and go, however fast it is.
     """
-    report = driver._report
+    report = ray_train._report
 
     def hold(scores, folder):
         report(scores, folder)
         while HELD.get(folder.name) == ray.train.get_context().get_world_size():
             time.sleep(0.1)
 
-    driver._report = hold
+    ray_train._report = hold
     return worker(given)
 
 
-worker = driver._worker
+worker = ray_train._worker
 
 
 def workers_at(path):
@@ -60,8 +59,8 @@ def wait_for(path, workers, run):
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_run_grows_and_shrinks_with_the_cluster(ray_cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(driver, "_worker", held_worker)
-    monkeypatch.setattr(driver, "RESIZE_SECONDS", 1.0)
+    monkeypatch.setattr(ray_train, "_worker", held_worker)
+    monkeypatch.setattr(ray_train, "RESIZE_SECONDS", 1.0)
     # If Ray notices late that the node is gone, it would wait for it.
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "3")
     common = "train.log_every=1", "train.steps=18", "train.eval_every=18", *DROPLESS
@@ -70,7 +69,7 @@ def test_a_run_grows_and_shrinks_with_the_cluster(ray_cluster, tmp_path, monkeyp
     folder = RunPaths.of(config).checkpoints
     paths = [folder / f"checkpoint_{step:06d}" for step in (6, 12, 18)]
     with ThreadPoolExecutor(1) as executor:
-        run = executor.submit(driver.fit, config, None, lambda _: None)
+        run = executor.submit(ray_train.fit, config, None, lambda _: None)
         wait_for(paths[0], 1, run)
         node = ray_cluster.add_node(num_cpus=CPUS)
         try:
@@ -80,7 +79,7 @@ def test_a_run_grows_and_shrinks_with_the_cluster(ray_cluster, tmp_path, monkeyp
         wait_for(paths[2], 1, run)
         assert run.result()["step"] == 18
     steady = settings(tmp_path, "steady", *common)
-    alone.fit(steady, None)
+    torchrun.fit(steady, None)
     curve = worlds.losses(config)
     assert len(curve) == 18
     assert worlds.distance(curve, worlds.losses(steady)) < 1e-4
@@ -90,4 +89,4 @@ def test_a_batch_too_small_for_the_largest_number_is_refused(ray_cluster, tmp_pa
     bounds = "scaling.min_workers=1", "scaling.max_workers=20"
     config = settings(tmp_path, "small", *bounds)
     with pytest.raises(ConfigError, match="without a sample when there are 17 "):
-        driver.fit(config, None, lambda _: None)
+        ray_train.fit(config, None, lambda _: None)

@@ -11,7 +11,7 @@ from pipeline.errors import VocabularyError
 from pipeline.paths import RunPaths
 from pipeline.settings.config_file import load_config
 from pipeline.training.checkpoints import files as checkpoints
-from pipeline.training.launch import torchrun as alone
+from pipeline.training.launch import torchrun
 from pipeline.training.measure import history
 from pipeline.training.schedule import learning_rate
 from tests.corpora import write_corpus, write_vocabulary
@@ -52,7 +52,7 @@ def phase(file, folder, length, *overrides):
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     config = phase(FIRST, tmp_path_factory.mktemp("phases"), 24)
-    alone.fit(config, None)
+    torchrun.fit(config, None)
     return RunPaths.of(config).checkpoints / END
 
 
@@ -82,7 +82,7 @@ def test_the_second_phase_starts_from_weights_or_full_state(first):
     for state, steps in (("weights", 6), ("full", 12)):
         config = second(first, state, "engine.zero_stage=2")
         assert evaluate.subject(config) == first
-        ended = alone.fit(config, None)
+        ended = torchrun.fit(config, None)
         path = RunPaths.of(config).checkpoints / END
         assert (ended["step"], ended["samples_seen"], optimizer_step(path)) == (6, 96, steps)
         assert evaluate.subject(config).parent == path.parent
@@ -102,10 +102,10 @@ def test_the_second_phase_starts_from_weights_or_full_state(first):
 def test_a_second_phase_that_was_stopped_continues_from_its_own_checkpoint(first):
     config = second(first, "full", "run.name=stopped")
     paths = RunPaths.of(config)
-    alone.fit(config, None)
+    torchrun.fit(config, None)
     whole = training(paths.run)
     checkpoints.remove(paths.checkpoints / END)
-    alone.fit(config, None)
+    torchrun.fit(config, None)
     assert training(paths.run) == whole
 
 
