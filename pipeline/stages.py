@@ -123,9 +123,7 @@ def with_sample(config: Config) -> Config:
         heads[name] = head
     corpus = config.corpus
     if not corpus.inputs:
-        # Reviews without their labels: text of the domain that the sentiment head is about.
-        inputs = str(files.corpus), str(files.reviews)
-        texts = {"inputs": inputs, "heldout": (str(files.heldout),)}
+        texts = {"inputs": (str(files.corpus),), "heldout": (str(files.heldout),)}
         corpus = corpus.model_copy(update=texts)
     return config.model_copy(update={"corpus": corpus, "heads": heads})
 
