@@ -181,7 +181,7 @@ class _Call:
             values[f"{name}_ptr"] = x
             if x.dim() == 4:
                 steps = (f"{name}_row", f"{name}_head", f"{name}_step")
-                values |= zip(steps, x.stride(), strict=False)
+                values |= zip(steps, x.stride()[:3], strict=True)
         arguments = {name: values[name] for name in kernel.arg_names}
         if self.q.device.type == "cuda":
             arguments |= {"num_warps": tiles.warps, "num_stages": tiles.stages}
