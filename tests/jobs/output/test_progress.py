@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from jobs import progress
+from jobs.output import progress
 from jobs.output.progress import ConsoleProgress
 
 
