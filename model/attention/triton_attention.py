@@ -30,9 +30,8 @@ except ImportError:
 from ..fused.dropout_rates import LEVELS, drop_below, keep_scale, kernel_seed, new_seed
 from ..fused.operators import check_transforms, operator
 from .table_factors import table_factors
-from .triton_backward import keys_kernel, queries_kernel, rows_kernel
-from .triton_forward import context_kernel
-from .triton_tiles import INTERPRETED, LOG2E, ROW_FIGURES
+from .triton_kernels import context_kernel, keys_kernel, queries_kernel, rows_kernel
+from .triton_tiles import INTERPRETED, LOG2E, ROW_FIGURES, Constants
 
 HEAD_SIZES = (16, 32, 64, 128)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -90,7 +89,7 @@ def _tiles(x: Tensor) -> dict[str, Tiles]:
     return tiles_for(x.shape[3], x.dtype, shared)
 
 
-class _Tables(NamedTuple):
+class Tables(NamedTuple):
     """The table's factors for the kernels; L positions, W waves, head size D."""
 
     factors: Tensor
@@ -110,7 +109,7 @@ class _Tables(NamedTuple):
 @torch.inference_mode(False)
 def _tables(
     head_size: int, clip: int, length: int, dtype: torch.dtype, device: torch.device
-) -> _Tables:
+) -> Tables:
     found = table_factors(head_size, clip)
     sine, cosine = torch.from_numpy(found.sine), torch.from_numpy(found.cosine)
     factors = [torch.cat([sine, cosine]), torch.cat([cosine, -sine])]
@@ -119,7 +118,7 @@ def _tables(
         found.frequencies
     )
     sines, cosines = angles.sin(), angles.cos()
-    return _Tables(
+    return Tables(
         torch.stack([x.flatten() for x in factors]).to(device, dtype),
         torch.from_numpy(found.ends).to(device, torch.float32),
         torch.cat([cosines, cosines, sines, sines], 1).to(device, torch.float32),
@@ -142,12 +141,20 @@ class _Call:
         tables = _tables(q.shape[3], clip, length, q.dtype, q.device)
         exact = q.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
         self.q = q
+        self.constants = Constants(
+            BIASED=bias is not None,
+            PACKED=packed,
+            DROPOUT=drop_below(dropout) > 0,
+            D=q.shape[3],
+            W=tables.waves.shape[1],
+            PRECISION="ieee" if exact else "tf32",
+        )
         self.values: dict[str, Any] = {
-            **{f"{name}_ptr": table for name, table in tables._asdict().items()},
             "lse_ptr": lse,
             # Where there is none, a pointer that is never read
             "bias_ptr": lse if bias is None else bias,
             "cu_seqlens_ptr": lse if cu_seqlens is None else cu_seqlens,
+            "tables": tuple(tables),
             "heads": q.shape[1],
             "queries": q.shape[2],
             "keys": k.shape[2],
@@ -157,12 +164,6 @@ class _Call:
             "seed": kernel_seed(seed),
             "drop_below": drop_below(dropout),
             "keep_scale": keep_scale(dropout),
-            "BIASED": bias is not None,
-            "PACKED": packed,
-            "DROPOUT": drop_below(dropout) > 0,
-            "D": q.shape[3],
-            "W": tables.waves.shape[1],
-            "PRECISION": "ieee" if exact else "tf32",
         }
 
     def launch(
@@ -170,18 +171,16 @@ class _Call:
     ) -> None:
         """Run a kernel: for each sequence and head a program for each tile of queries or keys.
 
-        tensors: by the name of their pointer; those of four dimensions with their steps.
+        tensors: by name; those of four dimensions go with their steps, as `all_NAME`.
         """
-        values = self.values | {
-            "ONE_EDGE": one_edge(tiles, self.values["clip"], self.values["offset"]),
-            "QUERIES": tiles.queries,
-            "KEYS": tiles.keys,
-        }
+        edge = one_edge(tiles, self.values["clip"], self.values["offset"])
+        constants = self.constants._replace(ONE_EDGE=edge, QUERIES=tiles.queries, KEYS=tiles.keys)
+        values = self.values | {"C": constants}
         for name, x in tensors.items():
-            values[f"{name}_ptr"] = x
             if x.dim() == 4:
-                steps = (f"{name}_row", f"{name}_head", f"{name}_step")
-                values |= zip(steps, x.stride()[:3], strict=True)
+                values[f"all_{name}"] = (x, *x.stride()[:3])
+            else:
+                values[f"{name}_ptr"] = x
         arguments = {name: values[name] for name in kernel.arg_names}
         if self.q.device.type == "cuda":
             arguments |= {"num_warps": tiles.warps, "num_stages": tiles.stages}
@@ -215,7 +214,7 @@ def triton_attention_backward(
     call = _Call(q, k, lse, bias, cu_seqlens, clip, longest, dropout, offset, scaling, seed)
     count = q.shape[:3].numel()
     rows = lse.new_empty(count, ROW_FIGURES.value)
-    turned = q.new_empty(count, 2, call.values["W"])
+    turned = q.new_empty(count, 2, call.constants.W)
     dq, dk, dv = (_like(x) for x in (q, k, v))
     given = {"q": q, "grad": grad, "rows": rows, "turned": turned}
     both = {**given, "k": k, "v": v}
