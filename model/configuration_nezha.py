@@ -5,8 +5,13 @@ Names and defaults are those of `nezha-cn-base` in transformers 4.40.2.
 
 from typing import Any
 
-from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers.utils.versions import require_version
+
+# Before the imports that older releases do not have: an export carries this file.
+require_version("transformers>=5.17", "The code of this Nezha needs a newer transformers.")
+
+from huggingface_hub.dataclasses import strict  # noqa: E402
+from transformers import PreTrainedConfig  # noqa: E402
 
 
 @strict
@@ -46,14 +51,14 @@ class NezhaConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        self.check_sizes()
+        self._check()
 
     @property
     def attention_head_size(self) -> int:
         """Width of one head, d."""
         return self.hidden_size // self.num_attention_heads
 
-    def check_sizes(self) -> None:
+    def _check(self) -> None:
         """Raise ValueError for sizes that a network cannot have."""
         if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
             raise ValueError(

@@ -26,6 +26,7 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import AttentionMaskInterface, create_causal_mask, sdpa_mask
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
+from transformers.models.bert.modeling_bert import BertPooler
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import merge_with_config_defaults
@@ -39,7 +40,6 @@ from .layers_nezha import (
     NezhaEncoder,
     NezhaLayer,
     NezhaLMPredictionHead,
-    NezhaPooler,
     NezhaSelfAttention,
 )
 
@@ -125,7 +125,7 @@ class NezhaModel(NezhaPreTrainedModel):
         super().__init__(config)
         self.embeddings = NezhaEmbeddings(config)
         self.encoder = NezhaEncoder(config)
-        self.pooler = NezhaPooler(config) if add_pooling_layer else None
+        self.pooler = BertPooler(config) if add_pooling_layer else None
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -192,7 +192,7 @@ class NezhaModel(NezhaPreTrainedModel):
             self._mask(attention_mask, hidden_states, past),
             encoder_hidden_states,
             additive_mask(encoder_attention_mask, hidden_states.dtype),
-            self._head_masks(head_mask),
+            head_masks=self._head_masks(head_mask),
             past_key_values=past,
             offset=0 if past is None else past.get_seq_length(),
             packing=packing,

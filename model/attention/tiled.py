@@ -7,15 +7,19 @@ long in bfloat16.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..fused.dropout import bits, keep_mask
-from ..fused.dropout_rates import keep_scale, new_seed
+from ..fused.dropout import bits, keep_mask, keep_scale, new_seed
 from ..fused.operators import check_transforms, operator
-from .tile_sizes import ROWS, sum_dtype, tiles
+
+TILE_BYTES = 2**22
+"""Scores of a tile: as many as stay in the cache."""
+ROWS = 128
+"""The queries of a tile are a multiple of it, or all queries."""
 
 
 def tiled_attention(
@@ -42,11 +46,10 @@ def cpu_attention(
 ) -> Tensor:  # fmt: skip
     """Tiles of some heads and queries against all keys."""
     out = torch.empty_like(q)
-    first_seed = 0 if seed is None else int(seed)
-    for tile in _tiles(q, k, mask, table, heads, offset, scaling):
+    for tile in _tiles(q, k, table, mask, heads, offset, scaling, seed):
         p = tile.probabilities(q, k)
         if dropout:
-            bits(p).mul_(keep_mask(p, dropout, first_seed + tile.number))
+            bits(p).mul_(keep_mask(p, dropout, tile.seed))
         context = tile.sum_by_position(p, torch.bmm(p, v[tile.heads]))
         out[tile.heads, tile.rows] = context * keep_scale(dropout) if dropout else context
     return out
@@ -65,10 +68,11 @@ def cpu_attention_backward(
         dK = s dSᵀ Q            dQ = s dS (K + a)
     """
     grad, dq = grad.contiguous(), torch.empty_like(q)
-    first_seed = 0 if seed is None else int(seed)
-    dtype = sum_dtype(q.dtype, q.shape[1], k.shape[1] * q.itemsize)
+    # A tile of all queries needs no sum over tiles.
+    one_tile = _tile_height(q, k) == q.shape[1]
+    dtype = q.dtype if one_tile else torch.promote_types(q.dtype, torch.float32)
     dk, dv = (torch.zeros_like(k, dtype=dtype) for _ in range(2))
-    for tile in _tiles(q, k, mask, table, heads, offset, scaling):
+    for tile in _tiles(q, k, table, mask, heads, offset, scaling, seed):
         p = tile.probabilities(q, k)
         d_context = grad[tile.heads, tile.rows]
         if dropout:
@@ -76,7 +80,7 @@ def cpu_attention_backward(
         dp = tile.products(d_context, v)
         dropped = p
         if dropout:
-            keep = keep_mask(p, dropout, first_seed + tile.number)
+            keep = keep_mask(p, dropout, tile.seed)
             bits(dp).mul_(keep)
             dropped = keep.mul_(bits(p)).view(p.dtype)
         _add_product(dv[tile.heads], dropped.transpose(1, 2), d_context)
@@ -114,7 +118,8 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 class _Tile:
     """n heads (of one sequence or several) and r queries of flat operands [B·heads, Q or K, d]."""
 
-    number: int
+    seed: int
+    """Of its dropout"""
     heads: slice
     rows: slice
     bands: list[tuple[slice, "_Band"]]
@@ -188,12 +193,6 @@ class _Band(NamedTuple):
     """Rows of the table for the columns low to high"""
 
 
-def _bands(first: int, rows: int, keys: int, clip: int) -> list[tuple[slice, _Band]]:
-    """For a tile of `rows` queries, the first of which has position `first`."""
-    parts = [slice(top, min(top + ROWS, rows)) for top in range(0, rows, ROWS)]
-    return [(p, _band(first + p.start, p.stop - p.start, keys, clip)) for p in parts]
-
-
 def _band(first: int, rows: int, keys: int, clip: int) -> _Band:
     left = min(max(first - clip, 0), keys)
     right = max(min(first + rows + clip, keys), left)
@@ -213,19 +212,39 @@ def _by_key(by_distance: Tensor, keys: int) -> Tensor:
     return by_distance.as_strided((heads, rows, keys), (rows * width, width - 1, 1), rows - 1)
 
 
+def _tile_height(q: Tensor, k: Tensor) -> int:
+    """Queries of a tile: all if the scores of a head fit, and at least one."""
+    rows = TILE_BYTES // max(k.shape[1] * q.itemsize, 1)
+    return min(max(q.shape[1], 1), max(rows // ROWS * ROWS, ROWS))
+
+
 def _tiles(
-    q: Tensor, k: Tensor, mask: Tensor | None, table: Tensor, heads: int, offset: int,
-    scaling: float,
+    q: Tensor, k: Tensor, table: Tensor, mask: Tensor | None, heads: int, offset: int,
+    scaling: float, seed: Tensor | None,
 ) -> Iterator[_Tile]:  # fmt: skip
     """Tiles of flat operands; a sequence has `heads` of them, and mask is [B, heads, Q, K]."""
-    total, queries, _ = q.shape
-    keys = k.shape[1]
+    (total, queries, _), keys = q.shape, k.shape[1]
     if mask is not None:
         mask = mask.expand(total // heads, heads, queries, keys)
-    for number, (some, rows) in enumerate(tiles(total, queries, keys * q.itemsize)):
-        bands = _bands(offset + rows.start, rows.stop - rows.start, keys, table.shape[0] // 2)
+    height = _tile_height(q, k)
+    group = max(1, TILE_BYTES // max(height * keys * q.itemsize, 1))
+    first_seed, clip = 0 if seed is None else int(seed), table.shape[0] // 2
+    corners = product(range(0, queries, height), range(0, total, group))
+    for number, (top, head) in enumerate(corners):
+        some = slice(head, min(head + group, total))
+        rows = slice(top, min(top + height, queries))
+        parts = [
+            slice(start, min(start + ROWS, rows.stop)) for start in range(top, rows.stop, ROWS)
+        ]
+        bands = [
+            (
+                slice(x.start - top, x.stop - top),
+                _band(offset + x.start, x.stop - x.start, keys, clip),
+            )
+            for x in parts
+        ]
         part = None
         if mask is not None:
             numbers = torch.arange(some.start, some.stop)
             part = mask[numbers // heads, numbers % heads, rows]
-        yield _Tile(number, some, rows, bands, table, part, scaling)
+        yield _Tile(first_seed + number, some, rows, bands, table, part, scaling)

@@ -27,8 +27,8 @@ except ImportError:
     # transformers requires every package that a model's code imports outside of a `try`.
     raise
 
-from ..fused.dropout_rates import LEVELS, drop_below, keep_scale, kernel_seed, new_seed
-from ..fused.operators import check_transforms, operator
+from ..fused.dropout import LEVELS, drop_below, keep_scale
+from ..fused.operators import operator
 from .table_factors import table_factors
 from .triton_kernels import context_kernel, keys_kernel, queries_kernel, rows_kernel
 from .triton_tiles import INTERPRETED, LOG2E, ROW_FIGURES, Constants
@@ -47,11 +47,6 @@ class Tiles(NamedTuple):
     keys: int
     warps: int
     stages: int
-
-    @classmethod
-    def of(cls, text: str) -> "Tiles":
-        """Written as queries,keys,warps,stages."""
-        return cls(*map(int, text.split(",")))
 
 
 def tiles_for(head_size: int, dtype: torch.dtype, shared_memory: int) -> dict[str, Tiles]:
@@ -161,7 +156,8 @@ class _Call:
             "offset": offset,
             "clip": clip,
             "scale": scaling * LOG2E.value,
-            "seed": kernel_seed(seed),
+            # Of 64 bits: for one of 32 Triton would compile its kernels again.
+            "seed": 2**48 + (0 if seed is None else int(seed)),
             "drop_below": drop_below(dropout),
             "keep_scale": keep_scale(dropout),
         }
@@ -194,7 +190,13 @@ def triton_attention(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, cu_seqlens: Tensor | None, clip: int,
     longest: int, dropout: float, offset: int, scaling: float, seed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The context, and for each row the logarithm of its sum, which the backward pass needs."""
+    """Context [B, heads, Q, d] of `definition.eager_attention`, and lse [B, heads, Q, 2].
+
+    q [B, heads, Q, d]; k, v [B, heads, K, d].
+    bias: float32 [B, K] added to the scores of all queries, or None; not with cu_seqlens.
+    cu_seqlens: int32 [N + 1]; with it B is 1, Q = K, and tokens cu_seqlens[n] to cu_seqlens[n + 1]
+        are a sequence of their own, of at most `longest` tokens.
+    """
     q, k, v = (_unit_stride(x) for x in (q, k, v))
     out = _like(q)
     lse = q.new_empty(*q.shape[:3], 2, dtype=torch.float32)
@@ -262,35 +264,3 @@ def why_not(q: Tensor, dropout: float) -> str:
     if drop_below(dropout) >= LEVELS:
         return f"it can't drop out {dropout:.0%}"
     return ""
-
-
-def flash_attention(
-    q: Tensor, k: Tensor, v: Tensor, table: Tensor, bias: Tensor | None = None,
-    cu_seqlens: Tensor | None = None, longest: int = 0, dropout: float = 0.0, offset: int = 0,
-    scaling: float | None = None,
-) -> Tensor:  # fmt: skip
-    """Context [B, heads, Q, d] of `definition.eager_attention`.
-
-    Args:
-        q: [B, heads, Q, d]; k, v [B, heads, K, d]; float32, float16 or bfloat16.
-        table: [2k + 1, d] `position_table(d, k)`, of which only the shape is read.
-        bias: float32 [B, K] added to the scores of all queries, or None; not with cu_seqlens.
-        cu_seqlens: int32 [N + 1]; with it B is 1, Q = K, and tokens cu_seqlens[n] to
-            cu_seqlens[n + 1] are a sequence of their own.
-        longest: an upper bound on the tokens of such a sequence.
-        dropout: share of the weights to drop, rounded to a 256th.
-        offset: position of the first query.
-        scaling: factor of the scores, 1/√d unless given.
-
-    Raises:
-        ValueError: see `why_not`.
-    """
-    if reason := why_not(q, dropout):
-        raise ValueError(f"flash attention can't: {reason}; attn_implementation='sdpa' finds a way")
-    check_transforms()
-    context, _ = triton_attention(
-        *(q, k, v, bias, cu_seqlens, table.shape[0] // 2, longest, dropout, offset),
-        q.shape[3] ** -0.5 if scaling is None else scaling,
-        new_seed() if dropout else None,
-    )
-    return context

@@ -12,7 +12,7 @@ MODULES = [
     "attention.self.query",
     "attention.output.LayerNorm",
     "intermediate",
-    "intermediate.activation",
+    "intermediate.intermediate_act_fn",
     "intermediate.dense",
     "output.dense",
     "output",

@@ -6,7 +6,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from model.attention import tile_sizes
+from model.attention import tiled
 from model.attention.definition import eager_attention, position_table
 from model.attention.tiled import tiled_attention
 from tests.model.attention.cases import (
@@ -151,7 +151,7 @@ def test_rates_that_a_byte_cannot_tell(rate: float) -> None:
 
 @pytest.mark.parametrize("tile_bytes", [1, 2**18, 2**24])
 def test_tiles_of_any_size(tile_bytes: int, monkeypatch) -> None:
-    monkeypatch.setattr(tile_sizes, "TILE_BYTES", tile_bytes)
+    monkeypatch.setattr(tiled, "TILE_BYTES", tile_bytes)
     q, k, v = operands(300, 300, batch=1, heads=3, d=16)
     table = position_table(16, 20)
     expected = eager_attention(q, k, v, table)[0]

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from model.attention import triton_attention
 from model.attention.definition import position_table
+from model.attention.interface import flash
 from model.attention.packing import Packing
-from model.attention.triton_attention import Tiles, flash_attention
+from model.attention.triton_attention import Tiles
 from model.attention.triton_tiles import kept_by_dropout
 from tests.model.attention.cases import (
     attend,
@@ -127,7 +128,7 @@ def dropped_weights(q, k, table, keys, **kwargs) -> torch.Tensor:
 
     def context(values):
         torch.manual_seed(5)
-        return flash_attention(q, k, values, table, dropout=0.25, **kwargs)
+        return flash(q, k, values, table, dropout=0.25, **kwargs)
 
     nothing = torch.zeros(1, q.shape[1], keys, q.shape[3])
     with torch.no_grad():
@@ -152,7 +153,7 @@ def test_dropout(packed: bool) -> None:
     lengths = [length]
     if packed:
         lengths = [20, 28]
-        kwargs = {"cu_seqlens": torch.tensor([0, 20, 48], dtype=torch.int32), "longest": 28}
+        kwargs = {"packing": Packing.of(torch.tensor([0, 20, 48]), length, 28)}
     weights = dropped_weights(q, k, table, length, **kwargs)
     blocks = torch.block_diag(*(torch.ones(n, n) for n in lengths)).bool()
     assert weights[:, ~blocks].abs().max() < 1e-6 if packed else True
@@ -160,7 +161,7 @@ def test_dropout(packed: bool) -> None:
     assert abs(kept[:, blocks].double().mean().item() - (1 - rate)) < 0.02
 
     torch.manual_seed(5)
-    found = flash_attention(q, k, v, table, dropout=rate, **kwargs)
+    found = flash(q, k, v, table, dropout=rate, **kwargs)
     back = torch.autograd.grad((found * probe_of(found)).sum(), [q, k, v])
 
     wide = [x.detach().double().requires_grad_() for x in (q, k, v)]
