@@ -122,8 +122,8 @@ class _Tile:
     """Of its dropout"""
     heads: slice
     rows: slice
-    bands: list[tuple[slice, "_Band"]]
-    """Parts of the rows, and the band of each"""
+    bands: "list[_Band]"
+    """Those of all rows, a part of them each"""
     table: Tensor
     mask: Tensor | None
     scaling: float
@@ -140,8 +140,8 @@ class _Tile:
         """x[i] · (y[j] + T[p(i, j)]), [n, r, K]; x is [n, r, d], y all keys or values."""
         dots = x @ self.table.T
         products = x.new_empty(*x.shape[:2], y.shape[1])
-        for rows, band in self.bands:
-            block, near = products[:, rows], dots[:, rows]
+        for band in self.bands:
+            block, near = products[:, band.rows], dots[:, band.rows]
             block[:, :, : band.left] = near[:, :, :1]
             block[:, :, band.right :] = near[:, :, -1:]
             if band.left == band.right:
@@ -159,8 +159,8 @@ class _Tile:
         total = rest.to(wide)
         ends = self.table[[0, -1]].to(wide)
         masses = x.new_empty(*x.shape[:2], 2, dtype=wide)
-        for rows, band in self.bands:
-            block = x[:, rows]
+        for band in self.bands:
+            block = x[:, band.rows]
             by_distance = x.new_zeros(len(x), block.shape[1], band.width)
             if band.left < band.right:
                 _by_key(by_distance, band.right - band.left).copy_(
@@ -171,18 +171,20 @@ class _Tile:
                 (block[:, :, band.right :], by_distance[:, :, band.high :]),
             )
             for side, (far, near) in enumerate(sides):
-                masses[:, rows, side] = far.sum(-1, dtype=wide).add_(near.sum(-1, dtype=wide))
-            total[:, rows] += by_distance[:, :, band.low : band.high] @ self.table[band.table_rows]
+                masses[:, band.rows, side] = far.sum(-1, dtype=wide).add_(near.sum(-1, dtype=wide))
+            near = by_distance[:, :, band.low : band.high]
+            total[:, band.rows] += near @ self.table[band.table_rows]
         return total.add_(masses @ ends)
 
 
 class _Band(NamedTuple):
-    """The keys that some row of a part sees within the clip distance.
+    """The keys that some of the `rows` of a tile sees within the clip distance.
 
     Left of `left` and right of `right` the position vector is the same for all rows. Between them
     a buffer has a column for each distance; columns `low` to `high` are within the clip distance.
     """
 
+    rows: slice
     left: int
     right: int
     width: int
@@ -193,14 +195,17 @@ class _Band(NamedTuple):
     """Rows of the table for the columns low to high"""
 
 
-def _band(first: int, rows: int, keys: int, clip: int) -> _Band:
+def _band(rows: slice, origin: int, keys: int, clip: int) -> _Band:
+    """origin: position of row 0."""
+    first, count = origin + rows.start, rows.stop - rows.start
     left = min(max(first - clip, 0), keys)
-    right = max(min(first + rows + clip, keys), left)
-    width = right - left + rows - 1 if left < right else 0
-    least = left - first - rows + 1
+    right = max(min(first + count + clip, keys), left)
+    width = right - left + count - 1 if left < right else 0
+    least = left - first - count + 1
     low = min(max(-clip - least, 0), width)
     high = min(max(clip + 1 - least, low), width)
-    return _Band(left, right, width, low, high, slice(least + low + clip, least + high + clip))
+    table_rows = slice(least + low + clip, least + high + clip)
+    return _Band(rows, left, right, width, low, high, table_rows)
 
 
 def _by_key(by_distance: Tensor, keys: int) -> Tensor:
@@ -233,15 +238,9 @@ def _tiles(
     for number, (top, head) in enumerate(corners):
         some = slice(head, min(head + group, total))
         rows = slice(top, min(top + height, queries))
-        parts = [
-            slice(start, min(start + ROWS, rows.stop)) for start in range(top, rows.stop, ROWS)
-        ]
         bands = [
-            (
-                slice(x.start - top, x.stop - top),
-                _band(offset + x.start, x.stop - x.start, keys, clip),
-            )
-            for x in parts
+            _band(slice(start, min(start + ROWS, rows.stop - top)), offset + top, keys, clip)
+            for start in range(0, rows.stop - top, ROWS)
         ]
         part = None
         if mask is not None:

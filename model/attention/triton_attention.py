@@ -21,17 +21,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-try:
-    import triton
-except ImportError:
-    # transformers requires every package that a model's code imports outside of a `try`.
-    raise
-
 from ..fused.dropout import LEVELS, drop_below, keep_scale
 from ..fused.operators import operator
 from .table_factors import table_factors
 from .triton_kernels import context_kernel, keys_kernel, queries_kernel, rows_kernel
-from .triton_tiles import INTERPRETED, LOG2E, ROW_FIGURES, Constants
+from .triton_tiles import INTERPRETED, LOG2E, ROW_FIGURES, Constants, triton
 
 HEAD_SIZES = (16, 32, 64, 128)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)

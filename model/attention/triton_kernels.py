@@ -10,13 +10,6 @@ Their arguments are explained in `triton_tiles.py`. Further:
     turned  [B·heads·Q, 2W] q and the gradient, turned
 """
 
-try:
-    import triton
-    import triton.language as tl
-except ImportError:
-    # transformers requires every package that a model's code imports outside of a `try`.
-    raise
-
 from .triton_tiles import (
     LOG2E,
     ROW_FIGURES,
@@ -35,6 +28,8 @@ from .triton_tiles import (
     store_rows,
     tile_at,
     tile_spans,
+    tl,
+    triton,
     turned,
 )
 
@@ -51,14 +46,12 @@ def context_kernel(
     )
     if first_row >= queries:
         return
-    row, head, first = sequence
     position = first_row + offset
     k_rows, v_rows = rows_of(all_k, sequence), rows_of(all_v, sequence)
     q = load_rows(rows_of(all_q, sequence), first_row, queries, C.QUERIES, C.D)
     turned_q = turned(q, position, tables, C).to(q.dtype)
     on_left, on_right = dot_ends(q, tables, C.D)
-    bias_ptr += row * keys
-    draw = seed, (row + first).to(tl.int32), head, drop_below
+    bias_ptr += sequence[0] * keys
     highest = tl.full([C.QUERIES], float("-inf"), tl.float32)
     total = tl.zeros([C.QUERIES], tl.float32)
     context = tl.zeros([C.QUERIES, C.D], tl.float32)
@@ -90,7 +83,9 @@ def context_kernel(
             total = total * shrink + tl.sum(weights, 1)
             highest = higher
             if C.DROPOUT:
-                kept = kept_by_dropout(draw, first_row, first_key, C.QUERIES, C.KEYS)
+                kept = kept_by_dropout(
+                    seed, drop_below, sequence, first_row, first_key, C.QUERIES, C.KEYS
+                )
                 weights = tl.where(kept, weights, 0.0)
             by_wave, left, right = sums
             if EDGE:
@@ -142,7 +137,8 @@ def rows_kernel(
 
 @triton.jit
 def slopes_of(q, grad, k, v, waves, kept_rows, bias_ptr, on_the_left, first_row, queries, at, keys,
-              scale, draw, EDGE: tl.constexpr, MASKED: tl.constexpr, C: tl.constexpr):  # fmt: skip
+              scale, seed, drop_below, sequence, EDGE: tl.constexpr, MASKED: tl.constexpr,
+              C: tl.constexpr):  # fmt: skip
     """The weights of a tile after dropout and the gradients of its scores, [QUERIES, KEYS] float32.
 
     Both are divided by dropout's keep_scale. kept_rows: pointers to lse, rows and turned of the
@@ -186,7 +182,7 @@ def slopes_of(q, grad, k, v, waves, kept_rows, bias_ptr, on_the_left, first_row,
     dropped = weights
     if C.DROPOUT:
         _, first_key, _ = at
-        kept = kept_by_dropout(draw, first_row, first_key, C.QUERIES, C.KEYS)
+        kept = kept_by_dropout(seed, drop_below, sequence, first_row, first_key, C.QUERIES, C.KEYS)
         dropped = tl.where(kept, weights, 0.0)
     return dropped, tl.fma(dropped, slopes, weights * -delta[:, None])
 
@@ -204,14 +200,12 @@ def keys_kernel(
     )
     if first_key >= keys:
         return
-    row, head, first = sequence
     q_rows, grad_rows = rows_of(all_q, sequence), rows_of(all_grad, sequence)
     k = load_rows(rows_of(all_k, sequence), first_key, keys, C.KEYS, C.D)
     v = load_rows(rows_of(all_v, sequence), first_key, keys, C.KEYS, C.D)
     waves = load_matrix(tables[3] + first_key * C.W, C.KEYS, C.W)
-    bias_ptr += row * keys
+    bias_ptr += sequence[0] * keys
     kept_rows = lse_ptr + begin * 2, rows_ptr + begin * ROW_FIGURES, turned_ptr + begin * (2 * C.W)
-    draw = seed, (row + first).to(tl.int32), head, drop_below
     dk = tl.zeros([C.KEYS, C.D], tl.float32)
     dv = tl.zeros([C.KEYS, C.D], tl.float32)
     tiles = tl.cdiv(queries, C.QUERIES)
@@ -227,7 +221,8 @@ def keys_kernel(
             # mask: they only change rows that are not stored.
             dropped, slopes = slopes_of(
                 q, grad, k, v, waves, kept_rows, bias_ptr, not before, first_row, queries,
-                (first_row + offset, first_key, clip), keys, scale, draw, EDGE == 1, False, C,
+                (first_row + offset, first_key, clip), keys, scale, seed, drop_below,
+                sequence, EDGE == 1, False, C,
             )  # fmt: skip
             dv = product(tl.trans(dropped.to(grad.dtype)), grad, dv, C.PRECISION)
             dk = product(tl.trans(slopes.to(q.dtype)), q, dk, C.PRECISION)
@@ -249,14 +244,12 @@ def queries_kernel(
     )
     if first_row >= queries:
         return
-    row, head, first = sequence
     position = first_row + offset
     k_rows, v_rows = rows_of(all_k, sequence), rows_of(all_v, sequence)
     q = load_rows(rows_of(all_q, sequence), first_row, queries, C.QUERIES, C.D)
     grad = load_rows(rows_of(all_grad, sequence), first_row, queries, C.QUERIES, C.D)
-    bias_ptr += row * keys
+    bias_ptr += sequence[0] * keys
     kept_rows = lse_ptr + begin * 2, rows_ptr + begin * ROW_FIGURES, turned_ptr + begin * (2 * C.W)
-    draw = seed, (row + first).to(tl.int32), head, drop_below
     dq = tl.zeros([C.QUERIES, C.D], tl.float32)
     sums = no_sums(C)
     outside, banded = tile_spans(
@@ -275,7 +268,7 @@ def queries_kernel(
                 waves = load_matrix(tables[3] + first_key * C.W, C.KEYS, C.W)
             _, slopes = slopes_of(
                 q, grad, k, v, waves, kept_rows, bias_ptr, on_the_left, first_row, queries, at,
-                keys, scale, draw, EDGE == 1, EDGE == 1, C,
+                keys, scale, seed, drop_below, sequence, EDGE == 1, EDGE == 1, C,
             )  # fmt: skip
             sums = add_by_position(sums, slopes, waves, on_the_left, at, EDGE == 1, C)
             dq = product(slopes.to(k.dtype), k, dq, C.PRECISION)

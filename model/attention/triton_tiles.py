@@ -9,7 +9,6 @@ Arguments that several functions take together are tuples:
     at        position of the first query of a tile, first key, clip distance
     ends      for each row of a tile, a number left of the band and one right of it, [QUERIES]
     tables    pointers to the tensors of `triton_attention.Tables`
-    draw      what decides dropout in a sequence: seed, number of the sequence, head, drop_below
     C         the Constants
 """
 
@@ -290,19 +289,22 @@ def position_vectors(sums, position, tables, C: tl.constexpr):
 
 
 @triton.jit
-def kept_by_dropout(draw, first_row, first_key, QUERIES: tl.constexpr, KEYS: tl.constexpr):
+def kept_by_dropout(seed, drop_below, sequence, first_row, first_key, QUERIES: tl.constexpr,
+                    KEYS: tl.constexpr):  # fmt: skip
     """Dropout's mask of a tile: a function of seed, sequence, head, query and key alone.
 
     A call of Philox, 7 rounds (https://doi.org/10.1145/2063384.2063405), gives 16 bytes for 16 of
     2 × 32 elements, those that one thread holds of a product on tensor cores: two rows that are 8
     apart, and the same pair of each 8 columns. So each thread draws its own mask.
     """
-    seed, sequence, head, drop_below = draw
+    row, head, first = sequence
+    # One of the two is zero: what is packed has one row.
+    number = (row + first).to(tl.int32)
     none = tl.zeros([KEYS // 32, QUERIES // 2, 4], dtype=tl.int32)
     queries = none + (first_row // 2 + tl.arange(0, QUERIES // 2))[None, :, None]
     groups = tl.arange(0, KEYS // 32)[:, None] * 4 + tl.arange(0, 4)[None, :]
     keys = none + (first_key // 8 + groups)[:, None, :]
-    a, b, c, d = tl.philox(seed, queries, keys, none + head, none + sequence, 7)
+    a, b, c, d = tl.philox(seed, queries, keys, none + head, none + number, 7)
     words = tl.join(tl.join(a, b), tl.join(c, d)).to(tl.uint32)
     pairs = tl.join(words, words << 16)
     draws = tl.join(pairs, pairs << 8)

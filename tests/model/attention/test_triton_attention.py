@@ -180,8 +180,8 @@ def test_dropout(packed: bool) -> None:
 @triton.jit
 def _mask_kernel(kept_ptr, seed, head, drop_below, SIZE: tl.constexpr, KEYS: tl.constexpr):
     first = tl.program_id(0) * KEYS
-    draw = seed, tl.program_id(1), head, drop_below
-    kept = kept_by_dropout(draw, 0, first, SIZE, KEYS)
+    sequence = tl.program_id(1), head, 0
+    kept = kept_by_dropout(seed, drop_below, sequence, 0, first, SIZE, KEYS)
     rows, columns = tl.arange(0, SIZE)[:, None], first + tl.arange(0, KEYS)[None, :]
     tl.store(kept_ptr + (tl.program_id(1) * SIZE + rows) * SIZE + columns, kept.to(tl.int8))
 
