@@ -1,6 +1,6 @@
 """The building blocks of Nezha: embeddings, attention, encoder layers and LM head.
 
-What is as in BERT comes from there.
+What is as in BERT comes from there, with our dropout, which is cheap on CPUs.
 Module and parameter names are those of transformers 4.40.2, so that its state dicts load.
 Letters in shapes: B batch, S tokens, H hidden size, V vocabulary, d head size.
 """
@@ -12,7 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.models.bert.modeling_bert import BertIntermediate, BertPredictionHeadTransform
+from transformers.models.bert.modeling_bert import (
+    BertIntermediate,
+    BertOutput,
+    BertPredictionHeadTransform,
+    BertSelfOutput,
+)
 from transformers.processing_utils import Unpack
 from transformers.pytorch_utils import apply_chunking_to_forward
 from transformers.utils import TransformersKwargs
@@ -117,27 +122,14 @@ class NezhaSelfAttention(nn.Module):
         return (keys, values) if cache is None else cache.update(keys, values, self.layer_idx)
 
 
-class NezhaAddNorm(nn.Module):
-    """Project, drop out, add the residual, normalise; `output` of attention and of feed-forward."""
-
-    def __init__(self, config: NezhaConfig, width: int) -> None:
-        super().__init__()
-        self.dense = nn.Linear(width, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = Dropout(config.hidden_dropout_prob)
-
-    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        """x [B, S, width], residual [B, S, H] → [B, S, H]."""
-        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
-
-
 class NezhaAttention(nn.Module):
     """Attention with its output projection and residual."""
 
     def __init__(self, config: NezhaConfig, layer_idx: int, is_causal: bool = False) -> None:
         super().__init__()
         self.self = NezhaSelfAttention(config, layer_idx, is_causal)
-        self.output = NezhaAddNorm(config, config.hidden_size)
+        self.output = BertSelfOutput(config)
+        self.output.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[B, S, H] → [B, S, H]; arguments as in NezhaSelfAttention."""
@@ -155,7 +147,8 @@ class NezhaLayer(GradientCheckpointingLayer):
         if config.add_cross_attention:
             self.crossattention = NezhaAttention(config, layer_idx)
         self.intermediate = BertIntermediate(config)
-        self.output = NezhaAddNorm(config, config.intermediate_size)
+        self.output = BertOutput(config)
+        self.output.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(
         self,

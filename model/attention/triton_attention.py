@@ -15,6 +15,7 @@ the same operands give the same bits.
 
 import math
 import sys
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -115,68 +116,62 @@ def _tables(
     )
 
 
-class _Call:
-    """The kernels of one call of attention, and the values of their parameters by name."""
+def _launcher(
+    q: Tensor, k: Tensor, lse: Tensor, bias: Tensor | None, cu_seqlens: Tensor | None,
+    clip: int, longest: int, dropout: float, offset: int, scaling: float, seed: Tensor | None,
+) -> Callable[..., None]:  # fmt: skip
+    """A function that runs the kernels of one call of attention."""
+    packed = cu_seqlens is not None
+    sequences = q.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
+    queries, keys = (longest, longest) if packed else (q.shape[2], k.shape[2])
+    # Tiles may reach past the last query.
+    length = triton.next_power_of_2(max(offset + queries, keys) + 128)
+    tables = _tables(q.shape[3], clip, length, q.dtype, q.device)
+    exact = q.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    shared: dict[str, Any] = {
+        "lse_ptr": lse,
+        # Where there is none, a pointer that is never read
+        "bias_ptr": lse if bias is None else bias,
+        "cu_seqlens_ptr": lse if cu_seqlens is None else cu_seqlens,
+        "tables": tuple(tables),
+        "heads": q.shape[1],
+        "queries": q.shape[2],
+        "keys": k.shape[2],
+        "offset": offset,
+        "clip": clip,
+        "scale": scaling * LOG2E.value,
+        # Of 64 bits: for one of 32 Triton would compile its kernels again.
+        "seed": 2**48 + (0 if seed is None else int(seed)),
+        "drop_below": drop_below(dropout),
+        "keep_scale": keep_scale(dropout),
+    }
 
-    def __init__(
-        self, q: Tensor, k: Tensor, lse: Tensor, bias: Tensor | None, cu_seqlens: Tensor | None,
-        clip: int, longest: int, dropout: float, offset: int, scaling: float, seed: Tensor | None,
-    ) -> None:  # fmt: skip
-        packed = cu_seqlens is not None
-        self.sequences = q.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
-        self.queries, self.keys = (longest, longest) if packed else (q.shape[2], k.shape[2])
-        # Tiles may reach past the last query.
-        length = triton.next_power_of_2(max(offset + self.queries, self.keys) + 128)
-        tables = _tables(q.shape[3], clip, length, q.dtype, q.device)
-        exact = q.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
-        self.q = q
-        self.constants = Constants(
+    def launch(kernel: Any, tiles: Tiles, by_key: bool = False, **tensors: Tensor) -> None:
+        """A program for each sequence, head and tile of queries, or of keys.
+
+        Tensors of four dimensions go with their steps, as `all_NAME`.
+        """
+        constants = Constants(
             BIASED=bias is not None,
             PACKED=packed,
             DROPOUT=drop_below(dropout) > 0,
             D=q.shape[3],
             W=tables.waves.shape[1],
             PRECISION="ieee" if exact else "tf32",
+            QUERIES=tiles.queries,
+            KEYS=tiles.keys,
+            ONE_EDGE=one_edge(tiles, clip, offset),
         )
-        self.values: dict[str, Any] = {
-            "lse_ptr": lse,
-            # Where there is none, a pointer that is never read
-            "bias_ptr": lse if bias is None else bias,
-            "cu_seqlens_ptr": lse if cu_seqlens is None else cu_seqlens,
-            "tables": tuple(tables),
-            "heads": q.shape[1],
-            "queries": q.shape[2],
-            "keys": k.shape[2],
-            "offset": offset,
-            "clip": clip,
-            "scale": scaling * LOG2E.value,
-            # Of 64 bits: for one of 32 Triton would compile its kernels again.
-            "seed": 2**48 + (0 if seed is None else int(seed)),
-            "drop_below": drop_below(dropout),
-            "keep_scale": keep_scale(dropout),
-        }
-
-    def launch(
-        self, kernel: Any, tiles: Tiles, tensors: dict[str, Tensor], keys: bool = False
-    ) -> None:
-        """Run a kernel: for each sequence and head a program for each tile of queries or keys.
-
-        tensors: by name; those of four dimensions go with their steps, as `all_NAME`.
-        """
-        edge = one_edge(tiles, self.values["clip"], self.values["offset"])
-        constants = self.constants._replace(ONE_EDGE=edge, QUERIES=tiles.queries, KEYS=tiles.keys)
-        values = self.values | {"C": constants}
-        for name, x in tensors.items():
-            if x.dim() == 4:
-                values[f"all_{name}"] = (x, *x.stride()[:3])
-            else:
-                values[f"{name}_ptr"] = x
+        values = shared | {"C": constants} | {f"{name}_ptr": x for name, x in tensors.items()}
+        values |= {f"all_{n}": (x, *x.stride()[:3]) for n, x in tensors.items() if x.dim() == 4}
         arguments = {name: values[name] for name in kernel.arg_names}
-        if self.q.device.type == "cuda":
+        if q.device.type == "cuda":
             arguments |= {"num_warps": tiles.warps, "num_stages": tiles.stages}
-        length, tile = (self.keys, tiles.keys) if keys else (self.queries, tiles.queries)
-        with torch.cuda.device_of(self.q):
-            kernel[self.sequences * self.q.shape[1], triton.cdiv(length, tile)](**arguments)
+        count = triton.cdiv(keys, tiles.keys) if by_key else triton.cdiv(queries, tiles.queries)
+        with torch.cuda.device_of(q):
+            kernel[sequences * q.shape[1], count](**arguments)
+
+    return launch
 
 
 @operator(fake=lambda q, *_: (_like(q), q.new_empty(*q.shape[:3], 2, dtype=torch.float32)))
@@ -194,8 +189,8 @@ def triton_attention(
     q, k, v = (_unit_stride(x) for x in (q, k, v))
     out = _like(q)
     lse = q.new_empty(*q.shape[:3], 2, dtype=torch.float32)
-    call = _Call(q, k, lse, bias, cu_seqlens, clip, longest, dropout, offset, scaling, seed)
-    call.launch(context_kernel, _tiles(q)["context"], {"q": q, "k": k, "v": v, "out": out})
+    launch = _launcher(q, k, lse, bias, cu_seqlens, clip, longest, dropout, offset, scaling, seed)
+    launch(context_kernel, _tiles(q)["context"], q=q, k=k, v=v, out=out)
     return out, lse
 
 
@@ -207,17 +202,16 @@ def triton_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k and v."""
     grad, q, k, v = (_unit_stride(x) for x in (grad, q, k, v))
-    call = _Call(q, k, lse, bias, cu_seqlens, clip, longest, dropout, offset, scaling, seed)
+    launch = _launcher(q, k, lse, bias, cu_seqlens, clip, longest, dropout, offset, scaling, seed)
     count = q.shape[:3].numel()
     rows = lse.new_empty(count, ROW_FIGURES.value)
-    turned = q.new_empty(count, 2, call.constants.W)
+    turned = q.new_empty(count, 2, 2 * len(table_factors(q.shape[3], clip).frequencies))
     dq, dk, dv = (_like(x) for x in (q, k, v))
     given = {"q": q, "grad": grad, "rows": rows, "turned": turned}
-    both = {**given, "k": k, "v": v}
     tiles = _tiles(q)
-    call.launch(rows_kernel, tiles["queries"], {**given, "out": out})
-    call.launch(keys_kernel, tiles["keys"], {**both, "dk": dk, "dv": dv}, keys=True)
-    call.launch(queries_kernel, tiles["queries"], {**both, "dq": dq})
+    launch(rows_kernel, tiles["queries"], **given, out=out)
+    launch(keys_kernel, tiles["keys"], by_key=True, **given, k=k, v=v, dk=dk, dv=dv)
+    launch(queries_kernel, tiles["queries"], **given, k=k, v=v, dq=dq)
     return dq, dk, dv
 
 

@@ -43,9 +43,9 @@ class Constants(NamedTuple):
     W: int
     PRECISION: str
     """That of products of float32: "ieee" or "tf32" """
-    QUERIES: int = 0
-    KEYS: int = 0
-    ONE_EDGE: bool = False
+    QUERIES: int
+    KEYS: int
+    ONE_EDGE: bool
     """Whether no tile reaches over both edges of the band"""
 
 

@@ -10,7 +10,6 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -153,8 +152,6 @@ def read_weights(source: Path) -> dict[str, Tensor]:
         raise
     except FileNotFoundError as error:
         raise WeightsError(f"{error.filename or source}: no such file") from error
-    except SafetensorError as error:
-        raise WeightsError(f"{source}: damaged or cut short: {error}") from error
     except Exception as error:
         # torch.load alone fails in a dozen ways. One of them is a pickle with code in it, which
         # weights_only refuses before anything runs.

@@ -96,15 +96,6 @@ def test_longer_than_max_position_embeddings(attention: str) -> None:
     torch.testing.assert_close(here[:, 10:60], there[:, 40:90], **CLOSE)
 
 
-def test_attention_weights_and_head_masks_do_without_sdpa() -> None:
-    net = build(attn_implementation="sdpa")
-    with torch.no_grad():
-        outputs = net(ids(2, 9), output_attentions=True, head_mask=torch.tensor([1.0, 0, 1, 1]))
-    assert [tuple(a.shape) for a in outputs.attentions] == [(2, 4, 9, 9)] * 2
-    assert outputs.attentions[0][:, 1].abs().sum() == 0
-    torch.testing.assert_close(outputs.attentions[0][:, 0].sum(-1), torch.ones(2, 9))
-
-
 def test_an_unknown_attention_is_refused() -> None:
     with pytest.raises(ValueError, match="Nezha has: eager, sdpa"):
         build(attn_implementation="flash_attention_2")
@@ -286,23 +277,6 @@ def test_parts_of_a_batch_add_up_to_it(head: type, labels: dict[str, torch.Tenso
 def test_encoder_states_need_cross_attention() -> None:
     with pytest.raises(ValueError, match="add_cross_attention"):
         build(is_decoder=True)(ids(1, 5), encoder_hidden_states=torch.zeros(1, 5, 32))
-
-
-def test_lm_head_on_gathered_positions() -> None:
-    """What training relies on: the head takes any rows, and the backbone gives them."""
-    net = build(nezha.NezhaForPreTraining)
-    mask = torch.tensor([[1] * 9, [1] * 6 + [0] * 3])
-    hidden = net.nezha(ids(2, 9), attention_mask=mask, token_type_ids=None)
-    chosen = hidden.last_hidden_state[torch.tensor([0, 1]), torch.tensor([3, 2])]
-    logits = net(ids(2, 9), attention_mask=mask)
-    torch.testing.assert_close(
-        net.cls.predictions(chosen),
-        logits.prediction_logits[torch.tensor([0, 1]), torch.tensor([3, 2])],
-        **CLOSE,
-    )
-    torch.testing.assert_close(
-        net.cls.seq_relationship(hidden.pooler_output), logits.seq_relationship_logits
-    )
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
