@@ -21,6 +21,7 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
+from transformers.models.bert.modeling_bert import BertForPreTrainingOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
@@ -31,14 +32,8 @@ from .modeling_nezha import NezhaModel, NezhaPreTrainedModel
 
 
 @dataclass
-class NezhaForPreTrainingOutput(ModelOutput):
+class NezhaForPreTrainingOutput(BertForPreTrainingOutput):
     """loss (both labels given), prediction_logits [B, S, V], seq_relationship_logits [B, 2]."""
-
-    loss: Tensor | None = None
-    prediction_logits: Tensor | None = None
-    seq_relationship_logits: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
 
 
 class _WithLMHead(NezhaPreTrainedModel):

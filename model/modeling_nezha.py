@@ -110,7 +110,7 @@ def as_cache(past: Any, crossed: bool) -> Cache:
     A layer's tuple is (key, value), in cross-attention (key, value, cross key, cross value).
     """
     if not isinstance(past, Cache):
-        layers = past or ()
+        layers: Any = past or ()
         joined = len(layers) > 0 and len(layers[0]) == 4
         past = EncoderDecoderCache(layers) if joined else DynamicCache(layers)
     if crossed and not isinstance(past, EncoderDecoderCache):
