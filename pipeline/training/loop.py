@@ -72,7 +72,7 @@ def train(config: Config, context: Context) -> dict[str, Any]:
     shape = network_config(config.model, feed.vocab_size)
     network = build_network(shape, config.run.seed, config.engine.attention)
     origin, full = config.train.init_from, config.train.init_state == "full"
-    found = _newest_checkpoint(paths.checkpoints, rank)
+    found = state.on_rank_zero(lambda: files.recover(paths.checkpoints))
     if found:
         compare_fingerprints(files.read_state(found)["fingerprint_fields"], feed.fingerprint_fields)
     elif origin and not full:
@@ -180,13 +180,6 @@ def common_precision(precision: str) -> str:
     found = [precision] * dist.get_world_size()
     dist.all_gather_object(found, precision)
     return precision if len(set(found)) == 1 else "fp32"
-
-
-def _newest_checkpoint(folder: Path, rank: int) -> Path | None:
-    """Rank 0's choice, so that files are hashed once and all ranks take the same one."""
-    choice = [files.newest(folder) if rank == 0 else None]
-    dist.broadcast_object_list(choice, src=0)
-    return choice[0]
 
 
 def _seed_dropout(seed: int, step: int, rank: int) -> None:
