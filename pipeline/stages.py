@@ -20,7 +20,7 @@ from pipeline.corpus.samples.vocabulary import read_vocabulary
 from pipeline.corpus.samples.vocabulary_training import train_vocabulary
 from pipeline.corpus.shards.format import MANIFEST
 from pipeline.corpus.text.sources import Source, list_sources
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, Interrupted
 from pipeline.feed.batches import heldout, open_folder, split_weights
 from pipeline.feed.unigram import unigram_loss
 from pipeline.finetuning.finetune import check
@@ -33,6 +33,7 @@ from pipeline.tracking import pictures, registry
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.runs import flatten
 from pipeline.training.checkpoints import files as checkpoints
+from pipeline.training.faults import lock
 from pipeline.training.launch import ray_train
 from pipeline.training.measure import history
 
@@ -62,9 +63,19 @@ class Progress(Protocol):
 
 
 def run_all(config: Config, progress: Progress) -> dict[str, Any]:
-    """Run every stage that the settings ask for; returns what `summary.json` holds."""
+    """Run every stage that the settings ask for; returns what `summary.json` holds.
+
+    Raises:
+        ConfigError: another command works on the run.
+        NezhaError: what a stage raised.
+    """
     config = with_sample(config)
     check_heads(config)
+    with lock.hold(RunPaths.of(config).run):
+        return _run_stages(config, progress)
+
+
+def _run_stages(config: Config, progress: Progress) -> dict[str, Any]:
     paths = RunPaths.of(config)
     seconds: dict[str, float] = {}
 
@@ -163,7 +174,7 @@ def pretrain(config: Config, progress: Progress) -> str | None:
     """
     preflight.check_data(config)
     paths = RunPaths.of(config)
-    newest = checkpoints.newest(paths.checkpoints)
+    newest = checkpoints.recover(paths.checkpoints)
     state = checkpoints.read_state(newest) if newest else {}
     if newest:
         finished = state["step"] >= config.train.steps
@@ -180,8 +191,9 @@ def pretrain(config: Config, progress: Progress) -> str | None:
     try:
         ray_train.fit(config, (tracking.tracking_uri(config), run_id), progress.update)
         pictures = _draw(config, reference_loss(config, progress.say))
-    except BaseException:
-        tracking.finish_run(config, run_id, "FAILED")
+    except BaseException as error:
+        asked = isinstance(error, Interrupted | KeyboardInterrupt)
+        tracking.finish_run(config, run_id, "KILLED" if asked else "FAILED")
         raise
     tracking.finish_run(config, run_id, artifacts=[paths.run / history.FILE, *pictures])
     return run_id

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from pipeline.settings.base import Settings
 from pipeline.settings.corpus import CorpusSettings, DemoSettings, PreviewSettings
+from pipeline.settings.faults import FaultSettings
 from pipeline.settings.finetuning import FinetuneSettings, PredictSettings
 from pipeline.settings.run import RunSettings, TrackingSettings
 from pipeline.settings.training import (
@@ -29,6 +30,7 @@ class Config(Settings):
     optim: OptimSettings = OptimSettings()
     engine: EngineSettings = EngineSettings()
     scaling: ScalingSettings = ScalingSettings()
+    faults: FaultSettings = FaultSettings()
     tracking: TrackingSettings = TrackingSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     predict: PredictSettings = PredictSettings()

@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 def newest(folder: Path) -> Path | None:
     """The latest complete checkpoint, whose tensors are not read; `recover` verifies them."""
-    return max(_states(folder), key=_step, default=None)
+    return max(_states(folder), key=step_of, default=None)
 
 
 def recover(folder: Path) -> Path | None:
@@ -60,7 +60,7 @@ def recover(folder: Path) -> Path | None:
         CheckpointError: there were checkpoints, and none is usable.
     """
     _remove_remnants(folder)
-    for path in sorted(_checkpoints(folder), key=_step, reverse=True):
+    for path in sorted(_checkpoints(folder), key=step_of, reverse=True):
         try:
             verify(path)
         except CheckpointError as error:
@@ -87,7 +87,7 @@ def best(folder: Path) -> Path:
     scored = []
     for path, state in _states(folder).items():
         loss = state.get("heldout", {}).get("mlm_loss", math.inf)
-        scored.append((loss if math.isfinite(loss) else math.inf, -_step(path), path))
+        scored.append((loss if math.isfinite(loss) else math.inf, -step_of(path), path))
     if not scored:
         raise CheckpointError(f"{folder}: no complete checkpoint; train first (jobs.pretrain)")
     return min(scored)[-1]
@@ -166,7 +166,7 @@ def commit(temporary: Path, path: Path, texts: Mapping[str, str]) -> None:
 
 def prune(folder: Path, keep: int, protect: set[Path]) -> None:
     """Delete all but the newest `keep` checkpoints and those to protect; rank 0 calls it."""
-    ordered = sorted(_checkpoints(folder), key=_step)
+    ordered = sorted(_checkpoints(folder), key=step_of)
     kept = {*ordered[-keep:], *protect}
     for path in ordered:
         if path not in kept:
@@ -211,7 +211,8 @@ def _states(folder: Path) -> dict[Path, dict[str, Any]]:
     return states
 
 
-def _step(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """The step after which a checkpoint was written."""
     return int(path.name.rpartition("_")[2])
 
 
