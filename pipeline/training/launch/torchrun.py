@@ -13,10 +13,12 @@ import torch
 from pipeline.errors import ConfigError, Interrupted
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
+from pipeline.training.checkpoints import files
 from pipeline.training.faults import lock, stop
 from pipeline.training.faults.divergence import Diverged
 from pipeline.training.faults.failures import Judge
 from pipeline.training.loop import Context, train
+from pipeline.training.resume import changed_settings
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +81,9 @@ def fit(config: Config, tracking: tuple[str, str] | None) -> dict[str, Any]:
         if rank() == 0:
             held.enter_context(lock.hold(run))
         held.enter_context(stop.on_signals(run, _warn))
+        if rank() == 0 and (newest := files.newest(RunPaths.of(config).checkpoints)):
+            for change in changed_settings(config, newest, finished=False):
+                logger.warning("changed since %s: %s", newest.name, change)
         try:
             state = train(config, context)
         except Diverged as error:
