@@ -7,6 +7,7 @@ in the settings and in the run folder.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,8 +42,8 @@ class Context(NamedTuple):
 
     rank: int
     world_size: int
-    node: str
-    """The machine and process, for messages."""
+    host: str
+    """Name or address of the machine, for messages."""
     device: torch.device
     threads: int
     """Threads of torch on a CPU."""
@@ -93,10 +94,10 @@ def train(config: Config, context: Context) -> dict[str, Any]:
         state.begin_from(worker, Path(origin))
 
     recorder = history.Recorder(rank, paths.run, saved["step"], context.tracking)
-    nodes = [context.node] * world_size
-    dist.all_gather_object(nodes, context.node)
+    workers = [failures.Worker(context.host, os.getpid())] * world_size
+    dist.all_gather_object(workers, workers[0])
     if rank == 0:
-        failures.write_workers(paths.run, nodes)
+        failures.write_workers(paths.run, workers)
     skipped = saved["batches_skipped"] + failures.batches_skipped(paths.run, saved["step"])
     guard = divergence.DivergenceGuard(config.faults)
     watchdog = Watchdog(paths.run, rank, config.faults.hang_seconds)

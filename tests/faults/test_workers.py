@@ -29,8 +29,7 @@ def wait_for_step(config, step):
 
 
 def worker_pid(config, rank):
-    text = failures.workers(RunPaths.of(config).run)[rank]
-    return int(re.search(r"pid (\d+)", text)[1])
+    return failures.workers(RunPaths.of(config).run)[rank].pid
 
 
 def weights(config):

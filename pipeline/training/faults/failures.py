@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.errors import NezhaError, TrainingError
 from pipeline.paths import RunPaths
@@ -14,6 +16,7 @@ from pipeline.training.faults import events
 from pipeline.training.faults.divergence import Diverged
 from pipeline.training.faults.hang import STACKS, waiting_ranks
 
+WORKERS = "workers.json"
 MAX_REWINDS = 3
 """Rewinds from one checkpoint: data can't be the cause if the run diverges on all of it."""
 
@@ -104,22 +107,20 @@ def describe(errors: Mapping[int, Exception], run: Path) -> str:
     A worker that died breaks the connections of the others, who then raise; so a death is named
     rather than an exception.
     """
-    nodes = workers(run)
     if waited := waiting_ranks(run):
-        ranks = sorted(set(nodes) - waited) or sorted(waited)
-        names = ", ".join(f"worker {rank}{_place(rank, nodes)}" for rank in ranks)
+        names = ", ".join(_named(rank, run) for rank in hung_ranks(run) or sorted(waited))
         return f"{names} made no step for faults.hang_seconds; stacks are in {run / STACKS}"
     deaths = {rank: error for rank, error in errors.items() if is_death(error)}
     rank, error = min((deaths or dict(errors)).items())
     if deaths:
-        return f"worker {rank}{_place(rank, nodes)} died ({_first_line(error)})"
+        return f"{_named(rank, run)} died ({_first_line(error)})"
     error = original(error)
-    name = type(error).__name__
-    return f"worker {rank}{_place(rank, nodes)} failed ({name}: {_first_line(error)})"
+    return f"{_named(rank, run)} failed ({type(error).__name__}: {_first_line(error)})"
 
 
-def _place(rank: int, nodes: Mapping[int, str]) -> str:
-    return f" on {nodes[rank]}" if rank in nodes else ""
+def _named(rank: int, run: Path) -> str:
+    worker = workers(run).get(rank)
+    return f"worker {rank} on {worker.host} (pid {worker.pid})" if worker else f"worker {rank}"
 
 
 def is_death(error: Exception) -> bool:
@@ -133,19 +134,27 @@ def _first_line(error: Exception) -> str:
     return lines[0][:200] if lines else "no message"
 
 
-WORKERS = "workers.tsv"
+def hung_ranks(run: Path) -> list[int]:
+    """The ranks that the others waited for in vain."""
+    waited = waiting_ranks(run)
+    return sorted(set(workers(run)) - waited) if waited else []
 
 
-def write_workers(run: Path, nodes: list[str]) -> None:
+class Worker(NamedTuple):
+    """Where a rank runs."""
+
+    host: str
+    pid: int
+
+
+def write_workers(run: Path, found: list[Worker]) -> None:
     """Note where each rank runs; rank 0 calls it before the first step."""
-    lines = "".join(f"{rank}\t{node}\n" for rank, node in enumerate(nodes))
-    (run / WORKERS).write_text(lines, "utf-8")
+    (run / WORKERS).write_text(json.dumps(found), "utf-8")
 
 
-def workers(run: Path) -> dict[int, str]:
+def workers(run: Path) -> dict[int, Worker]:
     """Where each rank ran last."""
     path = run / WORKERS
     if not path.exists():
         return {}
-    rows = (line.split("\t") for line in path.read_text("utf-8").splitlines())
-    return {int(rank): node for rank, node in rows}
+    return {rank: Worker(*row) for rank, row in enumerate(json.loads(path.read_text("utf-8")))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.training import batch_split
 from pipeline.training.faults import events, stop
-from pipeline.training.faults.failures import Judge, original
+from pipeline.training.faults.failures import Judge, hung_ranks, original, workers
 from pipeline.training.loop import Context, train
 from pipeline.training.measure import history
 
@@ -85,7 +86,7 @@ def _worker(given: dict[str, Any]) -> dict[str, Any]:
     launch = Context(
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
-        node=f"{ray.util.get_node_ip_address()} (pid {os.getpid()})",
+        host=ray.util.get_node_ip_address(),
         device=ray.train.torch.get_device(),
         threads=max(1, int(config.scaling.cpus_per_worker)),
         report=_report,
@@ -110,9 +111,14 @@ class _Failures(UserCallback):
     """Runs in Ray Train's controller; raises an error to end the run."""
 
     def __init__(self, config: Config) -> None:
-        self._judge = Judge(config)
+        self._judge, self._run = Judge(config), RunPaths.of(config).run
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        # A stopped process does not take Ray's request to end.
+        found = workers(self._run)
+        for hung in (found[rank] for rank in hung_ranks(self._run)):
+            kill = ray.remote(num_cpus=0, resources={f"node:{hung.host}": 0.001})(os.kill)
+            kill.remote(hung.pid, signal.SIGKILL)
         if error := self._judge.decide(worker_exceptions):
             raise error
 

@@ -70,7 +70,7 @@ def fit(config: Config, tracking: tuple[str, str] | None) -> dict[str, Any]:
     context = Context(
         rank=rank(),
         world_size=world_size(),
-        node=f"{socket.gethostname()} (pid {os.getpid()})",
+        host=socket.gethostname(),
         device=device,
         threads=max(1, int(config.scaling.cpus_per_worker)),
         report=lambda *_: None,

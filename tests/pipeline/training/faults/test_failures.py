@@ -27,7 +27,9 @@ def run(tmp_path):
     config = Config.model_validate({"run": {"storage": str(tmp_path)}, "faults": faults})
     paths = RunPaths.of(config)
     paths.checkpoints.mkdir(parents=True)
-    failures.write_workers(paths.run, ["10.0.0.1 (pid 7)", "10.0.0.2 (pid 8)"])
+    failures.write_workers(
+        paths.run, [failures.Worker("10.0.0.1", 7), failures.Worker("10.0.0.2", 8)]
+    )
     return config, paths, failures.Judge(config)
 
 
