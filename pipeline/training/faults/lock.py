@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import ConfigError
 
@@ -47,20 +48,30 @@ def hold(run: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _take_over(path: Path) -> None:
-    """Delete the lock if its holder is gone."""
+def is_held(run: Path) -> bool:
+    """Whether a process that lives works on the run."""
+    return _holder(run / FILE) is not None
+
+
+def _holder(path: Path) -> dict[str, Any] | None:
+    """The process that holds a lock; None if there is no lock, or its process is gone."""
     try:
         holder = json.loads(path.read_text("utf-8") or "{}")
         silent = time.time() - path.stat().st_mtime
     except FileNotFoundError:
-        return
-    host, pid = holder.get("host"), holder.get("pid", 0)
-    dead = host == socket.gethostname() and not Path(f"/proc/{pid}").exists()
-    if not dead and silent < STALE_SECONDS:
+        return None
+    here = holder.get("host") == socket.gethostname()
+    dead = here and not Path(f"/proc/{holder.get('pid', 0)}").exists()
+    return None if dead or silent > STALE_SECONDS else holder
+
+
+def _take_over(path: Path) -> None:
+    """Delete the lock if its holder is gone."""
+    if holder := _holder(path):
         raise ConfigError(
-            f"another command works on this run: process {pid} on {host} ({path}); wait for its "
-            f"end, or choose another run.name. The lock of a lost host ends after "
-            f"{STALE_SECONDS:.0f} s without a sign of life"
+            f"another command works on this run: process {holder.get('pid')} on "
+            f"{holder.get('host')} ({path}); wait for its end, or choose another run.name. The "
+            f"lock of a lost host ends after {STALE_SECONDS:.0f} s without a sign of life"
         )
     path.unlink(missing_ok=True)
 
