@@ -1,5 +1,6 @@
 # make pretrain   set-up, then all stages on the sample corpus: text to fine-tuned heads
 # make test       set-up, then linters, type checker and tests
+# make faults     kills of workers and commands on a real local cluster
 # make install    set-up alone
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ CONFIG ?= jobs/configs/demo.yaml
 TRANSFORMERS := $(shell sed -n 's/^transformers==/transformers-/p' constraints.txt)
 export TRANSFORMERS_SOURCE ?= .venv/$(TRANSFORMERS)
 
-.PHONY: install pretrain test lint clean
+.PHONY: install pretrain test faults lint clean
 
 install: .venv/.installed
 
@@ -41,7 +42,10 @@ $(TRANSFORMERS_SOURCE): | install
 	test -d $@ || echo "No source package of transformers: its own tests will be skipped."
 
 test: lint $(TRANSFORMERS_SOURCE)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore=tests/faults
+
+faults: install
+	$(BIN)/python -m pytest tests/faults tests/pipeline/training/faults
 
 clean:
 	rm -rf .venv runs build *.egg-info

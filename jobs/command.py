@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -44,7 +45,12 @@ class Verb(NamedTuple):
 
 
 def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
-    """Run a verb; returns the exit status: 0 if done, 2 for an error that the user can correct."""
+    """Run a verb; returns the exit status.
+
+    0: done. 2: an error that the user can correct. 75: stopped as asked, with a checkpoint, and the
+    same command goes on. 130: stopped at once by Ctrl-C or SIGTERM.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     module = getattr(sys.modules["__main__"], "__spec__", None)
     parser = argparse.ArgumentParser(
         prog=f"python -m {module.name}" if module else None,
@@ -73,7 +79,10 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
             verb.execute(config, console)
     except NezhaError as error:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False)
-        return 2
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("interrupted; finished stages and checkpoints are kept", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -13,12 +13,13 @@ from jobs.command import Verb, main, table
 from pipeline.corpus.shards.format import read_manifest
 from pipeline.errors import CheckpointError
 from pipeline.feed.opening import open_heldout
+from pipeline.origin import compare, read_origin
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.checkpoints.state import load_weights
 from pipeline.training.evaluation import LENGTHS, evaluate
-from pipeline.training.network import build_network, network_config
+from pipeline.training.network import build_network
 from pipeline.training.objective import PretrainingObjective
 
 
@@ -44,12 +45,14 @@ def plan(config: Config) -> Mapping[str, object]:
 def execute(config: Config, console: Console) -> None:
     folder = RunPaths.of(config).heldout
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    shape = network_config(config.model, read_manifest(folder).vocab_size)
-    network = build_network(shape, config.run.seed, config.engine.attention)
-    load_weights(network, subject(config))
+    manifest, path = read_manifest(folder), subject(config)
+    origin = read_origin(path, manifest.vocab_size)
+    compare(path, origin, origin.network, manifest.vocab_sha256)
+    network = build_network(origin.network, config.run.seed, config.engine.attention)
+    load_weights(network, path)
     objective = PretrainingObjective(network).to(device)
     scores = evaluate(objective, open_heldout(config, 0, 1), device)
-    console.print(table(f"{subject(config)} on {folder}", shown(scores)))
+    console.print(table(f"{path} on {folder}", shown(scores)))
 
 
 def shown(scores: Mapping[str, float]) -> dict[str, str]:
@@ -75,10 +78,10 @@ VERB = Verb(
         "Score a checkpoint or an export on held-out shards (train.eval_shards): masked tokens,\n"
         "whole words (every token right; by length in tokens) and next sentences, on fixed masks.\n"
         "It scores train.init_from; without it, or if the run itself started from there, the best\n"
-        "checkpoint of the run."
+        "checkpoint of the run. The network is the one that its weights belong to."
     ),
     groups=(
-        *("run", "model", "train.eval_shards", "train.eval_samples", "train.micro_batch"),
+        *("run", "train.eval_shards", "train.eval_samples", "train.micro_batch"),
         *("train.init_from", "engine.attention"),
     ),
     plan=plan,

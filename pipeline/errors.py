@@ -4,6 +4,9 @@
 class NezhaError(Exception):
     """Base class; a verb prints such an error without a traceback."""
 
+    exit_status = 2
+    """What the verb's process ends with."""
+
 
 class ConfigError(NezhaError):
     """Settings that are misspelt, out of range, or impossible together or on this machine."""
@@ -35,6 +38,13 @@ class TaskError(NezhaError):
 
 class TrainingError(NezhaError):
     """A run that cannot continue: a loss that is not a number, workers that keep failing."""
+
+
+class Interrupted(NezhaError):
+    """A run that was asked to stop and did, after writing a checkpoint."""
+
+    exit_status = 75
+    """EX_TEMPFAIL of sysexits.h: the same command goes on."""
 
 
 class TrackingError(NezhaError):

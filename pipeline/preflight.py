@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline import origin as origins
 from pipeline.corpus.samples.vocabulary import read_vocabulary, vocabulary_sha256
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.text import sources
@@ -57,6 +58,7 @@ def check_data(config: Config) -> None:
         FingerprintError: they, or the settings of their order, are not those of the checkpoint.
         VocabularyError: the vocabulary, that of the held-out shards or that of `init_from` is not
             the one that the shards were made with.
+        CheckpointError: `init_from` holds weights of another network.
     """
     paths = RunPaths.of(config)
     feed = open_feed(config, rank=0, world_size=1)
@@ -65,15 +67,15 @@ def check_data(config: Config) -> None:
         raise ShardError("train.eval_shards: held-out shards must be in a folder, not at a URL")
     if config.train.eval_shards or (paths.heldout / shards.MANIFEST).exists():
         vocabularies[str(paths.heldout)] = shards.read_manifest(paths.heldout).vocab_sha256
-    if (origin := Path(config.train.init_from, checkpoints.STATE)).exists():
-        saved = checkpoints.read_state(origin.parent)
-        vocabularies[str(origin.parent)] = saved["vocab_sha256"]
     for name, sha256 in vocabularies.items():
         if sha256 != feed.vocab_sha256:
             raise VocabularyError(
                 f"{name} has another vocabulary than the shards in {', '.join(paths.training)}; "
                 "set corpus.vocab to the one that they were made with, or prepare them again"
             )
+    if config.train.init_from:
+        path, shape = Path(config.train.init_from), network_config(config.model, feed.vocab_size)
+        origins.compare(path, origins.read_origin(path, feed.vocab_size), shape, feed.vocab_sha256)
     if found := checkpoints.newest(paths.checkpoints):
         saved = checkpoints.read_state(found)
         compare_fingerprints(saved["fingerprint_fields"], feed.fingerprint_fields)

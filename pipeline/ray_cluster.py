@@ -6,7 +6,9 @@ import atexit
 import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
 
 import ray
 
@@ -32,7 +34,10 @@ def connect() -> None:
         folder = os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="nezha-", dir=PARENT)
         atexit.register(_remove_cluster, folder)
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends the process with a C++ stack
 
 
 def require(workers: int, cpus: float, gpus: float) -> None:

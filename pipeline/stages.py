@@ -20,7 +20,7 @@ from pipeline.corpus.samples.vocabulary import read_vocabulary
 from pipeline.corpus.samples.vocabulary_training import train_vocabulary
 from pipeline.corpus.shards.format import MANIFEST
 from pipeline.corpus.text.sources import Source, list_sources
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, Interrupted
 from pipeline.feed.batches import heldout, open_folder, split_weights
 from pipeline.feed.unigram import unigram_loss
 from pipeline.finetuning.finetune import check
@@ -31,18 +31,15 @@ from pipeline.settings.config import Config
 from pipeline.settings.corpus import MaskingSettings
 from pipeline.tracking import pictures, registry
 from pipeline.tracking import runs as tracking
-from pipeline.tracking.runs import flatten
+from pipeline.tracking.metric_sender import MetricSender
 from pipeline.training.checkpoints import files as checkpoints
+from pipeline.training.faults import lock
 from pipeline.training.launch import ray_train
 from pipeline.training.measure import history
+from pipeline.training.resume import changed_settings
 
 Show = Callable[[str], None]
 CURVE = "loss_curve.png"
-HARMLESS = {
-    *("train.keep_checkpoints", "train.log_every", "train.checkpoint_every"),
-    "train.profile_every",
-}
-"""Settings of training that no weight depends on."""
 HELDOUT_MASKS = MaskingSettings()
 """Held-out masks are BERT's, fixed, whatever masks training uses: 15 % of the tokens, in whole
 words. So held-out losses of runs with different training masks can be compared."""
@@ -62,9 +59,19 @@ class Progress(Protocol):
 
 
 def run_all(config: Config, progress: Progress) -> dict[str, Any]:
-    """Run every stage that the settings ask for; returns what `summary.json` holds."""
+    """Run every stage that the settings ask for; returns what `summary.json` holds.
+
+    Raises:
+        ConfigError: another command works on the run.
+        NezhaError: what a stage raised.
+    """
     config = with_sample(config)
     check_heads(config)
+    with lock.hold(RunPaths.of(config).run):
+        return _run_stages(config, progress)
+
+
+def _run_stages(config: Config, progress: Progress) -> dict[str, Any]:
     paths = RunPaths.of(config)
     seconds: dict[str, float] = {}
 
@@ -163,27 +170,51 @@ def pretrain(config: Config, progress: Progress) -> str | None:
     """
     preflight.check_data(config)
     paths = RunPaths.of(config)
-    newest = checkpoints.newest(paths.checkpoints)
+    newest = checkpoints.recover(paths.checkpoints)
     state = checkpoints.read_state(newest) if newest else {}
+    tags = {"stage": "pretrain"}
     if newest:
         finished = state["step"] >= config.train.steps
-        _compare_settings(config, newest, finished, progress.say)
+        changes = changed_settings(config, newest, finished)
+        for change in changes:
+            progress.say(f"changed since {newest.name}: {change}")
+        if changes:
+            tags[f"changed_at_step_{state['step']}"] = "\n".join(changes)
         if finished:
             progress.say(f"step {state['step']} is reached: {newest}")
-            if state["mlflow_run"]:
-                # An earlier command may have ended between the last step and this.
-                tracking.finish_run(config, state["mlflow_run"])
-            return state["mlflow_run"]
+            # An earlier command may have ended between the last step and this.
+            files = [paths.run / history.FILE, *paths.run.glob("*.png")]
+            return _record(config, state["mlflow_run"], files, tags, progress.say)
         progress.say(f"going on from {newest}")
-    tags = {"stage": "pretrain"}
-    run_id = tracking.start_run(config, config.run.name, tags, state.get("mlflow_run"))
+    uri, run_id = tracking.tracking_uri(config), state.get("mlflow_run")
+    if tracking.is_reachable(config):
+        run_id = tracking.start_run(config, config.run.name, tags, run_id)
+    else:
+        progress.say(f"{uri} does not answer: training starts, and MLflow gets all at the end")
     try:
-        ray_train.fit(config, (tracking.tracking_uri(config), run_id), progress.update)
+        ray_train.fit(config, (uri, run_id) if run_id else None, progress.update)
         pictures = _draw(config, reference_loss(config, progress.say))
-    except BaseException:
-        tracking.finish_run(config, run_id, "FAILED")
+    except BaseException as error:
+        asked = isinstance(error, Interrupted | KeyboardInterrupt)
+        if run_id:
+            tracking.finish_run(config, run_id, "KILLED" if asked else "FAILED")
         raise
-    tracking.finish_run(config, run_id, artifacts=[paths.run / history.FILE, *pictures])
+    return _record(config, run_id, [paths.run / history.FILE, *pictures], tags, progress.say)
+
+
+def _record(
+    config: Config, run_id: str | None, files: list[Path], tags: dict[str, str], show: Show
+) -> str | None:
+    """Send MLflow what it missed of a trained run, with files, and end it there; returns its id."""
+    if not tracking.is_reachable(config):
+        show("MLflow does not answer: the run is in its folder; the same command records it")
+        return run_id
+    if not run_id:
+        run_id = tracking.start_run(config, config.run.name, tags)
+    sender = MetricSender(tracking.tracking_uri(config), run_id, system_metrics=False)
+    history.send_all(RunPaths.of(config).run, sender)
+    sender.close()
+    tracking.finish_run(config, run_id, artifacts=files)
     return run_id
 
 
@@ -247,28 +278,6 @@ def finetune_heads(config: Config, progress: Progress) -> dict[str, dict[str, fl
         metric = TASKS[config.heads[name].task].metric
         scores.setdefault(f"{name}_{metric}", {})[start] = result.score
     return scores
-
-
-def _compare_settings(config: Config, newest: Path, finished: bool, show: Show) -> None:
-    """Settings that shape the weights may change only before the last step; the network never."""
-    saved = checkpoints.read_config(newest)
-    before, now = dict(flatten(saved)), dict(flatten(config))
-    changed = {
-        key: f"{key}: {before.get(key)} → {value}"
-        for key, value in now.items()
-        if key.startswith(("model.", "train.", "optim.")) and before.get(key) != value
-        if key not in HARMLESS
-    }
-    network = [line for key, line in changed.items() if key.startswith("model.")]
-    if network or (changed and finished):
-        raise ConfigError(
-            f"{newest} was trained with other settings:\n  "
-            + "\n  ".join(network or changed.values())
-            + "\nchoose another run.name, or set them back"
-            + ("" if network else "; a larger train.steps goes on from there")
-        )
-    for line in changed.values():
-        show(f"changed since {newest.name}: {line}")
 
 
 def _draw(config: Config, reference: float | None) -> list[Path]:

@@ -151,6 +151,11 @@ class Feed:
             )
         ]
 
+    def samples(self, step: int) -> list[int]:
+        """The numbers, through all shards, of the samples of a global step."""
+        positions = positions_of(step, self._global_batch, rank=0, world_size=1)
+        return self._samples_at(positions)[0].tolist()
+
     def _steps_of_a_window(self) -> int:
         """Steps to fetch shards of object stores ahead; 0 if the cache can't hold two windows."""
         shards = [shard for manifest in self._reader.manifests for shard in manifest.shards]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from typing import Any
+
+from pydantic import BaseModel, Field, model_validator
 
 from pipeline.settings.base import Settings
 from pipeline.settings.corpus import CorpusSettings, DemoSettings, PreviewSettings
+from pipeline.settings.faults import FaultSettings
 from pipeline.settings.finetuning import FinetuneSettings, PredictSettings
 from pipeline.settings.run import RunSettings, TrackingSettings
 from pipeline.settings.training import (
@@ -29,6 +32,7 @@ class Config(Settings):
     optim: OptimSettings = OptimSettings()
     engine: EngineSettings = EngineSettings()
     scaling: ScalingSettings = ScalingSettings()
+    faults: FaultSettings = FaultSettings()
     tracking: TrackingSettings = TrackingSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     predict: PredictSettings = PredictSettings()
@@ -53,3 +57,18 @@ class Config(Settings):
         if mistakes:
             raise ValueError("\n".join(mistakes))
         return self
+
+
+def flatten(settings: BaseModel, prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted names and values of all settings; a group in a dictionary is flattened too."""
+    pairs: list[tuple[str, Any]] = []
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, BaseModel):
+            pairs.extend(flatten(value, f"{prefix}{name}."))
+        elif isinstance(value, dict) and any(isinstance(v, BaseModel) for v in value.values()):
+            for key, item in value.items():
+                pairs.extend(flatten(item, f"{prefix}{name}.{key}."))
+        else:
+            pairs.append((prefix + name, value))
+    return pairs

@@ -152,8 +152,6 @@ class ScalingSettings(Settings):
     """GPUs of a worker; null: 1 where the cluster has GPUs, else 0."""
     cpus_per_worker: AboveZero = 1
     """CPUs, and so threads, of a worker."""
-    max_failures: Annotated[int, Number, Field(ge=-1)] = 3
-    """How often failed workers are restarted from the newest checkpoint; -1: without limit."""
 
     @model_validator(mode="after")
     def _check(self) -> ScalingSettings:

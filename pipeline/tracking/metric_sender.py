@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -12,17 +13,25 @@ from typing import Any
 import mlflow
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
-from tenacity import retry, stop_after_delay, wait_exponential
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 logger = logging.getLogger(__name__)
-RETRY_SECONDS = 60
+CLOSE_SECONDS = 20
+"""How long the end of a run waits for a server that is down."""
+BATCH = 1000
+"""Metrics that MLflow takes in one request."""
+UNREACHABLE = (MlflowException, OSError)
+# MLflow's own seven retries take minutes, in which nothing else is sent.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 
 class MetricSender:
     """Sends metrics to a run from its own thread, so that training never waits for a server.
 
-    It retries for a minute, while later metrics wait in a queue. Metrics that could not be sent are
-    in the run's `metrics.jsonl`; `close` warns of their number.
+    What could not be sent waits for the next metrics. A point that the run has already, by name and
+    step, is not sent again: so a resumed run, which repeats the steps since its checkpoint, shows
+    each step once, and all records of a run can be handed over again to fill what is missing.
     """
 
     def __init__(self, uri: str, run_id: str, system_metrics: bool = True) -> None:
@@ -30,7 +39,9 @@ class MetricSender:
         self._run_id = run_id
         self._queue: queue.SimpleQueue[list[Metric] | None] = queue.SimpleQueue()
         self._monitor = self._start_monitor(uri) if system_metrics else None
-        self._unsent = 0
+        self._waiting: list[Metric] = []
+        self._known: dict[str, set[int]] | None = None
+        self._warned = False
         self._thread = threading.Thread(target=self._send_all, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -39,30 +50,60 @@ class MetricSender:
         now = int(time.time() * 1000)
         self._queue.put([Metric(key, float(value), now, step) for key, value in values.items()])
 
-    def close(self) -> None:
-        """Send what is left; gives up after two minutes."""
+    def close(self) -> int:
+        """Send what is left; returns how many metrics the server did not take, and warns of them.
+
+        `metrics.jsonl` has them, and the next start or the end of the run sends them again.
+        """
         if self._monitor:
             self._monitor.finish()
         self._queue.put(None)
-        self._thread.join(2 * RETRY_SECONDS)
-        if self._unsent:
+        self._thread.join(3 * CLOSE_SECONDS)
+        if self._waiting:
             logger.warning(
-                "MLflow did not receive %d metrics; metrics.jsonl has them", self._unsent
+                "MLflow did not receive %d metrics; metrics.jsonl has them", len(self._waiting)
             )
+        return len(self._waiting)
 
     def _send_all(self) -> None:
         while (metrics := self._queue.get()) is not None:
-            self._unsent += len(metrics)
+            self._waiting += metrics
+            if not self._queue.empty():
+                continue
             try:
-                self._send(metrics)
-            except (MlflowException, OSError) as error:
-                logger.warning("MLflow cannot be reached, training continues: %s", error)
-            else:
-                self._unsent -= len(metrics)
+                self._send_waiting()
+            except UNREACHABLE as error:
+                if not self._warned:
+                    logger.warning("MLflow cannot be reached, training continues: %s", error)
+                self._warned = True
+        attempts = Retrying(
+            retry=retry_if_exception_type(UNREACHABLE),
+            stop=stop_after_delay(CLOSE_SECONDS),
+            wait=wait_exponential(max=5),
+            retry_error_callback=lambda _: None,
+        )
+        attempts(self._send_waiting)
 
-    @retry(stop=stop_after_delay(RETRY_SECONDS), wait=wait_exponential(max=10), reraise=True)
-    def _send(self, metrics: list[Metric]) -> None:
-        self._client.log_batch(self._run_id, metrics=metrics)
+    def _send_waiting(self) -> None:
+        if self._known is None:
+            self._known = self._points_of_the_run()
+        while self._waiting:
+            batch = self._waiting[:BATCH]
+            new = [m for m in batch if m.step not in self._known.setdefault(m.key, set())]
+            if new:
+                self._client.log_batch(self._run_id, metrics=new)
+            for metric in new:
+                self._known[metric.key].add(metric.step)
+            del self._waiting[:BATCH]
+
+    def _points_of_the_run(self) -> dict[str, set[int]]:
+        """Steps that the server has, by metric; system metrics have their own clock."""
+        keys = self._client.get_run(self._run_id).data.metrics
+        return {
+            key: {point.step for point in self._client.get_metric_history(self._run_id, key)}
+            for key in keys
+            if not key.startswith("system/")
+        }
 
     def _start_monitor(self, uri: str) -> Any:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor

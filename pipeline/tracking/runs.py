@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
+import urllib.error
+import urllib.request
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import mlflow
 from mlflow.entities import Param
 from mlflow.exceptions import MlflowException
-from pydantic import BaseModel
 
 from pipeline.errors import TrackingError
-from pipeline.settings.config import Config
+from pipeline.settings.config import Config, flatten
 
+REACH_SECONDS = 5
 logger = logging.getLogger(__name__)
 
 
@@ -32,10 +33,25 @@ def tracking_uri(config: Config) -> str:
     return uri
 
 
+def is_reachable(config: Config) -> bool:
+    """Whether the server answers at all; a database is not asked."""
+    uri = tracking_uri(config)
+    if not uri.startswith("http"):
+        return True
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=REACH_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True  # it answers; what it refuses is told when a run starts
+    except OSError:
+        return False
+    return True
+
+
 def start_run(config: Config, name: str, tags: Mapping[str, str], resume: str | None = None) -> str:
     """Create a run with the settings as its parameters, or reopen the run `resume`.
 
-    A run to resume that was deleted is replaced by a new one, with a warning.
+    Parameters cannot change; tags can, so what changed since is in `tags`. A run to resume that was
+    deleted is replaced by a new one, with a warning.
 
     Returns:
         the run id.
@@ -51,6 +67,8 @@ def start_run(config: Config, name: str, tags: Mapping[str, str], resume: str | 
     try:
         if resume:
             client.update_run(resume, status="RUNNING")
+            for key, value in tags.items():
+                client.set_tag(resume, key, value)
             return resume
         run = client.create_run(_experiment(client, config, uri), run_name=name, tags=dict(tags))
         params = [Param(key, str(value)[:6000]) for key, value in flatten(config)]
@@ -87,21 +105,6 @@ def record_scores(config: Config, run_id: str, scores: Mapping[str, float | None
                 client.log_metric(run_id, name, value)
     except (MlflowException, OSError) as error:
         logger.warning("MLflow run %s could not store its final scores: %s", run_id, error)
-
-
-def flatten(settings: BaseModel, prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted names and values of all settings; a group in a dictionary is flattened too."""
-    pairs: list[tuple[str, Any]] = []
-    for name in type(settings).model_fields:
-        value = getattr(settings, name)
-        if isinstance(value, BaseModel):
-            pairs.extend(flatten(value, f"{prefix}{name}."))
-        elif isinstance(value, dict) and any(isinstance(v, BaseModel) for v in value.values()):
-            for key, item in value.items():
-                pairs.extend(flatten(item, f"{prefix}{name}.{key}."))
-        else:
-            pairs.append((prefix + name, value))
-    return pairs
 
 
 def _experiment(client: mlflow.MlflowClient, config: Config, uri: str) -> str:

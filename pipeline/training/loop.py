@@ -7,6 +7,7 @@ in the settings and in the run folder.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,6 @@ import torch
 import torch.distributed as dist
 
 from pipeline.corpus.shards.format import MANIFEST
-from pipeline.errors import TrainingError
 from pipeline.feed.batches import Batch, compare_fingerprints
 from pipeline.feed.opening import open_feed, open_heldout
 from pipeline.paths import RunPaths
@@ -25,6 +25,8 @@ from pipeline.settings.config_file import dump_yaml
 from pipeline.training import batch_split, engine
 from pipeline.training.checkpoints import files, state
 from pipeline.training.evaluation import evaluate
+from pipeline.training.faults import divergence, events, failures
+from pipeline.training.faults.hang import Watchdog
 from pipeline.training.measure import flops, history
 from pipeline.training.measure.dynamics import dynamics
 from pipeline.training.measure.throughput import Interval
@@ -40,6 +42,8 @@ class Context(NamedTuple):
 
     rank: int
     world_size: int
+    host: str
+    """Name or address of the machine, for messages."""
     device: torch.device
     threads: int
     """Threads of torch on a CPU."""
@@ -47,16 +51,21 @@ class Context(NamedTuple):
     """Every rank calls it after each checkpoint, with the scores and the folder."""
     tracking: tuple[str, str] | None = None
     """MLflow's URI and run id, for rank 0."""
+    stop: Callable[[], bool] = lambda: False
+    """Whether this rank was asked to stop; one rank is enough."""
 
 
 def train(config: Config, context: Context) -> dict[str, Any]:
     """Train from the newest complete checkpoint, or from the start, to `train.steps`.
 
+    A run that is asked to stop does so after a step, with a checkpoint. On a GPU it looks for the
+    request at logged steps only, where it waits for the device anyway.
+
     Returns:
         the state saved with the last checkpoint: `step`, `samples_seen`, `heldout`, …
 
     Raises:
-        TrainingError: the loss is not a number, or the weights are not finite.
+        Diverged: gradients or the loss say that the run must not go on from here.
         ConfigError, ShardError, VocabularyError, CheckpointError: before the first step.
     """
     rank, world_size, device = context.rank, context.world_size, context.device
@@ -72,55 +81,83 @@ def train(config: Config, context: Context) -> dict[str, Any]:
     shape = network_config(config.model, feed.vocab_size)
     network = build_network(shape, config.run.seed, config.engine.attention)
     origin, full = config.train.init_from, config.train.init_state == "full"
-    found = _newest_checkpoint(paths.checkpoints, rank)
+    found = state.on_rank_zero(lambda: files.recover(paths.checkpoints))
     if found:
         compare_fingerprints(files.read_state(found)["fingerprint_fields"], feed.fingerprint_fields)
     elif origin and not full:
         state.load_weights(network, Path(origin))
     worker = engine.initialize(PretrainingObjective(network), config, split, precision)
-    saved: dict[str, Any] = {"step": 0}
+    saved: dict[str, Any] = {"step": 0, "batches_skipped": 0}
     if found:
         saved = state.restore(worker, found)
     elif origin and full:
         state.begin_from(worker, Path(origin))
 
     recorder = history.Recorder(rank, paths.run, saved["step"], context.tracking)
-    evaluating, scores = (paths.heldout / MANIFEST).exists(), dict[str, float]()
+    workers = [failures.Worker(context.host, os.getpid())] * world_size
+    dist.all_gather_object(workers, workers[0])
+    if rank == 0:
+        failures.write_workers(paths.run, workers)
+    skipped = saved["batches_skipped"] + failures.batches_skipped(paths.run, saved["step"])
+    guard = divergence.DivergenceGuard(config.faults)
+    watchdog = Watchdog(paths.run, rank, config.faults.hang_seconds)
+    evaluating = (paths.heldout / MANIFEST).exists()
     peak = flops.peak_of(device, precision, config.engine.peak_tflops)
     interval = Interval(device, flops.Speed(shape, world_size, peak))
+    if rank == 0 and "interval" in saved:
+        interval.resume(saved["interval"])
     profiler = StepProfiler(device, config.train.profile_every)
     try:
-        for step, micro_batches in enumerate(feed.iterate(saved["step"], steps), saved["step"] + 1):
+        batches = feed.iterate(saved["step"] + skipped, steps + skipped)
+        for step, micro_batches in enumerate(batches, saved["step"] + 1):
+            watchdog.beat()
+            bad_steps = worker.skipped_steps
             rate = learning_rate(step - 1, steps, config.optim)
             for group in worker.optimizer.param_groups:
                 group["lr"] = rate
             _seed_dropout(config.run.seed, step, rank)
             with profiler.step(step):
-                sums, counts = _optimizer_step(worker, micro_batches, split, device, profiler)
-            interval.add(sums, counts, profiler.active)
+                sums, counts = _optimizer_step(
+                    worker, micro_batches, split, device, profiler, context.stop()
+                )
+            bad = worker.skipped_steps > bad_steps  # DeepSpeed left the weights as they are
+            interval.add(sums.zero_() if bad else sums, counts[:-1], profiler.active)
+            if precision != "fp16":  # whose loss scale grows until a step overflows
+                if bad and rank == 0:
+                    _record_bad_step(paths.run, step, feed.samples(step - 1 + skipped))
+                guard.after_step(step, bad)
 
-            if step % config.train.log_every == 0 or step == steps:
+            logged = step % config.train.log_every == 0 or step == steps
+            stopping = (logged or device.type == "cpu") and bool(counts[-1])
+            if logged:
                 values = interval.close(remaining=steps - step)
                 values |= {"lr": rate} | dynamics(worker) | profiler.take_shares()
                 recorder.write(step, values)
-                if not math.isfinite(values["loss"]) and precision != "fp16":
-                    raise _diverged(step, f"the loss is {values['loss']}")
+                what = guard.after_interval(step, values["loss"])
+                if what and rank == 0:
+                    events.record(paths.run, "spike", what, step=step)
 
             saving = step % config.train.checkpoint_every == 0 or step == steps
+            scores = {}
             if evaluating and (saving or step % config.train.eval_every == 0):
                 scores = evaluate(worker.module, open_heldout(config, rank, world_size), device)
                 recorder.write(step, {f"heldout_{key}": value for key, value in scores.items()})
+                if not math.isfinite(scores["mlm_loss"]):
+                    raise divergence.diverged(step, "the held-out loss is not finite")
+                watchdog.beat()
 
-            if saving:
+            if saving or stopping:
                 if not engine.weights_are_finite(worker):
-                    raise _diverged(step, "weights are not finite")
+                    raise divergence.diverged(step, "weights are not finite")
                 saved = {
                     "step": step,
                     "samples_seen": step * config.train.global_batch,
+                    "batches_skipped": skipped,
                     "fingerprint": feed.fingerprint,
                     "fingerprint_fields": feed.fingerprint_fields,
                     "vocab_sha256": feed.vocab_sha256,
                     "heldout": scores,
+                    "interval": interval.sums(),
                     "precision": precision,
                     "mlflow_run": context.tracking[1] if context.tracking else None,
                 }
@@ -129,9 +166,12 @@ def train(config: Config, context: Context) -> dict[str, Any]:
                     best = files.best(paths.checkpoints)
                     files.prune(paths.checkpoints, config.train.keep_checkpoints, {best})
                 context.report(scores, folder)
+            if stopping:
+                break
             interval.restart()
             profiler.restart()
     finally:
+        watchdog.close()
         recorder.close()
     return saved
 
@@ -142,15 +182,16 @@ def _optimizer_step(
     split: batch_split.Split,
     device: torch.device,
     profiler: StepProfiler,
+    stop: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One global batch; returns this rank's sums [6] and the Counts of all ranks [4]."""
+    """One global batch; returns this rank's sums [6], and of all ranks the Counts and stops [5]."""
     own = flops.Counts(
         masked=sum(len(batch.masked_labels) for batch in micro_batches),
         pairs=sum(int((batch.next_sentence_label != -100).sum()) for batch in micro_batches),
         tokens=sum(batch.tokens for batch in micro_batches),
         squares=sum(batch.squares for batch in micro_batches),
     )
-    counts = upload(torch.tensor(own, dtype=torch.float64), device)
+    counts = upload(torch.tensor([*own, stop], dtype=torch.float64), device)
     if split.world_size > 1:
         dist.all_reduce(counts)
     # DeepSpeed averages over ranks and accumulation steps; these divisors turn its mean into the
@@ -168,11 +209,9 @@ def _optimizer_step(
     return sums, counts
 
 
-def _diverged(step: int, what: str) -> TrainingError:
-    return TrainingError(
-        f"step {step}: {what}; lower optim.lr, raise optim.warmup, or continue from an earlier "
-        "checkpoint"
-    )
+def _record_bad_step(run: Path, step: int, samples: list[int]) -> None:
+    text = f"step {step} was skipped: its gradients are not finite"
+    events.record(run, "skipped", text, step=step, samples=samples)
 
 
 def common_precision(precision: str) -> str:
@@ -180,13 +219,6 @@ def common_precision(precision: str) -> str:
     found = [precision] * dist.get_world_size()
     dist.all_gather_object(found, precision)
     return precision if len(set(found)) == 1 else "fp32"
-
-
-def _newest_checkpoint(folder: Path, rank: int) -> Path | None:
-    """Rank 0's choice, so that files are hashed once and all ranks take the same one."""
-    choice = [files.newest(folder) if rank == 0 else None]
-    dist.broadcast_object_list(choice, src=0)
-    return choice[0]
 
 
 def _seed_dropout(seed: int, step: int, rank: int) -> None:

@@ -9,7 +9,8 @@
         hashes.json              XXH3-128 of every other file
         COMPLETE                 written last
 
-Only a complete checkpoint counts. It is written under a temporary name and then renamed.
+Only a complete checkpoint counts. It is written under a temporary name and then renamed. A damaged
+one is set aside as `damaged_checkpoint_000123` when a run starts, and counts no more.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -36,6 +38,7 @@ STATE = "state.json"
 CONFIG = "config.yaml"
 HASHES = "hashes.json"
 COMPLETE = "COMPLETE"
+DAMAGED = "damaged_"
 TENSORS = {WEIGHTS: "", "exp_avg.safetensors": "exp_avg", "exp_avg_sq.safetensors": "exp_avg_sq"}
 """Files of tensors, and the key of each in the optimizer's state (weights have none)."""
 
@@ -43,14 +46,35 @@ logger = logging.getLogger(__name__)
 
 
 def newest(folder: Path) -> Path | None:
-    """The latest checkpoint that is complete and undamaged; warns of later ones that are not."""
-    for path in sorted(_checkpoints(folder), key=_step, reverse=True):
+    """The latest complete checkpoint, whose tensors are not read; `recover` verifies them."""
+    return max(_states(folder), key=step_of, default=None)
+
+
+def recover(folder: Path) -> Path | None:
+    """The checkpoint to go on from, verified, after removing what interruptions have left.
+
+    Damaged checkpoints that are later than it are renamed to `damaged_…`, with a warning. Rank 0 of
+    a run that starts calls it.
+
+    Raises:
+        CheckpointError: there were checkpoints, and none is usable.
+    """
+    _remove_remnants(folder)
+    for path in sorted(_checkpoints(folder), key=step_of, reverse=True):
         try:
             verify(path)
         except CheckpointError as error:
-            logger.warning("skipping a checkpoint: %s", error)
+            aside = path.with_name(f"{DAMAGED}{path.name}")
+            _delete(aside)
+            path.rename(aside)
+            logger.warning("%s; it is kept as %s", error, aside.name)
         else:
             return path
+    if damaged := sorted(path.name for path in folder.glob(f"{DAMAGED}*")):
+        raise CheckpointError(
+            f"{folder}: no checkpoint is usable ({', '.join(damaged)}); restore one from a copy, "
+            "or delete these folders to begin anew"
+        )
     return None
 
 
@@ -61,10 +85,9 @@ def best(folder: Path) -> Path:
         CheckpointError: there is none.
     """
     scored = []
-    for path in _checkpoints(folder):
-        if (path / COMPLETE).exists():
-            loss = read_state(path).get("heldout", {}).get("mlm_loss", math.inf)
-            scored.append((loss if math.isfinite(loss) else math.inf, -_step(path), path))
+    for path, state in _states(folder).items():
+        loss = state.get("heldout", {}).get("mlm_loss", math.inf)
+        scored.append((loss if math.isfinite(loss) else math.inf, -step_of(path), path))
     if not scored:
         raise CheckpointError(f"{folder}: no complete checkpoint; train first (jobs.pretrain)")
     return min(scored)[-1]
@@ -82,8 +105,8 @@ def verify(path: Path) -> None:
         file = path / name
         if not file.exists() or _hash(file) != expected:
             raise CheckpointError(
-                f"{file} is {'damaged' if file.exists() else 'missing'}; delete {path} to continue "
-                "from an earlier checkpoint, or restore it from a copy"
+                f"{file} is {'damaged' if file.exists() else 'missing'}; restore {path} from a "
+                "copy, or take another checkpoint"
             )
 
 
@@ -130,19 +153,20 @@ def commit(temporary: Path, path: Path, texts: Mapping[str, str]) -> None:
     files = [file for file in sorted(temporary.rglob("*")) if file.is_file()]
     hashes = {file.relative_to(temporary).as_posix(): _hash(file) for file in files}
     (temporary / HASHES).write_text(json.dumps(hashes, indent=2), encoding="utf-8")
+    # A power failure must not leave the marker without the files that it vouches for.
+    for file in (*files, temporary / HASHES):
+        _flush(file)
     (temporary / COMPLETE).touch()
+    _flush(temporary / COMPLETE)
+    _flush(temporary)
     remove(path)
     temporary.rename(path)
+    _flush(path.parent)
 
 
 def prune(folder: Path, keep: int, protect: set[Path]) -> None:
-    """Delete all but the newest `keep` checkpoints and those to protect; rank 0 calls it.
-
-    Deletes what interrupted writes and deletions have left, too.
-    """
-    for remnant in folder.glob(".checkpoint_*"):
-        shutil.rmtree(remnant)
-    ordered = sorted(_checkpoints(folder), key=_step)
+    """Delete all but the newest `keep` checkpoints and those to protect; rank 0 calls it."""
+    ordered = sorted(_checkpoints(folder), key=step_of)
     kept = {*ordered[-keep:], *protect}
     for path in ordered:
         if path not in kept:
@@ -153,17 +177,52 @@ def remove(path: Path) -> None:
     """Delete a checkpoint, if it exists; an interruption never leaves half of one."""
     if path.exists():
         deleted = path.with_name(f".{path.name}.deleted")
-        shutil.rmtree(deleted, ignore_errors=True)
+        _delete(deleted)
         path.rename(deleted)
-        shutil.rmtree(deleted)
+        _delete(deleted)
+
+
+def _remove_remnants(folder: Path) -> None:
+    """Delete what interrupted writes and deletions have left."""
+    for remnant in folder.glob(".checkpoint_*"):
+        _delete(remnant)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _checkpoints(folder: Path) -> list[Path]:
     return [path for path in folder.glob("checkpoint_*") if re.fullmatch(r"\w+_\d{6,}", path.name)]
 
 
-def _step(path: Path) -> int:
+def _states(folder: Path) -> dict[Path, dict[str, Any]]:
+    """The states of the complete checkpoints; warns of those that cannot be read."""
+    states = {}
+    for path in _checkpoints(folder):
+        if (path / COMPLETE).exists():
+            try:
+                states[path] = read_state(path)
+            except CheckpointError as error:
+                logger.warning("a checkpoint does not count: %s", error)
+    return states
+
+
+def step_of(path: Path) -> int:
+    """The step after which a checkpoint was written."""
     return int(path.name.rpartition("_")[2])
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _hash(path: Path) -> str:

@@ -8,25 +8,33 @@ the same layout continues bit for bit. No file is a pickle.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_delay
+from tenacity.wait import wait_exponential
 from torch import nn
 
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, NezhaError
 from pipeline.training import engine as engines
 from pipeline.training.checkpoints import files
 from pipeline.training.lamb.fragments import FlatTensor, locate
 
 COUNTERS = ("global_steps", "global_samples", "skipped_steps")
 """DeepSpeed's own."""
+STORAGE_SECONDS = 120.0
+"""How long a checkpoint is tried again on a storage that refuses it, before the run stops."""
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 def save(engine: Any, folder: Path, step: int, state: dict[str, Any], config_yaml: str) -> Path:
@@ -40,7 +48,8 @@ def save(engine: Any, folder: Path, step: int, state: dict[str, Any], config_yam
         config_yaml: the resolved settings.
 
     Raises:
-        CheckpointError: it could not be written.
+        CheckpointError: it could not be written within `STORAGE_SECONDS`; the earlier ones are
+            whole.
     """
     path = folder / f"checkpoint_{step:06d}"
     temporary = folder / f".{path.name}.tmp"
@@ -49,32 +58,31 @@ def save(engine: Any, folder: Path, step: int, state: dict[str, Any], config_yam
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
 
-    _on_rank_zero(make_folder)
+    _on_storage(make_folder)
     for name, key in files.TENSORS.items():
         tensors: Any = engines.full_state_dict(engine, key)
-        _on_rank_zero(partial(save_file, tensors, temporary / name, {"format": "pt"}))
+        _on_storage(partial(save_file, tensors, temporary / name, {"format": "pt"}))
 
     def commit() -> None:
         content = {**state, "engine": _counters(engine)}
         text = json.dumps(content, indent=2, ensure_ascii=False)
         files.commit(temporary, path, {files.STATE: text, files.CONFIG: config_yaml})
 
-    _on_rank_zero(commit)
+    _on_storage(commit)
     return path
 
 
 def restore(engine: Any, path: Path) -> dict[str, Any]:
     """Load weights, moments and loss scale into a fresh engine; every rank calls it.
 
-    Hyperparameters are those of the engine, not of the checkpoint.
+    The checkpoint must have been verified. Hyperparameters are those of the engine.
 
     Returns:
         the state that was given to `save`.
 
     Raises:
-        CheckpointError: the checkpoint is incomplete, damaged, or of another network.
+        CheckpointError: the checkpoint is of another network.
     """
-    _on_rank_zero(lambda: files.verify(path))
     saved, optimizer = files.read_counters(path), engines.optimizer_of(engine)
     flats = locate(engine)
     _compare_shapes(path, flats)
@@ -101,13 +109,14 @@ def begin_from(engine: Any, path: Path) -> None:
     The moments and their bias correction continue; steps are counted from 0.
 
     Raises:
-        CheckpointError: as `restore`, or `path` is no checkpoint.
+        CheckpointError: as `restore`, or `path` is no checkpoint, incomplete or damaged.
     """
     if not (path / files.STATE).exists():
         raise CheckpointError(
             f"{path} holds no optimizer state; train.init_state=full needs a checkpoint_… folder, "
             "an export starts with train.init_state=weights"
         )
+    on_rank_zero(lambda: files.verify(path))
     restore(engine, path)
     for counter in COUNTERS:
         setattr(engine, counter, 0)
@@ -158,17 +167,37 @@ def _refuse(path: Path, wrong: list[str]) -> None:
         raise CheckpointError(f"{path} is of another network; these weights differ: {wrong}")
 
 
-def _on_rank_zero(action: Callable[[], None]) -> None:
-    """Rank 0 acts while the others wait; every rank raises an error that occurred there."""
-    outcome: list[str | None] = [None]
+def on_rank_zero(action: Callable[[], T]) -> T:
+    """Rank 0 acts while the others wait; every rank gets what it returns, or raises its error.
+
+    Raises:
+        NezhaError: rank 0 raised it, or raised an error of another kind, which it then names.
+    """
+    outcome: list[Any] = [None, None]
     if torch.distributed.get_rank() == 0:
         try:
-            action()
-        except (CheckpointError, OSError, SafetensorError) as error:
-            outcome = [str(error)]
+            outcome[0] = action()
+        except NezhaError as error:
+            outcome[1] = error
+        except Exception as error:  # whatever it is, the other ranks must not wait for ever
+            logger.exception("rank 0 failed")
+            outcome[1] = CheckpointError(f"{type(error).__name__}: {error}")
     torch.distributed.broadcast_object_list(outcome, src=0)
-    if outcome[0] is not None:
-        raise CheckpointError(outcome[0])
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+def _on_storage(action: Callable[[], None]) -> None:
+    """Rank 0 acts on the storage, and tries again while it is full or does not answer."""
+    attempts = Retrying(
+        retry=retry_if_exception_type((OSError, SafetensorError)),
+        stop=stop_after_delay(STORAGE_SECONDS),
+        wait=wait_exponential(max=15),
+        before_sleep=before_sleep_log(logger, logging.WARNING),
+        reraise=True,
+    )
+    on_rank_zero(lambda: attempts(action))
 
 
 def _counters(engine: Any) -> dict[str, Any]:

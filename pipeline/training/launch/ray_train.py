@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ray.train
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -18,13 +20,14 @@ from pipeline.errors import NezhaError, TrainingError
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.training import batch_split
+from pipeline.training.faults import events, stop
+from pipeline.training.faults.failures import Judge, hung_ranks, original, workers
 from pipeline.training.loop import Context, train
 from pipeline.training.measure import history
 
 POLL_SECONDS = 1.0
 RESIZE_SECONDS = 60.0
 """Seconds between two looks for nodes that were added, in an elastic run."""
-DIVERGED = "diverged"
 HIDE_GPUS = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
 
 
@@ -35,9 +38,9 @@ def fit(
 
     Raises:
         ConfigError: the cluster is too small.
-        TrainingError: the loss diverged, or the workers failed more than `scaling.max_failures`
-            times.
-        NezhaError: what a worker raised before its first step.
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
+        TrainingError: the workers failed more than `faults.max_failures` times.
+        NezhaError: what a worker raised for the user to read.
     """
     scaling, paths = config.scaling, RunPaths.of(config)
     cluster.connect()
@@ -61,39 +64,41 @@ def fit(
         run_config=RunConfig(
             name=config.run.name,
             storage_path=str(paths.run / "ray"),
-            failure_config=FailureConfig(max_failures=scaling.max_failures),
+            # The callback decides; an exception that it raises ends the run.
+            failure_config=FailureConfig(max_failures=-1),
+            callbacks=[_Failures(config)],
             # Ray lets workers that ask for no GPU see all GPUs of a machine.
             worker_runtime_env=HIDE_GPUS if cluster.count("GPU") and not gpus else None,
         ),
     )
     logging.getLogger("ray.train").setLevel(logging.WARNING)
-    with _ProgressPrinter(paths.run, config.train.steps, show):
-        try:
-            result = trainer.fit()
-        except TrainingFailedError as error:
-            raise _user_error(error) from error
-    if message := result.return_value.get(DIVERGED):
-        raise TrainingError(message)
-    return result.return_value
+    with _ProgressPrinter(paths.run, config.train.steps, show), stop.on_signals(paths.run, show):
+        state = _in_thread(trainer.fit).return_value
+    stop.raise_if_stopped(paths.run, state, config.train.steps)
+    return state
 
 
 def _worker(given: dict[str, Any]) -> dict[str, Any]:
     """What each Ray Train worker runs."""
     context = ray.train.get_context()
     config = Config.model_validate(given["config"])
+    run = RunPaths.of(config).run
     launch = Context(
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
+        host=ray.util.get_node_ip_address(),
         device=ray.train.torch.get_device(),
         threads=max(1, int(config.scaling.cpus_per_worker)),
         report=_report,
         tracking=given["tracking"] and tuple(given["tracking"]),
+        stop=lambda: _preempted() or stop.requested(run),
     )
-    try:
-        return train(config, launch)
-    except TrainingError as error:
-        # All ranks see the same loss. Returned, not raised: Ray would restart the workers.
-        return {DIVERGED: str(error)}
+    return train(config, launch)
+
+
+def _preempted() -> bool:
+    """Whether the cloud takes this worker's node away soon."""
+    return ray.train.get_preemption_info() is not None
 
 
 def _report(scores: Mapping[str, float], folder: Path) -> None:
@@ -102,14 +107,50 @@ def _report(scores: Mapping[str, float], folder: Path) -> None:
     ray.train.report({**scores, "checkpoint": str(folder)})
 
 
-def _user_error(error: BaseException) -> NezhaError:
-    """The error that a worker raised for the user to read, else a TrainingError."""
-    failures = getattr(error, "worker_failures", {})
-    for failure in failures.values():
-        original = getattr(failure, "_base_exc", failure)  # Ray wraps it to keep its traceback
-        if isinstance(original, NezhaError):
-            return type(original)(str(original))
-    return TrainingError(f"training failed: {error}")
+class _Failures(UserCallback):
+    """Runs in Ray Train's controller; raises an error to end the run."""
+
+    def __init__(self, config: Config) -> None:
+        self._judge, self._run = Judge(config), RunPaths.of(config).run
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        # A stopped process does not take Ray's request to end.
+        found = workers(self._run)
+        for hung in (found[rank] for rank in hung_ranks(self._run)):
+            kill = ray.remote(num_cpus=0, resources={f"node:{hung.host}": 0.001})(os.kill)
+            kill.remote(hung.pid, signal.SIGKILL)
+        if error := self._judge.decide(worker_exceptions):
+            raise error
+
+
+def _in_thread(fit: Callable[[], ray.train.Result]) -> ray.train.Result:
+    """The result of `fit`, which runs beside: so signals reach our handler, not Ray Train's.
+
+    Raises:
+        NezhaError: what ended the run.
+    """
+    outcome: list[Any] = [None, None]
+
+    def run() -> None:
+        try:
+            outcome[0] = fit()
+        except BaseException as error:
+            outcome[1] = error
+
+    thread = threading.Thread(target=run, name="fit", daemon=True)
+    thread.start()
+    thread.join()
+    if outcome[1] is not None:
+        raise _user_error(outcome[1]) from outcome[1]
+    return outcome[0]
+
+
+def _user_error(error: BaseException) -> BaseException:
+    """The error that ended the run, without what Ray wrapped around it."""
+    if not isinstance(error, TrainingFailedError):
+        return error
+    inner = original(getattr(error, "controller_failure", error))
+    return inner if isinstance(inner, NezhaError) else TrainingError(f"training failed: {error}")
 
 
 class _ProgressPrinter:
@@ -117,7 +158,7 @@ class _ProgressPrinter:
 
     def __init__(self, folder: Path, steps: int, show: Callable[[str], None]) -> None:
         self._folder, self._steps, self._show = folder, steps, show
-        self._shown = len(history.read(folder))
+        self._shown, self._events = len(history.read(folder)), len(events.read(folder))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="progress", daemon=True)
 
@@ -140,3 +181,6 @@ class _ProgressPrinter:
         for record in records[self._shown :]:
             self._show(history.progress_line(record, self._steps))
         self._shown = len(records)
+        for event in events.read(self._folder)[self._events :]:
+            self._show(event["text"])
+            self._events += 1

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+import socket
 from typing import Any
 
 import torch
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, Interrupted
+from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
+from pipeline.training.checkpoints import files
+from pipeline.training.faults import lock, stop
+from pipeline.training.faults.divergence import Diverged
+from pipeline.training.faults.failures import Judge
 from pipeline.training.loop import Context, train
+from pipeline.training.resume import changed_settings
+
+logger = logging.getLogger(__name__)
 
 
 def rank() -> int:
@@ -44,8 +55,13 @@ def fit(config: Config, tracking: tuple[str, str] | None) -> dict[str, Any]:
 
     Returns:
         the state of the last checkpoint.
+
+    Raises:
+        Interrupted: SIGINT, SIGTERM or a rewind; the same command goes on.
+        Diverged: the loss or gradients say that the run must not go on.
     """
     config = with_workers(config)
+    run = RunPaths.of(config).run
     device = torch.device("cpu")
     if config.scaling.gpus_per_worker == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -54,9 +70,31 @@ def fit(config: Config, tracking: tuple[str, str] | None) -> dict[str, Any]:
     context = Context(
         rank=rank(),
         world_size=world_size(),
+        host=socket.gethostname(),
         device=device,
         threads=max(1, int(config.scaling.cpus_per_worker)),
         report=lambda *_: None,
         tracking=tracking,
+        stop=lambda: stop.requested(run),
     )
-    return train(config, context)
+    with contextlib.ExitStack() as held:
+        if rank() == 0:
+            held.enter_context(lock.hold(run))
+        held.enter_context(stop.on_signals(run, _warn))
+        if rank() == 0 and (newest := files.newest(RunPaths.of(config).checkpoints)):
+            for change in changed_settings(config, newest, finished=False):
+                logger.warning("changed since %s: %s", newest.name, change)
+        try:
+            state = train(config, context)
+        except Diverged as error:
+            if rank() == 0 and Judge(config).decide({0: error}) is None:
+                raise Interrupted(f"{error}; the same command goes back, past that data") from error
+            raise
+    if rank() == 0:
+        stop.raise_if_stopped(run, state, config.train.steps)
+    return state
+
+
+def _warn(line: str) -> None:
+    if rank() == 0:
+        logger.warning(line)

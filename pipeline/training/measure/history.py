@@ -33,10 +33,17 @@ def rewind(folder: Path, step: int) -> None:
     temporary.replace(folder / FILE)
 
 
+def send_all(folder: Path, sender: Any) -> None:
+    """Hand all records to a MetricSender."""
+    for record in read(folder):
+        sender.log(int(record["step"]), {key: record[key] for key in record if key != "step"})
+
+
 class Recorder:
     """Rank 0 writes to the run's own file and to MLflow (URI, run id); other ranks write nothing.
 
-    A run that continues from `step` first deletes its later records.
+    A run that continues from `step` first deletes its later records, and sends MLflow those of the
+    earlier ones that it missed.
     """
 
     def __init__(
@@ -52,6 +59,7 @@ class Recorder:
                 from pipeline.tracking.metric_sender import MetricSender
 
                 self._sender = MetricSender(*tracking)
+                send_all(self._folder, self._sender)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         if self._folder:

@@ -29,6 +29,17 @@ class Interval:
         self._counts = torch.zeros(len(Counts._fields), dtype=torch.float64, device=self._device)
         self._seconds, self._steps = 0.0, 0
 
+    def sums(self) -> list[float]:
+        """STATISTICS of all ranks since the last logged step, for a checkpoint between two."""
+        sums = self._sums.clone()
+        if dist.is_initialized():
+            dist.all_reduce(sums)
+        return sums.tolist()
+
+    def resume(self, sums: list[float]) -> None:
+        """Go on from the `sums` that a checkpoint holds; one rank calls it."""
+        self._sums += torch.tensor(sums, dtype=torch.float64, device=self._device)
+
     def restart(self) -> None:
         """Start timing the next step: evaluation and checkpoints are not training time."""
         self._started = time.monotonic()

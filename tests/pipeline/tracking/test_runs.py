@@ -1,9 +1,13 @@
+import time
+
 import mlflow
 import pytest
 from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
 
 from pipeline.errors import TrackingError
 from pipeline.settings.config_file import load_config
+from pipeline.tracking import metric_sender
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.finetuning import record_finetuning
 from pipeline.tracking.metric_sender import MetricSender
@@ -59,14 +63,54 @@ def test_a_run_that_was_deleted_is_replaced(config):
     }
 
 
-def test_an_outage_stops_nothing_and_is_reported(config, caplog, monkeypatch):
+def test_steps_that_a_resumed_run_repeats_are_there_once(config):
+    run_id = tracking.start_run(config, "repeated", {})
+    for steps in (range(1, 8), range(4, 12)):
+        sender = MetricSender(tracking.tracking_uri(config), run_id, system_metrics=False)
+        for step in steps:
+            sender.log(step, {"loss": float(step)})
+        sender.close()
+    assert points(config, run_id, "loss") == [(step, float(step)) for step in range(1, 12)]
+
+
+def test_an_outage_stops_nothing_and_is_counted_and_filled(config, caplog, monkeypatch):
     run_id = tracking.start_run(config, "fourth", {})
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(MetricSender._send.retry, "stop", lambda _: True)
-    sender = MetricSender("http://127.0.0.1:9", run_id, system_metrics=False)
-    sender.log(1, {"loss": 1.0, "lr": 2.0})
-    sender.close()
-    assert "MLflow did not receive 2 metrics" in caplog.text
+    monkeypatch.setattr(metric_sender, "CLOSE_SECONDS", 0.1)
+    log_batch, down = mlflow.MlflowClient.log_batch, [True]
+
+    def answer(self, *arguments, **named):
+        if down[0]:
+            raise MlflowException("connection refused")
+        log_batch(self, *arguments, **named)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", answer)
+    sender = MetricSender(tracking.tracking_uri(config), run_id, system_metrics=False)
+    for step in range(1, 24):
+        sender.log(step, {"loss": 1.0, "lr": 2.0})
+        while "cannot be reached" not in caplog.text:
+            time.sleep(0.01)
+    assert sender.close() == 46
+    assert "MLflow did not receive 46 metrics" in caplog.text
+    assert caplog.text.count("cannot be reached") == 1
+
+    down[0] = False
+    sender = MetricSender(tracking.tracking_uri(config), run_id, system_metrics=False)
+    for step in range(1, 30):
+        sender.log(step, {"loss": 1.0, "lr": 2.0})
+    assert sender.close() == 0
+    assert [step for step, _ in points(config, run_id, "loss")] == list(range(1, 30))
+
+
+def test_a_server_that_is_down_is_told_from_one_that_refuses(monkeypatch):
+    assert not tracking.is_reachable(load_config(None, ["tracking.uri=http://127.0.0.1:9"]))
+    assert tracking.is_reachable(load_config(None, []))
+
+
+def test_what_changed_since_is_a_tag(config):
+    run_id = tracking.start_run(config, "leg", {})
+    tracking.start_run(config, "leg", {"changed_at_step_7": "optim.lr: 1 → 2"}, run_id)
+    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    assert client.get_run(run_id).data.tags["changed_at_step_7"] == "optim.lr: 1 → 2"
 
 
 @pytest.mark.parametrize("uri", ["file:///tmp/mlruns", "mlruns"])

@@ -130,7 +130,7 @@ def test_the_curve_is_the_same_on_any_number_of_workers(tmp_path):
 
 def test_weights_that_are_not_finite_are_not_committed(tmp_path, monkeypatch):
     """A restart would load them again."""
-    config = settings(tmp_path, "wild", "train.checkpoint_every=2")
+    config = settings(tmp_path, "wild", "train.checkpoint_every=2", "faults.spike=stop")
     answers = iter([True, False])
     monkeypatch.setattr(loop.engine, "weights_are_finite", lambda _: next(answers))
     with pytest.raises(TrainingError, match=r"step 4: weights are not finite; lower optim\.lr"):

@@ -41,6 +41,7 @@ def _be_worker(config: Config, interrupted: bool) -> None:
     context = Context(
         rank=torch.distributed.get_rank(),
         world_size=torch.distributed.get_world_size(),
+        host="here",
         device=torch.device("cpu"),
         threads=1,
         report=report,

@@ -34,23 +34,54 @@ def test_it_reads_back_and_replaces_an_older_one(tmp_path):
     assert files.read_hashes(path).keys() == {files.WEIGHTS, files.STATE, files.CONFIG}
 
 
-def test_incomplete_and_damaged_checkpoints_are_skipped(tmp_path, caplog):
+def test_damaged_and_incomplete_checkpoints_are_set_aside(tmp_path, caplog):
     older, path, incomplete = (make(tmp_path, step) for step in (2, 3, 7))
     (incomplete / files.COMPLETE).unlink()
     make(tmp_path, 9).rename(tmp_path / ".checkpoint_000009.tmp")
-    assert files.newest(tmp_path) == path
+    (tmp_path / ".checkpoint_000010.tmp").touch()
+    assert files.newest(tmp_path) == files.recover(tmp_path) == path
     file = path / files.WEIGHTS
     file.write_bytes(b"Weights")
+    with pytest.raises(CheckpointError, match="damaged"):
+        files.verify(path)
     with caplog.at_level(logging.WARNING):
-        assert files.newest(tmp_path) == older
+        assert files.recover(tmp_path) == older
     assert "incomplete" in caplog.text
     assert f"{file} is damaged" in caplog.text
-    file.unlink()
-    with pytest.raises(CheckpointError, match="missing"):
-        files.verify(path)
-    (older / files.HASHES).write_text("{")
-    assert files.newest(tmp_path) is None
-    assert files.newest(tmp_path / "nowhere") is None
+    assert sorted(item.name for item in tmp_path.iterdir()) == [
+        "checkpoint_000002",
+        "damaged_checkpoint_000003",
+        "damaged_checkpoint_000007",
+    ]
+    assert files.newest(tmp_path) == files.best(tmp_path) == older
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(tmp_path):
+    for step in (2, 3):
+        (make(tmp_path, step) / files.HASHES).write_text("{")
+    for _ in range(2):  # also when the damaged ones were set aside before
+        with pytest.raises(CheckpointError, match=r"no checkpoint is usable \(damaged_"):
+            files.recover(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert files.recover(tmp_path / "nowhere") is None
+
+
+def test_an_old_damaged_checkpoint_stops_nothing(tmp_path, caplog):
+    old, path = make(tmp_path, 1, loss=0.1), make(tmp_path, 2)
+    (old / files.STATE).write_text("")
+    assert files.best(tmp_path) == files.newest(tmp_path) == path
+    assert f"{old / files.STATE} is unreadable" in caplog.text
+    files.prune(tmp_path, 1, {path})
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_everything_is_on_the_disk_before_the_marker(tmp_path, monkeypatch):
+    flushed: list[str] = []
+    monkeypatch.setattr(files, "_flush", lambda path: flushed.append(path.name))
+    make(tmp_path, 1)
+    marker = flushed.index(files.COMPLETE)
+    assert {files.WEIGHTS, files.STATE, files.CONFIG, files.HASHES} == set(flushed[:marker])
+    assert flushed[marker + 1 :] == [".temporary", tmp_path.name]
 
 
 def test_settings_of_another_version_are_named(tmp_path):
@@ -64,7 +95,6 @@ def test_best_and_prune(tmp_path):
     for step, loss in ((1, 0.5), (2, math.nan), (3, 1.0), (4, 0.5), (5, 0.8)):
         make(tmp_path, step, loss)
     (tmp_path / "checkpoint_000004" / files.COMPLETE).unlink()
-    (tmp_path / ".checkpoint_000006.tmp").mkdir()
     best = files.best(tmp_path)
     assert best.name == "checkpoint_000001"
     files.prune(tmp_path, 2, {best})

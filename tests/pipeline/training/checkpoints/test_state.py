@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -184,7 +185,7 @@ def refuse_damaged(path):
     """On every rank, not only on the one that verifies."""
     worker = networks.make_engine(settings(1))
     with pytest.raises(CheckpointError, match="missing"):
-        state.restore(worker, path)
+        state.begin_from(worker, path)
 
 
 def test_a_failed_save_is_an_error_on_every_rank_and_leaves_the_old_one(path):
@@ -194,6 +195,26 @@ def test_a_failed_save_is_an_error_on_every_rank_and_leaves_the_old_one(path):
 
 def fail_to_save(folder):
     worker = networks.make_engine(settings(1))
+    state.STORAGE_SECONDS = 0.5
     (folder / "file").touch()
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match="NotADirectoryError"):
         state.save(worker, folder / "file", 4, {}, "")
+
+
+def test_a_save_waits_for_storage_that_comes_back(path):
+    spawn.run(2, save_on_slow_storage, path.parent)
+    assert files.recover(path.parent).name == "checkpoint_000004"
+
+
+def save_on_slow_storage(folder):
+    worker, refusals = networks.make_engine(settings(1)), [1, 1]
+
+    def refuse_twice(tensors, file, metadata):
+        if refusals:
+            refusals.pop()
+            raise SafetensorError("No space left on device (os error 28)")
+        save_file(tensors, file, metadata)
+
+    state.save_file = refuse_twice
+    state.save(worker, folder, 4, {}, dump_yaml(Config()))
+    assert not refusals or torch.distributed.get_rank() == 1

@@ -1,0 +1,47 @@
+"""List the runs of a storage folder: `python -m jobs.runs run.storage=runs`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from jobs.command import Verb, main
+from pipeline.errors import ConfigError
+from pipeline.run_list import RunState, list_runs
+from pipeline.settings.config import Config
+
+
+def _runs(config: Config) -> list[RunState]:
+    storage = Path(config.run.storage)
+    if not storage.is_dir():
+        raise ConfigError(f"run.storage={storage}: no such folder")
+    return list_runs(storage)
+
+
+def plan(config: Config) -> Mapping[str, object]:
+    return {"list": f"{len(_runs(config))} runs in {config.run.storage}"}
+
+
+def execute(config: Config, console: Console) -> None:
+    shown = Table("run", "state", "step", "of", "newest checkpoint", "what happened last")
+    for run in _runs(config):
+        steps = f"{run.steps:,}" if run.steps is not None else "?"
+        shown.add_row(
+            run.name, run.state, f"{run.step:,}", steps, run.checkpoint, run.last_event or "-"
+        )
+    console.print(shown)
+
+
+VERB = Verb(
+    help="List the runs of run.storage: their state, last step, newest checkpoint and last event.",
+    groups=("run.storage",),
+    plan=plan,
+    execute=execute,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(VERB))

@@ -1,0 +1,73 @@
+"""The network and the vocabulary that the weights of a checkpoint or an export belong to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from model import NezhaConfig
+from pipeline.corpus.samples.vocabulary import vocabulary_sha256
+from pipeline.errors import CheckpointError, VocabularyError
+from pipeline.training.checkpoints import files
+from pipeline.training.network import network_config
+
+FREE = {
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
+    *("initializer_range", "max_position_embeddings"),
+}
+"""Fields of the network that may differ from those that the weights were trained with."""
+FIELDS = {field for field in NezhaConfig.__annotations__ if field not in FREE} - {
+    *("model_type", "pad_token_id", "bos_token_id", "eos_token_id", "use_cache"),
+    *("is_decoder", "add_cross_attention"),
+}
+"""Fields of the network that decide what its weights mean. Shapes show only some of them."""
+
+
+class Origin(NamedTuple):
+    """What weights belong to."""
+
+    network: NezhaConfig
+    vocab_sha256: str
+
+
+def read_origin(path: Path, vocab_size: int) -> Origin:
+    """Read a `checkpoint_…` folder or an export.
+
+    Args:
+        vocab_size: entries of the vocabulary; a checkpoint knows only its hash.
+
+    Raises:
+        CheckpointError: the folder is neither.
+    """
+    if (path / files.STATE).exists():
+        shape = network_config(files.read_config(path).model, vocab_size)
+        return Origin(shape, files.read_state(path)["vocab_sha256"])
+    try:
+        network = NezhaConfig.from_pretrained(path)
+        return Origin(network, vocabulary_sha256(path / "vocab.txt"))
+    except (OSError, ValueError, VocabularyError) as error:
+        raise CheckpointError(
+            f"{path} is neither a checkpoint_… folder nor an export with config.json and "
+            f"vocab.txt: {error}"
+        ) from None
+
+
+def compare(path: Path, origin: Origin, network: NezhaConfig, vocab_sha256: str) -> None:
+    """Refuse weights that would mean something else in another network or vocabulary.
+
+    Raises:
+        VocabularyError: the ids of the vocabulary are others.
+        CheckpointError: fields of the network differ; the message names them.
+    """
+    if origin.vocab_sha256 != vocab_sha256:
+        raise VocabularyError(
+            f"{path} was trained with another vocabulary; set corpus.vocab to its own, and prepare "
+            "shards with it"
+        )
+    lines = [
+        f"model.{name}: {getattr(origin.network, name)} there, {getattr(network, name)} here"
+        for name in sorted(FIELDS)
+        if getattr(origin.network, name) != getattr(network, name)
+    ]
+    if lines:
+        raise CheckpointError(f"{path} holds weights of another network:\n  " + "\n  ".join(lines))

@@ -1,0 +1,75 @@
+"""The runs of a storage folder: how far each is, and why it stopped."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.errors import CheckpointError
+from pipeline.settings.config import Config
+from pipeline.training.checkpoints import files
+from pipeline.training.faults import events, lock
+from pipeline.training.measure import history
+
+
+class RunState(NamedTuple):
+    """One run at a glance."""
+
+    name: str
+    state: str
+    """`running`, `finished`, `interrupted`, `stopped`, or `ended` without a word."""
+    step: int
+    """The last one that was recorded."""
+    steps: int | None
+    """`train.steps` of the newest checkpoint."""
+    checkpoint: str
+    """Name of the newest complete one."""
+    last_event: str
+    """The last restart, rewind, skip or stop, with its time."""
+
+
+def list_runs(storage: Path) -> list[RunState]:
+    """Every folder of the storage that a training left its records in, newest first."""
+    folders = [path for path in storage.iterdir() if (path / history.FILE).exists()]
+    return [_state(path) for path in sorted(folders, key=_modified, reverse=True)]
+
+
+def _state(run: Path) -> RunState:
+    records, happened = history.read(run), events.read(run)
+    newest = files.newest(run / "checkpoints")
+    steps = _steps(newest)
+    last = happened[-1] if happened else None
+    step = int(records[-1]["step"]) if records else 0
+    return RunState(
+        name=run.name,
+        state=_word(run, newest, steps, last["kind"] if last else ""),
+        step=step,
+        steps=steps,
+        checkpoint=newest.name if newest else "none",
+        last_event=f"{_clock(last['time'])} {last['text']}" if last else "",
+    )
+
+
+def _word(run: Path, newest: Path | None, steps: int | None, last: str) -> str:
+    if lock.is_held(run):
+        return "running"
+    if newest and steps is not None and files.step_of(newest) >= steps:
+        return "finished"
+    return {"stop": "stopped", "interrupted": "interrupted"}.get(last, "ended")
+
+
+def _steps(newest: Path | None) -> int | None:
+    try:
+        config: Config | None = files.read_config(newest) if newest else None
+    except CheckpointError:  # of another version; the rest can still be shown
+        return None
+    return config.train.steps if config else None
+
+
+def _modified(run: Path) -> float:
+    return (run / history.FILE).stat().st_mtime
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

@@ -1,0 +1,24 @@
+"""Settings of what happens when something fails during training."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.settings.base import AboveZero, Number, Positive, Settings
+
+
+class FaultSettings(Settings):
+    """What a fault means for the run."""
+
+    max_failures: Annotated[int, Number, Field(ge=-1)] = 3
+    """Restarts of failed workers without a new checkpoint between them; -1: without limit."""
+    hang_seconds: AboveZero = 900.0
+    """Workers that make no step, evaluation or checkpoint for so long are restarted."""
+    spike: Literal["skip", "rewind", "stop"] = "rewind"
+    """After a spike of the loss or too many bad steps: go on, go back past them, or stop."""
+    spike_deviations: AboveZero = 8.0
+    """A logged loss is a spike if it exceeds its recent mean by so many standard deviations."""
+    bad_steps: Positive = 10
+    """Successive steps whose gradients are not finite, after which the run has diverged."""

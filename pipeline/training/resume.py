@@ -1,0 +1,43 @@
+"""Which settings may differ from those of the checkpoint that a run goes on from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.errors import ConfigError
+from pipeline.settings.config import Config, flatten
+from pipeline.training.checkpoints import files
+
+HARMLESS = {
+    *("train.keep_checkpoints", "train.log_every", "train.checkpoint_every"),
+    *("train.profile_every", "train.shard_cache", "train.shard_cache_gigabytes"),
+}
+"""Settings of training that no weight depends on."""
+SHAPING = ("model.", "train.", "optim.")
+"""What the weights depend on. That of `corpus` is in the fingerprint, which is compared apart."""
+SHOWN = (*SHAPING, "engine.", "scaling.", "corpus.sequence_length", "corpus.lowercase")
+
+
+def changed_settings(config: Config, checkpoint: Path, finished: bool) -> list[str]:
+    """Settings that differ from the checkpoint's, as lines to show.
+
+    Raises:
+        ConfigError: the network differs, or the run is finished and anything differs that its
+            weights depend on.
+    """
+    before = dict(flatten(files.read_config(checkpoint)))
+    changed = {
+        key: f"{key}: {before.get(key)} → {value}"
+        for key, value in flatten(config)
+        if key.startswith(SHOWN) and before.get(key) != value and key not in HARMLESS
+    }
+    network = [line for key, line in changed.items() if key.startswith("model.")]
+    shaping = [line for key, line in changed.items() if key.startswith(SHAPING)]
+    if network or (shaping and finished):
+        raise ConfigError(
+            f"{checkpoint} was trained with other settings:\n  "
+            + "\n  ".join(network or shaping)
+            + "\nchoose another run.name, or set them back"
+            + ("" if network else "; a larger train.steps goes on from there")
+        )
+    return list(changed.values())

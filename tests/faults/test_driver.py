@@ -1,0 +1,144 @@
+"""The command is killed or asked to stop; the same one goes on in the same MLflow run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from pipeline.paths import RunPaths
+from pipeline.settings.config_file import dump_yaml
+from pipeline.tracking.runs import tracking_uri
+from pipeline.training.checkpoints import files
+from pipeline.training.faults import lock, stop
+from tests.pipeline.training.test_loop import losses, settings
+
+pytestmark = [pytest.mark.slow]
+ROOT = Path(__file__).parent.parent.parent
+LONG = ("scaling.workers=2", "train.micro_batch=4", "train.steps=60", "train.checkpoint_every=10")
+
+
+def command(config):
+    """`jobs.pretrain` on a local cluster of its own."""
+    file = RunPaths.of(config).run / "given.yaml"
+    file.write_text(dump_yaml(config), "utf-8")
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobs.pretrain", "--config", file],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for_step(config, step, process):
+    while max(losses(config), default=0) < step:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+
+
+def children(pid):
+    """Processes that a process started, with theirs."""
+    direct = subprocess.run(
+        ["ps", "--ppid", str(pid), "-o", "pid="], capture_output=True, text=True, check=False
+    )
+    found = [int(line) for line in direct.stdout.split()]
+    return found + [other for child in found for other in children(child)]
+
+
+def assert_gone(pids):
+    deadline = time.monotonic() + 60
+    while left := [pid for pid in pids if alive(pid)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.5)
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def weights(config):
+    return (RunPaths.of(config).checkpoints / "checkpoint_000060" / files.WEIGHTS).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    config = settings(tmp_path_factory.mktemp("runs"), "whole", *LONG)
+    process = command(config)
+    assert process.wait() == 0, process.communicate()[0]
+    return config
+
+
+def check_finished(config, undisturbed, run_ids):
+    assert losses(config) == losses(undisturbed)
+    assert weights(config) == weights(undisturbed)
+    client = mlflow.MlflowClient(tracking_uri(config))
+    (run,) = client.search_runs(["1"])
+    assert run.info.status == "FINISHED"
+    steps = Counter(point.step for point in client.get_metric_history(run.info.run_id, "loss"))
+    assert steps == Counter(losses(config).keys())  # each once
+    assert run_ids == {run.info.run_id}
+    assert not (RunPaths.of(config).run / lock.FILE).exists()
+
+
+def mlflow_run(config):
+    return files.read_state(files.newest(RunPaths.of(config).checkpoints))["mlflow_run"]
+
+
+def test_a_killed_command_is_taken_up_by_the_same_command(undisturbed, tmp_path):
+    config = settings(tmp_path, "killed", *LONG)
+    process = command(config)
+    wait_for_step(config, 14, process)
+    started = children(process.pid)
+    process.kill()
+    assert_gone(started)
+    first = mlflow_run(config)
+    again = command(config)
+    output, _ = again.communicate()
+    assert again.returncode == 0, output
+    check_finished(config, undisturbed, {first, mlflow_run(config)})
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_that_is_asked_to_stop_writes_a_checkpoint(undisturbed, tmp_path, number):
+    config = settings(tmp_path, "asked", *LONG)
+    process = command(config)
+    wait_for_step(config, 14, process)
+    started = children(process.pid)
+    process.send_signal(number)
+    output, _ = process.communicate()
+    assert process.returncode == 75, output
+    assert f"{number.name}: stopping after this step, with a checkpoint" in output
+    assert "of 60, with a checkpoint; the same command goes on" in output
+    assert "Traceback" not in output
+    assert not stop.requested(RunPaths.of(config).run)
+    assert_gone(started)
+    first = mlflow_run(config)
+    again = command(config)
+    output, _ = again.communicate()
+    assert again.returncode == 0, output
+    check_finished(config, undisturbed, {first, mlflow_run(config)})
+
+
+def test_a_second_command_on_the_same_run_is_refused(tmp_path):
+    config = settings(tmp_path, "two", *LONG)
+    first = command(config)
+    wait_for_step(config, 2, first)
+    second = command(config)
+    output, _ = second.communicate()
+    assert second.returncode == 2
+    assert f"another command works on this run: process {first.pid}" in output
+    first.send_signal(signal.SIGTERM)
+    assert first.wait() == 75

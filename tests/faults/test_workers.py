@@ -1,0 +1,90 @@
+"""Workers of a real local Ray cluster are killed and stopped while they train."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pipeline.errors import TrainingError
+from pipeline.paths import RunPaths
+from pipeline.training.checkpoints import files
+from pipeline.training.faults import events, failures
+from pipeline.training.launch import ray_train
+from tests.pipeline.training.test_loop import losses, settings
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+TWO = ("scaling.workers=2", "train.micro_batch=4", "train.steps=60", "train.checkpoint_every=10")
+
+
+def wait_for_step(config, step):
+    """Until the run has logged it; raises nothing if the run ends first."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and max(losses(config), default=0) < step:
+        time.sleep(0.02)
+
+
+def worker_pid(config, rank):
+    return failures.workers(RunPaths.of(config).run)[rank].pid
+
+
+def weights(config):
+    return (RunPaths.of(config).checkpoints / "checkpoint_000060" / files.WEIGHTS).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_cluster, tmp_path_factory):
+    config = settings(tmp_path_factory.mktemp("runs"), "whole", *TWO)
+    ray_train.fit(config, None, lambda _: None)
+    return config
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_worker_changes_nothing_and_is_told(ray_cluster, undisturbed, tmp_path, rank):
+    config, shown = settings(tmp_path, "killed", *TWO), []
+    with ThreadPoolExecutor(1) as executor:
+        run = executor.submit(ray_train.fit, config, None, shown.append)
+        wait_for_step(config, 14)
+        os.kill(worker_pid(config, rank), signal.SIGKILL)
+        run.result()
+    assert losses(config) == losses(undisturbed)
+    assert weights(config) == weights(undisturbed)
+    (line,) = [line for line in shown if "restart" in line]
+    assert re.match(rf"worker {rank} on [\d.]+ \(pid \d+\) died \(", line), line
+    assert re.search(r"; restart 1 of 3, from checkpoint_0000\d0$", line), line
+
+
+def test_a_stopped_worker_is_found_and_replaced(ray_cluster, undisturbed, tmp_path):
+    config, shown = settings(tmp_path, "stopped", *TWO, "faults.hang_seconds=5"), []
+    with ThreadPoolExecutor(1) as executor:
+        run = executor.submit(ray_train.fit, config, None, shown.append)
+        wait_for_step(config, 14)
+        os.kill(worker_pid(config, 1), signal.SIGSTOP)
+        run.result()
+    assert losses(config) == losses(undisturbed)
+    (line,) = [line for line in shown if "restart" in line]
+    assert re.match(r"worker 1 on [\d.]+ \(pid \d+\) made no step for faults.hang_seconds", line)
+
+
+def test_the_run_ends_when_the_budget_is_spent_and_says_how_to_go_on(ray_cluster, tmp_path):
+    config = settings(tmp_path, "spent", *TWO, "faults.max_failures=0")
+    with ThreadPoolExecutor(1) as executor:
+        run = executor.submit(ray_train.fit, config, None, lambda _: None)
+        wait_for_step(config, 14)
+        os.kill(worker_pid(config, 1), signal.SIGKILL)
+        with pytest.raises(TrainingError, match=r"the same command goes on from checkpoint_0000"):
+            run.result()
+    assert [event["kind"] for event in events.read(RunPaths.of(config).run)] == ["stop"]
+
+
+def test_a_users_mistake_in_a_worker_is_not_tried_again(ray_cluster, tmp_path):
+    config, shown = settings(tmp_path, "broken", *TWO), []
+    (RunPaths.of(config).shards / "manifest.json").write_text("{}", "utf-8")
+    with pytest.raises(Exception, match="damaged"):
+        ray_train.fit(config, None, shown.append)
+    assert not any("restart" in line for line in shown)
+    assert sum("stopped:" in line for line in shown) == 1

@@ -1,0 +1,61 @@
+"""Weights are used only in the network and the vocabulary that they were trained with."""
+
+import shutil
+
+import pytest
+
+from pipeline import preflight
+from pipeline.errors import CheckpointError, VocabularyError
+from pipeline.export import export_checkpoint
+from pipeline.paths import RunPaths
+from pipeline.training.launch import torchrun
+from tests.pipeline.training.test_loop import settings
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A checkpoint, the export of it, and the folder of both."""
+    config = settings(tmp_path_factory.mktemp("runs"), "first", "train.steps=6")
+    torchrun.fit(config, None)
+    paths = RunPaths.of(config)
+    checkpoint = paths.checkpoints / "checkpoint_000006"
+    return checkpoint, export_checkpoint(checkpoint, paths.vocab, paths.export)
+
+
+def second(trained, tmp_path, origin, *overrides):
+    config = settings(tmp_path, "second", f"train.init_from={origin}", *overrides)
+    return preflight.check_data(config)
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["checkpoint", "export"])
+def test_the_same_network_is_accepted_with_other_dropout(trained, tmp_path, kind):
+    second(trained, tmp_path, trained[kind], "model.hidden_dropout_prob=0.3")
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["checkpoint", "export"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.num_attention_heads=4",
+        "model.max_relative_position=16",
+        "model.hidden_act=relu",
+        "model.layer_norm_eps=1e-5",
+    ],
+)
+def test_a_network_that_only_looks_the_same_is_refused(trained, tmp_path, kind, override):
+    name = override.partition("=")[0]
+    with pytest.raises(CheckpointError, match=rf"another network:\n  {name}: "):
+        second(trained, tmp_path, trained[kind], override)
+
+
+def test_the_same_words_under_other_numbers_are_refused(trained, tmp_path):
+    other = shutil.copytree(trained[1], tmp_path / "other")
+    lines = (other / "vocab.txt").read_text("utf-8").splitlines()
+    (other / "vocab.txt").write_text("\n".join([*lines[:5], *reversed(lines[5:])]), "utf-8")
+    with pytest.raises(VocabularyError, match="another vocabulary"):
+        second(trained, tmp_path, other)
+
+
+def test_a_folder_that_is_neither_is_refused(trained, tmp_path):
+    with pytest.raises(CheckpointError, match="neither a checkpoint"):
+        second(trained, tmp_path, tmp_path / "nothing")

@@ -1,0 +1,36 @@
+"""Runs are listed with their state and what happened to them."""
+
+import pytest
+
+from jobs import runs
+from jobs.command import main
+from pipeline.errors import Interrupted
+from pipeline.paths import RunPaths
+from pipeline.run_list import list_runs
+from pipeline.training.faults import lock, stop
+from pipeline.training.launch import torchrun
+from tests.pipeline.training.test_loop import settings
+
+
+def test_states_of_runs(tmp_path, monkeypatch, capsys):
+    torchrun.fit(settings(tmp_path, "whole", "train.steps=6"), None)
+    asked = iter([False] * 3 + [True])
+    monkeypatch.setattr(stop, "requested", lambda run: next(asked))
+    config = settings(tmp_path, "cut")
+    with pytest.raises(Interrupted):
+        torchrun.fit(config, None)
+    (tmp_path / "no run").mkdir()
+    cut, whole = list_runs(tmp_path)
+    assert (whole.name, whole.state, whole.step, whole.steps) == ("whole", "finished", 6, 6)
+    assert (whole.checkpoint, whole.last_event) == ("checkpoint_000006", "")
+    assert (cut.name, cut.state, cut.steps) == ("cut", "interrupted", 12)
+    assert cut.checkpoint == "checkpoint_000004"
+    assert cut.last_event.endswith("stopped after step 4 of 12, with a checkpoint")
+    with lock.hold(RunPaths.of(config).run):
+        assert list_runs(tmp_path)[0].state == "running"
+
+    assert main(runs.VERB, [f"run.storage={tmp_path}"]) == 0
+    shown = capsys.readouterr().out
+    assert "interrupted" in shown
+    assert "finished" in shown
+    assert main(runs.VERB, [f"run.storage={tmp_path / 'nowhere'}"]) == 2

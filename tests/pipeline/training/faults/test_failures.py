@@ -1,0 +1,115 @@
+"""What failed workers mean: a restart, a rewind, or the end of the run with its reason."""
+
+import pytest
+
+from pipeline.errors import ShardError, TrainingError
+from pipeline.paths import RunPaths
+from pipeline.settings.config import Config
+from pipeline.training.faults import events, failures
+from pipeline.training.faults.divergence import diverged
+from pipeline.training.faults.hang import STACKS
+from tests.pipeline.training.checkpoints.test_files import make
+
+
+class RayActorError(Exception):
+    """Named as Ray's; a dead worker's error."""
+
+
+class Wrapped(Exception):
+    def __init__(self, error):
+        super().__init__("traceback of Ray")
+        self._base_exc = error
+
+
+@pytest.fixture
+def run(tmp_path):
+    faults = {"max_failures": 2, "spike": "rewind"}
+    config = Config.model_validate({"run": {"storage": str(tmp_path)}, "faults": faults})
+    paths = RunPaths.of(config)
+    paths.checkpoints.mkdir(parents=True)
+    failures.write_workers(
+        paths.run, [failures.Worker("10.0.0.1", 7), failures.Worker("10.0.0.2", 8)]
+    )
+    return config, paths, failures.Judge(config)
+
+
+def texts(paths):
+    return [(event["kind"], event["text"]) for event in events.read(paths.run)]
+
+
+def test_a_death_is_named_rather_than_what_it_did_to_others(run):
+    _, paths, judge = run
+    make(paths.checkpoints, 1200)
+    broken = RuntimeError("Connection closed by peer\nmore")
+    assert judge.decide({0: Wrapped(broken), 1: RayActorError("killed\n")}) is None
+    assert judge.decide({0: Wrapped(broken)}) is None
+    assert texts(paths) == [
+        (
+            "restart",
+            "worker 1 on 10.0.0.2 (pid 8) died (killed); restart 1 of 2, from checkpoint_001200",
+        ),
+        (
+            "restart",
+            "worker 0 on 10.0.0.1 (pid 7) failed (RuntimeError: Connection closed by peer); "
+            "restart 2 of 2, from checkpoint_001200",
+        ),
+    ]
+
+
+def test_the_budget_counts_failures_since_the_last_new_checkpoint(run):
+    _, paths, judge = run
+    death = {0: RayActorError("killed")}
+    for step in (0, 100, 200):
+        if step:
+            make(paths.checkpoints, step)
+        assert judge.decide(death) is None
+        assert judge.decide(death) is None
+    error = judge.decide(death)
+    assert isinstance(error, TrainingError)
+    assert "failure 3 from checkpoint_000200 (faults.max_failures=2)" in str(error)
+    assert "the same command goes on from checkpoint_000200" in str(error)
+
+
+def test_a_users_mistake_stops_the_run_unchanged(run):
+    _, paths, judge = run
+    error = ShardError("shard 3 is damaged")
+    assert judge.decide({1: Wrapped(error)}) is error
+    assert texts(paths) == [("stop", "stopped: shard 3 is damaged")]
+
+
+def test_a_run_that_diverges_goes_back_past_the_data_and_stops_if_that_does_not_help(run):
+    _, paths, judge = run
+    make(paths.checkpoints, 100)
+    assert failures.batches_skipped(paths.run, 100) == 0
+    for step in (130, 110, 140):
+        assert judge.decide({0: Wrapped(diverged(step, "the loss jumped"))}) is None
+    assert failures.batches_skipped(paths.run, 100) == 30 + 10 + 40
+    assert failures.batches_skipped(paths.run, 0) == 0
+    error = judge.decide({0: Wrapped(diverged(120, "the loss jumped"))})
+    assert "diverged 4 times from checkpoint_000100" in str(error)
+
+
+def test_spike_stop_does_not_rewind(run):
+    config, paths, _ = run
+    faults = config.faults.model_copy(update={"spike": "stop"})
+    judge = failures.Judge(config.model_copy(update={"faults": faults}))
+    error = diverged(130, "the loss jumped")
+    assert judge.decide({0: error}) is error
+    assert failures.batches_skipped(paths.run, 0) == 0
+
+
+def test_of_hanging_workers_that_is_named_which_wrote_no_stacks(run):
+    _, paths, judge = run
+    (paths.run / STACKS).mkdir()
+    (paths.run / STACKS / "rank_0.txt").write_text("Thread 1 …")
+    (paths.run / STACKS / "rank_1.txt").touch()
+    judge.decide({0: RayActorError("exit code 1")})
+    assert "worker 1 on 10.0.0.2 (pid 8) made no step for faults.hang_seconds" in texts(paths)[0][1]
+
+
+def test_a_cut_last_event_is_not_read(run):
+    _, paths, _ = run
+    events.record(paths.run, "restart", "one")
+    with (paths.run / events.FILE).open("a") as file:
+        file.write('{"kind": "rest')
+    assert texts(paths) == [("restart", "one")]

@@ -1,0 +1,124 @@
+"""The loop skips bad steps, goes back past data that diverges, and stops when asked."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+import torch
+
+from pipeline.errors import Interrupted
+from pipeline.paths import RunPaths
+from pipeline.training import loop
+from pipeline.training.checkpoints import files
+from pipeline.training.faults import events, stop
+from pipeline.training.faults.divergence import Diverged
+from pipeline.training.launch import torchrun
+from tests.pipeline.training.test_loop import losses, settings
+
+
+def weights(config, step=12):
+    return (RunPaths.of(config).checkpoints / f"checkpoint_{step:06d}" / files.WEIGHTS).read_bytes()
+
+
+def kinds(config):
+    return [event["kind"] for event in events.read(RunPaths.of(config).run)]
+
+
+def poison(monkeypatch, bad):
+    """Losses of training become NaN whenever `bad` says so."""
+    forward = loop.PretrainingObjective.forward
+
+    def poisoned(self, batch, *divisors):
+        loss, statistics, right = forward(self, batch, *divisors)
+        if self.training and bad():
+            loss, statistics = loss * torch.nan, statistics * torch.nan
+        return loss, statistics, right
+
+    monkeypatch.setattr(loop.PretrainingObjective, "forward", poisoned)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_bad_step_is_skipped_and_written_down(tmp_path, monkeypatch, stage):
+    config = settings(tmp_path, "bad", f"engine.zero_stage={stage}")
+    calls = iter(range(10**6))
+    poison(monkeypatch, lambda: next(calls) == 6)  # the first micro-batch of step 4
+    torchrun.fit(config, None)
+    events_of_run = events.read(RunPaths.of(config).run)
+    assert [(event["kind"], event["step"]) for event in events_of_run] == [("skipped", 4)]
+    assert len(events_of_run[0]["samples"]) == 16
+    assert all(torch.isfinite(torch.tensor(loss)) for loss in losses(config).values())
+
+
+def test_bad_steps_in_a_row_go_back_past_their_data(tmp_path, monkeypatch):
+    config = settings(tmp_path, "rewound", "faults.bad_steps=2")
+    calls, poisoned = iter(range(10**6)), range(14, 18)  # steps 8 and 9
+    poison(monkeypatch, lambda: next(calls) in poisoned)
+    used = []
+    iterate = loop.open_feed
+
+    def open_feed(*arguments):
+        feed = iterate(*arguments)
+        step = feed.step
+        feed.step = lambda number: used.append(number) or step(number)
+        return feed
+
+    monkeypatch.setattr(loop, "open_feed", open_feed)
+    with pytest.raises(Interrupted, match="gradients of 2 steps in a row are not finite"):
+        torchrun.fit(config, None)
+    used.clear()
+    state = torchrun.fit(config, None)
+    assert used == list(range(9, 15))  # behind step 6 of the checkpoint and 7 … 9 of the rewind
+    assert (state["step"], state["batches_skipped"]) == (12, 3)
+    assert kinds(config) == ["skipped", "skipped", "rewind"]
+
+    used.clear()
+    files.remove(RunPaths.of(config).checkpoints / "checkpoint_000012")
+    torchrun.fit(config, None)
+    assert used == list(range(9, 15))  # a rerun does not replay what diverged
+
+
+def test_a_held_out_loss_that_is_not_finite_is_never_committed(tmp_path, monkeypatch):
+    config = settings(tmp_path, "wild", "train.log_every=20", "faults.spike=stop")
+    scores = {"mlm_loss": float("nan")}
+    monkeypatch.setattr(loop, "evaluate", lambda *_: scores)
+    with pytest.raises(Diverged, match="step 6: the held-out loss is not finite"):
+        torchrun.fit(config, None)
+    assert files.newest(RunPaths.of(config).checkpoints) is None
+
+
+def test_sigterm_stops_with_a_checkpoint_from_which_the_run_is_as_if_undisturbed(tmp_path):
+    whole, config = (settings(tmp_path, name) for name in ("whole", "asked"))
+    torchrun.fit(whole, None)
+    history = RunPaths.of(config).run / "metrics.jsonl"
+
+    def ask():
+        while not history.exists() or not history.read_text():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=ask, daemon=True).start()
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match=r"stopped after step \d+ of 12, with a checkpoint"):
+        torchrun.fit(config, None)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert not stop.requested(RunPaths.of(config).run)
+    newest = files.newest(RunPaths.of(config).checkpoints)
+    assert files.step_of(newest) < 12
+    assert kinds(config) == ["interrupted"]
+    torchrun.fit(config, None)
+    assert losses(config) == losses(whole)
+    assert weights(config) == weights(whole)
+
+
+def test_a_stop_between_two_logged_steps_changes_no_logged_loss(tmp_path, monkeypatch):
+    whole, config = (settings(tmp_path, name, "train.log_every=4") for name in ("whole", "asked"))
+    torchrun.fit(whole, None)
+    asked = iter([False] * 4 + [True])
+    monkeypatch.setattr(stop, "requested", lambda run: next(asked))
+    with pytest.raises(Interrupted, match="step 5 of 12"):
+        torchrun.fit(config, None)
+    monkeypatch.setattr(stop, "requested", lambda run: False)
+    torchrun.fit(config, None)
+    assert losses(config) == losses(whole)
