@@ -56,7 +56,7 @@ def children(pid):
 
 
 def assert_gone(pids):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while left := [pid for pid in pids if alive(pid)]:
         assert time.monotonic() < deadline, left
         time.sleep(0.5)
