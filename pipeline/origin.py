@@ -8,18 +8,16 @@ from typing import NamedTuple
 from model import NezhaConfig
 from pipeline.corpus.samples.vocabulary import vocabulary_sha256
 from pipeline.errors import CheckpointError, VocabularyError
+from pipeline.settings.training import ModelSettings
 from pipeline.training.checkpoints import files
 from pipeline.training.network import network_config
 
 FREE = {
-    *("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
+    *("size", "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
     *("initializer_range", "max_position_embeddings"),
 }
-"""Fields of the network that may differ from those that the weights were trained with."""
-FIELDS = {field for field in NezhaConfig.__annotations__ if field not in FREE} - {
-    *("model_type", "pad_token_id", "bos_token_id", "eos_token_id", "use_cache"),
-    *("is_decoder", "add_cross_attention"),
-}
+"""Settings of the network that may differ from those that the weights were trained with."""
+FIELDS = ModelSettings.model_fields.keys() - FREE
 """Fields of the network that decide what its weights mean. Shapes show only some of them."""
 
 
