@@ -62,6 +62,7 @@ Unicode's EquivalentUnifiedIdeograph.txt."""
 ENTITY = re.compile(r"&(?:#[0-9]{1,8}|#[xX][0-9a-fA-F]{1,8}|[a-zA-Z][a-zA-Z0-9]{1,31});?")
 PLAIN_ENTITIES = re.compile(r"&(?:#|lt|gt|amp|quot|nbsp)", re.IGNORECASE)
 """Entities that are taken as such also without a semicolon and before a letter or digit."""
+NAME_GOES_ON = re.compile("[a-zA-Z0-9_=]")
 ADDRESS = re.compile(r"(?:://|www\.|\?[\w.%~+-]{1,64}=)[!-;=?-~]*", re.ASCII)
 """The part of a web address that may hold parameters: up to the first that is not ASCII."""
 HAN_RANGES = tuple(
@@ -150,12 +151,12 @@ def decode_entities(text: str) -> str:
     """
 
     def decode(match: re.Match[str], in_address: bool = False) -> str:
-        entity, after = match[0], match.string[match.end() : match.end() + 1]
+        entity = match[0]
         decoded = html.unescape(entity)
         if entity.endswith(";") and not decoded.endswith(";"):
             return decoded
         # Without a semicolon, `html` decodes the longest prefix that is an entity.
-        whole = len(decoded) <= 2 and not (after.isascii() and (after.isalnum() or after in "=_"))
+        whole = len(decoded) <= 2 and not NAME_GOES_ON.match(match.string, match.end())
         if in_address or not (whole or PLAIN_ENTITIES.match(entity)):
             return entity
         return decoded

@@ -52,11 +52,12 @@ def find_codec(head: bytes, encoding: str = "auto") -> str:
     ones. Bytes that fit no codec are called UTF-8: its reader drops the lines that it can't decode,
     and counts them. Zero bytes that pad a text are not looked at.
     """
-    head = PADDING.sub(b"", head) if head.startswith(b"\0\0\0\0") else head
+    if head.startswith(b"\0\0\0\0"):
+        head = PADDING.sub(b"", head)
     for mark, codec in MARKS:
         if head.startswith(mark):
             return codec
-    head = PADDING.sub(b"", head)[:SAMPLE_BYTES]
+    head = PADDING.sub(b"", head[:SAMPLE_BYTES])
     if encoding != "auto":
         orders = ORDERS.get(encoding, (encoding.removesuffix("-sig"),))
         return orders[0] if len(orders) == 1 else max(orders, key=lambda c: _common_share(head, c))
@@ -80,9 +81,12 @@ def keeps_ascii(codec: str) -> bool:
     """
     ascii_bytes = bytes(range(128))
     try:
-        return ascii_bytes.decode(codec) == ascii_bytes.decode("ascii")
+        if ascii_bytes.decode(codec) != ascii_bytes.decode("ascii"):
+            return False
     except UnicodeError:
         return False
+    others = "一あ가éя".encode(codec, "ignore")
+    return not others or others[0] not in ascii_bytes
 
 
 def to_utf8(stream: Iterable[bytes], codec: str) -> Iterator[bytes]:
@@ -98,13 +102,13 @@ def to_utf8(stream: Iterable[bytes], codec: str) -> Iterator[bytes]:
 
 def peek(stream: Iterator[bytes]) -> bytes:
     """Take enough bytes from a stream for `find_codec`, also if zero bytes come first."""
-    held, seen = bytearray(), 0
+    held, seen = b"", 0
     for data in stream:
         held += data
-        seen += len(data) - data.count(0)
+        seen += len(data) - (data.count(0) if b"\0" in data else 0)
         if (seen > SAMPLE_BYTES // 4 and len(held) >= SAMPLE_BYTES) or len(held) > PADDING_BYTES:
             break
-    return bytes(held)
+    return held
 
 
 def _with_end(stream: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:

@@ -22,7 +22,7 @@ LINK_LOOP = "link loop"
 DANGLING = "link to nothing"
 LINKED_TWICE = "link to what is read under another name"
 NOT_A_FILE = "not a regular file"
-NOT_ENTERED = "folder that the glob does not enter"
+NOT_ENTERED = "folder that the glob does not or cannot enter"
 
 
 class File(NamedTuple):
@@ -101,8 +101,9 @@ def _find_local(system: fsspec.AbstractFileSystem, inner: str) -> Found:
     for path, file in sorted(_walk(base or "/", depth)):
         if matches(path):
             files[path] = file
-        elif file.fault == UNREADABLE:  # a folder such as lost+found, which others may own
-            files[path] = file._replace(fault=NOT_ENTERED)
+        elif file.fault == UNREADABLE:
+            # On fixed levels it may be a folder that nobody means, such as lost+found.
+            files[path] = file if depth is None else file._replace(fault=NOT_ENTERED)
     return Found(system, base, files, named=False)
 
 

@@ -55,8 +55,9 @@ def _document(block: Block, offset: int, value: Any, raw: str) -> Document | Dro
         value = "\n".join(value)
     if not isinstance(value, str):
         return _drop(block, offset, "malformed", raw, len(raw.encode("utf-8", "replace")))
-    name = f"{block.source.name}:{offset}".encode("utf-8", "surrogateescape")
-    return Document(xxhash.xxh3_64_intdigest(name), value, f"{block.source.label}:{offset}")
+    source = block.source
+    name = f"{source.name}:{offset}".encode("utf-8", "surrogateescape")
+    return Document(xxhash.xxh3_64_intdigest(name), value, f"{source.label}:{offset}")
 
 
 def _drop(block: Block, offset: int, reason: str, text: str, size: int) -> Drop:
@@ -85,12 +86,15 @@ def _lines(block: Block) -> Iterator[tuple[int, str | Drop]]:
     codec, offset, data = block.encoding, block.offset, block.data
     if offset == 0 and codec == "utf-8" and data.startswith(codecs.BOM_UTF8):
         offset, data = len(codecs.BOM_UTF8), data[len(codecs.BOM_UTF8) :]
+    padded = b"\0" in data
     for line in _split(data):
         try:
-            yield offset, line.decode(codec).strip("\0").removeprefix("\ufeff")
+            text = line.decode(codec)
+            if padded:
+                text = text.strip("\0")
+            yield offset, text.removeprefix("\ufeff")
         except UnicodeDecodeError as error:
-            drop = _undecodable(block, offset + error.start, line)
-            yield offset, drop
+            yield offset, _undecodable(block, offset + error.start, line)
         offset += len(line) + 1
 
 

@@ -19,7 +19,7 @@ from pipeline.settings.corpus import CorpusSettings
 from pipeline.storage import filesystem
 
 SEARCHED_BYTES = 1 << 16
-"""Bytes that are read at a time to find the first record of a range."""
+"""Bytes that are read at a time to find a boundary between records."""
 FIRST_ROW = 2
 """Number of the first row of CSV after the header, as spreadsheets count."""
 BOUNDARY_BYTES = 4096
@@ -116,7 +116,7 @@ def _blocks_of(
         if source.format == "parquet":
             yield from _parquet_blocks(file, file_range, settings)
         elif file_range.encoding:
-            yield from _range_blocks(file, file_range)
+            yield from _range_blocks(file, file_range, target)
         else:
             stream = open_stream(file, source, settings.encoding)
             if source.format in DELIMITERS:
@@ -126,34 +126,42 @@ def _blocks_of(
             yield from _damage(file, stream)
 
 
-def _range_blocks(file: IO[bytes], file_range: FileRange) -> Iterator[Block]:
-    """One block: the records that begin in a byte range. Together, all ranges give all records."""
-    begin = _record_start(file, file_range, file_range.start)
-    end = _record_start(file, file_range, file_range.end)
-    file.seek(begin)
-    if data := file.read(end - begin):
-        yield Block(file_range.source, begin, file_range.encoding, data, len(data), len(data))
+def _range_blocks(file: IO[bytes], file_range: FileRange, target: int) -> Iterator[Block]:
+    """The records that begin in a byte range: one block, if no record is longer than allowed.
+
+    Together, all ranges give all records. A record may go on through the ranges that follow. Those
+    look for a boundary in their own bytes only, so the time is linear in the size of the file.
+    """
+    source, start, end = file_range.source, file_range.start, file_range.end
+    begin = _after_boundary(file, source, start, end) if start else 0
+    if begin is None:
+        return
+    end = _after_boundary(file, source, end, source.size) or source.size
+    while begin < end:
+        length = end - begin
+        file.seek(begin)
+        data = file.read(min(length, target + RECORD_BYTES + 1))
+        if length > target + RECORD_BYTES:
+            data = data[: _character_start(data, target + RECORD_BYTES, file_range.encoding)]
+        yield Block(source, begin, file_range.encoding, data, len(data), len(data))
+        begin += len(data)
 
 
-def _record_start(file: IO[bytes], file_range: FileRange, offset: int) -> int:
-    """End of the first record boundary from `offset` on: both neighbours of a cut find the same."""
-    size = file_range.source.size
-    boundary = BOUNDARIES[file_range.source.format]
-    if offset in (0, size):
-        return offset
+def _after_boundary(file: IO[bytes], source: Source, offset: int, before: int) -> int | None:
+    """End of the first record boundary that begins in [offset, before); None if there is none."""
+    boundary = BOUNDARIES[source.format]
     file.seek(offset)
-    window = bytearray()
-    while more := file.read(SEARCHED_BYTES):
-        searched = max(0, len(window) - BOUNDARY_BYTES)
+    window, here = b"", offset
+    while here < before and (more := file.read(SEARCHED_BYTES)):
         window += more
-        if found := boundary.search(window, searched):
-            return offset + found.end()
-        if len(window) > RECORD_BYTES:
-            return offset + _character_start(window, RECORD_BYTES, file_range.encoding)
-    return size
+        if found := boundary.search(window):
+            return here + found.end() if here + found.start() < before else None
+        here += max(0, len(window) - BOUNDARY_BYTES)
+        window = window[-BOUNDARY_BYTES:]
+    return None
 
 
-def _character_start(data: bytearray, near: int, codec: str) -> int:
+def _character_start(data: bytes | bytearray, near: int, codec: str) -> int:
     """Last byte up to `near` that begins a character.
 
     In UTF-8 it is not a continuation byte. In the encodings of East Asia it follows a byte below

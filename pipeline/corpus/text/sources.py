@@ -148,16 +148,11 @@ def list_sources(inputs: Sequence[str], settings: CorpusSettings, signed: bool =
             for path, file in listed.files.items()
         ]
         new = [item for item, _ in items if isinstance(item, LeftOut)]
+        _check_permissions(new)
         if len(new) == len(items) and not any(each.reason == EMPTY for each in new):
             raise _nothing_to_read(text, new)
         left_out.extend(new)
         found.extend((item, listed, path) for item, path in items if isinstance(item, Source))
-    if unreadable := [each.path for each in left_out if each.reason == UNREADABLE]:
-        raise CorpusError(
-            f"corpus.inputs: no permission to read {len(unreadable)} file(s) or folder(s): "
-            f"{', '.join(unreadable[:SHOWN])}{' …' * (len(unreadable) > SHOWN)}; make them "
-            "readable, or name the files to read with a glob"
-        )
     total = sum(source.size for source, _, _ in found)
     if not total:
         raise CorpusError(
@@ -191,6 +186,15 @@ def _source(
     if is_local(found.system) and not os.access(path, os.R_OK, effective_ids=True):
         return LeftOut(label, UNREADABLE)
     return Source(url, label, f"{index}/{relative}", file.size, form, compression, "")
+
+
+def _check_permissions(left_out: Sequence[LeftOut]) -> None:
+    if unreadable := [each.path for each in left_out if each.reason == UNREADABLE]:
+        raise CorpusError(
+            f"corpus.inputs: no permission to read {len(unreadable)} file(s) or folder(s): "
+            f"{', '.join(unreadable[:SHOWN])}{' …' * (len(unreadable) > SHOWN)}; make them "
+            "readable, or name the files to read with a glob"
+        )
 
 
 def _nothing_to_read(text: str, left_out: Sequence[LeftOut]) -> CorpusError:

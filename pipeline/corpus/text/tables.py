@@ -59,8 +59,8 @@ def csv_values(stream: Stream, text_field: str) -> Iterator[tuple[Any, int]]:
             return
         except csv.Error:
             text, size = lines.back_to_second()
-            row = text.rstrip("\r\n").split("\t") if form == "tsv" else [text]
-            if len(row) != width:
+            row = text.rstrip("\r\n").split("\t")
+            if form != "tsv" or len(row) != width:
                 yield (text,), size
                 continue
         else:
@@ -133,6 +133,8 @@ def _lines(stream: Iterable[bytes]) -> Iterator[bytes]:
 
 def parquet_values(column: pa.Array, codec: str) -> tuple[Any, ...]:
     """Values of a column of strings, of lists of strings, or of their bytes in a codec."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
     try:
         values = column.to_pylist()
     except UnicodeDecodeError:  # Arrow does not check its strings, which are UTF-8
@@ -141,10 +143,8 @@ def parquet_values(column: pa.Array, codec: str) -> tuple[Any, ...]:
 
 
 def _as_binary(kind: pa.DataType) -> pa.DataType:
-    """The type with bytes in the place of strings, without dictionaries."""
+    """The type with bytes in the place of strings."""
     types = pa.types
-    if types.is_dictionary(kind):
-        return _as_binary(kind.value_type)
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         return pa.large_list(_as_binary(kind.value_type))
     if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
