@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
@@ -140,9 +141,9 @@ def _range_blocks(file: IO[bytes], file_range: FileRange, target: int) -> Iterat
     while begin < end:
         length = end - begin
         file.seek(begin)
-        data = file.read(min(length, target + RECORD_BYTES + 1))
-        if length > target + RECORD_BYTES:
-            data = data[: _character_start(data, target + RECORD_BYTES, file_range.encoding)]
+        data = file.read(min(length, target + RECORD_BYTES))
+        if len(data) < length:
+            data = data[: _whole_characters(data, file_range.encoding)]
         yield Block(source, begin, file_range.encoding, data, len(data), len(data))
         begin += len(data)
 
@@ -161,16 +162,11 @@ def _after_boundary(file: IO[bytes], source: Source, offset: int, before: int) -
     return None
 
 
-def _character_start(data: bytes | bytearray, near: int, codec: str) -> int:
-    """Last byte up to `near` that begins a character.
-
-    In UTF-8 it is not a continuation byte. In the encodings of East Asia it follows a byte below
-    0x30, which is never the second one of a character.
-    """
-    for here in range(near, max(0, near - BOUNDARY_BYTES), -1):
-        if data[here] & 0xC0 != 0x80 if codec == "utf-8" else data[here - 1] < 0x30:
-            return here
-    return near
+def _whole_characters(data: bytes | bytearray, codec: str) -> int:
+    """Length of the data without the beginning of a character at its end."""
+    decoder = codecs.getincrementaldecoder(codec)("ignore")
+    decoder.decode(data)
+    return len(data) - len(decoder.getstate()[0])
 
 
 def _stream_blocks(file: IO[bytes], stream: Stream, target: int) -> Iterator[Block]:
@@ -194,7 +190,7 @@ def _stream_blocks(file: IO[bytes], stream: Stream, target: int) -> Iterator[Blo
             if found := boundary.search(buffer, max(0, searched - BOUNDARY_BYTES, target)):
                 yield cut(found.end())
             elif len(buffer) > target + RECORD_BYTES:
-                yield cut(_character_start(buffer, target + RECORD_BYTES, codec))
+                yield cut(_whole_characters(buffer[: target + RECORD_BYTES], codec))
             else:
                 searched = len(buffer)
     whole = len(buffer)
