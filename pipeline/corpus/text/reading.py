@@ -120,10 +120,17 @@ def _blocks_of(
             yield from _range_blocks(file, file_range, target)
         else:
             stream = open_stream(file, source, settings.encoding)
-            if source.format in DELIMITERS:
-                yield from _csv_blocks(file, stream, target, settings.text_field)
-            else:
-                yield from _stream_blocks(file, stream, target)
+            blocks = (
+                _csv_blocks(file, stream, target, settings.text_field)
+                if source.format in DELIMITERS
+                else _stream_blocks(file, stream, target)
+            )
+            first = next(blocks, None)
+            if first:
+                yield first
+                yield from blocks
+            elif not stream.damage:
+                yield Drop("empty_file", f"{source.label}: holds no text", source.label)
             yield from _damage(file, stream)
 
 

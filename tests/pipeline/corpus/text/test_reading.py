@@ -370,3 +370,14 @@ def test_an_unknown_encoding_is_an_error_of_the_settings(name):
 
 def test_spellings_of_an_encoding_mean_the_same():
     assert {CorpusSettings(encoding=name).encoding for name in ("UTF8", "utf_8", "U8")} == {"utf-8"}
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("a.jsonl.gz", b""), ("a.txt.zst", b""), ("a.csv", b"text\n"), ("a.tsv.xz", b"id\ttext\n")],
+)
+def test_a_file_that_holds_nothing_is_said(tmp_path, name, data):
+    path = raw.write(tmp_path / name, data)
+    documents, (drop,) = raw.read(path)
+    assert not documents
+    assert drop == ("empty_file", f"{path}: holds no text", str(path), 0)
