@@ -149,6 +149,8 @@ def _range_blocks(file: IO[bytes], file_range: FileRange, target: int) -> Iterat
         length = end - begin
         file.seek(begin)
         data = file.read(min(length, target + RECORD_BYTES))
+        if not data:
+            raise EOFError("the file became shorter")
         if len(data) < length:
             data = data[: _whole_characters(data, file_range.encoding)]
         yield Block(source, begin, file_range.encoding, data, len(data), len(data))

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import random
@@ -346,6 +347,14 @@ def test_a_file_that_vanished_or_changed_is_an_error_that_names_it(tmp_path):
     path.unlink()
     with pytest.raises(CorpusError, match=r"a\.jsonl: the file vanished"):
         list(reading.read_unit(unit, corpus))
+
+
+def test_a_file_that_becomes_shorter_while_it_is_read_is_an_error(tmp_path):
+    path = raw.write(tmp_path / "a.jsonl", raw.jsonl(TEXTS * 20))
+    corpus = CorpusSettings(inputs=(str(path),), shard_megabytes=1e-4)
+    unit = plan_units(list_sources(corpus.inputs, corpus), corpus)[0]
+    with pytest.raises(EOFError, match="became shorter"):
+        list(reading._range_blocks(io.BytesIO(b""), unit.ranges[0], 100))
 
 
 def test_whatever_a_library_raises_is_an_error_that_names_the_file(tmp_path, monkeypatch):
