@@ -57,7 +57,9 @@ def find_codec(head: bytes, encoding: str = "auto") -> str:
     for mark, codec in MARKS:
         if head.startswith(mark):
             return codec
-    head = PADDING.sub(b"", head[:SAMPLE_BYTES])
+    head = head[:SAMPLE_BYTES]
+    if b"\0\0\0\0" in head:
+        head = PADDING.sub(b"", head)
     if encoding != "auto":
         orders = ORDERS.get(encoding, (encoding.removesuffix("-sig"),))
         return orders[0] if len(orders) == 1 else max(orders, key=lambda c: _common_share(head, c))
