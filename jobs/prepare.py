@@ -12,14 +12,14 @@ from jobs.command import Verb, main, table
 from pipeline import sample, stages
 from pipeline.corpus import prepare
 from pipeline.corpus.shards import format as shards
-from pipeline.corpus.text.sources import Source, list_sources
+from pipeline.corpus.text.sources import Listing, list_sources
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.corpus import CorpusSettings
 
 
 @functools.lru_cache(maxsize=1)
-def _sources(corpus: CorpusSettings) -> list[Source]:
+def _sources(corpus: CorpusSettings) -> Listing:
     """The signed inputs. `plan` lists them; `execute`, which follows, uses the same list."""
     return list_sources(corpus.inputs, corpus)
 
@@ -31,7 +31,7 @@ def plan(config: Config) -> Mapping[str, object]:
         return {"make the sample": paths.sample, "read it and write": paths.shards}
     if not paths.vocab.exists() and not config.corpus.vocab:
         return {
-            "read": prepare.amount(_sources(corpus)),
+            **prepare.reads(_sources(corpus)),
             f"train a vocabulary of {corpus.vocab_size:,}": paths.vocab,
             "write": paths.shards,
         }

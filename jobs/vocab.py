@@ -10,7 +10,7 @@ from rich.console import Console
 from jobs.command import Verb, main
 from pipeline import sample, stages
 from pipeline.corpus.samples.vocabulary import read_vocabulary
-from pipeline.corpus.text.sources import Source, list_sources
+from pipeline.corpus.text.sources import Listing, list_sources
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 
@@ -28,7 +28,7 @@ def plan(config: Config) -> Mapping[str, object]:
 
 
 def execute(config: Config, console: Console) -> None:
-    sources: list[Source] = []
+    sources = Listing([], [])
     if not config.corpus.vocab:
         if config.demo.enabled:
             sample.make(RunPaths.of(config).sample, config.demo.heldout_share)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -19,7 +19,7 @@ from pipeline.corpus import prepare
 from pipeline.corpus.samples.vocabulary import read_vocabulary
 from pipeline.corpus.samples.vocabulary_training import train_vocabulary
 from pipeline.corpus.shards.format import MANIFEST
-from pipeline.corpus.text.sources import Source, list_sources
+from pipeline.corpus.text.sources import Listing, list_sources
 from pipeline.errors import ConfigError, Interrupted
 from pipeline.feed.batches import heldout, open_folder, split_weights
 from pipeline.feed.unigram import unigram_loss
@@ -141,7 +141,7 @@ def check_heads(config: Config) -> None:
         check(head, f"heads.{name}")
 
 
-def make_vocabulary(config: Config, sources: Sequence[Source], show: Show) -> Path:
+def make_vocabulary(config: Config, sources: Listing, show: Show) -> Path:
     """The given vocabulary, or one that is trained on the inputs."""
     paths = RunPaths.of(config)
     if not config.corpus.vocab:
@@ -150,7 +150,7 @@ def make_vocabulary(config: Config, sources: Sequence[Source], show: Show) -> Pa
     return paths.vocab
 
 
-def make_shards(config: Config, sources: Sequence[Source], show: Show) -> None:
+def make_shards(config: Config, sources: Listing, show: Show) -> None:
     """Shards of the inputs and, apart, of the held-out inputs."""
     paths, corpus, seed = RunPaths.of(config), config.corpus, config.run.seed
     prepare.prepare(corpus, paths.shards, paths.vocab, seed, sources, show)

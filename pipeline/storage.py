@@ -17,9 +17,14 @@ from pipeline.errors import CorpusError
 def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """File system and inner path of a path or URL: fsspec's, or else pyarrow's (S3, GCS, HDFS).
 
+    What has no `://` is a local path, whatever characters are in it.
+
     Raises:
         CorpusError: no installed package knows the protocol.
     """
+    if "://" not in path:
+        local = fsspec.filesystem("file")
+        return local, local._strip_protocol(path)
     try:
         return url_to_fs(path)
     except (ImportError, ValueError) as error:

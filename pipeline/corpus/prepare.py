@@ -27,7 +27,7 @@ from pipeline.corpus.samples.segmentation import load_segmenter
 from pipeline.corpus.samples.vocabulary import SPECIALS, read_vocabulary, vocabulary_sha256
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.shards.format import Manifest
-from pipeline.corpus.text.sources import Source
+from pipeline.corpus.text.sources import EMPTY, Listing
 from pipeline.corpus.text.units import Unit, plan_units
 from pipeline.errors import CorpusError, ShardError
 from pipeline.settings.corpus import CorpusSettings
@@ -64,14 +64,14 @@ ON_CLUSTER = Executor(run_on_cluster, spread_on_cluster)
 class Plan(NamedTuple):
     """What a preparation would read and do."""
 
-    sources: Sequence[Source]
+    sources: Listing
     units: list[Unit]
     fingerprint: str
     vocab_sha256: str
     segmenter: str
 
 
-def plan(settings: CorpusSettings, vocab: str | Path, seed: int, sources: Sequence[Source]) -> Plan:
+def plan(settings: CorpusSettings, vocab: str | Path, seed: int, sources: Listing) -> Plan:
     """Cut the signed inputs into units and compute the fingerprint; writes nothing.
 
     Raises:
@@ -98,7 +98,7 @@ def summary(planned: Plan, output: str | Path) -> dict[str, object]:
     """The facts of a plan, for `--dry-run`."""
     state = "up to date: nothing to do" if _finished(str(output), planned.fingerprint) else "to do"
     return {
-        "read": amount(planned.sources),
+        **reads(planned.sources),
         "in work units": f"{len(planned.units)}, of which "
         f"{sum(unit.stream for unit in planned.units)} are streams of one shard or more",
         "segment with": planned.segmenter,
@@ -108,9 +108,11 @@ def summary(planned: Plan, output: str | Path) -> dict[str, object]:
     }
 
 
-def amount(sources: Sequence[Source]) -> str:
-    """How many files and megabytes."""
-    return f"{len(sources)} file(s), {sum(source.size for source in sources) / 1e6:,.1f} MB"
+def reads(sources: Listing) -> dict[str, object]:
+    """How many files and megabytes are read, and which files are left out."""
+    size = sum(source.size for source in sources)
+    left_out = "\n".join(sources.left_out_lines()) or "nothing"
+    return {"read": f"{len(sources)} file(s), {size / 1e6:,.1f} MB", "left out": left_out}
 
 
 def prepare(
@@ -118,7 +120,7 @@ def prepare(
     output: str | Path,
     vocab: str | Path,
     seed: int,
-    sources: Sequence[Source],
+    sources: Listing,
     show: Callable[[str], None] = print,
     executor: Executor = ON_CLUSTER,
 ) -> Manifest:
@@ -138,6 +140,7 @@ def prepare(
     planned = plan(settings, vocab, seed, sources)
     if manifest := _finished(folder, planned.fingerprint):
         show(f"{folder}: up to date, {manifest.rows:,} samples in {len(manifest.shards)} shards")
+        _show_left_out(sources, show)
         return manifest
     job = Job(
         settings=settings,
@@ -163,7 +166,13 @@ def prepare(
     progress.end(manifest)
     for place in ledger.unreadable_places(done):
         show(f"unreadable: {place}")
+    _show_left_out(sources, show)
     return manifest
+
+
+def _show_left_out(sources: Listing, show: Callable[[str], None]) -> None:
+    for line in sources.left_out_lines():
+        show(f"left out: {line}")
 
 
 def absolute(path: str | Path) -> str:
@@ -228,8 +237,9 @@ def _finished(folder: str, fingerprint: str) -> Manifest | None:
 
 def _manifest(job: Job, planned: Plan, done: Done, clusters: Mapping[str, int]) -> Manifest:
     drops = ledger.totals(done, "drops")
-    if empty := sum(source.size == 0 for source in planned.sources):
-        drops["empty_file"] = empty
+    left_out = planned.sources.left_out_by_reason()
+    if EMPTY in left_out:
+        drops["empty_file"] = len(left_out[EMPTY])
     infos = [result.shard for result in done.values() if result.shard]
     if not infos:
         raise CorpusError(
@@ -247,6 +257,7 @@ def _manifest(job: Job, planned: Plan, done: Done, clusters: Mapping[str, int]) 
         segmenter=planned.segmenter,
         counts={**ledger.totals(done, "counts"), **clusters},
         drops=drops,
+        left_out=left_out,
         unknown=dict(Counter(ledger.totals(done, "unknown")).most_common(UNKNOWN_LISTED)),
         settings=settings.model_dump(mode="json"),
         fingerprint=job.fingerprint,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.settings.base import AboveZero, Count, Location, Number, Positive, Settings, Share
 
@@ -24,6 +25,8 @@ class CleaningSettings(Settings):
     """Apply Unicode NFKC normalisation (full-width forms, ligatures, circled digits)."""
     width: bool = True
     """Replace full-width letters, digits and spaces by ASCII; punctuation stays full-width."""
+    radicals: bool = True
+    """Replace radicals (⼀, ⻅), which texts from PDF files contain, by characters (一, 见)."""
     simplify: bool = False
     """Convert traditional to simplified characters (OpenCC t2s)."""
     min_characters: Count = 8
@@ -94,14 +97,14 @@ class CorpusSettings(Settings):
 
     inputs: tuple[str, ...] = ()
     """Files, folders, globs or URLs (s3://, gs://, hdfs://). The suffix tells the compression."""
-    format: Literal["auto", "text", "lines", "jsonl", "parquet", "wikiextractor", "wikidump"] = (
-        "auto"
-    )
+    format: Literal[
+        "auto", "text", "lines", "jsonl", "csv", "tsv", "parquet", "wikiextractor", "wikidump"
+    ] = "auto"
     """auto: by the suffix. text: a file is a document. lines: blank lines separate documents."""
     text_field: str = "text"
     """Field or column that holds the text (a string or a list of paragraphs)."""
     encoding: str = "auto"
-    """auto detects UTF-8 (with or without BOM), GB18030 and UTF-16; or a Python codec name."""
+    """auto detects UTF-8, GB18030, UTF-16 and UTF-32; or a Python codec. A BOM always decides."""
     output: Location = ""
     """Folder of the shards; empty: `shards` in the run folder."""
     heldout: tuple[str, ...] = ()
@@ -130,6 +133,21 @@ class CorpusSettings(Settings):
     """Folder for dropped text, by reason; empty: dropped text is not kept."""
     max_bad_share: Share = 0.5
     """Stop when a larger share of the input bytes is unreadable or of the documents malformed."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _check_encoding(cls, value: str) -> str:
+        """The codec's own name, so that each spelling of it means the same."""
+        if value == "auto":
+            return value
+        try:
+            "a".encode(value)  # codecs that are no text encodings raise a LookupError too
+            return codecs.lookup(value).name
+        except (LookupError, UnicodeError):
+            raise ValueError(
+                f"unknown encoding {value!r}: use auto, utf-8, gb18030, big5, utf-16 or another "
+                "text encoding of Python"
+            ) from None
 
 
 class DemoSettings(Settings):

@@ -53,6 +53,8 @@ class Manifest(BaseModel):
     """Documents, sentences, characters, truncated tokens …"""
     drops: dict[str, int] = {}
     """Dropped documents and lines, by reason."""
+    left_out: dict[str, list[str]] = {}
+    """Files under the inputs that were not read, by reason."""
     unknown: dict[str, int] = {}
     """The most frequent characters that became [UNK], with their numbers."""
     settings: dict[str, Any] = {}

@@ -46,6 +46,25 @@ WIDTHS = {
     for first, last in ("０９", "ＡＺ", "ａｚ")
     for code in range(ord(first), ord(last) + 1)
 } | {0x3000: 0x20}
+RADICAL = re.compile("[\u2e80-\u2fdf]")
+RADICALS = {
+    code: unicodedata.normalize("NFKC", chr(code)) for code in range(0x2F00, 0x2FD6)
+} | str.maketrans(
+    "⺁⺂⺃⺄⺅⺆⺈⺉⺊⺌⺍⺎⺏⺐⺒⺓⺔⺖⺗⺘⺙⺛⺜⺝⺞⺟⺠⺡⺢⺣⺤⺥⺦⺧⺨⺩⺪⺬⺭⺮⺯⺰⺱⺲⺳⺶⺹⺺⺻⺽⺾⺿⻀⻁⻂⻃⻄⻅⻆⻈"
+    "⻉⻊⻋⻌⻍⻎⻏⻐⻑⻒⻓⻔⻖⻗⻘⻙⻚⻛⻜⻝⻟⻠⻢⻣⻤⻥⻦⻧⻨⻩⻪⻫⻬⻭⻮⻯⻰⻱⻲⻳",
+    "厂乛乚乙亻冂刀刂卜小小兀尣尢巳幺彑忄㣺扌攵旡日月歺母民氵氺灬爫爫丬牛犭王疋示礻竹糹纟罓罒㓁羊耂肀聿臼艹艹艹虎衤覀西见角讠"
+    "贝足车辶辶辶阝钅長镸长门阝雨青韦页风飞食飠饣马骨鬼鱼鸟卤麦黄黾斉齐歯齿竜龙龜亀龟",
+)
+"""Kangxi radicals, and radicals of the supplement, to the ideographs that look the same.
+
+Programs that extract text from PDF files write radicals for ideographs. The pairs are those of
+Unicode's EquivalentUnifiedIdeograph.txt."""
+ENTITY = re.compile(r"&(?:#[0-9]{1,8}|#[xX][0-9a-fA-F]{1,8}|[a-zA-Z][a-zA-Z0-9]{1,31});?")
+PLAIN_ENTITIES = re.compile(r"&(?:#|lt|gt|amp|quot|nbsp)", re.IGNORECASE)
+"""Entities that are taken as such also without a semicolon and before a letter or digit."""
+NAME_GOES_ON = re.compile("[a-zA-Z0-9_=]")
+ADDRESS = re.compile(r"(?:://|www\.|\?[\w.%~+-]{1,64}=)[!-;=?-~]*", re.ASCII)
+"""The part of a web address that may hold parameters: up to the first that is not ASCII."""
 HAN_RANGES = tuple(
     (np.uint32(first), np.uint32(last))
     for first, last in ((0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF))
@@ -64,6 +83,7 @@ class Cleaner:
             "mojibake": _repair,
             "html": strip_html,
             "nfkc": functools.partial(unicodedata.normalize, "NFKC"),
+            "radicals": fold_radicals,
             "width": fold_width,
             "simplify": simplify,
             "control_characters": remove_control,
@@ -120,7 +140,40 @@ def strip_html(text: str) -> str:
         text = NOT_SHOWN.sub("", text)
         text = BLOCK_TAG.sub("\n", text)
         text = INLINE_TAG.sub("", text)
-    return html.unescape(text) if "&" in text else text
+    return decode_entities(text) if "&" in text else text
+
+
+def decode_entities(text: str) -> str:
+    """Decode HTML entities; what only looks like one, as `&copy=2` in a web address, is left.
+
+    HTML lets old entities (`&copy`) stand without a semicolon, so parameters of addresses look like
+    them. Browsers leave those in the addresses of links as they are; here also those in text.
+    """
+
+    def decode(match: re.Match[str], in_address: bool = False) -> str:
+        entity = match[0]
+        decoded = html.unescape(entity)
+        if entity.endswith(";") and not decoded.endswith(";"):
+            return decoded
+        # Without a semicolon, `html` decodes the longest prefix that is an entity.
+        whole = len(decoded) <= 2 and not NAME_GOES_ON.match(match.string, match.end())
+        if in_address or not (whole or PLAIN_ENTITIES.match(entity)):
+            return entity
+        return decoded
+
+    def decode_address(match: re.Match[str]) -> str:
+        return ENTITY.sub(functools.partial(decode, in_address=True), match[0])
+
+    parts, end = [], 0
+    for address in ADDRESS.finditer(text):
+        parts += [ENTITY.sub(decode, text[end : address.start()]), decode_address(address)]
+        end = address.end()
+    return "".join([*parts, ENTITY.sub(decode, text[end:])])
+
+
+def fold_radicals(text: str) -> str:
+    """Turn radicals, which are symbols of dictionaries, into the ideographs that look the same."""
+    return text.translate(RADICALS) if RADICAL.search(text) else text
 
 
 def fold_width(text: str) -> str:

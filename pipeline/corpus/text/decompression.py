@@ -1,43 +1,68 @@
-"""Compressed files as iterators of bytes; damage raises one of `DAMAGE`."""
+"""Compressed files as iterators of bytes."""
 
 from __future__ import annotations
 
 import bz2
-import gzip
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import zstandard
 
 READ_BYTES = 1 << 20
-ZSTD_READ_BYTES = 8192
+COMPRESSED_READ_BYTES = 8192
 """Small, because all that one read decompresses to is held in memory, which may be a lot."""
-DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError)
-"""What damaged data raises: bz2 and gzip raise an OSError, without an error number."""
+FRAMES: dict[str, Callable[[], Any]] = {
+    "gzip": lambda: zlib.decompressobj(wbits=31),
+    "bz2": bz2.BZ2Decompressor,
+    "xz": lzma.LZMADecompressor,
+    # `zstd --long` makes windows of up to 2 GiB.
+    "zstd": lambda: zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj(),
+}
+"""Decompressors of one frame, by compression; a file is a sequence of frames."""
+
+
+class Damage(Exception):
+    """Compressed data that can't be read on."""
+
+    def __init__(self, message: str, whole: bool) -> None:
+        super().__init__(message)
+        self.whole = whole
+        """All data before is complete: what follows it is not compressed data."""
 
 
 def decompressed(file: IO[bytes], compression: str) -> Iterator[bytes]:
-    """The content of a file; `compression` is gzip, bz2, xz, zstd, or empty for a plain file."""
-    if compression == "zstd":
-        yield from _zstd(file)
+    """The content of a file, which begins at its current position.
+
+    Zero bytes between frames and after the last one are padding.
+
+    Args:
+        compression: gzip, bz2, xz, zstd, or empty for a plain file.
+
+    Raises:
+        Damage: the data is damaged, ends within a frame, or is followed by something else.
+    """
+    if not compression:
+        while data := file.read(READ_BYTES):
+            yield data
         return
-    openers: dict[str, Any] = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
-    opened = openers[compression](file, "rb") if compression else file
-    while data := opened.read(READ_BYTES):
-        yield data
-
-
-def _zstd(file: IO[bytes]) -> Iterator[bytes]:
-    """The frames of a zstd file. Unlike zstandard's own reader, a file cut short is an error."""
-    context = zstandard.ZstdDecompressor()
-    frame = None
-    while data := file.read(ZSTD_READ_BYTES):
-        while data:
-            frame = frame or context.decompressobj()
-            yield frame.decompress(data)
-            data = frame.unused_data if frame.eof else b""
-            frame = None if frame.eof else frame
+    frame: Any = None
+    frames = produced = 0
+    while data := file.read(COMPRESSED_READ_BYTES):
+        while data := data.lstrip(b"\0") if frames and frame is None else data:
+            if frame is None:
+                frame, produced = FRAMES[compression](), 0
+            try:
+                part = frame.decompress(data)
+            except (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, ValueError) as error:
+                if frames and not produced:
+                    raise Damage("bytes that are not compressed follow the data", True) from None
+                raise Damage(str(error), False) from None
+            produced += len(part)
+            yield part
+            if not frame.eof:
+                break
+            data, frame, frames = frame.unused_data, None, frames + 1
     if frame is not None:
-        raise EOFError("the file ends within a frame")
+        raise Damage("the file ends within compressed data", bool(frames and not produced))

@@ -1,55 +1,122 @@
-"""The encoding of a text file: UTF-8, GB18030 (which contains GBK and GB2312) or UTF-16."""
+"""The encoding of a text file: its byte-order mark, what `corpus.encoding` names, or a guess."""
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
+import functools
+import re
+from collections.abc import Iterable, Iterator
 
 SAMPLE_BYTES = 1 << 16
 """Bytes at the start of a text that are looked at."""
+PADDING_BYTES = 64 << 20
+"""Zero bytes before a text that are skipped to find its first bytes."""
 BAD_SHARE = 0.1
 """A codec that can't read this share is the wrong one; if it fails on less, bytes are damaged."""
-BOMS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # this one begins with the mark of UTF-16
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+    ("\ufeff".encode("gb18030"), "gb18030"),
 )
+ORDERS = {"utf-16": ("utf-16-le", "utf-16-be"), "utf-32": ("utf-32-le", "utf-32-be")}
+"""Codecs that leave the order of bytes to the mark, and what they may mean without one."""
+PADDING = re.compile(rb"(?:\0\0\0\0)+")
+"""Zero bytes that are no text in any encoding; the length keeps the alignment of UTF-32."""
 COMMON = frozenset(
     bytes([high, low]).decode("gb2312", "ignore")
     for high in (0xA1, 0xA3, *range(0xB0, 0xD8))
     for low in range(0xA1, 0xFF)
 )
 """GB2312's punctuation, full-width forms and the 3,755 characters of its first level."""
+BAD = "\udcff"
+"""Stands for bytes that a codec can't decode: no text contains it, and UTF-8 refuses its byte."""
 
 
-def detect_encoding(head: bytes) -> str:
-    """Python codec of a text by its first bytes: `utf-8`, `utf-8-sig`, `gb18030` or `utf-16…`.
+def _mark_bad(error: UnicodeError) -> tuple[str | bytes, int]:
+    assert isinstance(error, UnicodeDecodeError | UnicodeEncodeError)
+    return (BAD if isinstance(error, UnicodeDecodeError) else b"\xff"), error.end
 
-    A byte order mark decides. Without one, valid UTF-8 is UTF-8; other bytes have the codec under
-    which most characters are common Chinese ones. Bytes that fit no codec are called UTF-8: its
-    reader drops the lines that it can't decode, and counts them.
+
+codecs.register_error("mark_bad", _mark_bad)
+
+
+def find_codec(head: bytes, encoding: str = "auto") -> str:
+    """Python codec of a text by its first bytes.
+
+    A byte-order mark decides, whatever `encoding` says. Without one, a named encoding is taken; of
+    UTF-16 and UTF-32 the order of bytes that gives more common Chinese characters. Under `auto`,
+    valid UTF-8 is UTF-8; other bytes have the codec under which most characters are common Chinese
+    ones. Bytes that fit no codec are called UTF-8: its reader drops the lines that it can't decode,
+    and counts them. Zero bytes that pad a text are not looked at.
     """
-    for mark, codec in BOMS:
+    if head.startswith(b"\0\0\0\0"):
+        head = PADDING.sub(b"", head)
+    for mark, codec in MARKS:
         if head.startswith(mark):
             return codec
+    head = head[:SAMPLE_BYTES]
+    if b"\0\0\0\0" in head:
+        head = PADDING.sub(b"", head)
+    if encoding != "auto":
+        orders = ORDERS.get(encoding, (encoding.removesuffix("-sig"),))
+        return orders[0] if len(orders) == 1 else max(orders, key=lambda c: _common_share(head, c))
     if head.count(0) > len(head) // 5:
+        for codec in ORDERS["utf-32"]:
+            if _bad_share(head, codec) < BAD_SHARE:
+                return codec
         return "utf-16-be" if head[::2].count(0) > head[1::2].count(0) else "utf-16-le"
     if _bad_share(head, "utf-8") < BAD_SHARE:
         return "utf-8"
-    shares = {codec: _common_share(head, codec) for codec in ("gb18030", "utf-16-le", "utf-16-be")}
+    shares = {codec: _common_share(head, codec) for codec in ("gb18030", *ORDERS["utf-16"])}
     best = max(shares, key=shares.__getitem__)
     return best if shares[best] > 0.5 else "utf-8"
 
 
-def to_utf8(stream: Iterator[bytes], codec: str) -> Iterator[bytes]:
-    """Transcode a UTF-16 stream; lone surrogates become bytes that the UTF-8 decoder refuses."""
-    decoder = codecs.getincrementaldecoder(codec)("surrogatepass")
-    for data in stream:
-        yield decoder.decode(data).encode("utf-8", "surrogatepass")
+@functools.cache
+def keeps_ascii(codec: str) -> bool:
+    """Whether ASCII bytes mean the same as in UTF-8, so that records are found without decoding.
+
+    UTF-16, UTF-32, UTF-7, HZ, ISO 2022 and EBCDIC do not.
+    """
+    ascii_bytes = bytes(range(128))
     try:
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError as error:  # half a character: the last line will be undecodable
-        yield error.object
+        if ascii_bytes.decode(codec) != ascii_bytes.decode("ascii"):
+            return False
+    except UnicodeError:
+        return False
+    others = "一あ가éя".encode(codec, "ignore")
+    return not others or others[0] not in ascii_bytes
+
+
+def to_utf8(stream: Iterable[bytes], codec: str) -> Iterator[bytes]:
+    """Transcode a stream, without its byte-order mark; what is bad there is bad in UTF-8 too."""
+    decoder = codecs.getincrementaldecoder(codec)("mark_bad")
+    begun = False
+    for data, final in _with_end(stream):
+        text = decoder.decode(data, final)
+        if text and not begun:
+            text, begun = text.removeprefix("\ufeff"), True
+        yield text.encode("utf-8", "mark_bad")
+
+
+def peek(stream: Iterator[bytes]) -> bytes:
+    """Take enough bytes from a stream for `find_codec`, also if zero bytes come first."""
+    held, seen = b"", 0
+    for data in stream:
+        held += data
+        seen += len(data) - (data.count(0) if b"\0" in data else 0)
+        if (seen > SAMPLE_BYTES // 4 and len(held) >= SAMPLE_BYTES) or len(held) > PADDING_BYTES:
+            break
+    return held
+
+
+def _with_end(stream: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
+    for data in stream:
+        yield data, False
+    yield b"", True
 
 
 def _bad_share(head: bytes, codec: str) -> float:

@@ -1,13 +1,14 @@
 """Blocks of records to documents, by file format, and their cleaning.
 
-Nothing is replaced silently: what can't be read becomes a `Drop` with file and byte.
+Nothing is replaced silently: what can't be read becomes a `Drop` with its place.
 """
 
 from __future__ import annotations
 
 import codecs
+import functools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import xxhash
@@ -36,45 +37,83 @@ def clean_documents(
 
 def documents(block: Block, text_field: str) -> Iterator[Document | Drop]:
     """The documents of a block in order, each paragraph on a line of its own."""
-    readers = {
+    readers: dict[str, Callable[[Block], Iterator[Document | Drop]]] = {
         "text": _one_text,
         "lines": _blank_separated,
+        "jsonl": functools.partial(_jsonl, text_field=text_field),
         "wikiextractor": _wikiextractor,
+        "wikiextractor_json": functools.partial(_jsonl, text_field="text"),
         "wikidump": _wikidump,
+        **dict.fromkeys(("csv", "tsv", "parquet"), _rows),
     }
-    if block.source.format == "parquet":
-        for row, value in enumerate(block.rows, block.offset):
-            yield _document(block, row, value, str(value))
-    elif block.source.format == "jsonl":
-        yield from _jsonl(block, text_field)
-    else:
-        yield from readers[block.source.format](block)
+    return readers[block.source.format](block)
 
 
 def _document(block: Block, offset: int, value: Any, raw: str) -> Document | Drop:
     """A document from the value of a text field, which is a string or a list of paragraphs."""
-    place = f"{block.source.path}:{offset}"
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
         value = "\n".join(value)
     if not isinstance(value, str):
-        return Drop("malformed", raw, place, len(raw.encode("utf-8", "replace")))
-    number = xxhash.xxh3_64_intdigest(f"{block.source.name}:{offset}".encode())
-    return Document(number, value, place)
+        return _drop(block, offset, "malformed", raw, len(raw.encode("utf-8", "replace")))
+    source = block.source
+    name = f"{source.name}:{offset}".encode("utf-8", "surrogateescape")
+    return Document(xxhash.xxh3_64_intdigest(name), value, f"{source.label}:{offset}")
+
+
+def _drop(block: Block, offset: int, reason: str, text: str, size: int) -> Drop:
+    return Drop(reason, text, f"{block.source.label}:{offset}", size)
+
+
+def _undecodable(block: Block, offset: int, data: bytes) -> Drop:
+    text = data.decode("ascii", "backslashreplace")
+    return _drop(block, offset, "undecodable", text, len(data))
+
+
+def _rows(block: Block) -> Iterator[Document | Drop]:
+    for row, value in enumerate(block.rows, block.offset):
+        if isinstance(value, bytes):
+            yield _undecodable(block, row, value)
+        else:
+            yield _document(block, row, value, str(value))
 
 
 def _lines(block: Block) -> Iterator[tuple[int, str | Drop]]:
-    """Lines, each with the byte at which it begins."""
-    codec, offset, data = block.encoding.removesuffix("-sig"), block.offset, block.data
+    """Lines, each with the byte at which it begins.
+
+    Byte-order marks (each of some files that were concatenated begins with one) and the zero bytes
+    with which a crash or a copying program pads a file are not text.
+    """
+    codec, offset, data = block.encoding, block.offset, block.data
     if offset == 0 and codec == "utf-8" and data.startswith(codecs.BOM_UTF8):
         offset, data = len(codecs.BOM_UTF8), data[len(codecs.BOM_UTF8) :]
-    for line in data.split(b"\n"):
+    padded = b"\0" in data
+    for line in _split(data):
         try:
-            yield offset, line.decode(codec)
+            text = line.decode(codec)
+            if padded:
+                text = text.strip("\0")
+            yield offset, text.removeprefix("\ufeff")
         except UnicodeDecodeError as error:
-            place = f"{block.source.path}:{offset + error.start}"
-            text = line.decode("ascii", "backslashreplace")
-            yield offset, Drop("undecodable", text, place, len(line))
+            yield offset, _undecodable(block, offset + error.start, line)
         offset += len(line) + 1
+
+
+def _split(data: bytes) -> list[bytes]:
+    """Lines without the byte that ends them: a line feed, or a carriage return that none follows.
+
+    Carriage returns before a line feed stay at the end of the line.
+    """
+    lines = data.split(b"\n")
+    if b"\r" not in data:
+        return lines
+    return [part for line in lines for part in _split_at_returns(line)]
+
+
+def _split_at_returns(line: bytes) -> list[bytes]:
+    body = line.rstrip(b"\r")
+    parts = body.split(b"\r")
+    parts[-1] += line[len(body) :]
+    return parts
 
 
 def _jsonl(block: Block, text_field: str) -> Iterator[Document | Drop]:
@@ -90,8 +129,8 @@ def _json_document(block: Block, offset: int, line: str, text_field: str) -> Doc
         row = json.loads(line)
         value = row.get(text_field) if isinstance(row, dict) else None
         if "\\u" in line:  # an escape such as \ud800 is valid JSON but not a character
-            str(value).encode("utf-8")
-    except (ValueError, RecursionError):
+            "".join(value if isinstance(value, list) else [str(value)]).encode("utf-8")
+    except (ValueError, TypeError, RecursionError):
         value = None
     return _document(block, offset, value, line)
 
@@ -125,29 +164,62 @@ def _blank_separated(block: Block) -> Iterator[Document | Drop]:
 
 
 def _wikiextractor(block: Block) -> Iterator[Document | Drop]:
+    """The text between `<doc …>` and `</doc>`, which are lines of their own.
+
+    A document that the next one or the end of the file interrupts is taken as it is. Text outside
+    of documents is malformed.
+    """
     lines: list[str] = []
-    begin = 0
+    begin, inside = 0, False
+
+    def close() -> Iterator[Document | Drop]:
+        nonlocal lines
+        if inside:
+            yield _document(block, begin, lines, "")
+        elif lines:
+            raw = "\n".join(lines)
+            yield _drop(block, begin, "malformed", raw, len(raw.encode()))
+        lines = []
+
     for offset, line in _lines(block):
         if isinstance(line, Drop):
             yield line
-        elif line.startswith("<doc "):
-            lines, begin = [], offset
-        elif line.startswith("{") and not lines:
-            yield _json_document(block, offset, line, "text")
-        elif line.startswith("</doc>"):
-            yield _document(block, begin, lines, "")
-            lines = []
-        elif line and not line.isspace():
+            continue
+        text = line.rstrip()
+        ends = text.endswith("</doc>")
+        if text.startswith("<doc "):
+            yield from close()
+            begin, inside = offset, True
+            line = "" if text.endswith('">') else text.partition('">')[2]
+        elif not lines and not inside:
+            begin = offset
+        if ends:
+            line = line.rstrip().removesuffix("</doc>")
+        if line and not line.isspace():
             lines.append(line)
+        if ends:
+            yield from close()
+            inside = False
+    yield from close()
 
 
 def _wikidump(block: Block) -> Iterator[Document | Drop]:
+    end = 0
     for offset, page in wikipedia.pages(block.data):
+        end = offset + len(page)
         try:
-            text = wikipedia.page_text(page)
+            text = wikipedia.page_text(page.decode(block.encoding))
+        except UnicodeDecodeError as error:
+            yield _undecodable(block, block.offset + offset + error.start, page)
+            continue
         except wikipedia.MalformedPage:
-            raw = page.decode("utf-8", "backslashreplace")
-            yield Drop("malformed", raw, f"{block.source.path}:{block.offset + offset}", len(page))
+            raw = page.decode(block.encoding, "backslashreplace")
+            yield _drop(block, block.offset + offset, "malformed", raw, len(page))
             continue
         if text:
             yield _document(block, block.offset + offset, text, "")
+    rest = block.data[end:]
+    if b"<page>" in rest or (b"<mediawiki" not in rest and block.offset == end == 0):
+        # A page that the end of the file cuts in two, or XML that is no dump.
+        raw = rest.decode(block.encoding, "backslashreplace")
+        yield _drop(block, block.offset + end, "malformed", raw, len(rest))

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-import itertools
+import codecs
 import re
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
+import pyarrow as pa
 import pyarrow.parquet
 
 from pipeline.corpus.records import Drop
-from pipeline.corpus.text.decompression import DAMAGE, decompressed
-from pipeline.corpus.text.encodings import SAMPLE_BYTES, detect_encoding, to_utf8
-from pipeline.corpus.text.sources import Source
+from pipeline.corpus.text.sources import Source, naming
+from pipeline.corpus.text.streams import Stream, open_stream
+from pipeline.corpus.text.tables import DELIMITERS, RECORD_BYTES, csv_values, parquet_values
 from pipeline.corpus.text.units import FileRange, Unit, shard_bytes
 from pipeline.errors import CorpusError
 from pipeline.settings.corpus import CorpusSettings
 from pipeline.storage import filesystem
 
-RECORD_BYTES = 64 << 20
-"""Longest record. A longer one is cut here, so that memory is bounded."""
 SEARCHED_BYTES = 1 << 16
-"""Bytes that are read at a time to find the first record of a range."""
+"""Bytes that are read at a time to find a boundary between records."""
+FIRST_ROW = 2
+"""Number of the first row of CSV after the header, as spreadsheets count."""
 BOUNDARY_BYTES = 4096
 """Longest boundary between records, with the white space in it."""
+# A carriage return ends a line if something other than a line end follows it.
+LINE_END = re.compile(rb"\n|\r(?=[^\r\n])")
 BOUNDARIES = {
-    "text": re.compile(rb"\n"),
-    "lines": re.compile(rb"\n[ \t\r]*\n"),
-    "jsonl": re.compile(rb"\n"),
-    "wikiextractor": re.compile(rb"</doc>[ \t\r]*\n|\}[ \t\r]*\n"),
-    "wikidump": re.compile(rb"</page>[ \t\r]*\n"),
+    "text": LINE_END,
+    "lines": re.compile(rb"\n[ \t\r]*\n|\r[ \t]*\r(?=[^\r\n])"),
+    "jsonl": LINE_END,
+    "wikiextractor": re.compile(rb"</doc>[ \t\r]*(?:\n|(?<=\r)(?=[^ \t\r\n]))"),
+    "wikiextractor_json": LINE_END,
+    "wikidump": re.compile(rb"</page>[ \t\r]*\n?"),
 }
 
 
@@ -38,7 +42,7 @@ class Block(NamedTuple):
 
     source: Source
     offset: int
-    """Byte (after decompression) or row of a Parquet file where the block begins."""
+    """Byte (after decompression and transcoding), or row of a table, where the block begins."""
     encoding: str
     data: bytes
     size: int
@@ -46,7 +50,7 @@ class Block(NamedTuple):
     disk: int
     """Bytes of the file that were read for it."""
     rows: tuple[Any, ...] = ()
-    """Values of the text column, if the file is Parquet."""
+    """Values of the text column, if the file is a table."""
 
 
 class Chunk(NamedTuple):
@@ -65,21 +69,21 @@ class End(NamedTuple):
     chunks: int
     """How many chunks the unit has."""
     damage: tuple[Drop, ...]
-    """Where reading stopped, in files whose compression is damaged."""
+    """Where reading stopped, in files that are damaged."""
 
 
 def read_unit(unit: Unit, settings: CorpusSettings) -> Iterator[Chunk | End]:
     """Yield the chunks of a unit, each of about `shard_megabytes` of text at most, then its end.
 
     Raises:
-        CorpusError: a file vanished, changed since the inputs were listed, or lacks the text
-            column.
+        CorpusError: a file vanished, can't be read, changed since the inputs were listed, or lacks
+            the text column.
     """
     target = shard_bytes(settings)
     number, held, size = 0, [], 0
     damage: list[Drop] = []
     for file_range in unit.ranges:
-        try:
+        with naming(file_range.source.label):
             for block in _blocks_of(file_range, target, settings):
                 if isinstance(block, Drop):
                     damage.append(block)
@@ -89,11 +93,6 @@ def read_unit(unit: Unit, settings: CorpusSettings) -> Iterator[Chunk | End]:
                 if size >= target:
                     yield Chunk(unit.number, number, tuple(held))
                     number, held, size = number + 1, [], 0
-        except FileNotFoundError:
-            raise CorpusError(
-                f"{file_range.source.path}: the file vanished while the corpus was prepared; put "
-                "it back or take it out of corpus.inputs, then run again (finished shards are kept)"
-            ) from None
     if held:
         yield Chunk(unit.number, number, tuple(held))
         number += 1
@@ -112,49 +111,77 @@ def _blocks_of(
     with system.open(inner, "rb") as file:
         if getattr(file, "size", source.size) not in (source.size, None):
             raise CorpusError(
-                f"{source.path}: has {file.size} bytes and had {source.size} when the inputs were "
+                f"{source.label}: has {file.size} bytes and had {source.size} when the inputs were "
                 "listed; do not change inputs while they are read, and run again"
             )
         if source.format == "parquet":
-            yield from _parquet_blocks(file, file_range, settings.text_field)
+            yield from _parquet_blocks(file, file_range, settings)
         elif file_range.encoding:
-            yield from _range_blocks(file, file_range)
+            yield from _range_blocks(file, file_range, target)
         else:
-            yield from _stream_blocks(file, source, target, settings.encoding)
+            stream = open_stream(file, source, settings.encoding)
+            blocks = (
+                _csv_blocks(file, stream, target, settings.text_field)
+                if source.format in DELIMITERS
+                else _stream_blocks(file, stream, target)
+            )
+            first = next(blocks, None)
+            if first:
+                yield first
+                yield from blocks
+            elif not stream.damage:
+                yield Drop("empty_file", f"{source.label}: holds no text", source.label)
+            yield from _damage(file, stream)
 
 
-def _range_blocks(file: IO[bytes], file_range: FileRange) -> Iterator[Block]:
-    """One block: the records that begin in a byte range. Together, all ranges give all records."""
-    source, boundary = file_range.source, BOUNDARIES[file_range.source.format]
-    begin = _record_start(file, file_range.start, source.size, boundary)
-    end = _record_start(file, file_range.end, source.size, boundary)
-    file.seek(begin)
-    if data := file.read(end - begin):
+def _range_blocks(file: IO[bytes], file_range: FileRange, target: int) -> Iterator[Block]:
+    """The records that begin in a byte range: one block, if no record is longer than allowed.
+
+    Together, all ranges give all records. A record may go on through the ranges that follow. Those
+    look for a boundary in their own bytes only, so the time is linear in the size of the file.
+    """
+    source, start, end = file_range.source, file_range.start, file_range.end
+    begin = _after_boundary(file, source, start, end) if start else 0
+    if begin is None:
+        return
+    end = _after_boundary(file, source, end, source.size) or source.size
+    while begin < end:
+        length = end - begin
+        file.seek(begin)
+        data = file.read(min(length, target + RECORD_BYTES))
+        if not data:
+            raise EOFError("the file became shorter")
+        if len(data) < length:
+            data = data[: _whole_characters(data, file_range.encoding)]
         yield Block(source, begin, file_range.encoding, data, len(data), len(data))
+        begin += len(data)
 
 
-def _record_start(file: IO[bytes], offset: int, size: int, boundary: re.Pattern[bytes]) -> int:
-    """End of the first record boundary from `offset` on: both neighbours of a cut find the same."""
-    if offset in (0, size):
-        return offset
+def _after_boundary(file: IO[bytes], source: Source, offset: int, before: int) -> int | None:
+    """End of the first record boundary that begins in [offset, before); None if there is none."""
+    boundary = BOUNDARIES[source.format]
     file.seek(offset)
-    window = b""
-    while len(window) < RECORD_BYTES:
-        more = file.read(SEARCHED_BYTES)
-        if not more:
-            return size
-        searched = max(0, len(window) - BOUNDARY_BYTES)
+    window, here = b"", offset
+    while here < before and (more := file.read(SEARCHED_BYTES)):
         window += more
-        if found := boundary.search(window, searched):
-            return offset + found.end()
-    return min(size, offset + RECORD_BYTES)
+        if found := boundary.search(window):
+            return here + found.end() if here + found.start() < before else None
+        here += max(0, len(window) - BOUNDARY_BYTES)
+        window = window[-BOUNDARY_BYTES:]
+    return None
 
 
-def _stream_blocks(
-    file: IO[bytes], source: Source, target: int, encoding: str
-) -> Iterator[Block | Drop]:
-    """Blocks of a file that is read from its start; the first bytes show the codec."""
-    buffer, offset, codec = bytearray(), 0, ""
+def _whole_characters(data: bytes | bytearray, codec: str) -> int:
+    """Length of the data without the beginning of a character at its end."""
+    decoder = codecs.getincrementaldecoder(codec)("ignore")
+    decoder.decode(data)
+    return len(data) - len(decoder.getstate()[0])
+
+
+def _stream_blocks(file: IO[bytes], stream: Stream, target: int) -> Iterator[Block]:
+    """Blocks of a stream. What damage cut short, after the last whole record, is dropped."""
+    source, codec = stream.source, stream.codec
+    buffer, offset = bytearray(), 0
     boundary = BOUNDARIES[source.format]
     searched, read = target, 0
 
@@ -166,63 +193,72 @@ def _stream_blocks(
         offset, searched, read = offset + length, target, here
         return block
 
-    try:
-        stream = decompressed(file, source.compression)
-        first = next(stream, b"")
-        codec = detect_encoding(first[:SAMPLE_BYTES]) if encoding == "auto" else encoding
-        stream = itertools.chain([first], stream)
-        if codec.startswith("utf-16"):
-            stream, codec = to_utf8(stream, codec), "utf-8"
-        for data in stream:
-            buffer += data
-            while len(buffer) > searched:
-                if found := boundary.search(buffer, max(0, searched - BOUNDARY_BYTES, target)):
-                    yield cut(found.end())
-                elif len(buffer) > target + RECORD_BYTES:
-                    yield cut(len(buffer))
-                else:
-                    searched = len(buffer)
-    except DAMAGE as error:
-        if not source.compression or _of_the_system(error):
-            raise
-        # The last record is cut short: it is dropped with the damaged rest.
-        if ends := [match.end() for match in boundary.finditer(buffer)]:
-            yield cut(ends[-1])
-        place = f"{source.path}: byte {file.tell()} of {source.size}"
-        message = f"{place}: damaged {source.compression} data: {error}"
-        yield Drop("damaged_file", message, place, source.size - file.tell())
-        return
-    if buffer:
-        yield cut(len(buffer))
+    for data in stream.data:
+        buffer += data
+        while len(buffer) > searched:
+            if found := boundary.search(buffer, max(0, searched - BOUNDARY_BYTES, target)):
+                yield cut(found.end())
+            elif len(buffer) > target + RECORD_BYTES:
+                yield cut(_whole_characters(buffer[: target + RECORD_BYTES], codec))
+            else:
+                searched = len(buffer)
+    whole = len(buffer)
+    if stream.cut_short:
+        whole = max((match.end() for match in boundary.finditer(buffer)), default=0)
+    if whole:
+        yield cut(whole)
 
 
-def _of_the_system(error: Exception) -> bool:
-    """Whether a disk or network failed: those errors have numbers, damaged data's have none."""
-    return isinstance(error, OSError) and error.errno is not None
+def _csv_blocks(file: IO[bytes], stream: Stream, target: int, text_field: str) -> Iterator[Block]:
+    """Blocks of the rows of a table. A row that damage cut short is dropped."""
+    rows: list[Any] = []
+    first, size, read = FIRST_ROW, 0, 0
+
+    def cut() -> Block:
+        nonlocal first, size, read, rows
+        here = file.tell()
+        block = Block(stream.source, first, "", b"", size, here - read, tuple(rows))
+        first, size, read, rows = first + len(rows), 0, here, []
+        return block
+
+    for value, length in csv_values(stream, text_field):
+        if size >= target:
+            yield cut()
+        rows.append(value)
+        size += length
+    if stream.cut_short:
+        rows = rows[:-1]
+    if rows:
+        yield cut()
+
+
+def _damage(file: IO[bytes], stream: Stream) -> Iterator[Drop]:
+    """A drop if the data of a stream, which was read to its end, is damaged."""
+    source, read = stream.source, file.tell()
+    for damage in stream.damage:
+        place = f"{source.label}: byte {read} of {source.size}"
+        message = f"{place}: damaged {source.compression} data: {damage}"
+        yield Drop("damaged_file", message, place, source.size - read)
 
 
 def _parquet_blocks(
-    file: IO[bytes], file_range: FileRange, text_field: str
+    file: IO[bytes], file_range: FileRange, settings: CorpusSettings
 ) -> Iterator[Block | Drop]:
     """Blocks of the row groups of a range."""
-    source = file_range.source
+    source, field = file_range.source, settings.text_field
+    codec = "utf-8" if settings.encoding == "auto" else settings.encoding
     table = pyarrow.parquet.ParquetFile(file)
-    if text_field not in table.schema_arrow.names:
-        raise CorpusError(
-            f"{source.path}: no column {text_field!r}; set corpus.text_field to one of "
-            f"{', '.join(table.schema_arrow.names)}"
-        )
     row = sum(table.metadata.row_group(i).num_rows for i in range(file_range.start))
     groups = list(range(file_range.start, file_range.end))
     rows = sum(table.metadata.row_group(group).num_rows for group in groups)
     try:
-        for batch in table.iter_batches(batch_size=4096, row_groups=groups, columns=[text_field]):
+        for batch in table.iter_batches(batch_size=4096, row_groups=groups, columns=[field]):
             disk = file_range.size * batch.num_rows // rows
-            values = tuple(batch.column(0).to_pylist())
+            values = parquet_values(batch.column(0), codec)
             yield Block(source, row, "", b"", batch.nbytes, disk, values)
             row += batch.num_rows
-    except (pyarrow.ArrowException, OSError) as error:
-        if _of_the_system(error):
-            raise
-        place = f"{source.path}: row {row}"
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # a disk or network failed; errors about damaged data have no number
+        place = f"{source.label}: row {row}"
         yield Drop("damaged_file", f"{place}: {error}", place, file_range.size)

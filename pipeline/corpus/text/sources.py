@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import fsspec
 import xxhash
 
+from pipeline.corpus.text.listing import (
+    HIDDEN,
+    UNREADABLE,
+    File,
+    Found,
+    find_files,
+    is_hidden,
+    is_local,
+)
 from pipeline.errors import CorpusError
 from pipeline.settings.corpus import CorpusSettings
-from pipeline.storage import filesystem
 
 COMPRESSIONS = {
     ".gz": "gzip",
@@ -27,12 +36,18 @@ FORMATS = {
     ".json": "jsonl",
     ".txt": "lines",
     ".text": "lines",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
     ".parquet": "parquet",
     ".pq": "parquet",
     ".xml": "wikidump",
 }
 WIKIEXTRACTOR_NAME = re.compile(r"wiki_\d+$")
-GLOB = re.compile(r"[*?\[]")
+EMPTY = "empty"
+UNKNOWN_KIND = "unknown kind"
+SHOWN = 5
+"""How many of the files that are left out for one reason are named in messages."""
 HASHED_BYTES = 10**9
 """Inputs of up to this many bytes in all are hashed whole, which takes a second or two."""
 HASHED_SAMPLE = 1 << 16
@@ -44,6 +59,8 @@ class Source(NamedTuple):
 
     path: str
     """Path or URL that opens it."""
+    label: str
+    """The path for messages: bytes that are not UTF-8 stand in it as `\\x…`."""
     name: str
     """`<number of the input>/<path inside it>`, which does not depend on where the inputs lie."""
     size: int
@@ -55,66 +72,137 @@ class Source(NamedTuple):
     """A hash that changes when the content changes; empty if the listing was not signed."""
 
 
-def list_sources(
-    inputs: Sequence[str], settings: CorpusSettings, signed: bool = True
-) -> list[Source]:
+class LeftOut(NamedTuple):
+    """A file under an input that is not read, or a folder of such files."""
+
+    path: str
+    reason: str
+
+
+class Listing(list[Source]):
+    """The files to read, in order; and those under the same inputs that are left out."""
+
+    def __init__(self, sources: Sequence[Source], left_out: Sequence[LeftOut]) -> None:
+        super().__init__(sources)
+        self.left_out = tuple(left_out)
+
+    def left_out_by_reason(self) -> dict[str, list[str]]:
+        """The paths of what is left out, by reason."""
+        reasons = sorted({each.reason for each in self.left_out})
+        return {
+            reason: [each.path for each in self.left_out if each.reason == reason]
+            for reason in reasons
+        }
+
+    def left_out_lines(self) -> list[str]:
+        """A line for each reason, with the number of files and the first of them."""
+        return [
+            f"{len(paths):,} {reason}: {', '.join(paths[:SHOWN])}{' …' * (len(paths) > SHOWN)}"
+            for reason, paths in self.left_out_by_reason().items()
+        ]
+
+
+@contextlib.contextmanager
+def naming(label: str) -> Iterator[None]:
+    """Turn whatever is raised while a file is read into a CorpusError that names the file.
+
+    Libraries for compression, Parquet and object stores each raise errors of their own.
+    """
+    try:
+        yield
+    except (CorpusError, MemoryError):
+        raise
+    except FileNotFoundError:
+        raise CorpusError(
+            f"{label}: the file vanished while the corpus was prepared; put it back or take it out "
+            "of corpus.inputs, then run again (finished shards are kept)"
+        ) from None
+    except Exception as error:
+        cause = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise CorpusError(
+            f"{label}: can't be read: {cause}; remove the cause, or take the file out of "
+            "corpus.inputs, then run again (finished shards are kept)"
+        ) from error
+
+
+def list_sources(inputs: Sequence[str], settings: CorpusSettings, signed: bool = True) -> Listing:
     """List the files behind files, folders, globs and URLs; a folder's files in order of name.
 
-    In folders and globs, hidden files are left out, and under `format: auto` also files of unknown
-    kind. Signing reads local files, or parts of them, so a job signs once and passes the list on.
+    In folders and globs, some files are left out, each with its reason: hidden and empty ones, what
+    is no regular file, links that lead nowhere, in a circle or to what is read already, and under
+    `format: auto` files of unknown kind. Signing reads local files, or parts of them, so a job
+    signs once and passes the list on.
 
     Raises:
-        CorpusError: an input does not exist, holds no usable file, or is of unknown kind.
+        CorpusError: an input does not exist, can't be read, holds no usable file, or is of unknown
+            kind.
     """
     if not inputs:
         raise CorpusError("corpus.inputs is empty: name files, folders, globs or URLs")
-    found = [item for index, text in enumerate(inputs) for item in _files_of(index, text, settings)]
+    found: list[tuple[Source, Found, str]] = []
+    left_out: list[LeftOut] = []
+    for index, text in enumerate(inputs):
+        listed = find_files(text)
+        items = [
+            (_source(index, text, listed, path, file, settings.format), path)
+            for path, file in listed.files.items()
+        ]
+        new = [item for item, _ in items if isinstance(item, LeftOut)]
+        _check_permissions(new)
+        if len(new) == len(items) and not any(each.reason == EMPTY for each in new):
+            raise _nothing_to_read(text, new)
+        left_out.extend(new)
+        found.extend((item, listed, path) for item, path in items if isinstance(item, Source))
     total = sum(source.size for source, _, _ in found)
     if not total:
-        raise CorpusError(f"corpus.inputs: {', '.join(inputs)}: all {len(found)} files are empty")
-    if not signed:
-        return [source for source, _, _ in found]
-    return [
-        source._replace(signature=_signature(system, info, total <= HASHED_BYTES))
-        for source, system, info in found
-    ]
-
-
-def _files_of(
-    index: int, text: str, settings: CorpusSettings
-) -> list[tuple[Source, fsspec.AbstractFileSystem, dict]]:
-    """The unsigned sources of one input, each with its file system and the listing's entry."""
-    system, inner = filesystem(text)
-    try:
-        if GLOB.search(text):
-            found = system.glob(inner, detail=True)
-            base = inner[: GLOB.search(inner).start()].rpartition("/")[0]  # type: ignore[union-attr]
-        elif system.isdir(inner):
-            found, base = system.find(inner, detail=True), inner
-        elif system.exists(inner):
-            found, base = {inner: system.info(inner)}, inner.rpartition("/")[0]
-        else:
-            raise CorpusError(f"corpus.inputs: {text}: no such file, folder or glob")
-    except OSError as error:
-        raise CorpusError(f"corpus.inputs: {text}: {error}") from None
-    explicit = len(found) == 1 and not GLOB.search(text)
-    sources = []
-    for path, info in sorted(found.items()):
-        relative = path.removeprefix(base).lstrip("/")
-        hidden = any(name.startswith((".", "_")) for name in relative.split("/"))
-        if info["type"] != "file" or (hidden and not explicit):
-            continue
-        form, compression = _kind(path, settings.format)
-        if form:
-            url = system.unstrip_protocol(path) if "://" in text else path
-            source = Source(url, f"{index}/{relative}", info["size"], form, compression, "")
-            sources.append((source, system, info))
-    if not sources:
         raise CorpusError(
-            f"corpus.inputs: {text}: no file of a known kind ({', '.join(FORMATS)}, wiki_00, each "
-            "plain or compressed); name the kind with corpus.format"
+            f"corpus.inputs: {', '.join(inputs)}: all {len(left_out)} files are empty"
         )
-    return sources
+    sources = [
+        source._replace(signature=_signature(listed, path, total <= HASHED_BYTES))
+        if signed
+        else source
+        for source, listed, path in found
+    ]
+    return Listing(sources, left_out)
+
+
+def _source(
+    index: int, text: str, found: Found, path: str, file: File, form: str
+) -> Source | LeftOut:
+    """The unsigned source of a file, or why it is left out."""
+    url = found.system.unstrip_protocol(path) if "://" in text else path
+    label = url.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    relative = path.removeprefix(found.base).lstrip("/")
+    form, compression = _kind(path, form)
+    if file.fault:
+        return LeftOut(label, file.fault)
+    if not found.named and any(map(is_hidden, relative.split("/"))):
+        return LeftOut(label, HIDDEN)
+    if not form:
+        return LeftOut(label, UNKNOWN_KIND)
+    if not file.size:
+        return LeftOut(label, EMPTY)
+    if is_local(found.system) and not os.access(path, os.R_OK, effective_ids=True):
+        return LeftOut(label, UNREADABLE)
+    return Source(url, label, f"{index}/{relative}", file.size, form, compression, "")
+
+
+def _check_permissions(left_out: Sequence[LeftOut]) -> None:
+    if unreadable := [each.path for each in left_out if each.reason == UNREADABLE]:
+        raise CorpusError(
+            f"corpus.inputs: no permission to read {len(unreadable)} file(s) or folder(s): "
+            f"{', '.join(unreadable[:SHOWN])}{' …' * (len(unreadable) > SHOWN)}; make them "
+            "readable, or name the files to read with a glob"
+        )
+
+
+def _nothing_to_read(text: str, left_out: Sequence[LeftOut]) -> CorpusError:
+    lines = "".join(f"\n  {line}" for line in Listing([], left_out).left_out_lines())
+    return CorpusError(
+        f"corpus.inputs: {text}: no file of a known kind ({', '.join(FORMATS)}, wiki_00, each "
+        f"plain or compressed); name the kind with corpus.format{lines}"
+    )
 
 
 def _kind(path: str, form: str) -> tuple[str, str]:
@@ -132,22 +220,22 @@ def _kind(path: str, form: str) -> tuple[str, str]:
     return form, compression
 
 
-def _signature(system: fsspec.AbstractFileSystem, info: dict, whole: bool) -> str:
+def _signature(found: Found, path: str, whole: bool) -> str:
     """Hash of the whole content; if the inputs are large, of samples and the modification time.
 
     The time alone would make a new corpus of every copy; samples alone would miss a change between
     them. For an object store, the listing's own hash or time is taken.
     """
-    if "local" not in system.protocol:
-        own = [info[key] for key in ("ETag", "etag", "md5Hash", "mtime") if info.get(key)]
-        return f"{info['size']} {own[:1]}"
+    size, version, _ = found.files[path]
+    if not is_local(found.system):
+        return f"{size} {version}"
     digest = xxhash.xxh3_128()
-    with open(info["name"], "rb") as file:
+    with naming(path), open(path, "rb") as file:
         if whole:
             while data := file.read(1 << 20):
                 digest.update(data)
             return digest.hexdigest()
         for quarter in range(4):
-            file.seek(max(0, info["size"] - HASHED_SAMPLE) * quarter // 3)
+            file.seek(max(0, size - HASHED_SAMPLE) * quarter // 3)
             digest.update(file.read(HASHED_SAMPLE))
-    return f"{info['size']} {info['mtime']} {digest.hexdigest()}"
+    return f"{size} {version} {digest.hexdigest()}"

@@ -2,21 +2,21 @@
 
 Units depend on the inputs and `corpus.shard_megabytes` only, never on the number of workers, so the
 same inputs give the same shards on any cluster. A large plain file is cut into byte ranges. A file
-that must be read from its start (compressed or UTF-16) and may hold more than one shard is a unit
-by itself.
+that must be read from its start (compressed, CSV, UTF-16 and its like) and may hold more than one
+shard is a unit by itself.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import pyarrow.parquet
 
-from pipeline.corpus.text.encodings import SAMPLE_BYTES, detect_encoding
-from pipeline.corpus.text.sources import Source
-from pipeline.errors import CorpusError
+from pipeline.corpus.text.sources import Source, naming
+from pipeline.corpus.text.streams import open_stream
+from pipeline.corpus.text.tables import DELIMITERS, column_of, csv_values
 from pipeline.settings.corpus import CorpusSettings
 from pipeline.storage import filesystem
 
@@ -52,7 +52,11 @@ class Unit(NamedTuple):
 
 
 def plan_units(sources: Iterable[Source], settings: CorpusSettings) -> list[Unit]:
-    """Cut sources into units of about `shard_megabytes` of text, in the order of the sources."""
+    """Cut sources into units of about `shard_megabytes` of text, in the order of the sources.
+
+    Raises:
+        CorpusError: a file can't be read, or a table lacks the text column.
+    """
     target = shard_bytes(settings)
     units: list[Unit] = []
     group: list[FileRange] = []
@@ -65,7 +69,7 @@ def plan_units(sources: Iterable[Source], settings: CorpusSettings) -> list[Unit
         group, weight = [], 0
 
     for source in sources:
-        for file_range, size in _cut(source, target, settings.encoding):
+        for file_range, size in _cut(source, target, settings):
             if size is None:
                 close()
                 units.append(Unit(len(units), (file_range,), stream=True))
@@ -83,24 +87,27 @@ def shard_bytes(settings: CorpusSettings) -> int:
     return max(1, int(settings.shard_megabytes * 1e6))
 
 
-def _cut(source: Source, target: int, encoding: str) -> list[tuple[FileRange, int | None]]:
+def _cut(
+    source: Source, target: int, settings: CorpusSettings
+) -> list[tuple[FileRange, int | None]]:
     """Ranges of a source, each with the bytes of text expected in it; None for a stream."""
-    if source.size == 0:
-        return []
-    if source.format == "parquet":
-        return _cut_parquet(source, target)
+    system, inner = filesystem(source.path)
     whole = FileRange(source, 0, source.size, source.size)
-    if source.compression:
-        size = source.size * EXPANSION
+    size = source.size * EXPANSION if source.compression else source.size
+    table = source.format in (*DELIMITERS, "parquet")
+    cut = size > target and not source.compression
+    if not table and not cut:
         return [(whole, size if size <= target else None)]
-    if source.size <= target:
-        return [(whole, source.size)]
-    codec = encoding
-    if codec == "auto":
-        system, inner = filesystem(source.path)
-        codec = detect_encoding(system.cat_file(inner, 0, SAMPLE_BYTES))
-    if codec.startswith("utf-16"):
-        return [(whole, None)]
+    with naming(source.label), system.open(inner, "rb") as file:
+        if source.format == "parquet":
+            return _cut_parquet(source, file, target, settings.text_field)
+        stream = open_stream(file, source, settings.encoding)
+        if table:
+            # The first row is read, so that a missing column is found before any work is done.
+            next(csv_values(stream, settings.text_field), None)
+    if table or stream.transcoded:
+        return [(whole, size if size <= target else None)]
+    source, codec = stream.source, stream.codec
     count = -(-source.size // target)
     edges = [source.size * i // count for i in range(count + 1)]
     return [
@@ -109,13 +116,11 @@ def _cut(source: Source, target: int, encoding: str) -> list[tuple[FileRange, in
     ]
 
 
-def _cut_parquet(source: Source, target: int) -> list[tuple[FileRange, int | None]]:
-    system, inner = filesystem(source.path)
-    with system.open(inner, "rb") as file:
-        try:
-            metadata = pyarrow.parquet.read_metadata(file)
-        except pyarrow.ArrowException as error:
-            raise CorpusError(f"{source.path}: not a Parquet file: {error}") from None
+def _cut_parquet(
+    source: Source, file: IO[bytes], target: int, text_field: str
+) -> list[tuple[FileRange, int | None]]:
+    metadata = pyarrow.parquet.read_metadata(file)
+    column_of(metadata.schema.to_arrow_schema().names, text_field, source.label)
     groups = [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
     share = source.size / max(1, sum(groups))
     return [

@@ -14,14 +14,27 @@ from pipeline.errors import CorpusError
 PAGE = re.compile(rb"<page>.*?</page>", re.DOTALL)
 # Links into these namespaces show pictures and categories, not text.
 NAMESPACES = re.compile(
-    r"\s*(file|image|category|media|文件|档案|檔案|图像|圖像|分类|分類)\s*:", re.IGNORECASE
+    r"\s*(file|image|category|media|文件|档案|檔案|图像|圖像|图片|圖片|分类|分類)\s*:",
+    re.IGNORECASE,
 )
-VARIANT = re.compile(r"-\{(?:[^{}|]*\|)?([^{}]*)\}-")
+MAGIC_WORD = re.compile(
+    r"__(?:(?i:NOTOC|FORCETOC|TOC|NOEDITSECTION|NOGALLERY|NOTITLECONVERT|NOTC|NOCONTENTCONVERT"
+    r"|NOCC)|NEWSECTIONLINK|NONEWSECTIONLINK|HIDDENCAT|EXPECTUNUSEDCATEGORY|EXPECTUNUSEDTEMPLATE"
+    r"|EXPECTED_UNCONNECTED_PAGE|INDEX|NOINDEX|STATICREDIRECT|NOGLOBAL|DISAMBIG|START|END"
+    r"|[\u4e00-\u9fff]{2,10})__"
+)
+"""Behaviour switches of MediaWiki and its extensions; all those in Chinese have one form."""
+CONVERSION_MARK = re.compile(r"(-\{|\}-)")
+VARIANT = r"zh(?:-(?:hans|hant|cn|tw|hk|mo|my|sg))?"
+RULE_END = re.compile(rf";\s*(?=(?:[^;]*=>\s*)?{VARIANT}\s*:|$)", re.IGNORECASE)
+RULE = re.compile(rf"\s*(?:[^;]*=>\s*)?{VARIANT}\s*:(.*)", re.IGNORECASE | re.DOTALL)
+HIDDEN_FLAGS = {"H", "T", "-", "N", "D"}
+"""Flags of conversions that show nothing, or a name or list of variants, which is no text."""
 NOT_TEXT = {"ref", "table", "gallery", "math", "timeline", "score", "syntaxhighlight", "source"}
 
 
 class MalformedPage(ValueError):
-    """A page element that is not valid XML."""
+    """A page element that is not valid XML or wiki markup."""
 
 
 def pages(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -30,11 +43,11 @@ def pages(data: bytes) -> Iterator[tuple[int, bytes]]:
         yield match.start(), match.group()
 
 
-def page_text(page: bytes) -> str:
+def page_text(page: str) -> str:
     """Plain text of an article after its title; empty for redirects and other namespaces.
 
     Raises:
-        MalformedPage: the element is not valid XML.
+        MalformedPage: the element is not valid XML or wiki markup.
         CorpusError: mwparserfromhell is not installed.
     """
     try:
@@ -56,7 +69,10 @@ def plain_text(wikitext: str) -> str:
             "corpus.format wikidump needs mwparserfromhell: pip install 'nezha-pretrain[wiki]', or "
             "run WikiExtractor on the dump and give its output as corpus.inputs"
         ) from None
-    code = mwparserfromhell.parse(wikitext)
+    try:
+        code = mwparserfromhell.parse(wikitext)
+    except mwparserfromhell.parser.ParserError as error:
+        raise MalformedPage(str(error)) from None
     for link in code.filter_wikilinks(recursive=False):
         if NAMESPACES.match(str(link.title)):
             code.remove(link)
@@ -64,5 +80,40 @@ def plain_text(wikitext: str) -> str:
         if str(tag.tag).lower() in NOT_TEXT:
             code.remove(tag)
     text = code.strip_code(normalize=True, collapse=True)
-    # Of language variants, -{zh-hans:计算机; zh-hant:電腦}-, the first one is taken.
-    return VARIANT.sub(lambda match: match[1].split(";")[0].rpartition(":")[2], text)
+    return MAGIC_WORD.sub("", show_conversions(text))
+
+
+def show_conversions(text: str) -> str:
+    """Replace conversions between variants of Chinese, `-{flags|rules}-`, by what a reader sees.
+
+    Conversions may be nested. One that does not end is text.
+    https://www.mediawiki.org/wiki/Writing_systems/Syntax
+    """
+    levels: list[list[str]] = [[]]
+    for part in CONVERSION_MARK.split(text):
+        if part == "-{":
+            levels.append([])
+        elif part == "}-" and len(levels) > 1:
+            content = "".join(levels.pop())
+            levels[-1].append(_shown(content))
+        else:
+            levels[-1].append(part)
+    return "-{".join(map("".join, levels))
+
+
+def _shown(content: str) -> str:
+    """What a conversion shows: its text; of rules (`zh-hans:计算机; zh-hant:電腦`) the first text.
+
+    A variant as a flag (`-{zh-hans|计算机}-`) and the flag R say that the text contains no rules.
+    """
+    before, bar, after = content.partition("|")
+    flags = {flag.strip() for flag in before.split(";")} if bar else set()
+    text = after if bar else content
+    if flags & HIDDEN_FLAGS:
+        return ""
+    if "R" in flags or any(re.fullmatch(VARIANT, flag, re.IGNORECASE) for flag in flags):
+        return text
+    rules = [RULE.fullmatch(rule) for rule in RULE_END.split(text) if rule.strip()]
+    if not all(rules):
+        return text
+    return next((rule[1].strip() for rule in rules if rule and rule[1].strip()), "")

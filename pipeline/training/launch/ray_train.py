@@ -107,6 +107,10 @@ def _report(scores: Mapping[str, float], folder: Path) -> None:
     ray.train.report({**scores, "checkpoint": str(folder)})
 
 
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
 class _Failures(UserCallback):
     """Runs in Ray Train's controller; raises an error to end the run."""
 
@@ -117,8 +121,8 @@ class _Failures(UserCallback):
         # A stopped process does not take Ray's request to end.
         found = workers(self._run)
         for hung in (found[rank] for rank in hung_ranks(self._run)):
-            kill = ray.remote(num_cpus=0, resources={f"node:{hung.host}": 0.001})(os.kill)
-            kill.remote(hung.pid, signal.SIGKILL)
+            there = {f"node:{hung.host}": 0.001}
+            ray.remote(num_cpus=0, resources=there)(_kill).remote(hung.pid)
         if error := self._judge.decide(worker_exceptions):
             raise error
 

@@ -6,6 +6,8 @@ from pipeline.corpus.records import Drop
 from pipeline.corpus.text.cleaning import (
     Cleaner,
     collapse_whitespace,
+    decode_entities,
+    fold_radicals,
     fold_width,
     han_share,
     remove_control,
@@ -20,7 +22,8 @@ GENTLE = {"min_characters": 0, "min_han_share": 0.0}
 
 def only(**steps):
     """A cleaner with only these steps."""
-    off = {name: False for name in ("control_characters", "whitespace", "html", "width")}
+    names = ("control_characters", "whitespace", "html", "radicals", "width")
+    off = {name: False for name in names}
     return Cleaner(CleaningSettings(**{**off, **GENTLE, **steps}))
 
 
@@ -46,6 +49,41 @@ def test_html():
     assert collapse_whitespace(strip_html(page)) == "第一段 &\n第二段\n换行\n1 < 2"
     for text in ("List<int> x", "若 a<b 且 c>d", "《<数学>》", "AT&T"):
         assert strip_html(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://shop.example.cn/i?id=0&copy=2&para_id=7&reg=bj&not=1&times=3&lt=5。",
+        "见www.a.cn/i&amp=1&sect=2，以及/list.php?page=3&order=asc&reg",
+        "?a=1&#12",
+        "参数a=1&copy=2&not_x=3",
+        "AT&T、R&D &c. &copyright &notit; &unknown; & &;",
+    ],
+)
+def test_what_only_looks_like_an_entity_is_left(text):
+    assert decode_entities(text) == text
+    assert strip_html(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "decoded"),
+    [
+        ("&lt;1&gt; &amp;amp; &quot;&#20013;&#x6587;&quot;&nbsp;&hellip;", '<1> &amp; "中文"\xa0…'),
+        ("第一&nbsp第二 a&lt1 &amp& &copy 2020 &copy，&reg", "第一\xa0第二 a<1 && © 2020 ©，®"),
+        ("&#20013国&copy;", "中国©"),
+        ("http://a.cn/?x=1&amp;copy=2&amp;y=3，&copy;", "http://a.cn/?x=1&copy=2&y=3，©"),
+    ],
+)
+def test_entities_are_decoded(text, decoded):
+    assert decode_entities(text) == decoded
+
+
+def test_radicals_become_the_characters_that_look_the_same():
+    assert fold_radicals("⼈⼯⻅⻓⻔⻋⻢⾥⽣⿕一") == "人工见长门车马里生龠一"
+    text = "公园⾥的⽼⼈"
+    assert Cleaner(CleaningSettings(**GENTLE))(text) == "公园里的老人"
+    assert only()(text) == text
 
 
 def test_width_folds_letters_and_digits_but_not_punctuation():

@@ -1,6 +1,9 @@
+import codecs
+
 import pytest
 
-from pipeline.corpus.text.encodings import detect_encoding
+from pipeline.corpus.text.encodings import find_codec, keeps_ascii, to_utf8
+from tests.pipeline.corpus import raw
 
 NEWS = "一九九八年新年讲话。中国与世界各国人民的友谊，在新的一年里将继续发展！"
 OLD = "昔者莊周夢為胡蝶，栩栩然胡蝶也，自喻適志與！不知周也。俄然覺，則蘧蘧然周也。"
@@ -9,27 +12,112 @@ OLD = "昔者莊周夢為胡蝶，栩栩然胡蝶也，自喻適志與！不知�
 @pytest.mark.parametrize("text", [NEWS, "ASCII first, then " + NEWS])
 @pytest.mark.parametrize("codec", ["utf-8", "gb18030", "utf-16-le", "utf-16-be"])
 def test_modern_text_without_a_mark(text, codec):
-    assert detect_encoding((text * 20).encode(codec)) == codec
+    assert find_codec((text * 20).encode(codec)) == codec
 
 
 @pytest.mark.parametrize("codec", ["utf-8", "gb18030", "utf-16-le"])
 def test_traditional_text(codec):
-    assert detect_encoding((OLD * 20).encode(codec)) == codec
+    assert find_codec((OLD * 20).encode(codec)) == codec
 
 
 @pytest.mark.parametrize(
-    ("codec", "found"), [("utf-8-sig", "utf-8-sig"), ("utf-16", "utf-16"), ("gbk", "gb18030")]
+    ("codec", "found"), [("utf-8-sig", "utf-8"), ("utf-16", "utf-16-le"), ("gbk", "gb18030")]
 )
 def test_marks_and_aliases(codec, found):
-    assert detect_encoding(NEWS.encode(codec)) == found
+    assert find_codec(NEWS.encode(codec)) == found
 
 
 def test_a_sample_that_ends_within_a_character_and_one_damaged_byte():
     data = (NEWS * 50).encode()
-    assert detect_encoding(data[:1000]) == "utf-8"
-    assert detect_encoding(data[:500] + b"\xff" + data[501:2000]) == "utf-8"
+    assert find_codec(data[:1000]) == "utf-8"
+    assert find_codec(data[:500] + b"\xff" + data[501:2000]) == "utf-8"
 
 
 @pytest.mark.parametrize("data", [b"", b"plain ascii", bytes(range(256)) * 100])
 def test_bytes_that_fit_no_codec_are_called_utf8(data):
-    assert detect_encoding(data) == "utf-8"
+    assert find_codec(data) == "utf-8"
+
+
+@pytest.mark.parametrize("padding", [0, 1, 4, 5, 70_000, 1 << 21])
+def test_zero_bytes_that_pad_a_text_do_not_count(padding):
+    text = (NEWS * 20).encode()
+    for data in (text + bytes(padding), text[:300] + bytes(padding) + text[300:]):
+        assert find_codec(data) == "utf-8"
+    if padding != 1:
+        assert find_codec(bytes(padding) + text) == "utf-8"
+        assert find_codec(bytes(padding) + (NEWS * 20).encode("gb18030")) == "gb18030"
+    assert find_codec((NEWS * 20).encode("utf-16-le") + bytes(padding)) == "utf-16-le"
+
+
+@pytest.mark.parametrize("codec", ["utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"])
+def test_wide_text_is_recognised_without_a_mark_or_by_its_mark(codec):
+    for text in (NEWS * 20, '{"text": "' + NEWS + '"}\n'):
+        assert find_codec(text.encode(codec)) == codec
+        assert find_codec(text.encode(codec), codec[:6]) == codec
+        assert find_codec(("\ufeff" + text).encode(codec), "gb18030") == codec
+
+
+@pytest.mark.parametrize(
+    "codec", ["utf-16", "utf-16-le", "utf-32", "utf-7", "hz", "iso2022_jp_2", "cp037"]
+)
+def test_codecs_in_which_ascii_bytes_mean_something_else_are_transcoded(codec):
+    assert not keeps_ascii(codec)
+    text = "plain text\n" if codec == "cp037" else "一 plain\ntext ~\n"
+    data = text.encode(codec)
+    pieces = [data[i : i + 3] for i in range(0, len(data), 3)]
+    assert b"".join(to_utf8(pieces, codec)).decode() == text
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "gb18030", "gbk", "big5", "big5hkscs", "latin-1"])
+def test_codecs_that_keep_ascii(codec):
+    assert keeps_ascii(codec)
+
+
+@pytest.mark.parametrize(
+    ("data", "codec"),
+    [(b"\x00\xd8\x00\x00", "utf-16-le"), (b"a\0b", "utf-16-le"), (b"\xff" * 8, "utf-32-le")],
+)
+def test_what_is_bad_in_one_codec_is_bad_in_utf8(data, codec):
+    with pytest.raises(UnicodeDecodeError):
+        b"".join(to_utf8([data], codec)).decode()
+
+
+CODECS = ["utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "gb18030"]
+LINES = [f"这是第{number}行，用来辨认编码的中文。" for number in range(40)]
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("target", [16.0, 2e-4])
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv", ".jsonl.gz"])
+def test_every_format_in_every_encoding_with_and_without_a_mark(
+    tmp_path, codec, mark, target, suffix
+):
+    text = {
+        ".txt": "\n\n".join(LINES),
+        ".csv": "\n".join(["text", *LINES]),
+        ".jsonl": raw.jsonl(LINES).decode(),
+    }["." + suffix.split(".")[1]]
+    path = raw.write(tmp_path / f"a{suffix}", (mark + text).encode(codec))
+    assert raw.texts(path, shard_megabytes=target) == LINES
+    assert raw.texts(path, shard_megabytes=target, encoding=codec) == LINES
+
+
+@pytest.mark.parametrize(
+    "name", ["UTF-16", "utf16", "U16", "utf_16", "Utf-16LE", "utf8", "gb18030"]
+)
+def test_spellings_and_a_mark_that_says_otherwise(tmp_path, name):
+    path = raw.write(tmp_path / "a.txt", codecs.BOM_UTF16_LE + LINES[0].encode("utf-16-le"))
+    assert raw.texts(path, encoding=name) == LINES[:1]
+    if "16" in name:
+        path = raw.write(tmp_path / "a.txt", "\n\n".join(LINES).encode("utf-16-le"))
+        assert raw.texts(path, encoding=name) == LINES
+
+
+def test_marks_and_zero_bytes_between_concatenated_files(tmp_path):
+    part = codecs.BOM_UTF8 + raw.jsonl(["甲"]) + bytes(3000)
+    path = raw.write(tmp_path / "a.jsonl", part + raw.jsonl(["乙"]) + part + bytes(1 << 20))
+    assert raw.read(path)[1] == []
+    assert raw.texts(path) == ["甲", "乙", "甲"]
+    path = raw.write(tmp_path / "a.txt", ("\ufeff甲\0\0\n\n\ufeff乙\n\n" + "\0" * 9000).encode())
+    assert raw.texts(path) == ["甲", "乙"]

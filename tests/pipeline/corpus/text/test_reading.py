@@ -1,5 +1,7 @@
+import io
 import json
 import os
+import random
 import tempfile
 from pathlib import Path
 
@@ -12,7 +14,8 @@ from hypothesis import strategies as st
 from pipeline.corpus.text import reading, wikipedia
 from pipeline.corpus.text.sources import list_sources
 from pipeline.corpus.text.units import plan_units
-from pipeline.errors import CorpusError
+from pipeline.errors import ConfigError, CorpusError
+from pipeline.settings.config_file import load_config
 from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
 
@@ -100,6 +103,62 @@ def test_both_forms_of_wikiextractor_output(tmp_path):
     assert raw.texts(path) == ["数学是研究数量的学科。"]
 
 
+ARTICLES = [f"条目{n}\n第{n}条的正文，很长。" for n in range(10)]
+MARKED = [f'<doc id="{n}" url="u" title="条目{n}">\n{ARTICLES[n]}\n\n</doc>\n' for n in range(10)]
+
+
+@pytest.mark.parametrize("target", [16.0, 3e-4])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_wikiextractor_documents_without_an_end_are_kept(tmp_path, target, suffix):
+    marked = [*MARKED[:3], MARKED[3].replace("</doc>\n", ""), *MARKED[4:9]]
+    for last in (MARKED[9].replace("\n\n</doc>\n", ""), MARKED[9][:-2], MARKED[9] + "\n"):
+        path = raw.write(tmp_path / f"wiki_00{suffix}", "".join([*marked, last]).encode())
+        documents, dropped = raw.read(path, shard_megabytes=target)
+        assert [document.text.removesuffix("\n</doc") for document in documents] == ARTICLES
+        assert not dropped
+
+
+@pytest.mark.parametrize("target", [16.0, 1e-3, 3e-4])
+def test_braces_and_tags_in_wikiextractor_text_are_text(tmp_path, target):
+    code = '例如：\nint main() {\n return 0;\n}\n{"id": "1"}\n}'
+    marked = [text.replace("\n\n</doc>", f"\n{code}\n</doc>") for text in MARKED]
+    marked[5] = marked[5].replace("条目5", "{甲}").replace("\n", "\r\n")
+    expected = [f"{text}\n{code}" for text in ARTICLES]
+    expected[5] = expected[5].replace("条目5", "{甲}")
+    path = raw.write(tmp_path / "wiki_00", "".join(marked).encode())
+    documents, dropped = raw.read(path, shard_megabytes=target)
+    assert [document.text.replace("\r", "") for document in documents] == expected
+    assert not dropped
+    one_line = '<doc id="1" url="" title="a">一行</doc>\n<doc id="2" url="" title="b">\n尾</doc>\n'
+    assert raw.texts(raw.write(tmp_path / "wiki_00", one_line.encode())) == ["一行", "尾"]
+
+
+def test_text_outside_of_wikiextractor_documents_is_malformed(tmp_path):
+    data = f"开头\n{MARKED[0]}中间\n也是\n{MARKED[1]}结尾".encode()
+    documents, dropped = raw.read(raw.write(tmp_path / "wiki_00", data))
+    assert [document.text for document in documents] == ARTICLES[:2]
+    assert [(drop.reason, drop.text) for drop in dropped] == [
+        ("malformed", "开头"),
+        ("malformed", "中间\n也是"),
+        ("malformed", "结尾"),
+    ]
+    assert dropped[1].place == f"{tmp_path}/wiki_00:{data.index('中间'.encode())}"
+
+
+def test_a_dump_that_is_cut_or_is_another_kind_of_xml_is_malformed(tmp_path):
+    pytest.importorskip("mwparserfromhell", reason="comes with the extra `wiki`")
+    page = "<page><title>一</title><ns>0</ns><revision><text>文</text></revision></page>"
+    for end in ("<page><title>二</title><ns>0", "\n<page>"):
+        path = raw.write(tmp_path / "a.xml", f"<mediawiki>{page}{page}{end}".encode())
+        documents, (drop,) = raw.read(path)
+        assert [document.text for document in documents] == ["一\n文"] * 2
+        assert (drop.reason, drop.text.strip()) == ("malformed", end.strip())
+    path = raw.write(tmp_path / "a.xml", "<rss><item>一</item></rss>".encode())
+    assert [drop.reason for drop in raw.read(path)[1]] == ["malformed"]
+    path = raw.write(tmp_path / "a.xml", f"<mediawiki>{page}</mediawiki>".encode("gb18030"))
+    assert raw.texts(path, encoding="gb18030") == ["一\n文"]
+
+
 def test_a_wikipedia_dump_gives_its_articles(tmp_path):
     pytest.importorskip("mwparserfromhell", reason="comes with the extra `wiki`")
     page = (
@@ -144,7 +203,13 @@ def test_undecodable_lines_are_dropped_with_file_and_byte(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["{", '{"text": 3}', "[]", '{"body": "x"}', '{"text": ["a", 1]}', '{"text": "\\ud800"}']
+    "line",
+    [
+        *("{", "[]", "null", '"text"', "}{", "not JSON", "[" * 100_000),
+        *('{"text": 3}', '{"body": "x"}', '{"text": null}', '{"text": {"a": "b"}}'),
+        *('{"text": ["a", 1]}', '{"text": "\\ud800"}', '{"text": ["\\ud800"]}'),
+    ],
+    ids=lambda line: line[:20],
 )
 def test_malformed_lines_are_dropped_and_the_rest_is_read(tmp_path, line):
     path = raw.write(
@@ -178,12 +243,89 @@ def test_binary_noise_is_dropped(tmp_path):
     assert sum(drop.size for drop in dropped) > 0.95 * len(noise)
 
 
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r", "\r\r\n"])
+@pytest.mark.parametrize("target", [16.0, 1e-4, 2e-5])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_line_ends_of_every_system(tmp_path, ends, target, suffix):
+    settings = {"shard_megabytes": target}
+    lines = [f"第{number}行" for number in range(40)]
+    path = raw.write(tmp_path / f"a.txt{suffix}", f"{ends}{ends}".join(lines).encode())
+    assert [text.strip("\r") for text in raw.texts(path, **settings)] == lines
+    data = raw.jsonl(lines).replace(b"\n", ends.encode())
+    documents, dropped = raw.read(raw.write(tmp_path / f"a.jsonl{suffix}", data), **settings)
+    assert [document.text for document in documents] == lines
+    assert not dropped
+    assert len({document.number for document in documents}) == len(lines)
+
+
+@given(
+    st.lists(
+        st.tuples(CHINESE.filter(str.strip), st.sampled_from(["\n", "\r\n", "\r"])), min_size=1
+    ),
+    st.integers(10, 300),
+)
+def test_mixed_line_ends_in_one_file(lines, target):
+    text = "".join(json.dumps({"text": line}) + end for line, end in lines)
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix in ("", ".gz"):
+            path = raw.write(Path(folder) / f"a.jsonl{suffix}", text.encode())
+            documents, dropped = raw.read(path, shard_megabytes=target / 1e6)
+            assert [document.text for document in documents] == [line for line, _ in lines]
+            assert not dropped
+
+
 def test_a_line_of_ten_megabytes(tmp_path):
     text = "很长的一行，" * (10_000_000 // 18)
     path = raw.write(tmp_path / "a.jsonl", raw.jsonl(["前", text, "后"]))
     assert raw.texts(path, shard_megabytes=1) == ["前", text, "后"]
     path = raw.write(tmp_path / "a.jsonl.gz", raw.jsonl(["前", text, "后"]))
     assert raw.texts(path, shard_megabytes=1) == ["前", text, "后"]
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "gb18030"])
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".txt.gz"])
+def test_a_record_may_go_on_through_many_ranges(tmp_path, codec, suffix):
+    texts = ["前", "很长的一行，" * 200_000, "后", "第二个很长的，" * 100_000]
+    data = raw.jsonl(texts) if suffix == ".jsonl" else "\n\n".join(texts).encode()
+    path = raw.write(tmp_path / f"a{suffix}", data.decode().encode(codec))
+    assert raw.texts(path, shard_megabytes=0.05) == texts
+
+
+@pytest.mark.parametrize("form", ["lines", "jsonl", "csv"])
+def test_reading_a_long_record_takes_a_number_of_bytes_linear_in_its_length(
+    tmp_path, monkeypatch, form
+):
+    """Counted, not timed: ranges within a record once looked for its end each."""
+    read = []
+    opened = reading.filesystem("x")[0].open
+
+    def counting(*arguments, **settings):
+        file = opened(*arguments, **settings)
+        take = file.read
+        file.read = lambda size=-1: read.append(data := take(size)) or data
+        return file
+
+    monkeypatch.setattr(type(reading.filesystem("x")[0]), "open", staticmethod(counting))
+    path = tmp_path / "a"
+    path.write_bytes({"jsonl": b'{"text": "', "lines": b"", "csv": b"text\n"}[form])
+    with path.open("ab") as file:
+        file.write(b"x" * 3_000_000 + (b'"}' if form == "jsonl" else b"") + b"\n")
+    documents, dropped = raw.read(path, format=form, shard_megabytes=0.01)
+    assert [len(document.text) for document in documents] == [3_000_000]
+    assert not dropped
+    assert sum(map(len, read)) < 40_000_000  # three times and SEARCHED_BYTES for each range
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "gb18030"])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_record_that_is_too_long_is_cut_between_characters(tmp_path, monkeypatch, codec, suffix):
+    monkeypatch.setattr(reading, "RECORD_BYTES", 20_000)
+    text = "".join(random.Random(0).choices("春天，a早晨公园里老人慢打着太极拳𠀀", k=100_000))
+    path = raw.write(tmp_path / f"a.txt{suffix}", f"前\n\n{text}\n\n后".encode(codec))
+    documents, dropped = raw.read(path, shard_megabytes=0.01)
+    assert "".join(document.text for document in documents) == f"前{text}后"
+    assert not dropped
+    assert max(len(document.text) for document in documents) < 20_000
 
 
 def test_a_record_without_end_is_cut_so_that_memory_is_bounded(tmp_path, monkeypatch):
@@ -205,3 +347,46 @@ def test_a_file_that_vanished_or_changed_is_an_error_that_names_it(tmp_path):
     path.unlink()
     with pytest.raises(CorpusError, match=r"a\.jsonl: the file vanished"):
         list(reading.read_unit(unit, corpus))
+
+
+def test_a_file_that_becomes_shorter_while_it_is_read_is_an_error(tmp_path):
+    path = raw.write(tmp_path / "a.jsonl", raw.jsonl(TEXTS * 20))
+    corpus = CorpusSettings(inputs=(str(path),), shard_megabytes=1e-4)
+    unit = plan_units(list_sources(corpus.inputs, corpus), corpus)[0]
+    with pytest.raises(EOFError, match="became shorter"):
+        list(reading._range_blocks(io.BytesIO(b""), unit.ranges[0], 100))
+
+
+def test_whatever_a_library_raises_is_an_error_that_names_the_file(tmp_path, monkeypatch):
+    path = raw.write(tmp_path / "a.jsonl", raw.jsonl(TEXTS))
+    corpus = CorpusSettings(inputs=(str(path),))
+    (unit,) = plan_units(list_sources(corpus.inputs, corpus), corpus)
+    for error in (PermissionError(13, "Permission denied"), RuntimeError("no credentials")):
+
+        def refuse(*arguments, error=error, **settings):
+            raise error
+
+        monkeypatch.setattr(type(reading.filesystem("x")[0]), "open", refuse)
+        with pytest.raises(CorpusError, match=r"a\.jsonl: can't be read: .*(denied|credentials)"):
+            list(reading.read_unit(unit, corpus))
+
+
+@pytest.mark.parametrize("name", ["gbk2312", "utf-99", "base64", "rot13", "undefined", ""])
+def test_an_unknown_encoding_is_an_error_of_the_settings(name):
+    with pytest.raises(ConfigError, match=r"corpus\.encoding: unknown encoding"):
+        load_config(None, [f"corpus.encoding='{name}'"])
+
+
+def test_spellings_of_an_encoding_mean_the_same():
+    assert {CorpusSettings(encoding=name).encoding for name in ("UTF8", "utf_8", "U8")} == {"utf-8"}
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("a.jsonl.gz", b""), ("a.txt.zst", b""), ("a.csv", b"text\n"), ("a.tsv.xz", b"id\ttext\n")],
+)
+def test_a_file_that_holds_nothing_is_said(tmp_path, name, data):
+    path = raw.write(tmp_path / name, data)
+    documents, (drop,) = raw.read(path)
+    assert not documents
+    assert drop == ("empty_file", f"{path}: holds no text", str(path), 0)

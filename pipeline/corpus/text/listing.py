@@ -1,0 +1,193 @@
+"""The files behind an input: a file, a folder or a glob, on a local disk or in an object store."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import fsspec
+from fsspec.utils import glob_translate
+
+from pipeline.errors import CorpusError
+from pipeline.storage import filesystem
+
+GLOB = re.compile(r"[*?\[]")
+
+UNREADABLE = "unreadable"
+HIDDEN = "hidden"
+LINK_LOOP = "link loop"
+DANGLING = "link to nothing"
+LINKED_TWICE = "link to what is read under another name"
+NOT_A_FILE = "not a regular file"
+NOT_ENTERED = "folder that the glob does not or cannot enter"
+
+
+class File(NamedTuple):
+    """A file as its folder lists it."""
+
+    size: int
+    version: str
+    """The store's hash of the content, or the time of the last change."""
+    fault: str = ""
+    """Why it can't be read; empty for an ordinary file."""
+
+
+class Found(NamedTuple):
+    """The files of one input."""
+
+    system: fsspec.AbstractFileSystem
+    base: str
+    """The folder that the names of the files start from."""
+    files: dict[str, File]
+    """By path, in order. Folders and links that are not followed are here too, with their fault."""
+    named: bool
+    """The input is a file, which the user named."""
+
+
+def is_local(system: fsspec.AbstractFileSystem) -> bool:
+    """Whether Python can open the files of a file system by path."""
+    return "local" in system.protocol
+
+
+def is_hidden(name: str) -> bool:
+    """Whether programs leave a file or folder of this name out by convention."""
+    return name.startswith((".", "_"))
+
+
+def find_files(text: str) -> Found:
+    """List the files behind a file, folder, glob or URL. An existing name is never a glob.
+
+    In local folders, links are followed. A folder or file that was read under another name is not
+    read again because of a link, so links can neither loop nor repeat text.
+
+    Raises:
+        CorpusError: there is no such file or folder, or it can't be listed.
+    """
+    system, inner = filesystem(text)
+    try:
+        if is_local(system):
+            return _find_local(system, inner)
+        if system.isdir(inner):
+            listing, base = system.find(inner, detail=True), inner
+        elif system.exists(inner):
+            return Found(system, _parent(inner), {inner: _remote(system.info(inner))}, named=True)
+        elif found := GLOB.search(inner):
+            listing, base = system.glob(inner, detail=True), _parent(inner[: found.start()])
+        else:
+            raise FileNotFoundError
+    except FileNotFoundError:
+        raise CorpusError(f"corpus.inputs: {text}: no such file, folder or glob") from None
+    except OSError as error:
+        where = error.filename or text
+        raise CorpusError(f"corpus.inputs: {where}: {error.strerror or error}") from None
+    files = {path: _remote(info) for path, info in sorted(listing.items()) if _is_file(info)}
+    return Found(system, base, files, named=False)
+
+
+def _find_local(system: fsspec.AbstractFileSystem, inner: str) -> Found:
+    found = GLOB.search(inner)
+    if os.path.lexists(inner) or not found:
+        status = os.stat(inner)
+        if stat.S_ISDIR(status.st_mode):
+            return Found(system, inner, dict(sorted(_walk(inner, None))), named=False)
+        return Found(system, _parent(inner), {inner: _local(status)}, named=True)
+    base = _parent(inner[: found.start()])
+    depth = None if "**" in inner else inner.removeprefix(base).lstrip("/").count("/")
+    matches = re.compile(glob_translate(inner)).match
+    files = {}
+    for path, file in sorted(_walk(base or "/", depth)):
+        if matches(path):
+            files[path] = file
+        elif file.fault == UNREADABLE:
+            # On fixed levels it may be a folder that nobody means, such as lost+found.
+            files[path] = file if depth is None else file._replace(fault=NOT_ENTERED)
+    return Found(system, base, files, named=False)
+
+
+def _walk(root: str, depth: int | None) -> Iterator[tuple[str, File]]:
+    """All files under a folder. At `depth`, and where they can't be read, folders are items too."""
+    seen: set[tuple[int, int]] = set()
+    links: list[tuple[str, int]] = []
+
+    def enter(folder: str, below: int, status: os.stat_result) -> Iterator[tuple[str, File]]:
+        if depth is not None and below > depth:
+            yield folder, File(0, "", NOT_ENTERED)
+            return
+        if _identity(status) in seen:
+            yield folder, File(0, "", LINKED_TWICE)
+            return
+        seen.add(_identity(status))
+        try:
+            with os.scandir(folder) as listing:
+                entries = list(listing)
+        except OSError:
+            yield folder, File(0, "", UNREADABLE)
+            return
+        for entry in entries:
+            if is_hidden(entry.name):
+                yield entry.path, File(0, "", HIDDEN)
+            elif entry.is_symlink():
+                links.append((entry.path, below + 1))
+            elif entry.is_dir():
+                yield from enter(entry.path, below + 1, entry.stat())
+            else:
+                seen.add(_identity(entry.stat()))
+                yield entry.path, _local(entry.stat())
+
+    yield from enter(root, 0, os.stat(root))
+    while links:  # after the files themselves, so that a link never takes the place of its target
+        links.sort(reverse=True)
+        path, below = links.pop()
+        fault = _fault_of_link(path)
+        if fault:
+            yield path, File(0, "", fault)
+            continue
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            yield from enter(path, below, status)
+        elif _identity(status) in seen:
+            yield path, File(0, "", LINKED_TWICE)
+        else:
+            seen.add(_identity(status))
+            yield path, _local(status)
+
+
+def _fault_of_link(path: str) -> str:
+    """Why a link is not followed; a link to a folder that contains it would never end."""
+    try:
+        target = os.path.realpath(path, strict=True)
+        os.stat(target)
+    except FileNotFoundError:
+        return DANGLING
+    except PermissionError:
+        return UNREADABLE
+    except OSError:
+        return LINK_LOOP
+    around = os.path.realpath(_parent(path))
+    return LINK_LOOP if f"{around}/".startswith(f"{target.rstrip('/')}/") else ""
+
+
+def _local(status: os.stat_result) -> File:
+    fault = "" if stat.S_ISREG(status.st_mode) else NOT_A_FILE
+    return File(status.st_size, str(status.st_mtime_ns), fault)
+
+
+def _remote(info: dict) -> File:
+    own = [info[key] for key in ("ETag", "etag", "md5Hash", "mtime") if info.get(key)]
+    return File(info["size"] or 0, str(own[:1]), "" if info["type"] == "file" else NOT_A_FILE)
+
+
+def _is_file(info: dict) -> bool:
+    """Not a folder; object stores may list a folder as an empty object whose name ends with `/`."""
+    return info["type"] != "directory" and not info["name"].endswith("/")
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0]

@@ -1,0 +1,56 @@
+"""A file as a stream of text from its start: decompressed, in a codec that its first bytes show."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import IO, NamedTuple
+
+from pipeline.corpus.text.decompression import Damage, decompressed
+from pipeline.corpus.text.encodings import SAMPLE_BYTES, find_codec, keeps_ascii, peek, to_utf8
+from pipeline.corpus.text.sources import Source
+
+
+class Stream(NamedTuple):
+    """Text that is read from its start."""
+
+    source: Source
+    """With the format of its records, which the first bytes may decide."""
+    codec: str
+    """Codec of `data`; ASCII bytes mean the same as in UTF-8."""
+    data: Iterator[bytes]
+    transcoded: bool
+    damage: list[Damage]
+    """What ended the data, once it is read to its end; empty for a whole file."""
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the last record is incomplete; known once the data is read to its end."""
+        return any(not damage.whole for damage in self.damage)
+
+
+def open_stream(file: IO[bytes], source: Source, encoding: str) -> Stream:
+    """The text of an open file; the first bytes show its codec and the format of its records.
+
+    Text in UTF-16 and other codecs in which ASCII bytes have another meaning becomes UTF-8.
+    WikiExtractor writes files of the same names in two formats: JSON lines, and text between tags.
+    """
+    damage: list[Damage] = []
+    data = _until_damage(decompressed(file, source.compression), damage)
+    head = peek(data)
+    codec = find_codec(head, encoding)
+    if source.format == "wikiextractor":
+        first = head[:SAMPLE_BYTES].decode(codec, "ignore").lstrip("\ufeff\0 \t\r\n")
+        if first.startswith("{"):
+            source = source._replace(format="wikiextractor_json")
+    data = itertools.chain([head], data)
+    if keeps_ascii(codec):
+        return Stream(source, codec, data, False, damage)
+    return Stream(source, "utf-8", to_utf8(data, codec), True, damage)
+
+
+def _until_damage(stream: Iterator[bytes], damage: list[Damage]) -> Iterator[bytes]:
+    try:
+        yield from stream
+    except Damage as error:
+        damage.append(error)

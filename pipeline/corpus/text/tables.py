@@ -1,0 +1,165 @@
+"""The text column of CSV, TSV and Parquet files, row by row.
+
+A value that is no text stays what it is, so that the parser can drop it with its place: bytes were
+not decodable, any other object is not a string.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.corpus.text.encodings import BAD
+from pipeline.corpus.text.streams import Stream
+from pipeline.errors import CorpusError
+
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+RECORD_BYTES = 256 << 20
+"""Longest record of text. A longer one is cut here, so that memory is bounded."""
+
+csv.field_size_limit(sys.maxsize)  # by default a field of 128 KiB is an error
+
+
+def column_of(names: Sequence[str], text_field: str, label: str) -> int:
+    """Number of the text column.
+
+    Raises:
+        CorpusError: there is none.
+    """
+    if text_field not in names:
+        raise CorpusError(
+            f"{label}: no column {text_field!r}; set corpus.text_field to one of {', '.join(names)}"
+        )
+    return list(names).index(text_field)
+
+
+def csv_values(stream: Stream, text_field: str) -> Iterator[tuple[Any, int]]:
+    """Values of the text column, each with the bytes of its record; the first record is the header.
+
+    A quoted field may contain line breaks, delimiters and doubled quotes (RFC 4180). Where a quote
+    is not closed, only the line in which it opens is dropped. In TSV such a quote is text, as many
+    writers of TSV do not quote.
+
+    Raises:
+        CorpusError: the file has no text column.
+    """
+    form, label = stream.source.format, stream.source.label
+    lines = _Lines(_lines(stream.data), stream.codec)
+    records = csv.reader(lines, delimiter=DELIMITERS[form], strict=True)
+    column = width = -1
+    while True:
+        try:
+            row = next(records)
+        except StopIteration:
+            return
+        except csv.Error:
+            text, size = lines.back_to_second()
+            row = text.rstrip("\r\n").split("\t")
+            if form != "tsv" or len(row) != width:
+                yield (text,), size
+                continue
+        else:
+            size = lines.take()
+        if not row:  # an empty line
+            continue
+        if width < 0:
+            column, width = column_of(row, text_field, label), len(row)
+        elif column >= len(row) or any(row[width:]):
+            yield tuple(row), size
+        elif BAD in row[column]:
+            yield row[column].encode("utf-8", "mark_bad"), size
+        else:
+            yield row[column], size
+
+
+class _Lines:
+    """Decoded lines for a CSV reader, which can go back to where its record began."""
+
+    def __init__(self, lines: Iterator[bytes], codec: str) -> None:
+        self._lines = lines
+        self._codec = codec
+        self._again: deque[tuple[str, int]] = deque()
+        self._record: list[tuple[str, int]] = []
+        self._size = 0
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        if self._size > RECORD_BYTES:
+            raise csv.Error("the record is too long")
+        if self._again:
+            line = self._again.popleft()
+        else:
+            data = next(self._lines)
+            text = data.decode(self._codec, "mark_bad").replace("\0", "")
+            line = text.removeprefix("\ufeff"), len(data)
+        self._record.append(line)
+        self._size += line[1]
+        return line[0]
+
+    def take(self) -> int:
+        """Begin a new record; returns the bytes of the one that was read."""
+        size, self._size = self._size, 0
+        self._record.clear()
+        return size
+
+    def back_to_second(self) -> tuple[str, int]:
+        """Read the record again from its second line on; returns the first one and its bytes."""
+        first, *rest = self._record
+        self._again.extendleft(reversed(rest))
+        self.take()
+        return first
+
+
+def _lines(stream: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines with their ends, which are \\n, \\r or \\r\\n; \\r\\n may come as two lines."""
+    held = bytearray()
+    for data in stream:
+        held += data
+        if b"\n" in data or b"\r" in data:
+            *lines, last = bytes(held).splitlines(keepends=True)
+            whole = last.endswith((b"\n", b"\r"))
+            held = bytearray() if whole else bytearray(last)
+            yield from (*lines, last) if whole else lines
+    if held:
+        yield bytes(held)
+
+
+def parquet_values(column: pa.Array, codec: str) -> tuple[Any, ...]:
+    """Values of a column of strings, of lists of strings, or of their bytes in a codec."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    try:
+        values = column.to_pylist()
+    except UnicodeDecodeError:  # Arrow does not check its strings, which are UTF-8
+        values, codec = column.cast(_as_binary(column.type)).to_pylist(), "utf-8"
+    return tuple(_decoded(value, codec) for value in values)
+
+
+def _as_binary(kind: pa.DataType) -> pa.DataType:
+    """The type with bytes in the place of strings."""
+    types = pa.types
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return pa.large_list(_as_binary(kind.value_type))
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+        return pa.large_binary()
+    return kind
+
+
+def _decoded(value: Any, codec: str) -> Any:
+    """Bytes as text, if they are; a list of which one item is not text becomes that item."""
+    if isinstance(value, list):
+        items = [_decoded(item, codec) for item in value]
+        return next((item for item in items if isinstance(item, bytes)), items)
+    if isinstance(value, bytes):
+        try:
+            return value.decode(codec)
+        except UnicodeDecodeError:
+            return value
+    return value

@@ -1,0 +1,40 @@
+"""What is left out is said in the plan, while preparing, and in the manifest."""
+
+from pipeline.corpus import prepare
+from pipeline.corpus.shards import format as shards
+from pipeline.corpus.text.sources import list_sources
+from pipeline.settings.corpus import CorpusSettings
+from tests.pipeline.corpus import raw
+from tests.pipeline.corpus.test_prepare import hashes, run, vocab, write_texts  # noqa: F401
+
+
+def test_what_is_left_out_is_said_everywhere(vocab, tmp_path):  # noqa: F811
+    texts = write_texts(60)
+    raw.write(tmp_path / "alone" / "a.jsonl", raw.jsonl(texts))
+    folder = raw.write(tmp_path / "in" / "a.jsonl", raw.jsonl(texts)).parent
+    for number in range(7):
+        raw.write(folder / f"{number}.docx", b"PK")
+    raw.write(folder / "empty.csv", b"")
+    (folder / "gone.txt").symlink_to("nowhere")
+    reasons = {
+        "empty": [f"{folder}/empty.csv"],
+        "link to nothing": [f"{folder}/gone.txt"],
+        "unknown kind": [f"{folder}/{number}.docx" for number in range(7)],
+    }
+    corpus = CorpusSettings(inputs=(str(folder),))
+    sources = list_sources(corpus.inputs, corpus)
+    told = prepare.summary(prepare.plan(corpus, vocab, 42, sources), tmp_path / "out")
+    assert told["read"].startswith("1 file(s)")
+    assert told["left out"].split("\n") == [
+        f"1 empty: {folder}/empty.csv",
+        f"1 link to nothing: {folder}/gone.txt",
+        f"7 unknown kind: {', '.join(reasons['unknown kind'][:5])} …",
+    ]
+    for _ in range(2):  # made, and up to date
+        lines: list[str] = []
+        manifest = run(folder, tmp_path / "out", vocab, show=lines.append)
+        assert lines[-3:] == [f"left out: {line}" for line in told["left out"].split("\n")]
+    assert manifest.left_out == shards.read_manifest(tmp_path / "out").left_out == reasons
+    assert manifest.drops == {"empty_file": 1}
+    run(tmp_path / "alone", tmp_path / "same", vocab)
+    assert hashes(tmp_path / "out") == hashes(tmp_path / "same")

@@ -1,0 +1,170 @@
+"""What is read of folders with links, special files, files without permission and odd names."""
+
+import os
+import socket
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from pipeline.corpus.text.sources import list_sources
+from pipeline.errors import CorpusError
+from pipeline.settings.corpus import CorpusSettings
+from tests.pipeline.corpus import raw
+
+
+def listed(*inputs, base: Path, **settings):
+    """Names of the files that are read, and what is left out by reason, relative to `base`."""
+    listing = list_sources(list(map(str, inputs)), CorpusSettings(**settings))
+    left_out = {
+        reason: [path.removeprefix(f"{base}/") for path in paths]
+        for reason, paths in listing.left_out_by_reason().items()
+    }
+    return [source.name.removeprefix("0/") for source in listing], left_out
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("in/real.txt", "in/sub/b.txt", "store/blob", "storedir/deep/more.txt"):
+        raw.write(tmp_path / name, b"x")
+    return tmp_path / "in"
+
+
+def link(path: Path, target: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(target)
+
+
+def test_links_to_files_and_folders_are_followed(folder):
+    link(folder / "linked.txt", "../store/blob")
+    link(folder / "linkeddir", "../storedir")
+    expected = ["linked.txt", "linkeddir/deep/more.txt", "real.txt", "sub/b.txt"]
+    assert listed(folder, base=folder) == (expected, {})
+    assert listed(folder / "*.txt", base=folder) == (["linked.txt", "real.txt"], {})
+    assert listed(folder / "**" / "*.txt", base=folder) == (expected, {})
+    assert listed(folder / "linked.txt", base=folder) == (["linked.txt"], {})
+
+
+def test_links_that_lead_nowhere_or_in_a_circle_are_said(folder):
+    link(folder / "self.txt", "self.txt")
+    link(folder / "up", "..")
+    link(folder / "sub" / "around", "../sub")
+    link(folder / "dangling.txt", "../gone")
+    link(folder / "out", "../storedir")
+    link(folder.parent / "storedir" / "back", "../in")
+    names, left_out = listed(folder, base=folder)
+    assert names == ["out/deep/more.txt", "real.txt", "sub/b.txt"]
+    assert left_out == {
+        "link loop": ["self.txt", "sub/around", "up"],
+        "link to nothing": ["dangling.txt"],
+        "link to what is read under another name": ["out/back"],
+    }
+
+
+def test_a_link_repeats_no_text(folder):
+    link(folder / "a.txt", "real.txt")
+    link(folder / "again", "sub")
+    link(folder / "once.txt", "../store/blob")
+    link(folder / "twice.txt", "../store/blob")
+    names, left_out = listed(folder, base=folder)
+    assert names == ["once.txt", "real.txt", "sub/b.txt"]
+    reason = "link to what is read under another name"
+    assert left_out == {reason: ["a.txt", "again", "twice.txt"]}
+
+
+def test_every_file_that_is_not_read_has_a_reason(folder):
+    for name in ("d.docx", "e.txt.zip", "part-00000"):
+        raw.write(folder / name, b"PK")
+    raw.write(folder / "empty.txt", b"")
+    raw.write(folder / ".git" / "config.txt", b"x")
+    raw.write(folder / "_SUCCESS", b"")
+    os.mkfifo(folder / "pipe.txt")
+    with socket.socket(socket.AF_UNIX) as server, pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # the path of a socket must be short
+        server.bind("socket.txt")
+        names, left_out = listed(folder, base=folder)
+    assert names == ["real.txt", "sub/b.txt"]
+    assert left_out == {
+        "empty": ["empty.txt"],
+        "hidden": [".git", "_SUCCESS"],
+        "not a regular file": ["pipe.txt", "socket.txt"],
+        "unknown kind": ["d.docx", "e.txt.zip", "part-00000"],
+    }
+    _, left_out = listed(folder / "*", base=folder)
+    assert left_out["folder that the glob does not or cannot enter"] == ["sub"]
+
+
+def test_the_error_for_a_folder_without_text_says_what_is_there(tmp_path):
+    raw.write(tmp_path / "a.docx", b"x")
+    os.mkfifo(tmp_path / "p.txt")
+    with pytest.raises(CorpusError, match=r"(?s)no file of a known kind.*p\.txt.*a\.docx"):
+        list_sources([str(tmp_path)], CorpusSettings())
+
+
+NAMES = ["第一 批[新].txt", "a*b.txt", "c?.txt", "[x].txt", "d::e.txt", "f#g%20.txt", "{h}.txt"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_exists_is_no_glob(tmp_path, name):
+    raw.write(tmp_path / name, "一行文字".encode())
+    raw.write(tmp_path / "x" / "a-b.txt", b"other")
+    assert raw.texts(tmp_path / name) == ["一行文字"]
+    assert raw.texts(tmp_path / name, shard_megabytes=5e-6) == ["一行文字"]
+    folder = tmp_path / name.removesuffix(".txt")
+    raw.write(folder / "a.txt", "在文件夹里".encode())
+    assert raw.texts(folder) == ["在文件夹里"]
+    if name != "a*b.txt":  # as a pattern, which nothing of this name hides, brackets are a glob
+        assert listed(tmp_path / "x" / "[ab]-?.txt", base=tmp_path)[0] == ["a-b.txt"]
+
+
+def test_a_name_that_is_not_utf8_is_read_and_can_be_printed(tmp_path):
+    path = os.fsencode(tmp_path) + b"/\xd0\xc2\xce\xc5.jsonl"
+    Path(os.fsdecode(path)).write_bytes(raw.jsonl(["新闻"]) + b"{\n")
+    (document,), (drop,) = raw.read(tmp_path)
+    assert document.text == "新闻"
+    assert document.place.endswith(r"\xd0\xc2\xce\xc5.jsonl:0")
+    assert (document.place + drop.place).encode()
+
+
+@pytest.fixture
+def without_permission():
+    """A folder with a file, and with a folder, that this process has no permission to read."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        for path in ("file/open.txt", "file/secret.txt", "data/open.txt", "data/locked/secret.txt"):
+            raw.write(folder / path, b"x")
+        (folder / "file/secret.txt").chmod(0)
+        (folder / "data/locked").chmod(0)
+        before = os.geteuid()
+        if before == 0:  # root may read everything
+            os.seteuid(65534)
+        try:
+            yield folder
+        finally:
+            os.seteuid(before)
+            (folder / "data/locked").chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file", "no permission to read.*file/secret.txt"),
+        ("file/secret.txt", "no permission to read.*file/secret.txt"),
+        ("file/*.txt", "no permission to read.*file/secret.txt"),
+        ("data", "no permission to read.*data/locked"),
+        ("data/**/*.txt", "no permission to read.*data/locked"),
+        ("data/locked/secret.txt", "data/locked/secret.txt: Permission denied"),
+    ],
+)
+def test_what_cannot_be_read_is_an_error_that_names_it(without_permission, text, message):
+    with pytest.raises(CorpusError, match=message):
+        list_sources([f"{without_permission}/{text}"], CorpusSettings())
+
+
+def test_a_glob_can_leave_out_what_cannot_be_read(without_permission):
+    assert listed(f"{without_permission}/data/*.txt", base=without_permission) == (["open.txt"], {})
+    inputs = (f"{without_permission}/data/open.txt", f"{without_permission}/*/open.txt")
+    names, left_out = listed(*inputs, base=without_permission)
+    assert names == ["open.txt", "1/data/open.txt", "1/file/open.txt"]
+    assert left_out == {}

@@ -1,0 +1,188 @@
+"""CSV, TSV and Parquet: quoting, ranges, columns of every type, and rows that are no text."""
+
+import csv
+import io
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.corpus.text import tables
+from pipeline.errors import CorpusError
+from tests.pipeline.corpus import raw
+
+FIELDS = st.text(st.sampled_from("天地，。\"',\t\n\r ;a"), max_size=12)
+
+
+def written(rows, delimiter=",") -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=delimiter).writerows(rows)
+    return text.getvalue().encode()
+
+
+@given(st.lists(st.tuples(FIELDS, FIELDS), min_size=1), st.integers(5, 300), st.booleans())
+def test_what_a_csv_writer_writes_is_read_back_for_any_shard_size(rows, target, tabs):
+    suffix, delimiter = ("tsv", "\t") if tabs else ("csv", ",")
+    data = written([("id", "text"), *rows], delimiter)
+    with tempfile.TemporaryDirectory() as folder:
+        for compression in ("", ".gz"):
+            path = raw.write(Path(folder) / f"a.{suffix}{compression}", data)
+            documents, dropped = raw.read(path, shard_megabytes=target / 1e6)
+            assert [document.text for document in documents] == [text for _, text in rows]
+            assert not dropped
+            assert len({document.number for document in documents}) == len(rows)
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "gb18030", "utf-16", "utf-32", "big5"])
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+def test_csv_in_any_encoding_and_with_any_line_end(tmp_path, codec, ends):
+    rows = ['"text",id', *(f'"第{n}行，他說""好""。{ends}第二段",{n}' for n in range(30))]
+    path = raw.write(tmp_path / "a.csv", (ends.join(rows) + ends).encode(codec))
+    settings = {"encoding": "big5"} if codec == "big5" else {}
+    expected = [f'第{n}行，他說"好"。{ends}第二段' for n in range(30)]
+    assert raw.texts(path, **settings) == expected
+    assert raw.texts(path, shard_megabytes=1e-4, **settings) == expected
+
+
+def test_the_column_can_be_named_and_a_missing_one_is_said_before_any_work(tmp_path):
+    path = raw.write(tmp_path / "a.csv", written([("id", "content"), ("1", "正文")]))
+    assert raw.texts(path, text_field="content") == ["正文"]
+    with pytest.raises(CorpusError, match=r"a\.csv: no column 'text'.*id, content"):
+        raw.read(path)
+
+
+def test_rows_that_are_no_text_are_dropped_and_the_rest_is_read(tmp_path):
+    data = (
+        "text,id\n好一,1\n".encode()
+        + b"\xff\xfe,2\n"
+        + "好二,\xff\n".encode("latin-1", "replace").replace(b"?", "好".encode())
+        + "太,多,列\n\n好三\n好四,4,,\n".encode()
+    )
+    path = raw.write(tmp_path / "a.csv", data)
+    documents, dropped = raw.read(path, encoding="utf-8")
+    assert [document.text for document in documents] == ["好一", "好好", "好三", "好四"]
+    assert [(drop.reason, drop.place.rpartition(":")[2]) for drop in dropped] == [
+        ("undecodable", "3"),
+        ("malformed", "5"),
+    ]
+
+
+def test_an_open_quote_drops_one_line_only(tmp_path):
+    lines = ["text,id", "甲,1", '"乙,2', '"丙",3', "丁,4", '"戊', "己,6"]
+    path = raw.write(tmp_path / "a.csv", "\n".join(lines).encode())
+    documents, dropped = raw.read(path)
+    assert [document.text for document in documents] == ["甲", "丙", "丁", "己"]
+    assert [drop.reason for drop in dropped] == ["malformed", "malformed"]
+
+
+def test_a_quote_in_tsv_without_quoting_is_text(tmp_path):
+    path = raw.write(tmp_path / "a.tsv", '标签\ttext\n1\t"好"吗\n2\t"是\n3\t5"屏\n'.encode())
+    assert raw.texts(path) == ['"好"吗', '"是', '5"屏']
+
+
+def test_a_field_longer_than_the_limit_of_the_csv_module(tmp_path):
+    text = "很长，" * 100_000
+    path = raw.write(tmp_path / "a.csv", written([("text",), (text,), ("后",)]))
+    assert raw.texts(path) == [text, "后"]
+
+
+def test_an_open_quote_is_not_searched_further_than_a_record_may_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "RECORD_BYTES", 100)
+    lines = ["text", '"开', *(f"第{n}行" for n in range(50))]
+    path = raw.write(tmp_path / "a.csv", "\n".join(lines).encode())
+    assert raw.texts(path) == lines[2:]
+
+
+def test_zero_bytes_and_a_second_mark_in_csv(tmp_path):
+    data = "\0\0text,id\n甲\0,1\n\ufeff乙,2\n".encode() + b"\0" * 100
+    path = raw.write(tmp_path / "a.csv", data)
+    assert raw.texts(path) == ["甲", "乙"]
+
+
+TEXTS = ["第一篇", "", "第三篇"]
+COLUMNS = {
+    "string": pa.array(TEXTS),
+    "large_string": pa.array(TEXTS, pa.large_string()),
+    "string_view": pa.array(TEXTS, pa.string_view()),
+    "dictionary": pa.array(TEXTS).dictionary_encode(),
+    "binary": pa.array([text.encode() for text in TEXTS], pa.binary()),
+    "large_binary": pa.array([text.encode() for text in TEXTS], pa.large_binary()),
+    "binary_dictionary": pa.array([text.encode() for text in TEXTS]).dictionary_encode(),
+    "list": pa.array([[text] for text in TEXTS]),
+    "list_of_binary": pa.array([[text.encode()] for text in TEXTS]),
+}
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_parquet_columns_of_every_type_of_text(tmp_path, kind):
+    pq.write_table(pa.table({"text": COLUMNS[kind]}), tmp_path / "a.parquet")
+    documents, dropped = raw.read(tmp_path / "a.parquet")
+    assert [document.text for document in documents] == TEXTS
+    assert not dropped
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "binary", "list"])
+def test_a_parquet_row_that_is_not_utf8_is_dropped_with_its_place(tmp_path, kind):
+    values = [b"\xe5\xa5\xbd", b"\xff\xfe", b"\xe4\xba\x8c"]
+    column = pa.array(values, pa.binary())
+    if kind != "binary":
+        column = pa.StringArray.from_buffers(3, *column.buffers()[1:])
+    if kind == "large_string":
+        column = pa.array(values, pa.large_binary()).view(pa.large_string())
+    elif kind == "list":
+        column = pa.ListArray.from_arrays([0, 1, 2, 3], column)
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    documents, (drop,) = raw.read(tmp_path / "a.parquet")
+    assert [document.text for document in documents] == ["好", "二"]
+    assert drop == ("undecodable", r"\xff\xfe", f"{tmp_path}/a.parquet:1", 2)
+
+
+def test_a_dictionary_that_is_not_utf8_is_dropped_whole_as_arrow_refuses_to_read_it(tmp_path):
+    column = pa.StringArray.from_buffers(2, *pa.array([b"\xff", b"a"]).buffers()[1:])
+    table = pa.table({"text": pa.DictionaryArray.from_arrays(pa.array([0, 1]), column)})
+    pq.write_table(table, tmp_path / "a.parquet")
+    documents, (drop,) = raw.read(tmp_path / "a.parquet")
+    assert not documents
+    assert drop.text == f"{tmp_path}/a.parquet: row 0: Invalid UTF8 payload"
+
+
+def test_bytes_in_parquet_have_the_named_encoding(tmp_path):
+    pq.write_table(pa.table({"text": ["汉字".encode("gbk")]}), tmp_path / "a.parquet")
+    assert raw.texts(tmp_path / "a.parquet", encoding="gb18030") == ["汉字"]
+
+
+def test_nulls_and_numbers_in_parquet_are_malformed(tmp_path):
+    pq.write_table(pa.table({"text": ["甲", None, "乙"]}), tmp_path / "a.parquet")
+    documents, (drop,) = raw.read(tmp_path / "a.parquet")
+    assert [document.text for document in documents] == ["甲", "乙"]
+    assert (drop.reason, drop.text, drop.place) == ("malformed", "None", f"{tmp_path}/a.parquet:1")
+    pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "a.parquet")
+    assert [drop.reason for drop in raw.read(tmp_path / "a.parquet")[1]] == ["malformed"] * 2
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.99])
+def test_a_parquet_file_without_its_footer_is_an_error_that_names_it(tmp_path, kept):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": [f"第{n}篇" for n in range(1000)]}), path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * kept)] or b"x")
+    with pytest.raises(CorpusError, match=r"a\.parquet: can't be read"):
+        raw.read(path)
+
+
+def test_damaged_pages_of_parquet_are_dropped_with_the_row(tmp_path):
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": [f"第{n}篇" for n in range(1000)]})
+    pq.write_table(table, path, compression="zstd", row_group_size=500, use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    start = pq.read_metadata(path).row_group(1).column(0).data_page_offset
+    data[start + 30 : start + 300] = bytes(270)
+    path.write_bytes(data)
+    documents, (drop,) = raw.read(path)
+    assert [document.text for document in documents] == [f"第{n}篇" for n in range(500)]
+    assert drop.reason == "damaged_file"
+    assert f"{path}: row 500" in drop.text
