@@ -33,7 +33,7 @@ from pipeline.errors import CorpusError, ShardError
 from pipeline.settings.corpus import CorpusSettings
 from pipeline.storage import filesystem, write_whole
 
-FORMAT = 1
+FORMAT = 2
 """To be raised when the same text and settings would give other shards."""
 NOT_CONTENT = {
     *("inputs", "heldout", "output", "vocab", "vocab_size", "user_dictionary"),

@@ -73,8 +73,8 @@ class MaskingSettings(Settings):
     """static: prepare draws masks once. dynamic: the feed draws new ones in every epoch."""
     probability: Annotated[float, Number, Field(gt=0.0, lt=1.0)] = 0.15
     """Share of the tokens to predict."""
-    max_predictions: Positive = 80
-    """Largest number of tokens to predict in one sample."""
+    max_predictions: Positive | None = None
+    """Largest number of tokens to predict in one sample; null: `probability` alone decides."""
     mask_share: Share = 0.8
     """Share of the chosen tokens that the model sees as [MASK]."""
     random_share: Share = 0.1

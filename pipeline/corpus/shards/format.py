@@ -17,7 +17,8 @@ from pipeline.corpus.samples.masks import Maskable, no_masks
 from pipeline.errors import ShardError
 from pipeline.storage import read_whole, write_whole
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""To be raised when shards or manifests change, or when a seed gives other masks."""
 MANIFEST = "manifest.json"
 
 
