@@ -44,7 +44,11 @@ class Verb(NamedTuple):
 
 
 def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
-    """Run a verb; returns the exit status: 0 if done, 2 for an error that the user can correct."""
+    """Run a verb.
+
+    Returns:
+        The exit status: 0 if done, 2 for an error that the user can correct, 130 after Ctrl-C.
+    """
     module = getattr(sys.modules["__main__"], "__spec__", None)
     parser = argparse.ArgumentParser(
         prog=f"python -m {module.name}" if module else None,
@@ -74,6 +78,10 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
     except NezhaError as error:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False)
         return 2
+    except KeyboardInterrupt as stop:
+        reason = str(stop) or "the same command goes on from what is finished"
+        Console(stderr=True, soft_wrap=True).print(f"stopped: {reason}", style="red", markup=False)
+        return 130
     return 0
 
 

@@ -43,6 +43,8 @@ class DedupSettings(Settings):
     """Keep only the first of documents with the same cleaned text."""
     exact_paragraphs: bool = False
     """Keep only the first of paragraphs (20 characters or more) with the same cleaned text."""
+    heldout_documents: bool = True
+    """Leave out of the training text what stands in `corpus.heldout` too, by its cleaned text."""
     near_documents: bool = False
     """Keep only the first of documents that MinHash LSH finds similar."""
     ngram: Positive = 5

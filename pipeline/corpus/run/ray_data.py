@@ -14,7 +14,7 @@ import ray
 import ray.data
 
 from pipeline.corpus.run.ledger import Result
-from pipeline.corpus.run.work import Job, or_failure, results_of, unfinished_chunks
+from pipeline.corpus.run.work import Job, chunks_or_failure, or_failure
 from pipeline.corpus.text.units import Unit, shard_bytes
 from pipeline.ray_cluster import connect
 
@@ -87,11 +87,11 @@ def spread_on_cluster(
 
 def to_chunks(job: Job, row: dict[str, Any]) -> Iterator[dict[str, bytes]]:
     """A pickled unit to its pickled chunks, those that are not finished yet, and its end."""
-    for item in or_failure(job, unfinished_chunks(job, pickle.loads(row["item"]))):
+    for item in chunks_or_failure(job, pickle.loads(row["item"])):
         yield {"item": pickle.dumps(item)}
 
 
 def to_results(job: Job, row: dict[str, Any]) -> Iterator[dict[str, str]]:
     """A pickled unit, chunk or end to its results as JSON."""
-    for result in or_failure(job, results_of(job, pickle.loads(row["item"]))):
+    for result in or_failure(job, pickle.loads(row["item"])):
         yield {"result": result.model_dump_json()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections import Counter
@@ -19,7 +20,7 @@ from pipeline.corpus.text.parsing import clean_documents
 from pipeline.corpus.text.reading import Chunk, read_unit
 from pipeline.corpus.text.sources import Source
 from pipeline.corpus.text.units import Unit, plan_units
-from pipeline.errors import CorpusError
+from pipeline.errors import CorpusError, VocabularyError
 from pipeline.settings.corpus import CorpusSettings
 from pipeline.storage import write_whole
 
@@ -45,14 +46,13 @@ def train_vocabulary(
 
     Raises:
         CorpusError: the inputs hold no text.
+        VocabularyError: see `check_own`.
     """
     path = Path(path)
     origin = _origin(settings, sources)
-    note = path.with_suffix(".origin.json")
-    if path.exists() and note.exists():
-        written = json.loads(note.read_text(encoding="utf-8"))
-        if written == {"origin": origin, "sha256": vocabulary_sha256(path)}:
-            return read_vocabulary(path)
+    note = _note_of(path)
+    if check_own(path) == origin:
+        return read_vocabulary(path)
     units = plan_units(sources, settings)
     step = max(1, round(sum(unit.bytes for unit in units) / TRAINING_BYTES))
     characters, words = count_tokens(units[::step], settings)
@@ -63,6 +63,30 @@ def train_vocabulary(
     made = {"origin": origin, "sha256": vocabulary_sha256(path)}
     write_whole(str(note), json.dumps(made).encode())
     return read_vocabulary(path)
+
+
+def check_own(path: Path) -> str:
+    """What a vocabulary was trained from, by the note beside it; empty if there is no file.
+
+    Raises:
+        VocabularyError: the file was not trained here or was changed since, so it must not be
+            overwritten.
+    """
+    if not path.exists():
+        return ""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, VocabularyError):
+        written = json.loads(_note_of(path).read_text(encoding="utf-8"))
+        if written["sha256"] == vocabulary_sha256(path):
+            return written["origin"]
+    raise VocabularyError(
+        f"{path}: there is a vocabulary that was not trained here or was changed since; set "
+        "corpus.vocab to use it, or move it away to train one"
+    )
+
+
+def _note_of(path: Path) -> Path:
+    """The file that says what a vocabulary was trained from."""
+    return path.with_suffix(".origin.json")
 
 
 def compose_vocabulary(characters: Counter[str], words: Counter[str], vocab_size: int) -> list[str]:

@@ -54,12 +54,22 @@ class Manifest(BaseModel):
     """Documents, sentences, characters, truncated tokens …"""
     drops: dict[str, int] = {}
     """Dropped documents and lines, by reason."""
+    left_out: dict[str, int] = {}
+    """Files under the inputs that were not read, by reason."""
+    shares: dict[str, float] = {}
+    """Shares of [UNK], of random pairs, of masked tokens …, see `run.alarms`."""
+    mask_rates: dict[str, float] = {}
+    """Share of the words that are masked, by their number of tokens."""
+    warnings: tuple[str, ...] = ()
+    """What is unusual in these shares and rates, as sentences."""
     unknown: dict[str, int] = {}
     """The most frequent characters that became [UNK], with their numbers."""
     settings: dict[str, Any] = {}
     """The corpus settings."""
     fingerprint: str = ""
     """Hash of inputs and settings; if it is still the same, there is nothing to do."""
+    units: int = 0
+    """Work units; they are in the names of the shards."""
 
     @property
     def rows(self) -> int:

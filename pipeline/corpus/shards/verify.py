@@ -71,8 +71,10 @@ def _unlisted(root: str, manifest: Manifest) -> Iterator[str]:
     """Shards in the folder that the manifest does not list."""
     file_system, inner = filesystem(root)
     listed = {info.name for info in manifest.shards}
-    for path in sorted(file_system.glob(f"{inner}/*.arrow")):
-        if (name := path.rpartition("/")[2]) not in listed:
+    # A glob would take brackets in the folder's name for a pattern.
+    for path in sorted(file_system.ls(inner, detail=False)):
+        name = path.rpartition("/")[2]
+        if name.endswith(".arrow") and name not in listed:
             yield f"{name}: not in the manifest; it may be left from an earlier corpus"
 
 

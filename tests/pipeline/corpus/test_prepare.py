@@ -4,7 +4,6 @@ import hashlib
 import html
 import json
 import os
-import random
 from pathlib import Path
 
 import numpy as np
@@ -14,61 +13,16 @@ import zstandard
 from pipeline.corpus import prepare
 from pipeline.corpus.prepare import IN_PROCESS, Executor
 from pipeline.corpus.run.ledger import Result
-from pipeline.corpus.samples.vocabulary import SPECIALS, build_tokenizer
+from pipeline.corpus.samples.vocabulary import build_tokenizer
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
 from pipeline.corpus.text.sources import list_sources
 from pipeline.errors import ConfigError, CorpusError, VocabularyError
 from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
+from tests.pipeline.corpus.raw import write_texts
 
-WORDS = [
-    "我们",
-    "学习",
-    "中国",
-    "经济",
-    "发展",
-    "今天",
-    "天气",
-    "很好",
-    "他们",
-    "来到",
-    "北京",
-    "大学",
-    "图书馆",
-    "看书",
-    "的",
-    "了",
-    "是",
-]
 SMALL = {"shard_megabytes": 0.01, "sequence_length": 48}
-
-
-def write_texts(number: int, seed: int = 0) -> list[str]:
-    draw = random.Random(seed)
-
-    def sentence() -> str:
-        return "".join(draw.choices(WORDS, k=draw.randint(3, 9))) + "。"
-
-    return [
-        "\n".join("".join(sentence() for _ in range(3)) for _ in range(draw.randint(1, 4)))
-        + f"第{place}篇。"
-        for place in range(number)
-    ]
-
-
-@pytest.fixture
-def vocab(tmp_path):
-    path = tmp_path / "vocab.txt"
-    characters = sorted({character for word in WORDS for character in word})
-    digits = [*"0123456789", *(f"##{digit}" for digit in "0123456789")]
-    path.write_text("\n".join([*SPECIALS, *characters, *"第篇。", *digits]) + "\n", "utf-8")
-    return path
-
-
-@pytest.fixture
-def source(tmp_path):
-    return raw.write(tmp_path / "in" / "a.jsonl", raw.jsonl(write_texts(300)))
 
 
 def run(source, folder, vocab, executor=IN_PROCESS, show=lambda line: None, **settings):
@@ -357,9 +311,11 @@ def test_progress_shows_rates_and_totals(source, vocab, tmp_path, monkeypatch):
     lines: list[str] = []
     run(source, tmp_path / "out", vocab, show=lines.append)
     assert "work units" in lines[0]
-    assert all("documents" in line and "MB/s" in line and "left" in line for line in lines[1:-1])
-    assert lines[-2].startswith("100%")
-    assert "samples in" in lines[-1]
+    total = next(number for number, line in enumerate(lines) if "samples in" in line)
+    assert all("documents" in line and "MB/s" in line and "left" in line for line in lines[1:total])
+    assert lines[total - 1].startswith("100%")
+    assert lines[total + 1].startswith("shares: unknown tokens 0.00% · random pairs ")
+    assert lines[total + 2].startswith("masked words by number of tokens: 1: ")
 
 
 def test_the_shared_corpus(shared, tmp_path):
