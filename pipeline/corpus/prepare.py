@@ -185,9 +185,30 @@ def prepare(
         KeyboardInterrupt: with a message that says what is kept.
     """
     folder, vocab = absolute(output), absolute(vocab)
+    try:
+        return _prepare(
+            settings, folder, vocab, seed, sources, show, executor, heldout, left_out or {}
+        )
+    except OSError as error:
+        raise CorpusError(
+            f"{error.filename or folder}: {error.strerror or error}; remove the cause and run "
+            "again (finished shards are kept)"
+        ) from None
+
+
+def _prepare(
+    settings: CorpusSettings,
+    folder: str,
+    vocab: str,
+    seed: int,
+    sources: Sequence[Source],
+    show: Callable[[str], None],
+    executor: Executor,
+    heldout: Sequence[Source],
+    left_out: Mapping[str, Sequence[str]],
+) -> Manifest:
     output_folder.check_output(folder)
     planned = plan(settings, vocab, seed, sources, heldout)
-    left_out = left_out or {}
     for line in inputs.described(left_out):
         show(line)
     if manifest := _finished(folder, planned.fingerprint):
@@ -260,10 +281,9 @@ def _run(job: Job, planned: Plan, executor: Executor, progress: Progress) -> Don
             if bad_bytes > job.settings.max_bad_share * total:
                 break
     except KeyboardInterrupt:
-        left = len(ledger.unfinished_units(planned.units, done))
         raise KeyboardInterrupt(
-            f"{job.folder}: {len(planned.units) - left} of {len(planned.units)} work units are "
-            "finished and kept; the same command goes on with the others"
+            f"{job.folder}: {ledger.count_chunks(job.folder):,} finished chunks are kept; the same "
+            "command goes on with the rest"
         ) from None
     ledger.check_bad_share(done, total, job.settings.max_bad_share)
     if missing := ledger.unfinished_units(planned.units, done):

@@ -102,6 +102,13 @@ def resume(folder: str, ledger: Ledger) -> Done:
     return done
 
 
+def count_chunks(folder: str) -> int:
+    """How many chunks are recorded as finished."""
+    system, root = filesystem(folder)
+    names = (path.rpartition("/")[2] for path in system.ls(f"{root}/{WORK}", detail=False))
+    return sum(bool(RECORD.fullmatch(name)) and "end" not in name for name in names)
+
+
 def sizes_in(folder: str) -> dict[str, int]:
     """Bytes of the files in a folder, by name, from one listing; empty if there is no folder."""
     system, root = filesystem(folder)

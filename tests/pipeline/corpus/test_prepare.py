@@ -4,6 +4,7 @@ import hashlib
 import html
 import json
 import os
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -264,6 +265,86 @@ def test_a_full_disk_is_named_and_finished_shards_are_kept(source, vocab, tmp_pa
     executor, done = counting()
     run(source, tmp_path / "out", vocab, executor)
     assert min(result.unit for result in done) == 3
+
+
+def test_ctrl_c_says_what_is_kept(source, vocab, tmp_path):
+    executor, done = counting(stop_after=6)
+    with pytest.raises(KeyboardInterrupt, match=r"out: \d+ finished chunks are kept") as raised:
+        run(source, tmp_path / "out", vocab, executor)
+    chunks = sum(result.chunk >= 0 for result in done)
+    assert f"out: {chunks} finished chunks" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_error_of_any_kind_in_a_worker_is_one_line_with_the_input(
+    source, vocab, tmp_path, monkeypatch
+):
+    def fails(*_):
+        raise RuntimeError("it broke")
+
+    monkeypatch.setattr("pipeline.corpus.run.work.make_samples", fails)
+    with pytest.raises(CorpusError, match=r"a\.jsonl:0: RuntimeError: it broke") as raised:
+        run(source, tmp_path / "out", vocab)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_must_not_be_written_is_named(source, vocab, tmp_path):
+    (tmp_path / "out").mkdir(mode=0o500)
+    with pytest.raises(CorpusError, match=r"out.*: Permission denied"):
+        run(source, tmp_path / "out", vocab)
+
+
+def test_a_driver_s_full_disk_is_one_line(source, vocab, tmp_path, monkeypatch):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pipeline.corpus.run.output_folder.write_whole", full)
+    with pytest.raises(CorpusError, match="out: No space left on device; remove the cause"):
+        run(source, tmp_path / "out", vocab)
+
+
+@pytest.mark.parametrize(
+    ("library", "settings"),
+    [
+        ("opencc", {"cleaning": {"simplify": True}}),
+        ("ftfy", {"cleaning": {"mojibake": True}}),
+    ],
+)
+def test_the_fingerprint_covers_the_libraries_that_shape_the_text(
+    source, vocab, monkeypatch, library, settings
+):
+    def fingerprint(**changes):
+        corpus = CorpusSettings(inputs=(str(source),), **changes)
+        sources = list_sources(corpus.inputs, corpus)
+        return prepare.plan(corpus, vocab, 42, sources).fingerprint
+
+    before, unused = fingerprint(**settings), fingerprint()
+    (package,) = metadata.packages_distributions()[library]
+    version = metadata.version
+    newer = lambda name: "99.9" if name == package else version(name)  # noqa: E731
+    monkeypatch.setattr(metadata, "version", newer)
+    assert fingerprint(**settings) != before
+    assert fingerprint() == unused
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr("unicodedata.unidata_version", "99.0")
+    assert fingerprint() != unused
+    monkeypatch.setattr(metadata, "packages_distributions", dict)
+    with pytest.raises(ConfigError, match=f"needs the package {library}"):
+        fingerprint(**settings)
+
+
+def test_what_paragraph_deduplication_leaves_is_checked_again(vocab, tmp_path):
+    good = "我们今天来到北京大学图书馆看书学习中国经济发展。"
+    documents = [good, f"{good}\n我们。", f"{good}\n我们学习经济发展。", good]
+    source = raw.write(tmp_path / "a.jsonl", raw.jsonl(documents))
+    manifest = run(source, tmp_path / "out", vocab, dedup={"exact_paragraphs": True})
+    assert manifest.drops == {
+        "duplicate_paragraph": 3,
+        "empty_after_dedup": 1,
+        "too_short_after_dedup": 1,
+    }
+    assert manifest.counts["documents"] == 2
 
 
 def test_a_file_that_vanishes_stops_the_preparation_until_it_is_back(source, vocab, tmp_path):
