@@ -61,7 +61,7 @@ def read_claim(folder: str) -> tuple[Ledger | None, set[str]]:
     entries = {_name(path) for path in _list(system, root)}
     ledger = _read_ledger(system, root) if WORK in entries else None
     manifest = _read_manifest(system, root) if MANIFEST in entries else None
-    ours = {WORK} if ledger or not system.find(f"{root}/{WORK}") else set()
+    ours = {WORK} if ledger or _is_unused(system, f"{root}/{WORK}") else set()
     listed: set[str] = set()
     if manifest:
         listed = {shard["name"] for shard in manifest["shards"]}
@@ -194,6 +194,11 @@ def _unit(pattern: re.Pattern[str], name: str) -> int:
     """The unit in the name of a file; 0 for a name that matches without one, -1 for no match."""
     found = pattern.fullmatch(name)
     return int(found["unit"] or 0) if found else -1
+
+
+def _is_unused(system: AbstractFileSystem, work: str) -> bool:
+    """Whether a work folder is empty, but for a ledger that was never finished."""
+    return all(_name(path).startswith(".ledger.json.") for path in system.find(work))
 
 
 def _foreign(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections import Counter
@@ -50,7 +49,6 @@ def train_vocabulary(
     """
     path = Path(path)
     origin = _origin(settings, sources)
-    note = _note_of(path)
     if check_own(path) == origin:
         return read_vocabulary(path)
     units = plan_units(sources, settings)
@@ -59,29 +57,35 @@ def train_vocabulary(
     if not characters and not words:
         raise CorpusError(f"corpus.inputs: {', '.join(settings.inputs)}: no text to train on")
     tokens = compose_vocabulary(characters, words, settings.vocab_size)
+    # In this order, a command that is stopped between the two leaves no file without a note.
+    sha256 = hashlib.sha256("\n".join(tokens).encode()).hexdigest()
+    write_whole(str(_note_of(path)), json.dumps({"origin": origin, "sha256": sha256}).encode())
     write_whole(str(path), ("\n".join(tokens) + "\n").encode())
-    made = {"origin": origin, "sha256": vocabulary_sha256(path)}
-    write_whole(str(note), json.dumps(made).encode())
     return read_vocabulary(path)
 
 
 def check_own(path: Path) -> str:
-    """What a vocabulary was trained from, by the note beside it; empty if there is no file.
+    """What a vocabulary was trained from, by the note beside it.
+
+    Empty if there is no file, or if it was changed since: then it is to be trained again.
 
     Raises:
-        VocabularyError: the file was not trained here or was changed since, so it must not be
-            overwritten.
+        VocabularyError: the file has no note, so it is not ours and must not be overwritten.
     """
     if not path.exists():
         return ""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, VocabularyError):
+    try:
         written = json.loads(_note_of(path).read_text(encoding="utf-8"))
-        if written["sha256"] == vocabulary_sha256(path):
-            return written["origin"]
-    raise VocabularyError(
-        f"{path}: there is a vocabulary that was not trained here or was changed since; set "
-        "corpus.vocab to use it, or move it away to train one"
-    )
+        origin, sha256 = written["origin"], written["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise VocabularyError(
+            f"{path}: there is a vocabulary that was not trained here; set corpus.vocab to use it, "
+            "or move it away to train one"
+        ) from None
+    try:
+        return origin if sha256 == vocabulary_sha256(path) else ""
+    except VocabularyError:
+        return ""
 
 
 def _note_of(path: Path) -> Path:
