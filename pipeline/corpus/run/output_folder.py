@@ -21,7 +21,7 @@ from pipeline.errors import CorpusError
 from pipeline.storage import filesystem, write_whole
 
 WORK = "_work"
-LEDGER = f"{WORK}/ledger.json"
+LEDGER = f"{WORK}/ledger"
 SHOWN = 5
 """How many files of others an error names."""
 _CHUNK = r"(?P<unit>\d{6,})-(?:\d{4,}|end)"
@@ -30,7 +30,7 @@ _REJECTED = re.compile(rf"[a-z_]+/{_CHUNK}\.jsonl")
 _IN_WORK = re.compile(
     rf"(?:(?:duplicates|heldout)-[0-9a-f]{{16}}/(?:{WORK}/)?)?"
     rf"(?:{_CHUNK}\.(?:json|places\.json|[a-z_]+\.npy)"
-    r"|ledger\.json|clusters\.json|chunks\.json|(?:marks|repeated|dropped|hashes)\.npy)"
+    r"|ledger|clusters\.json|chunks\.json|(?:marks|repeated|dropped|hashes)\.npy)"
 )
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")
 """The names that `write_whole` gives to files that it has not finished."""
@@ -126,7 +126,7 @@ def remove_work(folder: str) -> None:
     system, root = filesystem(folder)
     work = f"{root}/{WORK}"
     files = [path for path in system.find(work) if _IN_WORK.fullmatch(_below(work, path))]
-    for path in sorted(files, key=lambda path: path.endswith("/ledger.json")):
+    for path in sorted(files, key=lambda path: path.endswith("/ledger")):
         system.rm_file(path)
     # Some file systems delete a folder with all that is in it.
     if not system.find(work):
@@ -198,7 +198,7 @@ def _unit(pattern: re.Pattern[str], name: str) -> int:
 
 def _is_unused(system: AbstractFileSystem, work: str) -> bool:
     """Whether a work folder is empty, but for a ledger that was never finished."""
-    return all(_name(path).startswith(".ledger.json.") for path in system.find(work))
+    return all(_name(path).startswith(".ledger.") for path in system.find(work))
 
 
 def _foreign(

@@ -13,4 +13,4 @@ def test_records_of_other_inputs_and_of_other_versions_are_deleted(tmp_path):
     (tmp_path / "_work" / "000000-0002.json").write_text(json.dumps(older))
     assert resume(folder, Ledger(fingerprint="f", units=1)) == {(0, 0): kept}
     left = {path.name for path in (tmp_path / "_work").iterdir()}
-    assert left == {"000000-0000.json", "ledger.json"}
+    assert left == {"000000-0000.json", "ledger"}

@@ -31,7 +31,7 @@ def content(folder):
         {".hidden": "mine"},
         {"_work/draft.txt": "mine"},
         {"_work/000000-0000.json": "{}"},
-        {"_work/ledger.json": '{"made_by": "somebody else"}'},
+        {"_work/ledger": '{"made_by": "somebody else"}'},
         {"manifest.json": '{"mine": 1}'},
         {"manifest.json": "[]"},
         {"manifest.json": '{"schema_version": 1, "shards": 3, "vocab_sha256": 1, "fingerprint": 1'},
