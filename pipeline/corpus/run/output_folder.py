@@ -144,10 +144,12 @@ def clear_rejected(folder: str, claim: Ledger | None, fingerprint: str) -> None:
         fingerprint: of the corpus to be made; what an interrupted start of it left is kept.
 
     Raises:
-        CorpusError: the folder holds a file that the claim does not name.
+        CorpusError: the folder holds a file that the claim does not name, or is a file.
     """
     system, root = filesystem(folder)
-    files = [_below(root, path) for path in system.find(root)] if system.exists(root) else []
+    if system.isfile(root):
+        raise CorpusError(f"corpus.keep_rejected: {folder} is a file; name a folder")
+    files = [_below(root, path) for path in system.find(root)] if system.isdir(root) else []
     units = claim.units if claim and claim.keep_rejected == folder else 0
     _refuse(
         [name for name in files if not _is_ours(name, set(), _REJECTED, units)],
