@@ -15,7 +15,7 @@ class CleaningSettings(Settings):
     control_characters: bool = True
     """Remove control, zero-width and private-use characters."""
     whitespace: bool = True
-    """Replace runs of white space by one space and strip lines."""
+    """Replace each stretch of white space by one space, and strip lines."""
     html: bool = True
     """Unescape HTML entities and remove tags."""
     mojibake: bool = False
@@ -44,7 +44,7 @@ class DedupSettings(Settings):
     exact_paragraphs: bool = False
     """Keep only the first of paragraphs (20 characters or more) with the same cleaned text."""
     heldout_documents: bool = True
-    """Leave out of the training text what stands in `corpus.heldout` too, by its cleaned text."""
+    """Drop training documents whose cleaned text is that of a document in `corpus.heldout`."""
     near_documents: bool = False
     """Keep only the first of documents that MinHash LSH finds similar."""
     ngram: Positive = 5

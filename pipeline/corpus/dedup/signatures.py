@@ -1,4 +1,4 @@
-"""Hashes by which duplicates are found: of documents, paragraphs and MinHash bands.
+"""Hashes of documents, paragraphs and MinHash bands, by which duplicates are found.
 
 Near duplicates are found with MinHash and locality-sensitive hashing (Broder 1997), by default with
 datatrove's 5-grams and 14 bands of 8.

@@ -41,7 +41,7 @@ class Job(NamedTuple):
     tags: dict[str, str]
     """Metadata for the schema of every shard."""
     work: Callable[[Job, Chunk], Result]
-    """What is done with a chunk: `make_shard` or `sign_chunk`."""
+    """The function that is called with each chunk: `make_shard` or `sign_chunk`."""
     marks: str = ""
     """Folder of the marks of duplicates; empty if none are dropped."""
     heldout: str = ""
@@ -58,7 +58,7 @@ def unfinished_chunks(job: Job, unit: Unit) -> Iterator[Chunk | End]:
 
 
 def results_of(job: Job, item: Unit | Chunk | End | Result) -> Iterator[Result]:
-    """Do the work of a unit, of one chunk, or of the end of a unit; a result stays what it is."""
+    """Do the work of a unit, a chunk, or the end of a unit; a result is passed on unchanged."""
     if isinstance(item, Unit):
         for each in unfinished_chunks(job, item):
             yield from results_of(job, each)

@@ -1,4 +1,4 @@
-"""What a corpus folder holds: shards, which are Arrow IPC files of samples, and the manifest."""
+"""The files of a corpus folder: shards, which are Arrow IPC files of samples, and the manifest."""
 
 from __future__ import annotations
 
