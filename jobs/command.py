@@ -80,8 +80,9 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
     except NezhaError as error:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False)
         return error.exit_status
-    except KeyboardInterrupt:
-        print("interrupted; finished stages and checkpoints are kept", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        reason = str(stop) or "the same command goes on from what is finished"
+        Console(stderr=True, soft_wrap=True).print(f"stopped: {reason}", style="red", markup=False)
         return 130
     return 0
 

@@ -11,31 +11,33 @@ from rich.console import Console
 from jobs.command import Verb, main, table
 from pipeline import sample, stages
 from pipeline.corpus import prepare
+from pipeline.corpus.run.inputs import Inputs, list_inputs
 from pipeline.corpus.shards import format as shards
-from pipeline.corpus.text.sources import Listing, list_sources
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.corpus import CorpusSettings
 
 
 @functools.lru_cache(maxsize=1)
-def _sources(corpus: CorpusSettings) -> Listing:
+def _inputs(corpus: CorpusSettings, written: tuple[str, ...]) -> Inputs:
     """The signed inputs. `plan` lists them; `execute`, which follows, uses the same list."""
-    return list_sources(corpus.inputs, corpus)
+    return list_inputs(corpus, written)
 
 
 def plan(config: Config) -> Mapping[str, object]:
-    _sources.cache_clear()
+    _inputs.cache_clear()
     paths, corpus = RunPaths.of(config), stages.with_sample(config).corpus
+    stages.check_preparation(config)
     if config.demo.enabled and not config.corpus.inputs and not paths.sample.exists():
         return {"make the sample": paths.sample, "read it and write": paths.shards}
-    if not paths.vocab.exists() and not config.corpus.vocab:
+    inputs = _inputs(corpus, stages.written_by(config))
+    if not paths.vocab.exists() and not corpus.vocab:
         return {
-            **prepare.reads(_sources(corpus)),
+            **prepare.reads(inputs.sources),
             f"train a vocabulary of {corpus.vocab_size:,}": paths.vocab,
             "write": paths.shards,
         }
-    planned = prepare.plan(corpus, paths.vocab, config.run.seed, _sources(corpus))
+    planned = prepare.plan(corpus, paths.vocab, config.run.seed, inputs.sources, inputs.heldout)
     return prepare.summary(planned, paths.shards)
 
 
@@ -47,11 +49,11 @@ def execute(config: Config, console: Console) -> None:
 
     if config.demo.enabled:
         sample.make(paths.sample, config.demo.heldout_share)
-        _sources.cache_clear()  # the sample may be new
+        _inputs.cache_clear()  # the sample may be new
     config = stages.with_sample(config)
-    sources = _sources(config.corpus)
-    stages.make_vocabulary(config, sources, show)
-    stages.make_shards(config, sources, show)
+    inputs = _inputs(config.corpus, stages.written_by(config))
+    stages.make_vocabulary(config, inputs.sources, show)
+    stages.make_shards(config, inputs, show)
     manifest = shards.read_manifest(paths.shards)
     console.print(
         table(
@@ -59,6 +61,7 @@ def execute(config: Config, console: Console) -> None:
             {"samples": f"{manifest.rows:,}", "shards": len(manifest.shards)}
             | {name: f"{count:,}" for name, count in manifest.counts.items()}
             | {f"dropped: {reason}": f"{count:,}" for reason, count in manifest.drops.items()}
+            | {"warnings": "\n".join(manifest.warnings) or "none"}
             | {"segmenter": manifest.segmenter, "fingerprint": manifest.fingerprint[:16]},
         )
     )

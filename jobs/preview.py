@@ -44,6 +44,9 @@ def execute(config: Config, console: Console) -> None:
     measured = report.corpus_report(reader, tokens, config.preview.measured)
     page = report_page.write_report(measured, paths.run / "report")
     console.print(table("Corpus", report_page.summary(measured)))
+    for manifest in reader.manifests:
+        for warning in manifest.warnings:
+            console.print(f"warning: {warning}", markup=False, highlight=False)
     console.print(f"Report: {page}", markup=False)
 
 

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from jobs.command import Verb, main
 from pipeline import sample, stages
+from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.samples.vocabulary import read_vocabulary
-from pipeline.corpus.text.sources import Listing, list_sources
+from pipeline.corpus.text.sources import Listing
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 
@@ -33,7 +34,8 @@ def execute(config: Config, console: Console) -> None:
         if config.demo.enabled:
             sample.make(RunPaths.of(config).sample, config.demo.heldout_share)
         config = stages.with_sample(config)
-        sources = list_sources(config.corpus.inputs, config.corpus)
+        # The same files as jobs.prepare reads, so that it need not train again.
+        sources = list_inputs(config.corpus, stages.written_by(config)).sources
     stages.make_vocabulary(
         config, sources, lambda line: console.print(line, markup=False, highlight=False)
     )

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from pipeline import origin as origins
+from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.samples.vocabulary import read_vocabulary, vocabulary_sha256
 from pipeline.corpus.shards import format as shards
-from pipeline.corpus.text import sources
 from pipeline.errors import ConfigError, CorpusError, ShardError, VocabularyError
 from pipeline.feed.batches import compare_fingerprints
 from pipeline.feed.opening import open_feed
@@ -37,9 +37,7 @@ def check(config: Config) -> None:
     if corpus.vocab:
         read_vocabulary(paths.vocab)
     if corpus.inputs:
-        sources.list_sources(corpus.inputs, corpus, signed=False)
-        if corpus.heldout:
-            sources.list_sources(corpus.heldout, corpus, signed=False)
+        list_inputs(corpus, signed=False)
     elif not (
         config.demo.enabled or config.train.shards or (paths.shards / shards.MANIFEST).exists()
     ):

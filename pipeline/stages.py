@@ -16,10 +16,11 @@ from typing import Any, Protocol
 from pipeline import export as exports
 from pipeline import preflight, sample
 from pipeline.corpus import prepare
+from pipeline.corpus.run.inputs import Inputs, list_inputs
 from pipeline.corpus.samples.vocabulary import read_vocabulary
-from pipeline.corpus.samples.vocabulary_training import train_vocabulary
+from pipeline.corpus.samples.vocabulary_training import check_own, train_vocabulary
 from pipeline.corpus.shards.format import MANIFEST
-from pipeline.corpus.text.sources import Listing, list_sources
+from pipeline.corpus.text.sources import Listing
 from pipeline.errors import ConfigError, Interrupted
 from pipeline.feed.batches import heldout, open_folder, split_weights
 from pipeline.feed.unigram import unigram_loss
@@ -28,7 +29,7 @@ from pipeline.finetuning.on_cluster import Finetuning, finetune_all
 from pipeline.finetuning.tasks import TASKS
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
-from pipeline.settings.corpus import MaskingSettings
+from pipeline.settings.corpus import CorpusSettings, MaskingSettings
 from pipeline.tracking import pictures, registry
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.metric_sender import MetricSender
@@ -86,11 +87,12 @@ def _run_stages(config: Config, progress: Progress) -> dict[str, Any]:
         with stage("sample"):
             sample.make(paths.sample, config.demo.heldout_share)
     if config.corpus.inputs:
-        sources = list_sources(config.corpus.inputs, config.corpus)
+        check_preparation(config)
+        inputs = list_inputs(config.corpus, written_by(config))
         with stage("vocabulary"):
-            make_vocabulary(config, sources, progress.say)
+            make_vocabulary(config, inputs.sources, progress.say)
         with stage("prepare"):
-            make_shards(config, sources, progress.say)
+            make_shards(config, inputs, progress.say)
     with stage("pretrain"):
         run_id = pretrain(config, progress)
     with stage("export"):
@@ -150,14 +152,42 @@ def make_vocabulary(config: Config, sources: Listing, show: Show) -> Path:
     return paths.vocab
 
 
-def make_shards(config: Config, sources: Listing, show: Show) -> None:
+def written_by(config: Config) -> tuple[str, ...]:
+    """Files and folders that preparation writes beside those that `corpus` names."""
+    paths = RunPaths.of(config)
+    return str(paths.vocab), str(paths.shards), str(paths.heldout)
+
+
+def check_preparation(config: Config) -> None:
+    """Refuse what `prepare.check` refuses, for the inputs and the held-out inputs."""
+    paths, corpus = RunPaths.of(config), config.corpus
+    vocab = paths.vocab if corpus.vocab else None
+    prepare.check(corpus, paths.shards, vocab)
+    if not vocab:
+        check_own(paths.vocab)
+    if corpus.heldout:
+        if paths.heldout == paths.shards:
+            raise ConfigError(
+                f"corpus.output and train.eval_shards are the same folder, {paths.shards}; "
+                "held-out shards need a folder of their own"
+            )
+        prepare.check(_heldout_settings(corpus), paths.heldout, vocab)
+
+
+def make_shards(config: Config, inputs: Inputs, show: Show) -> None:
     """Shards of the inputs and, apart, of the held-out inputs."""
     paths, corpus, seed = RunPaths.of(config), config.corpus, config.run.seed
-    prepare.prepare(corpus, paths.shards, paths.vocab, seed, sources, show)
-    if corpus.heldout:
-        apart = corpus.model_copy(update={"masking": HELDOUT_MASKS})
-        heldout_sources = list_sources(corpus.heldout, corpus)
-        prepare.prepare(apart, paths.heldout, paths.vocab, seed, heldout_sources, show)
+    given = inputs.sources, show
+    prepare.prepare(corpus, paths.shards, paths.vocab, seed, *given, heldout=inputs.heldout)
+    if inputs.heldout:
+        apart = _heldout_settings(corpus)
+        prepare.prepare(apart, paths.heldout, paths.vocab, seed, inputs.heldout, show)
+
+
+def _heldout_settings(corpus: CorpusSettings) -> CorpusSettings:
+    """Settings of the held-out corpus; its dropped text has a folder beside that of the inputs."""
+    rejected = corpus.keep_rejected and f"{corpus.keep_rejected}-heldout"
+    return corpus.model_copy(update={"masking": HELDOUT_MASKS, "keep_rejected": rejected})
 
 
 def pretrain(config: Config, progress: Progress) -> str | None:

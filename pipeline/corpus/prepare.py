@@ -1,15 +1,18 @@
 """Raw text to a corpus: each work unit becomes its shards, and the manifest is written last.
 
 A preparation that was interrupted, in whatever way, goes on where it stopped: each finished chunk
-left its shard and a record in `_work`. Both carry the fingerprint of inputs and settings.
+leaves its shard and a record in `_work`. Both carry the fingerprint of inputs and settings. The
+manifest is written only when the records account for every work unit.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import math
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,23 +20,25 @@ from typing import NamedTuple
 
 import tokenizers
 
+from pipeline.corpus.dedup import heldout as heldout_documents
 from pipeline.corpus.dedup import marks
-from pipeline.corpus.run import ledger
+from pipeline.corpus.run import alarms, ledger, output_folder
 from pipeline.corpus.run.ledger import Done, Result
+from pipeline.corpus.run.output_folder import Ledger
 from pipeline.corpus.run.progress import Progress
 from pipeline.corpus.run.ray_data import run_on_cluster, spread_on_cluster
-from pipeline.corpus.run.work import Job, make_shard, or_failure, results_of, sign_chunk
+from pipeline.corpus.run.work import Job, make_shard, or_failure, sign_chunk
 from pipeline.corpus.samples.segmentation import load_segmenter
 from pipeline.corpus.samples.vocabulary import SPECIALS, read_vocabulary, vocabulary_sha256
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.shards.format import Manifest
-from pipeline.corpus.text.sources import EMPTY, Listing
+from pipeline.corpus.text.sources import EMPTY, Listing, Source
 from pipeline.corpus.text.units import Unit, plan_units
-from pipeline.errors import CorpusError, ShardError
-from pipeline.settings.corpus import CorpusSettings
+from pipeline.errors import ConfigError, CorpusError, ShardError
+from pipeline.settings.corpus import CorpusSettings, DedupSettings
 from pipeline.storage import filesystem, write_whole
 
-FORMAT = 1
+FORMAT = 2
 """To be raised when the same text and settings would give other shards."""
 NOT_CONTENT = {
     *("inputs", "heldout", "output", "vocab", "vocab_size", "user_dictionary"),
@@ -54,7 +59,7 @@ class Executor(NamedTuple):
 
 def _one_by_one(job: Job, units: Sequence[Unit], workers: int) -> Iterator[Result]:
     for unit in units:
-        yield from or_failure(job, results_of(job, unit))
+        yield from or_failure(job, unit)
 
 
 IN_PROCESS = Executor(_one_by_one, lambda function, each: [function(*one) for one in each])
@@ -69,10 +74,45 @@ class Plan(NamedTuple):
     fingerprint: str
     vocab_sha256: str
     segmenter: str
+    heldout: Sequence[Source] = ()
+    """Files whose documents are left out of the training text."""
 
 
-def plan(settings: CorpusSettings, vocab: str | Path, seed: int, sources: Listing) -> Plan:
+def check(settings: CorpusSettings, output: str | Path, vocab: str | Path | None) -> None:
+    """Refuse what can be refused before any input is read.
+
+    Args:
+        vocab: None if it will be trained.
+
+    Raises:
+        CorpusError: the output folder, or that of the dropped text, holds files of others.
+        VocabularyError: see `read_vocabulary`.
+        ConfigError: an unknown segmenter, a bad user dictionary, a package that is not installed.
+    """
+    folder = absolute(output)
+    if f"{settings.keep_rejected}/".startswith(f"{folder}/"):
+        raise ConfigError(
+            f"corpus.keep_rejected: {settings.keep_rejected} is inside the folder of the shards, "
+            f"{folder}; name a folder outside of it"
+        )
+    output_folder.check_output(folder)
+    load_segmenter(settings.segmenter, settings.user_dictionary)
+    text_libraries(settings, ())
+    if vocab:
+        read_vocabulary(vocab)
+
+
+def plan(
+    settings: CorpusSettings,
+    vocab: str | Path,
+    seed: int,
+    sources: Listing,
+    heldout: Sequence[Source] = (),
+) -> Plan:
     """Cut the signed inputs into units and compute the fingerprint; writes nothing.
+
+    Args:
+        heldout: files whose documents are left out, if `dedup.heldout_documents` is set.
 
     Raises:
         CorpusError: an input that can't be cut, such as a damaged Parquet file.
@@ -80,18 +120,20 @@ def plan(settings: CorpusSettings, vocab: str | Path, seed: int, sources: Listin
         ConfigError: an unknown segmenter.
     """
     segmenter = load_segmenter(settings.segmenter, settings.user_dictionary).identity
+    heldout = heldout if settings.dedup.heldout_documents else ()
     vocab_sha256 = vocabulary_sha256(vocab)
     made_from = {
         "format": FORMAT,
         "seed": seed,
         "vocab": vocab_sha256,
         "segmenter": segmenter,
-        "tokenizers": tokenizers.__version__,
+        "libraries": text_libraries(settings, sources),
         "sources": [(source.name, source.format, source.signature) for source in sources],
+        "heldout": [(source.format, source.signature) for source in heldout],
         "settings": settings.model_dump(mode="json", exclude=NOT_CONTENT),
     }
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
-    return Plan(sources, plan_units(sources, settings), digest, vocab_sha256, segmenter)
+    return Plan(sources, plan_units(sources, settings), digest, vocab_sha256, segmenter, heldout)
 
 
 def summary(planned: Plan, output: str | Path) -> dict[str, object]:
@@ -123,24 +165,52 @@ def prepare(
     sources: Listing,
     show: Callable[[str], None] = print,
     executor: Executor = ON_CLUSTER,
+    heldout: Sequence[Source] = (),
 ) -> Manifest:
     """Make a corpus of shards in a folder.
 
     Args:
-        output: folder or fsspec URL that all workers can reach.
+        output: folder or fsspec URL that all workers can reach. It must be new, empty, or hold
+            nothing but what `prepare` wrote there.
         sources: the signed inputs.
+        heldout: signed files whose documents are left out of the corpus.
+        left_out: files under the inputs that are not among the sources, by reason.
         show: receives lines of progress.
         executor: does the work: `ON_CLUSTER`, or `IN_PROCESS`, which does not need Ray.
 
     Raises:
-        CorpusError: inputs that vanish, hold no text or are mostly unreadable; a full disk.
+        CorpusError: inputs that vanish, hold no text or are mostly unreadable; samples on which
+            training can't work; units without a result; an output folder with files of others; a
+            full disk.
         VocabularyError, ConfigError: see `plan`.
+        KeyboardInterrupt: with a message that says what is kept.
     """
     folder, vocab = absolute(output), absolute(vocab)
-    planned = plan(settings, vocab, seed, sources)
+    try:
+        return _prepare(settings, folder, vocab, seed, sources, show, executor, heldout)
+    except OSError as error:
+        raise CorpusError(
+            f"{error.filename or folder}: {error.strerror or error}; remove the cause and run "
+            "again (finished shards are kept)"
+        ) from None
+
+
+def _prepare(
+    settings: CorpusSettings,
+    folder: str,
+    vocab: str,
+    seed: int,
+    sources: Listing,
+    show: Callable[[str], None],
+    executor: Executor,
+    heldout: Sequence[Source],
+) -> Manifest:
+    output_folder.check_output(folder)
+    planned = plan(settings, vocab, seed, sources, heldout)
     if manifest := _finished(folder, planned.fingerprint):
         show(f"{folder}: up to date, {manifest.rows:,} samples in {len(manifest.shards)} shards")
         _show_left_out(sources, show)
+        _show_findings(manifest, show)
         return manifest
     job = Job(
         settings=settings,
@@ -152,8 +222,11 @@ def prepare(
         tags=_tags(settings, planned, seed),
         work=make_shard,
     )
+    output_folder.begin(folder, _ledger(job, planned))
     system, root = filesystem(folder)
     clusters: dict[str, int] = {}
+    if planned.heldout:
+        job = _sign_heldout(job, planned, executor, show)
     if marks.wanted(settings.dedup):
         job, clusters = _deduplicate(job, planned, executor, show)
     elif system.exists(f"{root}/{marks.REPORT}"):
@@ -161,12 +234,18 @@ def prepare(
     progress = Progress(planned.units, show)
     done = _run(job, planned, executor, progress)
     manifest = _manifest(job, planned, done, clusters)
+    if missing := ledger.missing_shards(folder, manifest.shards):
+        raise CorpusError(
+            f"{folder}: {len(missing)} of {len(manifest.shards)} shards vanished while the others "
+            f"were made, such as {missing[0]}; the same command makes them again"
+        )
     shards.write_manifest(folder, manifest)
-    system.rm(f"{root}/_work", recursive=True)
+    output_folder.remove_work(folder)
     progress.end(manifest)
     for place in ledger.unreadable_places(done):
         show(f"unreadable: {place}")
     _show_left_out(sources, show)
+    _show_findings(manifest, show)
     return manifest
 
 
@@ -181,8 +260,13 @@ def absolute(path: str | Path) -> str:
 
 
 def _run(job: Job, planned: Plan, executor: Executor, progress: Progress) -> Done:
-    """Do the work that is not finished yet; returns all results."""
-    done = ledger.resume(job.folder, planned.fingerprint)
+    """Do the work that is not finished yet; returns all results.
+
+    Raises:
+        CorpusError: an error of a worker; too much of the input is bad; units without a result.
+        KeyboardInterrupt: with a message that says what is kept.
+    """
+    done = ledger.resume(job.folder, _ledger(job, planned))
     progress.begin(job.folder, done)
     todo = ledger.unfinished_units(planned.units, done)
     job = job._replace(finished=frozenset(key for key in done if key[1] != ledger.END))
@@ -190,16 +274,59 @@ def _run(job: Job, planned: Plan, executor: Executor, progress: Progress) -> Don
     known = not any(source.compression for source in planned.sources)
     total = sum(source.size for source in planned.sources) if known else math.inf
     bad_bytes = sum(result.bad_bytes for result in done.values())
-    for result in executor.run(job, todo, job.settings.workers):
-        if result.error:
-            raise CorpusError(result.error)
-        done[result.unit, result.chunk] = result
-        progress.add(result)
-        bad_bytes += result.bad_bytes
-        if bad_bytes > job.settings.max_bad_share * total:
-            break
+    try:
+        for result in executor.run(job, todo, job.settings.workers):
+            if result.error:
+                raise CorpusError(result.error)
+            done[result.unit, result.chunk] = result
+            progress.add(result)
+            bad_bytes += result.bad_bytes
+            if bad_bytes > job.settings.max_bad_share * total:
+                break
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"{job.folder}: {ledger.count_chunks(job.folder):,} finished chunks are kept; the same "
+            "command goes on with the rest"
+        ) from None
     ledger.check_bad_share(done, total, job.settings.max_bad_share)
+    if missing := ledger.unfinished_units(planned.units, done):
+        raise CorpusError(
+            f"{job.folder}: {len(missing)} of {len(planned.units)} work units gave no complete "
+            f"result, the first one of {missing[0].ranges[0].source.path}; no manifest was "
+            "written; the same command goes on with them (finished shards are kept)"
+        )
     return done
+
+
+def _ledger(job: Job, planned: Plan) -> Ledger:
+    return Ledger(
+        fingerprint=planned.fingerprint,
+        units=len(planned.units),
+        keep_rejected=job.settings.keep_rejected,
+    )
+
+
+def _signing(job: Job, folder: str, settings: CorpusSettings) -> Job:
+    """The job of a first pass, which signs documents and keeps no dropped text."""
+    settings = settings.model_copy(update={"keep_rejected": ""})
+    return job._replace(folder=folder, work=sign_chunk, settings=settings)
+
+
+def _sign_heldout(job: Job, planned: Plan, executor: Executor, show: Callable[[str], None]) -> Job:
+    """Hash the held-out documents; returns the job that leaves them out."""
+    # Workers remember what they read from a folder, so each corpus needs a folder of its own.
+    folder = f"{job.folder}/_work/heldout-{planned.fingerprint[:16]}"
+    system, path = filesystem(f"{folder}/{heldout_documents.HASHES}")
+    if not system.exists(path):
+        show("reading the held-out documents")
+        units = plan_units(planned.heldout, job.settings)
+        only_hashes = job.settings.model_copy(update={"dedup": DedupSettings()})
+        signing = _signing(job, folder, only_hashes)
+        there = planned._replace(units=units, sources=Listing(planned.heldout, []))
+        done = _run(signing, there, executor, Progress(units, show))
+        chunks = [ledger.chunk_name(*key) for key in sorted(done) if key[1] != ledger.END]
+        heldout_documents.gather_hashes(folder, chunks)
+    return job._replace(heldout=folder)
 
 
 def _deduplicate(
@@ -211,7 +338,7 @@ def _deduplicate(
     system, path = filesystem(f"{folder}/clusters.json")
     if not system.exists(path):
         show("looking for duplicates")
-        signing = job._replace(folder=folder, work=sign_chunk)
+        signing = _signing(job, folder, job.settings)
         done = _run(signing, planned, executor, Progress(planned.units, show))
         documents = {
             ledger.chunk_name(unit, chunk): done[unit, chunk].counts["documents"]
@@ -232,10 +359,29 @@ def _finished(folder: str, fingerprint: str) -> Manifest | None:
     except ShardError:
         return None
     same = manifest.fingerprint == fingerprint
-    return manifest if same and ledger.shards_exist(folder, manifest.shards) else None
+    return manifest if same and not ledger.missing_shards(folder, manifest.shards) else None
 
 
-def _manifest(job: Job, planned: Plan, done: Done, clusters: Mapping[str, int]) -> Manifest:
+def _show_findings(manifest: Manifest, show: Callable[[str], None]) -> None:
+    if again := manifest.drops.get(heldout_documents.REASON):
+        show(f"{again:,} document(s) also stand in corpus.heldout and were left out")
+    for line in alarms.lines(manifest.shares, manifest.mask_rates):
+        show(line)
+    for warning in manifest.warnings:
+        show(f"warning: {warning}")
+
+
+def _manifest(
+    job: Job,
+    planned: Plan,
+    done: Done,
+    clusters: Mapping[str, int],
+) -> Manifest:
+    """The manifest of a whole corpus.
+
+    Raises:
+        CorpusError: there is no sample, or training can't work on the samples.
+    """
     drops = ledger.totals(done, "drops")
     left_out = planned.sources.left_out_by_reason()
     if EMPTY in left_out:
@@ -247,6 +393,10 @@ def _manifest(job: Job, planned: Plan, done: Done, clusters: Mapping[str, int]) 
             "corpus.format, corpus.text_field and corpus.cleaning"
         )
     settings, vocabulary = job.settings, read_vocabulary(job.vocab)
+    counts = ledger.totals(done, "counts")
+    findings = alarms.judge(
+        counts["tokens"], counts["unknown_tokens"], ledger.totals(done, "measured"), settings
+    )
     return Manifest(
         shards=tuple(sorted(infos, key=lambda info: info.name)),
         vocab_sha256=job.vocab_sha256,
@@ -255,13 +405,41 @@ def _manifest(job: Job, planned: Plan, done: Done, clusters: Mapping[str, int]) 
         sequence_length=settings.sequence_length,
         masks="static" if settings.masking.mode == "static" else "none",
         segmenter=planned.segmenter,
-        counts={**ledger.totals(done, "counts"), **clusters},
+        counts={**counts, **clusters},
         drops=drops,
         left_out=left_out,
+        shares=findings.shares,
+        mask_rates=findings.mask_rates,
+        warnings=findings.warnings,
         unknown=dict(Counter(ledger.totals(done, "unknown")).most_common(UNKNOWN_LISTED)),
         settings=settings.model_dump(mode="json"),
         fingerprint=job.fingerprint,
+        units=len(planned.units),
     )
+
+
+def text_libraries(settings: CorpusSettings, sources: Sequence[Source]) -> dict[str, str]:
+    """Versions of what shapes the text beside our own code, as far as it is used.
+
+    Raises:
+        ConfigError: a setting needs a package that is not installed.
+    """
+    cleaning = settings.cleaning
+    used = {
+        "ftfy": cleaning.mojibake and "corpus.cleaning.mojibake",
+        "opencc": cleaning.simplify and "corpus.cleaning.simplify",
+        "mwparserfromhell": any(source.format == "wikidump" for source in sources)
+        and "corpus.format: wikidump",
+    }
+    # White space, letters, case and NFKC are those of Python's Unicode tables.
+    versions = {"tokenizers": tokenizers.__version__, "unicode": unicodedata.unidata_version}
+    for module, setting in used.items():
+        if not setting:
+            continue
+        if not (distributions := importlib.metadata.packages_distributions().get(module)):
+            raise ConfigError(f"{setting} needs the package {module}, which is not installed")
+        versions |= {name: importlib.metadata.version(name) for name in distributions}
+    return versions
 
 
 def _tags(settings: CorpusSettings, planned: Plan, seed: int) -> dict[str, str]:

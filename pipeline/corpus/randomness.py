@@ -1,7 +1,7 @@
 """Random numbers as pure functions of a key and a counter (splitmix64, Steele et al. 2014).
 
-Nothing is drawn in sequence, so a number does not depend on which worker computes it, nor on what
-was computed before.
+A number depends only on its key and counter, not on the worker that computes it or on the numbers
+that were computed before.
 """
 
 from __future__ import annotations

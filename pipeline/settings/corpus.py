@@ -16,7 +16,7 @@ class CleaningSettings(Settings):
     control_characters: bool = True
     """Remove control, zero-width and private-use characters."""
     whitespace: bool = True
-    """Replace runs of white space by one space and strip lines."""
+    """Replace each stretch of white space by one space, and strip lines."""
     html: bool = True
     """Unescape HTML entities and remove tags."""
     mojibake: bool = False
@@ -46,6 +46,8 @@ class DedupSettings(Settings):
     """Keep only the first of documents with the same cleaned text."""
     exact_paragraphs: bool = False
     """Keep only the first of paragraphs (20 characters or more) with the same cleaned text."""
+    heldout_documents: bool = True
+    """Drop training documents whose cleaned text is that of a document in `corpus.heldout`."""
     near_documents: bool = False
     """Keep only the first of documents that MinHash LSH finds similar."""
     ngram: Positive = 5
@@ -76,8 +78,8 @@ class MaskingSettings(Settings):
     """static: prepare draws masks once. dynamic: the feed draws new ones in every epoch."""
     probability: Annotated[float, Number, Field(gt=0.0, lt=1.0)] = 0.15
     """Share of the tokens to predict."""
-    max_predictions: Positive = 80
-    """Largest number of tokens to predict in one sample."""
+    max_predictions: Positive | None = None
+    """Largest number of tokens to predict in one sample; null: `probability` alone decides."""
     mask_share: Share = 0.8
     """Share of the chosen tokens that the model sees as [MASK]."""
     random_share: Share = 0.1

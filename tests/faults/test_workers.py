@@ -23,7 +23,7 @@ TWO = ("scaling.workers=2", "train.micro_batch=4", "train.steps=60", "train.chec
 
 def wait_for_step(config, step):
     """Until the run has logged it; raises nothing if the run ends first."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while time.monotonic() < deadline and max(losses(config), default=0) < step:
         time.sleep(0.02)
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from pipeline import preflight, stages
+from pipeline.corpus.run.inputs import Inputs
 from pipeline.corpus.shards.reader import ShardFolder
+from pipeline.corpus.text.sources import Source
 from pipeline.errors import ConfigError, ShardError, TrainingError
 from pipeline.feed.batches import heldout
 from pipeline.feed.unigram import unigram_loss
@@ -145,8 +147,8 @@ def test_held_out_shards_that_do_not_exist_are_refused(tmp_path, place):
 def test_held_out_masks_do_not_depend_on_those_of_training(tmp_path, monkeypatch):
     """Held-out losses of runs with other mask rates can be compared."""
     made = []
-    monkeypatch.setattr(stages.prepare, "prepare", lambda *given: made.append(given))
-    monkeypatch.setattr(stages, "list_sources", lambda inputs, corpus: [])
+    monkeypatch.setattr(stages.prepare, "prepare", lambda *given, **rest: made.append(given))
+    heldout = Source("b.txt", "0/b.txt", 1, "lines", "", "")
     config = settings(
         tmp_path,
         "masks",
@@ -154,7 +156,7 @@ def test_held_out_masks_do_not_depend_on_those_of_training(tmp_path, monkeypatch
         "corpus.heldout=[b.txt]",
         "corpus.masking={mode: dynamic, probability: 0.4, max_ngram: 3}",
     )
-    stages.make_shards(config, [], print)
+    stages.make_shards(config, Inputs([], [heldout]), print)
     training, held_out = (given[0].masking for given in made)
     assert training == config.corpus.masking
     assert (held_out.mode, held_out.probability, held_out.max_ngram) == ("static", 0.15, 1)

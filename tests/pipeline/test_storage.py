@@ -6,7 +6,9 @@ from pipeline import storage
 from pipeline.corpus import prepare
 from pipeline.corpus.shards import verify
 from tests.pipeline.corpus import raw
-from tests.pipeline.corpus.test_prepare import hashes, run, vocab, write_texts  # noqa: F401
+from tests.pipeline.corpus.conftest import vocab  # noqa: F401
+from tests.pipeline.corpus.raw import write_texts
+from tests.pipeline.corpus.test_prepare import hashes, run
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ KEPT, EXACT, NEAR = range(3)
 REASONS = ("", "duplicate_document", "near_duplicate_document")
 """Reason of a drop, by mark."""
 PARAGRAPH = "duplicate_paragraph"
+AFTER = "_after_dedup"
 REPORT = "duplicates.jsonl"
 PARTITION = 50_000_000
 """Paragraph hashes that are sorted at a time."""
@@ -166,15 +167,17 @@ def write_report(
 
 
 def without_duplicates(
-    records: Iterable[Document | Drop], folder: str, name: str
+    records: Iterable[Document | Drop], folder: str, name: str, check: Callable[[str], str]
 ) -> Iterator[Document | Drop]:
     """The records of a chunk, in which drops replace the documents and paragraphs that are marked.
 
-    A document is left out if all of its paragraphs are dropped.
+    What is left of a document that loses paragraphs must be good enough by itself. If it is not,
+    it is dropped with the reason of `check` and `AFTER`, such as `too_short_after_dedup`.
 
     Args:
         folder: where `find_duplicates` wrote the marks.
         name: of the chunk.
+        check: the reason for which cleaning would drop a text, or nothing.
     """
     chunk = _chunks(folder)[name]
     marks = read_array(f"{folder}/marks.npy", mapped=True)[chunk.document :]
@@ -196,8 +199,12 @@ def without_duplicates(
                 kept.append(line)
         if mark != KEPT:
             yield Drop(REASONS[mark], record.text, record.place)
-        elif kept:
-            yield record._replace(text="\n".join(kept))
+            continue
+        text = "\n".join(kept)
+        if text != record.text and (reason := check(text)):
+            yield Drop(reason + AFTER, text, record.place)
+        else:
+            yield record._replace(text=text)
 
 
 def write_array(path: str, values: NDArray[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Hashes by which duplicates are found: of documents, paragraphs and MinHash bands.
+"""Hashes of documents, paragraphs and MinHash bands, by which duplicates are found.
 
 Near duplicates are found with MinHash and locality-sensitive hashing (Broder 1997), by default with
 datatrove's 5-grams and 14 bands of 8.
@@ -42,7 +42,7 @@ def sign(texts: Iterable[str], settings: DedupSettings) -> Signatures:
     """Signatures of cleaned documents."""
     documents, bands, paragraphs, counts = [], [], [], []
     for text in texts:
-        documents.append(xxhash.xxh3_64_intdigest(text.encode()))
+        documents.append(document_hash(text))
         if settings.near_documents:
             bands.append(band_hashes(text, settings.ngram, settings.bands, settings.rows))
         found = filter(is_paragraph, text.split("\n")) if settings.exact_paragraphs else ()
@@ -55,6 +55,11 @@ def sign(texts: Iterable[str], settings: DedupSettings) -> Signatures:
         np.array(paragraphs, np.uint64),
         np.array(counts, np.int64),
     )
+
+
+def document_hash(text: str) -> int:
+    """64-bit hash of a document's cleaned text."""
+    return xxhash.xxh3_64_intdigest(text.encode())
 
 
 def is_paragraph(line: str) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipeline.corpus.run.output_folder import WORK, Ledger, begin, owned_shards
 from pipeline.corpus.shards.format import MANIFEST, ShardInfo
 from pipeline.corpus.text.units import Unit
 from pipeline.errors import CorpusError
@@ -14,6 +16,7 @@ from pipeline.storage import filesystem, write_whole
 
 END = -1
 """Stands for a chunk's number in the result that ends a unit."""
+RECORD = re.compile(r"\d{6,}-(\d{4,}|end)\.json")
 PLACES = 5
 """How many unreadable places are named."""
 
@@ -32,6 +35,8 @@ class Result(BaseModel):
     counts: dict[str, int] = {}
     drops: dict[str, int] = {}
     """Documents, lines and files that were dropped, by reason."""
+    measured: dict[str, int] = {}
+    """Counts of samples and masks, see `samples.measuring`."""
     unknown: dict[str, int] = {}
     """Characters that the vocabulary lacks, with their numbers."""
     bytes: int = 0
@@ -58,42 +63,67 @@ def chunk_name(unit: int, chunk: int) -> str:
 def record(folder: str, result: Result) -> Result:
     """Record a result, after everything that belongs to it has been written."""
     name = chunk_name(result.unit, result.chunk)
-    write_whole(f"{folder}/_work/{name}.json", result.model_dump_json().encode())
+    write_whole(f"{folder}/{WORK}/{name}.json", result.model_dump_json().encode())
     return result
 
 
-def resume(folder: str, fingerprint: str) -> Done:
-    """The recorded results of this fingerprint. Everything else of a corpus is deleted."""
+def resume(folder: str, ledger: Ledger) -> Done:
+    """The recorded results of this fingerprint. All other files of ours are deleted.
+
+    Raises:
+        CorpusError: the folder holds files of others.
+    """
     system, root = filesystem(folder)
-    system.makedirs(f"{root}/_work", exist_ok=True)
+    listed = begin(folder, ledger)
     if system.exists(f"{root}/{MANIFEST}"):
-        # This comes first: while shards change, the folder must not look like a corpus.
+        # While shards change, the folder must not look like a corpus.
         system.rm_file(f"{root}/{MANIFEST}")
+    sizes = sizes_in(folder)
     done: Done = {}
     keep = set()
-    for path in system.glob(f"{root}/_work/*.json"):
+    for path in system.ls(f"{root}/{WORK}", detail=False):
+        if not RECORD.fullmatch(path.rpartition("/")[2]):
+            continue
         try:
             result = Result.model_validate_json(system.cat_file(path))
         except ValidationError:
             result = Result()
         shard = result.shard
-        if result.fingerprint == fingerprint and (not shard or shards_exist(folder, [shard])):
+        if result.fingerprint == ledger.fingerprint and (
+            not shard or sizes.get(shard.name) == shard.bytes
+        ):
             done[result.unit, result.chunk] = result
             keep.add(shard.name if shard else "")
         else:
             system.rm_file(path)
-    for path in system.glob(f"{root}/*"):
-        name = path.rpartition("/")[2]
-        if name.endswith((".arrow", ".tmp")) and name not in keep:
-            system.rm_file(path)
+    for name in {*owned_shards(folder), *listed}:
+        if name in sizes and name not in keep:
+            system.rm_file(f"{root}/{name}")
     return done
 
 
-def shards_exist(folder: str, shards: Iterable[ShardInfo]) -> bool:
-    """Whether all shards are there with the right sizes; `jobs.verify` checks their content."""
+def count_chunks(folder: str) -> int:
+    """How many chunks are recorded as finished."""
     system, root = filesystem(folder)
-    paths = ((f"{root}/{shard.name}", shard.bytes) for shard in shards)
-    return all(system.exists(path) and system.size(path) == size for path, size in paths)
+    names = (path.rpartition("/")[2] for path in system.ls(f"{root}/{WORK}", detail=False))
+    return sum(bool(RECORD.fullmatch(name)) and "end" not in name for name in names)
+
+
+def sizes_in(folder: str) -> dict[str, int]:
+    """Bytes of the files in a folder, by name, from one listing; empty if there is no folder."""
+    system, root = filesystem(folder)
+    system.invalidate_cache()
+    try:
+        entries = system.ls(root, detail=True)
+    except FileNotFoundError:
+        return {}
+    return {each["name"].rpartition("/")[2]: each["size"] for each in entries}
+
+
+def missing_shards(folder: str, shards: Iterable[ShardInfo]) -> list[str]:
+    """The shards that are absent or have another size; `jobs.verify` checks their content."""
+    sizes = sizes_in(folder)
+    return [shard.name for shard in shards if sizes.get(shard.name) != shard.bytes]
 
 
 def unfinished_units(units: Sequence[Unit], done: Done) -> list[Unit]:
@@ -137,7 +167,7 @@ def check_bad_share(done: Done, total: float, max_bad_share: float) -> None:
 
 
 def totals(done: Done, field: str) -> dict[str, int]:
-    """Sums of `counts`, `drops` or `unknown` over all results, by name."""
+    """Sums of `counts`, `drops`, `measured` or `unknown` over all results, by name."""
     sums: Counter[str] = Counter()
     for result in done.values():
         sums.update(getattr(result, field))

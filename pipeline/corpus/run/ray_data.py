@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
@@ -14,8 +15,9 @@ import ray
 import ray.data
 
 from pipeline.corpus.run.ledger import Result
-from pipeline.corpus.run.work import Job, or_failure, results_of, unfinished_chunks
+from pipeline.corpus.run.work import Job, chunks_or_failure, or_failure
 from pipeline.corpus.text.units import Unit, shard_bytes
+from pipeline.errors import CorpusError
 from pipeline.ray_cluster import connect
 
 QUEUED = 10_000
@@ -27,14 +29,30 @@ def run_on_cluster(job: Job, units: Sequence[Unit], workers: int) -> Iterator[Re
     if not units:
         return
     connect()
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Errors are shown as one line; Ray Data would log the traceback too.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # `workers` may exceed the number of units: the setting is meant for corpora of any size.
     warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks")
     cpus = math.ceil(ray.cluster_resources().get("CPU", 1))
     for streams, compose in ((False, _ranges), (True, _streams)):
         if chosen := [unit for unit in units if unit.stream == streams]:
-            for row in compose(job, chosen, workers, cpus).iter_rows():
-                yield Result.model_validate_json(row["result"])
+            with _one_line():
+                for row in compose(job, chosen, workers, cpus).iter_rows():
+                    yield Result.model_validate_json(row["result"])
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """Turn an error of Ray, or of a function in a worker, into one that is shown as one line."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+        text = next((line for line in reversed(str(cause).splitlines()) if line.strip()), "")
+        raise CorpusError(
+            f"a Ray worker failed: {type(cause).__name__}: {text.strip()}; remove the cause and "
+            "run again (finished shards are kept)"
+        ) from None
 
 
 def _ranges(job: Job, units: Sequence[Unit], workers: int, cpus: int) -> ray.data.Dataset:
@@ -82,16 +100,17 @@ def spread_on_cluster(
     """Call a function with each of the argument tuples, as Ray tasks."""
     connect()
     remote = ray.remote(num_cpus=1)(function)
-    return ray.get([remote.remote(*each) for each in arguments])
+    with _one_line():
+        return ray.get([remote.remote(*each) for each in arguments])
 
 
 def to_chunks(job: Job, row: dict[str, Any]) -> Iterator[dict[str, bytes]]:
     """A pickled unit to its pickled chunks, those that are not finished yet, and its end."""
-    for item in or_failure(job, unfinished_chunks(job, pickle.loads(row["item"]))):
+    for item in chunks_or_failure(job, pickle.loads(row["item"])):
         yield {"item": pickle.dumps(item)}
 
 
 def to_results(job: Job, row: dict[str, Any]) -> Iterator[dict[str, str]]:
     """A pickled unit, chunk or end to its results as JSON."""
-    for result in or_failure(job, results_of(job, pickle.loads(row["item"]))):
+    for result in or_failure(job, pickle.loads(row["item"])):
         yield {"result": result.model_dump_json()}

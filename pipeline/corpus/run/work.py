@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
+from pipeline.corpus.dedup.heldout import without_heldout
 from pipeline.corpus.dedup.marks import without_duplicates, write_signatures
 from pipeline.corpus.dedup.signatures import sign
 from pipeline.corpus.records import Document, Drop
@@ -39,9 +41,11 @@ class Job(NamedTuple):
     tags: dict[str, str]
     """Metadata for the schema of every shard."""
     work: Callable[[Job, Chunk], Result]
-    """What is done with a chunk: `make_shard` or `sign_chunk`."""
+    """The function that is called with each chunk: `make_shard` or `sign_chunk`."""
     marks: str = ""
     """Folder of the marks of duplicates; empty if none are dropped."""
+    heldout: str = ""
+    """Folder of the hashes of held-out documents; empty if none are dropped."""
     finished: frozenset[tuple[int, int]] = frozenset()
     """(unit, chunk) of the chunks that are finished already."""
 
@@ -54,7 +58,7 @@ def unfinished_chunks(job: Job, unit: Unit) -> Iterator[Chunk | End]:
 
 
 def results_of(job: Job, item: Unit | Chunk | End | Result) -> Iterator[Result]:
-    """Do the work of a unit, of one chunk, or of the end of a unit; a result stays what it is."""
+    """Do the work of a unit, a chunk, or the end of a unit; a result is passed on unchanged."""
     if isinstance(item, Unit):
         for each in unfinished_chunks(job, item):
             yield from results_of(job, each)
@@ -66,18 +70,46 @@ def results_of(job: Job, item: Unit | Chunk | End | Result) -> Iterator[Result]:
         yield item
 
 
-def or_failure(job: Job, items: Iterator[T]) -> Iterator[T | Result]:
-    """The items; an error that must stop the preparation becomes the last one, as a result."""
+def or_failure(job: Job, item: Unit | Chunk | End | Result) -> Iterator[Result]:
+    """The results of an item; an error, whatever it is, becomes the last result."""
+    return _with_failure(job, item, results_of(job, item))
+
+
+def chunks_or_failure(job: Job, unit: Unit) -> Iterator[Chunk | End | Result]:
+    """The unfinished chunks of a unit and its end; an error becomes the last item, as a result."""
+    return _with_failure(job, unit, unfinished_chunks(job, unit))
+
+
+def _with_failure(
+    job: Job, item: Unit | Chunk | End | Result, items: Iterator[T]
+) -> Iterator[T | Result]:
     try:
         yield from items
-    except (NezhaError, OSError) as error:
-        text = str(error)
-        if isinstance(error, OSError):
-            text = (
-                f"{error.filename or job.folder}: {error.strerror or error}; "
-                "remove the cause and run again (finished shards are kept)"
-            )
-        yield Result(error=text)
+    except NezhaError as error:
+        yield Result(error=str(error))
+    except OSError as error:
+        yield Result(
+            error=f"{error.filename or job.folder}: {error.strerror or error}; "
+            "remove the cause and run again (finished shards are kept)"
+        )
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        yield Result(
+            error=f"{_place(item)}: {type(error).__name__}: {error} (in {frame.filename}, line "
+            f"{frame.lineno}); if the text is not at fault, please report this; the same command "
+            "goes on from here (finished shards are kept)"
+        )
+
+
+def _place(item: Unit | Chunk | End | Result) -> str:
+    """The input that an item comes from."""
+    if isinstance(item, Unit):
+        ranges = [f"{each.source.path}:{each.start}" for each in item.ranges]
+    elif isinstance(item, Chunk):
+        ranges = [f"{each.source.path}:{each.offset}" for each in item.blocks]
+    else:
+        ranges = [f"unit {item.unit}"]
+    return ranges[0] + (f" … {ranges[-1]}" if len(ranges) > 1 else "")
 
 
 def make_shard(job: Job, chunk: Chunk) -> Result:
@@ -86,7 +118,9 @@ def make_shard(job: Job, chunk: Chunk) -> Result:
     cleaner = Cleaner(settings.cleaning)
     records = clean_documents(chunk.blocks, settings.text_field, cleaner)
     if job.marks:
-        records = without_duplicates(records, job.marks, name)
+        records = without_duplicates(records, job.marks, name, cleaner.reason_to_drop)
+    if job.heldout:
+        records = without_heldout(records, job.heldout)
     dropped: list[Drop] = []
     encoder = load_encoder(job.vocab, settings.lowercase, job.vocab_sha256)
     samples = make_samples(
@@ -102,7 +136,8 @@ def make_shard(job: Job, chunk: Chunk) -> Result:
     changed = {f"changed_by_{step}": number for step, number in cleaner.changed.items()}
     unknown = dict(samples.unknown.most_common(UNKNOWN))
     counts = {**samples.counts, **changed}
-    return _finish(job, chunk, counts, dropped, shard=shard, unknown=unknown)
+    measured = dict(samples.measured)
+    return _finish(job, chunk, counts, dropped, shard=shard, unknown=unknown, measured=measured)
 
 
 def sign_chunk(job: Job, chunk: Chunk) -> Result:

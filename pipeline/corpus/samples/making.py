@@ -13,6 +13,7 @@ from pipeline.corpus.randomness import key_of
 from pipeline.corpus.records import Document, Masks, Pairs, Sentences
 from pipeline.corpus.samples.encoder import Encoder
 from pipeline.corpus.samples.masks import Maskable, whole_word_masks
+from pipeline.corpus.samples.measuring import measure
 from pipeline.corpus.samples.pairs import build_pairs, truncated_tokens
 from pipeline.corpus.samples.segmentation import load_segmenter, word_boundaries
 from pipeline.corpus.samples.sentences import sentence_ends
@@ -35,6 +36,8 @@ class Samples(NamedTuple):
     """Documents, characters, words, tokens … by name."""
     unknown: Counter[str]
     """Characters that became [UNK], with their numbers."""
+    measured: Counter[str]
+    """See `measure`."""
 
 
 def make_samples(
@@ -66,13 +69,14 @@ def make_samples(
     counts["samples"] = len(pairs.documents)
     if settings.pairs.task == "nsp" and len(np.unique(sentences.documents)) == 1:
         counts["documents_without_partner"] = 1
+    maskable = Maskable(
+        vocabulary["[MASK]"], len(vocabulary), tuple(vocabulary[token] for token in SPECIALS)
+    )
     masks = None
     if settings.masking.mode == "static":
-        maskable = Maskable(
-            vocabulary["[MASK]"], len(vocabulary), tuple(vocabulary[token] for token in SPECIALS)
-        )
         masks = whole_word_masks(pairs, settings.masking, maskable, masks_seed)
-    return Samples(pairs, masks, counts, unknown)
+    measured = measure(pairs, settings.masking, maskable, masks_seed)
+    return Samples(pairs, masks, counts, unknown, measured)
 
 
 def tokenize(

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.corpus.samples.user_dictionary import Entry, read_user_dictionary
 from pipeline.errors import ConfigError, CorpusError
 
 GROUP = "nezha_pretrain.segmenters"
@@ -37,10 +38,10 @@ def load_segmenter(name: str, user_dictionary: str = "") -> Segmenter:
     """The segmenter that the setting names.
 
     Raises:
-        ConfigError: there is no such segmenter or no such user dictionary.
+        ConfigError: there is no such segmenter, or the user dictionary can't be read.
     """
-    if user_dictionary and not Path(user_dictionary).is_file():
-        raise ConfigError(f"corpus.user_dictionary: {user_dictionary}: no such file")
+    if user_dictionary:
+        read_user_dictionary(user_dictionary)
     return _load(name, user_dictionary, _user(user_dictionary))
 
 
@@ -78,9 +79,9 @@ def _jieba(user_dictionary: str) -> Segmenter:
 
     jieba.setLogLevel(logging.WARNING)
     tokenizer = jieba.Tokenizer()
-    if user_dictionary:
-        tokenizer.load_userdict(user_dictionary)
     tokenizer.initialize()
+    for word, frequency, tag in _entries(user_dictionary):
+        tokenizer.add_word(word, frequency, tag)
     with tokenizer.get_dict_file() as file:
         name = f"jieba {importlib.metadata.version('jieba')} dictionary {_digest(file.read())}"
     return Segmenter(name + _user(user_dictionary), tokenizer.cut)
@@ -90,21 +91,22 @@ def _rjieba(user_dictionary: str) -> Segmenter:
     import rjieba
 
     tokenizer = rjieba.Jieba()
-    for line in _entries(user_dictionary):
-        word, *rest = line.split()
-        frequency = int(rest[0]) if rest and rest[0].isdigit() else tokenizer.suggest_freq(word)
-        tokenizer.add_word(word, frequency, rest[-1] if len(rest) > 1 else "x")
+    for word, frequency, tag in _entries(user_dictionary):
+        if frequency == 0:
+            raise ConfigError(
+                f"corpus.user_dictionary: {user_dictionary}: {word!r} has frequency 0, which "
+                "rjieba ignores; remove the line, or set corpus.segmenter to jieba"
+            )
+        if frequency is None:
+            frequency = tokenizer.suggest_freq(word)
+        tokenizer.add_word(word, frequency, tag or "x")
     # Its dictionary is compiled in, so the version identifies it.
     name = f"rjieba {importlib.metadata.version('rjieba')}"
     return Segmenter(name + _user(user_dictionary), tokenizer.cut)
 
 
-def _entries(user_dictionary: str) -> list[str]:
-    """Lines `word [frequency] [tag]` of a jieba dictionary."""
-    if not user_dictionary:
-        return []
-    text = Path(user_dictionary).read_text(encoding="utf-8-sig")
-    return [line for line in text.splitlines() if line.strip()]
+def _entries(user_dictionary: str) -> list[Entry]:
+    return read_user_dictionary(user_dictionary) if user_dictionary else []
 
 
 def _user(dictionary: str) -> str:

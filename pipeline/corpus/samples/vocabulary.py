@@ -26,6 +26,8 @@ def read_vocabulary(path: str | Path) -> dict[str, int]:
             f"{path}: no such vocabulary; set corpus.vocab to a vocab.txt, or leave it empty to "
             "train one"
         ) from None
+    except OSError as error:
+        raise VocabularyError(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise VocabularyError(f"{path}: not UTF-8: {error}") from None
     tokens = [line.rstrip("\r") for line in lines]

@@ -19,7 +19,7 @@ from pipeline.corpus.text.parsing import clean_documents
 from pipeline.corpus.text.reading import Chunk, read_unit
 from pipeline.corpus.text.sources import Source
 from pipeline.corpus.text.units import Unit, plan_units
-from pipeline.errors import CorpusError
+from pipeline.errors import CorpusError, VocabularyError
 from pipeline.settings.corpus import CorpusSettings
 from pipeline.storage import write_whole
 
@@ -45,24 +45,52 @@ def train_vocabulary(
 
     Raises:
         CorpusError: the inputs hold no text.
+        VocabularyError: see `check_own`.
     """
     path = Path(path)
     origin = _origin(settings, sources)
-    note = path.with_suffix(".origin.json")
-    if path.exists() and note.exists():
-        written = json.loads(note.read_text(encoding="utf-8"))
-        if written == {"origin": origin, "sha256": vocabulary_sha256(path)}:
-            return read_vocabulary(path)
+    if check_own(path) == origin:
+        return read_vocabulary(path)
     units = plan_units(sources, settings)
     step = max(1, round(sum(unit.bytes for unit in units) / TRAINING_BYTES))
     characters, words = count_tokens(units[::step], settings)
     if not characters and not words:
         raise CorpusError(f"corpus.inputs: {', '.join(settings.inputs)}: no text to train on")
     tokens = compose_vocabulary(characters, words, settings.vocab_size)
+    # In this order, a command that is stopped between the two leaves no file without a note.
+    sha256 = hashlib.sha256("\n".join(tokens).encode()).hexdigest()
+    write_whole(str(_note_of(path)), json.dumps({"origin": origin, "sha256": sha256}).encode())
     write_whole(str(path), ("\n".join(tokens) + "\n").encode())
-    made = {"origin": origin, "sha256": vocabulary_sha256(path)}
-    write_whole(str(note), json.dumps(made).encode())
     return read_vocabulary(path)
+
+
+def check_own(path: Path) -> str:
+    """What a vocabulary was trained from, by the note beside it.
+
+    Empty if there is no file, or if it was changed since: then it is to be trained again.
+
+    Raises:
+        VocabularyError: the file has no note, so it is not ours and must not be overwritten.
+    """
+    if not path.exists():
+        return ""
+    try:
+        written = json.loads(_note_of(path).read_text(encoding="utf-8"))
+        origin, sha256 = written["origin"], written["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise VocabularyError(
+            f"{path}: there is a vocabulary that was not trained here; set corpus.vocab to use it, "
+            "or move it away to train one"
+        ) from None
+    try:
+        return origin if sha256 == vocabulary_sha256(path) else ""
+    except VocabularyError:
+        return ""
+
+
+def _note_of(path: Path) -> Path:
+    """The file that says what a vocabulary was trained from."""
+    return path.with_suffix(".origin.json")
 
 
 def compose_vocabulary(characters: Counter[str], words: Counter[str], vocab_size: int) -> list[str]:

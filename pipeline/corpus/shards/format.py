@@ -1,4 +1,4 @@
-"""What a corpus folder holds: shards, which are Arrow IPC files of samples, and the manifest."""
+"""The files of a corpus folder: shards, which are Arrow IPC files of samples, and the manifest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from pipeline.corpus.samples.masks import Maskable, no_masks
 from pipeline.errors import ShardError
 from pipeline.storage import read_whole, write_whole
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""To be raised when shards or manifests change, or when a seed gives other masks."""
 MANIFEST = "manifest.json"
 
 
@@ -55,12 +56,20 @@ class Manifest(BaseModel):
     """Dropped documents and lines, by reason."""
     left_out: dict[str, list[str]] = {}
     """Files under the inputs that were not read, by reason."""
+    shares: dict[str, float] = {}
+    """Shares of [UNK], of random pairs, of masked tokens …, see `run.alarms`."""
+    mask_rates: dict[str, float] = {}
+    """Share of the words that are masked, by their number of tokens."""
+    warnings: tuple[str, ...] = ()
+    """What is unusual in these shares and rates, as sentences."""
     unknown: dict[str, int] = {}
     """The most frequent characters that became [UNK], with their numbers."""
     settings: dict[str, Any] = {}
     """The corpus settings."""
     fingerprint: str = ""
     """Hash of inputs and settings; if it is still the same, there is nothing to do."""
+    units: int = 0
+    """Work units; they are in the names of the shards."""
 
     @property
     def rows(self) -> int:

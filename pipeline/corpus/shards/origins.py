@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.records import Document
+from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.shards.format import Manifest
 from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.corpus.text.parsing import documents
 from pipeline.corpus.text.reading import Chunk, read_unit
-from pipeline.corpus.text.sources import list_sources
 from pipeline.corpus.text.units import Unit, plan_units
 from pipeline.errors import CorpusError
 from pipeline.settings.corpus import CorpusSettings
@@ -37,12 +37,14 @@ def origins_of(
     found: dict[int, str] = {}
     for number, document in zip(numbers, document_numbers.tolist(), strict=True):
         ((folder, shard),) = reader.shards_of(number[None])
-        if document not in found and (place := _find(manifests[folder], shard.name, document)):
+        if document not in found and (
+            place := _find(manifests[folder], folder, shard.name, document)
+        ):
             found[document] = place
     return found
 
 
-def _find(manifest: Manifest, shard: str, wanted: int) -> str:
+def _find(manifest: Manifest, folder: str, shard: str, wanted: int) -> str:
     """Where a document of a shard begins, or nothing."""
     try:
         settings = CorpusSettings.model_validate(manifest.settings)
@@ -50,9 +52,10 @@ def _find(manifest: Manifest, shard: str, wanted: int) -> str:
     except ValueError:
         return ""  # jobs.prepare did not make this folder
     # The folder was made from one of the two.
-    for inputs in (settings.inputs, settings.heldout):
+    for heldout in (False, True):
         with contextlib.suppress(CorpusError, OSError, IndexError):
-            for chunk in read_unit(_units(inputs, settings)[unit_number], settings):
+            units = _units(settings, folder, heldout)
+            for chunk in read_unit(units[unit_number], settings):
                 if not isinstance(chunk, Chunk) or chunk.number != chunk_number:
                     continue
                 for block in chunk.blocks:
@@ -63,5 +66,6 @@ def _find(manifest: Manifest, shard: str, wanted: int) -> str:
 
 
 @functools.lru_cache(maxsize=2)
-def _units(inputs: tuple[str, ...], settings: CorpusSettings) -> list[Unit]:
-    return plan_units(list_sources(inputs, settings, signed=False), settings)
+def _units(settings: CorpusSettings, folder: str, heldout: bool) -> list[Unit]:
+    listed = list_inputs(settings, [folder], signed=False)
+    return plan_units(listed.heldout if heldout else listed.sources, settings)

@@ -1,6 +1,6 @@
 """Reading samples by number from folders of memory-mapped shards.
 
-The columns are read by address, see `address_space` for what that assumes.
+The columns are read by address; `address_space` says what that assumes.
 """
 
 from __future__ import annotations

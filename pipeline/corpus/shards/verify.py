@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.corpus.records import Masks, Pairs
-from pipeline.corpus.samples.masks import count_replacements
+from pipeline.corpus.samples.masks import budgets, count_replacements, maskable_words
 from pipeline.corpus.samples.pairs import NO_LABEL, OTHER
 from pipeline.corpus.shards.format import Manifest, ShardInfo, read_manifest
 from pipeline.corpus.shards.reader import open_batch
@@ -71,8 +71,10 @@ def _unlisted(root: str, manifest: Manifest) -> Iterator[str]:
     """Shards in the folder that the manifest does not list."""
     file_system, inner = filesystem(root)
     listed = {info.name for info in manifest.shards}
-    for path in sorted(file_system.glob(f"{inner}/*.arrow")):
-        if (name := path.rpartition("/")[2]) not in listed:
+    # A glob would take brackets in the folder's name for a pattern.
+    for path in sorted(file_system.ls(inner, detail=False)):
+        name = path.rpartition("/")[2]
+        if name.endswith(".arrow") and name not in listed:
             yield f"{name}: not in the manifest; it may be left from an earlier corpus"
 
 
@@ -182,8 +184,20 @@ def _mask_laws(pairs: Pairs, masks: Masks, manifest: Manifest) -> dict[str, NDAr
         np.searchsorted(pairs.offsets, np.flatnonzero(torn), side="right") - 1
     )
     if masking := _masking(manifest):
-        budget = np.rint(masking.probability * lengths).clip(1, masking.max_predictions)
-        laws["the budget of masked tokens holds"] = np.flatnonzero(counts > budget)
+        _, sizes, samples = maskable_words(
+            pairs.input_ids, pairs.word_starts, pairs.offsets, manifest.maskable
+        )
+        maskable = np.bincount(samples, sizes, len(lengths))
+        longest = np.zeros(len(lengths), np.int64)
+        np.maximum.at(longest, samples, sizes)
+        off = np.abs(counts - budgets(lengths, maskable, masking))
+        laws["the budget of masked tokens holds to within a word or n-gram"] = np.flatnonzero(
+            off >= np.maximum(longest * masking.max_ngram, 1)
+        )
+        if masking.max_predictions is not None:
+            laws["corpus.masking.max_predictions holds"] = np.flatnonzero(
+                counts > masking.max_predictions
+            )
     return laws
 
 

@@ -101,10 +101,11 @@ class Cleaner:
             if cleaned != text:
                 self.changed[name] += 1
                 text = cleaned
-        reason = self._reason(text)
+        reason = self.reason_to_drop(text)
         return Drop(reason, text) if reason else text
 
-    def _reason(self, text: str) -> str:
+    def reason_to_drop(self, text: str) -> str:
+        """Why a text, which is clean already, is to be dropped; empty if it is good."""
         settings = self.settings
         if not text or text.isspace():
             return "empty"

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import random
 from pathlib import Path
 
 import zstandard
@@ -15,6 +16,25 @@ from pipeline.corpus.text.sources import list_sources
 from pipeline.corpus.text.units import plan_units
 from pipeline.settings.corpus import CorpusSettings
 
+WORDS = [
+    "我们",
+    "学习",
+    "中国",
+    "经济",
+    "发展",
+    "今天",
+    "天气",
+    "很好",
+    "他们",
+    "来到",
+    "北京",
+    "大学",
+    "图书馆",
+    "看书",
+    "的",
+    "了",
+    "是",
+]
 COMPRESS = {
     "": lambda data: data,
     ".gz": lambda data: gzip.compress(data, mtime=0),
@@ -52,3 +72,16 @@ def read(*inputs: Path, **settings: object) -> tuple[list[Document], list[Drop]]
 
 def texts(*inputs: Path, **settings: object) -> list[str]:
     return [document.text for document in read(*inputs, **settings)[0]]
+
+
+def write_texts(number: int, seed: int = 0) -> list[str]:
+    draw = random.Random(seed)
+
+    def sentence() -> str:
+        return "".join(draw.choices(WORDS, k=draw.randint(3, 9))) + "。"
+
+    return [
+        "\n".join("".join(sentence() for _ in range(3)) for _ in range(draw.randint(1, 4)))
+        + f"第{place}篇。"
+        for place in range(number)
+    ]

@@ -5,10 +5,11 @@ from pipeline.corpus.shards import format as shards
 from pipeline.corpus.text.sources import list_sources
 from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
-from tests.pipeline.corpus.test_prepare import hashes, run, vocab, write_texts  # noqa: F401
+from tests.pipeline.corpus.raw import write_texts
+from tests.pipeline.corpus.test_prepare import hashes, run
 
 
-def test_what_is_left_out_is_said_everywhere(vocab, tmp_path):  # noqa: F811
+def test_what_is_left_out_is_said_everywhere(vocab, tmp_path):
     texts = write_texts(60)
     raw.write(tmp_path / "alone" / "a.jsonl", raw.jsonl(texts))
     folder = raw.write(tmp_path / "in" / "a.jsonl", raw.jsonl(texts)).parent
@@ -33,7 +34,7 @@ def test_what_is_left_out_is_said_everywhere(vocab, tmp_path):  # noqa: F811
     for _ in range(2):  # made, and up to date
         lines: list[str] = []
         manifest = run(folder, tmp_path / "out", vocab, show=lines.append)
-        assert lines[-3:] == [f"left out: {line}" for line in told["left out"].split("\n")]
+        assert {f"left out: {line}" for line in told["left out"].split("\n")} <= set(lines)
     assert manifest.left_out == shards.read_manifest(tmp_path / "out").left_out == reasons
     assert manifest.drops == {"empty_file": 1}
     run(tmp_path / "alone", tmp_path / "same", vocab)

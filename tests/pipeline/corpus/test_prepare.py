@@ -4,7 +4,7 @@ import hashlib
 import html
 import json
 import os
-import random
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -14,61 +14,16 @@ import zstandard
 from pipeline.corpus import prepare
 from pipeline.corpus.prepare import IN_PROCESS, Executor
 from pipeline.corpus.run.ledger import Result
-from pipeline.corpus.samples.vocabulary import SPECIALS, build_tokenizer
+from pipeline.corpus.samples.vocabulary import build_tokenizer
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
 from pipeline.corpus.text.sources import list_sources
 from pipeline.errors import ConfigError, CorpusError, VocabularyError
 from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
+from tests.pipeline.corpus.raw import write_texts
 
-WORDS = [
-    "我们",
-    "学习",
-    "中国",
-    "经济",
-    "发展",
-    "今天",
-    "天气",
-    "很好",
-    "他们",
-    "来到",
-    "北京",
-    "大学",
-    "图书馆",
-    "看书",
-    "的",
-    "了",
-    "是",
-]
 SMALL = {"shard_megabytes": 0.01, "sequence_length": 48}
-
-
-def write_texts(number: int, seed: int = 0) -> list[str]:
-    draw = random.Random(seed)
-
-    def sentence() -> str:
-        return "".join(draw.choices(WORDS, k=draw.randint(3, 9))) + "。"
-
-    return [
-        "\n".join("".join(sentence() for _ in range(3)) for _ in range(draw.randint(1, 4)))
-        + f"第{place}篇。"
-        for place in range(number)
-    ]
-
-
-@pytest.fixture
-def vocab(tmp_path):
-    path = tmp_path / "vocab.txt"
-    characters = sorted({character for word in WORDS for character in word})
-    digits = [*"0123456789", *(f"##{digit}" for digit in "0123456789")]
-    path.write_text("\n".join([*SPECIALS, *characters, *"第篇。", *digits]) + "\n", "utf-8")
-    return path
-
-
-@pytest.fixture
-def source(tmp_path):
-    return raw.write(tmp_path / "in" / "a.jsonl", raw.jsonl(write_texts(300)))
 
 
 def run(source, folder, vocab, executor=IN_PROCESS, show=lambda line: None, **settings):
@@ -312,6 +267,86 @@ def test_a_full_disk_is_named_and_finished_shards_are_kept(source, vocab, tmp_pa
     assert min(result.unit for result in done) == 3
 
 
+def test_ctrl_c_says_what_is_kept(source, vocab, tmp_path):
+    executor, done = counting(stop_after=6)
+    with pytest.raises(KeyboardInterrupt, match=r"out: \d+ finished chunks are kept") as raised:
+        run(source, tmp_path / "out", vocab, executor)
+    chunks = sum(result.chunk >= 0 for result in done)
+    assert f"out: {chunks} finished chunks" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_error_of_any_kind_in_a_worker_is_one_line_with_the_input(
+    source, vocab, tmp_path, monkeypatch
+):
+    def fails(*_):
+        raise RuntimeError("it broke")
+
+    monkeypatch.setattr("pipeline.corpus.run.work.make_samples", fails)
+    with pytest.raises(CorpusError, match=r"a\.jsonl:0: RuntimeError: it broke") as raised:
+        run(source, tmp_path / "out", vocab)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_must_not_be_written_is_named(source, vocab, tmp_path):
+    (tmp_path / "out").mkdir(mode=0o500)
+    with pytest.raises(CorpusError, match=r"out.*: Permission denied"):
+        run(source, tmp_path / "out", vocab)
+
+
+def test_a_driver_s_full_disk_is_one_line(source, vocab, tmp_path, monkeypatch):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pipeline.corpus.run.output_folder.write_whole", full)
+    with pytest.raises(CorpusError, match="out: No space left on device; remove the cause"):
+        run(source, tmp_path / "out", vocab)
+
+
+@pytest.mark.parametrize(
+    ("library", "settings"),
+    [
+        ("opencc", {"cleaning": {"simplify": True}}),
+        ("ftfy", {"cleaning": {"mojibake": True}}),
+    ],
+)
+def test_the_fingerprint_covers_the_libraries_that_shape_the_text(
+    source, vocab, monkeypatch, library, settings
+):
+    def fingerprint(**changes):
+        corpus = CorpusSettings(inputs=(str(source),), **changes)
+        sources = list_sources(corpus.inputs, corpus)
+        return prepare.plan(corpus, vocab, 42, sources).fingerprint
+
+    before, unused = fingerprint(**settings), fingerprint()
+    (package,) = metadata.packages_distributions()[library]
+    version = metadata.version
+    newer = lambda name: "99.9" if name == package else version(name)  # noqa: E731
+    monkeypatch.setattr(metadata, "version", newer)
+    assert fingerprint(**settings) != before
+    assert fingerprint() == unused
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr("unicodedata.unidata_version", "99.0")
+    assert fingerprint() != unused
+    monkeypatch.setattr(metadata, "packages_distributions", dict)
+    with pytest.raises(ConfigError, match=f"needs the package {library}"):
+        fingerprint(**settings)
+
+
+def test_what_paragraph_deduplication_leaves_is_checked_again(vocab, tmp_path):
+    good = "我们今天来到北京大学图书馆看书学习中国经济发展。"
+    documents = [good, f"{good}\n我们。", f"{good}\n我们学习经济发展。", good]
+    source = raw.write(tmp_path / "a.jsonl", raw.jsonl(documents))
+    manifest = run(source, tmp_path / "out", vocab, dedup={"exact_paragraphs": True})
+    assert manifest.drops == {
+        "duplicate_paragraph": 3,
+        "empty_after_dedup": 1,
+        "too_short_after_dedup": 1,
+    }
+    assert manifest.counts["documents"] == 2
+
+
 def test_a_file_that_vanishes_stops_the_preparation_until_it_is_back(source, vocab, tmp_path):
     second = raw.write(source.parent / "b.jsonl", raw.jsonl(write_texts(100, seed=2)))
     out = tmp_path / "out"
@@ -357,9 +392,11 @@ def test_progress_shows_rates_and_totals(source, vocab, tmp_path, monkeypatch):
     lines: list[str] = []
     run(source, tmp_path / "out", vocab, show=lines.append)
     assert "work units" in lines[0]
-    assert all("documents" in line and "MB/s" in line and "left" in line for line in lines[1:-1])
-    assert lines[-2].startswith("100%")
-    assert "samples in" in lines[-1]
+    total = next(number for number, line in enumerate(lines) if "samples in" in line)
+    assert all("documents" in line and "MB/s" in line and "left" in line for line in lines[1:total])
+    assert lines[total - 1].startswith("100%")
+    assert lines[total + 1].startswith("shares: unknown tokens 0.00% · random pairs ")
+    assert lines[total + 2].startswith("masked words by number of tokens: 1: ")
 
 
 def test_the_shared_corpus(shared, tmp_path):

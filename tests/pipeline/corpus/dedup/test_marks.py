@@ -19,7 +19,7 @@ def each(function, arguments):
     return [function(*one) for one in arguments]
 
 
-def run(folder, chunks, settings):
+def run(folder, chunks, settings, check=lambda text: "" if text else "empty"):
     """Deduplicate chunks of texts; returns what is kept, what is dropped, and the counts."""
     folder = str(folder)
     documents = [
@@ -35,7 +35,7 @@ def run(folder, chunks, settings):
     counts = marks.find_duplicates(folder, sizes, settings, each, report)
     marks._chunks.cache_clear()
     records = [
-        list(marks.without_duplicates(chunk, folder, str(number)))
+        list(marks.without_duplicates(chunk, folder, str(number), check))
         for number, chunk in enumerate(documents)
     ]
     kept = [[record.text for record in chunk if isinstance(record, Document)] for chunk in records]
@@ -88,7 +88,18 @@ def test_long_paragraphs_are_kept_once_and_short_ones_always(tmp_path):
     chunks = [[f"题\n{LONG[0]}\n{LONG[1]}"], [f"题\n{LONG[1]}\n{LONG[2]}\n{LONG[2]}", LONG[0]]]
     kept, dropped, _ = run(tmp_path, chunks, PARAGRAPHS)
     assert kept == [[f"题\n{LONG[0]}\n{LONG[1]}"], [f"题\n{LONG[2]}"]]
-    assert [reason for reason, _ in dropped] == ["duplicate_paragraph"] * 3
+    assert [reason for reason, _ in dropped] == ["duplicate_paragraph"] * 3 + ["empty_after_dedup"]
+
+
+def test_what_is_left_of_a_document_is_checked_again(tmp_path):
+    chunks = [[LONG[0], f"题\n{LONG[0]}", f"题目\n{LONG[0]}\n{LONG[1]}", "短"]]
+    kept, dropped, _ = run(
+        tmp_path, chunks, PARAGRAPHS, lambda text: "too_short" if len(text) < 8 else ""
+    )
+    # "短" is whole: whether it is long enough was decided before.
+    assert kept == [[LONG[0], f"题目\n{LONG[1]}", "短"]]
+    assert ("too_short_after_dedup", "0:1") in dropped
+    assert len(dropped) == 3
 
 
 def test_a_dropped_document_does_not_make_the_paragraphs_of_a_kept_one_duplicates(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from pipeline.corpus.samples.vocabulary import SPECIALS, build_tokenizer, vocabulary_sha256
 from pipeline.corpus.samples.vocabulary_training import compose_vocabulary, train_vocabulary
 from pipeline.corpus.text.sources import list_sources
-from pipeline.errors import CorpusError
+from pipeline.errors import CorpusError, VocabularyError
 from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
 
@@ -84,3 +84,20 @@ def test_no_text_is_an_error(tmp_path):
     path = raw.write(tmp_path / "a.jsonl", b'{"text": ""}\n')
     with pytest.raises(CorpusError, match="no text to train on"):
         train(CorpusSettings(inputs=(str(path),)), tmp_path / "vocab.txt")
+
+
+def test_a_vocabulary_of_somebody_else_is_not_overwritten(tmp_path):
+    corpus = CorpusSettings(inputs=(str(tmp_path / "a.jsonl"),), vocab_size=64)
+    raw.write(tmp_path / "a.jsonl", raw.jsonl(["我们学习中国经济发展，今天天气很好。"] * 20))
+    sources = list_sources(corpus.inputs, corpus)
+    path = tmp_path / "vocab.txt"
+    path.write_text("[PAD]\nmine\n", "utf-8")
+    with pytest.raises(VocabularyError, match="was not trained here"):
+        train_vocabulary(corpus, path, sources)
+    assert path.read_text("utf-8") == "[PAD]\nmine\n"
+    (tmp_path / "vocab.origin.json").write_text("[1]", "utf-8")
+    with pytest.raises(VocabularyError, match="was not trained here"):
+        train_vocabulary(corpus, path, sources)
+    path.unlink()
+    train_vocabulary(corpus, path, sources)
+    train_vocabulary(corpus.model_copy(update={"vocab_size": 70}), path, sources)

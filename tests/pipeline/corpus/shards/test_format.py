@@ -191,16 +191,19 @@ def test_another_schema_version_is_refused(tmp_path):
     make_corpus(tmp_path)
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 99}))
-    with pytest.raises(ShardError, match="schema version 99, this program reads 1"):
+    with pytest.raises(
+        ShardError, match=f"schema version 99, this program reads {shards.SCHEMA_VERSION}"
+    ):
         read_first(tmp_path)
 
 
 def test_a_shard_of_another_schema_version_is_refused(tmp_path, monkeypatch):
     pairs = some_pairs()
-    monkeypatch.setattr(shards, "SCHEMA_VERSION", 2)
-    write_corpus(tmp_path, (pairs, None), schema_version=1)
+    now = shards.SCHEMA_VERSION
+    monkeypatch.setattr(shards, "SCHEMA_VERSION", 99)
+    write_corpus(tmp_path, (pairs, None), schema_version=now)
     monkeypatch.undo()
-    with pytest.raises(ShardError, match="schema version 2"):
+    with pytest.raises(ShardError, match="schema version 99"):
         read_first(tmp_path)
 
 

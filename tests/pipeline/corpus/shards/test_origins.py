@@ -10,11 +10,12 @@ from pipeline.corpus.shards.origins import origins_of
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.made import make_corpus
-from tests.pipeline.corpus.test_prepare import run, vocab, write_texts  # noqa: F401
+from tests.pipeline.corpus.raw import write_texts
+from tests.pipeline.corpus.test_prepare import run
 
 
 @pytest.fixture
-def corpus(tmp_path, vocab):  # noqa: F811
+def corpus(tmp_path, vocab):
     """Samples of a file that is cut into ranges and of a compressed one, which is a stream."""
     texts = write_texts(200)
     raw.write(tmp_path / "in" / "a.jsonl", raw.jsonl(texts[:100]))

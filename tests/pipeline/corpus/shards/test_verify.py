@@ -114,6 +114,8 @@ def test_budgets_and_shares_are_compared_with_the_settings(tmp_path):
     pairs, masks = samples()
     corpus(tmp_path, pairs, masks, MaskingSettings(probability=0.1))
     assert "the budget of masked tokens holds" in verify(str(tmp_path)).problems[0]
+    corpus(tmp_path, pairs, masks, MaskingSettings(max_predictions=9))
+    assert "max_predictions holds" in verify(str(tmp_path)).problems[-1]
     corpus(tmp_path, pairs, masks, MaskingSettings(mask_share=0.5, random_share=0.1))
     problems = verify(str(tmp_path)).problems
     assert any("are shown as [MASK]; the settings say 50.00%" in problem for problem in problems)

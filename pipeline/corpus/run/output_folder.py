@@ -1,0 +1,245 @@
+"""Which files of an output folder are ours: only those are ever overwritten or deleted.
+
+A folder is ours if it is empty, or if its manifest and the ledger of its unfinished work name all
+files in it. The ledger is written before the first shard, and goes after the manifest is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from typing import Literal
+
+from fsspec import AbstractFileSystem
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.corpus.dedup.marks import REPORT
+from pipeline.corpus.shards.format import MANIFEST
+from pipeline.errors import CorpusError
+from pipeline.storage import filesystem, write_whole
+
+WORK = "_work"
+LEDGER = f"{WORK}/ledger"
+SHOWN = 5
+"""How many files of others an error names."""
+_CHUNK = r"(?P<unit>\d{6,})-(?:\d{4,}|end)"
+_SHARD = re.compile(rf"shard-{_CHUNK}\.arrow")
+_REJECTED = re.compile(rf"[a-z_]+/{_CHUNK}\.jsonl")
+_IN_WORK = re.compile(
+    rf"(?:(?:duplicates|heldout)-[0-9a-f]{{16}}/(?:{WORK}/)?)?"
+    rf"(?:{_CHUNK}\.(?:json|places\.json|[a-z_]+\.npy)"
+    r"|ledger|clusters\.json|chunks\.json|(?:marks|repeated|dropped|hashes)\.npy)"
+)
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")
+"""The names that `write_whole` gives to files that it has not finished."""
+
+
+class Ledger(BaseModel):
+    """Names the files of a preparation that is not finished: those of its work units."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    made_by: Literal["jobs.prepare"] = "jobs.prepare"
+    fingerprint: str = ""
+    units: int = 0
+    """Files of the units 0 … units - 1 are ours."""
+    keep_rejected: str = ""
+    """Folder of the dropped text; empty if it is not kept."""
+
+
+def read_claim(folder: str) -> tuple[Ledger | None, set[str]]:
+    """The ledger of a folder, and the shards that its manifest names.
+
+    A finished corpus has no ledger: one is made from its manifest. None if the folder has neither.
+
+    Raises:
+        CorpusError: the folder holds a file that neither of them names.
+    """
+    system, root = filesystem(folder)
+    entries = {_name(path) for path in _list(system, root)}
+    ledger = _read_ledger(system, root) if WORK in entries else None
+    manifest = _read_manifest(system, root) if MANIFEST in entries else None
+    ours = {WORK} if ledger or _is_unused(system, f"{root}/{WORK}") else set()
+    listed: set[str] = set()
+    if manifest:
+        listed = {shard["name"] for shard in manifest["shards"]}
+        ours |= {MANIFEST, *listed}
+        units = max((_unit(_SHARD, name) for name in listed), default=-1) + 1
+        rejected = manifest.get("settings", {}).get("keep_rejected", "")
+        ledger = ledger or Ledger(units=manifest.get("units", units), keep_rejected=rejected)
+    if ledger:
+        ours.add(REPORT)
+    units = ledger.units if ledger else 0
+    foreign = [name for name in entries if not _is_ours(name, ours, _SHARD, units)]
+    if ledger and WORK in entries:
+        foreign += _foreign(system, f"{root}/{WORK}", _IN_WORK, units, f"{WORK}/")
+    _refuse(foreign, folder, "corpus.output (of held-out text: train.eval_shards)")
+    return ledger, listed
+
+
+def check_output(folder: str) -> None:
+    """Refuse a folder that `read_claim` refuses, unless it holds a corpus.
+
+    A corpus may be up to date, and then other files beside it do no harm. Whether it is shows only
+    after the inputs are read.
+
+    Raises:
+        CorpusError: see `read_claim`.
+    """
+    if _read_manifest(*filesystem(folder)) is None:
+        read_claim(folder)
+
+
+def begin(folder: str, ledger: Ledger) -> set[str]:
+    """Write the ledger, which makes the folder ours; returns the shards that a manifest names.
+
+    Dropped text of an earlier corpus is deleted.
+
+    Raises:
+        CorpusError: the folder, or that of the dropped text, holds files of others.
+    """
+    before, listed = read_claim(folder)
+    if ledger.keep_rejected:
+        clear_rejected(ledger.keep_rejected, before, ledger.fingerprint)
+    # Files of units that the new plan does not have are ours until they are deleted.
+    units = max(ledger.units, before.units if before else 0)
+    data = ledger.model_copy(update={"units": units}).model_dump_json().encode()
+    write_whole(f"{folder}/{LEDGER}", data)
+    return listed
+
+
+def owned_shards(folder: str) -> Iterator[str]:
+    """Names of the shards in a folder that its ledger names, and of unfinished files of ours."""
+    system, root = filesystem(folder)
+    ledger = _read_ledger(system, root) or Ledger()
+    names = map(_name, _list(system, root))
+    return (name for name in names if _is_ours(name, set(), _SHARD, ledger.units))
+
+
+def remove_work(folder: str) -> None:
+    """Delete the files in `_work` that are ours, the ledger last, and the folder if it is empty.
+
+    A file that somebody else has put there meanwhile stays.
+    """
+    system, root = filesystem(folder)
+    work = f"{root}/{WORK}"
+    files = [path for path in system.find(work) if _IN_WORK.fullmatch(_below(work, path))]
+    for path in sorted(files, key=lambda path: path.endswith("/ledger")):
+        system.rm_file(path)
+    # Some file systems delete a folder with all that is in it.
+    if not system.find(work):
+        folders = [path for path, _, _ in system.walk(work)]
+        for path in sorted(folders, key=len, reverse=True):
+            with contextlib.suppress(OSError):
+                system.rmdir(path)
+
+
+def clear_rejected(folder: str, claim: Ledger | None, fingerprint: str) -> None:
+    """Delete the dropped text of an earlier corpus from `corpus.keep_rejected`.
+
+    Args:
+        claim: of the output folder; it names the folder of its dropped text.
+        fingerprint: of the corpus to be made; what an interrupted start of it left is kept.
+
+    Raises:
+        CorpusError: the folder holds a file that the claim does not name, or is a file.
+    """
+    system, root = filesystem(folder)
+    if system.isfile(root):
+        raise CorpusError(f"corpus.keep_rejected: {folder} is a file; name a folder")
+    files = [_below(root, path) for path in system.find(root)] if system.isdir(root) else []
+    units = claim.units if claim and claim.keep_rejected == folder else 0
+    _refuse(
+        [name for name in files if not _is_ours(name, set(), _REJECTED, units)],
+        folder,
+        "corpus.keep_rejected",
+    )
+    if claim and claim.fingerprint != fingerprint:
+        for name in files:
+            system.rm_file(f"{root}/{name}")
+
+
+def _read_ledger(system: AbstractFileSystem, root: str) -> Ledger | None:
+    with contextlib.suppress(OSError, ValidationError):
+        return Ledger.model_validate_json(system.cat_file(f"{root}/{LEDGER}"))
+    return None
+
+
+def _read_manifest(system: AbstractFileSystem, root: str) -> dict | None:
+    """The manifest, of whatever version, if it is one of ours."""
+    with contextlib.suppress(OSError, ValueError):
+        values = json.loads(system.cat_file(f"{root}/{MANIFEST}"))
+        keys = {"schema_version", "shards", "vocab_sha256", "fingerprint"}
+        if (
+            isinstance(values, dict)
+            and keys <= set(values)
+            and all(isinstance(shard, dict) and "name" in shard for shard in values["shards"])
+        ):
+            return values
+    return None
+
+
+def _is_ours(name: str, names: set[str], pattern: re.Pattern[str], units: int) -> bool:
+    """Whether a file has one of the names, or the pattern with a unit below `units`."""
+    folder, slash, last = name.rpartition("/")
+    if unfinished := _TEMPORARY.fullmatch(last):
+        whole = unfinished["name"]
+        return units > 0 and (
+            whole in (MANIFEST, REPORT) or _unit(pattern, folder + slash + whole) >= 0
+        )
+    return name in names or _unit(pattern, name) in range(units)
+
+
+def _unit(pattern: re.Pattern[str], name: str) -> int:
+    """The unit in the name of a file; 0 for a name that matches without one, -1 for no match."""
+    found = pattern.fullmatch(name)
+    return int(found["unit"] or 0) if found else -1
+
+
+def _is_unused(system: AbstractFileSystem, work: str) -> bool:
+    """Whether a work folder is empty, but for a ledger that was never finished."""
+    return all(_name(path).startswith(".ledger.") for path in system.find(work))
+
+
+def _foreign(
+    system: AbstractFileSystem, root: str, pattern: re.Pattern[str], units: int, prefix: str
+) -> list[str]:
+    names = (_below(root, path) for path in system.find(root))
+    return [prefix + name for name in names if not _is_ours(name, set(), pattern, max(1, units))]
+
+
+def _refuse(foreign: list[str], folder: str, setting: str) -> None:
+    if foreign:
+        more = f" and {len(foreign) - SHOWN} more" if len(foreign) > SHOWN else ""
+        raise CorpusError(
+            f"{setting}: {folder} holds files that do not belong to this corpus: "
+            f"{', '.join(sorted(foreign)[:SHOWN])}{more}; name a folder that is new or empty, or "
+            "move these files away (nothing was read or changed)"
+        )
+
+
+def _list(system: AbstractFileSystem, root: str) -> list[str]:
+    """Paths in a folder; none if it does not exist.
+
+    Raises:
+        CorpusError: it is a file, or can't be listed.
+    """
+    try:
+        system.invalidate_cache()
+        if not system.exists(root):
+            return []
+        if not system.isdir(root):
+            raise CorpusError(f"{root}: is a file, so no folder can be written there")
+        return [path.rstrip("/") for path in system.ls(root, detail=False)]
+    except OSError as error:
+        raise CorpusError(f"{root}: can't be listed: {error}") from None
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _below(root: str, path: str) -> str:
+    return path.removeprefix(root).lstrip("/")

@@ -1,0 +1,154 @@
+"""No file is trained on that is held out, or that is no text."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from pipeline.corpus import prepare
+from pipeline.corpus.prepare import IN_PROCESS
+from pipeline.corpus.run.inputs import list_inputs
+from pipeline.corpus.shards.origins import origins_of
+from pipeline.corpus.shards.reader import ShardFolder
+from pipeline.errors import CorpusError
+from pipeline.settings.corpus import CorpusSettings
+from tests.pipeline.corpus import raw
+from tests.pipeline.corpus.raw import write_texts
+from tests.pipeline.corpus.test_prepare import SMALL, hashes
+
+
+def names(sources):
+    return [source.path.rpartition("/")[2] for source in sources]
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Ten documents to train on, of which two are held out too."""
+    texts = write_texts(10)
+    folder = tmp_path / "data"
+    raw.write(folder / "a.jsonl", raw.jsonl(texts))
+    raw.write(folder / "heldout.jsonl", raw.jsonl([texts[3], texts[7], *write_texts(5, seed=9)]))
+    return folder
+
+
+def settings_of(data, **changes):
+    values = {"inputs": (str(data),), "heldout": (str(data / "heldout.jsonl"),), **SMALL, **changes}
+    return CorpusSettings(**values)
+
+
+def run(corpus, out, vocab, show=lambda line: None, executor=IN_PROCESS):
+    found = list_inputs(corpus, [str(out)])
+    given = found.sources, show, executor, found.heldout
+    return prepare.prepare(corpus, out, vocab, 1, *given)
+
+
+def link(path):
+    os.symlink(path, path.with_name("link.jsonl"))
+    return path.with_name("link.jsonl")
+
+
+@pytest.mark.parametrize("name", [lambda path: path, link, lambda path: path.parent / "h*.jsonl"])
+def test_a_held_out_file_under_the_inputs_is_not_trained_on(data, name):
+    heldout = name(data / "heldout.jsonl")
+    found = list_inputs(settings_of(data, heldout=(str(heldout),)))
+    assert names(found.sources) == ["a.jsonl"]
+    assert len(found.heldout) == 1
+    lines = found.sources.left_out_lines()
+    assert any("named by corpus.heldout: " in line and "heldout.jsonl" in line for line in lines)
+
+
+def test_what_is_no_text_is_not_read(data, tmp_path):
+    vocab = raw.write(data / "vocab.txt", "的\n".encode())
+    words = raw.write(data / "words.txt", "新词\n".encode())
+    raw.write(data / "rejected" / "too_short" / "000000-0000.jsonl", b"{}\n")
+    raw.write(data / "out" / "manifest.json", b"{}\n")
+    raw.write(data / "outside.txt", "字".encode())
+    corpus = settings_of(
+        data, vocab=str(vocab), user_dictionary=str(words), keep_rejected=str(data / "rejected")
+    )
+    found = list_inputs(corpus, [str(data / "out")])
+    assert names(found.sources) == ["a.jsonl", "outside.txt"]
+    assert {why: names_of(paths) for why, paths in found.sources.left_out_by_reason().items()} == {
+        "named by corpus.heldout": ["heldout.jsonl"],
+        "named by corpus.vocab": ["vocab.txt"],
+        "named by corpus.user_dictionary": ["words.txt"],
+        "written by this command": ["manifest.json", "000000-0000.jsonl"],
+    }
+
+
+def names_of(paths):
+    return [path.rpartition("/")[2] for path in paths]
+
+
+def test_inputs_that_are_all_held_out_are_an_error(data):
+    with pytest.raises(CorpusError, match=r"nothing is left .* 2 named by corpus\.heldout: "):
+        list_inputs(settings_of(data, heldout=(str(data),)))
+
+
+def test_held_out_documents_in_the_training_text_are_left_out_and_counted(data, vocab, tmp_path):
+    lines: list[str] = []
+    corpus = settings_of(data, keep_rejected=str(tmp_path / "rejected"))
+    manifest = run(corpus, tmp_path / "out", vocab, lines.append)
+    assert manifest.counts["documents"] == 8
+    assert manifest.drops == {"heldout_document": 2}
+    assert list(manifest.left_out) == ["named by corpus.heldout"]
+    assert any("2 document(s) also stand in corpus.heldout" in line for line in lines)
+    assert any("heldout.jsonl" in line for line in lines)
+    (kept,) = (tmp_path / "rejected" / "heldout_document").iterdir()
+    texts = write_texts(10)
+    assert [json.loads(line)["text"] for line in kept.open()] == [texts[3], texts[7]]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "manifest.json",
+        *hashes(tmp_path / "out"),
+    }
+    # Cleaning decides what is the same.
+    changed = data / "heldout.jsonl"
+    changed.write_bytes(raw.jsonl([texts[3].replace("\n", " \r\n\n"), texts[5] + "了"]))
+    assert run(corpus, tmp_path / "out", vocab).drops == {"heldout_document": 1}
+
+
+def test_the_setting_keeps_held_out_documents(data, vocab, tmp_path):
+    corpus = settings_of(data, dedup={"heldout_documents": False})
+    manifest = run(corpus, tmp_path / "out", vocab)
+    assert (manifest.counts["documents"], manifest.drops) == (10, {})
+
+
+def test_held_out_text_that_changes_makes_a_new_corpus_and_duplicates_go_with_it(
+    data, vocab, tmp_path
+):
+    corpus = settings_of(data, dedup={"exact_documents": True, "exact_paragraphs": True})
+    twice = raw.jsonl(write_texts(10)) * 2
+    (data / "a.jsonl").write_bytes(twice)
+    first = run(corpus, tmp_path / "out", vocab)
+    assert first.drops["duplicate_document"] == 10
+    assert first.drops["heldout_document"] == 2
+    (data / "heldout.jsonl").write_bytes(raw.jsonl(write_texts(5, seed=9)))
+    second = run(corpus, tmp_path / "out", vocab)
+    assert second.fingerprint != first.fingerprint
+    assert "heldout_document" not in second.drops
+
+
+def test_an_output_folder_under_the_inputs_is_up_to_date_when_the_command_runs_again(data, vocab):
+    corpus = settings_of(data)
+    first = run(corpus, data / "out", vocab)
+    calls = []
+
+    def work(job, units, workers):
+        calls.append(units)
+        return IN_PROCESS.run(job, units, workers)
+
+    again = run(corpus, data / "out", vocab, executor=prepare.Executor(work, IN_PROCESS.spread))
+    assert again == first
+    assert not calls
+
+
+def test_the_origins_of_samples_are_found_though_files_are_left_out(data, vocab, tmp_path):
+    raw.write(data / "0.jsonl", raw.jsonl(write_texts(3, seed=5)))
+    corpus = settings_of(data, heldout=(str(data / "0.jsonl"),), shard_megabytes=0.001)
+    run(corpus, tmp_path / "out", vocab)
+    reader = ShardFolder(tmp_path / "out")
+    numbers = np.arange(len(reader))
+    documents = reader.rows(numbers).documents
+    found = origins_of(reader, numbers, documents)
+    assert set(found) == set(documents.tolist())

@@ -1,0 +1,212 @@
+"""An output folder is ours or empty; only files that its manifest or ledger names are deleted."""
+
+import json
+
+import pytest
+
+from pipeline.corpus import prepare
+from pipeline.corpus.prepare import Executor
+from pipeline.corpus.run import output_folder
+from pipeline.corpus.run.output_folder import Ledger
+from pipeline.errors import ConfigError, CorpusError
+from pipeline.settings.corpus import CorpusSettings
+from tests.pipeline.corpus import raw
+from tests.pipeline.corpus.raw import write_texts
+from tests.pipeline.corpus.test_prepare import IN_PROCESS, counting, hashes, run
+
+
+def content(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"data-00000-of-00001.arrow": "mine"},
+        {"notes.tmp": "mine"},
+        {".hidden": "mine"},
+        {"_work/draft.txt": "mine"},
+        {"_work/000000-0000.json": "{}"},
+        {"_work/ledger": '{"made_by": "somebody else"}'},
+        {"manifest.json": '{"mine": 1}'},
+        {"manifest.json": "[]"},
+        {"manifest.json": '{"schema_version": 1, "shards": 3, "vocab_sha256": 1, "fingerprint": 1'},
+        {"duplicates.jsonl": "mine"},
+        {"shard-000000-0000.arrow": "mine"},
+        {"deep/er/text.txt": "mine"},
+    ],
+    ids=lambda files: next(iter(files)),
+)
+def test_a_folder_with_files_of_others_is_refused_and_untouched(
+    source,
+    vocab,
+    tmp_path,
+    files,
+):
+    out = tmp_path / "out"
+    for name, text in files.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(text)
+    before = content(out)
+    settings = CorpusSettings(inputs=(str(source),))
+    for refused in (
+        lambda: prepare.check(settings, out, vocab),
+        lambda: run(source, out, vocab),
+    ):
+        with pytest.raises(CorpusError, match="do not belong to this corpus: ") as raised:
+            refused()
+        assert next(iter(files)).partition("/")[0] in str(raised.value)
+        assert content(out) == before
+
+
+def test_empty_folders_do_no_harm(source, vocab, tmp_path):
+    (tmp_path / "out" / "_work" / "old").mkdir(parents=True)
+    run(source, tmp_path / "out", vocab)
+    assert "_work" not in {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_a_file_in_place_of_the_folder_is_refused(source, vocab, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(CorpusError, match="is a file"):
+        run(source, tmp_path / "out", vocab)
+
+
+@pytest.mark.parametrize("name", ["note.txt", "shard-99999.arrow", "_work/draft.txt"])
+def test_files_that_were_put_into_a_corpus_stay(source, vocab, tmp_path, name):
+    out = tmp_path / "out"
+    run(source, out, vocab)
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_text("mine")
+    before = content(out)
+    run(source, out, vocab)  # it is up to date
+    with pytest.raises(CorpusError, match="do not belong"):
+        run(source, out, vocab, sequence_length=32)
+    assert content(out) == before
+
+
+@pytest.mark.parametrize("name", ["o[u]t*?", "第 一 批[新]"])
+def test_brackets_in_the_folder_s_name_hide_no_stale_file(
+    source,
+    vocab,
+    tmp_path,
+    name,
+):
+    out = tmp_path / name
+    run(source, out, vocab)
+    executor, done = counting(stop_after=3)
+    with pytest.raises(KeyboardInterrupt):
+        run(source, out, vocab, executor, shard_megabytes=0.02)
+    executor, redone = counting()
+    run(source, out, vocab, executor, shard_megabytes=0.02)
+    assert {r.unit for r in redone}.isdisjoint({r.unit for r in done if r.chunk < 0})
+    run(source, tmp_path / "expected", vocab, shard_megabytes=0.02)
+    assert hashes(out) == hashes(tmp_path / "expected")
+    assert {path.name for path in out.iterdir()} == {"manifest.json", *hashes(out)}
+
+
+def test_a_shard_without_a_record_is_ours_by_the_ledger(
+    source,
+    vocab,
+    tmp_path,
+    monkeypatch,
+):
+    out = tmp_path / "out"
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.corpus.run.work.record", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(source, out, vocab)
+    monkeypatch.undo()
+    assert hashes(out)
+    run(source, out, vocab, shard_megabytes=1.0)
+    assert list(hashes(out)) == ["shard-000000-0000.arrow"]
+
+
+def test_dropped_text_of_an_earlier_corpus_does_not_mix_with_the_new_one(
+    vocab,
+    tmp_path,
+):
+    rejected = tmp_path / "rejected"
+    source = raw.write(tmp_path / "a.jsonl", raw.jsonl([*write_texts(100), "短"]))
+    settings = {"keep_rejected": str(rejected), "shard_megabytes": 0.002}
+    run(source, tmp_path / "out", vocab, **settings)
+    (first,) = rejected.rglob("*.jsonl")
+    run(source, tmp_path / "out", vocab, **{**settings, "shard_megabytes": 1.0})
+    assert [path.name for path in rejected.rglob("*.jsonl")] == ["000000-0000.jsonl"]
+    assert not first.exists()
+    # The folder belongs to that corpus; another one must not write there.
+    with pytest.raises(CorpusError, match=r"corpus\.keep_rejected: .*too_short/000000-0000"):
+        run(source, tmp_path / "other", vocab, **settings)
+    (rejected / "mine.txt").write_text("mine")
+    with pytest.raises(CorpusError, match=r"corpus\.keep_rejected: .*mine\.txt"):
+        run(source, tmp_path / "out", vocab, **settings)
+    inside = CorpusSettings(inputs=("a",), keep_rejected=str(tmp_path / "out" / "rejected"))
+    with pytest.raises(ConfigError, match="inside the folder of the shards"):
+        prepare.check(inside, tmp_path / "out", vocab)
+
+
+def test_an_older_corpus_is_ours(source, vocab, tmp_path):
+    out = tmp_path / "out"
+    run(source, out, vocab)
+    path = out / "manifest.json"
+    values = json.loads(path.read_text("utf-8"))
+    del values["units"]
+    path.write_text(json.dumps(values | {"schema_version": 1}), "utf-8")
+    run(source, out, vocab, shard_megabytes=1.0)
+    assert list(hashes(out)) == ["shard-000000-0000.arrow"]
+
+
+def test_a_file_of_others_in_the_work_folder_survives_the_end(tmp_path):
+    output_folder.begin(str(tmp_path), Ledger(fingerprint="f", units=1))
+    (tmp_path / "_work" / "000000-end.json").write_text("{}")
+    (tmp_path / "_work" / "mine.txt").write_text("mine")
+    output_folder.remove_work(str(tmp_path))
+    assert content(tmp_path) == {"_work/mine.txt": b"mine"}
+
+
+def test_units_without_a_result_are_refused_and_made_by_the_same_command(
+    source,
+    vocab,
+    tmp_path,
+):
+    out = tmp_path / "out"
+
+    def stops(job, units, workers):
+        results = IN_PROCESS.run(job, units, workers)
+        for _ in range(5):
+            yield next(results)
+
+    with pytest.raises(CorpusError, match=r"\d+ of \d+ work units gave no complete result"):
+        run(source, out, vocab, Executor(stops, IN_PROCESS.spread))
+    assert not (out / "manifest.json").exists()
+    run(source, out, vocab)
+    run(source, tmp_path / "whole", vocab)
+    assert hashes(out) == hashes(tmp_path / "whole")
+
+
+def test_an_end_without_its_chunks_is_no_result(source, vocab, tmp_path):
+    def loses(job, units, workers):
+        for result in IN_PROCESS.run(job, units, workers):
+            if (result.unit, result.chunk) != (1, 0):
+                yield result
+
+    with pytest.raises(CorpusError, match=r"1 of \d+ work units gave no complete result"):
+        run(source, tmp_path / "out", vocab, Executor(loses, IN_PROCESS.spread))
+
+
+def test_a_shard_that_vanishes_before_the_end_is_noticed(source, vocab, tmp_path):
+    out = tmp_path / "out"
+
+    def loses(job, units, workers):
+        yield from IN_PROCESS.run(job, units, workers)
+        (out / "shard-000002-0000.arrow").unlink()
+
+    with pytest.raises(CorpusError, match=r"1 of \d+ shards vanished .*shard-000002-0000"):
+        run(source, out, vocab, Executor(loses, IN_PROCESS.spread))
+    run(source, out, vocab)
