@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -23,6 +24,17 @@ from tests.corpora import write_vocabulary
 from tests.pipeline.training.test_loop import settings
 
 TEXT = "一丂七，丄 abc丅丆[MASK]万"
+
+
+def export_of(run, folder, **settings):
+    """An export of the run, moved to another folder, whose corpus was made with these settings."""
+    _, paths = run
+    shutil.copytree(paths.run, folder)
+    file = folder / "shards" / "manifest.json"
+    manifest = json.loads(file.read_text("utf-8")) | {"settings": settings}
+    file.write_text(json.dumps(manifest), "utf-8")
+    best = checkpoints.best(folder / "checkpoints")
+    return export.export_checkpoint(best, paths.vocab, folder / "export")
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +71,55 @@ def test_the_tokenizer_gives_the_ids_that_training_used(run):
     assert tokenizer(text)["input_ids"][1:-1] == ids.tolist()
     assert tokenizer.mask_token_id in tokenizer(TEXT)["input_ids"]
     assert (paths.export / "vocab.txt").read_bytes() == paths.vocab.read_bytes()
+
+
+def test_the_tokenizer_folds_what_the_manifest_says(run, tmp_path):
+    cleaning = {"html": True, "width": True, "simplify": True, "min_characters": 8}
+    folder = export_of(run, tmp_path / "moved", cleaning=cleaning, lowercase=False)
+    normal = AutoTokenizer.from_pretrained(folder).backend_tokenizer.normalizer.normalize_str
+    assert normal("１２ＡＢ，門") == "12AB， 门 "
+    card = (folder / "README.md").read_text("utf-8")
+    does, _, does_not = card.partition("A tokenizer cannot do these steps")
+    assert "`width`" in does
+    assert "`simplify`" in does
+    assert "lowercase" not in card
+    assert "`html`" in does_not
+    assert "transformers 5" in card
+    lineage = export.read_lineage(folder)
+    assert lineage["cleaning"] == ["html", "width", "simplify"]
+
+
+def test_a_corpus_that_was_not_cleaned_is_not_folded(run):
+    _, paths = run
+    normal = AutoTokenizer.from_pretrained(paths.export).backend_tokenizer.normalizer
+    assert normal.normalize_str("１") == "１"
+    assert "was not cleaned" in (paths.export / "README.md").read_text("utf-8")
+
+
+def test_how_text_was_cleaned_is_never_guessed(run, tmp_path):
+    _, paths = run
+    shutil.copytree(paths.run, tmp_path / "moved")
+    best = checkpoints.best(tmp_path / "moved" / "checkpoints")
+    manifest = tmp_path / "moved" / "shards" / "manifest.json"
+    shutil.copy(paths.heldout / "manifest.json", manifest)
+    with pytest.raises(ExportError, match=r"not the corpus that .* was trained on"):
+        export.export_checkpoint(best, paths.vocab, tmp_path / "out")
+    manifest.unlink()
+    with pytest.raises(ExportError, match="put this file back"):
+        export.export_checkpoint(best, paths.vocab, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_segments_are_given_without_asking(run):
+    """transformers 5 leaves token_type_ids out unless the tokenizer names them."""
+    _, paths = run
+    assert AutoTokenizer.from_pretrained(paths.export)("一", "丁")["token_type_ids"] == [
+        0,
+        0,
+        0,
+        1,
+        1,
+    ]
 
 
 def test_another_vocabulary_is_refused(run, tmp_path):
