@@ -93,7 +93,10 @@ def to_huawei(model: NezhaPreTrainedModel) -> dict[str, Tensor]:
 
 
 def load_exactly(model: NezhaPreTrainedModel, weights: dict[str, Tensor]) -> None:
-    """Copy `weights` (our names) into the model; every name and shape must fit."""
+    """Copy `weights` (our names) into the model; every name and shape must fit.
+
+    Two weights of a file that the network ties must be equal: one would replace the other.
+    """
     expected = model.state_dict()
     tied = {name: weights[of] for name, of in TIED.items() if of in weights and name in expected}
     weights = tied | weights
@@ -105,6 +108,13 @@ def load_exactly(model: NezhaPreTrainedModel, weights: dict[str, Tensor]) -> Non
             wrong.append(f"shape of {name}: {found} in the file, {wanted} by the configuration")
         elif not weights[name].is_floating_point():
             wrong.append(f"type of {name}: {weights[name].dtype} is not a floating-point type")
+    if model.config.tie_word_embeddings:
+        wrong += [
+            f"{name} differs from {of}, but the network ties them: set tie_word_embeddings to false "
+            "in the config.json to keep both"
+            for name, of in TIED.items()
+            if name in expected and of in weights and not torch.equal(weights[name], weights[of])
+        ]
     if wrong:
         raise WeightsError(
             f"the weights do not fit {type(model).__name__}:\n  " + "\n  ".join(wrong)
