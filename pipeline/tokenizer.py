@@ -8,6 +8,7 @@ of the text as it was given.
 from __future__ import annotations
 
 import functools
+import json
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -19,8 +20,9 @@ from transformers import PreTrainedTokenizerFast
 
 from pipeline.character_map import character_map
 from pipeline.corpus.records import Drop
-from pipeline.corpus.samples.vocabulary import build_tokenizer
+from pipeline.corpus.samples.vocabulary import SPECIALS, build_tokenizer, read_vocabulary
 from pipeline.corpus.text.cleaning import Cleaner, simplify
+from pipeline.errors import VocabularyError
 from pipeline.settings.corpus import CleaningSettings
 
 NOT_FOLDED = ("html", "mojibake")
@@ -54,6 +56,35 @@ def for_transformers(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, model_max_length=512, model_input_names=INPUTS, **special
     )
+
+
+def tokenizer_beside(
+    source: Path, vocab: Path | None = None
+) -> tuple[PreTrainedTokenizerFast, str] | None:
+    """The tokenizer that lies in the folder of weights, and its `vocab.txt`; None if none does.
+
+    Args:
+        source: a folder, or a file or prefix of a checkpoint in it.
+        vocab: a `vocab.txt` to use instead.
+
+    Raises:
+        VocabularyError: see `read_vocabulary`; or `tokenizer.json` is no tokenizer of BERT's kind.
+    """
+    folder = source if source.is_dir() else source.parent
+    whole, listed = folder / "tokenizer.json", vocab or folder / "vocab.txt"
+    if whole.exists() and not vocab:
+        tokenizer = Tokenizer.from_file(str(whole))
+        ids = tokenizer.get_vocab()
+        if missing := [token for token in SPECIALS if token not in ids]:
+            raise VocabularyError(f"{whole}: no {', '.join(missing)}; give a vocab.txt instead")
+        listing = [token for _, token in sorted((number, token) for token, number in ids.items())]
+        return for_transformers(tokenizer), "".join(f"{token}\n" for token in listing)
+    if not vocab and not listed.exists():
+        return None
+    settings = folder / "tokenizer_config.json"
+    known = json.loads(settings.read_text("utf-8")) if settings.exists() else {}
+    tokenizer = build_tokenizer(listed, known.get("do_lower_case", True))
+    return for_transformers(tokenizer), "".join(f"{each}\n" for each in read_vocabulary(listed))
 
 
 def recorded_cleaning(settings: Sequence[dict[str, Any]]) -> tuple[bool, CleaningSettings]:

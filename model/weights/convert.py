@@ -75,7 +75,7 @@ def convert(source: Path, target: Path, config_file: Path | None = None, head: s
     Returns the class name. Raises WeightsError.
     """
     weights = renamed(read_weights(source))
-    config = read_config(config_file or _beside(source))
+    config = read_config(config_file or config_beside(source))
     named = (config.architectures or [""])[0]
     head = head or (named if named in HEADS else head_of(weights))
     if head not in HEADS:
@@ -110,8 +110,8 @@ def load_exactly(model: NezhaPreTrainedModel, weights: dict[str, Tensor]) -> Non
             wrong.append(f"type of {name}: {weights[name].dtype} is not a floating-point type")
     if model.config.tie_word_embeddings:
         wrong += [
-            f"{name} differs from {of}, but the network ties them: set tie_word_embeddings to false "
-            "in the config.json to keep both"
+            f"{name} differs from {of}, but the network ties them: set tie_word_embeddings to "
+            "false in the config.json to keep both"
             for name, of in TIED.items()
             if name in expected and of in weights and not torch.equal(weights[name], weights[of])
         ]
@@ -202,7 +202,8 @@ def _weights_in(folder: Path) -> Path:
     )
 
 
-def _beside(source: Path) -> Path:
+def config_beside(source: Path) -> Path:
+    """The configuration in the folder of the weights. Raises WeightsError if there is none."""
     folder = source if source.is_dir() else source.parent
     for name in ["config.json", "bert_config.json"]:
         if (folder / name).exists():

@@ -138,12 +138,14 @@ class Task(ABC):
             target_needed: whether a file without any target is wrong; otherwise its examples have
                 none.
         """
-        bad, before = findings.bad_lines, len(findings.bad_lines)
         parsed: list[tuple[str, Example]] = []
+        bad: dict[str, str] = {}
+        places: list[str] = []
         try:
             for place, line in read_lines(path):
                 if line.strip():
-                    with _noting(bad):
+                    places.append(place)
+                    with _noting(bad, place):
                         parsed.append((place, self._parse(line, place)))
         except TaskError as error:
             findings.problems.append(str(error))
@@ -151,28 +153,31 @@ class Task(ABC):
         if target_needed or any(self.target in example for _, example in parsed):
             good = []
             for place, example in parsed:
-                with _noting(bad):
+                with _noting(bad, place):
                     self.check_target(example, place)
                     good.append((place, example))
             self.unify([example for _, example in good], path, findings.notes)
             parsed = good
         examples: list[Example] = []
-        first_place: dict[Any, str] = {}
+        seen: dict[str, str] = {}
         for place, example in parsed:
-            unknown = self.labels_of([example]) - set(labels or ()) if labels is not None else ()
+            unknown: set[str] = set()
+            if labels is not None and self.target in example:
+                unknown = self.labels_of([example]) - set(labels)
             same = self.identity(example)
             if unknown:
-                bad.append(
-                    f"{place}: label {sorted(unknown)[0]!r} does not occur in the training "
-                    f"examples ({', '.join(labels or ())})"
+                bad[place] = (
+                    f"{place}: label {min(unknown)!r} does not occur in the training examples "
+                    f"({', '.join(labels or ())})"
                 )
-            elif same is not None and first_place.setdefault(repr(same), place) != place:
-                bad.append(f"{place}, key id: {same!r} is also in {first_place[repr(same)]}")
+            elif same is not None and seen.setdefault(repr(same), place) != place:
+                bad[place] = f"{place}, key id: {same!r} is also in {seen[repr(same)]}"
             elif reason := fits(example):
-                bad.append(f"{place}: {reason}")
+                bad[place] = f"{place}: {reason}"
             else:
                 examples.append(example)
-        if not examples and len(bad) == before:
+        findings.bad_lines.extend(bad[place] for place in places if place in bad)
+        if not places:
             keys = ", ".join([*self.fields, self.target])
             findings.problems.append(f"{path}: no examples; expected JSON lines with {keys}")
         elif not examples:
@@ -205,12 +210,12 @@ class Task(ABC):
 
 
 @contextmanager
-def _noting(bad_lines: list[str]) -> Iterator[None]:
+def _noting(bad: dict[str, str], place: str) -> Iterator[None]:
     """Note a TaskError of the block instead of raising it."""
     try:
         yield
     except TaskError as error:
-        bad_lines.append(str(error))
+        bad[place] = str(error)
 
 
 def is_visible(character: str) -> bool:
