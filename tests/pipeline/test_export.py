@@ -145,6 +145,8 @@ def test_the_registered_model_loads_where_this_repository_is_not(run, tmp_path):
     second = registry.register_export(config, paths.export, run_id)
     client = mlflow.MlflowClient(tracking.tracking_uri(config))
     assert int(client.get_model_version_by_alias("nezha", "champion").version) == 2
+    assert client.get_run(run_id).info.status == "RUNNING"
+    tracking.finish_run(config, run_id, "FAILED")
     code = f"""
 import mlflow, json
 mlflow.set_tracking_uri({tracking.tracking_uri(config)!r})
@@ -154,8 +156,23 @@ model = AutoModelForPreTraining.from_pretrained(folder + "/model", trust_remote_
 tokenizer = AutoTokenizer.from_pretrained(folder + "/model")
 logits = model(**tokenizer("一丁七", return_tensors="pt")).prediction_logits
 json.dump(logits.tolist(), open("logits.json", "w"))
+for uri in ({uri!r}, folder):
+    fill = mlflow.transformers.load_model(uri)
+    assert type(fill.model).__name__ == "NezhaForMaskedLM"
+    answer = fill("一[MASK]七")[0]["token_str"]
+    assert mlflow.pyfunc.load_model(uri).predict(["一[MASK]七"])[0] == answer, uri
 """
     subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, check=True)
+    elsewhere = config.tracking.model_copy(
+        update={"uri": f"sqlite:///{tmp_path}/other.db", "alias": "staging"}
+    )
+    other = config.model_copy(update={"tracking": elsewhere})
+    assert registry.register_export(other, paths.export, run_id) == "models:/nezha@staging"
+    made = mlflow.MlflowClient(elsewhere.uri).get_model_version_by_alias("nezha", "staging")
+    run_there = mlflow.MlflowClient(elsewhere.uri).get_run(made.run_id)
+    assert run_there.data.tags["pretraining_run"] == run_id
+    registry.register_export(config, paths.export, run_id)
+    assert client.get_run(run_id).info.status == "FAILED", "registering changes no state"
     network = NezhaForPreTraining.from_pretrained(paths.export).eval()
     inputs = AutoTokenizer.from_pretrained(paths.export)("一丁七", return_tensors="pt")
     expected = network(**inputs).prediction_logits
