@@ -98,6 +98,8 @@ def finetune(
     if known := _known_result(output, fingerprint):
         show(f"{output} is up to date")
         return known
+    if output.exists():
+        show(f"{output} has another result, of other settings or data, which will be replaced")
     setup = TaskSetup(tokenizer, labels, settings.data.length)
     datasets = {name: Dataset.of(task, each, setup) for name, each in examples.items()}
     sizes = ", ".join(f"{len(each):,} {name}" for name, each in examples.items())

@@ -89,7 +89,8 @@ def test_a_result_is_kept_until_something_changes(export, data, trained):
     assert again() == first
     assert lines == [f"{first.folder} is up to date"]
     assert again(epochs=1) != first
-    assert "240 train, 60 dev, 60 test examples" in lines[1]
+    assert "which will be replaced" in lines[1]
+    assert "240 train, 60 dev, 60 test examples" in lines[2]
     assert again().epochs == first.epochs
     assert sum("240 train" in line for line in lines) == 2
 

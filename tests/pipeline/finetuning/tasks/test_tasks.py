@@ -18,6 +18,8 @@ from pipeline.finetuning.evaluation import Dataset
 from pipeline.finetuning.features import IGNORED, collate
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import Findings, TaskSetup
+from pipeline.settings.corpus import CleaningSettings
+from pipeline.tokenizer import export_tokenizer
 from tests.pipeline.finetuning.conftest import MAKERS
 
 SEPARATORS = {"classification": 1, "pair": 2, "ner": 1, "choice": 2, "span": 2}
@@ -193,6 +195,27 @@ def test_an_answer_with_invisible_ends_has_a_target(space, length, tokenizer, tm
     scores, features = check_round_trip("span", examples, tokenizer, length)
     assert scores == {"f1": 1.0, "exact_match": 1.0}
     assert any(feature.target != [0, 0] for feature in features)
+
+
+def test_offsets_are_those_of_full_width_text(export):
+    """Entities and answers are named as they are written, not as the network reads them."""
+    folded = export_tokenizer(export / "vocab.txt", True, CleaningSettings())
+    wide, narrow = "在ａ１ｂ２\u3000王明", "在a1b2 王明"
+    for text in (wide, narrow):
+        labels = ["O", *["B-X", "I-X", "I-X", "I-X"], "O", "B-X", "I-X"]
+        example = {"tokens": list(text), "labels": labels}
+        setup = TaskSetup(folded, ["O", "B-X", "I-X"], 24)
+        (feature,) = TASKS["ner"].features([example], setup)
+        outputs = [(feature, perfect_logits("ner", feature, setup.labels))]
+        found = TASKS["ner"].answer(example, outputs, setup)["entities"]
+        assert [(each["text"], each["start"]) for each in found] == [(text[1:5], 1), ("王明", 6)]
+        assert folded.unk_token_id not in feature.inputs[0].ids
+
+        answers = [{"text": text[1:5], "start": 1}]
+        question = {"context": text, "question": text[1:3], "answers": answers}
+        scores, _ = check_round_trip("span", [question], folded, 24)
+        assert scores["exact_match"] == 1.0
+    assert folded(wide)["input_ids"] == folded(narrow)["input_ids"]
 
 
 @pytest.mark.parametrize(
