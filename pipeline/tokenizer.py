@@ -77,6 +77,8 @@ def tokenizer_beside(
         ids = tokenizer.get_vocab()
         if missing := [token for token in SPECIALS if token not in ids]:
             raise VocabularyError(f"{whole}: no {', '.join(missing)}; give a vocab.txt instead")
+        if sorted(ids.values()) != list(range(len(ids))):
+            raise VocabularyError(f"{whole}: its ids have gaps; give a vocab.txt instead")
         listing = [token for _, token in sorted((number, token) for token, number in ids.items())]
         return for_transformers(tokenizer), "".join(f"{token}\n" for token in listing)
     if not vocab and not listed.exists():

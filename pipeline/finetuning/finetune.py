@@ -99,7 +99,7 @@ def finetune(
         show(f"{output} is up to date")
         return known
     if output.exists():
-        show(f"{output} has another result, of other settings or data, which will be replaced")
+        show(f"{output} holds the result of other settings or data, which will be replaced")
     setup = TaskSetup(tokenizer, labels, settings.data.length)
     datasets = {name: Dataset.of(task, each, setup) for name, each in examples.items()}
     sizes = ", ".join(f"{len(each):,} {name}" for name, each in examples.items())
@@ -140,8 +140,9 @@ def finetune(
         "task": settings.task,
         "length": settings.data.length,
         "labels": labels,
+        "data": settings.data.model_dump(mode="json"),
+        "notes": notes,
     }
-    facts |= {"labels": labels, "data": settings.data.model_dump(mode="json"), "notes": notes}
     origin = {"export": export, "from_scratch": from_scratch, "fingerprint": fingerprint}
     output.parent.mkdir(parents=True, exist_ok=True)
     save(network, tokenizer, export, output, facts | result._asdict() | origin, predictions)

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
 from transformers import AutoTokenizer, pipeline
 
 import model as nezha
@@ -305,4 +307,9 @@ def test_a_vocabulary_of_another_network_is_refused(
     vocab.write_text("a\nb\n")
     assert main(["--input", str(folder), "--output", str(tmp_path / "out")]) == 2
     assert "a BERT vocabulary has all of" in capsys.readouterr().err
+    for tokens, told in ((["a", "b"], "no [PAD]"), ([*VOCABULARY, "z"], "its ids have gaps")):
+        ids = {token: 2 * number for number, token in enumerate(tokens)}
+        Tokenizer(WordPiece(ids, unk_token=tokens[0])).save(str(folder / "tokenizer.json"))
+        assert main(["--input", str(folder), "--output", str(tmp_path / "out")]) == 2
+        assert told in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
