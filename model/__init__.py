@@ -1,16 +1,6 @@
 """NEZHA for transformers 5. Importing this package registers it with the Auto classes."""
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoModelForMultipleChoice,
-    AutoModelForNextSentencePrediction,
-    AutoModelForPreTraining,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-)
+import transformers
 
 from .configuration_nezha import NezhaConfig
 from .heads_nezha import (
@@ -26,17 +16,17 @@ from .heads_nezha import (
 from .modeling_nezha import NezhaModel, NezhaPreTrainedModel
 
 AUTO_CLASSES = {
-    AutoModel: NezhaModel,
-    AutoModelForPreTraining: NezhaForPreTraining,
-    AutoModelForMaskedLM: NezhaForMaskedLM,
-    AutoModelForNextSentencePrediction: NezhaForNextSentencePrediction,
-    AutoModelForSequenceClassification: NezhaForSequenceClassification,
-    AutoModelForMultipleChoice: NezhaForMultipleChoice,
-    AutoModelForTokenClassification: NezhaForTokenClassification,
-    AutoModelForQuestionAnswering: NezhaForQuestionAnswering,
+    transformers.AutoModel: NezhaModel,
+    transformers.AutoModelForPreTraining: NezhaForPreTraining,
+    transformers.AutoModelForMaskedLM: NezhaForMaskedLM,
+    transformers.AutoModelForNextSentencePrediction: NezhaForNextSentencePrediction,
+    transformers.AutoModelForSequenceClassification: NezhaForSequenceClassification,
+    transformers.AutoModelForMultipleChoice: NezhaForMultipleChoice,
+    transformers.AutoModelForTokenClassification: NezhaForTokenClassification,
+    transformers.AutoModelForQuestionAnswering: NezhaForQuestionAnswering,
 }
 
-AutoConfig.register("nezha", NezhaConfig, exist_ok=True)
+transformers.AutoConfig.register("nezha", NezhaConfig, exist_ok=True)
 for _auto_class, _model_class in AUTO_CLASSES.items():
     _auto_class.register(NezhaConfig, _model_class, exist_ok=True)
 

@@ -5,55 +5,44 @@ Names and defaults are those of `nezha-cn-base` in transformers 4.40.2.
 
 from typing import Any
 
-from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers.utils.versions import require_version
+
+# Before the imports that older releases do not have: an export carries this file.
+require_version("transformers>=5.17", "The code of this Nezha needs a newer transformers.")
+
+from huggingface_hub.dataclasses import strict  # noqa: E402
+from transformers import BertConfig  # noqa: E402
 
 
 @strict
-class NezhaConfig(PreTrainedConfig):
+class NezhaConfig(BertConfig):
     """A BERT configuration in which a clipped relative distance replaces absolute positions.
 
     `max_relative_position`: distances beyond it share one position vector; 0 means no positions.
     `max_position_embeddings`: the length the weights were trained for; longer inputs are fine,
         because the position vectors are a function and not parameters.
     `classifier_dropout`: dropout before a task head; None means `hidden_dropout_prob`.
-    The other fields mean what they mean in `transformers.BertConfig`.
+    The other fields are those of `transformers.BertConfig`.
     """
 
     model_type = "nezha"
 
     vocab_size: int = 21128
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float | int = 0.1
-    attention_probs_dropout_prob: float | int = 0.1
-    max_position_embeddings: int = 512
     max_relative_position: int = 64
-    type_vocab_size: int = 2
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-12
     classifier_dropout: float | int | None = 0.1
-    pad_token_id: int | None = 0
     bos_token_id: int | None = 2
     eos_token_id: int | list[int] | None = 3
-    use_cache: bool = True
-    is_decoder: bool = False
-    add_cross_attention: bool = False
-    tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        self.check_sizes()
+        self._check()
 
     @property
     def attention_head_size(self) -> int:
         """Width of one head, d."""
         return self.hidden_size // self.num_attention_heads
 
-    def check_sizes(self) -> None:
+    def _check(self) -> None:
         """Raise ValueError for sizes that a network cannot have."""
         if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
             raise ValueError(

@@ -1,7 +1,9 @@
 """The seven heads of Nezha, with the semantics of transformers 4.40.2.
 
 The arguments that all share are described in `modeling_nezha.py`. A loss is the mean over the
-labels other than -100. With return_dict=False the output is (loss if any, logits, …).
+labels other than -100, or with num_items_in_batch their sum divided by it: then the gradients of
+the parts of a batch add up to that of the whole batch. With return_dict=False the output is
+(loss if any, logits, …).
 """
 
 import warnings
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers.loss.loss_utils import fixed_cross_entropy
 from transformers.modeling_outputs import (
     MaskedLMOutput,
@@ -18,6 +21,7 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
+from transformers.models.bert.modeling_bert import BertForPreTrainingOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
@@ -28,30 +32,25 @@ from .modeling_nezha import NezhaModel, NezhaPreTrainedModel
 
 
 @dataclass
-class NezhaForPreTrainingOutput(ModelOutput):
+class NezhaForPreTrainingOutput(BertForPreTrainingOutput):
     """loss (both labels given), prediction_logits [B, S, V], seq_relationship_logits [B, 2]."""
-
-    loss: Tensor | None = None
-    prediction_logits: Tensor | None = None
-    seq_relationship_logits: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-
-
-def task_dropout(config: NezhaConfig) -> nn.Dropout:
-    """The dropout in front of a task's classifier."""
-    rate = config.classifier_dropout
-    return nn.Dropout(config.hidden_dropout_prob if rate is None else rate)
 
 
 class _WithLMHead(NezhaPreTrainedModel):
     """Ties the LM head to the word embeddings."""
 
-    cls: NezhaPreTrainingHeads
+    _pairs: bool
+    """Whether there is a next-sentence head, too"""
     _tied_weights_keys = {  # noqa: RUF012
         "cls.predictions.decoder.weight": "nezha.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     }
+
+    def __init__(self, config: NezhaConfig) -> None:
+        super().__init__(config)
+        self.nezha = NezhaModel(config, add_pooling_layer=self._pairs)
+        self.cls = NezhaPreTrainingHeads(config, predictions=True, seq_relationship=self._pairs)
+        self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
         return self.cls.predictions.decoder
@@ -64,14 +63,7 @@ class _WithLMHead(NezhaPreTrainedModel):
 class NezhaForPreTraining(_WithLMHead):
     """Masked words and next sentence."""
 
-    # num_items_in_batch counts words, not pairs: the Trainer has to take the mean of means.
-    accepts_loss_kwargs = False
-
-    def __init__(self, config: NezhaConfig) -> None:
-        super().__init__(config)
-        self.nezha = NezhaModel(config)
-        self.cls = NezhaPreTrainingHeads(config, predictions=True, seq_relationship=True)
-        self.post_init()
+    _pairs = True
 
     @can_return_tuple
     def forward(
@@ -87,7 +79,9 @@ class NezhaForPreTraining(_WithLMHead):
     ) -> tuple | NezhaForPreTrainingOutput:
         """labels [B, S] and next_sentence_label [B] (0 follows, 1 random) → the sum of both losses.
 
-        There is no loss unless both are given. num_items_in_batch divides the loss of words alone.
+        There is no loss unless both are given. num_items_in_batch counts words and not pairs: a
+        pair then has the weight of its words, so that the loss does not depend on how a batch is
+        divided.
         """
         inputs = input_ids, attention_mask, token_type_ids, head_mask, inputs_embeds
         outputs = self.nezha(*inputs, return_dict=True, **kwargs)
@@ -97,7 +91,11 @@ class NezhaForPreTraining(_WithLMHead):
         if labels is not None and next_sentence_label is not None:
             items = kwargs.get("num_items_in_batch")
             loss = fixed_cross_entropy(words.flatten(0, 1), labels.view(-1), items)
-            loss = loss + fixed_cross_entropy(pairs, next_sentence_label.view(-1))
+            if items is None:
+                loss = loss + fixed_cross_entropy(pairs, next_sentence_label.view(-1))
+            else:
+                losses = F.cross_entropy(pairs, next_sentence_label.view(-1), reduction="none")
+                loss = loss + (losses * labels.ne(-100).sum(1)).sum() / items
         return NezhaForPreTrainingOutput(
             loss, words, pairs, outputs.hidden_states, outputs.attentions
         )
@@ -106,6 +104,8 @@ class NezhaForPreTraining(_WithLMHead):
 class NezhaForMaskedLM(_WithLMHead):
     """Masked words."""
 
+    _pairs = False
+
     def __init__(self, config: NezhaConfig) -> None:
         super().__init__(config)
         if config.is_decoder:
@@ -113,9 +113,6 @@ class NezhaForMaskedLM(_WithLMHead):
                 "NezhaForMaskedLM is meant for is_decoder=False, bidirectional self-attention",
                 stacklevel=2,
             )
-        self.nezha = NezhaModel(config, add_pooling_layer=False)
-        self.cls = NezhaPreTrainingHeads(config, predictions=True, seq_relationship=False)
-        self.post_init()
 
     def forward(
         self,
@@ -146,143 +143,123 @@ class NezhaForMaskedLM(_WithLMHead):
         return MaskedLMOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
 
-class NezhaForNextSentencePrediction(NezhaPreTrainedModel):
-    """Does the second sentence follow the first?"""
+class _Classifier(NezhaPreTrainedModel):
+    """Scores of classes, from the pooled vector of a sequence or from the vector of each token."""
+
+    _pooled = True
+    _scores: int | None = None
+    """How many; None for config.num_labels"""
+    _output: type[ModelOutput]
 
     def __init__(self, config: NezhaConfig) -> None:
         super().__init__(config)
-        self.nezha = NezhaModel(config)
+        self.nezha = NezhaModel(config, add_pooling_layer=self._pooled)
+        self._add_classifier(config)
+        self.post_init()
+
+    def _rows(self, x: Tensor | None) -> Tensor | None:
+        """An input, with a row for each sequence"""
+        return x
+
+    def _add_classifier(self, config: NezhaConfig) -> None:
+        rate = config.classifier_dropout
+        self.dropout = nn.Dropout(config.hidden_dropout_prob if rate is None else rate)
+        self.num_labels = self._scores or config.num_labels or 0
+        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
+
+    def _logits(self, outputs: Any, batch: int) -> Tensor:
+        states = outputs.pooler_output if self._pooled else outputs.last_hidden_state
+        return self.classifier(self.dropout(states))
+
+    def _labels(self, labels: Tensor | None, **_: Any) -> Tensor | None:
+        return labels
+
+    def _loss(self, logits: Tensor, labels: Tensor, **kwargs: Any) -> Tensor:
+        return fixed_cross_entropy(logits, labels.view(-1), kwargs.get("num_items_in_batch"))
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | ModelOutput:
+        """The scores, and their loss if there are labels; the class tells the shapes of both."""
+        given = input_ids, attention_mask, token_type_ids, inputs_embeds
+        ids, mask, types, embeds = map(self._rows, given)
+        outputs = self.nezha(ids, mask, types, head_mask, embeds, return_dict=True, **kwargs)
+        batch = next(x.shape[0] for x in given if x is not None)
+        logits, labels = self._logits(outputs, batch), self._labels(labels, **kwargs)
+        loss = None if labels is None else self._loss(logits, labels, **kwargs)
+        return self._output(loss, logits, outputs.hidden_states, outputs.attentions)
+
+
+class NezhaForNextSentencePrediction(_Classifier):
+    """Does the second sentence follow the first? Logits [B, 2].
+
+    labels: int64 [B], 0 follows, 1 random (`next_sentence_label` is their old name).
+    """
+
+    _output = NextSentencePredictorOutput
+
+    def _add_classifier(self, config: NezhaConfig) -> None:
         self.cls = NezhaPreTrainingHeads(config, predictions=False, seq_relationship=True)
-        self.post_init()
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        head_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        next_sentence_label: Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple | NextSentencePredictorOutput:
-        """labels int64 [B], 0 follows, 1 random (`next_sentence_label` is their old name)."""
-        if next_sentence_label is not None:
-            warnings.warn("next_sentence_label is now called labels", FutureWarning, stacklevel=2)
-            labels = next_sentence_label
-        inputs = input_ids, attention_mask, token_type_ids, head_mask, inputs_embeds
-        outputs = self.nezha(*inputs, return_dict=True, **kwargs)
-        logits = self.cls.seq_relationship(outputs.pooler_output)
-        loss = None
-        if labels is not None:
-            loss = fixed_cross_entropy(logits, labels.view(-1), kwargs.get("num_items_in_batch"))
-        return NextSentencePredictorOutput(loss, logits, outputs.hidden_states, outputs.attentions)
+    def _logits(self, outputs: Any, batch: int) -> Tensor:
+        return self.cls.seq_relationship(outputs.pooler_output)
+
+    def _labels(
+        self, labels: Tensor | None, next_sentence_label: Tensor | None = None, **_: Any
+    ) -> Tensor | None:
+        if next_sentence_label is None:
+            return labels
+        warnings.warn("next_sentence_label is now called labels", FutureWarning, stacklevel=4)
+        return next_sentence_label
 
 
-class NezhaForSequenceClassification(NezhaPreTrainedModel):
-    """A label, several labels or numbers for a whole sequence."""
+class NezhaForSequenceClassification(_Classifier):
+    """A label, several labels or numbers for a whole sequence: logits [B, num_labels].
 
-    def __init__(self, config: NezhaConfig) -> None:
-        super().__init__(config)
-        self.num_labels = config.num_labels or 0
-        self.nezha = NezhaModel(config)
-        self.dropout = task_dropout(config)
-        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
-        self.post_init()
+    labels: int64 [B], float [B] (regression) or float [B, num_labels] (many at once). The first
+    ones seen set config.problem_type where the user left it open.
+    """
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        head_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple | SequenceClassifierOutput:
-        """labels int64 [B], float [B] (regression) or float [B, num_labels] (many at once).
+    _output = SequenceClassifierOutput
 
-        The first labels seen set config.problem_type where the user left it open.
-        """
-        inputs = input_ids, attention_mask, token_type_ids, head_mask, inputs_embeds
-        outputs = self.nezha(*inputs, return_dict=True, **kwargs)
-        logits = self.classifier(self.dropout(outputs.pooler_output))
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(
-                labels=labels, pooled_logits=logits, config=self.config, **kwargs
-            )
-        return SequenceClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
+    def _loss(self, logits: Tensor, labels: Tensor, **kwargs: Any) -> Tensor:
+        loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **kwargs)
+        items = kwargs.get("num_items_in_batch")
+        if items is None or self.config.problem_type == "single_label_classification":
+            return loss
+        # Of the other problems transformers gives the mean in any case.
+        return loss * labels.numel() / items
 
 
-class NezhaForMultipleChoice(NezhaPreTrainedModel):
-    """Which of C sequences?"""
+class NezhaForTokenClassification(_Classifier):
+    """A label for every token: labels int64 [B, S], logits [B, S, num_labels]."""
 
-    def __init__(self, config: NezhaConfig) -> None:
-        super().__init__(config)
-        self.nezha = NezhaModel(config)
-        self.dropout = task_dropout(config)
-        self.classifier = nn.Linear(config.hidden_size, 1)
-        self.post_init()
+    _pooled = False
+    _output = TokenClassifierOutput
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        head_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple | MultipleChoiceModelOutput:
-        """Inputs [B, C, S] (embeddings [B, C, S, H]), labels int64 [B]; logits [B, C]."""
-        given = input_ids if input_ids is not None else inputs_embeds
-        if given is None:
-            raise ValueError("give either input_ids or inputs_embeds")
-
-        inputs, embeds = (input_ids, attention_mask, token_type_ids), inputs_embeds
-        *flat, embeds = (None if x is None else x.flatten(0, 1) for x in (*inputs, embeds))
-        outputs = self.nezha(*flat, head_mask, embeds, return_dict=True, **kwargs)
-        logits = self.classifier(self.dropout(outputs.pooler_output)).view(-1, given.shape[1])
-        loss = None
-        if labels is not None:
-            loss = fixed_cross_entropy(logits, labels, kwargs.get("num_items_in_batch"))
-        return MultipleChoiceModelOutput(loss, logits, outputs.hidden_states, outputs.attentions)
+    def _loss(self, logits: Tensor, labels: Tensor, **kwargs: Any) -> Tensor:
+        return self.loss_function(logits, labels, self.config, **kwargs)
 
 
-class NezhaForTokenClassification(NezhaPreTrainedModel):
-    """A label for every token."""
+class NezhaForMultipleChoice(_Classifier):
+    """Which of C sequences? Inputs [B, C, S], labels int64 [B], logits [B, C]."""
 
-    def __init__(self, config: NezhaConfig) -> None:
-        super().__init__(config)
-        self.num_labels = config.num_labels or 0
-        self.nezha = NezhaModel(config, add_pooling_layer=False)
-        self.dropout = task_dropout(config)
-        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
-        self.post_init()
+    _scores = 1
+    _output = MultipleChoiceModelOutput
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        head_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple | TokenClassifierOutput:
-        """labels int64 [B, S]; logits [B, S, num_labels]."""
-        inputs = input_ids, attention_mask, token_type_ids, head_mask, inputs_embeds
-        outputs = self.nezha(*inputs, return_dict=True, **kwargs)
-        logits = self.classifier(self.dropout(outputs.last_hidden_state))
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits, labels, self.config, **kwargs)
-        return TokenClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
+    def _rows(self, x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.flatten(0, 1)
+
+    def _logits(self, outputs: Any, batch: int) -> Tensor:
+        return super()._logits(outputs, batch).view(batch, -1)
 
 
 class NezhaForQuestionAnswering(NezhaPreTrainedModel):

@@ -1,5 +1,6 @@
-"""The building blocks of Nezha: embeddings, attention, encoder layers, pooler and LM head.
+"""The building blocks of Nezha: embeddings, attention, encoder layers and LM head.
 
+What is as in BERT comes from there, with our dropout, which is cheap on CPUs.
 Module and parameter names are those of transformers 4.40.2, so that its state dicts load.
 Letters in shapes: B batch, S tokens, H hidden size, V vocabulary, d head size.
 """
@@ -9,9 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.bert.modeling_bert import (
+    BertIntermediate,
+    BertOutput,
+    BertPredictionHeadTransform,
+    BertSelfOutput,
+)
 from transformers.processing_utils import Unpack
 from transformers.pytorch_utils import apply_chunking_to_forward
 from transformers.utils import TransformersKwargs
@@ -94,7 +100,8 @@ class NezhaSelfAttention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         """[B, S, H] → [B, heads, S, d]."""
-        return x.unflatten(2, (-1, self.head_dim)).transpose(1, 2)
+        # Not `unflatten`, of which torch.jit.trace keeps the sizes that it saw.
+        return x.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
 
     def _keys_and_values(
         self, hidden_states: Tensor, encoder_hidden_states: Tensor | None, past: Cache | None
@@ -115,45 +122,19 @@ class NezhaSelfAttention(nn.Module):
         return (keys, values) if cache is None else cache.update(keys, values, self.layer_idx)
 
 
-class NezhaAddNorm(nn.Module):
-    """Project, drop out, add the residual, normalise; `output` of attention and of feed-forward."""
-
-    def __init__(self, config: NezhaConfig, width: int) -> None:
-        super().__init__()
-        self.dense = nn.Linear(width, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = Dropout(config.hidden_dropout_prob)
-
-    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        """x [B, S, width], residual [B, S, H] → [B, S, H]."""
-        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
-
-
 class NezhaAttention(nn.Module):
     """Attention with its output projection and residual."""
 
     def __init__(self, config: NezhaConfig, layer_idx: int, is_causal: bool = False) -> None:
         super().__init__()
         self.self = NezhaSelfAttention(config, layer_idx, is_causal)
-        self.output = NezhaAddNorm(config, config.hidden_size)
+        self.output = BertSelfOutput(config)
+        self.output.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[B, S, H] → [B, S, H]; arguments as in NezhaSelfAttention."""
         context, _ = self.self(hidden_states, *args, **kwargs)
         return self.output(context, hidden_states)
-
-
-class NezhaIntermediate(nn.Module):
-    """The wide half of the feed-forward network."""
-
-    def __init__(self, config: NezhaConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.activation = ACT2FN[config.hidden_act]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, S, H] → [B, S, intermediate]."""
-        return self.activation(self.dense(x))
 
 
 class NezhaLayer(GradientCheckpointingLayer):
@@ -165,8 +146,9 @@ class NezhaLayer(GradientCheckpointingLayer):
         self.attention = NezhaAttention(config, layer_idx, config.is_decoder)
         if config.add_cross_attention:
             self.crossattention = NezhaAttention(config, layer_idx)
-        self.intermediate = NezhaIntermediate(config)
-        self.output = NezhaAddNorm(config, config.intermediate_size)
+        self.intermediate = BertIntermediate(config)
+        self.output = BertOutput(config)
+        self.output.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(
         self,
@@ -214,53 +196,35 @@ class NezhaEncoder(nn.Module):
         """The table [2k + 1, d], computed anew."""
         return position_table(self.config.attention_head_size, self.config.max_relative_position)
 
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        """Apply a conversion to all but the table, which half precision would round for good."""
+        super()._apply(*args, **kwargs)
+        if self.position_table.dtype != torch.float32:
+            self.position_table = self.new_position_table().to(self.position_table.device)
+        return self
+
     def forward(
         self,
         hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        encoder_attention_mask: Tensor | None = None,
+        *inputs: Tensor | None,
         head_masks: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Tensor:
-        """hidden_states [B, S, H] → [B, S, H]; head_masks has one for each layer."""
+        """hidden_states [B, S, H] → [B, S, H].
+
+        inputs: the others that NezhaLayer takes by position, as gradient checkpointing needs them.
+        head_masks: one for each layer.
+        """
         for index, layer in enumerate(self.layer):
+            head_mask = None if head_masks is None else head_masks[index]
             hidden_states = layer(
                 hidden_states,
-                attention_mask,
-                encoder_hidden_states,  # gradient checkpointing needs it by position
-                encoder_attention_mask,
+                *inputs,
                 position_table=self.position_table,
-                head_mask=None if head_masks is None else head_masks[index],
+                head_mask=head_mask,
                 **kwargs,
             )
         return hidden_states
-
-
-class NezhaPooler(nn.Module):
-    """The first token's vector, projected."""
-
-    def __init__(self, config: NezhaConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """[B, S, H] → [B, H]."""
-        return torch.tanh(self.dense(hidden_states[:, 0]))
-
-
-class NezhaPredictionHeadTransform(nn.Module):
-    """Dense, activation and LayerNorm in front of the decoder."""
-
-    def __init__(self, config: NezhaConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.activation = ACT2FN[config.hidden_act]
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., H] → [..., H]."""
-        return self.LayerNorm(self.activation(self.dense(x)))
 
 
 class NezhaLMPredictionHead(nn.Module):
@@ -268,7 +232,7 @@ class NezhaLMPredictionHead(nn.Module):
 
     def __init__(self, config: NezhaConfig) -> None:
         super().__init__()
-        self.transform = NezhaPredictionHeadTransform(config)
+        self.transform = BertPredictionHeadTransform(config)
         self.decoder = Decoder(config.hidden_size, config.vocab_size)
         # The name under which checkpoints keep the decoder's bias; tied to it.
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))

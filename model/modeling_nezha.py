@@ -26,6 +26,7 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import AttentionMaskInterface, create_causal_mask, sdpa_mask
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
+from transformers.models.bert.modeling_bert import BertPooler
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import merge_with_config_defaults
@@ -39,7 +40,6 @@ from .layers_nezha import (
     NezhaEncoder,
     NezhaLayer,
     NezhaLMPredictionHead,
-    NezhaPooler,
     NezhaSelfAttention,
 )
 
@@ -109,10 +109,10 @@ def as_cache(past: Any, crossed: bool) -> Cache:
 
     A layer's tuple is (key, value), in cross-attention (key, value, cross key, cross value).
     """
-    if past is not None and not isinstance(past, Cache):
-        joined = len(past) > 0 and len(past[0]) == 4
-        past = EncoderDecoderCache(past) if joined else DynamicCache(past)
-    past = DynamicCache() if past is None else past
+    if not isinstance(past, Cache):
+        layers: Any = past or ()
+        joined = len(layers) > 0 and len(layers[0]) == 4
+        past = EncoderDecoderCache(layers) if joined else DynamicCache(layers)
     if crossed and not isinstance(past, EncoderDecoderCache):
         past = EncoderDecoderCache(past, DynamicCache())
     return past
@@ -125,7 +125,7 @@ class NezhaModel(NezhaPreTrainedModel):
         super().__init__(config)
         self.embeddings = NezhaEmbeddings(config)
         self.encoder = NezhaEncoder(config)
-        self.pooler = NezhaPooler(config) if add_pooling_layer else None
+        self.pooler = BertPooler(config) if add_pooling_layer else None
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -192,7 +192,7 @@ class NezhaModel(NezhaPreTrainedModel):
             self._mask(attention_mask, hidden_states, past),
             encoder_hidden_states,
             additive_mask(encoder_attention_mask, hidden_states.dtype),
-            self._head_masks(head_mask),
+            head_masks=self._head_masks(head_mask),
             past_key_values=past,
             offset=0 if past is None else past.get_seq_length(),
             packing=packing,
@@ -241,10 +241,15 @@ def _packing(
 
     Raises ValueError if keys are packed in another way than queries.
     """
-    if max_length_k not in (None, max_length_q):
-        raise ValueError(f"max_length_k ({max_length_k}) must equal max_length_q ({max_length_q})")
-    if not (cu_seq_lens_k is None or cu_seq_lens_k is cu_seq_lens_q) and (
-        cu_seq_lens_q is None or not torch.equal(cu_seq_lens_k, cu_seq_lens_q)
-    ):
-        raise ValueError("cu_seq_lens_k must equal cu_seq_lens_q: sequences see themselves")
+    for queries, keys in ((cu_seq_lens_q, cu_seq_lens_k), (max_length_q, max_length_k)):
+        if (
+            keys is not None
+            and keys is not queries
+            and (
+                queries is None or not torch.equal(torch.as_tensor(keys), torch.as_tensor(queries))
+            )
+        ):
+            raise ValueError(
+                "cu_seq_lens_k and max_length_k must equal cu_seq_lens_q and max_length_q"
+            )
     return None if cu_seq_lens_q is None else Packing.of(cu_seq_lens_q, tokens, max_length_q)

@@ -33,7 +33,7 @@ class MachineCode(NamedTuple):
 
 def compiled(
     kernel: Any,
-    kinds: Mapping[str, str],
+    kinds: Mapping[str, str | tuple[str, ...]],
     constants: Mapping[str, Any],
     capability: int,
     warps: int,
@@ -42,8 +42,8 @@ def compiled(
 ) -> MachineCode:
     """Compile a kernel for a compute capability, 90 for 9.0.
 
-    kinds: Triton's types of the arguments that are not constants.
-    aligned: the arguments that are multiples of 16.
+    kinds: Triton's types of the arguments that are not constants; of a tuple those of its members.
+    aligned: the arguments that are multiples of 16, of a tuple all members.
     """
     names = kernel.arg_names
     source = ASTSource(
@@ -52,7 +52,11 @@ def compiled(
         constexprs={
             (names.index(name),): value for name, value in constants.items() if name in names
         },
-        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
+        attrs={
+            (names.index(name), *member): [["tt.divisibility", 16]]
+            for name in aligned
+            for member in _members(kinds[name])
+        },
     )
     log = io.StringIO()
     with contextlib.redirect_stdout(log), triton.knobs.nvidia.scope():
@@ -71,6 +75,10 @@ def compiled(
         "wgmma.mma_async instructions are serialized" in output,
         _loops(made.asm["sass"]),
     )
+
+
+def _members(kind: str | tuple[str, ...]) -> list[tuple[int, ...]]:
+    return [()] if isinstance(kind, str) else [(number,) for number in range(len(kind))]
 
 
 def _figure(pattern: str, output: str) -> int:

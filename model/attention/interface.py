@@ -14,14 +14,14 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from ..fused.dropout_rates import byte_tells
-from ..fused.operators import only_torch_operators
+from ..fused.dropout import byte_tells, new_seed
+from ..fused.operators import check_transforms, only_torch_operators
 from .definition import eager_attention
 from .packing import Packing, additive, on_padded
 from .tiled import tiled_attention
 
 try:
-    from .triton_attention import flash_attention, why_not
+    from .triton_attention import triton_attention, why_not
 
     HAS_TRITON = True
 except ImportError:  # torch brings no Triton for CPUs and for some systems
@@ -30,17 +30,18 @@ except ImportError:  # torch brings no Triton for CPUs and for some systems
 
 def sdpa(
     q: Tensor, k: Tensor, v: Tensor, table: Tensor, mask: Tensor | None = None,
-    packing: Packing | None = None, dropout: float = 0.0, offset: int = 0,
-    scaling: float | None = None,
+    packing: Packing | None = None, **options: Any,
 ) -> Tensor:  # fmt: skip
     """The context by the fastest attention that fits the operands; arguments as in `flash`."""
-    options: dict[str, Any] = {"dropout": dropout, "offset": offset, "scaling": scaling}
-    if not only_torch_operators():
-        if q.device.type == "cpu" and (not dropout or byte_tells(dropout)):
-            return on_padded(tiled_attention, q, k, v, table, packing, mask, **options)
-        if q.device.type == "cuda" and HAS_TRITON and not why_not(q, dropout):
-            return flash(q, k, v, table, mask, packing, **options)
-    return on_padded(_eager_context, q, k, v, table, packing, mask, **options)
+    attention: Callable[..., Tensor] = EAGER
+    dropout = options.get("dropout", 0.0)
+    if only_torch_operators():
+        pass
+    elif q.device.type == "cpu" and (not dropout or byte_tells(dropout)):
+        attention = partial(on_padded, tiled_attention)
+    elif q.device.type == "cuda" and HAS_TRITON and not why_not(q, dropout):
+        attention = flash
+    return attention(q, k, v, table, mask, packing, **options)
 
 
 def flash(
@@ -50,31 +51,44 @@ def flash(
 ) -> Tensor:  # fmt: skip
     """The context by the Triton kernels, or by eager under masks that differ between queries.
 
-    q [B, heads, Q, d]; k, v [B, heads, K, d]; table [2k + 1, d]; mask is added to the scores and
-    broadcastable to [B, heads, Q, K]; with packing B is 1 and there is no mask.
+    q [B, heads, Q, d]; k, v [B, heads, K, d]; of the table [2k + 1, d] only the shape is read; mask
+    is added to the scores and broadcastable to [B, heads, Q, K]; with packing B is 1 and there is
+    no mask; a rate of dropout is rounded to a 256th; offset is the position of the first query;
+    scaling is 1/√d unless given.
 
     Raises ValueError where the device, the dtype or the head size do not fit the kernels.
     """
-    options: dict[str, Any] = {"dropout": dropout, "offset": offset, "scaling": scaling}
     bias = None
     if mask is not None:
         if mask.dim() != 4 or mask.shape[1:3] != (1, 1):
-            return _eager_context(q, k, v, table, mask, **options)
+            return _eager_context(q, k, v, table, mask, None, dropout, offset, scaling)
         bias = mask[:, 0, 0].float().expand(q.shape[0], -1).contiguous()
-    places = () if packing is None else (packing.cu_seqlens, packing.longest)
-    return flash_attention(q, k, v, table, bias, *places, **options)
+    if reason := why_not(q, dropout):
+        raise ValueError(f"flash attention can't: {reason}; attn_implementation='sdpa' finds a way")
+    check_transforms()
+    cu_seqlens, longest = (None, 0) if packing is None else packing[:2]
+    scaling = q.shape[3] ** -0.5 if scaling is None else scaling
+    seed = new_seed() if dropout else None
+    clip = table.shape[0] // 2
+    numbers = clip, longest, dropout, offset, scaling
+    return triton_attention(q, k, v, bias, cu_seqlens, *numbers, seed)[0]
 
 
 def _eager_context(*args: Any, **options: Any) -> Tensor:
     return eager_attention(*args, **options)[0]
 
 
+EAGER = partial(on_padded, _eager_context)
+"""Eager attention, with the arguments of `flash`"""
+
+
 def eager_attention_forward(
     module: nn.Module | None, query: Tensor, key: Tensor, value: Tensor,
     attention_mask: Tensor | None, *, position_table: Tensor,
-    fast: Callable[..., Tensor] | None = None, packing: Packing | None = None,
-    head_mask: Tensor | None = None, output_attentions: bool = False, dropout: float = 0.0,
-    offset: int = 0, scaling: float | None = None, **kwargs: Any,
+    fast: Callable[..., Tensor] = EAGER,
+    packing: Packing | None = None, head_mask: Tensor | None = None,
+    output_attentions: bool = False, dropout: float = 0.0, offset: int = 0,
+    scaling: float | None = None, **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """An attention in the form that transformers calls: context [B, Q, heads, d] and the weights.
 
@@ -89,10 +103,8 @@ def eager_attention_forward(
     operands, weights = (query, key, value, position_table), None
     if output_attentions or head_mask is not None:
         context, weights = eager_attention(*operands, attention_mask, head_mask, **options)
-    elif fast is not None:
-        context = fast(*operands, attention_mask, packing, **options)
     else:
-        context = on_padded(_eager_context, *operands, packing, attention_mask, **options)
+        context = fast(*operands, attention_mask, packing, **options)
     return context.transpose(1, 2), weights if output_attentions else None
 
 

@@ -53,7 +53,7 @@ class Packing(NamedTuple):
 
 def on_padded(
     attention: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, table: Tensor,
-    packing: Packing | None, mask: Tensor | None = None, **options: Any,
+    mask: Tensor | None, packing: Packing | None, **options: Any,
 ) -> Tensor:  # fmt: skip
     """The context by an attention for padded sequences; without `packing` q, k, v are padded.
 

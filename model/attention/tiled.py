@@ -7,15 +7,19 @@ long in bfloat16.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..fused.dropout import bits, keep_mask
-from ..fused.dropout_rates import keep_scale, new_seed
+from ..fused.dropout import bits, keep_mask, keep_scale, new_seed
 from ..fused.operators import check_transforms, operator
-from .tile_sizes import ROWS, sum_dtype, tiles
+
+TILE_BYTES = 2**22
+"""Scores of a tile: as many as stay in the cache."""
+ROWS = 128
+"""The queries of a tile are a multiple of it, or all queries."""
 
 
 def tiled_attention(
@@ -42,11 +46,10 @@ def cpu_attention(
 ) -> Tensor:  # fmt: skip
     """Tiles of some heads and queries against all keys."""
     out = torch.empty_like(q)
-    first_seed = 0 if seed is None else int(seed)
-    for tile in _tiles(q, k, mask, table, heads, offset, scaling):
+    for tile in _tiles(q, k, table, mask, heads, offset, scaling, seed):
         p = tile.probabilities(q, k)
         if dropout:
-            bits(p).mul_(keep_mask(p, dropout, first_seed + tile.number))
+            bits(p).mul_(keep_mask(p, dropout, tile.seed))
         context = tile.sum_by_position(p, torch.bmm(p, v[tile.heads]))
         out[tile.heads, tile.rows] = context * keep_scale(dropout) if dropout else context
     return out
@@ -65,10 +68,11 @@ def cpu_attention_backward(
         dK = s dSᵀ Q            dQ = s dS (K + a)
     """
     grad, dq = grad.contiguous(), torch.empty_like(q)
-    first_seed = 0 if seed is None else int(seed)
-    dtype = sum_dtype(q.dtype, q.shape[1], k.shape[1] * q.itemsize)
+    # A tile of all queries needs no sum over tiles.
+    one_tile = _tile_height(q, k) == q.shape[1]
+    dtype = q.dtype if one_tile else torch.promote_types(q.dtype, torch.float32)
     dk, dv = (torch.zeros_like(k, dtype=dtype) for _ in range(2))
-    for tile in _tiles(q, k, mask, table, heads, offset, scaling):
+    for tile in _tiles(q, k, table, mask, heads, offset, scaling, seed):
         p = tile.probabilities(q, k)
         d_context = grad[tile.heads, tile.rows]
         if dropout:
@@ -76,7 +80,7 @@ def cpu_attention_backward(
         dp = tile.products(d_context, v)
         dropped = p
         if dropout:
-            keep = keep_mask(p, dropout, first_seed + tile.number)
+            keep = keep_mask(p, dropout, tile.seed)
             bits(dp).mul_(keep)
             dropped = keep.mul_(bits(p)).view(p.dtype)
         _add_product(dv[tile.heads], dropped.transpose(1, 2), d_context)
@@ -114,11 +118,12 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 class _Tile:
     """n heads (of one sequence or several) and r queries of flat operands [B·heads, Q or K, d]."""
 
-    number: int
+    seed: int
+    """Of its dropout"""
     heads: slice
     rows: slice
-    bands: list[tuple[slice, "_Band"]]
-    """Parts of the rows, and the band of each"""
+    bands: "list[_Band]"
+    """Those of all rows, a part of them each"""
     table: Tensor
     mask: Tensor | None
     scaling: float
@@ -135,8 +140,8 @@ class _Tile:
         """x[i] · (y[j] + T[p(i, j)]), [n, r, K]; x is [n, r, d], y all keys or values."""
         dots = x @ self.table.T
         products = x.new_empty(*x.shape[:2], y.shape[1])
-        for rows, band in self.bands:
-            block, near = products[:, rows], dots[:, rows]
+        for band in self.bands:
+            block, near = products[:, band.rows], dots[:, band.rows]
             block[:, :, : band.left] = near[:, :, :1]
             block[:, :, band.right :] = near[:, :, -1:]
             if band.left == band.right:
@@ -154,8 +159,8 @@ class _Tile:
         total = rest.to(wide)
         ends = self.table[[0, -1]].to(wide)
         masses = x.new_empty(*x.shape[:2], 2, dtype=wide)
-        for rows, band in self.bands:
-            block = x[:, rows]
+        for band in self.bands:
+            block = x[:, band.rows]
             by_distance = x.new_zeros(len(x), block.shape[1], band.width)
             if band.left < band.right:
                 _by_key(by_distance, band.right - band.left).copy_(
@@ -166,18 +171,20 @@ class _Tile:
                 (block[:, :, band.right :], by_distance[:, :, band.high :]),
             )
             for side, (far, near) in enumerate(sides):
-                masses[:, rows, side] = far.sum(-1, dtype=wide).add_(near.sum(-1, dtype=wide))
-            total[:, rows] += by_distance[:, :, band.low : band.high] @ self.table[band.table_rows]
+                masses[:, band.rows, side] = far.sum(-1, dtype=wide).add_(near.sum(-1, dtype=wide))
+            near = by_distance[:, :, band.low : band.high]
+            total[:, band.rows] += near @ self.table[band.table_rows]
         return total.add_(masses @ ends)
 
 
 class _Band(NamedTuple):
-    """The keys that some row of a part sees within the clip distance.
+    """The keys that some of the `rows` of a tile sees within the clip distance.
 
     Left of `left` and right of `right` the position vector is the same for all rows. Between them
     a buffer has a column for each distance; columns `low` to `high` are within the clip distance.
     """
 
+    rows: slice
     left: int
     right: int
     width: int
@@ -188,20 +195,17 @@ class _Band(NamedTuple):
     """Rows of the table for the columns low to high"""
 
 
-def _bands(first: int, rows: int, keys: int, clip: int) -> list[tuple[slice, _Band]]:
-    """For a tile of `rows` queries, the first of which has position `first`."""
-    parts = [slice(top, min(top + ROWS, rows)) for top in range(0, rows, ROWS)]
-    return [(p, _band(first + p.start, p.stop - p.start, keys, clip)) for p in parts]
-
-
-def _band(first: int, rows: int, keys: int, clip: int) -> _Band:
+def _band(rows: slice, origin: int, keys: int, clip: int) -> _Band:
+    """origin: position of row 0."""
+    first, count = origin + rows.start, rows.stop - rows.start
     left = min(max(first - clip, 0), keys)
-    right = max(min(first + rows + clip, keys), left)
-    width = right - left + rows - 1 if left < right else 0
-    least = left - first - rows + 1
+    right = max(min(first + count + clip, keys), left)
+    width = right - left + count - 1 if left < right else 0
+    least = left - first - count + 1
     low = min(max(-clip - least, 0), width)
     high = min(max(clip + 1 - least, low), width)
-    return _Band(left, right, width, low, high, slice(least + low + clip, least + high + clip))
+    table_rows = slice(least + low + clip, least + high + clip)
+    return _Band(rows, left, right, width, low, high, table_rows)
 
 
 def _by_key(by_distance: Tensor, keys: int) -> Tensor:
@@ -213,19 +217,33 @@ def _by_key(by_distance: Tensor, keys: int) -> Tensor:
     return by_distance.as_strided((heads, rows, keys), (rows * width, width - 1, 1), rows - 1)
 
 
+def _tile_height(q: Tensor, k: Tensor) -> int:
+    """Queries of a tile: all if the scores of a head fit, and at least one."""
+    rows = TILE_BYTES // max(k.shape[1] * q.itemsize, 1)
+    return min(max(q.shape[1], 1), max(rows // ROWS * ROWS, ROWS))
+
+
 def _tiles(
-    q: Tensor, k: Tensor, mask: Tensor | None, table: Tensor, heads: int, offset: int,
-    scaling: float,
+    q: Tensor, k: Tensor, table: Tensor, mask: Tensor | None, heads: int, offset: int,
+    scaling: float, seed: Tensor | None,
 ) -> Iterator[_Tile]:  # fmt: skip
     """Tiles of flat operands; a sequence has `heads` of them, and mask is [B, heads, Q, K]."""
-    total, queries, _ = q.shape
-    keys = k.shape[1]
+    (total, queries, _), keys = q.shape, k.shape[1]
     if mask is not None:
         mask = mask.expand(total // heads, heads, queries, keys)
-    for number, (some, rows) in enumerate(tiles(total, queries, keys * q.itemsize)):
-        bands = _bands(offset + rows.start, rows.stop - rows.start, keys, table.shape[0] // 2)
+    height = _tile_height(q, k)
+    group = max(1, TILE_BYTES // max(height * keys * q.itemsize, 1))
+    first_seed, clip = 0 if seed is None else int(seed), table.shape[0] // 2
+    corners = product(range(0, queries, height), range(0, total, group))
+    for number, (top, head) in enumerate(corners):
+        some = slice(head, min(head + group, total))
+        rows = slice(top, min(top + height, queries))
+        bands = [
+            _band(slice(start, min(start + ROWS, rows.stop - top)), offset + top, keys, clip)
+            for start in range(0, rows.stop - top, ROWS)
+        ]
         part = None
         if mask is not None:
             numbers = torch.arange(some.start, some.stop)
             part = mask[numbers // heads, numbers % heads, rows]
-        yield _Tile(number, some, rows, bands, table, part, scaling)
+        yield _Tile(first_seed + number, some, rows, bands, table, part, scaling)

@@ -15,24 +15,18 @@ the same operands give the same bits.
 
 import math
 import sys
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-try:
-    import triton
-except ImportError:
-    # transformers requires every package that a model's code imports outside of a `try`.
-    raise
-
-from ..fused.dropout_rates import LEVELS, drop_below, keep_scale, kernel_seed, new_seed
-from ..fused.operators import check_transforms, operator
+from ..fused.dropout import LEVELS, drop_below, keep_scale
+from ..fused.operators import operator
 from .table_factors import table_factors
-from .triton_backward import keys_kernel, queries_kernel, rows_kernel
-from .triton_forward import context_kernel
-from .triton_tiles import INTERPRETED, LOG2E, ROW_FIGURES
+from .triton_kernels import context_kernel, keys_kernel, queries_kernel, rows_kernel
+from .triton_tiles import INTERPRETED, LOG2E, ROW_FIGURES, Constants, triton
 
 HEAD_SIZES = (16, 32, 64, 128)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -48,11 +42,6 @@ class Tiles(NamedTuple):
     keys: int
     warps: int
     stages: int
-
-    @classmethod
-    def of(cls, text: str) -> "Tiles":
-        """Written as queries,keys,warps,stages."""
-        return cls(*map(int, text.split(",")))
 
 
 def tiles_for(head_size: int, dtype: torch.dtype, shared_memory: int) -> dict[str, Tiles]:
@@ -90,7 +79,7 @@ def _tiles(x: Tensor) -> dict[str, Tiles]:
     return tiles_for(x.shape[3], x.dtype, shared)
 
 
-class _Tables(NamedTuple):
+class Tables(NamedTuple):
     """The table's factors for the kernels; L positions, W waves, head size D."""
 
     factors: Tensor
@@ -110,7 +99,7 @@ class _Tables(NamedTuple):
 @torch.inference_mode(False)
 def _tables(
     head_size: int, clip: int, length: int, dtype: torch.dtype, device: torch.device
-) -> _Tables:
+) -> Tables:
     found = table_factors(head_size, clip)
     sine, cosine = torch.from_numpy(found.sine), torch.from_numpy(found.cosine)
     factors = [torch.cat([sine, cosine]), torch.cat([cosine, -sine])]
@@ -119,7 +108,7 @@ def _tables(
         found.frequencies
     )
     sines, cosines = angles.sin(), angles.cos()
-    return _Tables(
+    return Tables(
         torch.stack([x.flatten() for x in factors]).to(device, dtype),
         torch.from_numpy(found.ends).to(device, torch.float32),
         torch.cat([cosines, cosines, sines, sines], 1).to(device, torch.float32),
@@ -127,67 +116,62 @@ def _tables(
     )
 
 
-class _Call:
-    """The kernels of one call of attention, and the values of their parameters by name."""
+def _launcher(
+    q: Tensor, k: Tensor, lse: Tensor, bias: Tensor | None, cu_seqlens: Tensor | None,
+    clip: int, longest: int, dropout: float, offset: int, scaling: float, seed: Tensor | None,
+) -> Callable[..., None]:  # fmt: skip
+    """A function that runs the kernels of one call of attention."""
+    packed = cu_seqlens is not None
+    sequences = q.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
+    queries, keys = (longest, longest) if packed else (q.shape[2], k.shape[2])
+    # Tiles may reach past the last query.
+    length = triton.next_power_of_2(max(offset + queries, keys) + 128)
+    tables = _tables(q.shape[3], clip, length, q.dtype, q.device)
+    exact = q.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    shared: dict[str, Any] = {
+        "lse_ptr": lse,
+        # Where there is none, a pointer that is never read
+        "bias_ptr": lse if bias is None else bias,
+        "cu_seqlens_ptr": lse if cu_seqlens is None else cu_seqlens,
+        "tables": tuple(tables),
+        "heads": q.shape[1],
+        "queries": q.shape[2],
+        "keys": k.shape[2],
+        "offset": offset,
+        "clip": clip,
+        "scale": scaling * LOG2E.value,
+        # Of 64 bits: for one of 32 Triton would compile its kernels again.
+        "seed": 2**48 + (0 if seed is None else int(seed)),
+        "drop_below": drop_below(dropout),
+        "keep_scale": keep_scale(dropout),
+    }
 
-    def __init__(
-        self, q: Tensor, k: Tensor, lse: Tensor, bias: Tensor | None, cu_seqlens: Tensor | None,
-        clip: int, longest: int, dropout: float, offset: int, scaling: float, seed: Tensor | None,
-    ) -> None:  # fmt: skip
-        packed = cu_seqlens is not None
-        self.sequences = q.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
-        self.queries, self.keys = (longest, longest) if packed else (q.shape[2], k.shape[2])
-        # Tiles may reach past the last query.
-        length = triton.next_power_of_2(max(offset + self.queries, self.keys) + 128)
-        tables = _tables(q.shape[3], clip, length, q.dtype, q.device)
-        exact = q.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
-        self.q = q
-        self.values: dict[str, Any] = {
-            **{f"{name}_ptr": table for name, table in tables._asdict().items()},
-            "lse_ptr": lse,
-            # Where there is none, a pointer that is never read
-            "bias_ptr": lse if bias is None else bias,
-            "cu_seqlens_ptr": lse if cu_seqlens is None else cu_seqlens,
-            "heads": q.shape[1],
-            "queries": q.shape[2],
-            "keys": k.shape[2],
-            "offset": offset,
-            "clip": clip,
-            "scale": scaling * LOG2E.value,
-            "seed": kernel_seed(seed),
-            "drop_below": drop_below(dropout),
-            "keep_scale": keep_scale(dropout),
-            "BIASED": bias is not None,
-            "PACKED": packed,
-            "DROPOUT": drop_below(dropout) > 0,
-            "D": q.shape[3],
-            "W": tables.waves.shape[1],
-            "PRECISION": "ieee" if exact else "tf32",
-        }
+    def launch(kernel: Any, tiles: Tiles, by_key: bool = False, **tensors: Tensor) -> None:
+        """A program for each sequence, head and tile of queries, or of keys.
 
-    def launch(
-        self, kernel: Any, tiles: Tiles, tensors: dict[str, Tensor], keys: bool = False
-    ) -> None:
-        """Run a kernel: for each sequence and head a program for each tile of queries or keys.
-
-        tensors: by the name of their pointer; those of four dimensions with their steps.
+        Tensors of four dimensions go with their steps, as `all_NAME`.
         """
-        values = self.values | {
-            "ONE_EDGE": one_edge(tiles, self.values["clip"], self.values["offset"]),
-            "QUERIES": tiles.queries,
-            "KEYS": tiles.keys,
-        }
-        for name, x in tensors.items():
-            values[f"{name}_ptr"] = x
-            if x.dim() == 4:
-                steps = (f"{name}_row", f"{name}_head", f"{name}_step")
-                values |= zip(steps, x.stride()[:3], strict=True)
+        constants = Constants(
+            BIASED=bias is not None,
+            PACKED=packed,
+            DROPOUT=drop_below(dropout) > 0,
+            D=q.shape[3],
+            W=tables.waves.shape[1],
+            PRECISION="ieee" if exact else "tf32",
+            QUERIES=tiles.queries,
+            KEYS=tiles.keys,
+            ONE_EDGE=one_edge(tiles, clip, offset),
+        )
+        values = shared | {"C": constants} | {f"{name}_ptr": x for name, x in tensors.items()}
+        values |= {f"all_{n}": (x, *x.stride()[:3]) for n, x in tensors.items() if x.dim() == 4}
         arguments = {name: values[name] for name in kernel.arg_names}
-        if self.q.device.type == "cuda":
+        if q.device.type == "cuda":
             arguments |= {"num_warps": tiles.warps, "num_stages": tiles.stages}
-        length, tile = (self.keys, tiles.keys) if keys else (self.queries, tiles.queries)
-        with torch.cuda.device_of(self.q):
-            kernel[self.sequences * self.q.shape[1], triton.cdiv(length, tile)](**arguments)
+        count = triton.cdiv(keys, tiles.keys) if by_key else triton.cdiv(queries, tiles.queries)
+        with torch.cuda.device_of(q):
+            kernel[sequences * q.shape[1], count](**arguments)
+
+    return launch
 
 
 @operator(fake=lambda q, *_: (_like(q), q.new_empty(*q.shape[:3], 2, dtype=torch.float32)))
@@ -195,12 +179,18 @@ def triton_attention(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, cu_seqlens: Tensor | None, clip: int,
     longest: int, dropout: float, offset: int, scaling: float, seed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The context, and for each row the logarithm of its sum, which the backward pass needs."""
+    """Context [B, heads, Q, d] of `definition.eager_attention`, and lse [B, heads, Q, 2].
+
+    q [B, heads, Q, d]; k, v [B, heads, K, d].
+    bias: float32 [B, K] added to the scores of all queries, or None; not with cu_seqlens.
+    cu_seqlens: int32 [N + 1]; with it B is 1, Q = K, and tokens cu_seqlens[n] to cu_seqlens[n + 1]
+        are a sequence of their own, of at most `longest` tokens.
+    """
     q, k, v = (_unit_stride(x) for x in (q, k, v))
     out = _like(q)
     lse = q.new_empty(*q.shape[:3], 2, dtype=torch.float32)
-    call = _Call(q, k, lse, bias, cu_seqlens, clip, longest, dropout, offset, scaling, seed)
-    call.launch(context_kernel, _tiles(q)["context"], {"q": q, "k": k, "v": v, "out": out})
+    launch = _launcher(q, k, lse, bias, cu_seqlens, clip, longest, dropout, offset, scaling, seed)
+    launch(context_kernel, _tiles(q)["context"], q=q, k=k, v=v, out=out)
     return out, lse
 
 
@@ -212,17 +202,16 @@ def triton_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k and v."""
     grad, q, k, v = (_unit_stride(x) for x in (grad, q, k, v))
-    call = _Call(q, k, lse, bias, cu_seqlens, clip, longest, dropout, offset, scaling, seed)
+    launch = _launcher(q, k, lse, bias, cu_seqlens, clip, longest, dropout, offset, scaling, seed)
     count = q.shape[:3].numel()
     rows = lse.new_empty(count, ROW_FIGURES.value)
-    turned = q.new_empty(count, 2, call.values["W"])
+    turned = q.new_empty(count, 2, 2 * len(table_factors(q.shape[3], clip).frequencies))
     dq, dk, dv = (_like(x) for x in (q, k, v))
     given = {"q": q, "grad": grad, "rows": rows, "turned": turned}
-    both = {**given, "k": k, "v": v}
     tiles = _tiles(q)
-    call.launch(rows_kernel, tiles["queries"], {**given, "out": out})
-    call.launch(keys_kernel, tiles["keys"], {**both, "dk": dk, "dv": dv}, keys=True)
-    call.launch(queries_kernel, tiles["queries"], {**both, "dq": dq})
+    launch(rows_kernel, tiles["queries"], **given, out=out)
+    launch(keys_kernel, tiles["keys"], by_key=True, **given, k=k, v=v, dk=dk, dv=dv)
+    launch(queries_kernel, tiles["queries"], **given, k=k, v=v, dq=dq)
     return dq, dk, dv
 
 
@@ -263,35 +252,3 @@ def why_not(q: Tensor, dropout: float) -> str:
     if drop_below(dropout) >= LEVELS:
         return f"it can't drop out {dropout:.0%}"
     return ""
-
-
-def flash_attention(
-    q: Tensor, k: Tensor, v: Tensor, table: Tensor, bias: Tensor | None = None,
-    cu_seqlens: Tensor | None = None, longest: int = 0, dropout: float = 0.0, offset: int = 0,
-    scaling: float | None = None,
-) -> Tensor:  # fmt: skip
-    """Context [B, heads, Q, d] of `definition.eager_attention`.
-
-    Args:
-        q: [B, heads, Q, d]; k, v [B, heads, K, d]; float32, float16 or bfloat16.
-        table: [2k + 1, d] `position_table(d, k)`, of which only the shape is read.
-        bias: float32 [B, K] added to the scores of all queries, or None; not with cu_seqlens.
-        cu_seqlens: int32 [N + 1]; with it B is 1, Q = K, and tokens cu_seqlens[n] to
-            cu_seqlens[n + 1] are a sequence of their own.
-        longest: an upper bound on the tokens of such a sequence.
-        dropout: share of the weights to drop, rounded to a 256th.
-        offset: position of the first query.
-        scaling: factor of the scores, 1/√d unless given.
-
-    Raises:
-        ValueError: see `why_not`.
-    """
-    if reason := why_not(q, dropout):
-        raise ValueError(f"flash attention can't: {reason}; attn_implementation='sdpa' finds a way")
-    check_transforms()
-    context, _ = triton_attention(
-        *(q, k, v, bias, cu_seqlens, table.shape[0] // 2, longest, dropout, offset),
-        q.shape[3] ** -0.5 if scaling is None else scaling,
-        new_seed() if dropout else None,
-    )
-    return context

@@ -2,7 +2,7 @@
 
 Drawing one Bernoulli number an element takes longer than the arithmetic around it. A 64-bit draw
 holds eight bytes, and a byte below a threshold drops an element. The backward pass draws the mask
-again from the seed, so that no mask is kept.
+again from the seed, so that no mask is kept. Triton's kernels have the same rates and seeds.
 """
 
 from typing import Any
@@ -12,11 +12,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .dropout_rates import LEVELS, byte_tells, drop_below, keep_scale, new_seed
 from .operators import only_torch_operators, operator, transforms_are_active
 
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integer types by the bytes of an element"""
+LEVELS = 256
+"""A random byte decides whether an element is dropped: rates are rounded to a 256th."""
+
+
+def new_seed() -> Tensor:
+    """int64 scalar on the CPU, drawn from torch's generator: `torch.manual_seed` determines it.
+
+    Reading it waits for no device.
+    """
+    return torch.randint(2**48, (), dtype=torch.int64, device="cpu")
+
+
+def drop_below(rate: float) -> int:
+    """How many of the LEVELS of a byte drop an element."""
+    return round(rate * LEVELS)
+
+
+def byte_tells(rate: float) -> bool:
+    """Whether some levels drop an element and others keep it."""
+    return 0 < drop_below(rate) < LEVELS
+
+
+def keep_scale(rate: float) -> float:
+    """The factor of elements that are kept."""
+    return LEVELS / (LEVELS - drop_below(rate))
 
 
 def keep_mask(like: Tensor, rate: float, seed: int) -> Tensor:
@@ -57,20 +81,17 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
 cpu_dropout.register_autograd(_backward, setup_context=_keep_seed)
 
 
-def dropout(x: Tensor, rate: float) -> Tensor:
-    """Dropout in training, by the operator for CPUs where it applies."""
-    if (
-        x.device.type != "cpu"
-        or not byte_tells(rate)
-        or only_torch_operators()
-        or transforms_are_active()
-    ):
-        return F.dropout(x, rate)
-    return cpu_dropout(x, rate, new_seed())
-
-
 class Dropout(nn.Dropout):
-    """`nn.Dropout` that is cheap on CPUs."""
+    """`nn.Dropout`, by the operator for CPUs where that applies."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return dropout(x, self.p) if self.training else x
+        if not self.training:
+            return x
+        if (
+            x.device.type != "cpu"
+            or not byte_tells(self.p)
+            or only_torch_operators()
+            or transforms_are_active()
+        ):
+            return F.dropout(x, self.p)
+        return cpu_dropout(x, self.p, new_seed())

@@ -1,4 +1,4 @@
-"""Weights in and out: files of transformers, and of Huawei's PyTorch and TensorFlow releases.
+"""Weights of others: files of transformers, and of Huawei's PyTorch and TensorFlow releases.
 
 No code of a file is executed. Every tensor that is missing, unknown or of the wrong shape is listed
 in one WeightsError.
@@ -10,7 +10,6 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -54,12 +53,6 @@ TIED = {
 }
 """Names that a file may leave out, and the weights that they equal then."""
 
-TO_HUAWEI = (
-    (r"^nezha\.", r"bert."),
-    (r"LayerNorm\.weight$", r"LayerNorm.gamma"),
-    (r"LayerNorm\.bias$", r"LayerNorm.beta"),
-)
-
 
 class WeightsError(ValueError):
     """A weight file that cannot be read, or does not fit its configuration."""
@@ -87,11 +80,6 @@ def convert(source: Path, target: Path, config_file: Path | None = None, head: s
     return head
 
 
-def to_huawei(model: NezhaPreTrainedModel) -> dict[str, Tensor]:
-    """The state dict under the names of Huawei's PyTorch release."""
-    return {_substituted(name, TO_HUAWEI): value for name, value in model.state_dict().items()}
-
-
 def load_exactly(model: NezhaPreTrainedModel, weights: dict[str, Tensor]) -> None:
     """Copy `weights` (our names) into the model; every name and shape must fit.
 
@@ -99,15 +87,12 @@ def load_exactly(model: NezhaPreTrainedModel, weights: dict[str, Tensor]) -> Non
     """
     expected = model.state_dict()
     tied = {name: weights[of] for name, of in TIED.items() if of in weights and name in expected}
+    wrong = [
+        f"type of {name}: {value.dtype} is not a floating-point type"
+        for name, value in weights.items()
+        if not value.is_floating_point()
+    ]
     weights = tied | weights
-    wrong = [f"missing: {name}" for name in sorted(expected.keys() - weights.keys())]
-    wrong += [f"unknown: {name}" for name in sorted(weights.keys() - expected.keys())]
-    for name in sorted(weights.keys() & expected.keys()):
-        found, wanted = tuple(weights[name].shape), tuple(expected[name].shape)
-        if found != wanted:
-            wrong.append(f"shape of {name}: {found} in the file, {wanted} by the configuration")
-        elif not weights[name].is_floating_point():
-            wrong.append(f"type of {name}: {weights[name].dtype} is not a floating-point type")
     if model.config.tie_word_embeddings:
         wrong += [
             f"{name} differs from {of}, but the network ties them: set tie_word_embeddings to "
@@ -115,11 +100,12 @@ def load_exactly(model: NezhaPreTrainedModel, weights: dict[str, Tensor]) -> Non
             for name, of in TIED.items()
             if name in expected and of in weights and not torch.equal(weights[name], weights[of])
         ]
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        wrong.append(str(error))
     if wrong:
-        raise WeightsError(
-            f"the weights do not fit {type(model).__name__}:\n  " + "\n  ".join(wrong)
-        )
-    model.load_state_dict(weights)
+        raise WeightsError("\n".join(["the weights do not fit the configuration:", *wrong]))
 
 
 def head_of(weights: dict[str, Tensor]) -> str:
@@ -136,17 +122,13 @@ def renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, value in weights.items():
         if any(re.search(pattern, name) for pattern in IGNORED):
             continue
-        new = _substituted(name, RENAMES)
+        new = name
+        for pattern, replacement in RENAMES:
+            new = re.sub(pattern, replacement, new)
         if new in result:
             raise WeightsError(f"two tensors of the file are both called {new} here")
         result[new] = value.T.contiguous() if re.search(TRANSPOSED, name) else value
     return result
-
-
-def _substituted(name: str, table: tuple[tuple[str, str], ...]) -> str:
-    for pattern, replacement in table:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 def read_config(path: Path) -> NezhaConfig:
@@ -181,8 +163,6 @@ def read_weights(source: Path) -> dict[str, Tensor]:
         raise
     except FileNotFoundError as error:
         raise WeightsError(f"{error.filename or source}: no such file") from error
-    except SafetensorError as error:
-        raise WeightsError(f"{source}: damaged or cut short: {error}") from error
     except Exception as error:
         # torch.load alone fails in a dozen ways. One of them is a pickle with code in it, which
         # weights_only refuses before anything runs.
@@ -191,23 +171,26 @@ def read_weights(source: Path) -> dict[str, Tensor]:
 
 def _weights_in(folder: Path) -> Path:
     single = ["model.safetensors", "pytorch_model.bin"]
-    for name in [*single, *(f"{name}.index.json" for name in single)]:
+    names = [*single, *(f"{name}.index.json" for name in single)]
+    checkpoints = [path.name for path in folder.glob("*.index")]
+    return _first_of(
+        folder,
+        [*names, *(checkpoints if len(checkpoints) == 1 else [])],
+        "no weight file, or several TensorFlow checkpoints: name one of them",
+    )
+
+
+def _first_of(folder: Path, names: list[str], otherwise: str) -> Path:
+    for name in names:
         if (folder / name).exists():
             return folder / name
-    checkpoints = sorted(folder.glob("*.index"))
-    if len(checkpoints) == 1:
-        return checkpoints[0]
-    raise WeightsError(
-        f"{folder}: no weight file, or several TensorFlow checkpoints: name one of them"
-    )
+    raise WeightsError(f"{folder}: {otherwise}")
 
 
 def config_beside(source: Path) -> Path:
     """The configuration in the folder of the weights. Raises WeightsError if there is none."""
-    folder = source if source.is_dir() else source.parent
-    for name in ["config.json", "bert_config.json"]:
-        if (folder / name).exists():
-            return folder / name
-    raise WeightsError(
-        f"{folder}: no config.json and no bert_config.json: name the file with the settings"
+    return _first_of(
+        source if source.is_dir() else source.parent,
+        ["config.json", "bert_config.json"],
+        "no config.json and no bert_config.json: name the file with the settings",
     )

@@ -65,10 +65,10 @@ def _table(file: bytes) -> Iterator[tuple[bytes, bytes]]:
     footer = file[-FOOTER_BYTES:]
     if len(footer) < FOOTER_BYTES or struct.unpack("<Q", footer[-8:])[0] != TABLE_MAGIC:
         raise ValueError("not a TensorFlow checkpoint index, or cut short")
-    _, _, at = _handle(footer, 0)
-    offset, size, _ = _handle(footer, at)
+    # Two handles, of which each is the offset and the size of a block
+    _, _, offset, size, _ = _varints(footer, 0, 4)
     for _, handle in _block(file, offset, size):
-        yield from _block(file, *_handle(handle, 0)[:2])
+        yield from _block(file, *_varints(handle, 0, 2)[:2])
 
 
 def _block(file: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
@@ -79,19 +79,19 @@ def _block(file: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
     (restarts,) = struct.unpack("<I", block[-4:])
     at, end, key = 0, size - 4 - 4 * restarts, b""
     while at < end:
-        shared, at = _varint(block, at)
-        added, at = _varint(block, at)
-        length, at = _varint(block, at)
+        shared, added, length, at = _varints(block, at, 3)
         key = key[:shared] + block[at : at + added]
         yield key, block[at + added : at + added + length]
         at += added + length
 
 
-def _handle(buffer: bytes, at: int) -> tuple[int, int, int]:
-    """Offset and size of a block, and the place where reading goes on."""
-    offset, at = _varint(buffer, at)
-    size, at = _varint(buffer, at)
-    return offset, size, at
+def _varints(buffer: bytes, at: int, count: int) -> list[int]:
+    """`count` numbers, and the place where reading goes on."""
+    found = []
+    for _ in range(count):
+        value, at = _varint(buffer, at)
+        found.append(value)
+    return [*found, at]
 
 
 def _varint(buffer: bytes, at: int) -> tuple[int, int]:

@@ -83,7 +83,10 @@ def set_tiles(shapes: list[str]) -> None:
     from model.attention import triton_attention
 
     others = dict(shape.split("=") for shape in shapes)
-    tiles = {kernel: triton_attention.Tiles.of(shape) for kernel, shape in others.items()}
+    tiles = {
+        kernel: triton_attention.Tiles(*map(int, shape.split(",")))
+        for kernel, shape in others.items()
+    }
     ours = triton_attention._tiles
     triton_attention._tiles = lambda x: ours(x) | tiles
 

@@ -29,7 +29,10 @@ def main() -> None:
     target = chosen.capability, chosen.head_size, chosen.dtype
     shipped = tiles_that_ship(*target)
     shapes = [(name, shipped[name]) for name in KERNELS]
-    shapes += [(name, Tiles.of(shape)) for name, shape in (x.split("=") for x in chosen.others)]
+    shapes += [
+        (name, Tiles(*map(int, shape.split(","))))
+        for name, shape in (x.split("=") for x in chosen.others)
+    ]
     table = Table("kernel", "tiles", "dropout", "outside", "at edges",
                   "registers", "spilled", "shared KiB", "serialised")  # fmt: skip
     for name, tiles in shapes:

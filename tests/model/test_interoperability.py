@@ -65,23 +65,33 @@ def test_torch_export_of_every_head(head: Any) -> None:
             torch.testing.assert_close(one, two)
 
 
+@pytest.mark.parametrize("dynamo", [False, True])
 @pytest.mark.parametrize(
     "head", [HEADS[0], *(pytest.param(h, marks=pytest.mark.slow) for h in HEADS[1:])]
 )
-def test_onnx_of_every_head(head: Any, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_onnx_of_every_head(head: Any, dynamo: bool, tmp_path: Path) -> None:
+    """By both exporters, for other batch sizes and lengths than that of the example."""
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
     net = build(head, num_hidden_layers=1)
     example = inputs_for(head)
-    batch, length = torch.export.Dim("batch", max=64), torch.export.Dim("length", max=512)
-    sizes = {0: batch, (2 if head is nezha.NezhaForMultipleChoice else 1): length}
+    last = 2 if head is nezha.NezhaForMultipleChoice else 1
+    settings: dict[str, Any] = {
+        "input_names": list(example),
+        "dynamic_axes": {name: {0: "batch", last: "length"} for name in example},
+    }
+    if dynamo:
+        batch, length = torch.export.Dim("batch", max=64), torch.export.Dim("length", max=512)
+        settings = {"dynamic_shapes": {name: {0: batch, last: length} for name in example}}
     torch.onnx.export(
         net,
-        kwargs=example,
+        args=() if dynamo else tuple(example.values()),
+        kwargs=example if dynamo else None,
         f=tmp_path / "net.onnx",
-        dynamo=True,
-        dynamic_shapes=dict.fromkeys(example, sizes),
+        dynamo=dynamo,
         verbose=False,
+        **settings,
     )
     session = runtime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
     other = inputs_for(head, batch=3, length=33)
@@ -93,38 +103,66 @@ def test_onnx_of_every_head(head: Any, tmp_path: Path) -> None:
 
 
 class Sequences(torch.utils.data.Dataset):
-    """Four sequences; the label is whether the second token is 7."""
+    """Four sequences; the label is whether the second token is 7, or some of the words."""
+
+    def __init__(self, words: bool = False) -> None:
+        self.words = words
 
     def __len__(self) -> int:
         return 4
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        tokens = ids(4, 9)[index].clone()
+        tokens, label = ids(4, 9)[index].clone(), torch.tensor(index % 2)
         tokens[1] = 7 if index % 2 else 8
-        return {"input_ids": tokens, "labels": torch.tensor(index % 2)}
+        if not self.words:
+            return {"input_ids": tokens, "labels": label}
+        chosen = torch.arange(9) <= 2 * index
+        return {
+            "input_ids": tokens,
+            "labels": tokens.where(chosen, -100),
+            "next_sentence_label": label,
+        }
 
 
-def losses(net: torch.nn.Module, folder: Path) -> list[float]:
+def history(net: torch.nn.Module, folder: Path, data: Sequences, **settings: Any) -> list[dict]:
+    """What the Trainer logs at each step."""
     pytest.importorskip("accelerate")
     arguments = TrainingArguments(
         output_dir=str(folder),
-        num_train_epochs=40,
-        per_device_train_batch_size=4,
         learning_rate=5e-3,
         logging_steps=1,
         report_to=[],
         save_strategy="no",
         use_cpu=True,
         disable_tqdm=True,
+        **{"num_train_epochs": 40, "per_device_train_batch_size": 4, **settings},
     )
-    trainer = Trainer(model=net, args=arguments, train_dataset=Sequences())
+    trainer = Trainer(model=net, args=arguments, train_dataset=data)
     trainer.train()
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
 def test_trainer(tmp_path: Path) -> None:
-    found = losses(build(nezha.NezhaForSequenceClassification, **NO_DROPOUT), tmp_path)
-    assert found[-1] < found[0] / 2
+    net = build(nezha.NezhaForSequenceClassification, **NO_DROPOUT)
+    found = history(net, tmp_path, Sequences())
+    assert found[-1]["loss"] < found[0]["loss"] / 2
+
+
+def test_accumulated_gradients_equal_those_of_the_whole_batch(tmp_path: Path) -> None:
+    """However the masked words fall on the parts of the batch."""
+    found = []
+    for parts in (1, 4):
+        net = build(nezha.NezhaForPreTraining, **NO_DROPOUT)
+        found += history(
+            net,
+            tmp_path,
+            Sequences(words=True),
+            num_train_epochs=1,
+            per_device_train_batch_size=4 // parts,
+            gradient_accumulation_steps=parts,
+        )
+    assert found[0]["grad_norm"] == pytest.approx(found[1]["grad_norm"], rel=1e-4)
+    assert found[0]["loss"] == pytest.approx(found[1]["loss"], rel=1e-4)
 
 
 def test_lora(tmp_path: Path) -> None:
@@ -135,8 +173,8 @@ def test_lora(tmp_path: Path) -> None:
         task_type="SEQ_CLS", r=4, target_modules=["query", "value"], lora_dropout=0.0
     )
     adapted = peft.get_peft_model(net, settings)
-    found = losses(adapted, tmp_path)
-    assert found[-1] < found[0] / 2
+    found = history(adapted, tmp_path, Sequences())
+    assert found[-1]["loss"] < found[0]["loss"] / 2
     adapter = adapted.base_model.model.nezha.encoder.layer[0].attention.self.query
     assert adapter.lora_B["default"].weight.abs().sum() > 0
     merged = adapted.merge_and_unload()

@@ -52,11 +52,36 @@ def masks(kind, batch, queries, keys, seed=0):
     return mask.to(torch.get_default_device())
 
 
-def results(implementation, q, k, v, clip, mask, offset, **kwargs):
+def probed(context, inputs):
+    """A context, and the gradients of a fixed mixture of its elements."""
+    probe = torch.cos(torch.arange(context.numel(), dtype=torch.float64)).view(context.shape)
+    return context, *torch.autograd.grad((context * probe).sum(), inputs)
+
+
+def results(implementation, q, k, v, clip, mask=None, offset=0, **kwargs):
     table = position_table(q.shape[3], clip)
     context, _ = attend(implementation, q, k, v, table, mask=mask, offset=offset, **kwargs)
-    probe = torch.cos(torch.arange(context.numel(), dtype=torch.float64)).view(context.shape)
-    return context, *torch.autograd.grad((context * probe).sum(), [q, k, v])
+    return probed(context, [q, k, v])
+
+
+def expected(q, k, v, clip, mask=None, offset=0):
+    return probed(definition(q, k, v, clip, mask, offset), [q, k, v])
+
+
+def assert_close(found, wanted, tolerance=1e-5):
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one.double(), other.double(), rtol=tolerance, atol=tolerance)
+
+
+def errors(implementation, q, k, v, clip, mask=None):
+    """Root mean squares of the differences from eager attention in float64."""
+    wide = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    pairs = zip(
+        results(implementation, q, k, v, clip, mask),
+        results("eager", *wide, clip, mask),
+        strict=True,
+    )
+    return [(one.double() - other).square().mean().sqrt().item() for one, other in pairs]
 
 
 def kept_for_backward(implementation, length):

@@ -14,12 +14,13 @@ import torch
 from model.attention import triton_attention
 from model.attention.table_factors import table_factors
 from model.attention.triton_attention import Tiles
+from model.attention.triton_tiles import Constants
 from tests.machine_code import MachineCode, compiled
 
 SHARED_MEMORY = {80: 163 << 10, 86: 99 << 10, 90: 227 << 10}
 """Bytes a block may have, by compute capability: A100; RTX 3090, A10, L4; H100."""
 KINDS = {
-    **dict.fromkeys(("lse_ptr", "bias_ptr", "ends_ptr", "turns_ptr", "rows_ptr"), "*fp32"),
+    **dict.fromkeys(("lse_ptr", "bias_ptr", "rows_ptr"), "*fp32"),
     **{"cu_seqlens_ptr": "*i32", "seed": "i64"},
     **dict.fromkeys(("scale", "keep_scale"), "fp32"),
 }
@@ -39,25 +40,28 @@ def attention(
 ) -> MachineCode:
     """A kernel of attention; Triton makes constants of the arguments `ones`, which are 1."""
     kernel = getattr(triton_attention, f"{name}_kernel")
-    constants = {
-        **{"BIASED": False, "PACKED": True, "DROPOUT": True, "ONE_EDGE": True},
-        **(switches or {}),
-        "D": head_size,
-        "W": 2 * len(table_factors(head_size, CLIP).frequencies),
-        "QUERIES": tiles.queries,
-        "KEYS": tiles.keys,
-        "PRECISION": "ieee" if dtype == "float32" else "tf32",
-        **dict.fromkeys(ones, 1),
-    }
-    aligned = [x for x in kernel.arg_names if x.endswith(("_ptr", "_row", "_head", "_step"))]
-    kinds = _kinds(kernel.arg_names, dtype)
-    return compiled(kernel, kinds, constants, capability, tiles.warps, tiles.stages, aligned)
+    constants = Constants(
+        **{"BIASED": False, "PACKED": True, "DROPOUT": True, "ONE_EDGE": True, **(switches or {})},
+        D=head_size,
+        W=2 * len(table_factors(head_size, CLIP).frequencies),
+        QUERIES=tiles.queries,
+        KEYS=tiles.keys,
+        PRECISION="ieee" if dtype == "float32" else "tf32",
+    )
+    fixed = {"C": constants, **dict.fromkeys(ones, 1)}
+    aligned = [x for x in kernel.arg_names if x.startswith("all_") or x.endswith("_ptr")]
+    kinds = {name: _kind(name, POINTERS[dtype]) for name in kernel.arg_names}
+    return compiled(
+        kernel, kinds, fixed, capability, tiles.warps, tiles.stages, [*aligned, "tables"]
+    )
 
 
-def _kinds(names: Sequence[str], dtype: str) -> dict[str, str]:
-    return {
-        name: KINDS.get(name, POINTERS[dtype] if name.endswith("_ptr") else "i32") for name in names
-    }
+def _kind(name: str, pointer: str) -> str | tuple[str, ...]:
+    if name.startswith("all_"):
+        return pointer, "i32", "i32", "i32"
+    if name == "tables":
+        return pointer, "*fp32", "*fp32", pointer
+    return KINDS.get(name, pointer if name.endswith("_ptr") else "i32")
 
 
 def tiles_that_ship(capability: int, head_size: int, dtype: str) -> dict[str, Tiles]:

@@ -6,12 +6,14 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from model.attention import tile_sizes
+from model.attention import tiled
 from model.attention.definition import eager_attention, position_table
 from model.attention.tiled import tiled_attention
 from tests.model.attention.cases import (
+    assert_close,
     attend,
-    definition,
+    errors,
+    expected,
     kept_for_backward,
     masks,
     operands,
@@ -37,44 +39,25 @@ def test_float32(implementation, queries, extra, clip, heads, kind, crossing) ->
     keys, offset = (queries + extra, extra) if not crossing else (extra + 1, 5)
     q, k, v = operands(queries, keys, heads=heads)
     mask = masks(kind, 2, queries, keys)
-    context = definition(q, k, v, clip, mask, offset)
-    probe = torch.cos(torch.arange(context.numel(), dtype=torch.float64)).view(context.shape)
-    gradients = torch.autograd.grad((context * probe).sum(), [q, k, v])
     found = results(implementation, q, k, v, clip, mask, offset)
-    for one, other in zip(found, (context, *gradients), strict=True):
-        torch.testing.assert_close(one.double(), other.double(), rtol=1e-5, atol=1e-5)
+    assert_close(found, expected(q, k, v, clip, mask, offset))
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("tile_bytes", [1, 2**18, 2**24])
 @pytest.mark.parametrize("clip", [0, 16, 64])
-def test_several_tiles(implementation: str, clip: int) -> None:
-    q, k, v = operands(300, 300, batch=1, heads=2, d=16)
-    context = definition(q, k, v, clip)
-    probe = torch.cos(torch.arange(context.numel(), dtype=torch.float64)).view(context.shape)
-    gradients = torch.autograd.grad((context * probe).sum(), [q, k, v])
-    found = results(implementation, q, k, v, clip, None, 0)
-    for one, other in zip(found, (context, *gradients), strict=True):
-        torch.testing.assert_close(one.double(), other.double(), rtol=1e-5, atol=1e-5)
+def test_tiles_of_any_size(tile_bytes: int, clip: int, monkeypatch) -> None:
+    monkeypatch.setattr(tiled, "TILE_BYTES", tile_bytes)
+    q, k, v = operands(300, 300, batch=1, heads=3, d=16)
+    assert_close(results("sdpa", q, k, v, clip), expected(q, k, v, clip))
 
 
 @pytest.mark.parametrize("kind", ["none", "padding", "rows"])
 def test_bfloat16_is_no_worse_than_eager(kind: str) -> None:
     q, k, v = operands(150, 150, batch=1, heads=2, d=16, dtype=torch.bfloat16)
     mask = masks(kind, 1, 150, 150)
-    exact = results(
-        "eager", *(x.detach().double().requires_grad_() for x in (q, k, v)), 32, mask, 0
-    )
-    errors = {}
-    for name in IMPLEMENTATIONS:
-        found = results(name, q, k, v, 32, mask, 0)
-        assert all(torch.isfinite(x).all() for x in found)
-        errors[name] = [
-            (x.double() - y).square().mean().sqrt().item()
-            for x, y in zip(found, exact, strict=True)
-        ]
-    for name in IMPLEMENTATIONS:
-        for ours, eager in zip(errors[name], errors["eager"], strict=True):
-            assert ours <= 1.1 * eager, errors
+    assert all(torch.isfinite(x).all() for x in results("sdpa", q, k, v, 32, mask))
+    for ours, eager in zip(*(errors(x, q, k, v, 32, mask) for x in ("sdpa", "eager")), strict=True):
+        assert ours <= 1.1 * eager
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -130,40 +113,24 @@ def test_position_table() -> None:
     table = position_table(8, 5)
     assert table.shape == (11, 8)
     assert table.dtype == torch.float32
-    expected = [f(7 * 10000 ** (-2 * i / 8)) for i in range(4) for f in (np.sin, np.cos)]
-    np.testing.assert_allclose(table[7].numpy(), expected, atol=1e-6)
-
-
-def test_weights_are_the_dropped_probabilities() -> None:
-    q, k, v = operands(9, 9)
-    context, weights = eager_attention(q, k, v, position_table(8, 4) * 0, dropout=0.5)
-    torch.testing.assert_close(weights @ v, context)
-    assert 0.3 < (weights == 0).float().mean() < 0.7
+    row = [f(7 * 10000 ** (-2 * i / 8)) for i in range(4) for f in (np.sin, np.cos)]
+    np.testing.assert_allclose(table[7].numpy(), row, atol=1e-6)
 
 
 @pytest.mark.parametrize("rate", [0.001, 0.999])
 def test_rates_that_a_byte_cannot_tell(rate: float) -> None:
     """Eager attention knows them."""
     q, k, v = operands(9, 9, batch=1, heads=1, d=8)
-    for found in results("sdpa", q, k, v, 3, None, 0, dropout=rate):
+    for found in results("sdpa", q, k, v, 3, dropout=rate):
         assert found.isfinite().all()
-
-
-@pytest.mark.parametrize("tile_bytes", [1, 2**18, 2**24])
-def test_tiles_of_any_size(tile_bytes: int, monkeypatch) -> None:
-    monkeypatch.setattr(tile_sizes, "TILE_BYTES", tile_bytes)
-    q, k, v = operands(300, 300, batch=1, heads=3, d=16)
-    table = position_table(16, 20)
-    expected = eager_attention(q, k, v, table)[0]
-    torch.testing.assert_close(tiled_attention(q, k, v, table), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 7, 1), (2, 1, 1, 7), (7,), (2, 3, 7, 7)])
 def test_masks_of_any_shape(shape: tuple[int, ...]) -> None:
     q, k, v = operands(7, 7)
     mask, table = torch.randn(shape), position_table(8, 3)
-    expected = eager_attention(q, k, v, table, mask)[0]
-    torch.testing.assert_close(tiled_attention(q, k, v, table, mask), expected)
+    eager = eager_attention(q, k, v, table, mask)[0]
+    torch.testing.assert_close(tiled_attention(q, k, v, table, mask), eager)
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(0, 3), (0, 0)])
@@ -175,12 +142,11 @@ def test_no_queries(queries: int, keys: int) -> None:
 @pytest.mark.parametrize("part", ["forward", "backward"])
 def test_autocast_does_not_reach_into_operators(part: str) -> None:
     inputs = operands(40, 40, batch=2, heads=2, d=16)
-    expected = results("sdpa", *inputs, 8, None, 0)
+    plain = results("sdpa", *inputs, 8)
     with torch.autocast("cpu", torch.bfloat16, enabled=part == "forward"):
         context = tiled_attention(*inputs, position_table(16, 8))
     probe = torch.cos(torch.arange(context.numel(), dtype=torch.float64)).view(context.shape)
     loss = (context * probe).sum()
     with torch.autocast("cpu", torch.bfloat16, enabled=part == "backward"):
         gradients = torch.autograd.grad(loss, inputs)
-    for one, other in zip((context, *gradients), expected, strict=True):
-        torch.testing.assert_close(one, other)
+    assert_close((context, *gradients), plain, 1e-6)

@@ -9,15 +9,20 @@ from hypothesis import strategies as st
 
 from model.attention import triton_attention
 from model.attention.definition import position_table
+from model.attention.interface import flash
 from model.attention.packing import Packing
-from model.attention.triton_attention import Tiles, flash_attention
+from model.attention.triton_attention import Tiles
 from model.attention.triton_tiles import kept_by_dropout
 from tests.model.attention.cases import (
+    assert_close,
     attend,
     definition,
+    errors,
+    expected,
     kept_for_backward,
     masks,
     operands,
+    probed,
     results,
 )
 
@@ -38,10 +43,6 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(triton_attention, "_tiles", lambda _: shapes)
 
 
-def probe_of(x: torch.Tensor) -> torch.Tensor:
-    return torch.cos(torch.arange(x.numel(), dtype=torch.float64)).view(x.shape)
-
-
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(
     queries=st.integers(1, 70),
@@ -56,21 +57,14 @@ def test_float32(queries, extra, clip, head_size, kind, crossing) -> None:
     keys, offset = (queries + extra, extra) if not crossing else (extra + 1, 5)
     q, k, v = operands(queries, keys, batch=2, heads=1, d=head_size)
     mask = masks(kind, 2, queries, keys)
-    context = definition(q, k, v, clip, mask, offset)
-    gradients = torch.autograd.grad((context * probe_of(context)).sum(), [q, k, v])
     found = results("flash", q, k, v, clip, mask, offset)
-    for one, other in zip(found, (context, *gradients), strict=True):
-        torch.testing.assert_close(one.double(), other.double(), rtol=1e-5, atol=1e-5)
+    assert_close(found, expected(q, k, v, clip, mask, offset))
 
 
 @pytest.mark.parametrize(("head_size", "clip"), [(32, 16), (64, 64), (128, 64), (64, 128), (64, 0)])
 def test_tiles_that_ship(head_size: int, clip: int) -> None:
     q, k, v = operands(230, 230, batch=1, heads=1, d=head_size)
-    context = definition(q, k, v, clip)
-    gradients = torch.autograd.grad((context * probe_of(context)).sum(), [q, k, v])
-    found = results("flash", q, k, v, clip, None, 0)
-    for one, other in zip(found, (context, *gradients), strict=True):
-        torch.testing.assert_close(one.double(), other.double(), rtol=1e-5, atol=1e-5)
+    assert_close(results("flash", q, k, v, clip), expected(q, k, v, clip))
 
 
 def test_a_sequence_that_is_masked_throughout() -> None:
@@ -78,9 +72,7 @@ def test_a_sequence_that_is_masked_throughout() -> None:
     q, k, v = operands(40, 40, batch=2, heads=1, d=16)
     mask = torch.zeros(2, 1, 1, 40, device=DEVICE)
     mask[1] = torch.finfo(torch.float32).min
-    ours, eager = (results(name, q, k, v, 5, mask, 0) for name in ("flash", "eager"))
-    for one, other in zip(ours, eager, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    assert_close(results("flash", q, k, v, 5, mask), results("eager", q, k, v, 5, mask))
 
 
 @settings(max_examples=4, deadline=None, derandomize=True)
@@ -92,34 +84,21 @@ def test_packed(lengths: list[int], clip: int) -> None:
     q, k, v = operands(sum(lengths), sum(lengths), batch=1, heads=2, d=16)
     parts = zip(*(x.split(lengths, dim=2) for x in (q, k, v)), strict=True)
     context = torch.cat([definition(*part, clip) for part in parts], 2)
-    probe = probe_of(context)
-    gradients = torch.autograd.grad((context * probe).sum(), [q, k, v])
+    wanted = probed(context, [q, k, v])
     cu_seqlens = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()])
     packing = Packing.of(cu_seqlens, sum(lengths))
     for implementation in ("flash", "sdpa", "eager"):
-        found, _ = attend(implementation, q, k, v, position_table(16, clip), packing=packing)
-        back = torch.autograd.grad((found * probe).sum(), [q, k, v])
-        for one, other in zip((found, *back), (context, *gradients), strict=True):
-            torch.testing.assert_close(one.double(), other.double(), rtol=1e-5, atol=1e-5)
+        assert_close(results(implementation, q, k, v, clip, packing=packing), wanted)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.usefixtures("small_tiles")
 def test_half_precision_is_no_worse_than_eager(dtype: torch.dtype) -> None:
     q, k, v = operands(100, 100, batch=1, heads=2, d=32, dtype=dtype)
-    exact = [x.detach().double().requires_grad_() for x in (q, k, v)]
-    exact = results("eager", *exact, 32, None, 0)
-    errors = {
-        name: [
-            (x.double() - y).square().mean().sqrt().item()
-            for x, y in zip(results(name, q, k, v, 32, None, 0), exact, strict=True)
-        ]
-        for name in ("eager", "flash")
-    }
     # Triton's interpreter cuts bfloat16 off where a GPU rounds: twice the error.
     allowed = 2.2 if dtype == torch.bfloat16 and DEVICE == "cpu" else 1.1
-    for ours, eager in zip(errors["flash"], errors["eager"], strict=True):
-        assert ours <= allowed * eager, errors
+    for ours, eager in zip(*(errors(x, q, k, v, 32) for x in ("flash", "eager")), strict=True):
+        assert ours <= allowed * eager
 
 
 def dropped_weights(q, k, table, keys, **kwargs) -> torch.Tensor:
@@ -127,7 +106,7 @@ def dropped_weights(q, k, table, keys, **kwargs) -> torch.Tensor:
 
     def context(values):
         torch.manual_seed(5)
-        return flash_attention(q, k, values, table, dropout=0.25, **kwargs)
+        return flash(q, k, values, table, dropout=0.25, **kwargs)
 
     nothing = torch.zeros(1, q.shape[1], keys, q.shape[3])
     with torch.no_grad():
@@ -152,7 +131,7 @@ def test_dropout(packed: bool) -> None:
     lengths = [length]
     if packed:
         lengths = [20, 28]
-        kwargs = {"cu_seqlens": torch.tensor([0, 20, 48], dtype=torch.int32), "longest": 28}
+        kwargs = {"packing": Packing.of(torch.tensor([0, 20, 48]), length, 28)}
     weights = dropped_weights(q, k, table, length, **kwargs)
     blocks = torch.block_diag(*(torch.ones(n, n) for n in lengths)).bool()
     assert weights[:, ~blocks].abs().max() < 1e-6 if packed else True
@@ -160,8 +139,7 @@ def test_dropout(packed: bool) -> None:
     assert abs(kept[:, blocks].double().mean().item() - (1 - rate)) < 0.02
 
     torch.manual_seed(5)
-    found = flash_attention(q, k, v, table, dropout=rate, **kwargs)
-    back = torch.autograd.grad((found * probe_of(found)).sum(), [q, k, v])
+    found = flash(q, k, v, table, dropout=rate, **kwargs)
 
     wide = [x.detach().double().requires_grad_() for x in (q, k, v)]
     places = torch.cat([torch.arange(n) for n in lengths])
@@ -171,15 +149,14 @@ def test_dropout(packed: bool) -> None:
     scores = (scores / 4).masked_fill(~blocks, -torch.inf)
     dropped = scores.softmax(-1) * kept / (1 - rate)
     context = dropped @ wide[2] + torch.einsum("bhij,ijd->bhid", dropped, positions)
-    expected = torch.autograd.grad((context * probe_of(context)).sum(), wide)
-    for one, other in zip((found, *back), (context, *expected), strict=True):
-        torch.testing.assert_close(one.double(), other.double(), rtol=2e-5, atol=2e-5)
+    assert_close(probed(found, [q, k, v]), probed(context, wide), 2e-5)
 
 
 @triton.jit
 def _mask_kernel(kept_ptr, seed, head, drop_below, SIZE: tl.constexpr, KEYS: tl.constexpr):
     first = tl.program_id(0) * KEYS
-    kept = kept_by_dropout(seed, tl.program_id(1), head, 0, first, drop_below, SIZE, KEYS)
+    sequence = tl.program_id(1), head, 0
+    kept = kept_by_dropout(seed, drop_below, sequence, 0, first, SIZE, KEYS)
     rows, columns = tl.arange(0, SIZE)[:, None], first + tl.arange(0, KEYS)[None, :]
     tl.store(kept_ptr + (tl.program_id(1) * SIZE + rows) * SIZE + columns, kept.to(tl.int8))
 
@@ -214,7 +191,7 @@ def test_memory_is_linear_in_length() -> None:
 
 def test_the_same_operands_give_the_same_bits() -> None:
     q, k, v = operands(70, 70, batch=1, heads=1, d=16)
-    first, second = (results("flash", q, k, v, 7, None, 0) for _ in range(2))
+    first, second = (results("flash", q, k, v, 7) for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 

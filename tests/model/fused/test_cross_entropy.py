@@ -59,8 +59,3 @@ def test_a_frozen_weight_has_no_gradient() -> None:
     layer(x, torch.randint(31, (9,)))[0].backward()
     assert layer.weight.grad is None
     assert x.grad is not None
-
-
-def test_without_labels_it_is_linear() -> None:
-    layer, x = Decoder(5, 31), torch.randn(2, 9, 5)
-    assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from model.fused.dropout import Dropout, keep_mask
-from model.fused.dropout_rates import keep_scale
+from model.fused.dropout import Dropout, keep_mask, keep_scale
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

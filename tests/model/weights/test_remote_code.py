@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ import torch
 from transformers import BertTokenizer
 
 import model as nezha
-from model.weights.remote_code import AUTO_MAP, write_remote_code
+from model.weights.remote_code import AUTO_MAP, flat_code, write_remote_code
+
+ROOT = Path(__file__).parents[3]
 
 READER = """
 import json, sys
@@ -96,3 +99,13 @@ def test_fill_mask_pipeline(read: tuple[Path, dict]) -> None:
 def test_a_saved_encoder_carries_the_code_of_every_head(read: tuple[Path, dict]) -> None:
     """transformers copies the files that the text of the saved class's file imports."""
     assert set(read[1]["from_encoder"]) == {each.__name__ for each in nezha.AUTO_CLASSES.values()}
+
+
+def test_an_older_transformers_is_told_which_one_is_needed(monkeypatch) -> None:
+    """By the file that transformers reads first."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    (needed,) = (x for x in project["dependencies"] if x.startswith("transformers"))
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "4.57.6")
+    code = flat_code()[AUTO_MAP["AutoConfig"].split(".")[0] + ".py"]
+    with pytest.raises(ImportError, match=f"{needed} is required"):
+        exec(compile(code, "configuration", "exec"), {"__name__": "configuration"})
