@@ -10,8 +10,9 @@ from rich.console import Console
 
 from jobs.command import Verb, main, table
 from jobs.output.progress import ConsoleProgress
+from pipeline.errors import ConfigError
 from pipeline.finetuning.finetune import check
-from pipeline.finetuning.head_folder import RESULTS
+from pipeline.finetuning.head_folder import PREDICTIONS, RESULTS, read_results
 from pipeline.finetuning.on_cluster import Finetuning, finetune_all
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
@@ -52,6 +53,8 @@ def execute(config: Config, console: Console) -> None:
     for name, scores in (("dev", result.dev), ("test", result.test)):
         if scores:
             console.print(table(f"Scores on {name}", _rounded(scores)))
+    if (Path(result.folder) / PREDICTIONS).exists():
+        console.print(f"Predictions of the test examples: {result.folder}/{PREDICTIONS}")
     console.print(f"{result.seconds} s. Next:", highlight=False)
     console.print(
         f"  python -m jobs.predict predict.model={result.folder} predict.input=FILE", markup=False
@@ -67,8 +70,23 @@ def _export(config: Config) -> str:
 
 
 def _output(config: Config) -> Path:
-    name = config.finetune.task + ("-scratch" if config.finetune.from_scratch else "")
-    return RunPaths.of(config).heads / name
+    """The folder of the head.
+
+    Raises:
+        ConfigError: it holds the head of another task or of other data, which would be lost.
+    """
+    settings = config.finetune
+    name = settings.name or settings.task + ("-scratch" if settings.from_scratch else "")
+    folder = RunPaths.of(config).heads / name
+    if (folder / RESULTS).exists():
+        held = read_results(folder)
+        before = held["task"], held.get("data", {}).get("train", "")
+        if before != (settings.task, settings.data.train):
+            raise ConfigError(
+                f"{folder} holds a head for {before[0]}, trained on {before[1] or 'other data'}; "
+                "give this one another finetune.name, or remove that folder"
+            )
+    return folder
 
 
 VERB = Verb(

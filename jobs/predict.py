@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,9 +10,9 @@ from pathlib import Path
 from rich.console import Console
 
 from jobs.command import Verb, main
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, TaskError
 from pipeline.finetuning.head_folder import read_results
-from pipeline.finetuning.jsonl import read_lines
+from pipeline.finetuning.jsonl import bare, read_lines
 from pipeline.finetuning.predict import predict
 from pipeline.settings.config import Config
 
@@ -36,24 +35,35 @@ def execute(config: Config, console: Console) -> None:
         for row in found:
             print(row)
         return
-    temporary = f"{chosen.output}.tmp"
+    temporary = Path(f"{chosen.output}.tmp")
     count = 0
-    with open(temporary, "w", encoding="utf-8") as file:
-        for row in found:
-            file.write(row + "\n")
-            count += 1
-    os.replace(temporary, chosen.output)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            for row in found:
+                file.write(row + "\n")
+                count += 1
+        temporary.replace(chosen.output)
+    finally:
+        temporary.unlink(missing_ok=True)
     console.print(f"{count} predictions in {chosen.output}", highlight=False)
 
 
 def _standard_input() -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(sys.stdin, 1):
-        if line.strip():
-            yield f"standard input, line {number}", line.rstrip("\r\n")
+    number = 0
+    try:
+        for number, line in enumerate(sys.stdin, 1):
+            yield f"standard input, line {number}", bare(line)
+    except UnicodeDecodeError as error:
+        raise TaskError(
+            f"standard input, after line {number}: {error}; expected UTF-8 text"
+        ) from error
 
 
 VERB = Verb(
-    help="Predict labels, entities, choices or answer spans: lines of text or JSON in, JSON out.",
+    help=(
+        "Predict labels, entities, choices or answer spans: lines of text or JSON in, as many\n"
+        "lines of JSON out. A blank line has the prediction null."
+    ),
     groups=("predict",),
     plan=plan,
     execute=execute,

@@ -267,8 +267,13 @@ class NezhaForQuestionAnswering(NezhaPreTrainedModel):
 
     def __init__(self, config: NezhaConfig) -> None:
         super().__init__(config)
+        if config.num_labels != 2:
+            raise ValueError(
+                f"num_labels is {config.num_labels}, but an answer has a start and an end: pass "
+                "num_labels=2 to load a folder of another task"
+            )
         self.nezha = NezhaModel(config, add_pooling_layer=False)
-        self.qa_outputs = nn.Linear(config.hidden_size, config.num_labels or 0)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
     @can_return_tuple

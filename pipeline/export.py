@@ -7,13 +7,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerFast
+import transformers
 
 from model import NezhaForPreTraining
 from model.weights.remote_code import write_remote_code
-from pipeline.corpus.samples.vocabulary import build_tokenizer, read_vocabulary, vocabulary_sha256
-from pipeline.errors import ExportError, VocabularyError
+from pipeline.corpus.samples.vocabulary import read_vocabulary, vocabulary_sha256
+from pipeline.corpus.shards.format import MANIFEST, Manifest, read_manifest
+from pipeline.errors import ExportError, ShardError, VocabularyError
+from pipeline.feed.batches import split_weights
+from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
+from pipeline.settings.corpus import CleaningSettings, CorpusSettings
+from pipeline.tokenizer import NOT_FOLDED, export_tokenizer, recorded_cleaning
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.checkpoints.state import load_weights
 from pipeline.training.network import network_config
@@ -35,6 +40,7 @@ def export_checkpoint(source: Path, vocab: Path, output: Path) -> Path:
     Raises:
         CheckpointError: the checkpoint is damaged or belongs to another network.
         VocabularyError: the checkpoint was trained with another vocabulary.
+        ExportError: the manifest of a corpus that the checkpoint was trained on is missing.
     """
     checkpoints.verify(source)
     state = checkpoints.read_state(source)
@@ -47,15 +53,19 @@ def export_checkpoint(source: Path, vocab: Path, output: Path) -> Path:
     shape = network_config(config.model, len(read_vocabulary(vocab)))
     network = NezhaForPreTraining(shape)
     load_weights(network, source)
+    manifests = _manifests(source, state, config)
+    lowercase, cleaning = recorded_cleaning([each.settings for each in manifests])
 
     temporary = output.with_name(output.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     network.save_pretrained(temporary)
     write_remote_code(temporary, shape)
-    _tokenizer(vocab, config).save_pretrained(temporary)
+    export_tokenizer(vocab, lowercase, cleaning).save_pretrained(temporary)
     shutil.copyfile(vocab, temporary / "vocab.txt")
     lineage = _lineage(state, config, source)
+    steps = [name for name, value in cleaning.model_dump().items() if value is True]
+    lineage |= {"cleaning": steps, "lowercase": lowercase}
     (temporary / LINEAGE).write_text(json.dumps(lineage, indent=2, ensure_ascii=False), "utf-8")
     (temporary / "README.md").write_text(_model_card(lineage, network.num_parameters()), "utf-8")
     shutil.rmtree(output, ignore_errors=True)
@@ -77,16 +87,33 @@ def read_lineage(folder: Path) -> dict[str, Any]:
         ) from None
 
 
-def _tokenizer(vocab: Path, config: Config) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(
-        tokenizer_object=build_tokenizer(vocab, config.corpus.lowercase),
-        model_max_length=512,
-        unk_token="[UNK]",
-        sep_token="[SEP]",
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        mask_token="[MASK]",
-    )
+def _manifests(source: Path, state: dict[str, Any], config: Config) -> list[Manifest]:
+    """The manifests of the corpora of a checkpoint, which say how their text was cleaned.
+
+    Raises:
+        ExportError: one is missing, or belongs to another corpus.
+    """
+    # The run folder may have moved since, so its own shards are looked for beside the checkpoint.
+    own = RunPaths.of(config).run
+    moved = source.absolute().parents[1]
+    folders, _ = split_weights(RunPaths.of(config).training)
+    places = [
+        str(moved / Path(folder).relative_to(own)) if Path(folder).is_relative_to(own) else folder
+        for folder in folders
+    ]
+    try:
+        manifests = [read_manifest(place) for place in places]
+    except (ShardError, OSError) as error:
+        raise ExportError(
+            f"{error}; the export's tokenizer must fold text as the corpus of {source.name} was "
+            f"cleaned, and its {MANIFEST} says how: put this file back (the shards are not needed)"
+        ) from None
+    if [each.content_sha256 for each in manifests] != state["fingerprint_fields"]["corpora"]:
+        raise ExportError(
+            f"{', '.join(places)}: this is not the corpus that {source} was trained on; put its "
+            f"{MANIFEST} back, which says how text was cleaned (the shards are not needed)"
+        )
+    return manifests
 
 
 def _lineage(state: dict[str, Any], config: Config, source: Path) -> dict[str, Any]:
@@ -101,6 +128,7 @@ def _lineage(state: dict[str, Any], config: Config, source: Path) -> dict[str, A
 
 def _model_card(lineage: dict[str, Any], parameters: int) -> str:
     settings, scores = lineage["settings"], lineage["heldout"] or {}
+    version = transformers.__version__
     rows = "\n".join(f"| held-out {name} | {value:.4g} |" for name, value in scores.items())
     return f"""---
 language: zh
@@ -121,7 +149,9 @@ print(fill("北京是中国的首[MASK]。")[0]["sequence"])
 ```
 
 Heads load in the same way: `AutoModelForTokenClassification.from_pretrained(…,
-trust_remote_code=True)`, and so on.
+trust_remote_code=True)`, and so on. The code needs transformers 5 (written by {version}).
+
+{_text_section(lineage)}
 
 | measured | value |
 |---|---|
@@ -130,3 +160,21 @@ trust_remote_code=True)`, and so on.
 Corpus fingerprint `{lineage["fingerprint"]}`, MLflow run `{lineage["mlflow_run"]}`. `{LINEAGE}`
 holds all settings. The model has seen only its corpus: test it for your use before you rely on it.
 """
+
+
+def _text_section(lineage: dict[str, Any]) -> str:
+    """What the tokenizer does to text, and which steps of the cleaning it leaves to the user."""
+    described = {
+        name: f"- `{name}`: {CleaningSettings.model_fields[name].description}"
+        for name in lineage["cleaning"]
+    }
+    folded = [line for name, line in described.items() if name not in NOT_FOLDED]
+    if lineage["lowercase"]:
+        folded.append(f"- `lowercase`: {CorpusSettings.model_fields['lowercase'].description}")
+    left = [line for name, line in described.items() if name in NOT_FOLDED]
+    lines = ["The corpus was cleaned in these steps, and the tokenizer does the same:", *folded]
+    if "simplify" in described:
+        lines.append("  (OpenCC's phrases too; where two of them overlap, it may choose the other)")
+    if left:
+        lines += ["", "A tokenizer cannot do these steps, so your text may need them:", *left]
+    return "\n".join(lines) if described else "The corpus was not cleaned."

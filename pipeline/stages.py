@@ -268,19 +268,29 @@ def reference_loss(config: Config, show: Show) -> float | None:
 
 
 def make_export(config: Config, run_id: str | None, show: Show) -> str:
-    """Export the checkpoint with the best held-out loss and register it; returns the model URI."""
+    """Export the checkpoint with the best held-out loss and register it; returns the model URI.
+
+    An export that is up to date is registered again under another name, alias or store.
+    """
     paths = RunPaths.of(config)
     best = checkpoints.best(paths.checkpoints)
     marker = paths.run / "export.json"
-    wanted = {"checkpoint": best.name, "hashes": checkpoints.read_hashes(best)}
+    made = {"checkpoint": best.name, "hashes": checkpoints.read_hashes(best)}
+    place = {
+        "store": tracking.tracking_uri(config) if run_id else "",
+        "name": config.tracking.registered_model,
+        "alias": config.tracking.alias,
+    }
     done = json.loads(marker.read_text("utf-8")) if marker.exists() else {}
-    if {key: done.get(key) for key in wanted} == wanted and paths.export.exists():
+    if {key: done.get(key) for key in made} == made and paths.export.exists():
         show(f"{paths.export} is up to date")
-        return done["model_uri"]
-    show(f"{best.name}, which has the best held-out loss, to {paths.export}")
-    exports.export_checkpoint(best, paths.vocab, paths.export)
+        if done.get("place") == place:
+            return done["model_uri"]
+    else:
+        show(f"{best.name}, which has the best held-out loss, to {paths.export}")
+        exports.export_checkpoint(best, paths.vocab, paths.export)
     uri = registry.register_export(config, paths.export, run_id) if run_id else str(paths.export)
-    _write(marker, {**wanted, "model_uri": uri})
+    _write(marker, {**made, "place": place, "model_uri": uri})
     return uri
 
 

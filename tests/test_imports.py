@@ -48,6 +48,7 @@ ALLOWED = {
         "pipeline.errors",
         "pipeline.ray_cluster",
         "pipeline.settings",
+        "pipeline.tokenizer",
     ),
     "pipeline": ("model",),
     "jobs": ("pipeline", "model"),

@@ -68,7 +68,7 @@ def convert(source: Path, target: Path, config_file: Path | None = None, head: s
     Returns the class name. Raises WeightsError.
     """
     weights = renamed(read_weights(source))
-    config = read_config(config_file or _config_beside(source))
+    config = read_config(config_file or config_beside(source))
     named = (config.architectures or [""])[0]
     head = head or (named if named in HEADS else head_of(weights))
     if head not in HEADS:
@@ -81,7 +81,10 @@ def convert(source: Path, target: Path, config_file: Path | None = None, head: s
 
 
 def load_exactly(model: NezhaPreTrainedModel, weights: dict[str, Tensor]) -> None:
-    """Copy `weights` (our names) into the model; every name and shape must fit."""
+    """Copy `weights` (our names) into the model; every name and shape must fit.
+
+    Two weights of a file that the network ties must be equal: one would replace the other.
+    """
     expected = model.state_dict()
     tied = {name: weights[of] for name, of in TIED.items() if of in weights and name in expected}
     wrong = [
@@ -89,8 +92,16 @@ def load_exactly(model: NezhaPreTrainedModel, weights: dict[str, Tensor]) -> Non
         for name, value in weights.items()
         if not value.is_floating_point()
     ]
+    weights = tied | weights
+    if model.config.tie_word_embeddings:
+        wrong += [
+            f"{name} differs from {of}, but the network ties them: set tie_word_embeddings to "
+            "false in the config.json to keep both"
+            for name, of in TIED.items()
+            if name in expected and of in weights and not torch.equal(weights[name], weights[of])
+        ]
     try:
-        model.load_state_dict(tied | weights)
+        model.load_state_dict(weights)
     except RuntimeError as error:
         wrong.append(str(error))
     if wrong:
@@ -176,7 +187,8 @@ def _first_of(folder: Path, names: list[str], otherwise: str) -> Path:
     raise WeightsError(f"{folder}: {otherwise}")
 
 
-def _config_beside(source: Path) -> Path:
+def config_beside(source: Path) -> Path:
+    """The configuration in the folder of the weights. Raises WeightsError if there is none."""
     return _first_of(
         source if source.is_dir() else source.parent,
         ["config.json", "bert_config.json"],

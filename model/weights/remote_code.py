@@ -23,9 +23,20 @@ AUTO_MAP = {
 
 RELATIVE_IMPORT = re.compile(r"^(\s*from\s+)(\.+)([\w.]+)(?=\s+import\b)", re.MULTILINE)
 
+NAMED = """
+
+# transformers copies the files that the text of a file imports: a folder saved from any of the
+# classes can then be loaded as all of them. Nothing is imported when the code runs.
+if False:
+    {}
+"""
+
 
 def flat_code() -> dict[str, str]:
     """File name → text of every module that the classes of AUTO_MAP import, however indirectly.
+
+    A module that defines a class of AUTO_MAP names the other such modules, so that transformers
+    copies all of them when it saves a model of any of the classes.
 
     Raises ValueError where two modules in different folders have the same name.
     """
@@ -41,6 +52,11 @@ def flat_code() -> dict[str, str]:
             imports = RELATIVE_IMPORT.finditer(text)
             waiting += [_imported(path, found[2], found[3]) for found in imports]
             texts[path.name] = RELATIVE_IMPORT.sub(_flattened, text)
+    modules = sorted({place.partition(".")[0] for place in AUTO_MAP.values()})
+    for module in modules:
+        texts[f"{module}.py"] += NAMED.format(
+            "\n    ".join(f"from .{other} import *  # noqa" for other in modules if other != module)
+        )
     return texts
 
 

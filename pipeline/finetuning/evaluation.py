@@ -20,7 +20,8 @@ class Dataset(NamedTuple):
 
     @classmethod
     def of(cls, task: Task, examples: list[Example], setup: TaskSetup) -> Dataset:
-        """Encode the examples."""
+        """Reduce the targets to what gives tokens, and encode the examples."""
+        examples = task.visible(examples, setup)
         return cls(examples, task.features(examples, setup) if examples else [])
 
 

@@ -7,24 +7,27 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import fsspec
 import torch
 
 from pipeline.errors import ConfigError, ExportError, TaskError
 from pipeline.finetuning import network as networks
-from pipeline.finetuning.evaluation import Dataset, evaluate
-from pipeline.finetuning.head_folder import read_results, save
+from pipeline.finetuning.evaluation import Dataset, answers, evaluate
+from pipeline.finetuning.head_folder import PREDICTIONS, read_results, save
 from pipeline.finetuning.jsonl import Example
 from pipeline.finetuning.network import Show
 from pipeline.finetuning.tasks import TASKS, Task
-from pipeline.finetuning.tasks.base import TaskSetup
+from pipeline.finetuning.tasks.base import Findings, TaskSetup
 from pipeline.finetuning.training import Trained, train
 from pipeline.settings.finetuning import FinetuneSettings
+
+LISTED = 50
+"""Mistakes in task data that a message lists."""
 
 
 class FinetuneResult(NamedTuple):
@@ -54,6 +57,8 @@ def check(settings: FinetuneSettings, group: str = "finetune") -> None:
         mistakes.append(f"{group}.task: choose one of {', '.join(TASKS)}")
     if not settings.data.train:
         mistakes.append(f"{group}.data.train: name the training examples (JSONL)")
+    if settings.name and group != "finetune":
+        mistakes.append(f"{group}.name: leave it out; the head is called {group.split('.')[-1]}")
     if len(list(grid(settings, 0))) > 1 and not settings.data.dev:
         mistakes.append(f"{group}.search: needs {group}.data.dev to compare the trials on")
     if mistakes:
@@ -76,7 +81,8 @@ def finetune(
 
     Raises:
         ConfigError: task or training data are not named.
-        TaskError: the data are missing or malformed; found out before anything is computed.
+        TaskError: the data are missing or malformed; one message lists every line, before anything
+            is computed.
         ExportError: `export` is not a usable Hugging Face folder.
         TrainingError: the loss is not a number.
     """
@@ -84,15 +90,21 @@ def finetune(
     start_time = time.monotonic()
     from_scratch = from_scratch or settings.from_scratch
     task = TASKS[settings.task]
-    examples, labels = _read(task, settings)
     tokenizer = networks.load_tokenizer(export)
+    examples, labels, notes = _read(
+        task, settings, lambda example: task.unfit(example, tokenizer, settings.data.length)
+    )
     fingerprint = _fingerprint(settings, export, seed, from_scratch)
     if known := _known_result(output, fingerprint):
         show(f"{output} is up to date")
         return known
+    if output.exists():
+        show(f"{output} holds the result of other settings or data, which will be replaced")
     setup = TaskSetup(tokenizer, labels, settings.data.length)
     datasets = {name: Dataset.of(task, each, setup) for name, each in examples.items()}
     sizes = ", ".join(f"{len(each):,} {name}" for name, each in examples.items())
+    for note in notes:
+        show(note)
     show(f"{settings.task} from {'random weights' if from_scratch else export}: {sizes} examples")
 
     best: Trained | None = None
@@ -106,7 +118,14 @@ def finetune(
             best = trained
     assert best is not None  # the grid has at least one point
     network.load_state_dict(best.weights)
-    test = evaluate(task, network, datasets["test"], settings.batch, setup)
+    test, predictions = {}, []
+    if all(task.target in example for example in datasets["test"].examples):
+        test = evaluate(task, network, datasets["test"], settings.batch, setup)
+    else:
+        found = answers(task, network, datasets["test"], settings.batch, setup)
+        pairs = zip(datasets["test"].examples, found, strict=True)
+        predictions = [example | {"prediction": answer} for example, answer in pairs]
+        show(f"the test examples have no {task.target}: predictions in {output / PREDICTIONS}")
     result = FinetuneResult(
         metric=task.metric,
         score=(test or best.dev).get(task.metric),
@@ -117,10 +136,16 @@ def finetune(
         seconds=round(time.monotonic() - start_time, 1),
         folder=str(output),
     )
-    facts = {"task": settings.task, "length": settings.data.length, "labels": labels}
+    facts: dict[str, Any] = {
+        "task": settings.task,
+        "length": settings.data.length,
+        "labels": labels,
+        "data": settings.data.model_dump(mode="json"),
+        "notes": notes,
+    }
     origin = {"export": export, "from_scratch": from_scratch, "fingerprint": fingerprint}
     output.parent.mkdir(parents=True, exist_ok=True)
-    save(network, tokenizer, export, output, facts | result._asdict() | origin)
+    save(network, tokenizer, export, output, facts | result._asdict() | origin, predictions)
     return result
 
 
@@ -140,18 +165,31 @@ def spread(examples: list[Example], limit: int) -> list[Example]:
     return [examples[i * len(examples) // limit] for i in range(limit)]
 
 
-def _read(task: Task, settings: FinetuneSettings) -> tuple[dict[str, list[Example]], list[str]]:
-    """Examples by set (none where no file is named), and the labels of all training examples."""
-    data = settings.data
-    train_examples = task.read(data.train)
+def _read(
+    task: Task, settings: FinetuneSettings, fits: Callable[[Example], str]
+) -> tuple[dict[str, list[Example]], list[str], list[str]]:
+    """Examples by set (none where no file is named), labels of the training examples, and notes."""
+    data, findings = settings.data, Findings.none()
+    train_examples = task.read(data.train, findings, None, fits)
     labels = task.label_set(train_examples)
-    if task.has_labels and len(labels) < 2:
-        raise TaskError(f"{data.train}: every label is {labels[0]}, so there is nothing to learn")
-    others = {
-        name: task.read(path, labels) if path else []
-        for name, path in (("dev", data.dev), ("test", data.test))
-    }
-    return {"train": spread(train_examples, data.examples), **others}, labels
+    if task.has_labels and train_examples and len(labels) < 2:
+        findings.problems.append(
+            f"{data.train}: every label is {labels[0]}, so there is nothing to learn"
+        )
+    known = labels if train_examples else None
+    dev = task.read(data.dev, findings, known, fits) if data.dev else []
+    test = task.read(data.test, findings, known, fits, target_needed=False) if data.test else []
+    wrong = findings.problems + ([] if settings.skip_bad else findings.bad_lines)
+    if wrong:
+        more = [f"… and {len(wrong) - LISTED} more"] if len(wrong) > LISTED else []
+        lines = "\n  ".join([*wrong[:LISTED], *more])
+        advice = "" if findings.problems else "; skip_bad: true leaves such lines out"
+        raise TaskError(f"{len(wrong)} mistake(s) in the task data{advice}:\n  {lines}")
+    notes = findings.notes
+    if bad := findings.bad_lines:
+        notes.append(f"{len(bad)} bad line(s) are left out, first: {bad[0]}")
+    examples = {"train": spread(train_examples, data.examples), "dev": dev, "test": test}
+    return examples, labels, notes
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from pipeline.errors import ExportError
 from pipeline.finetuning.network import quiet
 
 RESULTS = "results.json"
+PREDICTIONS = "predictions.jsonl"
+"""Answers for test examples without targets."""
 
 
 def save(
@@ -21,10 +24,12 @@ def save(
     export: str,
     output: Path,
     results: dict[str, Any],
+    predictions: Iterable[dict[str, Any]] = (),
 ) -> None:
     """Write network, tokenizer, the export's modelling code and `results.json`.
 
-    The folder appears whole or not at all.
+    `predictions`, if there are any, are the lines of `predictions.jsonl`. The folder appears whole
+    or not at all.
     """
     temporary = output.with_name(f"{output.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -37,6 +42,8 @@ def save(
             shutil.copyfile(path, temporary / path.name)
     text = json.dumps(results, indent=2, ensure_ascii=False)
     (temporary / RESULTS).write_text(text + "\n", encoding="utf-8")
+    if lines := "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions):
+        (temporary / PREDICTIONS).write_text(lines, encoding="utf-8")
     shutil.rmtree(output, ignore_errors=True)
     temporary.rename(output)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,23 +12,30 @@ import fsspec
 from pipeline.errors import TaskError
 
 Example = dict[str, Any]
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_lines(path: str) -> Iterator[tuple[str, str]]:
-    """(place, line) for each line that is not blank; the place is for messages.
+    """(place, line) for each line, blank ones included; the place is for messages.
+
+    A byte order mark at the beginning of a line is left out: files with one are also concatenated.
 
     Raises TaskError when the file is missing, damaged or not UTF-8.
     """
     number = 0
     try:
-        with fsspec.open(path, "rt", encoding="utf-8", compression="infer") as file:
+        with fsspec.open(path, "rt", encoding="utf-8", compression="infer", newline="\n") as file:
             for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield f"{path}, line {number}", line.rstrip("\r\n")
+                yield f"{path}, line {number}", bare(line)
     except FileNotFoundError:
         raise TaskError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError, EOFError) as error:
         raise TaskError(f"{path}, after line {number}: {error}; expected UTF-8 text") from error
+
+
+def bare(line: str) -> str:
+    """A line without byte order marks at its beginning and without its line end."""
+    return line.lstrip("\ufeff").rstrip("\r\n")
 
 
 def parse_object(line: str, place: str) -> Example:
@@ -50,5 +58,9 @@ def require(
     if key not in example:
         keys = ", ".join(map(str, example)) or "nothing"
         raise TaskError(f"{place}: no key {key!r} ({needed_by} needs it: {names}); there is {keys}")
-    if not isinstance(example[key], kinds) or isinstance(example[key], bool):
-        raise TaskError(f"{place}, key {key}: expected {names}, found {example[key]!r:.60}")
+    value = example[key]
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise TaskError(f"{place}, key {key}: expected {names}, found {value!r:.60}")
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and SURROGATE.search(text):
+            raise TaskError(f"{place}, key {key}: half of a surrogate pair is not a character")

@@ -18,6 +18,7 @@ import model  # noqa: F401  registers Nezha with the Auto classes
 from pipeline.errors import ExportError
 from pipeline.finetuning.features import IGNORED, Feature, FeatureBatch, collate
 from pipeline.finetuning.tasks.base import Logits, Task
+from pipeline.tokenizer import INPUTS
 
 Show = Callable[[str], None]
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
@@ -31,7 +32,9 @@ def load_tokenizer(export: str) -> PreTrainedTokenizerBase:
             "missing); give the folder that `python -m jobs.export` made"
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(export)
+        # The names are saved with the tokenizer. Without them transformers 5 gives no segments, and
+        # a pair head scores in another program what it does not score here.
+        tokenizer = AutoTokenizer.from_pretrained(export, model_input_names=INPUTS)
         size = AutoConfig.from_pretrained(export).vocab_size
     except (OSError, ValueError) as error:
         raise ExportError(f"{export}: {error}") from error
@@ -56,16 +59,21 @@ def build(
     Raises ExportError when the folder lacks weights of the encoder.
     """
     changed: dict[str, Any] = dict.fromkeys(DROPOUTS, dropout)
-    if labels:
-        changed["id2label"] = dict(enumerate(labels))
-        changed["label2id"] = {label: i for i, label in enumerate(labels)}
+    # Without labels: start and end of a span. The export may be a head with labels of its own.
+    labels = labels or ("LABEL_0", "LABEL_1")
+    changed["id2label"] = dict(enumerate(labels))
+    changed["label2id"] = {label: i for i, label in enumerate(labels)}
     if from_scratch:
         config = AutoConfig.from_pretrained(export, **changed)
         return task.network.from_config(config).float()
     try:
         with quiet():
             network, report = task.network.from_pretrained(
-                export, dtype=torch.float32, output_loading_info=True, **changed
+                export,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # a head for other labels is made anew
+                **changed,
             )
     except (OSError, ValueError, RuntimeError) as error:
         raise ExportError(f"{export}: {error}") from error
@@ -73,6 +81,12 @@ def build(
     lost = [key for key in report["missing_keys"] if key.startswith(body) and ".pooler." not in key]
     if lost:
         raise ExportError(f"{export}: {len(lost)} weights are missing, first {sorted(lost)[0]}")
+    other = sorted(key for key, *_ in report["mismatched_keys"] if key.startswith(body))
+    if other:
+        raise ExportError(
+            f"{export}: {len(other)} weights do not have the shape that config.json gives, first "
+            f"{other[0]}"
+        )
     return network
 
 

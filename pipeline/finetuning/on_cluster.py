@@ -127,14 +127,6 @@ def _finetune_into(
 
 
 def _with_absolute_paths(run: Finetuning) -> Finetuning:
-    """Workers have working directories of their own."""
-    data = run.settings.data
-    places = {name: _absolute(getattr(data, name)) for name in ("train", "dev", "test")}
-    settings = run.settings.model_copy(update={"data": data.model_copy(update=places)})
-    return run._replace(
-        settings=settings, export=_absolute(run.export), output=run.output.absolute()
-    )
-
-
-def _absolute(path: str) -> str:
-    return path if not path or "://" in path else os.path.abspath(path)
+    """Workers have working directories of their own. The settings make their paths absolute."""
+    export = run.export if "://" in run.export else os.path.abspath(run.export)
+    return run._replace(export=export, output=run.output.absolute())

@@ -17,7 +17,7 @@ from pipeline.finetuning.evaluation import Dataset, answers
 from pipeline.finetuning.head_folder import read_results
 from pipeline.finetuning.jsonl import Example, parse_object
 from pipeline.finetuning.tasks import TASKS, Task
-from pipeline.finetuning.tasks.base import TaskSetup
+from pipeline.finetuning.tasks.base import TaskSetup, is_visible
 
 LINES = 1024
 """Lines that are read, tokenized and answered at a time."""
@@ -38,9 +38,9 @@ def predict(
     | choice | `answer` (index), `choice` (text), `probabilities` |
     | span | `answer`, `candidates`: `text`, `start`, `end`, `probability` |
 
-    where `start` and `end` count characters. Lines are pairs of (place, line), as `read_lines`
-    yields them. Raises ExportError for a folder that fine-tuning did not make, TaskError for a
-    malformed line.
+    where `start` and `end` count characters. A line without a visible character has the prediction
+    None. Lines are pairs of (place, line), as `read_lines` yields them. Raises ExportError for a
+    folder that fine-tuning did not make, TaskError for a malformed line.
     """
     torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
     results = read_results(Path(folder))
@@ -51,14 +51,25 @@ def predict(
     network.to(networks.pick_device())
     remaining = iter(lines)
     while chosen := list(itertools.islice(remaining, LINES)):
-        dataset = Dataset.of(task, [parse(task, line, place) for place, line in chosen], setup)
-        found = answers(task, network, dataset, batch, setup)
-        for example, answer in zip(dataset.examples, found, strict=True):
-            yield example | {"prediction": answer}
+        parsed = [parse(task, line, place) for place, line in chosen]
+        blank = [not each or bool(task.blank(each)) for each in parsed]
+        for (place, _), example, skipped in zip(chosen, parsed, blank, strict=True):
+            if not skipped and (reason := task.unfit(example, setup.tokenizer, setup.length)):
+                raise TaskError(f"{place}: {reason}")
+        shown = [each for each, skipped in zip(parsed, blank, strict=True) if not skipped]
+        found = iter(answers(task, network, Dataset.of(task, shown, setup), batch, setup))
+        for (_, line), example, skipped in zip(chosen, parsed, blank, strict=True):
+            answer = None if skipped else next(found)
+            yield (example or {"text": line}) | {"prediction": answer}
 
 
 def parse(task: Task, line: str, place: str) -> Example:
-    """An example without its target, from a line of JSON or of plain text."""
+    """An example without its target, from a line of JSON or of plain text; empty for a blank line.
+
+    Raises TaskError for a line that is neither.
+    """
+    if not any(map(is_visible, line)):
+        return {}
     if line.lstrip().startswith("{"):
         example = task.check_fields(parse_object(line, place), place)
         return {key: value for key, value in example.items() if key != task.target}

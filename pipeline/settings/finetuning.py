@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from pipeline.settings.base import AboveZero, Count, Decay, Number, Positive, Settings
+from pipeline.settings.base import AboveZero, Count, Decay, Location, Number, Positive, Settings
 
 
 class TaskData(Settings):
     """Fine-tuning data: JSONL, plain or compressed."""
 
-    train: str = ""
+    train: Location = ""
     """Training examples."""
-    dev: str = ""
+    dev: Location = ""
     """Examples that choose the best epoch."""
-    test: str = ""
-    """Examples that are scored once, at the end."""
+    test: Location = ""
+    """Examples that are scored once, at the end; without targets they are predicted."""
     length: Annotated[int, Number, Field(ge=8)] = 128
     """Largest number of tokens in an example."""
     examples: Count = 0
@@ -38,6 +39,8 @@ class SearchSettings(Settings):
 class FinetuneSettings(Settings):
     """One downstream task."""
 
+    name: str = ""
+    """Folder of the head under the run's `heads`; empty: the task's name."""
     task: Literal["", "classification", "pair", "ner", "choice", "span"] = ""
     """Classification of sentences or pairs, named entities, multiple choice, or answer spans."""
     checkpoint: str = ""
@@ -52,8 +55,17 @@ class FinetuneSettings(Settings):
     dropout: Decay = 0.1
     """Dropout of the whole network during fine-tuning."""
     search: SearchSettings = SearchSettings()
+    skip_bad: bool = False
+    """Leave malformed examples out and count them, instead of stopping before the training."""
     from_scratch: bool = False
     """Start from random weights of the same network, to show what pretraining is worth."""
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if name in (".", "..") or re.search(r"[/\\]", name):
+            raise ValueError("must be the name of a folder, without `/`, and not be `.` or `..`")
+        return name
 
 
 class PredictSettings(Settings):

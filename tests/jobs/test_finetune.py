@@ -1,5 +1,6 @@
 """The verbs finetune and predict, from settings to files."""
 
+import io
 import json
 import random
 
@@ -36,7 +37,7 @@ def export(tmp_path_factory):
 
 
 @pytest.mark.ray
-def test_fine_tune_record_and_predict(export, ray_cluster, tmp_path, capsys):
+def test_fine_tune_record_and_predict(export, ray_cluster, tmp_path, capsys, monkeypatch):
     draw = random.Random(0)
     rows = []
     for _ in range(64):
@@ -77,10 +78,45 @@ def test_fine_tune_record_and_predict(export, ray_cluster, tmp_path, capsys):
     wanted = [f"predict.model={folder}", f"predict.input={tmp_path / 'in.txt'}"]
     assert main(predict.VERB, wanted) == 0
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [row["text"] for row in printed] == ["张明在京", "王华在沪，"]
+    assert [row["text"] for row in printed] == ["张明在京", "", "王华在沪，"]
+    assert printed[1]["prediction"] is None
     assert main(predict.VERB, [*wanted, f"predict.output={tmp_path / 'out.jsonl'}"]) == 0
     written = (tmp_path / "out.jsonl").read_text("utf-8").splitlines()
     assert [json.loads(line) for line in written] == printed
+    (tmp_path / "bad.txt").write_text("张明在京\n{\n", "utf-8")
+    bad = [wanted[0], f"predict.input={tmp_path / 'bad.txt'}", f"predict.output={tmp_path / 'o'}"]
+    assert main(predict.VERB, bad) == 2
+    assert "bad.txt, line 2: not JSON" in capsys.readouterr().err
+    assert not list(tmp_path.glob("o*.tmp"))
+    assert not (tmp_path / "o").exists()
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("\ufeff张明在京\r\n\r\n王华在沪，"))
+    assert main(predict.VERB, wanted[:1]) == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == printed
+    check_a_second_head(folder, arguments, tmp_path, capsys)
+
+
+def check_a_second_head(folder, arguments, tmp_path, capsys):
+    """Another task of the kind never replaces the first in silence."""
+    before = (folder / "results.json").read_bytes()
+    other = tmp_path / "other.jsonl"
+    rows = [{"tokens": ["张", "在", each], "labels": ["O", "O", "B-X"]} for each in "京沪" * 4]
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    second = [*arguments, *(f"finetune.data.{split}={other}" for split in ("train", "dev", "test"))]
+    for dry in (["--dry-run"], []):
+        assert main(finetune.VERB, [*second, *dry]) == 2
+        message = capsys.readouterr().err
+        assert "holds a head for ner, trained on" in message
+        assert "another finetune.name" in message
+    assert main(finetune.VERB, [*second, "finetune.name=second"]) == 0
+    assert (folder.parent / "second" / "results.json").exists()
+    assert (folder / "results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "."])
+def test_the_name_of_a_head_is_a_folder(name, capsys):
+    assert main(finetune.VERB, [f"finetune.name={name}", "--dry-run"]) == 2
+    assert "finetune.name: must be the name of a folder" in capsys.readouterr().err
 
 
 def test_mistakes_are_one_message(tmp_path, capsys):

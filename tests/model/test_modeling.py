@@ -320,3 +320,8 @@ def test_packed_sequences_do_not_see_each_other(attention: str) -> None:
 def test_what_packed_sequences_do_not_take(also: dict) -> None:
     with pytest.raises(ValueError, match=r"cu_seq_lens_q|max_length_q"):
         build()(ids(1, 5), cu_seq_lens_q=torch.tensor([0, 2, 5]), **also)
+
+
+def test_an_answer_has_a_start_and_an_end() -> None:
+    with pytest.raises(ValueError, match="num_labels is 3, but an answer has a start and an end"):
+        build(nezha.NezhaForQuestionAnswering, num_labels=3)

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -23,6 +24,17 @@ from tests.corpora import write_vocabulary
 from tests.pipeline.training.test_loop import settings
 
 TEXT = "一丂七，丄 abc丅丆[MASK]万"
+
+
+def export_of(run, folder, **settings):
+    """An export of the run, moved to another folder, whose corpus was made with these settings."""
+    _, paths = run
+    shutil.copytree(paths.run, folder)
+    file = folder / "shards" / "manifest.json"
+    manifest = json.loads(file.read_text("utf-8")) | {"settings": settings}
+    file.write_text(json.dumps(manifest), "utf-8")
+    best = checkpoints.best(folder / "checkpoints")
+    return export.export_checkpoint(best, paths.vocab, folder / "export")
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +73,55 @@ def test_the_tokenizer_gives_the_ids_that_training_used(run):
     assert (paths.export / "vocab.txt").read_bytes() == paths.vocab.read_bytes()
 
 
+def test_the_tokenizer_folds_what_the_manifest_says(run, tmp_path):
+    cleaning = {"html": True, "width": True, "simplify": True, "min_characters": 8}
+    folder = export_of(run, tmp_path / "moved", cleaning=cleaning, lowercase=False)
+    normal = AutoTokenizer.from_pretrained(folder).backend_tokenizer.normalizer.normalize_str
+    assert normal("１２ＡＢ，門") == "12AB， 门 "
+    card = (folder / "README.md").read_text("utf-8")
+    does, _, does_not = card.partition("A tokenizer cannot do these steps")
+    assert "`width`" in does
+    assert "`simplify`" in does
+    assert "lowercase" not in card
+    assert "`html`" in does_not
+    assert "transformers 5" in card
+    lineage = export.read_lineage(folder)
+    assert lineage["cleaning"] == ["html", "width", "simplify"]
+
+
+def test_a_corpus_that_was_not_cleaned_is_not_folded(run):
+    _, paths = run
+    normal = AutoTokenizer.from_pretrained(paths.export).backend_tokenizer.normalizer
+    assert normal.normalize_str("１") == "１"
+    assert "was not cleaned" in (paths.export / "README.md").read_text("utf-8")
+
+
+def test_how_text_was_cleaned_is_never_guessed(run, tmp_path):
+    _, paths = run
+    shutil.copytree(paths.run, tmp_path / "moved")
+    best = checkpoints.best(tmp_path / "moved" / "checkpoints")
+    manifest = tmp_path / "moved" / "shards" / "manifest.json"
+    shutil.copy(paths.heldout / "manifest.json", manifest)
+    with pytest.raises(ExportError, match=r"not the corpus that .* was trained on"):
+        export.export_checkpoint(best, paths.vocab, tmp_path / "out")
+    manifest.unlink()
+    with pytest.raises(ExportError, match="put this file back"):
+        export.export_checkpoint(best, paths.vocab, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_segments_are_given_without_asking(run):
+    """transformers 5 leaves token_type_ids out unless the tokenizer names them."""
+    _, paths = run
+    assert AutoTokenizer.from_pretrained(paths.export)("一", "丁")["token_type_ids"] == [
+        0,
+        0,
+        0,
+        1,
+        1,
+    ]
+
+
 def test_another_vocabulary_is_refused(run, tmp_path):
     _, paths = run
     other = write_vocabulary(tmp_path / "vocab.txt")
@@ -84,6 +145,8 @@ def test_the_registered_model_loads_where_this_repository_is_not(run, tmp_path):
     second = registry.register_export(config, paths.export, run_id)
     client = mlflow.MlflowClient(tracking.tracking_uri(config))
     assert int(client.get_model_version_by_alias("nezha", "champion").version) == 2
+    assert client.get_run(run_id).info.status == "RUNNING"
+    tracking.finish_run(config, run_id, "FAILED")
     code = f"""
 import mlflow, json
 mlflow.set_tracking_uri({tracking.tracking_uri(config)!r})
@@ -93,8 +156,23 @@ model = AutoModelForPreTraining.from_pretrained(folder + "/model", trust_remote_
 tokenizer = AutoTokenizer.from_pretrained(folder + "/model")
 logits = model(**tokenizer("一丁七", return_tensors="pt")).prediction_logits
 json.dump(logits.tolist(), open("logits.json", "w"))
+for uri in ({uri!r}, folder):
+    fill = mlflow.transformers.load_model(uri)
+    assert type(fill.model).__name__ == "NezhaForMaskedLM"
+    answer = fill("一[MASK]七")[0]["token_str"]
+    assert mlflow.pyfunc.load_model(uri).predict(["一[MASK]七"])[0] == answer, uri
 """
     subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, check=True)
+    elsewhere = config.tracking.model_copy(
+        update={"uri": f"sqlite:///{tmp_path}/other.db", "alias": "staging"}
+    )
+    other = config.model_copy(update={"tracking": elsewhere})
+    assert registry.register_export(other, paths.export, run_id) == "models:/nezha@staging"
+    made = mlflow.MlflowClient(elsewhere.uri).get_model_version_by_alias("nezha", "staging")
+    run_there = mlflow.MlflowClient(elsewhere.uri).get_run(made.run_id)
+    assert run_there.data.tags["pretraining_run"] == run_id
+    registry.register_export(config, paths.export, run_id)
+    assert client.get_run(run_id).info.status == "FAILED", "registering changes no state"
     network = NezhaForPreTraining.from_pretrained(paths.export).eval()
     inputs = AutoTokenizer.from_pretrained(paths.export)("一丁七", return_tensors="pt")
     expected = network(**inputs).prediction_logits

@@ -126,6 +126,34 @@ def test_a_run_that_fails_is_closed_in_mlflow(tmp_path, in_this_process, monkeyp
     assert run.info.status == "FAILED"
 
 
+def test_an_export_is_made_once_and_registered_wherever_it_is_wanted(
+    tmp_path, in_this_process, monkeypatch
+):
+    made = []
+    monkeypatch.setattr(
+        stages.registry,
+        "register_export",
+        lambda config, folder, run_id: made.append(config) or f"uri {len(made)}",
+    )
+    config, lines = settings(tmp_path, "again", "train.steps=2"), Lines()
+    run_id = stages.pretrain(config, lines)
+    assert stages.make_export(config, run_id, lines.say) == "uri 1"
+    written = (RunPaths.of(config).export / "model.safetensors").stat().st_mtime_ns
+    assert stages.make_export(config, run_id, lines.say) == "uri 1"
+    changes = [
+        {"alias": "staging"},
+        {"registered_model": "other"},
+        {"uri": f"sqlite:///{tmp_path}/x.db"},
+    ]
+    for number, change in enumerate(changes, 2):
+        other = config.model_copy(update={"tracking": config.tracking.model_copy(update=change)})
+        for _ in range(2):
+            assert stages.make_export(other, run_id, lines.say) == f"uri {number}"
+    assert len(made) == 4
+    assert (RunPaths.of(config).export / "model.safetensors").stat().st_mtime_ns == written
+    assert lines[-1] == f"{RunPaths.of(config).export} is up to date"
+
+
 def test_a_finished_run_left_open_is_closed(tmp_path, in_this_process):
     config = settings(tmp_path, "killed", "train.steps=2")
     run_id = stages.pretrain(config, Lines())
@@ -161,6 +189,14 @@ def test_held_out_masks_do_not_depend_on_those_of_training(tmp_path, monkeypatch
     assert training == config.corpus.masking
     assert (held_out.mode, held_out.probability, held_out.max_ngram) == ("static", 0.15, 1)
     assert (held_out.mask_share, held_out.random_share) == (0.8, 0.1)
+
+
+def test_a_head_of_a_run_has_its_name_already(tmp_path):
+    config = settings(tmp_path, "heads").model_copy(
+        update={"heads": {"mine": FinetuneSettings(task="pair", name="other")}}
+    )
+    with pytest.raises(ConfigError, match=r"heads\.mine\.name: leave it out"):
+        stages.check_heads(config)
 
 
 def test_a_head_that_cannot_work_is_refused_before_anything_runs(tmp_path):

@@ -4,11 +4,12 @@
 |---|---|
 | classification | `text`, `label` |
 | pair | `sentence1`, `sentence2`, `label` |
-| ner | `tokens` (mostly single characters), `labels` (BIO, as many) |
+| ner | `tokens` (mostly single characters) or `text`, `labels` (as many; BIO, IOB1, BIOES …) |
 | choice | `context`, `question`, `choices`, `answer` (index of a choice, from 0) |
 | span | `context`, `question`, `answers`: a list of `{text, start}` |
 
-Other keys are allowed and ignored. A new task is a class like these, in a file of its own.
+An `id` must be unique in its file; other keys are allowed and ignored. A text must have a visible
+character. Test files may lack the targets. A new task is a class like these, in a file of its own.
 """
 
 from pipeline.finetuning.tasks.base import Task

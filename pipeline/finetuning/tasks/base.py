@@ -5,8 +5,10 @@ Logits reach the loss as [..., K] with targets [...]; a target of -100 is not co
 
 from __future__ import annotations
 
+import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -22,6 +24,21 @@ Answer = dict[str, Any]
 Logits = NDArray[np.floating]
 Outputs = Sequence[tuple[Feature, Logits]]
 """The features of one example, each with its logits."""
+
+
+class Findings(NamedTuple):
+    """What is wrong with task data, and what a user should know of it."""
+
+    problems: list[str]
+    """What makes fine-tuning impossible: a file that is missing or empty, one class only."""
+    bad_lines: list[str]
+    """Malformed examples, each with file and line."""
+    notes: list[str]
+    """What was done with the data."""
+
+    @classmethod
+    def none(cls) -> Findings:
+        return cls([], [], [])
 
 
 class TaskSetup(NamedTuple):
@@ -53,6 +70,8 @@ class Task(ABC):
     """Whether an example is several input sequences, one for each choice."""
     has_labels: ClassVar[bool] = True
     """Whether answers come from a fixed set of labels."""
+    may_be_blank: ClassVar[frozenset[str]] = frozenset()
+    """Fields that may hold no visible character."""
 
     @abstractmethod
     def check_target(self, example: Example, place: str) -> None:
@@ -86,39 +105,123 @@ class Task(ABC):
         """An example without its target from a line of plain text, where the task allows that."""
         return None
 
-    def read(self, path: str, labels: Sequence[str] | None = None) -> list[Example]:
-        """The labelled examples of a JSONL file; class labels become strings.
+    def unify(self, examples: list[Example], path: str, notes: list[str]) -> None:  # noqa: B027
+        """Bring the targets of a file into one form, in place, and note what was done."""
 
-        Raises TaskError with file, line and key: the file is missing, empty or not JSONL, a field
-        is missing or has another type, a label is not among `labels` (when those are given).
-        """
-        examples = []
-        for place, line in read_lines(path):
-            example = self.check_fields(parse_object(line, place), place)
-            self.check_target(example, place)
-            unknown = self.labels_of([example]) - set(labels or ())
-            if labels is not None and unknown:
-                raise TaskError(
-                    f"{place}: label {sorted(unknown)[0]!r} does not occur in the training "
-                    f"examples ({', '.join(labels)})"
-                )
-            examples.append(example)
-        if not examples:
-            keys = ", ".join([*self.fields, self.target])
-            raise TaskError(f"{path}: no examples; expected JSON lines with {keys}")
+    def unfit(self, example: Example, tokenizer: PreTrainedTokenizerBase, length: int) -> str:
+        """Why an example cannot be shown to the network as a whole; empty if it can."""
+        return ""
+
+    def visible(self, examples: list[Example], setup: TaskSetup) -> list[Example]:
+        """The examples, their targets reduced to what gives tokens."""
         return examples
+
+    def identity(self, example: Example) -> Any:
+        """What must not occur twice in a file; None where an example has no `id`."""
+        return example.get("id")
+
+    def read(
+        self,
+        path: str,
+        findings: Findings,
+        labels: Sequence[str] | None = None,
+        fits: Callable[[Example], str] = lambda example: "",
+        target_needed: bool = True,
+    ) -> list[Example]:
+        """The good examples of a JSONL file; class labels become strings.
+
+        Args:
+            findings: takes what is wrong: the file is missing, empty or not JSONL, a field is
+                missing or has another type, a text is blank, an `id` occurs twice.
+            labels: labels that may occur; None: any.
+            fits: why an example cannot be used; empty if it can.
+            target_needed: whether a file without any target is wrong; otherwise its examples have
+                none.
+        """
+        parsed: list[tuple[str, Example]] = []
+        bad: dict[str, str] = {}
+        places: list[str] = []
+        try:
+            for place, line in read_lines(path):
+                if line.strip():
+                    places.append(place)
+                    with _noting(bad, place):
+                        parsed.append((place, self._parse(line, place)))
+        except TaskError as error:
+            findings.problems.append(str(error))
+            return []
+        if target_needed or any(self.target in example for _, example in parsed):
+            good = []
+            for place, example in parsed:
+                with _noting(bad, place):
+                    self.check_target(example, place)
+                    good.append((place, example))
+            self.unify([example for _, example in good], path, findings.notes)
+            parsed = good
+        examples: list[Example] = []
+        seen: dict[str, str] = {}
+        for place, example in parsed:
+            unknown: set[str] = set()
+            if labels is not None and self.target in example:
+                unknown = self.labels_of([example]) - set(labels)
+            same = self.identity(example)
+            if unknown:
+                bad[place] = (
+                    f"{place}: label {min(unknown)!r} does not occur in the training examples "
+                    f"({', '.join(labels or ())})"
+                )
+            elif same is not None and seen.setdefault(repr(same), place) != place:
+                bad[place] = f"{place}, key id: {same!r} is also in {seen[repr(same)]}"
+            elif reason := fits(example):
+                bad[place] = f"{place}: {reason}"
+            else:
+                examples.append(example)
+        findings.bad_lines.extend(bad[place] for place in places if place in bad)
+        if not places:
+            keys = ", ".join([*self.fields, self.target])
+            findings.problems.append(f"{path}: no examples; expected JSON lines with {keys}")
+        elif not examples:
+            findings.problems.append(f"{path}: no good example")
+        return examples
+
+    def _parse(self, line: str, place: str) -> Example:
+        example = self.check_fields(parse_object(line, place), place)
+        if key := self.blank(example):
+            raise TaskError(f"{place}, key {key}: there is no visible character")
+        return example
+
+    def blank(self, example: Example) -> str:
+        """The first field that must hold a visible character and holds none; empty if all do."""
+        for key, kind in self.fields.items():
+            text = example[key] if kind is str else "".join(example[key])
+            if key not in self.may_be_blank and not any(map(is_visible, text)):
+                return key
+        return ""
 
     def check_fields(self, example: Example, place: str) -> Example:
         """The example, if it has the fields that the network reads; its target is not checked."""
         for key, kind in self.fields.items():
             require(example, key, kind, place, self.name)
-            if kind is list and not (
-                example[key] and all(isinstance(item, str) and item for item in example[key])
-            ):
+            if kind is list and not all(isinstance(item, str) and item for item in example[key]):
                 raise TaskError(
                     f"{place}, key {key}: expected a list of strings that are not empty"
                 )
         return example
+
+
+@contextmanager
+def _noting(bad: dict[str, str], place: str) -> Iterator[None]:
+    """Note a TaskError of the block instead of raising it."""
+    try:
+        yield
+    except TaskError as error:
+        bad[place] = str(error)
+
+
+def is_visible(character: str) -> bool:
+    """Whether a character is neither white space nor invisible."""
+    unseen = unicodedata.category(character)[0] in "CZ" or "\ufe00" <= character <= "\ufe0f"
+    return not (unseen or character.isspace())
 
 
 def encode(setup: TaskSetup, *texts: list[str], **options: Any) -> BatchEncoding:

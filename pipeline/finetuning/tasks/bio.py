@@ -1,12 +1,35 @@
-"""BIO labels: the best valid sequence, and the entities that it contains."""
+"""BIO labels: from other schemes, the best valid sequence, and the entities that it contains."""
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+LABEL = re.compile(r"O|[BIESMLUW]-\S+")
+"""A label of BIO, IOB1, IOE, BIOES, BILOU or BMES."""
+GOES_ON = frozenset("BIM")
+"""Letters after which an entity may go on."""
+BEGINS = frozenset("BSUW")
+"""Letters that always begin an entity."""
+
+
+def to_bio(labels: Sequence[str]) -> list[str]:
+    """BIO labels (IOB2) of the same entities, whatever the scheme.
+
+    As in conlleval, a label that cannot go on from the one before it begins an entity: so does I-
+    in IOB1 (Ramshaw and Marcus 1995). E-, L-, M- and S-, U-, W- are those of BIOES, BILOU (Ratinov
+    and Roth 2009) and BMES.
+    """
+    found = []
+    for before, now in itertools.pairwise(["O", *labels]):
+        begins = now[0] in BEGINS or before[0] not in GOES_ON or before[2:] != now[2:]
+        found.append("O" if now == "O" else f"{'B' if begins else 'I'}-{now[2:]}")
+    return found
 
 
 def best_labels(scores: NDArray[np.floating], labels: Sequence[str]) -> list[int]:
@@ -50,7 +73,8 @@ def entities_of(
 ) -> list[dict[str, Any]]:
     """Entities of a valid BIO sequence: `text`, `type`, `start` and `end` in the joined words.
 
-    `probability` is the mean of `shares`, the probabilities of the labels, over the entity's words.
+    `probability` is the mean of `shares`, the probabilities of the labels, over the entity's words;
+    NaN, as of a word that gives no token, is left out.
     """
     found: list[dict[str, Any]] = []
     members: list[list[float]] = []
@@ -65,5 +89,39 @@ def entities_of(
             members[-1].append(float(share))
         position = end
     for entity, each in zip(found, members, strict=True):
-        entity["probability"] = sum(each) / len(each)
+        entity["probability"] = float(np.nanmean(each))
     return found
+
+
+def without_invisible(labels: Sequence[str], visible: Sequence[bool]) -> list[str]:
+    """BIO labels of the same entities, which begin and end with a visible word.
+
+    Invisible words inside an entity keep their label. An entity without a visible word is O.
+    """
+    found = ["O"] * len(labels)
+    last = -1
+    for place, label in enumerate(labels):
+        if label.startswith("B-"):
+            last = -1
+        if label == "O" or not visible[place]:
+            continue
+        kind = label[2:]
+        if last < 0:
+            found[place] = f"B-{kind}"
+        else:
+            found[last + 1 : place + 1] = [f"I-{kind}"] * (place - last)
+        last = place
+    return found
+
+
+def with_invisible(labels: Sequence[str], visible: Sequence[bool]) -> list[str]:
+    """Labels of all words from those of the visible ones: what stands inside an entity is of it."""
+    found, remaining, waiting = [], iter(labels), 0
+    for seen in visible:
+        if not seen:
+            waiting += 1
+            continue
+        label = next(remaining)
+        found += [label if label.startswith("I-") else "O"] * waiting + [label]
+        waiting = 0
+    return found + ["O"] * waiting

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 import transformers
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import TaskError
-from pipeline.finetuning.features import Feature, FeatureBatch
+from pipeline.finetuning.features import Feature, FeatureBatch, Tokens
 from pipeline.finetuning.jsonl import Example, require
-from pipeline.finetuning.tasks.base import (
-    Answer,
-    Outputs,
-    Task,
-    TaskSetup,
-    encode,
-    softmax,
-    tokens_at,
-)
+from pipeline.finetuning.tasks.base import Answer, Outputs, Task, TaskSetup, softmax
+
+SPECIAL = 3
+"""[CLS] and two [SEP]."""
 
 
 class Choice(Task):
-    """A choice's input is [CLS] context [SEP] question choice [SEP]. Logits [C]."""
+    """A choice's input is [CLS] context [SEP] question choice [SEP]. Logits [C].
+
+    Where that is too long, first the end of the context is left out, then the beginning of the
+    question; a choice stays whole. All choices of an example see the same part of the context.
+    """
 
     name = "choice"
     network = transformers.AutoModelForMultipleChoice
@@ -33,6 +34,27 @@ class Choice(Task):
     target = "answer"
     multiple_choice = True
     has_labels = False
+    may_be_blank = frozenset(("context", "question"))
+
+    def check_fields(self, example: Example, place: str) -> Example:
+        example = super().check_fields(example, place)
+        if not example["choices"]:
+            raise TaskError(f"{place}, key choices: expected a list of strings that are not empty")
+        return example
+
+    def identity(self, example: Example) -> Any:
+        """C3's `id` names the context; it has several questions, and one may be asked twice."""
+        seen = example.get("id"), example["question"], example["choices"]
+        return None if seen[0] is None else seen
+
+    def unfit(self, example: Example, tokenizer: PreTrainedTokenizerBase, length: int) -> str:
+        longest = max(map(len, _ids(example["choices"], tokenizer)))
+        if longest <= length - SPECIAL:
+            return ""
+        return (
+            f"a choice has {longest} tokens, and data.length={length} leaves room for "
+            f"{length - SPECIAL}; raise it, or the choices cannot be told apart"
+        )
 
     def check_target(self, example: Example, place: str) -> None:
         require(example, "answer", int, place, self.name)
@@ -43,17 +65,19 @@ class Choice(Task):
             )
 
     def features(self, examples: Sequence[Example], setup: TaskSetup) -> list[Feature]:
-        flat = [(example, choice) for example in examples for choice in example["choices"]]
-        contexts = [example["context"] for example, _ in flat]
-        questions = [example["question"] + choice for example, choice in flat]
-        encoded = encode(setup, contexts, questions, truncation="longest_first")
-        features, start = [], 0
+        texts = [
+            [example["context"], *example["choices"]]
+            + [example["question"] + choice for choice in example["choices"]]
+            for example in examples
+        ]
+        tokenized = iter(_ids([text for each in texts for text in each], setup.tokenizer))
+        features = []
         for i, example in enumerate(examples):
-            stop = start + len(example["choices"])
-            inputs = [tokens_at(encoded, place) for place in range(start, stop)]
+            number = len(example["choices"])
+            context, *both = itertools.islice(tokenized, 1 + 2 * number)
+            inputs = _inputs(context, both[:number], both[number:], setup)
             target = [example["answer"]] if "answer" in example else []
             features.append(Feature(i, inputs, target, []))
-            start = stop
         return features
 
     def logits(self, output: Any, batch: FeatureBatch) -> Tensor:
@@ -69,3 +93,25 @@ class Choice(Task):
     def scores(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
         right = [e["answer"] == a["answer"] for e, a in zip(examples, answers, strict=True)]
         return {"accuracy": sum(right) / len(right)}
+
+
+def _ids(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+
+
+def _inputs(
+    context: list[int], choices: list[list[int]], questions: list[list[int]], setup: TaskSetup
+) -> list[Tokens]:
+    """One input for each choice; `questions` are those with the choice behind them."""
+    room = setup.length - SPECIAL
+    choice = min(room, max(map(len, choices)))
+    # Question and choice may take half of the room; more where the context leaves it to them, and
+    # a long choice still leaves a quarter to the question.
+    limit = max(room // 2, room - len(context), choice + min(room - choice, room // 4))
+    questions = [ids[-limit:] for ids in questions]
+    context = context[: room - max(map(len, questions))]
+    cls, sep = setup.tokenizer.cls_token_id, setup.tokenizer.sep_token_id
+    first = [cls, *context, sep]
+    return [
+        Tokens([*first, *ids, sep], [0] * len(first) + [1] * (len(ids) + 1)) for ids in questions
+    ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
@@ -13,17 +12,29 @@ from pipeline.errors import TaskError
 from pipeline.finetuning import metrics
 from pipeline.finetuning.features import IGNORED, Feature, Tokens
 from pipeline.finetuning.jsonl import Example, require
-from pipeline.finetuning.tasks.base import Answer, Outputs, Task, TaskSetup, log_softmax
-from pipeline.finetuning.tasks.bio import best_labels, entities_of
-
-_BIO = re.compile(r"O|[BI]-\S+")
+from pipeline.finetuning.tasks.base import (
+    Answer,
+    Outputs,
+    Task,
+    TaskSetup,
+    log_softmax,
+)
+from pipeline.finetuning.tasks.bio import (
+    LABEL,
+    best_labels,
+    entities_of,
+    to_bio,
+    with_invisible,
+    without_invisible,
+)
 
 
 class Entities(Task):
     """Every word (in Chinese, every character) gets a BIO label. Logits [S, K].
 
-    The first piece of a word carries its label. Words that tokenize to nothing (white space) are O.
-    Words beyond the length go into a further feature, so every word gets a label.
+    The first piece of a word carries its label. A word that gives no token, such as white space, is
+    part of an entity if the visible words on both sides are. Words beyond the length go into a
+    further feature, so every word gets a label.
     """
 
     name = "ner"
@@ -44,8 +55,25 @@ class Entities(Task):
                 f"{place}: {len(example['tokens'])} tokens but {len(example['labels'])} labels"
             )
         for label in example["labels"]:
-            if not isinstance(label, str) or not _BIO.fullmatch(label):
-                raise TaskError(f"{place}, key labels: {label!r} is not O, B-TYPE or I-TYPE")
+            if not isinstance(label, str) or not LABEL.fullmatch(label):
+                raise TaskError(
+                    f"{place}, key labels: {label!r} is not O, B-TYPE or I-TYPE, nor a label of "
+                    "IOB1, BIOES, BILOU or BMES"
+                )
+
+    def unify(self, examples: list[Example], path: str, notes: list[str]) -> None:
+        """Turn the labels of any scheme into BIO."""
+        changed = 0
+        for example in examples:
+            labels = to_bio(example["labels"])
+            changed += labels != example["labels"]
+            example["labels"] = labels
+        if changed:
+            notes.append(
+                f"{path}: {changed} of {len(examples)} lines are not BIO (IOB2), and are read as "
+                "IOB1, BIOES, BILOU or BMES: a label that cannot go on from the one before it "
+                "begins an entity"
+            )
 
     def labels_of(self, examples: Iterable[Example]) -> set[str]:
         return {label for example in examples for label in example["labels"]}
@@ -59,9 +87,7 @@ class Entities(Task):
         return {"text": line, "tokens": list(line)}
 
     def features(self, examples: Sequence[Example], setup: TaskSetup) -> list[Feature]:
-        words = sorted({word for example in examples for word in example["tokens"]})
-        ids = setup.tokenizer(words, add_special_tokens=False)["input_ids"] if words else []
-        pieces = dict(zip(words, ids, strict=True))
+        pieces = _pieces(examples, setup)
         number = {label: i for i, label in enumerate(setup.labels)}
         features = []
         for i, example in enumerate(examples):
@@ -72,23 +98,43 @@ class Entities(Task):
                 )
         return features
 
+    def visible(self, examples: list[Example], setup: TaskSetup) -> list[Example]:
+        pieces = _pieces(examples, setup)
+
+        def reduced(example: Example) -> Example:
+            seen = [bool(pieces[word]) for word in example["tokens"]]
+            return example | {"labels": without_invisible(example["labels"], seen)}
+
+        return [reduced(each) if "labels" in each else each for each in examples]
+
     def answer(self, example: Example, outputs: Outputs, setup: TaskSetup) -> Answer:
-        outside = np.where([label == "O" for label in setup.labels], 0.0, -1e4)
-        scores = np.tile(outside, (len(example["tokens"]), 1))
+        found = {}
         for feature, each in outputs:
             # The logits of a batch go on over the padding.
             for (word, _), values in zip(feature.origin, each[: len(feature.origin)], strict=True):
                 if word >= 0:
-                    scores[word] = values
-        scores = log_softmax(scores)
+                    found[word] = values
+        words = sorted(found)
+        scores = log_softmax(
+            np.array([found[word] for word in words]).reshape(-1, len(setup.labels))
+        )
         chosen = best_labels(scores, setup.labels)
-        labels = [setup.labels[i] for i in chosen]
-        shares = np.exp(scores[np.arange(len(chosen)), chosen])
+        seen = [word in found for word in range(len(example["tokens"]))]
+        labels = with_invisible([setup.labels[i] for i in chosen], seen)
+        shares = np.full(len(seen), np.nan)
+        shares[words] = np.exp(scores[np.arange(len(chosen)), chosen])
         return {"labels": labels, "entities": entities_of(example["tokens"], labels, shares)}
 
     def scores(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
         truth = [example["labels"] for example in examples]
         return metrics.entities(truth, [answer["labels"] for answer in answers])
+
+
+def _pieces(examples: Sequence[Example], setup: TaskSetup) -> dict[str, list[int]]:
+    """Token ids of each word that occurs."""
+    words = sorted({word for example in examples for word in example["tokens"]})
+    ids = setup.tokenizer(words, add_special_tokens=False)["input_ids"] if words else []
+    return dict(zip(words, ids, strict=True))
 
 
 def _feature(

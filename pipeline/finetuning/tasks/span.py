@@ -21,6 +21,7 @@ from pipeline.finetuning.tasks.base import (
     Task,
     TaskSetup,
     encode,
+    is_visible,
     softmax,
     tokens_at,
 )
@@ -45,8 +46,9 @@ class Span(Task):
         require(example, "answers", list, place, self.name)
         if not example["answers"]:
             raise TaskError(f"{place}, key answers: expected at least one answer")
-        for answer in example["answers"]:
-            _check_answer(answer, example["context"], place)
+        example["answers"] = [
+            _checked(answer, example["context"], place) for answer in example["answers"]
+        ]
 
     def features(self, examples: Sequence[Example], setup: TaskSetup) -> list[Feature]:
         encoded = encode(
@@ -60,17 +62,28 @@ class Span(Task):
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
         )
-        features = []
-        for place, number in enumerate(encoded["overflow_to_sample_mapping"]):
-            origin = [
+        numbers = encoded["overflow_to_sample_mapping"]
+        origins = [
+            [
                 offsets if segment == 1 else (-1, -1)
                 for offsets, segment in zip(
                     encoded["offset_mapping"][place], encoded.sequence_ids(place), strict=True
                 )
             ]
-            target = _span_target(origin, examples[number].get("answers"))
-            features.append(Feature(number, [tokens_at(encoded, place)], target, origin))
-        return features
+            for place in range(len(numbers))
+        ]
+        tokens: list[set[tuple[int, int]]] = [set() for _ in examples]
+        for number, origin in zip(numbers, origins, strict=True):
+            tokens[number].update(origin)
+        return [
+            Feature(
+                number,
+                [tokens_at(encoded, place)],
+                _span_target(origin, tokens[number], examples[number].get("answers")),
+                origin,
+            )
+            for place, (number, origin) in enumerate(zip(numbers, origins, strict=True))
+        ]
 
     def logits(self, output: Any, batch: FeatureBatch) -> Tensor:
         both = torch.stack([output.start_logits, output.end_logits], dim=1)
@@ -102,18 +115,29 @@ class Span(Task):
         return metrics.spans(truth, [answer["answer"] for answer in answers])
 
 
-def _check_answer(answer: Any, context: str, place: str) -> None:
+def _checked(answer: Any, context: str, place: str) -> dict[str, Any]:
+    """An answer without the invisible characters at its ends, which no token stands for.
+
+    Raises TaskError unless its text stands at its start in the context.
+    """
     if not isinstance(answer, dict):
         raise TaskError(f"{place}, key answers: expected objects with text and start")
     require(answer, "text", str, place, "answers")
     require(answer, "start", int, place, "answers")
     text, start = answer["text"], answer["start"]
-    found = context[start : start + len(text)]
+    found = context[start : start + len(text)] if start >= 0 else ""
     if not text or found != text:
+        other = context.find(text) if text else -1
         raise TaskError(
             f"{place}, key answers: {text!r} does not stand at character {start} of the context, "
             f"which reads {found!r} there"
+            + (f"; it stands at character {other}" if other >= 0 else "")
         )
+    seen = [i for i, character in enumerate(text) if is_visible(character)]
+    if not seen:
+        raise TaskError(f"{place}, key answers: {text!r} has no visible character")
+    text = text[seen[0] : seen[-1] + 1]
+    return answer | {"text": text, "start": start + seen[0]}
 
 
 def _shorten_questions(questions: list[str], setup: TaskSetup) -> list[str]:
@@ -132,18 +156,25 @@ def _shorten_questions(questions: list[str], setup: TaskSetup) -> list[str]:
 
 
 def _span_target(
-    origin: Sequence[tuple[int, int]], answers: Sequence[dict[str, Any]] | None
+    origin: Sequence[tuple[int, int]],
+    tokens: set[tuple[int, int]],
+    answers: Sequence[dict[str, Any]] | None,
 ) -> list[int]:
     """First and last token of the first answer; [CLS] twice if the window does not hold all of it.
 
-    Empty where there are no answers, as in a prediction.
+    Empty where there are no answers, as in a prediction. `origin` has the characters of the tokens
+    of the window, `tokens` those of all windows of the example.
     """
     if answers is None:
         return []
     begin, finish = answers[0]["start"], answers[0]["start"] + len(answers[0]["text"])
-    inside = [i for i, (start, end) in enumerate(origin) if begin < end and 0 <= start < finish]
-    whole = inside and origin[inside[0]][0] <= begin and origin[inside[-1]][1] >= finish
-    return [inside[0], inside[-1]] if whole else [0, 0]
+
+    def inside(token: tuple[int, int]) -> bool:
+        return token[0] >= 0 and begin < token[1] and token[0] < finish and token[0] < token[1]
+
+    places = [i for i, token in enumerate(origin) if inside(token)]
+    whole = {origin[i] for i in places} == set(filter(inside, tokens))
+    return [places[0], places[-1]] if places and whole else [0, 0]
 
 
 def _best_spans(

@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from transformers import AutoTokenizer, pipeline
 
 import model as nezha
 from jobs.convert import main
 from model.weights.convert import WeightsError, convert, read_weights
+from pipeline.corpus.samples.vocabulary import build_tokenizer
 
 HERE = Path(__file__).parents[1]
 sys.path.insert(0, str(HERE))
@@ -160,6 +164,27 @@ def test_everything_that_does_not_fit_is_listed(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_decoder_of_its_own_never_replaces_the_embeddings(tmp_path: Path) -> None:
+    """A file may repeat tied weights; where they differ, one of them would be lost."""
+    state = {name: value.clone() for name, value in small().state_dict().items()}
+    folder = folder_with_config(tmp_path / "in")
+    torch.save(state, folder / "pytorch_model.bin")
+    convert(folder, tmp_path / "out")
+    for name in ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias"):
+        torch.save(state | {name: state[name] + 1}, folder / "pytorch_model.bin")
+        with pytest.raises(WeightsError, match=f"{name} differs from .* set tie_word_embeddings"):
+            convert(folder, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+    name = "cls.predictions.decoder.weight"
+    torch.save(state | {name: state[name] + 1}, folder / "pytorch_model.bin")
+    folder_with_config(folder, tie_word_embeddings=False)
+    convert(folder, tmp_path / "untied")
+    loaded = nezha.NezhaForPreTraining.from_pretrained(tmp_path / "untied").state_dict()
+    assert torch.equal(loaded[name], state[name] + 1)
+    embeddings = "nezha.embeddings.word_embeddings.weight"
+    assert torch.equal(loaded[embeddings], state[embeddings])
+
+
 def test_two_names_for_one_weight(tmp_path: Path) -> None:
     state = small().state_dict()
     state["bert.pooler.dense.bias"] = state["nezha.pooler.dense.bias"]
@@ -245,5 +270,52 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert not Path(out).exists()
     assert main(["--input", source, "--output", out, "--model-config", config]) == 0
     assert Path(out, "modeling_nezha.py").exists()
+    assert "has no tokenizer" in capsys.readouterr().out
     assert main(["--input", str(tmp_path / "none"), "--output", out]) == 2
     assert "no such file" in capsys.readouterr().err
+
+
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"北京abc", "##b"]
+
+
+@pytest.mark.parametrize("lower", [True, False])
+@pytest.mark.parametrize("place", ["beside", "named", "tokenizer.json"])
+def test_the_folder_works_whole(place: str, lower: bool, tmp_path: Path) -> None:
+    folder = folder_with_config(tmp_path / "in")
+    torch.save(small().state_dict(), folder / "pytorch_model.bin")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": lower}))
+    vocab = (tmp_path if place == "named" else folder) / "vocab.txt"
+    vocab.write_text("".join(f"{token}\n" for token in VOCABULARY), "utf-8")
+    if place == "tokenizer.json":
+        build_tokenizer(vocab, lower).save(str(folder / "tokenizer.json"))
+        vocab.unlink()
+    named = ["--vocab", str(vocab)] if place == "named" else []
+    out = tmp_path / "out"
+    assert main(["--input", str(folder), "--output", str(out), *named]) == 0
+    assert (out / "vocab.txt").read_text("utf-8").split("\n") == [*VOCABULARY, ""]
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer("AB北", "京")["input_ids"])
+    word = ["a", "##b"] if lower else ["[UNK]"]
+    assert tokens == ["[CLS]", *word, "北", "[SEP]", "京", "[SEP]"]
+    fill = pipeline("fill-mask", str(out), tokenizer=str(out), trust_remote_code=True)
+    assert fill("北[MASK]")[0]["token_str"] in VOCABULARY
+
+
+def test_a_vocabulary_of_another_network_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_with_config(tmp_path / "in")
+    torch.save(small().state_dict(), folder / "pytorch_model.bin")
+    vocab = folder / "vocab.txt"
+    vocab.write_text("".join(f"{token}\n" for token in [*VOCABULARY, "d"]), "utf-8")
+    assert main(["--input", str(folder), "--output", str(tmp_path / "out")]) == 2
+    assert "has 12 entries, but vocab_size" in capsys.readouterr().err
+    vocab.write_text("a\nb\n")
+    assert main(["--input", str(folder), "--output", str(tmp_path / "out")]) == 2
+    assert "a BERT vocabulary has all of" in capsys.readouterr().err
+    for tokens, told in ((["a", "b"], "no [PAD]"), ([*VOCABULARY, "z"], "its ids have gaps")):
+        ids = {token: 2 * number for number, token in enumerate(tokens)}
+        Tokenizer(WordPiece(ids, unk_token=tokens[0])).save(str(folder / "tokenizer.json"))
+        assert main(["--input", str(folder), "--output", str(tmp_path / "out")]) == 2
+        assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

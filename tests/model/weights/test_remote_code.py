@@ -33,8 +33,15 @@ for auto in json.load(open(folder + "/config.json"))["auto_map"]:
 net = transformers.AutoModelForPreTraining.from_pretrained(folder, trust_remote_code=True)
 net.save_pretrained(again)
 transformers.AutoModelForMaskedLM.from_pretrained(again, trust_remote_code=True)
+encoder, heads = folder + "/encoder", []
+transformers.AutoModel.from_pretrained(folder, trust_remote_code=True).save_pretrained(encoder)
+for auto in json.load(open(encoder + "/config.json"))["auto_map"]:
+    if auto != "AutoConfig":
+        net = getattr(transformers, auto).from_pretrained(encoder, trust_remote_code=True)
+        heads.append(type(net).__name__)
 fill = transformers.pipeline("fill-mask", model=folder, trust_remote_code=True)
-print(json.dumps({"models": found, "filled": fill("我们[MASK]北京")[0]["token_str"]}))
+filled = fill("我们[MASK]北京")[0]["token_str"]
+print(json.dumps({"models": found, "from_encoder": heads, "filled": filled}))
 """
 
 
@@ -87,6 +94,11 @@ def test_logits_are_the_same(head: type, read: tuple[Path, dict]) -> None:
 
 def test_fill_mask_pipeline(read: tuple[Path, dict]) -> None:
     assert read[1]["filled"]
+
+
+def test_a_saved_encoder_carries_the_code_of_every_head(read: tuple[Path, dict]) -> None:
+    """transformers copies the files that the text of the saved class's file imports."""
+    assert set(read[1]["from_encoder"]) == {each.__name__ for each in nezha.AUTO_CLASSES.values()}
 
 
 def test_an_older_transformers_is_told_which_one_is_needed(monkeypatch) -> None:

@@ -1,12 +1,15 @@
 """Fine-tuning small networks on small data: they learn, repeatably, and the folder stands alone."""
 
 import json
+import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline.errors import ConfigError, ExportError, TaskError, TrainingError
 from pipeline.finetuning.finetune import finetune
@@ -86,7 +89,8 @@ def test_a_result_is_kept_until_something_changes(export, data, trained):
     assert again() == first
     assert lines == [f"{first.folder} is up to date"]
     assert again(epochs=1) != first
-    assert "240 train, 60 dev, 60 test examples" in lines[1]
+    assert "which will be replaced" in lines[1]
+    assert "240 train, 60 dev, 60 test examples" in lines[2]
     assert again().epochs == first.epochs
     assert sum("240 train" in line for line in lines) == 2
 
@@ -174,14 +178,182 @@ def test_what_cannot_work_is_said_before_anything_is_computed(export, data, tmp_
     attempt(TaskError, "every label is 1", settings("classification", alike))
 
 
+def write_lines(path, *rows):
+    text = (row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows)
+    path.write_text("\n".join(text) + "\n", "utf-8")
+    return str(path)
+
+
+def bad_files(folder):
+    """Train, dev and test files with one mistake of each kind, and what a message says of each."""
+    good = [{"text": "好", "label": 1}, {"text": "坏", "label": 0}]
+    files = {
+        "train": write_lines(folder / "train.jsonl", *good, {"text": "京", "label": 1.5}, "{"),
+        "dev": write_lines(folder / "dev.jsonl", {"text": "好", "label": "x"}, *good),
+        "test": write_lines(folder / "test.jsonl", *good, {"text": " ", "label": 1}, {"label": 1}),
+    }
+    told = [
+        ("train.jsonl, line 3", "key label: expected str or int"),
+        ("train.jsonl, line 4", "not JSON"),
+        ("dev.jsonl, line 1", "label 'x' does not occur"),
+        ("test.jsonl, line 3", "no visible character"),
+        ("test.jsonl, line 4", "no key 'text'"),
+    ]
+    return files, told
+
+
+def test_all_mistakes_in_the_data_are_one_message(export, tmp_path):
+    files, told = bad_files(tmp_path)
+    chosen = settings("classification", {"classification": files}, epochs=1)
+    with pytest.raises(TaskError) as raised:
+        finetune(chosen, str(export), tmp_path / "out", seed=1)
+    first, *lines = str(raised.value).splitlines()
+    assert first.startswith("5 mistake(s) in the task data; skip_bad: true leaves such lines out")
+    for line, (place, reason) in zip(lines, told, strict=True):
+        assert place in line
+        assert reason in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_lines_are_left_out_where_that_is_asked_for(export, tmp_path):
+    files, told = bad_files(tmp_path)
+    chosen = settings("classification", {"classification": files}, epochs=1, skip_bad=True)
+    lines = []
+    result = finetune(chosen, str(export), tmp_path / "out", seed=1, show=lines.append)
+    assert f"{len(told)} bad line(s) are left out, first: " in lines[0]
+    assert "2 train, 2 dev, 2 test examples" in lines[1]
+    assert result.score is not None
+    saved = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
+    assert saved["notes"] == lines[:1]
+    # What is left must still be something to learn from.
+    (tmp_path / "train.jsonl").write_text('{"text": "好", "label": 1}\n')
+    (tmp_path / "dev.jsonl").write_text("")
+    (tmp_path / "test.jsonl").unlink()
+    with pytest.raises(TaskError, match=r"(?s)every label is 1.*dev.*no examples.*no such file"):
+        finetune(chosen, str(export), tmp_path / "other", seed=1)
+
+
+def test_a_long_list_of_mistakes_is_cut(export, tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", *["{}"] * 70)
+    chosen = settings("classification", {"classification": {"train": path}})
+    with pytest.raises(TaskError, match="… and 21 more") as raised:  # 70 lines, and no good one
+        finetune(chosen, str(export), tmp_path / "out", seed=1)
+    assert len(str(raised.value).splitlines()) == 52
+
+
+def test_test_examples_without_targets_are_predicted(export, data, tmp_path):
+    rows = [{"text": "京好", "id": "a"}, {"text": "坏", "id": "b"}]
+    files = data["classification"] | {"test": write_lines(tmp_path / "test.jsonl", *rows)}
+    lines = []
+    chosen = settings("classification", {"classification": files}, epochs=1)
+    result = finetune(chosen, str(export), tmp_path / "out", seed=1, show=lines.append)
+    assert result.test == {}
+    assert result.score == result.dev["accuracy"]
+    file = tmp_path / "out" / "predictions.jsonl"
+    assert lines[-1] == f"the test examples have no label: predictions in {file}"
+    found = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    assert [row["id"] for row in found] == ["a", "b"]
+    assert {row["prediction"]["label"] for row in found} <= {"0", "1"}
+
+
+@pytest.mark.parametrize("scheme", ["IOB1", "BIOES"])
+def test_right_answers_in_another_scheme_score_1(scheme, export, data, tmp_path):
+    def rewritten(split):
+        rows = [json.loads(line) for line in Path(data["ner"][split]).read_text().splitlines()]
+        for row in rows:
+            labels = [*row["labels"], "O"]
+            for i, label in enumerate(row["labels"]):
+                if scheme == "IOB1" and label[0] == "B" and labels[i - 1][2:] != label[2:]:
+                    row["labels"][i] = f"I-{label[2:]}"
+                elif scheme == "BIOES" and label[0] != "O" and labels[i + 1][0] != "I":
+                    row["labels"][i] = f"{'S' if label[0] == 'B' else 'E'}-{label[2:]}"
+        return write_lines(tmp_path / f"{split}.jsonl", *rows)
+
+    files = {split: rewritten(split) for split in ("train", "dev", "test")}
+    lines = []
+    chosen = settings("ner", {"ner": files}, epochs=RECIPE["ner"]["epochs"])
+    result = finetune(chosen, str(export), tmp_path / "out", seed=1, show=lines.append)
+    assert "are read as IOB1, BIOES" in lines[0]
+    assert result.test["f1"] >= RECIPE["ner"]["least"]
+
+
+def test_a_head_of_another_task_can_be_the_start(export, data, tmp_path):
+    """Its classifier, for other labels, is made anew; its encoder is used."""
+    rows = [{"text": "京" * (1 + i % 5), "label": i % 3} for i in range(30)]
+    path = write_lines(tmp_path / "three.jsonl", *rows)
+    three = settings("classification", {"classification": {"train": path}}, epochs=1)
+    head = finetune(three, str(export), tmp_path / "three", seed=1).folder
+    for task in TASKS:
+        chosen = settings(task, data, epochs=1, lr=1e-9)
+        assert 0 <= finetune(chosen, head, tmp_path / task, seed=1).score <= 1
+
+
+def test_a_saved_encoder_can_be_the_start(export, data, tmp_path):
+    """`AutoModel…save_pretrained`, as sentence-transformers does it too."""
+    program = """
+import sys
+from transformers import AutoModel, AutoTokenizer
+AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).save_pretrained(sys.argv[2])
+AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])
+"""
+    encoder = str(tmp_path / "encoder")
+    subprocess.run([sys.executable, "-P", "-c", program, str(export), encoder], check=True)
+    results = [
+        finetune(settings("span", data, epochs=1, lr=1e-9), start, tmp_path / name, seed=1)
+        for name, start in (("a", str(export)), ("b", encoder))
+    ]
+    assert results[0].epochs == results[1].epochs
+    assert (tmp_path / "b" / "heads_nezha.py").exists()
+
+
+def test_weights_of_another_shape_are_refused(export, data, tmp_path):
+    shutil.copytree(export, tmp_path / "export")
+    config = json.loads((export / "config.json").read_text("utf-8"))
+    (tmp_path / "export" / "config.json").write_text(json.dumps(config | {"intermediate_size": 40}))
+    with pytest.raises(ExportError, match=r"do not have the shape that config\.json gives"):
+        finetune(settings("ner", data), str(tmp_path / "export"), tmp_path / "out", seed=1)
+
+
+def test_a_pair_head_scores_the_same_in_plain_transformers(export, tmp_path):
+    """The label says which of the two texts has 好, so that the segments decide."""
+    draw = random.Random(1)
+
+    def example():
+        label = draw.randrange(2)
+        texts = ["".join(draw.choice("书店很太的是") for _ in range(4)) for _ in range(2)]
+        texts[label] = texts[label][:2] + "好" + texts[label][2:]
+        return {"sentence1": texts[0], "sentence2": texts[1], "label": label}
+
+    files = {
+        split: write_lines(tmp_path / f"{split}.jsonl", *(example() for _ in range(size)))
+        for split, size in (("train", 400), ("test", 60))
+    }
+    # An export that an older version made.
+    old = Path(shutil.copytree(export, tmp_path / "old"))
+    chosen = settings("pair", {"pair": files}, epochs=6)
+    result = finetune(chosen, str(old), tmp_path / "pair", seed=1)
+    tokenizer = AutoTokenizer.from_pretrained(result.folder)
+    network = AutoModelForSequenceClassification.from_pretrained(result.folder).eval()
+    rows = [json.loads(line) for line in Path(files["test"]).read_text("utf-8").splitlines()]
+    inputs = tokenizer(
+        [row["sentence1"] for row in rows],
+        [row["sentence2"] for row in rows],
+        padding=True,
+        return_tensors="pt",
+    )
+    with torch.no_grad():
+        found = network(**inputs).logits.argmax(-1)
+    right = sum(int(a) == row["label"] for a, row in zip(found, rows, strict=True))
+    assert right / len(rows) == pytest.approx(result.test["accuracy"], abs=0.02)
+    assert result.test["accuracy"] > 0.9
+
+
 def test_a_loss_that_explodes_is_an_error(export, data, tmp_path):
     with pytest.raises(TrainingError, match=r"lower finetune\.lr"):
         finetune(settings("ner", data, lr=1e30, epochs=2), str(export), tmp_path / "out", seed=1)
 
 
 def test_an_export_without_its_weights_is_refused(export, data, tmp_path):
-    import shutil
-
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(export, tmp_path / "export")

@@ -59,7 +59,7 @@ def test_a_mistake_is_told_as_it_is_and_ends_the_others(ray_cluster, export, dat
         job("bad", bad, export, tmp_path / "bad"),
     ]
     with pytest.raises(
-        TaskError, match=r"^bad: .*pair-dev\.jsonl, line 1: no key 'tokens'"
+        TaskError, match=r"(?s)^bad: .*pair-dev\.jsonl, line 1: no key 'tokens'"
     ) as told:
         finetune_all(runs, lambda name, line: None)
     assert type(told.value) is TaskError

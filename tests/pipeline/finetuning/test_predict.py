@@ -1,5 +1,6 @@
 """Predictions: JSON or text in, answers out."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pipeline.finetuning.finetune import finetune
 from pipeline.finetuning.jsonl import read_lines
 from pipeline.finetuning.predict import parse, predict
 from pipeline.finetuning.tasks import TASKS
+from pipeline.finetuning.tasks.base import Findings
 from pipeline.settings.finetuning import FinetuneSettings
 
 
@@ -33,7 +35,7 @@ def test_predictions_score_what_fine_tuning_reported(task, head, data, monkeypat
     monkeypatch.setattr(prediction, "LINES", 7)
     result = head(task)
     found = list(predict(result.folder, read_lines(data[task]["test"])))
-    truth = TASKS[task].read(data[task]["test"])
+    truth = TASKS[task].read(data[task]["test"], Findings.none())
     assert [{**row, "prediction": None} for row in found] == [
         {key: row[key] for key in row if key != TASKS[task].target} | {"prediction": None}
         for row in truth
@@ -50,9 +52,36 @@ def test_predictions_score_what_fine_tuning_reported(task, head, data, monkeypat
         assert answers[0]["prediction"] == answers[1]["prediction"] == answers[2]["prediction"]
         for entity in answers[0]["prediction"]["entities"]:
             assert text[0][entity["start"] : entity["end"]] == entity["text"]
+        check_one_output_for_each_line(result.folder)
+
+
+def check_one_output_for_each_line(folder):
+    lines = ["王明", "", " \u3000", '{"text": ""}', '{"tokens": ["\u200b"]}', "在京"]
+    found = list(predict(folder, [(str(i), line) for i, line in enumerate(lines)]))
+    assert [row.get("text") for row in found] == ["王明", "", " \u3000", "", None, "在京"]
+    assert [row["prediction"] is None for row in found] == [False, True, True, True, True, False]
+    only_blank = list(predict(folder, [("1", ""), ("2", " ")]))
+    assert [row["prediction"] for row in only_blank] == [None, None]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.txt.gz"])
+def test_a_byte_order_mark_is_not_text(name, tmp_path):
+    line = '{"text": "王明"}' if "jsonl" in name else "王明"
+    compress = gzip.compress if name.endswith("gz") else bytes
+    text = f"\ufeff{line}\r\n\r\n\ufeff{line}"
+    (tmp_path / name).write_bytes(compress(text.encode()))
+    lines = list(read_lines(str(tmp_path / name)))
+    assert [one for _, one in lines] == [line, "", line]
+    assert [place.rpartition(" ")[2] for place, _ in lines] == ["1", "2", "3"]
+
+
+def test_a_line_ends_where_a_line_feed_is(tmp_path):
+    (tmp_path / "a.txt").write_text("王\u2028明\x85京\r沪\n港", "utf-8", newline="")
+    assert [one for _, one in read_lines(str(tmp_path / "a.txt"))] == ["王\u2028明\x85京\r沪", "港"]
 
 
 def test_plain_text_lines():
+    assert parse(TASKS["ner"], " \u200b", "x") == {}
     assert parse(TASKS["classification"], "很好", "x") == {"text": "很好"}
     assert parse(TASKS["pair"], "很\t好", "x") == {"sentence1": "很", "sentence2": "好"}
     assert parse(TASKS["ner"], "京 ", "x") == {"text": "京 ", "tokens": ["京", " "]}

@@ -1,6 +1,7 @@
 """Examples to features and back: logits made from the targets give the right answers."""
 
 import contextlib
+import json
 import random
 import string
 
@@ -13,9 +14,12 @@ from transformers import PreTrainedTokenizerFast
 
 from pipeline.corpus.samples.vocabulary import build_tokenizer
 from pipeline.finetuning import network as networks
+from pipeline.finetuning.evaluation import Dataset
 from pipeline.finetuning.features import IGNORED, collate
 from pipeline.finetuning.tasks import TASKS
-from pipeline.finetuning.tasks.base import TaskSetup
+from pipeline.finetuning.tasks.base import Findings, TaskSetup
+from pipeline.settings.corpus import CleaningSettings
+from pipeline.tokenizer import export_tokenizer
 from tests.pipeline.finetuning.conftest import MAKERS
 
 SEPARATORS = {"classification": 1, "pair": 2, "ner": 1, "choice": 2, "span": 2}
@@ -38,7 +42,7 @@ def check_round_trip(task, examples, tokenizer, length):
     kind = TASKS[task]
     labels = kind.label_set(examples)
     setup = TaskSetup(tokenizer, labels, length)
-    features = kind.features(examples, setup)
+    examples, features = Dataset.of(kind, examples, setup)
     for feature in features:
         assert 0 < feature.length <= length
         for each in feature.inputs:
@@ -99,7 +103,10 @@ def test_the_same_on_public_sets(shared, folder, task, length, least):
     }
     fast = build_tokenizer(shared / "vocab" / "vocab.txt", lowercase=True)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=fast, **special)
-    examples = TASKS[task].read(str(shared / "tasks" / folder / "dev.jsonl.gz"))[:400]
+    findings = Findings.none()
+    path = str(shared / "tasks" / folder / "dev.jsonl.gz")
+    examples = TASKS[task].read(path, findings)[:400]
+    assert findings.bad_lines == []
     scores, features = check_round_trip(task, examples, tokenizer, length)
     assert min(scores.values()) >= least
     if task in ("ner", "span"):
@@ -130,11 +137,131 @@ def test_every_word_gets_a_label_whatever_it_is(words, tokenizer):
     assert found["labels"] == ["B-X" if there else "O" for there in kept]
 
 
+INVISIBLE = [
+    " ",
+    "\u3000",
+    "\u200b",
+    "\u00a0",
+    "\t",
+    "\ufeff",
+    "\x00",
+    "\u200d",
+    "\u2028",
+    "\u0301",
+]
+
+
+@pytest.mark.parametrize("invisible", INVISIBLE)
+def test_an_entity_with_an_invisible_word_is_one_entity(invisible, tokenizer):
+    """Whether the word stands inside the entity, at its ends, twice, or alone."""
+    b, i, o = "B-PER", "I-PER", "O"
+    examples = [
+        {"tokens": ["在", "a", invisible, "b", "京"], "labels": [o, b, i, i, o]},
+        {"tokens": ["在", invisible, "a", "b", invisible], "labels": [o, b, i, i, i]},
+        {"tokens": ["a", invisible, invisible, "b", invisible, "c"], "labels": [b, i, i, i, o, b]},
+    ]
+    scores, features = check_round_trip("ner", examples, tokenizer, 24)
+    assert set(scores.values()) == {1.0}
+    first = [label for label in features[0].target if label != IGNORED]
+    assert first == [0, 1, 2, 0], "the network sees B and I of what it sees"
+    # Also where white space was labelled O inside an entity: these are two entities.
+    setup = TaskSetup(tokenizer, ["O", "B-PER", "I-PER"], 24)
+    split = {"tokens": ["a", invisible, "b"], "labels": ["B-PER", "O", "B-PER"]}
+    assert TASKS["ner"].visible([split], setup) == [split]
+
+
+def test_an_entity_spelt_with_a_space_is_found_whole(tokenizer):
+    text = "在a b京"
+    example = {"tokens": list(text), "labels": ["O", "B-PER", "I-PER", "I-PER", "O"]}
+    setup = TaskSetup(tokenizer, ["O", "B-PER", "I-PER"], 24)
+    (feature,) = TASKS["ner"].features([example], setup)
+    outputs = [(feature, perfect_logits("ner", feature, setup.labels))]
+    answer = TASKS["ner"].answer({"tokens": list(text)}, outputs, setup)
+    (entity,) = answer["entities"]
+    assert (entity["text"], entity["start"], entity["end"]) == ("a b", 1, 4)
+    assert 0.9 < entity["probability"] <= 1
+
+
+@pytest.mark.parametrize("space", ["", " ", "\u200b", "\u3000", " \ufeff"])
+@pytest.mark.parametrize("length", [12, 24, 64])
+def test_an_answer_with_invisible_ends_has_a_target(space, length, tokenizer, tmp_path):
+    row = {
+        "context": f"书店很太的，王{space}明{space}在京，一二三四五六七八九十",
+        "question": "是？",
+        "answers": [{"text": f"王{space}明{space}", "start": 6}],
+    }
+    (tmp_path / "a.jsonl").write_text(json.dumps(row), "utf-8")
+    examples = TASKS["span"].read(str(tmp_path / "a.jsonl"), Findings.none())
+    scores, features = check_round_trip("span", examples, tokenizer, length)
+    assert scores == {"f1": 1.0, "exact_match": 1.0}
+    assert any(feature.target != [0, 0] for feature in features)
+
+
+def test_offsets_are_those_of_full_width_text(export):
+    """Entities and answers are named as they are written, not as the network reads them."""
+    folded = export_tokenizer(export / "vocab.txt", True, CleaningSettings())
+    wide, narrow = "在ａ１ｂ２\u3000王明", "在a1b2 王明"
+    for text in (wide, narrow):
+        labels = ["O", *["B-X", "I-X", "I-X", "I-X"], "O", "B-X", "I-X"]
+        example = {"tokens": list(text), "labels": labels}
+        setup = TaskSetup(folded, ["O", "B-X", "I-X"], 24)
+        (feature,) = TASKS["ner"].features([example], setup)
+        outputs = [(feature, perfect_logits("ner", feature, setup.labels))]
+        found = TASKS["ner"].answer(example, outputs, setup)["entities"]
+        assert [(each["text"], each["start"]) for each in found] == [(text[1:5], 1), ("王明", 6)]
+        assert folded.unk_token_id not in feature.inputs[0].ids
+
+        answers = [{"text": text[1:5], "start": 1}]
+        question = {"context": text, "question": text[1:3], "answers": answers}
+        scores, _ = check_round_trip("span", [question], folded, 24)
+        assert scores["exact_match"] == 1.0
+    assert folded(wide)["input_ids"] == folded(narrow)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("context", "question", "choices"),
+    [
+        ("书" * 300, "一二的是？", ["店" * 10, "京" * 10]),
+        (
+            "书" * 200,
+            "书店很太的是？" * 3,
+            ["一二三四五六七八" * 6 + "京", "一二三四五六七八" * 6 + "沪"],
+        ),
+        ("书店。", "书" * 200, ["店", "京"]),
+        ("书" * 300, "店" * 200, ["京" * 100 + "一", "京" * 100 + "二", "三"]),
+        ("", "书" * 300, ["京", "沪"]),
+        ("书" * 300, "", ["京", "京沪"]),
+    ],
+)
+def test_choices_stay_whole(context, question, choices, tokenizer):
+    """First the context is cut, then the question; all choices see the same context."""
+    length = 128
+    example = {"context": context, "question": question, "choices": choices, "answer": 0}
+    assert TASKS["choice"].unfit(example, tokenizer, length) == ""
+    (feature,) = TASKS["choice"].features([example], TaskSetup(tokenizer, [], length))
+    texts = [tokenizer.decode(each.ids).replace(" ", "") for each in feature.inputs]
+    for choice, text, each in zip(choices, texts, feature.inputs, strict=True):
+        assert text.endswith(f"{choice}[SEP]")
+        assert len(each.ids) == len(each.types) <= length
+        assert each.types == sorted(each.types)
+    assert len({text.partition("[SEP]")[0] for text in texts}) == 1
+    assert max(len(each.ids) for each in feature.inputs) == length
+    if context and len(question) < 30:
+        assert question in texts[0]
+
+
+def test_choices_that_cannot_stay_whole_are_told(tokenizer):
+    example = {"context": "书", "question": "？", "choices": ["京", "沪" * 22]}
+    assert TASKS["choice"].unfit(example, tokenizer, 25) == ""
+    told = TASKS["choice"].unfit(example, tokenizer, 24)
+    assert told.startswith("a choice has 22 tokens, and data.length=24 leaves room for 21")
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_padding_does_not_change_the_logits(task, export, data, tokenizer, monkeypatch):
     monkeypatch.setattr(networks, "autocast", lambda device: contextlib.nullcontext())
     kind = TASKS[task]
-    examples = TASKS[task].read(data[task]["dev"])
+    examples = TASKS[task].read(data[task]["dev"], Findings.none())
     labels = kind.label_set(examples)
     features = kind.features(examples, TaskSetup(tokenizer, labels, 32))
     network = networks.build(kind, str(export), labels, 0.1, from_scratch=True)
