@@ -289,7 +289,12 @@ def make_export(config: Config, run_id: str | None, show: Show) -> str:
     else:
         show(f"{best.name}, which has the best held-out loss, to {paths.export}")
         exports.export_checkpoint(best, paths.vocab, paths.export)
-    uri = registry.register_export(config, paths.export, run_id) if run_id else str(paths.export)
+    uri = str(paths.export)
+    if run_id and tracking.is_reachable(config):
+        uri = registry.register_export(config, paths.export, run_id)
+    elif run_id:
+        show(f"{place['store']} does not answer; jobs.export registers the export later")
+        place = {}
     _write(marker, {**made, "place": place, "model_uri": uri})
     return uri
 
