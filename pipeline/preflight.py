@@ -71,10 +71,11 @@ def check_data(config: Config) -> None:
                 f"{name} has another vocabulary than the shards in {', '.join(paths.training)}; "
                 "set corpus.vocab to the one that they were made with, or prepare them again"
             )
-    if config.train.init_from:
+    found = checkpoints.newest(paths.checkpoints)
+    if config.train.init_from and not found:
         path, shape = Path(config.train.init_from), network_config(config.model, feed.vocab_size)
         origins.compare(path, origins.read_origin(path, feed.vocab_size), shape, feed.vocab_sha256)
-    if found := checkpoints.newest(paths.checkpoints):
+    if found:
         saved = checkpoints.read_state(found)
         compare_fingerprints(saved["fingerprint_fields"], feed.fingerprint_fields)
 

@@ -31,7 +31,7 @@ class RunState(NamedTuple):
 
 def list_runs(storage: Path) -> list[RunState]:
     """Every folder of the storage that a training left its records in, newest first."""
-    folders = [path for path in storage.iterdir() if (path / history.FILE).exists()]
+    folders = [path for path in storage.iterdir() if (path / events.FILE).exists()]
     return [_state(path) for path in sorted(folders, key=_modified, reverse=True)]
 
 
@@ -68,7 +68,7 @@ def _steps(newest: Path | None) -> int | None:
 
 
 def _modified(run: Path) -> float:
-    return (run / history.FILE).stat().st_mtime
+    return (run / events.FILE).stat().st_mtime
 
 
 def _clock(seconds: float) -> str:

@@ -21,7 +21,7 @@ from pipeline.corpus.samples.vocabulary import read_vocabulary
 from pipeline.corpus.samples.vocabulary_training import check_own, train_vocabulary
 from pipeline.corpus.shards.format import MANIFEST
 from pipeline.corpus.text.sources import Listing
-from pipeline.errors import ConfigError, Interrupted
+from pipeline.errors import ConfigError, Interrupted, TrackingError
 from pipeline.feed.batches import heldout, open_folder, split_weights
 from pipeline.feed.unigram import unigram_loss
 from pipeline.finetuning.finetune import check
@@ -68,7 +68,7 @@ def run_all(config: Config, progress: Progress) -> dict[str, Any]:
     """
     config = with_sample(config)
     check_heads(config)
-    with lock.hold(RunPaths.of(config).run):
+    with lock.hold(RunPaths.of(config).run, progress.say):
         return _run_stages(config, progress)
 
 
@@ -200,7 +200,7 @@ def pretrain(config: Config, progress: Progress) -> str | None:
     """
     preflight.check_data(config)
     paths = RunPaths.of(config)
-    newest = checkpoints.recover(paths.checkpoints)
+    newest = checkpoints.recover(paths.checkpoints, progress.say)
     state = checkpoints.read_state(newest) if newest else {}
     tags = {"stage": "pretrain"}
     if newest:
@@ -214,15 +214,17 @@ def pretrain(config: Config, progress: Progress) -> str | None:
             progress.say(f"step {state['step']} is reached: {newest}")
             # An earlier command may have ended between the last step and this.
             files = [paths.run / history.FILE, *paths.run.glob("*.png")]
-            return _record(config, state["mlflow_run"], files, tags, progress.say)
+            return _record(config, tracking.noted_run(paths.run), files, tags, progress.say)
         progress.say(f"going on from {newest}")
-    uri, run_id = tracking.tracking_uri(config), state.get("mlflow_run")
+    uri, run_id = tracking.tracking_uri(config), tracking.noted_run(paths.run)
     if tracking.is_reachable(config):
         run_id = tracking.start_run(config, config.run.name, tags, run_id)
+        tracking.note_run(paths.run, run_id)
     else:
         progress.say(f"{uri} does not answer: training starts, and MLflow gets all at the end")
     try:
-        ray_train.fit(config, (uri, run_id) if run_id else None, progress.update)
+        given = (uri, run_id) if run_id else None
+        ray_train.fit(config, given, progress.update, progress.say)
         pictures = _draw(config, reference_loss(config, progress.say))
     except BaseException as error:
         asked = isinstance(error, Interrupted | KeyboardInterrupt)
@@ -239,8 +241,12 @@ def _record(
     if not tracking.is_reachable(config):
         show("MLflow does not answer: the run is in its folder; the same command records it")
         return run_id
-    if not run_id:
-        run_id = tracking.start_run(config, config.run.name, tags)
+    try:
+        run_id = run_id or tracking.start_run(config, config.run.name, tags)
+    except TrackingError as error:  # the trained network is worth more
+        show(str(error))
+        return None
+    tracking.note_run(RunPaths.of(config).run, run_id)
     sender = MetricSender(tracking.tracking_uri(config), run_id, system_metrics=False)
     history.send_all(RunPaths.of(config).run, sender)
     sender.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
 import urllib.error
 import urllib.request
@@ -14,8 +15,10 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.errors import TrackingError
 from pipeline.settings.config import Config, flatten
+from pipeline.storage import write_whole
 
 REACH_SECONDS = 5
+NOTE = "mlflow_run"
 logger = logging.getLogger(__name__)
 
 
@@ -33,6 +36,17 @@ def tracking_uri(config: Config) -> str:
     return uri
 
 
+def note_run(folder: Path, run_id: str) -> None:
+    """Keep the MLflow run of a run folder, for the commands that go on with it."""
+    write_whole(str(folder / NOTE), run_id.encode())
+
+
+def noted_run(folder: Path) -> str | None:
+    """The MLflow run that a run folder is recorded in."""
+    path = folder / NOTE
+    return path.read_text("utf-8") or None if path.exists() else None
+
+
 def is_reachable(config: Config) -> bool:
     """Whether the server answers at all; a database is not asked."""
     uri = tracking_uri(config)
@@ -40,9 +54,10 @@ def is_reachable(config: Config) -> bool:
         return True
     try:
         urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=REACH_SECONDS).close()
-    except urllib.error.HTTPError:
-        return True  # it answers; what it refuses is told when a run starts
-    except OSError:
+    except urllib.error.HTTPError as error:
+        # A proxy answers 502 to 504 for a server that is down. Other refusals are told by MLflow.
+        return error.code < 500
+    except (OSError, http.client.HTTPException):
         return False
     return True
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,8 +59,7 @@ class Context(NamedTuple):
 def train(config: Config, context: Context) -> dict[str, Any]:
     """Train from the newest complete checkpoint, or from the start, to `train.steps`.
 
-    A run that is asked to stop does so after a step, with a checkpoint. On a GPU it looks for the
-    request at logged steps only, where it waits for the device anyway.
+    A run that is asked to stop does so after a step, with a checkpoint.
 
     Returns:
         the state saved with the last checkpoint: `step`, `samples_seen`, `heldout`, …
@@ -81,7 +81,8 @@ def train(config: Config, context: Context) -> dict[str, Any]:
     shape = network_config(config.model, feed.vocab_size)
     network = build_network(shape, config.run.seed, config.engine.attention)
     origin, full = config.train.init_from, config.train.init_state == "full"
-    found = state.on_rank_zero(lambda: files.recover(paths.checkpoints))
+    tell = partial(events.record, paths.run, "damaged")
+    found = state.on_storage(lambda: files.recover(paths.checkpoints, tell))
     if found:
         compare_fingerprints(files.read_state(found)["fingerprint_fields"], feed.fingerprint_fields)
     elif origin and not full:
@@ -98,8 +99,11 @@ def train(config: Config, context: Context) -> dict[str, Any]:
     dist.all_gather_object(workers, workers[0])
     if rank == 0:
         failures.write_workers(paths.run, workers)
+        text = f"training on {world_size} worker(s), from step {saved['step']}"
+        events.record(paths.run, "start", text)
     skipped = saved["batches_skipped"] + failures.batches_skipped(paths.run, saved["step"])
-    guard = divergence.DivergenceGuard(config.faults)
+    recent = [record["loss"] for record in history.read(paths.run) if "loss" in record]
+    guard = divergence.DivergenceGuard(config.faults, recent)
     watchdog = Watchdog(paths.run, rank, config.faults.hang_seconds)
     evaluating = (paths.heldout / MANIFEST).exists()
     peak = flops.peak_of(device, precision, config.engine.peak_tflops)
@@ -121,23 +125,26 @@ def train(config: Config, context: Context) -> dict[str, Any]:
                     worker, micro_batches, split, device, profiler, context.stop()
                 )
             bad = worker.skipped_steps > bad_steps  # DeepSpeed left the weights as they are
-            interval.add(sums.zero_() if bad else sums, counts[:-1], profiler.active)
+            # The losses of an fp16 step that overflowed are right; NaN would hide the others.
+            sums = torch.where(sums.isfinite().all(), sums, 0)
+            interval.add(sums, counts[:-1], profiler.active)
             if precision != "fp16":  # whose loss scale grows until a step overflows
                 if bad and rank == 0:
                     _record_bad_step(paths.run, step, feed.samples(step - 1 + skipped))
                 guard.after_step(step, bad)
 
-            logged = step % config.train.log_every == 0 or step == steps
-            stopping = (logged or device.type == "cpu") and bool(counts[-1])
-            if logged:
+            # DeepSpeed has waited for the device already, to look at the gradients.
+            stopping = bool(counts[-1])
+            saving = step % config.train.checkpoint_every == 0 or step == steps
+            # Checkpoints are logged steps too, so that none is written after an unseen spike.
+            if saving or step % config.train.log_every == 0:
                 values = interval.close(remaining=steps - step)
                 values |= {"lr": rate} | dynamics(worker) | profiler.take_shares()
-                recorder.write(step, values)
                 what = guard.after_interval(step, values["loss"])
                 if what and rank == 0:
                     events.record(paths.run, "spike", what, step=step)
+                recorder.write(step, values)
 
-            saving = step % config.train.checkpoint_every == 0 or step == steps
             scores = {}
             if evaluating and (saving or step % config.train.eval_every == 0):
                 scores = evaluate(worker.module, open_heldout(config, rank, world_size), device)
@@ -162,9 +169,7 @@ def train(config: Config, context: Context) -> dict[str, Any]:
                     "mlflow_run": context.tracking[1] if context.tracking else None,
                 }
                 folder = state.save(worker, paths.checkpoints, step, saved, dump_yaml(config))
-                if rank == 0:
-                    best = files.best(paths.checkpoints)
-                    files.prune(paths.checkpoints, config.train.keep_checkpoints, {best})
+                state.on_storage(lambda: _prune(paths.checkpoints, config.train.keep_checkpoints))
                 context.report(scores, folder)
             if stopping:
                 break
@@ -207,6 +212,10 @@ def _optimizer_step(
         profiler.lap("optimizer")
         sums += statistics
     return sums, counts
+
+
+def _prune(folder: Path, keep: int) -> None:
+    files.prune(folder, keep, {files.best(folder)})
 
 
 def _record_bad_step(run: Path, step: int, samples: list[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -104,9 +105,12 @@ class PretrainingObjective(nn.Module):
 
 
 def summarize(statistics: Tensor) -> dict[str, float]:
-    """Means from sums in the order of STATISTICS [6]; NSP is left out where nothing is labelled."""
+    """Means from sums in the order of STATISTICS [6]; NSP is left out where nothing is labelled.
+
+    The others are NaN where nothing is masked, as after steps that were skipped.
+    """
     sums = dict(zip(STATISTICS, statistics.tolist(), strict=True))
-    masked, pairs = max(sums["masked"], 1.0), sums["pairs"]
+    masked, pairs = sums["masked"] or math.nan, sums["pairs"]
     means = {"mlm_loss": sums["mlm_loss"] / masked, "mlm_accuracy": sums["mlm_correct"] / masked}
     if pairs:
         means |= {"nsp_loss": sums["nsp_loss"] / pairs, "nsp_accuracy": sums["nsp_correct"] / pairs}

@@ -188,9 +188,7 @@ def measure(arguments: argparse.Namespace, storage: Path) -> list[tuple[Spent, S
     from tests.benchmarks import loop_cost  # by its name: Ray would copy what `__main__` defines
 
     ray_train._worker = loop_cost.worker
-    ray_train.fit(
-        config, (tracking.tracking_uri(config), run_id), lambda line: print(line, flush=True)
-    )
+    ray_train.fit(config, (tracking.tracking_uri(config), run_id), print, print)
     read = json.loads((RunPaths.of(config).run / "rounds.json").read_text())
     return [(Spent(*whole), Spent(*bare)) for whole, bare in read]
 

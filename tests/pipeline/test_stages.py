@@ -37,7 +37,7 @@ class Lines(list):
 @pytest.fixture
 def in_this_process(monkeypatch):
     monkeypatch.setattr(
-        ray_train, "fit", lambda config, tracking, _: torchrun.fit(config, tracking)
+        ray_train, "fit", lambda config, tracking, *_: torchrun.fit(config, tracking)
     )
 
 
@@ -176,7 +176,7 @@ def test_held_out_masks_do_not_depend_on_those_of_training(tmp_path, monkeypatch
     """Held-out losses of runs with other mask rates can be compared."""
     made = []
     monkeypatch.setattr(stages.prepare, "prepare", lambda *given, **rest: made.append(given))
-    heldout = Source("b.txt", "0/b.txt", 1, "lines", "", "")
+    heldout = Source("b.txt", "b.txt", "0/b.txt", 1, "lines", "", "")
     config = settings(
         tmp_path,
         "masks",

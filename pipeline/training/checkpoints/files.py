@@ -15,13 +15,14 @@ one is set aside as `damaged_checkpoint_000123` when a run starts, and counts no
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,18 @@ def newest(folder: Path) -> Path | None:
     return max(_states(folder), key=step_of, default=None)
 
 
-def recover(folder: Path) -> Path | None:
+def recover(folder: Path, tell: Callable[[str], None]) -> Path | None:
     """The checkpoint to go on from, verified, after removing what interruptions have left.
 
-    Damaged checkpoints that are later than it are renamed to `damaged_…`, with a warning. Rank 0 of
-    a run that starts calls it.
+    Damaged checkpoints that are later than it are renamed to `damaged_…`. Rank 0 of a run that
+    starts calls it.
+
+    Args:
+        tell: takes a line for each damaged checkpoint.
 
     Raises:
         CheckpointError: there were checkpoints, and none is usable.
+        OSError: the storage does not answer, which does not make a checkpoint a damaged one.
     """
     _remove_remnants(folder)
     for path in sorted(_checkpoints(folder), key=step_of, reverse=True):
@@ -67,7 +72,7 @@ def recover(folder: Path) -> Path | None:
             aside = path.with_name(f"{DAMAGED}{path.name}")
             _delete(aside)
             path.rename(aside)
-            logger.warning("%s; it is kept as %s", error, aside.name)
+            tell(f"{error}; it is kept as {aside.name}")
         else:
             return path
     if damaged := sorted(path.name for path in folder.glob(f"{DAMAGED}*")):
@@ -146,10 +151,14 @@ def read_config(path: Path) -> Config:
 def commit(temporary: Path, path: Path, texts: Mapping[str, str]) -> None:
     """Add texts (by file name) to a folder of tensors, complete it and rename it to `path`.
 
-    Rank 0 calls it. An older checkpoint at `path` is replaced.
+    Rank 0 calls it, again if the storage failed. An older checkpoint at `path` is replaced.
     """
+    if not temporary.exists() and (path / COMPLETE).exists():
+        return  # only the last wait for the disk had failed
     for name, text in texts.items():
         (temporary / name).write_text(text, encoding="utf-8")
+    for name in (HASHES, COMPLETE):  # of an attempt that failed
+        (temporary / name).unlink(missing_ok=True)
     files = [file for file in sorted(temporary.rglob("*")) if file.is_file()]
     hashes = {file.relative_to(temporary).as_posix(): _hash(file) for file in files}
     (temporary / HASHES).write_text(json.dumps(hashes, indent=2), encoding="utf-8")
@@ -221,6 +230,10 @@ def _flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems can't wait for a folder.
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 
@@ -236,5 +249,5 @@ def _hash(path: Path) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (FileNotFoundError, ValueError) as error:
         raise CheckpointError(f"{path} is unreadable: {error}; take another checkpoint") from None

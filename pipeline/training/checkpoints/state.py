@@ -58,17 +58,17 @@ def save(engine: Any, folder: Path, step: int, state: dict[str, Any], config_yam
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
 
-    _on_storage(make_folder)
+    on_storage(make_folder)
     for name, key in files.TENSORS.items():
         tensors: Any = engines.full_state_dict(engine, key)
-        _on_storage(partial(save_file, tensors, temporary / name, {"format": "pt"}))
+        on_storage(partial(save_file, tensors, temporary / name, {"format": "pt"}))
 
     def commit() -> None:
         content = {**state, "engine": _counters(engine)}
         text = json.dumps(content, indent=2, ensure_ascii=False)
         files.commit(temporary, path, {files.STATE: text, files.CONFIG: config_yaml})
 
-    _on_storage(commit)
+    on_storage(commit)
     return path
 
 
@@ -188,8 +188,8 @@ def on_rank_zero(action: Callable[[], T]) -> T:
     return outcome[0]
 
 
-def _on_storage(action: Callable[[], None]) -> None:
-    """Rank 0 acts on the storage, and tries again while it is full or does not answer."""
+def on_storage(action: Callable[[], T]) -> T:
+    """As `on_rank_zero`; rank 0 tries again while the storage is full or does not answer."""
     attempts = Retrying(
         retry=retry_if_exception_type((OSError, SafetensorError)),
         stop=stop_after_delay(STORAGE_SECONDS),
@@ -197,7 +197,7 @@ def _on_storage(action: Callable[[], None]) -> None:
         before_sleep=before_sleep_log(logger, logging.WARNING),
         reraise=True,
     )
-    on_rank_zero(lambda: attempts(action))
+    return on_rank_zero(lambda: attempts(action))
 
 
 def _counters(engine: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from statistics import fmean, pstdev
 
 from pipeline.errors import TrainingError
@@ -29,12 +30,16 @@ class Diverged(TrainingError):
 
 
 class DivergenceGuard:
-    """Looks at each step's outcome, which all ranks see alike."""
+    """Looks at each step's outcome, which is the same on all ranks.
 
-    def __init__(self, faults: FaultSettings) -> None:
+    Args:
+        recent: losses that the run has logged before.
+    """
+
+    def __init__(self, faults: FaultSettings, recent: Iterable[float] = ()) -> None:
         self._faults = faults
         self._bad = 0
-        self._recent: deque[float] = deque(maxlen=WINDOW)
+        self._recent = deque(filter(math.isfinite, recent), maxlen=WINDOW)
 
     def after_step(self, step: int, skipped: bool) -> None:
         """Count a step that was skipped because its gradients are not finite.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
+
+from pipeline import journal
 
 FILE = "faults.jsonl"
 
@@ -15,19 +16,14 @@ def record(run: Path, kind: str, text: str, **facts: Any) -> None:
 
     Args:
         run: the run's folder.
-        kind: `restart`, `stop`, `interrupted`, …
+        kind: `start`, `restart`, `rewind`, `skipped`, `spike`, `damaged`, `stop` or `interrupted`.
         text: a sentence for the person who watches the run.
         facts: numbers that a program may want; must fit JSON.
     """
     run.mkdir(parents=True, exist_ok=True)
-    line = json.dumps({"time": time.time(), "kind": kind, "text": text, **facts})
-    with (run / FILE).open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    journal.append(run / FILE, {"time": time.time(), "kind": kind, "text": text, **facts})
 
 
 def read(run: Path) -> list[dict[str, Any]]:
-    """All events, oldest first, except a last line that a crash cut off."""
-    path = run / FILE
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text("utf-8").split("\n")[:-1]]
+    """All events, oldest first."""
+    return journal.read(run / FILE)

@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline.errors import NezhaError, TrainingError
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
+from pipeline.storage import write_whole
 from pipeline.training.checkpoints import files
 from pipeline.training.faults import events
 from pipeline.training.faults.divergence import Diverged
@@ -44,10 +45,10 @@ class Judge:
 
     def __init__(self, config: Config) -> None:
         self._faults, self._paths = config.faults, RunPaths.of(config)
-        self._failures, self._rewinds = Budget(config.faults.max_failures), Budget(MAX_REWINDS)
+        self._budget = Budget(config.faults.max_failures)
 
     def decide(self, errors: Mapping[int, Exception]) -> NezhaError | None:
-        """Decide, and record it for the person who watches the run.
+        """Decide, and write the decision into the run's record.
 
         Args:
             errors: what each failed worker raised, or how it died, by rank.
@@ -59,31 +60,31 @@ class Judge:
         place = f"from {newest.name}" if newest else "from the start"
         for error in map(original, errors.values()):
             if isinstance(error, Diverged) and self._faults.spike == "rewind":
-                if self._rewinds.charge(newest):
-                    self._rewind(error, newest)
-                    return None
-                return self._stop(
-                    TrainingError(f"{error}; it diverged {MAX_REWINDS + 1} times {place}")
-                )
+                return self._rewind(error, files.step_of(newest) if newest else 0)
             if isinstance(error, NezhaError):
                 return self._stop(error)  # it would be raised again
-        what = describe(errors, self._paths.run)
-        if self._failures.charge(newest):
-            number = f"restart {self._failures.failures}"
-            number += f" of {self._failures.limit}" if self._failures.limit >= 0 else ""
+        what = describe(errors, self._paths.run, self._faults.hang_seconds)
+        if self._budget.charge(newest):
+            number = f"restart {self._budget.failures}"
+            number += f" of {self._budget.limit}" if self._budget.limit >= 0 else ""
             events.record(self._paths.run, "restart", f"{what}; {number}, {place}")
             return None
         return self._stop(
             TrainingError(
-                f"{what}; that is failure {self._failures.failures} {place} "
-                f"(faults.max_failures={self._failures.limit}); the same command goes on {place}"
+                f"{what}; that is failure number {self._budget.failures} without a new checkpoint "
+                f"(faults.max_failures={self._budget.limit}); the same command goes on {place}"
             )
         )
 
-    def _rewind(self, error: Diverged, newest: Path | None) -> None:
-        start = files.step_of(newest) if newest else 0
+    def _rewind(self, error: Diverged, start: int) -> NezhaError | None:
+        """Go back to the checkpoint of a step, unless that was done too often."""
+        run = self._paths.run
         text = f"{error}; going back to step {start}, past the data of the steps since then"
-        events.record(self._paths.run, "rewind", text, checkpoint=start, step=error.step)
+        events.record(run, "rewind", text, checkpoint=start, step=error.step)
+        if len(_rewinds(run, start)) > MAX_REWINDS:
+            times = f"it has diverged {MAX_REWINDS + 1} times from step {start}"
+            return self._stop(TrainingError(f"{error}; {times}"))
+        return None
 
     def _stop(self, error: NezhaError) -> NezhaError:
         events.record(self._paths.run, "stop", f"stopped: {error}")
@@ -92,8 +93,13 @@ class Judge:
 
 def batches_skipped(run: Path, step: int) -> int:
     """Global batches that rewinds to the checkpoint of this step have left out."""
-    rewinds = [event for event in events.read(run) if event["kind"] == "rewind"]
-    return sum(event["step"] - step for event in rewinds if event["checkpoint"] == step)
+    return sum(event["step"] - step for event in _rewinds(run, step))
+
+
+def _rewinds(run: Path, step: int) -> list[dict[str, Any]]:
+    """The rewinds to the checkpoint of a step."""
+    found = [event for event in events.read(run) if event["kind"] == "rewind"]
+    return [event for event in found if event["checkpoint"] == step]
 
 
 def original(error: Exception) -> Exception:
@@ -101,15 +107,18 @@ def original(error: Exception) -> Exception:
     return getattr(error, "_base_exc", error)
 
 
-def describe(errors: Mapping[int, Exception], run: Path) -> str:
+def describe(errors: Mapping[int, Exception], run: Path, hang_seconds: float) -> str:
     """One sentence on the worker whose failure caused those of the others.
 
     A worker that died breaks the connections of the others, who then raise; so a death is named
     rather than an exception.
     """
-    if waited := waiting_ranks(run):
-        names = ", ".join(_named(rank, run) for rank in hung_ranks(run) or sorted(waited))
-        return f"{names} made no step for faults.hang_seconds; stacks are in {run / STACKS}"
+    if hung := hung_ranks(run, errors):
+        names = ", ".join(_named(rank, run) for rank in hung)
+        return (
+            f"{names} made no step for {hang_seconds:g} s (faults.hang_seconds); the others wrote "
+            f"their stacks into {run / STACKS}_…"
+        )
     deaths = {rank: error for rank, error in errors.items() if is_death(error)}
     rank, error = min((deaths or dict(errors)).items())
     if deaths:
@@ -123,10 +132,13 @@ def _named(rank: int, run: Path) -> str:
     return f"worker {rank} on {worker.host} (pid {worker.pid})" if worker else f"worker {rank}"
 
 
+DEATHS = {"RayActorError", "WorkerHealthCheckFailedError", "WorkerHealthCheckTimeoutError"}
+"""Names of Ray's errors for a process that ended or does not answer."""
+
+
 def is_death(error: Exception) -> bool:
     """Whether the worker's process ended, rather than raised an exception."""
-    names = {base.__name__ for base in type(original(error)).__mro__}
-    return bool(names & {"RayActorError", "WorkerHealthCheckFailedError"})
+    return bool(DEATHS & {base.__name__ for base in type(original(error)).__mro__})
 
 
 def _first_line(error: Exception) -> str:
@@ -134,10 +146,15 @@ def _first_line(error: Exception) -> str:
     return lines[0][:200] if lines else "no message"
 
 
-def hung_ranks(run: Path) -> list[int]:
-    """The ranks that the others waited for in vain."""
+def hung_ranks(run: Path, errors: Mapping[int, Exception]) -> list[int]:
+    """The ranks that the others waited for in vain.
+
+    They neither wrote their stacks nor raised: a stopped process can do neither. If every rank
+    wrote its stacks, all of them made no step.
+    """
     waited = waiting_ranks(run)
-    return sorted(set(workers(run)) - waited) if waited else []
+    silent = set(workers(run)) - waited - {r for r, e in errors.items() if not is_death(e)}
+    return sorted(silent or waited) if waited else []
 
 
 class Worker(NamedTuple):
@@ -149,7 +166,7 @@ class Worker(NamedTuple):
 
 def write_workers(run: Path, found: list[Worker]) -> None:
     """Note where each rank runs; rank 0 calls it before the first step."""
-    (run / WORKERS).write_text(json.dumps(found), "utf-8")
+    write_whole(str(run / WORKERS), json.dumps(found).encode())
 
 
 def workers(run: Path) -> dict[int, Worker]:

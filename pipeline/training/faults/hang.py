@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import faulthandler
+import shutil
+import time
 from pathlib import Path
 
 STACKS = "stacks"
@@ -29,6 +31,13 @@ class Watchdog:
     def close(self) -> None:
         faulthandler.cancel_dump_traceback_later()
         self._file.close()
+
+
+def clear(run: Path) -> None:
+    """Put the stacks of a failed attempt aside, so that they don't explain the next failure."""
+    if waiting_ranks(run):
+        (run / STACKS).rename(run / f"{STACKS}_{int(time.time())}")
+    shutil.rmtree(run / STACKS, ignore_errors=True)
 
 
 def waiting_ranks(run: Path) -> set[int]:

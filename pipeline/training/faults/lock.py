@@ -1,4 +1,4 @@
-"""One driver at a time works on a run: a file with host, process and heartbeat in its folder."""
+"""One command at a time works on a run: a file with host, process and heartbeat in its folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,70 +15,126 @@ from typing import Any
 from pipeline.errors import ConfigError
 
 FILE = "lock.json"
-BEAT_SECONDS = 10.0
-STALE_SECONDS = 120.0
+BEAT_SECONDS = 5.0
+STALE_SECONDS = 60.0
 """A lock without a heartbeat for so long belongs to a host that is gone."""
 
 
 @contextmanager
-def hold(run: Path) -> Iterator[None]:
-    """Hold the run's lock; the lock of a process that is dead or silent is taken over.
+def hold(run: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the run's lock; that of a process that is gone is taken over.
+
+    Whether a process on another host lives is known only by its heartbeat, so its lock may have to
+    be watched until it is stale: a job that is submitted again on a new host goes on then.
+
+    Args:
+        say: takes a line if that takes time.
 
     Raises:
-        ConfigError: another process works on the run.
+        ConfigError: another command works on the run.
     """
     run.mkdir(parents=True, exist_ok=True)
-    path = run / FILE
-    own = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
-    while True:
-        try:
-            with path.open("x", encoding="utf-8") as file:
-                json.dump(own, file)
-            break
-        except FileExistsError:
-            _take_over(path)
+    own = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+    path, draft = run / FILE, run / f".{FILE}.{own['host']}.{own['pid']}"
+    draft.write_text(json.dumps(own), "utf-8")
+    try:
+        # A link appears with its content or not at all, and never in place of another lock.
+        while not _linked(draft, path):
+            _wait_until_gone(path, say)
+    finally:
+        draft.unlink()
     ended = threading.Event()
-    thread = threading.Thread(target=_beat, args=(path, ended), name="lock", daemon=True)
+    thread = threading.Thread(target=_beat, args=(path, own, ended), name="lock", daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
-        path.unlink(missing_ok=True)
+        if _read(path) == own:
+            path.unlink()
 
 
 def is_held(run: Path) -> bool:
-    """Whether a process that lives works on the run."""
-    return _holder(run / FILE) is not None
+    """Whether a command seems to work on the run."""
+    holder = _read(run / FILE)
+    return holder is not None and not _is_dead(holder) and _silence(run / FILE) < STALE_SECONDS
 
 
-def _holder(path: Path) -> dict[str, Any] | None:
-    """The process that holds a lock; None if there is no lock, or its process is gone."""
+def _wait_until_gone(path: Path, say: Callable[[str], None]) -> None:
+    """Return when the lock's holder is gone and its lock removed; raise ConfigError if it lives."""
+    holder, beaten, told = _read(path), _modified(path), False
+    while holder is not None and not _is_dead(holder) and _silence(path) < STALE_SECONDS:
+        here = holder.get("host") == socket.gethostname()
+        alive = here and holder.get("pid") != os.getpid()
+        if alive or _modified(path) != beaten:
+            raise ConfigError(
+                f"another command works on this run: process {holder.get('pid')} on "
+                f"{holder.get('host')} ({path}); wait for its end, or choose another run.name"
+            )
+        if not told:
+            say(f"waiting up to {STALE_SECONDS:.0f} s for a sign of life of {holder.get('host')}")
+            told = True
+        time.sleep(min(1.0, BEAT_SECONDS))
+        holder = _read(path)
+    grave = path.with_name(f".{FILE}.{socket.gethostname()}.{os.getpid()}.old")
     try:
-        holder = json.loads(path.read_text("utf-8") or "{}")
-        silent = time.time() - path.stat().st_mtime
+        path.rename(grave)
+    except FileNotFoundError:
+        return
+    if _read(grave) != holder:  # another command was quicker, and this is its lock
+        _linked(grave, path)
+    grave.unlink()
+
+
+def _linked(source: Path, target: Path) -> bool:
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """The holder; None without a lock, and {} for one that cannot be read."""
+    try:
+        return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return None
-    here = holder.get("host") == socket.gethostname()
-    dead = here and not Path(f"/proc/{holder.get('pid', 0)}").exists()
-    return None if dead or silent > STALE_SECONDS else holder
+    except ValueError:
+        return {}
 
 
-def _take_over(path: Path) -> None:
-    """Delete the lock if its holder is gone."""
-    if holder := _holder(path):
-        raise ConfigError(
-            f"another command works on this run: process {holder.get('pid')} on "
-            f"{holder.get('host')} ({path}); wait for its end, or choose another run.name. The "
-            f"lock of a lost host ends after {STALE_SECONDS:.0f} s without a sign of life"
-        )
-    path.unlink(missing_ok=True)
+def _is_dead(holder: dict[str, Any]) -> bool:
+    """Whether the holder ran on this host and is gone; its number may be another process's now."""
+    if holder.get("host") != socket.gethostname():
+        return False
+    return _started(holder["pid"]) != holder.get("started")
 
 
-def _beat(path: Path, ended: threading.Event) -> None:
+def _started(pid: int) -> str:
+    """When a process began, in ticks since the host's start; empty if there is none (Linux)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _silence(path: Path) -> float:
+    return time.time() - _modified(path)
+
+
+def _beat(path: Path, own: dict[str, Any], ended: threading.Event) -> None:
     while not ended.wait(BEAT_SECONDS):
         try:
-            os.utime(path)
+            if _read(path) == own:
+                os.utime(path)
         except OSError:  # the storage may come back
             continue

@@ -23,42 +23,50 @@ def requested(run: Path) -> bool:
 
 
 @contextmanager
-def on_signals(run: Path, show: Callable[[str], None]) -> Iterator[None]:
+def on_signals(run: Path, say: Callable[[str], None]) -> Iterator[threading.Event]:
     """Turn the first Ctrl-C or SIGTERM into a request to stop; the second ends the process.
 
-    An older request is deleted first. Outside the main thread, where Python takes no signals, it
-    does nothing more.
+    Outside the main thread, where Python takes no signals, it does nothing.
+
+    Yields:
+        an event that is set by the first signal.
 
     Raises:
         KeyboardInterrupt: at the second signal.
     """
-    (run / FILE).unlink(missing_ok=True)
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
     asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
 
     def handle(number: int, frame: FrameType | None) -> None:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
-        (run / FILE).touch()
         name = signal.Signals(number).name
-        show(f"{name}: stopping after this step, with a checkpoint; once more stops at once")
+        try:
+            (run / FILE).touch()
+        except OSError as error:
+            raise KeyboardInterrupt(f"{name}; no checkpoint, because {error}") from None
+        say(f"{name}: stopping after this step, with a checkpoint; once more stops at once")
 
     previous = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
-        yield
+        yield asked
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
         (run / FILE).unlink(missing_ok=True)
 
 
-def raise_if_stopped(run: Path, state: dict[str, Any], steps: int) -> None:
-    """Raise Interrupted if a run returned this state before its last step."""
-    if state["step"] < steps:
+def clear(run: Path) -> None:
+    """Forget an older request; one process calls it before the workers start."""
+    (run / FILE).unlink(missing_ok=True)
+
+
+def raise_if_stopped(run: Path, state: dict[str, Any], steps: int, asked: bool) -> None:
+    """Raise Interrupted if the run returned before its last step, or was asked to stop there."""
+    if asked or state["step"] < steps:
         text = f"stopped after step {state['step']} of {steps}, with a checkpoint"
         events.record(run, "interrupted", text)
         raise Interrupted(f"{text}; the same command goes on")

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from pipeline.errors import NezhaError, TrainingError
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.training import batch_split
-from pipeline.training.faults import events, stop
+from pipeline.training.faults import events, hang, stop
 from pipeline.training.faults.failures import Judge, hung_ranks, original, workers
 from pipeline.training.loop import Context, train
 from pipeline.training.measure import history
@@ -28,13 +29,24 @@ from pipeline.training.measure import history
 POLL_SECONDS = 1.0
 RESIZE_SECONDS = 60.0
 """Seconds between two looks for nodes that were added, in an elastic run."""
+SILENT_SECONDS = 300.0
+"""Seconds without a logged step after which a line says so."""
+HEALTH_CHECK = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
 HIDE_GPUS = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
 
 
 def fit(
-    config: Config, tracking: tuple[str, str] | None, show: Callable[[str], None]
+    config: Config,
+    tracking: tuple[str, str] | None,
+    show: Callable[[str], None],
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Train on the cluster until `train.steps`; returns the state of the last checkpoint.
+
+    Args:
+        tracking: MLflow's URI and run id; None: MLflow gets nothing.
+        show: takes each progress line, which the next one may replace.
+        say: takes what happened to the run: lines that stay.
 
     Raises:
         ConfigError: the cluster is too small.
@@ -72,9 +84,15 @@ def fit(
         ),
     )
     logging.getLogger("ray.train").setLevel(logging.WARNING)
-    with _ProgressPrinter(paths.run, config.train.steps, show), stop.on_signals(paths.run, show):
+    hang.clear(paths.run)
+    stop.clear(paths.run)
+    # Ray's own limit for a worker that does not answer must not come before ours, which writes
+    # stacks first.
+    os.environ[HEALTH_CHECK] = str(2 * config.faults.hang_seconds + 60)
+    printer = _ProgressPrinter(paths.run, config.train.steps, show, say)
+    with printer, stop.on_signals(paths.run, say) as asked:
         state = _in_thread(trainer.fit).return_value
-    stop.raise_if_stopped(paths.run, state, config.train.steps)
+    stop.raise_if_stopped(paths.run, state, config.train.steps, asked.is_set())
     return state
 
 
@@ -91,14 +109,9 @@ def _worker(given: dict[str, Any]) -> dict[str, Any]:
         threads=max(1, int(config.scaling.cpus_per_worker)),
         report=_report,
         tracking=given["tracking"] and tuple(given["tracking"]),
-        stop=lambda: _preempted() or stop.requested(run),
+        stop=lambda: stop.requested(run),
     )
     return train(config, launch)
-
-
-def _preempted() -> bool:
-    """Whether the cloud takes this worker's node away soon."""
-    return ray.train.get_preemption_info() is not None
 
 
 def _report(scores: Mapping[str, float], folder: Path) -> None:
@@ -116,15 +129,31 @@ class _Failures(UserCallback):
 
     def __init__(self, config: Config) -> None:
         self._judge, self._run = Judge(config), RunPaths.of(config).run
+        self._preempted: set[int] = set()
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        # A stopped process does not take Ray's request to end.
+        if lost := {rank for rank, error in worker_exceptions.items() if _is_preempted(error)}:
+            # Ray asks again and again until the node is gone, and counts these failures apart.
+            if not lost <= self._preempted:
+                text = f"the nodes of workers {sorted(lost)} were taken away; the workers restart"
+                events.record(self._run, "restart", text)
+            self._preempted = lost
+            return
+        hung = hung_ranks(self._run, worker_exceptions)
+        error = self._judge.decide(worker_exceptions)
         found = workers(self._run)
-        for hung in (found[rank] for rank in hung_ranks(self._run)):
-            there = {f"node:{hung.host}": 0.001}
-            ray.remote(num_cpus=0, resources=there)(_kill).remote(hung.pid)
-        if error := self._judge.decide(worker_exceptions):
+        for worker in (found[rank] for rank in hung if rank in found):
+            # A stopped process does not take Ray's request to end.
+            there = {f"node:{worker.host}": 0.001}
+            ray.remote(num_cpus=0, resources=there)(_kill).remote(worker.pid)
+        hang.clear(self._run)
+        if error:
             raise error
+
+
+def _is_preempted(error: Exception) -> bool:
+    """Whether the worker's node was taken away by the cloud; Ray wraps what it found."""
+    return bool(getattr(getattr(error, "health_check_failure", error), "preempted", False))
 
 
 def _in_thread(fit: Callable[[], ray.train.Result]) -> ray.train.Result:
@@ -160,8 +189,11 @@ def _user_error(error: BaseException) -> BaseException:
 class _ProgressPrinter:
     """Shows the records that rank 0 adds to the run's history, as lines."""
 
-    def __init__(self, folder: Path, steps: int, show: Callable[[str], None]) -> None:
-        self._folder, self._steps, self._show = folder, steps, show
+    def __init__(
+        self, folder: Path, steps: int, show: Callable[[str], None], say: Callable[[str], None]
+    ) -> None:
+        self._folder, self._steps, self._show, self._say = folder, steps, show, say
+        self._news, self._silent = time.monotonic(), False
         self._shown, self._events = len(history.read(folder)), len(events.read(folder))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="progress", daemon=True)
@@ -179,12 +211,18 @@ class _ProgressPrinter:
             self._show_new()
 
     def _show_new(self) -> None:
+        """Show what is new, and say once that nothing has been for a while."""
         records = history.read(self._folder)
         # A resumed worker rewinds the history to its checkpoint.
         self._shown = min(self._shown, len(records))
+        if records[self._shown :]:
+            self._news, self._silent = time.monotonic(), False
+        elif not self._silent and time.monotonic() - self._news > SILENT_SECONDS:
+            self._say(f"no logged step for {SILENT_SECONDS:.0f} s; waiting for the workers")
+            self._silent = True
         for record in records[self._shown :]:
             self._show(history.progress_line(record, self._steps))
         self._shown = len(records)
         for event in events.read(self._folder)[self._events :]:
-            self._show(event["text"])
+            self._say(event["text"])
             self._events += 1

@@ -14,7 +14,7 @@ from pipeline.errors import ConfigError, Interrupted
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.training.checkpoints import files
-from pipeline.training.faults import lock, stop
+from pipeline.training.faults import hang, lock, stop
 from pipeline.training.faults.divergence import Diverged
 from pipeline.training.faults.failures import Judge
 from pipeline.training.loop import Context, train
@@ -79,8 +79,10 @@ def fit(config: Config, tracking: tuple[str, str] | None) -> dict[str, Any]:
     )
     with contextlib.ExitStack() as held:
         if rank() == 0:
-            held.enter_context(lock.hold(run))
-        held.enter_context(stop.on_signals(run, _warn))
+            held.enter_context(lock.hold(run, _warn))
+            stop.clear(run)
+            hang.clear(run)
+        asked = held.enter_context(stop.on_signals(run, _warn))
         if rank() == 0 and (newest := files.newest(RunPaths.of(config).checkpoints)):
             for change in changed_settings(config, newest, finished=False):
                 logger.warning("changed since %s: %s", newest.name, change)
@@ -91,7 +93,7 @@ def fit(config: Config, tracking: tuple[str, str] | None) -> dict[str, Any]:
                 raise Interrupted(f"{error}; the same command goes back, past that data") from error
             raise
     if rank() == 0:
-        stop.raise_if_stopped(run, state, config.train.steps)
+        stop.raise_if_stopped(run, state, config.train.steps, asked.is_set())
     return state
 
 

@@ -7,22 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline import journal
+
 FILE = "metrics.jsonl"
 
 
 def read(folder: Path) -> list[dict[str, float]]:
-    """All records, oldest first, except a last line that a crash cut off."""
-    path = folder / FILE
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines]
-
-
-def append(folder: Path, record: Mapping[str, float]) -> None:
-    """Add one record in one write, so that a reader never takes half of a line for a whole one."""
-    with (folder / FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(dict(record)) + "\n")
+    """All records, oldest first."""
+    return journal.read(folder / FILE)
 
 
 def rewind(folder: Path, step: int) -> None:
@@ -63,7 +55,7 @@ class Recorder:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         if self._folder:
-            append(self._folder, {"step": step, **values})
+            journal.append(self._folder / FILE, {"step": step, **values})
         if self._sender:
             self._sender.log(step, values)
 

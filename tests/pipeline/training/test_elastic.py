@@ -69,7 +69,7 @@ def test_a_run_grows_and_shrinks_with_the_cluster(ray_cluster, tmp_path, monkeyp
     folder = RunPaths.of(config).checkpoints
     paths = [folder / f"checkpoint_{step:06d}" for step in (6, 12, 18)]
     with ThreadPoolExecutor(1) as executor:
-        run = executor.submit(ray_train.fit, config, None, lambda _: None)
+        run = executor.submit(ray_train.fit, config, None, lambda _: None, lambda _: None)
         wait_for(paths[0], 1, run)
         node = ray_cluster.add_node(num_cpus=CPUS)
         try:
@@ -89,4 +89,4 @@ def test_a_batch_too_small_for_the_largest_number_is_refused(ray_cluster, tmp_pa
     bounds = "scaling.min_workers=1", "scaling.max_workers=20"
     config = settings(tmp_path, "small", *bounds)
     with pytest.raises(ConfigError, match="without a sample when there are 17 "):
-        ray_train.fit(config, None, lambda _: None)
+        ray_train.fit(config, None, lambda _: None, lambda _: None)

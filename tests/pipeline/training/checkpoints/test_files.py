@@ -1,7 +1,6 @@
 """Checkpoints are found, verified and deleted as whole folders."""
 
 import json
-import logging
 import math
 
 import pytest
@@ -34,20 +33,20 @@ def test_it_reads_back_and_replaces_an_older_one(tmp_path):
     assert files.read_hashes(path).keys() == {files.WEIGHTS, files.STATE, files.CONFIG}
 
 
-def test_damaged_and_incomplete_checkpoints_are_set_aside(tmp_path, caplog):
+def test_damaged_and_incomplete_checkpoints_are_set_aside(tmp_path):
     older, path, incomplete = (make(tmp_path, step) for step in (2, 3, 7))
     (incomplete / files.COMPLETE).unlink()
     make(tmp_path, 9).rename(tmp_path / ".checkpoint_000009.tmp")
     (tmp_path / ".checkpoint_000010.tmp").touch()
-    assert files.newest(tmp_path) == files.recover(tmp_path) == path
+    said: list[str] = []
+    assert files.newest(tmp_path) == files.recover(tmp_path, said.append) == path
     file = path / files.WEIGHTS
     file.write_bytes(b"Weights")
     with pytest.raises(CheckpointError, match="damaged"):
         files.verify(path)
-    with caplog.at_level(logging.WARNING):
-        assert files.recover(tmp_path) == older
-    assert "incomplete" in caplog.text
-    assert f"{file} is damaged" in caplog.text
+    assert files.recover(tmp_path, said.append) == older
+    assert "incomplete" in said[0]
+    assert f"{file} is damaged" in said[1]
     assert sorted(item.name for item in tmp_path.iterdir()) == [
         "checkpoint_000002",
         "damaged_checkpoint_000003",
@@ -61,9 +60,9 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(tmp_path):
         (make(tmp_path, step) / files.HASHES).write_text("{")
     for _ in range(2):  # also when the damaged ones were set aside before
         with pytest.raises(CheckpointError, match=r"no checkpoint is usable \(damaged_"):
-            files.recover(tmp_path)
+            files.recover(tmp_path, print)
     assert len(list(tmp_path.iterdir())) == 2
-    assert files.recover(tmp_path / "nowhere") is None
+    assert files.recover(tmp_path / "nowhere", print) is None
 
 
 def test_an_old_damaged_checkpoint_stops_nothing(tmp_path, caplog):
@@ -103,3 +102,35 @@ def test_best_and_prune(tmp_path):
     ]
     with pytest.raises(CheckpointError, match="no complete checkpoint"):
         files.best(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", [files.HASHES, files.COMPLETE, "folder"])
+def test_a_commit_that_the_storage_interrupted_is_made_again_whole(tmp_path, monkeypatch, name):
+    flush, failures = files._flush, [True]
+
+    def fail_once(path):
+        if failures and name in (path.name, "folder" if path == tmp_path else ""):
+            failures.pop()
+            raise OSError("no space left")
+        flush(path)
+
+    monkeypatch.setattr(files, "_flush", fail_once)
+    with pytest.raises(OSError, match="no space"):
+        make(tmp_path, 1)
+    path, temporary = tmp_path / "checkpoint_000001", tmp_path / ".temporary"
+    texts = {files.STATE: '{"step": 1}', files.CONFIG: dump_yaml(Config())}
+    files.commit(temporary, path, texts)
+    files.verify(path)
+    assert files.recover(tmp_path, print) == path
+
+
+def test_a_storage_that_does_not_answer_damages_no_checkpoint(tmp_path, monkeypatch):
+    path = make(tmp_path, 1)
+
+    def fail(path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(files, "_hash", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        files.recover(tmp_path, print)
+    assert list(tmp_path.iterdir()) == [path]

@@ -203,7 +203,7 @@ def fail_to_save(folder):
 
 def test_a_save_waits_for_storage_that_comes_back(path):
     spawn.run(2, save_on_slow_storage, path.parent)
-    assert files.recover(path.parent).name == "checkpoint_000004"
+    assert files.recover(path.parent, print).name == "checkpoint_000004"
 
 
 def save_on_slow_storage(folder):

@@ -50,3 +50,9 @@ def test_bad_steps_count_only_in_a_row():
 def test_the_error_crosses_processes_with_its_step():
     error = pickle.loads(pickle.dumps(diverged(7, "the loss jumped")))
     assert (error.step, str(error)[:7]) == (7, "step 7:")
+
+
+def test_the_recent_losses_of_a_resumed_run_count():
+    recent = [4.0, 4.1, float("nan"), 3.9, 4.0, 4.1, 4.0, 3.9, 4.0]
+    with pytest.raises(Diverged, match="the loss jumped from 4"):
+        DivergenceGuard(FaultSettings(), recent).after_interval(100, 9.0)

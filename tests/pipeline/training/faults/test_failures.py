@@ -5,7 +5,7 @@ import pytest
 from pipeline.errors import ShardError, TrainingError
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
-from pipeline.training.faults import events, failures
+from pipeline.training.faults import events, failures, hang
 from pipeline.training.faults.divergence import diverged
 from pipeline.training.faults.hang import STACKS
 from tests.pipeline.training.checkpoints.test_files import make
@@ -66,7 +66,7 @@ def test_the_budget_counts_failures_since_the_last_new_checkpoint(run):
         assert judge.decide(death) is None
     error = judge.decide(death)
     assert isinstance(error, TrainingError)
-    assert "failure 3 from checkpoint_000200 (faults.max_failures=2)" in str(error)
+    assert "failure number 3 without a new checkpoint (faults.max_failures=2)" in str(error)
     assert "the same command goes on from checkpoint_000200" in str(error)
 
 
@@ -85,8 +85,9 @@ def test_a_run_that_diverges_goes_back_past_the_data_and_stops_if_that_does_not_
         assert judge.decide({0: Wrapped(diverged(step, "the loss jumped"))}) is None
     assert failures.batches_skipped(paths.run, 100) == 30 + 10 + 40
     assert failures.batches_skipped(paths.run, 0) == 0
-    error = judge.decide({0: Wrapped(diverged(120, "the loss jumped"))})
-    assert "diverged 4 times from checkpoint_000100" in str(error)
+    again = failures.Judge(run[0])  # another command on the same run
+    error = again.decide({0: Wrapped(diverged(120, "the loss jumped"))})
+    assert "diverged 4 times from step 100" in str(error)
 
 
 def test_spike_stop_does_not_rewind(run):
@@ -98,18 +99,28 @@ def test_spike_stop_does_not_rewind(run):
     assert failures.batches_skipped(paths.run, 0) == 0
 
 
-def test_of_hanging_workers_that_is_named_which_wrote_no_stacks(run):
+def test_the_worker_without_stacks_is_named(run):
     _, paths, judge = run
     (paths.run / STACKS).mkdir()
     (paths.run / STACKS / "rank_0.txt").write_text("Thread 1 …")
     (paths.run / STACKS / "rank_1.txt").touch()
     judge.decide({0: RayActorError("exit code 1")})
-    assert "worker 1 on 10.0.0.2 (pid 8) made no step for faults.hang_seconds" in texts(paths)[0][1]
+    text = texts(paths)[0][1]
+    assert text.startswith("worker 1 on 10.0.0.2 (pid 8) made no step for 900 s")
+    assert failures.hung_ranks(paths.run, {0: RayActorError("exit code 1")}) == [1]
+    # A rank that raised because another one ended did not hang.
+    errors = {0: RayActorError("exit code 1"), 1: Wrapped(RuntimeError("closed by peer"))}
+    assert failures.hung_ranks(paths.run, errors) == [0]
+    hang.clear(paths.run)
+    assert failures.hung_ranks(paths.run, errors) == []
+    assert [path.name[:7] for path in paths.run.glob("stacks*")] == ["stacks_"]
 
 
-def test_a_cut_last_event_is_not_read(run):
+def test_a_cut_event_hides_no_other(run):
     _, paths, _ = run
     events.record(paths.run, "restart", "one")
     with (paths.run / events.FILE).open("a") as file:
         file.write('{"kind": "rest')
     assert texts(paths) == [("restart", "one")]
+    events.record(paths.run, "restart", "two")
+    assert texts(paths) == [("restart", "one"), ("restart", "two")]

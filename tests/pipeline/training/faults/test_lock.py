@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -14,14 +16,14 @@ from pipeline.training.faults import lock
 
 def test_a_second_command_is_refused_while_the_first_lives(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
-    with lock.hold(tmp_path):
+    with lock.hold(tmp_path, print):
         path = tmp_path / lock.FILE
         os.utime(path, (0, 0))
         time.sleep(0.5)
         assert time.time() - path.stat().st_mtime < 60  # the heart beats
         with (
             pytest.raises(ConfigError, match=f"process {os.getpid()} on "),
-            lock.hold(tmp_path),
+            lock.hold(tmp_path, print),
         ):
             pass
         assert path.exists()
@@ -31,29 +33,56 @@ def test_a_second_command_is_refused_while_the_first_lives(tmp_path, monkeypatch
 def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
     code = (
         "import os, sys, pathlib; from pipeline.training.faults import lock\n"
-        "with lock.hold(pathlib.Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+        "with lock.hold(pathlib.Path(sys.argv[1]), print): os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
     assert (tmp_path / lock.FILE).exists()
-    with lock.hold(tmp_path):
+    with lock.hold(tmp_path, print):
         holder = json.loads((tmp_path / lock.FILE).read_text())
         assert holder["pid"] == os.getpid()
 
 
-def test_the_lock_of_another_host_lasts_as_long_as_its_heartbeat(tmp_path):
+def test_a_process_that_has_the_number_of_a_dead_one_is_not_taken_for_it(tmp_path):
     path = tmp_path / lock.FILE
-    path.write_text(json.dumps({"host": "elsewhere", "pid": 1}))
-    with pytest.raises(ConfigError, match="process 1 on elsewhere"), lock.hold(tmp_path):
-        pass
-    old = time.time() - lock.STALE_SECONDS - 1
-    os.utime(path, (old, old))
-    with lock.hold(tmp_path):
+    holder = {"host": socket.gethostname(), "pid": os.getppid(), "started": "1"}
+    path.write_text(json.dumps(holder))
+    with lock.hold(tmp_path, print):
         pass
 
 
-def test_a_lock_that_a_crash_left_empty_is_taken_over_when_stale(tmp_path):
+def test_the_lock_of_another_host_is_watched_for_its_heartbeat(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
+    path, said = tmp_path / lock.FILE, []
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": "1"}))
+    beats = threading.Timer(0.3, lambda: os.utime(path))
+    beats.start()
+    with (
+        pytest.raises(ConfigError, match="process 1 on elsewhere"),
+        lock.hold(tmp_path, said.append),
+    ):
+        pass
+    assert said == ["waiting up to 60 s for a sign of life of elsewhere"]
+    monkeypatch.setattr(lock, "STALE_SECONDS", 0.5)
+    with lock.hold(tmp_path, said.append):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+def test_a_lock_that_cannot_be_read_is_held_until_it_is_stale(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "STALE_SECONDS", 0.5)
     path = tmp_path / lock.FILE
     path.touch()
-    os.utime(path, (0, 0))
-    with lock.hold(tmp_path):
+    assert lock.is_held(tmp_path)
+    with lock.hold(tmp_path, print):
         pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_many_commands_at_once_one_gets_the_lock(tmp_path):
+    (tmp_path / lock.FILE).write_text(json.dumps({"host": socket.gethostname(), "pid": 0}))
+    code = (
+        "import sys, time, pathlib; from pipeline.training.faults import lock\n"
+        "with lock.hold(pathlib.Path(sys.argv[1]), print): time.sleep(3)"
+    )
+    arguments = [sys.executable, "-c", code, tmp_path]
+    started = [subprocess.Popen(arguments, stderr=subprocess.DEVNULL) for _ in range(6)]
+    assert sorted(process.wait() for process in started) == [0, 1, 1, 1, 1, 1]
