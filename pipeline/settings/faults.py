@@ -17,7 +17,7 @@ class FaultSettings(Settings):
     hang_seconds: AboveZero = 900.0
     """Workers that make no step, evaluation or checkpoint for so long are restarted."""
     spike: Literal["skip", "rewind", "stop"] = "rewind"
-    """After a spike of the loss or too many bad steps: go on, go back past them, or stop."""
+    """A spike of the loss: go on, go back past its data, or stop. Bad steps: go back, or stop."""
     spike_deviations: AboveZero = 8.0
     """A logged loss is a spike if it exceeds its recent mean by so many standard deviations."""
     bad_steps: Positive = 10
