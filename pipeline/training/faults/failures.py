@@ -103,8 +103,8 @@ def _rewinds(run: Path, step: int) -> list[dict[str, Any]]:
 
 
 def original(error: Exception) -> Exception:
-    """What a worker raised; Ray wraps it to keep its traceback."""
-    return getattr(error, "_base_exc", error)
+    """What a worker raised, or how it ended, without what Ray wraps around it."""
+    return getattr(error, "_base_exc", getattr(error, "health_check_failure", error))
 
 
 def describe(errors: Mapping[int, Exception], run: Path, hang_seconds: float) -> str:
@@ -122,7 +122,7 @@ def describe(errors: Mapping[int, Exception], run: Path, hang_seconds: float) ->
     deaths = {rank: error for rank, error in errors.items() if is_death(error)}
     rank, error = min((deaths or dict(errors)).items())
     if deaths:
-        return f"{_named(rank, run)} died ({_first_line(error)})"
+        return f"{_named(rank, run)} died ({_first_line(original(error))})"
     error = original(error)
     return f"{_named(rank, run)} failed ({type(error).__name__}: {_first_line(error)})"
 
