@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ def hold(run: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Hold the run's lock; that of a process that is gone is taken over.
 
     Whether a process on another host lives is known only by its heartbeat, so its lock may have to
-    be watched until it is stale: a job that is submitted again on a new host goes on then.
+    be watched until it is stale: a job that is submitted again on a new host goes on then. Folders
+    that it makes and that are empty in the end are removed.
 
     Args:
         say: takes a line if that takes time.
@@ -33,6 +34,7 @@ def hold(run: Path, say: Callable[[str], None]) -> Iterator[None]:
     Raises:
         ConfigError: another command works on the run.
     """
+    made = [folder for folder in (run, *run.parents) if not folder.exists()]
     run.mkdir(parents=True, exist_ok=True)
     own = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
     path, draft = run / FILE, run / f".{FILE}.{own['host']}.{own['pid']}"
@@ -53,6 +55,9 @@ def hold(run: Path, say: Callable[[str], None]) -> Iterator[None]:
         thread.join()
         if _read(path) == own:
             path.unlink()
+        with suppress(OSError):  # of those that hold something by now
+            for folder in made:
+                folder.rmdir()
 
 
 def is_held(run: Path) -> bool:

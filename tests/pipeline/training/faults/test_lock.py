@@ -42,6 +42,14 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
         assert holder["pid"] == os.getpid()
 
 
+def test_a_folder_that_only_the_lock_needed_is_removed(tmp_path):
+    with lock.hold(tmp_path / "runs" / "empty", print):
+        pass
+    with lock.hold(tmp_path / "kept" / "run", print):
+        (tmp_path / "kept" / "run" / "file").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
 def test_a_process_that_has_the_number_of_a_dead_one_is_not_taken_for_it(tmp_path):
     path = tmp_path / lock.FILE
     holder = {"host": socket.gethostname(), "pid": os.getppid(), "started": "1"}

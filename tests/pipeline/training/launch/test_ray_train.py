@@ -30,7 +30,7 @@ def test_two_workers_train_report_and_resume(ray_cluster, tmp_path):
 
 
 def test_a_users_mistake_in_a_worker_is_reported_unchanged(ray_cluster, tmp_path):
-    config = settings(tmp_path, "broken", "scaling.max_failures=0")
+    config = settings(tmp_path, "broken")
     (RunPaths.of(config).shards / "manifest.json").write_text("{}", "utf-8")
     with pytest.raises(NezhaError, match="damaged"):
         ray_train.fit(config, None, lambda _: None, lambda _: None)
