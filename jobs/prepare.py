@@ -61,7 +61,6 @@ def execute(config: Config, console: Console) -> None:
             {"samples": f"{manifest.rows:,}", "shards": len(manifest.shards)}
             | {name: f"{count:,}" for name, count in manifest.counts.items()}
             | {f"dropped: {reason}": f"{count:,}" for reason, count in manifest.drops.items()}
-            | {"warnings": "\n".join(manifest.warnings) or "none"}
             | {"segmenter": manifest.segmenter, "fingerprint": manifest.fingerprint[:16]},
         )
     )

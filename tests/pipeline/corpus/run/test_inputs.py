@@ -121,8 +121,7 @@ def test_held_out_text_that_changes_makes_a_new_corpus_and_duplicates_go_with_it
     twice = raw.jsonl(write_texts(10)) * 2
     (data / "a.jsonl").write_bytes(twice)
     first = run(corpus, tmp_path / "out", vocab)
-    assert first.drops["duplicate_document"] == 10
-    assert first.drops["heldout_document"] == 2
+    assert first.drops == {"duplicate_document": 8, "heldout_document": 4}
     (data / "heldout.jsonl").write_bytes(raw.jsonl(write_texts(5, seed=9)))
     second = run(corpus, tmp_path / "out", vocab)
     assert second.fingerprint != first.fingerprint
