@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from jobs.command import Verb, main, table
-from pipeline import sample, stages
+from pipeline import preflight, sample, stages
 from pipeline.corpus import prepare
 from pipeline.corpus.run.inputs import Inputs, list_inputs
 from pipeline.corpus.shards import format as shards
@@ -19,9 +19,9 @@ from pipeline.settings.corpus import CorpusSettings
 
 
 @functools.lru_cache(maxsize=1)
-def _inputs(corpus: CorpusSettings, written: tuple[str, ...]) -> Inputs:
+def _inputs(corpus: CorpusSettings, written: tuple[str, ...], run: str) -> Inputs:
     """The signed inputs. `plan` lists them; `execute`, which follows, uses the same list."""
-    return list_inputs(corpus, written)
+    return list_inputs(corpus, written, run)
 
 
 def plan(config: Config) -> Mapping[str, object]:
@@ -30,7 +30,7 @@ def plan(config: Config) -> Mapping[str, object]:
     stages.check_preparation(config)
     if config.demo.enabled and not config.corpus.inputs and not paths.sample.exists():
         return {"make the sample": paths.sample, "read it and write": paths.shards}
-    inputs = _inputs(corpus, stages.written_by(config))
+    inputs = _inputs(corpus, *preflight.written_by(config))
     if not paths.vocab.exists() and not corpus.vocab:
         return {
             **prepare.reads(inputs.sources),
@@ -51,7 +51,7 @@ def execute(config: Config, console: Console) -> None:
         sample.make(paths.sample, config.demo.heldout_share)
         _inputs.cache_clear()  # the sample may be new
     config = stages.with_sample(config)
-    inputs = _inputs(config.corpus, stages.written_by(config))
+    inputs = _inputs(config.corpus, *preflight.written_by(config))
     stages.make_vocabulary(config, inputs.sources, show)
     stages.make_shards(config, inputs, show)
     manifest = shards.read_manifest(paths.shards)

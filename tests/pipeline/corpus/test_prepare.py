@@ -8,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 
@@ -424,6 +426,27 @@ def test_empty_files_are_counted_once_each(source, vocab, tmp_path):
     for name in "cde":
         raw.write(source.parent / f"{name}.jsonl.gz", b"")
     assert run(source.parent, tmp_path / "out", vocab).drops == {"empty_file": 4}
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("b.txt", "\ufeff\n\n \u3000\r\n\n".encode()),
+        ("b.jsonl.gz", b"\n \n\0\n"),
+        ("b.csv", b"id,text\n"),
+        ("b.xml", b"<mediawiki>\n</mediawiki>\n"),
+        ("b.parquet", None),
+        ("groups.parquet", None),
+    ],
+)
+def test_a_file_that_holds_nothing_is_counted_as_empty(source, vocab, tmp_path, name, data):
+    path = raw.write(source.parent / name, data or b"")
+    if data is None:
+        table = pa.table({"text": pa.array([], pa.string())})
+        with pq.ParquetWriter(path, table.schema) as writer:
+            for _ in range(2 * name.startswith("groups")):
+                writer.write_table(table)
+    assert run(source.parent, tmp_path / "out", vocab).drops == {"empty_file": 1}
 
 
 def test_a_file_that_vanishes_stops_the_preparation_until_it_is_back(source, vocab, tmp_path):
