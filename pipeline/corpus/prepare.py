@@ -28,10 +28,12 @@ from pipeline.corpus.run.output_folder import Ledger
 from pipeline.corpus.run.progress import Progress
 from pipeline.corpus.run.ray_data import run_on_cluster, spread_on_cluster
 from pipeline.corpus.run.work import Job, make_shard, or_failure, sign_chunk
-from pipeline.corpus.samples.segmentation import load_segmenter
+from pipeline.corpus.samples.segmentation import Segmenter, load_segmenter
+from pipeline.corpus.samples.user_dictionary import read_user_dictionary
 from pipeline.corpus.samples.vocabulary import SPECIALS, read_vocabulary, vocabulary_sha256
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.shards.format import Manifest
+from pipeline.corpus.text.cleaning import Cleaner
 from pipeline.corpus.text.sources import EMPTY, Listing, Source
 from pipeline.corpus.text.units import Unit, plan_units
 from pipeline.errors import ConfigError, CorpusError, ShardError
@@ -103,8 +105,8 @@ def check(settings: CorpusSettings, output: str | Path, vocab: str | Path | None
             "holds it; name a folder apart from it"
         )
     output_folder.check_output(folder, rejected)
-    load_segmenter(settings.segmenter, settings.user_dictionary)
     text_libraries(settings, ())
+    _segmenter(settings)
     if vocab:
         read_vocabulary(vocab)
 
@@ -126,7 +128,7 @@ def plan(
         VocabularyError: see `read_vocabulary`.
         ConfigError: an unknown segmenter.
     """
-    segmenter = load_segmenter(settings.segmenter, settings.user_dictionary).identity
+    segmenter = _segmenter(settings).identity
     heldout = heldout if settings.dedup.heldout_documents else ()
     vocab_sha256 = vocabulary_sha256(vocab)
     made_from = {
@@ -149,6 +151,12 @@ def plan(
         heldout,
         settings.keep_rejected,
     )
+
+
+def _segmenter(settings: CorpusSettings) -> Segmenter:
+    if settings.user_dictionary:
+        read_user_dictionary(settings.user_dictionary, Cleaner(settings.cleaning).clean)
+    return load_segmenter(settings.segmenter, settings.user_dictionary)
 
 
 def summary(planned: Plan, output: str | Path) -> dict[str, object]:
