@@ -64,6 +64,11 @@ def train_vocabulary(
     return read_vocabulary(path)
 
 
+def is_trained(settings: CorpusSettings, path: Path, sources: Sequence[Source]) -> bool:
+    """Whether `train_vocabulary` would keep the file that is there."""
+    return check_own(path) == _origin(settings, sources)
+
+
 def check_own(path: Path) -> str:
     """What a vocabulary was trained from, by the note beside it.
 
