@@ -384,7 +384,7 @@ def _finished(folder: str, planned: Plan) -> Manifest | None:
     """
     try:
         manifest = shards.read_manifest(folder)
-    except ShardError:
+    except (ShardError, NotADirectoryError):
         return None
     same = manifest.fingerprint == planned.fingerprint
     kept = planned.keep_rejected in ("", manifest.settings.get("keep_rejected"))
