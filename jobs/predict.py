@@ -50,6 +50,8 @@ def execute(config: Config, console: Console) -> None:
 
 def _standard_input() -> Iterator[tuple[str, str]]:
     number = 0
+    # Lines are cut as in a file, whatever the terminal's encoding is.
+    sys.stdin.reconfigure(encoding="utf-8", errors="strict", newline="\n")  # type: ignore[union-attr]
     try:
         for number, line in enumerate(sys.stdin, 1):
             yield f"standard input, line {number}", bare(line)

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from jobs.command import Verb, main, table
-from pipeline import sample, stages
+from pipeline import preflight, sample, stages
 from pipeline.corpus import prepare
 from pipeline.corpus.run.inputs import Inputs, list_inputs
+from pipeline.corpus.samples.vocabulary_training import is_trained
 from pipeline.corpus.shards import format as shards
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
@@ -19,9 +20,9 @@ from pipeline.settings.corpus import CorpusSettings
 
 
 @functools.lru_cache(maxsize=1)
-def _inputs(corpus: CorpusSettings, written: tuple[str, ...]) -> Inputs:
+def _inputs(corpus: CorpusSettings, written: tuple[str, ...], run: str) -> Inputs:
     """The signed inputs. `plan` lists them; `execute`, which follows, uses the same list."""
-    return list_inputs(corpus, written)
+    return list_inputs(corpus, written, run)
 
 
 def plan(config: Config) -> Mapping[str, object]:
@@ -30,15 +31,17 @@ def plan(config: Config) -> Mapping[str, object]:
     stages.check_preparation(config)
     if config.demo.enabled and not config.corpus.inputs and not paths.sample.exists():
         return {"make the sample": paths.sample, "read it and write": paths.shards}
-    inputs = _inputs(corpus, stages.written_by(config))
-    if not paths.vocab.exists() and not corpus.vocab:
+    inputs = _inputs(corpus, *preflight.written_by(config))
+    apart = {"hold out": prepare.reads(inputs.heldout)["read"]} if inputs.heldout else {}
+    if not corpus.vocab and not is_trained(corpus, paths.vocab, inputs.sources):
         return {
             **prepare.reads(inputs.sources),
+            **apart,
             f"train a vocabulary of {corpus.vocab_size:,}": paths.vocab,
             "write": paths.shards,
         }
     planned = prepare.plan(corpus, paths.vocab, config.run.seed, inputs.sources, inputs.heldout)
-    return prepare.summary(planned, paths.shards)
+    return prepare.summary(planned, paths.shards) | apart
 
 
 def execute(config: Config, console: Console) -> None:
@@ -51,7 +54,7 @@ def execute(config: Config, console: Console) -> None:
         sample.make(paths.sample, config.demo.heldout_share)
         _inputs.cache_clear()  # the sample may be new
     config = stages.with_sample(config)
-    inputs = _inputs(config.corpus, stages.written_by(config))
+    inputs = _inputs(config.corpus, *preflight.written_by(config))
     stages.make_vocabulary(config, inputs.sources, show)
     stages.make_shards(config, inputs, show)
     manifest = shards.read_manifest(paths.shards)
@@ -61,7 +64,6 @@ def execute(config: Config, console: Console) -> None:
             {"samples": f"{manifest.rows:,}", "shards": len(manifest.shards)}
             | {name: f"{count:,}" for name, count in manifest.counts.items()}
             | {f"dropped: {reason}": f"{count:,}" for reason, count in manifest.drops.items()}
-            | {"warnings": "\n".join(manifest.warnings) or "none"}
             | {"segmenter": manifest.segmenter, "fingerprint": manifest.fingerprint[:16]},
         )
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from jobs.command import Verb, main
-from pipeline import sample, stages
+from pipeline import preflight, sample, stages
 from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.samples.vocabulary import read_vocabulary
 from pipeline.corpus.text.sources import Listing
@@ -35,7 +35,7 @@ def execute(config: Config, console: Console) -> None:
             sample.make(RunPaths.of(config).sample, config.demo.heldout_share)
         config = stages.with_sample(config)
         # The same files as jobs.prepare reads, so that it need not train again.
-        sources = list_inputs(config.corpus, stages.written_by(config)).sources
+        sources = list_inputs(config.corpus, *preflight.written_by(config)).sources
     stages.make_vocabulary(
         config, sources, lambda line: console.print(line, markup=False, highlight=False)
     )

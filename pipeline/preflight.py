@@ -11,16 +11,33 @@ import torch
 from pipeline import origin as origins
 from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.samples.vocabulary import read_vocabulary, vocabulary_sha256
+from pipeline.corpus.samples.vocabulary_training import note_of
 from pipeline.corpus.shards import format as shards
 from pipeline.errors import ConfigError, CorpusError, ShardError, VocabularyError
 from pipeline.feed.batches import compare_fingerprints
 from pipeline.feed.opening import open_feed
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
+from pipeline.settings.corpus import CorpusSettings
 from pipeline.training import batch_split, engine
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.deepspeed_config import deepspeed_config
 from pipeline.training.network import count_parameters, network_config
+
+
+def written_by(config: Config) -> tuple[tuple[str, ...], str]:
+    """Files and folders that preparation writes beside those that `corpus` names; the run folder.
+
+    Both are for `list_inputs`.
+    """
+    paths = RunPaths.of(config)
+    written = (paths.vocab, note_of(paths.vocab), paths.shards, paths.heldout)
+    return (*map(str, written), heldout_rejected(config.corpus)), str(paths.run)
+
+
+def heldout_rejected(corpus: CorpusSettings) -> str:
+    """Folder of the dropped text of the held-out inputs; empty if it is not kept."""
+    return corpus.keep_rejected and f"{corpus.keep_rejected}-heldout"
 
 
 def check(config: Config) -> None:
@@ -37,7 +54,7 @@ def check(config: Config) -> None:
     if corpus.vocab:
         read_vocabulary(paths.vocab)
     if corpus.inputs:
-        list_inputs(corpus, signed=False)
+        list_inputs(corpus, *written_by(config), signed=False)
     elif not (
         config.demo.enabled or config.train.shards or (paths.shards / shards.MANIFEST).exists()
     ):

@@ -88,7 +88,7 @@ def _run_stages(config: Config, progress: Progress) -> dict[str, Any]:
             sample.make(paths.sample, config.demo.heldout_share)
     if config.corpus.inputs:
         check_preparation(config)
-        inputs = list_inputs(config.corpus, written_by(config))
+        inputs = list_inputs(config.corpus, *preflight.written_by(config))
         with stage("vocabulary"):
             make_vocabulary(config, inputs.sources, progress.say)
         with stage("prepare"):
@@ -152,12 +152,6 @@ def make_vocabulary(config: Config, sources: Listing, show: Show) -> Path:
     return paths.vocab
 
 
-def written_by(config: Config) -> tuple[str, ...]:
-    """Files and folders that preparation writes beside those that `corpus` names."""
-    paths = RunPaths.of(config)
-    return str(paths.vocab), str(paths.shards), str(paths.heldout)
-
-
 def check_preparation(config: Config) -> None:
     """Refuse what `prepare.check` refuses, for the inputs and the held-out inputs."""
     paths, corpus = RunPaths.of(config), config.corpus
@@ -186,7 +180,7 @@ def make_shards(config: Config, inputs: Inputs, show: Show) -> None:
 
 def _heldout_settings(corpus: CorpusSettings) -> CorpusSettings:
     """Settings of the held-out corpus; its dropped text has a folder beside that of the inputs."""
-    rejected = corpus.keep_rejected and f"{corpus.keep_rejected}-heldout"
+    rejected = preflight.heldout_rejected(corpus)
     return corpus.model_copy(update={"masking": HELDOUT_MASKS, "keep_rejected": rejected})
 
 

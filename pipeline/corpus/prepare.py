@@ -28,23 +28,26 @@ from pipeline.corpus.run.output_folder import Ledger
 from pipeline.corpus.run.progress import Progress
 from pipeline.corpus.run.ray_data import run_on_cluster, spread_on_cluster
 from pipeline.corpus.run.work import Job, make_shard, or_failure, sign_chunk
-from pipeline.corpus.samples.segmentation import load_segmenter
+from pipeline.corpus.samples.segmentation import Segmenter, load_segmenter
+from pipeline.corpus.samples.user_dictionary import read_user_dictionary
 from pipeline.corpus.samples.vocabulary import SPECIALS, read_vocabulary, vocabulary_sha256
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.shards.format import Manifest
+from pipeline.corpus.text.cleaning import Cleaner
 from pipeline.corpus.text.sources import EMPTY, Listing, Source
 from pipeline.corpus.text.units import Unit, plan_units
 from pipeline.errors import ConfigError, CorpusError, ShardError
 from pipeline.settings.corpus import CorpusSettings, DedupSettings
 from pipeline.storage import filesystem, write_whole
 
-FORMAT = 2
+FORMAT = 3
 """To be raised when the same text and settings would give other shards."""
 NOT_CONTENT = {
     *("inputs", "heldout", "output", "vocab", "vocab_size", "user_dictionary"),
     *("workers", "keep_rejected", "max_bad_share"),
 }
 """Settings that do not change shards, or whose content is in the fingerprint already."""
+EMPTY_FILE = "empty_file"
 UNKNOWN_LISTED = 200
 """How many unknown characters the manifest lists."""
 
@@ -76,6 +79,8 @@ class Plan(NamedTuple):
     segmenter: str
     heldout: Sequence[Source] = ()
     """Files whose documents are left out of the training text."""
+    keep_rejected: str = ""
+    """Where dropped text is to be kept; empty if it is not kept."""
 
 
 def check(settings: CorpusSettings, output: str | Path, vocab: str | Path | None) -> None:
@@ -89,15 +94,19 @@ def check(settings: CorpusSettings, output: str | Path, vocab: str | Path | None
         VocabularyError: see `read_vocabulary`.
         ConfigError: an unknown segmenter, a bad user dictionary, a package that is not installed.
     """
-    folder = absolute(output)
-    if f"{settings.keep_rejected}/".startswith(f"{folder}/"):
+    folder, rejected = absolute(output), settings.keep_rejected
+    inside, around = (
+        f"{rejected}/".startswith(f"{folder}/"),
+        f"{folder}/".startswith(f"{rejected}/"),
+    )
+    if rejected and (inside or around):
         raise ConfigError(
-            f"corpus.keep_rejected: {settings.keep_rejected} is inside the folder of the shards, "
-            f"{folder}; name a folder outside of it"
+            f"corpus.keep_rejected: {rejected} is inside the folder of the shards, {folder}, or "
+            "holds it; name a folder apart from it"
         )
-    output_folder.check_output(folder)
-    load_segmenter(settings.segmenter, settings.user_dictionary)
+    output_folder.check_output(folder, rejected)
     text_libraries(settings, ())
+    _segmenter(settings)
     if vocab:
         read_vocabulary(vocab)
 
@@ -119,7 +128,7 @@ def plan(
         VocabularyError: see `read_vocabulary`.
         ConfigError: an unknown segmenter.
     """
-    segmenter = load_segmenter(settings.segmenter, settings.user_dictionary).identity
+    segmenter = _segmenter(settings).identity
     heldout = heldout if settings.dedup.heldout_documents else ()
     vocab_sha256 = vocabulary_sha256(vocab)
     made_from = {
@@ -133,12 +142,26 @@ def plan(
         "settings": settings.model_dump(mode="json", exclude=NOT_CONTENT),
     }
     digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
-    return Plan(sources, plan_units(sources, settings), digest, vocab_sha256, segmenter, heldout)
+    return Plan(
+        sources,
+        plan_units(sources, settings),
+        digest,
+        vocab_sha256,
+        segmenter,
+        heldout,
+        settings.keep_rejected,
+    )
+
+
+def _segmenter(settings: CorpusSettings) -> Segmenter:
+    if settings.user_dictionary:
+        read_user_dictionary(settings.user_dictionary, Cleaner(settings.cleaning).clean)
+    return load_segmenter(settings.segmenter, settings.user_dictionary)
 
 
 def summary(planned: Plan, output: str | Path) -> dict[str, object]:
     """The facts of a plan, for `--dry-run`."""
-    state = "up to date: nothing to do" if _finished(str(output), planned.fingerprint) else "to do"
+    state = "up to date: nothing to do" if _finished(str(output), planned) else "to do"
     return {
         **reads(planned.sources),
         "in work units": f"{len(planned.units)}, of which "
@@ -174,7 +197,6 @@ def prepare(
             nothing but what `prepare` wrote there.
         sources: the signed inputs.
         heldout: signed files whose documents are left out of the corpus.
-        left_out: files under the inputs that are not among the sources, by reason.
         show: receives lines of progress.
         executor: does the work: `ON_CLUSTER`, or `IN_PROCESS`, which does not need Ray.
 
@@ -193,6 +215,11 @@ def prepare(
             f"{error.filename or folder}: {error.strerror or error}; remove the cause and run "
             "again (finished shards are kept)"
         ) from None
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"{folder}: {ledger.count_chunks(folder):,} finished chunks are kept; the same "
+            "command goes on with the rest"
+        ) from None
 
 
 def _prepare(
@@ -205,9 +232,8 @@ def _prepare(
     executor: Executor,
     heldout: Sequence[Source],
 ) -> Manifest:
-    output_folder.check_output(folder)
     planned = plan(settings, vocab, seed, sources, heldout)
-    if manifest := _finished(folder, planned.fingerprint):
+    if manifest := _finished(folder, planned):
         show(f"{folder}: up to date, {manifest.rows:,} samples in {len(manifest.shards)} shards")
         _show_left_out(sources, show)
         _show_findings(manifest, show)
@@ -222,7 +248,12 @@ def _prepare(
         tags=_tags(settings, planned, seed),
         work=make_shard,
     )
-    output_folder.begin(folder, _ledger(job, planned))
+    claim = Ledger(
+        fingerprint=planned.fingerprint,
+        units=len(planned.units),
+        keep_rejected=settings.keep_rejected,
+    )
+    listed = output_folder.begin(folder, claim)
     system, root = filesystem(folder)
     clusters: dict[str, int] = {}
     if planned.heldout:
@@ -232,7 +263,7 @@ def _prepare(
     elif system.exists(f"{root}/{marks.REPORT}"):
         system.rm_file(f"{root}/{marks.REPORT}")
     progress = Progress(planned.units, show)
-    done = _run(job, planned, executor, progress)
+    done = _run(job, planned, executor, progress, listed)
     manifest = _manifest(job, planned, done, clusters)
     if missing := ledger.missing_shards(folder, manifest.shards):
         raise CorpusError(
@@ -259,14 +290,22 @@ def absolute(path: str | Path) -> str:
     return str(path).rstrip("/") if "://" in str(path) else os.path.abspath(path)
 
 
-def _run(job: Job, planned: Plan, executor: Executor, progress: Progress) -> Done:
+def _run(
+    job: Job,
+    planned: Plan,
+    executor: Executor,
+    progress: Progress,
+    listed: Iterable[str] = (),
+) -> Done:
     """Do the work that is not finished yet; returns all results.
+
+    Args:
+        listed: see `ledger.resume`.
 
     Raises:
         CorpusError: an error of a worker; too much of the input is bad; units without a result.
-        KeyboardInterrupt: with a message that says what is kept.
     """
-    done = ledger.resume(job.folder, _ledger(job, planned))
+    done = ledger.resume(job.folder, job.fingerprint, job.settings.keep_rejected, listed)
     progress.begin(job.folder, done)
     todo = ledger.unfinished_units(planned.units, done)
     job = job._replace(finished=frozenset(key for key in done if key[1] != ledger.END))
@@ -274,20 +313,14 @@ def _run(job: Job, planned: Plan, executor: Executor, progress: Progress) -> Don
     known = not any(source.compression for source in planned.sources)
     total = sum(source.size for source in planned.sources) if known else math.inf
     bad_bytes = sum(result.bad_bytes for result in done.values())
-    try:
-        for result in executor.run(job, todo, job.settings.workers):
-            if result.error:
-                raise CorpusError(result.error)
-            done[result.unit, result.chunk] = result
-            progress.add(result)
-            bad_bytes += result.bad_bytes
-            if bad_bytes > job.settings.max_bad_share * total:
-                break
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"{job.folder}: {ledger.count_chunks(job.folder):,} finished chunks are kept; the same "
-            "command goes on with the rest"
-        ) from None
+    for result in executor.run(job, todo, job.settings.workers):
+        if result.error:
+            raise CorpusError(result.error)
+        done[result.unit, result.chunk] = result
+        progress.add(result)
+        bad_bytes += result.bad_bytes
+        if bad_bytes > job.settings.max_bad_share * total:
+            break
     ledger.check_bad_share(done, total, job.settings.max_bad_share)
     if missing := ledger.unfinished_units(planned.units, done):
         raise CorpusError(
@@ -296,14 +329,6 @@ def _run(job: Job, planned: Plan, executor: Executor, progress: Progress) -> Don
             "written; the same command goes on with them (finished shards are kept)"
         )
     return done
-
-
-def _ledger(job: Job, planned: Plan) -> Ledger:
-    return Ledger(
-        fingerprint=planned.fingerprint,
-        units=len(planned.units),
-        keep_rejected=job.settings.keep_rejected,
-    )
 
 
 def _signing(job: Job, folder: str, settings: CorpusSettings) -> Job:
@@ -352,13 +377,18 @@ def _deduplicate(
     return job._replace(marks=folder), json.loads(system.cat_file(path))
 
 
-def _finished(folder: str, fingerprint: str) -> Manifest | None:
-    """The manifest of the corpus in a folder, if it is complete and has this fingerprint."""
+def _finished(folder: str, planned: Plan) -> Manifest | None:
+    """The manifest of the corpus in a folder, if it is complete and is the planned one.
+
+    It is not if it dropped text that the plan keeps: the text is read again then.
+    """
     try:
         manifest = shards.read_manifest(folder)
-    except ShardError:
+    except (ShardError, NotADirectoryError):
         return None
-    same = manifest.fingerprint == fingerprint
+    same = manifest.fingerprint == planned.fingerprint
+    kept = planned.keep_rejected in ("", manifest.settings.get("keep_rejected"))
+    same = same and (kept or not set(manifest.drops) - {EMPTY_FILE})
     return manifest if same and not ledger.missing_shards(folder, manifest.shards) else None
 
 
@@ -384,8 +414,8 @@ def _manifest(
     """
     drops = ledger.totals(done, "drops")
     left_out = planned.sources.left_out_by_reason()
-    if EMPTY in left_out:
-        drops["empty_file"] = len(left_out[EMPTY])
+    if empty := drops.get(EMPTY_FILE, 0) + len(left_out.get(EMPTY, ())):
+        drops[EMPTY_FILE] = empty
     infos = [result.shard for result in done.values() if result.shard]
     if not infos:
         raise CorpusError(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import lzma
 import re
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import fsspec
+import zstandard
 
 from pipeline.errors import TaskError
 
@@ -29,8 +32,10 @@ def read_lines(path: str) -> Iterator[tuple[str, str]]:
                 yield f"{path}, line {number}", bare(line)
     except FileNotFoundError:
         raise TaskError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, EOFError) as error:
+    except UnicodeDecodeError as error:
         raise TaskError(f"{path}, after line {number}: {error}; expected UTF-8 text") from error
+    except (OSError, EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError) as error:
+        raise TaskError(f"{path}, after line {number}: {error}") from error
 
 
 def bare(line: str) -> str:
@@ -42,7 +47,7 @@ def parse_object(line: str, place: str) -> Example:
     """A line as a JSON object. Raises TaskError when it is something else."""
     try:
         example = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TaskError(f"{place}: not JSON: {error}") from None
     if not isinstance(example, dict):
         raise TaskError(f"{place}: expected a JSON object, found {line!r:.60}")

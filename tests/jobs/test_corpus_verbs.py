@@ -31,6 +31,13 @@ def test_a_dry_run_of_prepare_reads_and_writes_nothing(tmp_path, capsys):
     assert "1 file(s)" in told
     assert "rjieba" in told
     assert not (tmp_path / "p" / "shards").exists()
+    # Of another size, the vocabulary would be trained again.
+    heldout = raw.write(tmp_path / "h.jsonl", raw.jsonl(TEXTS[:1]))
+    again = [*run, "corpus.vocab_size=80", f"corpus.heldout=[{heldout}]"]
+    assert main(prepare.VERB, [*again, "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "train a vocabulary of 80" in told
+    assert "hold out" in told
 
 
 def test_prepare_names_a_missing_input(tmp_path, capsys):

@@ -90,7 +90,10 @@ def test_fine_tune_record_and_predict(export, ray_cluster, tmp_path, capsys, mon
     assert not list(tmp_path.glob("o*.tmp"))
     assert not (tmp_path / "o").exists()
 
-    monkeypatch.setattr("sys.stdin", io.StringIO("\ufeff张明在京\r\n\r\n王华在沪，"))
+    monkeypatch.setattr(
+        "sys.stdin",
+        io.TextIOWrapper(io.BytesIO("\ufeff张明在京\r\n\r\n王华在沪，".encode()), "ascii"),
+    )
     assert main(predict.VERB, wanted[:1]) == 0
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == printed
     check_a_second_head(folder, arguments, tmp_path, capsys)

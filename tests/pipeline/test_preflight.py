@@ -5,9 +5,12 @@ import json
 import pytest
 
 from pipeline import preflight
+from pipeline.corpus.run.inputs import list_inputs
 from pipeline.errors import ConfigError
 from pipeline.feed.batches import FingerprintError
+from pipeline.settings.config_file import load_config
 from pipeline.training.launch import torchrun
+from tests.pipeline.corpus import raw
 from tests.pipeline.training.test_loop import settings
 
 
@@ -38,3 +41,15 @@ def test_as_many_workers_as_processes(tmp_path, monkeypatch):
     bounds = "scaling.min_workers=1", "scaling.max_workers=4"
     with pytest.raises(ConfigError, match="asks for a changing number of worker"):
         torchrun.with_workers(settings(tmp_path, "elastic", *bounds))
+
+
+def test_what_the_commands_write_is_never_read_as_text(tmp_path):
+    source = raw.write(tmp_path / "a.jsonl", raw.jsonl(["字"]))
+    for name in ("vocab/v.txt", "vocab/v.origin.json", "kept-heldout/too_short/0.jsonl"):
+        raw.write(tmp_path / name, b"{}\n")
+    raw.write(tmp_path / "runs" / "r" / "summary.json", b"{}\n")
+    overrides = (f"corpus.vocab={tmp_path}/vocab/v.txt", f"corpus.keep_rejected={tmp_path}/kept")
+    places = (f"run.storage={tmp_path}/runs", "run.name=r", f"corpus.inputs=[{tmp_path}]")
+    config = load_config(None, [*places, *overrides])
+    found = list_inputs(config.corpus, *preflight.written_by(config))
+    assert [each.path for each in found.sources] == [str(source)]

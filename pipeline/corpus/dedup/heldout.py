@@ -29,7 +29,7 @@ def gather_hashes(folder: str, chunks: Sequence[str]) -> None:
 
 
 def without_heldout(records: Iterable[Document | Drop], folder: str) -> Iterator[Document | Drop]:
-    """The records, in which drops replace the documents that are held out, too."""
+    """The records; documents that are also in the held-out text become drops."""
     hashes = _hashes(folder)
     for record in records:
         if isinstance(record, Document):

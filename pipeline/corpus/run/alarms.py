@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pipeline.corpus.samples.measuring import LONGEST_WORD
 from pipeline.errors import CorpusError
-from pipeline.settings.corpus import CorpusSettings
+from pipeline.settings.corpus import CorpusSettings, MaskingSettings
 
 UNKNOWN_WARNING = 0.02
 """Share of [UNK]: Chinese text with a vocabulary of its own has less than 0.5 %."""
@@ -26,7 +26,7 @@ least one of them, and [UNK] is never masked, which moves it by a few per cent."
 RATE_WARNING = 0.1
 """Relative difference of the mask rate of words of one length from that of all words."""
 SIGMAS = 5
-"""A difference that chance exceeds once in a million times is no chance."""
+"""Chance gives a larger difference about once in a million cases."""
 
 
 class Findings(NamedTuple):
@@ -78,7 +78,7 @@ def judge(
     }
     warnings = [
         *_share_warnings(shares, labelled, settings),
-        *_rate_warnings(words, hit, settings.masking.max_ngram),
+        *_rate_warnings(words, hit, settings.masking),
     ]
     return Findings(shares, rates, tuple(warnings))
 
@@ -136,13 +136,19 @@ def _share_warnings(
         )
 
 
-def _rate_warnings(words: list[int], hit: list[int], max_ngram: int) -> Iterator[str]:
+def _rate_warnings(words: list[int], hit: list[int], masking: MaskingSettings) -> Iterator[str]:
     rate = sum(hit) / max(1, sum(words))
     for size, (count, masked) in enumerate(zip(words, hit, strict=True), 1):
         # Words of one n-gram are masked together, so they count for less.
-        chance = SIGMAS * math.sqrt(rate * max_ngram / max(1, count))
+        chance = SIGMAS * math.sqrt(rate * masking.max_ngram / max(1, count))
         if abs(masked / max(1, count) - rate) > RATE_WARNING * rate + chance and count:
             yield (
                 f"words of {size} tokens are masked in {masked / count:.1%} of the cases, all "
-                f"words in {rate:.1%}; corpus.masking.max_predictions leaves out short words first"
+                f"words in {rate:.1%}"
+                + (
+                    f"; corpus.masking.max_predictions is {masking.max_predictions}, which leaves "
+                    "out short words first"
+                    if masking.max_predictions
+                    else ""
+                )
             )

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from pipeline.corpus.text.listing import input_folder
 from pipeline.corpus.text.sources import LeftOut, Listing, Source, list_sources
 from pipeline.errors import CorpusError
 from pipeline.settings.corpus import CorpusSettings
+
+OWN_RUN = "in the folder of this run"
+TWICE = "named by two inputs"
+READ = ""
+"""Reason of what is not left out."""
 
 
 class Inputs(NamedTuple):
@@ -21,20 +27,21 @@ class Inputs(NamedTuple):
 
 
 def list_inputs(
-    settings: CorpusSettings, written: Iterable[str] = (), signed: bool = True
+    settings: CorpusSettings, written: Iterable[str] = (), run: str = "", signed: bool = True
 ) -> Inputs:
     """List `corpus.inputs` and `corpus.heldout`.
 
-    Left out of both are the vocabulary, the user dictionary and what `jobs.prepare` writes: it
-    would be read as text when the same command runs again. Left out of the inputs are held-out
-    files.
+    Left out of both are the vocabulary, the user dictionary and what the commands write: it would
+    be read as text when the same command runs again. Left out of the inputs are held-out files, and
+    of a file that two inputs name the second occurrence.
 
     Args:
         written: further folders and files that the preparation writes.
+        run: folder of the run; an input that lies in it is read.
         signed: see `list_sources`.
 
     Raises:
-        CorpusError: see `list_sources`; nothing is left to read.
+        CorpusError: see `list_sources`; no file is left to read.
     """
     not_text = {
         "named by corpus.vocab": [settings.vocab],
@@ -44,34 +51,63 @@ def list_inputs(
             settings.keep_rejected,
             *written,
         ],
+        OWN_RUN: [run],
     }
     reasons = {_real(path): why for why, paths in not_text.items() for path in paths if path}
+    for text in (*settings.inputs, *settings.heldout):
+        folder = _real(input_folder(text))
+        place = _nearest(folder, reasons)
+        if place != folder and reasons.get(place) == OWN_RUN:
+            reasons[folder] = READ
     heldout = Listing([], [])
     if settings.heldout:
-        heldout = _split(list_sources(settings.heldout, settings, signed), reasons)
-        if not heldout:
-            raise CorpusError("corpus.heldout: all of its files are written by this command")
+        heldout = _list_apart(settings.heldout, settings, signed, "corpus.heldout", reasons)
         reasons |= {_real(source.path): "named by corpus.heldout" for source in heldout}
-    sources = _split(list_sources(settings.inputs, settings, signed), reasons)
-    if not sources:
-        lines = "; ".join(sources.left_out_lines())
-        raise CorpusError(f"corpus.inputs: nothing is left to read. Left out are {lines}")
+    sources = _list_apart(settings.inputs, settings, signed, "corpus.inputs", reasons)
     return Inputs(sources, heldout)
 
 
+def _list_apart(
+    inputs: Sequence[str],
+    settings: CorpusSettings,
+    signed: bool,
+    setting: str,
+    reasons: Mapping[str, str],
+) -> Listing:
+    listed = _split(list_sources(inputs, settings, signed, setting), reasons)
+    if not listed:
+        lines = "; ".join(listed.left_out_lines())
+        raise CorpusError(f"{setting}: no file is left to read. These were left out: {lines}")
+    return listed
+
+
 def _split(listed: Listing, reasons: Mapping[str, str]) -> Listing:
-    """The listing without the sources that are among these files or in these folders."""
-    kept: list[Source] = []
-    left_out = list(listed.left_out)
-    for source in listed:
-        path = _real(source.path)
-        while path and path not in reasons:
-            path = path.rpartition("/")[0]
-        if path:
-            left_out.append(LeftOut(source.label, reasons[path]))
+    """The listing without the files that are among these or in these folders, or there twice.
+
+    Of a folder that is left out whole, the folder is named and not its files.
+    """
+    kept: dict[str, Source] = {}
+    left_out: dict[LeftOut, None] = {}
+    for each in (*listed.left_out, *listed):
+        label = each.label if isinstance(each, Source) else each.path
+        path = _real(each.path)
+        place = _nearest(path, reasons)
+        if reason := reasons.get(place, READ):
+            left_out[LeftOut(label if place == path else place, reason)] = None
+        elif isinstance(each, LeftOut):
+            left_out[each] = None
+        elif path in kept:
+            left_out[LeftOut(label, TWICE)] = None
         else:
-            kept.append(source)
-    return Listing(kept, left_out)
+            kept[path] = each
+    return Listing(list(kept.values()), list(left_out))
+
+
+def _nearest(path: str, places: Mapping[str, str]) -> str:
+    """The path, or the nearest folder around it, that is among the places; empty if none is."""
+    while path and path not in places:
+        path = path.rpartition("/")[0]
+    return path
 
 
 def _real(path: str) -> str:

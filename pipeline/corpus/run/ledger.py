@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.corpus.run.output_folder import WORK, Ledger, begin, owned_shards
+from pipeline.corpus.run.output_folder import WORK, owned_shards
 from pipeline.corpus.shards.format import MANIFEST, ShardInfo
 from pipeline.corpus.text.units import Unit
 from pipeline.errors import CorpusError
@@ -35,6 +35,8 @@ class Result(BaseModel):
     counts: dict[str, int] = {}
     drops: dict[str, int] = {}
     """Documents, lines and files that were dropped, by reason."""
+    keep_rejected: str = ""
+    """Folder in which their text is kept."""
     measured: dict[str, int] = {}
     """Counts of samples and masks, see `samples.measuring`."""
     unknown: dict[str, int] = {}
@@ -67,30 +69,37 @@ def record(folder: str, result: Result) -> Result:
     return result
 
 
-def resume(folder: str, ledger: Ledger) -> Done:
+def resume(
+    folder: str, fingerprint: str, keep_rejected: str = "", listed: Iterable[str] = ()
+) -> Done:
     """The recorded results of this fingerprint. All other files of ours are deleted.
 
-    Raises:
-        CorpusError: the folder holds files of others.
+    Args:
+        folder: of the shards, which `begin` made ours, or of a first pass, in its `_work`.
+        keep_rejected: where dropped text is kept; a result with drops that are not there does not
+            count.
+        listed: shards that a manifest names.
     """
     system, root = filesystem(folder)
-    listed = begin(folder, ledger)
     if system.exists(f"{root}/{MANIFEST}"):
         # While shards change, the folder must not look like a corpus.
         system.rm_file(f"{root}/{MANIFEST}")
     sizes = sizes_in(folder)
     done: Done = {}
     keep = set()
-    for path in system.ls(f"{root}/{WORK}", detail=False):
-        if not RECORD.fullmatch(path.rpartition("/")[2]):
+    for name in sizes_in(f"{folder}/{WORK}"):
+        if not RECORD.fullmatch(name):
             continue
+        path = f"{root}/{WORK}/{name}"
         try:
             result = Result.model_validate_json(system.cat_file(path))
         except ValidationError:
             result = Result()
         shard = result.shard
-        if result.fingerprint == ledger.fingerprint and (
-            not shard or sizes.get(shard.name) == shard.bytes
+        if (
+            result.fingerprint == fingerprint
+            and (not shard or sizes.get(shard.name) == shard.bytes)
+            and (not keep_rejected or not result.drops or result.keep_rejected == keep_rejected)
         ):
             done[result.unit, result.chunk] = result
             keep.add(shard.name if shard else "")
@@ -103,9 +112,9 @@ def resume(folder: str, ledger: Ledger) -> Done:
 
 
 def count_chunks(folder: str) -> int:
-    """How many chunks are recorded as finished."""
+    """How many chunks are recorded as finished, those of first passes included."""
     system, root = filesystem(folder)
-    names = (path.rpartition("/")[2] for path in system.ls(f"{root}/{WORK}", detail=False))
+    names = (path.rpartition("/")[2] for path in system.find(f"{root}/{WORK}"))
     return sum(bool(RECORD.fullmatch(name)) and "end" not in name for name in names)
 
 

@@ -27,11 +27,13 @@ SHOWN = 5
 _CHUNK = r"(?P<unit>\d{6,})-(?:\d{4,}|end)"
 _SHARD = re.compile(rf"shard-{_CHUNK}\.arrow")
 _REJECTED = re.compile(rf"[a-z_]+/{_CHUNK}\.jsonl")
+_FIRST_PASS = r"(?:duplicates|heldout)-[0-9a-f]{16}"
 _IN_WORK = re.compile(
-    rf"(?:(?:duplicates|heldout)-[0-9a-f]{{16}}/(?:{WORK}/)?)?"
-    rf"(?:{_CHUNK}\.(?:json|places\.json|[a-z_]+\.npy)"
-    r"|ledger|clusters\.json|chunks\.json|(?:marks|repeated|dropped|hashes)\.npy)"
+    rf"(?:{_CHUNK}\.json|ledger|{_FIRST_PASS}/(?:{WORK}/)?"
+    r"(?:\d{6,}-(?:\d{4,}|end)\.(?:json|places\.json|[a-z_]+\.npy)"
+    r"|ledger|clusters\.json|chunks\.json|(?:marks|repeated|dropped|hashes)\.npy))"
 )
+"""A first pass may have more units than the corpus, so the numbers of its units do not count."""
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")
 """The names that `write_whole` gives to files that it has not finished."""
 
@@ -79,17 +81,19 @@ def read_claim(folder: str) -> tuple[Ledger | None, set[str]]:
     return ledger, listed
 
 
-def check_output(folder: str) -> None:
-    """Refuse a folder that `read_claim` refuses, unless it holds a corpus.
+def check_output(folder: str, keep_rejected: str) -> None:
+    """Refuse folders that `begin` would refuse, unless the first one holds a corpus.
 
     A corpus may be up to date, and then other files beside it do no harm. Whether it is shows only
     after the inputs are read.
 
     Raises:
-        CorpusError: see `read_claim`.
+        CorpusError: see `begin`.
     """
     if _read_manifest(*filesystem(folder)) is None:
-        read_claim(folder)
+        claim, _ = read_claim(folder)
+        if keep_rejected:
+            _files_of_rejected(keep_rejected, claim)
 
 
 def begin(folder: str, ledger: Ledger) -> set[str]:
@@ -147,6 +151,15 @@ def clear_rejected(folder: str, claim: Ledger | None, fingerprint: str) -> None:
         CorpusError: the folder holds a file that the claim does not name, or is a file.
     """
     system, root = filesystem(folder)
+    files = _files_of_rejected(folder, claim)
+    if claim and claim.fingerprint != fingerprint:
+        for name in files:
+            system.rm_file(f"{root}/{name}")
+
+
+def _files_of_rejected(folder: str, claim: Ledger | None) -> list[str]:
+    """The files of `corpus.keep_rejected`, all of which the claim must name."""
+    system, root = filesystem(folder)
     if system.isfile(root):
         raise CorpusError(f"corpus.keep_rejected: {folder} is a file; name a folder")
     files = [_below(root, path) for path in system.find(root)] if system.isdir(root) else []
@@ -156,9 +169,7 @@ def clear_rejected(folder: str, claim: Ledger | None, fingerprint: str) -> None:
         folder,
         "corpus.keep_rejected",
     )
-    if claim and claim.fingerprint != fingerprint:
-        for name in files:
-            system.rm_file(f"{root}/{name}")
+    return files
 
 
 def _read_ledger(system: AbstractFileSystem, root: str) -> Ledger | None:

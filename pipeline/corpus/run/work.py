@@ -116,11 +116,9 @@ def make_shard(job: Job, chunk: Chunk) -> Result:
     """Make the shard of a chunk. If no sample is left, there is no shard."""
     settings, name = job.settings, chunk_name(chunk.unit, chunk.number)
     cleaner = Cleaner(settings.cleaning)
-    records = clean_documents(chunk.blocks, settings.text_field, cleaner)
+    records = _training_documents(job, chunk, cleaner)
     if job.marks:
         records = without_duplicates(records, job.marks, name, cleaner.reason_to_drop)
-    if job.heldout:
-        records = without_heldout(records, job.heldout)
     dropped: list[Drop] = []
     encoder = load_encoder(job.vocab, settings.lowercase, job.vocab_sha256)
     samples = make_samples(
@@ -140,14 +138,23 @@ def make_shard(job: Job, chunk: Chunk) -> Result:
     return _finish(job, chunk, counts, dropped, shard=shard, unknown=unknown, measured=measured)
 
 
+def _training_documents(job: Job, chunk: Chunk, cleaner: Cleaner) -> Iterator[Document | Drop]:
+    """The cleaned documents of a chunk, without those that are held out.
+
+    Both passes of deduplication read these: marks are found by a document's place among them, and
+    a paragraph whose first document is held out stays in the next one.
+    """
+    records = clean_documents(chunk.blocks, job.settings.text_field, cleaner)
+    return without_heldout(records, job.heldout) if job.heldout else records
+
+
 def sign_chunk(job: Job, chunk: Chunk) -> Result:
     """Write the signatures of a chunk's documents: the first pass of deduplication."""
     places: list[str] = []
 
     def texts() -> Iterator[str]:
         cleaner = Cleaner(job.settings.cleaning)
-        records = clean_documents(chunk.blocks, job.settings.text_field, cleaner)
-        for document in _documents(records, []):
+        for document in _documents(_training_documents(job, chunk, cleaner), []):
             places.append(document.place)
             yield document.text
 
@@ -165,6 +172,7 @@ def end_unit(job: Job, end: End) -> Result:
         unit=end.unit,
         chunks=end.chunks,
         drops=Counter(drop.reason for drop in end.damage),
+        keep_rejected=job.settings.keep_rejected,
         places=tuple(drop.text for drop in end.damage),
         bad_bytes=sum(drop.size for drop in end.damage),
     )
@@ -182,6 +190,7 @@ def _finish(
         chunk=chunk.number,
         counts=counts,
         drops=Counter(drop.reason for drop in dropped),
+        keep_rejected=job.settings.keep_rejected,
         bytes=sum(block.size for block in chunk.blocks),
         disk=sum(block.disk for block in chunk.blocks),
         bad_bytes=sum(drop.size for drop in bad),

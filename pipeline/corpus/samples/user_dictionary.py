@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import ConfigError
 
+LINE_END = re.compile(rb"\r\n|\r|\n")
 LONGEST_WORD = 100
 """Characters. A longer line is text, not a word: such a file was named by mistake."""
 LARGEST_FREQUENCY = 10**9
 """Segmenters add frequencies up in 64 bits; jieba's own dictionary has 60 million in all."""
-ENTRY = re.compile(r"(?P<word>.+?)(?:\s+(?P<frequency>[0-9]+))?(?:\s+(?P<tag>[A-Za-z]+))?")
-OTHER_FIELDS = re.compile(r"[\t,;|，；]\s*\S|\s[+-]?[0-9.]+(?:\s|$)")
+ENTRY = re.compile(r"(?P<word>.+?)(?:\s+(?P<frequency>[0-9０-９]+))?(?:\s+(?P<tag>[A-Za-z]+))?")
+OTHER_FIELDS = re.compile(r"[\t,;|，；]\s*\S|\s[+-]?[0-9０-９.]+(?:\s|$)")
 """Signs of fields that are divided by something else than spaces, or of a number that is none."""
 
 
@@ -26,11 +28,15 @@ class Entry(NamedTuple):
     tag: str
 
 
-def read_user_dictionary(path: str) -> list[Entry]:
+def read_user_dictionary(path: str, clean: Callable[[str], str] = lambda word: word) -> list[Entry]:
     """The words of a dictionary file in UTF-8; empty lines are left out.
 
+    Args:
+        clean: how the text is cleaned. A word that it changes would never be found in the text.
+
     Raises:
-        ConfigError: the file can't be read, has no words, or has a line that is not an entry.
+        ConfigError: the file can't be read, has no words, or has a line that is not an entry, or
+            whose word `clean` changes.
     """
     try:
         data = Path(path).read_bytes()
@@ -38,8 +44,8 @@ def read_user_dictionary(path: str) -> list[Entry]:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
         raise ConfigError(f"corpus.user_dictionary: {path}: {reason}") from None
     entries = [
-        _entry(line, f"corpus.user_dictionary: {path}, line {number}")
-        for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1)
+        _entry(line, f"corpus.user_dictionary: {path}, line {number}", clean)
+        for number, line in enumerate(LINE_END.split(data.removeprefix(b"\xef\xbb\xbf")), 1)
         if line.strip()
     ]
     if not entries:
@@ -47,7 +53,7 @@ def read_user_dictionary(path: str) -> list[Entry]:
     return entries
 
 
-def _entry(line: bytes, place: str) -> Entry:
+def _entry(line: bytes, place: str, clean: Callable[[str], str]) -> Entry:
     try:
         text = line.decode("utf-8").strip()
     except UnicodeDecodeError:
@@ -64,6 +70,11 @@ def _entry(line: bytes, place: str) -> Entry:
         raise ConfigError(
             f"{place}: a word of {len(found['word']):,} characters ({_short(text)}), the most is "
             f"{LONGEST_WORD}"
+        )
+    if (cleaned := clean(found["word"])) != found["word"]:
+        raise ConfigError(
+            f"{place}: {_short(found['word'])} is {_short(cleaned)} in the text, as "
+            "corpus.cleaning changes it; write it so in the dictionary"
         )
     digits = found["frequency"]
     if digits and (len(digits) > 20 or int(digits) > LARGEST_FREQUENCY):

@@ -59,9 +59,14 @@ def train_vocabulary(
     tokens = compose_vocabulary(characters, words, settings.vocab_size)
     # In this order, a command that is stopped between the two leaves no file without a note.
     sha256 = hashlib.sha256("\n".join(tokens).encode()).hexdigest()
-    write_whole(str(_note_of(path)), json.dumps({"origin": origin, "sha256": sha256}).encode())
+    write_whole(str(note_of(path)), json.dumps({"origin": origin, "sha256": sha256}).encode())
     write_whole(str(path), ("\n".join(tokens) + "\n").encode())
     return read_vocabulary(path)
+
+
+def is_trained(settings: CorpusSettings, path: Path, sources: Sequence[Source]) -> bool:
+    """Whether `train_vocabulary` would keep the file that is there."""
+    return check_own(path) == _origin(settings, sources)
 
 
 def check_own(path: Path) -> str:
@@ -75,7 +80,7 @@ def check_own(path: Path) -> str:
     if not path.exists():
         return ""
     try:
-        written = json.loads(_note_of(path).read_text(encoding="utf-8"))
+        written = json.loads(note_of(path).read_text(encoding="utf-8"))
         origin, sha256 = written["origin"], written["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         raise VocabularyError(
@@ -88,7 +93,7 @@ def check_own(path: Path) -> str:
         return ""
 
 
-def _note_of(path: Path) -> Path:
+def note_of(path: Path) -> Path:
     """The file that says what a vocabulary was trained from."""
     return path.with_suffix(".origin.json")
 

@@ -104,6 +104,12 @@ class Cleaner:
         reason = self.reason_to_drop(text)
         return Drop(reason, text) if reason else text
 
+    def clean(self, text: str) -> str:
+        """The text after all steps; nothing is counted or dropped."""
+        for step in self._steps.values():
+            text = step(text)
+        return text
+
     def reason_to_drop(self, text: str) -> str:
         """Why a text, which is clean already, is to be dropped; empty if it is good."""
         settings = self.settings

@@ -57,11 +57,29 @@ def is_hidden(name: str) -> bool:
     return name.startswith((".", "_"))
 
 
-def find_files(text: str) -> Found:
+def input_folder(text: str) -> str:
+    """A local file or folder as it is; of a glob, the folder that it searches; a URL as it is."""
+    return text if "://" in text or os.path.lexists(text) else _literal_folder(text)
+
+
+def _literal_folder(glob: str) -> str:
+    """The first folders of a glob that exist; brackets and stars in their names are no pattern."""
+    folder = "/" if glob.startswith("/") else ""
+    for part in glob.split("/")[:-1]:
+        if not os.path.isdir(os.path.join(folder, part)):
+            break
+        folder = os.path.join(folder, part)
+    return folder
+
+
+def find_files(text: str, setting: str = "corpus.inputs") -> Found:
     """List the files behind a file, folder, glob or URL. An existing name is never a glob.
 
     In local folders, links are followed. A folder or file that was read under another name is not
     read again because of a link, so links can neither loop nor repeat text.
+
+    Args:
+        setting: names the inputs in messages.
 
     Raises:
         CorpusError: there is no such file or folder, or it can't be listed.
@@ -79,27 +97,30 @@ def find_files(text: str) -> Found:
         else:
             raise FileNotFoundError
     except FileNotFoundError:
-        raise CorpusError(f"corpus.inputs: {text}: no such file, folder or glob") from None
+        raise CorpusError(f"{setting}: {text}: no such file, folder or glob") from None
     except OSError as error:
         where = error.filename or text
-        raise CorpusError(f"corpus.inputs: {where}: {error.strerror or error}") from None
+        raise CorpusError(f"{setting}: {where}: {error.strerror or error}") from None
     files = {path: _remote(info) for path, info in sorted(listing.items()) if _is_file(info)}
     return Found(system, base, files, named=False)
 
 
 def _find_local(system: fsspec.AbstractFileSystem, inner: str) -> Found:
-    found = GLOB.search(inner)
-    if os.path.lexists(inner) or not found:
+    if os.path.lexists(inner) or not GLOB.search(inner):
         status = os.stat(inner)
         if stat.S_ISDIR(status.st_mode):
             return Found(system, inner, dict(sorted(_walk(inner, None))), named=False)
         return Found(system, _parent(inner), {inner: _local(status)}, named=True)
-    base = _parent(inner[: found.start()])
-    depth = None if "**" in inner else inner.removeprefix(base).lstrip("/").count("/")
-    matches = re.compile(glob_translate(inner)).match
+    base = _literal_folder(inner)
+    pattern = inner.removeprefix(base).lstrip("/")
+    if not GLOB.search(pattern.partition("/")[0]):
+        raise FileNotFoundError  # a folder of this name, in which the glob begins
+    base = base.rstrip("/")
+    depth = None if "**" in pattern else pattern.count("/")
+    matches = re.compile(glob_translate(pattern)).match
     files = {}
     for path, file in sorted(_walk(base or "/", depth)):
-        if matches(path):
+        if matches(path.removeprefix(base).lstrip("/")):
             files[path] = file
         elif file.fault == UNREADABLE:
             # On fixed levels it may be a folder that nobody means, such as lost+found.

@@ -25,6 +25,7 @@ FIRST_ROW = 2
 """Number of the first row of CSV after the header, as spreadsheets count."""
 BOUNDARY_BYTES = 4096
 """Longest boundary between records, with the white space in it."""
+BLANK = re.compile("[\\s\0\ufeff]*")
 # A carriage return ends a line if something other than a line end follows it.
 LINE_END = re.compile(rb"\n|\r(?=[^\r\n])")
 BOUNDARIES = {
@@ -126,12 +127,26 @@ def _blocks_of(
                 else _stream_blocks(file, stream, target)
             )
             first = next(blocks, None)
-            if first:
-                yield first
+            second = next(blocks, None) if first and _is_blank(first) else None
+            if first and (second or not _is_blank(first)):
+                yield from filter(None, (first, second))
                 yield from blocks
             elif not stream.damage:
-                yield Drop("empty_file", f"{source.label}: holds no text", source.label)
+                yield _empty(source)
             yield from _damage(file, stream)
+
+
+def _empty(source: Source) -> Drop:
+    return Drop("empty_file", f"{source.label}: holds no text", source.label)
+
+
+def _is_blank(block: Block) -> bool:
+    """Whether a block of a stream holds only white space, or a dump without pages."""
+    if block.rows:
+        return False
+    if block.source.format == "wikidump" and b"<mediawiki" in block.data:
+        return b"<page>" not in block.data
+    return BLANK.fullmatch(block.data.decode(block.encoding, "replace")) is not None
 
 
 def _range_blocks(file: IO[bytes], file_range: FileRange, target: int) -> Iterator[Block]:
@@ -248,6 +263,8 @@ def _parquet_blocks(
     source, field = file_range.source, settings.text_field
     codec = "utf-8" if settings.encoding == "auto" else settings.encoding
     table = pyarrow.parquet.ParquetFile(file)
+    if not table.metadata.num_rows and not file_range.start:
+        yield _empty(source)
     row = sum(table.metadata.row_group(i).num_rows for i in range(file_range.start))
     groups = list(range(file_range.start, file_range.end))
     rows = sum(table.metadata.row_group(group).num_rows for group in groups)

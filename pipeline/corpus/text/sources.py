@@ -11,6 +11,7 @@ from typing import NamedTuple
 import xxhash
 
 from pipeline.corpus.text.listing import (
+    GLOB,
     HIDDEN,
     UNREADABLE,
     File,
@@ -115,17 +116,22 @@ def naming(label: str) -> Iterator[None]:
     except FileNotFoundError:
         raise CorpusError(
             f"{label}: the file vanished while the corpus was prepared; put it back or take it out "
-            "of corpus.inputs, then run again (finished shards are kept)"
+            "of the inputs, then run again (finished shards are kept)"
         ) from None
     except Exception as error:
         cause = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         raise CorpusError(
             f"{label}: can't be read: {cause}; remove the cause, or take the file out of "
-            "corpus.inputs, then run again (finished shards are kept)"
+            "the inputs, then run again (finished shards are kept)"
         ) from error
 
 
-def list_sources(inputs: Sequence[str], settings: CorpusSettings, signed: bool = True) -> Listing:
+def list_sources(
+    inputs: Sequence[str],
+    settings: CorpusSettings,
+    signed: bool = True,
+    setting: str = "corpus.inputs",
+) -> Listing:
     """List the files behind files, folders, globs and URLs; a folder's files in order of name.
 
     In folders and globs, some files are left out, each with its reason: hidden and empty ones, what
@@ -133,31 +139,32 @@ def list_sources(inputs: Sequence[str], settings: CorpusSettings, signed: bool =
     `format: auto` files of unknown kind. Signing reads local files, or parts of them, so a job
     signs once and passes the list on.
 
+    Args:
+        setting: names the inputs in messages.
+
     Raises:
         CorpusError: an input does not exist, can't be read, holds no usable file, or is of unknown
             kind.
     """
     if not inputs:
-        raise CorpusError("corpus.inputs is empty: name files, folders, globs or URLs")
+        raise CorpusError(f"{setting} is empty: name files, folders, globs or URLs")
     found: list[tuple[Source, Found, str]] = []
     left_out: list[LeftOut] = []
     for index, text in enumerate(inputs):
-        listed = find_files(text)
+        listed = find_files(text, setting)
         items = [
             (_source(index, text, listed, path, file, settings.format), path)
             for path, file in listed.files.items()
         ]
         new = [item for item, _ in items if isinstance(item, LeftOut)]
-        _check_permissions(new)
+        _check_permissions(new, setting)
         if len(new) == len(items) and not any(each.reason == EMPTY for each in new):
-            raise _nothing_to_read(text, new)
+            raise _nothing_to_read(text, new, setting)
         left_out.extend(new)
         found.extend((item, listed, path) for item, path in items if isinstance(item, Source))
     total = sum(source.size for source, _, _ in found)
     if not total:
-        raise CorpusError(
-            f"corpus.inputs: {', '.join(inputs)}: all {len(left_out)} files are empty"
-        )
+        raise CorpusError(f"{setting}: {', '.join(inputs)}: all {len(left_out)} files are empty")
     sources = [
         source._replace(signature=_signature(listed, path, total <= HASHED_BYTES))
         if signed
@@ -188,19 +195,21 @@ def _source(
     return Source(url, label, f"{index}/{relative}", file.size, form, compression, "")
 
 
-def _check_permissions(left_out: Sequence[LeftOut]) -> None:
+def _check_permissions(left_out: Sequence[LeftOut], setting: str) -> None:
     if unreadable := [each.path for each in left_out if each.reason == UNREADABLE]:
         raise CorpusError(
-            f"corpus.inputs: no permission to read {len(unreadable)} file(s) or folder(s): "
+            f"{setting}: no permission to read {len(unreadable)} file(s) or folder(s): "
             f"{', '.join(unreadable[:SHOWN])}{' …' * (len(unreadable) > SHOWN)}; make them "
             "readable, or name the files to read with a glob"
         )
 
 
-def _nothing_to_read(text: str, left_out: Sequence[LeftOut]) -> CorpusError:
+def _nothing_to_read(text: str, left_out: Sequence[LeftOut], setting: str) -> CorpusError:
+    if not left_out and GLOB.search(text):
+        return CorpusError(f"{setting}: {text}: no file matches")
     lines = "".join(f"\n  {line}" for line in Listing([], left_out).left_out_lines())
     return CorpusError(
-        f"corpus.inputs: {text}: no file of a known kind ({', '.join(FORMATS)}, wiki_00, each "
+        f"{setting}: {text}: no file of a known kind ({', '.join(FORMATS)}, wiki_00, each "
         f"plain or compressed); name the kind with corpus.format{lines}"
     )
 

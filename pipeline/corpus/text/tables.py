@@ -7,6 +7,7 @@ not decodable, any other object is not a string.
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ from pipeline.corpus.text.streams import Stream
 from pipeline.errors import CorpusError
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
+SEPARATOR = re.compile(r"sep=(.)\s*", re.IGNORECASE)
 RECORD_BYTES = 256 << 20
 """Longest record of text. A longer one is cut here, so that memory is bounded."""
 
@@ -43,14 +45,15 @@ def csv_values(stream: Stream, text_field: str) -> Iterator[tuple[Any, int]]:
 
     A quoted field may contain line breaks, delimiters and doubled quotes (RFC 4180). Where a quote
     is not closed, only the line in which it opens is dropped. In TSV such a quote is text, as many
-    writers of TSV do not quote.
+    writers of TSV do not quote. A first line `sep=;`, as Excel writes it, names the delimiter.
 
     Raises:
-        CorpusError: the file has no text column.
+        CorpusError: the file has no text column, or a quote in its header is not closed.
     """
     form, label = stream.source.format, stream.source.label
     lines = _Lines(_lines(stream.data), stream.codec)
-    records = csv.reader(lines, delimiter=DELIMITERS[form], strict=True)
+    delimiter = _delimiter(lines, form, text_field)
+    records = csv.reader(lines, delimiter=delimiter, strict=True)
     column = width = -1
     while True:
         try:
@@ -60,7 +63,11 @@ def csv_values(stream: Stream, text_field: str) -> Iterator[tuple[Any, int]]:
         except csv.Error:
             text, size = lines.back_to_second()
             row = text.rstrip("\r\n").split("\t")
-            if form != "tsv" or len(row) != width:
+            if width < 0 and form != "tsv":
+                raise CorpusError(
+                    f"{label}: a quote in the header is not closed; correct the line {text!r:.60}"
+                ) from None
+            if width >= 0 and (form != "tsv" or len(row) != width):
                 yield (text,), size
                 continue
         else:
@@ -68,13 +75,30 @@ def csv_values(stream: Stream, text_field: str) -> Iterator[tuple[Any, int]]:
         if not row:  # an empty line
             continue
         if width < 0:
-            column, width = column_of(row, text_field, label), len(row)
+            names = [name.strip() for name in row]
+            column, width = column_of(names, text_field, label), len(row)
         elif column >= len(row) or any(row[width:]):
             yield tuple(row), size
         elif BAD in row[column]:
             yield row[column].encode("utf-8", "mark_bad"), size
         else:
             yield row[column], size
+
+
+def _delimiter(lines: _Lines, form: str, text_field: str) -> str:
+    """What a first line `sep=…` names, else that under which the header holds the text column."""
+    usual = DELIMITERS[form]
+    for line in lines:
+        if named := SEPARATOR.fullmatch(line):
+            lines.take()
+            return named[1]
+        if line.strip():
+            lines.back()
+            marks = (usual, *(mark for mark in ",;\t" if mark != usual))
+            fields = {mark: [name.strip(' "\r\n') for name in line.split(mark)] for mark in marks}
+            return next((mark for mark in marks if text_field in fields[mark]), usual)
+        lines.take()
+    return usual
 
 
 class _Lines:
@@ -108,6 +132,11 @@ class _Lines:
         size, self._size = self._size, 0
         self._record.clear()
         return size
+
+    def back(self) -> None:
+        """Read the record again."""
+        self._again.extendleft(reversed(self._record))
+        self.take()
 
     def back_to_second(self) -> tuple[str, int]:
         """Read the record again from its second line on; returns the first one and its bytes."""

@@ -123,6 +123,8 @@ def _cut_parquet(
     column_of(metadata.schema.to_arrow_schema().names, text_field, source.label)
     groups = [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
     share = source.size / max(1, sum(groups))
+    if not groups:  # read all the same, so that it is counted as empty
+        return [(FileRange(source, 0, 0, source.size), 0)]
     return [
         (FileRange(source, i, i + 1, int(size * share)), size if size <= 2 * target else None)
         for i, size in enumerate(groups)

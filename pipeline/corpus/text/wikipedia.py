@@ -27,7 +27,9 @@ MAGIC_WORD = re.compile(
 CONVERSION_MARK = re.compile(r"(-\{|\}-)")
 VARIANT = r"zh(?:-(?:hans|hant|cn|tw|hk|mo|my|sg))?"
 RULE_END = re.compile(rf";\s*(?=(?:[^;]*=>\s*)?{VARIANT}\s*:|$)", re.IGNORECASE)
-RULE = re.compile(rf"\s*(?:[^;]*=>\s*)?{VARIANT}\s*:(.*)", re.IGNORECASE | re.DOTALL)
+RULE = re.compile(rf"\s*(?:[^;]*=>\s*)?({VARIANT})\s*:(.*)", re.IGNORECASE | re.DOTALL)
+PREFERRED = ("zh-hans", "zh-cn", "zh-sg", "zh-my")
+"""Variants in simplified characters, in the order in which their texts are shown."""
 HIDDEN_FLAGS = {"H", "T", "-", "N", "D"}
 """Flags of conversions that show nothing, or a name or list of variants, which is no text."""
 NOT_TEXT = {"ref", "table", "gallery", "math", "timeline", "score", "syntaxhighlight", "source"}
@@ -102,7 +104,8 @@ def show_conversions(text: str) -> str:
 
 
 def _shown(content: str) -> str:
-    """What a conversion shows: its text; of rules (`zh-hans:计算机; zh-hant:電腦`) the first text.
+    """What a conversion shows: its text; of rules (`zh-hans:计算机; zh-hant:電腦`) the text of the
+    first of the `PREFERRED` variants that has one, else the first text.
 
     A variant as a flag (`-{zh-hans|计算机}-`) and the flag R say that the text contains no rules.
     """
@@ -116,4 +119,5 @@ def _shown(content: str) -> str:
     rules = [RULE.fullmatch(rule) for rule in RULE_END.split(text) if rule.strip()]
     if not all(rules):
         return text
-    return next((rule[1].strip() for rule in rules if rule and rule[1].strip()), "")
+    shown = {rule[1].lower(): rule[2].strip() for rule in rules if rule and rule[2].strip()}
+    return next((shown[variant] for variant in (*PREFERRED, *shown) if variant in shown), "")

@@ -8,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 
@@ -29,7 +31,8 @@ SMALL = {"shard_megabytes": 0.01, "sequence_length": 48}
 def run(source, folder, vocab, executor=IN_PROCESS, show=lambda line: None, **settings):
     corpus = CorpusSettings(**{"inputs": (str(source),), **SMALL, **settings})
     sources = list_sources(corpus.inputs, corpus)
-    return prepare.prepare(corpus, folder, vocab, 42, sources, show, executor)
+    heldout = list_sources(corpus.heldout, corpus) if corpus.heldout else ()
+    return prepare.prepare(corpus, folder, vocab, 42, sources, show, executor, heldout)
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -79,6 +82,7 @@ def test_a_finished_folder_is_left_alone_and_a_changed_setting_makes_it_new(
     out = tmp_path / "out"
     first = run(source, out, vocab)
     executor, done = counting()
+    # Nothing was dropped, so there is nothing to keep.
     assert run(source, out, vocab, executor, workers=3, keep_rejected=str(tmp_path / "r")) == first
     assert not done
     run(source, out, vocab, executor, sequence_length=32, shard_megabytes=0.05)
@@ -117,6 +121,60 @@ def test_a_rerun_redoes_only_what_was_unfinished(source, vocab, tmp_path, suffix
     keys = [[(r.unit, r.chunk) for r in results if r.chunk >= 0] for results in (done, redone)]
     assert not set(keys[0]) & set(keys[1])
     assert len(keys[0]) + len(keys[1]) == len(hashes(out))
+
+
+def test_a_start_that_is_stopped_after_any_result_goes_on(vocab, tmp_path):
+    texts = write_texts(24)
+    source = raw.write(tmp_path / "a.jsonl", raw.jsonl([*texts, *texts[:4], "短"]))
+    heldout = raw.write(tmp_path / "h.jsonl", raw.jsonl([*texts[2:4], *write_texts(40, seed=9)]))
+    settings = {
+        "heldout": (str(heldout),),
+        "dedup": {"exact_documents": True, "exact_paragraphs": True},
+        "shard_megabytes": 0.001,
+    }
+    executor, done = counting()
+    whole = run(source, tmp_path / "whole", vocab, executor, **settings)
+    assert {"heldout_document", "duplicate_document", "too_short"} == set(whole.drops)
+    for number in range(1, len(done) + 1):
+        out = tmp_path / str(number)
+        with pytest.raises(KeyboardInterrupt, match=rf"^{out}: \d+ finished chunks are kept"):
+            run(source, out, vocab, counting(number)[0], **settings)
+        assert run(source, out, vocab, **settings) == whole, number
+        assert hashes(out) == hashes(tmp_path / "whole")
+        assert not (out / "_work").exists()
+    # However often it is stopped, it ends.
+    for _ in done:
+        with pytest.raises(KeyboardInterrupt):
+            run(source, tmp_path / "often", vocab, counting(1)[0], **settings)
+    assert run(source, tmp_path / "often", vocab, **settings) == whole
+
+
+def test_a_folder_for_dropped_text_that_is_named_later_gets_all_of_it(vocab, tmp_path):
+    source = raw.write(tmp_path / "a.jsonl", raw.jsonl([*write_texts(60), "短"] * 3))
+    settings = {"shard_megabytes": 0.005, "dedup": {"exact_documents": True}}
+    keeping = {**settings, "keep_rejected": str(tmp_path / "kept")}
+    run(source, tmp_path / "whole", vocab, **{**settings, "keep_rejected": str(tmp_path / "all")})
+
+    def kept(folder):
+        return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*.jsonl")}
+
+    # The first start is stopped and keeps nothing; the second one is stopped and keeps it.
+    stop = len(list((tmp_path / "whole").glob("*.arrow"))) + 6
+    with pytest.raises(KeyboardInterrupt):
+        run(source, tmp_path / "out", vocab, counting(stop)[0], **settings)
+    with pytest.raises(KeyboardInterrupt):
+        run(source, tmp_path / "out", vocab, counting(1)[0], **keeping)
+    run(source, tmp_path / "out", vocab, **keeping)
+    assert kept(tmp_path / "kept") == kept(tmp_path / "all")
+    # A finished corpus is made again for it.
+    finished = run(source, tmp_path / "done", vocab, **settings)
+    again = {**settings, "keep_rejected": str(tmp_path / "later")}
+    corpus = CorpusSettings(**{"inputs": (str(source),), **SMALL, **again})
+    planned = prepare.plan(corpus, vocab, 42, list_sources(corpus.inputs, corpus))
+    assert prepare.summary(planned, tmp_path / "done")["state"] == "to do"
+    assert run(source, tmp_path / "done", vocab, **again).shards == finished.shards
+    assert kept(tmp_path / "later") == kept(tmp_path / "all")
+    assert prepare.summary(planned, tmp_path / "done")["state"].startswith("up to date")
 
 
 def test_inputs_give_the_same_bytes_wherever_they_lie(source, vocab, tmp_path):
@@ -345,6 +403,50 @@ def test_what_paragraph_deduplication_leaves_is_checked_again(vocab, tmp_path):
         "too_short_after_dedup": 1,
     }
     assert manifest.counts["documents"] == 2
+
+
+def test_a_paragraph_whose_first_document_is_held_out_is_kept_and_held_out_text_is_not(
+    vocab, tmp_path
+):
+    shared = "我们今天来到北京大学图书馆看书学习中国经济发展。"
+    secret = "他们今天来到北京大学图书馆看书学习中国经济发展的天气。"
+    texts = write_texts(6)
+    documents = [f"{shared}\n{texts[0]}", f"{shared}\n{secret}", f"{secret}\n{texts[1]}"]
+    source = raw.write(tmp_path / "a.jsonl", raw.jsonl([*documents, *texts[2:]]))
+    heldout = raw.write(tmp_path / "h.jsonl", raw.jsonl([f"{shared}\n{secret}"]))
+    settings = {"heldout": (str(heldout),), "pairs": {"task": "none"}}
+    manifest = run(source, tmp_path / "out", vocab, dedup={"exact_paragraphs": True}, **settings)
+    # The held-out document is found whole, although its first paragraph is a repetition.
+    assert manifest.drops == {"heldout_document": 1}
+    assert manifest.counts["documents"] == 6
+
+
+def test_empty_files_are_counted_once_each(source, vocab, tmp_path):
+    raw.write(source.parent / "b.jsonl", b"")
+    for name in "cde":
+        raw.write(source.parent / f"{name}.jsonl.gz", b"")
+    assert run(source.parent, tmp_path / "out", vocab).drops == {"empty_file": 4}
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("b.txt", "\ufeff\n\n \u3000\r\n\n".encode()),
+        ("b.jsonl.gz", b"\n \n\0\n"),
+        ("b.csv", b"id,text\n"),
+        ("b.xml", b"<mediawiki>\n</mediawiki>\n"),
+        ("b.parquet", None),
+        ("groups.parquet", None),
+    ],
+)
+def test_a_file_that_holds_nothing_is_counted_as_empty(source, vocab, tmp_path, name, data):
+    path = raw.write(source.parent / name, data or b"")
+    if data is None:
+        table = pa.table({"text": pa.array([], pa.string())})
+        with pq.ParquetWriter(path, table.schema) as writer:
+            for _ in range(2 * name.startswith("groups")):
+                writer.write_table(table)
+    assert run(source.parent, tmp_path / "out", vocab).drops == {"empty_file": 1}
 
 
 def test_a_file_that_vanishes_stops_the_preparation_until_it_is_back(source, vocab, tmp_path):

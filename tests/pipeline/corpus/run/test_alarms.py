@@ -74,6 +74,9 @@ def test_settings_decide_what_is_usual():
     assert judge(settings=no_random, other=0).warnings == ()
     limit = CorpusSettings(masking={"max_predictions": 7})
     assert "max_predictions is 7" in judge(settings=limit, masked_tokens=5000).warnings[0]
+    rare = {"words_8": 2_000, "masked_words_8": 150}
+    assert "max_predictions is 7, which leaves" in judge(settings=limit, **rare).warnings[0]
+    assert "max_predictions" not in judge(**rare).warnings[0]
 
 
 @pytest.mark.parametrize(

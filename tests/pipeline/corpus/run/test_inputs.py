@@ -63,6 +63,7 @@ def test_what_is_no_text_is_not_read(data, tmp_path):
     words = raw.write(data / "words.txt", "新词\n".encode())
     raw.write(data / "rejected" / "too_short" / "000000-0000.jsonl", b"{}\n")
     raw.write(data / "out" / "manifest.json", b"{}\n")
+    raw.write(data / "out" / "shard-000000-0000.arrow", b"of unknown kind")
     raw.write(data / "outside.txt", "字".encode())
     corpus = settings_of(
         data, vocab=str(vocab), user_dictionary=str(words), keep_rejected=str(data / "rejected")
@@ -73,8 +74,45 @@ def test_what_is_no_text_is_not_read(data, tmp_path):
         "named by corpus.heldout": ["heldout.jsonl"],
         "named by corpus.vocab": ["vocab.txt"],
         "named by corpus.user_dictionary": ["words.txt"],
-        "written by this command": ["manifest.json", "000000-0000.jsonl"],
+        "written by this command": ["out", "rejected"],
     }
+
+
+def test_a_run_folder_is_not_read_unless_an_input_lies_in_it(data):
+    run = data / "runs" / "r"
+    raw.write(run / "summary.json", b"{}\n")
+    raw.write(run / "export" / "vocab.txt", b"x\n")
+    raw.write(run / "sample" / "train.jsonl", raw.jsonl(write_texts(3)))
+    raw.write(run / "shards" / "manifest.json", b"{}\n")
+
+    def found(*inputs, **changes):
+        corpus = settings_of(data, inputs=tuple(map(str, inputs)), heldout=(), **changes)
+        return list_inputs(corpus, [str(run / "shards")], str(run)).sources
+
+    assert names(found(data)) == ["a.jsonl", "heldout.jsonl"]
+    assert found(data).left_out_by_reason()["in the folder of this run"] == [str(run)]
+    for inside in (run / "sample", run / "sample" / "train.jsonl", run / "sample" / "*.jsonl"):
+        assert names(found(data, inside)) == ["a.jsonl", "heldout.jsonl", "train.jsonl"]
+    for ours in (run, run / "shards", run / "*.json"):
+        with pytest.raises(CorpusError, match=r"corpus\.inputs: no file is left to read\. These "):
+            found(ours)
+
+
+def test_a_file_that_two_inputs_name_is_read_once(data):
+    inputs = (str(data / "a.jsonl"), str(data / "a.jsonl"), str(link(data / "a.jsonl")), str(data))
+    found = list_inputs(settings_of(data, inputs=inputs, heldout=()))
+    assert names(found.sources) == ["a.jsonl", "heldout.jsonl"]
+    twice = found.sources.left_out_by_reason()["named by two inputs"]
+    assert names_of(twice) == ["a.jsonl", "link.jsonl"]
+
+
+@pytest.mark.parametrize("heldout", [(), ("no.jsonl",), ("*.none",), ("a.docx",)])
+def test_a_mistake_in_the_held_out_inputs_names_their_setting(data, heldout):
+    raw.write(data / "a.docx", b"PK")
+    heldout = tuple(str(data / name) for name in heldout) or (str(data / "mine.txt"),)
+    corpus = settings_of(data, heldout=heldout, vocab=str(raw.write(data / "mine.txt", b"x")))
+    with pytest.raises(CorpusError, match=r"^corpus\.heldout: "):
+        list_inputs(corpus)
 
 
 def names_of(paths):
@@ -82,7 +120,7 @@ def names_of(paths):
 
 
 def test_inputs_that_are_all_held_out_are_an_error(data):
-    with pytest.raises(CorpusError, match=r"nothing is left .* 2 named by corpus\.heldout: "):
+    with pytest.raises(CorpusError, match=r"no file is left .* 2 named by corpus\.heldout: "):
         list_inputs(settings_of(data, heldout=(str(data),)))
 
 
@@ -121,8 +159,7 @@ def test_held_out_text_that_changes_makes_a_new_corpus_and_duplicates_go_with_it
     twice = raw.jsonl(write_texts(10)) * 2
     (data / "a.jsonl").write_bytes(twice)
     first = run(corpus, tmp_path / "out", vocab)
-    assert first.drops["duplicate_document"] == 10
-    assert first.drops["heldout_document"] == 2
+    assert first.drops == {"duplicate_document": 8, "heldout_document": 4}
     (data / "heldout.jsonl").write_bytes(raw.jsonl(write_texts(5, seed=9)))
     second = run(corpus, tmp_path / "out", vocab)
     assert second.fingerprint != first.fingerprint

@@ -146,9 +146,17 @@ def test_dropped_text_of_an_earlier_corpus_does_not_mix_with_the_new_one(
     (rejected / "mine.txt").write_text("mine")
     with pytest.raises(CorpusError, match=r"corpus\.keep_rejected: .*mine\.txt"):
         run(source, tmp_path / "out", vocab, **settings)
-    inside = CorpusSettings(inputs=("a",), keep_rejected=str(tmp_path / "out" / "rejected"))
-    with pytest.raises(ConfigError, match="inside the folder of the shards"):
-        prepare.check(inside, tmp_path / "out", vocab)
+    # That is said before anything is read.
+    corpus = CorpusSettings(inputs=("a",), keep_rejected=str(rejected))
+    with pytest.raises(CorpusError, match=r"corpus\.keep_rejected: .*mine\.txt"):
+        prepare.check(corpus, tmp_path / "other", vocab)
+
+
+@pytest.mark.parametrize("rejected", ["out", "out/rejected", "."])
+def test_shards_and_dropped_text_have_folders_apart(vocab, tmp_path, rejected):
+    corpus = CorpusSettings(inputs=("a",), keep_rejected=str(tmp_path / rejected))
+    with pytest.raises(ConfigError, match=r"inside the folder of the shards, .* or holds it"):
+        prepare.check(corpus, tmp_path / "out", vocab)
 
 
 def test_an_older_corpus_is_ours(source, vocab, tmp_path):

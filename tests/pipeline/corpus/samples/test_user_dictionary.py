@@ -1,8 +1,11 @@
 import pytest
 
+from pipeline.corpus import prepare
 from pipeline.corpus.samples.segmentation import load_segmenter
 from pipeline.corpus.samples.user_dictionary import Entry, read_user_dictionary
 from pipeline.errors import ConfigError
+from pipeline.settings.corpus import CorpusSettings
+from tests.pipeline.corpus import raw
 
 
 def test_fields_and_their_defaults(tmp_path):
@@ -19,6 +22,28 @@ def test_fields_and_their_defaults(tmp_path):
         Entry("制表", 7, "n"),
         Entry("Edu Trust认证", 2000, ""),
     ]
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+def test_lines_end_in_any_way_and_digits_may_be_full_width(tmp_path, ends):
+    path = raw.write(
+        tmp_path / "words.txt", ends.join(["云计算 ５０", "", "大数据　７ n"]).encode()
+    )
+    expected = [Entry("云计算", 50, ""), Entry("大数据", 7, "n")]
+    assert read_user_dictionary(str(path)) == expected
+
+
+@pytest.mark.parametrize(
+    ("word", "cleaning"),
+    [("Ｃ语言", {}), ("雲計算", {"simplify": True}), ("①号", {"nfkc": True}), ("a<b>c", {})],
+)
+def test_a_word_that_cleaning_changes_is_refused_with_its_line(tmp_path, source, word, cleaning):
+    path = raw.write(tmp_path / "words.txt", f"大数据\n{word} 3\n".encode())
+    corpus = CorpusSettings(user_dictionary=str(path), cleaning=cleaning)
+    with pytest.raises(ConfigError, match=rf"words\.txt, line 2: '{word}' is "):
+        prepare.check(corpus, tmp_path / "out", None)
+    off = CorpusSettings(user_dictionary=str(path), cleaning={"width": False, "html": False})
+    prepare.check(off, tmp_path / "out", None)
 
 
 @pytest.mark.parametrize("segmenter", ["rjieba", "jieba"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.corpus.text.listing import find_files
 from pipeline.corpus.text.sources import list_sources
 from pipeline.errors import CorpusError
 from pipeline.settings.corpus import CorpusSettings
@@ -168,3 +169,22 @@ def test_a_glob_can_leave_out_what_cannot_be_read(without_permission):
     names, left_out = listed(*inputs, base=without_permission)
     assert names == ["open.txt", "1/data/open.txt", "1/file/open.txt"]
     assert left_out == {}
+
+
+def test_brackets_of_a_folder_that_exists_are_no_pattern(tmp_path):
+    folder = tmp_path / "批[新]*"
+    raw.write(folder / "a.jsonl", b"{}\n")
+    raw.write(folder / "deep" / "b.jsonl", b"{}\n")
+    assert list(find_files(str(folder / "*.jsonl")).files) == [str(folder / "a.jsonl")]
+    assert list(find_files(str(folder / "d[e]*" / "?.jsonl")).files) == [
+        str(folder / "deep" / "b.jsonl")
+    ]
+    assert len(find_files(str(folder / "**" / "*.jsonl")).files) == 2
+
+
+def test_a_glob_that_matches_nothing_says_so(tmp_path):
+    settings = CorpusSettings(inputs=(str(tmp_path / "*.jsonl"),))
+    with pytest.raises(CorpusError, match=r"\*\.jsonl: no file matches$"):
+        list_sources(settings.inputs, settings)
+    with pytest.raises(CorpusError, match="no such file, folder or glob"):
+        find_files(str(tmp_path / "none" / "*.jsonl"))

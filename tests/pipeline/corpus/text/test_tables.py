@@ -55,6 +55,30 @@ def test_the_column_can_be_named_and_a_missing_one_is_said_before_any_work(tmp_p
         raw.read(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "head", "mark"),
+    [
+        ("a.csv", "id, text ", ","),
+        ("a.csv", "id;text", ";"),
+        ("a.csv", 'id\t"text"', "\t"),
+        ("a.csv", "\ufeffsep=|\r\nid|text", "|"),
+        ("a.csv", "\n\nid,text", ","),
+        ("a.tsv", "id;text", ";"),
+        ("a.tsv", '"id\ttext', "\t"),
+    ],
+)
+def test_headers_as_programs_write_them(tmp_path, name, head, mark):
+    rows = "".join(f"{mark}".join([str(n), f'"第{n}行，{mark}"']) + "\n" for n in range(5))
+    path = raw.write(tmp_path / name, f"{head}\n{rows}".encode())
+    assert raw.texts(path) == [f"第{n}行，{mark}" for n in range(5)]
+
+
+def test_an_open_quote_in_the_header_is_an_error(tmp_path):
+    path = raw.write(tmp_path / "a.csv", 'id,"text\n1,正文\n'.encode())
+    with pytest.raises(CorpusError, match=r"a\.csv: a quote in the header is not closed"):
+        raw.read(path)
+
+
 def test_rows_that_are_no_text_are_dropped_and_the_rest_is_read(tmp_path):
     data = (
         "text,id\n好一,1\n".encode()

@@ -10,7 +10,10 @@ from pipeline.corpus.text.wikipedia import plain_text, show_conversions
     [
         ("-{zh-hans:计算机; zh-hant:電腦}-", "计算机"),
         ("-{zh-cn:信息;zh-tw:資訊;}-", "信息"),
-        ("-{ zh-tw : 資訊 ; zh-cn : 信息 }-", "資訊"),
+        ("-{ zh-tw : 資訊 ; zh-cn : 信息 }-", "信息"),
+        ("-{zh-hant:電腦;zh-hans:计算机}-", "计算机"),
+        ("-{zh-my:甲;zh-cn:乙}-", "乙"),
+        ("-{zh-tw:甲;zh-hk:乙;zh-cn:}-", "甲"),
         ("-{zh:一;zh-hk:二}-", "一"),
         ("-{ZH-CN:信息;ZH-TW:資訊}-", "信息"),
         ("-{zh-hans:;zh-hant:後}-", "後"),

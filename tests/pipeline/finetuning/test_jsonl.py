@@ -1,0 +1,33 @@
+"""Damaged files and lines are one error that names them."""
+
+import pytest
+
+from pipeline.errors import TaskError
+from pipeline.finetuning.jsonl import parse_object, read_lines
+from tests.pipeline.corpus import raw
+from tests.pipeline.corpus.raw import write_texts
+
+
+@pytest.mark.parametrize(
+    ("suffix", "cut"),
+    [(".gz", True), (".bz2", True), (".xz", True), (".xz", False), (".zst", False)],
+)
+def test_damaged_compressed_data_is_named_and_not_called_another_encoding(tmp_path, suffix, cut):
+    path = raw.write(tmp_path / f"a.jsonl{suffix}", raw.jsonl(write_texts(2000)))
+    data = path.read_bytes()
+    middle = len(data) // 2
+    path.write_bytes(data[:middle] if cut else data[:middle] + b"\xff" * 40 + data[middle + 40 :])
+    with pytest.raises(TaskError, match=rf"a\.jsonl{suffix}, after line \d+: ") as raised:
+        list(read_lines(str(path)))
+    assert "UTF-8" not in str(raised.value)
+
+
+def test_text_in_another_encoding_is_named(tmp_path):
+    path = raw.write(tmp_path / "a.jsonl", "好\n".encode() + "好".encode("gbk"))
+    with pytest.raises(TaskError, match="expected UTF-8 text"):
+        list(read_lines(str(path)))
+
+
+def test_json_that_is_nested_too_deeply_is_one_error():
+    with pytest.raises(TaskError, match="line 3: not JSON"):
+        parse_object('{"a":' + "[" * 100_000, "line 3")
