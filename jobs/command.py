@@ -78,7 +78,8 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
         else:
             verb.execute(config, console)
     except NezhaError as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False)
+        prefix = "error: " if error.exit_status == NezhaError.exit_status else ""
+        Console(stderr=True, soft_wrap=True).print(f"{prefix}{error}", style="red", markup=False)
         return error.exit_status
     except KeyboardInterrupt as stop:
         reason = str(stop) or "the same command goes on from what is finished"
