@@ -10,7 +10,7 @@ from rich.console import Console
 
 from jobs.command import Verb, main, table
 from pipeline import preflight, sample, stages
-from pipeline.corpus import prepare
+from pipeline.corpus import planning, prepare
 from pipeline.corpus.run.inputs import Inputs, list_inputs
 from pipeline.corpus.samples.vocabulary_training import is_trained
 from pipeline.corpus.shards import format as shards
@@ -32,15 +32,15 @@ def plan(config: Config) -> Mapping[str, object]:
     if config.demo.enabled and not config.corpus.inputs and not paths.sample.exists():
         return {"make the sample": paths.sample, "read it and write": paths.shards}
     inputs = _inputs(corpus, *preflight.written_by(config))
-    apart = {"hold out": prepare.reads(inputs.heldout)["read"]} if inputs.heldout else {}
+    apart = {"hold out": planning.reads(inputs.heldout)["read"]} if inputs.heldout else {}
     if not corpus.vocab and not is_trained(corpus, paths.vocab, inputs.sources):
         return {
-            **prepare.reads(inputs.sources),
+            **planning.reads(inputs.sources),
             **apart,
             f"train a vocabulary of {corpus.vocab_size:,}": paths.vocab,
             "write": paths.shards,
         }
-    planned = prepare.plan(corpus, paths.vocab, config.run.seed, inputs.sources, inputs.heldout)
+    planned = planning.plan(corpus, paths.vocab, config.run.seed, inputs.sources, inputs.heldout)
     return prepare.summary(planned, paths.shards) | apart
 
 

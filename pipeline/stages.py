@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from pipeline import export as exports
 from pipeline import preflight, sample
-from pipeline.corpus import prepare
+from pipeline.corpus import planning, prepare
 from pipeline.corpus.run.inputs import Inputs, list_inputs
 from pipeline.corpus.samples.vocabulary import read_vocabulary
 from pipeline.corpus.samples.vocabulary_training import check_own, train_vocabulary
@@ -153,10 +153,10 @@ def make_vocabulary(config: Config, sources: Listing, show: Show) -> Path:
 
 
 def check_preparation(config: Config) -> None:
-    """Refuse what `prepare.check` refuses, for the inputs and the held-out inputs."""
+    """Refuse what `planning.check` refuses, for the inputs and the held-out inputs."""
     paths, corpus = RunPaths.of(config), config.corpus
     vocab = paths.vocab if corpus.vocab else None
-    prepare.check(corpus, paths.shards, vocab)
+    planning.check(corpus, paths.shards, vocab)
     if not vocab:
         check_own(paths.vocab)
     if corpus.heldout:
@@ -165,7 +165,7 @@ def check_preparation(config: Config) -> None:
                 f"corpus.output and train.eval_shards are the same folder, {paths.shards}; "
                 "held-out shards need a folder of their own"
             )
-        prepare.check(_heldout_settings(corpus), paths.heldout, vocab)
+        planning.check(_heldout_settings(corpus), paths.heldout, vocab)
 
 
 def make_shards(config: Config, inputs: Inputs, show: Show) -> None:

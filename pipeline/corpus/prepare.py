@@ -7,46 +7,31 @@ manifest is written only when the records account for every work unit.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import json
 import math
-import os
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import tokenizers
-
 from pipeline.corpus.dedup import heldout as heldout_documents
 from pipeline.corpus.dedup import marks
+from pipeline.corpus.planning import Plan, absolute, plan, reads
 from pipeline.corpus.run import alarms, ledger, output_folder
 from pipeline.corpus.run.ledger import Done, Result
 from pipeline.corpus.run.output_folder import Ledger
 from pipeline.corpus.run.progress import Progress
 from pipeline.corpus.run.ray_data import run_on_cluster, spread_on_cluster
 from pipeline.corpus.run.work import Job, make_shard, or_failure, sign_chunk
-from pipeline.corpus.samples.segmentation import Segmenter, load_segmenter
-from pipeline.corpus.samples.user_dictionary import read_user_dictionary
-from pipeline.corpus.samples.vocabulary import SPECIALS, read_vocabulary, vocabulary_sha256
+from pipeline.corpus.samples.vocabulary import SPECIALS, read_vocabulary
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.shards.format import Manifest
-from pipeline.corpus.text.cleaning import Cleaner
 from pipeline.corpus.text.sources import EMPTY, Listing, Source
 from pipeline.corpus.text.units import Unit, plan_units
-from pipeline.errors import ConfigError, CorpusError, ShardError
+from pipeline.errors import CorpusError, ShardError
 from pipeline.settings.corpus import CorpusSettings, DedupSettings
 from pipeline.storage import filesystem, write_whole
 
-FORMAT = 3
-"""To be raised when the same text and settings would give other shards."""
-NOT_CONTENT = {
-    *("inputs", "heldout", "output", "vocab", "vocab_size", "user_dictionary"),
-    *("workers", "keep_rejected", "max_bad_share"),
-}
-"""Settings that do not change shards, or whose content is in the fingerprint already."""
 EMPTY_FILE = "empty_file"
 UNKNOWN_LISTED = 200
 """How many unknown characters the manifest lists."""
@@ -69,96 +54,6 @@ IN_PROCESS = Executor(_one_by_one, lambda function, each: [function(*one) for on
 ON_CLUSTER = Executor(run_on_cluster, spread_on_cluster)
 
 
-class Plan(NamedTuple):
-    """What a preparation would read and do."""
-
-    sources: Listing
-    units: list[Unit]
-    fingerprint: str
-    vocab_sha256: str
-    segmenter: str
-    heldout: Sequence[Source] = ()
-    """Files whose documents are left out of the training text."""
-    keep_rejected: str = ""
-    """Where dropped text is to be kept; empty if it is not kept."""
-
-
-def check(settings: CorpusSettings, output: str | Path, vocab: str | Path | None) -> None:
-    """Refuse what can be refused before any input is read.
-
-    Args:
-        vocab: None if it will be trained.
-
-    Raises:
-        CorpusError: the output folder, or that of the dropped text, holds files of others.
-        VocabularyError: see `read_vocabulary`.
-        ConfigError: an unknown segmenter, a bad user dictionary, a package that is not installed.
-    """
-    folder, rejected = absolute(output), settings.keep_rejected
-    inside, around = (
-        f"{rejected}/".startswith(f"{folder}/"),
-        f"{folder}/".startswith(f"{rejected}/"),
-    )
-    if rejected and (inside or around):
-        raise ConfigError(
-            f"corpus.keep_rejected: {rejected} is inside the folder of the shards, {folder}, or "
-            "holds it; name a folder apart from it"
-        )
-    output_folder.check_output(folder, rejected)
-    text_libraries(settings, ())
-    _segmenter(settings)
-    if vocab:
-        read_vocabulary(vocab)
-
-
-def plan(
-    settings: CorpusSettings,
-    vocab: str | Path,
-    seed: int,
-    sources: Listing,
-    heldout: Sequence[Source] = (),
-) -> Plan:
-    """Cut the signed inputs into units and compute the fingerprint; writes nothing.
-
-    Args:
-        heldout: files whose documents are left out, if `dedup.heldout_documents` is set.
-
-    Raises:
-        CorpusError: an input that can't be cut, such as a damaged Parquet file.
-        VocabularyError: see `read_vocabulary`.
-        ConfigError: an unknown segmenter.
-    """
-    segmenter = _segmenter(settings).identity
-    heldout = heldout if settings.dedup.heldout_documents else ()
-    vocab_sha256 = vocabulary_sha256(vocab)
-    made_from = {
-        "format": FORMAT,
-        "seed": seed,
-        "vocab": vocab_sha256,
-        "segmenter": segmenter,
-        "libraries": text_libraries(settings, sources),
-        "sources": [(source.name, source.format, source.signature) for source in sources],
-        "heldout": [(source.format, source.signature) for source in heldout],
-        "settings": settings.model_dump(mode="json", exclude=NOT_CONTENT),
-    }
-    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
-    return Plan(
-        sources,
-        plan_units(sources, settings),
-        digest,
-        vocab_sha256,
-        segmenter,
-        heldout,
-        settings.keep_rejected,
-    )
-
-
-def _segmenter(settings: CorpusSettings) -> Segmenter:
-    if settings.user_dictionary:
-        read_user_dictionary(settings.user_dictionary, Cleaner(settings.cleaning).clean)
-    return load_segmenter(settings.segmenter, settings.user_dictionary)
-
-
 def summary(planned: Plan, output: str | Path) -> dict[str, object]:
     """The facts of a plan, for `--dry-run`."""
     state = "up to date: nothing to do" if _finished(str(output), planned) else "to do"
@@ -171,13 +66,6 @@ def summary(planned: Plan, output: str | Path) -> dict[str, object]:
         "state": state,
         "fingerprint": planned.fingerprint[:16],
     }
-
-
-def reads(sources: Listing) -> dict[str, object]:
-    """How many files and megabytes are read, and which files are left out."""
-    size = sum(source.size for source in sources)
-    left_out = "\n".join(sources.left_out_lines()) or "nothing"
-    return {"read": f"{len(sources)} file(s), {size / 1e6:,.1f} MB", "left out": left_out}
 
 
 def prepare(
@@ -283,11 +171,6 @@ def _prepare(
 def _show_left_out(sources: Listing, show: Callable[[str], None]) -> None:
     for line in sources.left_out_lines():
         show(f"left out: {line}")
-
-
-def absolute(path: str | Path) -> str:
-    """A path that workers understand, whose working directory differs; a URL is not changed."""
-    return str(path).rstrip("/") if "://" in str(path) else os.path.abspath(path)
 
 
 def _run(
@@ -446,30 +329,6 @@ def _manifest(
         fingerprint=job.fingerprint,
         units=len(planned.units),
     )
-
-
-def text_libraries(settings: CorpusSettings, sources: Sequence[Source]) -> dict[str, str]:
-    """Versions of what shapes the text beside our own code, as far as it is used.
-
-    Raises:
-        ConfigError: a setting needs a package that is not installed.
-    """
-    cleaning = settings.cleaning
-    used = {
-        "ftfy": cleaning.mojibake and "corpus.cleaning.mojibake",
-        "opencc": cleaning.simplify and "corpus.cleaning.simplify",
-        "mwparserfromhell": any(source.format == "wikidump" for source in sources)
-        and "corpus.format: wikidump",
-    }
-    # White space, letters, case and NFKC are those of Python's Unicode tables.
-    versions = {"tokenizers": tokenizers.__version__, "unicode": unicodedata.unidata_version}
-    for module, setting in used.items():
-        if not setting:
-            continue
-        if not (distributions := importlib.metadata.packages_distributions().get(module)):
-            raise ConfigError(f"{setting} needs the package {module}, which is not installed")
-        versions |= {name: importlib.metadata.version(name) for name in distributions}
-    return versions
 
 
 def _tags(settings: CorpusSettings, planned: Plan, seed: int) -> dict[str, str]:

@@ -4,7 +4,6 @@ import hashlib
 import html
 import json
 import os
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from pipeline.corpus import prepare
+from pipeline.corpus import planning, prepare
 from pipeline.corpus.prepare import IN_PROCESS, Executor
 from pipeline.corpus.run.ledger import Result
 from pipeline.corpus.samples.vocabulary import build_tokenizer
@@ -170,7 +169,7 @@ def test_a_folder_for_dropped_text_that_is_named_later_gets_all_of_it(vocab, tmp
     finished = run(source, tmp_path / "done", vocab, **settings)
     again = {**settings, "keep_rejected": str(tmp_path / "later")}
     corpus = CorpusSettings(**{"inputs": (str(source),), **SMALL, **again})
-    planned = prepare.plan(corpus, vocab, 42, list_sources(corpus.inputs, corpus))
+    planned = planning.plan(corpus, vocab, 42, list_sources(corpus.inputs, corpus))
     assert prepare.summary(planned, tmp_path / "done")["state"] == "to do"
     assert run(source, tmp_path / "done", vocab, **again).shards == finished.shards
     assert kept(tmp_path / "later") == kept(tmp_path / "all")
@@ -362,36 +361,6 @@ def test_a_driver_s_full_disk_is_one_line(source, vocab, tmp_path, monkeypatch):
         run(source, tmp_path / "out", vocab)
 
 
-@pytest.mark.parametrize(
-    ("library", "settings"),
-    [
-        ("opencc", {"cleaning": {"simplify": True}}),
-        ("ftfy", {"cleaning": {"mojibake": True}}),
-    ],
-)
-def test_the_fingerprint_covers_the_libraries_that_shape_the_text(
-    source, vocab, monkeypatch, library, settings
-):
-    def fingerprint(**changes):
-        corpus = CorpusSettings(inputs=(str(source),), **changes)
-        sources = list_sources(corpus.inputs, corpus)
-        return prepare.plan(corpus, vocab, 42, sources).fingerprint
-
-    before, unused = fingerprint(**settings), fingerprint()
-    (package,) = metadata.packages_distributions()[library]
-    version = metadata.version
-    newer = lambda name: "99.9" if name == package else version(name)  # noqa: E731
-    monkeypatch.setattr(metadata, "version", newer)
-    assert fingerprint(**settings) != before
-    assert fingerprint() == unused
-    monkeypatch.setattr(metadata, "version", version)
-    monkeypatch.setattr("unicodedata.unidata_version", "99.0")
-    assert fingerprint() != unused
-    monkeypatch.setattr(metadata, "packages_distributions", dict)
-    with pytest.raises(ConfigError, match=f"needs the package {library}"):
-        fingerprint(**settings)
-
-
 def test_what_paragraph_deduplication_leaves_is_checked_again(vocab, tmp_path):
     good = "我们今天来到北京大学图书馆看书学习中国经济发展。"
     documents = [good, f"{good}\n我们。", f"{good}\n我们学习经济发展。", good]
@@ -480,7 +449,7 @@ def test_mistakes_are_found_before_anything_is_written(source, vocab, tmp_path):
 
 def test_a_plan_shows_what_would_be_done(source, vocab, tmp_path):
     corpus = CorpusSettings(inputs=(str(source),), **SMALL)
-    plan = prepare.plan(corpus, vocab, 42, list_sources(corpus.inputs, corpus))
+    plan = planning.plan(corpus, vocab, 42, list_sources(corpus.inputs, corpus))
     told = prepare.summary(plan, tmp_path / "out")
     assert told["state"] == "to do"
     assert told["read"] == f"1 file(s), {source.stat().st_size / 1e6:.1f} MB"

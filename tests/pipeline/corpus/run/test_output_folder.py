@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline.corpus import prepare
+from pipeline.corpus import planning
 from pipeline.corpus.prepare import Executor
 from pipeline.corpus.run import output_folder
 from pipeline.corpus.run.output_folder import Ledger
@@ -54,7 +54,7 @@ def test_a_folder_with_files_of_others_is_refused_and_untouched(
     before = content(out)
     settings = CorpusSettings(inputs=(str(source),))
     for refused in (
-        lambda: prepare.check(settings, out, vocab),
+        lambda: planning.check(settings, out, vocab),
         lambda: run(source, out, vocab),
     ):
         with pytest.raises(CorpusError, match="do not belong to this corpus: ") as raised:
@@ -149,14 +149,14 @@ def test_dropped_text_of_an_earlier_corpus_does_not_mix_with_the_new_one(
     # That is said before anything is read.
     corpus = CorpusSettings(inputs=("a",), keep_rejected=str(rejected))
     with pytest.raises(CorpusError, match=r"corpus\.keep_rejected: .*mine\.txt"):
-        prepare.check(corpus, tmp_path / "other", vocab)
+        planning.check(corpus, tmp_path / "other", vocab)
 
 
 @pytest.mark.parametrize("rejected", ["out", "out/rejected", "."])
 def test_shards_and_dropped_text_have_folders_apart(vocab, tmp_path, rejected):
     corpus = CorpusSettings(inputs=("a",), keep_rejected=str(tmp_path / rejected))
     with pytest.raises(ConfigError, match=r"inside the folder of the shards, .* or holds it"):
-        prepare.check(corpus, tmp_path / "out", vocab)
+        planning.check(corpus, tmp_path / "out", vocab)
 
 
 def test_an_older_corpus_is_ours(source, vocab, tmp_path):

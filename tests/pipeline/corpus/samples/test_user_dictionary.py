@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.corpus import prepare
+from pipeline.corpus import planning
 from pipeline.corpus.samples.segmentation import load_segmenter
 from pipeline.corpus.samples.user_dictionary import Entry, read_user_dictionary
 from pipeline.errors import ConfigError
@@ -41,9 +41,9 @@ def test_a_word_that_cleaning_changes_is_refused_with_its_line(tmp_path, source,
     path = raw.write(tmp_path / "words.txt", f"大数据\n{word} 3\n".encode())
     corpus = CorpusSettings(user_dictionary=str(path), cleaning=cleaning)
     with pytest.raises(ConfigError, match=rf"words\.txt, line 2: '{word}' is "):
-        prepare.check(corpus, tmp_path / "out", None)
+        planning.check(corpus, tmp_path / "out", None)
     off = CorpusSettings(user_dictionary=str(path), cleaning={"width": False, "html": False})
-    prepare.check(off, tmp_path / "out", None)
+    planning.check(off, tmp_path / "out", None)
 
 
 @pytest.mark.parametrize("segmenter", ["rjieba", "jieba"])
