@@ -81,15 +81,20 @@ def undisturbed(tmp_path_factory):
     return config
 
 
-def check_finished(config, undisturbed, run_ids):
+def go_on_and_compare(config, undisturbed):
+    """The same command again ends as the undisturbed run did, in the same MLflow run."""
+    first = mlflow_run(config)
+    process = command(config)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
     assert losses(config) == losses(undisturbed)
     assert weights(config) == weights(undisturbed)
     client = mlflow.MlflowClient(tracking_uri(config))
     (run,) = client.search_runs(["1"])
+    assert {first, mlflow_run(config)} == {run.info.run_id}
     assert run.info.status == "FINISHED"
     steps = Counter(point.step for point in client.get_metric_history(run.info.run_id, "loss"))
     assert steps == Counter(losses(config).keys())  # each once
-    assert run_ids == {run.info.run_id}
     assert not (RunPaths.of(config).run / lock.FILE).exists()
 
 
@@ -104,11 +109,7 @@ def test_a_killed_command_is_taken_up_by_the_same_command(undisturbed, tmp_path)
     started = children(process.pid)
     process.kill()
     assert_gone(started)
-    first = mlflow_run(config)
-    again = command(config)
-    output, _ = again.communicate()
-    assert again.returncode == 0, output
-    check_finished(config, undisturbed, {first, mlflow_run(config)})
+    go_on_and_compare(config, undisturbed)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -125,11 +126,7 @@ def test_a_command_that_is_asked_to_stop_writes_a_checkpoint(undisturbed, tmp_pa
     assert "Traceback" not in output
     assert not stop.requested(RunPaths.of(config).run)
     assert_gone(started)
-    first = mlflow_run(config)
-    again = command(config)
-    output, _ = again.communicate()
-    assert again.returncode == 0, output
-    check_finished(config, undisturbed, {first, mlflow_run(config)})
+    go_on_and_compare(config, undisturbed)
 
 
 def test_a_second_command_on_the_same_run_is_refused(tmp_path):
