@@ -15,7 +15,7 @@ from model.weights.convert import (
     renamed,
 )
 from pipeline.errors import VocabularyError
-from pipeline.tokenizer import tokenizer_beside
+from pipeline.export.tokenizer import tokenizer_beside
 
 
 def main(arguments: list[str] | None = None) -> int:

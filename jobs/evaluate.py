@@ -12,8 +12,8 @@ from rich.console import Console
 from jobs.command import Verb, main, table
 from pipeline.corpus.shards.format import read_manifest
 from pipeline.errors import CheckpointError
+from pipeline.export.origin import compare, read_origin
 from pipeline.feed.opening import open_heldout
-from pipeline.origin import compare, read_origin
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.training.checkpoints import files as checkpoints

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from pipeline import origin as origins
 from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.samples.vocabulary import read_vocabulary, vocabulary_sha256
 from pipeline.corpus.samples.vocabulary_training import note_of
 from pipeline.corpus.shards import format as shards
 from pipeline.errors import ConfigError, CorpusError, ShardError, VocabularyError
+from pipeline.export import origin as origins
 from pipeline.feed.batches import compare_fingerprints
 from pipeline.feed.opening import open_feed
 from pipeline.paths import RunPaths

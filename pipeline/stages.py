@@ -13,7 +13,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
 
-from pipeline import export as exports
 from pipeline import preflight, sample
 from pipeline.corpus import planning, prepare
 from pipeline.corpus.run.inputs import Inputs, list_inputs
@@ -22,6 +21,7 @@ from pipeline.corpus.samples.vocabulary_training import check_own, train_vocabul
 from pipeline.corpus.shards.format import MANIFEST
 from pipeline.corpus.text.sources import Listing
 from pipeline.errors import ConfigError, Interrupted, TrackingError
+from pipeline.export import folder as exports
 from pipeline.feed.batches import heldout, open_folder, split_weights
 from pipeline.feed.unigram import unigram_loss
 from pipeline.finetuning.finetune import check

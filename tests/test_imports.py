@@ -51,7 +51,7 @@ ALLOWED = {
         "pipeline.errors",
         "pipeline.ray_cluster",
         "pipeline.settings",
-        "pipeline.tokenizer",
+        "pipeline.export.tokenizer",
     ),
     "pipeline": ("model",),
     "jobs": ("pipeline", "model"),

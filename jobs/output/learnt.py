@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from pipeline.fill_masks import Token, best_answers, held_out_samples
+from pipeline.export.fill_masks import Token, best_answers, held_out_samples
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.stages import CURVE

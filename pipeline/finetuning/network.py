@@ -16,9 +16,9 @@ from transformers.utils import logging
 
 import model  # noqa: F401  registers Nezha with the Auto classes
 from pipeline.errors import ExportError
+from pipeline.export.tokenizer import INPUTS
 from pipeline.finetuning.features import IGNORED, Feature, FeatureBatch, collate
 from pipeline.finetuning.tasks.base import Logits, Task
-from pipeline.tokenizer import INPUTS
 
 Show = Callable[[str], None]
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")

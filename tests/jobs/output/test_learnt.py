@@ -1,7 +1,7 @@
 """What a finished run shows of what it has learnt."""
 
 from jobs.output.learnt import curve, marked, score_rows
-from pipeline.fill_masks import Token
+from pipeline.export.fill_masks import Token
 
 
 def test_a_curve_falls_from_full_to_low_bars():

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.corpus.samples.vocabulary import build_tokenizer
+from pipeline.export.tokenizer import export_tokenizer
 from pipeline.finetuning import network as networks
 from pipeline.finetuning.evaluation import Dataset
 from pipeline.finetuning.features import IGNORED, collate
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import Findings, TaskSetup
 from pipeline.settings.corpus import CleaningSettings
-from pipeline.tokenizer import export_tokenizer
 from tests.pipeline.finetuning.conftest import MAKERS
 
 SEPARATORS = {"classification": 1, "pair": 2, "ner": 1, "choice": 2, "span": 2}

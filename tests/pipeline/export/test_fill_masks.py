@@ -3,8 +3,8 @@
 import pytest
 
 from model import NezhaConfig
-from pipeline import export
-from pipeline.fill_masks import best_answers, held_out_samples
+from pipeline.export import folder as export
+from pipeline.export.fill_masks import best_answers, held_out_samples
 from pipeline.paths import RunPaths
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.launch import torchrun

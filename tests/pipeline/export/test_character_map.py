@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import NormalizedString
 
-from pipeline.character_map import character_map
+from pipeline.export.character_map import character_map
 
 MAP = {
     "１": "1",

@@ -10,10 +10,10 @@ import torch
 from transformers import AutoTokenizer
 
 from model import NezhaForPreTraining
-from pipeline import export
 from pipeline.corpus.samples.encoder import Encoder
 from pipeline.corpus.samples.vocabulary import build_tokenizer
 from pipeline.errors import ExportError, VocabularyError
+from pipeline.export import folder as export
 from pipeline.paths import RunPaths
 from pipeline.tracking import registry
 from pipeline.tracking import runs as tracking

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline import preflight
 from pipeline.errors import CheckpointError, VocabularyError
-from pipeline.export import export_checkpoint
+from pipeline.export.folder import export_checkpoint
 from pipeline.paths import RunPaths
 from pipeline.training.launch import torchrun
 from tests.pipeline.training.test_loop import settings

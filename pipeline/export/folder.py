@@ -14,11 +14,11 @@ from model.weights.remote_code import write_remote_code
 from pipeline.corpus.samples.vocabulary import read_vocabulary, vocabulary_sha256
 from pipeline.corpus.shards.format import MANIFEST, Manifest, read_manifest
 from pipeline.errors import ExportError, ShardError, VocabularyError
+from pipeline.export.tokenizer import NOT_FOLDED, export_tokenizer, recorded_cleaning
 from pipeline.feed.batches import split_weights
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.corpus import CleaningSettings, CorpusSettings
-from pipeline.tokenizer import NOT_FOLDED, export_tokenizer, recorded_cleaning
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.checkpoints.state import load_weights
 from pipeline.training.network import network_config

@@ -7,8 +7,8 @@ from transformers import AutoTokenizer
 
 from pipeline.corpus.samples.vocabulary import build_tokenizer
 from pipeline.corpus.text.cleaning import Cleaner, simplify
+from pipeline.export.tokenizer import export_tokenizer, recorded_cleaning
 from pipeline.settings.corpus import CleaningSettings
-from pipeline.tokenizer import export_tokenizer, recorded_cleaning
 
 CHARACTERS = "北京王明在得分传统汉字乾干隆覆复反覆，。年月日（）－"
 LATIN = "abcdefghijklmnopqrstuvwxyz0123456789"
