@@ -48,8 +48,8 @@ def export_checkpoint(source: Path, vocab: Path, output: Path) -> Path:
         config = checkpoints.read_config(source)
         if vocabulary_sha256(vocab) != state["vocab_sha256"]:
             raise VocabularyError(
-                f"{vocab} is not the vocabulary that {source} was trained with; set corpus.vocab to "
-                "the one that was used"
+                f"{vocab} is not the vocabulary that {source} was trained with; set corpus.vocab "
+                "to the one that was used"
             )
         shape = network_config(config.model, len(read_vocabulary(vocab)))
         network = NezhaForPreTraining(shape)
