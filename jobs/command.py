@@ -8,12 +8,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
+from pipeline import mirror
 from pipeline.errors import NezhaError
 from pipeline.settings.config import Config
 from pipeline.settings.config_file import dump_yaml, load_config
@@ -71,12 +73,13 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
     console = Console(soft_wrap=True)
     try:
         config = load_config(chosen.config, chosen.overrides)
-        plan = verb.plan(config)
-        if chosen.dry_run:
-            console.print(dump_yaml(config), markup=False, highlight=False)
-            console.print(table("Dry run: nothing was changed. The verb would", plan))
-        else:
-            verb.execute(config, console)
+        with mirror.held(config, console.print) if "run" in verb.groups else nullcontext():
+            plan = verb.plan(config)
+            if chosen.dry_run:
+                console.print(dump_yaml(config), markup=False, highlight=False)
+                console.print(table("Dry run: nothing was changed. The verb would", plan))
+            else:
+                verb.execute(config, console)
     except NezhaError as error:
         prefix = "error: " if error.exit_status == NezhaError.exit_status else ""
         Console(stderr=True, soft_wrap=True).print(f"{prefix}{error}", style="red", markup=False)

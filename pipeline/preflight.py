@@ -12,7 +12,7 @@ from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.samples.vocabulary import read_vocabulary, vocabulary_sha256
 from pipeline.corpus.samples.vocabulary_training import note_of
 from pipeline.corpus.shards import format as shards
-from pipeline.errors import ConfigError, CorpusError, ShardError, VocabularyError
+from pipeline.errors import ConfigError, CorpusError, VocabularyError
 from pipeline.export import origin as origins
 from pipeline.feed.batches import compare_fingerprints
 from pipeline.feed.opening import open_feed
@@ -78,8 +78,6 @@ def check_data(config: Config) -> None:
     paths = RunPaths.of(config)
     feed = open_feed(config, rank=0, world_size=1)
     vocabularies = {str(paths.vocab): vocabulary_sha256(paths.vocab)}
-    if "://" in config.train.eval_shards:
-        raise ShardError("train.eval_shards: held-out shards must be in a folder, not at a URL")
     if config.train.eval_shards or (paths.heldout / shards.MANIFEST).exists():
         vocabularies[str(paths.heldout)] = shards.read_manifest(paths.heldout).vocab_sha256
     for name, sha256 in vocabularies.items():

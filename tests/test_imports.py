@@ -17,6 +17,12 @@ ALLOWED = {
     "pipeline.storage": ("pipeline.errors",),
     "pipeline.settings": ("pipeline.errors",),
     "pipeline.paths": ("pipeline.settings",),
+    "pipeline.mirror": (
+        "pipeline.errors",
+        "pipeline.paths",
+        "pipeline.settings",
+        "pipeline.storage",
+    ),
     "pipeline.ray_cluster": ("pipeline.errors",),
     "pipeline.tracking": ("pipeline.errors", "pipeline.settings", "pipeline.storage", "model"),
     "pipeline.corpus": (

@@ -26,7 +26,17 @@ def _refuse_truth_value(value: Any) -> Any:
 
 def _absolute(path: str) -> str:
     """Make a local path absolute: workers have other working directories than the driver."""
+    path = path.removeprefix("file://")
     return path if not path or "://" in path else str(Path(path).absolute())
+
+
+def _local(path: str) -> str:
+    if "://" in path:
+        raise ValueError(
+            "must be a local path; URLs are for corpus.inputs, corpus.heldout, train.shards and "
+            "run.storage"
+        )
+    return path
 
 
 Number = BeforeValidator(_refuse_truth_value)
@@ -38,3 +48,5 @@ Positive = Annotated[int, Number, Field(ge=1)]
 Count = Annotated[int, Number, Field(ge=0)]
 Location = Annotated[str, AfterValidator(_absolute)]
 """A path or a URL. A relative path is relative to the driver's working directory."""
+LocalPath = Annotated[Location, AfterValidator(_local)]
+"""A path, and no URL."""

@@ -54,6 +54,11 @@ class Config(Settings):
             for name, head in self.heads.items()
             if head.from_scratch
         ]
+        if "://" in self.run.storage and not self.tracking.uri:
+            mistakes.append(
+                f"tracking.uri: name a server, because run.storage={self.run.storage} is a URL, "
+                "and SQLite needs a disk"
+            )
         if mistakes:
             raise ValueError("\n".join(mistakes))
         return self

@@ -76,6 +76,7 @@ def train(config: Config, context: Context) -> dict[str, Any]:
         torch.cuda.set_device(device)  # NCCL's object collectives use the current device
     paths, steps = RunPaths.of(config), config.train.steps
     engine.join()
+    ranks.require_shared(paths.run, context.host)
     precision = common_precision(engine.resolve_precision(config.train.precision, device))
     split = batch_split.split_batch(config.train.global_batch, config.train.micro_batch, world_size)
     feed = open_feed(config, rank, world_size)
