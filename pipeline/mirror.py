@@ -32,8 +32,8 @@ STALE_SECONDS = 30.0
 """A lock that has not changed for so long belongs to a command that is gone."""
 SETTLE_SECONDS = 1.0
 """Of two commands that take a lock at the same time, the last writer has it after that time."""
-RETRY_SECONDS = 120.0
-"""How long the last upload is tried again."""
+CONTACT_SECONDS, RETRY_SECONDS = 20.0, 120.0
+"""How long the first contact is tried again, and how long downloads and the last upload."""
 MARKERS = ("COMPLETE", "manifest.json", "summary.json")
 INDEX = ".mirror.json"
 LOCK, HOLDER = "lock.json", "holder"
@@ -150,8 +150,10 @@ class Mirror:
     def _upload(self, name: str, stamp: Stamp) -> None:
         try:
             self.system.put_file(str(self.folder / name), self._at(name))
-        except FileNotFoundError:  # it was deleted meanwhile; the next push sees that
-            return
+        except FileNotFoundError:
+            if (self.folder / name).exists():
+                raise
+            return  # it was deleted meanwhile; the next push sees that
         self._sent[name] = (stamp, _stamp(self.system.info(self._at(name))))
 
     def _delete(self, name: str) -> None:
@@ -229,8 +231,10 @@ def _pushing(mirror: Mirror, lost: threading.Event) -> Iterator[None]:
         )
 
 
-def _retry(action: Callable[[], None], what: str, url: str) -> None:
-    deadline, pause = time.monotonic() + RETRY_SECONDS, 1.0
+def _retry(
+    action: Callable[[], None], what: str, url: str, seconds: float = RETRY_SECONDS
+) -> None:
+    deadline, pause = time.monotonic() + seconds, 1.0
     while True:
         try:
             return action()
@@ -261,7 +265,7 @@ def _lock(mirror: Mirror, say: Callable[[str], None]) -> Iterator[threading.Even
         _wait_until_gone(holder, mirror.url, say)
         write(0)
 
-    _retry(acquire, "does not answer", mirror.url)
+    _retry(acquire, "cannot be used", mirror.url, CONTACT_SECONDS)
     time.sleep(SETTLE_SECONDS)
     if holder().get("token") != own["token"]:
         raise ConfigError(f"{mirror.url}: another command has just begun to work on this run")
