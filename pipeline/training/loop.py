@@ -24,7 +24,8 @@ from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.config_file import dump_yaml
 from pipeline.training import batch_split, engine
-from pipeline.training.checkpoints import files, state
+from pipeline.training.checkpoints import files, ranks, state
+from pipeline.training.checkpoints.writer import Writer
 from pipeline.training.evaluation import evaluate
 from pipeline.training.faults import divergence, events, failures
 from pipeline.training.faults.hang import Watchdog
@@ -82,7 +83,10 @@ def train(config: Config, context: Context) -> dict[str, Any]:
     network = build_network(shape, config.run.seed, config.engine.attention)
     origin, full = config.train.init_from, config.train.init_state == "full"
     tell = partial(events.record, paths.run, "damaged")
-    found = state.on_storage(lambda: files.recover(paths.checkpoints, tell))
+    retry_seconds = config.train.checkpoint_retry_seconds
+    found = ranks.on_rank_zero(
+        lambda: ranks.retried(lambda: files.recover(paths.checkpoints, tell), retry_seconds)
+    )
     if found:
         compare_fingerprints(files.read_state(found)["fingerprint_fields"], feed.fingerprint_fields)
     elif origin and not full:
@@ -111,6 +115,7 @@ def train(config: Config, context: Context) -> dict[str, Any]:
     if rank == 0 and "interval" in saved:
         interval.resume(saved["interval"])
     profiler = StepProfiler(device, config.train.profile_every)
+    writer = Writer(paths.checkpoints, config.train, partial(events.record, paths.run, "storage"))
     try:
         batches = feed.iterate(saved["step"] + skipped, steps + skipped)
         for step, micro_batches in enumerate(batches, saved["step"] + 1):
@@ -121,25 +126,29 @@ def train(config: Config, context: Context) -> dict[str, Any]:
                 group["lr"] = rate
             _seed_dropout(config.run.seed, step, rank)
             with profiler.step(step):
+                flags = context.stop(), writer.failed
                 sums, counts = _optimizer_step(
-                    worker, micro_batches, split, device, profiler, context.stop()
+                    worker, micro_batches, split, device, profiler, flags
                 )
             bad = worker.skipped_steps > bad_steps  # DeepSpeed left the weights as they are
             # The losses of an fp16 step that overflowed are right; NaN would hide the others.
             sums = torch.where(sums.isfinite().all(), sums, 0)
-            interval.add(sums, counts[:-1], profiler.active)
+            interval.add(sums, counts[:-2], profiler.active)
             if precision != "fp16":  # whose loss scale grows until a step overflows
                 if bad and rank == 0:
                     _record_bad_step(paths.run, step, feed.samples(step - 1 + skipped))
                 guard.after_step(step, bad)
 
             # DeepSpeed has waited for the device already, to look at the gradients.
-            stopping = bool(counts[-1])
+            stopping, checkpoint_failed = map(bool, counts[-2:].tolist())
+            if checkpoint_failed:
+                writer.wait()
             saving = step % config.train.checkpoint_every == 0 or step == steps
             # Checkpoints are logged steps too, so that none is written after an unseen spike.
             if saving or step % config.train.log_every == 0:
                 values = interval.close(remaining=steps - step)
                 values |= {"lr": rate} | dynamics(worker) | profiler.take_shares()
+                values |= writer.take_seconds()
                 what = guard.after_interval(step, values["loss"])
                 if what and rank == 0:
                     events.record(paths.run, "spike", what, step=step)
@@ -168,14 +177,15 @@ def train(config: Config, context: Context) -> dict[str, Any]:
                     "precision": precision,
                     "mlflow_run": context.tracking[1] if context.tracking else None,
                 }
-                folder = state.save(worker, paths.checkpoints, step, saved, dump_yaml(config))
-                state.on_storage(lambda: _prune(paths.checkpoints, config.train.keep_checkpoints))
+                folder = writer.begin(worker, step, saved, dump_yaml(config))
                 context.report(scores, folder)
             if stopping:
                 break
             interval.restart()
             profiler.restart()
+        writer.wait(final=True)
     finally:
+        writer.close()
         watchdog.close()
         recorder.close()
     return saved
@@ -187,16 +197,16 @@ def _optimizer_step(
     split: batch_split.Split,
     device: torch.device,
     profiler: StepProfiler,
-    stop: bool,
+    flags: tuple[bool, bool],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One global batch; returns this rank's sums [6], and of all ranks the Counts and stops [5]."""
+    """One global batch; returns this rank's sums [6], and of all ranks the Counts and flags [6]."""
     own = flops.Counts(
         masked=sum(len(batch.masked_labels) for batch in micro_batches),
         pairs=sum(int((batch.next_sentence_label != -100).sum()) for batch in micro_batches),
         tokens=sum(batch.tokens for batch in micro_batches),
         squares=sum(batch.squares for batch in micro_batches),
     )
-    counts = upload(torch.tensor([*own, stop], dtype=torch.float64), device)
+    counts = upload(torch.tensor([*own, *flags], dtype=torch.float64), device)
     if split.world_size > 1:
         dist.all_reduce(counts)
     # DeepSpeed averages over ranks and accumulation steps; these divisors turn its mean into the
@@ -212,10 +222,6 @@ def _optimizer_step(
         profiler.lap("optimizer")
         sums += statistics
     return sums, counts
-
-
-def _prune(folder: Path, keep: int) -> None:
-    files.prune(folder, keep, {files.best(folder)})
 
 
 def _record_bad_step(run: Path, step: int, samples: list[int]) -> None:
