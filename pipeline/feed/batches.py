@@ -151,10 +151,15 @@ class Feed:
             )
         ]
 
-    def samples(self, step: int) -> list[int]:
-        """The numbers, through all shards, of the samples of a global step."""
+    def samples(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of a global step: the numbers of its samples, through all shards, and their epochs."""
         positions = positions_of(step, self._global_batch, rank=0, world_size=1)
-        return self._samples_at(positions)[0].tolist()
+        return self._samples_at(positions)
+
+    @property
+    def source_bounds(self) -> NDArray[np.int64]:
+        """First sample of each source, whose epochs are counted apart, and the end of the last."""
+        return self._first_samples
 
     def _steps_of_a_window(self) -> int:
         """Steps to fetch shards of object stores ahead; 0 if the cache can't hold two windows."""
