@@ -26,7 +26,7 @@ from pipeline.settings.config_file import dump_yaml
 from pipeline.training import batch_split, engine
 from pipeline.training.checkpoints import files, state
 from pipeline.training.evaluation import evaluate
-from pipeline.training.faults import divergence, events, failures
+from pipeline.training.faults import divergence, events, failures, memory
 from pipeline.training.faults.hang import Watchdog
 from pipeline.training.measure import flops, history, step_log
 from pipeline.training.measure.dynamics import dynamics
@@ -81,8 +81,20 @@ def train(config: Config, context: Context) -> dict[str, Any]:
 
     Raises:
         Diverged: gradients or the loss say that the run must not go on from here.
-        ConfigError, ShardError, VocabularyError, CheckpointError: before the first step.
+        OutOfMemory: the message says what to lower.
+        ShardError: a shard is damaged, unless `faults.damaged_shard` skips it.
+        ConfigError, VocabularyError, CheckpointError: before the first step.
     """
+    size = failures.micro_batch(RunPaths.of(config).run, config.train.micro_batch)
+    fitting = config.model_copy(
+        update={"train": config.train.model_copy(update={"micro_batch": size})}
+    )
+    with memory.explained(fitting, context.device):
+        return _train(fitting, context, dump_yaml(config))
+
+
+def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
+    """`train`, with a micro-batch that fits; `settings` are the user's, for the checkpoints."""
     rank, world_size, device = context.rank, context.world_size, context.device
     if device.type == "cpu":
         torch.set_num_threads(context.threads)
@@ -92,7 +104,7 @@ def train(config: Config, context: Context) -> dict[str, Any]:
     engine.join()
     precision = common_precision(engine.resolve_precision(config.train.precision, device))
     split = batch_split.split_batch(config.train.global_batch, config.train.micro_batch, world_size)
-    feed = open_feed(config, rank, world_size)
+    feed = open_feed(config, rank, world_size, partial(events.record, paths.run, "skipped"))
     shape = network_config(config.model, feed.vocab_size)
     network = build_network(shape, config.run.seed, config.engine.attention)
     origin, full = config.train.init_from, config.train.init_state == "full"
@@ -198,7 +210,7 @@ def train(config: Config, context: Context) -> dict[str, Any]:
                     "precision": precision,
                     "mlflow_run": context.tracking[1] if context.tracking else None,
                 }
-                folder = state.save(worker, paths.checkpoints, step, saved, dump_yaml(config))
+                folder = state.save(worker, paths.checkpoints, step, saved, settings)
                 state.on_storage(lambda: _prune(paths.checkpoints, config.train.keep_checkpoints))
                 context.report(scores, folder)
                 steps_log.lap("checkpoint")

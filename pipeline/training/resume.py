@@ -11,6 +11,7 @@ from pipeline.training.checkpoints import files
 HARMLESS = {
     *("train.keep_checkpoints", "train.log_every", "train.checkpoint_every"),
     *("train.profile_every", "train.shard_cache", "train.shard_cache_gigabytes"),
+    "train.check_shards",
 }
 """Settings of training that no weight depends on."""
 SHAPING = ("model.", "train.", "optim.")
