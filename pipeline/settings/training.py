@@ -51,6 +51,8 @@ class TrainSettings(Settings):
     """Local folder for shards of object stores; empty: a folder in the temporary folder."""
     shard_cache_gigabytes: AboveZero = 50.0
     """Largest size of the local folder; the least recently used shards are deleted first."""
+    check_shards: bool = True
+    """Compare the SHA-256 of each local shard with the manifest before training, once a run."""
     steps: Positive = 1000
     """Optimizer steps."""
     global_batch: Positive = 256
