@@ -16,6 +16,7 @@ import fsspec
 import torch
 
 from pipeline.errors import ConfigError, ExportError, TaskError
+from pipeline.export.lineage import text_cleaner
 from pipeline.finetuning import network as networks
 from pipeline.finetuning.evaluation import Dataset, answers, evaluate
 from pipeline.finetuning.head_folder import PREDICTIONS, read_results, save
@@ -100,7 +101,7 @@ def finetune(
         return known
     if output.exists():
         show(f"{output} holds the result of other settings or data, which will be replaced")
-    setup = TaskSetup(tokenizer, labels, settings.data.length)
+    setup = TaskSetup(tokenizer, labels, settings.data.length, text_cleaner(export))
     datasets = {name: Dataset.of(task, each, setup) for name, each in examples.items()}
     sizes = ", ".join(f"{len(each):,} {name}" for name, each in examples.items())
     for note in notes:

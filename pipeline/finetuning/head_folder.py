@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.errors import ExportError
+from pipeline.export.lineage import LINEAGE
 from pipeline.finetuning.network import quiet
 
 RESULTS = "results.json"
@@ -26,7 +27,7 @@ def save(
     results: dict[str, Any],
     predictions: Iterable[dict[str, Any]] = (),
 ) -> None:
-    """Write network, tokenizer, the export's modelling code and `results.json`.
+    """Write network, tokenizer, the export's code and lineage, and `results.json`.
 
     `predictions`, if there are any, are the lines of `predictions.jsonl`. The folder appears whole
     or not at all.
@@ -37,7 +38,8 @@ def save(
     with quiet():
         network.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
-    for path in [*Path(export).glob("*.py"), Path(export) / "vocab.txt"]:
+    beside = (Path(export, name) for name in ("vocab.txt", LINEAGE))
+    for path in [*Path(export).glob("*.py"), *beside]:
         if path.is_file():
             shutil.copyfile(path, temporary / path.name)
     text = json.dumps(results, indent=2, ensure_ascii=False)

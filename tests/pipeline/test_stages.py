@@ -131,9 +131,9 @@ def test_an_export_is_made_once_and_registered_wherever_it_is_wanted(
 ):
     made = []
     monkeypatch.setattr(
-        stages.registry,
+        stages.registering,
         "register_export",
-        lambda config, folder, run_id: made.append(config) or f"uri {len(made)}",
+        lambda config, folder, run_id: (made.append(config) or f"uri {len(made)}", "noted"),
     )
     config, lines = settings(tmp_path, "again", "train.steps=2"), Lines()
     run_id = stages.pretrain(config, lines)

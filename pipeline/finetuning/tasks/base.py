@@ -49,6 +49,9 @@ class TaskSetup(NamedTuple):
     """Names of the classes or of the token labels; empty for choices and spans."""
     length: int
     """Largest number of tokens in an input sequence."""
+    clean: Callable[[str], str] = str
+    """What a text needs that the tokenizer does not do (`export.lineage.text_cleaner`). Tasks that
+    give the places of characters leave it out: places count the characters of the text as given."""
 
 
 class Task(ABC):
@@ -70,8 +73,19 @@ class Task(ABC):
     """Whether an example is several input sequences, one for each choice."""
     has_labels: ClassVar[bool] = True
     """Whether answers come from a fixed set of labels."""
+    answer_form: ClassVar[dict[str, Any]]
+    """Keys of an answer with the types of their values: a type, a list of one form, or a dictionary
+    of forms; `{str: form}` is a dictionary with any keys."""
+    sample: ClassVar[Example]
+    """An example without its target, as a served head takes it."""
     may_be_blank: ClassVar[frozenset[str]] = frozenset()
     """Fields that may hold no visible character."""
+
+    @property
+    def served(self) -> dict[str, Any]:
+        """Keys of what a served head takes, with the forms of their values, as `answer_form`."""
+        kinds = {key: self.fields.get(key, str) for key in self.sample}
+        return {key: [str] if kind is list else kind for key, kind in kinds.items()}
 
     @abstractmethod
     def check_target(self, example: Example, place: str) -> None:

@@ -32,6 +32,12 @@ class Choice(Task):
     metric = "accuracy"
     fields: ClassVar = {"context": str, "question": str, "choices": list}
     target = "answer"
+    answer_form: ClassVar = {"answer": int, "choice": str, "probabilities": [float]}
+    sample: ClassVar = {
+        "context": "他去了北京。",
+        "question": "他去了哪里？",
+        "choices": ["上海", "北京"],
+    }
     multiple_choice = True
     has_labels = False
     may_be_blank = frozenset(("context", "question"))
@@ -65,11 +71,11 @@ class Choice(Task):
             )
 
     def features(self, examples: Sequence[Example], setup: TaskSetup) -> list[Feature]:
-        texts = [
-            [example["context"], *example["choices"]]
-            + [example["question"] + choice for choice in example["choices"]]
-            for example in examples
-        ]
+        texts = []
+        for example in examples:
+            context, question = setup.clean(example["context"]), setup.clean(example["question"])
+            choices = list(map(setup.clean, example["choices"]))
+            texts.append([context, *choices, *(question + choice for choice in choices)])
         tokenized = iter(_ids([text for each in texts for text in each], setup.tokenizer))
         features = []
         for i, example in enumerate(examples):

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import transformers
 
-from pipeline.finetuning import metrics
 from pipeline.finetuning.features import Feature
 from pipeline.finetuning.jsonl import Example, require
 from pipeline.finetuning.tasks.base import (
@@ -29,6 +28,8 @@ class Classification(Task):
     metric = "accuracy"
     fields: ClassVar = {"text": str}
     target = "label"
+    answer_form: ClassVar = {"label": str, "probabilities": {str: float}}
+    sample: ClassVar = {"text": "房间很干净。"}
 
     def check_target(self, example: Example, place: str) -> None:
         require(example, "label", (str, int), place, self.name)
@@ -41,7 +42,7 @@ class Classification(Task):
         return {"text": line}
 
     def features(self, examples: Sequence[Example], setup: TaskSetup) -> list[Feature]:
-        texts = [[example[field] for example in examples] for field in self.fields]
+        texts = [[setup.clean(example[field]) for example in examples] for field in self.fields]
         encoded = encode(setup, *texts, truncation="longest_first")
         number = {label: i for i, label in enumerate(setup.labels)}
         targets = [[number[each["label"]]] if "label" in each else [] for each in examples]
@@ -53,6 +54,8 @@ class Classification(Task):
         return {"label": setup.labels[int(shares.argmax())], "probabilities": named}
 
     def scores(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
+        from pipeline.finetuning import metrics  # a served head gives no scores
+
         truth = [example["label"] for example in examples]
         return metrics.classification(truth, [answer["label"] for answer in answers])
 
@@ -62,6 +65,7 @@ class Pair(Classification):
 
     name = "pair"
     fields: ClassVar = {"sentence1": str, "sentence2": str}
+    sample: ClassVar = {"sentence1": "怎么还款", "sentence2": "如何还款"}
     text_form = "two texts with a tab between, or JSON"
 
     def from_text(self, line: str) -> Example | None:

@@ -11,7 +11,6 @@ import transformers
 from torch import Tensor
 
 from pipeline.errors import TaskError
-from pipeline.finetuning import metrics
 from pipeline.finetuning.features import Feature, FeatureBatch
 from pipeline.finetuning.jsonl import Example, require
 from pipeline.finetuning.tasks.base import (
@@ -40,6 +39,11 @@ class Span(Task):
     metric = "f1"
     fields: ClassVar = {"context": str, "question": str}
     target = "answers"
+    answer_form: ClassVar = {
+        "answer": str,
+        "candidates": [{"text": str, "start": int, "end": int, "probability": float}],
+    }
+    sample: ClassVar = {"context": "他去了北京。", "question": "他去了哪里？"}
     has_labels = False
 
     def check_target(self, example: Example, place: str) -> None:
@@ -111,6 +115,8 @@ class Span(Task):
         return {"answer": candidates[0]["text"], "candidates": candidates}
 
     def scores(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
+        from pipeline.finetuning import metrics  # a served head gives no scores
+
         truth = [[each["text"] for each in example["answers"]] for example in examples]
         return metrics.spans(truth, [answer["answer"] for answer in answers])
 
