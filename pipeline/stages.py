@@ -353,12 +353,12 @@ def _pretraining_summary(config: Config, run_id: str | None) -> dict[str, Any]:
 def _figures(summary: dict[str, Any]) -> dict[str, float | None]:
     """The scores of a summary that its MLflow run does not have yet."""
     heads = {
-        f"{name}_{start}": score
+        f"test/{name}_{start}": score
         for name, scores in summary.items()
         if isinstance(scores, dict)
         for start, score in scores.items()
     }
-    return {"unigram_loss": summary["unigram_loss"]} | heads
+    return {"heldout_unigram_loss": summary["unigram_loss"]} | heads
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:

@@ -39,7 +39,9 @@ class Head(NamedTuple):
         results = read_results(Path(folder))
         task = TASKS[results["task"]]
         tokenizer, clean = networks.load_tokenizer(folder), text_cleaner(folder)
-        setup = TaskSetup(tokenizer, results["labels"], results["length"], clean)
+        setup = TaskSetup(
+            tokenizer, results["labels"], results["length"], results.get("stride"), clean
+        )
         with networks.quiet():
             network = task.network.from_pretrained(folder)
         return cls(task, setup, network.to(networks.pick_device()))
@@ -87,10 +89,20 @@ def predict(
     head = Head.load(folder)
     remaining = iter(lines)
     while chosen := list(itertools.islice(remaining, LINES)):
-        examples = [head.example(line, place) for place, line in chosen]
-        found = head.answers(examples, batch)
-        for (_, line), example, answer in zip(chosen, examples, found, strict=True):
-            yield (example or {"text": line}) | {"prediction": answer}
+        yield from answered(head, chosen, batch)
+
+
+def answered(
+    head: Head, lines: Sequence[tuple[str, str | Example]], batch: int
+) -> list[dict[str, Any]]:
+    """What `predict` yields for a block of lines."""
+    examples = [head.example(line, place) for place, line in lines]
+    return [
+        (example or {"text": line}) | {"prediction": answer}
+        for (_, line), example, answer in zip(
+            lines, examples, head.answers(examples, batch), strict=True
+        )
+    ]
 
 
 def parse(task: Task, line: str | Example, place: str) -> Example:
@@ -106,5 +118,5 @@ def parse(task: Task, line: str | Example, place: str) -> Example:
                 raise TaskError(f"{place}: expected {task.text_form} with {', '.join(task.fields)}")
             return found
         line = parse_object(line, place)
-    example = task.check_fields(line, place)
+    example = task.check_fields(task.example(line, place) or line, place)
     return {key: value for key, value in example.items() if key != task.target}

@@ -17,7 +17,7 @@ class ServedHead(mlflow.pyfunc.PythonModel):
     def load_context(self, context: Any) -> None:
         self.head = Head.load(context.artifacts["head"])
 
-    def predict(self, context: Any, model_input: Any, params: Any = None) -> pd.DataFrame:
+    def predict(self, context, model_input, params=None) -> pd.DataFrame:
         """One row of answers for each row of texts; a blank text has empty answers.
 
         Raises TaskError for a row that cannot be read.
@@ -32,7 +32,7 @@ class ServedHead(mlflow.pyfunc.PythonModel):
         examples = [self.head.example(row, f"row {number}") for number, row in numbered]
         columns = list(self.head.task.answer_form)
         found = [answer or dict.fromkeys(columns) for answer in self.head.answers(examples)]
-        return pd.DataFrame(found, columns=columns)
+        return pd.DataFrame(found, columns=columns, dtype=object)
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

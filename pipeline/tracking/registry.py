@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import schema as types
@@ -119,7 +120,7 @@ def register_head(
                 python_model=str(script),
                 artifacts={"head": str(folder)},
                 code_paths=[str(code)],
-                input_example=dict(example),
+                input_example=pd.DataFrame([example]),
                 signature=ModelSignature(*map(_schema, forms)),
                 pip_requirements=requirements(packages),
             )

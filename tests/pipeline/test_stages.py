@@ -54,11 +54,13 @@ def test_a_run_leaves_figures_and_pictures_in_mlflow(tmp_path, in_this_process):
     run = mlflow_run(config, run_id)
     assert run.info.status == "FINISHED"
     assert {
-        "heldout_word_accuracy",
-        "heldout_word_accuracy_2",
-        "tflops_per_worker",
+        "train/mlm_loss",
+        "train/lr",
+        "heldout/word_accuracy",
+        "heldout/word_accuracy_2",
+        "speed/tflops_per_worker",
         "time/communication",
-        "trust_ratio/layer_01",
+        "lamb/trust_ratio/layer_01",
     } <= run.data.metrics.keys()
 
 

@@ -39,8 +39,24 @@ class Choice(Task):
         "choices": ["上海", "北京"],
     }
     multiple_choice = True
+    aliases: ClassVar = {"choices": ("options", "choice"), "answer": ("label",)}
     has_labels = False
     may_be_blank = frozenset(("context", "question"))
+
+    def published(self, record: Example) -> Example | None:
+        """An answer that is the text of a choice becomes its number."""
+        found = super().published(record)
+        answer = found.get("answer") if found else None
+        if found and isinstance(answer, str):
+            choices = list(found.get("choices", ()))
+            if answer not in choices and not answer.isdigit():
+                raise TaskError(f"key answer: {answer!r} is none of the choices")
+            place = choices.index(answer) if answer in choices else int(answer)
+            return found | {"answer": place}
+        return found
+
+    def submitted(self, example: Example, answer: Answer) -> Any:
+        return {"label": answer["answer"]}
 
     def check_fields(self, example: Example, place: str) -> Example:
         example = super().check_fields(example, place)
