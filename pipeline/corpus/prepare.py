@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.corpus.dedup import grouping, marks
 from pipeline.corpus.dedup import heldout as heldout_documents
-from pipeline.corpus.dedup import marks
 from pipeline.corpus.planning import Plan, absolute, plan, reads
 from pipeline.corpus.run import alarms, ledger, output_folder
 from pipeline.corpus.run.ledger import Done, Result
@@ -42,7 +42,7 @@ class Executor(NamedTuple):
 
     run: Callable[[Job, Sequence[Unit], int], Iterable[Result]]
     """Gives the results of units in any order; the last argument is `corpus.workers`."""
-    spread: marks.Spread
+    spread: grouping.Spread
 
 
 def _one_by_one(job: Job, units: Sequence[Unit], workers: int) -> Iterator[Result]:
@@ -148,8 +148,8 @@ def _prepare(
         job = _sign_heldout(job, planned, executor, show)
     if marks.wanted(settings.dedup):
         job, clusters = _deduplicate(job, planned, executor, show)
-    elif system.exists(f"{root}/{marks.REPORT}"):
-        system.rm_file(f"{root}/{marks.REPORT}")
+    if not clusters and system.exists(f"{root}/{marks.REPORT}"):
+        system.rm_file(f"{root}/{marks.REPORT}")  # of an earlier corpus
     progress = Progress(planned.units, show)
     done = _run(job, planned, executor, progress, listed)
     manifest = _manifest(job, planned, done, clusters)
@@ -248,13 +248,17 @@ def _deduplicate(
         show("looking for duplicates")
         signing = _signing(job, folder, job.settings)
         done = _run(signing, planned, executor, Progress(planned.units, show))
-        documents = {
-            ledger.chunk_name(unit, chunk): done[unit, chunk].counts["documents"]
-            for unit, chunk in sorted(done)
-            if chunk != ledger.END
+        counts = {
+            ledger.chunk_name(*key): done[key].counts
+            for key in sorted(done)
+            if key[1] != ledger.END
         }
-        clusters = marks.find_duplicates(
-            folder, documents, job.settings.dedup, executor.spread, f"{job.folder}/{marks.REPORT}"
+        clusters = grouping.find_duplicates(
+            folder,
+            {name: (count["documents"], count["paragraphs"]) for name, count in counts.items()},
+            job.settings.dedup,
+            executor.spread,
+            f"{job.folder}/{marks.REPORT}",
         )
         write_whole(f"{folder}/clusters.json", json.dumps(clusters).encode())
     return job._replace(marks=folder), json.loads(system.cat_file(path))

@@ -30,8 +30,8 @@ _REJECTED = re.compile(rf"[a-z_]+/{_CHUNK}\.jsonl")
 _FIRST_PASS = r"(?:duplicates|heldout)-[0-9a-f]{16}"
 _IN_WORK = re.compile(
     rf"(?:{_CHUNK}\.json|ledger|{_FIRST_PASS}/(?:{WORK}/)?"
-    r"(?:\d{6,}-(?:\d{4,}|end)\.(?:json|places\.json|[a-z_]+\.npy)"
-    r"|ledger|clusters\.json|chunks\.json|(?:marks|repeated|dropped|hashes)\.npy))"
+    r"(?:\d{6,}-(?:\d{4,}|end)\.(?:json|signatures\.npz|marks\.npz)"
+    r"|ledger|clusters\.json|hashes\.npy|[a-z]+(?:-\d+)+\.(?:parts|npz|jsonl)))"
 )
 """A first pass may have more units than the corpus, so the numbers of its units do not count."""
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")

@@ -160,7 +160,8 @@ def sign_chunk(job: Job, chunk: Chunk) -> Result:
 
     signed = sign(texts(), job.settings.dedup)
     write_signatures(job.folder, chunk_name(chunk.unit, chunk.number), signed, places)
-    return _finish(job, chunk, {"documents": len(places)}, [])
+    counts = {"documents": len(places), "paragraphs": len(signed.paragraphs)}
+    return _finish(job, chunk, counts, [])
 
 
 def end_unit(job: Job, end: End) -> Result:
