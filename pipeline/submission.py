@@ -24,6 +24,8 @@ LARGEST_BYTES = 20 << 20
 """Code is far smaller; more than this is data that belongs on shared storage."""
 AGENT_SECONDS = 120
 """How long a new cluster may take until its agent accepts jobs."""
+RELATIVE = ("corpus.inputs", "corpus.heldout")
+"""Settings whose relative paths stay relative; those of others were made absolute."""
 IN_IMAGE = ("torch", "deepspeed", "ray")
 """Packages that nodes must have: builds for their devices, and Ray, which is running."""
 
@@ -161,12 +163,12 @@ def pinned(root: Path) -> list[str]:
         ConfigError: a dependency has no version there.
     """
     lines = (root / "constraints.txt").read_text("utf-8").splitlines()
-    versions = dict(line.split("==") for line in lines if "==" in line)
+    versions = {line.split("==")[0].lower(): line for line in lines if "==" in line}
     project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
     names = [re.split(r"[\[><=~! ]", need, maxsplit=1)[0] for need in project["dependencies"]]
     if missing := [name for name in names if name not in versions]:
         raise ConfigError(f"constraints.txt has no version of {', '.join(missing)}")
-    return [f"{name}=={versions[name]}" for name in names if name not in IN_IMAGE]
+    return [versions[name] for name in names if name not in IN_IMAGE]
 
 
 def _is_of(submission_id: str | None, name: str) -> bool:
@@ -178,8 +180,9 @@ def _check_places(config: Config, root: Path) -> None:
     inside = [
         f"{key}={value}"
         for key, values in flatten(config)
-        for value in (values if isinstance(values, tuple) else (values,))
-        if isinstance(value, str) and os.path.isabs(value) and Path(value).is_relative_to(root)
+        for value in map(str, values if isinstance(values, tuple) else (values,))
+        if (os.path.isabs(value) and Path(value).is_relative_to(root))
+        or (key in RELATIVE and "://" not in value and not os.path.isabs(value))
     ]
     if inside:
         raise ConfigError(
