@@ -165,6 +165,8 @@ class ScalingSettings(Settings):
     """GPUs of a worker; null: 1 where the cluster has GPUs, else 0."""
     cpus_per_worker: AboveZero = 1
     """CPUs, and so threads, of a worker."""
+    wait_seconds: NotNegative = 0.0
+    """How long to wait for nodes that the cluster starts by itself; 0: refuse what lacks now."""
 
     @model_validator(mode="after")
     def _check(self) -> ScalingSettings:
@@ -178,6 +180,13 @@ class ScalingSettings(Settings):
             mistakes.append(
                 "scaling.workers fixes the number of workers, scaling.min_workers and max_workers "
                 "let it change; set one or the other"
+            )
+        if self.wait_seconds and (self.gpus_per_worker is None or not (self.workers or high)):
+            # What is not there yet can't be counted, and a head's CPUs would be taken instead.
+            mistakes.append(
+                "scaling.wait_seconds waits for a known group of workers: set "
+                "scaling.gpus_per_worker to 0 or 1, and scaling.workers (or min_workers and "
+                "max_workers)"
             )
         if mistakes:
             raise ValueError("\n".join(mistakes))
