@@ -231,9 +231,7 @@ def _pushing(mirror: Mirror, lost: threading.Event) -> Iterator[None]:
         )
 
 
-def _retry(
-    action: Callable[[], None], what: str, url: str, seconds: float = RETRY_SECONDS
-) -> None:
+def _retry(action: Callable[[], None], what: str, url: str, seconds: float = RETRY_SECONDS) -> None:
     deadline, pause = time.monotonic() + seconds, 1.0
     while True:
         try:

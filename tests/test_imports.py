@@ -41,6 +41,7 @@ ALLOWED = {
     ),
     "pipeline.training": (
         "model",
+        "pipeline.corpus.randomness",
         "pipeline.corpus.shards",
         "pipeline.errors",
         "pipeline.feed",
@@ -57,6 +58,7 @@ ALLOWED = {
         "pipeline.errors",
         "pipeline.ray_cluster",
         "pipeline.settings",
+        "pipeline.export.lineage",
         "pipeline.export.tokenizer",
     ),
     "pipeline": ("model",),

@@ -52,6 +52,8 @@ class TrainSettings(Settings):
     """Local folder for shards of object stores; empty: a folder in the temporary folder."""
     shard_cache_gigabytes: AboveZero = 50.0
     """Largest size of the local folder; the least recently used shards are deleted first."""
+    check_shards: bool = True
+    """Compare the SHA-256 of each local shard with the manifest before training, once a run."""
     steps: Positive = 1000
     """Optimizer steps."""
     global_batch: Positive = 256
@@ -164,6 +166,8 @@ class ScalingSettings(Settings):
     """GPUs of a worker; null: 1 where the cluster has GPUs, else 0."""
     cpus_per_worker: AboveZero = 1
     """CPUs, and so threads, of a worker."""
+    wait_seconds: NotNegative = 0.0
+    """How long to wait for nodes that the cluster starts by itself; 0: refuse what lacks now."""
 
     @model_validator(mode="after")
     def _check(self) -> ScalingSettings:
@@ -177,6 +181,13 @@ class ScalingSettings(Settings):
             mistakes.append(
                 "scaling.workers fixes the number of workers, scaling.min_workers and max_workers "
                 "let it change; set one or the other"
+            )
+        if self.wait_seconds and (self.gpus_per_worker is None or not (self.workers or high)):
+            # What is not there yet can't be counted, and a head's CPUs would be taken instead.
+            mistakes.append(
+                "scaling.wait_seconds waits for a known group of workers: set "
+                "scaling.gpus_per_worker to 0 or 1, and scaling.workers (or min_workers and "
+                "max_workers)"
             )
         if mistakes:
             raise ValueError("\n".join(mistakes))

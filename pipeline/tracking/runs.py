@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from pipeline.errors import TrackingError
 from pipeline.settings.config import Config, flatten
 from pipeline.storage import write_whole
+from pipeline.tracking.metric_names import grouped
 
 REACH_SECONDS = 5
 NOTE = "mlflow_run"
@@ -26,8 +27,13 @@ def tracking_uri(config: Config) -> str:
     """The user's server or database, or a SQLite file in the storage folder.
 
     Raises:
-        TrackingError: a scheme that MLflow 3 refuses.
+        TrackingError: a scheme that MLflow 3 refuses, or none and no storage folder for SQLite.
     """
+    if "://" in config.run.storage and not config.tracking.uri:
+        raise TrackingError(
+            f"tracking.uri: name a server, because run.storage={config.run.storage} is a URL, and "
+            "SQLite needs a disk"
+        )
     uri = config.tracking.uri or f"sqlite:///{config.run.storage}/mlflow.db"
     if not uri.startswith(("http://", "https://", "sqlite://", "postgresql", "mysql", "mssql")):
         raise TrackingError(
@@ -117,7 +123,7 @@ def record_scores(config: Config, run_id: str, scores: Mapping[str, float | None
     try:
         for name, value in scores.items():
             if value is not None:
-                client.log_metric(run_id, name, value)
+                client.log_metric(run_id, grouped(name), value)
     except (MlflowException, OSError) as error:
         logger.warning("MLflow run %s could not store its final scores: %s", run_id, error)
 

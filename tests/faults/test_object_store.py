@@ -37,7 +37,7 @@ def test_a_run_goes_on_where_another_node_was_lost(tmp_path, bucket):  # noqa: F
     torchrun.fit(whole, None)
     model = f"model={test_loop.MODEL}"
     shared = [
-        *(f"run.storage={bucket}/runs", "run.name=a", f"tracking.uri=sqlite:///{tmp_path}/m.db"),
+        *(f"run.storage={bucket}/runs", "run.name=a"),
         *(model, "train={global_batch: 16, micro_batch: 8, precision: fp32, log_every: 2}"),
         *("train.profile_every=5", "train.eval_every=6", "optim.lr=0.01"),
         *("train.checkpoint_every=2", "train.steps=12"),

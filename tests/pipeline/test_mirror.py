@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from pipeline import mirror
-from pipeline.errors import ConfigError, StorageError
+from pipeline import mirror, preflight
+from pipeline.errors import ConfigError, StorageError, TrackingError
 from pipeline.mirror import Mirror
 from pipeline.paths import RunPaths
 from pipeline.settings.config_file import load_config
@@ -108,8 +108,7 @@ def test_what_an_interrupted_upload_left_is_not_restored_but_removed(tmp_path, u
 
 
 def configure(storage, *overrides):
-    given = [f"run.storage={storage}", "run.name=a", "tracking.uri=sqlite:////nowhere/mlflow.db"]
-    return load_config(None, [*given, *overrides])
+    return load_config(None, [f"run.storage={storage}", "run.name=a", *overrides])
 
 
 def test_a_run_has_one_command_at_a_time(tmp_path, url, monkeypatch):
@@ -141,8 +140,8 @@ def test_a_run_has_one_command_at_a_time(tmp_path, url, monkeypatch):
 
 
 def test_what_takes_no_url_is_refused_by_name(monkeypatch):
-    with pytest.raises(ConfigError, match=r"tracking\.uri: name a server, because run\.storage="):
-        load_config(None, ["run.storage=s3://bucket/runs"])
+    with pytest.raises(TrackingError, match=r"tracking\.uri: name a server, because run\.storage="):
+        preflight.check(configure("s3://bucket/runs"))
     for name in ("corpus.output", "corpus.vocab", "train.init_from", "train.eval_shards"):
         with pytest.raises(ConfigError, match=rf"{name}.*must be a local path"):
             load_config(None, [f"{name}=s3://bucket/x"])
