@@ -47,7 +47,7 @@ def predict(
     task = TASKS[results["task"]]
     setup = TaskSetup(networks.load_tokenizer(folder), results["labels"], results["length"])
     with networks.quiet():
-        network: nn.Module = task.network.from_pretrained(folder)
+        network: nn.Module = task.network.from_pretrained(folder, trust_remote_code=False)
     network.to(networks.pick_device())
     remaining = iter(lines)
     while chosen := list(itertools.islice(remaining, LINES)):

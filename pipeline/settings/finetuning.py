@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from pipeline.settings.base import AboveZero, Count, Decay, Location, Number, Positive, Settings
+from pipeline.settings.base import (
+    AboveZero,
+    Count,
+    Decay,
+    FolderName,
+    Location,
+    Number,
+    Positive,
+    Settings,
+)
 
 
 class TaskData(Settings):
@@ -39,7 +47,7 @@ class SearchSettings(Settings):
 class FinetuneSettings(Settings):
     """One downstream task."""
 
-    name: str = ""
+    name: FolderName = ""
     """Folder of the head under the run's `heads`; empty: the task's name."""
     task: Literal["", "classification", "pair", "ner", "choice", "span"] = ""
     """Classification of sentences or pairs, named entities, multiple choice, or answer spans."""
@@ -59,13 +67,6 @@ class FinetuneSettings(Settings):
     """Leave malformed examples out and count them, instead of stopping before the training."""
     from_scratch: bool = False
     """Start from random weights of the same network, to show what pretraining is worth."""
-
-    @field_validator("name")
-    @classmethod
-    def _check_name(cls, name: str) -> str:
-        if name in (".", "..") or re.search(r"[/\\]", name):
-            raise ValueError("must be the name of a folder, without `/`, and not be `.` or `..`")
-        return name
 
 
 class PredictSettings(Settings):
