@@ -63,7 +63,7 @@ def audit(config: Config) -> Audit:
     lines, damaged = journal.read_checked(paths.run / step_log.FILE)
     happened, unread = journal.read_checked(paths.run / events.FILE)
     attempts = step_log.attempts(happened)
-    if not lines or not attempts:
+    if not attempts or all("step" not in line for line in lines):
         raise CheckpointError(
             f"{paths.run / step_log.FILE} or {events.FILE}: no record of what was consumed"
         )

@@ -24,7 +24,7 @@ from pipeline.training import batch_split
 from pipeline.training.faults import events, hang, stop
 from pipeline.training.faults.failures import Judge, hung_ranks, original, workers
 from pipeline.training.loop import Context, train
-from pipeline.training.measure import history
+from pipeline.training.measure import history, step_log
 
 POLL_SECONDS = 1.0
 RESIZE_SECONDS = 60.0
@@ -86,6 +86,7 @@ def fit(
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     hang.clear(paths.run)
     stop.clear(paths.run)
+    step_log.begin(paths.run)
     # Ray's own limit for a worker that does not answer must not come before ours, which writes
     # stacks first.
     os.environ[HEALTH_CHECK] = str(2 * config.faults.hang_seconds + 60)

@@ -20,6 +20,7 @@ from pipeline.training.faults.divergence import Diverged
 from pipeline.training.faults.failures import Judge
 from pipeline.training.faults.memory import OutOfMemory
 from pipeline.training.loop import Context, train
+from pipeline.training.measure import step_log
 from pipeline.training.resume import changed_settings
 
 logger = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ def fit(config: Config, tracking: tuple[str, str] | None) -> dict[str, Any]:
             stop.clear(run)
             hang.clear(run)
             opening.check(config, _warn)
+            step_log.begin(run)
         asked = held.enter_context(stop.on_signals(run, _warn))
         if rank() == 0 and (newest := files.newest(RunPaths.of(config).checkpoints)):
             for change in changed_settings(config, newest, finished=False):
