@@ -24,7 +24,8 @@ from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.config_file import dump_yaml
 from pipeline.training import batch_split, engine
-from pipeline.training.checkpoints import files, state
+from pipeline.training.checkpoints import files, ranks, state
+from pipeline.training.checkpoints.writer import Writer
 from pipeline.training.evaluation import evaluate
 from pipeline.training.faults import divergence, events, failures, memory
 from pipeline.training.faults.hang import Watchdog
@@ -69,6 +70,8 @@ class Consumed(NamedTuple):
     """Of the sample numbers."""
     stop: float
     """Ranks that were asked to stop."""
+    checkpoint_failed: float
+    """Ranks that could not write the checkpoint which was begun."""
 
 
 def train(config: Config, context: Context) -> dict[str, Any]:
@@ -109,7 +112,10 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
     network = build_network(shape, config.run.seed, config.engine.attention)
     origin, full = config.train.init_from, config.train.init_state == "full"
     tell = partial(events.record, paths.run, "damaged")
-    found = state.on_storage(lambda: files.recover(paths.checkpoints, tell))
+    retry_seconds = config.train.checkpoint_retry_seconds
+    found = ranks.on_rank_zero(
+        lambda: ranks.retried(lambda: files.recover(paths.checkpoints, tell), retry_seconds)
+    )
     if found:
         compare_fingerprints(files.read_state(found)["fingerprint_fields"], feed.fingerprint_fields)
     elif origin and not full:
@@ -143,6 +149,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
     if rank == 0 and "interval" in saved:
         interval.resume(saved["interval"])
     profiler = StepProfiler(device, config.train.profile_every)
+    writer = Writer(paths.checkpoints, config.train, partial(events.record, paths.run, "storage"))
     try:
         batches = feed.iterate(saved["step"] + skipped, steps + skipped)
         for step, micro_batches in enumerate(batches, saved["step"] + 1):
@@ -154,8 +161,9 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
                 group["lr"] = rate
             dropout_key = config.run.seed, step
             with profiler.step(step):
+                flags = context.stop(), writer.failed
                 sums, counts = _optimizer_step(
-                    worker, micro_batches, split, device, profiler, context.stop(), dropout_key
+                    worker, micro_batches, split, device, profiler, flags, dropout_key
                 )
             bad = worker.skipped_steps > bad_steps  # DeepSpeed left the weights as they are
             # The losses of an fp16 step that overflowed are right; NaN would hide the others.
@@ -174,11 +182,14 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
 
             # DeepSpeed has waited for the device already, to look at the gradients.
             stopping = bool(consumed.stop)
+            if consumed.checkpoint_failed:
+                writer.wait()
             saving = step % config.train.checkpoint_every == 0 or step == steps
             # Checkpoints are logged steps too, so that none is written after an unseen spike.
             if saving or step % config.train.log_every == 0:
                 values = interval.close(remaining=steps - step)
                 values |= {"lr": rate} | dynamics(worker) | profiler.take_shares()
+                values |= writer.take_seconds()
                 what = guard.after_interval(step, values["loss"])
                 if what and rank == 0:
                     events.record(paths.run, "spike", what, step=step)
@@ -210,15 +221,16 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
                     "precision": precision,
                     "mlflow_run": context.tracking[1] if context.tracking else None,
                 }
-                folder = state.save(worker, paths.checkpoints, step, saved, settings)
-                state.on_storage(lambda: _prune(paths.checkpoints, config.train.keep_checkpoints))
+                folder = writer.begin(worker, step, saved, settings)
                 context.report(scores, folder)
                 steps_log.lap("checkpoint")
             if stopping:
                 break
             interval.restart()
             profiler.restart()
+        writer.wait(final=True)
     finally:
+        writer.close()
         watchdog.close()
         steps_log.close()
         recorder.close()
@@ -231,19 +243,19 @@ def _optimizer_step(
     split: batch_split.Split,
     device: torch.device,
     profiler: StepProfiler,
-    stop: bool,
+    flags: tuple[bool, bool],
     dropout_key: tuple[int, int],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One global batch; returns this rank's sums [6], and what all ranks consumed [7]."""
+    """One global batch; returns this rank's sums [6], and what all ranks consumed [8]."""
     samples = np.concatenate([batch.samples for batch in micro_batches])
     own = Consumed(
-        masked=sum(len(batch.masked_labels) for batch in micro_batches),
-        pairs=sum(int((batch.next_sentence_label != -100).sum()) for batch in micro_batches),
-        tokens=sum(batch.tokens for batch in micro_batches),
-        squares=sum(batch.squares for batch in micro_batches),
-        samples=len(samples),
-        checksum=step_log.checksum_of(samples),
-        stop=stop,
+        sum(len(batch.masked_labels) for batch in micro_batches),
+        sum(int((batch.next_sentence_label != -100).sum()) for batch in micro_batches),
+        sum(batch.tokens for batch in micro_batches),
+        sum(batch.squares for batch in micro_batches),
+        len(samples),
+        step_log.checksum_of(samples),
+        *flags,
     )
     counts = upload(torch.tensor(own, dtype=torch.float64), device)
     if split.world_size > 1:
@@ -262,10 +274,6 @@ def _optimizer_step(
         profiler.lap("optimizer")
         sums += statistics
     return sums, counts
-
-
-def _prune(folder: Path, keep: int) -> None:
-    files.prune(folder, keep, {files.best(folder)})
 
 
 def _record_bad_step(run: Path, step: int, samples: list[int]) -> None:

@@ -17,7 +17,7 @@ def record(run: Path, kind: str, text: str, **facts: Any) -> None:
     Args:
         run: the run's folder.
         kind: `command`, `start`, `restart`, `rewind`, `shrink`, `skipped`, `spike`, `damaged`,
-            `stop` or `interrupted`.
+            `storage`, `stop` or `interrupted`.
         text: a sentence for the person who watches the run.
         facts: numbers that a program may want; must fit JSON.
     """
