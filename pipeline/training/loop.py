@@ -229,6 +229,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
             interval.restart()
             profiler.restart()
         writer.wait(final=True)
+        steps_log.lap("checkpoint")
     finally:
         writer.close()
         watchdog.close()
