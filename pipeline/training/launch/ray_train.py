@@ -14,6 +14,7 @@ from typing import Any
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from pipeline import ray_cluster as cluster
@@ -112,8 +113,18 @@ def _worker(given: dict[str, Any]) -> dict[str, Any]:
         report=_report,
         tracking=given["tracking"] and tuple(given["tracking"]),
         stop=lambda: stop.requested(run),
+        preempted=_will_be_preempted,
     )
     return train(config, launch)
+
+
+def _will_be_preempted() -> bool:
+    """Whether Ray has told this worker that a node of the group is about to be taken away.
+
+    `ray.train.get_preemption_info` says the same, but is a barrier; the loop tells the other ranks
+    in a collective operation that each step has anyway.
+    """
+    return get_train_context().preemption_context.preemption_info is not None
 
 
 def _report(scores: Mapping[str, float], folder: Path) -> None:

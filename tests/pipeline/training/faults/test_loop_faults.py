@@ -152,3 +152,21 @@ def test_out_of_memory_says_what_to_lower_and_halves_the_micro_batch(tmp_path, m
     assert torchrun.fit(shrinking, None)["samples_seen"] == 12 * 16
     assert kinds(config) == ["stop", "shrink"]
     assert losses(config) == losses(whole)
+
+
+def test_a_notice_of_preemption_gives_one_checkpoint_and_training_goes_on(tmp_path):
+    config, written = settings(tmp_path, "notice"), []
+    calls = iter(range(100))
+    context = loop.Context(
+        rank=0,
+        world_size=1,
+        host="here",
+        device=torch.device("cpu"),
+        threads=1,
+        report=lambda _, folder: written.append(folder.name),
+        preempted=lambda: next(calls) >= 3,  # from step 4 on
+    )
+    assert loop.train(config, context)["step"] == 12
+    assert written == [f"checkpoint_0000{step}" for step in ("04", "06", "12")]
+    (told,) = [e for e in events.read(RunPaths.of(config).run) if e["kind"] == "preempted"]
+    assert "checkpoint_000004 was written before" in told["text"]
