@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
@@ -276,11 +277,17 @@ def reference_loss(config: Config, show: Show) -> float | None:
     if not (paths.heldout / MANIFEST).exists() or any("://" in folder for folder in folders):
         return None
     try:
-        batches = heldout(str(paths.heldout), train.micro_batch, train.eval_samples, 0, 1)
-        return unigram_loss(open_folder(*folders), batches)
+        return _unigram_loss(tuple(folders), paths.heldout, train.micro_batch, train.eval_samples)
     except Exception as error:  # whatever it is, the trained network is worth more
         show(f"the loss of token frequencies alone can't be computed: {error}")
         return None
+
+
+@cache
+def _unigram_loss(folders: tuple[str, ...], held: Path, micro_batch: int, samples: int) -> float:
+    """Computed once for the curve and for the summary: it reads the whole corpus."""
+    batches = heldout(str(held), micro_batch, samples, 0, 1)
+    return unigram_loss(open_folder(*folders), batches)
 
 
 def make_export(config: Config, run_id: str | None, show: Show) -> str:
