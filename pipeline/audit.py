@@ -145,7 +145,8 @@ def _count(
         name = f"epoch {epoch}" + (f" of source {source}" if len(bounds) > 2 else "")
         once, often = int((used == 1).sum()), np.flatnonzero(used > 1)
         texts.append(f"{name}: {once:,} of {len(used):,} samples exactly once")
-        unused = np.flatnonzero(used == 0) if whole and (epoch + 1, source) in counts else []
+        complete = whole and (epoch + 1, source) in counts
+        unused = np.flatnonzero((used == 0) & complete)
         for kind, which in (("more than once", often), ("never", unused)):
             if len(which):
                 numbers = ", ".join(map(str, which[:SHOWN] + bounds[source]))
