@@ -170,7 +170,7 @@ def _is_preempted(error: Exception) -> bool:
 
 
 def _in_thread(fit: Callable[[], ray.train.Result]) -> ray.train.Result:
-    """The result of `fit`, which runs beside: so signals reach our handler, not Ray Train's.
+    """Run `fit` in a thread and return its result, so that signals reach our handler and not its.
 
     Raises:
         NezhaError: what ended the run.
