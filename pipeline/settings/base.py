@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +40,13 @@ def _local(path: str) -> str:
     return path
 
 
+def check_folder_name(name: str) -> str:
+    """Refuse a name whose folder would be another one than a new one in its place."""
+    if name in (".", "..") or re.search(r"[/\\\0]", name):
+        raise ValueError("must be the name of a folder, without `/`, and not be `.` or `..`")
+    return name
+
+
 Number = BeforeValidator(_refuse_truth_value)
 Share = Annotated[float, Number, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Number, Field(ge=0.0, lt=1.0)]
@@ -50,3 +58,4 @@ Location = Annotated[str, AfterValidator(_absolute)]
 """A path or a URL. A relative path is relative to the driver's working directory."""
 LocalPath = Annotated[Location, AfterValidator(_local)]
 """A path, and no URL."""
+FolderName = Annotated[str, AfterValidator(check_folder_name)]

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from pipeline.settings.base import AboveZero, Count, Decay, Location, Number, Positive, Settings
+from pipeline.settings.base import (
+    AboveZero,
+    Count,
+    Decay,
+    FolderName,
+    Location,
+    Number,
+    Positive,
+    Settings,
+)
 
 
 class TaskData(Settings):
@@ -45,7 +53,7 @@ class SearchSettings(Settings):
 class FinetuneSettings(Settings):
     """One downstream task."""
 
-    name: str = ""
+    name: FolderName = ""
     """Folder of the head under the run's `heads`; empty: the task's name."""
     task: Literal[
         "",
@@ -88,13 +96,6 @@ class FinetuneSettings(Settings):
                     f"{self.data.length}, so that a window goes on from the one before"
                 )
         return self
-
-    @field_validator("name")
-    @classmethod
-    def _check_name(cls, name: str) -> str:
-        if name in (".", "..") or re.search(r"[/\\]", name):
-            raise ValueError("must be the name of a folder, without `/`, and not be `.` or `..`")
-        return name
 
 
 class PredictSettings(Settings):
