@@ -80,6 +80,10 @@ def suite_of(config: Config) -> dict[str, FinetuneSettings]:
             continue
         if not settings.data.dev:
             mistakes.append(f"heads.{name}.data.dev: needed to choose the best epoch of each trial")
+        if settings.search.halving:
+            mistakes.append(
+                f"heads.{name}.search.halving: leave it out; a comparison has all seeds"
+            )
         if settings.checkpoint or settings.from_scratch:
             mistakes.append(
                 f"heads.{name}.checkpoint, from_scratch: leave them out; compare.checkpoints says "

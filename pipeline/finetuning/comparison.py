@@ -110,9 +110,7 @@ def conclude(subjects: Sequence[Subject], judged: Sequence[Judged], found: Any) 
     by_task: dict[str, list[Judged]] = {}
     for each in judged:
         by_task.setdefault(each.task, []).append(each)
-    failed = [
-        line for each in judged for line in failures(each.trials, outcomes_of(each.trials, found))
-    ]
+    failed = [line for each in judged for line in failures(each.trials, found)]
     done = {path: each for path, each in found.items() if isinstance(each, TrialResult)}
     return Comparison(
         list(subjects),
@@ -147,7 +145,7 @@ def _row(judged: Sequence[Judged], found: Any, done: Mapping[Any, TrialResult]) 
     differences = {
         name: compare(shares[first], own)
         for name, own in shares.items()
-        if name != first and first in shares
+        if name != first and first in shares and task.name not in judging.NUMBERS
     }
     on = "test" if "test" in examined.trivial else "dev"
     return Row(

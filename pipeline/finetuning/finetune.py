@@ -23,6 +23,10 @@ TRIALS = ".trials"
 SETS = ("dev", "test")
 
 
+class StoppedEarly(NezhaError):
+    """A trial of a search that was stopped because others were better."""
+
+
 class Finetuning(NamedTuple):
     """One fine-tuning to run: all trials of its grid."""
 
@@ -55,6 +59,10 @@ class Work(NamedTuple):
 
 Runner = Callable[[Sequence[Work]], list[Any]]
 """Makes all calls; returns, in order, what each returned, or the NezhaError that it raised."""
+Found = dict[Path, TrialResult | NezhaError]
+"""What became of trials, by their folders."""
+Halve = Callable[[Sequence[Trial], str], Found]
+"""Runs trials of one seed, and stops those early whose dev score (named) is low."""
 
 
 class FinetuneResult(NamedTuple):
@@ -108,8 +116,8 @@ def check(settings: FinetuneSettings, group: str = "finetune") -> None:
             f"{group}.micro_batch={settings.micro_batch} must be smaller than {group}.batch="
             f"{settings.batch}; leave it out to process the batch at once"
         )
-    if settings.label_weights and settings.task and not TASKS[settings.task].has_labels:
-        mistakes.append(f"{group}.label_weights: a {settings.task} task has no labels")
+    if settings.label_weights and settings.task not in ("", "classification", "pair", "ner"):
+        mistakes.append(f"{group}.label_weights: has no effect on {settings.task}: leave it out")
     if mistakes:
         raise ConfigError(f"{len(mistakes)} wrong setting(s):\n  " + "\n  ".join(mistakes))
 
@@ -133,7 +141,10 @@ def finetune(
 
 
 def finetune_with(
-    run: Runner, jobs: Sequence[Finetuning], show: Callable[[str, str], None]
+    run: Runner,
+    jobs: Sequence[Finetuning],
+    show: Callable[[str, str], None],
+    halve: Halve | None = None,
 ) -> list[FinetuneResult]:
     """Train every point of each grid with all seeds, and keep the median head of the best point.
 
@@ -151,12 +162,16 @@ def finetune_with(
     """
     for job in jobs:
         check(job.settings)
+        if job.settings.search.halving and halve is None:
+            raise ConfigError("finetune.search.halving: needs a cluster (`finetune_all`)")
     examined = examine_with(run, jobs)
     results: dict[int, FinetuneResult] = {}
     trials: dict[int, list[Trial]] = {}
+    fingerprints: dict[int, str] = {}
     for number, (job, facts) in enumerate(zip(jobs, examined, strict=True)):
         own = trials_of(job, facts)
-        if known := _known_result(job.output, _fingerprint(own)):
+        fingerprints[number] = hash_of([trial.folder.name for trial in own])
+        if known := _known_result(job.output, fingerprints[number]):
             show(job.name, f"{job.output} is up to date")
             results[number] = known
             continue
@@ -169,9 +184,15 @@ def finetune_with(
         start = "random weights" if job.scratch else job.export
         show(job.name, f"{job.settings.task} from {start}: {sizes} examples")
         trials[number] = own
-    found = run_trials(run, [trial for own in trials.values() for trial in own])
+    found: Found = {}
     for number, own in trials.items():
-        results[number] = _conclude(run, jobs[number], examined[number], own, found, show)
+        if jobs[number].settings.search.halving:
+            trials[number] = _halved(jobs[number], own, found, halve)
+    rest = [trial for own in trials.values() for trial in own if trial.folder not in found]
+    found |= run_trials(run, rest)
+    for number, own in trials.items():
+        given = jobs[number], examined[number], own, found, fingerprints[number]
+        results[number] = _conclude(run, *given, show)
     return [results[number] for number in range(len(jobs))]
 
 
@@ -214,7 +235,7 @@ def trials_of(job: Finetuning, examined: Examined, with_head: bool = True) -> li
     return trials
 
 
-def run_trials(run: Runner, trials: Sequence[Trial]) -> dict[Path, TrialResult | NezhaError]:
+def run_trials(run: Runner, trials: Sequence[Trial]) -> Found:
     """The result of each trial, or why it failed, by its folder. Equal trials run once."""
     different = {trial.folder: trial for trial in trials}
     for trial in different.values():
@@ -224,9 +245,7 @@ def run_trials(run: Runner, trials: Sequence[Trial]) -> dict[Path, TrialResult |
     return dict(zip(different, run(works), strict=True))
 
 
-def outcomes_of(
-    trials: Sequence[Trial], found: dict[Path, TrialResult | NezhaError]
-) -> list[Outcome]:
+def outcomes_of(trials: Sequence[Trial], found: Found) -> list[Outcome]:
     """What became of each trial."""
     outcomes = []
     for trial in trials:
@@ -238,11 +257,31 @@ def outcomes_of(
     return outcomes
 
 
-def failures(trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> list[str]:
-    """A line for each trial that failed."""
-    pairs = zip(trials, outcomes, strict=True)
-    named = [(trial.name, outcome.error) for trial, outcome in pairs if outcome.error]
-    return [f"{name}: {error}" if name else error for name, error in named]
+def failures(trials: Sequence[Trial], found: Found) -> list[str]:
+    """A line for each trial that failed; those that were stopped early did not."""
+    return [
+        f"{trial.name}: {error}" if trial.name else str(error)
+        for trial in trials
+        if isinstance(error := found[trial.folder], NezhaError)
+        and not isinstance(error, StoppedEarly)
+    ]
+
+
+def _halved(
+    job: Finetuning, trials: Sequence[Trial], found: Found, halve: Halve | None
+) -> list[Trial]:
+    """Search with the first seed alone; returns its trials, and the other seeds of the best point.
+
+    `found` takes the results of the search.
+    """
+    assert halve is not None
+    metric = TASKS[job.settings.task].metric
+    first = [trial for trial in trials if trial.seed == trials[0].seed]
+    found |= halve(first, metric)
+    best = search.best_point(outcomes_of(first, found), metric)
+    points = {outcome.point for outcome in best}
+    others = [t for t in trials if (t.settings.lr, t.settings.batch) in points and t not in first]
+    return [*first, *others]
 
 
 def _conclude(
@@ -250,15 +289,23 @@ def _conclude(
     job: Finetuning,
     examined: Examined,
     trials: Sequence[Trial],
-    found: dict[Path, TrialResult | NezhaError],
+    found: Found,
+    fingerprint: str,
     show: Callable[[str, str], None],
 ) -> FinetuneResult:
     """Choose the point and the head, and move the head to the output folder."""
     metric, outcomes = TASKS[job.settings.task].metric, outcomes_of(trials, found)
-    failed = failures(trials, outcomes)
-    best = search.best_point(outcomes, metric)
+    failed = failures(trials, found)
+    if job.settings.search.halving:
+        # The point that the first seed chose is the one that has all seeds.
+        seeds = {trial.seed for trial in trials}
+        whole = [o for o in outcomes if sum(o.point == p.point for p in outcomes) == len(seeds)]
+        best = search.best_point(whole, metric)
+    else:
+        best = search.best_point(outcomes, metric)
     if not best:
-        first = next(each for each in found.values() if isinstance(each, NezhaError))
+        errors = (found[trial.folder] for trial in trials)
+        first = next(error for error in errors if isinstance(error, NezhaError))
         raise type(first)("\n".join(failed))
     for line in failed:
         show(job.name, f"failed: {line}")
@@ -282,7 +329,9 @@ def _conclude(
         test=result.test,
         epochs=result.epochs,
         trials=[outcome._asdict() for outcome in outcomes],
-        seconds=round(sum(r.seconds for r in found.values() if isinstance(r, TrialResult)), 1),
+        seconds=round(
+            sum(r.seconds for t in trials if isinstance(r := found[t.folder], TrialResult)), 1
+        ),
         folder=str(job.output),
     )
     head = trial.folder / HEAD
@@ -295,7 +344,7 @@ def _conclude(
         "from_scratch": job.scratch,
         "settings": job.settings.model_dump(mode="json"),
         "trial_folder": str(trial.folder),
-        "fingerprint": "" if failed else _fingerprint(trials),
+        "fingerprint": "" if failed else fingerprint,
     }
     (head / RESULTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", "utf-8")
     shutil.rmtree(job.output, ignore_errors=True)
@@ -326,10 +375,6 @@ def _call(work: Work, show: Show) -> Any:
         return work.function(*work.arguments, show=show)
     except NezhaError as error:
         return error
-
-
-def _fingerprint(trials: Sequence[Trial]) -> str:
-    return hash_of([trial.folder.name for trial in trials])
 
 
 def _known_result(output: Path, fingerprint: str) -> FinetuneResult | None:

@@ -21,6 +21,15 @@ from pipeline.finetuning.tasks.base import Answer, Task
 
 WORST = 50
 """Examples in the table of the worst."""
+NUMBERS = ("regression", "similarity")
+"""Tasks whose answer is a number. Their metric, a correlation, is no ratio of sums."""
+TRIVIAL = {
+    "ner": "no entity",
+    "span": "first sentence",
+    "choice": "most frequent place",
+    "multilabel": "labels of most examples",
+    **dict.fromkeys(NUMBERS, "mean"),
+}
 SENTENCE_ENDS = "。！？!?\n"
 
 
@@ -39,7 +48,10 @@ class Judgement(NamedTuple):
 
 
 def shares(task: Task, examples: Sequence[Example], found: Sequence[Answer]) -> NDArray[np.float64]:
-    """[N, 2]: what each example adds to the numerator and denominator of the task's metric."""
+    """[N, 2]: what each example adds to the numerator and denominator of the task's metric.
+
+    For a task of `NUMBERS`, minus the error and 1.
+    """
     return np.array(
         [_share(task, example, answer) for example, answer in zip(examples, found, strict=True)]
     ).reshape(-1, 2)
@@ -87,21 +99,26 @@ def trivial_answers(
 ) -> list[Answer]:
     """Answers that ignore what is asked: the baseline that a network has to beat.
 
-    The most frequent label of the training examples; no entity; the choice at the most frequent
-    place; the first sentence of the context.
+    `TRIVIAL` says for each kind of task what they are.
     """
-    if task.target == "labels":
+    targets = [example[task.target] for example in train]
+    if task.name == "ner":
         return [{"labels": ["O"] * len(example["tokens"])} for example in examples]
-    if task.target == "answers":
+    if task.name == "span":
         return [{"answer": _first_sentence(example["context"])} for example in examples]
-    most = Counter(example[task.target] for example in train).most_common(1)[0][0]
-    return [{task.target: most} for _ in examples]
+    if task.name == "multilabel":
+        counts = Counter(label for labels in targets for label in labels)
+        return [{"labels": [each for each in counts if 2 * counts[each] > len(train)]}] * len(
+            examples
+        )
+    if task.name in NUMBERS:
+        return [{"score": sum(targets) / len(targets)}] * len(examples)
+    return [{task.target: Counter(targets).most_common(1)[0][0]}] * len(examples)
 
 
 def trivial_name(task: Task) -> str:
     """What the trivial answers of a task are, for tables."""
-    named = {"labels": "no entity", "answers": "first sentence", "answer": "most frequent place"}
-    return named.get(task.target, "most frequent label")
+    return TRIVIAL.get(task.name, "most frequent label")
 
 
 def _first_sentence(context: str) -> str:
@@ -110,12 +127,15 @@ def _first_sentence(context: str) -> str:
 
 
 def _share(task: Task, example: Example, answer: Answer) -> tuple[float, float]:
-    if task.target == "labels":
-        truth, given = _entities(example["labels"]), _entities(answer["labels"])
-        return 2.0 * len(truth & given), float(len(truth) + len(given))
-    if task.target == "answers":
+    if task.name == "span":
         texts = [each["text"] for each in example["answers"]]
         return metrics.spans([texts], [answer["answer"]])["f1"], 1.0
+    if task.name in NUMBERS:
+        return -abs(answer["score"] - example["label"]), 1.0
+    if task.name in ("ner", "multilabel"):
+        read = _entities if task.name == "ner" else set
+        truth, given = read(example["labels"]), read(answer["labels"])
+        return 2.0 * len(truth & given), float(len(truth) + len(given))
     return float(answer[task.target] == example[task.target]), 1.0
 
 
@@ -129,7 +149,12 @@ def _entities(labels: Sequence[str]) -> set[tuple[str, int, int]]:
 
 
 def _confidences(task: Task, example: Example, answer: Answer) -> list[tuple[float, bool]]:
-    if task.target == "labels":
+    if task.name in NUMBERS:
+        return []
+    if task.name == "multilabel":
+        shares = answer["probabilities"].items()
+        return [(max(p, 1 - p), (p > 0.5) == (label in example["labels"])) for label, p in shares]
+    if task.name == "ner":
         right = {(kind, start, end + 1) for kind, start, end in _entities(example["labels"])}
         starts = np.cumsum([0, *(len(word) for word in example["tokens"])])
         words = {int(place): number for number, place in enumerate(starts)}
@@ -141,7 +166,7 @@ def _confidences(task: Task, example: Example, answer: Answer) -> list[tuple[flo
             for entity in answer.get("entities", [])
         ]
     score = ratio(np.array(_share(task, example, answer)))
-    if task.target == "answers":
+    if task.name == "span":
         sure = [each["probability"] for each in answer.get("candidates", [])][:1]
     else:
         shared = answer.get("probabilities", [])
@@ -154,12 +179,12 @@ def _label_pairs(
     task: Task, examples: Sequence[Example], found: Sequence[Answer]
 ) -> list[tuple[str, str]]:
     """(truth, found) of each label; for entities, the type of each word."""
-    if task.target == "labels":
+    if task.name == "ner":
         return [
             (truth[2:] or "O", given[2:] or "O")
             for example, answer in zip(examples, found, strict=True)
             for truth, given in zip(example["labels"], answer["labels"], strict=True)
         ]
-    if task.target != "label":
+    if task.name not in ("classification", "pair"):
         return []
     return [(e["label"], a["label"]) for e, a in zip(examples, found, strict=True)]

@@ -146,8 +146,12 @@ def forward(
 def loss_sum(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """Sum of the cross-entropy of logits [..., K] over the targets [...] that are not -100.
 
+    Targets that are floats belong to a regression: then it is the squared error.
+
     `weights`: fp32 [K], the weight of each label; None: 1.
     """
+    if target.is_floating_point():
+        return F.mse_loss(logits.flatten(), target.to(logits.device).flatten(), reduction="sum")
     target = target.to(logits.device).flatten()
     return F.cross_entropy(
         logits.flatten(0, -2), target, weights, ignore_index=IGNORED, reduction="sum"

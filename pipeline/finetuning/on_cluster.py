@@ -18,10 +18,13 @@ from pipeline.errors import NezhaError, TrainingError
 from pipeline.finetuning.finetune import (
     FinetuneResult,
     Finetuning,
+    Found,
     Runner,
     Work,
     finetune_with,
 )
+from pipeline.finetuning.halving import halve
+from pipeline.finetuning.trials import Trial
 
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Threads that wait for each other sleep. By default they spin, which on cores that other processes
@@ -42,7 +45,14 @@ def finetune_all(jobs: Sequence[Finetuning], show: Show) -> list[FinetuneResult]
     Raises:
         NezhaError: as `finetune_with`.
     """
-    return finetune_with(cluster_runner(show), [_with_absolute_paths(job) for job in jobs], show)
+
+    def halve_here(trials: Sequence[Trial], metric: str) -> Found:
+        ray_cluster.connect()
+        threads = threads_of_a_task(len(trials), ray_cluster.cpus_by_node())
+        return halve(trials, metric, threads, show)
+
+    given = [_with_absolute_paths(job) for job in jobs]
+    return finetune_with(cluster_runner(show), given, show, halve_here)
 
 
 def cluster_runner(show: Show) -> Runner:

@@ -204,7 +204,7 @@ def test_settings_without_an_effect_are_refused(data):
 
     assert "patience: needs" in told("ner", patience=1, data={"train": data["ner"]["train"]})
     assert "micro_batch=16 must be smaller" in told("ner", micro_batch=16)
-    assert "a span task has no labels" in told("span", label_weights="balanced")
+    assert "has no effect on span" in told("span", label_weights="balanced")
     assert "halving: needs several values" in told("ner", search={"halving": True})
     with pytest.raises(ValueError, match="twice"):
         settings("ner", data, search={"seeds": [1, 1]})

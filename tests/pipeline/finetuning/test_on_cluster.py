@@ -89,3 +89,24 @@ def test_a_task_has_its_threads_and_a_dead_worker_loses_no_other(ray_cluster):
     assert facts["policy"] == "PASSIVE"
     assert type(error) is TrainingError
     assert "the worker process died" in str(error)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_halving_stops_bad_trials_and_gives_the_best_point_all_seeds(
+    ray_cluster, export, data, tmp_path
+):
+    """One trial at a time, the best first: those after it are worse and end early."""
+    search = {"lr": [5e-3, 1e-9, 1e-10], "seeds": [1, 2], "halving": True}
+    run = job("search", data, export, tmp_path / "head", epochs=4, search=search)
+    (result,) = finetune_all([run], lambda name, line: None)
+    assert result.kept["lr"] == 5e-3
+    errors = {(each["lr"], each["seed"]): each["error"] for each in result.trials}
+    assert set(errors) == {(5e-3, 1), (1e-9, 1), (1e-10, 1), (5e-3, 2)}
+    stopped = [error for error in errors.values() if error]
+    assert stopped
+    assert all(error.startswith("stopped after epoch") for error in stopped)
+    assert result.deviation is not None
+    lines = []
+    finetune_all([run], lambda name, line: lines.append(line))
+    assert lines == [f"{tmp_path / 'head'} is up to date"]
