@@ -21,6 +21,7 @@ from pipeline.feed.batches import split_weights
 from pipeline.finetuning import comparison, comparison_report
 from pipeline.finetuning.comparison import Comparison, Judged, Subject
 from pipeline.finetuning.finetune import (
+    TRIALS,
     Finetuning,
     Runner,
     Work,
@@ -157,7 +158,7 @@ def run(config: Config, show: Show) -> tuple[Comparison, list[Path]]:
             f"{name} {subject.name}",
             settings,
             subject.export,
-            folder / subject.name,
+            folder,
             config.run.seed,
             subject.from_scratch,
         )
@@ -166,7 +167,7 @@ def run(config: Config, show: Show) -> tuple[Comparison, list[Path]]:
     ]
     pairs = [(name, subject) for name in tasks for subject in subjects]
     judged = [
-        Judged(name, subject, examined, trials_of(job, examined, with_head=False))
+        Judged(name, subject, examined, trials_of(job, examined, folder / TRIALS, with_head=False))
         for (name, subject), job, examined in zip(
             pairs, jobs, examine_with(runner, jobs), strict=True
         )

@@ -169,7 +169,7 @@ def finetune_with(
     trials: dict[int, list[Trial]] = {}
     fingerprints: dict[int, str] = {}
     for number, (job, facts) in enumerate(zip(jobs, examined, strict=True)):
-        own = trials_of(job, facts)
+        own = trials_of(job, facts, job.output.parent / TRIALS)
         fingerprints[number] = hash_of([trial.folder.name for trial in own])
         if known := _known_result(job.output, fingerprints[number]):
             show(job.name, f"{job.output} is up to date")
@@ -214,8 +214,10 @@ def examine_with(run: Runner, jobs: Sequence[Finetuning]) -> list[Examined]:
     return found
 
 
-def trials_of(job: Finetuning, examined: Examined, with_head: bool = True) -> list[Trial]:
-    """The trials of a job, each with the folder of its result."""
+def trials_of(
+    job: Finetuning, examined: Examined, folder: Path, with_head: bool = True
+) -> list[Trial]:
+    """The trials of a job; their results have folders in `folder`."""
     trials = []
     points = list(search.grid(job.settings, job.seed))
     for point, seed in points:
@@ -228,7 +230,7 @@ def trials_of(job: Finetuning, examined: Examined, with_head: bool = True) -> li
                 export=job.export,
                 seed=seed,
                 from_scratch=job.scratch,
-                folder=job.output.parent / TRIALS / key[:20],
+                folder=folder / key[:20],
                 with_head=with_head,
             )
         )
