@@ -14,7 +14,7 @@ from rich.text import Text
 
 from jobs.command import Verb, main, table
 from jobs.output.progress import ConsoleProgress
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, TrackingError
 from pipeline.finetuning import judging
 from pipeline.finetuning.finetune import SETS, FinetuneResult, Finetuning, check
 from pipeline.finetuning.head_folder import PREDICTIONS, RESULTS, read_results
@@ -23,6 +23,7 @@ from pipeline.finetuning.search import Score
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials import read_predictions
 from pipeline.paths import RunPaths
+from pipeline.registering import register_head
 from pipeline.settings.config import Config
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.finetuning import record_finetuning
@@ -61,6 +62,7 @@ def execute(config: Config, console: Console) -> None:
     scores |= {"test": result.test} | {f"trivial_{name}": v for name, v in result.trivial.items()}
     scores["calibration_error"] = calibration
     record_finetuning(config, run_id, result.epochs, scores, result.trials, files)
+    _register(config, result, run_id, console)
     if len(result.trials) > 1:
         console.print(_trials_table(result))
     console.print(table(f"{output.name}, in per cent", _summary(result)))
@@ -70,6 +72,15 @@ def execute(config: Config, console: Console) -> None:
     console.print(
         f"  python -m jobs.predict predict.model={result.folder} predict.input=FILE", markup=False
     )
+
+
+def _register(config: Config, result: FinetuneResult, run_id: str, console: Console) -> None:
+    try:
+        made = register_head(config, Path(result.folder), run_id)
+    except TrackingError as error:  # the head is worth more
+        console.print(str(error), markup=False)
+    else:
+        console.print(f"{made.uri}\n{made.note}".strip(), markup=False, highlight=False)
 
 
 def _judge(task: str, output: Path) -> tuple[dict[str, float], list[Path]]:

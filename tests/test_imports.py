@@ -51,6 +51,7 @@ ALLOWED = {
         "pipeline.errors",
         "pipeline.ray_cluster",
         "pipeline.settings",
+        "pipeline.export.lineage",
         "pipeline.export.tokenizer",
     ),
     "pipeline": ("model",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,15 +83,16 @@ def read_examples(settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase
     def fits(example: Example) -> str:
         return task.unfit(example, tokenizer, data.length)
 
-    train_examples = task.read(data.train, findings, None, fits)
+    train_examples = task.read(data.train, findings, None, fits, columns=data.columns)
     labels = task.label_set(train_examples)
     if task.has_labels and train_examples and len(labels) < 2:
         findings.problems.append(
             f"{data.train}: every label is {labels[0]}, so there is nothing to learn"
         )
     known = labels if train_examples else None
-    dev = task.read(data.dev, findings, known, fits) if data.dev else []
-    test = task.read(data.test, findings, known, fits, target_needed=False) if data.test else []
+    read = partial(task.read, findings=findings, labels=known, fits=fits, columns=data.columns)
+    dev = read(data.dev) if data.dev else []
+    test = read(data.test, target_needed=False) if data.test else []
     wrong = findings.problems + ([] if settings.skip_bad else findings.bad_lines)
     if wrong:
         more = [f"… and {len(wrong) - LISTED} more"] if len(wrong) > LISTED else []

@@ -59,6 +59,15 @@ def calibration_error(confidences: Sequence[float], right: Sequence[bool], bins:
     return float(np.abs(gaps).sum() / given.size)
 
 
+def multilabel(truth: Sequence[list[str]], found: Sequence[list[str]]) -> dict[str, float]:
+    """Micro F1 over (example, label), and the share of examples with exactly the right labels."""
+    pairs = [(set(each), set(own)) for each, own in zip(truth, found, strict=True)]
+    right = sum(len(each & own) for each, own in pairs)
+    total = sum(len(each) + len(own) for each, own in pairs)
+    exact = sum(each == own for each, own in pairs) / len(pairs)
+    return {"f1": 2 * right / total if total else 0.0, "exact_match": exact}
+
+
 def entities(truth: Sequence[list[str]], found: Sequence[list[str]]) -> dict[str, float]:
     """Entity-level micro F1, precision and recall, and F1 by type (strict IOB2, seqeval)."""
     report = classification_report(

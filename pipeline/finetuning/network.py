@@ -64,6 +64,7 @@ def build(
     labels = labels or ("LABEL_0", "LABEL_1")
     changed["id2label"] = dict(enumerate(labels))
     changed["label2id"] = {label: i for i, label in enumerate(labels)}
+    changed["problem_type"] = task.problem_type
     if from_scratch:
         config = AutoConfig.from_pretrained(export, **changed)
         return task.network.from_config(config).float()

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 
+from pipeline.export.lineage import text_cleaner
 from pipeline.finetuning import network as networks
 from pipeline.finetuning.data import read_examples
 from pipeline.finetuning.evaluation import Dataset, answers, scores_of
@@ -83,7 +84,8 @@ def run_trial(
     start_time, settings = time.monotonic(), trial.settings
     task, tokenizer = TASKS[settings.task], networks.load_tokenizer(trial.export)
     data = read_examples(settings, tokenizer)
-    setup = TaskSetup(tokenizer, data.labels, settings.data.length)
+    length, stride = settings.data.length, settings.data.stride
+    setup = TaskSetup(tokenizer, data.labels, length, stride, text_cleaner(trial.export))
     sets = {name: Dataset.of(task, each, setup) for name, each in data.sets.items()}
     with _reproducible(trial.seed):
         network = networks.build(
@@ -110,7 +112,8 @@ def run_trial(
         if trial.with_head:
             facts: dict[str, Any] = {
                 "task": settings.task,
-                "length": settings.data.length,
+                "length": length,
+                "stride": stride,
                 "labels": data.labels,
             }
             rows = [] if test else _rows(sets["test"].examples, found)
