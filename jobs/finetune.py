@@ -19,7 +19,7 @@ from pipeline.finetuning import judging
 from pipeline.finetuning.finetune import SETS, FinetuneResult, Finetuning, check
 from pipeline.finetuning.head_folder import PREDICTIONS, RESULTS, read_results
 from pipeline.finetuning.on_cluster import finetune_all
-from pipeline.finetuning.search import Score
+from pipeline.finetuning.search import Score, grid
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials import read_predictions
 from pipeline.paths import RunPaths
@@ -33,12 +33,14 @@ from pipeline.tracking.judged_pictures import draw_calibration, draw_confusion
 def plan(config: Config) -> Mapping[str, object]:
     check(config.finetune)
     settings = config.finetune
+    trials = len(list(grid(settings, config.run.seed)))
     return {
         "start from": "random weights" if settings.from_scratch else _export(config),
         "train on": settings.data.train,
         "choose the best epoch on": settings.data.dev or "nothing (the last epoch is kept)",
         "score on": settings.data.test or settings.data.dev or "nothing",
         "epochs, batch, learning rate": f"{settings.epochs}, {settings.batch}, {settings.lr:g}",
+        "trials": trials,
         "write": _output(config),
         "record in": tracking.tracking_uri(config),
     }
@@ -116,7 +118,7 @@ def _trials_table(result: FinetuneResult) -> Table:
         scores = [trial[name].get(result.metric) for name in SETS]
         cells = ["–" if score is None else f"{100 * score:.1f}" for score in scores]
         if trial["error"]:
-            cells = ["failed", Text(trial["error"])]
+            cells = [Text(trial["error"]), ""]
         shown.add_row(f"{trial['lr']:g}", str(trial["batch"]), str(trial["seed"]), *cells)
     return shown
 
@@ -129,9 +131,8 @@ def _summary(result: FinetuneResult) -> dict[str, str]:
         best = [t for t in result.trials if all(t[key] == chosen[key] for key in ("lr", "batch"))]
         shown = Score(result.score, result.deviation)
         rows[f"{on} {result.metric}, mean ± deviation"] = f"{shown} over {len(best)} seed(s)"
-        rows[f"{result.metric} without looking (trivial)"] = (
-            f"{100 * result.trivial[on][result.metric]:.1f}"
-        )
+        trivial = 100 * result.trivial[on][result.metric]
+        rows[f"{on} {result.metric} of trivial answers"] = f"{trivial:.1f}"
     rows["kept head"] = "lr {lr:g}, batch {batch}, seed {seed}: {rule}".format(**chosen)
     for name, scores in (("dev", result.dev), ("test", result.test)):
         rows |= {f"  its {name} {key}": f"{100 * value:.1f}" for key, value in scores.items()}

@@ -109,6 +109,8 @@ def check(settings: FinetuneSettings, group: str = "finetune") -> None:
         mistakes.append(
             f"{group}.search.halving: needs several values of search.lr or search.batch"
         )
+    if settings.search.halving and settings.epochs == 1:
+        mistakes.append(f"{group}.search.halving: needs more than one epoch to stop anything early")
     if settings.patience and not settings.data.dev:
         mistakes.append(f"{group}.patience: needs {group}.data.dev to see what is better")
     if settings.micro_batch >= settings.batch:

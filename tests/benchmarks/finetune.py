@@ -93,7 +93,7 @@ def features_of(number: int, vocabulary: int) -> list[Feature]:
 
 
 def ours(config: Any, features: list[Feature], settings: FinetuneSettings) -> Callable[[], None]:
-    task, setup = TASKS["pair"], TaskSetup(Padder(), ["0", "1"], 64)  # type: ignore[arg-type]
+    task, setup = TASKS["pair"], TaskSetup(Padder(), ["0", "1"], 64)
     sets = {"train": Dataset([], features), "dev": Dataset([], [])}
 
     def epoch() -> None:
@@ -124,7 +124,7 @@ def trainer(
 
     def epoch() -> None:
         network = AutoModelForSequenceClassification.from_config(config)
-        collator = DataCollatorWithPadding(Padder())  # type: ignore[arg-type]
+        collator = DataCollatorWithPadding(Padder())
         Trainer(network, arguments, collator, train_dataset=rows).train()
 
     return epoch
