@@ -22,6 +22,7 @@ from pipeline.corpus.shards.format import MANIFEST
 from pipeline.corpus.text.sources import Listing
 from pipeline.errors import ConfigError, Interrupted, TrackingError
 from pipeline.export import folder as exports
+from pipeline.feed import opening
 from pipeline.feed.batches import heldout, open_folder, split_weights
 from pipeline.feed.unigram import unigram_loss
 from pipeline.finetuning.finetune import Finetuning, check
@@ -193,6 +194,7 @@ def pretrain(config: Config, progress: Progress) -> str | None:
         ConfigError: the run is finished, but under other settings.
     """
     preflight.check_data(config)
+    opening.check(config, progress.say)
     paths = RunPaths.of(config)
     newest = checkpoints.recover(paths.checkpoints, progress.say)
     state = checkpoints.read_state(newest) if newest else {}

@@ -41,17 +41,18 @@ def export_checkpoint(source: Path, vocab: Path, output: Path) -> Path:
         VocabularyError: the checkpoint was trained with another vocabulary.
         ExportError: the manifest of a corpus that the checkpoint was trained on is missing.
     """
-    checkpoints.verify(source)
-    state = checkpoints.read_state(source)
-    config = checkpoints.read_config(source)
-    if vocabulary_sha256(vocab) != state["vocab_sha256"]:
-        raise VocabularyError(
-            f"{vocab} is not the vocabulary that {source} was trained with; set corpus.vocab to "
-            "the one that was used"
-        )
-    shape = network_config(config.model, len(read_vocabulary(vocab)))
-    network = NezhaForPreTraining(shape)
-    load_weights(network, source)
+    with checkpoints.in_use(source):
+        checkpoints.verify(source)
+        state = checkpoints.read_state(source)
+        config = checkpoints.read_config(source)
+        if vocabulary_sha256(vocab) != state["vocab_sha256"]:
+            raise VocabularyError(
+                f"{vocab} is not the vocabulary that {source} was trained with; set corpus.vocab "
+                "to the one that was used"
+            )
+        shape = network_config(config.model, len(read_vocabulary(vocab)))
+        network = NezhaForPreTraining(shape)
+        load_weights(network, source)
     manifests = _manifests(source, state, config)
     lowercase, cleaning = recorded_cleaning([each.settings for each in manifests])
 

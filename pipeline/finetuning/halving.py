@@ -63,7 +63,8 @@ def _tune(
 
     ray_cluster.connect()
     named = [trial.name for trial in trials]
-    gpus = trials[0].settings.gpus if ray_cluster.count("GPU") else 0.0
+    has_gpus = ray_cluster.count("GPU") or ray_cluster.can_start("GPU")
+    gpus = trials[0].settings.gpus if has_gpus else 0.0
     cpus = 1 if gpus else threads
     storage = trials[0].folder.with_name(".tune")
     shutil.rmtree(storage, ignore_errors=True)

@@ -58,7 +58,7 @@ def finetune_all(jobs: Sequence[Finetuning], show: Show) -> list[FinetuneResult]
 def cluster_runner(show: Show) -> Runner:
     """What makes calls as Ray tasks, as many at a time as there is room for.
 
-    A task takes its GPUs where the cluster has any. Without GPUs it takes its share of the CPUs,
+    A task takes its GPUs where the cluster has any or can start some. Without GPUs it takes its share of the CPUs,
     and torch uses as many threads. A worker process that died, for example because memory ran out,
     is a TrainingError of its call. Trials are plain Ray tasks rather than trials of Ray Tune, which
     starts an actor for each one (about 8 s here) and cannot give it environment variables.
@@ -68,7 +68,7 @@ def cluster_runner(show: Show) -> Runner:
         if not works:
             return []
         ray_cluster.connect()
-        has_gpus = ray_cluster.count("GPU") > 0
+        has_gpus = ray_cluster.count("GPU") > 0 or ray_cluster.can_start("GPU")
         threads = threads_of_a_task(len(works), ray_cluster.cpus_by_node())
         streams: dict[Any, int] = {}
         for number, work in enumerate(works):

@@ -70,7 +70,7 @@ def alive(pid):
 
 
 def weights(config):
-    return (RunPaths.of(config).checkpoints / "checkpoint_000060" / files.WEIGHTS).read_bytes()
+    return files.tensor_hashes(RunPaths.of(config).checkpoints / "checkpoint_000060")
 
 
 @pytest.fixture(scope="module")
