@@ -58,10 +58,11 @@ def finetune_all(jobs: Sequence[Finetuning], show: Show) -> list[FinetuneResult]
 def cluster_runner(show: Show) -> Runner:
     """What makes calls as Ray tasks, as many at a time as there is room for.
 
-    A task takes its GPUs where the cluster has any or can start some. Without GPUs it takes its share of the CPUs,
-    and torch uses as many threads. A worker process that died, for example because memory ran out,
-    is a TrainingError of its call. Trials are plain Ray tasks rather than trials of Ray Tune, which
-    starts an actor for each one (about 8 s here) and cannot give it environment variables.
+    A task takes its GPUs where the cluster has any or can start some. Without GPUs it takes its
+    share of the CPUs, and torch uses as many threads. A worker process that died, for example
+    because memory ran out, is a TrainingError of its call. Trials are plain Ray tasks rather than
+    trials of Ray Tune, which starts an actor for each one (about 8 s here) and cannot give it
+    environment variables.
     """
 
     def run(works: Sequence[Work]) -> list[Any]:
