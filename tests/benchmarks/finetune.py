@@ -28,6 +28,7 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
+    PrinterCallback,
     Trainer,
     TrainingArguments,
 )
@@ -125,7 +126,9 @@ def trainer(
     def epoch() -> None:
         network = AutoModelForSequenceClassification.from_config(config)
         collator = DataCollatorWithPadding(Padder())
-        Trainer(network, arguments, collator, train_dataset=rows).train()
+        peer = Trainer(network, arguments, collator, train_dataset=rows)
+        peer.remove_callback(PrinterCallback)
+        peer.train()
 
     return epoch
 
