@@ -67,7 +67,7 @@ class Feed:
 
     Raises:
         ShardError: a folder is not a finished corpus, has no samples or no masks, or weights are
-            wrong.
+            wrong; shards of an object store are shuffled all together and do not fit the cache.
     """
 
     def __init__(
@@ -86,7 +86,9 @@ class Feed:
         folders, weights = split_weights(shards)
         keep_freed_memory()
         self._cache = cache or ShardCache()
-        self._reader = open_folder(*folders, cache=self._cache)
+        self._reader = open_folder(*folders, cache=self._cache, verify=True)
+        if not window:
+            _need_room(self._reader, self._cache)
         self._masking = masking if masking and masking.mode == "dynamic" else None
         manifest = self._reader.manifest
         self._vocabulary = manifest.maskable
@@ -205,7 +207,7 @@ def heldout(
     Each rank reads a contiguous part; ranks may yield unequal numbers of batches. A rank whose part
     is empty yields one sample in which nothing is scored, so that it can join collective calls.
     """
-    reader = open_folder(folder)
+    reader = open_folder(folder, verify=True)
     _need_static_masks(reader)
     total = min(samples, len(reader))
     own = positions_of(0, total, rank, world_size)
@@ -219,12 +221,18 @@ def heldout(
         yield batch if len(own) else unscored(batch)
 
 
-def open_folder(*folders: str, cache: ShardCache | None = None) -> ShardFolder:
-    """Open corpus folders for reading; shards of folders with a URL are read from the cache."""
+def open_folder(
+    *folders: str, cache: ShardCache | None = None, verify: bool = False
+) -> ShardFolder:
+    """Open corpus folders for reading; shards of folders with a URL are read from the cache.
+
+    Args:
+        verify: see `ShardFolder`.
+    """
     if not any("://" in folder for folder in folders):
-        return ShardFolder(*folders)
+        return ShardFolder(*folders, verify=verify)
     cache = cache or ShardCache()
-    return ShardFolder(*folders, locate=cache.locate, mapped_bytes=cache.limit_bytes)
+    return ShardFolder(*folders, locate=cache.locate, mapped_bytes=cache.limit_bytes, verify=verify)
 
 
 def compare_fingerprints(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -267,6 +275,23 @@ def split_weights(shards: Sequence[str]) -> tuple[list[str], list[str]]:
             f"train.shards: {list(shards)}: give every folder a weight above 0, or none"
         ) from None
     return folders, weights
+
+
+def _need_room(reader: ShardFolder, cache: ShardCache) -> None:
+    """Check that the cache holds all shards of object stores, which every step needs."""
+    size = sum(
+        shard.bytes
+        for folder, manifest in zip(reader.folders, reader.manifests, strict=True)
+        for shard in manifest.shards
+        if "://" in folder
+    )
+    if size > cache.limit_bytes:
+        raise ShardError(
+            f"{', '.join(reader.folders)}: the shards have {size / 1e9:,.1f} GB, and "
+            f"train.shard_cache_gigabytes is {cache.limit_bytes / 1e9:,.1f}. With "
+            "train.window_shards=0 every step reads from all shards, so most would be fetched "
+            "again and again; set train.window_shards=64, or raise train.shard_cache_gigabytes"
+        )
 
 
 def _need_static_masks(reader: ShardFolder) -> None:
