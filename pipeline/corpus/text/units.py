@@ -16,7 +16,7 @@ from typing import IO, NamedTuple
 import pyarrow.parquet
 
 from pipeline.corpus.text.sources import Source, naming
-from pipeline.corpus.text.streams import open_stream
+from pipeline.corpus.text.streams import BLANK, open_stream
 from pipeline.corpus.text.tables import DELIMITERS, column_of, csv_values
 from pipeline.corpus.threads import in_threads
 from pipeline.settings.corpus import CorpusSettings
@@ -117,7 +117,9 @@ def _cut(
         if table:
             # The first row is read, so that a missing column is found before any work is done.
             next(csv_values(stream, settings.text_field), None)
-    if table or stream.transcoded:
+        # A file that begins blank is read by one task, which sees whether it is blank to its end.
+        blank = BLANK.fullmatch(next(stream.data, b"").decode(stream.codec, "replace"))
+    if table or stream.transcoded or blank:
         return [_whole(source, target)]
     source, codec = stream.source, stream.codec
     count = -(-source.size // target)
