@@ -17,6 +17,17 @@ ALLOWED = {
     "pipeline.storage": ("pipeline.errors",),
     "pipeline.settings": ("pipeline.errors",),
     "pipeline.paths": ("pipeline.settings",),
+    "pipeline.interfaces": (),
+    "pipeline.doctor": (
+        "pipeline.corpus.shards",
+        "pipeline.errors",
+        "pipeline.interfaces",
+        "pipeline.paths",
+        "pipeline.ray_cluster",
+        "pipeline.settings",
+        "pipeline.storage",
+        "pipeline.tracking",
+    ),
     "pipeline.ray_cluster": ("pipeline.errors",),
     "pipeline.tracking": ("pipeline.errors", "pipeline.settings", "pipeline.storage", "model"),
     "pipeline.corpus": (
@@ -36,8 +47,10 @@ ALLOWED = {
     "pipeline.training": (
         "model",
         "pipeline.corpus.shards",
+        "pipeline.doctor",
         "pipeline.errors",
         "pipeline.feed",
+        "pipeline.interfaces",
         "pipeline.journal",
         "pipeline.paths",
         "pipeline.ray_cluster",

@@ -10,6 +10,7 @@ from pipeline.settings.base import Settings
 from pipeline.settings.corpus import CorpusSettings, DemoSettings, PreviewSettings
 from pipeline.settings.faults import FaultSettings
 from pipeline.settings.finetuning import FinetuneSettings, PredictSettings
+from pipeline.settings.plan import PlanSettings
 from pipeline.settings.run import RunSettings, TrackingSettings
 from pipeline.settings.training import (
     EngineSettings,
@@ -36,6 +37,7 @@ class Config(Settings):
     tracking: TrackingSettings = TrackingSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     predict: PredictSettings = PredictSettings()
+    plan: PlanSettings = PlanSettings()
     heads: dict[str, FinetuneSettings] = Field(default_factory=dict)
     """Heads, by name, that a pretraining run ends with: from its export and from random weights."""
 

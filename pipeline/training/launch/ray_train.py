@@ -17,6 +17,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from pipeline import ray_cluster as cluster
+from pipeline.doctor import cluster as doctor
 from pipeline.errors import NezhaError, TrainingError
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
@@ -50,7 +51,8 @@ def fit(
         say: takes what happened to the run: lines that stay.
 
     Raises:
-        ConfigError: the cluster is too small, also after `scaling.wait_seconds`.
+        ConfigError: the cluster is too small, also after `scaling.wait_seconds`, or has nodes with
+            which the run can't work.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
         TrainingError: the workers failed more than `faults.max_failures` times.
         NezhaError: what a worker raised for the user to read.
@@ -63,6 +65,8 @@ def fit(
     for number in range(fewest, workers + 1):
         batch_split.split_batch(config.train.global_batch, config.train.micro_batch, number)
     cluster.place(fewest, scaling.cpus_per_worker, gpus, scaling.wait_seconds, say)
+    for warning in doctor.refuse_bad_nodes(config):
+        say(warning)
     paths.run.mkdir(parents=True, exist_ok=True)
     trainer = TorchTrainer(
         _worker,
