@@ -46,6 +46,7 @@ ALLOWED = {
     ),
     "pipeline.training": (
         "model",
+        "pipeline.corpus.randomness",
         "pipeline.corpus.shards",
         "pipeline.doctor",
         "pipeline.errors",
@@ -64,6 +65,7 @@ ALLOWED = {
         "pipeline.errors",
         "pipeline.ray_cluster",
         "pipeline.settings",
+        "pipeline.export.lineage",
         "pipeline.export.tokenizer",
     ),
     "pipeline": ("model",),
