@@ -19,6 +19,7 @@ from pipeline.feed.opening import open_feed
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.corpus import CorpusSettings
+from pipeline.tracking.runs import tracking_uri
 from pipeline.training import batch_split, engine
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.deepspeed_config import deepspeed_config
@@ -47,9 +48,11 @@ def check(config: Config) -> None:
         ConfigError: fp16 on a CPU, a batch that cannot be split, a network that cannot be built.
         CorpusError: there is no input, or an input does not exist.
         VocabularyError: the vocabulary does not exist.
+        TrackingError: MLflow can't use `tracking.uri`.
     """
     corpus, paths = config.corpus, RunPaths.of(config)
     _check_engine(config)
+    tracking_uri(config)
     _split(config)
     if corpus.vocab:
         read_vocabulary(paths.vocab)

@@ -208,7 +208,7 @@ def _disk(config: Config, checkpoint: float) -> dict[str, float]:
     if not made and (Path(folder) / shards.MANIFEST).exists():
         made = sum(shard.bytes for shard in shards.read_manifest(folder).shards)
     # The newest ones, the best one, and one that is being written.
-    return {"shards": made, "checkpoints": checkpoint * (config.train.keep_checkpoints + 2)}
+    return {"shards": made, "checkpoints": checkpoint * (config.train.keep_last + 2)}
 
 
 def _size(size: float) -> str:

@@ -24,6 +24,8 @@ from pipeline.settings.config import Config
 from pipeline.training import batch_split
 from pipeline.training.faults import events, hang, stop
 from pipeline.training.faults.failures import Judge, hung_ranks, original, workers
+from pipeline.training.launch import worker_logs
+from pipeline.training.launch.ray_metrics import RunMetrics
 from pipeline.training.launch.rendezvous import NodeTorchConfig
 from pipeline.training.loop import Context, train
 from pipeline.training.measure import history
@@ -94,9 +96,13 @@ def fit(
     # Ray's own limit for a worker that does not answer must not come before ours, which writes
     # stacks first.
     os.environ[HEALTH_CHECK] = str(2 * config.faults.hang_seconds + 60)
-    printer = _ProgressPrinter(paths.run, config.train.steps, show, say)
-    with printer, stop.on_signals(paths.run, say) as asked:
-        state = _in_thread(trainer.fit).return_value
+    start_time = time.time()
+    printer = _ProgressPrinter(paths.run, config, show, say)
+    try:
+        with printer, stop.on_signals(paths.run, say) as asked:
+            state = _in_thread(trainer.fit).return_value
+    finally:
+        worker_logs.collect(f"{config.run.storage}/{config.run.name}", start_time, say)
     stop.raise_if_stopped(paths.run, state, config.train.steps, asked.is_set())
     return state
 
@@ -192,14 +198,17 @@ def _user_error(error: BaseException) -> BaseException:
 
 
 class _ProgressPrinter:
-    """Shows the records that rank 0 adds to the run's history, as lines."""
+    """Shows the records that rank 0 adds to the run's history, as lines and as Ray metrics."""
 
     def __init__(
-        self, folder: Path, steps: int, show: Callable[[str], None], say: Callable[[str], None]
+        self, folder: Path, config: Config, show: Callable[[str], None], say: Callable[[str], None]
     ) -> None:
-        self._folder, self._steps, self._show, self._say = folder, steps, show, say
+        self._folder, self._steps, self._show, self._say = folder, config.train.steps, show, say
         self._news, self._silent = time.monotonic(), False
-        self._shown, self._events = len(history.read(folder)), len(events.read(folder))
+        records = history.read(folder)
+        self._shown, self._events = len(records), len(events.read(folder))
+        last = int(max((record["step"] for record in records), default=0))
+        self._metrics = RunMetrics(config.run.name, last)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="progress", daemon=True)
 
@@ -227,7 +236,9 @@ class _ProgressPrinter:
             self._silent = True
         for record in records[self._shown :]:
             self._show(history.progress_line(record, self._steps))
+            self._metrics.add(record)
         self._shown = len(records)
         for event in events.read(self._folder)[self._events :]:
             self._say(event["text"])
+            self._metrics.happened(event["kind"])
             self._events += 1
