@@ -35,7 +35,8 @@ def execute(config: Config, console: Console) -> None:
             gpus = bool(gpus_per_worker(config.scaling.gpus_per_worker))
             speed, size = cluster.bandwidth(gpus)
             name = f"all-reduce of {size} {'GPUs' if gpus else 'nodes'}"
-            console.print(table("Together", {name: f"{speed:.2f} GB/s of bus bandwidth"}))
+            if speed:
+                console.print(table("Together", {name: f"{speed:.2f} GB/s of bus bandwidth"}))
         except ConfigError as error:
             found.append(Finding("", str(error), "see the log of Ray's workers", True))
     problems = {

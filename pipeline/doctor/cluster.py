@@ -35,12 +35,19 @@ ROUNDS = 5
 
 
 def examine_nodes(config: Config, quick: bool) -> tuple[list[Facts], list[Finding]]:
-    """Facts and findings about each node alone; nodes do not wait for one another."""
+    """Facts and findings about each node alone; nodes do not wait for one another.
+
+    Raises:
+        ConfigError: this node can't write to the storage.
+    """
     ray_cluster.connect()
     marker = f".doctor-{uuid.uuid4().hex}"
     system, folder = filesystem(config.run.storage)
-    system.makedirs(folder, exist_ok=True)
-    system.pipe_file(f"{folder}/{marker}", b"")
+    try:
+        system.makedirs(folder, exist_ok=True)
+        system.pipe_file(f"{folder}/{marker}", b"")
+    except OSError as error:
+        raise ConfigError(f"run.storage={config.run.storage} can't be written: {error}") from None
     try:
         wanted = (config.run.storage, marker, config.train.shard_cache, quick)
         names = {node["NodeID"]: _name(node) for node in alive()}
@@ -105,7 +112,7 @@ def check_shared(config: Config) -> list[Finding]:
 
 
 def bandwidth(gpus: bool) -> tuple[float, int]:
-    """Bus bandwidth of an all-reduce in GB/s, and the number of processes.
+    """Bus bandwidth of an all-reduce in GB/s, and the number of processes; 0 where there is one.
 
     One process for each GPU, else one on each node. Bus bandwidth is 2·(n-1)/n of the bytes over
     the time, as NVIDIA's nccl-tests have it.
@@ -115,6 +122,8 @@ def bandwidth(gpus: bool) -> tuple[float, int]:
     """
     places = [node for node in alive() for _ in range(_processes(node, gpus))]
     size = len(places)
+    if size < 2:
+        return 0.0, size
     first = places[0]["NodeID"]
     address, port = ray.get(_on(first, _address).remote())
     tasks = [
