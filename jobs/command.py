@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
+from pipeline import mirror
 from pipeline.errors import NezhaError
 from pipeline.settings.config import Config
 from pipeline.settings.config_file import dump_yaml, load_config
@@ -80,12 +82,13 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
         if verb.takes_run:
             overrides = [given for text in overrides for given in _run_settings(text)]
         config = load_config(chosen.config, overrides)
-        plan = verb.plan(config)
-        if chosen.dry_run:
-            console.print(dump_yaml(config), markup=False, highlight=False)
-            console.print(table("Dry run: nothing was changed. The verb would", plan))
-        else:
-            verb.execute(config, console)
+        with mirror.held(config, console.print) if "run" in verb.groups else nullcontext():
+            plan = verb.plan(config)
+            if chosen.dry_run:
+                console.print(dump_yaml(config), markup=False, highlight=False)
+                console.print(table("Dry run: nothing was changed. The verb would", plan))
+            else:
+                verb.execute(config, console)
     except NezhaError as error:
         prefix = "error: " if error.exit_status == NezhaError.exit_status else ""
         Console(stderr=True, soft_wrap=True).print(f"{prefix}{error}", style="red", markup=False)
@@ -111,6 +114,9 @@ def _run_settings(argument: str) -> list[str]:
     """The settings that a run's folder stands for; a setting stays as it is."""
     if "=" in argument:
         return [argument]
+    if "://" in argument:
+        storage, _, name = argument.rstrip("/").rpartition("/")
+        return [f"run.storage={storage}", f"run.name={name}"]
     folder = Path(argument).absolute()
     return [f"run.storage={folder.parent}", f"run.name={folder.name}"]
 

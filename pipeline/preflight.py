@@ -12,7 +12,7 @@ from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.samples.vocabulary import read_vocabulary, vocabulary_sha256
 from pipeline.corpus.samples.vocabulary_training import note_of
 from pipeline.corpus.shards import format as shards
-from pipeline.errors import ConfigError, CorpusError, ShardError, VocabularyError
+from pipeline.errors import ConfigError, CorpusError, VocabularyError
 from pipeline.export import origin as origins
 from pipeline.feed.batches import compare_fingerprints
 from pipeline.feed.opening import open_feed
@@ -48,7 +48,7 @@ def check(config: Config) -> None:
         ConfigError: fp16 on a CPU, a batch that cannot be split, a network that cannot be built.
         CorpusError: there is no input, or an input does not exist.
         VocabularyError: the vocabulary does not exist.
-        TrackingError: MLflow can't use `tracking.uri`.
+        TrackingError: MLflow cannot record there.
     """
     corpus, paths = config.corpus, RunPaths.of(config)
     _check_engine(config)
@@ -81,8 +81,6 @@ def check_data(config: Config) -> None:
     paths = RunPaths.of(config)
     feed = open_feed(config, rank=0, world_size=1)
     vocabularies = {str(paths.vocab): vocabulary_sha256(paths.vocab)}
-    if "://" in config.train.eval_shards:
-        raise ShardError("train.eval_shards: held-out shards must be in a folder, not at a URL")
     if config.train.eval_shards or (paths.heldout / shards.MANIFEST).exists():
         vocabularies[str(paths.heldout)] = shards.read_manifest(paths.heldout).vocab_sha256
     for name, sha256 in vocabularies.items():

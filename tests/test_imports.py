@@ -28,6 +28,12 @@ ALLOWED = {
         "pipeline.storage",
         "pipeline.tracking",
     ),
+    "pipeline.mirror": (
+        "pipeline.errors",
+        "pipeline.paths",
+        "pipeline.settings",
+        "pipeline.storage",
+    ),
     "pipeline.ray_cluster": ("pipeline.errors",),
     "pipeline.tracking": ("pipeline.errors", "pipeline.settings", "pipeline.storage", "model"),
     "pipeline.corpus": (

@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel, Field, model_validator
 
-from pipeline.settings.base import Settings
+from pipeline.settings.base import FolderName, Settings
 from pipeline.settings.corpus import CorpusSettings, DemoSettings, PreviewSettings
 from pipeline.settings.faults import FaultSettings
-from pipeline.settings.finetuning import FinetuneSettings, PredictSettings
+from pipeline.settings.finetuning import CompareSettings, FinetuneSettings, PredictSettings
 from pipeline.settings.plan import PlanSettings
 from pipeline.settings.run import PromoteSettings, RunSettings, TrackingSettings
 from pipeline.settings.training import (
@@ -38,8 +38,9 @@ class Config(Settings):
     finetune: FinetuneSettings = FinetuneSettings()
     predict: PredictSettings = PredictSettings()
     plan: PlanSettings = PlanSettings()
+    compare: CompareSettings = CompareSettings()
     promote: PromoteSettings = PromoteSettings()
-    heads: dict[str, FinetuneSettings] = Field(default_factory=dict)
+    heads: dict[FolderName, FinetuneSettings] = Field(default_factory=dict)
     """Heads, by name, that a pretraining run ends with: from its export and from random weights."""
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from pipeline.settings.base import (
     AboveZero,
     Count,
     Decay,
+    LocalPath,
     Location,
     NotNegative,
     Number,
@@ -59,7 +60,7 @@ class TrainSettings(Settings):
     """Samples of one optimizer step, over all workers."""
     micro_batch: Positive = 32
     """Largest number of samples that one worker processes at a time."""
-    eval_shards: Location = ""
+    eval_shards: LocalPath = ""
     """Held-out shard folder; empty: the folder made from `corpus.heldout`."""
     eval_samples: Positive = 2048
     """Largest number of held-out samples in an evaluation."""
@@ -81,7 +82,7 @@ class TrainSettings(Settings):
     """Steps between two points in MLflow, and between two progress lines."""
     profile_every: Count = 100
     """Steps between two measurements of `time/…`; a measured step is slower. 0: none."""
-    init_from: Location = ""
+    init_from: LocalPath = ""
     """Checkpoint or export to start from (for example NVIDIA's second phase, at length 512)."""
     init_state: Literal["weights", "full"] = "weights"
     """What to take from `init_from`. weights: the weights. full: a checkpoint's optimizer too."""

@@ -29,8 +29,14 @@ def tracking_uri(config: Config) -> str:
     """The user's server or database, or a SQLite file in the storage folder.
 
     Raises:
-        TrackingError: a scheme that MLflow 3 refuses, or a database without its driver.
+        TrackingError: a scheme that MLflow 3 refuses, a database without its driver, or no server
+            where the storage is a URL.
     """
+    if "://" in config.run.storage and not config.tracking.uri:
+        raise TrackingError(
+            f"tracking.uri: name a server, because run.storage={config.run.storage} is a URL, and "
+            "SQLite needs a disk"
+        )
     uri = config.tracking.uri or f"sqlite:///{config.run.storage}/mlflow.db"
     if not uri.startswith(("http://", "https://", "sqlite://", "postgresql", "mysql", "mssql")):
         raise TrackingError(

@@ -14,6 +14,7 @@ from typing import Any
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from pipeline import ray_cluster as cluster
@@ -28,7 +29,7 @@ from pipeline.training.launch import worker_logs
 from pipeline.training.launch.ray_metrics import RunMetrics
 from pipeline.training.launch.rendezvous import NodeTorchConfig
 from pipeline.training.loop import Context, train
-from pipeline.training.measure import history
+from pipeline.training.measure import history, step_log
 
 POLL_SECONDS = 1.0
 RESIZE_SECONDS = 60.0
@@ -94,6 +95,7 @@ def fit(
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     hang.clear(paths.run)
     stop.clear(paths.run)
+    step_log.begin(paths.run)
     # Ray's own limit for a worker that does not answer must not come before ours, which writes
     # stacks first.
     os.environ[HEALTH_CHECK] = str(2 * config.faults.hang_seconds + 60)
@@ -122,8 +124,18 @@ def _worker(given: dict[str, Any]) -> dict[str, Any]:
         report=_report,
         tracking=given["tracking"] and tuple(given["tracking"]),
         stop=lambda: stop.requested(run),
+        preempted=_will_be_preempted,
     )
     return train(config, launch)
+
+
+def _will_be_preempted() -> bool:
+    """Whether Ray has told this worker that a node of the group is about to be taken away.
+
+    `ray.train.get_preemption_info` says the same, but is a barrier; the loop tells the other ranks
+    in a collective operation that each step has anyway.
+    """
+    return get_train_context().preemption_context.preemption_info is not None
 
 
 def _report(scores: Mapping[str, float], folder: Path) -> None:
@@ -169,7 +181,7 @@ def _is_preempted(error: Exception) -> bool:
 
 
 def _in_thread(fit: Callable[[], ray.train.Result]) -> ray.train.Result:
-    """The result of `fit`, which runs beside: so signals reach our handler, not Ray Train's.
+    """Run `fit` in a thread and return its result, so that signals reach our handler and not its.
 
     Raises:
         NezhaError: what ended the run.

@@ -79,6 +79,7 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, text, part):
         ("run.name=a/b", "run.name: must consist of letters"),
         ("tracking.alias=V2", "MLflow reserves these names"),
         ("train.init_state=full", "train.init_state=full needs train.init_from"),
+        ("train.keep_every=150", "train.keep_every=150 must be a multiple of train.checkpoint_"),
         ("optim.warmup=2000", "optim.warmup=2000 is longer than train.steps=1000"),
         ("heads.a.from_scratch=true", "heads.a.from_scratch: a head of a pretraining run"),
         (
