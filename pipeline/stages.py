@@ -218,6 +218,7 @@ def pretrain(config: Config, progress: Progress) -> str | None:
     if tracking.is_reachable(config):
         run_id = tracking.start_run(config, config.run.name, tags, run_id)
         tracking.note_run(paths.run, run_id)
+        progress.say(f"MLflow shows the run: {tracking.address(config, run_id)}")
     else:
         progress.say(f"{uri} does not answer: training starts, and MLflow gets all at the end")
     try:

@@ -10,6 +10,7 @@ from pipeline.settings.base import FolderName, Settings
 from pipeline.settings.corpus import CorpusSettings, DemoSettings, PreviewSettings
 from pipeline.settings.faults import FaultSettings
 from pipeline.settings.finetuning import CompareSettings, FinetuneSettings, PredictSettings
+from pipeline.settings.plan import PlanSettings
 from pipeline.settings.run import PromoteSettings, RunSettings, TrackingSettings
 from pipeline.settings.training import (
     EngineSettings,
@@ -36,6 +37,7 @@ class Config(Settings):
     tracking: TrackingSettings = TrackingSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     predict: PredictSettings = PredictSettings()
+    plan: PlanSettings = PlanSettings()
     compare: CompareSettings = CompareSettings()
     promote: PromoteSettings = PromoteSettings()
     heads: dict[FolderName, FinetuneSettings] = Field(default_factory=dict)
