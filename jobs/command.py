@@ -60,6 +60,13 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
     parser.add_argument(
+        "--then",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="settings of a run that follows, with the same a.b=c; may be given again",
+    )
+    parser.add_argument(
         "--dry-run",
         action="store_true",
         help="show the settings and what would be done; do nothing",
@@ -70,13 +77,15 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     console = Console(soft_wrap=True)
     try:
-        config = load_config(chosen.config, chosen.overrides)
-        plan = verb.plan(config)
-        if chosen.dry_run:
-            console.print(dump_yaml(config), markup=False, highlight=False)
-            console.print(table("Dry run: nothing was changed. The verb would", plan))
-        else:
-            verb.execute(config, console)
+        files = chosen.config, *chosen.then
+        runs = [load_config(file, chosen.overrides) for file in files]
+        plans = [verb.plan(config) for config in runs]  # refuses before the first one starts
+        for config, plan in zip(runs, plans, strict=True):
+            if chosen.dry_run:
+                console.print(dump_yaml(config), markup=False, highlight=False)
+                console.print(table("Dry run: nothing was changed. The verb would", plan))
+            else:
+                verb.execute(config, console)
     except NezhaError as error:
         prefix = "error: " if error.exit_status == NezhaError.exit_status else ""
         Console(stderr=True, soft_wrap=True).print(f"{prefix}{error}", style="red", markup=False)

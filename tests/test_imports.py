@@ -35,6 +35,7 @@ ALLOWED = {
     ),
     "pipeline.training": (
         "model",
+        "pipeline.corpus.samples.vocabulary",
         "pipeline.corpus.shards",
         "pipeline.errors",
         "pipeline.feed",

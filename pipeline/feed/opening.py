@@ -26,6 +26,9 @@ def open_feed(config: Config, rank: int, world_size: int) -> Feed:
         seed=config.run.seed,
         masking=config.corpus.masking,
         window=config.train.window_shards,
+        first_batch=config.train.first_batch or 0,
+        growing=config.train.batch_warmup,
+        steps=config.train.steps,
         cache=_cache(config),
     )
 

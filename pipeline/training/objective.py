@@ -56,9 +56,9 @@ def to_device(batch: Batch, device: torch.device) -> Inputs:
 class PretrainingObjective(nn.Module):
     """Sums of the losses over a micro-batch; the vocabulary head runs on masked tokens alone."""
 
-    def __init__(self, network: NezhaForPreTraining) -> None:
+    def __init__(self, network: NezhaForPreTraining, nsp_weight: float = 1.0) -> None:
         super().__init__()
-        self.network = network
+        self.network, self._nsp_weight = network, nsp_weight
 
     def forward(
         self,
@@ -101,7 +101,7 @@ class PretrainingObjective(nn.Module):
                     labelled.sum(),
                 ]
             )
-        return mlm / masked_total + nsp / pairs_total, statistics, right
+        return mlm / masked_total + self._nsp_weight * nsp / pairs_total, statistics, right
 
 
 def summarize(statistics: Tensor) -> dict[str, float]:

@@ -60,7 +60,7 @@ def fit(
     workers = batch_split.choose_workers(config, cluster.count("GPU"), cluster.count("CPU"))
     fewest = scaling.min_workers or workers
     for number in range(fewest, workers + 1):
-        batch_split.split_batch(config.train.global_batch, config.train.micro_batch, number)
+        batch_split.split_batch(config.train, number)
     cluster.require(fewest, scaling.cpus_per_worker, gpus)
     paths.run.mkdir(parents=True, exist_ok=True)
     trainer = TorchTrainer(
