@@ -41,11 +41,12 @@ def execute(config: Config, console: Console) -> None:
         for failure in row.failed:
             console.print(f"{row.variant}, {failure}", markup=False, highlight=False)
     exports = " ".join(export for row in rows for export in row.exports)
-    for line in (
-        f"Also in {RunPaths.of(config).run}/ablation.md. For scores of tasks:",
+    console.print(
+        f"Also in {RunPaths.of(config).run}/ablation.md. For scores of tasks:\n"
         f"  python -m jobs.compare {exports} --config SUITE",
-    ):
-        console.print(line, markup=False, highlight=False)
+        markup=False,
+        highlight=False,
+    )
 
 
 VERB = Verb(

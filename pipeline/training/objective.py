@@ -75,7 +75,8 @@ class PretrainingObjective(nn.Module):
 
         Returns:
             the loss (scalar; parts of a batch add up to the mean loss of the whole), float32
-            sums in the order of STATISTICS [6], and which masked tokens were told right (bool [M]).
+            sums in the order of STATISTICS [6], and which masked tokens were predicted right (bool
+            [M]).
         """
         hidden = self.network.nezha(
             inputs.input_ids[None],

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -142,7 +143,7 @@ def train_peer(chosen: argparse.Namespace, steps: int, name: str) -> list[list[f
     )
     vocab = Path(config.corpus.vocab).read_text("utf-8").split("\n")
     tokens = {token: number for number, token in enumerate(vocab) if token}
-    rows = reader.rows(range(len(reader)), words=False, masks=False)
+    rows = reader.rows(np.arange(len(reader)), words=False, masks=False)
     data = [
         {"input_ids": ids[:length].tolist()}
         for ids, length in zip(rows.input_ids, rows.lengths, strict=True)
@@ -209,20 +210,24 @@ def curve(chosen: argparse.Namespace, side: str) -> list[list[float]]:
     """A side's curve, from a process of its own; a probe of some steps tells how many fit."""
     file = chosen.folder / f"{side}-{chosen.minutes:g}.json"
     if not file.exists():
-        seconds = _in_process(chosen, side, PROBE_STEPS, "probe")[-1][0] * 60 / PROBE_STEPS
-        steps = max(PROBE_STEPS, round(chosen.minutes * 60 / seconds))
-        file.write_text(json.dumps(_in_process(chosen, side, steps, f"{chosen.minutes:g}")))
+        (minutes, _), *_ = _in_process(chosen, side, PROBE_STEPS, "probe", points=1)
+        steps = max(chosen.points, round(chosen.minutes / minutes * PROBE_STEPS))
+        points = _in_process(chosen, side, steps, f"{chosen.minutes:g}", chosen.points)
+        file.write_text(json.dumps(points))
     return json.loads(file.read_text())
 
 
-def _in_process(chosen: argparse.Namespace, side: str, steps: int, kind: str) -> list[list[float]]:
+def _in_process(
+    chosen: argparse.Namespace, side: str, steps: int, kind: str, points: int
+) -> list[list[float]]:
     command = [sys.executable, "-m", "tests.benchmarks.learning", str(chosen.folder)]
-    for name in ("config", "threads", "points", "peer_lr"):
+    for name in ("config", "threads", "peer_lr"):
         command += [f"--{name.replace('_', '-')}", str(getattr(chosen, name))]
+    command += ["--points", str(points), "--side", side, "--steps", str(steps)]
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
     environment |= {"OMP_NUM_THREADS": str(chosen.threads)}
-    own = ["--side", side, "--steps", str(steps), "--name", f"{side}-{kind}"]
-    done = subprocess.run([*command, *own], check=True, stdout=subprocess.PIPE, env=environment)
+    command += ["--name", f"{side}-{kind}"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 
 

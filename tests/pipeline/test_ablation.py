@@ -1,5 +1,6 @@
 """Ablations, with the training loop in this process instead of Ray workers."""
 
+import contextlib
 import json
 
 import mlflow
@@ -10,6 +11,7 @@ from pipeline.errors import ConfigError, TrainingError
 from pipeline.paths import RunPaths
 from pipeline.settings.config_file import load_config, with_changes
 from pipeline.tracking import runs as tracking
+from pipeline.training.faults import lock
 from pipeline.training.launch import ray_train, torchrun
 from tests.pipeline.test_stages import Lines
 from tests.pipeline.training.test_loop import settings
@@ -19,6 +21,8 @@ VARIANTS = {"lamb": {}, "adamw": {"optim.name": "adamw"}}
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch):
+    """Training alone takes the lock that the stages hold here."""
+    monkeypatch.setattr(lock, "hold", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr(
         ray_train, "fit", lambda config, tracking, *_: torchrun.fit(config, tracking)
     )
