@@ -35,6 +35,7 @@ ALLOWED = {
     ),
     "pipeline.training": (
         "model",
+        "pipeline.corpus.randomness",
         "pipeline.corpus.samples.vocabulary",
         "pipeline.corpus.shards",
         "pipeline.errors",
@@ -52,6 +53,7 @@ ALLOWED = {
         "pipeline.errors",
         "pipeline.ray_cluster",
         "pipeline.settings",
+        "pipeline.export.lineage",
         "pipeline.export.tokenizer",
     ),
     "pipeline": ("model",),

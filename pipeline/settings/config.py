@@ -12,7 +12,7 @@ from pipeline.settings.corpus import CorpusSettings, DemoSettings, PreviewSettin
 from pipeline.settings.faults import FaultSettings
 from pipeline.settings.finetuning import FinetuneSettings, PredictSettings
 from pipeline.settings.lengths import in_steps
-from pipeline.settings.run import RunSettings, TrackingSettings
+from pipeline.settings.run import PromoteSettings, RunSettings, TrackingSettings
 from pipeline.settings.training import (
     EngineSettings,
     ModelSettings,
@@ -39,6 +39,7 @@ class Config(Settings):
     finetune: FinetuneSettings = FinetuneSettings()
     predict: PredictSettings = PredictSettings()
     ablate: AblationSettings = AblationSettings()
+    promote: PromoteSettings = PromoteSettings()
     heads: dict[str, FinetuneSettings] = Field(default_factory=dict)
     """Heads, by name, that a pretraining run ends with: from its export and from random weights."""
 

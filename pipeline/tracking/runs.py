@@ -17,6 +17,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from pipeline.errors import TrackingError
 from pipeline.settings.config import Config, flatten
 from pipeline.storage import write_whole
+from pipeline.tracking.metric_names import grouped
 
 REACH_SECONDS = 5
 NOTE = "mlflow_run"
@@ -120,7 +121,7 @@ def record_scores(config: Config, run_id: str, scores: Mapping[str, float | None
     try:
         for name, value in scores.items():
             if value is not None:
-                client.log_metric(run_id, name, value)
+                client.log_metric(run_id, grouped(name), value)
     except (MlflowException, OSError) as error:
         logger.warning("MLflow run %s could not store its final scores: %s", run_id, error)
 
