@@ -34,6 +34,9 @@ def open_feed(
         seed=config.run.seed,
         masking=config.corpus.masking,
         window=config.train.window_shards,
+        first_batch=config.train.first_batch or 0,
+        growing=config.train.batch_warmup,
+        steps=config.train.steps,
         cache=_cache(config),
         damaged=known_damaged(paths.run) if skip else frozenset(),
         tell=tell if skip else None,
@@ -54,7 +57,7 @@ def check(config: Config, say: Callable[[str], None]) -> None:
     folders, _ = split_weights(paths.training)
     check_shards(folders, paths.run, skip, say)
     if (paths.heldout / MANIFEST).exists():
-        check_shards([str(paths.heldout)], paths.run, False, say)
+        check_shards([str(paths.heldout)], paths.run, skip=False, say=say)
 
 
 def open_training_folder(config: Config) -> ShardFolder:
