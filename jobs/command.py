@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
@@ -42,6 +43,8 @@ class Verb(NamedTuple):
     """What it would do, for `--dry-run`; it checks the settings and changes nothing."""
     execute: Callable[[Config, Console], None]
     """Does it, and prints a summary on the console."""
+    takes_run: bool = False
+    """Whether the folder of a run may stand in place of `run.storage` and `run.name`."""
 
 
 def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
@@ -65,12 +68,18 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
         help="show the settings and what would be done; do nothing",
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="a.b=c", help="a setting and its value (YAML)"
+        "overrides",
+        nargs="*",
+        metavar="RUN|a.b=c" if verb.takes_run else "a.b=c",
+        help=("a run's folder, or " if verb.takes_run else "") + "a setting and its value (YAML)",
     )
     chosen = parser.parse_args(arguments)
     console = Console(soft_wrap=True)
     try:
-        config = load_config(chosen.config, chosen.overrides)
+        overrides = chosen.overrides
+        if verb.takes_run:
+            overrides = [given for text in overrides for given in _run_settings(text)]
+        config = load_config(chosen.config, overrides)
         plan = verb.plan(config)
         if chosen.dry_run:
             console.print(dump_yaml(config), markup=False, highlight=False)
@@ -96,6 +105,14 @@ def table(title: str, rows: Mapping[str, object]) -> Table:
     for name, value in rows.items():
         result.add_row(str(name), str(value))
     return result
+
+
+def _run_settings(argument: str) -> list[str]:
+    """The settings that a run's folder stands for; a setting stays as it is."""
+    if "=" in argument:
+        return [argument]
+    folder = Path(argument).absolute()
+    return [f"run.storage={folder.parent}", f"run.name={folder.name}"]
 
 
 def _settings_help(groups: Sequence[str]) -> str:

@@ -10,11 +10,12 @@ from rich.console import Console
 
 from jobs.command import Verb, main, table
 from jobs.output.progress import ConsoleProgress
-from pipeline.errors import ConfigError
-from pipeline.finetuning.finetune import check
+from pipeline.errors import ConfigError, TrackingError
+from pipeline.finetuning.finetune import FinetuneResult, check
 from pipeline.finetuning.head_folder import PREDICTIONS, RESULTS, read_results
 from pipeline.finetuning.on_cluster import Finetuning, finetune_all
 from pipeline.paths import RunPaths
+from pipeline.registering import register_head
 from pipeline.settings.config import Config
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.finetuning import record_finetuning
@@ -48,6 +49,7 @@ def execute(config: Config, console: Console) -> None:
     finally:
         progress.close()
     record_finetuning(config, run_id, result.epochs, result.test, Path(result.folder, RESULTS))
+    _register(config, result, run_id, console)
     for number, trial in enumerate(result.trials if len(result.trials) > 1 else [], 1):
         console.print(table(f"Trial {number}", _rounded(trial)))
     for name, scores in (("dev", result.dev), ("test", result.test)):
@@ -59,6 +61,15 @@ def execute(config: Config, console: Console) -> None:
     console.print(
         f"  python -m jobs.predict predict.model={result.folder} predict.input=FILE", markup=False
     )
+
+
+def _register(config: Config, result: FinetuneResult, run_id: str, console: Console) -> None:
+    try:
+        made = register_head(config, Path(result.folder), run_id)
+    except TrackingError as error:  # the head is worth more
+        console.print(str(error), markup=False)
+    else:
+        console.print(f"{made.uri}\n{made.note}".strip(), markup=False, highlight=False)
 
 
 def _rounded(scores: Mapping[str, float]) -> dict[str, str]:

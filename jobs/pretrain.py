@@ -35,7 +35,8 @@ def execute(config: Config, console: Console) -> None:
     console.print(table("Scores", score_rows(summary)))
     console.print(table("Seconds by stage", seconds | {"all": round(sum(seconds.values()), 1)}))
     facts = {name: summary[name] for name in ("export", "model_uri", "mlflow_uri", "mlflow_run")}
-    facts["tokens a second"] = f"{summary['tokens_per_second']:,.0f}"
+    if summary["tokens_per_second"]:  # a run of few steps may not have measured it
+        facts["tokens a second"] = f"{summary['tokens_per_second']:,.0f}"
     console.print(table("Results", facts | {"summary": RunPaths.of(config).summary}))
     console.print("Next:")
     for command in next_commands(config):
@@ -99,7 +100,10 @@ VERB = Verb(
         "DeepSpeed, export, registry, heads. Stages whose results are there and still valid are\n"
         "skipped; an interrupted run goes on from its newest checkpoint."
     ),
-    groups=("run", "demo", "corpus", "model", "train", "optim", "engine", "scaling", "tracking"),
+    groups=(
+        *("run", "demo", "corpus", "model", "train", "optim", "engine", "scaling", "faults"),
+        *("tracking", "heads"),
+    ),
     plan=plan,
     execute=execute,
 )

@@ -31,7 +31,7 @@ VERB = Verb(
     help=__doc__,
     groups=(
         *("run", "corpus.output", "corpus.vocab", "corpus.sequence_length", "corpus.masking"),
-        *("model", "train", "optim", "engine", "scaling"),
+        *("model", "train", "optim", "engine", "scaling", "faults"),
     ),
     plan=plan,
     execute=execute,

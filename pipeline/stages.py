@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
 
-from pipeline import preflight, sample
+from pipeline import preflight, registering, sample
 from pipeline.corpus import planning, prepare
 from pipeline.corpus.run.inputs import Inputs, list_inputs
 from pipeline.corpus.samples.vocabulary import read_vocabulary
@@ -22,6 +22,7 @@ from pipeline.corpus.shards.format import MANIFEST
 from pipeline.corpus.text.sources import Listing
 from pipeline.errors import ConfigError, Interrupted, TrackingError
 from pipeline.export import folder as exports
+from pipeline.feed import opening
 from pipeline.feed.batches import heldout, open_folder, split_weights
 from pipeline.feed.unigram import unigram_loss
 from pipeline.finetuning.finetune import check
@@ -30,7 +31,7 @@ from pipeline.finetuning.tasks import TASKS
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.corpus import CorpusSettings, MaskingSettings
-from pipeline.tracking import pictures, registry
+from pipeline.tracking import pictures
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.metric_sender import MetricSender
 from pipeline.training.checkpoints import files as checkpoints
@@ -193,6 +194,7 @@ def pretrain(config: Config, progress: Progress) -> str | None:
         ConfigError: the run is finished, but under other settings.
     """
     preflight.check_data(config)
+    opening.check(config, progress.say)
     paths = RunPaths.of(config)
     newest = checkpoints.recover(paths.checkpoints, progress.say)
     state = checkpoints.read_state(newest) if newest else {}
@@ -291,7 +293,8 @@ def make_export(config: Config, run_id: str | None, show: Show) -> str:
         exports.export_checkpoint(best, paths.vocab, paths.export)
     uri = str(paths.export)
     if run_id and tracking.is_reachable(config):
-        uri = registry.register_export(config, paths.export, run_id)
+        uri, note = registering.register_export(config, paths.export, run_id)
+        show(note)
     elif run_id:
         show(f"{place['store']} does not answer; jobs.export registers the export later")
         place = {}
@@ -352,12 +355,12 @@ def _pretraining_summary(config: Config, run_id: str | None) -> dict[str, Any]:
 def _figures(summary: dict[str, Any]) -> dict[str, float | None]:
     """The scores of a summary that its MLflow run does not have yet."""
     heads = {
-        f"{name}_{start}": score
+        f"test/{name}_{start}": score
         for name, scores in summary.items()
         if isinstance(scores, dict)
         for start, score in scores.items()
     }
-    return {"unigram_loss": summary["unigram_loss"]} | heads
+    return {"heldout_unigram_loss": summary["unigram_loss"]} | heads
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:

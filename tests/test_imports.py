@@ -35,6 +35,7 @@ ALLOWED = {
     ),
     "pipeline.training": (
         "model",
+        "pipeline.corpus.randomness",
         "pipeline.corpus.shards",
         "pipeline.errors",
         "pipeline.feed",
@@ -51,6 +52,7 @@ ALLOWED = {
         "pipeline.errors",
         "pipeline.ray_cluster",
         "pipeline.settings",
+        "pipeline.export.lineage",
         "pipeline.export.tokenizer",
     ),
     "pipeline": ("model",),

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..fused.dropout import LEVELS, drop_below, keep_scale
+from ..fused.dropout import LEVELS, drop_below, keep_scale, scalar_seed
 from ..fused.operators import operator
 from .table_factors import table_factors
 from .triton_kernels import context_kernel, keys_kernel, queries_kernel
@@ -155,7 +155,7 @@ def _launcher(
         "clip": clip,
         "scale": scaling * LOG2E.value,
         # Triton would compile its kernels again for a seed of 32 bits.
-        "seed": 2**48 + (0 if seed is None else int(seed)),
+        "seed": 2**48 + (0 if seed is None else scalar_seed(seed)),
         "drop_below": drop_below(dropout),
         "keep_scale": keep_scale(dropout),
     }

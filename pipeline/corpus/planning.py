@@ -9,7 +9,7 @@ import os
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tokenizers
 
@@ -25,9 +25,10 @@ from pipeline.settings.corpus import CorpusSettings
 
 FORMAT = 3
 """To be raised when the same text and settings would give other shards."""
-NOT_CONTENT = {
-    *("inputs", "heldout", "output", "vocab", "vocab_size", "user_dictionary"),
-    *("workers", "keep_rejected", "max_bad_share"),
+NOT_CONTENT: dict[str, Any] = {
+    **dict.fromkeys(("inputs", "heldout", "output", "vocab", "vocab_size"), True),
+    **dict.fromkeys(("user_dictionary", "workers", "keep_rejected", "max_bad_share"), True),
+    "dedup": {"memory_megabytes"},
 }
 """Settings that do not change shards, or whose content is in the fingerprint already."""
 

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.corpus.dedup import grouping, marks
 from pipeline.corpus.dedup import heldout as heldout_documents
-from pipeline.corpus.dedup import marks
 from pipeline.corpus.planning import Plan, absolute, plan, reads
 from pipeline.corpus.run import alarms, ledger, output_folder
-from pipeline.corpus.run.ledger import Done, Result
 from pipeline.corpus.run.output_folder import Ledger
 from pipeline.corpus.run.progress import Progress
 from pipeline.corpus.run.ray_data import run_on_cluster, spread_on_cluster
+from pipeline.corpus.run.tally import Result, Tally
 from pipeline.corpus.run.work import Job, make_shard, or_failure, sign_chunk
 from pipeline.corpus.samples.vocabulary import SPECIALS, read_vocabulary
 from pipeline.corpus.shards import format as shards
@@ -42,7 +41,7 @@ class Executor(NamedTuple):
 
     run: Callable[[Job, Sequence[Unit], int], Iterable[Result]]
     """Gives the results of units in any order; the last argument is `corpus.workers`."""
-    spread: marks.Spread
+    spread: grouping.Spread
 
 
 def _one_by_one(job: Job, units: Sequence[Unit], workers: int) -> Iterator[Result]:
@@ -148,9 +147,9 @@ def _prepare(
         job = _sign_heldout(job, planned, executor, show)
     if marks.wanted(settings.dedup):
         job, clusters = _deduplicate(job, planned, executor, show)
-    elif system.exists(f"{root}/{marks.REPORT}"):
-        system.rm_file(f"{root}/{marks.REPORT}")
-    progress = Progress(planned.units, show)
+    if not clusters and system.exists(f"{root}/{marks.REPORT}"):
+        system.rm_file(f"{root}/{marks.REPORT}")  # of an earlier corpus
+    progress = Progress(planned.units, show, folder)
     done = _run(job, planned, executor, progress, listed)
     manifest = _manifest(job, planned, done, clusters)
     if missing := ledger.missing_shards(folder, manifest.shards):
@@ -161,7 +160,7 @@ def _prepare(
     shards.write_manifest(folder, manifest)
     output_folder.remove_work(folder)
     progress.end(manifest)
-    for place in ledger.unreadable_places(done):
+    for place in done.unreadable_places():
         show(f"unreadable: {place}")
     _show_left_out(sources, show)
     _show_findings(manifest, show)
@@ -179,33 +178,35 @@ def _run(
     executor: Executor,
     progress: Progress,
     listed: Iterable[str] = (),
-) -> Done:
-    """Do the work that is not finished yet; returns all results.
+) -> Tally:
+    """Do the work that is not finished yet; returns the sums of all results.
 
     Args:
         listed: see `ledger.resume`.
 
     Raises:
-        CorpusError: an error of a worker; too much of the input is bad; units without a result.
+        CorpusError: an error of a worker; too much of the input is bad; units without a result;
+            almost all text is unknown to the vocabulary.
     """
-    done = ledger.resume(job.folder, job.fingerprint, job.settings.keep_rejected, listed)
-    progress.begin(job.folder, done)
-    todo = ledger.unfinished_units(planned.units, done)
-    job = job._replace(finished=frozenset(key for key in done if key[1] != ledger.END))
+    done, gatherer = ledger.resume(job.folder, job.fingerprint, job.settings.keep_rejected, listed)
+    progress.begin(done)
+    todo = done.unfinished(planned.units)
+    begun = {unit.number for unit in todo}
+    job = job._replace(finished=frozenset(key for key in done.chunks if key[0] in begun))
     # The size of a compressed file's text is unknown until its end is read.
     known = not any(source.compression for source in planned.sources)
     total = sum(source.size for source in planned.sources) if known else math.inf
-    bad_bytes = sum(result.bad_bytes for result in done.values())
     for result in executor.run(job, todo, job.settings.workers):
         if result.error:
             raise CorpusError(result.error)
-        done[result.unit, result.chunk] = result
+        done.add(result)
+        gatherer.add(result)
         progress.add(result)
-        bad_bytes += result.bad_bytes
-        if bad_bytes > job.settings.max_bad_share * total:
+        alarms.check_unknown(done.counts["tokens"], done.counts["unknown_tokens"], ended=False)
+        if done.bad_bytes > job.settings.max_bad_share * total:
             break
-    ledger.check_bad_share(done, total, job.settings.max_bad_share)
-    if missing := ledger.unfinished_units(planned.units, done):
+    done.check_bad_share(total, job.settings.max_bad_share)
+    if missing := done.unfinished(planned.units):
         raise CorpusError(
             f"{job.folder}: {len(missing)} of {len(planned.units)} work units gave no complete "
             f"result, the first one of {missing[0].ranges[0].source.path}; no manifest was "
@@ -226,13 +227,13 @@ def _sign_heldout(job: Job, planned: Plan, executor: Executor, show: Callable[[s
     folder = f"{job.folder}/_work/heldout-{planned.fingerprint[:16]}"
     system, path = filesystem(f"{folder}/{heldout_documents.HASHES}")
     if not system.exists(path):
-        show("reading the held-out documents")
         units = plan_units(planned.heldout, job.settings)
         only_hashes = job.settings.model_copy(update={"dedup": DedupSettings()})
         signing = _signing(job, folder, only_hashes)
         there = planned._replace(units=units, sources=Listing(planned.heldout, []))
-        done = _run(signing, there, executor, Progress(units, show))
-        chunks = [ledger.chunk_name(*key) for key in sorted(done) if key[1] != ledger.END]
+        progress = Progress(units, show, "reading the held-out documents")
+        done = _run(signing, there, executor, progress)
+        chunks = [ledger.chunk_name(*key) for key in sorted(done.chunks)]
         heldout_documents.gather_hashes(folder, chunks)
     return job._replace(heldout=folder)
 
@@ -245,16 +246,16 @@ def _deduplicate(
     folder = f"{job.folder}/_work/duplicates-{planned.fingerprint[:16]}"
     system, path = filesystem(f"{folder}/clusters.json")
     if not system.exists(path):
-        show("looking for duplicates")
         signing = _signing(job, folder, job.settings)
-        done = _run(signing, planned, executor, Progress(planned.units, show))
-        documents = {
-            ledger.chunk_name(unit, chunk): done[unit, chunk].counts["documents"]
-            for unit, chunk in sorted(done)
-            if chunk != ledger.END
-        }
-        clusters = marks.find_duplicates(
-            folder, documents, job.settings.dedup, executor.spread, f"{job.folder}/{marks.REPORT}"
+        progress = Progress(planned.units, show, "signing documents, to find duplicates")
+        done = _run(signing, planned, executor, progress)
+        show(f"looking for duplicates among {done.counts['documents']:,} documents")
+        clusters = grouping.find_duplicates(
+            folder,
+            {ledger.chunk_name(*key): done.chunks[key] for key in sorted(done.chunks)},
+            job.settings.dedup,
+            executor.spread,
+            f"{job.folder}/{marks.REPORT}",
         )
         write_whole(f"{folder}/clusters.json", json.dumps(clusters).encode())
     return job._replace(marks=folder), json.loads(system.cat_file(path))
@@ -287,7 +288,7 @@ def _show_findings(manifest: Manifest, show: Callable[[str], None]) -> None:
 def _manifest(
     job: Job,
     planned: Plan,
-    done: Done,
+    done: Tally,
     clusters: Mapping[str, int],
 ) -> Manifest:
     """The manifest of a whole corpus.
@@ -295,23 +296,20 @@ def _manifest(
     Raises:
         CorpusError: there is no sample, or training can't work on the samples.
     """
-    drops = ledger.totals(done, "drops")
+    drops = dict(sorted(done.drops.items()))
     left_out = planned.sources.left_out_by_reason()
     if empty := drops.get(EMPTY_FILE, 0) + len(left_out.get(EMPTY, ())):
         drops[EMPTY_FILE] = empty
-    infos = [result.shard for result in done.values() if result.shard]
-    if not infos:
+    if not done.shards:
         raise CorpusError(
             f"{len(planned.sources)} file(s) gave no sample; dropped: {drops}; check "
             "corpus.format, corpus.text_field and corpus.cleaning"
         )
     settings, vocabulary = job.settings, read_vocabulary(job.vocab)
-    counts = ledger.totals(done, "counts")
-    findings = alarms.judge(
-        counts["tokens"], counts["unknown_tokens"], ledger.totals(done, "measured"), settings
-    )
+    counts = dict(sorted(done.counts.items()))
+    findings = alarms.judge(counts["tokens"], counts["unknown_tokens"], done.measured, settings)
     return Manifest(
-        shards=tuple(sorted(infos, key=lambda info: info.name)),
+        shards=tuple(sorted(done.shards, key=lambda info: info.name)),
         vocab_sha256=job.vocab_sha256,
         vocab_size=len(vocabulary),
         special_ids={token: vocabulary[token] for token in SPECIALS},
@@ -324,7 +322,9 @@ def _manifest(
         shares=findings.shares,
         mask_rates=findings.mask_rates,
         warnings=findings.warnings,
-        unknown=dict(Counter(ledger.totals(done, "unknown")).most_common(UNKNOWN_LISTED)),
+        unknown=dict(
+            sorted(done.unknown.items(), key=lambda item: (-item[1], item[0]))[:UNKNOWN_LISTED]
+        ),
         settings=settings.model_dump(mode="json"),
         fingerprint=job.fingerprint,
         units=len(planned.units),

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.arrays import offsets_of
+from pipeline.corpus.records import Masks
 from pipeline.corpus.samples.masks import whole_word_masks
+from pipeline.corpus.samples.pairs import NO_LABEL
 from pipeline.corpus.shards.format import SCHEMA_VERSION
-from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
+from pipeline.corpus.shards.reader import DamagedShard, Rows, ShardFolder, flat_pairs
 from pipeline.cpu import keep_freed_memory
 from pipeline.errors import CheckpointError, ShardError
 from pipeline.feed.cache import ShardCache
@@ -64,6 +66,10 @@ class Feed:
             None, the masks in the shards are used.
         window: how many shards are shuffled together; 0 shuffles all.
         cache: keeps shards of object stores on the local disk.
+        damaged: local paths of shards whose samples are left out: they keep their places in the
+            order, and nothing in them is scored.
+        tell: takes a sentence on each shard that is found damaged, which is then left out too;
+            None: such a shard is an error.
 
     Raises:
         ShardError: a folder is not a finished corpus, has no samples or no masks, or weights are
@@ -82,11 +88,14 @@ class Feed:
         masking: MaskingSettings | None = None,
         window: int = 0,
         cache: ShardCache | None = None,
+        damaged: frozenset[str] = frozenset(),
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         folders, weights = split_weights(shards)
         keep_freed_memory()
         self._cache = cache or ShardCache()
         self._reader = open_folder(*folders, cache=self._cache)
+        self._damaged, self._tell = self._reader.shards_at(damaged), tell
         self._masking = masking if masking and masking.mode == "dynamic" else None
         manifest = self._reader.manifest
         self._vocabulary = manifest.maskable
@@ -128,12 +137,7 @@ class Feed:
         """This rank's micro-batches of a global step (0, 1, 2 …)."""
         positions = positions_of(step, self._global_batch, self._rank, self._world_size)
         samples, epochs = self._samples_at(positions)
-        rows = self._reader.rows(
-            samples,
-            words=self._masking is not None,
-            masks=self._masking is None,
-            multiple=WIDTH_MULTIPLE,
-        )
+        rows, unusable = self._read(samples)
         if self._steps_ahead:
             later = step + self._steps_ahead
             positions = positions_of(later, self._global_batch, self._rank, self._world_size)
@@ -144,6 +148,8 @@ class Feed:
             masks = whole_word_masks(
                 pairs, self._masking, self._vocabulary, self._seed, epochs, samples
             )
+        if unusable.any():
+            rows, masks = _unscored_rows(rows, masks, unusable)
         return [
             collate(rows, masks, samples, self._pad_id, first, last)
             for first, last in pairwise(
@@ -151,10 +157,37 @@ class Feed:
             )
         ]
 
-    def samples(self, step: int) -> list[int]:
-        """The numbers, through all shards, of the samples of a global step."""
+    def _read(self, samples: NDArray[np.int64]) -> tuple[Rows, NDArray[np.bool_]]:
+        """The rows of samples [N], and which of them stand for samples of a damaged shard."""
+        while True:
+            unusable = self._reader.in_shards(samples, self._damaged)
+            readable = samples
+            if unusable.any():
+                readable = np.where(unusable, self._reader.sample_outside(self._damaged), samples)
+            try:
+                rows = self._reader.rows(
+                    readable,
+                    words=self._masking is not None,
+                    masks=self._masking is None,
+                    multiple=WIDTH_MULTIPLE,
+                )
+            except DamagedShard as error:
+                if self._tell is None:
+                    raise
+                self._tell(f"{error}; its samples are left out (faults.damaged_shard=skip)")
+                self._damaged |= set(error.shards)
+            else:
+                return rows, unusable
+
+    def samples(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of a global step: the numbers of its samples, through all shards, and their epochs."""
         positions = positions_of(step, self._global_batch, rank=0, world_size=1)
-        return self._samples_at(positions)[0].tolist()
+        return self._samples_at(positions)
+
+    @property
+    def source_bounds(self) -> NDArray[np.int64]:
+        """First sample of each source, whose epochs are counted apart, and the end of the last."""
+        return self._first_samples
 
     def _steps_of_a_window(self) -> int:
         """Steps to fetch shards of object stores ahead; 0 if the cache can't hold two windows."""
@@ -195,6 +228,18 @@ class Feed:
                     yield waiting.popleft().result()
             finally:
                 executor.shutdown(cancel_futures=True)
+
+
+def _unscored_rows(rows: Rows, masks: Masks, which: NDArray[np.bool_]) -> tuple[Rows, Masks]:
+    """Rows and masks in which nothing of these rows [N] is scored."""
+    counts = np.diff(masks.offsets)
+    kept = ~np.repeat(which, counts)
+    labels = np.where(which, np.uint8(NO_LABEL), rows.next_sentence_label)
+    offsets = offsets_of(np.where(which, 0, counts))
+    return (
+        rows._replace(next_sentence_label=labels),
+        Masks(masks.positions[kept], masks.ids[kept], offsets),
+    )
 
 
 def heldout(

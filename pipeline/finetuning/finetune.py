@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import fsspec
 import torch
 
 from pipeline.errors import ConfigError, ExportError, TaskError
+from pipeline.export.lineage import text_cleaner
 from pipeline.finetuning import network as networks
 from pipeline.finetuning.evaluation import Dataset, answers, evaluate
 from pipeline.finetuning.head_folder import PREDICTIONS, read_results, save
@@ -100,7 +102,9 @@ def finetune(
         return known
     if output.exists():
         show(f"{output} holds the result of other settings or data, which will be replaced")
-    setup = TaskSetup(tokenizer, labels, settings.data.length)
+    setup = TaskSetup(
+        tokenizer, labels, settings.data.length, settings.data.stride, text_cleaner(export)
+    )
     datasets = {name: Dataset.of(task, each, setup) for name, each in examples.items()}
     sizes = ", ".join(f"{len(each):,} {name}" for name, each in examples.items())
     for note in notes:
@@ -139,6 +143,7 @@ def finetune(
     facts: dict[str, Any] = {
         "task": settings.task,
         "length": settings.data.length,
+        "stride": settings.data.stride,
         "labels": labels,
         "data": settings.data.model_dump(mode="json"),
         "notes": notes,
@@ -170,15 +175,16 @@ def _read(
 ) -> tuple[dict[str, list[Example]], list[str], list[str]]:
     """Examples by set (none where no file is named), labels of the training examples, and notes."""
     data, findings = settings.data, Findings.none()
-    train_examples = task.read(data.train, findings, None, fits)
+    train_examples = task.read(data.train, findings, None, fits, columns=data.columns)
     labels = task.label_set(train_examples)
     if task.has_labels and train_examples and len(labels) < 2:
         findings.problems.append(
             f"{data.train}: every label is {labels[0]}, so there is nothing to learn"
         )
     known = labels if train_examples else None
-    dev = task.read(data.dev, findings, known, fits) if data.dev else []
-    test = task.read(data.test, findings, known, fits, target_needed=False) if data.test else []
+    read = partial(task.read, findings=findings, labels=known, fits=fits, columns=data.columns)
+    dev = read(data.dev) if data.dev else []
+    test = read(data.test, target_needed=False) if data.test else []
     wrong = findings.problems + ([] if settings.skip_bad else findings.bad_lines)
     if wrong:
         more = [f"… and {len(wrong) - LISTED} more"] if len(wrong) > LISTED else []

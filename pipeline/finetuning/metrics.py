@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
+from scipy import stats
 from seqeval.metrics import classification_report
 from seqeval.scheme import IOB2
 from sklearn.metrics import accuracy_score, f1_score
@@ -24,6 +25,25 @@ def classification(truth: Sequence[str], found: Sequence[str]) -> dict[str, floa
     else:
         f1 = f1_score(truth, found, average="macro", zero_division=0)
     return {"accuracy": float(accuracy_score(truth, found)), "f1": float(f1)}
+
+
+def regression(truth: Sequence[float], found: Sequence[float]) -> dict[str, float]:
+    """Spearman's and Pearson's correlation (scipy); 0 where one side is constant."""
+    if len(set(truth)) < 2 or len(set(found)) < 2:
+        return {"spearman": 0.0, "pearson": 0.0}
+    return {
+        "spearman": float(stats.spearmanr(truth, found).statistic),
+        "pearson": float(stats.pearsonr(truth, found).statistic),
+    }
+
+
+def multilabel(truth: Sequence[list[str]], found: Sequence[list[str]]) -> dict[str, float]:
+    """Micro F1 over (example, label), and the share of examples with exactly the right labels."""
+    pairs = [(set(each), set(own)) for each, own in zip(truth, found, strict=True)]
+    right = sum(len(each & own) for each, own in pairs)
+    total = sum(len(each) + len(own) for each, own in pairs)
+    exact = sum(each == own for each, own in pairs) / len(pairs)
+    return {"f1": 2 * right / total if total else 0.0, "exact_match": exact}
 
 
 def entities(truth: Sequence[list[str]], found: Sequence[list[str]]) -> dict[str, float]:

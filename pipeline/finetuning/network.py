@@ -63,6 +63,7 @@ def build(
     labels = labels or ("LABEL_0", "LABEL_1")
     changed["id2label"] = dict(enumerate(labels))
     changed["label2id"] = {label: i for i, label in enumerate(labels)}
+    changed["problem_type"] = task.problem_type
     if from_scratch:
         config = AutoConfig.from_pretrained(export, **changed)
         return task.network.from_config(config).float()
@@ -134,7 +135,12 @@ def forward(task: Task, network: nn.Module, batch: FeatureBatch, device: torch.d
 
 
 def loss_of(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean cross-entropy of logits [..., K] over the targets [...] that are not -100, or 0."""
+    """Mean cross-entropy of logits [..., K] over the targets [...] that are not -100, or 0.
+
+    Targets that are floats belong to a regression: then it is the mean squared error.
+    """
+    if target.is_floating_point():
+        return F.mse_loss(logits.flatten(), target.to(logits.device).flatten())
     target = target.to(logits.device).flatten()
     total = F.cross_entropy(logits.flatten(0, -2), target, ignore_index=IGNORED, reduction="sum")
     return total / (target != IGNORED).sum().clamp(min=1)

@@ -40,8 +40,9 @@ def finetune_all(
 ) -> list[FinetuneResult]:
     """Run fine-tunings as Ray tasks, on the cluster of this process or a local one.
 
-    A task takes one GPU where the cluster has any. Without GPUs it takes its share of the CPUs, and
-    torch uses as many threads. Ray starts as many tasks at a time as there is room for.
+    A task takes one GPU where the cluster has any or can start some. Without GPUs it takes its
+    share of the CPUs, and torch uses as many threads. Ray starts as many tasks at a time as there
+    is room for.
 
     Args:
         runs: the fine-tunings; relative paths are those of this process.
@@ -55,7 +56,7 @@ def finetune_all(
         TrainingError: a worker process died, for example because memory ran out.
     """
     ray_cluster.connect()
-    gpus = 1 if ray_cluster.count("GPU") else 0
+    gpus = 1 if ray_cluster.count("GPU") or ray_cluster.can_start("GPU") else 0
     threads = 1 if gpus else threads_of_a_task(len(runs), ray_cluster.cpus_by_node())
     task = ray.remote(
         num_cpus=threads,

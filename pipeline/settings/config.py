@@ -10,7 +10,7 @@ from pipeline.settings.base import Settings
 from pipeline.settings.corpus import CorpusSettings, DemoSettings, PreviewSettings
 from pipeline.settings.faults import FaultSettings
 from pipeline.settings.finetuning import FinetuneSettings, PredictSettings
-from pipeline.settings.run import RunSettings, TrackingSettings
+from pipeline.settings.run import PromoteSettings, RunSettings, TrackingSettings
 from pipeline.settings.training import (
     EngineSettings,
     ModelSettings,
@@ -36,6 +36,7 @@ class Config(Settings):
     tracking: TrackingSettings = TrackingSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     predict: PredictSettings = PredictSettings()
+    promote: PromoteSettings = PromoteSettings()
     heads: dict[str, FinetuneSettings] = Field(default_factory=dict)
     """Heads, by name, that a pretraining run ends with: from its export and from random weights."""
 

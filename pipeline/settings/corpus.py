@@ -56,6 +56,8 @@ class DedupSettings(Settings):
     """Bands of MinHash LSH (datatrove's default)."""
     rows: Positive = 8
     """Hashes in a band."""
+    memory_megabytes: AboveZero = 1000.0
+    """Memory of one task that compares documents. Less memory makes more tasks, not other marks."""
 
 
 class PairSettings(Settings):

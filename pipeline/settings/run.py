@@ -32,6 +32,15 @@ class RunSettings(Settings):
         return name
 
 
+class PromoteSettings(Settings):
+    """A version of a registered model that becomes `champion`."""
+
+    model: str = "nezha"
+    """Name in the model registry; that of a head is `nezha-NAME`."""
+    version: str = "candidate"
+    """Number or alias of the version."""
+
+
 class TrackingSettings(Settings):
     """MLflow."""
 
@@ -41,12 +50,17 @@ class TrackingSettings(Settings):
     """MLflow experiment."""
     registered_model: str = "nezha"
     """Name in the model registry; empty: nothing is registered."""
-    alias: str = "champion"
-    """Registry alias that moves to the new version; MLflow reserves `latest` and `v1`, `v2` …"""
+    alias: str = "candidate"
+    """Registry alias of every new version; `champion` moves only to a better one (jobs.promote)."""
 
     @field_validator("alias")
     @classmethod
     def _check_alias(cls, alias: str) -> str:
         if re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE):
             raise ValueError("must not be `latest` or `v1`, `v2` …: MLflow reserves these names")
+        if alias == "champion":
+            raise ValueError(
+                "must not be `champion`, which moves to a new version only if that is better on "
+                "the same held-out data; `python -m jobs.promote` moves it by hand"
+            )
         return alias

@@ -51,6 +51,8 @@ class TrainSettings(Settings):
     """Local folder for shards of object stores; empty: a folder in the temporary folder."""
     shard_cache_gigabytes: AboveZero = 50.0
     """Largest size of the local folder; the least recently used shards are deleted first."""
+    check_shards: bool = True
+    """Compare the SHA-256 of each local shard with the manifest before training, once a run."""
     steps: Positive = 1000
     """Optimizer steps."""
     global_batch: Positive = 256
@@ -65,8 +67,14 @@ class TrainSettings(Settings):
     """Steps between evaluations."""
     checkpoint_every: Positive = 100
     """Steps between checkpoints."""
-    keep_checkpoints: Positive = 2
+    checkpoint_retry_seconds: AboveZero = 120.0
+    """How long a checkpoint is tried again on a storage that is full or does not answer."""
+    checkpoint_errors: Literal["stop", "continue"] = "stop"
+    """When that time is over: stop, or continue to the next one. The last one always stops."""
+    keep_last: Positive = 2
     """Newest checkpoints to keep, in addition to the best one."""
+    keep_every: Count = 0
+    """Keep the checkpoints after multiples of so many steps for ever; 0: none."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the device computes in it, else fp32. fp16 needs a GPU."""
     log_every: Positive = 10
@@ -82,6 +90,11 @@ class TrainSettings(Settings):
     def _check(self) -> TrainSettings:
         if self.init_state == "full" and not self.init_from:
             raise ValueError("train.init_state=full needs train.init_from, a checkpoint_… folder")
+        if self.keep_every % self.checkpoint_every:
+            raise ValueError(
+                f"train.keep_every={self.keep_every} must be a multiple of train.checkpoint_every="
+                f"{self.checkpoint_every}: there is no checkpoint after other steps"
+            )
         return self
 
 
@@ -152,6 +165,8 @@ class ScalingSettings(Settings):
     """GPUs of a worker; null: 1 where the cluster has GPUs, else 0."""
     cpus_per_worker: AboveZero = 1
     """CPUs, and so threads, of a worker."""
+    wait_seconds: NotNegative = 0.0
+    """How long to wait for nodes that the cluster starts by itself; 0: refuse what lacks now."""
 
     @model_validator(mode="after")
     def _check(self) -> ScalingSettings:
@@ -165,6 +180,13 @@ class ScalingSettings(Settings):
             mistakes.append(
                 "scaling.workers fixes the number of workers, scaling.min_workers and max_workers "
                 "let it change; set one or the other"
+            )
+        if self.wait_seconds and (self.gpus_per_worker is None or not (self.workers or high)):
+            # What is not there yet can't be counted, and a head's CPUs would be taken instead.
+            mistakes.append(
+                "scaling.wait_seconds waits for a known group of workers: set "
+                "scaling.gpus_per_worker to 0 or 1, and scaling.workers (or min_workers and "
+                "max_workers)"
             )
         if mistakes:
             raise ValueError("\n".join(mistakes))

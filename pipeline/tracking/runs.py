@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from pipeline.errors import TrackingError
 from pipeline.settings.config import Config, flatten
 from pipeline.storage import write_whole
+from pipeline.tracking.metric_names import grouped
 
 REACH_SECONDS = 5
 NOTE = "mlflow_run"
@@ -117,7 +118,7 @@ def record_scores(config: Config, run_id: str, scores: Mapping[str, float | None
     try:
         for name, value in scores.items():
             if value is not None:
-                client.log_metric(run_id, name, value)
+                client.log_metric(run_id, grouped(name), value)
     except (MlflowException, OSError) as error:
         logger.warning("MLflow run %s could not store its final scores: %s", run_id, error)
 

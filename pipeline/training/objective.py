@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import NezhaForPreTraining
+from model.fused.dropout import masks_by_sample
 from pipeline.feed.batches import Batch, pack
 from pipeline.training.transfer import upload
 
@@ -51,6 +54,26 @@ def to_device(batch: Batch, device: torch.device) -> Inputs:
         tensor(packed.masked_labels),
         tensor(packed.next_sentence_label),
     )
+
+
+@contextmanager
+def dropout_of(batch: Batch, seed: int, step: int) -> Iterator[None]:
+    """Dropout of a micro-batch, forward and backward, as a function of (seed, step, sample).
+
+    So a step has the same loss on any number of workers, and after a restart. On a GPU, where masks
+    are drawn for a whole micro-batch, that holds for the same micro-batches.
+    """
+    torch.manual_seed(_number_of(seed, step))
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed(_number_of(seed, step, int(batch.samples[0])))
+    lengths = batch.attention_mask.sum(axis=1)
+    keys = torch.from_numpy(batch.samples.astype(np.int64))
+    with masks_by_sample(keys, torch.from_numpy(lengths)):
+        yield
+
+
+def _number_of(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 class PretrainingObjective(nn.Module):

@@ -9,8 +9,10 @@ from pipeline.settings.config import Config, flatten
 from pipeline.training.checkpoints import files
 
 HARMLESS = {
-    *("train.keep_checkpoints", "train.log_every", "train.checkpoint_every"),
+    *("train.checkpoint_every", "train.checkpoint_retry_seconds", "train.checkpoint_errors"),
+    *("train.keep_last", "train.keep_every", "train.log_every"),
     *("train.profile_every", "train.shard_cache", "train.shard_cache_gigabytes"),
+    "train.check_shards",
 }
 """Settings of training that no weight depends on."""
 SHAPING = ("model.", "train.", "optim.")

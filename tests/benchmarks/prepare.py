@@ -27,7 +27,7 @@ import psutil
 import ray
 
 from pipeline.corpus import prepare
-from pipeline.corpus.run.ledger import Result
+from pipeline.corpus.run.tally import Result
 from pipeline.corpus.run.work import Job, make_shard
 from pipeline.corpus.shards.format import Manifest
 from pipeline.corpus.text.parsing import documents

@@ -70,8 +70,8 @@ def test_fine_tune_record_and_predict(export, ray_cluster, tmp_path, capsys, mon
     assert run.info.status == "FINISHED"
     assert run.data.params["finetune.lr"] == "0.02"
     assert run.data.tags["task"] == "ner"
-    assert run.data.metrics["test_f1"] == pytest.approx(results["test"]["f1"])
-    curve = client.get_metric_history(run.info.run_id, "dev_f1")
+    assert run.data.metrics["test/f1"] == pytest.approx(results["test"]["f1"])
+    curve = client.get_metric_history(run.info.run_id, "dev/f1")
     assert [point.value for point in curve] == pytest.approx([e["f1"] for e in results["epochs"]])
 
     (tmp_path / "in.txt").write_text("张明在京\n\n王华在沪，\n", "utf-8")

@@ -54,11 +54,13 @@ def test_a_run_leaves_figures_and_pictures_in_mlflow(tmp_path, in_this_process):
     run = mlflow_run(config, run_id)
     assert run.info.status == "FINISHED"
     assert {
-        "heldout_word_accuracy",
-        "heldout_word_accuracy_2",
-        "tflops_per_worker",
+        "train/mlm_loss",
+        "train/lr",
+        "heldout/word_accuracy",
+        "heldout/word_accuracy_2",
+        "speed/tflops_per_worker",
         "time/communication",
-        "trust_ratio/layer_01",
+        "lamb/trust_ratio/layer_01",
     } <= run.data.metrics.keys()
 
 
@@ -131,9 +133,9 @@ def test_an_export_is_made_once_and_registered_wherever_it_is_wanted(
 ):
     made = []
     monkeypatch.setattr(
-        stages.registry,
+        stages.registering,
         "register_export",
-        lambda config, folder, run_id: made.append(config) or f"uri {len(made)}",
+        lambda config, folder, run_id: (made.append(config) or f"uri {len(made)}", "noted"),
     )
     config, lines = settings(tmp_path, "again", "train.steps=2"), Lines()
     run_id = stages.pretrain(config, lines)

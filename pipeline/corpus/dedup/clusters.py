@@ -1,4 +1,4 @@
-"""Clusters of equal hashes: pure functions of arrays."""
+"""Clusters of equal hashes and connected components: pure functions of arrays."""
 
 from __future__ import annotations
 
@@ -7,21 +7,29 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-
-def repeats(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """[R] the places whose hash also occurs at an earlier place, ascending."""
-    _, first = np.unique(hashes, return_index=True)
-    return np.delete(np.arange(len(hashes)), first)
+Integers = NDArray[np.int64]
 
 
-def equal_pairs(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """[E, 2] each place whose hash also occurs earlier, with the first place of that hash."""
+def first_equal(hashes: NDArray[np.uint64]) -> tuple[Integers, Integers]:
+    """[H] the first place of each distinct hash, in the order of the hashes, and [D] for each of
+    the D places the first place with the same hash."""
     _, first, which = np.unique(hashes, return_index=True, return_inverse=True)
-    place = np.flatnonzero(first[which] != np.arange(len(hashes)))
-    return np.stack([place, first[which][place]], axis=1)
+    return first, first[which]
 
 
-def join(total: int, pairs: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
+def equal_pairs(hashes: NDArray[np.uint64], numbers: Integers) -> Integers:
+    """[E, 2] each number whose hash occurs at an earlier place, with the number at the first one.
+
+    Args:
+        hashes: [N]
+        numbers: [N] what the places stand for. A pair of equal numbers is left out.
+    """
+    _, first = first_equal(hashes)
+    pairs = np.stack([numbers, numbers[first]], axis=1)
+    return pairs[pairs[:, 0] != pairs[:, 1]]
+
+
+def join(total: int, pairs: Iterable[Integers]) -> Integers:
     """[total] the smallest member of each member's cluster, its connected component.
 
     Args:
@@ -41,6 +49,27 @@ def join(total: int, pairs: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
             return label
 
 
-def count_clusters(first: NDArray[np.int64]) -> int:
-    """How many clusters have two members or more, by the result of `join`."""
-    return len(np.unique(first[first != np.arange(len(first))]))
+def large_star(edges: Integers, least: Integers) -> Integers:
+    """[F, 2] each larger neighbour of a vertex, with the least of the vertex and its neighbours.
+
+    `large_star` and `small_star`, applied in turns to all edges of a graph, end with a star for
+    each connected component, in whose centre is the smallest member (Kiveris et al. 2014,
+    "Connected Components in MapReduce and Beyond"). Each needs the edges of one vertex at a time.
+
+    Args:
+        edges: [E, 2] a vertex and a neighbour.
+        least: [E] the least of this vertex and all its neighbours.
+    """
+    larger = edges[:, 1] > edges[:, 0]
+    return np.stack([edges[larger, 1], least[larger]], axis=1)
+
+
+def small_star(edges: Integers, least: Integers) -> Integers:
+    """[F, 2] each smaller neighbour of a vertex, and the vertex, with the least neighbour.
+
+    The arguments are those of `large_star`.
+    """
+    smaller = edges[:, 1] < edges[:, 0]
+    edges, least = edges[smaller], least[smaller]
+    pairs = np.concatenate([np.stack([edges[:, side], least], axis=1) for side in (0, 1)])
+    return pairs[pairs[:, 0] != pairs[:, 1]]

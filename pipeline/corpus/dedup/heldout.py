@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.corpus.dedup.marks import read_array, write_array
+from pipeline.corpus.dedup.array_files import map_array, write_array
+from pipeline.corpus.dedup.marks import read_signatures
 from pipeline.corpus.dedup.signatures import document_hash
 from pipeline.corpus.records import Document, Drop
 
@@ -23,7 +24,7 @@ def gather_hashes(folder: str, chunks: Sequence[str]) -> None:
         folder: where the signatures of the held-out chunks are, and the array goes.
         chunks: names of the chunks.
     """
-    columns = [read_array(f"{folder}/{name}.documents.npy") for name in chunks]
+    columns = [read_signatures(folder, name, "documents")[0] for name in chunks]
     hashes = np.unique(np.concatenate([np.zeros(0, np.uint64), *columns]))
     write_array(f"{folder}/{HASHES}", hashes)
 
@@ -44,4 +45,4 @@ def without_heldout(records: Iterable[Document | Drop], folder: str) -> Iterator
 @functools.lru_cache(maxsize=2)
 def _hashes(folder: str) -> NDArray[np.uint64]:
     """The sorted hashes. A worker that has read a folder once remembers it."""
-    return read_array(f"{folder}/{HASHES}", mapped=True)
+    return map_array(f"{folder}/{HASHES}")

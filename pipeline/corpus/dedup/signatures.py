@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from pipeline.corpus.arrays import offsets_of, ranges
 from pipeline.corpus.randomness import mix
 from pipeline.settings.corpus import DedupSettings
 
 PARAGRAPH_CHARACTERS = 20
 """Shorter lines are never duplicates: headlines, dates and 答： repeat in good text."""
 NOT_WORDS = re.compile(r"[\W_]+")
-SHINGLES_AT_A_TIME = 2048
-"""Shingles that are hashed together: few enough that all their hashes stay in the CPU's cache."""
+CHARACTERS_AT_A_TIME = 1 << 16
+"""Characters that are signed together: many enough that the calls of numpy cost little beside their
+work, and few enough that one hash of each stays in the CPU's cache."""
 
 
 class Signatures(NamedTuple):
@@ -41,17 +43,30 @@ class Signatures(NamedTuple):
 def sign(texts: Iterable[str], settings: DedupSettings) -> Signatures:
     """Signatures of cleaned documents."""
     documents, bands, paragraphs, counts = [], [], [], []
+    waiting: list[str] = []
+    size = 0
+
+    def sign_waiting() -> None:
+        nonlocal size
+        bands.append(band_hashes(waiting, settings.ngram, settings.bands, settings.rows))
+        waiting.clear()
+        size = 0
+
     for text in texts:
         documents.append(document_hash(text))
         if settings.near_documents:
-            bands.append(band_hashes(text, settings.ngram, settings.bands, settings.rows))
+            waiting.append(text)
+            size += len(text)
+            if size > CHARACTERS_AT_A_TIME:
+                sign_waiting()
         found = filter(is_paragraph, text.split("\n")) if settings.exact_paragraphs else ()
         hashes = [xxhash.xxh3_64_intdigest(line.encode()) for line in found]
         paragraphs += hashes
         counts.append(len(hashes))
+    sign_waiting()
     return Signatures(
         np.array(documents, np.uint64),
-        np.array(bands, np.uint64).reshape(len(bands), settings.bands).T,
+        np.concatenate(bands, axis=1),
         np.array(paragraphs, np.uint64),
         np.array(counts, np.int64),
     )
@@ -67,41 +82,66 @@ def is_paragraph(line: str) -> bool:
     return len(line) >= PARAGRAPH_CHARACTERS
 
 
-def shingles(text: str, ngram: int) -> NDArray[np.uint32]:
-    """[max(1, L - ngram + 1)] hashes of the n-grams of a text's L lower-case letters and digits."""
-    kept = NOT_WORDS.sub("", text.lower())
-    codes = np.frombuffer(kept.encode("utf-32-le"), "<u4").astype(np.uint64)
-    size = min(ngram, len(codes)) or 1
-    codes = codes if len(codes) else np.zeros(1, np.uint64)
-    hashes = np.zeros(len(codes) - size + 1, np.uint64)
-    for place in range(size):
-        hashes = mix(hashes + codes[place : len(codes) - size + 1 + place])
-    return (hashes >> np.uint64(32)).astype(np.uint32)
+def shingles(texts: Sequence[str], ngram: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """Hashes of the n-grams of the lower-case letters and digits of texts.
+
+    Returns:
+        [H] the hashes, one text after another, and [T + 1] their offsets. A text of L characters
+        has max(1, L - ngram + 1) n-grams; the only one of a shorter text is the whole text.
+    """
+    # A zero stands for a text without letters, and also fills up the last n-grams.
+    kept = [NOT_WORDS.sub("", text.lower()) or "\0" for text in texts]
+    lengths = np.array([len(text) for text in kept], np.int64)
+    data = ("".join(kept) + "\0" * ngram).encode("utf-32-le", "surrogatepass")
+    codes = np.frombuffer(data, "<u4").astype(np.uint64)
+    total = len(codes) - ngram
+    starts = offsets_of(lengths)[:-1]
+    short = lengths < ngram
+    hashes = np.zeros(total, np.uint64)
+    of_short = np.zeros(np.count_nonzero(short), np.uint64)
+    for place in range(ngram):
+        hashes = mix(hashes + codes[place : total + place])
+        ends = lengths[short] == place + 1
+        of_short[ends] = hashes[starts[short][ends]]
+    hashes[starts[short]] = of_short
+    counts = np.maximum(1, lengths - ngram + 1)
+    values = (hashes >> np.uint64(32)).astype(np.uint32)
+    return values[ranges(starts, counts)], offsets_of(counts)
 
 
-def signature(text: str, ngram: int, hashes: int) -> NDArray[np.uint32]:
-    """[hashes] the smallest value of each hash function over the shingles.
+def signatures(texts: Sequence[str], ngram: int, hashes: int) -> NDArray[np.uint32]:
+    """[hashes, T] the smallest value of each hash function over the shingles of each text.
 
-    Two texts agree at each place with a probability equal to the Jaccard similarity of their sets
-    of shingles.
+    Two texts agree in each row with a probability equal to the Jaccard similarity of their sets of
+    shingles.
     """
     factors, terms = _functions(hashes)
-    values = shingles(text, ngram)
-    smallest = np.full(hashes, 2**32 - 1, np.uint32)
-    for first in range(0, len(values), SHINGLES_AT_A_TIME):
-        hashed = factors * values[None, first : first + SHINGLES_AT_A_TIME] + terms
-        np.minimum(smallest, hashed.min(axis=1), out=smallest)
+    values, offsets = shingles(texts, ngram)
+    smallest = np.empty((hashes, len(texts)), np.uint32)
+    hashed = np.empty_like(values)
+    for number in range(hashes):
+        np.multiply(values, factors[number], out=hashed)
+        hashed += terms[number]
+        np.minimum.reduceat(hashed, offsets[:-1], out=smallest[number])
     return smallest
 
 
-def band_hashes(text: str, ngram: int, bands: int, rows: int) -> NDArray[np.uint64]:
-    """[bands] hashes; two texts that agree in any of them are near duplicates.
+def band_hashes(texts: Sequence[str], ngram: int, bands: int, rows: int) -> NDArray[np.uint64]:
+    """[bands, T] hashes; two texts that agree in any of them are near duplicates.
 
     The probability at similarity s is 1 - (1 - s^rows)^bands: 14 bands of 8 rows find a similarity
     of 0.8 with 92 % and one of 0.5 with 5 %.
     """
-    values = signature(text, ngram, bands * rows).reshape(bands, rows)
-    return np.array([xxhash.xxh3_64_intdigest(band.tobytes()) for band in values], np.uint64)
+    if not texts:
+        return np.zeros((bands, 0), np.uint64)
+    values = signatures(texts, ngram, bands * rows).reshape(bands, rows, len(texts))
+    # [bands, T, rows], so that the bytes of a band of a text lie together.
+    data = np.ascontiguousarray(values.transpose(0, 2, 1)).tobytes()
+    size = 4 * rows
+    found = [
+        xxhash.xxh3_64_intdigest(data[begin : begin + size]) for begin in range(0, len(data), size)
+    ]
+    return np.array(found, np.uint64).reshape(bands, len(texts))
 
 
 @functools.cache

@@ -14,6 +14,9 @@ UNKNOWN_WARNING = 0.02
 """Share of [UNK]: Chinese text with a vocabulary of its own has less than 0.5 %."""
 UNKNOWN_ERROR = 0.5
 """A text in which every second token is unknown has hardly two known neighbours to learn from."""
+UNKNOWN_EARLY = 0.8
+EARLY_TOKENS = 1_000_000
+"""A vocabulary that lacks 80 % of a million tokens is one of another language or script."""
 UNMASKABLE_WARNING = 0.01
 """Share of samples without a word to mask: they cost time, and the masked-token loss skips them."""
 UNMASKABLE_ERROR = 0.5
@@ -58,12 +61,7 @@ def judge(
         shares["random_pairs"] = measured["other"] / max(1, labelled)
     shares["samples_without_words"] = measured["without_words"] / max(1, measured["measured"])
     shares["masked_tokens"] = measured["masked_tokens"] / max(1, measured["tokens"])
-    if shares["unknown_tokens"] > UNKNOWN_ERROR:
-        raise CorpusError(
-            f"{shares['unknown_tokens']:.0%} of the tokens are [UNK], so there is nothing to learn;"
-            " the vocabulary is not one of this text: set corpus.vocab to another one, or leave it "
-            "empty to train one"
-        )
+    check_unknown(tokens, unknown, ended=True)
     if shares["samples_without_words"] > UNMASKABLE_ERROR:
         raise CorpusError(
             f"{shares['samples_without_words']:.0%} of the samples have no word that could be "
@@ -81,6 +79,22 @@ def judge(
         *_rate_warnings(words, hit, settings.masking),
     ]
     return Findings(shares, rates, tuple(warnings))
+
+
+def check_unknown(tokens: int, unknown: int, ended: bool) -> None:
+    """Check the share of [UNK]; before the end of the corpus, only where it can hardly fall again.
+
+    Raises:
+        CorpusError: it is above `UNKNOWN_ERROR`, or before the end above `UNKNOWN_EARLY` of
+            `EARLY_TOKENS` or more.
+    """
+    share = unknown / max(1, tokens)
+    if share > (UNKNOWN_ERROR if ended else UNKNOWN_EARLY) and (ended or tokens >= EARLY_TOKENS):
+        raise CorpusError(
+            f"{share:.0%} of the tokens{'' if ended else ' so far'} are [UNK], so there is nothing "
+            "to learn; the vocabulary is not one of this text: set corpus.vocab to another one, or "
+            "leave it empty to train one"
+        )
 
 
 def lines(shares: Mapping[str, float], mask_rates: Mapping[str, float]) -> list[str]:

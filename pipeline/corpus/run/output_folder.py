@@ -27,11 +27,12 @@ SHOWN = 5
 _CHUNK = r"(?P<unit>\d{6,})-(?:\d{4,}|end)"
 _SHARD = re.compile(rf"shard-{_CHUNK}\.arrow")
 _REJECTED = re.compile(rf"[a-z_]+/{_CHUNK}\.jsonl")
+_GATHERED = r"finished-\d+-\d+\.jsonl"
 _FIRST_PASS = r"(?:duplicates|heldout)-[0-9a-f]{16}"
 _IN_WORK = re.compile(
-    rf"(?:{_CHUNK}\.json|ledger|{_FIRST_PASS}/(?:{WORK}/)?"
-    r"(?:\d{6,}-(?:\d{4,}|end)\.(?:json|places\.json|[a-z_]+\.npy)"
-    r"|ledger|clusters\.json|chunks\.json|(?:marks|repeated|dropped|hashes)\.npy))"
+    rf"(?:{_CHUNK}\.json|ledger|{_GATHERED}|{_FIRST_PASS}/(?:{WORK}/)?(?:{_GATHERED}"
+    r"|\d{6,}-(?:\d{4,}|end)\.(?:json|signatures\.npz|marks\.npz)"
+    r"|ledger|clusters\.json|hashes\.npy|[a-z]+(?:-\d+)+\.(?:parts|npz|jsonl)))"
 )
 """A first pass may have more units than the corpus, so the numbers of its units do not count."""
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")

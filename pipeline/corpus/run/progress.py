@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from pipeline.corpus.run.ledger import END, Done, Result
+from pipeline.corpus.run.tally import Result, Tally
 from pipeline.corpus.shards.format import Manifest
 from pipeline.corpus.text.units import Unit
 
@@ -15,9 +15,14 @@ QUIET_SECONDS = 10.0
 
 
 class Progress:
-    """Counts results; shows documents and megabytes a second and the time left."""
+    """Counts results; shows documents and megabytes a second and the time left.
 
-    def __init__(self, units: Sequence[Unit], show: Callable[[str], None]) -> None:
+    Args:
+        what: the folder that is written, or what else the work is for.
+    """
+
+    def __init__(self, units: Sequence[Unit], show: Callable[[str], None], what: str) -> None:
+        self._what = what
         self._units = len(units)
         self._total = sum(unit.bytes for unit in units)
         self._show = show
@@ -25,12 +30,12 @@ class Progress:
         self._begun = self._shown = time.monotonic()
         self._before = self._read = self._text = self._documents = 0
 
-    def begin(self, folder: str, done: Done) -> None:
+    def begin(self, done: Tally) -> None:
         """Show what is to do. Work that was finished before counts as done, but not as speed."""
-        self._before = self._read = sum(result.disk for result in done.values())
-        chunks = sum(chunk != END for _, chunk in done)
+        self._before = self._read = done.disk
+        chunks = len(done.chunks)
         kept = f", {chunks} chunks are finished already" if chunks else ""
-        self._show(f"{folder}: {self._units} work units, {self._total / 1e6:,.1f} MB{kept}")
+        self._show(f"{self._what}: {self._units} work units, {self._total / 1e6:,.1f} MB{kept}")
 
     def add(self, result: Result) -> None:
         """Count a result, and show the line if it is due."""

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 import ray.data
 
-from pipeline.corpus.run.ledger import Result
+from pipeline.corpus.run.tally import Result
 from pipeline.corpus.run.work import Job, chunks_or_failure, or_failure
 from pipeline.corpus.text.units import Unit, shard_bytes
 from pipeline.errors import CorpusError

@@ -12,7 +12,8 @@ from pipeline.corpus.dedup.heldout import without_heldout
 from pipeline.corpus.dedup.marks import without_duplicates, write_signatures
 from pipeline.corpus.dedup.signatures import sign
 from pipeline.corpus.records import Document, Drop
-from pipeline.corpus.run.ledger import END, PLACES, Result, chunk_name, record
+from pipeline.corpus.run.ledger import chunk_name, record
+from pipeline.corpus.run.tally import END, PLACES, Result
 from pipeline.corpus.samples.encoder import load_encoder
 from pipeline.corpus.samples.making import make_samples
 from pipeline.corpus.shards import format as shards
@@ -160,7 +161,8 @@ def sign_chunk(job: Job, chunk: Chunk) -> Result:
 
     signed = sign(texts(), job.settings.dedup)
     write_signatures(job.folder, chunk_name(chunk.unit, chunk.number), signed, places)
-    return _finish(job, chunk, {"documents": len(places)}, [])
+    counts = {"documents": len(places), "paragraphs": len(signed.paragraphs)}
+    return _finish(job, chunk, counts, [])
 
 
 def end_unit(job: Job, end: End) -> Result:

@@ -6,7 +6,8 @@ The columns are read by address; `address_space` says what that assumes.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from pipeline.corpus.arrays import offsets_of
 from pipeline.corpus.records import Masks, Pairs
 from pipeline.corpus.samples.masks import no_masks
+from pipeline.corpus.samples.pairs import NO_LABEL
 from pipeline.corpus.shards.address_space import bits, gather, windows
 from pipeline.corpus.shards.format import (
     SCHEMA_VERSION,
@@ -30,6 +32,17 @@ from pipeline.errors import ShardError
 _LISTS = ("input_ids", "word_starts", "masked_positions", "masked_ids")
 _SCALARS = ("segment_b_start", "next_sentence_label", "document")
 _COLUMNS = (*_LISTS, *(f"{name} offsets" for name in _LISTS), *_SCALARS)
+
+
+class DamagedShard(ShardError):
+    """A shard that cannot be used; `shards` are the numbers of such shards in their folder."""
+
+    def __init__(self, message: str, shards: list[int]) -> None:
+        super().__init__(message, shards)
+        self.message, self.shards = message, shards
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class Rows(NamedTuple):
@@ -89,7 +102,7 @@ class ShardFolder:
         self._longest = max(manifest.sequence_length for manifest in self.manifests)
         self._locate = locate or (lambda folder, shard: Path(folder) / shard.name)
         self._mapped_bytes = mapped_bytes
-        self._mapped: OrderedDict[int, pa.Buffer] = OrderedDict()
+        self._mapped: OrderedDict[int, tuple[Path, pa.Buffer]] = OrderedDict()
         self._addresses = np.zeros((len(self._shards), len(_COLUMNS)), np.int64)
         self._sizes = np.zeros((len(self._shards), 2), np.int64)
         self._id_type = "<u2" if self.manifest.vocab_size <= 2**16 else "<u4"
@@ -101,6 +114,26 @@ class ShardFolder:
         """The shards of these samples, each once, with its folder."""
         shards = np.unique(np.searchsorted(self._first_rows, numbers, side="right") - 1)
         return [self._shards[shard] for shard in shards.tolist()]
+
+    def in_shards(self, numbers: NDArray[np.integer], shards: set[int]) -> NDArray[np.bool_]:
+        """[N] whether these samples are in shards of these numbers."""
+        return np.isin(np.searchsorted(self._first_rows, numbers, side="right") - 1, list(shards))
+
+    def shards_at(self, paths: frozenset[str]) -> set[int]:
+        """The numbers of the shards at these local paths."""
+        found = enumerate(self._shards)
+        return {number for number, (folder, info) in found if str(Path(folder, info.name)) in paths}
+
+    def sample_outside(self, shards: set[int]) -> int:
+        """The first sample that is in none of these shards.
+
+        Raises:
+            ShardError: there is none.
+        """
+        for number, rows in enumerate(self.shard_rows):
+            if number not in shards and rows:
+                return int(self._first_rows[number])
+        raise ShardError(f"{', '.join(self.folders)}: all shards are damaged; prepare them again")
 
     def rows(
         self,
@@ -118,7 +151,7 @@ class ShardFolder:
 
         Raises:
             IndexError: there is no sample with this number.
-            ShardError: a shard is missing or damaged.
+            DamagedShard: a shard is missing or damaged.
         """
         numbers = np.asarray(numbers).astype(np.int64)
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self):
@@ -129,21 +162,22 @@ class ShardFolder:
         column = dict(zip(_COLUMNS, self._addresses[shards].T, strict=True))
         sizes = self._sizes[shards]
 
-        starts, lengths = self._list_bounds(column["input_ids offsets"], local, sizes[:, 0])
+        starts, lengths = self._list_bounds("input_ids", column, local, shards, sizes[:, 0])
         width = max(1, -(-int(lengths.max(initial=1)) // multiple) * multiple)
         word_starts = np.zeros((len(numbers), 0), np.bool_)
         if words:
             word_starts = bits(column["word_starts"], starts, width)
         chosen = no_masks(len(numbers))
         if masks:
-            first, count = self._list_bounds(column["masked_positions offsets"], local, sizes[:, 1])
+            name = "masked_positions"
+            first, count = self._list_bounds(name, column, local, shards, sizes[:, 1])
             inside = np.arange(count.max(initial=0)) < count[:, None]
             at = windows(column["masked_positions"], first, inside.shape[1], "<u2")
             ids = windows(column["masked_ids"], first, inside.shape[1], self._id_type)
             chosen = Masks(
                 at[inside].astype(np.int64), ids[inside].astype(np.int32), offsets_of(count)
             )
-        return Rows(
+        found = Rows(
             lengths,
             windows(column["input_ids"], starts, width, self._id_type),
             word_starts,
@@ -152,36 +186,88 @@ class ShardFolder:
             gather(column["document"], local, "<u8"),
             chosen,
         )
+        self._check(found, shards)
+        return found
 
     def _list_bounds(
-        self, addresses: NDArray[np.int64], local: NDArray[np.int64], sizes: NDArray[np.int64]
+        self,
+        name: str,
+        column: Mapping[str, NDArray[np.int64]],
+        local: NDArray[np.int64],
+        shards: NDArray[np.int64],
+        sizes: NDArray[np.int64],
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """[N] starts and [N] lengths of lists, checked: a wrong one would end the process."""
-        bounds = windows(addresses, local, 2, "<i4").astype(np.int64)
+        bounds = windows(column[f"{name} offsets"], local, 2, "<i4").astype(np.int64)
         starts, ends = bounds[:, 0], bounds[:, 1]
         lengths = ends - starts
-        if ((starts < 0) | (lengths < 0) | (lengths > self._longest) | (ends > sizes)).any():
-            raise ShardError(
-                f"{', '.join(self.folders)}: damaged offsets; run jobs.verify to find the shard"
-            )
+        wrong = (starts < 0) | (lengths < 0) | (lengths > self._longest) | (ends > sizes)
+        self._refuse(f"offsets of {name}", wrong, shards)
         return starts, lengths
+
+    def _check(self, rows: Rows, shards: NDArray[np.int64]) -> None:
+        """Refuse values that the network or the masks can't take."""
+        size = self.manifest.vocab_size
+        if rows.input_ids.max(initial=0) >= size:  # perhaps beyond the end of a row
+            inside = np.arange(rows.input_ids.shape[1]) < rows.lengths[:, None]
+            wrong = ((rows.input_ids >= size) & inside).any(axis=1)
+            self._refuse(f"ids beyond the vocabulary of {size} entries", wrong, shards)
+        counts = np.diff(rows.masks.offsets)
+        row = np.repeat(np.arange(len(counts)), counts)
+        wrong = np.zeros(len(counts), np.bool_)
+        wrong[row[(rows.masks.positions >= rows.lengths[row]) | (rows.masks.ids >= size)]] = True
+        self._refuse("masks outside their sample or the vocabulary", wrong, shards)
+        labels = rows.next_sentence_label
+        self._refuse("labels of pairs", (labels > 1) & (labels != NO_LABEL), shards)
+
+    def _refuse(self, what: str, wrong: NDArray[np.bool_], shards: NDArray[np.int64]) -> None:
+        """Raise DamagedShard if anything is wrong, with the names of the shards of these rows."""
+        if wrong.any():
+            numbers = np.unique(shards[wrong]).tolist()
+            names = [
+                f"{folder}/{info.name}" for folder, info in map(self._shards.__getitem__, numbers)
+            ]
+            raise DamagedShard(
+                f"{', '.join(names)}: damaged {what}; delete it and run jobs.prepare again",
+                numbers,
+            )
 
     def _map(self, shards: NDArray[np.int64]) -> None:
         """Map these shards where needed, then release others if the limit is exceeded."""
         needed = np.unique(shards).tolist()
         for shard in needed:
-            if shard in self._mapped:
-                self._mapped.move_to_end(shard)
-            else:
-                folder, info = self._shards[shard]
-                mapped = _map_shard(self._locate(folder, info), info, self.manifest, self._longest)
-                self._mapped[shard], self._addresses[shard], self._sizes[shard] = mapped
+            folder, info = self._shards[shard]
+            try:
+                if shard in self._mapped:
+                    self._mapped.move_to_end(shard)
+                    _check_size(self._mapped[shard][0], info)
+                    continue
+                path = self._locate(folder, info)
+                buffer, *places = _map_shard(path, info, self.manifest, self._longest)
+            except ShardError as error:
+                raise DamagedShard(str(error), [shard]) from None
+            self._mapped[shard] = path, buffer
+            self._addresses[shard], self._sizes[shard] = places
         if self._mapped_bytes is None:
             return
         held = sum(self._shards[shard][1].bytes for shard in self._mapped)
         while held > self._mapped_bytes and len(self._mapped) > len(needed):
             shard, _ = self._mapped.popitem(last=False)
             held -= self._shards[shard][1].bytes
+
+
+def _check_size(path: Path, info: ShardInfo) -> None:
+    """Refuse a mapped file that was cut: to read it would end the process (SIGBUS).
+
+    A file that was deleted stays readable where it is mapped.
+    """
+    with suppress(FileNotFoundError):
+        size = path.stat().st_size
+        if size < info.bytes:
+            raise ShardError(
+                f"{path}: was cut to {size} of {info.bytes} bytes while it was read; "
+                "run jobs.prepare again"
+            )
 
 
 def flat_pairs(rows: Rows) -> Pairs:

@@ -13,7 +13,7 @@ from typing import Any
 
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from pipeline import ray_cluster as cluster
@@ -23,6 +23,7 @@ from pipeline.settings.config import Config
 from pipeline.training import batch_split
 from pipeline.training.faults import events, hang, stop
 from pipeline.training.faults.failures import Judge, hung_ranks, original, workers
+from pipeline.training.launch.rendezvous import NodeTorchConfig
 from pipeline.training.loop import Context, train
 from pipeline.training.measure import history
 
@@ -49,7 +50,7 @@ def fit(
         say: takes what happened to the run: lines that stay.
 
     Raises:
-        ConfigError: the cluster is too small.
+        ConfigError: the cluster is too small, also after `scaling.wait_seconds`.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
         TrainingError: the workers failed more than `faults.max_failures` times.
         NezhaError: what a worker raised for the user to read.
@@ -61,12 +62,12 @@ def fit(
     fewest = scaling.min_workers or workers
     for number in range(fewest, workers + 1):
         batch_split.split_batch(config.train.global_batch, config.train.micro_batch, number)
-    cluster.require(fewest, scaling.cpus_per_worker, gpus)
+    cluster.place(fewest, scaling.cpus_per_worker, gpus, scaling.wait_seconds, say)
     paths.run.mkdir(parents=True, exist_ok=True)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"config": config.model_dump(mode="json"), "tracking": tracking},
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        torch_config=NodeTorchConfig(backend="nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=(fewest, workers) if fewest < workers else workers,
             elastic_resize_monitor_interval_s=RESIZE_SECONDS,

@@ -14,7 +14,7 @@ import zstandard
 
 from pipeline.corpus import planning, prepare
 from pipeline.corpus.prepare import IN_PROCESS, Executor
-from pipeline.corpus.run.ledger import Result
+from pipeline.corpus.run.tally import Result
 from pipeline.corpus.samples.vocabulary import build_tokenizer
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs

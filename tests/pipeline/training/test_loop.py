@@ -83,7 +83,7 @@ def test_a_run_killed_after_a_checkpoint_continues_bit_for_bit(finished, tmp_pat
     torchrun.fit(config, None)
     assert losses(config) == losses(whole)
     ends = [RunPaths.of(run).checkpoints / "checkpoint_000012" for run in (config, whole)]
-    first, second = ((end / files.WEIGHTS).read_bytes() for end in ends)
+    first, second = map(files.tensor_hashes, ends)
     assert first == second
 
 
@@ -110,7 +110,7 @@ def test_the_curve_is_the_same_on_any_number_of_workers(tmp_path):
     def run(name, workers):
         sizes = "train.micro_batch=4", "train.log_every=1"
         elastic = "scaling.min_workers=1", "scaling.max_workers=4"
-        return settings(tmp_path, f"{name}-{workers}", *sizes, *elastic, *DROPLESS)
+        return settings(tmp_path, f"{name}-{workers}", *sizes, *elastic)
 
     whole = {workers: run("whole", workers) for workers in (1, 2, 3)}
     for workers, config in whole.items():

@@ -3,7 +3,10 @@ import random
 import numpy as np
 import pytest
 
-from pipeline.corpus.dedup.signatures import band_hashes, shingles, signature
+from pipeline.corpus.dedup import signatures as signing
+from pipeline.corpus.dedup.signatures import band_hashes, shingles, sign, signatures
+from pipeline.corpus.randomness import mix
+from pipeline.settings.corpus import DedupSettings
 
 LETTERS = [chr(0x4E00 + number) for number in range(3000)]
 
@@ -14,7 +17,7 @@ def made_alike(share, size=2000, seed=0):
     first = "".join(draw.choices(LETTERS, k=size))
     kept = int(size * share)
     second = first[:kept] + "".join(draw.choices(LETTERS, k=size - kept))
-    sets = [set(shingles(text, 5).tolist()) for text in (first, second)]
+    sets = [set(shingles([text], 5)[0].tolist()) for text in (first, second)]
     return first, second, len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
 
@@ -23,7 +26,8 @@ def test_signatures_agree_as_often_as_the_jaccard_similarity(share):
     agreed, expected = [], []
     for seed in range(8):
         first, second, similarity = made_alike(share, seed=seed)
-        agreed.append(np.mean(signature(first, 5, 512) == signature(second, 5, 512)))
+        ours, others = signatures([first, second], 5, 512).T
+        agreed.append(np.mean(ours == others))
         expected.append(similarity)
     # Three standard errors of eight estimates from 512 places each are 0.025 at most.
     assert abs(np.mean(agreed) - np.mean(expected)) < 0.025
@@ -34,24 +38,44 @@ def test_bands_find_similar_texts_and_no_others(share, least, most):
     found = 0
     for seed in range(30):
         first, second, _ = made_alike(share, size=600, seed=seed)
-        found += bool((band_hashes(first, 5, 14, 8) == band_hashes(second, 5, 14, 8)).any())
+        ours, others = band_hashes([first, second], 5, 14, 8).T
+        found += bool((ours == others).any())
     assert least <= found <= most
 
 
 def test_case_space_and_punctuation_do_not_count():
-    assert np.array_equal(
-        signature("今天，天气 Very Good！", 5, 16), signature("今天天气very good", 5, 16)
-    )
+    ours, others = signatures(["今天，天气 Very Good！", "今天天气very good"], 5, 16).T
+    assert np.array_equal(ours, others)
 
 
-@pytest.mark.parametrize("text", ["", "，", "一", "一二三四"])
-def test_short_texts_have_a_signature(text):
-    assert len(shingles(text, 5)) == 1
-    assert len(band_hashes(text, 5, 14, 8)) == 14
+def one_signature(text, hashes):
+    """The definition, in plain Python, on one text alone."""
+    codes = [ord(character) for character in text.lower() if character.isalnum()] or [0]
+    factors, terms = signing._functions(hashes)
+    size = min(5, len(codes))
+    values = []
+    for place in range(len(codes) - size + 1):
+        value = np.zeros(1, np.uint64)
+        for code in codes[place : place + size]:
+            value = mix(value + np.uint64(code))
+        values.append(int(value[0]) >> 32)
+    pairs = zip(factors.ravel().tolist(), terms.ravel().tolist(), strict=True)
+    return [min((factor * value + term) % 2**32 for value in values) for factor, term in pairs]
+
+
+def test_texts_of_any_length_are_signed_as_if_each_were_alone(monkeypatch):
+    texts = ["", "，", "一", "一二三四", "一二三四五", "一二三四五六七八九十", "A" * 40, "", "甲乙"]
+    found = signatures(texts, 5, 16)
+    assert [column.tolist() for column in found.T] == [one_signature(text, 16) for text in texts]
+    whole = sign(texts, DedupSettings(near_documents=True))
+    monkeypatch.setattr(signing, "CHARACTERS_AT_A_TIME", 7)
+    parts = sign(texts, DedupSettings(near_documents=True))
+    assert np.array_equal(whole.bands, parts.bands)
+    assert whole.bands.shape == (14, len(texts))
 
 
 def test_shingles_are_those_of_the_text():
-    values = shingles("一二三四五六一二三四五", 5)
-    assert len(values) == 7
+    values, offsets = shingles(["一二三四五六一二三四五"], 5)
+    assert offsets.tolist() == [0, 7]
     assert values[0] == values[6]
     assert len(set(values.tolist())) == 6

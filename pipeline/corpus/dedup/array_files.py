@@ -1,0 +1,39 @@
+"""Arrays in files, on local disks and in object stores."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.storage import filesystem, read_whole, write_whole
+
+
+def write_arrays(path: str, **arrays: NDArray[Any]) -> None:
+    """Write named arrays to an uncompressed .npz file, completely or not at all."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    write_whole(path, buffer.getbuffer())  # type: ignore[arg-type]
+
+
+def read_arrays(path: str, *names: str) -> list[NDArray[Any]]:
+    """Read some of the arrays of an .npz file, without the others."""
+    system, inner = filesystem(path)
+    with system.open(inner, "rb") as file, np.load(file) as arrays:
+        return [arrays[name] for name in names]
+
+
+def write_array(path: str, values: NDArray[Any]) -> None:
+    """Write an array as a .npy file, completely or not at all."""
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    write_whole(path, buffer.getvalue())
+
+
+def map_array(path: str) -> NDArray[Any]:
+    """The array of a .npy file; a local file is mapped, and so is shared by all processes."""
+    if "://" not in path:
+        return np.load(path, mmap_mode="r")
+    return np.load(io.BytesIO(read_whole(path)))

@@ -1,0 +1,81 @@
+"""Files through which tasks exchange data: each holds one part for every task that will read it.
+
+A task writes one file; the tasks of the next stage read their part of each file. So no task needs
+more memory than its own parts, and the driver passes only names on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.storage import filesystem, write_whole
+
+SUFFIX = ".parts"
+
+
+def write_parts(path: str, parts: Sequence[bytes | memoryview]) -> None:
+    """Write a file of parts: the offsets of all parts, then the parts."""
+    sizes = [8 * (len(parts) + 1), *(len(part) for part in parts)]
+    offsets = np.fromiter(itertools.accumulate(sizes), np.int64, len(sizes))
+    write_whole(path, b"".join([offsets.tobytes(), *parts]))
+
+
+def read_parts(paths: Iterable[str], number: int) -> Iterator[bytes]:
+    """Part `number` of each of these files."""
+    for path in paths:
+        system, inner = filesystem(path)
+        begin, end = np.frombuffer(system.cat_file(inner, 8 * number, 8 * number + 16), np.int64)
+        if begin < end:
+            yield system.cat_file(inner, int(begin), int(end))
+
+
+def write_rows(path: str, rows: NDArray[Any], bounds: NDArray[np.integer]) -> None:
+    """Write rows of two 64-bit numbers; part i is rows[bounds[i]:bounds[i + 1]]."""
+    rows = np.ascontiguousarray(rows)
+    write_parts(path, [rows[a:b].tobytes() for a, b in itertools.pairwise(bounds.tolist())])
+
+
+def scatter_rows(path: str, rows: NDArray[np.int64], firsts: NDArray[np.int64]) -> None:
+    """Write rows so that part i holds those whose first number is firsts[i] … firsts[i + 1] - 1."""
+    rows = rows[np.argsort(rows[:, 0], kind="stable")]
+    write_rows(path, rows, np.searchsorted(rows[:, 0], firsts))
+
+
+def read_rows(paths: Iterable[str], number: int) -> Iterator[NDArray[np.int64]]:
+    """[N, 2] the rows in part `number` of each of these files."""
+    for part in read_parts(paths, number):
+        yield np.frombuffer(part, np.int64).reshape(-1, 2)
+
+
+def all_rows(paths: Iterable[str], number: int) -> NDArray[np.int64]:
+    """[N, 2] the rows in part `number` of all these files, in the order of the files."""
+    return np.concatenate([np.zeros((0, 2), np.int64), *read_rows(paths, number)])
+
+
+def remove(paths: Iterable[str]) -> None:
+    """Delete files that no stage will read any more."""
+    for path in paths:
+        system, inner = filesystem(path)
+        system.rm_file(inner)
+
+
+def concatenate(paths: Sequence[str], target: str) -> None:
+    """Write the content of files, one after another, to a file; a local one appears when whole."""
+    system, inner = filesystem(target)
+    local = "://" not in target
+    folder, _, name = inner.rpartition("/")
+    written = f"{folder}/.{name}.{os.getpid()}.tmp" if local else inner
+    with system.open(written, "wb") as file:
+        for path in paths:
+            source, there = filesystem(path)
+            with source.open(there, "rb") as part:
+                shutil.copyfileobj(part, file, 1 << 20)
+    if local:
+        os.replace(written, inner)

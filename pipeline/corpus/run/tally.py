@@ -1,0 +1,143 @@
+"""What the results of a preparation add up to; of each chunk only a few numbers are held."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.corpus.shards.format import ShardInfo
+from pipeline.corpus.text.units import Unit
+from pipeline.errors import CorpusError
+
+END = -1
+"""Stands for a chunk's number in the result that ends a unit."""
+PLACES = 5
+"""How many unreadable places are named."""
+
+
+class Result(BaseModel):
+    """The result of a chunk or of the end of a unit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    fingerprint: str = ""
+    unit: int = -1
+    chunk: int = END
+    chunks: int = 0
+    """Chunks of the unit; only in the result that ends it."""
+    shard: ShardInfo | None = None
+    counts: dict[str, int] = {}
+    drops: dict[str, int] = {}
+    """Documents, lines and files that were dropped, by reason."""
+    keep_rejected: str = ""
+    """Folder in which their text is kept."""
+    measured: dict[str, int] = {}
+    """Counts of samples and masks, see `samples.measuring`."""
+    unknown: dict[str, int] = {}
+    """Characters that the vocabulary lacks, with their numbers."""
+    bytes: int = 0
+    """Bytes of text that were read."""
+    disk: int = 0
+    """Bytes of the file that were read for them."""
+    bad_bytes: int = 0
+    """Bytes that could not be read as text."""
+    places: tuple[str, ...] = ()
+    """Some of the places where they are."""
+    error: str = ""
+    """An error that stops the whole preparation."""
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """(unit, chunk)"""
+        return self.unit, self.chunk
+
+
+class Signed(NamedTuple):
+    """How much a chunk holds, for the first pass."""
+
+    documents: int
+    paragraphs: int
+
+
+class Tally:
+    """Sums over results, each of which is added once."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.drops: Counter[str] = Counter()
+        self.measured: Counter[str] = Counter()
+        self.unknown: Counter[str] = Counter()
+        """Keys are characters, so there can't be more than Unicode has."""
+        self.bytes = self.disk = self.bad_bytes = 0
+        self.shards: list[ShardInfo] = []
+        self.chunks: dict[tuple[int, int], Signed] = {}
+        """The finished chunks by (unit, chunk), in any order."""
+        self.ends: dict[int, int] = {}
+        """The number of chunks of each unit that was read to its end."""
+        self._chunks_of: Counter[int] = Counter()
+        self._places: list[tuple[int, bool, int, int, str]] = []
+
+    def add(self, result: Result) -> None:
+        """Add a result; one of the same chunk that was added before is ignored."""
+        if result.key in self:
+            return
+        for name in ("counts", "drops", "measured", "unknown"):
+            getattr(self, name).update(getattr(result, name))
+        self.bytes += result.bytes
+        self.disk += result.disk
+        self.bad_bytes += result.bad_bytes
+        if result.shard:
+            self.shards.append(result.shard)
+        end = result.chunk == END
+        if end:
+            self.ends[result.unit] = result.chunks
+        else:
+            counts = result.counts
+            self.chunks[result.key] = Signed(
+                counts.get("documents", 0), counts.get("paragraphs", 0)
+            )
+            self._chunks_of[result.unit] += 1
+        if result.places:
+            self._places += [
+                (result.unit, end, result.chunk, number, place)
+                for number, place in enumerate(result.places)
+            ]
+            self._places = sorted(self._places)[:PLACES]
+
+    def __contains__(self, key: tuple[int, int]) -> bool:
+        return key in self.chunks or (key[1] == END and key[0] in self.ends)
+
+    def unfinished(self, units: Sequence[Unit]) -> list[Unit]:
+        """The units whose end is not there, or not all of their chunks."""
+        return [
+            unit for unit in units if self._chunks_of[unit.number] != self.ends.get(unit.number)
+        ]
+
+    def unreadable_places(self) -> list[str]:
+        """The first unreadable places, in the order of the inputs."""
+        return [place for *_, place in self._places]
+
+    def check_bad_share(self, total: float, max_bad_share: float) -> None:
+        """Check how much of the input was bad: of what was read, or already of the `total`.
+
+        Raises:
+            CorpusError: more than `max_bad_share` was unreadable or malformed.
+        """
+        malformed, documents = self.drops["malformed"], self.counts["documents"]
+        share = self.bad_bytes / total
+        if share <= max_bad_share:
+            share = max(
+                self.bad_bytes / max(1, self.bytes), malformed / max(1, malformed + documents)
+            )
+        if share > max_bad_share:
+            places = "".join(f"\n  {place}" for place in self.unreadable_places())
+            raise CorpusError(
+                f"{share:.0%} of the input is unreadable or malformed, more than "
+                f"corpus.max_bad_share ({max_bad_share:.0%}): {self.bad_bytes:,} bytes, "
+                f"{malformed:,} malformed documents{places}\n"
+                "check corpus.format, corpus.text_field and corpus.encoding; to see what was "
+                "dropped, set corpus.keep_rejected to a folder"
+            )
