@@ -217,7 +217,7 @@ class ShardFolder:
         size = self.manifest.vocab_size
         if rows.input_ids.max(initial=0) >= size:  # perhaps beyond the end of a row
             inside = np.arange(rows.input_ids.shape[1]) < rows.lengths[:, None]
-            wrong = ((rows.input_ids >= size) & inside).any(axis=1)
+            wrong = np.any((rows.input_ids >= size) & inside, axis=1)
             self._refuse(f"ids beyond the vocabulary of {size} entries", wrong, shards)
         counts = np.diff(rows.masks.offsets)
         row = np.repeat(np.arange(len(counts)), counts)
