@@ -26,8 +26,8 @@ from pipeline.export import folder as exports
 from pipeline.feed import opening
 from pipeline.feed.batches import heldout, open_folder, split_weights
 from pipeline.feed.unigram import unigram_loss
-from pipeline.finetuning.finetune import check
-from pipeline.finetuning.on_cluster import Finetuning, finetune_all
+from pipeline.finetuning.finetune import Finetuning, check
+from pipeline.finetuning.on_cluster import finetune_all
 from pipeline.finetuning.tasks import TASKS
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
@@ -149,7 +149,7 @@ def make_vocabulary(config: Config, sources: Listing, show: Show) -> Path:
     """The given vocabulary, or one that is trained on the inputs."""
     paths = RunPaths.of(config)
     if not config.corpus.vocab:
-        train_vocabulary(config.corpus, paths.vocab, sources)
+        train_vocabulary(config.corpus, paths.vocab, sources, show)
     show(f"{len(read_vocabulary(paths.vocab)):,} entries in {paths.vocab}")
     return paths.vocab
 
@@ -218,6 +218,7 @@ def pretrain(config: Config, progress: Progress) -> str | None:
     if tracking.is_reachable(config):
         run_id = tracking.start_run(config, config.run.name, tags, run_id)
         tracking.note_run(paths.run, run_id)
+        progress.say(f"MLflow shows the run: {tracking.address(config, run_id)}")
     else:
         progress.say(f"{uri} does not answer: training starts, and MLflow gets all at the end")
     try:

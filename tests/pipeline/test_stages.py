@@ -178,12 +178,11 @@ def test_a_finished_run_left_open_is_closed(tmp_path, in_this_process):
     assert mlflow_run(config, run_id).info.status == "FINISHED"
 
 
-@pytest.mark.parametrize("place", ["nowhere", "s3://bucket/heldout"])
-def test_held_out_shards_that_do_not_exist_are_refused(tmp_path, place):
+def test_held_out_shards_that_do_not_exist_are_refused(tmp_path):
     config = settings(tmp_path, "misspelt")
-    train = config.train.model_copy(update={"eval_shards": place})
+    train = config.train.model_copy(update={"eval_shards": "nowhere"})
     config = config.model_copy(update={"train": train})
-    with pytest.raises(ShardError, match=r"nowhere|train\.eval_shards"):
+    with pytest.raises(ShardError, match="nowhere"):
         preflight.check_data(config)
 
 
