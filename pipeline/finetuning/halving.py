@@ -76,7 +76,7 @@ def _tune(
 
         def report(scores: Mapping[str, float]) -> None:
             done.append(1)
-            # Tune may end the process at a report. After the last epoch the result is saved instead.
+            # Tune may end the process at a report, and after the last epoch the result is saved.
             if len(done) < epochs:
                 tune.report(dict(scores))
 
