@@ -18,7 +18,11 @@ from pipeline.corpus.samples.vocabulary import build_tokenizer
 
 @pytest.fixture(scope="module")
 def export(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run") / "export"
+    return make_export(tmp_path_factory.mktemp("run") / "export")
+
+
+def make_export(folder):
+    """A tiny pretrained network with its tokenizer and code."""
     folder.mkdir()
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"在京沪张王明华，"]
     vocab += [f"[unused{i}]" for i in range(1, 99)]
