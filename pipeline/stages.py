@@ -25,8 +25,8 @@ from pipeline.export import folder as exports
 from pipeline.feed import opening
 from pipeline.feed.batches import heldout, open_folder, split_weights
 from pipeline.feed.unigram import unigram_loss
-from pipeline.finetuning.finetune import check
-from pipeline.finetuning.on_cluster import Finetuning, finetune_all
+from pipeline.finetuning.finetune import Finetuning, check
+from pipeline.finetuning.on_cluster import finetune_all
 from pipeline.finetuning.tasks import TASKS
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config

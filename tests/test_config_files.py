@@ -10,7 +10,7 @@ from tests.benchmarks import gpu
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("jobs/configs/*.yaml")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted(ROOT.glob("jobs/configs/**/*.yaml")), ids=lambda p: p.name)
 def test_settings_parse_and_survive_a_round_trip(path, tmp_path):
     config = load_config(path)
     copy = tmp_path / "copy.yaml"

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, model_validator
 from pipeline.settings.base import Settings
 from pipeline.settings.corpus import CorpusSettings, DemoSettings, PreviewSettings
 from pipeline.settings.faults import FaultSettings
-from pipeline.settings.finetuning import FinetuneSettings, PredictSettings
+from pipeline.settings.finetuning import CompareSettings, FinetuneSettings, PredictSettings
 from pipeline.settings.run import PromoteSettings, RunSettings, TrackingSettings
 from pipeline.settings.training import (
     EngineSettings,
@@ -36,6 +36,7 @@ class Config(Settings):
     tracking: TrackingSettings = TrackingSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     predict: PredictSettings = PredictSettings()
+    compare: CompareSettings = CompareSettings()
     promote: PromoteSettings = PromoteSettings()
     heads: dict[str, FinetuneSettings] = Field(default_factory=dict)
     """Heads, by name, that a pretraining run ends with: from its export and from random weights."""

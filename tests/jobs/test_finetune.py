@@ -54,6 +54,7 @@ def test_fine_tune_record_and_predict(export, ray_cluster, tmp_path, capsys, mon
         "finetune.epochs=3",
         "finetune.lr=2e-2",
         "finetune.batch=8",
+        "finetune.search.seeds=[1, 2]",
     ]
     assert main(finetune.VERB, [*arguments, "--dry-run"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["ner.jsonl"]
@@ -64,9 +65,15 @@ def test_fine_tune_record_and_predict(export, ray_cluster, tmp_path, capsys, mon
     folder = tmp_path / "r" / "heads" / "ner"
     results = json.loads((folder / "results.json").read_text("utf-8"))
     assert f"predict.model={folder}" in out
-    assert f"{results['test']['f1']:.4g}" in out
+    assert f"{100 * results['score']:.1f}" in out
+    assert "over 2 seed(s)" in out
+    assert "median of 2 seeds by dev f1" in out
+    judged = {path.name for path in (folder / "judged").iterdir()}
+    assert judged > {"test.jsonl", "worst_test.json", "confusion_dev.png", "calibration_test.png"}
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    (run,) = client.search_runs([client.get_experiment_by_name("nezha").experiment_id])
+    found = client.search_runs([client.get_experiment_by_name("nezha").experiment_id])
+    (run,) = (each for each in found if "mlflow.parentRunId" not in each.data.tags)
+    assert len(found) == 3
     assert run.info.status == "FINISHED"
     assert run.data.params["finetune.lr"] == "0.02"
     assert run.data.tags["task"] == "ner"
