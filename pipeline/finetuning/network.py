@@ -35,8 +35,10 @@ def load_tokenizer(export: str) -> PreTrainedTokenizerBase:
     try:
         # The names are saved with the tokenizer. Without them transformers 5 gives no segments, and
         # a pair head scores in another program what it does not score here.
-        tokenizer = AutoTokenizer.from_pretrained(export, model_input_names=INPUTS)
-        size = AutoConfig.from_pretrained(export).vocab_size
+        tokenizer = AutoTokenizer.from_pretrained(
+            export, model_input_names=INPUTS, trust_remote_code=False
+        )
+        size = AutoConfig.from_pretrained(export, trust_remote_code=False).vocab_size
     except (OSError, ValueError) as error:
         raise ExportError(f"{export}: {error}") from error
     missing = [
@@ -66,12 +68,13 @@ def build(
     changed["label2id"] = {label: i for i, label in enumerate(labels)}
     changed["problem_type"] = task.problem_type
     if from_scratch:
-        config = AutoConfig.from_pretrained(export, **changed)
+        config = AutoConfig.from_pretrained(export, trust_remote_code=False, **changed)
         return task.network.from_config(config).float()
     try:
         with quiet():
             network, report = task.network.from_pretrained(
                 export,
+                trust_remote_code=False,  # not even after a question on the terminal
                 dtype=torch.float32,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # a head for other labels is made anew

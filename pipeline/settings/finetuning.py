@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +11,7 @@ from pipeline.settings.base import (
     AboveZero,
     Count,
     Decay,
+    FolderName,
     Location,
     NotNegative,
     Number,
@@ -66,7 +66,7 @@ class SearchSettings(Settings):
 class FinetuneSettings(Settings):
     """One downstream task."""
 
-    name: str = ""
+    name: FolderName = ""
     """Folder of the head under the run's `heads`; empty: the task's name."""
     task: Literal[
         "",
@@ -127,13 +127,6 @@ class FinetuneSettings(Settings):
                     f"{self.data.length}, so that a window goes on from the one before"
                 )
         return self
-
-    @field_validator("name")
-    @classmethod
-    def _check_name(cls, name: str) -> str:
-        if name in (".", "..") or re.search(r"[/\\]", name):
-            raise ValueError("must be the name of a folder, without `/`, and not be `.` or `..`")
-        return name
 
 
 class CompareSettings(Settings):

@@ -23,7 +23,7 @@ from pipeline.feed.opening import open_feed, open_heldout
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.config_file import dump_yaml
-from pipeline.training import batch_split, engine
+from pipeline.training import batch_split, engine, starting_point
 from pipeline.training.checkpoints import files, ranks, state
 from pipeline.training.checkpoints.writer import Writer
 from pipeline.training.evaluation import evaluate
@@ -55,6 +55,8 @@ class Context(NamedTuple):
     """MLflow's URI and run id, for rank 0."""
     stop: Callable[[], bool] = lambda: False
     """Whether this rank was asked to stop; one rank is enough."""
+    preempted: Callable[[], bool] = lambda: False
+    """Whether the cluster has announced that it takes a node away; one rank is enough."""
 
 
 class Consumed(NamedTuple):
@@ -72,6 +74,8 @@ class Consumed(NamedTuple):
     """Ranks that were asked to stop."""
     checkpoint_failed: float
     """Ranks that could not write the checkpoint which was begun."""
+    preempted: float
+    """Ranks that know that a node will be taken away."""
 
 
 def train(config: Config, context: Context) -> dict[str, Any]:
@@ -105,12 +109,13 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
         torch.cuda.set_device(device)  # NCCL's object collectives use the current device
     paths, steps = RunPaths.of(config), config.train.steps
     engine.join()
+    ranks.require_shared(paths.run, context.host)
     precision = common_precision(engine.resolve_precision(config.train.precision, device))
-    split = batch_split.split_batch(config.train.global_batch, config.train.micro_batch, world_size)
+    split = batch_split.split_batch(config.train, world_size)
     feed = open_feed(config, rank, world_size, partial(events.record, paths.run, "skipped"))
     shape = network_config(config.model, feed.vocab_size)
     network = build_network(shape, config.run.seed, config.engine.attention)
-    origin, full = config.train.init_from, config.train.init_state == "full"
+    origin, taken = config.train.init_from, config.train.init_state
     tell = partial(events.record, paths.run, "damaged")
     retry_seconds = config.train.checkpoint_retry_seconds
     found = ranks.on_rank_zero(
@@ -118,14 +123,21 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
     )
     if found:
         compare_fingerprints(files.read_state(found)["fingerprint_fields"], feed.fingerprint_fields)
-    elif origin and not full:
-        state.load_weights(network, Path(origin))
-    worker = engine.initialize(PretrainingObjective(network), config, split, precision)
+    elif config.train.init_adapt:
+        told = starting_point.load(network, files.origin_of(origin), paths.vocab)
+        if rank == 0:
+            events.record(paths.run, "start", told)
+    elif origin and taken == "weights":
+        state.load_weights(network, files.origin_of(origin))
+    objective = PretrainingObjective(network, config.train.nsp_weight)
+    worker = engine.initialize(objective, config, split, precision)
     saved: dict[str, Any] = {"step": 0, "batches_skipped": 0}
     if found:
         saved = state.restore(worker, found)
-    elif origin and full:
-        state.begin_from(worker, Path(origin))
+    elif origin and taken != "weights":
+        before = state.begin_from(worker, files.origin_of(origin))
+        if taken == "branch":
+            saved["batches_skipped"] = before["step"] + before["batches_skipped"]
 
     recorder = history.Recorder(rank, paths.run, saved["step"], context.tracking)
     workers = [failures.Worker(context.host, os.getpid())] * world_size
@@ -150,6 +162,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
         interval.resume(saved["interval"])
     profiler = StepProfiler(device, config.train.profile_every)
     writer = Writer(paths.checkpoints, config.train, partial(events.record, paths.run, "storage"))
+    rescued = False
     try:
         batches = feed.iterate(saved["step"] + skipped, steps + skipped)
         for step, micro_batches in enumerate(batches, saved["step"] + 1):
@@ -161,7 +174,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
                 group["lr"] = rate
             dropout_key = config.run.seed, step
             with profiler.step(step):
-                flags = context.stop(), writer.failed
+                flags = context.stop(), writer.failed, context.preempted()
                 sums, counts = _optimizer_step(
                     worker, micro_batches, split, device, profiler, flags, dropout_key
                 )
@@ -205,13 +218,15 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
                 watchdog.beat()
                 steps_log.lap("evaluation")
 
-            if saving or stopping:
+            warned = bool(consumed.preempted) and not rescued
+            if saving or stopping or warned:
                 steps_log.flush()
                 if not engine.weights_are_finite(worker):
                     raise divergence.diverged(step, "weights are not finite")
                 saved = {
                     "step": step,
-                    "samples_seen": step * config.train.global_batch,
+                    "samples_seen": feed.samples_before(step + skipped)
+                    - feed.samples_before(skipped),
                     "batches_skipped": skipped,
                     "fingerprint": feed.fingerprint,
                     "fingerprint_fields": feed.fingerprint_fields,
@@ -223,12 +238,19 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
                 }
                 folder = writer.begin(worker, step, saved, settings)
                 context.report(scores, folder)
+                if warned:
+                    rescued = True
+                    writer.wait()
+                    if rank == 0:
+                        text = f"a node will be taken away; {folder.name} was written before"
+                        events.record(paths.run, "preempted", text, step=step)
                 steps_log.lap("checkpoint")
             if stopping:
                 break
             interval.restart()
             profiler.restart()
         writer.wait(final=True)
+        steps_log.lap("checkpoint")
     finally:
         writer.close()
         watchdog.close()
@@ -243,10 +265,10 @@ def _optimizer_step(
     split: batch_split.Split,
     device: torch.device,
     profiler: StepProfiler,
-    flags: tuple[bool, bool],
+    flags: tuple[bool, bool, bool],
     dropout_key: tuple[int, int],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One global batch; returns this rank's sums [6], and what all ranks consumed [8]."""
+    """One global batch; returns this rank's sums [6], and what all ranks consumed [9]."""
     samples = np.concatenate([batch.samples for batch in micro_batches])
     own = Consumed(
         sum(len(batch.masked_labels) for batch in micro_batches),

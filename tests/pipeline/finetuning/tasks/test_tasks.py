@@ -319,8 +319,14 @@ def test_the_loss_counts_what_counts():
     logits = torch.tensor([[[2.0, 0.0], [0.0, 3.0]], [[5.0, 1.0], [1.0, 1.0]]])
     target = torch.tensor([[0, 1], [IGNORED, IGNORED]])
     expected = -torch.log_softmax(logits[0], -1)[[0, 1], [0, 1]].mean()
-    assert networks.loss_of(logits, target) == pytest.approx(float(expected))
-    assert networks.loss_of(logits, torch.full((2, 2), IGNORED)) == 0
+    weight = networks.target_weight(target)
+    assert networks.loss_sum(logits, target) / weight == pytest.approx(float(expected))
+    assert networks.loss_sum(logits, torch.full((2, 2), IGNORED)) == 0
+    assert networks.target_weight(torch.full((2, 2), IGNORED)) == 0
+    labels = torch.tensor([1.0, 3.0])
+    assert networks.target_weight(target, labels) == 4
+    numbers, truth = torch.tensor([[1.0], [2.0]]), torch.tensor([[1.5], [0.0]])
+    assert networks.loss_sum(numbers, truth) == pytest.approx(0.25 + 4)
 
 
 def test_absent_choices_get_no_probability(export, tokenizer):
