@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +65,13 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
     parser.add_argument(
+        "--then",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="settings of a run that follows, with the same a.b=c; may be given again",
+    )
+    parser.add_argument(
         "--dry-run",
         action="store_true",
         help="show the settings and what would be done; do nothing",
@@ -81,14 +88,18 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
         overrides = chosen.overrides
         if verb.takes_run:
             overrides = [given for text in overrides for given in _run_settings(text)]
-        config = load_config(chosen.config, overrides)
-        with mirror.held(config, console.print) if "run" in verb.groups else nullcontext():
-            plan = verb.plan(config)
-            if chosen.dry_run:
-                console.print(dump_yaml(config), markup=False, highlight=False)
-                console.print(table("Dry run: nothing was changed. The verb would", plan))
-            else:
-                verb.execute(config, console)
+        files = chosen.config, *chosen.then
+        runs = [load_config(file, overrides) for file in files]
+        with ExitStack() as folders:
+            for config in runs if "run" in verb.groups else ():
+                folders.enter_context(mirror.held(config, console.print))
+            plans = [verb.plan(config) for config in runs]  # refuses before the first one starts
+            for config, plan in zip(runs, plans, strict=True):
+                if chosen.dry_run:
+                    console.print(dump_yaml(config), markup=False, highlight=False)
+                    console.print(table("Dry run: nothing was changed. The verb would", plan))
+                else:
+                    verb.execute(config, console)
     except NezhaError as error:
         prefix = "error: " if error.exit_status == NezhaError.exit_status else ""
         Console(stderr=True, soft_wrap=True).print(f"{prefix}{error}", style="red", markup=False)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -38,7 +39,7 @@ def execute(config: Config, console: Console) -> None:
     origins = {each.name: each._asdict() for each in result.subjects}
     record_comparison(config, run_id, _scores(result), origins, result.curve(), files)
     for title, text, rows in sections(result):
-        shown = Table(*map(Text, rows[0]), title=title, title_justify="left", caption=Text(text))
+        shown = Table(*map(escape, rows[0]), title=title, title_justify="left", caption=Text(text))
         for row in rows[1:]:
             shown.add_row(*map(Text, row))
         console.print(shown)

@@ -116,7 +116,9 @@ def _trials_table(result: FinetuneResult) -> Table:
     shown = Table("lr", "batch", "seed", *columns, title="Trials", title_justify="left")
     for trial in result.trials:
         scores = [trial[name].get(result.metric) for name in SETS]
-        cells = ["–" if score is None else f"{100 * score:.1f}" for score in scores]
+        cells: list[str | Text] = [
+            "–" if score is None else f"{100 * score:.1f}" for score in scores
+        ]
         if trial["error"]:
             cells = [Text(trial["error"]), ""]
         shown.add_row(f"{trial['lr']:g}", str(trial["batch"]), str(trial["seed"]), *cells)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -266,11 +267,10 @@ def tokens_of(checkpoint: Path) -> float:
     if not all((place / MANIFEST).exists() for place in places):
         return float(samples * config.corpus.sequence_length)
     manifests = [read_manifest(place) for place in places]
-    rows = sum(w * m.rows for w, m in zip(weights, manifests, strict=True))
-    tokens = sum(
-        w * shard.tokens for w, m in zip(weights, manifests, strict=True) for shard in m.shards
-    )
-    return samples * tokens / rows
+    # Without weights each folder has the share of its samples.
+    shares = list(map(float, weights)) or [float(manifest.rows) for manifest in manifests]
+    means = [sum(shard.tokens for shard in m.shards) / m.rows for m in manifests]
+    return samples * sum(map(operator.mul, shares, means)) / sum(shares)
 
 
 def _run_checkpoints(config: Config) -> list[Path]:

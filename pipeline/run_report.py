@@ -86,7 +86,7 @@ def _curves(records: Sequence[Mapping[str, float]], happened: Sequence[Mapping[s
     seen: set[str] = set()
     for kind, step in _marks(happened):
         for axes in (losses, speed):
-            label = {"start": "restart"}.get(kind, kind) if kind not in seen else None
+            label = {"start": "restart"}.get(kind, kind) if kind not in seen else "_nolegend_"
             axes.axvline(step, color=MARKS[kind], linestyle="--", linewidth=1, label=label)
         seen.add(kind)
     losses.set_ylabel("loss (nats)")

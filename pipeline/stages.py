@@ -149,7 +149,7 @@ def make_vocabulary(config: Config, sources: Listing, show: Show) -> Path:
     """The given vocabulary, or one that is trained on the inputs."""
     paths = RunPaths.of(config)
     if not config.corpus.vocab:
-        train_vocabulary(config.corpus, paths.vocab, sources)
+        train_vocabulary(config.corpus, paths.vocab, sources, show)
     show(f"{len(read_vocabulary(paths.vocab)):,} entries in {paths.vocab}")
     return paths.vocab
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import ablation
 from pipeline.settings.config_file import dump_yaml, load_config
 from tests.benchmarks import gpu
 
@@ -16,6 +17,17 @@ def test_settings_parse_and_survive_a_round_trip(path, tmp_path):
     copy = tmp_path / "copy.yaml"
     copy.write_text(dump_yaml(config), "utf-8")
     assert load_config(copy) == config
+
+
+def test_ablations_can_be_planned():
+    for path in sorted(ROOT.glob("jobs/configs/ablations/*.yaml")):
+        config = load_config(path)
+        cells = ablation.cells(config)
+        assert len(cells) == 3 * len(config.ablate.variants)
+        assert len({cell.config.train.eval_shards for cell in cells}) == 1
+        assert len({str(cell.config.model_dump(exclude={"run"})) for cell in cells}) == len(
+            config.ablate.variants
+        )
 
 
 def test_files_that_are_measured_on_gpus_exist(tmp_path):

@@ -53,6 +53,7 @@ ALLOWED = {
     "pipeline.training": (
         "model",
         "pipeline.corpus.randomness",
+        "pipeline.corpus.samples.vocabulary",
         "pipeline.corpus.shards",
         "pipeline.doctor",
         "pipeline.errors",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.corpus.arrays import offsets_of
 from pipeline.corpus.records import Masks
-from pipeline.corpus.samples.masks import whole_word_masks
+from pipeline.corpus.samples.masks import at_progress, whole_word_masks
 from pipeline.corpus.samples.pairs import NO_LABEL
 from pipeline.corpus.shards.format import SCHEMA_VERSION
 from pipeline.corpus.shards.reader import DamagedShard, Rows, ShardFolder, flat_pairs
@@ -32,7 +32,7 @@ from pipeline.feed.collate import (
     pack,
     unscored,
 )
-from pipeline.feed.order import positions_of, quotas, sample_at, source_at
+from pipeline.feed.order import BatchSize, positions_of, quotas, sample_at, source_at
 from pipeline.settings.corpus import MaskingSettings
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "Feed",
     "PackedBatch",
     "compare_fingerprints",
+    "compare_order",
     "heldout",
     "pack",
     "split_weights",
@@ -59,12 +60,14 @@ class Feed:
     Args:
         shards: corpus folders or URLs: either all `PATH`, or all `PATH@WEIGHT`, where the weight is
             the share of the samples.
-        global_batch: samples of a step over all ranks.
+        global_batch: samples of a step over all ranks; with `growing`, of the steps from there on.
         micro_batch: samples of one batch at most; all ranks make equally many batches of a step.
         seed: seed of the order and of dynamic masks.
         masking: draws new masks in every epoch if its mode is `dynamic`; otherwise, and if it is
             None, the masks in the shards are used.
         window: how many shards are shuffled together; 0 shuffles all.
+        first_batch, growing: samples of step 0, and the steps in which they grow to `global_batch`.
+        steps: steps of the run, over which the share of masked tokens may change.
         cache: keeps shards of object stores on the local disk.
         damaged: local paths of shards whose samples are left out: they keep their places in the
             order, and nothing in them is scored.
@@ -73,7 +76,7 @@ class Feed:
 
     Raises:
         ShardError: a folder is not a finished corpus, has no samples or no masks, or weights are
-            wrong.
+            wrong; shards of an object store are shuffled all together and do not fit the cache.
     """
 
     def __init__(
@@ -87,6 +90,9 @@ class Feed:
         seed: int,
         masking: MaskingSettings | None = None,
         window: int = 0,
+        first_batch: int = 0,
+        growing: int = 0,
+        steps: int = 1,
         cache: ShardCache | None = None,
         damaged: frozenset[str] = frozenset(),
         tell: Callable[[str], None] | None = None,
@@ -96,12 +102,14 @@ class Feed:
         self._cache = cache or ShardCache()
         self._reader = open_folder(*folders, cache=self._cache)
         self._damaged, self._tell = self._reader.shards_at(damaged), tell
+        if not window:
+            _need_room(self._reader, self._cache)
         self._masking = masking if masking and masking.mode == "dynamic" else None
         manifest = self._reader.manifest
         self._vocabulary = manifest.maskable
         if not self._masking:
             _need_static_masks(self._reader)
-        self._global_batch = global_batch
+        self._size, self._steps = BatchSize(global_batch, first_batch, growing), steps
         largest_part = -(-global_batch // world_size)
         self._batches = -(-largest_part // micro_batch)
         self._rank, self._world_size = rank, world_size
@@ -130,23 +138,25 @@ class Feed:
             "window": window,
             "masking": self._masking.model_dump() if self._masking else "static",
         }
+        if growing:
+            self.fingerprint_fields["batch_growth"] = [first_batch, growing]
         canonical = json.dumps(self.fingerprint_fields, sort_keys=True).encode()
         self.fingerprint = hashlib.sha256(canonical).hexdigest()
 
     def step(self, step: int) -> list[Batch]:
         """This rank's micro-batches of a global step (0, 1, 2 …)."""
-        positions = positions_of(step, self._global_batch, self._rank, self._world_size)
+        positions = positions_of(step, self._size, self._rank, self._world_size)
         samples, epochs = self._samples_at(positions)
         rows, unusable = self._read(samples)
         if self._steps_ahead:
             later = step + self._steps_ahead
-            positions = positions_of(later, self._global_batch, self._rank, self._world_size)
+            positions = positions_of(later, self._size, self._rank, self._world_size)
             self._cache.prefetch(self._reader.shards_of(self._samples_at(positions)[0]))
         masks = rows.masks
         if self._masking:
-            pairs = flat_pairs(rows)
+            masking = at_progress(self._masking, step / self._steps)
             masks = whole_word_masks(
-                pairs, self._masking, self._vocabulary, self._seed, epochs, samples
+                flat_pairs(rows), masking, self._vocabulary, self._seed, epochs, samples
             )
         if unusable.any():
             rows, masks = _unscored_rows(rows, masks, unusable)
@@ -156,6 +166,10 @@ class Feed:
                 len(samples) * part // self._batches for part in range(self._batches + 1)
             )
         ]
+
+    def samples_before(self, step: int) -> int:
+        """Samples that the global steps before this one consume."""
+        return self._size.before(step)
 
     def _read(self, samples: NDArray[np.int64]) -> tuple[Rows, NDArray[np.bool_]]:
         """The rows of samples [N], and which of them stand for samples of a damaged shard."""
@@ -181,7 +195,7 @@ class Feed:
 
     def samples(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Of a global step: the numbers of its samples, through all shards, and their epochs."""
-        positions = positions_of(step, self._global_batch, rank=0, world_size=1)
+        positions = positions_of(step, self._size, rank=0, world_size=1)
         return self._samples_at(positions)
 
     @property
@@ -196,7 +210,7 @@ class Feed:
         remote = any("://" in folder for folder in self._reader.folders)
         if not self._window or not remote or held > self._cache.limit_bytes:
             return 0
-        return math.ceil(self._window * max(shard.rows for shard in shards) / self._global_batch)
+        return math.ceil(self._window * max(shard.rows for shard in shards) / self._size.full)
 
     def _samples_at(
         self, positions: NDArray[np.int64]
@@ -253,7 +267,7 @@ def heldout(
     reader = open_folder(folder)
     _need_static_masks(reader)
     total = min(samples, len(reader))
-    own = positions_of(0, total, rank, world_size)
+    own = positions_of(0, BatchSize(total), rank, world_size)
     positions = own if len(own) else np.arange(min(1, total))
     for first in range(0, len(positions), micro_batch):
         numbers = positions[first : first + micro_batch]
@@ -288,6 +302,15 @@ def compare_fingerprints(saved: Mapping[str, Any], now: Mapping[str, Any]) -> No
         )
 
 
+def compare_order(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Check that a branch goes on in the data of the run that it leaves; its masks may be others.
+
+    Raises:
+        FingerprintError: as `compare_fingerprints`.
+    """
+    compare_fingerprints({**saved, "masking": now["masking"]}, now)
+
+
 def split_weights(shards: Sequence[str]) -> tuple[list[str], list[str]]:
     """Folders and weights of `PATH@WEIGHT` arguments; the weights are empty if none is given.
 
@@ -312,6 +335,23 @@ def split_weights(shards: Sequence[str]) -> tuple[list[str], list[str]]:
             f"train.shards: {list(shards)}: give every folder a weight above 0, or none"
         ) from None
     return folders, weights
+
+
+def _need_room(reader: ShardFolder, cache: ShardCache) -> None:
+    """Check that the cache holds all shards of object stores, which every step needs."""
+    size = sum(
+        shard.bytes
+        for folder, manifest in zip(reader.folders, reader.manifests, strict=True)
+        for shard in manifest.shards
+        if "://" in folder
+    )
+    if size > cache.limit_bytes:
+        raise ShardError(
+            f"{', '.join(reader.folders)}: the shards have {size / 1e9:,.1f} GB, and "
+            f"train.shard_cache_gigabytes is {cache.limit_bytes / 1e9:,.1f}. With "
+            "train.window_shards=0 every step reads from all shards, so most would be fetched "
+            "again and again; set train.window_shards=64, or raise train.shard_cache_gigabytes"
+        )
 
 
 def _need_static_masks(reader: ShardFolder) -> None:

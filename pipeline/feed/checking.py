@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -13,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.corpus.shards.format import Manifest, ShardInfo, read_manifest
-from pipeline.corpus.shards.reader import open_batch
+from pipeline.corpus.shards.reader import check_hash, open_batch
 from pipeline.errors import ShardError
 from pipeline.storage import write_whole
 
@@ -44,12 +43,10 @@ def check_shards(folders: Iterable[str], run: Path, skip: bool, say: Callable[[s
         for info in manifest.shards
     ]
     known = _read_note(run)
-    note, new = {}, []
+    note, new = known.copy(), []
     for path, info, manifest in listed:
         verdict = known.get(str(path))
-        if verdict and verdict[:-1] == _signature(path, info):
-            note[str(path)] = verdict
-        else:
+        if not verdict or verdict[:-1] != _signature(path, info):
             new.append((path, info, manifest))
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as executor:
         found = executor.map(lambda one: _problem(*one), new)
@@ -57,7 +54,7 @@ def check_shards(folders: Iterable[str], run: Path, skip: bool, say: Callable[[s
             note[str(path)] = [*_signature(path, info), problem]
     run.mkdir(parents=True, exist_ok=True)
     write_whole(str(run / NOTE), json.dumps(note, ensure_ascii=False).encode())
-    problems = [verdict[-1] for verdict in note.values() if verdict[-1]]
+    problems = [problem for path, *_ in listed if (problem := note[str(path)][-1])]
     if problems and not skip:
         raise ShardError(
             f"{len(problems)} of {len(listed)} shards are damaged:\n  "
@@ -95,9 +92,8 @@ def _problem(path: Path, info: ShardInfo, manifest: Manifest) -> str:
         return f"{path}: can't be read ({error.strerror})"
     if len(data) != info.bytes:
         return f"{path}: {len(data)} bytes, the manifest says {info.bytes}"
-    if hashlib.sha256(data).hexdigest() != info.sha256:
-        return f"{path}: its SHA-256 is not the manifest's; it was changed"
     try:
+        check_hash(path, data, info)
         batch = open_batch(path, pa.py_buffer(data), info, manifest)
     except ShardError as error:
         return str(error)

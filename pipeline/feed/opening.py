@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from pipeline.corpus.shards.format import MANIFEST
 from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.feed.batches import Batch, Feed, heldout, open_folder, split_weights
 from pipeline.feed.cache import ShardCache
@@ -33,6 +34,9 @@ def open_feed(
         seed=config.run.seed,
         masking=config.corpus.masking,
         window=config.train.window_shards,
+        first_batch=config.train.first_batch or 0,
+        growing=config.train.batch_warmup,
+        steps=config.train.steps,
         cache=_cache(config),
         damaged=known_damaged(paths.run) if skip else frozenset(),
         tell=tell if skip else None,
@@ -42,6 +46,8 @@ def open_feed(
 def check(config: Config, say: Callable[[str], None]) -> None:
     """Check the local shards of the run once, unless `train.check_shards` is off.
 
+    Damaged held-out shards are always an error.
+
     Raises:
         ShardError: shards are missing or damaged.
     """
@@ -50,6 +56,8 @@ def check(config: Config, say: Callable[[str], None]) -> None:
     paths, skip = RunPaths.of(config), config.faults.damaged_shard == "skip"
     folders, _ = split_weights(paths.training)
     check_shards(folders, paths.run, skip, say)
+    if (paths.heldout / MANIFEST).exists():
+        check_shards([str(paths.heldout)], paths.run, skip=False, say=say)
 
 
 def open_training_folder(config: Config) -> ShardFolder:

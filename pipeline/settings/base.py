@@ -25,6 +25,13 @@ def _refuse_truth_value(value: Any) -> Any:
     return value
 
 
+def _refuse_other_units(value: Any) -> Any:
+    """Text that `Config` has not turned into steps."""
+    if isinstance(value, str):
+        raise ValueError("must be a number of steps, or `N tokens` such as `2e9 tokens`")
+    return value
+
+
 def _absolute(path: str) -> str:
     """Make a local path absolute: workers have other working directories than the driver."""
     path = path.removeprefix("file://")
@@ -54,6 +61,8 @@ AboveZero = Annotated[float, Number, Field(gt=0.0)]
 NotNegative = Annotated[float, Number, Field(ge=0.0)]
 Positive = Annotated[int, Number, Field(ge=1)]
 Count = Annotated[int, Number, Field(ge=0)]
+Length = Annotated[Positive, BeforeValidator(_refuse_other_units)]
+"""Optimizer steps; a user may write `N tokens` instead, which `Config` turns into steps."""
 Location = Annotated[str, AfterValidator(_absolute)]
 """A path or a URL. A relative path is relative to the driver's working directory."""
 LocalPath = Annotated[Location, AfterValidator(_local)]

@@ -83,12 +83,16 @@ class PairSettings(Settings):
 
 
 class MaskingSettings(Settings):
-    """Whole-word masks."""
+    """Which tokens are predicted, and what the model sees in their place."""
 
     mode: Literal["static", "dynamic"] = "static"
     """static: prepare draws masks once. dynamic: the feed draws new ones in every epoch."""
     probability: Annotated[float, Number, Field(gt=0.0, lt=1.0)] = 0.15
     """Share of the tokens to predict."""
+    final_probability: Annotated[float, Number, Field(gt=0.0, lt=1.0)] | None = None
+    """The share at `train.steps`, reached linearly (mmBERT lowers it); dynamic masks only."""
+    whole_words: bool = True
+    """Mask all tokens of a word together; false: each token (Han character, word piece) alone."""
     max_predictions: Positive | None = None
     """Largest number of tokens to predict in one sample; null: `probability` alone decides."""
     mask_share: Share = 0.8
@@ -102,6 +106,11 @@ class MaskingSettings(Settings):
     def _check_shares(self) -> MaskingSettings:
         if self.mask_share + self.random_share > 1.0:
             raise ValueError("mask_share + random_share must not exceed 1")
+        if self.final_probability is not None and self.mode == "static":
+            raise ValueError(
+                "corpus.masking.final_probability changes masks while training; set "
+                "corpus.masking.mode=dynamic"
+            )
         return self
 
 

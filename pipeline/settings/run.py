@@ -56,6 +56,8 @@ class TrackingSettings(Settings):
     """Tracking server (http://…) or database (sqlite:///…); empty: SQLite in `run.storage`."""
     experiment: str = "nezha"
     """MLflow experiment."""
+    parent: str = ""
+    """MLflow run that this one is nested in; empty: none."""
     registered_model: str = "nezha"
     """Name in the model registry; empty: nothing is registered."""
     alias: str = "candidate"

@@ -10,6 +10,7 @@ from pipeline.settings.base import (
     AboveZero,
     Count,
     Decay,
+    Length,
     LocalPath,
     Location,
     NotNegative,
@@ -54,20 +55,24 @@ class TrainSettings(Settings):
     """Largest size of the local folder; the least recently used shards are deleted first."""
     check_shards: bool = True
     """Compare the SHA-256 of each local shard with the manifest before training, once a run."""
-    steps: Positive = 1000
-    """Optimizer steps."""
+    steps: Length = 1000
+    """Optimizer steps, or `N tokens`, which are steps × global batch × `corpus.sequence_length`."""
     global_batch: Positive = 256
     """Samples of one optimizer step, over all workers."""
+    first_batch: Positive | None = None
+    """Samples of the first step, where `train.batch_warmup` lets them grow to `global_batch`."""
+    batch_warmup: Count = 0
+    """Steps in which the global batch grows evenly; 0: all steps have `global_batch` samples."""
     micro_batch: Positive = 32
     """Largest number of samples that one worker processes at a time."""
     eval_shards: LocalPath = ""
     """Held-out shard folder; empty: the folder made from `corpus.heldout`."""
     eval_samples: Positive = 2048
     """Largest number of held-out samples in an evaluation."""
-    eval_every: Positive = 100
-    """Steps between evaluations."""
-    checkpoint_every: Positive = 100
-    """Steps between checkpoints."""
+    eval_every: Length = 100
+    """Steps, or `N tokens`, between evaluations."""
+    checkpoint_every: Length = 100
+    """Steps, or `N tokens`, between checkpoints."""
     checkpoint_retry_seconds: AboveZero = 120.0
     """How long a checkpoint is tried again on a storage that is full or does not answer."""
     checkpoint_errors: Literal["stop", "continue"] = "stop"
@@ -78,19 +83,34 @@ class TrainSettings(Settings):
     """Keep the checkpoints after multiples of so many steps for ever; 0: none."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the device computes in it, else fp32. fp16 needs a GPU."""
-    log_every: Positive = 10
-    """Steps between two points in MLflow, and between two progress lines."""
+    log_every: Length = 10
+    """Steps, or `N tokens`, between two points in MLflow, and between two progress lines."""
     profile_every: Count = 100
     """Steps between two measurements of `time/…`; a measured step is slower. 0: none."""
+    nsp_weight: NotNegative = 1.0
+    """Weight of the loss of sentence pairs (nsp or sop) beside that of masked tokens."""
     init_from: LocalPath = ""
-    """Checkpoint or export to start from (for example NVIDIA's second phase, at length 512)."""
-    init_state: Literal["weights", "full"] = "weights"
-    """What to take from `init_from`. weights: the weights. full: a checkpoint's optimizer too."""
+    """Checkpoint, export, or run folder (its newest checkpoint) to start from."""
+    init_state: Literal["weights", "full", "branch"] = "weights"
+    """What `init_from` gives. full: the optimizer too. branch: also its place in the data."""
+    init_adapt: bool = False
+    """Change the weights of `init_from` to fit this vocabulary, depth and width (a multiple)."""
 
     @model_validator(mode="after")
     def _check(self) -> TrainSettings:
-        if self.init_state == "full" and not self.init_from:
-            raise ValueError("train.init_state=full needs train.init_from, a checkpoint_… folder")
+        if self.init_adapt and (self.init_state != "weights" or not self.init_from):
+            raise ValueError(
+                "train.init_adapt needs train.init_from, and train.init_state=weights: the state "
+                "of an optimizer cannot be changed to fit another network"
+            )
+        if self.init_state != "weights" and not self.init_from:
+            raise ValueError(
+                f"train.init_state={self.init_state} needs train.init_from, a checkpoint_… folder"
+            )
+        if (self.first_batch is None) != (self.batch_warmup == 0):
+            raise ValueError("train.first_batch and train.batch_warmup need each other")
+        if self.first_batch and self.first_batch > self.global_batch:
+            raise ValueError("train.first_batch must not exceed train.global_batch")
         if self.keep_every % self.checkpoint_every:
             raise ValueError(
                 f"train.keep_every={self.keep_every} must be a multiple of train.checkpoint_every="
@@ -107,9 +127,11 @@ class OptimSettings(Settings):
     lr: AboveZero = 1.8e-4
     """Peak learning rate (NEZHA base: 1.8e-4 at batch 14,400)."""
     warmup: NotNegative = 0.01
-    """Warm-up steps; a number below 1 is a share of all steps."""
-    schedule: Literal["linear", "polynomial", "cosine", "constant"] = "linear"
-    """Decay after the warm-up; polynomial is NVIDIA's (1 - t/T)^0.5."""
+    """Warm-up steps, or `N tokens`; a number below 1 is a share of all steps."""
+    decay: NotNegative | None = None
+    """Last steps, in which the rate falls (steps, share, tokens); null: all after the warm-up."""
+    schedule: Literal["linear", "polynomial", "nvidia", "cosine", "sqrt", "constant"] = "linear"
+    """Shape of the decay. nvidia: polynomial, (1 - t)^0.5, whose t is 0 where the run begins."""
     weight_decay: NotNegative = 0.01
     """Decoupled weight decay; biases and LayerNorm have none."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
@@ -118,6 +140,15 @@ class OptimSettings(Settings):
     """Number added to the square root of the second moment."""
     clip: NotNegative = 1.0
     """Largest global gradient norm; 0: no clipping."""
+
+    @model_validator(mode="after")
+    def _check(self) -> OptimSettings:
+        if self.decay is not None and self.schedule in ("constant", "nvidia"):
+            raise ValueError(
+                f"optim.decay says when the rate begins to fall, which optim.schedule="
+                f"{self.schedule} fixes itself; leave it out, or choose another schedule"
+            )
+        return self
 
 
 class EngineSettings(Settings):

@@ -57,7 +57,7 @@ def make(config: Config) -> Plan:
     shape = network_config(config.model, config.corpus.vocab_size)
     parameters, each = count_parameters(shape), benchmark.flops_of(config, shape)
     workers = _workers(config)
-    split = batch_split.split_batch(config.train.global_batch, config.train.micro_batch, workers)
+    split = batch_split.split_batch(config.train, workers)
     anchor = _anchor(config, each, split.micro_batch)
     half = anchor.precision != "fp32"
     kept = benchmark.activation_bytes(config, shape) * (0.5 if half else 1.0)

@@ -12,6 +12,7 @@ from pathlib import Path
 import mlflow
 from mlflow.entities import Param
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -114,6 +115,8 @@ def start_run(config: Config, name: str, tags: Mapping[str, str], resume: str | 
             for key, value in tags.items():
                 client.set_tag(resume, key, value)
             return resume
+        if config.tracking.parent:
+            tags = {**tags, MLFLOW_PARENT_RUN_ID: config.tracking.parent}
         run = client.create_run(_experiment(client, config, uri), run_name=name, tags=dict(tags))
         params = [Param(key, str(value)[:6000]) for key, value in flatten(config)]
         client.log_batch(run.info.run_id, params=params)

@@ -23,7 +23,7 @@ from pipeline.feed.opening import open_feed, open_heldout
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.config_file import dump_yaml
-from pipeline.training import batch_split, engine
+from pipeline.training import batch_split, engine, starting_point
 from pipeline.training.checkpoints import files, ranks, state
 from pipeline.training.checkpoints.writer import Writer
 from pipeline.training.evaluation import evaluate
@@ -111,11 +111,11 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
     engine.join()
     ranks.require_shared(paths.run, context.host)
     precision = common_precision(engine.resolve_precision(config.train.precision, device))
-    split = batch_split.split_batch(config.train.global_batch, config.train.micro_batch, world_size)
+    split = batch_split.split_batch(config.train, world_size)
     feed = open_feed(config, rank, world_size, partial(events.record, paths.run, "skipped"))
     shape = network_config(config.model, feed.vocab_size)
     network = build_network(shape, config.run.seed, config.engine.attention)
-    origin, full = config.train.init_from, config.train.init_state == "full"
+    origin, taken = config.train.init_from, config.train.init_state
     tell = partial(events.record, paths.run, "damaged")
     retry_seconds = config.train.checkpoint_retry_seconds
     found = ranks.on_rank_zero(
@@ -123,14 +123,21 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
     )
     if found:
         compare_fingerprints(files.read_state(found)["fingerprint_fields"], feed.fingerprint_fields)
-    elif origin and not full:
-        state.load_weights(network, Path(origin))
-    worker = engine.initialize(PretrainingObjective(network), config, split, precision)
+    elif config.train.init_adapt:
+        told = starting_point.load(network, files.origin_of(origin), paths.vocab)
+        if rank == 0:
+            events.record(paths.run, "start", told)
+    elif origin and taken == "weights":
+        state.load_weights(network, files.origin_of(origin))
+    objective = PretrainingObjective(network, config.train.nsp_weight)
+    worker = engine.initialize(objective, config, split, precision)
     saved: dict[str, Any] = {"step": 0, "batches_skipped": 0}
     if found:
         saved = state.restore(worker, found)
-    elif origin and full:
-        state.begin_from(worker, Path(origin))
+    elif origin and taken != "weights":
+        before = state.begin_from(worker, files.origin_of(origin))
+        if taken == "branch":
+            saved["batches_skipped"] = before["step"] + before["batches_skipped"]
 
     recorder = history.Recorder(rank, paths.run, saved["step"], context.tracking)
     workers = [failures.Worker(context.host, os.getpid())] * world_size
@@ -218,7 +225,8 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
                     raise divergence.diverged(step, "weights are not finite")
                 saved = {
                     "step": step,
-                    "samples_seen": step * config.train.global_batch,
+                    "samples_seen": feed.samples_before(step + skipped)
+                    - feed.samples_before(skipped),
                     "batches_skipped": skipped,
                     "fingerprint": feed.fingerprint,
                     "fingerprint_fields": feed.fingerprint_fields,

@@ -79,9 +79,9 @@ def _number_of(*numbers: int) -> int:
 class PretrainingObjective(nn.Module):
     """Sums of the losses over a micro-batch; the vocabulary head runs on masked tokens alone."""
 
-    def __init__(self, network: NezhaForPreTraining) -> None:
+    def __init__(self, network: NezhaForPreTraining, nsp_weight: float = 1.0) -> None:
         super().__init__()
-        self.network = network
+        self.network, self._nsp_weight = network, nsp_weight
 
     def forward(
         self,
@@ -98,7 +98,8 @@ class PretrainingObjective(nn.Module):
 
         Returns:
             the loss (scalar; parts of a batch add up to the mean loss of the whole), float32
-            sums in the order of STATISTICS [6], and which masked tokens were told right (bool [M]).
+            sums in the order of STATISTICS [6], and which masked tokens were predicted right (bool
+            [M]).
         """
         hidden = self.network.nezha(
             inputs.input_ids[None],
@@ -124,7 +125,7 @@ class PretrainingObjective(nn.Module):
                     labelled.sum(),
                 ]
             )
-        return mlm / masked_total + nsp / pairs_total, statistics, right
+        return mlm / masked_total + self._nsp_weight * nsp / pairs_total, statistics, right
 
 
 def summarize(statistics: Tensor) -> dict[str, float]:

@@ -49,6 +49,21 @@ def newest(folder: Path) -> Path | None:
     return max(_states(folder), key=step_of, default=None)
 
 
+def origin_of(given: str) -> Path:
+    """What `train.init_from` names: of a run folder its newest checkpoint, else the folder itself.
+
+    Raises:
+        CheckpointError: it is a run folder without a complete checkpoint.
+    """
+    path = Path(given)
+    if not (path / "checkpoints").is_dir():
+        return path
+    found = newest(path / "checkpoints")
+    if not found:
+        raise CheckpointError(f"{path}: this run has no complete checkpoint to start from yet")
+    return found
+
+
 def recover(folder: Path, tell: Callable[[str], None]) -> Path | None:
     """The checkpoint to go on from, verified, after removing what interruptions have left.
 

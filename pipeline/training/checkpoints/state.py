@@ -102,24 +102,28 @@ def restore(engine: Any, path: Path) -> dict[str, Any]:
     return files.read_state(path)
 
 
-def begin_from(engine: Any, path: Path) -> None:
+def begin_from(engine: Any, path: Path) -> dict[str, Any]:
     """Start a new run from the full state of another one; every rank calls it.
 
     The moments and their bias correction continue; steps are counted from 0.
+
+    Returns:
+        the other run's state.
 
     Raises:
         CheckpointError: as `restore`, or `path` is no checkpoint, incomplete or damaged.
     """
     if not (path / files.STATE).exists():
         raise CheckpointError(
-            f"{path} holds no optimizer state; train.init_state=full needs a checkpoint_… folder, "
-            "an export starts with train.init_state=weights"
+            f"{path} holds no optimizer state; train.init_state=full and branch need a "
+            "checkpoint_… folder, an export starts with train.init_state=weights"
         )
     with files.in_use(path):
         on_rank_zero(lambda: files.verify(path))
-        restore(engine, path)
+        state = restore(engine, path)
     for counter in COUNTERS:
         setattr(engine, counter, 0)
+    return state
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

@@ -67,7 +67,7 @@ def fit(
     workers = batch_split.choose_workers(config, devices, cluster.count("CPU"))
     fewest = scaling.min_workers or workers
     for number in range(fewest, workers + 1):
-        batch_split.split_batch(config.train.global_batch, config.train.micro_batch, number)
+        batch_split.split_batch(config.train, number)
     cluster.place(fewest, scaling.cpus_per_worker, gpus, scaling.wait_seconds, say)
     for warning in doctor.refuse_bad_nodes(config):
         say(warning)
