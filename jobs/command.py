@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
+from pipeline import mirror
 from pipeline.errors import NezhaError
 from pipeline.settings.config import Config
 from pipeline.settings.config_file import dump_yaml, load_config
@@ -88,13 +90,16 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
             overrides = [given for text in overrides for given in _run_settings(text)]
         files = chosen.config, *chosen.then
         runs = [load_config(file, overrides) for file in files]
-        plans = [verb.plan(config) for config in runs]  # refuses before the first one starts
-        for config, plan in zip(runs, plans, strict=True):
-            if chosen.dry_run:
-                console.print(dump_yaml(config), markup=False, highlight=False)
-                console.print(table("Dry run: nothing was changed. The verb would", plan))
-            else:
-                verb.execute(config, console)
+        with ExitStack() as folders:
+            for config in runs if "run" in verb.groups else ():
+                folders.enter_context(mirror.held(config, console.print))
+            plans = [verb.plan(config) for config in runs]  # refuses before the first one starts
+            for config, plan in zip(runs, plans, strict=True):
+                if chosen.dry_run:
+                    console.print(dump_yaml(config), markup=False, highlight=False)
+                    console.print(table("Dry run: nothing was changed. The verb would", plan))
+                else:
+                    verb.execute(config, console)
     except NezhaError as error:
         prefix = "error: " if error.exit_status == NezhaError.exit_status else ""
         Console(stderr=True, soft_wrap=True).print(f"{prefix}{error}", style="red", markup=False)
@@ -120,6 +125,9 @@ def _run_settings(argument: str) -> list[str]:
     """The settings that a run's folder stands for; a setting stays as it is."""
     if "=" in argument:
         return [argument]
+    if "://" in argument:
+        storage, _, name = argument.rstrip("/").rpartition("/")
+        return [f"run.storage={storage}", f"run.name={name}"]
     folder = Path(argument).absolute()
     return [f"run.storage={folder.parent}", f"run.name={folder.name}"]
 

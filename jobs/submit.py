@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help=f"install the pinned packages for the job, except {', '.join(submission.IN_IMAGE)}",
     )
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="a setting and its value")
-    chosen = parser.parse_args(arguments)
+    chosen = parser.parse_intermixed_args(arguments)  # options may stand among the settings
     try:
         job = submission.plan(
             Path.cwd(),

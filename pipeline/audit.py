@@ -63,7 +63,7 @@ def audit(config: Config) -> Audit:
     lines, damaged = journal.read_checked(paths.run / step_log.FILE)
     happened, unread = journal.read_checked(paths.run / events.FILE)
     attempts = step_log.attempts(happened)
-    if not lines or not attempts:
+    if not attempts or all("step" not in line for line in lines):
         raise CheckpointError(
             f"{paths.run / step_log.FILE} or {events.FILE}: no record of what was consumed"
         )
@@ -145,7 +145,8 @@ def _count(
         name = f"epoch {epoch}" + (f" of source {source}" if len(bounds) > 2 else "")
         once, often = int((used == 1).sum()), np.flatnonzero(used > 1)
         texts.append(f"{name}: {once:,} of {len(used):,} samples exactly once")
-        unused = np.flatnonzero(used == 0) if whole and (epoch + 1, source) in counts else []
+        complete = whole and (epoch + 1, source) in counts
+        unused = np.flatnonzero((used == 0) & complete)
         for kind, which in (("more than once", often), ("never", unused)):
             if len(which):
                 numbers = ", ".join(map(str, which[:SHOWN] + bounds[source]))

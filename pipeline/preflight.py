@@ -11,7 +11,7 @@ from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.samples.vocabulary import read_vocabulary, vocabulary_sha256
 from pipeline.corpus.samples.vocabulary_training import note_of
 from pipeline.corpus.shards import format as shards
-from pipeline.errors import ConfigError, CorpusError, ShardError, VocabularyError
+from pipeline.errors import ConfigError, CorpusError, VocabularyError
 from pipeline.export import origin as origins
 from pipeline.feed.batches import compare_fingerprints, compare_order
 from pipeline.feed.opening import open_feed
@@ -19,6 +19,7 @@ from pipeline.feed.order import BatchSize
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.corpus import CorpusSettings
+from pipeline.tracking.runs import tracking_uri
 from pipeline.training import batch_split, engine, starting_point
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.deepspeed_config import deepspeed_config
@@ -47,9 +48,11 @@ def check(config: Config) -> None:
         ConfigError: fp16 on a CPU, a batch that cannot be split, a network that cannot be built.
         CorpusError: there is no input, or an input does not exist.
         VocabularyError: the vocabulary does not exist.
+        TrackingError: MLflow cannot record there.
     """
     corpus, paths = config.corpus, RunPaths.of(config)
     _check_engine(config)
+    tracking_uri(config)
     _split(config)
     if corpus.vocab:
         read_vocabulary(paths.vocab)
@@ -78,8 +81,6 @@ def check_data(config: Config) -> None:
     paths = RunPaths.of(config)
     feed = open_feed(config, rank=0, world_size=1)
     vocabularies = {str(paths.vocab): vocabulary_sha256(paths.vocab)}
-    if "://" in config.train.eval_shards:
-        raise ShardError("train.eval_shards: held-out shards must be in a folder, not at a URL")
     if config.train.eval_shards or (paths.heldout / shards.MANIFEST).exists():
         vocabularies[str(paths.heldout)] = shards.read_manifest(paths.heldout).vocab_sha256
     for name, sha256 in vocabularies.items():

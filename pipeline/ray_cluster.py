@@ -40,6 +40,8 @@ def connect() -> None:
         folder = os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="nezha-", dir=PARENT)
         atexit.register(_remove_cluster, folder)
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    # Ray Train then shows runs, attempts and workers in the dashboard.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
     on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING)
     if threading.current_thread() is threading.main_thread():

@@ -9,11 +9,12 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
 
-from pipeline import preflight, registering, sample
+from pipeline import preflight, registering, run_report, sample
 from pipeline.corpus import planning, prepare
 from pipeline.corpus.run.inputs import Inputs, list_inputs
 from pipeline.corpus.samples.vocabulary import read_vocabulary
@@ -25,8 +26,8 @@ from pipeline.export import folder as exports
 from pipeline.feed import opening
 from pipeline.feed.batches import heldout, open_folder, split_weights
 from pipeline.feed.unigram import unigram_loss
-from pipeline.finetuning.finetune import check
-from pipeline.finetuning.on_cluster import Finetuning, finetune_all
+from pipeline.finetuning.finetune import Finetuning, check
+from pipeline.finetuning.on_cluster import finetune_all
 from pipeline.finetuning.tasks import TASKS
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
@@ -37,7 +38,7 @@ from pipeline.tracking.metric_sender import MetricSender
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.faults import lock
 from pipeline.training.launch import ray_train
-from pipeline.training.measure import history
+from pipeline.training.measure import history, step_log
 from pipeline.training.resume import changed_settings
 
 Show = Callable[[str], None]
@@ -148,7 +149,7 @@ def make_vocabulary(config: Config, sources: Listing, show: Show) -> Path:
     """The given vocabulary, or one that is trained on the inputs."""
     paths = RunPaths.of(config)
     if not config.corpus.vocab:
-        train_vocabulary(config.corpus, paths.vocab, sources)
+        train_vocabulary(config.corpus, paths.vocab, sources, show)
     show(f"{len(read_vocabulary(paths.vocab)):,} entries in {paths.vocab}")
     return paths.vocab
 
@@ -210,24 +211,39 @@ def pretrain(config: Config, progress: Progress) -> str | None:
             progress.say(f"step {state['step']} is reached: {newest}")
             # An earlier command may have ended between the last step and this.
             files = [paths.run / history.FILE, *paths.run.glob("*.png")]
+            files += paths.run.glob(run_report.FILE)
             return _record(config, tracking.noted_run(paths.run), files, tags, progress.say)
         progress.say(f"going on from {newest}")
     uri, run_id = tracking.tracking_uri(config), tracking.noted_run(paths.run)
     if tracking.is_reachable(config):
         run_id = tracking.start_run(config, config.run.name, tags, run_id)
         tracking.note_run(paths.run, run_id)
+        progress.say(f"MLflow shows the run: {tracking.address(config, run_id)}")
     else:
         progress.say(f"{uri} does not answer: training starts, and MLflow gets all at the end")
     try:
         given = (uri, run_id) if run_id else None
         ray_train.fit(config, given, progress.update, progress.say)
-        pictures = _draw(config, reference_loss(config, progress.say))
     except BaseException as error:
         asked = isinstance(error, Interrupted | KeyboardInterrupt)
+        report = drawn(lambda: [run_report.write_report(paths.run)], progress.say)
         if run_id:
-            tracking.finish_run(config, run_id, "KILLED" if asked else "FAILED")
+            tracking.finish_run(config, run_id, "KILLED" if asked else "FAILED", report)
         raise
-    return _record(config, run_id, [paths.run / history.FILE, *pictures], tags, progress.say)
+    reference = reference_loss(config, progress.say)
+    files = [paths.run / history.FILE, paths.run / step_log.FILE]
+    files += drawn(lambda: _draw(config, reference), progress.say)
+    files += drawn(lambda: [run_report.write_report(paths.run)], progress.say)
+    return _record(config, run_id, files, tags, progress.say)
+
+
+def drawn(draw: Callable[[], list[Path]], show: Show) -> list[Path]:
+    """The files that `draw` makes; none if it fails: whatever it is, the weights are worth more."""
+    try:
+        return draw()
+    except Exception as error:
+        show(f"a picture or the report of the run can't be made: {type(error).__name__}: {error}")
+        return []
 
 
 def _record(
@@ -262,11 +278,17 @@ def reference_loss(config: Config, show: Show) -> float | None:
     if not (paths.heldout / MANIFEST).exists() or any("://" in folder for folder in folders):
         return None
     try:
-        batches = heldout(str(paths.heldout), train.micro_batch, train.eval_samples, 0, 1)
-        return unigram_loss(open_folder(*folders), batches)
+        return _unigram_loss(tuple(folders), paths.heldout, train.micro_batch, train.eval_samples)
     except Exception as error:  # whatever it is, the trained network is worth more
         show(f"the loss of token frequencies alone can't be computed: {error}")
         return None
+
+
+@cache
+def _unigram_loss(folders: tuple[str, ...], held: Path, micro_batch: int, samples: int) -> float:
+    """Computed once for the curve and for the summary: it reads the whole corpus."""
+    batches = heldout(str(held), micro_batch, samples, 0, 1)
+    return unigram_loss(open_folder(*folders), batches)
 
 
 def make_export(config: Config, run_id: str | None, show: Show) -> str:

@@ -76,7 +76,7 @@ class Feed:
 
     Raises:
         ShardError: a folder is not a finished corpus, has no samples or no masks, or weights are
-            wrong.
+            wrong; shards of an object store are shuffled all together and do not fit the cache.
     """
 
     def __init__(
@@ -102,6 +102,8 @@ class Feed:
         self._cache = cache or ShardCache()
         self._reader = open_folder(*folders, cache=self._cache)
         self._damaged, self._tell = self._reader.shards_at(damaged), tell
+        if not window:
+            _need_room(self._reader, self._cache)
         self._masking = masking if masking and masking.mode == "dynamic" else None
         manifest = self._reader.manifest
         self._vocabulary = manifest.maskable
@@ -333,6 +335,23 @@ def split_weights(shards: Sequence[str]) -> tuple[list[str], list[str]]:
             f"train.shards: {list(shards)}: give every folder a weight above 0, or none"
         ) from None
     return folders, weights
+
+
+def _need_room(reader: ShardFolder, cache: ShardCache) -> None:
+    """Check that the cache holds all shards of object stores, which every step needs."""
+    size = sum(
+        shard.bytes
+        for folder, manifest in zip(reader.folders, reader.manifests, strict=True)
+        for shard in manifest.shards
+        if "://" in folder
+    )
+    if size > cache.limit_bytes:
+        raise ShardError(
+            f"{', '.join(reader.folders)}: the shards have {size / 1e9:,.1f} GB, and "
+            f"train.shard_cache_gigabytes is {cache.limit_bytes / 1e9:,.1f}. With "
+            "train.window_shards=0 every step reads from all shards, so most would be fetched "
+            "again and again; set train.window_shards=64, or raise train.shard_cache_gigabytes"
+        )
 
 
 def _need_static_masks(reader: ShardFolder) -> None:

@@ -9,14 +9,28 @@ import os
 import queue
 import tempfile
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from tenacity import (
+    Retrying,
+    retry_if_not_exception_type,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
+
 from pipeline.corpus.shards.format import ShardInfo
+from pipeline.corpus.shards.reader import check_hash
 from pipeline.errors import ShardError
 from pipeline.storage import filesystem
 
-_ATTEMPTS = 3
+_ATTEMPTS = 5
+_FIRST_WAIT_SECONDS = 0.5
+"""Before the second attempt; each later wait is twice as long, and a random time is added."""
+_ABANDONED_SECONDS = 3600
+"""Age at which an unfinished file belongs to a process that was killed."""
 _READ_BYTES = 1 << 20
 
 
@@ -31,6 +45,7 @@ class ShardCache:
         self.folder = Path(folder or Path(tempfile.gettempdir()) / "nezha-shards")
         self.limit_bytes = int(limit_gigabytes * 1e9)
         self._asked: set[str] = set()
+        self._checked: set[str] = set()
         self._waiting: queue.SimpleQueue[tuple[str, ShardInfo]] = queue.SimpleQueue()
         self._fetcher: threading.Thread | None = None
 
@@ -50,18 +65,13 @@ class ShardCache:
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(shard)
-        with contextlib.suppress(FileNotFoundError):
-            # This needs no lock, so it does not wait while others fetch.
-            os.utime(path)
+        if self._is_whole(path, shard):  # this needs no lock, so it does not wait for others
             return path
-        with (self.folder / "lock").open("w") as lock:
+        with self._locked(f"lock-{shard.sha256[:2]}"):
             # One process of the node fetches the shard; the others wait and then find it.
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if path.exists():
-                os.utime(path)
-            else:
-                self._make_room(shard.bytes)
+            if not self._is_whole(path, shard):
                 self._fetch(f"{folder}/{shard.name}", shard, path)
+                self._checked.add(shard.sha256)
         return path
 
     def prefetch(self, shards: Iterable[tuple[str, ShardInfo]]) -> None:
@@ -88,35 +98,82 @@ class ShardCache:
     def _path(self, shard: ShardInfo) -> Path:
         return self.folder / f"{shard.sha256}.arrow"
 
-    def _make_room(self, needed: int) -> None:
-        files = sorted(self.folder.glob("*.arrow"), key=lambda file: file.stat().st_mtime_ns)
-        held = sum(file.stat().st_size for file in files)
-        for file in files:
+    def _is_whole(self, path: Path, shard: ShardInfo) -> bool:
+        """Whether a shard is there; its hash is compared when this process first asks for it."""
+        try:
+            os.utime(path)
+            if shard.sha256 not in self._checked:
+                check_hash(path, path.read_bytes(), shard)
+                self._checked.add(shard.sha256)
+        except FileNotFoundError:
+            return False
+        except ShardError:
+            path.unlink(missing_ok=True)
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        with (self.folder / name).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _make_room(self, part: Path, needed: int) -> None:
+        """Delete shards until there is room for one more, and reserve it with an empty file."""
+        part.unlink(missing_ok=True)  # a process that was killed may have left it
+        sizes = {}
+        for file in [*self.folder.glob("*.arrow"), *self.folder.glob("*.part")]:
+            with contextlib.suppress(FileNotFoundError):
+                status = file.stat()
+                sizes[file] = status.st_size, status.st_mtime
+        held = sum(size for size, _ in sizes.values())
+        for file in sorted(sizes, key=lambda file: sizes[file][1]):
+            size, used = sizes[file]
             if held + needed <= self.limit_bytes:
-                return
-            held -= file.stat().st_size
-            file.unlink()
+                break
+            if file.suffix == ".part" and time.time() - used < _ABANDONED_SECONDS:
+                continue  # another process is fetching it
+            file.unlink(missing_ok=True)
+            held -= size
+        with part.open("wb") as target:
+            target.truncate(needed)
 
     def _fetch(self, url: str, shard: ShardInfo, path: Path) -> None:
-        temporary = path.with_suffix(".part")
-        problem = ""
-        for _ in range(_ATTEMPTS):
-            digest = hashlib.sha256()
-            try:
-                system, inner = filesystem(url)
-                with system.open(inner, "rb") as source, temporary.open("wb") as target:
-                    while data := source.read(_READ_BYTES):
-                        digest.update(data)
-                        target.write(data)
-            except FileNotFoundError:
-                problem = "listed in the manifest but missing"
-                break
-            except OSError as error:
-                problem = str(error)
-                continue
-            if digest.hexdigest() == shard.sha256:
-                temporary.replace(path)
-                return
-            problem = "its bytes are not those of the manifest"
-        temporary.unlink(missing_ok=True)
+        part = path.with_suffix(".part")
+        with self._locked("lock"):
+            self._make_room(part, shard.bytes)
+        attempts = Retrying(
+            retry=retry_if_not_exception_type(FileNotFoundError),
+            stop=stop_after_attempt(_ATTEMPTS),
+            wait=wait_exponential(_FIRST_WAIT_SECONDS) + wait_random(0, _FIRST_WAIT_SECONDS),
+            reraise=True,
+        )
+        try:
+            attempts(_copy, url, shard, part)
+            part.replace(path)
+        except FileNotFoundError:
+            problem = "listed in the manifest but missing"
+        except Exception as error:  # object stores raise errors of many kinds
+            problem = str(error) or type(error).__name__
+        else:
+            return
+        finally:
+            part.unlink(missing_ok=True)
         raise ShardError(f"{url}: {problem}; check the object store, or run jobs.prepare again")
+
+
+def _copy(url: str, shard: ShardInfo, part: Path) -> None:
+    """Copy a shard into a file of its size.
+
+    Raises:
+        ShardError: the bytes are others.
+    """
+    digest = hashlib.sha256()
+    system, inner = filesystem(url)
+    with system.open(inner, "rb") as source, part.open("r+b") as target:
+        while data := source.read(_READ_BYTES):
+            digest.update(data)
+            target.write(data)
+        target.truncate()
+    if digest.hexdigest() != shard.sha256:
+        raise ShardError("its bytes are not those of the manifest")

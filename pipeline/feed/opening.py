@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from pipeline.corpus.shards.format import MANIFEST
 from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.feed.batches import Batch, Feed, heldout, open_folder, split_weights
 from pipeline.feed.cache import ShardCache
@@ -45,6 +46,8 @@ def open_feed(
 def check(config: Config, say: Callable[[str], None]) -> None:
     """Check the local shards of the run once, unless `train.check_shards` is off.
 
+    Damaged held-out shards are always an error.
+
     Raises:
         ShardError: shards are missing or damaged.
     """
@@ -53,6 +56,8 @@ def check(config: Config, say: Callable[[str], None]) -> None:
     paths, skip = RunPaths.of(config), config.faults.damaged_shard == "skip"
     folders, _ = split_weights(paths.training)
     check_shards(folders, paths.run, skip, say)
+    if (paths.heldout / MANIFEST).exists():
+        check_shards([str(paths.heldout)], paths.run, skip=False, say=say)
 
 
 def open_training_folder(config: Config) -> ShardFolder:

@@ -62,13 +62,12 @@ def submission(task: Task, rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     by `id`. Examples without an `id` are counted from 0, and so are those of a multiple choice,
     where several have the same.
     """
-    rows = ((number, row, row["prediction"]) for number, row in enumerate(rows))
     found = (
         (
             number if task.multiple_choice else row.get("id", number),
-            {} if answer is None else task.submitted(row, answer),
+            {} if row["prediction"] is None else task.submitted(row, row["prediction"]),
         )
-        for number, row, answer in rows
+        for number, row in enumerate(rows)
     )
     if task.name == "span":
         yield json.dumps({str(key): text or "" for key, text in found}, ensure_ascii=False) + "\n"

@@ -43,7 +43,7 @@ class Head(NamedTuple):
             tokenizer, results["labels"], results["length"], results.get("stride"), clean
         )
         with networks.quiet():
-            network = task.network.from_pretrained(folder)
+            network = task.network.from_pretrained(folder, trust_remote_code=False)
         return cls(task, setup, network.to(networks.pick_device()))
 
     def example(self, line: str | Example, place: str) -> Example:

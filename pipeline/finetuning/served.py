@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import mlflow
 import numpy as np
 import pandas as pd
+from mlflow.pyfunc import PythonModel
 
 from pipeline.finetuning.predict import Head
 
 
-class ServedHead(mlflow.pyfunc.PythonModel):
+class ServedHead(PythonModel):
     """Answers of the head whose folder is the artifact `head`."""
 
     def load_context(self, context: Any) -> None:

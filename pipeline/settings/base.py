@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +34,24 @@ def _refuse_other_units(value: Any) -> Any:
 
 def _absolute(path: str) -> str:
     """Make a local path absolute: workers have other working directories than the driver."""
+    path = path.removeprefix("file://")
     return path if not path or "://" in path else str(Path(path).absolute())
+
+
+def _local(path: str) -> str:
+    if "://" in path:
+        raise ValueError(
+            "must be a local path; URLs are for corpus.inputs, corpus.heldout, train.shards and "
+            "run.storage"
+        )
+    return path
+
+
+def check_folder_name(name: str) -> str:
+    """Refuse a name whose folder would be another one than a new one in its place."""
+    if name in (".", "..") or re.search(r"[/\\\0]", name):
+        raise ValueError("must be the name of a folder, without `/`, and not be `.` or `..`")
+    return name
 
 
 Number = BeforeValidator(_refuse_truth_value)
@@ -47,3 +65,6 @@ Length = Annotated[Positive, BeforeValidator(_refuse_other_units)]
 """Optimizer steps; a user may write `N tokens` instead, which `Config` turns into steps."""
 Location = Annotated[str, AfterValidator(_absolute)]
 """A path or a URL. A relative path is relative to the driver's working directory."""
+LocalPath = Annotated[Location, AfterValidator(_local)]
+"""A path, and no URL."""
+FolderName = Annotated[str, AfterValidator(check_folder_name)]

@@ -7,11 +7,12 @@ from typing import Any
 from pydantic import BaseModel, Field, model_validator
 
 from pipeline.settings.ablation import AblationSettings
-from pipeline.settings.base import Settings
+from pipeline.settings.base import FolderName, Settings
 from pipeline.settings.corpus import CorpusSettings, DemoSettings, PreviewSettings
 from pipeline.settings.faults import FaultSettings
-from pipeline.settings.finetuning import FinetuneSettings, PredictSettings
+from pipeline.settings.finetuning import CompareSettings, FinetuneSettings, PredictSettings
 from pipeline.settings.lengths import in_steps
+from pipeline.settings.plan import PlanSettings
 from pipeline.settings.run import PromoteSettings, RunSettings, TrackingSettings
 from pipeline.settings.training import (
     EngineSettings,
@@ -38,9 +39,11 @@ class Config(Settings):
     tracking: TrackingSettings = TrackingSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     predict: PredictSettings = PredictSettings()
+    plan: PlanSettings = PlanSettings()
+    compare: CompareSettings = CompareSettings()
     ablate: AblationSettings = AblationSettings()
     promote: PromoteSettings = PromoteSettings()
-    heads: dict[str, FinetuneSettings] = Field(default_factory=dict)
+    heads: dict[FolderName, FinetuneSettings] = Field(default_factory=dict)
     """Heads, by name, that a pretraining run ends with: from its export and from random weights."""
 
     @model_validator(mode="before")

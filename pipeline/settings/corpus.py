@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.settings.base import AboveZero, Count, Location, Number, Positive, Settings, Share
+from pipeline.settings.base import (
+    AboveZero,
+    Count,
+    LocalPath,
+    Location,
+    Number,
+    Positive,
+    Settings,
+    Share,
+)
 
 
 class CleaningSettings(Settings):
@@ -118,11 +127,11 @@ class CorpusSettings(Settings):
     """Field or column that holds the text (a string or a list of paragraphs)."""
     encoding: str = "auto"
     """auto detects UTF-8, GB18030, UTF-16 and UTF-32; or a Python codec. A BOM always decides."""
-    output: Location = ""
+    output: LocalPath = ""
     """Folder of the shards; empty: `shards` in the run folder."""
     heldout: tuple[str, ...] = ()
     """Inputs that are prepared separately, for evaluation."""
-    vocab: Location = ""
+    vocab: LocalPath = ""
     """A `vocab.txt`; empty: one of `vocab_size` entries is trained on the inputs."""
     vocab_size: Annotated[int, Number, Field(ge=64)] = 21128
     """Entries of a vocabulary that is trained here."""
@@ -132,7 +141,7 @@ class CorpusSettings(Settings):
     """Largest number of tokens in a sample, [CLS] and both [SEP] included."""
     segmenter: str = "rjieba"
     """rjieba, jieba, or the name of an entry point of the group `nezha_pretrain.segmenters`."""
-    user_dictionary: Location = ""
+    user_dictionary: LocalPath = ""
     """Extra words for the segmenter, in jieba's format."""
     cleaning: CleaningSettings = CleaningSettings()
     dedup: DedupSettings = DedupSettings()

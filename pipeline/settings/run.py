@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from pipeline.settings.base import Location, Number, Settings
+from pipeline.settings.base import LocalPath, Location, Number, Settings
 
 
 class RunSettings(Settings):
@@ -16,9 +16,17 @@ class RunSettings(Settings):
     name: str = "nezha"
     """Name of the run: its folder, its Ray Train name and its MLflow run name."""
     storage: Location = "runs"
-    """Folder that holds the run folder; on a cluster, one that every node sees."""
+    """Folder that holds the run folder, one that every node sees; or a URL (s3://, gs://)."""
+    scratch: LocalPath = ""
+    """Folder to work in if `run.storage` is a URL; empty: one in the temporary folder."""
     seed: Annotated[int, Number, Field(ge=0, lt=2**32)] = 42
     """Seed of pairs, masks, order, initial weights and dropout."""
+
+    @model_validator(mode="after")
+    def _check(self) -> RunSettings:
+        if self.scratch and "://" not in self.storage:
+            raise ValueError("run.scratch has no effect: run.storage is a folder, not a URL")
+        return self
 
     @field_validator("name")
     @classmethod

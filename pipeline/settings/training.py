@@ -11,6 +11,7 @@ from pipeline.settings.base import (
     Count,
     Decay,
     Length,
+    LocalPath,
     Location,
     NotNegative,
     Number,
@@ -64,7 +65,7 @@ class TrainSettings(Settings):
     """Steps in which the global batch grows evenly; 0: all steps have `global_batch` samples."""
     micro_batch: Positive = 32
     """Largest number of samples that one worker processes at a time."""
-    eval_shards: Location = ""
+    eval_shards: LocalPath = ""
     """Held-out shard folder; empty: the folder made from `corpus.heldout`."""
     eval_samples: Positive = 2048
     """Largest number of held-out samples in an evaluation."""
@@ -88,7 +89,7 @@ class TrainSettings(Settings):
     """Steps between two measurements of `time/…`; a measured step is slower. 0: none."""
     nsp_weight: NotNegative = 1.0
     """Weight of the loss of sentence pairs (nsp or sop) beside that of masked tokens."""
-    init_from: Location = ""
+    init_from: LocalPath = ""
     """Checkpoint, export, or run folder (its newest checkpoint) to start from."""
     init_state: Literal["weights", "full", "branch"] = "weights"
     """What `init_from` gives. full: the optimizer too. branch: also its place in the data."""

@@ -121,7 +121,7 @@ def register_head(
                 artifacts={"head": str(folder)},
                 code_paths=[str(code)],
                 input_example=pd.DataFrame([example]),
-                signature=ModelSignature(*map(_schema, forms)),
+                signature=ModelSignature(_schema(forms[0]), _schema(forms[1])),
                 pip_requirements=requirements(packages),
             )
         facts = {"stage": "head", **tags}

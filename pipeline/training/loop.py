@@ -55,6 +55,8 @@ class Context(NamedTuple):
     """MLflow's URI and run id, for rank 0."""
     stop: Callable[[], bool] = lambda: False
     """Whether this rank was asked to stop; one rank is enough."""
+    preempted: Callable[[], bool] = lambda: False
+    """Whether the cluster has announced that it takes a node away; one rank is enough."""
 
 
 class Consumed(NamedTuple):
@@ -72,6 +74,8 @@ class Consumed(NamedTuple):
     """Ranks that were asked to stop."""
     checkpoint_failed: float
     """Ranks that could not write the checkpoint which was begun."""
+    preempted: float
+    """Ranks that know that a node will be taken away."""
 
 
 def train(config: Config, context: Context) -> dict[str, Any]:
@@ -105,6 +109,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
         torch.cuda.set_device(device)  # NCCL's object collectives use the current device
     paths, steps = RunPaths.of(config), config.train.steps
     engine.join()
+    ranks.require_shared(paths.run, context.host)
     precision = common_precision(engine.resolve_precision(config.train.precision, device))
     split = batch_split.split_batch(config.train, world_size)
     feed = open_feed(config, rank, world_size, partial(events.record, paths.run, "skipped"))
@@ -157,6 +162,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
         interval.resume(saved["interval"])
     profiler = StepProfiler(device, config.train.profile_every)
     writer = Writer(paths.checkpoints, config.train, partial(events.record, paths.run, "storage"))
+    rescued = False
     try:
         batches = feed.iterate(saved["step"] + skipped, steps + skipped)
         for step, micro_batches in enumerate(batches, saved["step"] + 1):
@@ -168,7 +174,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
                 group["lr"] = rate
             dropout_key = config.run.seed, step
             with profiler.step(step):
-                flags = context.stop(), writer.failed
+                flags = context.stop(), writer.failed, context.preempted()
                 sums, counts = _optimizer_step(
                     worker, micro_batches, split, device, profiler, flags, dropout_key
                 )
@@ -212,7 +218,8 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
                 watchdog.beat()
                 steps_log.lap("evaluation")
 
-            if saving or stopping:
+            warned = bool(consumed.preempted) and not rescued
+            if saving or stopping or warned:
                 steps_log.flush()
                 if not engine.weights_are_finite(worker):
                     raise divergence.diverged(step, "weights are not finite")
@@ -231,12 +238,19 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
                 }
                 folder = writer.begin(worker, step, saved, settings)
                 context.report(scores, folder)
+                if warned:
+                    rescued = True
+                    writer.wait()
+                    if rank == 0:
+                        text = f"a node will be taken away; {folder.name} was written before"
+                        events.record(paths.run, "preempted", text, step=step)
                 steps_log.lap("checkpoint")
             if stopping:
                 break
             interval.restart()
             profiler.restart()
         writer.wait(final=True)
+        steps_log.lap("checkpoint")
     finally:
         writer.close()
         watchdog.close()
@@ -251,10 +265,10 @@ def _optimizer_step(
     split: batch_split.Split,
     device: torch.device,
     profiler: StepProfiler,
-    flags: tuple[bool, bool],
+    flags: tuple[bool, bool, bool],
     dropout_key: tuple[int, int],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One global batch; returns this rank's sums [6], and what all ranks consumed [8]."""
+    """One global batch; returns this rank's sums [6], and what all ranks consumed [9]."""
     samples = np.concatenate([batch.samples for batch in micro_batches])
     own = Consumed(
         sum(len(batch.masked_labels) for batch in micro_batches),

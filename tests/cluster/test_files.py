@@ -138,12 +138,42 @@ def test_the_image_of_the_nodes_has_what_a_job_does_not_bring():
     assert set(IN_IMAGE) <= PINS.keys()
 
 
-def test_slurm():
-    path = CLUSTER / "slurm.sbatch"
-    subprocess.run(["bash", "-n", path], check=True)
-    text = path.read_text("utf-8")
-    assert "ray get-auth-token --generate" in text
-    assert "RAY_AUTH_MODE=token" in text
+STUBS = {
+    "scontrol": 'if [ "$1" = show ]; then echo node7; echo node8; else echo "scontrol $*"; fi',
+    "srun": 'while [ "${1#-}" != "$1" ]; do shift; done; exec "$@"',
+    "hostname": "echo 10.0.0.7 172.17.0.1",
+    "ray": 'echo "mode $RAY_AUTH_MODE: ray $*"; exit "${RESULT:-0}"',
+}
+
+
+@pytest.mark.parametrize("result", ["0", "75", "2"])
+def test_slurm_starts_ray_on_all_nodes_and_the_command_on_the_first(tmp_path, result):
+    """With stand-ins for the commands of Slurm and for Ray."""
+    for name, text in STUBS.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray/auth_token").write_text("0123")
+    slurm = {"JOB_ID": "20042", "JOB_NODELIST": "node[7-8]", "JOB_NUM_NODES": "2"}
+    slurm |= {"GPUS_PER_NODE": "a100:8", "CPUS_PER_TASK": "64"}
+    environment = {f"SLURM_{name}": value for name, value in slurm.items()}
+    environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", CLUSTER / "slurm.sbatch", "jobs/configs/nezha_base.yaml", "run.storage=/shared"],
+        env=environment | {"RESULT": result},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == int(result), done.stderr
+    line, *rest = done.stdout.splitlines()
+    start, command = line.split(" -- ")
+    assert start.startswith("mode token: ray symmetric-run --address 10.0.0.7:20042 --min-nodes 2")
+    assert "--num-gpus=8" in start
+    words = command.split()
+    assert words[:5] == ["env", "RAY_ADDRESS=10.0.0.7:20042", "python", "-m", "jobs.pretrain"]
+    config = load_config(ROOT / words[6], words[7:])
+    assert (config.scaling.workers, config.scaling.gpus_per_worker) == (16, 1)
+    assert rest == (["scontrol requeue 20042"] if result == "75" else [])
 
 
 def test_slurm_without_a_token_is_refused(tmp_path):

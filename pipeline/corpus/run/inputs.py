@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from pipeline.corpus.shards.format import MANIFEST
 from pipeline.corpus.text.listing import input_folder
 from pipeline.corpus.text.sources import LeftOut, Listing, Source, list_sources
 from pipeline.errors import CorpusError
 from pipeline.settings.corpus import CorpusSettings
 
 OWN_RUN = "in the folder of this run"
+OTHER_RUN = "in the folder of another run"
+OTHER_CORPUS = "in a corpus that jobs.prepare made"
 TWICE = "named by two inputs"
+SHARD = re.compile(r"(.+)/shard-\d{6,}-\d{4,}\.arrow")
+IN_RUN = re.compile(r"(.+)/(?:vocab\.origin\.json|checkpoints/checkpoint_\d+/[^/]+)")
+"""Files that only the folder of a run holds: checkpoints, and the note on its vocabulary."""
 READ = ""
 """Reason of what is not left out."""
 
@@ -32,7 +39,8 @@ def list_inputs(
     """List `corpus.inputs` and `corpus.heldout`.
 
     Left out of both are the vocabulary, the user dictionary and what the commands write: it would
-    be read as text when the same command runs again. Left out of the inputs are held-out files, and
+    be read as text when the same command runs again. So are the folders of other runs and corpora
+    below an input. Left out of the inputs are held-out files, and
     of a file that two inputs name the second occurrence.
 
     Args:
@@ -74,7 +82,10 @@ def _list_apart(
     setting: str,
     reasons: Mapping[str, str],
 ) -> Listing:
-    listed = _split(list_sources(inputs, settings, signed, setting), reasons)
+    found = list_sources(inputs, settings, signed, setting)
+    named = {_real(input_folder(text)) for text in inputs}
+    made = {folder: why for folder, why in _made_folders(found).items() if folder not in named}
+    listed = _split(found, {**made, **reasons})
     if not listed:
         lines = "; ".join(listed.left_out_lines())
         raise CorpusError(f"{setting}: no file is left to read. These were left out: {lines}")
@@ -101,6 +112,15 @@ def _split(listed: Listing, reasons: Mapping[str, str]) -> Listing:
         else:
             kept[path] = each
     return Listing(list(kept.values()), list(left_out))
+
+
+def _made_folders(listed: Listing) -> dict[str, str]:
+    """The folders of runs and corpora among the listed files, with the reason to leave them out."""
+    paths = {_real(each.path) for each in (*listed, *listed.left_out)}
+    of_shards = {found[1] for path in paths if (found := SHARD.fullmatch(path))}
+    corpora = (folder for folder in of_shards if f"{folder}/{MANIFEST}" in paths)
+    runs = (found[1] for path in paths if (found := IN_RUN.fullmatch(path)))
+    return dict.fromkeys(corpora, OTHER_CORPUS) | dict.fromkeys(runs, OTHER_RUN)
 
 
 def _nearest(path: str, places: Mapping[str, str]) -> str:

@@ -23,6 +23,10 @@ from pipeline.ray_cluster import connect
 QUEUED = 10_000
 """Tasks that Ray Data submits to Ray at a time; Ray starts as many as there are CPUs."""
 
+AT_A_TIME, AT_A_TIME_AND_CPU = 10_000, 64
+"""Units of one dataset: Ray Data holds an object in the driver for each. CPUs wait at the end of a
+dataset for the last units, which is a small part of the time of 64 units on each CPU."""
+
 
 def run_on_cluster(job: Job, units: Sequence[Unit], workers: int) -> Iterator[Result]:
     """Yield the results of all units as they are finished."""
@@ -34,10 +38,13 @@ def run_on_cluster(job: Job, units: Sequence[Unit], workers: int) -> Iterator[Re
     # `workers` may exceed the number of units: the setting is meant for corpora of any size.
     warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks")
     cpus = math.ceil(ray.cluster_resources().get("CPU", 1))
+    size = max(AT_A_TIME, AT_A_TIME_AND_CPU * cpus)
     for streams, compose in ((False, _ranges), (True, _streams)):
-        if chosen := [unit for unit in units if unit.stream == streams]:
+        chosen = [unit for unit in units if unit.stream == streams]
+        for first in range(0, len(chosen), size):
             with _one_line():
-                for row in compose(job, chosen, workers, cpus).iter_rows():
+                dataset = compose(job, chosen[first : first + size], workers, cpus)
+                for row in dataset.iter_rows():
                     yield Result.model_validate_json(row["result"])
 
 
@@ -82,16 +89,19 @@ def _streams(job: Job, units: Sequence[Unit], workers: int, cpus: int) -> ray.da
 
 
 def _items(units: Sequence[Unit], block_bytes: int, reserve: bool) -> ray.data.Dataset:
-    """Units as rows of a dataset, which takes over the context's settings when it is made."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+    """Units as rows of a dataset with settings of its own; those of the process stay."""
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False  # `Progress` shows one line that also knows the megabytes
     # One chunk in each of Ray's blocks: by default Ray Data gathers 128 MB for one worker.
     context.target_max_block_size = block_bytes
     context.op_resource_reservation_enabled = reserve
     # Ray Data would read each worker's memory map every second, which costs some of its CPU time.
     context.memory_usage_poll_interval_s = None
     rows = [{"item": pickle.dumps(unit)} for unit in units]
-    return ray.data.from_items(rows, override_num_blocks=len(rows))
+    with ray.data.DataContext.current(context):
+        items = ray.data.from_items(rows, override_num_blocks=len(rows))
+    items.set_name("prepare")  # on the dashboard, beside the statistics of its operators
+    return items
 
 
 def spread_on_cluster(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from pipeline.corpus.text.cleaning import Cleaner
 from pipeline.corpus.text.parsing import clean_documents
 from pipeline.corpus.text.reading import Chunk, read_unit
 from pipeline.corpus.text.sources import Source
-from pipeline.corpus.text.units import Unit, plan_units
+from pipeline.corpus.text.units import EXPANSION, Unit, plan_units
 from pipeline.errors import CorpusError, VocabularyError
 from pipeline.settings.corpus import CorpusSettings
 from pipeline.storage import write_whole
@@ -26,13 +28,21 @@ from pipeline.storage import write_whole
 LETTERS_SHARE = 0.15
 """Share of the vocabulary that is kept for pieces of words in letters and digits."""
 TRAINING_BYTES = 2e9
-"""Most input that is read: of more, every n-th unit is taken."""
+"""Bytes of text that are counted at most, about; they are spread over the corpus."""
+SKIPPED_CHUNKS = 8
+"""Of a stream, which can only be read from its start, one chunk in up to so many is counted: more
+would be decompressed for nothing."""
+QUIET_SECONDS = 10.0
+"""Seconds between two lines of progress."""
 COUNTED_CHARACTERS = 1_000_000
 """Characters that are counted at a time, so that table look-ups pay."""
 
 
 def train_vocabulary(
-    settings: CorpusSettings, path: str | Path, sources: Sequence[Source]
+    settings: CorpusSettings,
+    path: str | Path,
+    sources: Sequence[Source],
+    show: Callable[[str], None] = print,
 ) -> dict[str, int]:
     """Train a WordPiece vocabulary of `vocab_size` and write it, one token a line.
 
@@ -42,6 +52,7 @@ def train_vocabulary(
 
     Args:
         sources: the signed inputs.
+        show: receives lines of progress.
 
     Raises:
         CorpusError: the inputs hold no text.
@@ -52,8 +63,7 @@ def train_vocabulary(
     if check_own(path) == origin:
         return read_vocabulary(path)
     units = plan_units(sources, settings)
-    step = max(1, round(sum(unit.bytes for unit in units) / TRAINING_BYTES))
-    characters, words = count_tokens(units[::step], settings)
+    characters, words = count_tokens(sampled_chunks(units, settings, show), settings)
     if not characters and not words:
         raise CorpusError(f"corpus.inputs: {', '.join(settings.inputs)}: no text to train on")
     tokens = compose_vocabulary(characters, words, settings.vocab_size)
@@ -141,8 +151,44 @@ def train_pieces(words: Counter[str], size: int) -> list[str]:
     return sorted(vocabulary, key=vocabulary.__getitem__)[:size]
 
 
+def sampled_chunks(
+    units: Sequence[Unit], settings: CorpusSettings, show: Callable[[str], None]
+) -> Iterator[Chunk]:
+    """Chunks with about `TRAINING_BYTES` of text in all, spread over the units; shows progress.
+
+    Of units that are read in one piece every n-th is taken. Of each stream a part is taken, which
+    begins at its start.
+    """
+    total = sum(_expected_bytes(unit) for unit in units)
+    step = max(1, math.ceil(total / TRAINING_BYTES))
+    wanted, counted, shown = min(total, TRAINING_BYTES), 0, time.monotonic()
+    whole = [unit for unit in units if not unit.stream][::step]
+    for unit in (*whole, *(unit for unit in units if unit.stream)):
+        quota = _expected_bytes(unit) / step if step > 1 else math.inf
+        of_unit = 0
+        for chunk in read_unit(unit, settings):
+            if not isinstance(chunk, Chunk) or (
+                unit.stream and chunk.number % min(step, SKIPPED_CHUNKS)
+            ):
+                continue
+            yield chunk
+            size = sum(block.size for block in chunk.blocks)
+            of_unit += size
+            counted += size
+            if time.monotonic() - shown >= QUIET_SECONDS:
+                shown = time.monotonic()
+                show(f"vocabulary: counted {counted / 1e6:,.0f} of {wanted / 1e6:,.0f} MB of text")
+            if unit.stream and of_unit >= quota:
+                break
+
+
+def _expected_bytes(unit: Unit) -> int:
+    """Bytes of text, by the size on disk."""
+    return sum(each.size * (EXPANSION if each.source.compression else 1) for each in unit.ranges)
+
+
 def count_tokens(
-    units: Iterable[Unit], settings: CorpusSettings
+    chunks: Iterable[Chunk], settings: CorpusSettings
 ) -> tuple[Counter[str], Counter[str]]:
     """Counts of single characters and of all other words in cleaned text, both normalised."""
     scanner = Scanner(
@@ -150,7 +196,7 @@ def count_tokens(
     )
     codes = np.zeros(0x110000, np.int64)
     spans: Counter[str] = Counter()
-    for text in _texts(units, settings):
+    for text in _texts(chunks, settings):
         scan = scanner.scan(text)
         codes += np.bincount(scan.codes[scan.single], minlength=len(codes))
         spans.update(scan.spans(scan.span_bounds()))
@@ -165,21 +211,19 @@ def count_tokens(
     return characters, words
 
 
-def _texts(units: Iterable[Unit], settings: CorpusSettings) -> Iterator[str]:
-    """The cleaned text of units, about `COUNTED_CHARACTERS` at a time."""
+def _texts(chunks: Iterable[Chunk], settings: CorpusSettings) -> Iterator[str]:
+    """The cleaned text of chunks, about `COUNTED_CHARACTERS` at a time."""
     cleaner = Cleaner(settings.cleaning)
     held: list[str] = []
     size = 0
-    for unit in units:
-        for chunk in read_unit(unit, settings):
-            blocks = chunk.blocks if isinstance(chunk, Chunk) else ()
-            for record in clean_documents(blocks, settings.text_field, cleaner):
-                if isinstance(record, Document):
-                    held.append(record.text)
-                    size += len(record.text)
-                if size > COUNTED_CHARACTERS:
-                    yield "\n".join(held)
-                    held, size = [], 0
+    for chunk in chunks:
+        for record in clean_documents(chunk.blocks, settings.text_field, cleaner):
+            if isinstance(record, Document):
+                held.append(record.text)
+                size += len(record.text)
+            if size > COUNTED_CHARACTERS:
+                yield "\n".join(held)
+                held, size = [], 0
     yield "\n".join(held)
 
 

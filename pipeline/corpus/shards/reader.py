@@ -5,6 +5,8 @@ The columns are read by address; `address_space` says what that assumes.
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -19,7 +21,7 @@ from pipeline.corpus.arrays import offsets_of
 from pipeline.corpus.records import Masks, Pairs
 from pipeline.corpus.samples.masks import no_masks
 from pipeline.corpus.samples.pairs import NO_LABEL
-from pipeline.corpus.shards.address_space import bits, gather, windows
+from pipeline.corpus.shards.address_space import AddressRange
 from pipeline.corpus.shards.format import (
     SCHEMA_VERSION,
     Manifest,
@@ -71,7 +73,8 @@ class ShardFolder:
 
     Args:
         locate: gives the local path of a shard, for shards that are cached elsewhere.
-        mapped_bytes: how much may stay mapped; the least recently used shards are released first.
+        mapped_bytes: how much may stay mapped; the least recently used shards are released first,
+            also if there are more than half of the maps that Linux allows a process.
 
     Raises:
         ShardError: a folder is not a finished corpus, or the folders have different vocabularies.
@@ -81,7 +84,7 @@ class ShardFolder:
         self,
         *folders: str | Path,
         locate: Callable[[str, ShardInfo], Path] | None = None,
-        mapped_bytes: int | None = None,
+        mapped_bytes: float = math.inf,
     ) -> None:
         self.folders = tuple(str(folder).rstrip("/") for folder in folders)
         self.manifests: tuple[Manifest, ...] = tuple(map(read_manifest, self.folders))
@@ -101,8 +104,10 @@ class ShardFolder:
         self._first_rows = offsets_of(self.shard_rows)
         self._longest = max(manifest.sequence_length for manifest in self.manifests)
         self._locate = locate or (lambda folder, shard: Path(folder) / shard.name)
-        self._mapped_bytes = mapped_bytes
+        self._mapped_bytes, self._held_bytes = mapped_bytes, 0
+        self._most_maps = _most_maps() // 2
         self._mapped: OrderedDict[int, tuple[Path, pa.Buffer]] = OrderedDict()
+        self._memory = AddressRange(0, 0)
         self._addresses = np.zeros((len(self._shards), len(_COLUMNS)), np.int64)
         self._sizes = np.zeros((len(self._shards), 2), np.int64)
         self._id_type = "<u2" if self.manifest.vocab_size <= 2**16 else "<u4"
@@ -159,6 +164,7 @@ class ShardFolder:
         shards = np.searchsorted(self._first_rows, numbers, side="right") - 1
         self._map(shards)
         local = numbers - self._first_rows[shards]
+        memory = self._memory
         column = dict(zip(_COLUMNS, self._addresses[shards].T, strict=True))
         sizes = self._sizes[shards]
 
@@ -166,24 +172,24 @@ class ShardFolder:
         width = max(1, -(-int(lengths.max(initial=1)) // multiple) * multiple)
         word_starts = np.zeros((len(numbers), 0), np.bool_)
         if words:
-            word_starts = bits(column["word_starts"], starts, width)
+            word_starts = memory.bits(column["word_starts"], starts, width)
         chosen = no_masks(len(numbers))
         if masks:
             name = "masked_positions"
             first, count = self._list_bounds(name, column, local, shards, sizes[:, 1])
             inside = np.arange(count.max(initial=0)) < count[:, None]
-            at = windows(column["masked_positions"], first, inside.shape[1], "<u2")
-            ids = windows(column["masked_ids"], first, inside.shape[1], self._id_type)
+            at = memory.windows(column["masked_positions"], first, inside.shape[1], "<u2")
+            ids = memory.windows(column["masked_ids"], first, inside.shape[1], self._id_type)
             chosen = Masks(
                 at[inside].astype(np.int64), ids[inside].astype(np.int32), offsets_of(count)
             )
         found = Rows(
             lengths,
-            windows(column["input_ids"], starts, width, self._id_type),
+            memory.windows(column["input_ids"], starts, width, self._id_type),
             word_starts,
-            gather(column["segment_b_start"], local, "<u2"),
-            gather(column["next_sentence_label"], local, "u1"),
-            gather(column["document"], local, "<u8"),
+            memory.gather(column["segment_b_start"], local, "<u2"),
+            memory.gather(column["next_sentence_label"], local, "u1"),
+            memory.gather(column["document"], local, "<u8"),
             chosen,
         )
         self._check(found, shards)
@@ -198,7 +204,8 @@ class ShardFolder:
         sizes: NDArray[np.int64],
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """[N] starts and [N] lengths of lists, checked: a wrong one would end the process."""
-        bounds = windows(column[f"{name} offsets"], local, 2, "<i4").astype(np.int64)
+        offsets = column[f"{name} offsets"]
+        bounds = self._memory.windows(offsets, local, 2, "<i4").astype(np.int64)
         starts, ends = bounds[:, 0], bounds[:, 1]
         lengths = ends - starts
         wrong = (starts < 0) | (lengths < 0) | (lengths > self._longest) | (ends > sizes)
@@ -210,7 +217,7 @@ class ShardFolder:
         size = self.manifest.vocab_size
         if rows.input_ids.max(initial=0) >= size:  # perhaps beyond the end of a row
             inside = np.arange(rows.input_ids.shape[1]) < rows.lengths[:, None]
-            wrong = ((rows.input_ids >= size) & inside).any(axis=1)
+            wrong = np.any((rows.input_ids >= size) & inside, axis=1)
             self._refuse(f"ids beyond the vocabulary of {size} entries", wrong, shards)
         counts = np.diff(rows.masks.offsets)
         row = np.repeat(np.arange(len(counts)), counts)
@@ -236,24 +243,51 @@ class ShardFolder:
         """Map these shards where needed, then release others if the limit is exceeded."""
         needed = np.unique(shards).tolist()
         for shard in needed:
-            folder, info = self._shards[shard]
-            try:
-                if shard in self._mapped:
-                    self._mapped.move_to_end(shard)
-                    _check_size(self._mapped[shard][0], info)
-                    continue
-                path = self._locate(folder, info)
-                buffer, *places = _map_shard(path, info, self.manifest, self._longest)
-            except ShardError as error:
-                raise DamagedShard(str(error), [shard]) from None
-            self._mapped[shard] = path, buffer
-            self._addresses[shard], self._sizes[shard] = places
-        if self._mapped_bytes is None:
-            return
-        held = sum(self._shards[shard][1].bytes for shard in self._mapped)
-        while held > self._mapped_bytes and len(self._mapped) > len(needed):
+            if shard in self._mapped:
+                self._mapped.move_to_end(shard)
+            self._map_shard(shard)
+        while len(self._mapped) > len(needed) and (
+            self._held_bytes > self._mapped_bytes or len(self._mapped) > self._most_maps
+        ):
             shard, _ = self._mapped.popitem(last=False)
-            held -= self._shards[shard][1].bytes
+            self._held_bytes -= self._shards[shard][1].bytes
+
+    def _map_shard(self, shard: int) -> None:
+        """Map a shard, or look whether the file of a mapped one is still whole."""
+        folder, info = self._shards[shard]
+        try:
+            if shard in self._mapped:
+                _check_size(self._mapped[shard][0], info)
+                return
+            path = self._locate(folder, info)
+            buffer, *places = _map_shard(path, info, self.manifest, self._longest)
+        except ShardError as error:
+            raise DamagedShard(str(error), [shard]) from None
+        self._mapped[shard] = path, buffer
+        self._addresses[shard], self._sizes[shard] = places
+        self._memory = self._memory.including(buffer.address, buffer.address + buffer.size)
+        self._held_bytes += info.bytes
+
+
+def check_hash(path: Path | str, data: memoryview | bytes, info: ShardInfo) -> None:
+    """Compare the bytes of a shard with the manifest, at about 1.3 GB a second.
+
+    Raises:
+        ShardError: the SHA-256 is another one.
+    """
+    if hashlib.sha256(data).hexdigest() != info.sha256:
+        raise ShardError(
+            f"{path}: its SHA-256 is not the manifest's: it was changed or is damaged; run "
+            "jobs.verify to find all such shards, delete them, and run jobs.prepare again"
+        )
+
+
+def _most_maps() -> int:
+    """How many memory maps the kernel allows a process."""
+    try:
+        return int(Path("/proc/sys/vm/max_map_count").read_text())
+    except (OSError, ValueError):
+        return 65_530
 
 
 def _check_size(path: Path, info: ShardInfo) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import re
 import stat
@@ -151,7 +152,7 @@ def _walk(root: str, depth: int | None) -> Iterator[tuple[str, File]]:
             if is_hidden(entry.name):
                 yield entry.path, File(0, "", HIDDEN)
             elif entry.is_symlink():
-                links.append((entry.path, below + 1))
+                heapq.heappush(links, (entry.path, below + 1))
             elif entry.is_dir():
                 yield from enter(entry.path, below + 1, entry.stat())
             else:
@@ -160,8 +161,7 @@ def _walk(root: str, depth: int | None) -> Iterator[tuple[str, File]]:
 
     yield from enter(root, 0, os.stat(root))
     while links:  # after the files themselves, so that a link never takes the place of its target
-        links.sort(reverse=True)
-        path, below = links.pop()
+        path, below = heapq.heappop(links)
         fault = _fault_of_link(path)
         if fault:
             yield path, File(0, "", fault)

@@ -12,7 +12,7 @@ import pyarrow.parquet
 
 from pipeline.corpus.records import Drop
 from pipeline.corpus.text.sources import Source, naming
-from pipeline.corpus.text.streams import Stream, open_stream
+from pipeline.corpus.text.streams import BLANK, Stream, open_stream
 from pipeline.corpus.text.tables import DELIMITERS, RECORD_BYTES, csv_values, parquet_values
 from pipeline.corpus.text.units import FileRange, Unit, shard_bytes
 from pipeline.errors import CorpusError
@@ -25,7 +25,6 @@ FIRST_ROW = 2
 """Number of the first row of CSV after the header, as spreadsheets count."""
 BOUNDARY_BYTES = 4096
 """Longest boundary between records, with the white space in it."""
-BLANK = re.compile("[\\s\0\ufeff]*")
 # A carriage return ends a line if something other than a line end follows it.
 LINE_END = re.compile(rb"\n|\r(?=[^\r\n])")
 BOUNDARIES = {
@@ -126,12 +125,12 @@ def _blocks_of(
                 if source.format in DELIMITERS
                 else _stream_blocks(file, stream, target)
             )
-            first = next(blocks, None)
-            second = next(blocks, None) if first and _is_blank(first) else None
-            if first and (second or not _is_blank(first)):
-                yield from filter(None, (first, second))
-                yield from blocks
-            elif not stream.damage:
+            text = False
+            for block in blocks:
+                text = text or not _is_blank(block)
+                if text:
+                    yield block
+            if not text and not stream.damage:
                 yield _empty(source)
             yield from _damage(file, stream)
 

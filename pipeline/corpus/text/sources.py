@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from pipeline.corpus.text.listing import (
     is_hidden,
     is_local,
 )
+from pipeline.corpus.threads import in_threads
 from pipeline.errors import CorpusError
 from pipeline.settings.corpus import CorpusSettings
 
@@ -165,12 +167,14 @@ def list_sources(
     total = sum(source.size for source, _, _ in found)
     if not total:
         raise CorpusError(f"{setting}: {', '.join(inputs)}: all {len(left_out)} files are empty")
-    sources = [
-        source._replace(signature=_signature(listed, path, total <= HASHED_BYTES))
-        if signed
-        else source
-        for source, listed, path in found
-    ]
+    sources = [source for source, _, _ in found]
+    if signed:
+        sign = functools.partial(_signature, whole=total <= HASHED_BYTES)
+        signatures = in_threads(sign, found)
+        sources = [
+            source._replace(signature=each)
+            for source, each in zip(sources, signatures, strict=True)
+        ]
     return Listing(sources, left_out)
 
 
@@ -229,17 +233,20 @@ def _kind(path: str, form: str) -> tuple[str, str]:
     return form, compression
 
 
-def _signature(found: Found, path: str, whole: bool) -> str:
+def _signature(item: tuple[Source, Found, str], whole: bool) -> str:
     """Hash of the whole content; if the inputs are large, of samples and the modification time.
 
     The time alone would make a new corpus of every copy; samples alone would miss a change between
-    them. For an object store, the listing's own hash or time is taken.
+    them. So inputs that are not large have the same signature on a disk and in an object store. Of
+    large ones in an object store, the listing's own hash or time is taken.
     """
+    _, found, path = item
     size, version, _ = found.files[path]
-    if not is_local(found.system):
+    local = is_local(found.system)
+    if not local and not whole:
         return f"{size} {version}"
     digest = xxhash.xxh3_128()
-    with naming(path), open(path, "rb") as file:
+    with naming(path), open(path, "rb") if local else found.system.open(path, "rb") as file:
         if whole:
             while data := file.read(1 << 20):
                 digest.update(data)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
 from pipeline.corpus.text.decompression import Damage, decompressed
 from pipeline.corpus.text.encodings import SAMPLE_BYTES, find_codec, keeps_ascii, peek, to_utf8
 from pipeline.corpus.text.sources import Source
+
+BLANK = re.compile("[\\s\0\ufeff]*")
+"""White space, and what fills up files without being text."""
 
 
 class Stream(NamedTuple):

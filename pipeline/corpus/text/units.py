@@ -8,15 +8,17 @@ shard is a unit by itself.
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import IO, NamedTuple
 
 import pyarrow.parquet
 
 from pipeline.corpus.text.sources import Source, naming
-from pipeline.corpus.text.streams import open_stream
+from pipeline.corpus.text.streams import BLANK, open_stream
 from pipeline.corpus.text.tables import DELIMITERS, column_of, csv_values
+from pipeline.corpus.threads import in_threads
 from pipeline.settings.corpus import CorpusSettings
 from pipeline.storage import filesystem
 
@@ -51,7 +53,7 @@ class Unit(NamedTuple):
         return sum(file_range.size for file_range in self.ranges)
 
 
-def plan_units(sources: Iterable[Source], settings: CorpusSettings) -> list[Unit]:
+def plan_units(sources: Sequence[Source], settings: CorpusSettings) -> list[Unit]:
     """Cut sources into units of about `shard_megabytes` of text, in the order of the sources.
 
     Raises:
@@ -68,8 +70,11 @@ def plan_units(sources: Iterable[Source], settings: CorpusSettings) -> list[Unit
             units.append(Unit(len(units), tuple(group), stream=False))
         group, weight = [], 0
 
+    cut = functools.partial(_cut, target=target, settings=settings)
+    opened = in_threads(cut, [source for source in sources if _needs_opening(source, target)])
     for source in sources:
-        for file_range, size in _cut(source, target, settings):
+        found = next(opened) if _needs_opening(source, target) else [_whole(source, target)]
+        for file_range, size in found:
             if size is None:
                 close()
                 units.append(Unit(len(units), (file_range,), stream=True))
@@ -87,17 +92,24 @@ def shard_bytes(settings: CorpusSettings) -> int:
     return max(1, int(settings.shard_megabytes * 1e6))
 
 
+def _whole(source: Source, target: int) -> tuple[FileRange, int | None]:
+    """A file that is not cut, with the bytes of text expected in it; None for a stream."""
+    size = source.size * EXPANSION if source.compression else source.size
+    return FileRange(source, 0, source.size, source.size), size if size <= target else None
+
+
+def _needs_opening(source: Source, target: int) -> bool:
+    """Whether a file's content decides how it is cut."""
+    table = source.format in (*DELIMITERS, "parquet")
+    return table or (source.size > target and not source.compression)
+
+
 def _cut(
     source: Source, target: int, settings: CorpusSettings
 ) -> list[tuple[FileRange, int | None]]:
-    """Ranges of a source, each with the bytes of text expected in it; None for a stream."""
+    """Ranges of a source that is opened, each with the bytes of text expected in it."""
     system, inner = filesystem(source.path)
-    whole = FileRange(source, 0, source.size, source.size)
-    size = source.size * EXPANSION if source.compression else source.size
-    table = source.format in (*DELIMITERS, "parquet")
-    cut = size > target and not source.compression
-    if not table and not cut:
-        return [(whole, size if size <= target else None)]
+    table = source.format in DELIMITERS
     with naming(source.label), system.open(inner, "rb") as file:
         if source.format == "parquet":
             return _cut_parquet(source, file, target, settings.text_field)
@@ -105,8 +117,10 @@ def _cut(
         if table:
             # The first row is read, so that a missing column is found before any work is done.
             next(csv_values(stream, settings.text_field), None)
-    if table or stream.transcoded:
-        return [(whole, size if size <= target else None)]
+        # A file that begins blank is read by one task, which sees whether it is blank to its end.
+        blank = BLANK.fullmatch(next(stream.data, b"").decode(stream.codec, "replace"))
+    if table or stream.transcoded or blank:
+        return [_whole(source, target)]
     source, codec = stream.source, stream.codec
     count = -(-source.size // target)
     edges = [source.size * i // count for i in range(count + 1)]

@@ -96,8 +96,8 @@ class Choice(Task):
         features = []
         for i, example in enumerate(examples):
             number = len(example["choices"])
-            context, *both = itertools.islice(tokenized, 1 + 2 * number)
-            inputs = _inputs(context, both[:number], both[number:], setup)
+            given, *both = itertools.islice(tokenized, 1 + 2 * number)
+            inputs = _inputs(given, both[:number], both[number:], setup)
             target = [example["answer"]] if "answer" in example else []
             features.append(Feature(i, inputs, target, []))
         return features

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch.distributed as dist
 from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_delay
 from tenacity.wait import wait_exponential
 
-from pipeline.errors import CheckpointError, NezhaError
+from pipeline.errors import CheckpointError, ConfigError, NezhaError
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -29,6 +31,33 @@ def on_rank_zero(action: Callable[[], T]) -> T:
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
+
+
+def require_shared(folder: Path, host: str) -> None:
+    """Check that all ranks see the same folder; every rank calls it.
+
+    Args:
+        host: this rank's machine, for the message.
+
+    Raises:
+        ConfigError: some do not.
+    """
+
+    def leave_token() -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        token = folder / f".seen-{uuid.uuid4().hex}"
+        token.touch()
+        return token
+
+    token = on_rank_zero(leave_token)
+    blind = [""] * dist.get_world_size()
+    dist.all_gather_object(blind, "" if token.exists() else host)
+    on_rank_zero(token.unlink)
+    if hosts := sorted({host for host in blind if host}):
+        raise ConfigError(
+            f"{', '.join(hosts)}: the workers there do not see {folder}, which the others work in; "
+            "run.storage (or run.scratch, if that is a URL) must be a folder that all nodes share"
+        )
 
 
 def attempt(action: Callable[[], T]) -> tuple[T | None, NezhaError | None]:

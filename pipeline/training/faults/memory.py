@@ -12,7 +12,7 @@ import torch
 from pipeline.errors import TrainingError
 from pipeline.settings.config import Config
 
-SHORT = r"out of memory|can't allocate memory|unable to allocate|low on memory|OOM"
+SHORT = r"out of memory|can't allocate memory|unable to allocate|low on memory|\bOOM\b"
 """In the messages of CUDA, torch's allocator for CPUs, NumPy, and Ray's memory monitor."""
 
 

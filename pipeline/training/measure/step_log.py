@@ -80,6 +80,12 @@ class StepLog:
         self._lines.append({**line, "seconds": seconds})
 
 
+def begin(run: Path) -> None:
+    """Note that a command begins to train a run; the ledger of its time starts there."""
+    run.mkdir(parents=True, exist_ok=True)
+    journal.append(run / FILE, {"command": True, "end": round(time.time(), 3)})
+
+
 def checksum_of(samples: NDArray[np.integer]) -> int:
     """Sum of 32-bit hashes of sample numbers: exact in float64 for up to two million samples."""
     return int((mix(samples.astype(np.uint64)) >> np.uint64(32)).sum())

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.errors import ShardError
+from pipeline.feed import cache as caching
 from pipeline.feed.batches import Feed, open_folder
 from pipeline.feed.cache import ShardCache
 from tests.pipeline.corpus.made import make_corpus
@@ -61,6 +62,46 @@ def test_a_limit_below_one_shard_is_an_error(store, tmp_path):
     url, manifest, _ = store
     with pytest.raises(ShardError, match=r"raise train\.shard_cache_gigabytes"):
         ShardCache(str(tmp_path), limit_gigabytes=1e-9).locate(url, manifest.shards[0])
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch):
+    monkeypatch.setattr(caching, "_FIRST_WAIT_SECONDS", 0.001)
+
+
+def test_an_error_of_the_store_is_tried_again(store, tmp_path, monkeypatch):
+    url, manifest, _ = store
+    opens, attempts = type(fsspec.filesystem("memory")).open, []
+
+    def fails_twice(self, path, *arguments, **options):
+        attempts.append(path)
+        if len(attempts) < 3:
+            raise RuntimeError("the store raises what it likes")
+        return opens(self, path, *arguments, **options)
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "open", fails_twice)
+    assert ShardCache(str(tmp_path / "cache")).locate(url, manifest.shards[0]).exists()
+    assert len(attempts) == 3
+
+
+def test_a_cached_shard_that_was_damaged_is_fetched_again(store, tmp_path):
+    url, manifest, _ = store
+    shard = manifest.shards[0]
+    path = ShardCache(str(tmp_path / "cache")).locate(url, shard)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert ShardCache(str(tmp_path / "cache")).locate(url, shard).read_bytes() == whole
+
+
+def test_a_corpus_larger_than_the_cache_needs_a_window(store, tmp_path):
+    url, manifest, _ = store
+    size = sum(shard.bytes for shard in manifest.shards)
+    cache = ShardCache(str(tmp_path), limit_gigabytes=0.9 * size / 1e9)
+    options = {"global_batch": 4, "micro_batch": 4, "rank": 0, "world_size": 1, "seed": 0}
+    with pytest.raises(ShardError, match=r"set train\.window_shards"):
+        Feed([url], **options, cache=cache)
+    assert Feed([url], **options, cache=cache, window=1).step(0)
+    assert Feed([url], **options, cache=ShardCache(str(tmp_path), size / 1e9)).step(0)
 
 
 def test_wrong_bytes_are_refused_and_not_kept(store, tmp_path):

@@ -79,6 +79,7 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, text, part):
         ("run.name=a/b", "run.name: must consist of letters"),
         ("tracking.alias=V2", "MLflow reserves these names"),
         ("train.init_state=full", "train.init_state=full needs train.init_from"),
+        ("train.keep_every=150", "train.keep_every=150 must be a multiple of train.checkpoint_"),
         ("train.steps=9 tokns", "must be a number of steps, or `N tokens` such as `2e9 tokens`"),
         ("train.steps=-5 tokens", "must be a number of steps, or `N tokens` such as `2e9 tokens`"),
         ("optim.warmup=some tokens", "must be a number of at least 0 (got 'some tokens')"),

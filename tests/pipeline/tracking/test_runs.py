@@ -126,15 +126,24 @@ def test_a_missing_server_is_noticed_at_once(monkeypatch):
         tracking.start_run(config, "fifth", {})
 
 
-def test_a_fine_tuning_leaves_its_scores(config, tmp_path):
+def test_a_fine_tuning_leaves_its_scores_and_its_trials(config, tmp_path):
     run_id = tracking.start_run(config, "head", {})
     results = tmp_path / "results.json"
     results.write_text("{}", "utf-8")
     epochs = [{"loss": 2.0, "f1": 0.1}, {"loss": 1.0, "f1": 0.3}]
-    record_finetuning(config, run_id, epochs, {"f1": 0.2}, results)
+    trials = [
+        {"lr": 1e-3, "batch": 8, "seed": 1, "dev": {"f1": 0.3}, "test": {"f1": 0.2}, "error": ""},
+        {"lr": 1.0, "batch": 8, "seed": 1, "dev": {}, "test": {}, "error": "the loss is nan"},
+    ]
+    record_finetuning(config, run_id, epochs, {"test": {"f1": 0.2}}, trials, [results])
     assert points(config, run_id, "train/loss") == [(1, 2.0), (2, 1.0)]
     assert points(config, run_id, "dev/f1") == [(1, 0.1), (2, 0.3)]
     assert points(config, run_id, "test/f1") == [(2, 0.2)]
     client = mlflow.MlflowClient(tracking.tracking_uri(config))
-    assert client.get_run(run_id).info.status == "FINISHED"
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
     assert [item.path for item in client.list_artifacts(run_id)] == ["results.json"]
+    nested = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    by_status = {each.info.status: each for each in nested}
+    assert by_status["FINISHED"].data.metrics == {"dev/f1": 0.3, "test/f1": 0.2}
+    assert by_status["FAILED"].data.tags["error"] == "the loss is nan"

@@ -189,3 +189,21 @@ def test_the_origins_of_samples_are_found_though_files_are_left_out(data, vocab,
     documents = reader.rows(numbers).documents
     found = origins_of(reader, numbers, documents)
     assert set(found) == set(documents.tolist())
+
+
+def test_folders_of_other_runs_and_corpora_are_left_out_unless_they_are_named(data, vocab):
+    corpus = CorpusSettings(inputs=(str(data / "a.jsonl"),), **SMALL)
+    run(corpus, data / "other", vocab)
+    raw.write(data / "other" / "more.jsonl", raw.jsonl(write_texts(3)))
+    raw.write(data / "runs" / "one" / "vocab.origin.json", b"{}")
+    raw.write(data / "runs" / "one" / "metrics.jsonl", b"{}")
+    raw.write(data / "runs" / "two" / "checkpoints" / "checkpoint_000010" / "COMPLETE", b"1")
+    raw.write(data / "runs" / "two" / "sample" / "train.jsonl", b"{}")
+    listed = list_inputs(CorpusSettings(inputs=(str(data),))).sources
+    assert names(listed) == ["a.jsonl", "heldout.jsonl"]
+    assert {reason: set(paths) for reason, paths in listed.left_out_by_reason().items()} == {
+        "in a corpus that jobs.prepare made": {str(data / "other")},
+        "in the folder of another run": {str(data / "runs" / name) for name in ("one", "two")},
+    }
+    named = list_inputs(CorpusSettings(inputs=(str(data / "runs" / "two" / "sample"),))).sources
+    assert names(named) == ["train.jsonl"]

@@ -1,12 +1,15 @@
 import subprocess
 import sys
 from collections import Counter
+from random import Random
 
 import pytest
 
+from pipeline.corpus.samples import vocabulary_training
 from pipeline.corpus.samples.vocabulary import SPECIALS, build_tokenizer, vocabulary_sha256
 from pipeline.corpus.samples.vocabulary_training import compose_vocabulary, train_vocabulary
 from pipeline.corpus.text.sources import list_sources
+from pipeline.corpus.text.units import plan_units
 from pipeline.errors import CorpusError, VocabularyError
 from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
@@ -39,6 +42,28 @@ def test_a_trained_vocabulary(corpus, tmp_path):
     tokenizer = build_tokenizer(tmp_path / "v" / "vocab.txt", True)
     for text in TEXTS:
         assert "[UNK]" not in tokenizer.encode(text).tokens
+
+
+@pytest.mark.parametrize("suffix", ["", ".zst", ".gz"])
+def test_a_large_corpus_is_sampled_over_its_whole_length(tmp_path, monkeypatch, suffix):
+    random = Random(0)
+    for number in range(8):
+        texts = ["".join(random.choices("天地人你我他", k=200)) + str(number) for _ in range(300)]
+        raw.write(tmp_path / "in" / f"{number}.jsonl{suffix}", raw.jsonl(texts))
+    corpus = CorpusSettings(inputs=(str(tmp_path / "in"),), shard_megabytes=0.01)
+    units = plan_units(list_sources(corpus.inputs, corpus), corpus)
+    text = sum(file.stat().st_size for file in (tmp_path / "in").iterdir())
+    expected = text * (4 if suffix else 1)
+    monkeypatch.setattr(vocabulary_training, "TRAINING_BYTES", expected / 8)
+    lines: list[str] = []
+    monkeypatch.setattr(vocabulary_training, "QUIET_SECONDS", 0)
+    chunks = list(vocabulary_training.sampled_chunks(units, corpus, lines.append))
+    files = {chunk.blocks[0].source.path for chunk in chunks}
+    assert len(files) == 8
+    size = sum(block.size for chunk in chunks for block in chunk.blocks)
+    # A stream gives at least one chunk.
+    assert size < expected / 8 + 8 * 12_000
+    assert "vocabulary: counted" in lines[-1]
 
 
 def test_other_processes_train_the_same_vocabulary(corpus, tmp_path):

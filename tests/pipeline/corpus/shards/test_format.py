@@ -13,6 +13,8 @@ from pipeline.corpus.records import Masks
 from pipeline.corpus.samples.masks import sample_keys
 from pipeline.corpus.samples.pairs import build_pairs
 from pipeline.corpus.shards import format as shards
+from pipeline.corpus.shards import reader
+from pipeline.corpus.shards.address_space import AddressRange
 from pipeline.corpus.shards.format import read_manifest, write_shard
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
 from pipeline.errors import ShardError
@@ -144,6 +146,32 @@ def test_the_mapped_bytes_stay_within_the_limit(tmp_path):
         number = random.integers(0, len(reader), 1)
         assert (reader.rows(number).input_ids == whole.rows(number).input_ids).all()
         assert sum(manifest.shards[shard].bytes for shard in reader._mapped) <= limit
+
+
+def test_no_more_shards_are_mapped_than_the_kernel_allows(tmp_path, monkeypatch):
+    make_corpus(tmp_path, shards=6)
+    whole = ShardFolder(tmp_path)
+    numbers = np.random.default_rng(0).integers(0, len(whole), 200)
+    expected = whole.rows(numbers)
+    monkeypatch.setattr(reader, "_most_maps", lambda: 4)
+    folder = ShardFolder(tmp_path)
+    for number, row in zip(numbers.tolist(), expected.documents.tolist(), strict=True):
+        assert folder.rows(np.array([number])).documents.tolist() == [row]
+        assert len(folder._mapped) <= 2
+
+
+@pytest.mark.parametrize("top", [2**47, 2**48, 2**56])
+def test_memory_may_lie_at_any_address(top):
+    memory = AddressRange(0, 0).including(top - 2**46, top - 2**46 + 100).including(top - 50, top)
+    for kind in ("u1", "<u2", "<i4", "<u8"):
+        assert memory._view(512, kind).shape[1] == 512
+    values = np.arange(100, dtype=np.uint16)
+    begin = values.ctypes.data
+    memory = AddressRange(0, 0).including(begin, begin + values.nbytes)
+    found = memory.windows(np.array([begin, begin]), np.array([90, 3]), 4, "<u2")
+    assert found.tolist() == [[90, 91, 92, 93], [3, 4, 5, 6]]
+    with pytest.raises(IndexError):
+        memory.gather(np.array([top + 4096]), np.array([0]), "<u2")
 
 
 def test_folders_of_different_vocabularies_are_refused_together(tmp_path):

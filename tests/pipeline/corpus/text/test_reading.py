@@ -390,3 +390,17 @@ def test_a_file_that_holds_nothing_is_said(tmp_path, name, data):
     documents, (drop,) = raw.read(path)
     assert not documents
     assert drop == ("empty_file", f"{path}: holds no text", str(path), 0)
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".txt.gz"])
+@pytest.mark.parametrize("fill", [b" \n", b"\0"])
+def test_a_blank_file_of_any_size_is_counted_as_empty(tmp_path, suffix, fill):
+    path = raw.write(tmp_path / f"a{suffix}", fill * 100_000)
+    kept, dropped = raw.read(path, shard_megabytes=0.02)
+    assert not kept
+    assert [drop.reason for drop in dropped] == ["empty_file"]
+    text = raw.jsonl(["今天天气很好"]) if "jsonl" in suffix else "今天天气很好".encode()
+    path = raw.write(tmp_path / f"a{suffix}", fill * 100_000 + text)
+    kept, dropped = raw.read(path, shard_megabytes=0.02)
+    assert [document.text for document in kept] == ["今天天气很好"]
+    assert not dropped

@@ -11,17 +11,18 @@ import ray
 from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from pipeline.training.launch.rendezvous import NodeTorchConfig, interface_of
+from pipeline.interfaces import interface_of
+from pipeline.training.launch.rendezvous import NodeTorchConfig
 
 ROOT = Path(__file__).parents[4]
 # One rank in a network of its own, whose host name resolves to 127.0.1.1 as Debian's does.
 RANK = """
 import os, sys, torch, torch.distributed as dist
 from datetime import timedelta
-from pipeline.training.launch.rendezvous import use_interface_of
+from pipeline.interfaces import use_interface_of
 if sys.argv[2] == "by address":
     use_interface_of(sys.argv[1])
-dist.init_process_group("gloo", timeout=timedelta(seconds=20))
+dist.init_process_group("gloo", timeout=timedelta(seconds=20 if sys.argv[2] == "by address" else 5))
 total = torch.ones(3)
 dist.all_reduce(total)
 print("sum", total.tolist())
