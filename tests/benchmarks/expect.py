@@ -8,9 +8,9 @@ instructions, or the time between two launches of the host. Rates are shares of 
 that good kernels reach (REACHED). Instructions of attention are the compiler's, which
 `kernel_code.py` counts. `gpu.py` puts measured times beside these.
 
-One device, bf16, packed sequences of one length, 15 % of the tokens masked, dropout on, no
-torch.compile. The optimizer's step is spread over --accumulation micro-batches. Communication
-between devices is not part of it.
+One device, bf16, packed sequences of one length, 15 % of the tokens masked, dropout on. The
+optimizer's step is spread over --accumulation micro-batches. Communication between devices is not
+part of it.
 """
 
 import argparse
@@ -128,7 +128,7 @@ def attention_part(
 
 
 def parts(
-    shape: NezhaConfig, tokens: int, length: int, device: Device, accumulation: int
+    shape: NezhaConfig, tokens: int, length: int, device: Device, accumulation: int, compiled: bool
 ) -> Iterator[Part]:
     """Of forward and backward pass of a micro-batch, and of its share of the optimizer's step."""
     layers, width, inner = shape.num_hidden_layers, shape.hidden_size, shape.intermediate_size
@@ -142,11 +142,15 @@ def parts(
     for kernel in INSTRUCTIONS[device.capability]:
         yield attention_part(kernel, shape, sequences, length, device)
     yield Part("GELU", 2 * layers, 0, layers * 5 * wide)
-    # Dropout keeps a byte an element.
-    yield Part("dropout", 4 * layers, 0, layers * 2 * 5 * x)
-    yield Part("LayerNorm", 6 * layers, 0, layers * 2 * 7 * x)
-    # Two residuals forward and backward; the sum of the gradients of queries, keys and values
-    yield Part("additions", 6 * layers, 0, layers * 6 * 3 * x)
+    if compiled:
+        # After each half of a layer one kernel forward and two backward; a sum of three gradients
+        yield Part("dropout, residuals, LayerNorm", 8 * layers, 0, layers * (2 * (4 + 6) + 5) * x)
+    else:
+        # Dropout keeps a byte an element.
+        yield Part("dropout", 4 * layers, 0, layers * 2 * 5 * x)
+        yield Part("LayerNorm", 6 * layers, 0, layers * 2 * 7 * x)
+        # Two residuals forward and backward; the gradients of queries, keys and values
+        yield Part("additions", 6 * layers, 0, layers * 6 * 3 * x)
     yield Part("embeddings", 20, 0, 20 * x)
     vocabulary = shape.vocab_size
     head_flops = 6 * masked * width * (width + vocabulary)
@@ -166,11 +170,13 @@ class Expected(NamedTuple):
     mfu: float
 
 
-def expected(size: str, length: int, device: Device, tokens: int, accumulation: int) -> Expected:
+def expected(
+    size: str, length: int, device: Device, tokens: int, accumulation: int, compiled: bool = False
+) -> Expected:
     shape = NezhaConfig(**SIZES[size])
     found = {
         part.name: device.seconds(part)
-        for part in parts(shape, tokens, length, device, accumulation)
+        for part in parts(shape, tokens, length, device, accumulation, compiled)
     }
     total = sum(found.values())
     counts = Counts(round(tokens * MASKED), tokens // length, tokens, tokens * length)
@@ -207,6 +213,7 @@ def main() -> None:
     parser.add_argument("--length", nargs="*", type=int, default=[128, 512])
     parser.add_argument("--tokens", type=int, default=MICRO_BATCH_TOKENS, help="of a micro-batch")
     parser.add_argument("--accumulation", type=int, default=8, help="micro-batches of a step")
+    parser.add_argument("--compiled", action="store_true", help="with torch.compile")
     parser.add_argument("--parts", action="store_true", help="the time of each kind of kernel")
     chosen = parser.parse_args()
     console = Console(width=110)
@@ -215,7 +222,8 @@ def main() -> None:
         for size in chosen.size:
             for length in chosen.length:
                 device = DEVICES[name]
-                found = expected(size, length, device, chosen.tokens, chosen.accumulation)
+                counts = chosen.tokens, chosen.accumulation
+                found = expected(size, length, device, *counts, chosen.compiled)
                 total = sum(found.seconds.values())
                 totals.add_row(name, size, str(length), f"{total * 1e3:.1f}",
                                f"{found.tokens_per_second:,.0f}", f"{found.mfu:.0%}")  # fmt: skip
