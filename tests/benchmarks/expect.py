@@ -33,7 +33,6 @@ class Device(NamedTuple):
 
     name: str
     """As CUDA reports it"""
-    capability: int
     memory: float
     """Bytes a second"""
     processors: int
@@ -56,9 +55,9 @@ class Device(NamedTuple):
 
 
 DEVICES = {
-    "A100": Device("NVIDIA A100-SXM4-80GB", 80, 2.039e12, 108, 1.41e9, 163 << 10),
-    "H100": Device("NVIDIA H100 80GB HBM3", 90, 3.35e12, 132, 1.83e9, 227 << 10),
-    "H200": Device("NVIDIA H200", 90, 4.8e12, 132, 1.83e9, 227 << 10),
+    "A100": Device("NVIDIA A100-SXM4-80GB", 2.039e12, 108, 1.41e9, 163 << 10),
+    "H100": Device("NVIDIA H100 80GB HBM3", 3.35e12, 132, 1.83e9, 227 << 10),
+    "H200": Device("NVIDIA H200", 4.8e12, 132, 1.83e9, 227 << 10),
 }
 REACHED = {"products": 0.7, "memory": 0.85, "instructions": 0.7}
 """Assumed shares of the peaks"""
@@ -73,12 +72,10 @@ ACCUMULATED_BYTES = 2 + 4 + 4 + 2
 
 ENGINE = "sums of gradients", "LAMB"
 """Parts that are not of the network"""
-INSTRUCTIONS = {
-    80: {"context": (16.4, 29.0), "queries": (18.0, 31.9), "keys": (19.8, 26.9)},
-    90: {"context": (16.8, 29.7), "queries": (18.0, 31.9), "keys": (19.8, 26.9)},
-}
-"""Of a thread for each element of a tile outside the band and at its edges, with dropout, by
-compute capability, head size 64; Triton 3.9.0"""
+INSTRUCTIONS = {"context": (16.8, 29.7), "queries": (18.0, 31.9), "keys": (19.8, 26.9)}
+"""Of a thread for each element of a tile outside the band and at its edges: compute capability 9.0,
+bf16, head size 64, dropout, Triton 3.9.0; of the kernels of 2026-11-24. `kernel_code.py` prints
+those of the present ones."""
 
 
 class Part(NamedTuple):
@@ -115,7 +112,7 @@ def attention_part(
     outside, banded = tile_counts(length, tiles, kernel == "keys", clip)
     heads = shape.num_hidden_layers * sequences * shape.num_attention_heads
     elements = heads * tiles.queries * tiles.keys
-    beside, at_edges = INSTRUCTIONS[device.capability][kernel]
+    beside, at_edges = INSTRUCTIONS[kernel]
     waves = 2 * len(table_factors(width, clip).frequencies)
     products = {"context": (2, 2), "queries": (3, 3), "keys": (4, 2)}[kernel]
     return Part(
@@ -139,7 +136,7 @@ def parts(
     yield Part("linear layers", 18 * layers, 6 * layers * tokens * weights,
                layers * (3 * 10 * x + 3 * 2 * wide))  # fmt: skip
     yield Part("gradients of their biases", 6 * layers, 0, layers * (5 * x + wide))
-    for kernel in INSTRUCTIONS[device.capability]:
+    for kernel in INSTRUCTIONS:
         yield attention_part(kernel, shape, sequences, length, device)
     yield Part("GELU", 2 * layers, 0, layers * 5 * wide)
     if compiled:
@@ -196,8 +193,7 @@ def attention_seconds(length: int, device: Device) -> float:
     """Of forward and backward pass of one attention of base size, as attention.py measures them."""
     shape = NezhaConfig(num_hidden_layers=1)
     sequences = MICRO_BATCH_TOKENS // length
-    kernels = INSTRUCTIONS[device.capability]
-    found = [attention_part(kernel, shape, sequences, length, device) for kernel in kernels]
+    found = [attention_part(kernel, shape, sequences, length, device) for kernel in INSTRUCTIONS]
     return sum(map(device.seconds, found))
 
 
