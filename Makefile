@@ -1,16 +1,18 @@
 # make pretrain   set-up, then all stages on the sample corpus: text to fine-tuned heads
 # make test       set-up, then linters, type checker and tests
 # make faults     kills of workers and commands on a real local cluster
+# make cluster    set-up, then a Ray cluster of NODES nodes (3) on this machine; make cluster-stop
 # make install    set-up alone
 
 PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?= jobs/configs/demo.yaml
+NODES ?= 3
 # The source package of the installed transformers, which carries a test-suite for models.
 TRANSFORMERS := $(shell sed -n 's/^transformers==/transformers-/p' constraints.txt)
 export TRANSFORMERS_SOURCE ?= .venv/$(TRANSFORMERS)
 
-.PHONY: install pretrain test faults lint clean
+.PHONY: install pretrain test faults cluster cluster-stop lint clean
 
 install: .venv/.installed
 
@@ -46,6 +48,12 @@ test: lint $(TRANSFORMERS_SOURCE)
 
 faults: install
 	$(BIN)/python -m pytest tests/faults tests/pipeline/training/faults
+
+cluster: install
+	$(BIN)/python cluster/local.py start --nodes $(NODES)
+
+cluster-stop:
+	$(BIN)/python cluster/local.py stop
 
 clean:
 	rm -rf .venv runs build *.egg-info

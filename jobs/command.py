@@ -8,12 +8,15 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
+from pipeline import mirror
 from pipeline.errors import NezhaError
 from pipeline.settings.config import Config
 from pipeline.settings.config_file import dump_yaml, load_config
@@ -42,6 +45,8 @@ class Verb(NamedTuple):
     """What it would do, for `--dry-run`; it checks the settings and changes nothing."""
     execute: Callable[[Config, Console], None]
     """Does it, and prints a summary on the console."""
+    takes_run: bool = False
+    """Whether the folder of a run may stand in place of `run.storage` and `run.name`."""
 
 
 def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
@@ -60,23 +65,41 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
     parser.add_argument(
+        "--then",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="settings of a run that follows, with the same a.b=c; may be given again",
+    )
+    parser.add_argument(
         "--dry-run",
         action="store_true",
         help="show the settings and what would be done; do nothing",
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="a.b=c", help="a setting and its value (YAML)"
+        "overrides",
+        nargs="*",
+        metavar="RUN|a.b=c" if verb.takes_run else "a.b=c",
+        help=("a run's folder, or " if verb.takes_run else "") + "a setting and its value (YAML)",
     )
     chosen = parser.parse_args(arguments)
     console = Console(soft_wrap=True)
     try:
-        config = load_config(chosen.config, chosen.overrides)
-        plan = verb.plan(config)
-        if chosen.dry_run:
-            console.print(dump_yaml(config), markup=False, highlight=False)
-            console.print(table("Dry run: nothing was changed. The verb would", plan))
-        else:
-            verb.execute(config, console)
+        overrides = chosen.overrides
+        if verb.takes_run:
+            overrides = [given for text in overrides for given in _run_settings(text)]
+        files = chosen.config, *chosen.then
+        runs = [load_config(file, overrides) for file in files]
+        with ExitStack() as folders:
+            for config in runs if "run" in verb.groups else ():
+                folders.enter_context(mirror.held(config, console.print))
+            plans = [verb.plan(config) for config in runs]  # refuses before the first one starts
+            for config, plan in zip(runs, plans, strict=True):
+                if chosen.dry_run:
+                    console.print(dump_yaml(config), markup=False, highlight=False)
+                    console.print(table("Dry run: nothing was changed. The verb would", plan))
+                else:
+                    verb.execute(config, console)
     except NezhaError as error:
         prefix = "error: " if error.exit_status == NezhaError.exit_status else ""
         Console(stderr=True, soft_wrap=True).print(f"{prefix}{error}", style="red", markup=False)
@@ -96,6 +119,17 @@ def table(title: str, rows: Mapping[str, object]) -> Table:
     for name, value in rows.items():
         result.add_row(str(name), str(value))
     return result
+
+
+def _run_settings(argument: str) -> list[str]:
+    """The settings that a run's folder stands for; a setting stays as it is."""
+    if "=" in argument:
+        return [argument]
+    if "://" in argument:
+        storage, _, name = argument.rstrip("/").rpartition("/")
+        return [f"run.storage={storage}", f"run.name={name}"]
+    folder = Path(argument).absolute()
+    return [f"run.storage={folder.parent}", f"run.name={folder.name}"]
 
 
 def _settings_help(groups: Sequence[str]) -> str:

@@ -30,10 +30,10 @@ def subject(config: Config) -> Path:
         own = checkpoints.best(folder)
     except CheckpointError:
         if given:
-            return Path(given)
+            return checkpoints.origin_of(given)
         raise
     started_there = checkpoints.read_config(own).train.init_from == given
-    return own if started_there or not given else Path(given)
+    return own if started_there or not given else checkpoints.origin_of(given)
 
 
 def plan(config: Config) -> Mapping[str, object]:

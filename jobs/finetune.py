@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from jobs.command import Verb, main, table
 from jobs.output.progress import ConsoleProgress
-from pipeline.errors import ConfigError
-from pipeline.finetuning.finetune import check
+from pipeline.errors import ConfigError, TrackingError
+from pipeline.finetuning import judging
+from pipeline.finetuning.finetune import SETS, FinetuneResult, Finetuning, check
 from pipeline.finetuning.head_folder import PREDICTIONS, RESULTS, read_results
-from pipeline.finetuning.on_cluster import Finetuning, finetune_all
+from pipeline.finetuning.on_cluster import finetune_all
+from pipeline.finetuning.search import Score, grid
+from pipeline.finetuning.tasks import TASKS
+from pipeline.finetuning.trials import read_predictions
 from pipeline.paths import RunPaths
+from pipeline.registering import register_head
 from pipeline.settings.config import Config
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.finetuning import record_finetuning
+from pipeline.tracking.judged_pictures import draw_calibration, draw_confusion
 
 
 def plan(config: Config) -> Mapping[str, object]:
     check(config.finetune)
     settings = config.finetune
+    trials = len(list(grid(settings, config.run.seed)))
     return {
         "start from": "random weights" if settings.from_scratch else _export(config),
         "train on": settings.data.train,
         "choose the best epoch on": settings.data.dev or "nothing (the last epoch is kept)",
         "score on": settings.data.test or settings.data.dev or "nothing",
         "epochs, batch, learning rate": f"{settings.epochs}, {settings.batch}, {settings.lr:g}",
+        "trials": trials,
         "write": _output(config),
         "record in": tracking.tracking_uri(config),
     }
@@ -47,22 +59,90 @@ def execute(config: Config, console: Console) -> None:
         raise
     finally:
         progress.close()
-    record_finetuning(config, run_id, result.epochs, result.test, Path(result.folder, RESULTS))
-    for number, trial in enumerate(result.trials if len(result.trials) > 1 else [], 1):
-        console.print(table(f"Trial {number}", _rounded(trial)))
-    for name, scores in (("dev", result.dev), ("test", result.test)):
-        if scores:
-            console.print(table(f"Scores on {name}", _rounded(scores)))
-    if (Path(result.folder) / PREDICTIONS).exists():
-        console.print(f"Predictions of the test examples: {result.folder}/{PREDICTIONS}")
+    calibration, files = _judge(settings.task, output)
+    scores = {"score": _given({"mean": result.score, "deviation": result.deviation})}
+    scores |= {"test": result.test} | {f"trivial_{name}": v for name, v in result.trivial.items()}
+    scores["calibration_error"] = calibration
+    record_finetuning(config, run_id, result.epochs, scores, result.trials, files)
+    _register(config, result, run_id, console)
+    if len(result.trials) > 1:
+        console.print(_trials_table(result))
+    console.print(table(f"{output.name}, in per cent", _summary(result)))
+    if (output / PREDICTIONS).exists():
+        console.print(f"Predictions of the test examples: {output / PREDICTIONS}")
     console.print(f"{result.seconds} s. Next:", highlight=False)
     console.print(
         f"  python -m jobs.predict predict.model={result.folder} predict.input=FILE", markup=False
     )
 
 
-def _rounded(scores: Mapping[str, float]) -> dict[str, str]:
-    return {name: f"{value:.4g}" for name, value in scores.items()}
+def _register(config: Config, result: FinetuneResult, run_id: str, console: Console) -> None:
+    try:
+        made = register_head(config, Path(result.folder), run_id)
+    except TrackingError as error:  # the head is worth more
+        console.print(str(error), markup=False)
+    else:
+        console.print(f"{made.uri}\n{made.note}".strip(), markup=False, highlight=False)
+
+
+def _judge(task: str, output: Path) -> tuple[dict[str, float], list[Path]]:
+    """Calibration error by set, and the files that show how the head answers.
+
+    They are the predictions by example, `worst_….json`, and pictures, in the folder `judged`.
+    """
+    trial, folder = Path(read_results(output)["trial_folder"]), output / "judged"
+    folder.mkdir(exist_ok=True)
+    errors = {}
+    for name in SETS:
+        examples, found = read_predictions(trial / f"{name}.jsonl")
+        if not examples or TASKS[task].target not in examples[0]:
+            continue
+        shutil.copyfile(trial / f"{name}.jsonl", folder / f"{name}.jsonl")
+        judged = judging.judge(TASKS[task], examples, found)
+        text = json.dumps(judged.worst, indent=1, ensure_ascii=False)
+        (folder / f"worst_{name}.json").write_text(text + "\n", "utf-8")
+        if judged.confusion:
+            path = folder / f"confusion_{name}.png"
+            draw_confusion(judged.labels, judged.confusion, path, f"{output.name}, {name}")
+        if judged.calibration_error is not None:
+            errors[name] = judged.calibration_error
+            path = folder / f"calibration_{name}.png"
+            draw_calibration(judged.confidences, errors[name], path, f"{output.name}, {name}")
+    return errors, [output / RESULTS, *sorted(folder.iterdir())]
+
+
+def _trials_table(result: FinetuneResult) -> Table:
+    columns = [f"{name} {result.metric}" for name in SETS]
+    shown = Table("lr", "batch", "seed", *columns, title="Trials", title_justify="left")
+    for trial in result.trials:
+        scores = [trial[name].get(result.metric) for name in SETS]
+        cells: list[str | Text] = [
+            "–" if score is None else f"{100 * score:.1f}" for score in scores
+        ]
+        if trial["error"]:
+            cells = [Text(trial["error"]), ""]
+        shown.add_row(f"{trial['lr']:g}", str(trial["batch"]), str(trial["seed"]), *cells)
+    return shown
+
+
+def _summary(result: FinetuneResult) -> dict[str, str]:
+    """The score over seeds, the baseline, and the scores of the head that is kept."""
+    chosen, rows = result.kept, {}
+    on = "test" if result.test else "dev"
+    if result.score is not None:
+        best = [t for t in result.trials if all(t[key] == chosen[key] for key in ("lr", "batch"))]
+        shown = Score(result.score, result.deviation)
+        rows[f"{on} {result.metric}, mean ± deviation"] = f"{shown} over {len(best)} seed(s)"
+        trivial = 100 * result.trivial[on][result.metric]
+        rows[f"{on} {result.metric} of trivial answers"] = f"{trivial:.1f}"
+    rows["kept head"] = "lr {lr:g}, batch {batch}, seed {seed}: {rule}".format(**chosen)
+    for name, scores in (("dev", result.dev), ("test", result.test)):
+        rows |= {f"  its {name} {key}": f"{100 * value:.1f}" for key, value in scores.items()}
+    return rows
+
+
+def _given(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _export(config: Config) -> str:

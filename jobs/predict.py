@@ -6,15 +6,19 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from jobs.command import Verb, main
 from pipeline.errors import ConfigError, TaskError
-from pipeline.finetuning.head_folder import read_results
-from pipeline.finetuning.jsonl import bare, read_lines
+from pipeline.finetuning.head_folder import read_results, submission
+from pipeline.finetuning.input_lines import read_input
+from pipeline.finetuning.jsonl import bare
 from pipeline.finetuning.predict import predict
+from pipeline.finetuning.tasks import TASKS, Task
 from pipeline.settings.config import Config
+from pipeline.settings.finetuning import PredictSettings
 
 
 def plan(config: Config) -> Mapping[str, object]:
@@ -22,30 +26,54 @@ def plan(config: Config) -> Mapping[str, object]:
     if not chosen.model:
         raise ConfigError("predict.model: name a folder that `python -m jobs.finetune` made")
     task = read_results(Path(chosen.model))["task"]
+    if chosen.input == "-" and (chosen.workers or chosen.columns):
+        raise ConfigError(
+            "predict.input: name a file; standard input has lines of text or JSON, without columns "
+            "(predict.columns), and cannot be shared among workers (predict.workers)"
+        )
     return {"task": task, "model": chosen.model, "read": chosen.input, "write": chosen.output}
 
 
 def execute(config: Config, console: Console) -> None:
     chosen = config.predict
-    lines = _standard_input() if chosen.input == "-" else read_lines(chosen.input)
-    found = (
-        json.dumps(row, ensure_ascii=False) for row in predict(chosen.model, lines, chosen.batch)
-    )
+    task = TASKS[read_results(Path(chosen.model))["task"]]
+    rows = _rows(chosen, task)
+    if chosen.form == "clue":
+        found = submission(task, rows)
+    else:
+        found = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if chosen.output == "-":
-        for row in found:
-            print(row)
+        for line in found:
+            print(line, end="")
         return
     temporary = Path(f"{chosen.output}.tmp")
     count = 0
     try:
         with temporary.open("w", encoding="utf-8") as file:
-            for row in found:
-                file.write(row + "\n")
+            for line in found:
+                file.write(line)
                 count += 1
         temporary.replace(chosen.output)
     finally:
         temporary.unlink(missing_ok=True)
-    console.print(f"{count} predictions in {chosen.output}", highlight=False)
+    console.print(f"{count} line(s) of predictions in {chosen.output}", highlight=False)
+
+
+def _rows(chosen: PredictSettings, task: Task) -> Iterator[dict[str, Any]]:
+    if chosen.workers:
+        from pipeline.finetuning.predict_on_cluster import predict_on_cluster
+
+        return predict_on_cluster(
+            str(Path(chosen.model).absolute()),
+            task.name,
+            chosen.input,
+            chosen.columns,
+            chosen.batch,
+            chosen.workers,
+        )
+    standard = chosen.input == "-"
+    lines = _standard_input() if standard else read_input(chosen.input, task, chosen.columns)
+    return predict(chosen.model, lines, chosen.batch)
 
 
 def _standard_input() -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ from jobs.output.progress import ConsoleProgress
 from pipeline import estimate, preflight, stages
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
-from pipeline.tracking.runs import tracking_uri
+from pipeline.tracking.runs import address
 from pipeline.training.checkpoints import files as checkpoints
 
 
@@ -35,10 +35,11 @@ def execute(config: Config, console: Console) -> None:
     console.print(table("Scores", score_rows(summary)))
     console.print(table("Seconds by stage", seconds | {"all": round(sum(seconds.values()), 1)}))
     facts = {name: summary[name] for name in ("export", "model_uri", "mlflow_uri", "mlflow_run")}
-    facts["tokens a second"] = f"{summary['tokens_per_second']:,.0f}"
+    if summary["tokens_per_second"]:  # a run of few steps may not have measured it
+        facts["tokens a second"] = f"{summary['tokens_per_second']:,.0f}"
     console.print(table("Results", facts | {"summary": RunPaths.of(config).summary}))
     console.print("Next:")
-    for command in next_commands(config):
+    for command in next_commands(config, summary["mlflow_run"]):
         console.print(f"  {command}", markup=False, highlight=False)
 
 
@@ -76,11 +77,11 @@ def minutes(seconds: float) -> str:
     return f"{seconds / 3600:.0f} hours"
 
 
-def next_commands(config: Config) -> list[str]:
-    """What a user may want to type after a finished run."""
+def next_commands(config: Config, run_id: str | None) -> list[str]:
+    """What a user may want to type or to open after a finished run; `run_id` is MLflow's."""
     paths = RunPaths.of(config)
     commands = [
-        f"mlflow ui --backend-store-uri {tracking_uri(config)}",
+        *([address(config, run_id)] if run_id else []),
         f"python -m jobs.finetune run.storage={config.run.storage} run.name={config.run.name} "
         "finetune.task=classification finetune.data.train=TRAIN.jsonl finetune.data.dev=DEV.jsonl",
     ]
@@ -99,7 +100,10 @@ VERB = Verb(
         "DeepSpeed, export, registry, heads. Stages whose results are there and still valid are\n"
         "skipped; an interrupted run goes on from its newest checkpoint."
     ),
-    groups=("run", "demo", "corpus", "model", "train", "optim", "engine", "scaling", "tracking"),
+    groups=(
+        *("run", "demo", "corpus", "model", "train", "optim", "engine", "scaling", "faults"),
+        *("tracking", "heads"),
+    ),
     plan=plan,
     execute=execute,
 )

@@ -17,6 +17,8 @@ from pipeline.settings.config import Config
 
 def _runs(config: Config) -> list[RunState]:
     storage = Path(config.run.storage)
+    if "://" in config.run.storage:
+        raise ConfigError(f"run.storage={config.run.storage}: jobs.runs lists folders, no URLs")
     if not storage.is_dir():
         raise ConfigError(f"run.storage={storage}: no such folder")
     return list_runs(storage)

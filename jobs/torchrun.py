@@ -13,6 +13,8 @@ from rich.console import Console
 
 from jobs.command import Verb, main, table
 from pipeline import preflight
+from pipeline.paths import RunPaths
+from pipeline.run_report import write_report
 from pipeline.settings.config import Config
 from pipeline.training.launch import torchrun
 
@@ -24,6 +26,7 @@ def plan(config: Config) -> Mapping[str, object]:
 def execute(config: Config, console: Console) -> None:
     state = torchrun.fit(config, None)
     if torchrun.rank() == 0:
+        write_report(RunPaths.of(config).run)
         console.print(table("Trained", {"step": state["step"], **state["heldout"]}))
 
 
@@ -31,7 +34,7 @@ VERB = Verb(
     help=__doc__,
     groups=(
         *("run", "corpus.output", "corpus.vocab", "corpus.sequence_length", "corpus.masking"),
-        *("model", "train", "optim", "engine", "scaling"),
+        *("model", "train", "optim", "engine", "scaling", "faults"),
     ),
     plan=plan,
     execute=execute,

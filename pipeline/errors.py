@@ -47,5 +47,9 @@ class Interrupted(NezhaError):
     """EX_TEMPFAIL of sysexits.h: the same command goes on."""
 
 
+class StorageError(NezhaError):
+    """An object store that does not answer, or does not take a run's files."""
+
+
 class TrackingError(NezhaError):
     """An MLflow store or server that cannot be used."""

@@ -55,7 +55,7 @@ def seconds_per_token(config: Config) -> float:
     """Measured seconds of a forward and backward pass on one thread, for each token."""
     shape = network_config(config.model, config.corpus.vocab_size)
     objective = PretrainingObjective(build_network(shape, 0, config.engine.attention))
-    batch = _random_batch(config)
+    batch = random_batch(config, max(1, MEASURED_TOKENS // config.corpus.sequence_length))
     inputs = to_device(batch, torch.device("cpu"))
     threads, seconds = torch.get_num_threads(), []
     torch.set_num_threads(1)
@@ -67,11 +67,10 @@ def seconds_per_token(config: Config) -> float:
     return min(seconds) / batch.tokens
 
 
-def _random_batch(config: Config) -> Batch:
+def random_batch(config: Config, samples: int) -> Batch:
     """Full sequences of random tokens with the share of masks that training has."""
     corpus, draw = config.corpus, np.random.default_rng(0)
     length = corpus.sequence_length
-    samples = max(1, MEASURED_TOKENS // length)
     tokens = samples * length
     ids = draw.integers(5, corpus.vocab_size, (samples, length))
     masked = np.sort(draw.choice(tokens, max(1, int(corpus.masking.probability * tokens)), False))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.settings.config import Config
+from pipeline.settings.run import RunSettings
 
 
 class RunPaths(NamedTuple):
@@ -28,7 +32,7 @@ class RunPaths(NamedTuple):
     @classmethod
     def of(cls, config: Config) -> RunPaths:
         """The layout of `run.storage`/`run.name`, with the places that the user chose instead."""
-        run = Path(config.run.storage, config.run.name)
+        run = storage_folder(config.run) / config.run.name
         shards = Path(config.corpus.output or run / "shards")
         return cls(
             run=run,
@@ -42,3 +46,11 @@ class RunPaths(NamedTuple):
             heads=run / "heads",
             summary=run / "summary.json",
         )
+
+
+def storage_folder(run: RunSettings) -> Path:
+    """`run.storage`; for a URL, the folder in which this machine works on its runs."""
+    if "://" not in run.storage:
+        return Path(run.storage)
+    root = run.scratch or Path(tempfile.gettempdir(), f"nezha-runs-{os.getuid()}")
+    return Path(root, hashlib.sha256(run.storage.rstrip("/").encode()).hexdigest()[:16])

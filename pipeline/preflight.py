@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
 import torch
 
@@ -12,14 +11,16 @@ from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.samples.vocabulary import read_vocabulary, vocabulary_sha256
 from pipeline.corpus.samples.vocabulary_training import note_of
 from pipeline.corpus.shards import format as shards
-from pipeline.errors import ConfigError, CorpusError, ShardError, VocabularyError
+from pipeline.errors import ConfigError, CorpusError, VocabularyError
 from pipeline.export import origin as origins
-from pipeline.feed.batches import compare_fingerprints
+from pipeline.feed.batches import compare_fingerprints, compare_order
 from pipeline.feed.opening import open_feed
+from pipeline.feed.order import BatchSize
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.corpus import CorpusSettings
-from pipeline.training import batch_split, engine
+from pipeline.tracking.runs import tracking_uri
+from pipeline.training import batch_split, engine, starting_point
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.deepspeed_config import deepspeed_config
 from pipeline.training.network import count_parameters, network_config
@@ -47,9 +48,11 @@ def check(config: Config) -> None:
         ConfigError: fp16 on a CPU, a batch that cannot be split, a network that cannot be built.
         CorpusError: there is no input, or an input does not exist.
         VocabularyError: the vocabulary does not exist.
+        TrackingError: MLflow cannot record there.
     """
     corpus, paths = config.corpus, RunPaths.of(config)
     _check_engine(config)
+    tracking_uri(config)
     _split(config)
     if corpus.vocab:
         read_vocabulary(paths.vocab)
@@ -78,8 +81,6 @@ def check_data(config: Config) -> None:
     paths = RunPaths.of(config)
     feed = open_feed(config, rank=0, world_size=1)
     vocabularies = {str(paths.vocab): vocabulary_sha256(paths.vocab)}
-    if "://" in config.train.eval_shards:
-        raise ShardError("train.eval_shards: held-out shards must be in a folder, not at a URL")
     if config.train.eval_shards or (paths.heldout / shards.MANIFEST).exists():
         vocabularies[str(paths.heldout)] = shards.read_manifest(paths.heldout).vocab_sha256
     for name, sha256 in vocabularies.items():
@@ -90,8 +91,15 @@ def check_data(config: Config) -> None:
             )
     found = checkpoints.newest(paths.checkpoints)
     if config.train.init_from and not found:
-        path, shape = Path(config.train.init_from), network_config(config.model, feed.vocab_size)
+        path = checkpoints.origin_of(config.train.init_from)
+        shape = network_config(config.model, feed.vocab_size)
+        if config.train.init_adapt:
+            starting_point.compare(path, starting_point.read(path).config, shape)
+            return
         origins.compare(path, origins.read_origin(path, feed.vocab_size), shape, feed.vocab_sha256)
+        if config.train.init_state == "branch":
+            before = checkpoints.read_state(path)
+            compare_order(before["fingerprint_fields"], feed.fingerprint_fields)
     if found:
         saved = checkpoints.read_state(found)
         compare_fingerprints(saved["fingerprint_fields"], feed.fingerprint_fields)
@@ -132,6 +140,8 @@ def _training(config: Config) -> dict[str, object]:
     entries = len(read_vocabulary(paths.vocab)) if known else config.corpus.vocab_size
     network = network_config(config.model, entries)
     precision = engine.resolve_precision(train.precision, _device(config))
+    growth = train.first_batch or 0, train.batch_warmup
+    samples = BatchSize(train.global_batch, *growth).before(train.steps)
     facts: dict[str, object] = {
         "parameters": f"{count_parameters(network):,}",
         "precision": precision,
@@ -140,11 +150,11 @@ def _training(config: Config) -> dict[str, object]:
             f"accumulation steps × {split.micro_batch}"
         ),
         "tokens a step": f"at most {train.global_batch * config.corpus.sequence_length:,}",
-        "steps": f"{train.steps:,}, {train.steps * train.global_batch:,} samples",
+        "steps": f"{train.steps:,}, {samples:,} samples",
     }
     if not train.shards and (paths.shards / shards.MANIFEST).exists():
         rows = shards.read_manifest(paths.shards).rows
-        facts["epochs"] = f"{train.steps * train.global_batch / rows:.2f} of {rows:,} samples"
+        facts["epochs"] = f"{samples / rows:.2f} of {rows:,} samples"
     elif not train.shards:
         facts["shards"] = f"to be made in {paths.shards}"
     if found := checkpoints.newest(paths.checkpoints):
@@ -156,7 +166,7 @@ def _training(config: Config) -> dict[str, object]:
 def _split(config: Config) -> batch_split.Split:
     """On this machine; a cluster may choose another number of workers."""
     workers = batch_split.choose_workers(config, torch.cuda.device_count(), os.cpu_count() or 1)
-    return batch_split.split_batch(config.train.global_batch, config.train.micro_batch, workers)
+    return batch_split.split_batch(config.train, workers)
 
 
 def _check_engine(config: Config) -> None:

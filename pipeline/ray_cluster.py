@@ -9,13 +9,19 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
+from collections.abc import Callable
 
 import ray
+import ray.util
+from ray._private.state import state
 
 from pipeline.errors import ConfigError
 
 PARENT = os.environ.get("RAY_TMPDIR")
 """Where local clusters have their folders; by default the system's temporary folder."""
+POLL_SECONDS = 5.0
+"""Seconds between two looks at what a cluster lacks."""
 
 
 def connect() -> None:
@@ -34,30 +40,61 @@ def connect() -> None:
         folder = os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="nezha-", dir=PARENT)
         atexit.register(_remove_cluster, folder)
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    # Ray Train then shows runs, attempts and workers in the dashboard.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
     on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends the process with a C++ stack
 
 
-def require(workers: int, cpus: float, gpus: float) -> None:
-    """Refuse a group of workers that the cluster can't hold now; Ray would wait without a message.
+def place(
+    workers: int, cpus: float, gpus: float, wait_seconds: float, say: Callable[[str], None]
+) -> None:
+    """Return when the cluster can hold a group of workers.
 
-    A cluster that scales itself does not announce its limit, so its autoscaler decides instead.
+    With `wait_seconds`, the workers are asked of the cluster as a placement group, which is what an
+    autoscaler starts nodes for, and a line says what is missing. Nothing smaller is ever taken.
 
     Raises:
-        ConfigError: too few CPUs or GPUs.
+        ConfigError: too few CPUs or GPUs, now or after `wait_seconds`.
     """
-    if os.environ.get("NEZHA_AUTOSCALING") == "1":
-        return
-    for name, need in (("CPU", workers * cpus), ("GPU", workers * gpus)):
-        if need > count(name):
+    bundle = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
+    if not wait_seconds:
+        if lacking := _lacking(workers, bundle):
             raise ConfigError(
-                f"scaling: {workers} worker(s) need {need:g} {name}s and the cluster has "
-                f"{count(name)}; lower scaling.workers or "
-                f"scaling.{name.lower()}s_per_worker, or add nodes (an autoscaling cluster: set "
-                "NEZHA_AUTOSCALING=1)"
+                f"scaling: {workers} worker(s) need {lacking}; lower scaling.workers or "
+                "scaling.cpus_per_worker, or add nodes (on a cluster that starts nodes by itself, "
+                "set scaling.wait_seconds)"
             )
+        return
+    group = ray.util.placement_group([bundle] * workers, strategy="PACK")
+    deadline = time.monotonic() + wait_seconds
+    try:
+        said = ""
+        while not group.wait(min(POLL_SECONDS, max(0.1, deadline - time.monotonic()))):
+            lacking = _lacking(workers, bundle) or f"{bundle} each, free on one node"
+            if time.monotonic() >= deadline:
+                raise ConfigError(
+                    f"scaling: after scaling.wait_seconds={wait_seconds:g} {workers} worker(s) "
+                    f"still need {lacking}; look for the autoscaler's reason in `ray status`, "
+                    "lower the number of workers, or raise scaling.wait_seconds"
+                )
+            if lacking != said:
+                say(f"waiting at most {wait_seconds:g} s: {workers} worker(s) need {lacking}")
+                said = lacking
+    finally:
+        # The nodes stay for a while, so that Ray Train's own placement group finds them.
+        ray.util.remove_placement_group(group)
+
+
+def _lacking(workers: int, bundle: dict[str, float]) -> str:
+    """What the cluster lacks for a group of workers; empty if nothing."""
+    return " and ".join(
+        f"{workers * each:g} {name}s and the cluster has {count(name)}"
+        for name, each in bundle.items()
+        if workers * each > count(name)
+    )
 
 
 def count(resource: str) -> int:
@@ -71,10 +108,28 @@ def cpus_by_node() -> list[int]:
 
 
 def gpus_per_worker(wanted: float | None) -> float:
-    """The setting, or one GPU where the cluster has any."""
+    """The setting, or one GPU where the cluster has any.
+
+    Raises:
+        ConfigError: there are none now, and the cluster's autoscaler could start some.
+    """
     if wanted is not None:
         return wanted
-    return 1.0 if count("GPU") else 0.0
+    if count("GPU"):
+        return 1.0
+    if can_start("GPU"):
+        raise ConfigError(
+            "scaling: no GPU is there now, and this cluster can start nodes that have some; set "
+            "scaling.gpus_per_worker=1 with scaling.workers and scaling.wait_seconds, or "
+            "scaling.gpus_per_worker=0 to train on CPUs"
+        )
+    return 0.0
+
+
+def can_start(resource: str) -> bool:
+    """Whether the cluster's autoscaler has a type of node with `CPU`s or `GPU`s."""
+    limits = state.get_max_resources_from_cluster_config() or {}
+    return limits.get(resource, 0) > 0
 
 
 def _remove_cluster(folder: str) -> None:

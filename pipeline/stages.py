@@ -9,11 +9,12 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
 
-from pipeline import preflight, sample
+from pipeline import preflight, registering, run_report, sample
 from pipeline.corpus import planning, prepare
 from pipeline.corpus.run.inputs import Inputs, list_inputs
 from pipeline.corpus.samples.vocabulary import read_vocabulary
@@ -22,21 +23,22 @@ from pipeline.corpus.shards.format import MANIFEST
 from pipeline.corpus.text.sources import Listing
 from pipeline.errors import ConfigError, Interrupted, TrackingError
 from pipeline.export import folder as exports
+from pipeline.feed import opening
 from pipeline.feed.batches import heldout, open_folder, split_weights
 from pipeline.feed.unigram import unigram_loss
-from pipeline.finetuning.finetune import check
-from pipeline.finetuning.on_cluster import Finetuning, finetune_all
+from pipeline.finetuning.finetune import Finetuning, check
+from pipeline.finetuning.on_cluster import finetune_all
 from pipeline.finetuning.tasks import TASKS
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.corpus import CorpusSettings, MaskingSettings
-from pipeline.tracking import pictures, registry
+from pipeline.tracking import pictures
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.metric_sender import MetricSender
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.faults import lock
 from pipeline.training.launch import ray_train
-from pipeline.training.measure import history
+from pipeline.training.measure import history, step_log
 from pipeline.training.resume import changed_settings
 
 Show = Callable[[str], None]
@@ -193,6 +195,7 @@ def pretrain(config: Config, progress: Progress) -> str | None:
         ConfigError: the run is finished, but under other settings.
     """
     preflight.check_data(config)
+    opening.check(config, progress.say)
     paths = RunPaths.of(config)
     newest = checkpoints.recover(paths.checkpoints, progress.say)
     state = checkpoints.read_state(newest) if newest else {}
@@ -208,24 +211,39 @@ def pretrain(config: Config, progress: Progress) -> str | None:
             progress.say(f"step {state['step']} is reached: {newest}")
             # An earlier command may have ended between the last step and this.
             files = [paths.run / history.FILE, *paths.run.glob("*.png")]
+            files += paths.run.glob(run_report.FILE)
             return _record(config, tracking.noted_run(paths.run), files, tags, progress.say)
         progress.say(f"going on from {newest}")
     uri, run_id = tracking.tracking_uri(config), tracking.noted_run(paths.run)
     if tracking.is_reachable(config):
         run_id = tracking.start_run(config, config.run.name, tags, run_id)
         tracking.note_run(paths.run, run_id)
+        progress.say(f"MLflow shows the run: {tracking.address(config, run_id)}")
     else:
         progress.say(f"{uri} does not answer: training starts, and MLflow gets all at the end")
     try:
         given = (uri, run_id) if run_id else None
         ray_train.fit(config, given, progress.update, progress.say)
-        pictures = _draw(config, reference_loss(config, progress.say))
     except BaseException as error:
         asked = isinstance(error, Interrupted | KeyboardInterrupt)
+        report = drawn(lambda: [run_report.write_report(paths.run)], progress.say)
         if run_id:
-            tracking.finish_run(config, run_id, "KILLED" if asked else "FAILED")
+            tracking.finish_run(config, run_id, "KILLED" if asked else "FAILED", report)
         raise
-    return _record(config, run_id, [paths.run / history.FILE, *pictures], tags, progress.say)
+    reference = reference_loss(config, progress.say)
+    files = [paths.run / history.FILE, paths.run / step_log.FILE]
+    files += drawn(lambda: _draw(config, reference), progress.say)
+    files += drawn(lambda: [run_report.write_report(paths.run)], progress.say)
+    return _record(config, run_id, files, tags, progress.say)
+
+
+def drawn(draw: Callable[[], list[Path]], show: Show) -> list[Path]:
+    """The files that `draw` makes; none if it fails: whatever it is, the weights are worth more."""
+    try:
+        return draw()
+    except Exception as error:
+        show(f"a picture or the report of the run can't be made: {type(error).__name__}: {error}")
+        return []
 
 
 def _record(
@@ -260,11 +278,17 @@ def reference_loss(config: Config, show: Show) -> float | None:
     if not (paths.heldout / MANIFEST).exists() or any("://" in folder for folder in folders):
         return None
     try:
-        batches = heldout(str(paths.heldout), train.micro_batch, train.eval_samples, 0, 1)
-        return unigram_loss(open_folder(*folders), batches)
+        return _unigram_loss(tuple(folders), paths.heldout, train.micro_batch, train.eval_samples)
     except Exception as error:  # whatever it is, the trained network is worth more
         show(f"the loss of token frequencies alone can't be computed: {error}")
         return None
+
+
+@cache
+def _unigram_loss(folders: tuple[str, ...], held: Path, micro_batch: int, samples: int) -> float:
+    """Computed once for the curve and for the summary: it reads the whole corpus."""
+    batches = heldout(str(held), micro_batch, samples, 0, 1)
+    return unigram_loss(open_folder(*folders), batches)
 
 
 def make_export(config: Config, run_id: str | None, show: Show) -> str:
@@ -291,7 +315,8 @@ def make_export(config: Config, run_id: str | None, show: Show) -> str:
         exports.export_checkpoint(best, paths.vocab, paths.export)
     uri = str(paths.export)
     if run_id and tracking.is_reachable(config):
-        uri = registry.register_export(config, paths.export, run_id)
+        uri, note = registering.register_export(config, paths.export, run_id)
+        show(note)
     elif run_id:
         show(f"{place['store']} does not answer; jobs.export registers the export later")
         place = {}
@@ -352,12 +377,12 @@ def _pretraining_summary(config: Config, run_id: str | None) -> dict[str, Any]:
 def _figures(summary: dict[str, Any]) -> dict[str, float | None]:
     """The scores of a summary that its MLflow run does not have yet."""
     heads = {
-        f"{name}_{start}": score
+        f"test/{name}_{start}": score
         for name, scores in summary.items()
         if isinstance(scores, dict)
         for start, score in scores.items()
     }
-    return {"unigram_loss": summary["unigram_loss"]} | heads
+    return {"heldout_unigram_loss": summary["unigram_loss"]} | heads
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:

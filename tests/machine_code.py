@@ -27,8 +27,15 @@ class MachineCode(NamedTuple):
     """Bytes of registers that are stored in memory, inside and outside of loops"""
     serialised: bool
     """Whether the assembler runs the matrix products of a warp group one after another"""
-    loops: list[int]
-    """The number of instructions of each loop"""
+    loops: "list[Loop]"
+
+
+class Loop(NamedTuple):
+    """What one turn of a loop executes in each thread."""
+
+    instructions: int
+    shared_stores: int
+    barriers: int
 
 
 def compiled(
@@ -87,20 +94,26 @@ def _figure(pattern: str, output: str) -> int:
     return int(found[1])
 
 
-def _loops(code: str) -> list[int]:
-    """Instructions between each label and a jump back to it, in Triton's notation."""
+def _loops(code: str) -> list[Loop]:
+    """What is between each label and a jump back to it, in Triton's notation."""
     labels: dict[str, int] = {}
-    lengths, count = [], 0
+    instructions: list[str] = []
+    found = []
     for line in code.splitlines():
         if label := re.match(r"(LBB\d+):", line):
-            labels[label[1]] = count
+            labels[label[1]] = len(instructions)
         elif "\t" in line:
-            count += 1
+            instructions.append(line)
             jump = re.search(r"BRA(?:\.U)? .*?(LBB\d+);", line)
+            body = instructions[labels.get(jump[1], len(instructions)) :] if jump else []
             # The last instruction of a program is a jump to itself.
-            if jump and count - labels.get(jump[1], count) > 1:
-                lengths.append(count - labels[jump[1]])
-    return lengths
+            if len(body) > 1:
+                stores, barriers = (
+                    sum(bool(re.search(rf"\b{name}\b", one)) for one in body)
+                    for name in ("STSM?", "BAR")
+                )
+                found.append(Loop(len(body), stores, barriers))
+    return found
 
 
 def elsewhere(module: str, *arguments: object) -> Any:

@@ -10,7 +10,9 @@ clip(j - i, -k, k) + k for query position i and key position j, and d the head s
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from ..fused.dropout import plain_dropout
 
 
 def position_table(head_size: int, max_relative_position: int) -> Tensor:
@@ -52,7 +54,7 @@ def eager_attention(
     scores = scores * (q.shape[3] ** -0.5 if scaling is None else scaling)
     if mask is not None:
         scores = scores + mask
-    weights = nn.functional.dropout(scores.softmax(-1), dropout)
+    weights = plain_dropout(scores.softmax(-1), dropout)
     if head_mask is not None:
         weights = weights * head_mask
     mass = weights.new_zeros(*q.shape[:3], table.shape[0]).scatter_add(3, rows, weights)

@@ -22,9 +22,19 @@ class Packing(NamedTuple):
 
     @classmethod
     def of(cls, cu_seqlens: Tensor, tokens: int, longest: int | None = None) -> "Packing":
-        """If `longest` is None it is read from the device, which the host then waits for."""
+        """If `longest` is None it is read from the device, which the host then waits for.
+
+        Raises RuntimeError if cu_seqlens does not part the tokens; on a GPU with a later call.
+        """
         lengths = cu_seqlens.diff()
         longest = int(lengths.max()) if longest is None else longest
+        parted = (cu_seqlens[0] == 0) & (cu_seqlens[-1] == tokens)
+        parted &= ((lengths > 0) & (lengths <= longest)).all()
+        torch._assert_async(
+            parted,
+            f"cu_seq_lens_q must rise from 0 to {tokens}, the number of tokens, by 1 to {longest} "
+            "(max_length_q) for each sequence",
+        )
         if tokens == len(lengths) * longest:
             return cls(cu_seqlens.int(), longest, len(lengths), None, None)
         numbers = torch.arange(len(lengths), device=lengths.device)

@@ -5,15 +5,27 @@ The function and its notation are those of `definition.py`. The operators take f
 long in bfloat16.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ..fused.dropout import bits, keep_mask, keep_scale, new_seed
+from ..fused.dropout import (
+    INTEGERS,
+    as_bytes,
+    bits,
+    draws_of_sample,
+    keep_mask,
+    keep_scale,
+    keep_where,
+    new_seed,
+)
 from ..fused.operators import check_transforms, operator
 
 TILE_BYTES = 2**22
@@ -49,7 +61,7 @@ def cpu_attention(
     for tile in _tiles(q, k, table, mask, heads, offset, scaling, seed):
         p = tile.probabilities(q, k)
         if dropout:
-            bits(p).mul_(keep_mask(p, dropout, tile.seed))
+            bits(p).mul_(tile.keep(p, dropout))
         context = tile.sum_by_position(p, torch.bmm(p, v[tile.heads]))
         out[tile.heads, tile.rows] = context * keep_scale(dropout) if dropout else context
     return out
@@ -80,7 +92,7 @@ def cpu_attention_backward(
         dp = tile.products(d_context, v)
         dropped = p
         if dropout:
-            keep = keep_mask(p, dropout, tile.seed)
+            keep = tile.keep(p, dropout)
             bits(dp).mul_(keep)
             dropped = keep.mul_(bits(p)).view(p.dtype)
         _add_product(dv[tile.heads], dropped.transpose(1, 2), d_context)
@@ -118,8 +130,8 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 class _Tile:
     """n heads (of one sequence or several) and r queries of flat operands [B·heads, Q or K, d]."""
 
-    seed: int
-    """Of its dropout"""
+    keep: Callable[[Tensor, float], Tensor]
+    """Makes the mask of dropout, [n, r, K], from a tensor of its shape and the rate"""
     heads: slice
     rows: slice
     bands: "list[_Band]"
@@ -233,7 +245,9 @@ def _tiles(
         mask = mask.expand(total // heads, heads, queries, keys)
     height = _tile_height(q, k)
     group = max(1, TILE_BYTES // max(height * keys * q.itemsize, 1))
-    first_seed, clip = 0 if seed is None else int(seed), table.shape[0] // 2
+    clip = table.shape[0] // 2
+    by_sample = None if seed is None or seed.dim() == 0 else _MasksBySample(seed, heads)
+    first_seed = 0 if seed is None or by_sample else int(seed)
     corners = product(range(0, queries, height), range(0, total, group))
     for number, (top, head) in enumerate(corners):
         some = slice(head, min(head + group, total))
@@ -246,4 +260,43 @@ def _tiles(
         if mask is not None:
             numbers = torch.arange(some.start, some.stop)
             part = mask[numbers // heads, numbers % heads, rows]
-        yield _Tile(first_seed + number, some, rows, bands, table, part, scaling)
+        keep = partial(keep_mask, seed=first_seed + number)
+        if by_sample:
+            keep = partial(by_sample.keep, heads=some, rows=rows)
+        yield _Tile(keep, some, rows, bands, table, part, scaling)
+
+
+class _MasksBySample:
+    """Masks of dropout that do not depend on what else is in the batch, nor on its padding.
+
+    A sample's masks are drawn for all heads and ROWS queries at a time, over its own tokens.
+    """
+
+    def __init__(self, seeds: Tensor, heads: int) -> None:
+        self._seeds, self._heads = seeds.tolist(), heads
+        self._drawn: dict[tuple[int, int], NDArray[np.uint64]] = {}
+
+    def keep(self, like: Tensor, rate: float, heads: slice, rows: slice) -> Tensor:
+        """Ones, and zeros with probability `rate`, for a tile [n, r, K] of these heads and rows."""
+        mask = torch.ones_like(like, dtype=INTEGERS[like.itemsize])
+        for sample in range(heads.start // self._heads, -(-heads.stop // self._heads)):
+            first = sample * self._heads
+            some = slice(max(heads.start - first, 0), min(heads.stop - first, self._heads))
+            within = mask[first + some.start - heads.start : first + some.stop - heads.start]
+            tokens = self._seeds[sample][2]
+            for top in range(rows.start, min(rows.stop, tokens), ROWS):
+                height = min(ROWS, tokens - top)
+                draws = self._draws(sample, top, self._heads * height * tokens)
+                bytes_ = as_bytes(draws, (self._heads, height, tokens))[some]
+                start = top - rows.start
+                keep_where(bytes_, rate, within[:, start : start + height, :tokens])
+        return mask
+
+    def _draws(self, sample: int, top: int, elements: int) -> NDArray[np.uint64]:
+        """Those of a sample's queries from `top` on; the next tile may have its other heads."""
+        if any(number != sample for number, _ in self._drawn):
+            self._drawn.clear()
+        if (sample, top) not in self._drawn:
+            part = top // ROWS
+            self._drawn[sample, top] = draws_of_sample(self._seeds[sample], part, elements)
+        return self._drawn[sample, top]

@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..fused.dropout import LEVELS, drop_below, keep_scale
+from ..fused.dropout import LEVELS, drop_below, keep_scale, scalar_seed
 from ..fused.operators import operator
 from .table_factors import table_factors
-from .triton_kernels import context_kernel, keys_kernel, queries_kernel, rows_kernel
+from .triton_kernels import context_kernel, keys_kernel, queries_kernel
 from .triton_tiles import INTERPRETED, LOG2E, ROW_FIGURES, Constants, triton
 
 HEAD_SIZES = (16, 32, 64, 128)
@@ -71,12 +71,22 @@ def one_edge(tiles: Tiles, clip: int, offset: int) -> bool:
     return not any((distance + offset) % step == 0 for distance in reaching)
 
 
+@lru_cache
+def _shared_memory(device: torch.device) -> int:
+    """Bytes that a block may have. Asking the device at every launch is slow."""
+    if device.type != "cuda":
+        return sys.maxsize
+    utilities = triton.runtime.driver.active.utils
+    return utilities.get_device_properties(device.index)["max_shared_mem"]
+
+
+@lru_cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
 def _tiles(x: Tensor) -> dict[str, Tiles]:
-    shared = sys.maxsize
-    if x.device.type == "cuda":
-        utilities = triton.runtime.driver.active.utils
-        shared = utilities.get_device_properties(x.device.index)["max_shared_mem"]
-    return tiles_for(x.shape[3], x.dtype, shared)
+    return tiles_for(x.shape[3], x.dtype, _shared_memory(x.device))
 
 
 class Tables(NamedTuple):
@@ -119,14 +129,17 @@ def _tables(
 def _launcher(
     q: Tensor, k: Tensor, lse: Tensor, bias: Tensor | None, cu_seqlens: Tensor | None,
     clip: int, longest: int, dropout: float, offset: int, scaling: float, seed: Tensor | None,
-) -> Callable[..., None]:  # fmt: skip
-    """A function that runs the kernels of one call of attention."""
+) -> tuple[Callable[..., None], int]:  # fmt: skip
+    """A function that runs the kernels of one call of attention, and the places of its `rows`."""
     packed = cu_seqlens is not None
     sequences = q.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1
     queries, keys = (longest, longest) if packed else (q.shape[2], k.shape[2])
     # Tiles may reach past the last query.
     length = triton.next_power_of_2(max(offset + queries, keys) + 128)
     tables = _tables(q.shape[3], clip, length, q.dtype, q.device)
+    shapes = _tiles(q)
+    block = shapes["queries"].queries
+    slots = triton.cdiv(q.shape[2], block) + (sequences if packed else 0)
     exact = q.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
     shared: dict[str, Any] = {
         "lse_ptr": lse,
@@ -137,20 +150,23 @@ def _launcher(
         "heads": q.shape[1],
         "queries": q.shape[2],
         "keys": k.shape[2],
+        "slots": slots,
         "offset": offset,
         "clip": clip,
         "scale": scaling * LOG2E.value,
-        # Of 64 bits: for one of 32 Triton would compile its kernels again.
-        "seed": 2**48 + (0 if seed is None else int(seed)),
+        # Triton would compile its kernels again for a seed of 32 bits.
+        "seed": 2**48 + (0 if seed is None else scalar_seed(seed)),
         "drop_below": drop_below(dropout),
         "keep_scale": keep_scale(dropout),
     }
 
-    def launch(kernel: Any, tiles: Tiles, by_key: bool = False, **tensors: Tensor) -> None:
+    def launch(kernel: Any, name: str, **tensors: Tensor) -> None:
         """A program for each sequence, head and tile of queries, or of keys.
 
-        Tensors of four dimensions go with their steps, as `all_NAME`.
+        Tensors of four dimensions are passed with their steps, as `all_NAME`.
         """
+        tiles, by_key = shapes[name], name == "keys"
+        count = triton.cdiv(keys, tiles.keys) if by_key else triton.cdiv(queries, tiles.queries)
         constants = Constants(
             BIASED=bias is not None,
             PACKED=packed,
@@ -160,18 +176,20 @@ def _launcher(
             PRECISION="ieee" if exact else "tf32",
             QUERIES=tiles.queries,
             KEYS=tiles.keys,
+            BY_KEY=by_key,
+            SLOTS=block,
             ONE_EDGE=one_edge(tiles, clip, offset),
         )
-        values = shared | {"C": constants} | {f"{name}_ptr": x for name, x in tensors.items()}
-        values |= {f"all_{n}": (x, *x.stride()[:3]) for n, x in tensors.items() if x.dim() == 4}
+        values = shared | {"C": constants, "tiles": count}
+        for key, x in tensors.items():
+            values |= {f"{key}_ptr": x, f"all_{key}": (x, *x.stride()[:3])}
         arguments = {name: values[name] for name in kernel.arg_names}
         if q.device.type == "cuda":
             arguments |= {"num_warps": tiles.warps, "num_stages": tiles.stages}
-        count = triton.cdiv(keys, tiles.keys) if by_key else triton.cdiv(queries, tiles.queries)
         with torch.cuda.device_of(q):
-            kernel[sequences * q.shape[1], count](**arguments)
+            kernel[(sequences * q.shape[1] * count,)](**arguments)
 
-    return launch
+    return launch, slots * block
 
 
 @operator(fake=lambda q, *_: (_like(q), q.new_empty(*q.shape[:3], 2, dtype=torch.float32)))
@@ -189,8 +207,10 @@ def triton_attention(
     q, k, v = (_unit_stride(x) for x in (q, k, v))
     out = _like(q)
     lse = q.new_empty(*q.shape[:3], 2, dtype=torch.float32)
-    launch = _launcher(q, k, lse, bias, cu_seqlens, clip, longest, dropout, offset, scaling, seed)
-    launch(context_kernel, _tiles(q)["context"], q=q, k=k, v=v, out=out)
+    launch, _ = _launcher(
+        q, k, lse, bias, cu_seqlens, clip, longest, dropout, offset, scaling, seed
+    )
+    launch(context_kernel, "context", q=q, k=k, v=v, out=out)
     return out, lse
 
 
@@ -202,16 +222,15 @@ def triton_attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k and v."""
     grad, q, k, v = (_unit_stride(x) for x in (grad, q, k, v))
-    launch = _launcher(q, k, lse, bias, cu_seqlens, clip, longest, dropout, offset, scaling, seed)
-    count = q.shape[:3].numel()
-    rows = lse.new_empty(count, ROW_FIGURES.value)
-    turned = q.new_empty(count, 2, 2 * len(table_factors(q.shape[3], clip).frequencies))
+    launch, places = _launcher(
+        q, k, lse, bias, cu_seqlens, clip, longest, dropout, offset, scaling, seed
+    )
+    rows = lse.new_empty(*q.shape[:2], ROW_FIGURES.value, places)
+    turned = q.new_empty(*q.shape[:3], 4 * len(table_factors(q.shape[3], clip).frequencies))
     dq, dk, dv = (_like(x) for x in (q, k, v))
-    given = {"q": q, "grad": grad, "rows": rows, "turned": turned}
-    tiles = _tiles(q)
-    launch(rows_kernel, tiles["queries"], **given, out=out)
-    launch(keys_kernel, tiles["keys"], by_key=True, **given, k=k, v=v, dk=dk, dv=dv)
-    launch(queries_kernel, tiles["queries"], **given, k=k, v=v, dq=dq)
+    given = {"q": q, "k": k, "v": v, "grad": grad, "rows": rows, "turned": turned}
+    launch(queries_kernel, "queries", **given, out=out, dq=dq)
+    launch(keys_kernel, "keys", **given, dk=dk, dv=dv)
     return dq, dk, dv
 
 
@@ -243,7 +262,7 @@ def why_not(q: Tensor, dropout: float) -> str:
     """The reason why the kernels do not fit these operands; empty where they do."""
     if q.device.type != "cuda" and not INTERPRETED:
         return f"it runs on GPUs, not on a {q.device.type}"
-    if q.device.type == "cuda" and torch.cuda.get_device_capability(q.device) < LEAST_CAPABILITY:
+    if q.device.type == "cuda" and _capability(q.device) < LEAST_CAPABILITY:
         return f"it needs compute capability 8.0 (A100, RTX 30) or newer, not {q.device}'s"
     if q.shape[3] not in HEAD_SIZES:
         return f"it has head sizes {HEAD_SIZES}, not {q.shape[3]}"

@@ -1,13 +1,15 @@
 """Functions of the kernels of relative attention for a tile of queries and a tile of keys.
 
-Notation is that of `triton_attention.py`: [QUERIES, KEYS] tiles, D the head size, W waves.
+Notation is that of `triton_attention.py`: D is the head size, W the number of waves. A tile is
+[QUERIES, KEYS], or [KEYS, QUERIES] with C.BY_KEY: then the gradients of keys and values are
+products of tiles that are in registers already, and no tile goes through shared memory.
 Arguments that several functions take together are tuples:
 
     x         a tensor [B, heads, S, D]: pointer, and its steps of batch row, head and token
     rows      pointer to the first of some rows, and the step between them
     sequence  batch row, head, and first token in that row, of one sequence
     at        position of the first query of a tile, first key, clip distance
-    ends      for each row of a tile, a number left of the band and one right of it, [QUERIES]
+    ends      for each query of a tile, a number left of the band and one right of it, [QUERIES]
     tables    pointers to the tensors of `triton_attention.Tables`
     C         the Constants
 """
@@ -26,7 +28,7 @@ LOWEST = tl.constexpr(-1e30)
 """Used in place of the lowest number of a type, so that sums with it stay finite"""
 LOG2E = tl.constexpr(math.log2(math.e))
 ROW_FIGURES = tl.constexpr(8)
-"""Numbers of a query that are kept for the backward pass: five, rounded up to a power of two"""
+"""Numbers of a query that `queries_kernel` leaves for `keys_kernel`"""
 INTERPRETED = triton.knobs.runtime.interpret
 WIDENED = tl.constexpr(INTERPRETED)
 """Whether products are in float32: the interpreter would multiply the bits of bfloat16."""
@@ -45,6 +47,10 @@ class Constants(NamedTuple):
     """That of products of float32: "ieee" or "tf32" """
     QUERIES: int
     KEYS: int
+    BY_KEY: bool
+    """Whether tiles are [KEYS, QUERIES]"""
+    SLOTS: int
+    """Sequences begin at multiples of it in the memory between the backward kernels."""
     ONE_EDGE: bool
     """Whether no tile reaches over both edges of the band"""
 
@@ -58,24 +64,59 @@ def product(a, b, total, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def sequence_and_head(heads, cu_seqlens_ptr, queries, keys, PACKED: tl.constexpr):
-    """The sequence and the head of a program, by the first axis of the grid.
+def of_queries(x, C: tl.constexpr):
+    """Numbers of queries, to broadcast over the keys of a tile."""
+    if C.BY_KEY:
+        return x[None, :]
+    else:
+        return x[:, None]
 
-    Returns `sequence`, the number of its first query among the queries of all heads, and its number
-    of queries and of keys.
+
+@triton.jit
+def of_keys(x, C: tl.constexpr):
+    """Numbers of keys, to broadcast over the queries of a tile."""
+    if C.BY_KEY:
+        return x[:, None]
+    else:
+        return x[None, :]
+
+
+@triton.jit
+def pair_products(queries, keys, total, C: tl.constexpr):
+    """The product of each row of queries with each row of keys, added to `total` unless None."""
+    if C.BY_KEY:
+        return product(keys, tl.trans(queries), total, C.PRECISION)
+    else:
+        return product(queries, tl.trans(keys), total, C.PRECISION)
+
+
+@triton.jit
+def place_of(tiles, heads, cu_seqlens_ptr, queries, keys, slots, C: tl.constexpr):
+    """The tile of a program, of `tiles` of a sequence and head, and where the sequence is.
+
+    The tiles of a sequence and head have neighbouring numbers: they run at the same time and find
+    each other's keys and values in the L2 cache.
+
+    Returns the number of the tile, `sequence`, its number of queries and of keys, the number of its
+    first query among the queries of all heads, and that among the `slots` · SLOTS places of a head
+    between the backward kernels.
     """
-    number = tl.program_id(0) // heads
-    head = tl.program_id(0) % heads
+    tile = tl.program_id(0) % tiles
+    number = tl.program_id(0) // tiles // heads
+    head = tl.program_id(0) // tiles % heads
     row = number.to(tl.int64)
     first = row * 0
     all_queries = queries
-    if PACKED:
+    slot = first
+    if C.PACKED:
         first = tl.load(cu_seqlens_ptr + number).to(tl.int64)
         queries = (tl.load(cu_seqlens_ptr + number + 1) - first).to(tl.int32)
         keys = queries
+        slot = first // C.SLOTS + number
         row = row * 0
     begin = (row * heads + head) * all_queries + first
-    return (row, head, first), begin, queries, keys
+    slot += (row * heads + head) * slots * ROW_FIGURES
+    return tile, (row, head, first), queries, keys, begin, slot * C.SLOTS
 
 
 @triton.jit
@@ -157,25 +198,28 @@ def dot_ends(x, tables, D: tl.constexpr):
 
 
 @triton.jit
-def inside_the_edge(at, C: tl.constexpr):
-    """For a tile that reaches over one edge of the band: the inside, and if the edge is the right.
-
-    [QUERIES, KEYS] and a scalar.
-    """
+def over_right(at, C: tl.constexpr):
+    """Whether a tile reaches over the right edge of the band, a scalar."""
     position, first_key, clip = at
-    right = first_key + C.KEYS - 1 - position > clip
-    way = tl.where(right, 1, -1)
-    columns = tl.arange(0, C.KEYS) * way
-    rows = (position - first_key + tl.arange(0, C.QUERIES)) * way + clip
-    return columns[None, :] <= rows[:, None], right
+    return first_key + C.KEYS - 1 - position > clip
+
+
+@triton.jit
+def inside_the_edge(at, C: tl.constexpr):
+    """For a tile that reaches over one edge of the band: what is inside, as booleans."""
+    position, first_key, clip = at
+    way = tl.where(over_right(at, C), 1, -1)
+    keys = tl.arange(0, C.KEYS) * way
+    queries = (position - first_key + tl.arange(0, C.QUERIES)) * way + clip
+    return of_keys(keys, C) <= of_queries(queries, C)
 
 
 @triton.jit
 def distances(at, C: tl.constexpr):
-    """Key minus query, [QUERIES, KEYS]."""
+    """Key minus query, a tile."""
     position, first_key, _ = at
-    columns = first_key + tl.arange(0, C.KEYS)
-    return columns[None, :] - (position + tl.arange(0, C.QUERIES))[:, None]
+    keys = first_key + tl.arange(0, C.KEYS)
+    return of_keys(keys, C) - of_queries(position + tl.arange(0, C.QUERIES), C)
 
 
 @triton.jit
@@ -183,12 +227,12 @@ def by_distance(products, ends, at, C: tl.constexpr):
     """The position term in a tile that may reach over the edges of the band."""
     on_left, on_right = ends
     if C.ONE_EDGE:
-        inside, right = inside_the_edge(at, C)
-        return tl.where(inside, products, tl.where(right, on_right, on_left)[:, None])
+        end = tl.where(over_right(at, C), on_right, on_left)
+        return tl.where(inside_the_edge(at, C), products, of_queries(end, C))
     _, _, clip = at
     distance = distances(at, C)
-    products = tl.where(distance < -clip, on_left[:, None], products)
-    return tl.where(distance > clip, on_right[:, None], products)
+    products = tl.where(distance < -clip, of_queries(on_left, C), products)
+    return tl.where(distance > clip, of_queries(on_right, C), products)
 
 
 @triton.jit
@@ -206,16 +250,15 @@ def scores_of(q, k, turned_q, ends, waves, bias_ptr, at, keys, scale, EDGE: tl.c
         # Before the products: a load between them would prevent that they overlap.
         bias = tl.load(bias_ptr + columns, mask=columns < keys, other=LOWEST)
     if EDGE:
-        positions = product(turned_q, tl.trans(waves), None, C.PRECISION)
-        positions = by_distance(positions, ends, at, C)
-    scores = product(q, tl.trans(k), positions, C.PRECISION)
+        positions = by_distance(pair_products(turned_q, waves, None, C), ends, at, C)
+    scores = pair_products(q, k, positions, C)
     if MASKED:
         # A branch costs less than a mask in all tiles, of which only the last needs it.
         partial = first_key + C.KEYS > keys
         if partial:
-            scores = tl.where((columns < keys)[None, :], scores, float("-inf"))
+            scores = tl.where(of_keys(columns < keys, C), scores, float("-inf"))
     if C.BIASED:
-        scores = scores * scale + (tl.maximum(bias, LOWEST) * LOG2E)[None, :]
+        scores = scores * scale + of_keys(tl.maximum(bias, LOWEST) * LOG2E, C)
         scale = 1.0
     return scores, scale
 
@@ -254,11 +297,10 @@ def add_by_position(sums, x, waves, on_the_left, at, EDGE: tl.constexpr, C: tl.c
     by_wave, left, right = sums
     if EDGE:
         if C.ONE_EDGE:
-            inside, over_right = inside_the_edge(at, C)
-            banded = tl.where(inside, x, 0.0)
+            banded = tl.where(inside_the_edge(at, C), x, 0.0)
             beyond = tl.sum(x - banded, 1)
-            left += tl.where(over_right, 0.0, beyond)
-            right += tl.where(over_right, beyond, 0.0)
+            left += tl.where(over_right(at, C), 0.0, beyond)
+            right += tl.where(over_right(at, C), beyond, 0.0)
         else:
             _, _, clip = at
             distance = distances(at, C)
@@ -289,26 +331,43 @@ def position_vectors(sums, position, tables, C: tl.constexpr):
 
 
 @triton.jit
-def kept_by_dropout(seed, drop_below, sequence, first_row, first_key, QUERIES: tl.constexpr,
-                    KEYS: tl.constexpr):  # fmt: skip
-    """Dropout's mask of a tile: a function of seed, sequence, head, query and key alone.
+def dropout_words(seed, sequence):
+    """Two random words for a sequence and head, of which `kept_by_dropout` makes its mask.
 
-    A call of Philox, 7 rounds (https://doi.org/10.1145/2063384.2063405), gives 16 bytes for 16 of
-    2 × 32 elements, those that one thread holds of a product on tensor cores: two rows that are 8
-    apart, and the same pair of each 8 columns. So each thread draws its own mask.
+    By Philox (https://doi.org/10.1145/2063384.2063405).
     """
     row, head, first = sequence
-    # One of the two is zero: what is packed has one row.
+    # One of the two is zero: packed sequences are in one row.
     number = (row + first).to(tl.int32)
-    none = tl.zeros([KEYS // 32, QUERIES // 2, 4], dtype=tl.int32)
-    queries = none + (first_row // 2 + tl.arange(0, QUERIES // 2))[None, :, None]
-    groups = tl.arange(0, KEYS // 32)[:, None] * 4 + tl.arange(0, 4)[None, :]
-    keys = none + (first_key // 8 + groups)[:, None, :]
-    a, b, c, d = tl.philox(seed, queries, keys, none + head, none + number, 7)
-    words = tl.join(tl.join(a, b), tl.join(c, d)).to(tl.uint32)
-    pairs = tl.join(words, words << 16)
+    one, two, _, _ = tl.philox(seed, head.to(tl.int32), number, number * 0, number * 0)
+    return one.to(tl.uint32, bitcast=True), two.to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def kept_by_dropout(words, drop_below, first_row, first_key, C: tl.constexpr):
+    """Dropout's mask of a tile: a function of `dropout_words`, query and key alone.
+
+    A word has a byte for each of 2 × 2 elements: two queries that are 8 apart and two keys that are
+    8 apart. Whether a tile is [QUERIES, KEYS] or [KEYS, QUERIES], one thread holds these four of a
+    product on tensor cores, so that each thread draws its own mask.
+
+    The number of the four, unique below 131,072 tokens, is hashed by two rounds of multiplication
+    (constants: https://github.com/skeeto/hash-prospector/issues/19).
+    """
+    one, two = words
+    queries = (first_row // 2 + tl.arange(0, C.QUERIES // 2)).to(tl.uint32) << 16
+    keys = (first_key // 2 + tl.arange(0, C.KEYS // 2)).to(tl.uint32)
+    x = of_queries(queries ^ one, C) ^ of_keys(keys, C)
+    x = (x ^ (x >> 16)) * 0x21F0AAAD + two
+    x = (x ^ (x >> 15)) * 0xD35A2D97
+    x ^= x >> 15
+    pairs = tl.join(x, x << 16)
     draws = tl.join(pairs, pairs << 8)
-    # Only the highest byte of a word decides: the threshold is a multiple of 2 ** 24.
+    # Only the highest byte decides: the threshold is a multiple of 2 ** 24.
     kept = draws >= (tl.cast(drop_below, tl.uint32) << 24)
-    kept = tl.reshape(kept, [KEYS // 32, QUERIES // 16, 8, 4, 4, 2, 2])
-    return tl.reshape(tl.trans(kept, 1, 5, 2, 0, 4, 3, 6), [QUERIES, KEYS])
+    if C.BY_KEY:
+        kept = tl.reshape(kept, [C.KEYS // 16, 8, C.QUERIES // 16, 8, 2, 2])
+        return tl.reshape(tl.trans(kept, 0, 5, 1, 2, 4, 3), [C.KEYS, C.QUERIES])
+    else:
+        kept = tl.reshape(kept, [C.QUERIES // 16, 8, C.KEYS // 16, 8, 2, 2])
+        return tl.reshape(tl.trans(kept, 0, 4, 1, 2, 5, 3), [C.QUERIES, C.KEYS])

@@ -14,6 +14,7 @@ from model.weights.remote_code import write_remote_code
 from pipeline.corpus.samples.vocabulary import read_vocabulary, vocabulary_sha256
 from pipeline.corpus.shards.format import MANIFEST, Manifest, read_manifest
 from pipeline.errors import ExportError, ShardError, VocabularyError
+from pipeline.export.lineage import LINEAGE
 from pipeline.export.tokenizer import NOT_FOLDED, export_tokenizer, recorded_cleaning
 from pipeline.feed.batches import split_weights
 from pipeline.paths import RunPaths
@@ -21,10 +22,8 @@ from pipeline.settings.config import Config
 from pipeline.settings.corpus import CleaningSettings, CorpusSettings
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.checkpoints.state import load_weights
+from pipeline.training.faults import failures
 from pipeline.training.network import network_config
-
-LINEAGE = "training.json"
-"""File in an export that says what it was made from."""
 
 
 def export_checkpoint(source: Path, vocab: Path, output: Path) -> Path:
@@ -42,17 +41,18 @@ def export_checkpoint(source: Path, vocab: Path, output: Path) -> Path:
         VocabularyError: the checkpoint was trained with another vocabulary.
         ExportError: the manifest of a corpus that the checkpoint was trained on is missing.
     """
-    checkpoints.verify(source)
-    state = checkpoints.read_state(source)
-    config = checkpoints.read_config(source)
-    if vocabulary_sha256(vocab) != state["vocab_sha256"]:
-        raise VocabularyError(
-            f"{vocab} is not the vocabulary that {source} was trained with; set corpus.vocab to "
-            "the one that was used"
-        )
-    shape = network_config(config.model, len(read_vocabulary(vocab)))
-    network = NezhaForPreTraining(shape)
-    load_weights(network, source)
+    with checkpoints.in_use(source):
+        checkpoints.verify(source)
+        state = checkpoints.read_state(source)
+        config = checkpoints.read_config(source)
+        if vocabulary_sha256(vocab) != state["vocab_sha256"]:
+            raise VocabularyError(
+                f"{vocab} is not the vocabulary that {source} was trained with; set corpus.vocab "
+                "to the one that was used"
+            )
+        shape = network_config(config.model, len(read_vocabulary(vocab)))
+        network = NezhaForPreTraining(shape)
+        load_weights(network, source)
     manifests = _manifests(source, state, config)
     lowercase, cleaning = recorded_cleaning([each.settings for each in manifests])
 
@@ -73,34 +73,14 @@ def export_checkpoint(source: Path, vocab: Path, output: Path) -> Path:
     return output
 
 
-def read_lineage(folder: Path) -> dict[str, Any]:
-    """What an export was made from: run, checkpoint, step, held-out scores, settings.
-
-    Raises:
-        ExportError: the folder is not an export of this project.
-    """
-    try:
-        return json.loads((folder / LINEAGE).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ExportError(
-            f"{folder} is not an export: {error}; make one with `python -m jobs.export`"
-        ) from None
-
-
 def _manifests(source: Path, state: dict[str, Any], config: Config) -> list[Manifest]:
     """The manifests of the corpora of a checkpoint, which say how their text was cleaned.
 
     Raises:
         ExportError: one is missing, or belongs to another corpus.
     """
-    # The run folder may have moved since, so its own shards are looked for beside the checkpoint.
-    own = RunPaths.of(config).run
-    moved = source.absolute().parents[1]
     folders, _ = split_weights(RunPaths.of(config).training)
-    places = [
-        str(moved / Path(folder).relative_to(own)) if Path(folder).is_relative_to(own) else folder
-        for folder in folders
-    ]
+    places = [_moved(folder, source, config) for folder in folders]
     try:
         manifests = [read_manifest(place) for place in places]
     except (ShardError, OSError) as error:
@@ -116,10 +96,27 @@ def _manifests(source: Path, state: dict[str, Any], config: Config) -> list[Mani
     return manifests
 
 
+def _moved(folder: str | Path, source: Path, config: Config) -> str:
+    """Where a folder is now: the run may have moved since, so its own are beside the checkpoint."""
+    own, now = RunPaths.of(config).run, source.absolute().parents[1]
+    return str(now / Path(folder).relative_to(own) if Path(folder).is_relative_to(own) else folder)
+
+
+def _heldout_set(source: Path, config: Config) -> str | None:
+    """What names the held-out samples of the scores: equal names, comparable losses."""
+    try:
+        manifest = read_manifest(_moved(RunPaths.of(config).heldout, source, config))
+    except (ShardError, OSError):
+        return None
+    return f"{manifest.content_sha256} {config.train.eval_samples}"
+
+
 def _lineage(state: dict[str, Any], config: Config, source: Path) -> dict[str, Any]:
     kept = ("step", "samples_seen", "fingerprint", "vocab_sha256", "heldout", "mlflow_run")
-    lineage = {key: state.get(key) for key in kept}
+    lineage = {key: state.get(key) for key in (*kept, "precision")}
     return lineage | {
+        "heldout_set": _heldout_set(source, config),
+        "workers": len(failures.workers(source.absolute().parents[1])) or None,
         "run": config.run.name,
         "checkpoint": source.name,
         "settings": config.model_dump(mode="json"),
@@ -177,4 +174,7 @@ def _text_section(lineage: dict[str, Any]) -> str:
         lines.append("  (OpenCC's phrases too; where two of them overlap, it may choose the other)")
     if left:
         lines += ["", "A tokenizer cannot do these steps, so your text may need them:", *left]
+        lines.append(
+            "  (jobs.finetune and jobs.predict do them for tasks without character places)"
+        )
     return "\n".join(lines) if described else "The corpus was not cleaned."

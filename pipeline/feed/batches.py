@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.arrays import offsets_of
-from pipeline.corpus.samples.masks import whole_word_masks
+from pipeline.corpus.records import Masks
+from pipeline.corpus.samples.masks import at_progress, whole_word_masks
+from pipeline.corpus.samples.pairs import NO_LABEL
 from pipeline.corpus.shards.format import SCHEMA_VERSION
-from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
+from pipeline.corpus.shards.reader import DamagedShard, Rows, ShardFolder, flat_pairs
 from pipeline.cpu import keep_freed_memory
 from pipeline.errors import CheckpointError, ShardError
 from pipeline.feed.cache import ShardCache
@@ -30,7 +32,7 @@ from pipeline.feed.collate import (
     pack,
     unscored,
 )
-from pipeline.feed.order import positions_of, quotas, sample_at, source_at
+from pipeline.feed.order import BatchSize, positions_of, quotas, sample_at, source_at
 from pipeline.settings.corpus import MaskingSettings
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "Feed",
     "PackedBatch",
     "compare_fingerprints",
+    "compare_order",
     "heldout",
     "pack",
     "split_weights",
@@ -57,13 +60,19 @@ class Feed:
     Args:
         shards: corpus folders or URLs: either all `PATH`, or all `PATH@WEIGHT`, where the weight is
             the share of the samples.
-        global_batch: samples of a step over all ranks.
+        global_batch: samples of a step over all ranks; with `growing`, of the steps from there on.
         micro_batch: samples of one batch at most; all ranks make equally many batches of a step.
         seed: seed of the order and of dynamic masks.
         masking: draws new masks in every epoch if its mode is `dynamic`; otherwise, and if it is
             None, the masks in the shards are used.
         window: how many shards are shuffled together; 0 shuffles all.
+        first_batch, growing: samples of step 0, and the steps in which they grow to `global_batch`.
+        steps: steps of the run, over which the share of masked tokens may change.
         cache: keeps shards of object stores on the local disk.
+        damaged: local paths of shards whose samples are left out: they keep their places in the
+            order, and nothing in them is scored.
+        tell: takes a sentence on each shard that is found damaged, which is then left out too;
+            None: such a shard is an error.
 
     Raises:
         ShardError: a folder is not a finished corpus, has no samples or no masks, or weights are
@@ -81,12 +90,18 @@ class Feed:
         seed: int,
         masking: MaskingSettings | None = None,
         window: int = 0,
+        first_batch: int = 0,
+        growing: int = 0,
+        steps: int = 1,
         cache: ShardCache | None = None,
+        damaged: frozenset[str] = frozenset(),
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         folders, weights = split_weights(shards)
         keep_freed_memory()
         self._cache = cache or ShardCache()
-        self._reader = open_folder(*folders, cache=self._cache, verify=True)
+        self._reader = open_folder(*folders, cache=self._cache)
+        self._damaged, self._tell = self._reader.shards_at(damaged), tell
         if not window:
             _need_room(self._reader, self._cache)
         self._masking = masking if masking and masking.mode == "dynamic" else None
@@ -94,7 +109,7 @@ class Feed:
         self._vocabulary = manifest.maskable
         if not self._masking:
             _need_static_masks(self._reader)
-        self._global_batch = global_batch
+        self._size, self._steps = BatchSize(global_batch, first_batch, growing), steps
         largest_part = -(-global_batch // world_size)
         self._batches = -(-largest_part // micro_batch)
         self._rank, self._world_size = rank, world_size
@@ -123,29 +138,28 @@ class Feed:
             "window": window,
             "masking": self._masking.model_dump() if self._masking else "static",
         }
+        if growing:
+            self.fingerprint_fields["batch_growth"] = [first_batch, growing]
         canonical = json.dumps(self.fingerprint_fields, sort_keys=True).encode()
         self.fingerprint = hashlib.sha256(canonical).hexdigest()
 
     def step(self, step: int) -> list[Batch]:
         """This rank's micro-batches of a global step (0, 1, 2 …)."""
-        positions = positions_of(step, self._global_batch, self._rank, self._world_size)
+        positions = positions_of(step, self._size, self._rank, self._world_size)
         samples, epochs = self._samples_at(positions)
-        rows = self._reader.rows(
-            samples,
-            words=self._masking is not None,
-            masks=self._masking is None,
-            multiple=WIDTH_MULTIPLE,
-        )
+        rows, unusable = self._read(samples)
         if self._steps_ahead:
             later = step + self._steps_ahead
-            positions = positions_of(later, self._global_batch, self._rank, self._world_size)
+            positions = positions_of(later, self._size, self._rank, self._world_size)
             self._cache.prefetch(self._reader.shards_of(self._samples_at(positions)[0]))
         masks = rows.masks
         if self._masking:
-            pairs = flat_pairs(rows)
+            masking = at_progress(self._masking, step / self._steps)
             masks = whole_word_masks(
-                pairs, self._masking, self._vocabulary, self._seed, epochs, samples
+                flat_pairs(rows), masking, self._vocabulary, self._seed, epochs, samples
             )
+        if unusable.any():
+            rows, masks = _unscored_rows(rows, masks, unusable)
         return [
             collate(rows, masks, samples, self._pad_id, first, last)
             for first, last in pairwise(
@@ -153,10 +167,41 @@ class Feed:
             )
         ]
 
-    def samples(self, step: int) -> list[int]:
-        """The numbers, through all shards, of the samples of a global step."""
-        positions = positions_of(step, self._global_batch, rank=0, world_size=1)
-        return self._samples_at(positions)[0].tolist()
+    def samples_before(self, step: int) -> int:
+        """Samples that the global steps before this one consume."""
+        return self._size.before(step)
+
+    def _read(self, samples: NDArray[np.int64]) -> tuple[Rows, NDArray[np.bool_]]:
+        """The rows of samples [N], and which of them stand for samples of a damaged shard."""
+        while True:
+            unusable = self._reader.in_shards(samples, self._damaged)
+            readable = samples
+            if unusable.any():
+                readable = np.where(unusable, self._reader.sample_outside(self._damaged), samples)
+            try:
+                rows = self._reader.rows(
+                    readable,
+                    words=self._masking is not None,
+                    masks=self._masking is None,
+                    multiple=WIDTH_MULTIPLE,
+                )
+            except DamagedShard as error:
+                if self._tell is None:
+                    raise
+                self._tell(f"{error}; its samples are left out (faults.damaged_shard=skip)")
+                self._damaged |= set(error.shards)
+            else:
+                return rows, unusable
+
+    def samples(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of a global step: the numbers of its samples, through all shards, and their epochs."""
+        positions = positions_of(step, self._size, rank=0, world_size=1)
+        return self._samples_at(positions)
+
+    @property
+    def source_bounds(self) -> NDArray[np.int64]:
+        """First sample of each source, whose epochs are counted apart, and the end of the last."""
+        return self._first_samples
 
     def _steps_of_a_window(self) -> int:
         """Steps to fetch shards of object stores ahead; 0 if the cache can't hold two windows."""
@@ -165,7 +210,7 @@ class Feed:
         remote = any("://" in folder for folder in self._reader.folders)
         if not self._window or not remote or held > self._cache.limit_bytes:
             return 0
-        return math.ceil(self._window * max(shard.rows for shard in shards) / self._global_batch)
+        return math.ceil(self._window * max(shard.rows for shard in shards) / self._size.full)
 
     def _samples_at(
         self, positions: NDArray[np.int64]
@@ -199,6 +244,18 @@ class Feed:
                 executor.shutdown(cancel_futures=True)
 
 
+def _unscored_rows(rows: Rows, masks: Masks, which: NDArray[np.bool_]) -> tuple[Rows, Masks]:
+    """Rows and masks in which nothing of these rows [N] is scored."""
+    counts = np.diff(masks.offsets)
+    kept = ~np.repeat(which, counts)
+    labels = np.where(which, np.uint8(NO_LABEL), rows.next_sentence_label)
+    offsets = offsets_of(np.where(which, 0, counts))
+    return (
+        rows._replace(next_sentence_label=labels),
+        Masks(masks.positions[kept], masks.ids[kept], offsets),
+    )
+
+
 def heldout(
     folder: str, micro_batch: int, samples: int, rank: int, world_size: int
 ) -> Iterator[Batch]:
@@ -207,10 +264,10 @@ def heldout(
     Each rank reads a contiguous part; ranks may yield unequal numbers of batches. A rank whose part
     is empty yields one sample in which nothing is scored, so that it can join collective calls.
     """
-    reader = open_folder(folder, verify=True)
+    reader = open_folder(folder)
     _need_static_masks(reader)
     total = min(samples, len(reader))
-    own = positions_of(0, total, rank, world_size)
+    own = positions_of(0, BatchSize(total), rank, world_size)
     positions = own if len(own) else np.arange(min(1, total))
     for first in range(0, len(positions), micro_batch):
         numbers = positions[first : first + micro_batch]
@@ -221,18 +278,12 @@ def heldout(
         yield batch if len(own) else unscored(batch)
 
 
-def open_folder(
-    *folders: str, cache: ShardCache | None = None, verify: bool = False
-) -> ShardFolder:
-    """Open corpus folders for reading; shards of folders with a URL are read from the cache.
-
-    Args:
-        verify: see `ShardFolder`.
-    """
+def open_folder(*folders: str, cache: ShardCache | None = None) -> ShardFolder:
+    """Open corpus folders for reading; shards of folders with a URL are read from the cache."""
     if not any("://" in folder for folder in folders):
-        return ShardFolder(*folders, verify=verify)
+        return ShardFolder(*folders)
     cache = cache or ShardCache()
-    return ShardFolder(*folders, locate=cache.locate, mapped_bytes=cache.limit_bytes, verify=verify)
+    return ShardFolder(*folders, locate=cache.locate, mapped_bytes=cache.limit_bytes)
 
 
 def compare_fingerprints(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -249,6 +300,15 @@ def compare_fingerprints(saved: Mapping[str, Any], now: Mapping[str, Any]) -> No
             + "\n  ".join(lines)
             + "\nto go on, set these back; to start a new run, choose another run.name"
         )
+
+
+def compare_order(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Check that a branch goes on in the data of the run that it leaves; its masks may be others.
+
+    Raises:
+        FingerprintError: as `compare_fingerprints`.
+    """
+    compare_fingerprints({**saved, "masking": now["masking"]}, now)
 
 
 def split_weights(shards: Sequence[str]) -> tuple[list[str], list[str]]:

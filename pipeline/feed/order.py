@@ -1,15 +1,17 @@
 """The order of samples: pure functions of position, seed and sizes, without any state.
 
-A run consumes positions 0, 1, 2 …; step s takes the `global_batch` positions from s * global_batch
-on. A corpus of n samples gives an endless sequence of epochs, each a permutation of all n samples.
-A batch may contain the end of one epoch and the start of the next: nothing is dropped or padded.
+A run consumes positions 0, 1, 2 …; each step takes the next global batch of them. A corpus of n
+samples gives an endless sequence of epochs, each a permutation of all n samples. A batch may
+contain the end of one epoch and the start of the next: nothing is dropped or padded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from math import gcd, lcm
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +25,38 @@ _EPOCH, _SHARDS, _WINDOW, _SOURCE = range(4)
 """Numbers that separate the random streams of one seed."""
 
 
-def positions_of(step: int, global_batch: int, rank: int, world_size: int) -> NDArray[np.int64]:
+class BatchSize(NamedTuple):
+    """Samples of each step: `first` in step 0, growing evenly to `full` in step `growing`."""
+
+    full: int
+    first: int = 0
+    growing: int = 0
+
+    def of(self, step: int) -> int:
+        """Samples of a step."""
+        return self.before(step + 1) - self.before(step)
+
+    def before(self, step: int) -> int:
+        """Samples of all steps before this one."""
+        ramp = min(step, self.growing)
+        return int(_growth(self)[ramp]) + (step - ramp) * self.full
+
+
+@lru_cache(maxsize=4)
+def _growth(size: BatchSize) -> NDArray[np.int64]:
+    """[growing + 1] samples before each step of the growth."""
+    steps = np.arange(size.growing)
+    return offsets_of(size.first + (size.full - size.first) * steps // max(1, size.growing))
+
+
+def positions_of(step: int, size: BatchSize, rank: int, world_size: int) -> NDArray[np.int64]:
     """The positions that a rank takes in a step: a contiguous part of the step's positions.
 
     In order of rank, these parts are the step's positions for any world size. Their sizes differ by
     at most 1.
     """
-    first = step * global_batch + global_batch * rank // world_size
-    last = step * global_batch + global_batch * (rank + 1) // world_size
+    start, samples = size.before(step), size.of(step)
+    first, last = (start + samples * part // world_size for part in (rank, rank + 1))
     return np.arange(first, last)
 
 

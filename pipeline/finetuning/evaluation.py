@@ -8,7 +8,7 @@ from torch import nn
 
 from pipeline.finetuning.features import Feature
 from pipeline.finetuning.jsonl import Example
-from pipeline.finetuning.network import infer
+from pipeline.finetuning.network import Precision, infer
 from pipeline.finetuning.tasks.base import Answer, Logits, Task, TaskSetup
 
 
@@ -25,21 +25,25 @@ class Dataset(NamedTuple):
         return cls(examples, task.features(examples, setup) if examples else [])
 
 
-def evaluate(
-    task: Task, network: nn.Module, dataset: Dataset, batch: int, setup: TaskSetup
-) -> dict[str, float]:
-    """Scores of a data set; none if it is empty."""
-    if not dataset.examples:
+def scores_of(task: Task, examples: list[Example], found: list[Answer]) -> dict[str, float]:
+    """Scores of the answers; none where examples or their targets are missing."""
+    if not examples or not all(task.target in example for example in examples):
         return {}
-    return task.scores(dataset.examples, answers(task, network, dataset, batch, setup))
+    return task.scores(examples, found)
 
 
 def answers(
-    task: Task, network: nn.Module, dataset: Dataset, batch: int, setup: TaskSetup
+    task: Task,
+    network: nn.Module,
+    dataset: Dataset,
+    batch: int,
+    setup: TaskSetup,
+    precision: Precision = "auto",
 ) -> list[Answer]:
     """One answer for each example."""
     features = dataset.features
-    logits = infer(task, network, features, 2 * batch, setup.tokenizer.pad_token_id)
+    pad_id = setup.tokenizer.pad_token_id
+    logits = infer(task, network, features, 2 * batch, pad_id, precision)
     outputs: list[list[tuple[Feature, Logits]]] = [[] for _ in dataset.examples]
     for feature, each in zip(features, logits, strict=True):
         outputs[feature.example].append((feature, each))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,9 +28,10 @@ class Feature(NamedTuple):
     """Number of the example that it was made from."""
     inputs: list[Tokens]
     """One sequence; for multiple choice, one for each choice."""
-    target: list[int]
-    """Class: [1]. Entities: one label for each token, -100 for tokens that are not scored.
-    Span: first and last token."""
+    target: list[Any]
+    """Class: [1]; a number, of a regression: [1] float; several labels: [K] of 0 and
+    1. Entities: one label for each token, -100 for tokens that are not scored. Span: first and last
+    token."""
     origin: list[tuple[int, int]]
     """What each token was made from: entities (word, word + 1), span (start, end) characters of the
     context, (-1, -1) for all other tokens."""
@@ -47,7 +48,8 @@ class FeatureBatch(NamedTuple):
     inputs: dict[str, Tensor]
     """input_ids, token_type_ids, attention_mask: int64 [B, S], or [B, C, S]."""
     target: Tensor
-    """int64 [B] classes, [B, S] labels, or [B, 2] first and last token."""
+    """int64 [B, 1] classes, [B, K] labels that hold or not, [B, S] labels of tokens, or [B, 2]
+    first and last token; float32 [B, 1] of a regression."""
     choices: Tensor | None
     """bool [B, C]: false where a choice is padding."""
 
@@ -67,9 +69,11 @@ def collate(features: Sequence[Feature], pad_id: int, multiple_choice: bool) -> 
             mask[i, j, : len(each.ids)] = 1
     inputs = {"input_ids": ids, "token_type_ids": types, "attention_mask": mask}
     width = max(len(feature.target) for feature in features)
-    target = torch.full((len(features), width), IGNORED)
+    numbers = any(isinstance(each, float) for feature in features for each in feature.target)
+    kind = torch.float32 if numbers else torch.int64
+    target = torch.full((len(features), width), IGNORED, dtype=kind)
     for i, feature in enumerate(features):
-        target[i, : len(feature.target)] = torch.tensor(feature.target)
+        target[i, : len(feature.target)] = torch.tensor(feature.target, dtype=kind)
     if not multiple_choice:
         inputs = {name: tensor.squeeze(1) for name, tensor in inputs.items()}
         return FeatureBatch(inputs, target, None)

@@ -2,48 +2,91 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import json
-import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import fsspec
-import torch
-
-from pipeline.errors import ConfigError, ExportError, TaskError
-from pipeline.finetuning import network as networks
-from pipeline.finetuning.evaluation import Dataset, answers, evaluate
-from pipeline.finetuning.head_folder import PREDICTIONS, read_results, save
-from pipeline.finetuning.jsonl import Example
+from pipeline.errors import ConfigError, ExportError, NezhaError
+from pipeline.finetuning import search
+from pipeline.finetuning.data import Examined, examine, hash_of
+from pipeline.finetuning.head_folder import PREDICTIONS, RESULTS, read_results
 from pipeline.finetuning.network import Show
-from pipeline.finetuning.tasks import TASKS, Task
-from pipeline.finetuning.tasks.base import Findings, TaskSetup
-from pipeline.finetuning.training import Trained, train
+from pipeline.finetuning.search import Outcome
+from pipeline.finetuning.tasks import TASKS
+from pipeline.finetuning.trials import HEAD, Trial, TrialResult, run_trial
 from pipeline.settings.finetuning import FinetuneSettings
 
-LISTED = 50
-"""Mistakes in task data that a message lists."""
+TRIALS = ".trials"
+"""Folder, beside the heads, of the results of all trials."""
+SETS = ("dev", "test")
+
+
+class StoppedEarly(NezhaError):
+    """A trial of a search that was stopped because others were better."""
+
+
+class Finetuning(NamedTuple):
+    """One fine-tuning to run: all trials of its grid."""
+
+    name: str
+    """Is put before its progress lines."""
+    settings: FinetuneSettings
+    export: str
+    output: Path
+    """Folder of the head."""
+    seed: int
+    from_scratch: bool = False
+
+    @property
+    def scratch(self) -> bool:
+        """Whether it starts from random weights."""
+        return self.from_scratch or self.settings.from_scratch
+
+
+class Work(NamedTuple):
+    """A call that a runner makes, here or in a worker."""
+
+    name: str
+    """Is put before its progress lines."""
+    function: Callable[..., Any]
+    """Takes the arguments and, by the name `show`, what takes progress lines."""
+    arguments: tuple[Any, ...]
+    gpus: float = 0.0
+    """GPUs that it uses where the cluster has any."""
+
+
+Runner = Callable[[Sequence[Work]], list[Any]]
+"""Makes all calls; returns, in order, what each returned, or the NezhaError that it raised."""
+Found = dict[Path, TrialResult | NezhaError]
+"""What became of trials, by their folders."""
+Halve = Callable[[Sequence[Trial], str], Found]
+"""Runs trials of one seed, and stops those early whose dev score (named) is low."""
 
 
 class FinetuneResult(NamedTuple):
-    """A fine-tuned head; scores lie between 0 and 1."""
+    """A fine-tuned head. Where the metric allows it, scores lie between 0 and 1."""
 
     metric: str
     """The score that chose the best epoch: accuracy or f1."""
     score: float | None
-    """That score on test; on dev where there is no test set; None where there is neither."""
+    """Its mean over the seeds, on test; on dev where test has no targets; None without either."""
+    deviation: float | None
+    """Its standard deviation over the seeds; None for one seed."""
+    trivial: dict[str, dict[str, float]]
+    """Scores on dev and test of answers that ignore the input."""
+    kept: dict[str, Any]
+    """`lr`, `batch` and `seed` of the trial whose head is kept, and `rule`: why that one."""
     dev: dict[str, float]
+    """Scores of the head that is kept."""
     test: dict[str, float]
     epochs: list[dict[str, float]]
-    """`loss` and dev scores of each epoch of the trial that was kept."""
-    trials: list[dict[str, float]]
-    """lr, batch, seed and best dev scores of each point of the grid."""
+    """`loss` and dev scores of each epoch of the head that is kept."""
+    trials: list[dict[str, Any]]
+    """lr, batch, seed, best dev scores, test scores and error of each trial."""
     seconds: float
+    """Computing time of all trials, one after another."""
     folder: str
 
 
@@ -56,11 +99,27 @@ def check(settings: FinetuneSettings, group: str = "finetune") -> None:
     if not settings.task:
         mistakes.append(f"{group}.task: choose one of {', '.join(TASKS)}")
     if not settings.data.train:
-        mistakes.append(f"{group}.data.train: name the training examples (JSONL)")
+        mistakes.append(f"{group}.data.train: name the training examples")
     if settings.name and group != "finetune":
         mistakes.append(f"{group}.name: leave it out; the head is called {group.split('.')[-1]}")
-    if len(list(grid(settings, 0))) > 1 and not settings.data.dev:
+    points = len(list(search.grid(settings, 0)))
+    if points > 1 and not settings.data.dev:
         mistakes.append(f"{group}.search: needs {group}.data.dev to compare the trials on")
+    if settings.search.halving and points == 1:
+        mistakes.append(
+            f"{group}.search.halving: needs several values of search.lr or search.batch"
+        )
+    if settings.search.halving and settings.epochs == 1:
+        mistakes.append(f"{group}.search.halving: needs more than one epoch to stop anything early")
+    if settings.patience and not settings.data.dev:
+        mistakes.append(f"{group}.patience: needs {group}.data.dev to see what is better")
+    if settings.micro_batch >= settings.batch:
+        mistakes.append(
+            f"{group}.micro_batch={settings.micro_batch} must be smaller than {group}.batch="
+            f"{settings.batch}; leave it out to process the batch at once"
+        )
+    if settings.label_weights and settings.task not in ("", "classification", "pair", "ner"):
+        mistakes.append(f"{group}.label_weights: has no effect on {settings.task}: leave it out")
     if mistakes:
         raise ConfigError(f"{len(mistakes)} wrong setting(s):\n  " + "\n  ".join(mistakes))
 
@@ -73,150 +132,253 @@ def finetune(
     from_scratch: bool = False,
     show: Show = lambda line: None,
 ) -> FinetuneResult:
-    """Fine-tune every point of the grid, keep the best epoch on dev, and score it on test once.
+    """`finetune_with` for one fine-tuning, in this process."""
 
-    Equal arguments give an equal result on the same machine with the same number of threads.
-    `output` appears whole or not at all; if the same data, export and settings made it before, it
-    is kept as it is.
+    def here(works: Sequence[Work]) -> list[Any]:
+        return [_call(work, show) for work in works]
 
-    Raises:
-        ConfigError: task or training data are not named.
-        TaskError: the data are missing or malformed; one message lists every line, before anything
-            is computed.
-        ExportError: `export` is not a usable Hugging Face folder.
-        TrainingError: the loss is not a number.
-    """
-    check(settings)
-    start_time = time.monotonic()
-    from_scratch = from_scratch or settings.from_scratch
-    task = TASKS[settings.task]
-    tokenizer = networks.load_tokenizer(export)
-    examples, labels, notes = _read(
-        task, settings, lambda example: task.unfit(example, tokenizer, settings.data.length)
-    )
-    fingerprint = _fingerprint(settings, export, seed, from_scratch)
-    if known := _known_result(output, fingerprint):
-        show(f"{output} is up to date")
-        return known
-    if output.exists():
-        show(f"{output} holds the result of other settings or data, which will be replaced")
-    setup = TaskSetup(tokenizer, labels, settings.data.length)
-    datasets = {name: Dataset.of(task, each, setup) for name, each in examples.items()}
-    sizes = ", ".join(f"{len(each):,} {name}" for name, each in examples.items())
-    for note in notes:
-        show(note)
-    show(f"{settings.task} from {'random weights' if from_scratch else export}: {sizes} examples")
-
-    best: Trained | None = None
-    trials = []
-    for point, point_seed in grid(settings, seed):
-        with _reproducible(point_seed):
-            network = networks.build(task, export, labels, settings.dropout, from_scratch)
-            trained = train(task, network, point, point_seed, datasets, setup, show)
-        trials.append({"lr": point.lr, "batch": point.batch, "seed": point_seed} | trained.dev)
-        if best is None or trained.dev[task.metric] > best.dev[task.metric]:
-            best = trained
-    assert best is not None  # the grid has at least one point
-    network.load_state_dict(best.weights)
-    test, predictions = {}, []
-    if all(task.target in example for example in datasets["test"].examples):
-        test = evaluate(task, network, datasets["test"], settings.batch, setup)
-    else:
-        found = answers(task, network, datasets["test"], settings.batch, setup)
-        pairs = zip(datasets["test"].examples, found, strict=True)
-        predictions = [example | {"prediction": answer} for example, answer in pairs]
-        show(f"the test examples have no {task.target}: predictions in {output / PREDICTIONS}")
-    result = FinetuneResult(
-        metric=task.metric,
-        score=(test or best.dev).get(task.metric),
-        dev=best.dev,
-        test=test,
-        epochs=best.epochs,
-        trials=trials,
-        seconds=round(time.monotonic() - start_time, 1),
-        folder=str(output),
-    )
-    facts: dict[str, Any] = {
-        "task": settings.task,
-        "length": settings.data.length,
-        "labels": labels,
-        "data": settings.data.model_dump(mode="json"),
-        "notes": notes,
-    }
-    origin = {"export": export, "from_scratch": from_scratch, "fingerprint": fingerprint}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    save(network, tokenizer, export, output, facts | result._asdict() | origin, predictions)
+    job = Finetuning("", settings, export, output, seed, from_scratch)
+    (result,) = finetune_with(here, [job], lambda name, line: show(line))
     return result
 
 
-def grid(settings: FinetuneSettings, seed: int) -> Iterator[tuple[FinetuneSettings, int]]:
-    """Settings and seed of every combination that `finetune.search` lists."""
-    search = settings.search
-    for lr, batch, point_seed in itertools.product(
-        search.lr or [settings.lr], search.batch or [settings.batch], search.seeds or [seed]
-    ):
-        yield settings.model_copy(update={"lr": lr, "batch": batch}), point_seed
+def finetune_with(
+    run: Runner,
+    jobs: Sequence[Finetuning],
+    show: Callable[[str, str], None],
+    halve: Halve | None = None,
+) -> list[FinetuneResult]:
+    """Train every point of each grid with all seeds, and keep the median head of the best point.
+
+    The best point has the highest mean score on dev; its score on test is the mean over its seeds.
+    A trial that failed is named in the result and does not end the others. Finished trials are not
+    repeated, and an output folder that the same data, export and settings made is kept as it is.
+    It appears whole or not at all.
+
+    Raises:
+        ConfigError: a setting is missing or contradicts another.
+        TaskError: data are missing or malformed; one message lists every line, before anything is
+            trained.
+        ExportError: an export is not a usable Hugging Face folder.
+        NezhaError: what a trial raised, if no point of a grid has a score for each seed.
+    """
+    for job in jobs:
+        check(job.settings)
+        if job.settings.search.halving and halve is None:
+            raise ConfigError("finetune.search.halving: needs a cluster (`finetune_all`)")
+    examined = examine_with(run, jobs)
+    results: dict[int, FinetuneResult] = {}
+    trials: dict[int, list[Trial]] = {}
+    fingerprints: dict[int, str] = {}
+    for number, (job, facts) in enumerate(zip(jobs, examined, strict=True)):
+        own = trials_of(job, facts, job.output.parent / TRIALS)
+        fingerprints[number] = hash_of([trial.folder.name for trial in own])
+        if known := _known_result(job.output, fingerprints[number]):
+            show(job.name, f"{job.output} is up to date")
+            results[number] = known
+            continue
+        if job.output.exists():
+            held = f"{job.output} holds the result of other settings or data"
+            show(job.name, f"{held}, which will be replaced")
+        for note in facts.notes:
+            show(job.name, note)
+        sizes = ", ".join(f"{size:,} {name}" for name, size in facts.sizes.items())
+        start = "random weights" if job.scratch else job.export
+        show(job.name, f"{job.settings.task} from {start}: {sizes} examples")
+        trials[number] = own
+    found: Found = {}
+    for number, own in trials.items():
+        if jobs[number].settings.search.halving:
+            trials[number] = _halved(jobs[number], own, found, halve)
+    rest = [trial for own in trials.values() for trial in own if trial.folder not in found]
+    found |= run_trials(run, rest)
+    for number, own in trials.items():
+        given = jobs[number], examined[number], own, found, fingerprints[number]
+        results[number] = _conclude(run, *given, show)
+    return [results[number] for number in range(len(jobs))]
 
 
-def spread(examples: list[Example], limit: int) -> list[Example]:
-    """`limit` examples at even distances, or all of them if the limit is 0 or larger."""
-    if not 0 < limit < len(examples):
-        return examples
-    return [examples[i * len(examples) // limit] for i in range(limit)]
+def examine_with(run: Runner, jobs: Sequence[Finetuning]) -> list[Examined]:
+    """What is known of each job before anything is trained.
+
+    Raises TaskError or ExportError, with the mistakes of all jobs.
+    """
+    works = [Work(job.name, _examine, (job.settings, job.export, job.scratch)) for job in jobs]
+    found = run(works)
+    errors = [
+        (job.name, each)
+        for job, each in zip(jobs, found, strict=True)
+        if isinstance(each, NezhaError)
+    ]
+    if errors:
+        lines = [f"{name}: {error}" if name else str(error) for name, error in errors]
+        raise type(errors[0][1])("\n".join(lines))
+    return found
 
 
-def _read(
-    task: Task, settings: FinetuneSettings, fits: Callable[[Example], str]
-) -> tuple[dict[str, list[Example]], list[str], list[str]]:
-    """Examples by set (none where no file is named), labels of the training examples, and notes."""
-    data, findings = settings.data, Findings.none()
-    train_examples = task.read(data.train, findings, None, fits)
-    labels = task.label_set(train_examples)
-    if task.has_labels and train_examples and len(labels) < 2:
-        findings.problems.append(
-            f"{data.train}: every label is {labels[0]}, so there is nothing to learn"
+def trials_of(
+    job: Finetuning, examined: Examined, folder: Path, with_head: bool = True
+) -> list[Trial]:
+    """The trials of a job; their results have folders in `folder`."""
+    trials = []
+    points = list(search.grid(job.settings, job.seed))
+    for point, seed in points:
+        key = hash_of([examined.fingerprint, point.lr, point.batch, seed])
+        named = f"{job.name} lr {point.lr:g} batch {point.batch} seed {seed}".strip()
+        trials.append(
+            Trial(
+                name=named if len(points) > 1 else job.name,
+                settings=point,
+                export=job.export,
+                seed=seed,
+                from_scratch=job.scratch,
+                folder=folder / key[:20],
+                with_head=with_head,
+            )
         )
-    known = labels if train_examples else None
-    dev = task.read(data.dev, findings, known, fits) if data.dev else []
-    test = task.read(data.test, findings, known, fits, target_needed=False) if data.test else []
-    wrong = findings.problems + ([] if settings.skip_bad else findings.bad_lines)
-    if wrong:
-        more = [f"… and {len(wrong) - LISTED} more"] if len(wrong) > LISTED else []
-        lines = "\n  ".join([*wrong[:LISTED], *more])
-        advice = "" if findings.problems else "; skip_bad: true leaves such lines out"
-        raise TaskError(f"{len(wrong)} mistake(s) in the task data{advice}:\n  {lines}")
-    notes = findings.notes
-    if bad := findings.bad_lines:
-        notes.append(f"{len(bad)} bad line(s) are left out, first: {bad[0]}")
-    examples = {"train": spread(train_examples, data.examples), "dev": dev, "test": test}
-    return examples, labels, notes
+    return trials
 
 
-@contextmanager
-def _reproducible(seed: int) -> Iterator[None]:
-    """Seed torch and ask it for deterministic kernels while the block runs."""
-    before = torch.are_deterministic_algorithms_enabled()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+def run_trials(run: Runner, trials: Sequence[Trial]) -> Found:
+    """The result of each trial, or why it failed, by its folder. Equal trials run once."""
+    different = {trial.folder: trial for trial in trials}
+    for trial in different.values():
+        for remnant in trial.folder.parent.glob(f".{trial.folder.name}.*"):
+            shutil.rmtree(remnant, ignore_errors=True)
+    works = [_work(trial) for trial in different.values()]
+    return dict(zip(different, run(works), strict=True))
+
+
+def outcomes_of(trials: Sequence[Trial], found: Found) -> list[Outcome]:
+    """What became of each trial."""
+    outcomes = []
+    for trial in trials:
+        each, lr, batch = found[trial.folder], trial.settings.lr, trial.settings.batch
+        if isinstance(each, NezhaError):
+            outcomes.append(Outcome(lr, batch, trial.seed, error=str(each)))
+        else:
+            outcomes.append(Outcome(lr, batch, trial.seed, each.dev, each.test))
+    return outcomes
+
+
+def failures(trials: Sequence[Trial], found: Found) -> list[str]:
+    """A line for each trial that failed; those that were stopped early did not."""
+    return [
+        f"{trial.name}: {error}" if trial.name else str(error)
+        for trial in trials
+        if isinstance(error := found[trial.folder], NezhaError)
+        and not isinstance(error, StoppedEarly)
+    ]
+
+
+def _halved(
+    job: Finetuning, trials: Sequence[Trial], found: Found, halve: Halve | None
+) -> list[Trial]:
+    """Search with the first seed alone; returns its trials, and the other seeds of the best point.
+
+    `found` takes the results of the search.
+    """
+    assert halve is not None
+    metric = TASKS[job.settings.task].metric
+    first = [trial for trial in trials if trial.seed == trials[0].seed]
+    found |= halve(first, metric)
+    best = search.best_point(outcomes_of(first, found), metric)
+    points = {outcome.point for outcome in best}
+    others = [t for t in trials if (t.settings.lr, t.settings.batch) in points and t not in first]
+    return [*first, *others]
+
+
+def _conclude(
+    run: Runner,
+    job: Finetuning,
+    examined: Examined,
+    trials: Sequence[Trial],
+    found: Found,
+    fingerprint: str,
+    show: Callable[[str, str], None],
+) -> FinetuneResult:
+    """Choose the point and the head, and move the head to the output folder."""
+    metric, outcomes = TASKS[job.settings.task].metric, outcomes_of(trials, found)
+    failed = failures(trials, found)
+    if job.settings.search.halving:
+        # The point that the first seed chose is the one that has all seeds.
+        seeds = {trial.seed for trial in trials}
+        whole = [o for o in outcomes if sum(o.point == p.point for p in outcomes) == len(seeds)]
+        best = search.best_point(whole, metric)
+    else:
+        best = search.best_point(outcomes, metric)
+    if not best:
+        errors = (found[trial.folder] for trial in trials)
+        first = next(error for error in errors if isinstance(error, NezhaError))
+        raise type(first)("\n".join(failed))
+    for line in failed:
+        show(job.name, f"failed: {line}")
+    chosen = search.kept(best, metric)
+    trial = trials[outcomes.index(chosen)]
+    if not (trial.folder / HEAD).exists():  # the same trial made a head that was moved away
+        (again,) = run([_work(trial, again=True)])
+        if isinstance(again, NezhaError):
+            raise again
+    result = found[trial.folder]
+    assert isinstance(result, TrialResult)
+    scored = search.score(best, metric)
+    rule = f"median of {len(best)} seeds by dev {metric}" if len(best) > 1 else "the only seed"
+    final = FinetuneResult(
+        metric=metric,
+        score=scored[1].mean if scored else None,
+        deviation=scored[1].deviation if scored else None,
+        trivial=examined.trivial,
+        kept={"lr": chosen.lr, "batch": chosen.batch, "seed": chosen.seed, "rule": rule},
+        dev=result.dev,
+        test=result.test,
+        epochs=result.epochs,
+        trials=[outcome._asdict() for outcome in outcomes],
+        seconds=round(
+            sum(r.seconds for t in trials if isinstance(r := found[t.folder], TrialResult)), 1
+        ),
+        folder=str(job.output),
+    )
+    head = trial.folder / HEAD
+    facts = json.loads((head / RESULTS).read_text("utf-8"))
+    facts |= {
+        "data": job.settings.data.model_dump(mode="json"),
+        "notes": examined.notes,
+        **final._asdict(),
+        "export": job.export,
+        "from_scratch": job.scratch,
+        "settings": job.settings.model_dump(mode="json"),
+        "trial_folder": str(trial.folder),
+        "fingerprint": "" if failed else fingerprint,
+    }
+    (head / RESULTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    shutil.rmtree(job.output, ignore_errors=True)
+    head.rename(job.output)
+    for other in trials:
+        shutil.rmtree(other.folder / HEAD, ignore_errors=True)
+    if examined.predicts:
+        target = TASKS[job.settings.task].target
+        where = job.output / PREDICTIONS
+        show(job.name, f"the test examples have no {target}: predictions in {where}")
+    return final
+
+
+def _work(trial: Trial, again: bool = False) -> Work:
+    return Work(trial.name, _run_trial, (trial, again), trial.settings.gpus)
+
+
+def _run_trial(trial: Trial, again: bool, show: Show) -> TrialResult:
+    return run_trial(trial, show, again=again)
+
+
+def _examine(settings: FinetuneSettings, export: str, scratch: bool, show: Show) -> Examined:
+    return examine(settings, export, scratch)
+
+
+def _call(work: Work, show: Show) -> Any:
     try:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-
-
-def _fingerprint(settings: FinetuneSettings, export: str, seed: int, from_scratch: bool) -> str:
-    """Hash of everything that the result depends on."""
-    chosen = settings.model_dump(mode="json") | {"seed": seed, "from_scratch": from_scratch}
-    digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode())
-    data = [path for path in (settings.data.train, settings.data.dev, settings.data.test) if path]
-    suffixes = {".json", ".txt"} if from_scratch else {".json", ".txt", ".safetensors", ".bin"}
-    files = sorted(path for path in Path(export).iterdir() if path.suffix in suffixes)
-    for path in [*data, *map(str, files)]:
-        with fsspec.open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+        return work.function(*work.arguments, show=show)
+    except NezhaError as error:
+        return error
 
 
 def _known_result(output: Path, fingerprint: str) -> FinetuneResult | None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.errors import ExportError
+from pipeline.export.lineage import LINEAGE
 from pipeline.finetuning.network import quiet
+from pipeline.finetuning.tasks import TASKS, Task
 
 RESULTS = "results.json"
 PREDICTIONS = "predictions.jsonl"
 """Answers for test examples without targets."""
+SUBMISSION = "submission.json"
+"""The same in the form of CLUE's submissions."""
 
 
 def save(
@@ -24,12 +28,12 @@ def save(
     export: str,
     output: Path,
     results: dict[str, Any],
-    predictions: Iterable[dict[str, Any]] = (),
+    predictions: Sequence[dict[str, Any]] = (),
 ) -> None:
-    """Write network, tokenizer, the export's modelling code and `results.json`.
+    """Write network, tokenizer, the export's code and lineage, and `results.json`.
 
-    `predictions`, if there are any, are the lines of `predictions.jsonl`. The folder appears whole
-    or not at all.
+    `predictions`, if there are any, become `predictions.jsonl` and `submission.json`. The folder
+    appears whole or not at all.
     """
     temporary = output.with_name(f"{output.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -37,15 +41,39 @@ def save(
     with quiet():
         network.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
-    for path in [*Path(export).glob("*.py"), Path(export) / "vocab.txt"]:
+    beside = (Path(export, name) for name in ("vocab.txt", LINEAGE))
+    for path in [*Path(export).glob("*.py"), *beside]:
         if path.is_file():
             shutil.copyfile(path, temporary / path.name)
     text = json.dumps(results, indent=2, ensure_ascii=False)
     (temporary / RESULTS).write_text(text + "\n", encoding="utf-8")
     if lines := "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions):
         (temporary / PREDICTIONS).write_text(lines, encoding="utf-8")
+        submitted = "".join(submission(TASKS[results["task"]], predictions))
+        (temporary / SUBMISSION).write_text(submitted, encoding="utf-8")
     shutil.rmtree(output, ignore_errors=True)
     temporary.rename(output)
+
+
+def submission(task: Task, rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Examples with their `prediction` as CLUE's benchmarks take them.
+
+    A line for each example, of its `id` and its answer; for answer spans one object of all answers
+    by `id`. Examples without an `id` are counted from 0, and so are those of a multiple choice,
+    where several have the same.
+    """
+    found = (
+        (
+            number if task.multiple_choice else row.get("id", number),
+            {} if row["prediction"] is None else task.submitted(row, row["prediction"]),
+        )
+        for number, row in enumerate(rows)
+    )
+    if task.name == "span":
+        yield json.dumps({str(key): text or "" for key, text in found}, ensure_ascii=False) + "\n"
+        return
+    for key, answer in found:
+        yield json.dumps({"id": key} | answer, ensure_ascii=False) + "\n"
 
 
 def read_results(folder: Path) -> dict[str, Any]:

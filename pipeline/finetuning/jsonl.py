@@ -1,41 +1,15 @@
-"""JSONL files, plain or compressed: their lines, and objects with the keys that a task needs."""
+"""Lines of JSON, and objects with the keys that a task needs."""
 
 from __future__ import annotations
 
 import json
-import lzma
 import re
-import zlib
-from collections.abc import Iterator
 from typing import Any
-
-import fsspec
-import zstandard
 
 from pipeline.errors import TaskError
 
 Example = dict[str, Any]
 SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def read_lines(path: str) -> Iterator[tuple[str, str]]:
-    """(place, line) for each line, blank ones included; the place is for messages.
-
-    A byte order mark at the beginning of a line is left out: files with one are also concatenated.
-
-    Raises TaskError when the file is missing, damaged or not UTF-8.
-    """
-    number = 0
-    try:
-        with fsspec.open(path, "rt", encoding="utf-8", compression="infer", newline="\n") as file:
-            for number, line in enumerate(file, 1):
-                yield f"{path}, line {number}", bare(line)
-    except FileNotFoundError:
-        raise TaskError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise TaskError(f"{path}, after line {number}: {error}; expected UTF-8 text") from error
-    except (OSError, EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError) as error:
-        raise TaskError(f"{path}, after line {number}: {error}") from error
 
 
 def bare(line: str) -> str:

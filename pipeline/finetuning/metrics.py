@@ -1,4 +1,4 @@
-"""Scores of the tasks, all between 0 and 1; the first one of a task chooses the best epoch."""
+"""Scores of the tasks, at most 1; the first one of a task chooses the best epoch."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
+import numpy as np
+from scipy import stats
 from seqeval.metrics import classification_report
 from seqeval.scheme import IOB2
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 _HAN = "\u4e00-\u9fa5"
 _CMRC_MARKS = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
@@ -17,13 +19,53 @@ _CMRC_TOKEN = re.compile(rf"[{_HAN}]|{_LATIN}(?:[.,]{_LATIN})*|[^\w\s]")
 
 
 def classification(truth: Sequence[str], found: Sequence[str]) -> dict[str, float]:
-    """Accuracy, and the F1 of the last label if there are two labels, else the mean F1 of all."""
+    """Accuracy, F1, Matthews' correlation, and `f1_LABEL` of each label (scikit-learn).
+
+    `f1` is that of the last label if there are two labels, else `f1_macro`, the mean over labels.
+    """
     labels = sorted(set(truth) | set(found))
-    if len(labels) <= 2:
-        f1 = f1_score(truth, found, pos_label=labels[-1], average="binary", zero_division=0)
-    else:
-        f1 = f1_score(truth, found, average="macro", zero_division=0)
-    return {"accuracy": float(accuracy_score(truth, found)), "f1": float(f1)}
+    each = f1_score(truth, found, labels=labels, average=None, zero_division=0)
+    macro = float(np.mean(each))
+    return {
+        "accuracy": float(accuracy_score(truth, found)),
+        "f1": float(each[-1]) if len(labels) <= 2 else macro,
+        "f1_macro": macro,
+        "matthews": float(matthews_corrcoef(truth, found)),
+        **{f"f1_{label}": float(value) for label, value in zip(labels, each, strict=True)},
+    }
+
+
+def regression(truth: Sequence[float], found: Sequence[float]) -> dict[str, float]:
+    """Spearman's and Pearson's correlation (scipy); 0 where one side is constant."""
+    if len(set(truth)) < 2 or len(set(found)) < 2:
+        return {"spearman": 0.0, "pearson": 0.0}
+    return {
+        "spearman": float(stats.spearmanr(truth, found).statistic),
+        "pearson": float(stats.pearsonr(truth, found).statistic),
+    }
+
+
+def calibration_error(confidences: Sequence[float], right: Sequence[bool], bins: int = 10) -> float:
+    """Expected calibration error: the mean distance of confidence and accuracy over bins.
+
+    The bins have equal width, and each counts by its share of the answers (Guo et al. 2017, arXiv
+    1706.04599, equation 3).
+    """
+    given, truth = np.asarray(confidences), np.asarray(right, dtype=float)
+    if not given.size:
+        return 0.0
+    places = np.minimum((given * bins).astype(int), bins - 1)
+    gaps = np.bincount(places, weights=truth - given, minlength=bins)
+    return float(np.abs(gaps).sum() / given.size)
+
+
+def multilabel(truth: Sequence[list[str]], found: Sequence[list[str]]) -> dict[str, float]:
+    """Micro F1 over (example, label), and the share of examples with exactly the right labels."""
+    pairs = [(set(each), set(own)) for each, own in zip(truth, found, strict=True)]
+    right = sum(len(each & own) for each, own in pairs)
+    total = sum(len(each) + len(own) for each, own in pairs)
+    exact = sum(each == own for each, own in pairs) / len(pairs)
+    return {"f1": 2 * right / total if total else 0.0, "exact_match": exact}
 
 
 def entities(truth: Sequence[list[str]], found: Sequence[list[str]]) -> dict[str, float]:

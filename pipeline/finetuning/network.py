@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from pipeline.finetuning.features import IGNORED, Feature, FeatureBatch, collate
 from pipeline.finetuning.tasks.base import Logits, Task
 
 Show = Callable[[str], None]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
 
 
@@ -34,8 +35,10 @@ def load_tokenizer(export: str) -> PreTrainedTokenizerBase:
     try:
         # The names are saved with the tokenizer. Without them transformers 5 gives no segments, and
         # a pair head scores in another program what it does not score here.
-        tokenizer = AutoTokenizer.from_pretrained(export, model_input_names=INPUTS)
-        size = AutoConfig.from_pretrained(export).vocab_size
+        tokenizer = AutoTokenizer.from_pretrained(
+            export, model_input_names=INPUTS, trust_remote_code=False
+        )
+        size = AutoConfig.from_pretrained(export, trust_remote_code=False).vocab_size
     except (OSError, ValueError) as error:
         raise ExportError(f"{export}: {error}") from error
     missing = [
@@ -63,13 +66,15 @@ def build(
     labels = labels or ("LABEL_0", "LABEL_1")
     changed["id2label"] = dict(enumerate(labels))
     changed["label2id"] = {label: i for i, label in enumerate(labels)}
+    changed["problem_type"] = task.problem_type
     if from_scratch:
-        config = AutoConfig.from_pretrained(export, **changed)
+        config = AutoConfig.from_pretrained(export, trust_remote_code=False, **changed)
         return task.network.from_config(config).float()
     try:
         with quiet():
             network, report = task.network.from_pretrained(
                 export,
+                trust_remote_code=False,  # not even after a question on the terminal
                 dtype=torch.float32,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # a head for other labels is made anew
@@ -112,37 +117,65 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """bf16 where the device computes in it.
+def autocast(device: torch.device, precision: Precision = "auto") -> AbstractContextManager[Any]:
+    """Products in the given precision; `auto` is bf16 where the device computes in it.
 
     On a CPU with AVX-512 BF16 a step of a network of 4 layers of 256 takes 0.4 of fp32's time.
     """
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=native)
+    if precision == "auto":
+        if device.type == "cuda":
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        precision = "bf16" if native else "fp32"
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=precision != "fp32")
 
 
-def forward(task: Task, network: nn.Module, batch: FeatureBatch, device: torch.device) -> Tensor:
+def forward(
+    task: Task,
+    network: nn.Module,
+    batch: FeatureBatch,
+    device: torch.device,
+    precision: Precision = "auto",
+) -> Tensor:
     """fp32 logits [..., K] of a batch."""
     inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
     choices = None if batch.choices is None else batch.choices.to(device)
-    with autocast(device):
+    with autocast(device, precision):
         output = network(**inputs)
     return task.logits(output, FeatureBatch(inputs, batch.target, choices)).float()
 
 
-def loss_of(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean cross-entropy of logits [..., K] over the targets [...] that are not -100, or 0."""
+def loss_sum(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Sum of the cross-entropy of logits [..., K] over the targets [...] that are not -100.
+
+    Targets that are floats belong to a regression: then it is the squared error.
+
+    `weights`: fp32 [K], the weight of each label; None: 1.
+    """
+    if target.is_floating_point():
+        return F.mse_loss(logits.flatten(), target.to(logits.device).flatten(), reduction="sum")
     target = target.to(logits.device).flatten()
-    total = F.cross_entropy(logits.flatten(0, -2), target, ignore_index=IGNORED, reduction="sum")
-    return total / (target != IGNORED).sum().clamp(min=1)
+    return F.cross_entropy(
+        logits.flatten(0, -2), target, weights, ignore_index=IGNORED, reduction="sum"
+    )
+
+
+def target_weight(target: Tensor, weights: Tensor | None = None) -> float:
+    """What the sum of the losses is divided by: the weights of the targets that are not -100."""
+    counted = target[target != IGNORED]
+    return float(counted.numel() if weights is None else weights[counted].sum())
 
 
 @torch.no_grad()
 def infer(
-    task: Task, network: nn.Module, features: Sequence[Feature], batch: int, pad_id: int
+    task: Task,
+    network: nn.Module,
+    features: Sequence[Feature],
+    batch: int,
+    pad_id: int,
+    precision: Precision = "auto",
 ) -> list[Logits]:
     """Logits of every feature, still padded; features of similar length share a batch."""
     network.eval()
@@ -152,7 +185,7 @@ def infer(
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
         padded = collate([features[i] for i in chosen], pad_id, task.multiple_choice)
-        logits = forward(task, network, padded, device)
+        logits = forward(task, network, padded, device, precision)
         for i, values in zip(chosen, logits.cpu().numpy(), strict=True):
             found[i] = values
     return found

@@ -1,30 +1,73 @@
-"""Predictions of a fine-tuned head for lines of JSON or plain text."""
+"""Predictions of a fine-tuned head for lines of JSON or plain text, and for examples."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from pipeline.cpu import usable_cpus
 from pipeline.errors import TaskError
+from pipeline.export.lineage import text_cleaner
 from pipeline.finetuning import network as networks
 from pipeline.finetuning.evaluation import Dataset, answers
 from pipeline.finetuning.head_folder import read_results
 from pipeline.finetuning.jsonl import Example, parse_object
 from pipeline.finetuning.tasks import TASKS, Task
-from pipeline.finetuning.tasks.base import TaskSetup, is_visible
+from pipeline.finetuning.tasks.base import Answer, TaskSetup, is_visible
 
 LINES = 1024
 """Lines that are read, tokenized and answered at a time."""
+BATCH = 32
+
+
+class Head(NamedTuple):
+    """A fine-tuned head that is ready to answer."""
+
+    task: Task
+    setup: TaskSetup
+    network: PreTrainedModel
+
+    @classmethod
+    def load(cls, folder: str) -> Head:
+        """The head in a folder. Raises ExportError for one that fine-tuning did not make."""
+        torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
+        results = read_results(Path(folder))
+        task = TASKS[results["task"]]
+        tokenizer, clean = networks.load_tokenizer(folder), text_cleaner(folder)
+        setup = TaskSetup(
+            tokenizer, results["labels"], results["length"], results.get("stride"), clean
+        )
+        with networks.quiet():
+            network = task.network.from_pretrained(folder, trust_remote_code=False)
+        return cls(task, setup, network.to(networks.pick_device()))
+
+    def example(self, line: str | Example, place: str) -> Example:
+        """An example without its target, from JSON, plain text or an object.
+
+        Empty for a blank line. Raises TaskError for what is no example, or cannot be shown whole.
+        """
+        example = parse(self.task, line, place)
+        shown = example and not self.task.blank(example)
+        if shown and (reason := self.task.unfit(example, self.setup.tokenizer, self.setup.length)):
+            raise TaskError(f"{place}: {reason}")
+        return example
+
+    def answers(self, examples: Sequence[Example], batch: int = BATCH) -> list[Answer | None]:
+        """An answer for each example; None for one without a visible character."""
+        shown = [each for each in examples if each and not self.task.blank(each)]
+        dataset = Dataset.of(self.task, shown, self.setup)
+        found = iter(answers(self.task, self.network, dataset, batch, self.setup))
+        blank = [not each or bool(self.task.blank(each)) for each in examples]
+        return [None if skipped else next(found) for skipped in blank]
 
 
 def predict(
-    folder: str, lines: Iterable[tuple[str, str]], batch: int = 32
+    folder: str, lines: Iterable[tuple[str, str | Example]], batch: int = BATCH
 ) -> Iterator[dict[str, Any]]:
     """For each line, in order, its fields with the answer added as `prediction`.
 
@@ -39,40 +82,41 @@ def predict(
     | span | `answer`, `candidates`: `text`, `start`, `end`, `probability` |
 
     where `start` and `end` count characters. A line without a visible character has the prediction
-    None. Lines are pairs of (place, line), as `read_lines` yields them. Raises ExportError for a
-    folder that fine-tuning did not make, TaskError for a malformed line.
+    None. Lines are pairs of (place, line), as `read_lines` yields them; a line may be an object
+    already. Raises ExportError for a folder that fine-tuning did not make, TaskError for a
+    malformed line.
     """
-    torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
-    results = read_results(Path(folder))
-    task = TASKS[results["task"]]
-    setup = TaskSetup(networks.load_tokenizer(folder), results["labels"], results["length"])
-    with networks.quiet():
-        network: nn.Module = task.network.from_pretrained(folder)
-    network.to(networks.pick_device())
+    head = Head.load(folder)
     remaining = iter(lines)
     while chosen := list(itertools.islice(remaining, LINES)):
-        parsed = [parse(task, line, place) for place, line in chosen]
-        blank = [not each or bool(task.blank(each)) for each in parsed]
-        for (place, _), example, skipped in zip(chosen, parsed, blank, strict=True):
-            if not skipped and (reason := task.unfit(example, setup.tokenizer, setup.length)):
-                raise TaskError(f"{place}: {reason}")
-        shown = [each for each, skipped in zip(parsed, blank, strict=True) if not skipped]
-        found = iter(answers(task, network, Dataset.of(task, shown, setup), batch, setup))
-        for (_, line), example, skipped in zip(chosen, parsed, blank, strict=True):
-            answer = None if skipped else next(found)
-            yield (example or {"text": line}) | {"prediction": answer}
+        yield from answered(head, chosen, batch)
 
 
-def parse(task: Task, line: str, place: str) -> Example:
-    """An example without its target, from a line of JSON or of plain text; empty for a blank line.
+def answered(
+    head: Head, lines: Sequence[tuple[str, str | Example]], batch: int
+) -> list[dict[str, Any]]:
+    """What `predict` yields for a block of lines."""
+    examples = [head.example(line, place) for place, line in lines]
+    return [
+        (example or {"text": line}) | {"prediction": answer}
+        for (_, line), example, answer in zip(
+            lines, examples, head.answers(examples, batch), strict=True
+        )
+    ]
 
-    Raises TaskError for a line that is neither.
+
+def parse(task: Task, line: str | Example, place: str) -> Example:
+    """An example without its target, from an object, a line of JSON or of plain text.
+
+    Empty for a blank line. Raises TaskError for a line that is neither.
     """
-    if not any(map(is_visible, line)):
-        return {}
-    if line.lstrip().startswith("{"):
-        example = task.check_fields(parse_object(line, place), place)
-        return {key: value for key, value in example.items() if key != task.target}
-    if (found := task.from_text(line)) is None:
-        raise TaskError(f"{place}: expected {task.text_form} with {', '.join(task.fields)}")
-    return found
+    if isinstance(line, str):
+        if not any(map(is_visible, line)):
+            return {}
+        if not line.lstrip().startswith("{"):
+            if (found := task.from_text(line)) is None:
+                raise TaskError(f"{place}: expected {task.text_form} with {', '.join(task.fields)}")
+            return found
+        line = parse_object(line, place)
+    example = task.check_fields(task.example(line, place) or line, place)
+    return {key: value for key, value in example.items() if key != task.target}

@@ -1,28 +1,33 @@
-"""The training loop of a head: one recipe, all epochs, the best one kept."""
+"""The training loop of a head: the recipe of `finetune`, and the best epoch kept."""
 
 from __future__ import annotations
 
 import copy
 import math
+import re
 import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from pipeline.errors import TrainingError
-from pipeline.finetuning.evaluation import Dataset, evaluate
-from pipeline.finetuning.features import collate, training_batches
-from pipeline.finetuning.network import Show, forward, loss_of, pick_device
-from pipeline.finetuning.tasks.base import Task, TaskSetup
+from pipeline.errors import ConfigError, TaskError, TrainingError
+from pipeline.finetuning.evaluation import Dataset, answers, scores_of
+from pipeline.finetuning.features import IGNORED, collate, training_batches
+from pipeline.finetuning.network import (
+    Show,
+    forward,
+    loss_sum,
+    pick_device,
+    target_weight,
+)
+from pipeline.finetuning.tasks.base import Answer, Task, TaskSetup
 from pipeline.settings.finetuning import FinetuneSettings
 
-WARMUP = 0.1
-"""Share of the steps in which the learning rate rises."""
-CLIP = 1.0
-"""Largest gradient norm."""
-WEIGHT_DECAY = 0.01
 SECONDS_BETWEEN_LINES = 10.0
+Report = Callable[[Mapping[str, float]], None]
+LAYER = re.compile(r"\.layer\.(\d+)\.")
 
 
 class Trained(NamedTuple):
@@ -32,6 +37,8 @@ class Trained(NamedTuple):
     """`loss` and dev scores of each epoch."""
     dev: dict[str, float]
     """Scores of the best epoch."""
+    answers: list[Answer]
+    """Answers of the best epoch for the dev examples."""
     weights: dict[str, Any]
     """State dict of the best epoch."""
 
@@ -41,64 +48,165 @@ def train(
     network: nn.Module,
     settings: FinetuneSettings,
     seed: int,
-    datasets: dict[str, Dataset],
+    datasets: Mapping[str, Dataset],
     setup: TaskSetup,
     show: Show,
+    report: Report = lambda scores: None,
 ) -> Trained:
     """Train all epochs and keep the weights of the best on dev, or of the last without dev.
 
-    Raises TrainingError when the loss is not a number.
+    Args:
+        report: takes loss and dev scores after each epoch; it may end the training by raising.
+
+    Raises:
+        ConfigError: fp16 without a GPU.
+        TaskError: `label_weights` names a label that does not occur.
+        TrainingError: the loss is not a number.
     """
-    features, pad_id = datasets["train"].features, setup.tokenizer.pad_token_id
-    device = pick_device()
+    features, dev_set = datasets["train"].features, datasets["dev"]
+    device, precision = pick_device(), settings.precision
+    if precision == "fp16" and device.type != "cuda":
+        raise ConfigError("finetune.precision=fp16 needs a GPU; choose auto, bf16 or fp32")
     network.to(device)
     steps = settings.epochs * math.ceil(len(features) / settings.batch)
-    optimizer = torch.optim.AdamW(parameter_groups(network), lr=settings.lr, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_share(step, steps))
+    optimizer = torch.optim.AdamW(parameter_groups(network, settings), lr=settings.lr, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: rate_share(step, steps, settings.warmup)
+    )
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    step = _Step(task, network, settings, setup, datasets["train"], device)
     epochs: list[dict[str, float]] = []
-    dev: dict[str, float] = {}
-    weights: dict[str, Any] = {}
-    step, last_line = 0, time.monotonic()
+    best: Trained | None = None
+    done, best_epoch, last_line = 0, 0, time.monotonic()
     for epoch in range(settings.epochs):
         network.train()
         total = torch.zeros((), device=device)
         for chosen in training_batches(features, settings.batch, seed, epoch):
-            batch = collate(chosen, pad_id, task.multiple_choice)
-            loss = loss_of(forward(task, network, batch, device), batch.target)
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), CLIP)
-            optimizer.step()
+            loss = step.backward(chosen, scaler)
+            scaler.unscale_(optimizer)
+            if settings.clip:
+                nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
+            scaler.step(optimizer)
+            scaler.update()
             schedule.step()
             optimizer.zero_grad()
-            total += loss.detach() * len(chosen)
-            step += 1
+            total += loss * len(chosen)
+            done += 1
             if time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
                 last_line = time.monotonic()
-                show(f"step {step}/{steps} · loss {loss:.4f}")
+                show(f"step {done}/{steps} · loss {loss:.4f}")
         mean = float(total) / len(features)
         if not math.isfinite(mean):
             raise TrainingError(f"the loss of epoch {epoch + 1} is {mean}: lower finetune.lr")
-        scores = evaluate(task, network, datasets["dev"], settings.batch, setup)
+        found = answers(task, network, dev_set, settings.batch, setup, precision)
+        scores = scores_of(task, dev_set.examples, found)
         epochs.append({"loss": mean} | scores)
         on_dev = f" · dev {task.metric} {scores[task.metric]:.4f}" if scores else ""
         show(f"epoch {epoch + 1}/{settings.epochs} · loss {mean:.4f}{on_dev}")
-        if not scores or not dev or scores[task.metric] > dev[task.metric]:
-            dev, weights = scores, copy.deepcopy(network.state_dict())
-    return Trained(epochs, dev, weights)
+        if best is None or not scores or scores[task.metric] > best.dev[task.metric]:
+            best_epoch = epoch
+            best = Trained(epochs, scores, found, copy.deepcopy(network.state_dict()))
+        report(epochs[-1])
+        if settings.patience and epoch - best_epoch >= settings.patience:
+            show(f"no better dev score in {settings.patience} epochs: stopped")
+            break
+    assert best is not None  # there is at least one epoch
+    return best
 
 
-def parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
-    """Matrices get weight decay; biases and LayerNorm, which are vectors, get none."""
-    parameters = [each for each in network.parameters() if each.requires_grad]
-    return [
-        {"params": [each for each in parameters if each.dim() > 1], "weight_decay": WEIGHT_DECAY},
-        {"params": [each for each in parameters if each.dim() < 2], "weight_decay": 0.0},
-    ]
+class _Step:
+    """Gradients of one batch, in micro-batches where the settings ask for them."""
+
+    def __init__(
+        self,
+        task: Task,
+        network: nn.Module,
+        settings: FinetuneSettings,
+        setup: TaskSetup,
+        dataset: Dataset,
+        device: torch.device,
+    ) -> None:
+        self._task, self._network, self._device = task, network, device
+        self._pad_id = setup.tokenizer.pad_token_id
+        self._precision = settings.precision
+        self._size = settings.micro_batch or settings.batch
+        targets = [each for feature in dataset.features for each in feature.target]
+        self._weights = label_weights(settings, setup.labels, targets)
+        self._on_device = None if self._weights is None else self._weights.to(device)
+
+    def backward(self, chosen: Sequence[Any], scaler: torch.amp.GradScaler) -> Tensor:
+        """Add the gradient of the mean loss of the batch; returns the loss, a scalar."""
+        batches = [
+            collate(chosen[i : i + self._size], self._pad_id, self._task.multiple_choice)
+            for i in range(0, len(chosen), self._size)
+        ]
+        weight = sum(target_weight(batch.target, self._weights) for batch in batches)
+        total = torch.zeros((), device=self._device)
+        for batch in batches:
+            logits = forward(self._task, self._network, batch, self._device, self._precision)
+            loss = loss_sum(logits, batch.target, self._on_device) / max(weight, 1e-9)
+            scaler.scale(loss).backward()
+            total += loss.detach()
+        return total
 
 
-def rate_share(step: int, steps: int) -> float:
-    """Share of the peak learning rate: linear warm-up, then linear decay to 0."""
-    warmup = max(1, round(WARMUP * steps))
-    if step < warmup:
-        return (step + 1) / warmup
-    return max(0.0, (steps - step) / max(1, steps - warmup))
+def label_weights(
+    settings: FinetuneSettings, labels: Sequence[str], targets: Sequence[int]
+) -> Tensor | None:
+    """fp32 [K] weights of the labels in the loss; None where all have 1.
+
+    `balanced` gives a label N / (K · its number of the N targets), as in scikit-learn. Raises
+    TaskError for a weight of a label that does not occur in the training examples.
+    """
+    chosen = settings.label_weights
+    if not chosen:
+        return None
+    if chosen == "balanced":
+        counts = torch.bincount(
+            torch.tensor([each for each in targets if each != IGNORED]), minlength=len(labels)
+        )
+        return counts.sum() / (len(labels) * counts.clamp(min=1).float())
+    assert isinstance(chosen, dict)
+    if unknown := sorted(set(chosen) - set(labels)):
+        raise TaskError(
+            f"finetune.label_weights: label {unknown[0]!r} does not occur in the training examples "
+            f"({', '.join(labels)})"
+        )
+    return torch.tensor([chosen.get(label, 1.0) for label in labels])
+
+
+def parameter_groups(network: nn.Module, settings: FinetuneSettings) -> list[dict[str, Any]]:
+    """Groups of parameters with their learning rate and weight decay.
+
+    Matrices get weight decay; biases and LayerNorm, which are vectors, get none. With `layer_decay`
+    d, the head and the pooler have the rate `lr`, layer i of L has lr · d^(L−i), and the embeddings
+    have lr · d^(L+1) (Clark et al. 2020, ELECTRA, appendix B).
+    """
+    named = [(name, each) for name, each in network.named_parameters() if each.requires_grad]
+    layers = 1 + max(
+        (int(found[1]) for name, _ in named if (found := LAYER.search(name))), default=0
+    )
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in named:
+        if found := LAYER.search(name):
+            below = layers - int(found[1])
+        else:
+            below = layers + 1 if ".embeddings." in name else 0
+        group = groups.setdefault(
+            (below if settings.layer_decay < 1 else 0, parameter.dim() > 1),
+            {
+                "params": [],
+                "lr": settings.lr * settings.layer_decay**below,
+                "weight_decay": settings.weight_decay if parameter.dim() > 1 else 0.0,
+            },
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def rate_share(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak learning rate: it rises for a share of the steps, then falls to 0."""
+    rising = max(1, round(warmup * steps))
+    if step < rising:
+        return (step + 1) / rising
+    return max(0.0, (steps - step) / max(1, steps - rising))

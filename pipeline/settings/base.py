@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,9 +25,33 @@ def _refuse_truth_value(value: Any) -> Any:
     return value
 
 
+def _refuse_other_units(value: Any) -> Any:
+    """Text that `Config` has not turned into steps."""
+    if isinstance(value, str):
+        raise ValueError("must be a number of steps, or `N tokens` such as `2e9 tokens`")
+    return value
+
+
 def _absolute(path: str) -> str:
     """Make a local path absolute: workers have other working directories than the driver."""
+    path = path.removeprefix("file://")
     return path if not path or "://" in path else str(Path(path).absolute())
+
+
+def _local(path: str) -> str:
+    if "://" in path:
+        raise ValueError(
+            "must be a local path; URLs are for corpus.inputs, corpus.heldout, train.shards and "
+            "run.storage"
+        )
+    return path
+
+
+def check_folder_name(name: str) -> str:
+    """Refuse a name whose folder would be another one than a new one in its place."""
+    if name in (".", "..") or re.search(r"[/\\\0]", name):
+        raise ValueError("must be the name of a folder, without `/`, and not be `.` or `..`")
+    return name
 
 
 Number = BeforeValidator(_refuse_truth_value)
@@ -36,5 +61,10 @@ AboveZero = Annotated[float, Number, Field(gt=0.0)]
 NotNegative = Annotated[float, Number, Field(ge=0.0)]
 Positive = Annotated[int, Number, Field(ge=1)]
 Count = Annotated[int, Number, Field(ge=0)]
+Length = Annotated[Positive, BeforeValidator(_refuse_other_units)]
+"""Optimizer steps; a user may write `N tokens` instead, which `Config` turns into steps."""
 Location = Annotated[str, AfterValidator(_absolute)]
 """A path or a URL. A relative path is relative to the driver's working directory."""
+LocalPath = Annotated[Location, AfterValidator(_local)]
+"""A path, and no URL."""
+FolderName = Annotated[str, AfterValidator(check_folder_name)]

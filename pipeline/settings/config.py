@@ -6,11 +6,14 @@ from typing import Any
 
 from pydantic import BaseModel, Field, model_validator
 
-from pipeline.settings.base import Settings
+from pipeline.settings.ablation import AblationSettings
+from pipeline.settings.base import FolderName, Settings
 from pipeline.settings.corpus import CorpusSettings, DemoSettings, PreviewSettings
 from pipeline.settings.faults import FaultSettings
-from pipeline.settings.finetuning import FinetuneSettings, PredictSettings
-from pipeline.settings.run import RunSettings, TrackingSettings
+from pipeline.settings.finetuning import CompareSettings, FinetuneSettings, PredictSettings
+from pipeline.settings.lengths import in_steps
+from pipeline.settings.plan import PlanSettings
+from pipeline.settings.run import PromoteSettings, RunSettings, TrackingSettings
 from pipeline.settings.training import (
     EngineSettings,
     ModelSettings,
@@ -36,8 +39,18 @@ class Config(Settings):
     tracking: TrackingSettings = TrackingSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     predict: PredictSettings = PredictSettings()
-    heads: dict[str, FinetuneSettings] = Field(default_factory=dict)
+    plan: PlanSettings = PlanSettings()
+    compare: CompareSettings = CompareSettings()
+    ablate: AblationSettings = AblationSettings()
+    promote: PromoteSettings = PromoteSettings()
+    heads: dict[FolderName, FinetuneSettings] = Field(default_factory=dict)
     """Heads, by name, that a pretraining run ends with: from its export and from random weights."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _count_in_steps(cls, values: Any) -> Any:
+        """Lengths that are given in tokens, as steps."""
+        return in_steps(values) if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _check(self) -> Config:
@@ -47,6 +60,16 @@ class Config(Settings):
             mistakes.append(
                 f"optim.warmup={self.optim.warmup:g} is longer than train.steps={self.train.steps}:"
                 " the learning rate would never reach optim.lr; lower it, or give a share below 1"
+            )
+        if self.train.init_state == "branch" and self.optim.warmup:
+            mistakes.append(
+                "train.init_state=branch goes on at optim.lr, the rate that the other run has "
+                "reached: set optim.warmup=0"
+            )
+        if self.train.nsp_weight != 1 and self.corpus.pairs.task == "none" and self.corpus.inputs:
+            mistakes.append(
+                "train.nsp_weight has no effect without sentence pairs (corpus.pairs.task=none); "
+                "leave it out"
             )
         mistakes += [
             f"heads.{name}.from_scratch: a head of a pretraining run starts from both the export "

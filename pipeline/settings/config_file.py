@@ -1,8 +1,8 @@
-"""Settings from a YAML file and `a.b=c` arguments; all mistakes in one `ConfigError`."""
+"""Settings from YAML files and `a.b=c` arguments; all mistakes in one `ConfigError`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from pipeline.settings.mistakes import explain
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, apply `a.b=c` overrides (values are YAML) and check everything.
+
+    A file with `base: OTHER.yaml`, a path relative to the file, changes the settings of the other
+    file. It adds to groups; an empty group replaces the other file's.
 
     Raises:
         ConfigError: one message that lists every mistake with its key, what is allowed, and the
@@ -33,12 +36,34 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
             _put(values, key.split("."), yaml.safe_load(text))
         except (yaml.YAMLError, TypeError) as error:
             mistakes.append(f"{override}: {error}")
+    return _validated(values, mistakes, f" in {path}" if path else "")
+
+
+def with_changes(config: Config, changes: Mapping[str, Any], where: str) -> Config:
+    """The settings with others in their place, checked like those of a file.
+
+    Args:
+        changes: values by dotted name.
+        where: what is told of the place of a mistake, such as ` in FILE`.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    values, mistakes = config.model_dump(), []
+    for key, value in changes.items():
+        try:
+            _put(values, key.split("."), value)
+        except TypeError as error:
+            mistakes.append(f"{key}: {error}")
+    return _validated(values, mistakes, where)
+
+
+def _validated(values: dict[str, Any], mistakes: list[str], where: str) -> Config:
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
         mistakes.extend(explain(error))
     if mistakes:
-        where = f" in {path}" if path else ""
         raise ConfigError(f"{len(mistakes)} wrong setting(s){where}:\n  " + "\n  ".join(mistakes))
     return config
 
@@ -48,7 +73,8 @@ def dump_yaml(config: Settings) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The settings of a file and of its bases; `above` are the files that it is a base of."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
@@ -59,7 +85,22 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: this is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: must hold groups of settings, but holds {_kind(values)}")
-    return values
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    other = path.parent / str(base)
+    if other.resolve() in (path.resolve(), *above):
+        raise ConfigError(f"{path}: base: {base} leads back to this file")
+    return _merged(_read_yaml(other, (*above, path.resolve())), values)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    result = dict(below)
+    for key, value in above.items():
+        inside = result.get(key)
+        both = isinstance(inside, dict) and isinstance(value, dict) and value
+        result[key] = _merged(inside, value) if both else value  # type: ignore[arg-type]
+    return result
 
 
 def _kind(value: object) -> str:

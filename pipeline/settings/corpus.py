@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.settings.base import (
     AboveZero,
     Count,
+    LocalPath,
     Location,
     NotNegative,
     Number,
@@ -127,12 +128,16 @@ class PairSettings(Settings):
 
 
 class MaskingSettings(Settings):
-    """Whole-word masks."""
+    """Which tokens are predicted, and what the model sees in their place."""
 
     mode: Literal["static", "dynamic"] = "static"
     """static: prepare draws masks once. dynamic: the feed draws new ones in every epoch."""
     probability: Annotated[float, Number, Field(gt=0.0, lt=1.0)] = 0.15
     """Share of the tokens to predict."""
+    final_probability: Annotated[float, Number, Field(gt=0.0, lt=1.0)] | None = None
+    """The share at `train.steps`, reached linearly (mmBERT lowers it); dynamic masks only."""
+    whole_words: bool = True
+    """Mask all tokens of a word together; false: each token (Han character, word piece) alone."""
     max_predictions: Positive | None = None
     """Largest number of tokens to predict in one sample; null: `probability` alone decides."""
     mask_share: Share = 0.8
@@ -146,6 +151,11 @@ class MaskingSettings(Settings):
     def _check_shares(self) -> MaskingSettings:
         if self.mask_share + self.random_share > 1.0:
             raise ValueError("mask_share + random_share must not exceed 1")
+        if self.final_probability is not None and self.mode == "static":
+            raise ValueError(
+                "corpus.masking.final_probability changes masks while training; set "
+                "corpus.masking.mode=dynamic"
+            )
         return self
 
 
@@ -162,11 +172,11 @@ class CorpusSettings(Settings):
     """Field or column that holds the text (a string or a list of paragraphs)."""
     encoding: str = "auto"
     """auto detects UTF-8, GB18030, UTF-16 and UTF-32; or a Python codec. A BOM always decides."""
-    output: Location = ""
+    output: LocalPath = ""
     """Folder of the shards; empty: `shards` in the run folder."""
     heldout: tuple[str, ...] = ()
     """Inputs that are prepared separately, for evaluation."""
-    vocab: Location = ""
+    vocab: LocalPath = ""
     """A `vocab.txt`; empty: one of `vocab_size` entries is trained on the inputs."""
     vocab_size: Annotated[int, Number, Field(ge=64)] = 21128
     """Entries of a vocabulary that is trained here."""
@@ -176,7 +186,7 @@ class CorpusSettings(Settings):
     """Largest number of tokens in a sample, [CLS] and both [SEP] included."""
     segmenter: str = "rjieba"
     """rjieba, jieba, or the name of an entry point of the group `nezha_pretrain.segmenters`."""
-    user_dictionary: Location = ""
+    user_dictionary: LocalPath = ""
     """Extra words for the segmenter, in jieba's format."""
     cleaning: CleaningSettings = CleaningSettings()
     dedup: DedupSettings = DedupSettings()

@@ -13,7 +13,7 @@ _DATA = "the feed alone decides which samples a step sees"
 _NETWORK = "it changes the network that is trained"
 _PARTITION = "LAMB's norms and our checkpoints would not find the parameters"
 _PARALLEL = "workers share the batch only, not the network"
-_FILES = "checkpoints are ours: train.checkpoint_every, train.keep_checkpoints"
+_FILES = "checkpoints are ours: train.checkpoint_every, train.keep_last"
 
 REFUSED = {
     "optimizer": "set optim.*; DeepSpeed's LAMB is not exact when it is sharded",

@@ -22,3 +22,7 @@ class FaultSettings(Settings):
     """A logged loss is a spike if it exceeds its recent mean by so many standard deviations."""
     bad_steps: Positive = 10
     """Successive steps whose gradients are not finite, after which the run has diverged."""
+    damaged_shard: Literal["stop", "skip"] = "stop"
+    """A missing or damaged shard: stop and name it, or train without its samples."""
+    shrink_on_oom: bool = False
+    """After running out of memory, go on with half the micro-batch; the global batch stays."""

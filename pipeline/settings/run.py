@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from pipeline.settings.base import Location, Number, Settings
+from pipeline.settings.base import LocalPath, Location, Number, Settings
 
 
 class RunSettings(Settings):
@@ -16,9 +16,17 @@ class RunSettings(Settings):
     name: str = "nezha"
     """Name of the run: its folder, its Ray Train name and its MLflow run name."""
     storage: Location = "runs"
-    """Folder that holds the run folder; on a cluster, one that every node sees."""
+    """Folder that holds the run folder, one that every node sees; or a URL (s3://, gs://)."""
+    scratch: LocalPath = ""
+    """Folder to work in if `run.storage` is a URL; empty: one in the temporary folder."""
     seed: Annotated[int, Number, Field(ge=0, lt=2**32)] = 42
     """Seed of pairs, masks, order, initial weights and dropout."""
+
+    @model_validator(mode="after")
+    def _check(self) -> RunSettings:
+        if self.scratch and "://" not in self.storage:
+            raise ValueError("run.scratch has no effect: run.storage is a folder, not a URL")
+        return self
 
     @field_validator("name")
     @classmethod
@@ -32,6 +40,15 @@ class RunSettings(Settings):
         return name
 
 
+class PromoteSettings(Settings):
+    """A version of a registered model that becomes `champion`."""
+
+    model: str = "nezha"
+    """Name in the model registry; that of a head is `nezha-NAME`."""
+    version: str = "candidate"
+    """Number or alias of the version."""
+
+
 class TrackingSettings(Settings):
     """MLflow."""
 
@@ -39,14 +56,21 @@ class TrackingSettings(Settings):
     """Tracking server (http://…) or database (sqlite:///…); empty: SQLite in `run.storage`."""
     experiment: str = "nezha"
     """MLflow experiment."""
+    parent: str = ""
+    """MLflow run that this one is nested in; empty: none."""
     registered_model: str = "nezha"
     """Name in the model registry; empty: nothing is registered."""
-    alias: str = "champion"
-    """Registry alias that moves to the new version; MLflow reserves `latest` and `v1`, `v2` …"""
+    alias: str = "candidate"
+    """Registry alias of every new version; `champion` moves only to a better one (jobs.promote)."""
 
     @field_validator("alias")
     @classmethod
     def _check_alias(cls, alias: str) -> str:
         if re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE):
             raise ValueError("must not be `latest` or `v1`, `v2` …: MLflow reserves these names")
+        if alias == "champion":
+            raise ValueError(
+                "must not be `champion`, which moves to a new version only if that is better on "
+                "the same held-out data; `python -m jobs.promote` moves it by hand"
+            )
         return alias

@@ -10,6 +10,8 @@ from pipeline.settings.base import (
     AboveZero,
     Count,
     Decay,
+    Length,
+    LocalPath,
     Location,
     NotNegative,
     Number,
@@ -51,37 +53,69 @@ class TrainSettings(Settings):
     """Local folder for shards of object stores; empty: a folder in the temporary folder."""
     shard_cache_gigabytes: AboveZero = 50.0
     """Largest size of the local folder; the least recently used shards are deleted first."""
-    steps: Positive = 1000
-    """Optimizer steps."""
+    check_shards: bool = True
+    """Compare the SHA-256 of each local shard with the manifest before training, once a run."""
+    steps: Length = 1000
+    """Optimizer steps, or `N tokens`, which are steps × global batch × `corpus.sequence_length`."""
     global_batch: Positive = 256
     """Samples of one optimizer step, over all workers."""
+    first_batch: Positive | None = None
+    """Samples of the first step, where `train.batch_warmup` lets them grow to `global_batch`."""
+    batch_warmup: Count = 0
+    """Steps in which the global batch grows evenly; 0: all steps have `global_batch` samples."""
     micro_batch: Positive = 32
     """Largest number of samples that one worker processes at a time."""
-    eval_shards: Location = ""
+    eval_shards: LocalPath = ""
     """Held-out shard folder; empty: the folder made from `corpus.heldout`."""
     eval_samples: Positive = 2048
     """Largest number of held-out samples in an evaluation."""
-    eval_every: Positive = 100
-    """Steps between evaluations."""
-    checkpoint_every: Positive = 100
-    """Steps between checkpoints."""
-    keep_checkpoints: Positive = 2
+    eval_every: Length = 100
+    """Steps, or `N tokens`, between evaluations."""
+    checkpoint_every: Length = 100
+    """Steps, or `N tokens`, between checkpoints."""
+    checkpoint_retry_seconds: AboveZero = 120.0
+    """How long a checkpoint is tried again on a storage that is full or does not answer."""
+    checkpoint_errors: Literal["stop", "continue"] = "stop"
+    """When that time is over: stop, or continue to the next one. The last one always stops."""
+    keep_last: Positive = 2
     """Newest checkpoints to keep, in addition to the best one."""
+    keep_every: Count = 0
+    """Keep the checkpoints after multiples of so many steps for ever; 0: none."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the device computes in it, else fp32. fp16 needs a GPU."""
-    log_every: Positive = 10
-    """Steps between two points in MLflow, and between two progress lines."""
+    log_every: Length = 10
+    """Steps, or `N tokens`, between two points in MLflow, and between two progress lines."""
     profile_every: Count = 100
     """Steps between two measurements of `time/…`; a measured step is slower. 0: none."""
-    init_from: Location = ""
-    """Checkpoint or export to start from (for example NVIDIA's second phase, at length 512)."""
-    init_state: Literal["weights", "full"] = "weights"
-    """What to take from `init_from`. weights: the weights. full: a checkpoint's optimizer too."""
+    nsp_weight: NotNegative = 1.0
+    """Weight of the loss of sentence pairs (nsp or sop) beside that of masked tokens."""
+    init_from: LocalPath = ""
+    """Checkpoint, export, or run folder (its newest checkpoint) to start from."""
+    init_state: Literal["weights", "full", "branch"] = "weights"
+    """What `init_from` gives. full: the optimizer too. branch: also its place in the data."""
+    init_adapt: bool = False
+    """Change the weights of `init_from` to fit this vocabulary, depth and width (a multiple)."""
 
     @model_validator(mode="after")
     def _check(self) -> TrainSettings:
-        if self.init_state == "full" and not self.init_from:
-            raise ValueError("train.init_state=full needs train.init_from, a checkpoint_… folder")
+        if self.init_adapt and (self.init_state != "weights" or not self.init_from):
+            raise ValueError(
+                "train.init_adapt needs train.init_from, and train.init_state=weights: the state "
+                "of an optimizer cannot be changed to fit another network"
+            )
+        if self.init_state != "weights" and not self.init_from:
+            raise ValueError(
+                f"train.init_state={self.init_state} needs train.init_from, a checkpoint_… folder"
+            )
+        if (self.first_batch is None) != (self.batch_warmup == 0):
+            raise ValueError("train.first_batch and train.batch_warmup need each other")
+        if self.first_batch and self.first_batch > self.global_batch:
+            raise ValueError("train.first_batch must not exceed train.global_batch")
+        if self.keep_every % self.checkpoint_every:
+            raise ValueError(
+                f"train.keep_every={self.keep_every} must be a multiple of train.checkpoint_every="
+                f"{self.checkpoint_every}: there is no checkpoint after other steps"
+            )
         return self
 
 
@@ -93,9 +127,11 @@ class OptimSettings(Settings):
     lr: AboveZero = 1.8e-4
     """Peak learning rate (NEZHA base: 1.8e-4 at batch 14,400)."""
     warmup: NotNegative = 0.01
-    """Warm-up steps; a number below 1 is a share of all steps."""
-    schedule: Literal["linear", "polynomial", "cosine", "constant"] = "linear"
-    """Decay after the warm-up; polynomial is NVIDIA's (1 - t/T)^0.5."""
+    """Warm-up steps, or `N tokens`; a number below 1 is a share of all steps."""
+    decay: NotNegative | None = None
+    """Last steps, in which the rate falls (steps, share, tokens); null: all after the warm-up."""
+    schedule: Literal["linear", "polynomial", "nvidia", "cosine", "sqrt", "constant"] = "linear"
+    """Shape of the decay. nvidia: polynomial, (1 - t)^0.5, whose t is 0 where the run begins."""
     weight_decay: NotNegative = 0.01
     """Decoupled weight decay; biases and LayerNorm have none."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
@@ -104,6 +140,15 @@ class OptimSettings(Settings):
     """Number added to the square root of the second moment."""
     clip: NotNegative = 1.0
     """Largest global gradient norm; 0: no clipping."""
+
+    @model_validator(mode="after")
+    def _check(self) -> OptimSettings:
+        if self.decay is not None and self.schedule in ("constant", "nvidia"):
+            raise ValueError(
+                f"optim.decay says when the rate begins to fall, which optim.schedule="
+                f"{self.schedule} fixes itself; leave it out, or choose another schedule"
+            )
+        return self
 
 
 class EngineSettings(Settings):
@@ -152,6 +197,8 @@ class ScalingSettings(Settings):
     """GPUs of a worker; null: 1 where the cluster has GPUs, else 0."""
     cpus_per_worker: AboveZero = 1
     """CPUs, and so threads, of a worker."""
+    wait_seconds: NotNegative = 0.0
+    """How long to wait for nodes that the cluster starts by itself; 0: refuse what lacks now."""
 
     @model_validator(mode="after")
     def _check(self) -> ScalingSettings:
@@ -165,6 +212,13 @@ class ScalingSettings(Settings):
             mistakes.append(
                 "scaling.workers fixes the number of workers, scaling.min_workers and max_workers "
                 "let it change; set one or the other"
+            )
+        if self.wait_seconds and (self.gpus_per_worker is None or not (self.workers or high)):
+            # What is not there yet can't be counted, and a head's CPUs would be taken instead.
+            mistakes.append(
+                "scaling.wait_seconds waits for a known group of workers: set "
+                "scaling.gpus_per_worker to 0 or 1, and scaling.workers (or min_workers and "
+                "max_workers)"
             )
         if mistakes:
             raise ValueError("\n".join(mistakes))

@@ -2,34 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from pipeline.settings.config import Config
 from pipeline.tracking.metric_sender import MetricSender
 from pipeline.tracking.runs import finish_run, tracking_uri
+
+logger = logging.getLogger(__name__)
 
 
 def record_finetuning(
     config: Config,
     run_id: str,
     epochs: Sequence[Mapping[str, float]],
-    test: Mapping[str, float],
-    results: Path,
+    scores: Mapping[str, Mapping[str, float]],
+    trials: Sequence[Mapping[str, Any]] = (),
+    files: Iterable[Path] = (),
 ) -> None:
-    """Send the scores of a finished fine-tuning to its run, attach the results file, end the run.
+    """Send the scores of a finished fine-tuning to its run, attach files, end the run.
+
+    Each trial becomes a nested run, which failed if the trial has an `error`.
 
     Args:
         config: the run's settings.
         run_id: MLflow's.
-        epochs: for each epoch its training `loss` and its scores on dev.
-        test: scores on the test examples.
-        results: file to attach.
+        epochs: for each epoch of the kept head its training `loss` and its scores on dev.
+        scores: other scores by group (`test`, `score` …) and name.
+        trials: `lr`, `batch`, `seed`, `dev`, `test` and `error` of each.
+        files: what to attach.
     """
     sender = MetricSender(tracking_uri(config), run_id, system_metrics=False)
     for epoch, values in enumerate(epochs, 1):
-        named = {name if name == "loss" else f"dev_{name}": values[name] for name in values}
+        named = {f"{'train' if name == 'loss' else 'dev'}/{name}": values[name] for name in values}
         sender.log(epoch, named)
-    sender.log(len(epochs), {f"test_{name}": value for name, value in test.items()})
+    grouped = {
+        f"{group}/{name}": value for group in scores for name, value in scores[group].items()
+    }
+    sender.log(len(epochs), grouped)
     sender.close()
-    finish_run(config, run_id, artifacts=(results,))
+    try:
+        for trial in trials:
+            _record_trial(config, run_id, trial)
+    except (MlflowException, OSError) as error:
+        logger.warning("MLflow run %s could not store its trials: %s", run_id, error)
+    finish_run(config, run_id, artifacts=files)
+
+
+def _record_trial(config: Config, parent: str, trial: Mapping[str, Any]) -> None:
+    shaped = {name: trial[name] for name in ("lr", "batch", "seed")}
+    scores = {
+        f"{name}/{key}": value for name in ("dev", "test") for key, value in trial[name].items()
+    }
+    name = " ".join(f"{key} {value:g}" for key, value in shaped.items())
+    record_nested(config, parent, name, shaped, scores, error=trial["error"])
+
+
+def record_nested(
+    config: Config,
+    parent: str,
+    name: str,
+    parameters: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    error: str = "",
+) -> None:
+    """A finished run under a parent run; with an error it has failed."""
+    client = mlflow.MlflowClient(tracking_uri(config))
+    tags = {MLFLOW_PARENT_RUN_ID: parent} | ({"error": error[:5000]} if error else {})
+    run = client.create_run(client.get_run(parent).info.experiment_id, run_name=name, tags=tags)
+    for key, value in parameters.items():
+        client.log_param(run.info.run_id, key, value)
+    for key, score in metrics.items():
+        client.log_metric(run.info.run_id, key, score)
+    client.set_terminated(run.info.run_id, "FAILED" if error else "FINISHED")
+
+
+def record_comparison(
+    config: Config,
+    run_id: str,
+    subjects: Mapping[str, Mapping[str, float]],
+    origins: Mapping[str, Mapping[str, Any]],
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    files: Iterable[Path],
+) -> None:
+    """Record a comparison in its run and end it; each checkpoint becomes a nested run.
+
+    Args:
+        subjects: scores (`TASK/METRIC`, `TASK/deviation`) by checkpoint.
+        origins: parameters by checkpoint.
+        curves: (tokens, score) by task; the tokens are the steps of the metric `curve/TASK`.
+        files: the report.
+    """
+    client = mlflow.MlflowClient(tracking_uri(config))
+    try:
+        for name, scores in subjects.items():
+            record_nested(config, run_id, name, origins[name], scores)
+        for task, points in curves.items():
+            for tokens, value in points:
+                client.log_metric(run_id, f"curve/{task}", value, step=round(tokens))
+    except (MlflowException, OSError) as error:
+        logger.warning("MLflow run %s could not store the comparison: %s", run_id, error)
+    finish_run(config, run_id, artifacts=files)

@@ -15,6 +15,8 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
+from pipeline.tracking.metric_names import grouped
+
 logger = logging.getLogger(__name__)
 CLOSE_SECONDS = 20
 """How long the end of a run waits for a server that is down."""
@@ -46,9 +48,11 @@ class MetricSender:
         self._thread.start()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Queue the metrics of one step."""
+        """Queue the metrics of one step, under the names of `metric_names`."""
         now = int(time.time() * 1000)
-        self._queue.put([Metric(key, float(value), now, step) for key, value in values.items()])
+        self._queue.put(
+            [Metric(grouped(key), float(value), now, step) for key, value in values.items()]
+        )
 
     def close(self) -> int:
         """Send what is left; returns how many metrics the server did not take, and warns of them.

@@ -17,7 +17,7 @@ def draw_curve(records: list[dict[str, float]], path: Path, unigram_loss: float 
         path: PNG file to write.
         unigram_loss: reference line (nats a token), if it is known.
     """
-    figure = _figure()
+    figure = new_figure()
     axes = figure.add_subplot(
         xlabel="step", ylabel="masked-token loss (nats)", title="Masked-language-model loss"
     )
@@ -38,7 +38,7 @@ def draw_trust_ratios(records: list[dict[str, float]], path: Path) -> bool:
     if not logged:
         return False
     groups = [key.removeprefix(RATIO) for key in logged[-1] if key.startswith(RATIO)]
-    figure = _figure()
+    figure = new_figure()
     axes = figure.add_subplot(xlabel="step", title="Trust ratio by layer group")
     ratios = [[record.get(RATIO + group, math.nan) for record in logged] for group in groups]
     steps = [record["step"] for record in logged]
@@ -49,7 +49,7 @@ def draw_trust_ratios(records: list[dict[str, float]], path: Path) -> bool:
     return True
 
 
-def _figure() -> Any:
+def new_figure() -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

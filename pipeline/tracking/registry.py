@@ -1,70 +1,229 @@
-"""Exports in the MLflow model registry."""
+"""Exports and heads in the MLflow model registry.
+
+Each is a model that MLflow loads and serves without this repository. A new version becomes
+`candidate`; `champion` moves to it only if it is better on the same data.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import importlib.metadata
 import json
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import mlflow
+import pandas as pd
 from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import schema as types
 from transformers import AutoTokenizer
 
 from model import NezhaForMaskedLM
 from pipeline.errors import TrackingError
 from pipeline.settings.config import Config
+from pipeline.storage import filesystem
 from pipeline.tracking.runs import start_run, tracking_uri
+from pipeline.tracking.versions import Judgement, Registered, register_version, version_of
 
 HEAD = NezhaForMaskedLM
-"""The network that MLflow's loaders make: it answers `fill-mask`."""
+"""The network that MLflow's loaders make of an export: it answers `fill-mask`."""
+NEEDED = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "mlflow")
+"""Packages that an export or a head needs, in the versions that it was made with."""
+SCALARS = {
+    str: types.DataType.string,
+    int: types.DataType.long,
+    float: types.DataType.double,
+}
 
 
-def register_export(config: Config, folder: Path, run_id: str) -> str:
-    """Log an export as the run's model, register it, and move the alias to the new version.
+def register_export(
+    config: Config, folder: Path, run_id: str, tags: Mapping[str, Any], judged: Judgement | None
+) -> Registered:
+    """Log an export as the run's model, register it, and move the aliases.
 
     A store that does not know the run gets a run of its own for it, tagged with `run_id`. The state
     of the run stays what it is.
 
-    Returns:
-        the model URI: `models:/NAME@ALIAS`, or `models:/ID` where nothing is registered.
+    Args:
+        tags: facts for the model version; those that are None are left out.
+        judged: by what the export may become `champion`; None if nothing was measured.
 
     Raises:
         TrackingError: the store cannot be reached or refuses it.
     """
-    name, alias = config.tracking.registered_model, config.tracking.alias
-    client = mlflow.MlflowClient(tracking_uri(config))
-    mlflow.set_tracking_uri(tracking_uri(config))
-    try:
+    with _store(config, folder) as client:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
         with _run_of(client, config, run_id) as run_id, _loadable(folder) as loadable:
             info = mlflow.transformers.log_model(
-                {
-                    "model": HEAD.from_pretrained(folder),
-                    "tokenizer": AutoTokenizer.from_pretrained(folder),
-                },
+                {"model": HEAD.from_pretrained(folder), "tokenizer": tokenizer},
                 name="model",
                 task="fill-mask",
-                pip_requirements=["torch", "transformers"],
+                input_example=[f"北京是中国的首{tokenizer.mask_token}。"],
+                signature=ModelSignature(_schema({"": str}), _schema({"": str})),
+                pip_requirements=requirements(),
             )
             # Add the whole export: its code is needed to load the weights elsewhere.
             client.log_model_artifacts(info.model_id, str(loadable), "model")
-        if not name:
-            return info.model_uri
-        with contextlib.suppress(MlflowException):
-            client.create_registered_model(name)
-        model = client.get_logged_model(info.model_id)
-        version = client.create_model_version(
-            name, model.artifact_location, run_id, model_id=info.model_id
-        ).version
-        client.set_registered_model_alias(name, alias, version)
+        facts = {"stage": "export", **tags}
+        return _register(
+            client, config, config.tracking.registered_model, info, run_id, facts, judged
+        )
+
+
+def register_head(
+    config: Config,
+    folder: Path,
+    run_id: str,
+    example: Mapping[str, Any],
+    forms: tuple[Mapping[str, Any], Mapping[str, Any]],
+    code: Path,
+    tags: Mapping[str, Any],
+    judged: Judgement | None,
+    packages: tuple[str, ...] = (),
+) -> Registered:
+    """Log the folder of a head as the model of its run, register it, and move the aliases.
+
+    The version and that of the export which the head began from name each other in their tags.
+
+    Args:
+        example: an input, for the model's page.
+        forms: forms of inputs and answers, as `Task.served` and `Task.answer_form`.
+        code: the package that the head carries, with a module that defines `ServedHead`.
+        tags: facts for the model version; `pretraining_run` names the run of its export.
+        judged: by what the head may become `champion`.
+        packages: that the head needs besides `NEEDED`.
+
+    Raises:
+        TrackingError: the store cannot be reached or refuses it.
+    """
+    base = config.tracking.registered_model
+    name = f"{base}-{folder.name}" if base else ""
+    script = code.parent / "model.py"
+    script.write_text(
+        f"import mlflow\nfrom {code.name}.pipeline.finetuning.served import ServedHead\n\n"
+        "mlflow.models.set_model(ServedHead())\n",
+        "utf-8",
+    )
+    with _store(config, folder) as client:
+        origin = version_of(client, base, tags.get("pretraining_run"))
+        if origin:
+            tags = {**tags, "export_version": f"{base}/{origin}"}
+        with _run_of(client, config, run_id) as run_id, _importable(code.parent):
+            info = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(script),
+                artifacts={"head": str(folder)},
+                code_paths=[str(code)],
+                input_example=pd.DataFrame([example]),
+                signature=ModelSignature(_schema(forms[0]), _schema(forms[1])),
+                pip_requirements=requirements(packages),
+            )
+        facts = {"stage": "head", **tags}
+        made = _register(client, config, name, info, run_id, facts, judged)
+        if origin and name:
+            version = client.get_model_version_by_alias(name, config.tracking.alias).version
+            client.set_model_version_tag(base, origin, f"head.{folder.name}", f"{name}/{version}")
+    return made
+
+
+def requirements(packages: tuple[str, ...] = ()) -> list[str]:
+    """Pins of the versions in use, without the name of a build, such as `+cpu`."""
+    return [
+        f"{name}=={importlib.metadata.version(name).partition('+')[0]}"
+        for name in (*NEEDED, *packages)
+    ]
+
+
+def log_data(config: Config, run_id: str, files: Mapping[str, str]) -> dict[str, str]:
+    """Log files as the data sets of a run; the keys (`train` …) are what they were used for.
+
+    Returns:
+        the SHA-256 of each file.
+
+    Raises:
+        TrackingError: the store cannot be reached or refuses it.
+    """
+    inputs, digests = [], {}
+    for context, path in files.items():
+        store, place = filesystem(path)
+        with store.open(place, "rb") as file:
+            digest = digests[context] = hashlib.file_digest(file, "sha256").hexdigest()
+        inputs.append(
+            mlflow.entities.DatasetInput(
+                mlflow.entities.Dataset(
+                    name=Path(path).name,
+                    digest=digest[:32],
+                    source_type="local" if "://" not in path else "http",
+                    source=json.dumps({"uri": path}),
+                ),
+                [mlflow.entities.InputTag("mlflow.data.context", context)],
+            )
+        )
+    try:
+        mlflow.MlflowClient(tracking_uri(config)).log_inputs(run_id, datasets=inputs)
+    except (MlflowException, OSError) as error:
+        raise TrackingError(f"{tracking_uri(config)}: {error}") from error
+    return digests
+
+
+@contextlib.contextmanager
+def _store(config: Config, folder: Path) -> Iterator[mlflow.MlflowClient]:
+    """A client of the store, whose refusals become a TrackingError."""
+    mlflow.set_tracking_uri(tracking_uri(config))
+    try:
+        yield mlflow.MlflowClient(tracking_uri(config))
     except (MlflowException, OSError) as error:
         raise TrackingError(
-            f"the export in {folder} could not be registered in {tracking_uri(config)}: {error}; "
-            "the folder itself is complete: run jobs.export again when the store is back"
+            f"{folder} could not be registered in {tracking_uri(config)}: {error}; the folder "
+            "itself is complete: run the same command again when the store is back"
         ) from error
-    return f"models:/{name}@{alias}"
+
+
+def _register(
+    client: mlflow.MlflowClient,
+    config: Config,
+    name: str,
+    info: Any,
+    run_id: str,
+    tags: Mapping[str, Any],
+    judged: Judgement | None,
+) -> Registered:
+    """A version of a model that was just logged, unless the name is empty."""
+    if not name:
+        return Registered(info.model_uri, "")
+    source = client.get_logged_model(info.model_id).artifact_location
+    return register_version(client, config, name, source, run_id, info.model_id, tags, judged)
+
+
+def _schema(forms: Mapping[str, Any]) -> types.Schema:
+    """MLflow's schema of columns with these forms; a column without a name stands alone."""
+    return types.Schema([types.ColSpec(_type(form), name or None) for name, form in forms.items()])
+
+
+def _type(form: Any) -> Any:
+    if isinstance(form, list):
+        return types.Array(_type(form[0]))
+    if isinstance(form, dict):
+        if str in form:
+            return types.Map(_type(form[str]))
+        return types.Object([types.Property(key, _type(each)) for key, each in form.items()])
+    return SCALARS[form]
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Let modules in a folder be imported while the block runs: MLflow loads a model to log it."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
 
 
 @contextlib.contextmanager

@@ -12,10 +12,14 @@ from pathlib import Path
 import mlflow
 from mlflow.entities import Param
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import TrackingError
 from pipeline.settings.config import Config, flatten
 from pipeline.storage import write_whole
+from pipeline.tracking.metric_names import grouped
 
 REACH_SECONDS = 5
 NOTE = "mlflow_run"
@@ -26,14 +30,40 @@ def tracking_uri(config: Config) -> str:
     """The user's server or database, or a SQLite file in the storage folder.
 
     Raises:
-        TrackingError: a scheme that MLflow 3 refuses.
+        TrackingError: a scheme that MLflow 3 refuses, a database without its driver, or no server
+            where the storage is a URL.
     """
+    if "://" in config.run.storage and not config.tracking.uri:
+        raise TrackingError(
+            f"tracking.uri: name a server, because run.storage={config.run.storage} is a URL, and "
+            "SQLite needs a disk"
+        )
     uri = config.tracking.uri or f"sqlite:///{config.run.storage}/mlflow.db"
     if not uri.startswith(("http://", "https://", "sqlite://", "postgresql", "mysql", "mssql")):
         raise TrackingError(
             f"tracking.uri={uri}: MLflow 3 needs a server (http://…) or a database (sqlite:///…)"
         )
+    if not uri.startswith(("http", "sqlite")):
+        try:
+            make_url(uri).get_dialect().import_dbapi()
+        except (ImportError, SQLAlchemyError) as error:
+            raise TrackingError(
+                f"tracking.uri={uri.split(':')[0]}://…: {error}; for PostgreSQL install the extra "
+                "`server` and write postgresql+psycopg2://…, or give the address of a server"
+            ) from None
     return uri
+
+
+def address(config: Config, run_id: str) -> str:
+    """Where to look at a run: its page on the server, or the command that shows a database."""
+    uri = tracking_uri(config)
+    if not uri.startswith("http"):
+        return f"mlflow ui --backend-store-uri {uri}"
+    try:
+        experiment = mlflow.MlflowClient(uri).get_run(run_id).info.experiment_id
+    except (MlflowException, OSError):
+        return uri
+    return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
 
 
 def note_run(folder: Path, run_id: str) -> None:
@@ -85,6 +115,8 @@ def start_run(config: Config, name: str, tags: Mapping[str, str], resume: str | 
             for key, value in tags.items():
                 client.set_tag(resume, key, value)
             return resume
+        if config.tracking.parent:
+            tags = {**tags, MLFLOW_PARENT_RUN_ID: config.tracking.parent}
         run = client.create_run(_experiment(client, config, uri), run_name=name, tags=dict(tags))
         params = [Param(key, str(value)[:6000]) for key, value in flatten(config)]
         client.log_batch(run.info.run_id, params=params)
@@ -117,7 +149,7 @@ def record_scores(config: Config, run_id: str, scores: Mapping[str, float | None
     try:
         for name, value in scores.items():
             if value is not None:
-                client.log_metric(run_id, name, value)
+                client.log_metric(run_id, grouped(name), value)
     except (MlflowException, OSError) as error:
         logger.warning("MLflow run %s could not store its final scores: %s", run_id, error)
 

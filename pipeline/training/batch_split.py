@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from pipeline.errors import ConfigError
 from pipeline.settings.config import Config
+from pipeline.settings.training import TrainSettings
 
 
 class Split(NamedTuple):
@@ -18,30 +19,35 @@ class Split(NamedTuple):
     """Micro-batches of a worker in one optimizer step."""
 
 
-def split_batch(global_batch: int, micro_batch: int, world_size: int) -> Split:
+def split_batch(train: TrainSettings, world_size: int) -> Split:
     """Split a global batch as evenly as possible among any number of workers.
 
     The workers' shares differ by one sample at most, and each worker splits its share into equally
-    many micro-batches, none larger than `micro_batch`.
+    many micro-batches, none larger than `micro_batch`. The smaller batches of a batch warm-up are
+    split into as many micro-batches, which are smaller.
 
     Raises:
         ConfigError: a worker would have no sample for one of its micro-batches.
     """
+    global_batch, micro_batch = train.global_batch, train.micro_batch
     largest_share = -(-global_batch // world_size)
     accumulation = -(-largest_share // micro_batch)
-    if global_batch // world_size < accumulation:
-        raise ConfigError(
-            f"train.global_batch={global_batch} in micro-batches of {micro_batch} leaves a worker "
-            f"without a sample when there are {world_size} workers; raise train.global_batch or "
-            "train.micro_batch, or use fewer workers (scaling)"
-        )
+    for name in ("global_batch", "first_batch"):
+        samples = getattr(train, name)
+        if samples and samples // world_size < accumulation:
+            raise ConfigError(
+                f"train.{name}={samples} in {accumulation} micro-batches leaves a worker without a "
+                f"sample when there are {world_size} workers; raise train.{name} or "
+                "train.micro_batch, or use fewer workers (scaling)"
+            )
     return Split(-(-largest_share // accumulation), world_size, accumulation)
 
 
 def choose_workers(config: Config, gpus: int, cpus: int) -> int:
-    """`scaling.workers`, or the largest number of an elastic run; else one for each GPU, or two.
+    """`scaling.workers`, or the largest number of an elastic run.
 
-    `gpus` and `cpus` are those of the cluster.
+    Where neither is set: one worker for each GPU, or up to two on a cluster without GPUs. `gpus`
+    and `cpus` are those of the cluster.
     """
     scaling = config.scaling
     devices = gpus or min(2, cpus)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.errors import ConfigError
 from pipeline.settings.config import Config
@@ -131,31 +130,6 @@ def weights_are_finite(engine: Any) -> bool:
             finite *= master.narrow(0, offset, length).isfinite().all().to(engine.device)
     dist.all_reduce(finite, dist.ReduceOp.MIN)
     return bool(finite)
-
-
-def full_state_dict(engine: Any, moment: str = "") -> dict[str, Tensor] | None:
-    """All weights in fp32 on the CPU of rank 0, by their Hugging Face names; None elsewhere.
-
-    Every rank must call it. Tied weights appear once, under their first name. The network has no
-    persistent buffers.
-
-    Args:
-        engine: the DeepSpeed engine.
-        moment: `exp_avg` or `exp_avg_sq`, for the optimizer's moments instead of the weights.
-    """
-    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
-
-    if moment and hasattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
-        engine.optimizer._lazy_init_hp_params_optimizer_state()
-    gather: Any = safe_get_full_fp32_param
-    if moment:
-        gather = partial(safe_get_full_optimizer_state, optim_state_key=moment)
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in engine.module.named_parameters():
-        whole = gather(parameter)
-        if dist.get_rank() == 0:
-            tensors[name.removeprefix("network.")] = whole.detach().to("cpu", copy=True)
-    return tensors if dist.get_rank() == 0 else None
 
 
 def publish_master_weights(engine: Any) -> None:

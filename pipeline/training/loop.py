@@ -23,17 +23,18 @@ from pipeline.feed.opening import open_feed, open_heldout
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.config_file import dump_yaml
-from pipeline.training import batch_split, engine
-from pipeline.training.checkpoints import files, state
+from pipeline.training import batch_split, engine, starting_point
+from pipeline.training.checkpoints import files, ranks, state
+from pipeline.training.checkpoints.writer import Writer
 from pipeline.training.evaluation import evaluate
-from pipeline.training.faults import divergence, events, failures
+from pipeline.training.faults import divergence, events, failures, memory
 from pipeline.training.faults.hang import Watchdog
-from pipeline.training.measure import flops, history
+from pipeline.training.measure import flops, history, step_log
 from pipeline.training.measure.dynamics import dynamics
 from pipeline.training.measure.throughput import Interval
 from pipeline.training.measure.time_shares import StepProfiler
 from pipeline.training.network import build_network, network_config
-from pipeline.training.objective import STATISTICS, PretrainingObjective, to_device
+from pipeline.training.objective import STATISTICS, PretrainingObjective, dropout_of, to_device
 from pipeline.training.schedule import learning_rate
 from pipeline.training.transfer import upload
 
@@ -54,6 +55,27 @@ class Context(NamedTuple):
     """MLflow's URI and run id, for rank 0."""
     stop: Callable[[], bool] = lambda: False
     """Whether this rank was asked to stop; one rank is enough."""
+    preempted: Callable[[], bool] = lambda: False
+    """Whether the cluster has announced that it takes a node away; one rank is enough."""
+
+
+class Consumed(NamedTuple):
+    """What a step consumed; the sums over all ranks, by one collective operation."""
+
+    masked: float
+    pairs: float
+    tokens: float
+    squares: float
+    """The fields so far are those of `flops.Counts`."""
+    samples: float
+    checksum: float
+    """Of the sample numbers."""
+    stop: float
+    """Ranks that were asked to stop."""
+    checkpoint_failed: float
+    """Ranks that could not write the checkpoint which was begun."""
+    preempted: float
+    """Ranks that know that a node will be taken away."""
 
 
 def train(config: Config, context: Context) -> dict[str, Any]:
@@ -66,8 +88,20 @@ def train(config: Config, context: Context) -> dict[str, Any]:
 
     Raises:
         Diverged: gradients or the loss say that the run must not go on from here.
-        ConfigError, ShardError, VocabularyError, CheckpointError: before the first step.
+        OutOfMemory: the message says what to lower.
+        ShardError: a shard is damaged, unless `faults.damaged_shard` skips it.
+        ConfigError, VocabularyError, CheckpointError: before the first step.
     """
+    size = failures.micro_batch(RunPaths.of(config).run, config.train.micro_batch)
+    fitting = config.model_copy(
+        update={"train": config.train.model_copy(update={"micro_batch": size})}
+    )
+    with memory.explained(fitting, context.device):
+        return _train(fitting, context, dump_yaml(config))
+
+
+def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
+    """`train`, with a micro-batch that fits; `settings` are the user's, for the checkpoints."""
     rank, world_size, device = context.rank, context.world_size, context.device
     if device.type == "cpu":
         torch.set_num_threads(context.threads)
@@ -75,33 +109,49 @@ def train(config: Config, context: Context) -> dict[str, Any]:
         torch.cuda.set_device(device)  # NCCL's object collectives use the current device
     paths, steps = RunPaths.of(config), config.train.steps
     engine.join()
+    ranks.require_shared(paths.run, context.host)
     precision = common_precision(engine.resolve_precision(config.train.precision, device))
-    split = batch_split.split_batch(config.train.global_batch, config.train.micro_batch, world_size)
-    feed = open_feed(config, rank, world_size)
+    split = batch_split.split_batch(config.train, world_size)
+    feed = open_feed(config, rank, world_size, partial(events.record, paths.run, "skipped"))
     shape = network_config(config.model, feed.vocab_size)
     network = build_network(shape, config.run.seed, config.engine.attention)
-    origin, full = config.train.init_from, config.train.init_state == "full"
+    origin, taken = config.train.init_from, config.train.init_state
     tell = partial(events.record, paths.run, "damaged")
-    found = state.on_storage(lambda: files.recover(paths.checkpoints, tell))
+    retry_seconds = config.train.checkpoint_retry_seconds
+    found = ranks.on_rank_zero(
+        lambda: ranks.retried(lambda: files.recover(paths.checkpoints, tell), retry_seconds)
+    )
     if found:
         compare_fingerprints(files.read_state(found)["fingerprint_fields"], feed.fingerprint_fields)
-    elif origin and not full:
-        state.load_weights(network, Path(origin))
-    worker = engine.initialize(PretrainingObjective(network), config, split, precision)
+    elif config.train.init_adapt:
+        told = starting_point.load(network, files.origin_of(origin), paths.vocab)
+        if rank == 0:
+            events.record(paths.run, "start", told)
+    elif origin and taken == "weights":
+        state.load_weights(network, files.origin_of(origin))
+    objective = PretrainingObjective(network, config.train.nsp_weight)
+    worker = engine.initialize(objective, config, split, precision)
     saved: dict[str, Any] = {"step": 0, "batches_skipped": 0}
     if found:
         saved = state.restore(worker, found)
-    elif origin and full:
-        state.begin_from(worker, Path(origin))
+    elif origin and taken != "weights":
+        before = state.begin_from(worker, files.origin_of(origin))
+        if taken == "branch":
+            saved["batches_skipped"] = before["step"] + before["batches_skipped"]
 
     recorder = history.Recorder(rank, paths.run, saved["step"], context.tracking)
     workers = [failures.Worker(context.host, os.getpid())] * world_size
     dist.all_gather_object(workers, workers[0])
+    skipped = saved["batches_skipped"] + failures.batches_skipped(paths.run, saved["step"])
+    attempt = None
     if rank == 0:
         failures.write_workers(paths.run, workers)
         text = f"training on {world_size} worker(s), from step {saved['step']}"
-        events.record(paths.run, "start", text)
-    skipped = saved["batches_skipped"] + failures.batches_skipped(paths.run, saved["step"])
+        attempt = step_log.next_attempt(events.read(paths.run))
+        facts = {"attempt": attempt, "step": saved["step"], "batches_skipped": skipped}
+        facts |= {"workers": world_size, "data": feed.fingerprint_fields}
+        events.record(paths.run, "start", text, **facts)
+    steps_log = step_log.StepLog(paths.run, attempt)
     recent = [record["loss"] for record in history.read(paths.run) if "loss" in record]
     guard = divergence.DivergenceGuard(config.faults, recent)
     watchdog = Watchdog(paths.run, rank, config.faults.hang_seconds)
@@ -111,40 +161,54 @@ def train(config: Config, context: Context) -> dict[str, Any]:
     if rank == 0 and "interval" in saved:
         interval.resume(saved["interval"])
     profiler = StepProfiler(device, config.train.profile_every)
+    writer = Writer(paths.checkpoints, config.train, partial(events.record, paths.run, "storage"))
+    rescued = False
     try:
         batches = feed.iterate(saved["step"] + skipped, steps + skipped)
         for step, micro_batches in enumerate(batches, saved["step"] + 1):
             watchdog.beat()
+            steps_log.lap("data")
             bad_steps = worker.skipped_steps
             rate = learning_rate(step - 1, steps, config.optim)
             for group in worker.optimizer.param_groups:
                 group["lr"] = rate
-            _seed_dropout(config.run.seed, step, rank)
+            dropout_key = config.run.seed, step
             with profiler.step(step):
+                flags = context.stop(), writer.failed, context.preempted()
                 sums, counts = _optimizer_step(
-                    worker, micro_batches, split, device, profiler, context.stop()
+                    worker, micro_batches, split, device, profiler, flags, dropout_key
                 )
             bad = worker.skipped_steps > bad_steps  # DeepSpeed left the weights as they are
             # The losses of an fp16 step that overflowed are right; NaN would hide the others.
             sums = torch.where(sums.isfinite().all(), sums, 0)
-            interval.add(sums, counts[:-1], profiler.active)
+            consumed = Consumed(*counts.tolist())
+            steps_log.lap("step")
+            steps_log.add(
+                step, step - 1 + skipped, int(consumed.samples), int(consumed.checksum), not bad
+            )
+            interval.add(sums, counts[: len(flops.Counts._fields)], profiler.active)
             if precision != "fp16":  # whose loss scale grows until a step overflows
                 if bad and rank == 0:
-                    _record_bad_step(paths.run, step, feed.samples(step - 1 + skipped))
+                    samples, _ = feed.samples(step - 1 + skipped)
+                    _record_bad_step(paths.run, step, samples.tolist())
                 guard.after_step(step, bad)
 
             # DeepSpeed has waited for the device already, to look at the gradients.
-            stopping = bool(counts[-1])
+            stopping = bool(consumed.stop)
+            if consumed.checkpoint_failed:
+                writer.wait()
             saving = step % config.train.checkpoint_every == 0 or step == steps
             # Checkpoints are logged steps too, so that none is written after an unseen spike.
             if saving or step % config.train.log_every == 0:
                 values = interval.close(remaining=steps - step)
                 values |= {"lr": rate} | dynamics(worker) | profiler.take_shares()
+                values |= writer.take_seconds()
                 what = guard.after_interval(step, values["loss"])
                 if what and rank == 0:
                     events.record(paths.run, "spike", what, step=step)
                 recorder.write(step, values)
 
+            steps_log.lap("other")
             scores = {}
             if evaluating and (saving or step % config.train.eval_every == 0):
                 scores = evaluate(worker.module, open_heldout(config, rank, world_size), device)
@@ -152,13 +216,17 @@ def train(config: Config, context: Context) -> dict[str, Any]:
                 if not math.isfinite(scores["mlm_loss"]):
                     raise divergence.diverged(step, "the held-out loss is not finite")
                 watchdog.beat()
+                steps_log.lap("evaluation")
 
-            if saving or stopping:
+            warned = bool(consumed.preempted) and not rescued
+            if saving or stopping or warned:
+                steps_log.flush()
                 if not engine.weights_are_finite(worker):
                     raise divergence.diverged(step, "weights are not finite")
                 saved = {
                     "step": step,
-                    "samples_seen": step * config.train.global_batch,
+                    "samples_seen": feed.samples_before(step + skipped)
+                    - feed.samples_before(skipped),
                     "batches_skipped": skipped,
                     "fingerprint": feed.fingerprint,
                     "fingerprint_fields": feed.fingerprint_fields,
@@ -168,15 +236,25 @@ def train(config: Config, context: Context) -> dict[str, Any]:
                     "precision": precision,
                     "mlflow_run": context.tracking[1] if context.tracking else None,
                 }
-                folder = state.save(worker, paths.checkpoints, step, saved, dump_yaml(config))
-                state.on_storage(lambda: _prune(paths.checkpoints, config.train.keep_checkpoints))
+                folder = writer.begin(worker, step, saved, settings)
                 context.report(scores, folder)
+                if warned:
+                    rescued = True
+                    writer.wait()
+                    if rank == 0:
+                        text = f"a node will be taken away; {folder.name} was written before"
+                        events.record(paths.run, "preempted", text, step=step)
+                steps_log.lap("checkpoint")
             if stopping:
                 break
             interval.restart()
             profiler.restart()
+        writer.wait(final=True)
+        steps_log.lap("checkpoint")
     finally:
+        writer.close()
         watchdog.close()
+        steps_log.close()
         recorder.close()
     return saved
 
@@ -187,16 +265,21 @@ def _optimizer_step(
     split: batch_split.Split,
     device: torch.device,
     profiler: StepProfiler,
-    stop: bool,
+    flags: tuple[bool, bool, bool],
+    dropout_key: tuple[int, int],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One global batch; returns this rank's sums [6], and of all ranks the Counts and stops [5]."""
-    own = flops.Counts(
-        masked=sum(len(batch.masked_labels) for batch in micro_batches),
-        pairs=sum(int((batch.next_sentence_label != -100).sum()) for batch in micro_batches),
-        tokens=sum(batch.tokens for batch in micro_batches),
-        squares=sum(batch.squares for batch in micro_batches),
+    """One global batch; returns this rank's sums [6], and what all ranks consumed [9]."""
+    samples = np.concatenate([batch.samples for batch in micro_batches])
+    own = Consumed(
+        sum(len(batch.masked_labels) for batch in micro_batches),
+        sum(int((batch.next_sentence_label != -100).sum()) for batch in micro_batches),
+        sum(batch.tokens for batch in micro_batches),
+        sum(batch.squares for batch in micro_batches),
+        len(samples),
+        step_log.checksum_of(samples),
+        *flags,
     )
-    counts = upload(torch.tensor([*own, stop], dtype=torch.float64), device)
+    counts = upload(torch.tensor(own, dtype=torch.float64), device)
     if split.world_size > 1:
         dist.all_reduce(counts)
     # DeepSpeed averages over ranks and accumulation steps; these divisors turn its mean into the
@@ -204,18 +287,15 @@ def _optimizer_step(
     divisors = counts[:2].float().clamp(min=1) / (split.world_size * split.accumulation)
     sums = torch.zeros(len(STATISTICS), device=device)
     for batch in micro_batches:
-        loss, statistics, _ = worker(to_device(batch, device), *divisors)
-        profiler.lap("forward")
-        worker.backward(loss)
+        with dropout_of(batch, *dropout_key):
+            loss, statistics, _ = worker(to_device(batch, device), *divisors)
+            profiler.lap("forward")
+            worker.backward(loss)
         profiler.lap("backward")
         worker.step()
         profiler.lap("optimizer")
         sums += statistics
     return sums, counts
-
-
-def _prune(folder: Path, keep: int) -> None:
-    files.prune(folder, keep, {files.best(folder)})
 
 
 def _record_bad_step(run: Path, step: int, samples: list[int]) -> None:
@@ -228,8 +308,3 @@ def common_precision(precision: str) -> str:
     found = [precision] * dist.get_world_size()
     dist.all_gather_object(found, precision)
     return precision if len(set(found)) == 1 else "fp32"
-
-
-def _seed_dropout(seed: int, step: int, rank: int) -> None:
-    """Dropout as a function of (seed, step, rank): a resumed run draws the same masks again."""
-    torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0]))

@@ -17,7 +17,9 @@ SIZES: dict[str, dict[str, int]] = {
 
 
 def network_config(settings: ModelSettings, vocab_size: int) -> NezhaConfig:
-    """A named size, with the fields that the user set instead; intermediate size 4 × hidden size.
+    """The named size, in which the fields that the user set replace its own.
+
+    The intermediate size is 4 × the hidden size unless it is set.
 
     Raises:
         ConfigError: the sizes do not fit one another.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import NezhaForPreTraining
+from model.fused.dropout import masks_by_sample
 from pipeline.feed.batches import Batch, pack
 from pipeline.training.transfer import upload
 
@@ -53,12 +56,32 @@ def to_device(batch: Batch, device: torch.device) -> Inputs:
     )
 
 
+@contextmanager
+def dropout_of(batch: Batch, seed: int, step: int) -> Iterator[None]:
+    """Dropout of a micro-batch, forward and backward, as a function of (seed, step, sample).
+
+    So a step has the same loss on any number of workers, and after a restart. On a GPU, where masks
+    are drawn for a whole micro-batch, that holds for the same micro-batches.
+    """
+    torch.manual_seed(_number_of(seed, step))
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed(_number_of(seed, step, int(batch.samples[0])))
+    lengths = batch.attention_mask.sum(axis=1)
+    keys = torch.from_numpy(batch.samples.astype(np.int64))
+    with masks_by_sample(keys, torch.from_numpy(lengths)):
+        yield
+
+
+def _number_of(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
 class PretrainingObjective(nn.Module):
     """Sums of the losses over a micro-batch; the vocabulary head runs on masked tokens alone."""
 
-    def __init__(self, network: NezhaForPreTraining) -> None:
+    def __init__(self, network: NezhaForPreTraining, nsp_weight: float = 1.0) -> None:
         super().__init__()
-        self.network = network
+        self.network, self._nsp_weight = network, nsp_weight
 
     def forward(
         self,
@@ -75,7 +98,8 @@ class PretrainingObjective(nn.Module):
 
         Returns:
             the loss (scalar; parts of a batch add up to the mean loss of the whole), float32
-            sums in the order of STATISTICS [6], and which masked tokens were told right (bool [M]).
+            sums in the order of STATISTICS [6], and which masked tokens were predicted right (bool
+            [M]).
         """
         hidden = self.network.nezha(
             inputs.input_ids[None],
@@ -101,7 +125,7 @@ class PretrainingObjective(nn.Module):
                     labelled.sum(),
                 ]
             )
-        return mlm / masked_total + nsp / pairs_total, statistics, right
+        return mlm / masked_total + self._nsp_weight * nsp / pairs_total, statistics, right
 
 
 def summarize(statistics: Tensor) -> dict[str, float]:

@@ -9,26 +9,40 @@ from pipeline.settings.training import OptimSettings
 
 def warmup_steps(total_steps: int, settings: OptimSettings) -> int:
     """`optim.warmup` as a number of steps; a value below 1 is a share of all steps."""
-    warmup = settings.warmup
-    return round(warmup * total_steps) if warmup < 1 else round(warmup)
+    return _steps(settings.warmup, total_steps)
 
 
 def learning_rate(step: int, total_steps: int, settings: OptimSettings) -> float:
     """Rate of optimizer step `step`, 0-based, of `total_steps`.
 
-    It rises linearly to `optim.lr`, which the first step after the warm-up has, and falls from
-    there so that it would be 0 at step `total_steps`. `linear` is BERT's decay. `polynomial` is the
-    square root that NVIDIA's LAMB recipe uses; NVIDIA counts the decay from step 0, also during the
-    warm-up.
+    It rises linearly to `optim.lr`, which the first step after the warm-up has. It stays there
+    until the last `optim.decay` steps, and falls in them so that it would be 0 at step
+    `total_steps`. Without `optim.decay` it falls from the end of the warm-up.
+
+    With t from 0 to 1 in the decay, the factors are: `linear` 1 - t (BERT), `polynomial` the square
+    root of that, `cosine` (1 + cos πt) / 2, `sqrt` 1 - √t (Hägele et al. 2024, for a short decay at
+    the end). `nvidia` is `polynomial` as NVIDIA's LAMB recipe counts it: its t is the share of all
+    steps, so the rate drops when the warm-up ends.
     """
     warmup = warmup_steps(total_steps, settings)
     if step < warmup:
         return settings.lr * (step + 1) / (warmup + 1)
-    done = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+    start = warmup
+    if settings.schedule == "nvidia":
+        start = 0
+    elif settings.decay is not None:
+        start = max(warmup, total_steps - _steps(settings.decay, total_steps))
+    done = min(1.0, max(0, step - start) / max(1, total_steps - start))
     factor = {
         "linear": 1 - done,
         "polynomial": math.sqrt(1 - done),
+        "nvidia": math.sqrt(1 - done),
         "cosine": (1 + math.cos(math.pi * done)) / 2,
+        "sqrt": 1 - math.sqrt(done),
         "constant": 1.0,
     }[settings.schedule]
     return settings.lr * factor
+
+
+def _steps(length: float, total_steps: int) -> int:
+    return round(length * total_steps) if length < 1 else round(length)

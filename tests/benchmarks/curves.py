@@ -86,7 +86,7 @@ class Bench:
         resumed = self._resume(start, "dropout-resumed", 2, dropout=0.1)
         name = f"2 workers with dropout, from step {at} on 2"
         rows.append(_row(name, resumed, "2, undisturbed", whole, target=0.0))
-        ends = [_weights(config).read_bytes() for config in (whole, resumed)]
+        ends = [_weights(config) for config in (whole, resumed)]
         if ends[0] != ends[1]:
             raise SystemExit(f"{name}: the final weights differ")
         return rows
@@ -148,10 +148,10 @@ def _row(
     }
 
 
-def _weights(config: Config) -> Path:
+def _weights(config: Config) -> dict[str, str]:
     newest = checkpoints.newest(RunPaths.of(config).checkpoints)
     assert newest is not None  # the run has ended
-    return newest / checkpoints.WEIGHTS
+    return checkpoints.tensor_hashes(newest)
 
 
 if __name__ == "__main__":

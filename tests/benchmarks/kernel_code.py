@@ -3,9 +3,9 @@
     python -m tests.benchmarks.kernel_code
     python -m tests.benchmarks.kernel_code --try context=64,64,4,3 keys=128,64,8,2
 
-Instructions are counted for each thread and element of a tile, in the loops over tiles outside the
-band and at its edges. `--try` adds other shapes: queries, keys, warps, stages. `attention.py
---tiles` measures them on a GPU.
+For the loops over tiles outside the band and at its edges it shows three numbers: instructions of a
+thread for each of its elements of a tile; and the shared stores and the barriers of a tile. `--try`
+adds other shapes: queries, keys, warps, stages. `attention.py --tiles` measures them on a GPU.
 """
 
 import argparse
@@ -43,7 +43,10 @@ def main() -> None:
                 name,
                 ",".join(map(str, tiles)),
                 "yes" if dropout else "no",
-                *(f"{count / elements:.1f}" for count in made.loops),
+                *(
+                    f"{loop.instructions / elements:.1f}, {loop.shared_stores}, {loop.barriers}"
+                    for loop in made.loops
+                ),
                 *(str(made.registers), str(made.spilled), f"{made.shared / 1024:.0f}"),
                 "yes" if made.serialised else "no",
             )

@@ -108,7 +108,7 @@ def train(case: Case, steps: list[int]) -> dict[int, Any]:
     weights, done = {}, 0
     for step in steps:
         networks.train(worker, range(done, step), SAMPLES)
-        weights[step], done = engines.full_state_dict(worker), step
+        weights[step], done = networks.full_state_dict(worker), step
     return weights
 
 
@@ -121,7 +121,7 @@ def replay(case: Case, steps: list[int], recorded: list[list[list[Tensor]]]) -> 
                 worker.backward(worker(gradients))
                 worker.step()
         if step in steps:
-            found = engines.full_state_dict(worker) or {}
+            found = networks.full_state_dict(worker) or {}
             weights[step] = {name.replace("|", "."): weight for name, weight in found.items()}
     return weights
 

@@ -2,10 +2,11 @@
 
     python tests/benchmarks/step.py --reference /tmp/nezha-4.40/bin/python --json step.json
 
-Contenders: this repository's Nezha, BERT of the installed transformers with SDPA, and, where
---reference names a Python that has it, Nezha of transformers 4.40.2 (see tests/model/
-make_golden.py for such an environment). Each runs in a process of its own, which gives the peak
-of its memory, and they take turns step by step, so that other work on the machine slows all alike.
+Contenders: this repository's Nezha; BERT of the installed transformers with SDPA (on a GPU also in
+bf16, where SDPA is flash attention); and, where --reference names a Python that has it, Nezha of
+transformers 4.40.2 (see tests/model/make_golden.py for such an environment). Each runs in a process
+of its own, which gives the peak of its memory, and they take turns step by step, so that other work
+on the machine slows all alike.
 transformers 5 alone takes twice the memory of 4.40.2 before there is a network: the peak is also
 given above the memory after the imports.
 On a machine that others use, --cpu-time counts the CPU seconds of a single thread instead.
@@ -28,13 +29,8 @@ from pathlib import Path
 from typing import Any
 
 VOCABULARY, HIDDEN, LAYERS, MASKED = 21128, 768, 12, 0.14
-CONTENDERS = [
-    "ours fp32",
-    "ours bf16",
-    "bert fp32",
-    "products fp32",
-    "products bf16",
-]
+CONTENDERS = ["ours fp32", "ours bf16", "bert fp32", "products fp32", "products bf16"]
+ON_GPUS = ["bert bf16"]
 REFERENCE = "nezha 4.40.2 fp32"
 
 
@@ -188,7 +184,8 @@ def _products(batch: int, length: int, dtype: Any, device: str) -> Callable[[], 
 
 
 def measure(arguments: argparse.Namespace, batch: int, length: int) -> list[dict[str, Any]]:
-    pythons = dict.fromkeys(CONTENDERS, sys.executable)
+    also = [] if arguments.device == "cpu" else ON_GPUS
+    pythons = dict.fromkeys([*CONTENDERS, *also], sys.executable)
     if arguments.reference:
         pythons[REFERENCE] = arguments.reference
     options = ["--batch", str(batch), "--length", str(length), "--device", arguments.device]

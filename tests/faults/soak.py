@@ -2,7 +2,8 @@
 
 One of its workers, or the command itself, is killed again and again, at random times and while
 checkpoints are written. The command is given again until the run is finished. Its losses and
-weights are compared with those of a run that nobody disturbed.
+weights are compared with those of a run that nobody disturbed, what it consumed is audited, and its
+goodput is printed with the lost time by cause.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ import tempfile
 import time
 from pathlib import Path
 
+from pipeline import journal
+from pipeline.audit import audit
 from pipeline.paths import RunPaths
 from pipeline.training.checkpoints import files
 from pipeline.training.faults import events, failures
+from pipeline.training.measure import step_log
+from pipeline.training.measure.ledger import goodput, ledger
 from tests.faults.test_driver import assert_gone, children, command
 from tests.pipeline.training.test_loop import losses, settings
 
@@ -40,11 +45,19 @@ def main() -> int:
         undisturbed = seconds_of(lambda: finish(whole))
         lost = seconds_of(lambda: kill_and_finish(killed, given.kills, choose))
         same = losses(whole) == losses(killed) and weights(whole, steps) == weights(killed, steps)
-        restarts = [e for e in events.read(RunPaths.of(killed).run) if e["kind"] == "restart"]
+        run = RunPaths.of(killed).run
+        happened = events.read(run)
+        restarts = [event for event in happened if event["kind"] == "restart"]
         print(f"{given.kills} kills, of which {len(restarts)} ended workers alone")
         print(f"losses and weights bit-identical to the undisturbed run: {same}")
-        print(f"goodput: {undisturbed / lost:.0%} ({undisturbed:.0f} of {lost:.0f} s)")
-    return 0 if same else 1
+        found = audit(killed)
+        print("\n".join(found.problems or found.epochs))
+        print(f"{undisturbed:.0f} s undisturbed, {lost:.0f} s with the kills")
+        seconds = ledger(journal.read(run / step_log.FILE), step_log.attempts(happened))
+        print(f"goodput: {goodput(seconds):.1%} of {sum(seconds.values()):.0f} s; the rest:")
+        for cause, value in sorted(seconds.items(), key=lambda item: -item[1]):
+            print(f"  {cause}: {value:.1f} s")
+    return 0 if same and not found.problems else 1
 
 
 def finish(config) -> None:
@@ -94,9 +107,9 @@ def wait_for_writing(config, process) -> None:
         time.sleep(0.001)
 
 
-def weights(config, steps: int) -> bytes:
+def weights(config, steps: int) -> dict[str, str]:
     folder = RunPaths.of(config).checkpoints / f"checkpoint_{steps:06d}"
-    return (folder / files.WEIGHTS).read_bytes()
+    return files.tensor_hashes(folder)
 
 
 def seconds_of(action) -> float:

@@ -33,7 +33,7 @@ def worker_pid(config, rank):
 
 
 def weights(config):
-    return (RunPaths.of(config).checkpoints / "checkpoint_000060" / files.WEIGHTS).read_bytes()
+    return files.tensor_hashes(RunPaths.of(config).checkpoints / "checkpoint_000060")
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,18 @@ def test_it_hands_over_the_resolved_settings():
     assert isinstance(console, Console)
 
 
+def test_runs_that_follow_each_other_are_all_checked_before_the_first(tmp_path, capsys):
+    for name, rate in (("one", 0.1), ("two", 0.2), ("wrong", 0)):
+        (tmp_path / f"{name}.yaml").write_text(f"run: {{name: {name}}}\noptim: {{lr: {rate}}}\n")
+    done = []
+    both = verb(lambda config, _: done.append((config.run.name, config.optim.clip)))
+    files = [str(tmp_path / f"{name}.yaml") for name in ("one", "two", "wrong")]
+    assert main(both, ["--config", files[0], "--then", files[1], "optim.clip=3"]) == 0
+    assert done == [("one", 3), ("two", 3)]
+    assert main(both, ["--config", files[0], "--then", files[2]]) == 2
+    assert len(done) == 2
+
+
 def test_a_dry_run_shows_settings_and_plan_and_does_nothing(capsys):
     def execute(config, console):
         raise AssertionError("it did something")

@@ -18,7 +18,11 @@ from pipeline.corpus.samples.vocabulary import build_tokenizer
 
 @pytest.fixture(scope="module")
 def export(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run") / "export"
+    return make_export(tmp_path_factory.mktemp("run") / "export")
+
+
+def make_export(folder):
+    """A tiny pretrained network with its tokenizer and code."""
     folder.mkdir()
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"在京沪张王明华，"]
     vocab += [f"[unused{i}]" for i in range(1, 99)]
@@ -54,6 +58,7 @@ def test_fine_tune_record_and_predict(export, ray_cluster, tmp_path, capsys, mon
         "finetune.epochs=3",
         "finetune.lr=2e-2",
         "finetune.batch=8",
+        "finetune.search.seeds=[1, 2]",
     ]
     assert main(finetune.VERB, [*arguments, "--dry-run"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["ner.jsonl"]
@@ -64,14 +69,20 @@ def test_fine_tune_record_and_predict(export, ray_cluster, tmp_path, capsys, mon
     folder = tmp_path / "r" / "heads" / "ner"
     results = json.loads((folder / "results.json").read_text("utf-8"))
     assert f"predict.model={folder}" in out
-    assert f"{results['test']['f1']:.4g}" in out
+    assert f"{100 * results['score']:.1f}" in out
+    assert "over 2 seed(s)" in out
+    assert "median of 2 seeds by dev f1" in out
+    judged = {path.name for path in (folder / "judged").iterdir()}
+    assert judged > {"test.jsonl", "worst_test.json", "confusion_dev.png", "calibration_test.png"}
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    (run,) = client.search_runs([client.get_experiment_by_name("nezha").experiment_id])
+    found = client.search_runs([client.get_experiment_by_name("nezha").experiment_id])
+    (run,) = (each for each in found if "mlflow.parentRunId" not in each.data.tags)
+    assert len(found) == 3
     assert run.info.status == "FINISHED"
     assert run.data.params["finetune.lr"] == "0.02"
     assert run.data.tags["task"] == "ner"
-    assert run.data.metrics["test_f1"] == pytest.approx(results["test"]["f1"])
-    curve = client.get_metric_history(run.info.run_id, "dev_f1")
+    assert run.data.metrics["test/f1"] == pytest.approx(results["test"]["f1"])
+    curve = client.get_metric_history(run.info.run_id, "dev/f1")
     assert [point.value for point in curve] == pytest.approx([e["f1"] for e in results["epochs"]])
 
     (tmp_path / "in.txt").write_text("张明在京\n\n王华在沪，\n", "utf-8")

@@ -87,7 +87,7 @@ def test_a_finished_run_under_other_settings(capsys, tmp_path):
 
 def test_next_commands_have_settings_that_exist():
     config = load_config("jobs/configs/demo.yaml", [])
-    commands = [shlex.split(line) for line in pretrain.next_commands(config)]
+    commands = [shlex.split(line) for line in pretrain.next_commands(config, None)]
     verbs = [words for words in commands if words[:2] == ["python", "-m"]]
     assert {words[2] for words in verbs} == {"jobs.predict", "jobs.finetune"}
     for words in verbs:

@@ -51,6 +51,7 @@ def _detached(values):
 
 def fused_cases():
     yield cpu_dropout, (drawn(3, 5), 0.25, SEED)
+    yield cpu_dropout, (drawn(1, 3, 5), 0.25, torch.tensor([[7, 0, 1], [7, 1, 2]]))
     labels = torch.randint(11, (6,))
     yield cross_entropy, (drawn(6, 4), drawn(11, 4), drawn(11), labels, True)
     yield cross_entropy, (*_detached((drawn(6, 4), drawn(11, 4), drawn(11))), labels, False)

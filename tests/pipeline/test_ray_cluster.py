@@ -1,11 +1,17 @@
-"""The local cluster of a verb."""
+"""The local cluster of a verb, and the wait for a cluster that starts nodes by itself."""
 
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from pipeline import ray_cluster as cluster
+from pipeline.errors import ConfigError
+from pipeline.settings.config_file import load_config
 
 ROOT = Path(__file__).parent.parent.parent
 PROGRAM = """
@@ -39,3 +45,47 @@ def test_a_local_cluster_leaves_no_folder(tmp_path, ending):
         assert list(parent.iterdir()) == []
     finally:
         parent.rmdir()
+
+
+@pytest.mark.ray
+def test_workers_wait_for_a_node_that_comes(ray_cluster, monkeypatch):
+    monkeypatch.setattr(cluster, "POLL_SECONDS", 0.2)
+    said, told = [], threading.Event()
+
+    def say(line):
+        said.append(line)
+        told.set()
+
+    with ThreadPoolExecutor() as pool:
+        placed = pool.submit(cluster.place, 1, 6, 0, 60, say)
+        assert told.wait(30)
+        node = ray_cluster.add_node(num_cpus=7)
+        try:
+            placed.result()
+        finally:
+            ray_cluster.remove_node(node)
+    assert said[0] == ("waiting at most 60 s: 1 worker(s) need 6 CPUs and the cluster has 4")
+    with pytest.raises(ConfigError, match="still need 64 CPUs and the cluster has"):
+        cluster.place(8, 8, 0, 0.5, said.append)
+
+
+@pytest.mark.ray
+def test_gpus_that_could_be_started_are_never_replaced_by_cpus(ray_cluster, monkeypatch):
+    assert cluster.gpus_per_worker(None) == 0
+    monkeypatch.setattr(
+        cluster.state, "get_max_resources_from_cluster_config", lambda: {"CPU": 8, "GPU": 8}
+    )
+    with pytest.raises(ConfigError, match=r"set scaling\.gpus_per_worker=1 with scaling\.workers"):
+        cluster.gpus_per_worker(None)
+    assert cluster.gpus_per_worker(0) == 0
+    with pytest.raises(ConfigError, match="still need 1 GPUs and the cluster has 0"):
+        cluster.place(1, 1, 1, 0.5, lambda line: None)
+
+
+def test_a_wait_needs_a_known_group():
+    with pytest.raises(ConfigError, match="waits for a known group of workers"):
+        load_config(None, ["scaling.wait_seconds=60", "scaling.workers=2"])
+    with pytest.raises(ConfigError, match="waits for a known group of workers"):
+        load_config(None, ["scaling.wait_seconds=60", "scaling.gpus_per_worker=1"])
+    named = ["scaling.workers=2", "scaling.gpus_per_worker=1"]
+    assert load_config(None, ["scaling.wait_seconds=60", *named]).scaling.wait_seconds == 60

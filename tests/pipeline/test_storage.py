@@ -1,4 +1,4 @@
-"""Object stores, through a server if one is installed."""
+"""Object stores, through a real server."""
 
 import pytest
 
@@ -9,25 +9,7 @@ from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.conftest import vocab  # noqa: F401
 from tests.pipeline.corpus.raw import write_texts
 from tests.pipeline.corpus.test_prepare import hashes, run
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-    """A bucket of an S3 server on this machine."""
-    server = pytest.importorskip("moto.server", reason="pip install 'moto[server]' for S3 itself")
-    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    running.start()
-    address, port = running.get_host_and_port()
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "id",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{address}:{port}",
-    }.items():
-        monkeypatch.setenv(name, value)
-    __import__("boto3").client("s3").create_bucket(Bucket="bucket")
-    yield "s3://bucket"
-    running.stop()
+from tests.pipeline.object_store import bucket, object_store  # noqa: F401
 
 
 @pytest.mark.parametrize("client", ["s3fs", "pyarrow"])

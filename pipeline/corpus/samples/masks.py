@@ -46,6 +46,17 @@ def sample_keys(seed: int, epoch: int | NDArray[np.integer], samples: UINT64) ->
     return draw(keys, samples)
 
 
+def at_progress(settings: MaskingSettings, done: float) -> MaskingSettings:
+    """The settings where a share `done` of the training is over (1 from its end on).
+
+    The share of masked tokens changes linearly from `probability` to `final_probability`.
+    """
+    first, last = settings.probability, settings.final_probability
+    if last is None:
+        return settings
+    return settings.model_copy(update={"probability": first + (last - first) * min(1.0, done)})
+
+
 def whole_word_masks(
     pairs: Pairs,
     settings: MaskingSettings,
@@ -54,7 +65,9 @@ def whole_word_masks(
     epoch: int | NDArray[np.integer] = 0,
     samples: NDArray[np.integer] | None = None,
 ) -> Masks:
-    """Choose whole words of N samples and the ids that the model sees in their place.
+    """Choose words of N samples and the ids that the model sees in their place.
+
+    Words are masked whole; without `whole_words` each token counts as a word.
 
     The budget of a sample is that of `budgets`. It is the mean number of masked tokens over many
     draws; one draw differs from it by less than the longest word or n-gram, because words are
@@ -118,6 +131,8 @@ def _draw_masks(
     settings: MaskingSettings,
     vocabulary: Maskable,
 ) -> Masks:
+    if not settings.whole_words:
+        word_starts = np.ones_like(word_starts)
     starts, sizes, samples = maskable_words(input_ids, word_starts, offsets, vocabulary)
     first, count = np.arange(len(starts)), np.ones(len(starts), np.int64)
     if settings.max_ngram > 1:

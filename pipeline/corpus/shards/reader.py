@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from pipeline.corpus.arrays import offsets_of
 from pipeline.corpus.records import Masks, Pairs
 from pipeline.corpus.samples.masks import no_masks
+from pipeline.corpus.samples.pairs import NO_LABEL
 from pipeline.corpus.shards.address_space import AddressRange
 from pipeline.corpus.shards.format import (
     SCHEMA_VERSION,
@@ -32,6 +34,17 @@ from pipeline.errors import ShardError
 _LISTS = ("input_ids", "word_starts", "masked_positions", "masked_ids")
 _SCALARS = ("segment_b_start", "next_sentence_label", "document")
 _COLUMNS = (*_LISTS, *(f"{name} offsets" for name in _LISTS), *_SCALARS)
+
+
+class DamagedShard(ShardError):
+    """A shard that cannot be used; `shards` are the numbers of such shards in their folder."""
+
+    def __init__(self, message: str, shards: list[int]) -> None:
+        super().__init__(message, shards)
+        self.message, self.shards = message, shards
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class Rows(NamedTuple):
@@ -62,8 +75,6 @@ class ShardFolder:
         locate: gives the local path of a shard, for shards that are cached elsewhere.
         mapped_bytes: how much may stay mapped; the least recently used shards are released first,
             also if there are more than half of the maps that Linux allows a process.
-        verify: compare the SHA-256 of a shard with the manifest's when it is mapped for the first
-            time.
 
     Raises:
         ShardError: a folder is not a finished corpus, or the folders have different vocabularies.
@@ -74,7 +85,6 @@ class ShardFolder:
         *folders: str | Path,
         locate: Callable[[str, ShardInfo], Path] | None = None,
         mapped_bytes: float = math.inf,
-        verify: bool = False,
     ) -> None:
         self.folders = tuple(str(folder).rstrip("/") for folder in folders)
         self.manifests: tuple[Manifest, ...] = tuple(map(read_manifest, self.folders))
@@ -96,9 +106,8 @@ class ShardFolder:
         self._locate = locate or (lambda folder, shard: Path(folder) / shard.name)
         self._mapped_bytes, self._held_bytes = mapped_bytes, 0
         self._most_maps = _most_maps() // 2
-        self._mapped: OrderedDict[int, pa.Buffer] = OrderedDict()
+        self._mapped: OrderedDict[int, tuple[Path, pa.Buffer]] = OrderedDict()
         self._memory = AddressRange(0, 0)
-        self._unverified = np.full(len(self._shards), verify)
         self._addresses = np.zeros((len(self._shards), len(_COLUMNS)), np.int64)
         self._sizes = np.zeros((len(self._shards), 2), np.int64)
         self._id_type = "<u2" if self.manifest.vocab_size <= 2**16 else "<u4"
@@ -110,6 +119,26 @@ class ShardFolder:
         """The shards of these samples, each once, with its folder."""
         shards = np.unique(np.searchsorted(self._first_rows, numbers, side="right") - 1)
         return [self._shards[shard] for shard in shards.tolist()]
+
+    def in_shards(self, numbers: NDArray[np.integer], shards: set[int]) -> NDArray[np.bool_]:
+        """[N] whether these samples are in shards of these numbers."""
+        return np.isin(np.searchsorted(self._first_rows, numbers, side="right") - 1, list(shards))
+
+    def shards_at(self, paths: frozenset[str]) -> set[int]:
+        """The numbers of the shards at these local paths."""
+        found = enumerate(self._shards)
+        return {number for number, (folder, info) in found if str(Path(folder, info.name)) in paths}
+
+    def sample_outside(self, shards: set[int]) -> int:
+        """The first sample that is in none of these shards.
+
+        Raises:
+            ShardError: there is none.
+        """
+        for number, rows in enumerate(self.shard_rows):
+            if number not in shards and rows:
+                return int(self._first_rows[number])
+        raise ShardError(f"{', '.join(self.folders)}: all shards are damaged; prepare them again")
 
     def rows(
         self,
@@ -127,7 +156,7 @@ class ShardFolder:
 
         Raises:
             IndexError: there is no sample with this number.
-            ShardError: a shard is missing or damaged.
+            DamagedShard: a shard is missing or damaged.
         """
         numbers = np.asarray(numbers).astype(np.int64)
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self):
@@ -139,21 +168,22 @@ class ShardFolder:
         column = dict(zip(_COLUMNS, self._addresses[shards].T, strict=True))
         sizes = self._sizes[shards]
 
-        starts, lengths = self._list_bounds(column["input_ids offsets"], local, sizes[:, 0])
+        starts, lengths = self._list_bounds("input_ids", column, local, shards, sizes[:, 0])
         width = max(1, -(-int(lengths.max(initial=1)) // multiple) * multiple)
         word_starts = np.zeros((len(numbers), 0), np.bool_)
         if words:
             word_starts = memory.bits(column["word_starts"], starts, width)
         chosen = no_masks(len(numbers))
         if masks:
-            first, count = self._list_bounds(column["masked_positions offsets"], local, sizes[:, 1])
+            name = "masked_positions"
+            first, count = self._list_bounds(name, column, local, shards, sizes[:, 1])
             inside = np.arange(count.max(initial=0)) < count[:, None]
             at = memory.windows(column["masked_positions"], first, inside.shape[1], "<u2")
             ids = memory.windows(column["masked_ids"], first, inside.shape[1], self._id_type)
             chosen = Masks(
                 at[inside].astype(np.int64), ids[inside].astype(np.int32), offsets_of(count)
             )
-        return Rows(
+        found = Rows(
             lengths,
             memory.windows(column["input_ids"], starts, width, self._id_type),
             word_starts,
@@ -162,19 +192,52 @@ class ShardFolder:
             memory.gather(column["document"], local, "<u8"),
             chosen,
         )
+        self._check(found, shards)
+        return found
 
     def _list_bounds(
-        self, addresses: NDArray[np.int64], local: NDArray[np.int64], sizes: NDArray[np.int64]
+        self,
+        name: str,
+        column: Mapping[str, NDArray[np.int64]],
+        local: NDArray[np.int64],
+        shards: NDArray[np.int64],
+        sizes: NDArray[np.int64],
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """[N] starts and [N] lengths of lists, checked: a wrong one would end the process."""
-        bounds = self._memory.windows(addresses, local, 2, "<i4").astype(np.int64)
+        offsets = column[f"{name} offsets"]
+        bounds = self._memory.windows(offsets, local, 2, "<i4").astype(np.int64)
         starts, ends = bounds[:, 0], bounds[:, 1]
         lengths = ends - starts
-        if ((starts < 0) | (lengths < 0) | (lengths > self._longest) | (ends > sizes)).any():
-            raise ShardError(
-                f"{', '.join(self.folders)}: damaged offsets; run jobs.verify to find the shard"
-            )
+        wrong = (starts < 0) | (lengths < 0) | (lengths > self._longest) | (ends > sizes)
+        self._refuse(f"offsets of {name}", wrong, shards)
         return starts, lengths
+
+    def _check(self, rows: Rows, shards: NDArray[np.int64]) -> None:
+        """Refuse values that the network or the masks can't take."""
+        size = self.manifest.vocab_size
+        if rows.input_ids.max(initial=0) >= size:  # perhaps beyond the end of a row
+            inside = np.arange(rows.input_ids.shape[1]) < rows.lengths[:, None]
+            wrong = np.any((rows.input_ids >= size) & inside, axis=1)
+            self._refuse(f"ids beyond the vocabulary of {size} entries", wrong, shards)
+        counts = np.diff(rows.masks.offsets)
+        row = np.repeat(np.arange(len(counts)), counts)
+        wrong = np.zeros(len(counts), np.bool_)
+        wrong[row[(rows.masks.positions >= rows.lengths[row]) | (rows.masks.ids >= size)]] = True
+        self._refuse("masks outside their sample or the vocabulary", wrong, shards)
+        labels = rows.next_sentence_label
+        self._refuse("labels of pairs", (labels > 1) & (labels != NO_LABEL), shards)
+
+    def _refuse(self, what: str, wrong: NDArray[np.bool_], shards: NDArray[np.int64]) -> None:
+        """Raise DamagedShard if anything is wrong, with the names of the shards of these rows."""
+        if wrong.any():
+            numbers = np.unique(shards[wrong]).tolist()
+            names = [
+                f"{folder}/{info.name}" for folder, info in map(self._shards.__getitem__, numbers)
+            ]
+            raise DamagedShard(
+                f"{', '.join(names)}: damaged {what}; delete it and run jobs.prepare again",
+                numbers,
+            )
 
     def _map(self, shards: NDArray[np.int64]) -> None:
         """Map these shards where needed, then release others if the limit is exceeded."""
@@ -182,8 +245,7 @@ class ShardFolder:
         for shard in needed:
             if shard in self._mapped:
                 self._mapped.move_to_end(shard)
-            else:
-                self._map_shard(shard)
+            self._map_shard(shard)
         while len(self._mapped) > len(needed) and (
             self._held_bytes > self._mapped_bytes or len(self._mapped) > self._most_maps
         ):
@@ -191,14 +253,19 @@ class ShardFolder:
             self._held_bytes -= self._shards[shard][1].bytes
 
     def _map_shard(self, shard: int) -> None:
+        """Map a shard, or look whether the file of a mapped one is still whole."""
         folder, info = self._shards[shard]
-        path = self._locate(folder, info)
-        whole, addresses, sizes = _map_shard(path, info, self.manifest, self._longest)
-        if self._unverified[shard]:
-            check_hash(path, memoryview(whole)[: info.bytes], info)
-            self._unverified[shard] = False
-        self._mapped[shard], self._addresses[shard], self._sizes[shard] = whole, addresses, sizes
-        self._memory = self._memory.including(whole.address, whole.address + whole.size)
+        try:
+            if shard in self._mapped:
+                _check_size(self._mapped[shard][0], info)
+                return
+            path = self._locate(folder, info)
+            buffer, *places = _map_shard(path, info, self.manifest, self._longest)
+        except ShardError as error:
+            raise DamagedShard(str(error), [shard]) from None
+        self._mapped[shard] = path, buffer
+        self._addresses[shard], self._sizes[shard] = places
+        self._memory = self._memory.including(buffer.address, buffer.address + buffer.size)
         self._held_bytes += info.bytes
 
 
@@ -221,6 +288,20 @@ def _most_maps() -> int:
         return int(Path("/proc/sys/vm/max_map_count").read_text())
     except (OSError, ValueError):
         return 65_530
+
+
+def _check_size(path: Path, info: ShardInfo) -> None:
+    """Refuse a mapped file that was cut: to read it would end the process (SIGBUS).
+
+    A file that was deleted stays readable where it is mapped.
+    """
+    with suppress(FileNotFoundError):
+        size = path.stat().st_size
+        if size < info.bytes:
+            raise ShardError(
+                f"{path}: was cut to {size} of {info.bytes} bytes while it was read; "
+                "run jobs.prepare again"
+            )
 
 
 def flat_pairs(rows: Rows) -> Pairs:

@@ -11,8 +11,12 @@ from typing import IO, Any
 import zstandard
 
 READ_BYTES = 1 << 20
-COMPRESSED_READ_BYTES = 8192
-"""Small, because all that one read decompresses to is held in memory, which may be a lot."""
+COMPRESSED_READ_BYTES = {"gzip": 8192, "bz2": 8192, "xz": 8192, "zstd": 512}
+"""Small for zstd, where all that one read decompresses to is held in memory: 32,768 times as much
+at most."""
+PART_BYTES = 1 << 22
+"""What is decompressed at a time, so that a file of a few bytes that becomes terabytes (a zip bomb)
+takes no more memory than others."""
 FRAMES: dict[str, Callable[[], Any]] = {
     "gzip": lambda: zlib.decompressobj(wbits=31),
     "bz2": bz2.BZ2Decompressor,
@@ -49,20 +53,34 @@ def decompressed(file: IO[bytes], compression: str) -> Iterator[bytes]:
         return
     frame: Any = None
     frames = produced = 0
-    while data := file.read(COMPRESSED_READ_BYTES):
+    while data := file.read(COMPRESSED_READ_BYTES[compression]):
         while data := data.lstrip(b"\0") if frames and frame is None else data:
             if frame is None:
                 frame, produced = FRAMES[compression](), 0
             try:
-                part = frame.decompress(data)
+                for part in _parts(compression, frame, data):
+                    produced += len(part)
+                    yield part
             except (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, ValueError) as error:
                 if frames and not produced:
                     raise Damage("bytes that are not compressed follow the data", True) from None
                 raise Damage(str(error), False) from None
-            produced += len(part)
-            yield part
             if not frame.eof:
                 break
             data, frame, frames = frame.unused_data, None, frames + 1
     if frame is not None:
         raise Damage("the file ends within compressed data", bool(frames and not produced))
+
+
+def _parts(compression: str, frame: Any, data: bytes) -> Iterator[bytes]:
+    """What a frame makes of its next bytes, PART_BYTES at a time."""
+    if compression == "zstd":  # which has no limit
+        yield frame.decompress(data)
+        return
+    more = True
+    while more and not frame.eof:
+        part = frame.decompress(data, PART_BYTES)
+        yield part
+        # Only zlib hands back what it has not looked at yet.
+        data = getattr(frame, "unconsumed_tail", b"")
+        more = bool(data) or len(part) == PART_BYTES

@@ -237,14 +237,16 @@ def _signature(item: tuple[Source, Found, str], whole: bool) -> str:
     """Hash of the whole content; if the inputs are large, of samples and the modification time.
 
     The time alone would make a new corpus of every copy; samples alone would miss a change between
-    them. For an object store, the listing's own hash or time is taken.
+    them. So inputs that are not large have the same signature on a disk and in an object store. Of
+    large ones in an object store, the listing's own hash or time is taken.
     """
     _, found, path = item
     size, version, _ = found.files[path]
-    if not is_local(found.system):
+    local = is_local(found.system)
+    if not local and not whole:
         return f"{size} {version}"
     digest = xxhash.xxh3_128()
-    with naming(path), open(path, "rb") as file:
+    with naming(path), open(path, "rb") if local else found.system.open(path, "rb") as file:
         if whole:
             while data := file.read(1 << 20):
                 digest.update(data)

@@ -5,9 +5,10 @@ Logits reach the loss as [..., K] with targets [...]; a target of -100 is not co
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,7 +19,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from pipeline.errors import TaskError
 from pipeline.finetuning.features import Feature, FeatureBatch, Tokens
-from pipeline.finetuning.jsonl import Example, parse_object, read_lines, require
+from pipeline.finetuning.jsonl import Example, require
 
 Answer = dict[str, Any]
 Logits = NDArray[np.floating]
@@ -49,6 +50,11 @@ class TaskSetup(NamedTuple):
     """Names of the classes or of the token labels; empty for choices and spans."""
     length: int
     """Largest number of tokens in an input sequence."""
+    stride: int | None = None
+    """Tokens that a window of a long input shares with the one before; None: the task's own way."""
+    clean: Callable[[str], str] = str
+    """What a text needs that the tokenizer does not do (`export.lineage.text_cleaner`). Tasks that
+    give the places of characters leave it out: places count the characters of the text as given."""
 
 
 class Task(ABC):
@@ -70,8 +76,27 @@ class Task(ABC):
     """Whether an example is several input sequences, one for each choice."""
     has_labels: ClassVar[bool] = True
     """Whether answers come from a fixed set of labels."""
+    answer_form: ClassVar[dict[str, Any]]
+    """Keys of an answer with the types of their values: a type, a list of one form, or a dictionary
+    of forms; `{str: form}` is a dictionary with any keys."""
+    aliases: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """Names that published files have for a field or the target."""
+    order: ClassVar[tuple[str, ...]] = ()
+    """Fields and target as they stand in tables without column names; empty if tables differ."""
+    words_in_columns: ClassVar[bool] = False
+    """Whether text files hold words with labels in CoNLL's columns."""
+    problem_type: ClassVar[str | None] = None
+    """Of the network's configuration: what transformers does with the logits."""
+    sample: ClassVar[Example]
+    """An example without its target, as a served head takes it."""
     may_be_blank: ClassVar[frozenset[str]] = frozenset()
     """Fields that may hold no visible character."""
+
+    @property
+    def served(self) -> dict[str, Any]:
+        """Keys of what a served head takes, with the forms of their values, as `answer_form`."""
+        kinds = {key: self.fields.get(key, str) for key in self.sample}
+        return {key: [str] if kind is list else kind for key, kind in kinds.items()}
 
     @abstractmethod
     def check_target(self, example: Example, place: str) -> None:
@@ -86,12 +111,31 @@ class Task(ABC):
         """The answer for an example."""
 
     @abstractmethod
+    def submitted(self, example: Example, answer: Answer) -> Any:
+        """An answer as CLUE's submissions have it: keys of a line beside `id`, or a text."""
+
+    @abstractmethod
     def scores(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
         """Scores by name, `metric` first."""
 
     def logits(self, output: Any, batch: FeatureBatch) -> Tensor:
         """[..., K] from the network's output."""
         return output.logits
+
+    def published(self, record: Example) -> Example | None:
+        """A record of a file as an example; None for one that its makers gave no label.
+
+        Names and forms of published data sets become those of this task. Raises TaskError, without
+        a place, where that is not possible.
+        """
+        for field, names in self.aliases.items():
+            name = next((each for each in names if each in record), None)
+            if field not in record and name:
+                record = {field if key == name else key: record[key] for key in record}
+        for key, kind in self.fields.items():
+            if kind is list and isinstance(record.get(key), str):
+                record = record | {key: listed(record[key])}
+        return record
 
     def labels_of(self, examples: Iterable[Example]) -> set[str]:
         """All labels that occur as targets."""
@@ -127,29 +171,40 @@ class Task(ABC):
         labels: Sequence[str] | None = None,
         fits: Callable[[Example], str] = lambda example: "",
         target_needed: bool = True,
+        columns: Mapping[str, str | int] | None = None,
     ) -> list[Example]:
-        """The good examples of a JSONL file; class labels become strings.
+        """The good examples of a file of any form in `formats`; class labels become strings.
 
         Args:
-            findings: takes what is wrong: the file is missing, empty or not JSONL, a field is
+            findings: takes what is wrong: the file is missing, empty or of another form, a field is
                 missing or has another type, a text is blank, an `id` occurs twice.
             labels: labels that may occur; None: any.
             fits: why an example cannot be used; empty if it can.
             target_needed: whether a file without any target is wrong; otherwise its examples have
                 none.
+            columns: how the file names fields and target, or their numbers.
         """
+        from pipeline.finetuning import formats  # a served head reads no files
+
+        unlabelled = 0
         parsed: list[tuple[str, Example]] = []
         bad: dict[str, str] = {}
         places: list[str] = []
         try:
-            for place, line in read_lines(path):
-                if line.strip():
-                    places.append(place)
-                    with _noting(bad, place):
-                        parsed.append((place, self._parse(line, place)))
+            for place, record in formats.read_records(path, formats.Columns.of(self, columns)):
+                places.append(place)
+                with _noting(bad, place):
+                    example = self._parse(record, place)
+                    unlabelled += example is None
+                    parsed += [] if example is None else [(place, example)]
         except TaskError as error:
             findings.problems.append(str(error))
             return []
+        if unlabelled:
+            findings.notes.append(
+                f"{path}: {unlabelled} of {len(places)} examples are left out: their label is -, "
+                "which says that annotators did not agree"
+            )
         if target_needed or any(self.target in example for _, example in parsed):
             good = []
             for place, example in parsed:
@@ -179,16 +234,28 @@ class Task(ABC):
         findings.bad_lines.extend(bad[place] for place in places if place in bad)
         if not places:
             keys = ", ".join([*self.fields, self.target])
-            findings.problems.append(f"{path}: no examples; expected JSON lines with {keys}")
+            findings.problems.append(f"{path}: no examples; expected {keys}")
         elif not examples:
             findings.problems.append(f"{path}: no good example")
         return examples
 
-    def _parse(self, line: str, place: str) -> Example:
-        example = self.check_fields(parse_object(line, place), place)
+    def _parse(self, record: Example | TaskError, place: str) -> Example | None:
+        if isinstance(record, TaskError):
+            raise record
+        found = self.example(record, place)
+        if found is None:
+            return None
+        example = self.check_fields(found, place)
         if key := self.blank(example):
             raise TaskError(f"{place}, key {key}: there is no visible character")
         return example
+
+    def example(self, record: Example, place: str) -> Example | None:
+        """What `published` says of a record, with the place in its errors."""
+        try:
+            return self.published(record)
+        except (TaskError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise TaskError(f"{place}: {error}") from None
 
     def blank(self, example: Example) -> str:
         """The first field that must hold a visible character and holds none; empty if all do."""
@@ -207,6 +274,19 @@ class Task(ABC):
                     f"{place}, key {key}: expected a list of strings that are not empty"
                 )
         return example
+
+
+def listed(text: str) -> list[str]:
+    """A list in a cell of a table: JSON, or words between white space.
+
+    Raises ValueError for JSON that is malformed or no list.
+    """
+    if not text.lstrip().startswith("["):
+        return text.split()
+    found = json.loads(text)
+    if not isinstance(found, list):
+        raise ValueError(f"{text!r:.60} is not a list")
+    return found
 
 
 @contextmanager

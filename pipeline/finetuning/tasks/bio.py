@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import TaskError
+
 LABEL = re.compile(r"O|[BIESMLUW]-\S+")
 """A label of BIO, IOB1, IOE, BIOES, BILOU or BMES."""
 GOES_ON = frozenset("BIM")
@@ -30,6 +32,21 @@ def to_bio(labels: Sequence[str]) -> list[str]:
         begins = now[0] in BEGINS or before[0] not in GOES_ON or before[2:] != now[2:]
         found.append("O" if now == "O" else f"{'B' if begins else 'I'}-{now[2:]}")
     return found
+
+
+def labels_of_places(places: Sequence[tuple[int, int, str]], length: int) -> list[str]:
+    """BIO labels of entities (start, end, type) in a text of `length` characters.
+
+    Raises TaskError where an entity does not lie in the text, or two share a character.
+    """
+    labels = ["O"] * length
+    for start, end, kind in places:
+        if not 0 <= start < end <= length:
+            raise TaskError(f"the entity from {start} to {end} does not lie in the text")
+        if set(labels[start:end]) != {"O"}:
+            raise TaskError(f"the entity from {start} to {end} shares characters with another one")
+        labels[start:end] = [f"B-{kind}", *[f"I-{kind}"] * (end - start - 1)]
+    return labels
 
 
 def best_labels(scores: NDArray[np.floating], labels: Sequence[str]) -> list[int]:

@@ -32,9 +32,31 @@ class Choice(Task):
     metric = "accuracy"
     fields: ClassVar = {"context": str, "question": str, "choices": list}
     target = "answer"
+    answer_form: ClassVar = {"answer": int, "choice": str, "probabilities": [float]}
+    sample: ClassVar = {
+        "context": "他去了北京。",
+        "question": "他去了哪里？",
+        "choices": ["上海", "北京"],
+    }
     multiple_choice = True
+    aliases: ClassVar = {"choices": ("options", "choice"), "answer": ("label",)}
     has_labels = False
     may_be_blank = frozenset(("context", "question"))
+
+    def published(self, record: Example) -> Example | None:
+        """An answer that is the text of a choice becomes its number."""
+        found = super().published(record)
+        answer = found.get("answer") if found else None
+        if found and isinstance(answer, str):
+            choices = list(found.get("choices", ()))
+            if answer not in choices and not answer.isdigit():
+                raise TaskError(f"key answer: {answer!r} is none of the choices")
+            place = choices.index(answer) if answer in choices else int(answer)
+            return found | {"answer": place}
+        return found
+
+    def submitted(self, example: Example, answer: Answer) -> Any:
+        return {"label": answer["answer"]}
 
     def check_fields(self, example: Example, place: str) -> Example:
         example = super().check_fields(example, place)
@@ -65,17 +87,17 @@ class Choice(Task):
             )
 
     def features(self, examples: Sequence[Example], setup: TaskSetup) -> list[Feature]:
-        texts = [
-            [example["context"], *example["choices"]]
-            + [example["question"] + choice for choice in example["choices"]]
-            for example in examples
-        ]
+        texts = []
+        for example in examples:
+            context, question = setup.clean(example["context"]), setup.clean(example["question"])
+            choices = list(map(setup.clean, example["choices"]))
+            texts.append([context, *choices, *(question + choice for choice in choices)])
         tokenized = iter(_ids([text for each in texts for text in each], setup.tokenizer))
         features = []
         for i, example in enumerate(examples):
             number = len(example["choices"])
-            context, *both = itertools.islice(tokenized, 1 + 2 * number)
-            inputs = _inputs(context, both[:number], both[number:], setup)
+            given, *both = itertools.islice(tokenized, 1 + 2 * number)
+            inputs = _inputs(given, both[:number], both[number:], setup)
             target = [example["answer"]] if "answer" in example else []
             features.append(Feature(i, inputs, target, []))
         return features

@@ -1,14 +1,18 @@
-"""One label for a text, or for a pair of texts."""
+"""Labels or a number for a text, or for a pair of texts."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
+import torch
 import transformers
+from torch import Tensor
 
-from pipeline.finetuning import metrics
-from pipeline.finetuning.features import Feature
+from pipeline.errors import TaskError
+from pipeline.finetuning.features import Feature, FeatureBatch
 from pipeline.finetuning.jsonl import Example, require
 from pipeline.finetuning.tasks.base import (
     Answer,
@@ -16,19 +20,39 @@ from pipeline.finetuning.tasks.base import (
     Task,
     TaskSetup,
     encode,
+    listed,
+    log_softmax,
     softmax,
     tokens_at,
 )
 
+NO_GOLD_LABEL = "-"
+"""What OCNLI, CMNLI and SNLI write where annotators did not agree."""
+
 
 class Classification(Task):
-    """A text gets one label. Logits [K]."""
+    """A text gets one label. Logits [K].
+
+    A text that is longer than the length loses its end or, with a stride, is read in windows, whose
+    log probabilities are averaged.
+    """
 
     name = "classification"
     network = transformers.AutoModelForSequenceClassification
     metric = "accuracy"
     fields: ClassVar = {"text": str}
     target = "label"
+    answer_form: ClassVar = {"label": str, "probabilities": {str: float}}
+    aliases: ClassVar = {"text": ("sentence", "text_a", "content", "review"), "label": ("class",)}
+    sample: ClassVar = {"text": "房间很干净。"}
+
+    def published(self, record: Example) -> Example | None:
+        """CLUE's WSC marks its two spans in the text; a label `-` is none."""
+        if record.get("label") == NO_GOLD_LABEL:
+            return None
+        if isinstance(record.get("target"), dict) and "span1_index" in record["target"]:
+            record = {**record, "text": _marked(record["text"], record["target"])}
+        return super().published(record)
 
     def check_target(self, example: Example, place: str) -> None:
         require(example, "label", (str, int), place, self.name)
@@ -41,29 +65,177 @@ class Classification(Task):
         return {"text": line}
 
     def features(self, examples: Sequence[Example], setup: TaskSetup) -> list[Feature]:
-        texts = [[example[field] for example in examples] for field in self.fields]
-        encoded = encode(setup, *texts, truncation="longest_first")
-        number = {label: i for i, label in enumerate(setup.labels)}
-        targets = [[number[each["label"]]] if "label" in each else [] for each in examples]
-        return [Feature(i, [tokens_at(encoded, i)], each, []) for i, each in enumerate(targets)]
+        texts = [[setup.clean(example[field]) for example in examples] for field in self.fields]
+        windows = {} if setup.stride is None else {"return_overflowing_tokens": True}
+        encoded = encode(setup, *texts, truncation=True, stride=setup.stride or 0, **windows)
+        numbers = encoded.get("overflow_to_sample_mapping", range(len(examples)))
+        targets = [self.encoded(each, setup) if self.target in each else [] for each in examples]
+        return [
+            Feature(number, [tokens_at(encoded, place)], targets[number], [])
+            for place, number in enumerate(numbers)
+        ]
+
+    def encoded(self, example: Example, setup: TaskSetup) -> list[Any]:
+        """The target of an example as numbers."""
+        return [setup.labels.index(example["label"])]
 
     def answer(self, example: Example, outputs: Outputs, setup: TaskSetup) -> Answer:
-        shares = softmax(outputs[0][1])
+        shares = softmax(np.mean([log_softmax(logits) for _, logits in outputs], axis=0))
         named = dict(zip(setup.labels, shares.tolist(), strict=True))
         return {"label": setup.labels[int(shares.argmax())], "probabilities": named}
 
+    def submitted(self, example: Example, answer: Answer) -> Any:
+        return {"label": answer["label"]}
+
     def scores(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
+        from pipeline.finetuning import metrics  # a served head gives no scores
+
         truth = [example["label"] for example in examples]
         return metrics.classification(truth, [answer["label"] for answer in answers])
 
 
 class Pair(Classification):
-    """A pair of texts gets one label. Logits [K]."""
+    """A pair of texts gets one label. Logits [K]. What is too long loses its end."""
 
     name = "pair"
     fields: ClassVar = {"sentence1": str, "sentence2": str}
+    aliases: ClassVar = {
+        "sentence1": ("text_a", "premise", "query1", "question1", "query", "text1"),
+        "sentence2": ("text_b", "hypothesis", "hypo", "query2", "question2", "title", "text2"),
+        "label": ("gold_label", "class"),
+    }
+    order: ClassVar = ("sentence1", "sentence2", "label")
+    sample: ClassVar = {"sentence1": "怎么还款", "sentence2": "如何还款"}
     text_form = "two texts with a tab between, or JSON"
+
+    def published(self, record: Example) -> Example | None:
+        """CLUE's CSL asks whether key words are those of an abstract."""
+        if isinstance(record.get("keyword"), list) and "abst" in record:
+            pair = {"sentence1": " ".join(record["keyword"]), "sentence2": record["abst"]}
+            record = {key: record[key] for key in record if key not in ("keyword", "abst")} | pair
+        return super().published(record)
 
     def from_text(self, line: str) -> Example | None:
         first, tab, second = line.partition("\t")
         return {"sentence1": first, "sentence2": second} if tab else None
+
+
+class MultiLabel(Classification):
+    """A text gets any number of labels: those with a probability over one half. Logits [K, 2]."""
+
+    name = "multilabel"
+    metric = "f1"
+    target = "labels"
+    answer_form: ClassVar = {"labels": [str], "probabilities": {str: float}}
+    aliases: ClassVar = {"text": Classification.aliases["text"], "labels": ("label", "tags")}
+    problem_type = "multi_label_classification"
+
+    def published(self, record: Example) -> Example | None:
+        """The labels of a table are JSON, or words between white space."""
+        found = Task.published(self, record)
+        if found and isinstance(found.get("labels"), str):
+            return found | {"labels": listed(found["labels"])}
+        return found
+
+    def check_target(self, example: Example, place: str) -> None:
+        require(example, "labels", list, place, self.name)
+        if not all(isinstance(each, str | int) and each != "" for each in example["labels"]):
+            raise TaskError(f"{place}, key labels: expected a list of labels, found another thing")
+        example["labels"] = sorted({str(each) for each in example["labels"]})
+
+    def labels_of(self, examples: Iterable[Example]) -> set[str]:
+        return {label for example in examples for label in example["labels"]}
+
+    def encoded(self, example: Example, setup: TaskSetup) -> list[Any]:
+        return [int(label in example["labels"]) for label in setup.labels]
+
+    def logits(self, output: Any, batch: FeatureBatch) -> Tensor:
+        """[B, K, 2]: of the classes `no`, whose logit is 0, and `yes`, so that the cross-entropy is
+        that of a logistic regression for each label."""
+        return torch.stack([torch.zeros_like(output.logits), output.logits], dim=-1)
+
+    def answer(self, example: Example, outputs: Outputs, setup: TaskSetup) -> Answer:
+        means = np.mean([log_softmax(logits) for _, logits in outputs], axis=0)
+        shares = softmax(means)[:, 1]
+        named = dict(zip(setup.labels, shares.tolist(), strict=True))
+        chosen = [label for label, share in named.items() if share > 0.5]
+        return {"labels": chosen, "probabilities": named}
+
+    def submitted(self, example: Example, answer: Answer) -> Any:
+        return {"labels": answer["labels"]}
+
+    def scores(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
+        from pipeline.finetuning import metrics  # a served head gives no scores
+
+        truth = [example["labels"] for example in examples]
+        return metrics.multilabel(truth, [answer["labels"] for answer in answers])
+
+
+class Regression(Classification):
+    """A text gets a number. Logits [1]; the loss is the squared error."""
+
+    name = "regression"
+    metric = "spearman"
+    has_labels = False
+    answer_form: ClassVar = {"score": float}
+    aliases: ClassVar = {"text": Classification.aliases["text"], "label": ("score",)}
+    problem_type = "regression"
+
+    def check_target(self, example: Example, place: str) -> None:
+        try:
+            value = float(example.get("label", ""))
+        except (TypeError, ValueError):
+            value = math.nan
+        if not math.isfinite(value):
+            raise TaskError(
+                f"{place}, key label: expected a number, found {example.get('label')!r:.60}"
+            )
+        example["label"] = value
+
+    def labels_of(self, examples: Iterable[Example]) -> set[str]:
+        return set()
+
+    def label_set(self, examples: Iterable[Example]) -> list[str]:
+        return ["score"]
+
+    def encoded(self, example: Example, setup: TaskSetup) -> list[Any]:
+        return [float(example["label"])]
+
+    def answer(self, example: Example, outputs: Outputs, setup: TaskSetup) -> Answer:
+        return {"score": float(np.mean([logits[0] for _, logits in outputs]))}
+
+    def submitted(self, example: Example, answer: Answer) -> Any:
+        return answer
+
+    def scores(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
+        from pipeline.finetuning import metrics  # a served head gives no scores
+
+        truth = [example["label"] for example in examples]
+        return metrics.regression(truth, [answer["score"] for answer in answers])
+
+
+class Similarity(Regression):
+    """A pair of texts gets a number, as in STS-B. Logits [1]."""
+
+    name = "similarity"
+    fields: ClassVar = Pair.fields
+    aliases: ClassVar = {**Pair.aliases, "label": ("score",)}
+    order: ClassVar = Pair.order
+    sample: ClassVar = Pair.sample
+    text_form = Pair.text_form
+
+    def from_text(self, line: str) -> Example | None:
+        return Pair.from_text(self, line)  # type: ignore[arg-type]
+
+
+def _marked(text: str, target: dict[str, Any]) -> str:
+    """A text of WSC with its noun in brackets and its pronoun between underscores."""
+    spans = [
+        (target["span1_index"], target["span1_text"], "[{}]"),
+        (target["span2_index"], target["span2_text"], "_{}_"),
+    ]
+    for start, span, form in sorted(spans, reverse=True):
+        if text[start : start + len(span)] != span:
+            raise TaskError(f"{span!r} does not stand at character {start} of the text")
+        text = text[:start] + form.format(span) + text[start + len(span) :]
+    return text

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import transformers
 
 from pipeline.errors import TaskError
-from pipeline.finetuning import metrics
 from pipeline.finetuning.features import IGNORED, Feature, Tokens
 from pipeline.finetuning.jsonl import Example, require
 from pipeline.finetuning.tasks.base import (
     Answer,
+    Logits,
     Outputs,
     Task,
     TaskSetup,
+    listed,
     log_softmax,
 )
 from pipeline.finetuning.tasks.bio import (
     LABEL,
     best_labels,
     entities_of,
+    labels_of_places,
     to_bio,
     with_invisible,
     without_invisible,
@@ -33,15 +35,58 @@ class Entities(Task):
     """Every word (in Chinese, every character) gets a BIO label. Logits [S, K].
 
     The first piece of a word carries its label. A word that gives no token, such as white space, is
-    part of an entity if the visible words on both sides are. Words beyond the length go into a
-    further feature, so every word gets a label.
+    part of an entity if the visible words on both sides are. Words beyond the length go into
+    further windows, so every word gets a label.
     """
 
     name = "ner"
     network = transformers.AutoModelForTokenClassification
     metric = "f1"
     fields: ClassVar = {"tokens": list}
+    words_in_columns = True
+    aliases: ClassVar = {"tokens": ("words", "chars"), "labels": ("tags", "ner_tags")}
     target = "labels"
+    answer_form: ClassVar = {
+        "labels": [str],
+        "entities": [{"text": str, "type": str, "start": int, "end": int, "probability": float}],
+    }
+    sample: ClassVar = {"text": "王明在北京。"}
+
+    def published(self, record: Example) -> Example | None:
+        """Entities that are given by their places become labels of single characters.
+
+        They are CLUENER's `label` ({type: {text: [[first, last], …]}}), or a list `entities` with
+        `start`, `end` (excluded) and `type`, as predictions have it. A list of labels in a table is
+        JSON, or words between white space.
+        """
+        found = super().published(record)
+        assert found is not None  # no record is without a gold label
+        if isinstance(found.get("labels"), str):
+            return found | {"labels": listed(found["labels"])}
+        if "labels" in found or not isinstance(found.get("text"), str):
+            return found
+        if isinstance(found.get("label"), dict):
+            places = [
+                (first, last + 1, kind)
+                for kind, texts in found["label"].items()
+                for spans in texts.values()
+                for first, last in spans
+            ]
+        elif isinstance(found.get("entities"), list):
+            places = [(each["start"], each["end"], each["type"]) for each in found["entities"]]
+        else:
+            return found
+        tokens = list(found["text"])
+        kept = {key: found[key] for key in found if key not in ("label", "entities")}
+        return kept | {"tokens": tokens, "labels": labels_of_places(places, len(tokens))}
+
+    def submitted(self, example: Example, answer: Answer) -> Any:
+        """CLUENER's form."""
+        found: dict[str, dict[str, list[list[int]]]] = {}
+        for each in answer["entities"]:
+            places = found.setdefault(each["type"], {}).setdefault(each["text"], [])
+            places.append([each["start"], each["end"] - 1])
+        return {"label": found}
 
     def check_fields(self, example: Example, place: str) -> Example:
         if "tokens" not in example and isinstance(example.get("text"), str):
@@ -92,10 +137,9 @@ class Entities(Task):
         features = []
         for i, example in enumerate(examples):
             labels = [number[label] for label in example.get("labels", [])]
-            for window in _windows([len(pieces[word]) for word in example["tokens"]], setup):
-                features.append(
-                    _feature(i, example["tokens"], labels, pieces, range(*window), setup)
-                )
+            sizes = [len(pieces[word]) for word in example["tokens"]]
+            for window in _windows(sizes, setup.length - 2, setup.stride or 0):
+                features.append(_feature(i, example["tokens"], labels, pieces, window, setup))
         return features
 
     def visible(self, examples: list[Example], setup: TaskSetup) -> list[Example]:
@@ -108,12 +152,18 @@ class Entities(Task):
         return [reduced(each) if "labels" in each else each for each in examples]
 
     def answer(self, example: Example, outputs: Outputs, setup: TaskSetup) -> Answer:
-        found = {}
+        found: dict[int, Logits] = {}
+        margins: dict[int, int] = {}
         for feature, each in outputs:
+            size = len(feature.origin)
             # The logits of a batch go on over the padding.
-            for (word, _), values in zip(feature.origin, each[: len(feature.origin)], strict=True):
-                if word >= 0:
-                    found[word] = values
+            for place, ((word, _), values) in enumerate(
+                zip(feature.origin, each[:size], strict=True)
+            ):
+                # Of windows that share a word, the one counts that shows most on both its sides.
+                margin = min(place, size - place)
+                if word >= 0 and margin > margins.get(word, -1):
+                    found[word], margins[word] = values, margin
         words = sorted(found)
         scores = log_softmax(
             np.array([found[word] for word in words]).reshape(-1, len(setup.labels))
@@ -126,6 +176,8 @@ class Entities(Task):
         return {"labels": labels, "entities": entities_of(example["tokens"], labels, shares)}
 
     def scores(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
+        from pipeline.finetuning import metrics  # a served head gives no scores
+
         truth = [example["labels"] for example in examples]
         return metrics.entities(truth, [answer["labels"] for answer in answers])
 
@@ -157,12 +209,22 @@ def _feature(
     return Feature(example, [Tokens(ids, [0] * len(ids))], target, origin)
 
 
-def _windows(sizes: Sequence[int], setup: TaskSetup) -> list[tuple[int, int]]:
-    """Ranges of words, of these numbers of pieces, that fit into `length` with [CLS] and [SEP]."""
-    room, windows, start, used = setup.length - 2, [], 0, 0
-    for word, size in enumerate(min(size, room) for size in sizes):
+def _windows(sizes: Sequence[int], room: int, stride: int) -> list[range]:
+    """Ranges of words, of these numbers of pieces, with at most `room` pieces in each.
+
+    A range begins with the last words of the one before, which have at most `stride` pieces, as
+    long as it then holds another word.
+    """
+    fitting = [min(size, room) for size in sizes]
+    windows, start, used = [], 0, 0
+    for word, size in enumerate(fitting):
         if used + size > room:
-            windows.append((start, word))
+            windows.append(range(start, word))
             start, used = word, 0
+            while (
+                used + fitting[start - 1] <= min(stride, room - size) and start - 1 > windows[-1][0]
+            ):
+                start -= 1
+                used += fitting[start]
         used += size
-    return [*windows, (start, len(sizes))]
+    return [*windows, range(start, len(fitting))]

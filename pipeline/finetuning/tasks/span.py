@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -11,7 +12,6 @@ import transformers
 from torch import Tensor
 
 from pipeline.errors import TaskError
-from pipeline.finetuning import metrics
 from pipeline.finetuning.features import Feature, FeatureBatch
 from pipeline.finetuning.jsonl import Example, require
 from pipeline.finetuning.tasks.base import (
@@ -40,7 +40,33 @@ class Span(Task):
     metric = "f1"
     fields: ClassVar = {"context": str, "question": str}
     target = "answers"
+    answer_form: ClassVar = {
+        "answer": str,
+        "candidates": [{"text": str, "start": int, "end": int, "probability": float}],
+    }
+    sample: ClassVar = {"context": "他去了北京。", "question": "他去了哪里？"}
     has_labels = False
+
+    def published(self, record: Example) -> Example | None:
+        """Answers of SQuAD and CMRC, which name their place `answer_start` or give none."""
+        found = super().published(record)
+        if not found or "answers" not in found:
+            return found
+        answers = found["answers"]
+        if isinstance(answers, str):
+            answers = json.loads(answers)
+        if isinstance(answers, dict):  # columns, as in Hugging Face's data sets
+            answers = [
+                dict(zip(answers, each, strict=True))
+                for each in zip(*answers.values(), strict=True)
+            ]
+        answers = [_placed(each, found["context"]) for each in answers]
+        if answers and all(_is_missing(each) for each in answers):
+            return {key: found[key] for key in found if key != "answers"}
+        return found | {"answers": answers}
+
+    def submitted(self, example: Example, answer: Answer) -> Any:
+        return answer["answer"]
 
     def check_target(self, example: Example, place: str) -> None:
         require(example, "answers", list, place, self.name)
@@ -58,7 +84,10 @@ class Span(Task):
             truncation="only_second",
             # A window must hold more than its overlap with the previous one, even after the
             # longest question.
-            stride=min(setup.length // 3, setup.length - setup.length // 2 - 4),
+            stride=min(
+                setup.length // 3 if setup.stride is None else setup.stride,
+                setup.length - setup.length // 2 - 4,
+            ),
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
         )
@@ -111,8 +140,28 @@ class Span(Task):
         return {"answer": candidates[0]["text"], "candidates": candidates}
 
     def scores(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
+        from pipeline.finetuning import metrics  # a served head gives no scores
+
         truth = [[each["text"] for each in example["answers"]] for example in examples]
         return metrics.spans(truth, [answer["answer"] for answer in answers])
+
+
+def _placed(answer: Any, context: str) -> Any:
+    """An answer with `text` and `start`."""
+    if isinstance(answer, str):
+        return {"text": answer, "start": context.find(answer)}
+    if isinstance(answer, dict) and "answer_start" in answer and "start" not in answer:
+        kept = {key: answer[key] for key in answer if key != "answer_start"}
+        return kept | {"start": answer["answer_start"]}
+    return answer
+
+
+def _is_missing(answer: Any) -> bool:
+    """Whether an answer is the stand-in of a test set without answers, as CLUE's."""
+    if not isinstance(answer, dict):
+        return False
+    text = answer.get("text")
+    return text == "" or (isinstance(text, str) and text.startswith("FAKE_ANSWER"))
 
 
 def _checked(answer: Any, context: str, place: str) -> dict[str, Any]:

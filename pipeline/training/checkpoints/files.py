@@ -1,9 +1,8 @@
 """Checkpoints as folders: find, verify, read and delete them.
 
     checkpoint_000123/
-        model.safetensors        fp32 master weights under their Hugging Face names
-        exp_avg.safetensors      the optimizer's first moments under the same names
-        exp_avg_sq.safetensors   its second moments
+        rank_00000.safetensors   fp32 master weights and moments that rank 0 holds (see `tensors`)
+        …                        and so for every rank
         state.json               the loop's state, steps and loss scale
         config.yaml              the resolved settings
         hashes.json              XXH3-128 of every other file
@@ -16,13 +15,15 @@ one is set aside as `damaged_checkpoint_000123` when a run starts, and counts no
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import logging
 import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,11 @@ from pipeline.errors import CheckpointError
 from pipeline.settings.config import Config
 from pipeline.settings.mistakes import explain
 
-WEIGHTS = "model.safetensors"
 STATE = "state.json"
 CONFIG = "config.yaml"
 HASHES = "hashes.json"
 COMPLETE = "COMPLETE"
 DAMAGED = "damaged_"
-TENSORS = {WEIGHTS: "", "exp_avg.safetensors": "exp_avg", "exp_avg_sq.safetensors": "exp_avg_sq"}
-"""Files of tensors, and the key of each in the optimizer's state (weights have none)."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +47,21 @@ logger = logging.getLogger(__name__)
 def newest(folder: Path) -> Path | None:
     """The latest complete checkpoint, whose tensors are not read; `recover` verifies them."""
     return max(_states(folder), key=step_of, default=None)
+
+
+def origin_of(given: str) -> Path:
+    """What `train.init_from` names: of a run folder its newest checkpoint, else the folder itself.
+
+    Raises:
+        CheckpointError: it is a run folder without a complete checkpoint.
+    """
+    path = Path(given)
+    if not (path / "checkpoints").is_dir():
+        return path
+    found = newest(path / "checkpoints")
+    if not found:
+        raise CheckpointError(f"{path}: this run has no complete checkpoint to start from yet")
+    return found
 
 
 def recover(folder: Path, tell: Callable[[str], None]) -> Path | None:
@@ -89,13 +102,10 @@ def best(folder: Path) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    scored = []
-    for path, state in _states(folder).items():
-        loss = state.get("heldout", {}).get("mlm_loss", math.inf)
-        scored.append((loss if math.isfinite(loss) else math.inf, -step_of(path), path))
-    if not scored:
+    states = _states(folder)
+    if not states:
         raise CheckpointError(f"{folder}: no complete checkpoint; train first (jobs.pretrain)")
-    return min(scored)[-1]
+    return _best(states)
 
 
 def verify(path: Path) -> None:
@@ -118,6 +128,12 @@ def verify(path: Path) -> None:
 def read_hashes(path: Path) -> dict[str, str]:
     """Hash of each file, by its name inside the checkpoint."""
     return _read_json(path / HASHES)
+
+
+def tensor_hashes(path: Path) -> dict[str, str]:
+    """Hash of each tensor file; equal ones mean equal weights and moments on as many ranks."""
+    hashes = read_hashes(path).items()
+    return {name: value for name, value in hashes if name.endswith(".safetensors")}
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -148,23 +164,25 @@ def read_config(path: Path) -> Config:
         raise CheckpointError(f"{file} is unreadable: {error}") from None
 
 
-def commit(temporary: Path, path: Path, texts: Mapping[str, str]) -> None:
+def commit(
+    temporary: Path, path: Path, texts: Mapping[str, str], hashes: Mapping[str, str]
+) -> None:
     """Add texts (by file name) to a folder of tensors, complete it and rename it to `path`.
 
     Rank 0 calls it, again if the storage failed. An older checkpoint at `path` is replaced.
+
+    Args:
+        hashes: those of the tensor files, which are on the disk already.
     """
     if not temporary.exists() and (path / COMPLETE).exists():
         return  # only the last wait for the disk had failed
-    for name, text in texts.items():
-        (temporary / name).write_text(text, encoding="utf-8")
-    for name in (HASHES, COMPLETE):  # of an attempt that failed
-        (temporary / name).unlink(missing_ok=True)
-    files = [file for file in sorted(temporary.rglob("*")) if file.is_file()]
-    hashes = {file.relative_to(temporary).as_posix(): _hash(file) for file in files}
-    (temporary / HASHES).write_text(json.dumps(hashes, indent=2), encoding="utf-8")
+    (temporary / COMPLETE).unlink(missing_ok=True)  # of an attempt that failed
+    digests = {name: xxhash.xxh3_128_hexdigest(text.encode()) for name, text in texts.items()}
+    content = {**texts, HASHES: json.dumps({**hashes, **digests}, indent=2)}
     # A power failure must not leave the marker without the files that it vouches for.
-    for file in (*files, temporary / HASHES):
-        _flush(file)
+    for name, text in content.items():
+        (temporary / name).write_bytes(text.encode())
+        _flush(temporary / name)
     (temporary / COMPLETE).touch()
     _flush(temporary / COMPLETE)
     _flush(temporary)
@@ -173,13 +191,48 @@ def commit(temporary: Path, path: Path, texts: Mapping[str, str]) -> None:
     _flush(path.parent)
 
 
-def prune(folder: Path, keep: int, protect: set[Path]) -> None:
-    """Delete all but the newest `keep` checkpoints and those to protect; rank 0 calls it."""
-    ordered = sorted(_checkpoints(folder), key=step_of)
-    kept = {*ordered[-keep:], *protect}
-    for path in ordered:
+def prune(folder: Path, keep_last: int, keep_every: int = 0) -> None:
+    """Delete checkpoints, except these; rank 0 calls it.
+
+    The newest `keep_last` complete ones, those after a multiple of `keep_every` steps (0: none),
+    the best one, and those that a process reads (`in_use`).
+    """
+    states = _states(folder)
+    complete = sorted(states, key=step_of)
+    kept = {*complete[-keep_last:], *([_best(states)] if states else [])}
+    if keep_every:
+        kept |= {path for path in complete if step_of(path) % keep_every == 0}
+    for path in _checkpoints(folder):
         if path not in kept:
-            remove(path)
+            _remove_unused(path)
+
+
+@contextmanager
+def in_use(path: Path) -> Iterator[None]:
+    """Keep a checkpoint from being pruned while this process reads it.
+
+    The lock is on its marker and ends with the process. It has no effect on a folder that holds no
+    marker or whose file system has no locks.
+    """
+    with ExitStack() as held:
+        with suppress(OSError):
+            marker = held.enter_context((path / COMPLETE).open("rb"))
+            fcntl.flock(marker, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield
+
+
+def _remove_unused(path: Path) -> None:
+    """Delete a checkpoint unless a process reads it; then a later call deletes it."""
+    with ExitStack() as held:
+        with suppress(FileNotFoundError):
+            marker = held.enter_context((path / COMPLETE).open("r+b"))  # NFS locks files to write
+            try:
+                fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            except OSError:  # the file system has no locks
+                pass
+        remove(path)
 
 
 def remove(path: Path) -> None:
@@ -218,6 +271,14 @@ def _states(folder: Path) -> dict[Path, dict[str, Any]]:
             except CheckpointError as error:
                 logger.warning("a checkpoint does not count: %s", error)
     return states
+
+
+def _best(states: Mapping[Path, dict[str, Any]]) -> Path:
+    def rank(path: Path) -> tuple[float, int]:
+        loss = states[path].get("heldout", {}).get("mlm_loss", math.inf)
+        return (loss if math.isfinite(loss) else math.inf, -step_of(path))
+
+    return min(states, key=rank)
 
 
 def step_of(path: Path) -> int:

@@ -1,75 +1,68 @@
-"""State of a run: save it, and restore it on any number of workers and at any ZeRO stage.
+"""State of a run: copy it, and restore it on any number of workers and at any ZeRO stage.
 
-Weights and moments are gathered and stored as whole fp32 tensors, in safetensors files. To restore
-them, each rank copies its own fragments. So the layout that saved a checkpoint does not matter, and
-the same layout continues bit for bit. No file is a pickle.
+Each rank stores the parts of the master weights and moments that it holds, in fp32. To restore
+them, each rank copies its own parts from all files. So the layout that saved a checkpoint does not
+matter, and the same layout continues bit for bit. No file is a pickle.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import shutil
 from argparse import Namespace
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_delay
-from tenacity.wait import wait_exponential
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from pipeline.errors import CheckpointError, NezhaError
+from pipeline.errors import CheckpointError
 from pipeline.training import engine as engines
-from pipeline.training.checkpoints import files
+from pipeline.training.checkpoints import files, tensors
+from pipeline.training.checkpoints.ranks import on_rank_zero
 from pipeline.training.lamb.fragments import FlatTensor, locate
 
 COUNTERS = ("global_steps", "global_samples", "skipped_steps")
 """DeepSpeed's own."""
-STORAGE_SECONDS = 120.0
-"""How long a checkpoint is tried again on a storage that refuses it, before the run stops."""
-
-T = TypeVar("T")
-logger = logging.getLogger(__name__)
+EXPORTED = "model.safetensors"
+"""File of weights in an export."""
 
 
-def save(engine: Any, folder: Path, step: int, state: dict[str, Any], config_yaml: str) -> Path:
-    """Write `folder/checkpoint_<step>`; every rank calls it and gets the path when it is complete.
+class HostCopy:
+    """A copy of this rank's state in host memory, into the same memory each time."""
 
-    Args:
-        engine: the DeepSpeed engine, between two optimizer steps.
-        folder: a folder that all ranks see.
-        step: optimizer steps made.
-        state: what `files.read_state` returns later; must fit JSON.
-        config_yaml: the resolved settings.
+    def __init__(self) -> None:
+        self._buffers: list[Tensor] = []
 
-    Raises:
-        CheckpointError: it could not be written within `STORAGE_SECONDS`; the earlier ones are
-            whole.
-    """
-    path = folder / f"checkpoint_{step:06d}"
-    temporary = folder / f".{path.name}.tmp"
+    def take(self, engine: Any) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
+        """Copy the state of an engine that is between two optimizer steps.
 
-    def make_folder() -> None:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-
-    on_storage(make_folder)
-    for name, key in files.TENSORS.items():
-        tensors: Any = engines.full_state_dict(engine, key)
-        on_storage(partial(save_file, tensors, temporary / name, {"format": "pt"}))
-
-    def commit() -> None:
-        content = {**state, "engine": _counters(engine)}
-        text = json.dumps(content, indent=2, ensure_ascii=False)
-        files.commit(temporary, path, {files.STATE: text, files.CONFIG: config_yaml})
-
-    on_storage(commit)
-    return path
+        Returns:
+            this rank's parts and the shapes of their parameters, as `tensors.write` takes them.
+            The parts are valid until the next call.
+        """
+        flats, optimizer = locate(engine), engines.optimizer_of(engine)
+        sources = [_state_of(optimizer, flat, kind) for flat in flats for kind in tensors.KINDS]
+        if [source.shape for source in sources] != [buffer.shape for buffer in self._buffers]:
+            self._buffers = [
+                torch.empty(source.shape, pin_memory=source.is_cuda) for source in sources
+            ]
+        for buffer, source in zip(self._buffers, sources, strict=True):
+            buffer.copy_(source, non_blocking=True)
+        if engine.device.type == "cuda":
+            torch.cuda.synchronize(engine.device)
+        parts: dict[str, Tensor] = {}
+        shapes: dict[str, list[int]] = {}
+        buffers = iter(self._buffers)
+        for flat in flats:
+            for kind in tensors.KINDS:
+                copied = next(buffers).view(-1)
+                for index, start, offset, length in flat.fragments:
+                    name = _public(flat.names[index])
+                    shapes[name] = list(flat.shapes[index])
+                    part = tensors.name_of(kind, name, start)
+                    parts[part] = copied.narrow(0, offset, length)
+        return parts, shapes
 
 
 def restore(engine: Any, path: Path) -> dict[str, Any]:
@@ -78,22 +71,28 @@ def restore(engine: Any, path: Path) -> dict[str, Any]:
     The checkpoint must have been verified. Hyperparameters are those of the engine.
 
     Returns:
-        the state that was given to `save`.
+        the loop's state that was saved with it.
 
     Raises:
         CheckpointError: the checkpoint is of another network.
     """
     saved, optimizer = files.read_counters(path), engines.optimizer_of(engine)
     flats = locate(engine)
-    _compare_shapes(path, flats)
-    for file, key in files.TENSORS.items():
-        # Memory-mapped: a rank reads only its own fragments from the disk.
-        with safe_open(path / file, framework="pt") as tensors:
-            for flat in flats:
-                target = optimizer.state[flat.tensor][key] if key else flat.tensor.detach()
-                flat.fill(target, lambda name, of=tensors: of.get_tensor(_public(name)))  # type: ignore[misc]
-    for flat in flats:
-        optimizer.state[flat.tensor]["step"] = saved["optimizer_step"]
+    with tensors.Parameters(path) as stored:
+        shapes = {
+            _public(name): list(shape)
+            for flat in flats
+            for name, shape in zip(flat.names, flat.shapes, strict=True)
+        }
+        names = {**stored.shapes, **shapes}
+        _refuse(path, [name for name in names if stored.shapes.get(name) != shapes.get(name)])
+        for flat in flats:
+            for kind in tensors.KINDS:
+                target = _state_of(optimizer, flat, kind).view(-1)
+                for index, start, offset, length in flat.fragments:
+                    part = stored.read(kind, _public(flat.names[index]), start, length)
+                    target.narrow(0, offset, length).copy_(part)
+            optimizer.state[flat.tensor]["step"] = saved["optimizer_step"]
     engines.publish_master_weights(engine)
     for counter in COUNTERS:
         setattr(engine, counter, saved[counter])
@@ -103,23 +102,28 @@ def restore(engine: Any, path: Path) -> dict[str, Any]:
     return files.read_state(path)
 
 
-def begin_from(engine: Any, path: Path) -> None:
+def begin_from(engine: Any, path: Path) -> dict[str, Any]:
     """Start a new run from the full state of another one; every rank calls it.
 
     The moments and their bias correction continue; steps are counted from 0.
+
+    Returns:
+        the other run's state.
 
     Raises:
         CheckpointError: as `restore`, or `path` is no checkpoint, incomplete or damaged.
     """
     if not (path / files.STATE).exists():
         raise CheckpointError(
-            f"{path} holds no optimizer state; train.init_state=full needs a checkpoint_… folder, "
-            "an export starts with train.init_state=weights"
+            f"{path} holds no optimizer state; train.init_state=full and branch need a "
+            "checkpoint_… folder, an export starts with train.init_state=weights"
         )
-    on_rank_zero(lambda: files.verify(path))
-    restore(engine, path)
+    with files.in_use(path):
+        on_rank_zero(lambda: files.verify(path))
+        state = restore(engine, path)
     for counter in COUNTERS:
         setattr(engine, counter, 0)
+    return state
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -128,13 +132,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
     Raises:
         CheckpointError: there are none, or they are of another network.
     """
-    try:
-        weights = load_file(path / files.WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} has no readable {files.WEIGHTS}: {error}; train.init_from names a "
-            "checkpoint_… folder or an export"
-        ) from None
+    weights = read_weights(path)
     own = network.state_dict()
     wrong = [name for name in weights if name not in own or own[name].shape != weights[name].shape]
     # The file holds tied weights once.
@@ -144,63 +142,27 @@ def load_weights(network: nn.Module, path: Path) -> None:
     network.load_state_dict({name: given[weight.data_ptr()] for name, weight in own.items()})
 
 
-def _public(name: str) -> str:
-    """A parameter's Hugging Face name, by which files know it."""
-    return name.removeprefix("network.")
-
-
-def _compare_shapes(path: Path, flats: list[FlatTensor]) -> None:
-    """Raise a CheckpointError if the parameters are not those of the flat tensors."""
-    with safe_open(path / "exp_avg.safetensors", framework="pt") as tensors:
-        stored = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
-    shapes = {
-        _public(name): list(shape)
-        for flat in flats
-        for name, shape in zip(flat.names, flat.shapes, strict=True)
-    }
-    wrong = [name for name in {**stored, **shapes} if stored.get(name) != shapes.get(name)]
-    _refuse(path, wrong)
-
-
-def _refuse(path: Path, wrong: list[str]) -> None:
-    if wrong:
-        raise CheckpointError(f"{path} is of another network; these weights differ: {wrong}")
-
-
-def on_rank_zero(action: Callable[[], T]) -> T:
-    """Rank 0 acts while the others wait; every rank gets what it returns, or raises its error.
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint or an export, by their Hugging Face names; tied ones once.
 
     Raises:
-        NezhaError: rank 0 raised it, or raised an error of another kind, which it then names.
+        CheckpointError: there are none.
     """
-    outcome: list[Any] = [None, None]
-    if torch.distributed.get_rank() == 0:
+    if (path / EXPORTED).exists() or not tensors.files_in(path):
         try:
-            outcome[0] = action()
-        except NezhaError as error:
-            outcome[1] = error
-        except Exception as error:  # whatever it is, the other ranks must not wait for ever
-            logger.exception("rank 0 failed")
-            outcome[1] = CheckpointError(f"{type(error).__name__}: {error}")
-    torch.distributed.broadcast_object_list(outcome, src=0)
-    if outcome[1] is not None:
-        raise outcome[1]
-    return outcome[0]
+            return load_file(path / EXPORTED)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{path} has no readable {EXPORTED}: {error}; train.init_from names a "
+                "checkpoint_… folder or an export"
+            ) from None
+    with files.in_use(path), tensors.Parameters(path) as stored:
+        return {
+            name: stored.read("weights", name).view(shape) for name, shape in stored.shapes.items()
+        }
 
 
-def on_storage(action: Callable[[], T]) -> T:
-    """As `on_rank_zero`; rank 0 tries again while the storage is full or does not answer."""
-    attempts = Retrying(
-        retry=retry_if_exception_type((OSError, SafetensorError)),
-        stop=stop_after_delay(STORAGE_SECONDS),
-        wait=wait_exponential(max=15),
-        before_sleep=before_sleep_log(logger, logging.WARNING),
-        reraise=True,
-    )
-    return on_rank_zero(lambda: attempts(action))
-
-
-def _counters(engine: Any) -> dict[str, Any]:
+def counters(engine: Any) -> dict[str, Any]:
     """Numbers that belong to the state, and the number of workers."""
     states = engines.optimizer_of(engine).state.values()
     scaler = getattr(engine.optimizer, "loss_scaler", None) or Namespace()
@@ -212,3 +174,18 @@ def _counters(engine: Any) -> dict[str, Any]:
         **{counter: getattr(engine, counter) for counter in COUNTERS},
         "scaler": numbers,
     }
+
+
+def _state_of(optimizer: Any, flat: FlatTensor, kind: str) -> Tensor:
+    """Master weights or a moment of a flat tensor, laid out like it."""
+    return flat.tensor.detach() if kind == "weights" else optimizer.state[flat.tensor][kind]
+
+
+def _public(name: str) -> str:
+    """A parameter's Hugging Face name, by which files know it."""
+    return name.removeprefix("network.")
+
+
+def _refuse(path: Path, wrong: list[str]) -> None:
+    if wrong:
+        raise CheckpointError(f"{path} is of another network; these weights differ: {wrong}")

@@ -16,7 +16,8 @@ def record(run: Path, kind: str, text: str, **facts: Any) -> None:
 
     Args:
         run: the run's folder.
-        kind: `start`, `restart`, `rewind`, `skipped`, `spike`, `damaged`, `stop` or `interrupted`.
+        kind: `start`, `restart`, `preempted`, `rewind`, `shrink`, `skipped`, `spike`, `damaged`,
+            `storage`, `stop` or `interrupted`.
         text: a sentence for the person who watches the run.
         facts: numbers that a program may want; must fit JSON.
     """

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.errors import NezhaError, TrainingError
+from pipeline.errors import NezhaError, ShardError, TrainingError
+from pipeline.feed.batches import split_weights
+from pipeline.feed.checking import truncated
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.storage import write_whole
 from pipeline.training.checkpoints import files
-from pipeline.training.faults import events
+from pipeline.training.faults import events, memory
 from pipeline.training.faults.divergence import Diverged
 from pipeline.training.faults.hang import STACKS, waiting_ranks
 
@@ -46,6 +48,8 @@ class Judge:
     def __init__(self, config: Config) -> None:
         self._faults, self._paths = config.faults, RunPaths.of(config)
         self._budget = Budget(config.faults.max_failures)
+        self._micro_batch = config.train.micro_batch
+        self._advice = memory.advice(config)
 
     def decide(self, errors: Mapping[int, Exception]) -> NezhaError | None:
         """Decide, and write the decision into the run's record.
@@ -58,12 +62,21 @@ class Judge:
         """
         newest = files.newest(self._paths.checkpoints)
         place = f"from {newest.name}" if newest else "from the start"
+        died = any(map(is_death, errors.values()))
+        # To read what was cut from a mapped file ends a process (SIGBUS).
+        cut = truncated(split_weights(self._paths.training)[0]) if died else []
+        if cut and self._faults.damaged_shard == "stop":
+            return self._stop(ShardError("\n".join(cut) + "\nrun jobs.prepare again"))
         for error in map(original, errors.values()):
+            if memory.is_short(error) and self._shrink(error):
+                return None
             if isinstance(error, Diverged) and self._faults.spike == "rewind":
                 return self._rewind(error, files.step_of(newest) if newest else 0)
             if isinstance(error, NezhaError):
                 return self._stop(error)  # it would be raised again
         what = describe(errors, self._paths.run, self._faults.hang_seconds)
+        if any(map(memory.is_short, map(original, errors.values()))):
+            what += f"; {self._advice}"
         if self._budget.charge(newest):
             number = f"restart {self._budget.failures}"
             number += f" of {self._budget.limit}" if self._budget.limit >= 0 else ""
@@ -75,6 +88,18 @@ class Judge:
                 f"(faults.max_failures={self._budget.limit}); the same command goes on {place}"
             )
         )
+
+    def _shrink(self, error: Exception) -> bool:
+        """Halve the micro-batch for the next start, if the settings allow it and it can be."""
+        configured = self._micro_batch
+        now = micro_batch(self._paths.run, configured)
+        if not self._faults.shrink_on_oom or now == 1:
+            return False
+        half = -(-now // 2)
+        text = f"{_first_line(error)}; going on with train.micro_batch={half} instead of {now}"
+        facts = {"micro_batch": half, "configured": configured}
+        events.record(self._paths.run, "shrink", text, **facts)
+        return True
 
     def _rewind(self, error: Diverged, start: int) -> NezhaError | None:
         """Go back to the checkpoint of a step, unless that was done too often."""
@@ -94,6 +119,13 @@ class Judge:
 def batches_skipped(run: Path, step: int) -> int:
     """Global batches that rewinds to the checkpoint of this step have left out."""
     return sum(event["step"] - step for event in _rewinds(run, step))
+
+
+def micro_batch(run: Path, configured: int) -> int:
+    """`train.micro_batch`, or what running out of memory has left of it."""
+    shrunk = [event for event in events.read(run) if event["kind"] == "shrink"]
+    sizes = [event["micro_batch"] for event in shrunk if event["configured"] == configured]
+    return min(sizes, default=configured)
 
 
 def _rewinds(run: Path, step: int) -> list[dict[str, Any]]:

@@ -13,18 +13,23 @@ from typing import Any
 
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from pipeline import ray_cluster as cluster
+from pipeline.doctor import cluster as doctor
 from pipeline.errors import NezhaError, TrainingError
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.training import batch_split
 from pipeline.training.faults import events, hang, stop
 from pipeline.training.faults.failures import Judge, hung_ranks, original, workers
+from pipeline.training.launch import worker_logs
+from pipeline.training.launch.ray_metrics import RunMetrics
+from pipeline.training.launch.rendezvous import NodeTorchConfig
 from pipeline.training.loop import Context, train
-from pipeline.training.measure import history
+from pipeline.training.measure import history, step_log
 
 POLL_SECONDS = 1.0
 RESIZE_SECONDS = 60.0
@@ -49,7 +54,8 @@ def fit(
         say: takes what happened to the run: lines that stay.
 
     Raises:
-        ConfigError: the cluster is too small.
+        ConfigError: the cluster is too small, also after `scaling.wait_seconds`, or has nodes with
+            which the run can't work.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
         TrainingError: the workers failed more than `faults.max_failures` times.
         NezhaError: what a worker raised for the user to read.
@@ -57,16 +63,19 @@ def fit(
     scaling, paths = config.scaling, RunPaths.of(config)
     cluster.connect()
     gpus = cluster.gpus_per_worker(scaling.gpus_per_worker)
-    workers = batch_split.choose_workers(config, cluster.count("GPU"), cluster.count("CPU"))
+    devices = cluster.count("GPU") if gpus else 0
+    workers = batch_split.choose_workers(config, devices, cluster.count("CPU"))
     fewest = scaling.min_workers or workers
     for number in range(fewest, workers + 1):
-        batch_split.split_batch(config.train.global_batch, config.train.micro_batch, number)
-    cluster.require(fewest, scaling.cpus_per_worker, gpus)
+        batch_split.split_batch(config.train, number)
+    cluster.place(fewest, scaling.cpus_per_worker, gpus, scaling.wait_seconds, say)
+    for warning in doctor.refuse_bad_nodes(config):
+        say(warning)
     paths.run.mkdir(parents=True, exist_ok=True)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"config": config.model_dump(mode="json"), "tracking": tracking},
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        torch_config=NodeTorchConfig(backend="nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=(fewest, workers) if fewest < workers else workers,
             elastic_resize_monitor_interval_s=RESIZE_SECONDS,
@@ -86,12 +95,17 @@ def fit(
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     hang.clear(paths.run)
     stop.clear(paths.run)
+    step_log.begin(paths.run)
     # Ray's own limit for a worker that does not answer must not come before ours, which writes
     # stacks first.
     os.environ[HEALTH_CHECK] = str(2 * config.faults.hang_seconds + 60)
-    printer = _ProgressPrinter(paths.run, config.train.steps, show, say)
-    with printer, stop.on_signals(paths.run, say) as asked:
-        state = _in_thread(trainer.fit).return_value
+    start_time = time.time()
+    printer = _ProgressPrinter(paths.run, config, show, say)
+    try:
+        with printer, stop.on_signals(paths.run, say) as asked:
+            state = _in_thread(trainer.fit).return_value
+    finally:
+        worker_logs.collect(f"{config.run.storage}/{config.run.name}", start_time, say)
     stop.raise_if_stopped(paths.run, state, config.train.steps, asked.is_set())
     return state
 
@@ -110,8 +124,18 @@ def _worker(given: dict[str, Any]) -> dict[str, Any]:
         report=_report,
         tracking=given["tracking"] and tuple(given["tracking"]),
         stop=lambda: stop.requested(run),
+        preempted=_will_be_preempted,
     )
     return train(config, launch)
+
+
+def _will_be_preempted() -> bool:
+    """Whether Ray has told this worker that a node of the group is about to be taken away.
+
+    `ray.train.get_preemption_info` says the same, but is a barrier; the loop tells the other ranks
+    in a collective operation that each step has anyway.
+    """
+    return get_train_context().preemption_context.preemption_info is not None
 
 
 def _report(scores: Mapping[str, float], folder: Path) -> None:
@@ -157,7 +181,7 @@ def _is_preempted(error: Exception) -> bool:
 
 
 def _in_thread(fit: Callable[[], ray.train.Result]) -> ray.train.Result:
-    """The result of `fit`, which runs beside: so signals reach our handler, not Ray Train's.
+    """Run `fit` in a thread and return its result, so that signals reach our handler and not its.
 
     Raises:
         NezhaError: what ended the run.
@@ -187,14 +211,17 @@ def _user_error(error: BaseException) -> BaseException:
 
 
 class _ProgressPrinter:
-    """Shows the records that rank 0 adds to the run's history, as lines."""
+    """Shows the records that rank 0 adds to the run's history, as lines and as Ray metrics."""
 
     def __init__(
-        self, folder: Path, steps: int, show: Callable[[str], None], say: Callable[[str], None]
+        self, folder: Path, config: Config, show: Callable[[str], None], say: Callable[[str], None]
     ) -> None:
-        self._folder, self._steps, self._show, self._say = folder, steps, show, say
+        self._folder, self._steps, self._show, self._say = folder, config.train.steps, show, say
         self._news, self._silent = time.monotonic(), False
-        self._shown, self._events = len(history.read(folder)), len(events.read(folder))
+        records = history.read(folder)
+        self._shown, self._events = len(records), len(events.read(folder))
+        last = int(max((record["step"] for record in records), default=0))
+        self._metrics = RunMetrics(config.run.name, last)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="progress", daemon=True)
 
@@ -222,7 +249,9 @@ class _ProgressPrinter:
             self._silent = True
         for record in records[self._shown :]:
             self._show(history.progress_line(record, self._steps))
+            self._metrics.add(record)
         self._shown = len(records)
         for event in events.read(self._folder)[self._events :]:
             self._say(event["text"])
+            self._metrics.happened(event["kind"])
             self._events += 1

@@ -11,13 +11,16 @@ from typing import Any
 import torch
 
 from pipeline.errors import ConfigError, Interrupted
+from pipeline.feed import opening
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.training.checkpoints import files
-from pipeline.training.faults import hang, lock, stop
+from pipeline.training.faults import events, hang, lock, stop
 from pipeline.training.faults.divergence import Diverged
-from pipeline.training.faults.failures import Judge
+from pipeline.training.faults.failures import Judge, describe
+from pipeline.training.faults.memory import OutOfMemory
 from pipeline.training.loop import Context, train
+from pipeline.training.measure import step_log
 from pipeline.training.resume import changed_settings
 
 logger = logging.getLogger(__name__)
@@ -81,20 +84,43 @@ def fit(config: Config, tracking: tuple[str, str] | None) -> dict[str, Any]:
         if rank() == 0:
             held.enter_context(lock.hold(run, _warn))
             stop.clear(run)
+            _tell_restart(config)
             hang.clear(run)
+            opening.check(config, _warn)
+            step_log.begin(run)
         asked = held.enter_context(stop.on_signals(run, _warn))
         if rank() == 0 and (newest := files.newest(RunPaths.of(config).checkpoints)):
             for change in changed_settings(config, newest, finished=False):
                 logger.warning("changed since %s: %s", newest.name, change)
         try:
             state = train(config, context)
-        except Diverged as error:
+        except (Diverged, OutOfMemory) as error:
             if rank() == 0 and Judge(config).decide({0: error}) is None:
-                raise Interrupted(f"{error}; the same command goes back, past that data") from error
+                then = "goes back, past that data"
+                if isinstance(error, OutOfMemory):
+                    then = "goes on with half the micro-batch"
+                raise Interrupted(f"{error}; the same command {then}") from error
             raise
     if rank() == 0:
         stop.raise_if_stopped(run, state, config.train.steps, asked.is_set())
     return state
+
+
+def _tell_restart(config: Config) -> None:
+    """Record that torchrun has started all workers again because one of them failed."""
+    count = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+    if not count:
+        return
+    paths = RunPaths.of(config)
+    newest = files.newest(paths.checkpoints)
+    what = "a worker died or failed"
+    if hang.waiting_ranks(paths.run):
+        what = describe({}, paths.run, config.faults.hang_seconds)
+    limit = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "?")
+    place = f"from {newest.name}" if newest else "from the start"
+    text = f"{what}; restart {count} of {limit} by torchrun, {place}"
+    events.record(paths.run, "restart", text)
+    _warn(text)
 
 
 def _warn(line: str) -> None:

@@ -15,8 +15,11 @@ def attend(implementation, q, k, v, table, mask=None, **options):
     return context.transpose(1, 2), weights
 
 
-def definition(q, k, v, clip, mask=None, offset=0):
-    """The paper's formulas with a vector for every pair of positions."""
+def definition(q, k, v, clip, mask=None, offset=0, kept=1.0):
+    """The paper's formulas with a vector for every pair of positions.
+
+    kept: what dropout multiplies the probabilities with.
+    """
     q, k, v = (x.double() for x in (q, k, v))
     i, j = torch.meshgrid(torch.arange(q.shape[2]), torch.arange(k.shape[2]), indexing="ij")
     rows = (j - i - offset).clamp(-clip, clip) + clip
@@ -26,7 +29,7 @@ def definition(q, k, v, clip, mask=None, offset=0):
     scores = scores / math.sqrt(q.shape[3])
     if mask is not None:
         scores = scores + mask.double()
-    weights = scores.softmax(-1)
+    weights = scores.softmax(-1) * kept
     return weights @ v + torch.einsum("bhij,ijd->bhid", weights, relative)
 
 

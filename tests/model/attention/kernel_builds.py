@@ -1,13 +1,13 @@
 """The machine code of the network's Triton kernels, without a GPU.
 
-    python -m tests.model.attention.kernel_builds 90 64 bfloat16 [BIASED] [ARGUMENT …]
+    python -m tests.model.attention.kernel_builds 90 64 bfloat16 [BIASED]
 
-prints it as JSON; the named arguments are 1.
+prints it as JSON.
 """
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 
@@ -35,10 +35,9 @@ def attention(
     capability: int = 90,
     head_size: int = 64,
     dtype: str = "bfloat16",
-    ones: Sequence[str] = (),
     switches: Mapping[str, bool] | None = None,
 ) -> MachineCode:
-    """A kernel of attention; Triton makes constants of the arguments `ones`, which are 1."""
+    """A kernel of attention."""
     kernel = getattr(triton_attention, f"{name}_kernel")
     constants = Constants(
         **{"BIASED": False, "PACKED": True, "DROPOUT": True, "ONE_EDGE": True, **(switches or {})},
@@ -47,13 +46,15 @@ def attention(
         QUERIES=tiles.queries,
         KEYS=tiles.keys,
         PRECISION="ieee" if dtype == "float32" else "tf32",
+        BY_KEY=name == "keys",
+        SLOTS=128,
     )
-    fixed = {"C": constants, **dict.fromkeys(ones, 1)}
     aligned = [x for x in kernel.arg_names if x.startswith("all_") or x.endswith("_ptr")]
     kinds = {name: _kind(name, POINTERS[dtype]) for name in kernel.arg_names}
     return compiled(
-        kernel, kinds, fixed, capability, tiles.warps, tiles.stages, [*aligned, "tables"]
-    )
+        kernel, kinds, {"C": constants}, capability, tiles.warps, tiles.stages,
+        [*aligned, "tables"],
+    )  # fmt: skip
 
 
 def _kind(name: str, pointer: str) -> str | tuple[str, ...]:
@@ -66,22 +67,20 @@ def _kind(name: str, pointer: str) -> str | tuple[str, ...]:
 
 def tiles_that_ship(capability: int, head_size: int, dtype: str) -> dict[str, Tiles]:
     shared = SHARED_MEMORY[capability]
-    tiles = triton_attention.tiles_for(head_size, getattr(torch, dtype), shared)
-    return {**tiles, "rows": tiles["queries"]}
+    return triton_attention.tiles_for(head_size, getattr(torch, dtype), shared)
 
 
 def all_kernels(
-    capability: int, head_size: int, dtype: str, biased: bool = False, ones: Sequence[str] = ()
+    capability: int, head_size: int, dtype: str, biased: bool = False
 ) -> dict[str, MachineCode]:
     """With the tiles that ship."""
     switches = {"BIASED": biased}
     return {
-        name: attention(name, tiles, capability, head_size, dtype, ones, switches)
+        name: attention(name, tiles, capability, head_size, dtype, switches)
         for name, tiles in tiles_that_ship(capability, head_size, dtype).items()
     }
 
 
 if __name__ == "__main__":
-    ones = [name for name in sys.argv[4:] if name != "BIASED"]
-    found = all_kernels(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], "BIASED" in sys.argv, ones)
+    found = all_kernels(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], "BIASED" in sys.argv)
     print(json.dumps({name: one._asdict() for name, one in found.items()}))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from model.attention import tiled
 from model.attention.definition import eager_attention, position_table
 from model.attention.tiled import tiled_attention
+from model.fused.dropout import masks_by_sample
 from tests.model.attention.cases import (
     assert_close,
     attend,
@@ -102,6 +103,30 @@ def test_gradients_of_scores_under_dropout(implementation: str) -> None:
         return attend(implementation, *tensors, table, dropout=0.4, offset=2)[0]
 
     torch.autograd.gradcheck(run, (q, k, v))
+
+
+@pytest.mark.parametrize("tile_bytes", [1, 2**17, 2**24])
+def test_a_sample_has_the_same_dropout_in_any_batch(tile_bytes: int, monkeypatch) -> None:
+    """Alone, or beside a longer one and padded, whatever the tiles are; also its gradients."""
+    monkeypatch.setattr(tiled, "TILE_BYTES", tile_bytes)
+    short, longest = 150, 300
+    inputs, table = operands(longest, longest, batch=2), position_table(8, 16)
+    mask = torch.zeros(2, 1, 1, longest)
+    mask[1, ..., short:] = torch.finfo(torch.float32).min
+
+    def attended(parts, keys, tokens, mask=None):
+        """Of the last sample: its context, and its part of the gradients."""
+        torch.manual_seed(0)
+        with masks_by_sample(torch.tensor(keys), torch.tensor(tokens)):
+            context = attend("sdpa", *parts, table, mask, dropout=0.25)[0][-1, :, :short]
+            probe = torch.cos(torch.arange(context.numel())).view(context.shape)
+            gradients = torch.autograd.grad((context * probe).sum(), parts)
+        return context, *(gradient[-1, :, :short] for gradient in gradients)
+
+    alone = [x.detach()[1:, :, :short].requires_grad_() for x in inputs]
+    assert_close(attended(inputs, [4, 8], [longest, short], mask), attended(alone, [8], [short]))
+    other = attended(alone, [4], [short])[0]
+    assert not torch.allclose(other, attended(alone, [8], [short])[0], atol=1e-2)
 
 
 def test_memory_is_linear_in_length() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.corpus.randomness import key_of
-from pipeline.feed.order import permuted, positions_of, quotas, sample_at, source_at
+from pipeline.feed.order import BatchSize, permuted, positions_of, quotas, sample_at, source_at
 
 
 @given(st.integers(1, 400), st.integers(0, 2**64 - 1))
@@ -85,10 +85,24 @@ def test_each_seed_and_epoch_has_another_order():
 
 @given(st.integers(0, 1000), st.integers(1, 64), st.integers(1, 9))
 def test_ranks_share_a_step_for_any_world_size(step, batch, world):
-    parts = [positions_of(step, batch, rank, world) for rank in range(world)]
+    parts = [positions_of(step, BatchSize(batch), rank, world) for rank in range(world)]
     assert np.concatenate(parts).tolist() == list(range(step * batch, (step + 1) * batch))
     sizes = [len(part) for part in parts]
     assert max(sizes) - min(sizes) <= 1
+
+
+@given(st.integers(1, 60), st.integers(0, 40), st.integers(1, 50), st.integers(1, 9))
+def test_a_growing_batch_uses_each_position_once(first, more, growing, world):
+    size = BatchSize(first + more, first, growing)
+    sizes = [size.of(step) for step in range(growing + 3)]
+    assert sizes == sorted(sizes)
+    assert (sizes[0], sizes[growing:]) == (first, [first + more] * 3)
+    parts = [
+        positions_of(step, size, rank, world)
+        for step in range(growing + 3)
+        for rank in range(world)
+    ]
+    assert np.concatenate(parts).tolist() == list(range(sum(sizes)))
 
 
 def test_late_positions_cost_no_more_than_early_ones():

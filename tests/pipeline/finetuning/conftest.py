@@ -89,8 +89,27 @@ def passage(draw):
     }
 
 
+def topics(draw):
+    text = "".join(draw.choice("书店很太的是一二三张京") for _ in range(draw.randrange(3, 12)))
+    labels = [name for name, sign in (("人", "张"), ("地", "京"), ("书", "书")) if sign in text]
+    return {"text": text, "labels": labels}
+
+
+def praise(draw):
+    text = "".join(draw.choice("书店很太的好") for _ in range(8))
+    return {"text": text, "label": text.count("好") / 2}
+
+
+def alike(draw):
+    row = praise(draw)
+    return {"sentence1": "很好", "sentence2": row["text"], "label": row["label"]}
+
+
 MAKERS = {
     "classification": review,
+    "multilabel": topics,
+    "regression": praise,
+    "similarity": alike,
     "pair": pair,
     "ner": sentence,
     "choice": question,

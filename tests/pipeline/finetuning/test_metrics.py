@@ -12,13 +12,38 @@ from pipeline.finetuning.tasks.bio import best_labels
 
 def test_classification():
     truth, found = ["0", "1", "1", "0", "1"], ["0", "1", "0", "1", "1"]
-    assert metrics.classification(truth, found) == {
+    scores = metrics.classification(truth, found)
+    assert scores == {
         "accuracy": pytest.approx(3 / 5),
         "f1": pytest.approx(2 / 3),
+        "f1_macro": pytest.approx((2 / 3 + 1 / 2) / 2),
+        "matthews": pytest.approx((2 * 1 - 1 * 1) / (3 * 3 * 2 * 2) ** 0.5),
+        "f1_0": pytest.approx(1 / 2),
+        "f1_1": pytest.approx(2 / 3),
     }
     three = metrics.classification(["a", "b", "c", "c"], ["a", "b", "b", "c"])
-    assert three["f1"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
-    assert metrics.classification(["1", "1"], ["1", "1"]) == {"accuracy": 1.0, "f1": 1.0}
+    assert three["f1"] == three["f1_macro"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
+    same = metrics.classification(["1", "1"], ["1", "1"])
+    assert (same["accuracy"], same["f1"]) == (1.0, 1.0)
+
+
+def test_regression():
+    scores = metrics.regression([1.0, 2.0, 3.0, 4.0], [1.0, 4.0, 9.0, 16.0])
+    assert scores["spearman"] == pytest.approx(1)
+    assert scores["pearson"] == pytest.approx(np.corrcoef([1, 2, 3, 4], [1, 4, 9, 16])[0, 1])
+    assert metrics.regression([1.0, 2.0], [3.0, 3.0]) == {"spearman": 0.0, "pearson": 0.0}
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40))
+def test_calibration_error(pairs):
+    expected = 0.0
+    for place in range(10):
+        inside = [(p, r) for p, r in pairs if min(int(p * 10), 9) == place]
+        if inside:
+            distance = np.mean([p for p, _ in inside]) - np.mean([r for _, r in inside])
+            expected += len(inside) / len(pairs) * abs(distance)
+    found = metrics.calibration_error(*zip(*pairs, strict=True))
+    assert found == pytest.approx(expected, abs=1e-9)
 
 
 LABELS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]

@@ -5,10 +5,9 @@ import os
 import pytest
 import torch
 
-from pipeline.errors import TaskError
-from pipeline.finetuning import on_cluster
-from pipeline.finetuning.finetune import FinetuneResult, finetune
-from pipeline.finetuning.on_cluster import Finetuning, finetune_all, threads_of_a_task
+from pipeline.errors import TaskError, TrainingError
+from pipeline.finetuning.finetune import Finetuning, Work, finetune
+from pipeline.finetuning.on_cluster import cluster_runner, finetune_all, threads_of_a_task
 from pipeline.settings.finetuning import FinetuneSettings
 
 
@@ -52,7 +51,7 @@ def test_results_come_in_order_and_lines_with_their_names(
 
 
 @pytest.mark.ray
-def test_a_mistake_is_told_as_it_is_and_ends_the_others(ray_cluster, export, data, tmp_path):
+def test_a_mistake_is_told_as_it_is_before_anything_is_trained(ray_cluster, export, data, tmp_path):
     bad = {"ner": data["ner"] | {"dev": data["pair"]["dev"]}}
     runs = [
         job("long", data, export, tmp_path / "long", epochs=1000),
@@ -67,20 +66,47 @@ def test_a_mistake_is_told_as_it_is_and_ends_the_others(ray_cluster, export, dat
     assert not (tmp_path / "long").exists()
 
 
+def look_around(show):
+    return {
+        "threads": torch.get_num_threads(),
+        "pid": os.getpid(),
+        "policy": os.environ["OMP_WAIT_POLICY"],
+    }
+
+
+def die(show):
+    show("about to die")
+    os._exit(1)
+
+
 @pytest.mark.ray
-def test_a_task_has_its_threads_and_threads_that_wait_sleep(ray_cluster, monkeypatch, tmp_path):
+def test_a_task_has_its_threads_and_a_dead_worker_loses_no_other(ray_cluster):
     """What a worker process sees, in place of a fine-tuning."""
-    monkeypatch.setattr(on_cluster, "_run", look_around)
-    (result,) = finetune_all([job("x", {"ner": {}}, "", tmp_path)], lambda name, line: None)
-    assert result.dev["threads"] == 4
-    assert result.dev["pid"] != os.getpid()
-    assert result.folder == "PASSIVE"
+    works = [Work("looks", look_around, ()), Work("dies", die, ())]
+    facts, error = cluster_runner(lambda name, line: None)(works)
+    assert facts["threads"] == 2
+    assert facts["pid"] != os.getpid()
+    assert facts["policy"] == "PASSIVE"
+    assert type(error) is TrainingError
+    assert "the worker process died" in str(error)
 
 
-def look_around(run, threads):
-    def look(*_):
-        facts = {"threads": torch.get_num_threads(), "pid": os.getpid()}
-        return FinetuneResult("f1", 1.0, facts, {}, [], [], 0.0, os.environ["OMP_WAIT_POLICY"])
-
-    on_cluster.finetune = look
-    yield from on_cluster._run(run, threads)
+@pytest.mark.ray
+@pytest.mark.slow
+def test_halving_stops_bad_trials_and_gives_the_best_point_all_seeds(
+    ray_cluster, export, data, tmp_path
+):
+    """One trial at a time, the best first: those after it are worse and end early."""
+    search = {"lr": [5e-3, 1e-9, 1e-10], "seeds": [1, 2], "halving": True}
+    run = job("search", data, export, tmp_path / "head", epochs=4, search=search)
+    (result,) = finetune_all([run], lambda name, line: None)
+    assert result.kept["lr"] == 5e-3
+    errors = {(each["lr"], each["seed"]): each["error"] for each in result.trials}
+    assert set(errors) == {(5e-3, 1), (1e-9, 1), (1e-10, 1), (5e-3, 2)}
+    stopped = [error for error in errors.values() if error]
+    assert stopped
+    assert all(error.startswith("stopped after epoch") for error in stopped)
+    assert result.deviation is not None
+    lines = []
+    finetune_all([run], lambda name, line: lines.append(line))
+    assert lines == [f"{tmp_path / 'head'} is up to date"]

@@ -2,15 +2,21 @@
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from pipeline.errors import ExportError, TaskError
+from pipeline.export.lineage import LINEAGE, left_steps, packages
 from pipeline.finetuning import predict as prediction
 from pipeline.finetuning.finetune import finetune
-from pipeline.finetuning.jsonl import read_lines
+from pipeline.finetuning.formats import read_lines
+from pipeline.finetuning.input_lines import read_input
 from pipeline.finetuning.predict import parse, predict
+from pipeline.finetuning.predict_on_cluster import predict_on_cluster
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import Findings
 from pipeline.settings.finetuning import FinetuneSettings
@@ -99,3 +105,55 @@ def test_another_folder_is_refused(export):
     with pytest.raises(ExportError, match=r"not the result of `python -m jobs\.finetune`"):
         next(predict(str(export), [("x", "京")]))
     assert Path(export, "config.json").exists()
+
+
+def test_text_is_cleaned_as_the_corpus_was_where_the_tokenizer_cannot(head, data, tmp_path):
+    """Tags go, for tasks whose answers have no places of characters."""
+    folder = Path(shutil.copytree(head("classification").folder, tmp_path / "head"))
+    plain, tagged = "书店很好", "<p>书店<b>很好</b></p>"
+
+    def answer(text):
+        return next(predict(str(folder), [("x", text)]))["prediction"]["probabilities"]
+
+    assert answer(plain) != pytest.approx(answer(tagged))
+    (folder / LINEAGE).write_text(json.dumps({"cleaning": ["html", "width"]}))
+    assert answer(plain) == pytest.approx(answer(tagged))
+    assert left_steps(folder) == ["html"]
+    assert packages(folder) == ()
+
+
+@pytest.mark.parametrize("name", ["in.csv", "in.tsv", "in.json", "in.parquet"])
+def test_tables_and_published_files_are_predicted_as_lines_are(name, head, tmp_path):
+    folder, path = head("pair").folder, tmp_path / name
+    rows = [
+        {"sentence1": "书店很好", "sentence2": "很好"},
+        {"sentence1": "坏", "sentence2": "很好"},
+    ]
+    if name.endswith("parquet"):
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+    elif name.endswith("json"):
+        path.write_text(json.dumps(rows), "utf-8")
+    else:
+        mark = "," if name.endswith("csv") else "\t"
+        lines = [list(rows[0]), *(row.values() for row in rows)]
+        path.write_text("".join(mark.join(each) + "\n" for each in lines), "utf-8")
+    task = TASKS["pair"]
+    found = list(predict(folder, read_input(str(path), task, {})))
+    given = [(str(i), json.dumps(row)) for i, row in enumerate(rows)]
+    assert found == list(predict(folder, given))
+
+
+@pytest.mark.ray
+def test_workers_answer_in_the_order_of_the_lines(head, ray_cluster, tmp_path, monkeypatch):
+    folder, path = head("classification").folder, tmp_path / "in.txt"
+    lines = ["书店很好" if number % 3 else "" for number in range(3000)]
+    path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    given = folder, "classification", str(path), {}, 32, 2
+    found = list(predict_on_cluster(*given))
+    assert [row["text"] for row in found] == lines
+    (expected,) = predict(folder, [("x", "书店很好")])
+    assert found[1]["prediction"]["label"] == expected["prediction"]["label"]
+    assert found[0]["prediction"] is None
+    path.write_text('书店\n{"text": 3}\n', "utf-8")
+    with pytest.raises(TaskError, match=r"in\.txt, line 2, key text: expected str"):
+        list(predict_on_cluster(*given))

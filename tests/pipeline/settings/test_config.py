@@ -79,6 +79,22 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, text, part):
         ("run.name=a/b", "run.name: must consist of letters"),
         ("tracking.alias=V2", "MLflow reserves these names"),
         ("train.init_state=full", "train.init_state=full needs train.init_from"),
+        ("train.keep_every=150", "train.keep_every=150 must be a multiple of train.checkpoint_"),
+        ("train.steps=9 tokns", "must be a number of steps, or `N tokens` such as `2e9 tokens`"),
+        ("train.steps=-5 tokens", "must be a number of steps, or `N tokens` such as `2e9 tokens`"),
+        ("optim.warmup=some tokens", "must be a number of at least 0 (got 'some tokens')"),
+        ("optim={decay: 0.1, schedule: constant}", "optim.decay says when the rate begins to fall"),
+        ("train.first_batch=8", "train.first_batch and train.batch_warmup need each other"),
+        (
+            "train={first_batch: 9, batch_warmup: 5, global_batch: 8}",
+            "train.first_batch must not exceed train.global_batch",
+        ),
+        (
+            "train={init_state: branch, init_from: checkpoint_000001}",
+            "train.init_state=branch goes on at optim.lr",
+        ),
+        ("train={init_adapt: true, init_state: full, init_from: x}", "train.init_adapt needs"),
+        ("corpus.masking.final_probability=0.1", "set corpus.masking.mode=dynamic"),
         ("optim.warmup=2000", "optim.warmup=2000 is longer than train.steps=1000"),
         ("heads.a.from_scratch=true", "heads.a.from_scratch: a head of a pretraining run"),
         (
@@ -92,6 +108,14 @@ def test_mistakes_are_in_plain_words(override, expected):
         load_config(None, [override])
     assert expected in str(raised.value)
     assert "1 wrong setting(s)" in str(raised.value)
+
+
+def test_a_weight_of_pairs_needs_pairs():
+    alone = ["corpus.inputs=[a.txt]", "corpus.pairs.task=none", "train.nsp_weight=0.5"]
+    with pytest.raises(
+        ConfigError, match=r"train\.nsp_weight has no effect without sentence pairs"
+    ):
+        load_config(None, alone)
 
 
 def test_deepspeeds_keys_that_would_break_a_promise_are_refused():
@@ -118,6 +142,34 @@ def test_the_keys_are_those_of_the_installed_deepspeed():
     )
     for name in (*deepspeed.TAKEN, *(part for key in deepspeed.REFUSED for part in key.split("."))):
         assert re.search(rf"[\"']{name}[\"']|\b{name}:", source), name
+
+
+def test_lengths_may_be_given_in_tokens():
+    config = load_config(
+        None,
+        [
+            "train={global_batch: 10, steps: 2_000_100 tokens, eval_every: 5 tokens, log_every: 7}",
+            "corpus.sequence_length=100",
+            "optim={warmup: 1e5 tokens, decay: 0.1}",
+        ],
+    )
+    assert (config.train.steps, config.train.eval_every, config.train.log_every) == (2001, 1, 7)
+    assert (config.optim.warmup, config.optim.decay) == (100, 0.1)
+    default = load_config(None, ["train.steps=1e7 tokens"])
+    assert default.train.steps == -(-(10**7) // (256 * 128))
+
+
+def test_a_file_changes_the_settings_of_its_base(tmp_path):
+    (tmp_path / "base.yaml").write_text("optim: {lr: 0.5, clip: 2}\nheads: {a: {task: ner}}\n")
+    (tmp_path / "in").mkdir()
+    changes = tmp_path / "in" / "changes.yaml"
+    changes.write_text("base: ../base.yaml\noptim: {lr: 0.25}\nheads: {}\n")
+    config = load_config(changes, ["optim.eps=0.1"])
+    assert (config.optim.lr, config.optim.clip, config.optim.eps) == (0.25, 2, 0.1)
+    assert config.heads == {}
+    (tmp_path / "base.yaml").write_text("base: in/changes.yaml\n")
+    with pytest.raises(ConfigError, match=r"base: in/changes\.yaml leads back to this file"):
+        load_config(changes)
 
 
 def test_a_missing_file_is_named():

@@ -38,7 +38,7 @@ def test_a_run_has_the_settings_the_metrics_and_the_files(config, tmp_path):
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["optim.lr"] == str(config.optim.lr)
-    assert points(config, run_id, "loss") == [(10, 7.0), (20, 6.5)]
+    assert points(config, run_id, "train/loss") == [(10, 7.0), (20, 6.5)]
     assert [item.path for item in client.list_artifacts(run_id)] == ["note.txt"]
 
 
@@ -49,7 +49,7 @@ def test_a_resumed_run_appends_to_the_same_curve(config):
         sender = MetricSender(tracking.tracking_uri(config), run_id, system_metrics=False)
         sender.log(step, {"loss": float(step)})
         sender.close()
-    assert points(config, run_id, "loss") == [(1, 1.0), (2, 2.0)]
+    assert points(config, run_id, "train/loss") == [(1, 1.0), (2, 2.0)]
 
 
 def test_a_run_that_was_deleted_is_replaced(config):
@@ -70,7 +70,7 @@ def test_steps_that_a_resumed_run_repeats_are_there_once(config):
         for step in steps:
             sender.log(step, {"loss": float(step)})
         sender.close()
-    assert points(config, run_id, "loss") == [(step, float(step)) for step in range(1, 12)]
+    assert points(config, run_id, "train/loss") == [(step, float(step)) for step in range(1, 12)]
 
 
 def test_an_outage_stops_nothing_and_is_counted_and_filled(config, caplog, monkeypatch):
@@ -98,7 +98,7 @@ def test_an_outage_stops_nothing_and_is_counted_and_filled(config, caplog, monke
     for step in range(1, 30):
         sender.log(step, {"loss": 1.0, "lr": 2.0})
     assert sender.close() == 0
-    assert [step for step, _ in points(config, run_id, "loss")] == list(range(1, 30))
+    assert [step for step, _ in points(config, run_id, "train/loss")] == list(range(1, 30))
 
 
 def test_a_server_that_is_down_is_told_from_one_that_refuses(monkeypatch):
@@ -126,15 +126,24 @@ def test_a_missing_server_is_noticed_at_once(monkeypatch):
         tracking.start_run(config, "fifth", {})
 
 
-def test_a_fine_tuning_leaves_its_scores(config, tmp_path):
+def test_a_fine_tuning_leaves_its_scores_and_its_trials(config, tmp_path):
     run_id = tracking.start_run(config, "head", {})
     results = tmp_path / "results.json"
     results.write_text("{}", "utf-8")
     epochs = [{"loss": 2.0, "f1": 0.1}, {"loss": 1.0, "f1": 0.3}]
-    record_finetuning(config, run_id, epochs, {"f1": 0.2}, results)
-    assert points(config, run_id, "loss") == [(1, 2.0), (2, 1.0)]
-    assert points(config, run_id, "dev_f1") == [(1, 0.1), (2, 0.3)]
-    assert points(config, run_id, "test_f1") == [(2, 0.2)]
+    trials = [
+        {"lr": 1e-3, "batch": 8, "seed": 1, "dev": {"f1": 0.3}, "test": {"f1": 0.2}, "error": ""},
+        {"lr": 1.0, "batch": 8, "seed": 1, "dev": {}, "test": {}, "error": "the loss is nan"},
+    ]
+    record_finetuning(config, run_id, epochs, {"test": {"f1": 0.2}}, trials, [results])
+    assert points(config, run_id, "train/loss") == [(1, 2.0), (2, 1.0)]
+    assert points(config, run_id, "dev/f1") == [(1, 0.1), (2, 0.3)]
+    assert points(config, run_id, "test/f1") == [(2, 0.2)]
     client = mlflow.MlflowClient(tracking.tracking_uri(config))
-    assert client.get_run(run_id).info.status == "FINISHED"
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
     assert [item.path for item in client.list_artifacts(run_id)] == ["results.json"]
+    nested = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    by_status = {each.info.status: each for each in nested}
+    assert by_status["FINISHED"].data.metrics == {"dev/f1": 0.3, "test/f1": 0.2}
+    assert by_status["FAILED"].data.tags["error"] == "the loss is nan"

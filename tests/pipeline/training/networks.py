@@ -87,3 +87,18 @@ def train(engine: Any, steps: range, global_size: int = 16) -> list[float]:
         torch.distributed.all_reduce(total)
         losses.append(total.item())
     return losses
+
+
+def full_state_dict(engine: Any) -> dict[str, Tensor] | None:
+    """All weights in fp32 on rank 0, by their Hugging Face names, as DeepSpeed gathers them.
+
+    Every rank must call it. Tied weights appear once, under their first name.
+    """
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in engine.module.named_parameters():
+        whole = safe_get_full_fp32_param(parameter)
+        if torch.distributed.get_rank() == 0:
+            tensors[name.removeprefix("network.")] = whole.detach().to("cpu", copy=True)
+    return tensors if torch.distributed.get_rank() == 0 else None

@@ -8,13 +8,19 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
 from pipeline.settings.config import Config
+from pipeline.settings.training import TrainSettings
 from pipeline.training import batch_split
+
+
+def split(global_batch, micro_batch, workers, **more):
+    train = TrainSettings(global_batch=global_batch, micro_batch=micro_batch, **more)
+    return batch_split.split_batch(train, workers)
 
 
 @given(micro=st.integers(1, 64), workers=st.integers(1, 16), accumulation=st.integers(1, 64))
 def test_a_batch_that_fits_is_split_into_the_micro_batches_asked_for(micro, workers, accumulation):
-    split = batch_split.split_batch(micro * workers * accumulation, micro, workers)
-    assert split == (micro, workers, accumulation)
+    parts = split(micro * workers * accumulation, micro, workers)
+    assert parts == (micro, workers, accumulation)
 
 
 @given(batch=st.integers(1, 600), micro=st.integers(1, 64), workers=st.integers(1, 16))
@@ -22,12 +28,18 @@ def test_any_batch_is_split(batch, micro, workers):
     """Every worker has a sample for each of equally many micro-batches, none of them too large."""
     if workers > batch or (micro == 1 and batch % workers):
         with pytest.raises(ConfigError, match=f"without a sample when there are {workers} "):
-            batch_split.split_batch(batch, micro, workers)
+            split(batch, micro, workers)
         return
-    split = batch_split.split_batch(batch, micro, workers)
-    assert split.micro_batch <= micro
-    assert batch // workers >= split.accumulation
-    assert split.micro_batch * split.accumulation * workers >= batch
+    parts = split(batch, micro, workers)
+    assert parts.micro_batch <= micro
+    assert batch // workers >= parts.accumulation
+    assert parts.micro_batch * parts.accumulation * workers >= batch
+
+
+def test_the_first_batch_of_a_warm_up_must_be_split_as_the_full_one():
+    assert split(64, 8, 2, first_batch=8, batch_warmup=5) == (8, 2, 4)
+    with pytest.raises(ConfigError, match=r"train\.first_batch=7 in 4 micro-batches"):
+        split(64, 8, 2, first_batch=7, batch_warmup=5)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pipeline.paths import RunPaths
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.launch import ray_train, torchrun
 from tests.pipeline.training import worlds
-from tests.pipeline.training.test_loop import DROPLESS, settings
+from tests.pipeline.training.test_loop import settings
 
 CPUS = 3
 """CPUs of a worker: the shared cluster's first node has room for one."""
@@ -63,7 +63,7 @@ def test_a_run_grows_and_shrinks_with_the_cluster(ray_cluster, tmp_path, monkeyp
     monkeypatch.setattr(ray_train, "RESIZE_SECONDS", 1.0)
     # If Ray notices late that the node is gone, it would wait for it.
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "3")
-    common = "train.log_every=1", "train.steps=18", "train.eval_every=18", *DROPLESS
+    common = "train.log_every=1", "train.steps=18", "train.eval_every=18"
     bounds = "scaling.min_workers=1", "scaling.max_workers=2", f"scaling.cpus_per_worker={CPUS}"
     config = settings(tmp_path, "elastic", *common, *bounds)
     folder = RunPaths.of(config).checkpoints

@@ -107,9 +107,9 @@ def first_step(cases):
         # The norm is that before clipping.
         settings = {"engine": {"zero_stage": stage}, "optim": {"clip": 1e-3}}
         worker = networks.make_engine(settings, precision=precision)
-        before = engine.full_state_dict(worker)
+        before = networks.full_state_dict(worker)
         networks.train(worker, range(1))
-        results.append((engine.gradient_norm(worker), before, engine.full_state_dict(worker)))
+        results.append((engine.gradient_norm(worker), before, networks.full_state_dict(worker)))
     return results
 
 
@@ -151,7 +151,7 @@ def compare_with_adamw():
         optimizer.zero_grad()
         network(*networks.global_batch(step, 16)).backward()
         optimizer.step()
-    weights = engine.full_state_dict(worker)
+    weights = networks.full_state_dict(worker)
     for name, parameter in network.named_parameters():
         torch.testing.assert_close(weights[name], parameter.detach(), rtol=0, atol=2e-5)
 

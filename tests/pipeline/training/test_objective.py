@@ -3,12 +3,13 @@ import torch
 from torch import nn
 
 from model import NezhaConfig, NezhaForPreTraining
+from model.fused.dropout import masks_by_sample
 from pipeline.training.objective import Inputs, PretrainingObjective, summarize
 
 VOCABULARY, LENGTH = 50, 12
 
 
-def network(vocabulary: int = VOCABULARY) -> NezhaForPreTraining:
+def network(vocabulary: int = VOCABULARY, dropout: float = 0.0) -> NezhaForPreTraining:
     torch.manual_seed(0)
     return NezhaForPreTraining(
         NezhaConfig(
@@ -17,8 +18,8 @@ def network(vocabulary: int = VOCABULARY) -> NezhaForPreTraining:
             num_hidden_layers=2,
             num_attention_heads=2,
             intermediate_size=48,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
         )
     )
 
@@ -85,17 +86,25 @@ def test_loss_is_that_of_the_hugging_face_model():
     assert summarize(statistics)["loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_gradient_does_not_depend_on_the_split():
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_gradient_does_not_depend_on_the_split(dropout):
     inputs, _ = batch(8)
-    objective = PretrainingObjective(network())
+    objective = PretrainingObjective(network(dropout=dropout))
     masked = len(inputs.masked_labels)
-    objective(inputs, masked, 8)[0].backward()
-    whole = {name: p.grad.clone() for name, p in objective.named_parameters()}
-    objective.zero_grad()
-    for rows in (slice(0, 1), slice(1, 4), slice(4, 8)):
-        objective(part(inputs, rows), masked, 8)[0].backward()
-    for name, parameter in objective.named_parameters():
-        torch.testing.assert_close(parameter.grad, whole[name], rtol=1e-4, atol=1e-6)
+
+    def gradients(*slices):
+        objective.zero_grad()
+        for rows in slices:
+            torch.manual_seed(1)
+            keys = torch.arange(8)[rows]
+            with masks_by_sample(keys, inputs.cu_seqlens.diff()[rows].long()):
+                objective(part(inputs, rows), masked, 8)[0].backward()
+        return {name: p.grad.clone() for name, p in objective.named_parameters()}
+
+    whole = gradients(slice(0, 8))
+    split = gradients(slice(0, 1), slice(1, 4), slice(4, 8))
+    for name, gradient in whole.items():
+        torch.testing.assert_close(split[name], gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_pairs_without_a_label_leave_the_nsp_loss_out():
@@ -105,3 +114,11 @@ def test_pairs_without_a_label_leave_the_nsp_loss_out():
     scores = summarize(statistics)
     assert "nsp_loss" not in scores
     assert loss.item() == pytest.approx(scores["mlm_loss"], rel=1e-5)
+
+
+def test_the_loss_of_pairs_has_a_weight():
+    inputs, _ = batch(4)
+    shared = network()
+    losses = [PretrainingObjective(shared, weight)(inputs, 7.0, 3.0)[0] for weight in (0, 1, 0.25)]
+    assert losses[2] == pytest.approx(float(losses[0] + 0.25 * (losses[1] - losses[0])))
+    assert losses[0] < losses[1]

@@ -8,7 +8,7 @@ import pytest
 
 from jobs import evaluate
 from pipeline import preflight
-from pipeline.errors import VocabularyError
+from pipeline.errors import CheckpointError, VocabularyError
 from pipeline.paths import RunPaths
 from pipeline.settings.config_file import load_config
 from pipeline.training.checkpoints import files as checkpoints
@@ -110,6 +110,18 @@ def test_a_second_phase_that_was_stopped_continues_from_its_own_checkpoint(first
     checkpoints.remove(paths.checkpoints / END)
     torchrun.fit(config, None)
     assert training(paths.run) == whole
+
+
+def test_a_run_folder_stands_for_its_newest_checkpoint(first):
+    config = second(first, "full", "run.name=by-folder", f"train.init_from={first.parents[1]}")
+    preflight.check_data(config)
+    assert evaluate.subject(config) == first
+    assert torchrun.fit(config, None)["step"] == 6
+    assert optimizer_step(RunPaths.of(config).checkpoints / END) == 12
+    nothing = first.parents[2] / "nothing"
+    (nothing / "checkpoints").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="no complete checkpoint to start from yet"):
+        preflight.check_data(second(first, "full", "run.name=x", f"train.init_from={nothing}"))
 
 
 def test_a_phase_with_another_vocabulary_is_refused(first, tmp_path):

@@ -44,6 +44,11 @@ def test_another_network_is_refused_by_name(checkpoint):
         changed(checkpoint, model={"num_attention_heads": 4})
 
 
+def test_a_field_that_the_size_has_anyway_is_no_change(checkpoint):
+    same = {"size": "base", "num_attention_heads": 12, "intermediate_size": 3072}
+    assert changed(checkpoint, finished=True, model=same) == []
+
+
 def test_a_finished_run_accepts_only_what_no_weight_depends_on(checkpoint):
     assert changed(checkpoint, finished=True, engine={"attention": "eager"})
     with pytest.raises(ConfigError, match=r"(?s)optim\.lr.*a larger train\.steps goes on"):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pipeline.settings.training import OptimSettings
 from pipeline.training.schedule import learning_rate, warmup_steps
 
-SCHEDULES = ("linear", "polynomial", "cosine", "constant")
+SCHEDULES = ("linear", "polynomial", "cosine", "sqrt", "constant")
 
 
 @given(
@@ -28,7 +28,14 @@ def test_it_rises_to_the_peak_and_never_rises_again(total, warmup, schedule):
 
 @pytest.mark.parametrize(
     ("schedule", "middle"),
-    [("linear", 0.5), ("polynomial", 0.5**0.5), ("cosine", 0.5), ("constant", 1.0)],
+    [
+        ("linear", 0.5),
+        ("polynomial", 0.5**0.5),
+        ("nvidia", (500 / 1100) ** 0.5),
+        ("cosine", 0.5),
+        ("sqrt", 1 - 0.5**0.5),
+        ("constant", 1.0),
+    ],
 )
 def test_shapes(schedule, middle):
     settings = OptimSettings(lr=1.0, warmup=100, schedule=schedule)
@@ -40,3 +47,12 @@ def test_warmup_is_a_count_or_a_share():
     assert warmup_steps(2000, OptimSettings(warmup=0.01)) == 20
     assert warmup_steps(2000, OptimSettings(warmup=1)) == 1
     assert warmup_steps(2000, OptimSettings(warmup=0)) == 0
+
+
+@pytest.mark.parametrize("decay", [0.2, 220])
+def test_a_rate_that_is_stable_falls_in_the_last_steps_alone(decay):
+    settings = OptimSettings(lr=1.0, warmup=100, decay=decay)
+    rates = [learning_rate(step, 1100, settings) for step in range(1100)]
+    assert set(rates[100:881]) == {1.0}
+    whole = OptimSettings(lr=1.0, warmup=0)
+    assert rates[880:] == [learning_rate(step, 220, whole) for step in range(220)]

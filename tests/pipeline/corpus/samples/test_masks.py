@@ -281,3 +281,25 @@ def test_a_seed_gives_the_same_masks_as_in_earlier_versions():
         masks = masks_of(samples, chosen)
         digest.update(masks.positions.astype("<i8").tobytes() + masks.ids.astype("<i4").tobytes())
     assert digest.hexdigest()[:16] == "b7ff19ed25827d5e"
+
+
+def test_without_whole_words_each_token_is_masked_alone():
+    """Half of a word of two tokens is masked about as often as chance says."""
+    words = [[[2], *[[5, 6]] * 40, [3]]] * 200
+    chosen = MaskingSettings(probability=0.2, whole_words=False)
+    halves = [
+        sum((1 + 2 * word in found) != (2 + 2 * word in found) for word in range(40))
+        for found in per_sample(masks_of(words, chosen), len(words))
+    ]
+    assert np.mean(halves) / 40 == pytest.approx(2 * 0.2 * 0.8, abs=0.03)
+    whole = per_sample(masks_of(words, MaskingSettings(probability=0.2)), len(words))
+    assert all(
+        (place + 1 if place % 2 else place - 1) in found for found in whole for place in found
+    )
+
+
+def test_the_share_of_masked_tokens_changes_with_the_progress():
+    changing = MaskingSettings(mode="dynamic", probability=0.3, final_probability=0.1)
+    shares = [masking.at_progress(changing, done).probability for done in (0, 0.5, 1, 3)]
+    assert shares == pytest.approx([0.3, 0.2, 0.1, 0.1])
+    assert masking.at_progress(MaskingSettings(), 0.5) == MaskingSettings()

@@ -44,6 +44,16 @@ def test_the_old_format_of_xz_and_long_windows_of_zstd():
 
 
 @each_compression
+def test_a_zip_bomb_is_read_in_parts(kind):
+    size = 1 << 26
+    bomb = COMPRESS[kind][1](bytes(size))
+    assert len(bomb) < size / 900
+    parts = [len(part) for part in decompressed(io.BytesIO(bomb), kind)]
+    assert sum(parts) == size
+    assert max(parts) <= 1 << 24
+
+
+@each_compression
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
 def test_a_file_cut_short_is_damaged(kind, share):
     frame = COMPRESS[kind][1](TEXT)

@@ -31,6 +31,23 @@ def test_names_do_not_depend_on_where_the_inputs_lie(tmp_path):
     assert (first.name, first.signature) == (second.name, second.signature)
 
 
+def test_a_text_is_the_same_on_a_disk_and_in_an_object_store(tmp_path, monkeypatch):
+    """So a corpus that moves is not prepared again."""
+    text = raw.jsonl(["同一段文字"])
+    local = raw.write(tmp_path / "x" / "1.jsonl", text).parent
+    fsspec.filesystem("memory").pipe_file("/moved/x/1.jsonl", text)
+
+    def signed():
+        places = str(local), "memory://moved/x"
+        return [list_sources([place], CorpusSettings())[0] for place in places]
+
+    near, far = signed()
+    assert (near.name, near.signature) == (far.name, far.signature)
+    monkeypatch.setattr("pipeline.corpus.text.sources.HASHED_BYTES", 10)
+    near, far = signed()  # a large text is not fetched to be signed
+    assert near.signature != far.signature
+
+
 def test_a_signature_changes_with_the_content(tmp_path):
     path = raw.write(tmp_path / "a.jsonl", b'{"text": "1"}\n')
     before = list_sources([str(path)], CorpusSettings())[0].signature

@@ -11,7 +11,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.finetuning.finetune import spread
+from pipeline.finetuning.data import spread
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import Findings
 
@@ -31,6 +31,9 @@ def one_problem(task, path):
 
 GOOD = {
     "classification": {"text": "好", "label": 1},
+    "multilabel": {"text": "好", "labels": ["人", 1]},
+    "regression": {"text": "好", "label": 0.5},
+    "similarity": {"sentence1": "好", "sentence2": "坏", "label": 3},
     "pair": {"sentence1": "好", "sentence2": "坏", "label": "neutral", "genre": "lit"},
     "ner": {"tokens": ["北", "京"], "labels": ["B-LOC", "I-LOC"]},
     "choice": {"context": "甲", "question": "乙", "choices": ["丙", "丁"], "answer": 1},
@@ -62,6 +65,9 @@ def test_compressed_or_not_is_the_same(task, tmp_path):
         ("classification", {"text": 3}, "key text: expected str, found 3"),
         ("classification", {"label": None}, "key label: expected str or int"),
         ("classification", {"label": True}, "key label: expected str or int"),
+        ("multilabel", {"labels": [None]}, "key labels: expected a list of labels"),
+        ("regression", {"label": "hot"}, "key label: expected a number, found 'hot'"),
+        ("similarity", {"label": None}, "key label: expected a number"),
         ("pair", {"sentence2": ...}, "no key 'sentence2'.*there is sentence1, label, genre"),
         ("ner", {"labels": ["O"]}, "2 tokens but 1 labels"),
         ("ner", {"labels": ["O", "LOC"]}, "'LOC' is not O, B-TYPE or I-TYPE"),
@@ -86,7 +92,7 @@ def test_what_is_no_jsonl_is_refused(tmp_path):
     path = tmp_path / "train.jsonl"
     assert "no such file" in one_problem("ner", path)
     path.write_text("\n \n")
-    expected = "no examples; expected JSON lines with tokens, labels"
+    expected = "no examples; expected tokens, labels"
     assert expected in one_problem("ner", path)
     path.write_text("")
     assert expected in one_problem("ner", path)

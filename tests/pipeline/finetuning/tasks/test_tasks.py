@@ -1,6 +1,7 @@
 """Examples to features and back: logits made from the targets give the right answers."""
 
 import contextlib
+import itertools
 import json
 import random
 import string
@@ -22,7 +23,7 @@ from pipeline.finetuning.tasks.base import Findings, TaskSetup
 from pipeline.settings.corpus import CleaningSettings
 from tests.pipeline.finetuning.conftest import MAKERS
 
-SEPARATORS = {"classification": 1, "pair": 2, "ner": 1, "choice": 2, "span": 2}
+SEPARATORS = {task: 2 if task in ("pair", "similarity", "choice", "span") else 1 for task in TASKS}
 
 
 def perfect_logits(task, feature, labels):
@@ -32,6 +33,10 @@ def perfect_logits(task, feature, labels):
         # A window without the answer is less sure than the one that holds it.
         logits[range(2), feature.target] = 1.0 if feature.target == [0, 0] else 9.0
         return logits
+    if task in ("regression", "similarity"):
+        return np.array(feature.target, np.float32)
+    if task == "multilabel":
+        return 9 * np.eye(2, dtype=np.float32)[feature.target]
     if task == "ner":
         wanted = [0 if label == IGNORED else label for label in feature.target]
         return 9 * np.eye(len(labels), dtype=np.float32)[wanted]
@@ -73,7 +78,47 @@ def test_perfect_logits_give_perfect_scores(task, length, tokenizer):
     for example in examples:
         TASKS[task].check_target(example, "here")
     scores, _ = check_round_trip(task, examples, tokenizer, length)
-    assert set(scores.values()) == {1.0}
+    assert list(scores.values()) == pytest.approx([1.0] * len(scores))
+
+
+@pytest.mark.parametrize("task", ["classification", "ner", "span"])
+@pytest.mark.parametrize("stride", [0, 3, 7])
+def test_windows_overlap_and_are_merged(task, stride, tokenizer):
+    """Every token is seen, and the windows of a long text give one answer."""
+    draw = random.Random(stride)
+    examples = [MAKERS[task](draw) for _ in range(30)]
+    for example in examples:
+        TASKS[task].check_target(example, "here")
+        if task == "classification":
+            example["text"] *= 3
+    kind, labels = TASKS[task], TASKS[task].label_set(examples)
+    setup = TaskSetup(tokenizer, labels, 20, stride)
+    features = kind.features(examples, setup)
+    assert len(features) > len(examples)
+    outputs = [[] for _ in examples]
+    for feature in features:
+        outputs[feature.example].append((feature, perfect_logits(task, feature, labels)))
+    for own in outputs:
+        ids = [each.ids[1:-1] for feature, _ in own for each in feature.inputs]
+        for before, after in itertools.pairwise(ids):
+            if task != "span":  # whose windows begin with the question
+                assert not stride or before[-stride:] == after[:stride]
+        assert max(map(len, ids)) <= 18
+    found = [kind.answer(*each, setup) for each in zip(examples, outputs, strict=True)]
+    assert set(kind.scores(examples, found).values()) == {1.0}
+
+
+def test_a_word_counts_as_the_window_sees_it_that_shows_most_around_it(tokenizer):
+    kind, words = TASKS["ner"], list("在京沪港张王李赵明华说了")
+    setup = TaskSetup(tokenizer, ["O", "B-X", "I-X"], 10, 4)
+    first, second = kind.features([{"tokens": words}], setup)
+    shared = {place for place, _ in first.origin} & {place for place, _ in second.origin} - {-1}
+    assert len(shared) == 4
+    outputs = []
+    for number, feature in enumerate((first, second)):
+        outputs.append((feature, 9 * np.eye(3)[[number] * feature.length]))
+    labels = kind.answer({"tokens": words}, outputs, setup)["labels"]
+    assert (labels[min(shared)], labels[max(shared)]) == ("O", "B-X")
 
 
 @pytest.mark.parametrize("length", [8, 9, 12, 16, 18, 64])
@@ -259,7 +304,7 @@ def test_choices_that_cannot_stay_whole_are_told(tokenizer):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_padding_does_not_change_the_logits(task, export, data, tokenizer, monkeypatch):
-    monkeypatch.setattr(networks, "autocast", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(networks, "autocast", lambda *_: contextlib.nullcontext())
     kind = TASKS[task]
     examples = TASKS[task].read(data[task]["dev"], Findings.none())
     labels = kind.label_set(examples)

@@ -2,24 +2,35 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
+import torch
 
 from pipeline.errors import CheckpointError
 from pipeline.settings.config import Config
 from pipeline.settings.config_file import dump_yaml
-from pipeline.training.checkpoints import files
+from pipeline.training.checkpoints import files, tensors
+
+TENSORS = tensors.file_of(0)
 
 
 def make(folder, step, loss=1.0):
     """A complete checkpoint with made-up contents."""
     temporary = folder / ".temporary"
     temporary.mkdir()
-    (temporary / files.WEIGHTS).write_bytes(b"weights")
     state = json.dumps({"step": step, "heldout": {"mlm_loss": loss}, "engine": {"a": 1}})
     path = folder / f"checkpoint_{step:06d}"
-    files.commit(temporary, path, {files.STATE: state, files.CONFIG: dump_yaml(Config())})
+    texts = {files.STATE: state, files.CONFIG: dump_yaml(Config())}
+    files.commit(temporary, path, texts, write_tensors(temporary))
     return path
+
+
+def write_tensors(folder):
+    """The tensor file of one rank, and its hash."""
+    parts = {tensors.name_of("weights", "a", 0): torch.ones(2)}
+    return {TENSORS: tensors.write(folder / TENSORS, parts, {"a": [2]})}
 
 
 def test_it_reads_back_and_replaces_an_older_one(tmp_path):
@@ -30,7 +41,7 @@ def test_it_reads_back_and_replaces_an_older_one(tmp_path):
     assert files.read_state(path) == {"step": 3, "heldout": {"mlm_loss": 1.0}}
     assert files.read_counters(path) == {"a": 1}
     assert files.read_config(path) == Config()
-    assert files.read_hashes(path).keys() == {files.WEIGHTS, files.STATE, files.CONFIG}
+    assert files.read_hashes(path).keys() == {TENSORS, files.STATE, files.CONFIG}
 
 
 def test_damaged_and_incomplete_checkpoints_are_set_aside(tmp_path):
@@ -40,8 +51,8 @@ def test_damaged_and_incomplete_checkpoints_are_set_aside(tmp_path):
     (tmp_path / ".checkpoint_000010.tmp").touch()
     said: list[str] = []
     assert files.newest(tmp_path) == files.recover(tmp_path, said.append) == path
-    file = path / files.WEIGHTS
-    file.write_bytes(b"Weights")
+    file = path / TENSORS
+    file.write_bytes(b"other")
     with pytest.raises(CheckpointError, match="damaged"):
         files.verify(path)
     assert files.recover(tmp_path, said.append) == older
@@ -70,7 +81,7 @@ def test_an_old_damaged_checkpoint_stops_nothing(tmp_path, caplog):
     (old / files.STATE).write_text("")
     assert files.best(tmp_path) == files.newest(tmp_path) == path
     assert f"{old / files.STATE} is unreadable" in caplog.text
-    files.prune(tmp_path, 1, {path})
+    files.prune(tmp_path, 1)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -78,8 +89,8 @@ def test_everything_is_on_the_disk_before_the_marker(tmp_path, monkeypatch):
     flushed: list[str] = []
     monkeypatch.setattr(files, "_flush", lambda path: flushed.append(path.name))
     make(tmp_path, 1)
-    marker = flushed.index(files.COMPLETE)
-    assert {files.WEIGHTS, files.STATE, files.CONFIG, files.HASHES} == set(flushed[:marker])
+    marker = flushed.index(files.COMPLETE)  # the tensor files were synced by those who wrote them
+    assert {files.STATE, files.CONFIG, files.HASHES} == set(flushed[:marker])
     assert flushed[marker + 1 :] == [".temporary", tmp_path.name]
 
 
@@ -90,18 +101,45 @@ def test_settings_of_another_version_are_named(tmp_path):
         files.read_config(path)
 
 
-def test_best_and_prune(tmp_path):
+def names(folder):
+    return sorted(int(item.name.removeprefix("checkpoint_")) for item in folder.iterdir())
+
+
+def test_the_best_has_the_lowest_heldout_loss(tmp_path):
     for step, loss in ((1, 0.5), (2, math.nan), (3, 1.0), (4, 0.5), (5, 0.8)):
         make(tmp_path, step, loss)
     (tmp_path / "checkpoint_000004" / files.COMPLETE).unlink()
-    best = files.best(tmp_path)
-    assert best.name == "checkpoint_000001"
-    files.prune(tmp_path, 2, {best})
-    assert sorted(item.name for item in tmp_path.iterdir()) == [
-        f"checkpoint_{step:06d}" for step in (1, 4, 5)
-    ]
+    assert files.best(tmp_path).name == "checkpoint_000001"
     with pytest.raises(CheckpointError, match="no complete checkpoint"):
         files.best(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("keep_last", "keep_every", "kept"),
+    [(1, 0, [20, 60]), (2, 0, [20, 50, 60]), (1, 30, [20, 30, 60]), (9, 0, [10, 20, 30, 50, 60])],
+)
+def test_exactly_the_last_the_regular_and_the_best_are_kept(tmp_path, keep_last, keep_every, kept):
+    for step in (10, 20, 30, 40, 50, 60):
+        make(tmp_path, step, loss=0.1 if step == 20 else 1.0)
+    # An incomplete one is not counted as one of the last, and is deleted.
+    (tmp_path / "checkpoint_000040" / files.COMPLETE).unlink()
+    files.prune(tmp_path, keep_last, keep_every)
+    assert names(tmp_path) == kept
+
+
+def test_one_that_another_process_reads_is_not_deleted(tmp_path):
+    paths = [make(tmp_path, step, loss=1 / step) for step in (1, 2, 3)]
+    code = "import sys; from pathlib import Path; from pipeline.training.checkpoints import files\n"
+    code += "with files.in_use(Path(sys.argv[1])): print(); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(paths[1])]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
+        reader.stdout.readline()
+        files.prune(tmp_path, 1)
+        assert names(tmp_path) == [2, 3]
+        files.verify(paths[1])
+        reader.kill()
+    files.prune(tmp_path, 1)
+    assert names(tmp_path) == [3]
 
 
 @pytest.mark.parametrize("name", [files.HASHES, files.COMPLETE, "folder"])
@@ -119,7 +157,8 @@ def test_a_commit_that_the_storage_interrupted_is_made_again_whole(tmp_path, mon
         make(tmp_path, 1)
     path, temporary = tmp_path / "checkpoint_000001", tmp_path / ".temporary"
     texts = {files.STATE: '{"step": 1}', files.CONFIG: dump_yaml(Config())}
-    files.commit(temporary, path, texts)
+    hashes = {TENSORS: files._hash((temporary if temporary.exists() else path) / TENSORS)}
+    files.commit(temporary, path, texts, hashes)
     files.verify(path)
     assert files.recover(tmp_path, print) == path
 

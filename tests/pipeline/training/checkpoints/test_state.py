@@ -6,15 +6,15 @@ import shutil
 
 import pytest
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.errors import CheckpointError
 from pipeline.settings.config import Config
 from pipeline.settings.config_file import dump_yaml
 from pipeline.training import batch_split, engine
-from pipeline.training.checkpoints import files, state
+from pipeline.training.checkpoints import files, state, tensors
+from pipeline.training.checkpoints.writer import Writer
 from tests.pipeline.training import networks, spawn
 
 LAYOUTS = [(stage, precision) for precision in ("fp32", "bf16") for stage in (1, 2, 3)]
@@ -25,27 +25,35 @@ def settings(stage):
     return {"engine": {"zero_stage": stage}, "optim": {"lr": 0.01, "clip": 0.5}}
 
 
+def save(worker, folder, step, content, config):
+    """A complete checkpoint."""
+    writer = Writer(folder, Config().train, print)
+    path = writer.begin(worker, step, content, config)
+    writer.wait()
+    return path
+
+
 def train_and_save(stage, precision, folder, dropout):
     """Six steps of four micro-batches, saved after the third."""
     accumulation = 4 // torch.distributed.get_world_size()
     worker = networks.make_engine(settings(stage), 16, accumulation, precision, dropout)
     networks.train(worker, range(3))
     config = dump_yaml(Config.model_validate(settings(stage)))
-    path = state.save(worker, folder, 3, STATE, config)
-    halfway = engine.full_state_dict(worker)
+    path = save(worker, folder, 3, STATE, config)
+    halfway = networks.full_state_dict(worker)
     losses = networks.train(worker, range(3, 6))
-    return path, losses, halfway, engine.full_state_dict(worker)
+    return path, losses, halfway, networks.full_state_dict(worker)
 
 
 def resume(stage, precision, path, dropout):
     accumulation = 4 // torch.distributed.get_world_size()
     worker = networks.make_engine(settings(stage), 16, accumulation, precision, dropout)
     saved = state.restore(worker, path)
-    restored = engine.full_state_dict(worker)
+    restored = networks.full_state_dict(worker)
     losses = networks.train(worker, range(saved["step"], 6))
     steps = {values["step"] for values in engine.optimizer_of(worker).state.values()}
     assert (saved, steps, worker.global_steps) == (STATE, {6}, 6)
-    return losses, restored, engine.full_state_dict(worker)
+    return losses, restored, networks.full_state_dict(worker)
 
 
 def save_all(folder, layouts, dropout):
@@ -118,7 +126,7 @@ def begin_all(jobs):
         worker = networks.make_engine(settings(stage), 16, 4)
         state.begin_from(worker, path)
         losses = networks.train(worker, range(3, 6))
-        results.append((losses, worker.global_steps, engine.full_state_dict(worker)))
+        results.append((losses, worker.global_steps, networks.full_state_dict(worker)))
     return results
 
 
@@ -139,7 +147,7 @@ def test_an_export_has_no_full_state(tmp_path):
 
 
 def test_it_holds_what_an_export_needs(path, saved):
-    weights = load_file(path / files.WEIGHTS)
+    weights = state.read_weights(path)
     halfway = saved[1, "fp32"][2]
     assert weights.keys() == dict(networks.build().named_parameters()).keys()
     for name, weight in weights.items():
@@ -149,7 +157,7 @@ def test_it_holds_what_an_export_needs(path, saved):
     assert torch.equal(network.first.weight, halfway["first.weight"])
     assert files.read_state(path) == STATE
     assert files.read_config(path) == Config.model_validate(settings(1))
-    assert files.WEIGHTS in files.read_hashes(path)
+    assert files.read_hashes(path).keys() >= {tensors.file_of(0), tensors.file_of(1)}
 
 
 def test_another_network_is_refused_by_name(path, tmp_path):
@@ -171,13 +179,13 @@ def refuse_another_network(path):
 def test_tied_weights_are_stored_once(tmp_path):
     network = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
     network[1].weight = network[0].weight
-    save_file({"0.weight": torch.ones(3, 3)}, tmp_path / files.WEIGHTS)
+    save_file({"0.weight": torch.ones(3, 3)}, tmp_path / state.EXPORTED)
     state.load_weights(network, tmp_path)
     assert torch.equal(network[1].weight.detach(), torch.ones(3, 3))
 
 
 def test_a_damaged_checkpoint_is_refused(path):
-    (path / "exp_avg.safetensors").unlink()
+    (path / tensors.file_of(1)).unlink()
     spawn.run(2, refuse_damaged, path)
 
 
@@ -186,35 +194,3 @@ def refuse_damaged(path):
     worker = networks.make_engine(settings(1))
     with pytest.raises(CheckpointError, match="missing"):
         state.begin_from(worker, path)
-
-
-def test_a_failed_save_is_an_error_on_every_rank_and_leaves_the_old_one(path):
-    spawn.run(2, fail_to_save, path.parent)
-    assert files.newest(path.parent) == path
-
-
-def fail_to_save(folder):
-    worker = networks.make_engine(settings(1))
-    state.STORAGE_SECONDS = 0.5
-    (folder / "file").touch()
-    with pytest.raises(CheckpointError, match="NotADirectoryError"):
-        state.save(worker, folder / "file", 4, {}, "")
-
-
-def test_a_save_waits_for_storage_that_comes_back(path):
-    spawn.run(2, save_on_slow_storage, path.parent)
-    assert files.recover(path.parent, print).name == "checkpoint_000004"
-
-
-def save_on_slow_storage(folder):
-    worker, refusals = networks.make_engine(settings(1)), [1, 1]
-
-    def refuse_twice(tensors, file, metadata):
-        if refusals:
-            refusals.pop()
-            raise SafetensorError("No space left on device (os error 28)")
-        save_file(tensors, file, metadata)
-
-    state.save_file = refuse_twice
-    state.save(worker, folder, 4, {}, dump_yaml(Config()))
-    assert not refusals or torch.distributed.get_rank() == 1

@@ -8,6 +8,7 @@ from pipeline.settings.config import Config
 from pipeline.training.faults import events, failures, hang
 from pipeline.training.faults.divergence import diverged
 from pipeline.training.faults.hang import STACKS
+from tests.pipeline.corpus.made import make_corpus
 from tests.pipeline.training.checkpoints.test_files import make
 
 
@@ -124,3 +125,28 @@ def test_a_cut_event_hides_no_other(run):
     assert texts(paths) == [("restart", "one")]
     events.record(paths.run, "restart", "two")
     assert texts(paths) == [("restart", "one"), ("restart", "two")]
+
+
+def test_a_death_by_a_truncated_shard_stops_the_run_and_names_it(run):
+    """Reading what was cut from a mapped file ends the process (SIGBUS) without a word."""
+    _, paths, judge = run
+    make_corpus(paths.shards)
+    shard = paths.shards / "shard-00001.arrow"
+    shard.open("r+b").truncate(100)
+    error = judge.decide({1: RayActorError("killed by SIGBUS")})
+    assert isinstance(error, ShardError)
+    assert f"{shard}: 100 bytes, the manifest says" in str(error)
+
+
+def test_a_worker_that_the_system_killed_for_its_memory_is_told_what_to_lower(run):
+    config, paths, judge = run
+    killed = RayActorError("the node is running low on memory")
+    assert judge.decide({1: killed}) is None
+    ((_, text),) = texts(paths)
+    assert "; lower train.micro_batch (now 32; the global batch stays)" in text
+    faults = config.faults.model_copy(update={"shrink_on_oom": True})
+    shrinking = failures.Judge(config.model_copy(update={"faults": faults}))
+    assert shrinking.decide({1: killed}) is None
+    assert texts(paths)[-1][0] == "shrink"
+    assert failures.micro_batch(paths.run, 32) == 16
+    assert failures.micro_batch(paths.run, 8) == 8  # another setting is not touched

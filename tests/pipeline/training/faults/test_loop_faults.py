@@ -14,12 +14,13 @@ from pipeline.training import loop
 from pipeline.training.checkpoints import files
 from pipeline.training.faults import events, stop
 from pipeline.training.faults.divergence import Diverged
+from pipeline.training.faults.memory import OutOfMemory
 from pipeline.training.launch import torchrun
 from tests.pipeline.training.test_loop import losses, settings
 
 
 def weights(config, step=12):
-    return (RunPaths.of(config).checkpoints / f"checkpoint_{step:06d}" / files.WEIGHTS).read_bytes()
+    return files.tensor_hashes(RunPaths.of(config).checkpoints / f"checkpoint_{step:06d}")
 
 
 def kinds(config):
@@ -123,3 +124,49 @@ def test_a_stop_between_two_logged_steps_changes_no_logged_loss(tmp_path, monkey
     monkeypatch.setattr(stop, "requested", lambda run: False)
     torchrun.fit(config, None)
     assert losses(config) == losses(whole)
+
+
+def test_out_of_memory_says_what_to_lower_and_halves_the_micro_batch(tmp_path, monkeypatch):
+    """As if more than four samples did not fit."""
+    whole = settings(tmp_path, "whole", "train.micro_batch=4")
+    torchrun.fit(whole, None)
+    forward = loop.PretrainingObjective.forward
+
+    def limited(self, batch, *divisors):
+        if self.training and len(batch.next_sentence_label) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB.")
+        return forward(self, batch, *divisors)
+
+    monkeypatch.setattr(loop.PretrainingObjective, "forward", limited)
+    config = settings(tmp_path, "large")
+    with pytest.raises(
+        OutOfMemory, match=r"asked for 2.50 GiB more; the peak so far was \d"
+    ) as error:
+        torchrun.fit(config, None)
+    assert "lower train.micro_batch (now 8; the global batch stays)" in str(error.value)
+    shrinking = config.model_copy(
+        update={"faults": config.faults.model_copy(update={"shrink_on_oom": True})}
+    )
+    with pytest.raises(Interrupted, match="the same command goes on with half the micro-batch"):
+        torchrun.fit(shrinking, None)
+    assert torchrun.fit(shrinking, None)["samples_seen"] == 12 * 16
+    assert kinds(config) == ["stop", "shrink"]
+    assert losses(config) == losses(whole)
+
+
+def test_a_notice_of_preemption_gives_one_checkpoint_and_training_goes_on(tmp_path):
+    config, written = settings(tmp_path, "notice"), []
+    calls = iter(range(100))
+    context = loop.Context(
+        rank=0,
+        world_size=1,
+        host="here",
+        device=torch.device("cpu"),
+        threads=1,
+        report=lambda _, folder: written.append(folder.name),
+        preempted=lambda: next(calls) >= 3,  # from step 4 on
+    )
+    assert loop.train(config, context)["step"] == 12
+    assert written == [f"checkpoint_0000{step}" for step in ("04", "06", "12")]
+    (told,) = [e for e in events.read(RunPaths.of(config).run) if e["kind"] == "preempted"]
+    assert "checkpoint_000004 was written before" in told["text"]

@@ -249,7 +249,7 @@ def sharded(stage, precision, accumulation, clip, offload=False):
     }
     worker = networks.make_engine(values, accumulation=accumulation, precision=precision)
     networks.train(worker, range(20))
-    return engine.full_state_dict(worker), engine.optimizer_of(worker).ratios()
+    return networks.full_state_dict(worker), engine.optimizer_of(worker).ratios()
 
 
 def sharded_all(cases):
@@ -346,10 +346,10 @@ def overflow():
     pretend_gpu()
     for stage in STAGES:
         worker = networks.make_engine({"engine": {"zero_stage": stage}}, precision="fp16")
-        before = engine.full_state_dict(worker)
+        before = networks.full_state_dict(worker)
         worker.optimizer.loss_scaler.cur_scale = 2.0**60
         networks.train(worker, range(1))
-        after = engine.full_state_dict(worker)
+        after = networks.full_state_dict(worker)
         states = engine.optimizer_of(worker).state.values()
         assert largest_difference(before, after) == 0
         assert {state["step"] for state in states} == {0}
@@ -385,7 +385,7 @@ def garbage_in_the_padding():
                 used[offset : offset + length] = True
             flat.tensor.data[~used] = filling
         networks.train(worker, range(3))
-        weights = engine.full_state_dict(worker)
+        weights = networks.full_state_dict(worker)
         outcomes.append((weights, engine.optimizer_of(worker).ratios()))
     assert outcomes[0][1] == outcomes[1][1]
     if torch.distributed.get_rank() == 0:

@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from pipeline.training import engine
 from pipeline.training.measure.time_shares import COLLECTIVES, CollectiveTimer, StepProfiler
 from tests.pipeline.training import networks, spawn
 
@@ -41,13 +40,13 @@ def measured_steps(stage):
             profiler.lap("train")
         shares.append(profiler.take_shares())
     assert untouched == {name: getattr(dist, name, None) for name in COLLECTIVES}
-    return shares, engine.full_state_dict(worker)
+    return shares, networks.full_state_dict(worker)
 
 
 def steps(stage):
     worker = networks.make_engine({"engine": {"zero_stage": stage}}, 16, 2)
     networks.train(worker, range(4))
-    return engine.full_state_dict(worker)
+    return networks.full_state_dict(worker)
 
 
 def all_stages():

@@ -1,0 +1,65 @@
+"""Compare settings: `python -m jobs.ablate --config jobs/configs/ablations/masks.yaml`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from jobs.command import Verb, main
+from jobs.output.progress import ConsoleProgress
+from pipeline import ablation
+from pipeline.paths import RunPaths
+from pipeline.settings.config import Config
+
+
+def plan(config: Config) -> Mapping[str, object]:
+    planned = ablation.cells(config)
+    return {
+        "folder": RunPaths.of(config).run,
+        "train": ", ".join(cell.config.run.name for cell in planned),
+        "steps": ", ".join(sorted({f"{cell.config.train.steps:,}" for cell in planned})),
+        "heads": ", ".join(config.heads) or "none",
+    }
+
+
+def execute(config: Config, console: Console) -> None:
+    progress = ConsoleProgress(console)
+    try:
+        rows = ablation.run(config, progress)
+    finally:
+        progress.close()
+    lines = ablation.summarize(rows)
+    columns = {name: None for line in lines for name in line}
+    table = Table(*columns, title=f"{config.run.name}: mean ± standard deviation")
+    for line in lines:
+        table.add_row(*(line.get(name, "") for name in columns))
+    console.print(table)
+    for row in rows:
+        for failure in row.failed:
+            console.print(f"{row.variant}, {failure}", markup=False, highlight=False)
+    exports = " ".join(export for row in rows for export in row.exports)
+    console.print(
+        f"Also in {RunPaths.of(config).run}/ablation.md. For scores of tasks:\n"
+        f"  python -m jobs.compare {exports} --config SUITE",
+        markup=False,
+        highlight=False,
+    )
+
+
+VERB = Verb(
+    help=(
+        "Train each variant of `ablate.variants` with each of `ablate.seeds`, score all on the\n"
+        "held-out samples of the first variant, and print a table. The runs are nested in one\n"
+        "MLflow run. The same command goes on after an interruption. With `heads` each run is\n"
+        "fine-tuned too."
+    ),
+    groups=("ablate", "run", "demo", "corpus", "model", "train", "optim", "engine", "scaling"),
+    plan=plan,
+    execute=execute,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(VERB))

@@ -1,0 +1,52 @@
+"""Check what a run consumed: `python -m jobs.audit RUN`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from rich.console import Console
+
+from jobs.command import Verb, main, table
+from pipeline.audit import audit
+from pipeline.errors import TrainingError
+from pipeline.paths import RunPaths
+from pipeline.settings.config import Config
+
+
+def plan(config: Config) -> Mapping[str, object]:
+    return {"audit": RunPaths.of(config).run}
+
+
+def execute(config: Config, console: Console) -> None:
+    found = audit(config)
+    facts = {
+        "steps": f"{found.steps:,}",
+        "starts of the workers": f"{found.attempts}, with {found.workers} workers",
+        "steps done again": found.repeated or "none",
+        "steps without an update": ", ".join(map(str, found.unapplied)) or "none",
+        "batches left out by rewinds": found.left_out or "none",
+        "samples": "\n".join(found.epochs),
+        "problems": len(found.problems) or "none",
+    }
+    console.print(table(str(RunPaths.of(config).run), facts))
+    if found.problems:
+        raise TrainingError(
+            f"{len(found.problems)} problem(s):\n  " + "\n  ".join(found.problems[:100])
+        )
+
+
+VERB = Verb(
+    help=(
+        "Check, by a run's own records, that its newest checkpoint has consumed every sample of\n"
+        "an epoch exactly once, through all restarts and numbers of workers. Names each step\n"
+        "whose record is missing, damaged or differs from the order; then the exit status is 2."
+    ),
+    groups=("run",),
+    plan=plan,
+    execute=execute,
+    takes_run=True,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(VERB))

@@ -1,0 +1,96 @@
+"""Compare checkpoints on tasks: `python -m jobs.compare A B … --config jobs/configs/suites/…`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from jobs.command import Verb, main
+from jobs.output.progress import ConsoleProgress
+from pipeline import compare
+from pipeline.finetuning.comparison import Comparison
+from pipeline.finetuning.comparison_report import sections
+from pipeline.settings.config import Config
+from pipeline.tracking import runs as tracking
+from pipeline.tracking.finetuning import record_comparison
+
+
+def plan(config: Config) -> Mapping[str, object]:
+    return compare.plan(config)
+
+
+def execute(config: Config, console: Console) -> None:
+    compare.plan(config)
+    run_id = tracking.start_run(config, f"{config.run.name}-compare", {"stage": "compare"})
+    progress = ConsoleProgress(console)
+    try:
+        result, files = compare.run(config, lambda name, line: progress.update(line, name))
+    except BaseException:
+        tracking.finish_run(config, run_id, "FAILED")
+        raise
+    finally:
+        progress.close()
+    origins = {each.name: each._asdict() for each in result.subjects}
+    record_comparison(config, run_id, _scores(result), origins, result.curve(), files)
+    for title, text, rows in sections(result):
+        shown = Table(*map(escape, rows[0]), title=title, title_justify="left", caption=Text(text))
+        for row in rows[1:]:
+            shown.add_row(*map(Text, row))
+        console.print(shown)
+    for path in files:
+        console.print(path, markup=False, highlight=False)
+
+
+def _scores(result: Comparison) -> dict[str, dict[str, float]]:
+    """Mean and deviation of each task, by checkpoint."""
+    scores: dict[str, dict[str, float]] = {each.name: {} for each in result.subjects}
+    for row in result.rows:
+        for name, cell in row.cells.items():
+            scores[name][f"{row.task}/{row.metric}"] = cell.score.mean
+            if cell.score.deviation is not None:
+                scores[name][f"{row.task}/deviation"] = cell.score.deviation
+    return scores
+
+
+def overrides(arguments: Sequence[str]) -> list[str]:
+    """The arguments as `jobs.command` takes them: A B and the short options become settings."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--tasks", nargs="+", default=[])
+    for name in ("run", "data", "seeds", "train-limit", "eval-limit"):
+        parser.add_argument(f"--{name}")
+    given, rest = parser.parse_known_args(arguments)
+    names: list[str] = []
+    kept: list[str] = []
+    for before, word in zip(["", *rest], rest, strict=False):
+        is_name = "=" not in word and not word.startswith("-") and before != "--config"
+        (names if is_name else kept).append(word)
+    lists = {"checkpoints": names, "tasks": given.tasks}
+    kept += [f"compare.{key}=[{', '.join(map(repr, v))}]" for key, v in lists.items() if v]
+    for name in ("run", "data", "seeds", "train_limit", "eval_limit"):
+        if (value := getattr(given, name)) is not None:
+            kept.append(f"compare.{name}={value}")
+    return kept
+
+
+VERB = Verb(
+    help=(
+        "Compare checkpoints: fine-tune each on the tasks of `heads` with several seeds, and show\n"
+        "mean ± standard deviation, a paired test against the first, what needs no network, and a\n"
+        "published encoder of the same size. Finished trials are not repeated.\n"
+        "  python -m jobs.compare EXPORT random --config jobs/configs/suites/chinese.yaml\n"
+        "Short forms: A B … (compare.checkpoints), --tasks FILE …, --run RUN, --data FOLDER,\n"
+        "--seeds N, --train-limit N, --eval-limit N (compare.NAME)."
+    ),
+    groups=("run", "tracking", "compare"),
+    plan=plan,
+    execute=execute,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(VERB, overrides(sys.argv[1:])))

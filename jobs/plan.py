@@ -1,0 +1,43 @@
+"""Plan a run before money is spent: `python -m jobs.plan --config F [a.b=c …]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from rich.console import Console
+
+from jobs.command import Verb, main, table
+from pipeline.settings.config import Config
+from pipeline.sizing import plan as plans
+
+
+def plan(config: Config) -> Mapping[str, object]:
+    anchor = config.plan.device or "a short measurement on one worker"
+    return {"plan": config.run.name, "with the speed of": anchor}
+
+
+def execute(config: Config, console: Console) -> None:
+    if happened := plans.compare(config):
+        console.print(table(f"Run {config.run.name}, against its plan", happened))
+        return
+    made = plans.make(config)
+    plans.save(config, made)
+    console.print(table(f"Plan of run {config.run.name}", plans.rows(config, made)))
+    console.print("After the run, the same command holds the plan against what happened.")
+
+
+VERB = Verb(
+    help=(
+        "Plan a run: memory of a worker by ZeRO stage, micro-batch, time of a step, tokens a\n"
+        "second, days, cost and disk, each with its formula. The speed is measured on a worker of\n"
+        "the cluster or of this machine, or assumed for plan.device. Once the run has logged\n"
+        "steps, the plan is held against them. cluster/SIZING.md explains the formulas."
+    ),
+    groups=("plan", "run", "corpus.sequence_length", "model", "train", "engine", "scaling"),
+    plan=plan,
+    execute=execute,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(VERB))

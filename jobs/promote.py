@@ -1,0 +1,38 @@
+"""Make a registered version the champion: `python -m jobs.promote promote.version=3`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from rich.console import Console
+
+from jobs.command import Verb, main
+from pipeline.settings.config import Config
+from pipeline.tracking.runs import tracking_uri
+from pipeline.tracking.versions import CHAMPION, promote
+
+
+def plan(config: Config) -> Mapping[str, object]:
+    chosen = config.promote
+    return {f"make {CHAMPION}": f"{chosen.model}/{chosen.version}", "in": tracking_uri(config)}
+
+
+def execute(config: Config, console: Console) -> None:
+    made, before = promote(config, config.promote.model, config.promote.version)
+    text = f"models:/{config.promote.model}@{CHAMPION} is version {made}"
+    console.print(f"{text}; it was version {before}" if before else text, highlight=False)
+
+
+VERB = Verb(
+    help=(
+        "Move the alias `champion` to a version of a registered model, whatever its scores are.\n"
+        "A better version on the same held-out data gets it by itself."
+    ),
+    groups=("promote", "run.storage", "tracking.uri"),
+    plan=plan,
+    execute=execute,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(VERB))

@@ -1,0 +1,37 @@
+"""Write a run's report: `python -m jobs.report RUN`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from rich.console import Console
+
+from jobs.command import Verb, main
+from pipeline.paths import RunPaths
+from pipeline.run_report import FILE, write_report
+from pipeline.settings.config import Config
+
+
+def plan(config: Config) -> Mapping[str, object]:
+    return {"write": RunPaths.of(config).run / FILE}
+
+
+def execute(config: Config, console: Console) -> None:
+    console.print(write_report(RunPaths.of(config).run), markup=False, highlight=False)
+
+
+VERB = Verb(
+    help=(
+        "Write one HTML page into a run's folder: loss and throughput with restarts and skipped\n"
+        "steps marked, the share of the wall time that trained, the rest of it by cause, and all\n"
+        "that happened. Pretraining writes it at its end; it may also be made of a run that trains."
+    ),
+    groups=("run",),
+    plan=plan,
+    execute=execute,
+    takes_run=True,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(VERB))

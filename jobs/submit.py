@@ -1,0 +1,94 @@
+"""Run a verb on a Ray cluster: `python -m jobs.submit VERB --config F [a.b=c …]`.
+
+It wraps `ray job submit`: it checks the settings here, uploads the code, and names the job after
+the run and the verb. The same line submits again what failed, and the job goes on from what is
+finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobSubmissionClient
+
+from pipeline import submission
+from pipeline.errors import ConfigError, NezhaError
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+TOKEN_HELP = (
+    "this cluster asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file "
+    "of the cluster's token (`ray get-auth-token --generate` makes one for a new cluster)"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Submit; returns the exit status: 0, or 2 for what the user can correct."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.submit",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("verb", help="verb to run, such as pretrain")
+    parser.add_argument("--config", metavar="FILE", help="YAML file of settings, in this folder")
+    parser.add_argument(
+        "--address",
+        default=os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS,
+        help="the cluster's dashboard; default: RAY_API_SERVER_ADDRESS, or %(default)s",
+    )
+    parser.add_argument("--follow", action="store_true", help="show the job's log until it ends")
+    parser.add_argument("--dry-run", action="store_true", help="print the plain command instead")
+    parser.add_argument(
+        "--cpus", type=float, default=0, help="CPUs to reserve for the command itself (0)"
+    )
+    parser.add_argument(
+        "--install",
+        action="store_true",
+        help=f"install the pinned packages for the job, except {', '.join(submission.IN_IMAGE)}",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="a setting and its value")
+    chosen = parser.parse_intermixed_args(arguments)  # options may stand among the settings
+    try:
+        job = submission.plan(
+            Path.cwd(),
+            chosen.verb,
+            chosen.config,
+            chosen.overrides,
+            cpus=chosen.cpus,
+            install=chosen.install,
+        )
+        if chosen.dry_run:
+            print(job.line(chosen.address))
+            return 0
+        client = _connect(chosen.address)
+        name = submission.submit(client, job)
+        print(f"{name} is submitted to {chosen.address}")
+        if chosen.follow:
+            asyncio.run(submission.follow(client, name, partial(print, end="", flush=True)))
+        else:
+            print(f"its log: ray job logs -f {name}   its end: ray job stop {name}")
+    except NezhaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+def _connect(address: str) -> JobSubmissionClient:
+    try:
+        return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        raise ConfigError(f"{address}: {TOKEN_HELP}") from error
+    except (ConnectionError, RuntimeError) as error:
+        if "uthenticat" in str(error) or "401" in str(error) or "403" in str(error):
+            raise ConfigError(f"{address}: {TOKEN_HELP}") from error
+        raise ConfigError(f"{address}: no cluster answers: {error}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,276 @@
+"""Runs that differ in one thing each, and a table of what the differences do.
+
+    STORAGE/NAME/
+        sample/, vocab.txt          of all runs
+        corpora/VARIANT/            shards and held-out samples; variants with the same corpus share
+        VARIANT-SEED/               a run like any other
+        ablation.json, ablation.md  the table
+
+All runs are scored on the held-out samples of the first variant, whose masks are always
+`stages.HELDOUT_MASKS`: so losses of runs with different training masks can be compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+from pipeline import preflight, sample, stages
+from pipeline.corpus.run.inputs import list_inputs
+from pipeline.errors import ConfigError, TrainingError
+from pipeline.paths import RunPaths
+from pipeline.settings.config import Config
+from pipeline.settings.config_file import with_changes
+from pipeline.settings.corpus import CorpusSettings
+from pipeline.tracking import runs as tracking
+from pipeline.training.checkpoints import files as checkpoints
+from pipeline.training.faults import lock
+from pipeline.training.resume import changed_settings
+
+SHOWN = ("mlm_loss", "mlm_accuracy", "word_accuracy", "nsp_accuracy")
+"""Held-out scores in the table; those of heads follow."""
+
+
+class Cell(NamedTuple):
+    """One run of an ablation."""
+
+    variant: str
+    seed: int
+    config: Config
+
+
+class Row(NamedTuple):
+    """What the runs of a variant reached."""
+
+    variant: str
+    runs: list[dict[str, float]]
+    """Scores of each run that has ended, by name."""
+    failed: list[str]
+    """A line for each run that could not go on."""
+    exports: list[str]
+
+
+def cells(config: Config, parent: str = "") -> list[Cell]:
+    """The runs, seed by seed, so that an unfinished ablation compares all variants too.
+
+    Args:
+        parent: the MLflow run that they are nested in.
+
+    Raises:
+        ConfigError: there are no variants, or one of them has wrong settings.
+    """
+    if not config.ablate.variants:
+        raise ConfigError("ablate.variants: name what to compare, as in jobs/configs/ablations")
+    folder, own = RunPaths.of(config).run, stages.with_sample(config)
+    variants = _variants(own)
+    reference = next(iter(variants))
+    made: dict[str, Any] = {}
+    if own.corpus.inputs:
+        places = {name: folder / "corpora" / of for name, of in _corpora(variants).items()}
+        made = {
+            name: {
+                "corpus.inputs": (),
+                "corpus.heldout": (),
+                "corpus.vocab": str(RunPaths.of(config).vocab),
+                "train.shards": (str(place / "shards"),),
+                "train.eval_shards": str(places[reference] / "heldout"),
+            }
+            for name, place in places.items()
+        }
+    common = {
+        "demo.enabled": False,
+        "run.storage": str(folder),
+        "tracking.uri": tracking.tracking_uri(config),
+        "tracking.parent": parent,
+        "tracking.registered_model": "",
+        "ablate.variants": {},
+    }
+    return [
+        Cell(
+            name,
+            seed,
+            with_changes(
+                variant,
+                common | made.get(name, {}) | {"run.name": f"{name}-{seed}", "run.seed": seed},
+                f" in ablate.variants.{name}",
+            ),
+        )
+        for seed in config.ablate.seeds
+        for name, variant in variants.items()
+    ]
+
+
+def run(config: Config, progress: stages.Progress) -> list[Row]:
+    """Prepare what the runs share, train those that are not finished, and write the table.
+
+    A run that diverges, or whose workers fail too often, is counted as failed; the others go on.
+
+    Raises:
+        ConfigError: settings that cannot work, or a finished run was made with other ones.
+        NezhaError: what a stage raised.
+    """
+    folder = RunPaths.of(config).run
+    with lock.hold(folder, progress.say):
+        _prepare(config, progress)
+        parent = _start(config)
+        planned = cells(config, parent or "")
+        for cell in planned:
+            preflight.check(cell.config)
+        failed: dict[str, list[str]] = {}
+        for number, cell in enumerate(planned, 1):
+            if is_finished(cell.config):
+                continue
+            progress.say(f"run {number} of {len(planned)}: {cell.config.run.name}")
+            try:
+                stages.run_all(cell.config, progress)
+            except TrainingError as error:
+                progress.say(str(error))
+                failed.setdefault(cell.variant, []).append(f"seed {cell.seed}: {error}")
+        rows = [
+            _row(name, [each for each in planned if each.variant == name], failed.get(name, []))
+            for name in config.ablate.variants
+        ]
+        files = _write(folder, config, rows)
+        if parent:
+            tracking.finish_run(config, parent, artifacts=files)
+    return rows
+
+
+def is_finished(config: Config) -> bool:
+    """Whether a run has reached its last step, and its heads are fine-tuned.
+
+    Raises:
+        ConfigError: it has, but with other settings.
+    """
+    paths = RunPaths.of(config)
+    newest = checkpoints.newest(paths.checkpoints)
+    if not newest or not paths.summary.exists():
+        return False
+    if checkpoints.read_state(newest)["step"] < config.train.steps:
+        return False
+    changed_settings(config, newest, finished=True)
+    return _heads(config).keys() == config.heads.keys()
+
+
+def summarize(rows: Iterable[Row]) -> list[dict[str, str]]:
+    """The table: a mapping from column to text for each variant, as mean ± standard deviation.
+
+    `difference` is that of the held-out MLM loss to the first variant, seed by seed: its deviation
+    leaves out what both have from their common seed.
+    """
+    rows = list(rows)
+    reference = {scores["seed"]: scores["mlm_loss"] for scores in rows[0].runs}
+    table = []
+    for row in rows:
+        line = {"variant": row.variant, "runs": str(len(row.runs))}
+        names = {name: None for scores in row.runs for name in scores if name != "seed"}
+        for name in names:
+            line[name] = spread([scores[name] for scores in row.runs if name in scores])
+        both = [scores for scores in row.runs if scores["seed"] in reference]
+        if row is not rows[0] and both:
+            line["difference"] = spread(
+                [scores["mlm_loss"] - reference[scores["seed"]] for scores in both], sign="+"
+            )
+        if row.failed:
+            line["failed"] = str(len(row.failed))
+        table.append(line)
+    return table
+
+
+def spread(values: list[float], sign: str = "") -> str:
+    """`mean ± standard deviation` of the sample; a single value stands alone."""
+    mean = f"{fmean(values):{sign}.3f}"
+    return f"{mean} ± {stdev(values):.3f}" if len(values) > 1 else mean
+
+
+def _corpora(variants: Mapping[str, Config]) -> dict[str, str]:
+    """For each variant the first one whose shards are the same."""
+    first: dict[str, str] = {}
+    return {
+        name: first.setdefault(_stored(config.corpus).model_dump_json(), name)
+        for name, config in variants.items()
+    }
+
+
+def _stored(corpus: CorpusSettings) -> CorpusSettings:
+    """The settings that shards depend on: with dynamic masks they hold none."""
+    if corpus.masking.mode == "static":
+        return corpus
+    default = type(corpus.masking)(mode="dynamic")
+    return corpus.model_copy(update={"masking": default})
+
+
+def _prepare(config: Config, progress: stages.Progress) -> None:
+    """The sample, the vocabulary and all corpora; each is kept if it is there and valid."""
+    paths = RunPaths.of(config)
+    if config.demo.enabled:
+        progress.stage("sample")
+        sample.make(paths.sample, config.demo.heldout_share)
+    own = stages.with_sample(config)
+    if not own.corpus.inputs:
+        return
+    inputs = list_inputs(own.corpus, *preflight.written_by(own))
+    progress.stage("vocabulary")
+    vocab = stages.make_vocabulary(own, inputs.sources, progress.say)
+    variants = _variants(own)
+    for name in dict.fromkeys(_corpora(variants).values()):
+        progress.stage(f"prepare {name}")
+        place = {"run.storage": str(paths.run / "corpora"), "run.name": name}
+        corpus = with_changes(variants[name], {"corpus.vocab": str(vocab), **place}, "")
+        stages.check_preparation(corpus)
+        stages.make_shards(corpus, inputs, progress.say)
+
+
+def _variants(config: Config) -> dict[str, Config]:
+    return {
+        name: with_changes(config, changes, f" in ablate.variants.{name}")
+        for name, changes in config.ablate.variants.items()
+    }
+
+
+def _start(config: Config) -> str | None:
+    """The MLflow run that holds the others; None where MLflow does not answer."""
+    if not tracking.is_reachable(config):
+        return None
+    folder = RunPaths.of(config).run
+    noted = tracking.noted_run(folder)
+    run_id = tracking.start_run(config, config.run.name, {"stage": "ablation"}, noted)
+    tracking.note_run(folder, run_id)
+    return run_id
+
+
+def _row(variant: str, planned: list[Cell], failed: list[str]) -> Row:
+    row = Row(variant, [], failed, [])
+    for cell in planned:
+        if not is_finished(cell.config):
+            continue
+        paths = RunPaths.of(cell.config)
+        state = checkpoints.read_state(checkpoints.newest(paths.checkpoints))  # type: ignore[arg-type]
+        scores = {name: state["heldout"][name] for name in SHOWN if name in state["heldout"]}
+        heads = {name: score for name, score in _heads(cell.config).items() if score is not None}
+        row.runs.append({"seed": cell.seed, **scores, **heads})
+        row.exports.append(str(paths.export))
+    return row
+
+
+def _heads(config: Config) -> dict[str, float | None]:
+    """Test scores of the heads of a finished run, by name."""
+    summary = json.loads(RunPaths.of(config).summary.read_text("utf-8"))
+    named = {key.rpartition("_")[0]: value for key, value in summary.items()}
+    return {name: named[name]["pretrained"] for name in config.heads if name in named}
+
+
+def _write(folder: Path, config: Config, rows: list[Row]) -> list[Path]:
+    table = summarize(rows)
+    columns = list({name: None for line in table for name in line})
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[line.get(name, "") for name in columns] for line in table]
+    markdown = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    files = [folder / "ablation.json", folder / "ablation.md"]
+    records = [row._asdict() for row in rows]
+    files[0].write_text(json.dumps(records, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    files[1].write_text(f"# {config.run.name}\n\n{markdown}\n", "utf-8")
+    return files

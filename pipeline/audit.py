@@ -1,0 +1,154 @@
+"""What a run consumed, by its own records: whether every sample of an epoch was used exactly once.
+
+Rank 0 recorded for each step the number and a checksum of the samples that all ranks consumed
+together. They are compared with the order that the settings of the newest checkpoint define.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import journal
+from pipeline.errors import CheckpointError
+from pipeline.feed.batches import Feed, compare_fingerprints
+from pipeline.feed.opening import open_feed
+from pipeline.paths import RunPaths
+from pipeline.settings.config import Config
+from pipeline.training.checkpoints import files
+from pipeline.training.faults import events
+from pipeline.training.measure import step_log
+from pipeline.training.measure.step_log import Attempt
+
+KEYS = {"attempt", "step", "batch", "samples", "sum", "applied", "end", "seconds"}
+SHOWN = 5
+"""Samples of a kind that a problem names."""
+
+
+class Audit(NamedTuple):
+    """What was found."""
+
+    steps: int
+    """Steps that the newest checkpoint contains."""
+    attempts: int
+    """Starts of the workers."""
+    workers: list[int]
+    """Different numbers of workers."""
+    repeated: int
+    """Steps that were done again after a failure, and that the weights contain once."""
+    unapplied: list[int]
+    """Steps whose gradients were not finite: their samples changed no weight."""
+    left_out: int
+    """Global batches that rewinds left out."""
+    epochs: list[str]
+    """Of each epoch: how many of its samples were used, and how often."""
+    problems: list[str]
+
+
+def audit(config: Config) -> Audit:
+    """Audit the run that the settings name, up to its newest checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or the run has no record of its steps.
+        FingerprintError: the shards are not those that the run was trained on.
+        ShardError: their manifests cannot be read.
+    """
+    paths = RunPaths.of(config)
+    newest = files.newest(paths.checkpoints)
+    if not newest:
+        raise CheckpointError(f"{paths.checkpoints}: no complete checkpoint, so nothing to audit")
+    lines, damaged = journal.read_checked(paths.run / step_log.FILE)
+    happened, unread = journal.read_checked(paths.run / events.FILE)
+    attempts = step_log.attempts(happened)
+    if not attempts or all("step" not in line for line in lines):
+        raise CheckpointError(
+            f"{paths.run / step_log.FILE} or {events.FILE}: no record of what was consumed"
+        )
+    given = files.read_config(newest)
+    place = {"storage": config.run.storage, "name": config.run.name}
+    given = given.model_copy(update={"run": given.run.model_copy(update=place)})
+    feed = open_feed(given, rank=0, world_size=1)
+    for attempt in attempts:
+        compare_fingerprints(attempt.fingerprint, feed.fingerprint_fields)
+    kept = {(line["attempt"], line["step"]): line for line in lines if line.keys() >= KEYS}
+    last = files.step_of(newest)
+    problems: list[str] = []
+    chosen = list(_chosen(last, attempts, kept, problems))
+    if problems:  # else the steps of lines that a crash has cut were done again
+        problems += [f"{step_log.FILE}: line {number} is damaged" for number in damaged]
+        problems += [f"{events.FILE}: line {number} is damaged" for number in unread]
+    batches = {line["batch"] for line in chosen}
+    left_out = max(batches, default=-1) + 1 - len(batches)
+    epochs, wrong = _count(feed, chosen, whole=not problems and not left_out)
+    return Audit(
+        steps=last,
+        attempts=len(attempts),
+        workers=sorted({attempt.workers for attempt in attempts}),
+        repeated=sum(step <= last for _, step in kept) - len(chosen),
+        unapplied=[line["step"] for line in chosen if not line["applied"]],
+        left_out=left_out,
+        epochs=epochs,
+        problems=problems + wrong,
+    )
+
+
+def _chosen(
+    last: int,
+    attempts: Sequence[Attempt],
+    lines: Mapping[tuple[int, int], dict[str, Any]],
+    problems: list[str],
+) -> Iterator[dict[str, Any]]:
+    """The record of each step that the weights contain; adds what is wrong to the problems."""
+    for step in range(1, last + 1):
+        attempt = step_log.owner(step, attempts)
+        line = lines.get((attempt.number, step)) if attempt else None
+        if not attempt or not line:
+            started = f" of start {attempt.number} of the workers" if attempt else ""
+            problems.append(f"step {step}{started}: no record of what it consumed")
+            continue
+        if line["batch"] != step - 1 + attempt.batches_skipped:
+            problems.append(
+                f"step {step}: took global batch {line['batch']} instead of "
+                f"{step - 1 + attempt.batches_skipped}"
+            )
+        yield line
+
+
+def _count(
+    feed: Feed, lines: Sequence[Mapping[str, Any]], whole: bool
+) -> tuple[list[str], list[str]]:
+    """How often the samples of each epoch were used, as text, and what is wrong.
+
+    whole: whether no batch is missing, so that every epoch but the last must be complete.
+    """
+    bounds, problems = feed.source_bounds, []
+    counts: dict[tuple[int, int], NDArray[np.uint8]] = {}
+    for line in lines:
+        samples, epochs = feed.samples(line["batch"])
+        if (line["samples"], line["sum"]) != (len(samples), step_log.checksum_of(samples)):
+            problems.append(
+                f"step {line['step']}: the workers consumed {line['samples']} samples that are not "
+                f"the {len(samples)} of global batch {line['batch']}"
+            )
+            continue
+        sources = np.searchsorted(bounds, samples, side="right") - 1
+        for source, epoch in np.unique(np.stack([sources, epochs]), axis=1).T.tolist():
+            rows = int(bounds[source + 1] - bounds[source])
+            used = counts.setdefault((epoch, source), np.zeros(rows, np.uint8))
+            at = samples[(sources == source) & (epochs == epoch)] - bounds[source]
+            np.add.at(used, at, 1)
+    texts = []
+    for (epoch, source), used in sorted(counts.items()):
+        name = f"epoch {epoch}" + (f" of source {source}" if len(bounds) > 2 else "")
+        once, often = int((used == 1).sum()), np.flatnonzero(used > 1)
+        texts.append(f"{name}: {once:,} of {len(used):,} samples exactly once")
+        complete = whole and (epoch + 1, source) in counts
+        unused = np.flatnonzero((used == 0) & complete)
+        for kind, which in (("more than once", often), ("never", unused)):
+            if len(which):
+                numbers = ", ".join(map(str, which[:SHOWN] + bounds[source]))
+                problems.append(f"{name}: {len(which):,} samples {kind}, the first: {numbers}")
+    return texts, problems

@@ -1,0 +1,328 @@
+"""Comparing checkpoints: a suite of tasks and some checkpoints become tables and pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from transformers import AutoConfig
+
+import model  # noqa: F401  registers Nezha with the Auto classes
+from pipeline.corpus.shards.format import MANIFEST, read_manifest
+from pipeline.errors import CheckpointError, ConfigError, ExportError, NezhaError, TrackingError
+from pipeline.export.folder import export_checkpoint
+from pipeline.feed.batches import split_weights
+from pipeline.finetuning import comparison, comparison_report
+from pipeline.finetuning.comparison import Comparison, Judged, Subject
+from pipeline.finetuning.finetune import (
+    TRIALS,
+    Finetuning,
+    Runner,
+    Work,
+    check,
+    examine_with,
+    run_trials,
+    trials_of,
+)
+from pipeline.finetuning.on_cluster import cluster_runner
+from pipeline.paths import RunPaths
+from pipeline.settings.config import Config
+from pipeline.settings.config_file import load_config
+from pipeline.settings.finetuning import FinetuneSettings
+from pipeline.tracking.judged_pictures import draw_curves
+from pipeline.tracking.runs import tracking_uri
+from pipeline.training.checkpoints import files as checkpoints
+
+RANDOM = "random"
+REPORT = "comparison"
+"""Stem of the report's files: `.md`, `.html`, `.json`."""
+CURVE = "curve.png"
+Show = Callable[[str, str], None]
+
+
+def folder_of(config: Config) -> Path:
+    """Where reports and the results of trials are kept."""
+    return RunPaths.of(config).run / "compare"
+
+
+def suite_of(config: Config) -> dict[str, FinetuneSettings]:
+    """The tasks by name, as they will be fine-tuned.
+
+    Raises ConfigError, with all mistakes, for tasks that can't be compared on.
+    """
+    compare, tasks = config.compare, dict(config.heads)
+    for path in compare.tasks:
+        recipe = load_config(path)
+        found = dict(recipe.heads)
+        if recipe.finetune.task:
+            found[recipe.finetune.name or recipe.run.name] = recipe.finetune
+        if not found:
+            raise ConfigError(f"{path}: this recipe has no task, neither in finetune nor in heads")
+        if twice := sorted(set(found) & set(tasks)):
+            raise ConfigError(f"{path}: there is already a task {twice[0]}")
+        tasks |= found
+    mistakes = []
+    if not tasks:
+        mistakes.append(
+            "compare.tasks: name recipe files, or give a suite (--config jobs/configs/suites/…)"
+        )
+    for name, settings in tasks.items():
+        try:
+            tasks[name] = settings = _resolved(name, settings, config)
+            check(settings.model_copy(update={"name": ""}), f"heads.{name}")
+        except ConfigError as error:
+            mistakes.append(str(error))
+            continue
+        if not settings.data.dev:
+            mistakes.append(f"heads.{name}.data.dev: needed to choose the best epoch of each trial")
+        if settings.search.halving:
+            mistakes.append(
+                f"heads.{name}.search.halving: leave it out; a comparison has all seeds"
+            )
+        if settings.checkpoint or settings.from_scratch:
+            mistakes.append(
+                f"heads.{name}.checkpoint, from_scratch: leave them out; compare.checkpoints says "
+                "what to start from"
+            )
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+    return tasks
+
+
+def _resolved(name: str, settings: FinetuneSettings, config: Config) -> FinetuneSettings:
+    """A task with the seeds, limits and data folder of the comparison."""
+    compare, data = config.compare, settings.data
+    changes: dict[str, Any] = {}
+    if compare.data:
+        changes = {
+            split: _file(Path(compare.data, name), split) for split in ("train", "dev", "test")
+        }
+        if not changes["train"]:
+            raise ConfigError(f"compare.data: there is no {compare.data}/{name}/train.jsonl[.gz]")
+    if compare.train_limit:
+        changes["examples"] = compare.train_limit
+    if compare.eval_limit:
+        changes["eval_examples"] = compare.eval_limit
+    seeds = tuple(range(config.run.seed, config.run.seed + compare.seeds))
+    return settings.model_copy(
+        update={
+            "data": data.model_copy(update=changes),
+            "search": settings.search.model_copy(update={"seeds": seeds}),
+        }
+    )
+
+
+def _file(folder: Path, split: str) -> str:
+    """The file of a split in a task's folder; empty if there is none."""
+    found = sorted(path for path in folder.glob(f"{split}.*") if path.is_file())
+    return str(found[0]) if found else ""
+
+
+def plan(config: Config) -> Mapping[str, object]:
+    """What a comparison would do. Raises ConfigError for one that can't work."""
+    tasks, compare = suite_of(config), config.compare
+    if not compare.checkpoints and not compare.run:
+        raise ConfigError("compare.checkpoints: name what to compare, or compare.run")
+    if compare.checkpoints == (RANDOM,) and not compare.run:
+        raise ConfigError("compare.checkpoints: random weights need a checkpoint beside them")
+    subjects = [*compare.checkpoints, *map(str, _run_checkpoints(config))]
+    points = sum(
+        max(1, len(each.search.lr)) * max(1, len(each.search.batch)) for each in tasks.values()
+    )
+    return {
+        "compare": ", ".join(subjects),
+        "on": ", ".join(tasks),
+        "trials": f"{len(subjects) * points * compare.seeds} ({compare.seeds} seeds)",
+        "write": folder_of(config),
+        "record in": tracking_uri(config),
+    }
+
+
+def run(config: Config, show: Show) -> tuple[Comparison, list[Path]]:
+    """Fine-tune everything that is not finished, and write the report; returns it and its files.
+
+    Raises:
+        ConfigError, TaskError, ExportError, TrackingError: before anything is trained.
+    """
+    tasks, runner = suite_of(config), cluster_runner(show)
+    folder = folder_of(config)
+    subjects = subjects_of(config, runner, show)
+    jobs = [
+        Finetuning(
+            f"{name} {subject.name}",
+            settings,
+            subject.export,
+            folder,
+            config.run.seed,
+            subject.from_scratch,
+        )
+        for name, settings in tasks.items()
+        for subject in subjects
+    ]
+    pairs = [(name, subject) for name in tasks for subject in subjects]
+    judged = [
+        Judged(name, subject, examined, trials_of(job, examined, folder / TRIALS, with_head=False))
+        for (name, subject), job, examined in zip(
+            pairs, jobs, examine_with(runner, jobs), strict=True
+        )
+    ]
+    for each in judged:
+        for note in each.examined.notes:
+            show(f"{each.task} {each.subject.name}", note)
+    found = run_trials(runner, [trial for each in judged for trial in each.trials])
+    result = comparison.conclude(subjects, judged, found)
+    return result, write_report(result, folder)
+
+
+def write_report(result: Comparison, folder: Path) -> list[Path]:
+    """Write the report's files; returns their paths."""
+    pictures = []
+    if any(len(points) > 1 for points in result.curve().values()):
+        draw_curves(result.curve(), folder / CURVE)
+        pictures = [CURVE]
+    texts = {
+        f"{REPORT}.md": comparison_report.to_markdown(result),
+        f"{REPORT}.html": comparison_report.to_html(result, pictures),
+        f"{REPORT}.json": comparison_report.to_json(result),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, "utf-8")
+    return [folder / name for name in [*texts, *pictures]]
+
+
+def subjects_of(config: Config, runner: Runner, show: Show) -> list[Subject]:
+    """What is compared: the checkpoints that are named, and those of the run.
+
+    Raises:
+        ExportError: one is not a usable Hugging Face folder.
+        TrackingError: a registered version can't be had.
+    """
+    named = [each for each in config.compare.checkpoints if each != RANDOM]
+    folders = {each: str(_folder(each, config)) for each in named}
+    tokens: dict[str, float] = {}
+    works, exports = [], {}
+    for source in _run_checkpoints(config):
+        digest = _short_hash(str(sorted(checkpoints.read_hashes(source).items())))
+        output = folder_of(config) / "exports" / f"{source.name}-{digest}"
+        exports[str(source)] = output
+        if not output.exists():
+            works.append(Work(source.name, _export, (source, output)))
+    for failed in (each for each in runner(works) if isinstance(each, NezhaError)):
+        raise failed
+    for name, output in exports.items():
+        folders[name] = str(output)
+        tokens[name] = tokens_of(Path(name))
+    order = [*config.compare.checkpoints, *exports]
+    names = short_names([each for each in order if each != RANDOM])
+    first = next(iter(folders.values()))
+    subjects = []
+    for each in order:
+        export = first if each == RANDOM else folders[each]
+        try:
+            network = AutoConfig.from_pretrained(export)
+        except (OSError, ValueError) as error:
+            raise ExportError(f"{each}: not a Hugging Face folder: {error}") from error
+        size = network.num_hidden_layers, network.hidden_size
+        seen = tokens.get(each, 0.0 if each == RANDOM and tokens else None)
+        subjects.append(Subject(names.get(each, RANDOM), export, each == RANDOM, *size, seen))
+    return subjects
+
+
+def short_names(paths: Sequence[str]) -> dict[str, str]:
+    """The shortest ends of the paths that differ; of a folder `export`, with the one above it."""
+    names = {}
+    for path in paths:
+        parts = path.rstrip("/").split("/")
+        others = [other.rstrip("/").split("/") for other in paths if other != path]
+        shortest = 2 if parts[-1] == "export" and len(parts) > 1 else 1
+        length = next(
+            (
+                n
+                for n in range(shortest, len(parts))
+                if all(other[-n:] != parts[-n:] for other in others)
+            ),
+            len(parts),
+        )
+        names[path] = "/".join(parts[-length:])
+    return names
+
+
+def tokens_of(checkpoint: Path) -> float:
+    """Tokens that a checkpoint was trained on: its samples, at the corpus's mean length."""
+    samples = checkpoints.read_state(checkpoint)["samples_seen"]
+    config = checkpoints.read_config(checkpoint)
+    folders, weights = split_weights(RunPaths.of(config).training)
+    own, moved = RunPaths.of(config).run, checkpoint.absolute().parents[1]
+    places = [
+        moved / Path(each).relative_to(own) if Path(each).is_relative_to(own) else Path(each)
+        for each in folders
+    ]
+    if not all((place / MANIFEST).exists() for place in places):
+        return float(samples * config.corpus.sequence_length)
+    manifests = [read_manifest(place) for place in places]
+    # Without weights each folder has the share of its samples.
+    shares = list(map(float, weights)) or [float(manifest.rows) for manifest in manifests]
+    means = [sum(shard.tokens for shard in m.shards) / m.rows for m in manifests]
+    return samples * sum(map(operator.mul, shares, means)) / sum(shares)
+
+
+def _run_checkpoints(config: Config) -> list[Path]:
+    """The complete checkpoints of `compare.run`, oldest first."""
+    if not (name := config.compare.run):
+        return []
+    folder = Path(name if "/" in name else Path(config.run.storage, name)) / "checkpoints"
+    found = [each for each in folder.glob("checkpoint_*") if (each / checkpoints.COMPLETE).exists()]
+    if not found:
+        raise CheckpointError(f"compare.run={name}: {folder} has no complete checkpoint")
+    return sorted((each.absolute() for each in found), key=checkpoints.step_of)
+
+
+def _export(source: Path, output: Path, show: Callable[[str], None]) -> None:
+    own = RunPaths.of(checkpoints.read_config(source))
+    beside = source.parents[1] / "vocab.txt"
+    export_checkpoint(source, own.vocab if own.vocab.exists() else beside, output)
+
+
+def _folder(name: str, config: Config) -> Path:
+    """The Hugging Face folder of a checkpoint that the user named."""
+    if ":/" not in name:
+        return Path(name)
+    target = folder_of(config) / "registered" / _short_hash(name)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        got = mlflow.artifacts.download_artifacts(
+            artifact_uri=name, dst_path=str(_emptied(temporary)), tracking_uri=tracking_uri(config)
+        )
+        inside = _network_in(Path(got), name).relative_to(temporary)
+    except (MlflowException, OSError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise TrackingError(f"{name}: {tracking_uri(config)} does not have it: {error}") from error
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.rename(target)
+    return target / inside
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _emptied(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _network_in(folder: Path, name: str) -> Path:
+    """The Hugging Face folder inside the artifacts of a model. Raises ExportError without one."""
+    found = [path.parent for path in folder.rglob("config.json")]
+    usable = [path for path in found if list(path.glob("*.safetensors"))]
+    if not usable:
+        raise ExportError(f"{name}: the registered model holds no Hugging Face folder")
+    return min(usable, key=lambda path: len(path.parts))

@@ -1,0 +1,202 @@
+"""All nodes of the cluster: each by itself, then together."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+import torch
+import torch.distributed as dist
+from ray._private.authentication.authentication_utils import is_token_auth_enabled
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipeline import ray_cluster
+from pipeline.corpus.shards import format as shards
+from pipeline.doctor.findings import Finding, judge
+from pipeline.doctor.node import Facts, examine
+from pipeline.errors import ConfigError, ShardError
+from pipeline.interfaces import use_interface_of
+from pipeline.paths import RunPaths
+from pipeline.settings.config import Config
+from pipeline.storage import filesystem
+from pipeline.tracking.runs import is_reachable, tracking_uri
+
+NODE_SECONDS = 30.0
+"""How long nodes have for their answer, once a worker process runs there."""
+START_SECONDS = 30.0
+TOGETHER_SECONDS = 60
+REDUCED_BYTES = 64 << 20
+ROUNDS = 5
+
+
+def examine_nodes(config: Config, quick: bool) -> tuple[list[Facts], list[Finding]]:
+    """Facts and findings about each node alone; nodes do not wait for one another.
+
+    Raises:
+        ConfigError: this node can't write to the storage.
+    """
+    ray_cluster.connect()
+    marker = f".doctor-{uuid.uuid4().hex}"
+    system, folder = filesystem(config.run.storage)
+    try:
+        system.makedirs(folder, exist_ok=True)
+        system.pipe_file(f"{folder}/{marker}", b"")
+    except OSError as error:
+        raise ConfigError(f"run.storage={config.run.storage} can't be written: {error}") from None
+    try:
+        wanted = (config.run.storage, marker, config.train.shard_cache, quick)
+        names = {node["NodeID"]: _name(node) for node in alive()}
+        before = time.time()
+        tasks = {_on(node, examine).remote(name, *wanted): name for node, name in names.items()}
+        limit = START_SECONDS + NODE_SECONDS
+        done, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=limit)
+        asked = before, time.time()
+        facts, silent = [], [name for task, name in tasks.items() if task not in done]
+        for task in done:
+            try:
+                facts.append(ray.get(task))
+            except ray.exceptions.RayError as error:
+                lines = str(error).strip().splitlines() or [type(error).__name__]
+                silent.append(f"{tasks[task]} ({lines[-1]})")
+        for task in tasks:
+            ray.cancel(task, force=True)
+    finally:
+        system.rm_file(f"{folder}/{marker}")
+    remote = any("://" in folder for folder in config.train.shards)
+    return facts, judge(facts, silent, asked, config.train.shard_cache_gigabytes * remote)
+
+
+def refuse_bad_nodes(config: Config) -> list[str]:
+    """The quick form, for a run on several nodes: warnings about them.
+
+    Raises:
+        ConfigError: nodes with which the run can't work, by name.
+    """
+    if len(alive()) < 2:
+        return []
+    _, found = examine_nodes(config, quick=True)
+    if fatal := [str(each) for each in found if each.fatal]:
+        raise ConfigError("\n".join([*fatal, "jobs.doctor examines all nodes in full"]))
+    return [str(each) for each in found]
+
+
+def check_shared(config: Config) -> list[Finding]:
+    """Findings about what all nodes share: token, MLflow, shard cache."""
+    found = []
+    if not is_token_auth_enabled():
+        advice = "start every node with RAY_AUTH_MODE=token and the same token (cluster/README.md)"
+        found.append(Finding("", "whoever reaches the cluster may run code on it", advice, False))
+    if not is_reachable(config):
+        advice = "start it, or mend tracking.uri; without it, a run sends its record at the end"
+        found.append(Finding("", f"{tracking_uri(config)} does not answer", advice, False))
+    cache = config.train.shard_cache_gigabytes
+    for folder in (each.partition("@")[0] for each in RunPaths.of(config).training):
+        if "://" not in folder or config.train.window_shards:
+            continue
+        try:
+            size = sum(shard.bytes for shard in shards.read_manifest(folder).shards) / 1e9
+        except (ShardError, OSError) as error:
+            advice = "prepare the corpus first, or mend train.shards"
+            found.append(Finding("", f"{folder}: {error}", advice, True))
+            continue
+        if size > cache:
+            advice = "raise train.shard_cache_gigabytes, or set train.window_shards"
+            problem = f"{folder} has {size:.0f} GB and the cache of a node {cache:g} GB"
+            found.append(Finding("", problem, advice, False))
+    return found
+
+
+def bandwidth(gpus: bool) -> tuple[float, int]:
+    """Bus bandwidth of an all-reduce in GB/s, and the number of processes; 0 where there is one.
+
+    One process for each GPU, else one on each node. Bus bandwidth is 2·(n-1)/n of the bytes over
+    the time, as NVIDIA's nccl-tests have it.
+
+    Raises:
+        ConfigError: the processes do not find each other, with what gloo or NCCL said.
+    """
+    places = [node for node in alive() for _ in range(_processes(node, gpus))]
+    size = len(places)
+    if size < 2:
+        return 0.0, size
+    first = places[0]["NodeID"]
+    address, port = ray.get(_on(first, _address).remote())
+    tasks = [
+        _on(node["NodeID"], _all_reduce, gpus).remote(rank, size, address, port, gpus)
+        for rank, node in enumerate(places)
+    ]
+    try:
+        seconds = max(ray.get(tasks, timeout=START_SECONDS + TOGETHER_SECONDS))
+    except ray.exceptions.RayError as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ConfigError(
+            f"{size} processes on {len(alive())} nodes do not reach each other: {lines[-1]}; open "
+            "all ports between the nodes, or set NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME"
+        ) from None
+    finally:
+        for task in tasks:
+            ray.cancel(task, force=True)
+    return 2 * (size - 1) / size * REDUCED_BYTES / seconds / 1e9, size
+
+
+def alive() -> list[dict[str, Any]]:
+    """The nodes of the cluster that work, the one of the driver included."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _processes(node: dict[str, Any], gpus: bool) -> int:
+    return int(node["Resources"].get("GPU", 0)) if gpus else 1
+
+
+def _name(node: dict[str, Any]) -> str:
+    return f"{node['NodeManagerAddress']}/{node['NodeID'][:6]}"
+
+
+def _on(node: str, function: Any, gpu: bool = False) -> Any:
+    """The function as a task on a node, which may be full: it takes no CPU."""
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(num_cpus=0, num_gpus=int(gpu), max_retries=0, scheduling_strategy=there)(
+        function
+    )
+
+
+def _address() -> tuple[str, int]:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+
+def _all_reduce(rank: int, size: int, address: str, port: int, gpus: bool) -> float:
+    """Median seconds of an all-reduce, in one of its processes."""
+    from datetime import timedelta
+
+    use_interface_of(ray.util.get_node_ip_address())
+    os.environ.setdefault("NCCL_DEBUG", "WARN")
+    dist.init_process_group(
+        "nccl" if gpus else "gloo",
+        init_method=f"tcp://{address}:{port}",
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=TOGETHER_SECONDS),
+    )
+    try:
+        device = torch.device("cuda" if gpus else "cpu")
+        data = torch.ones(REDUCED_BYTES // 4, device=device)
+        seconds: Sequence[float] = sorted(_timed(data) for _ in range(ROUNDS))
+        return seconds[ROUNDS // 2]
+    finally:
+        dist.destroy_process_group()
+
+
+def _timed(data: torch.Tensor) -> float:
+    dist.barrier()
+    start_time = time.monotonic()
+    dist.all_reduce(data)
+    if data.is_cuda:
+        torch.cuda.synchronize()
+    return time.monotonic() - start_time

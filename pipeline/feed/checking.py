@@ -1,0 +1,123 @@
+"""Shards are compared with their manifests once, before training starts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.corpus.shards.format import Manifest, ShardInfo, read_manifest
+from pipeline.corpus.shards.reader import check_hash, open_batch
+from pipeline.errors import ShardError
+from pipeline.storage import write_whole
+
+NOTE = "shards_checked.json"
+"""File in the run's folder: size, time and verdict of each shard that was checked."""
+THREADS = 4
+
+
+def check_shards(folders: Iterable[str], run: Path, skip: bool, say: Callable[[str], None]) -> None:
+    """Check the SHA-256 of every local shard, and its ids against the size of the vocabulary.
+
+    A shard that has not changed since it was checked for this run is not read again. Those of
+    object stores are checked when they are fetched.
+
+    Args:
+        folders: shard folders or URLs.
+        run: the run's folder.
+        skip: whether damaged shards are left out of the training; else they are an error.
+        say: takes a line for each damaged shard that is left out.
+
+    Raises:
+        ShardError: shards are missing or damaged; the message names all of them.
+    """
+    local = [folder for folder in folders if "://" not in folder]
+    listed = [
+        (Path(folder, info.name), info, manifest)
+        for folder, manifest in ((folder, read_manifest(folder)) for folder in local)
+        for info in manifest.shards
+    ]
+    known = _read_note(run)
+    note, new = known.copy(), []
+    for path, info, manifest in listed:
+        verdict = known.get(str(path))
+        if not verdict or verdict[:-1] != _signature(path, info):
+            new.append((path, info, manifest))
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as executor:
+        found = executor.map(lambda one: _problem(*one), new)
+        for (path, info, _), problem in zip(new, found, strict=True):
+            note[str(path)] = [*_signature(path, info), problem]
+    run.mkdir(parents=True, exist_ok=True)
+    write_whole(str(run / NOTE), json.dumps(note, ensure_ascii=False).encode())
+    problems = [problem for path, *_ in listed if (problem := note[str(path)][-1])]
+    if problems and not skip:
+        raise ShardError(
+            f"{len(problems)} of {len(listed)} shards are damaged:\n  "
+            + "\n  ".join(problems)
+            + "\ndelete them and run jobs.prepare again, which makes the missing ones anew; "
+            "faults.damaged_shard=skip trains without their samples"
+        )
+    for problem in problems:
+        say(f"left out: {problem}")
+
+
+def known_damaged(run: Path) -> frozenset[str]:
+    """Paths of the shards that `check_shards` found damaged."""
+    return frozenset(path for path, verdict in _read_note(run).items() if verdict[-1])
+
+
+def truncated(folders: Iterable[str]) -> list[str]:
+    """Local shards that are shorter than their manifest says; reading them ends a process."""
+    found = []
+    for folder in (folder for folder in folders if "://" not in folder):
+        with suppress(ShardError):  # of a folder without a manifest, which others report
+            for info in read_manifest(folder).shards:
+                path = Path(folder, info.name)
+                size = path.stat().st_size if path.exists() else 0
+                if size < info.bytes:
+                    found.append(f"{path}: {size} bytes, the manifest says {info.bytes}")
+    return found
+
+
+def _problem(path: Path, info: ShardInfo, manifest: Manifest) -> str:
+    """What is wrong with a shard; empty if nothing is."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        return f"{path}: can't be read ({error.strerror})"
+    if len(data) != info.bytes:
+        return f"{path}: {len(data)} bytes, the manifest says {info.bytes}"
+    try:
+        check_hash(path, data, info)
+        batch = open_batch(path, pa.py_buffer(data), info, manifest)
+    except ShardError as error:
+        return str(error)
+    for name in ("input_ids", "masked_ids"):
+        ids = batch[name].values.to_numpy()
+        if len(ids) and ids.max() >= manifest.vocab_size:
+            return (
+                f"{path}: {name} holds {ids.max()}, and the vocabulary has "
+                f"{manifest.vocab_size} entries"
+            )
+    return ""
+
+
+def _signature(path: Path, info: ShardInfo) -> list[object]:
+    """What tells that a shard has not changed since it was checked."""
+    try:
+        status = path.stat()
+    except OSError:
+        return [0, 0, info.sha256]
+    return [status.st_size, status.st_mtime_ns, info.sha256]
+
+
+def _read_note(run: Path) -> dict[str, list]:
+    try:
+        return json.loads((run / NOTE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,70 @@
+"""The part of this repository that a registered head carries, as a package of its own.
+
+The modules are copied under another name: a program that serves a head may have a package `model`
+or `pipeline` of its own.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = "nezha_head"
+"""Name of the package that the modules are copied into."""
+OWN = ("model", "pipeline")
+OWN_IMPORT = re.compile(rf"^(\s*(?:from|import)\s+)({'|'.join(OWN)})(?=[.\s])", re.MULTILINE)
+
+
+def write_code(module: str, folder: Path) -> Path:
+    """Copy a module, such as `pipeline.finetuning.served`, and all modules that it imports.
+
+    Returns:
+        the package, a folder in `folder`; `PACKAGE.module` can be imported from it.
+    """
+    package = folder / PACKAGE
+    for path in modules_of(module):
+        copy = package / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        text = OWN_IMPORT.sub(rf"\g<1>{PACKAGE}.\g<2>", path.read_text("utf-8"))
+        copy.write_text(text, "utf-8")
+    (package / "__init__.py").touch()
+    return package
+
+
+def modules_of(module: str) -> list[Path]:
+    """Files of a module and of the modules of ours that it imports, however indirectly."""
+    found: set[Path] = set()
+    waiting = [module]
+    while waiting:
+        path = _file(waiting.pop())
+        if path is None or path in found:
+            continue
+        found.add(path)
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        waiting += [name.rpartition(".")[0], *_imported(path, name)]
+    return sorted(found)
+
+
+def _file(module: str) -> Path | None:
+    """The file of a module of ours; None for other modules and for names in a module."""
+    if module.split(".")[0] not in OWN:
+        return None
+    place = ROOT.joinpath(*module.split("."))
+    files = (place.with_suffix(".py"), place / "__init__.py")
+    return next((file for file in files if file.is_file()), None)
+
+
+def _imported(path: Path, name: str) -> Iterator[str]:
+    """Modules that a file imports, and names in them, which may be modules too."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = ".".join([*(parents if node.level else []), *filter(None, [node.module])])
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)

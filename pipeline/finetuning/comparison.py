@@ -1,0 +1,177 @@
+"""What trials of several checkpoints over several tasks say: scores, differences, cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from pipeline.finetuning import judging, search
+from pipeline.finetuning.data import Examined
+from pipeline.finetuning.finetune import failures, outcomes_of
+from pipeline.finetuning.search import Outcome, Score
+from pipeline.finetuning.significance import Difference, compare
+from pipeline.finetuning.tasks import TASKS
+from pipeline.finetuning.trials import Trial, TrialResult, read_predictions
+
+PUBLISHED = "published.yaml"
+
+
+class Subject(NamedTuple):
+    """A checkpoint that is compared."""
+
+    name: str
+    export: str
+    """Its Hugging Face folder; of random weights, the folder whose network they have."""
+    from_scratch: bool
+    layers: int
+    hidden: int
+    tokens: float | None = None
+    """Tokens that it was pretrained on, if it is a checkpoint of a run."""
+
+
+class Cell(NamedTuple):
+    """A subject on a task."""
+
+    score: Score
+    on: str
+    """`dev` or `test`."""
+    lr: float
+    batch: int
+    seeds: int
+    other: dict[str, float]
+    """Means over the seeds of the other scores of that set."""
+    seconds: float
+    """Computing time of all its trials."""
+
+
+class Row(NamedTuple):
+    """A task, with what is true of all subjects."""
+
+    task: str
+    metric: str
+    sizes: dict[str, int]
+    trivial: float
+    """Score of answers that ignore the input; `trivial_name` says which."""
+    trivial_name: str
+    cells: dict[str, Cell]
+    """By the name of the subject; a subject whose trials failed has none."""
+    differences: dict[str, Difference]
+    """The first subject minus each of the others."""
+
+
+class Comparison(NamedTuple):
+    """All that is shown."""
+
+    subjects: list[Subject]
+    rows: list[Row]
+    landmark: dict[str, Any]
+    """The published encoder that is nearest in size, with its dev scores by task (`scores`)."""
+    failures: list[str]
+    seconds: float
+    """Computing time of all trials, one after another."""
+
+    def curve(self) -> dict[str, list[tuple[float, float]]]:
+        """By task, (tokens, mean score) of the subjects that are checkpoints of a run."""
+        ordered = sorted(
+            (each for each in self.subjects if each.tokens is not None),
+            key=lambda each: each.tokens or 0.0,
+        )
+        return {
+            row.task: [
+                (each.tokens or 0.0, row.cells[each.name].score.mean)
+                for each in ordered
+                if each.name in row.cells
+            ]
+            for row in self.rows
+        }
+
+
+class Judged(NamedTuple):
+    """The trials of one subject on one task."""
+
+    task: str
+    subject: Subject
+    examined: Examined
+    trials: Sequence[Trial]
+
+
+def conclude(subjects: Sequence[Subject], judged: Sequence[Judged], found: Any) -> Comparison:
+    """Scores over seeds, and paired tests of the first subject against each of the others.
+
+    Args:
+        judged: the trials of each subject on each task.
+        found: what became of each trial, by its folder (`finetune.run_trials`).
+    """
+    by_task: dict[str, list[Judged]] = {}
+    for each in judged:
+        by_task.setdefault(each.task, []).append(each)
+    failed = [line for each in judged for line in failures(each.trials, found)]
+    done = {path: each for path, each in found.items() if isinstance(each, TrialResult)}
+    return Comparison(
+        list(subjects),
+        [_row(own, found, done) for own in by_task.values()],
+        published(subjects[0].layers, subjects[0].hidden),
+        failed,
+        round(sum(each.seconds for each in done.values()), 1),
+    )
+
+
+def _row(judged: Sequence[Judged], found: Any, done: Mapping[Any, TrialResult]) -> Row:
+    settings = judged[0].trials[0].settings
+    task, examined = TASKS[settings.task], judged[0].examined
+    cells: dict[str, Cell] = {}
+    shares: dict[str, np.ndarray] = {}
+    for each in judged:
+        outcomes = outcomes_of(each.trials, found)
+        best = search.best_point(outcomes, task.metric)
+        scored = search.score(best, task.metric)
+        if scored is None:
+            continue
+        on, score = scored
+        seconds = sum(done[trial.folder].seconds for trial in each.trials if trial.folder in done)
+        cells[each.subject.name] = Cell(
+            score, on, best[0].lr, best[0].batch, len(best), _means(best, on), round(seconds, 1)
+        )
+        chosen = [each.trials[outcomes.index(outcome)].folder for outcome in best]
+        shares[each.subject.name] = np.stack(
+            [judging.shares(task, *read_predictions(folder / f"{on}.jsonl")) for folder in chosen]
+        )
+    first = judged[0].subject.name
+    differences = {
+        name: compare(shares[first], own)
+        for name, own in shares.items()
+        if name != first and first in shares and task.name not in judging.NUMBERS
+    }
+    on = "test" if "test" in examined.trivial else "dev"
+    return Row(
+        judged[0].task,
+        task.metric,
+        examined.sizes,
+        examined.trivial[on][task.metric],
+        judging.trivial_name(task),
+        cells,
+        differences,
+    )
+
+
+def _means(best: Sequence[Outcome], on: str) -> dict[str, float]:
+    scores = [getattr(outcome, on) for outcome in best]
+    names = [name for name in scores[0] if all(name in each for each in scores)]
+    return {name: float(np.mean([each[name] for each in scores])) for name in names}
+
+
+def published(layers: int, hidden: int) -> dict[str, Any]:
+    """The row of the published encoder that is nearest in size.
+
+    Sizes are compared by the logarithm of layers · hidden², which the weights of the layers are
+    proportional to.
+    """
+    text = resources.files("pipeline.finetuning").joinpath(PUBLISHED).read_text("utf-8")
+    rows = yaml.safe_load(text)["rows"]
+    size = math.log(layers * hidden**2)
+    return min(rows, key=lambda row: abs(math.log(row["layers"] * row["hidden"] ** 2) - size))

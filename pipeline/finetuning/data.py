@@ -1,0 +1,141 @@
+"""The examples of a task, what is wrong with them, and what a fine-tuning depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fsspec
+from transformers import PreTrainedTokenizerBase
+
+from pipeline.errors import TaskError
+from pipeline.finetuning import judging
+from pipeline.finetuning import network as networks
+from pipeline.finetuning.jsonl import Example
+from pipeline.finetuning.tasks import TASKS, Task
+from pipeline.finetuning.tasks.base import Findings
+from pipeline.settings.finetuning import FinetuneSettings
+
+LISTED = 50
+"""Mistakes in task data that a message lists."""
+RECIPE = 2
+"""Version of what fine-tuning computes. Raise it with a change that changes results."""
+
+
+class TaskExamples(NamedTuple):
+    """The examples of a task that are used."""
+
+    sets: dict[str, list[Example]]
+    """`train`, `dev`, `test`; empty where no file is named."""
+    labels: list[str]
+    """Labels of the training examples."""
+    notes: list[str]
+    """What was done with the data."""
+
+
+class Examined(NamedTuple):
+    """What is known of a fine-tuning before anything is trained."""
+
+    fingerprint: str
+    """Hash of the settings, data and weights that all its trials have in common."""
+    sizes: dict[str, int]
+    """Examples by set."""
+    notes: list[str]
+    trivial: dict[str, dict[str, float]]
+    """Scores on dev and test of answers that ignore the input (`judging.trivial_answers`)."""
+    predicts: bool
+    """Whether the test examples have no targets and are predicted."""
+
+
+def examine(settings: FinetuneSettings, export: str, from_scratch: bool) -> Examined:
+    """Read and check everything, before any training.
+
+    Raises:
+        TaskError: the data are missing or malformed; one message lists every line.
+        ExportError: `export` is not a usable Hugging Face folder.
+    """
+    task = TASKS[settings.task]
+    data = read_examples(settings, networks.load_tokenizer(export))
+    trivial = {}
+    for name in ("dev", "test"):
+        examples = data.sets[name]
+        if examples and all(task.target in example for example in examples):
+            found = judging.trivial_answers(task, data.sets["train"], examples)
+            trivial[name] = task.scores(examples, found)
+    return Examined(
+        fingerprint=fingerprint(settings, export, from_scratch),
+        sizes={name: len(each) for name, each in data.sets.items()},
+        notes=data.notes,
+        trivial=trivial,
+        predicts=bool(data.sets["test"]) and "test" not in trivial,
+    )
+
+
+def read_examples(settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase) -> TaskExamples:
+    """The examples by set, with their labels. Raises TaskError, as `examine`."""
+    task: Task = TASKS[settings.task]
+    data, findings = settings.data, Findings.none()
+
+    def fits(example: Example) -> str:
+        return task.unfit(example, tokenizer, data.length)
+
+    train_examples = task.read(data.train, findings, None, fits, columns=data.columns)
+    labels = task.label_set(train_examples)
+    if task.has_labels and train_examples and len(labels) < 2:
+        findings.problems.append(
+            f"{data.train}: every label is {labels[0]}, so there is nothing to learn"
+        )
+    known = labels if train_examples else None
+    read = partial(task.read, findings=findings, labels=known, fits=fits, columns=data.columns)
+    dev = read(data.dev) if data.dev else []
+    test = read(data.test, target_needed=False) if data.test else []
+    wrong = findings.problems + ([] if settings.skip_bad else findings.bad_lines)
+    if wrong:
+        more = [f"… and {len(wrong) - LISTED} more"] if len(wrong) > LISTED else []
+        lines = "\n  ".join([*wrong[:LISTED], *more])
+        advice = "" if findings.problems else "; skip_bad: true leaves such lines out"
+        raise TaskError(f"{len(wrong)} mistake(s) in the task data{advice}:\n  {lines}")
+    notes = findings.notes
+    if bad := findings.bad_lines:
+        notes.append(f"{len(bad)} bad line(s) are left out, first: {bad[0]}")
+    used = {
+        "train": spread(train_examples, data.examples),
+        "dev": spread(dev, data.eval_examples),
+        "test": spread(test, data.eval_examples),
+    }
+    return TaskExamples(used, labels, notes)
+
+
+def spread(examples: list[Example], limit: int) -> list[Example]:
+    """`limit` examples at even distances, or all of them if the limit is 0 or larger."""
+    if not 0 < limit < len(examples):
+        return examples
+    return [examples[i * len(examples) // limit] for i in range(limit)]
+
+
+def fingerprint(settings: FinetuneSettings, export: str, from_scratch: bool) -> str:
+    """Hash of settings, data and start, without what differs between the trials of a grid."""
+    chosen: dict[str, Any] = settings.model_dump(mode="json")
+    for name in ("name", "checkpoint", "search", "lr", "batch"):
+        del chosen[name]
+    places = chosen["data"]
+    data = [places.pop(name) for name in ("train", "dev", "test")]
+    suffixes = {".json", ".txt"} if from_scratch else {".json", ".txt", ".safetensors", ".bin"}
+    files = sorted(path for path in Path(export).iterdir() if path.suffix in suffixes)
+    hashes = [hash_file(path) if path else "" for path in [*data, *map(str, files)]]
+    return hash_of([RECIPE, chosen | {"from_scratch": from_scratch}, hashes])
+
+
+def hash_file(path: str) -> str:
+    """SHA-256 of a file."""
+    with fsspec.open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_of(values: Sequence[Any]) -> str:
+    """SHA-256 of values that JSON can hold."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

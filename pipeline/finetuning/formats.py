@@ -1,0 +1,286 @@
+"""Task data as people publish it: which records a file holds, and where each of them stands.
+
+| file | records |
+|---|---|
+| `.jsonl`; `.json` of several lines | a JSON object on each line (CLUE) |
+| `.json` | one document: SQuAD's and CMRC's nesting, C3's lists, or a list of objects |
+| `.csv`, `.tsv` | a line below a line of column names, or without one; `.tsv` has no quotes |
+| `.parquet` | a row |
+| any other | objects, if the first line is one; for words with labels, CoNLL's columns with a
+blank line between sentences; for other tasks as `.tsv` |
+
+Each may be compressed. What a record of a kind of task is, `Task.published` says.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import lzma
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import fsspec
+import pyarrow as pa
+import zstandard
+from pyarrow import parquet
+
+from pipeline.errors import TaskError
+from pipeline.finetuning.jsonl import Example, bare, parse_object
+
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lzma")
+Record = tuple[str, Example | TaskError]
+"""Its place, for messages, and the record or why it cannot be read."""
+
+
+class Columns(NamedTuple):
+    """How the columns of a file are called."""
+
+    renamed: Mapping[str, str | int]
+    """Name of a field → name of its column, or its number from 0 in a file without names."""
+    known: Mapping[str, Sequence[str]]
+    """Name of a field → names that published files have for it."""
+    needed: Sequence[str]
+    """Fields without which there is no example."""
+    order: Sequence[str]
+    """Fields and target, as they stand in a file without names; empty if files differ in that."""
+    words: bool
+    """Whether text files hold words with labels in CoNLL's columns."""
+
+    @classmethod
+    def of(cls, task: Any, renamed: Mapping[str, str | int] | None = None) -> Columns:
+        """The columns that a Task needs and knows."""
+        needed = [name for name in task.fields if name in task.sample]
+        return cls(renamed or {}, task.aliases, needed, task.order, task.words_in_columns)
+
+
+def read_records(path: str, columns: Columns) -> Iterator[Record]:
+    """The records of a file, with the keys that the file has, or its `renamed` ones.
+
+    Raises TaskError when the file is missing, damaged or of another form.
+    """
+    name = path.lower()
+    for suffix in COMPRESSED:
+        name = name.removesuffix(suffix)
+    if name.endswith(".parquet"):
+        records = _parquet(path)
+    elif name.endswith((".csv", ".tsv")):
+        records = _table(path, read_lines(path), columns, quoted=name.endswith(".csv"))
+    elif name.endswith(".json"):
+        records = _json(path)
+    elif name.endswith(".jsonl") or _first_line(path).lstrip().startswith("{"):
+        records = _objects(read_lines(path))
+    elif columns.words:
+        records = _conll(read_lines(path))
+    else:
+        records = _table(path, read_lines(path), columns, quoted=False)
+    wanted = {field: each for field, each in columns.renamed.items() if isinstance(each, str)}
+    for place, record in records:
+        if isinstance(record, dict):
+            lost = [each for each in wanted.values() if each not in record]
+            if lost and set(lost) & set(map(wanted.get, columns.needed)):
+                record = TaskError(f"{place}: no {lost[0]!r}; there is {', '.join(record)}")
+            else:
+                new = {field: record[each] for field, each in wanted.items() if each in record}
+                record = {key: record[key] for key in record if key not in wanted.values()} | new
+        yield place, record
+
+
+def read_lines(path: str) -> Iterator[tuple[str, str]]:
+    """(place, line) for each line, blank ones included; the place is for messages.
+
+    A byte order mark at the beginning of a line is left out: files with one are also concatenated.
+
+    Raises TaskError when the file is missing, damaged or not UTF-8.
+    """
+    number = 0
+    try:
+        with fsspec.open(path, "rt", encoding="utf-8", compression="infer", newline="\n") as file:
+            for number, line in enumerate(file, 1):
+                yield f"{path}, line {number}", bare(line)
+    except FileNotFoundError:
+        raise TaskError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise TaskError(f"{path}, after line {number}: {error}; expected UTF-8 text") from error
+    except (OSError, EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError) as error:
+        raise TaskError(f"{path}, after line {number}: {error}") from error
+
+
+def _first_line(path: str) -> str:
+    return next((line for _, line in read_lines(path) if line.strip()), "")
+
+
+def _objects(lines: Iterable[tuple[str, str]]) -> Iterator[Record]:
+    for place, line in lines:
+        if line.strip():
+            try:
+                yield place, parse_object(line, place)
+            except TaskError as error:
+                yield place, error
+
+
+def _json(path: str) -> Iterator[Record]:
+    """A document, or an object on each line: the first line tells, if it is an object alone."""
+    lines = list(read_lines(path))
+    filled = [(place, line) for place, line in lines if line.strip()]
+    try:
+        first = json.loads(filled[0][1]) if filled else None
+    except (ValueError, RecursionError):
+        first = None
+    if isinstance(first, dict) and (len(filled) > 1 or "data" not in first):
+        yield from _objects(filled)
+        return
+    try:
+        document = json.loads("\n".join(line for _, line in lines)) if filled else []
+    except (ValueError, RecursionError) as error:
+        raise TaskError(f"{path}: neither JSON nor a JSON object on each line: {error}") from None
+    if isinstance(document, dict):
+        document = document.get("data", [document])
+    if not isinstance(document, list):
+        raise TaskError(f"{path}: expected a list, or an object with a list `data`")
+    for number, item in enumerate(document):
+        yield from _unnested(item, f"{path}, item {number}")
+
+
+def _unnested(item: Any, place: str) -> Iterator[Record]:
+    """The records of one item of a document."""
+    try:
+        if isinstance(item, list):
+            yield from _c3(item, place)
+        elif "paragraphs" in item:
+            for number, paragraph in enumerate(item["paragraphs"]):
+                yield from _questions(paragraph, "context", f"{place}, paragraph {number}")
+        elif "qas" in item:
+            yield from _questions(
+                item, "context_text" if "context_text" in item else "context", place
+            )
+        else:
+            yield place, dict(item)
+    except (KeyError, TypeError, ValueError) as error:
+        yield place, TaskError(f"{place}: not of a known form: {error!r}")
+
+
+def _c3(item: list[Any], place: str) -> Iterator[Record]:
+    """C3: [lines of a text or dialogue, [{question, choice, answer}, …], id]."""
+    lines, questions, *rest = item
+    for number, each in enumerate(questions):
+        record = {
+            "context": "\n".join(lines),
+            "question": each["question"],
+            "choices": each["choice"],
+        }
+        if "answer" in each:
+            record["answer"] = each["answer"]
+        yield f"{place}, question {number}", record | ({"id": rest[0]} if rest else {})
+
+
+def _questions(paragraph: dict[str, Any], text: str, place: str) -> Iterator[Record]:
+    """SQuAD's paragraphs, and those of CMRC 2018's own form (`context_text`, `query_text`)."""
+    for number, each in enumerate(paragraph["qas"]):
+        record = {
+            "context": paragraph[text],
+            "question": each.get("question", each.get("query_text")),
+            "id": each.get("id", each.get("query_id")),
+        }
+        if each.get("answers") is not None:
+            record["answers"] = each["answers"]
+        yield f"{place}, question {number}", record
+
+
+def _parquet(path: str) -> Iterator[Record]:
+    try:
+        with fsspec.open(path, "rb") as file:
+            number = 0
+            for batch in parquet.ParquetFile(file).iter_batches(1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield (
+                        f"{path}, row {number}",
+                        {key: value for key, value in row.items() if value is not None},
+                    )
+    except FileNotFoundError:
+        raise TaskError(f"{path}: no such file") from None
+    except (OSError, pa.ArrowException) as error:
+        raise TaskError(f"{path}: {error}") from error
+
+
+def _table(
+    path: str, lines: Iterator[tuple[str, str]], columns: Columns, quoted: bool
+) -> Iterator[Record]:
+    rows = _quoted_rows(path, lines) if quoted else _plain_rows(lines)
+    first = next(rows, None)
+    if first is None:
+        return
+    names = _names(path, first[1], columns)
+    if names is not first[1]:
+        rows = itertools.chain([first], rows)
+    for place, cells in rows:
+        if len(cells) != len(names):
+            yield place, TaskError(f"{place}: {len(cells)} columns, expected {', '.join(names)}")
+        else:
+            yield place, {name: cell for name, cell in zip(names, cells, strict=True) if cell}
+
+
+def _plain_rows(lines: Iterator[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
+    return ((place, line.split("\t")) for place, line in lines if line.strip())
+
+
+def _quoted_rows(path: str, lines: Iterator[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
+    reader = csv.reader(line + "\n" for _, line in lines)
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise TaskError(f"{path}, line {line}: {error}") from None
+        if cells is None:
+            return
+        if cells:
+            yield f"{path}, line {line}", cells
+
+
+def _names(path: str, first: list[str], columns: Columns) -> list[str]:
+    """Names of the columns: the first line itself, if it is one of names.
+
+    Raises TaskError where nothing says what the columns hold.
+    """
+    numbers = {each: field for field, each in columns.renamed.items() if isinstance(each, int)}
+    if numbers:
+        return [numbers.get(place, f"column {place}") for place in range(len(first))]
+    have = {name.strip() for name in first}
+    if all(
+        have & {field, str(columns.renamed.get(field, field)), *columns.known.get(field, ())}
+        for field in columns.needed
+    ):
+        return first
+    if len(first) == len(columns.order):
+        return list(columns.order)
+    example = ", ".join(f"{field}: {place}" for place, field in enumerate(columns.needed))
+    raise TaskError(
+        f"{path}, line 1: {', '.join(first)[:80]!r} does not name the columns "
+        f"({', '.join(columns.needed)}); set data.columns to their names or, for a file without "
+        f"names, to their numbers, as {{{example}}}"
+    )
+
+
+def _conll(lines: Iterable[tuple[str, str]]) -> Iterator[Record]:
+    """Sentences between blank lines: the first column is a word, the last one its label.
+
+    A line without a label is a word of a file to be predicted; -DOCSTART- is left out.
+    """
+    start, words, labels = "", [], []
+    for place, line in itertools.chain(lines, [("", "")]):
+        cells = line.split("\t") if "\t" in line else line.split()
+        if line.strip() and not line.startswith("-DOCSTART-"):
+            start = start or place
+            # Of a word of white space, as 199801 has, the columns begin with the separator.
+            words.append(cells[0] or " ")
+            labels += [cells[-1].strip()] if len(cells) > 1 else []
+        elif words:
+            if labels and len(labels) != len(words):
+                yield start, TaskError(f"{start}: {len(words)} words but {len(labels)} labels")
+            else:
+                yield start, {"tokens": words} | ({"labels": labels} if labels else {})
+            start, words, labels = "", [], []

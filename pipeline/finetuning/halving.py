@@ -1,0 +1,122 @@
+"""Asynchronous successive halving of trials by Ray Tune (ASHA, arXiv 1810.05934)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline import ray_cluster
+from pipeline.errors import NezhaError, TrainingError
+from pipeline.finetuning.finetune import StoppedEarly
+from pipeline.finetuning.trials import Trial, TrialResult, read_result, run_trial
+
+REDUCTION = 2
+"""After 1, 2, 4 … epochs, a trial goes on if it is in the better half of those that came so far."""
+Found = dict[Path, TrialResult | NezhaError]
+
+
+def halve(
+    trials: Sequence[Trial], metric: str, threads: int, show: Callable[[str, str], None]
+) -> Found:
+    """The result of each trial, by its folder, or a `StoppedEarly`, or why it failed.
+
+    Trials that an earlier command finished or stopped are not repeated.
+
+    Args:
+        metric: dev score that decides.
+        threads: CPUs of a trial without a GPU.
+        show: takes the name of a trial and a progress line.
+    """
+    found: Found = {}
+    for trial in trials:
+        known = read_result(trial.folder) or _read_stopped(trial.folder, metric)
+        if known is not None:
+            found[trial.folder] = known
+    waiting = [trial for trial in trials if trial.folder not in found]
+    if waiting:
+        found |= _tune(waiting, metric, threads, show)
+    return found
+
+
+def _tune(
+    trials: Sequence[Trial], metric: str, threads: int, show: Callable[[str, str], None]
+) -> Found:
+    # Tune's own tables would hide our progress lines.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+
+    class Lines(tune.Callback):
+        """Shows the score of each epoch."""
+
+        def on_trial_result(
+            self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
+            name = named[trial.config["number"]]
+            show(name, f"epoch {result['training_iteration']} · dev {metric} {result[metric]:.4f}")
+
+    ray_cluster.connect()
+    named = [trial.name for trial in trials]
+    has_gpus = ray_cluster.count("GPU") or ray_cluster.can_start("GPU")
+    gpus = trials[0].settings.gpus if has_gpus else 0.0
+    cpus = 1 if gpus else threads
+    storage = trials[0].folder.with_name(".tune")
+    shutil.rmtree(storage, ignore_errors=True)
+
+    def train(config: Mapping[str, int]) -> None:
+        torch.set_num_threads(cpus)
+        os.environ["RAYON_NUM_THREADS"] = str(cpus)  # the tokenizer's threads
+        run_trial(trials[config["number"]], lambda line: None, lambda s: tune.report(dict(s)))
+
+    epochs = trials[0].settings.epochs
+    results = tune.Tuner(
+        tune.with_resources(train, {"cpu": cpus, "gpu": gpus}),
+        param_space={"number": tune.grid_search(list(range(len(trials))))},
+        tune_config=tune.TuneConfig(
+            metric=metric,
+            mode="max",
+            scheduler=ASHAScheduler(max_t=epochs, grace_period=1, reduction_factor=REDUCTION),
+        ),
+        run_config=tune.RunConfig(
+            storage_path=str(storage), name="halving", verbose=0, callbacks=[Lines()]
+        ),
+    ).fit()
+    found: Found = {}
+    for result in results:
+        assert result.config is not None
+        trial = trials[result.config["number"]]
+        done, epoch = read_result(trial.folder), (result.metrics or {}).get("training_iteration", 0)
+        if done is not None:
+            found[trial.folder] = done
+        elif result.error is not None:
+            cause = getattr(result.error, "cause", result.error)
+            kind = type(cause) if isinstance(cause, NezhaError) else TrainingError
+            found[trial.folder] = kind(str(cause))
+        else:
+            assert result.metrics is not None
+            stopped = {"epoch": epoch, metric: result.metrics[metric]}
+            _stopped_file(trial.folder).write_text(json.dumps(stopped) + "\n", "utf-8")
+            found[trial.folder] = _stopped(stopped, metric)
+    shutil.rmtree(storage, ignore_errors=True)
+    return found
+
+
+def _stopped(values: Mapping[str, Any], metric: str) -> StoppedEarly:
+    return StoppedEarly(
+        f"stopped after epoch {values['epoch']}, at dev {metric} {values[metric]:.4f}"
+    )
+
+
+def _stopped_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.stopped.json")
+
+
+def _read_stopped(folder: Path, metric: str) -> StoppedEarly | None:
+    file = _stopped_file(folder)
+    return _stopped(json.loads(file.read_text("utf-8")), metric) if file.exists() else None

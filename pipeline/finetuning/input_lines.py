@@ -1,0 +1,33 @@
+"""What is to be predicted: lines of text or JSON, or the records of a table or a published file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from pipeline.errors import TaskError
+from pipeline.finetuning.formats import COMPRESSED, Columns, read_lines, read_records
+from pipeline.finetuning.jsonl import Example
+from pipeline.finetuning.tasks import Task
+
+RECORDS = (".csv", ".tsv", ".parquet", ".json", ".conll", ".bio", ".bmes")
+"""Suffixes of files that hold records; the lines of others are examples each."""
+
+
+def read_input(
+    path: str, task: Task, columns: Mapping[str, str | int]
+) -> Iterator[tuple[str, str | Example]]:
+    """(place, line or record) of a file, in order, blank lines included.
+
+    Raises TaskError for a file that is missing, damaged or of another form, and for its first
+    malformed record.
+    """
+    name = path.lower()
+    for suffix in COMPRESSED:
+        name = name.removesuffix(suffix)
+    if not name.endswith(RECORDS) and not columns:
+        yield from read_lines(path)
+        return
+    for place, record in read_records(path, Columns.of(task, columns)):
+        if isinstance(record, TaskError):
+            raise record
+        yield place, record

@@ -1,0 +1,88 @@
+"""Predictions for a large input: Ray Data streams its blocks through workers that hold the head."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ray
+import torch
+
+from pipeline import ray_cluster
+from pipeline.errors import NezhaError, TaskError
+from pipeline.finetuning.input_lines import read_input
+from pipeline.finetuning.predict import LINES, Head, answered
+from pipeline.finetuning.tasks import TASKS
+
+
+def predict_on_cluster(
+    folder: str,
+    task: str,
+    path: str,
+    columns: Mapping[str, str | int],
+    batch: int,
+    workers: int,
+) -> Iterator[dict[str, Any]]:
+    """As `predict`, for a file that a worker of the cluster can read; rows keep their order.
+
+    Args:
+        workers: processes that hold the head; each takes a GPU where the cluster has any, otherwise
+            its share of the CPUs.
+
+    Raises:
+        TaskError: a line is malformed.
+    """
+    ray_cluster.connect()
+    gpus = 1 if ray_cluster.count("GPU") else 0
+    cpus = 1 if gpus else max(1, int(sum(ray_cluster.cpus_by_node())) // (workers + 1))
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+
+    def lines(row: dict[str, Any]) -> Iterator[dict[str, str]]:
+        try:
+            for place, line in read_input(row["path"], TASKS[task], columns):
+                yield {"place": place, "line": json.dumps(line), "error": ""}
+        except NezhaError as error:
+            yield {"place": "", "line": "", "error": str(error)}
+
+    found = (
+        ray.data.from_items([{"path": path if "://" in path else os.path.abspath(path)}])
+        .flat_map(lines)
+        .map_batches(
+            _Worker,
+            fn_constructor_args=(folder, batch, cpus),
+            batch_size=LINES,
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            num_cpus=cpus,
+            num_gpus=gpus,
+        )
+    )
+    for row in found.iter_rows():
+        if row["error"]:
+            raise TaskError(row["error"])
+        yield json.loads(row["answer"])
+
+
+class _Worker:
+    """Holds the head and answers blocks of lines; a block with a malformed line is one `error`."""
+
+    def __init__(self, folder: str, batch: int, threads: int) -> None:
+        self._head, self._batch = Head.load(folder), batch
+        torch.set_num_threads(threads)
+
+    def __call__(self, block: dict[str, Any]) -> dict[str, list[str]]:
+        if wrong := [each for each in block["error"] if each]:
+            return {"answer": [""], "error": wrong[:1]}
+        lines = [
+            (str(place), json.loads(line))
+            for place, line in zip(block["place"], block["line"], strict=True)
+        ]
+        try:
+            rows = answered(self._head, lines, self._batch)
+        except TaskError as error:
+            return {"answer": [""], "error": [str(error)]}
+        answers = [json.dumps(row, ensure_ascii=False) for row in rows]
+        return {"answer": answers, "error": [""] * len(answers)}

@@ -1,0 +1,43 @@
+"""A head as MLflow serves it: rows of texts in, rows of answers out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from mlflow.pyfunc import PythonModel
+
+from pipeline.finetuning.predict import Head
+
+
+class ServedHead(PythonModel):
+    """Answers of the head whose folder is the artifact `head`."""
+
+    def load_context(self, context: Any) -> None:
+        self.head = Head.load(context.artifacts["head"])
+
+    def predict(self, context, model_input, params=None) -> pd.DataFrame:
+        """One row of answers for each row of texts; a blank text has empty answers.
+
+        Raises TaskError for a row that cannot be read.
+        """
+        if isinstance(model_input, pd.DataFrame):
+            rows = model_input.to_dict("records")
+        else:
+            first = next(iter(self.head.task.served))
+            given = [model_input] if isinstance(model_input, str | dict) else list(model_input)
+            rows = [row if isinstance(row, dict) else {first: row} for row in given]
+        numbered = enumerate(map(_plain, rows))
+        examples = [self.head.example(row, f"row {number}") for number, row in numbered]
+        columns = list(self.head.task.answer_form)
+        found = [answer or dict.fromkeys(columns) for answer in self.head.answers(examples)]
+        return pd.DataFrame(found, columns=columns, dtype=object)
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """Lists instead of arrays, into which MLflow turns them, and no keys without a value."""
+    lists = {
+        key: each.tolist() if isinstance(each, np.ndarray) else each for key, each in row.items()
+    }
+    return {key: value for key, value in lists.items() if value is not None and value == value}

@@ -1,0 +1,78 @@
+"""Paired tests over examples: does one network answer them better than another?"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from pipeline.finetuning.judging import ratio
+
+RESAMPLES = 2000
+
+
+class Difference(NamedTuple):
+    """The score of A minus that of B on the same examples, both averaged over seeds."""
+
+    mean: float
+    low: float
+    high: float
+    """95 % interval of the paired bootstrap over examples and seeds."""
+    p: float
+    """Two-sided."""
+    test: str
+    """`McNemar` or `bootstrap`."""
+
+
+def compare(first: NDArray[np.float64], second: NDArray[np.float64], seed: int = 0) -> Difference:
+    """Compare two networks that answered the same N examples.
+
+    Args:
+        first: [S, N, 2] numerators and denominators (`judging.shares`) of S seeds.
+        second: [T, N, 2] of the other network.
+
+    Where each example is right or wrong, p is that of McNemar's exact test, on examples that most
+    seeds answer right. Otherwise, for F1, it is that of the bootstrap.
+    """
+    means = [ratio(each.sum(1)).mean() for each in (first, second)]
+    drawn = bootstrap(first, second, seed)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    if _is_right_or_wrong(first) and _is_right_or_wrong(second):
+        right = [each[..., 0].mean(0) > 0.5 for each in (first, second)]
+        p, test = mcnemar(*right), "McNemar"
+    else:
+        below = min((drawn <= 0).mean(), (drawn >= 0).mean())
+        p, test = min(1.0, max(2 * float(below), 1 / RESAMPLES)), "bootstrap"
+    return Difference(float(means[0] - means[1]), float(low), float(high), p, test)
+
+
+def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    """p of McNemar's exact test (1947) on the examples that only one network answers right."""
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    if only_first + only_second == 0:
+        return 1.0
+    return float(stats.binomtest(only_first, only_first + only_second, 0.5).pvalue)
+
+
+def bootstrap(
+    first: NDArray[np.float64], second: NDArray[np.float64], seed: int
+) -> NDArray[np.float64]:
+    """[RESAMPLES] differences of mean scores, with examples and seeds drawn with replacement.
+
+    The same examples are drawn for both networks (Efron and Tibshirani 1993; Koehn 2004).
+    """
+    draw = np.random.default_rng(seed)
+    number = first.shape[1]
+    times = draw.multinomial(number, np.full(number, 1 / number), RESAMPLES).astype(np.float64)
+    found = []
+    for each in (first, second):
+        scores = ratio(np.einsum("rn,snk->rsk", times, each, optimize=True))
+        seeds = draw.integers(0, len(each), (RESAMPLES, len(each)))
+        found.append(np.take_along_axis(scores, seeds, 1).mean(1))
+    return found[0] - found[1]
+
+
+def _is_right_or_wrong(shares: NDArray[np.float64]) -> bool:
+    return bool((shares[..., 1] == 1).all() and np.isin(shares[..., 0], (0, 1)).all())

@@ -1,0 +1,181 @@
+"""A trial: one fine-tuning with one learning rate, batch and seed, and its result on the disk.
+
+A trial's folder is named by a hash of all that shapes it and appears whole or not at all, so a
+trial that is finished is never repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+
+from pipeline.export.lineage import text_cleaner
+from pipeline.finetuning import network as networks
+from pipeline.finetuning.data import read_examples
+from pipeline.finetuning.evaluation import Dataset, answers, scores_of
+from pipeline.finetuning.head_folder import save
+from pipeline.finetuning.jsonl import Example
+from pipeline.finetuning.network import Show
+from pipeline.finetuning.tasks import TASKS
+from pipeline.finetuning.tasks.base import Answer, TaskSetup
+from pipeline.finetuning.training import Report, train
+from pipeline.settings.finetuning import FinetuneSettings
+
+RESULT = "result.json"
+HEAD = "head"
+"""Folder of the network, as `head_folder.save` writes it."""
+
+
+class Trial(NamedTuple):
+    """One fine-tuning to run."""
+
+    name: str
+    """Is put before its progress lines."""
+    settings: FinetuneSettings
+    """Those of one point of the grid."""
+    export: str
+    seed: int
+    from_scratch: bool
+    folder: Path
+    """Where its result is kept."""
+    with_head: bool
+    """Whether the network is kept too."""
+
+
+class TrialResult(NamedTuple):
+    """What a trial found."""
+
+    lr: float
+    batch: int
+    seed: int
+    epochs: list[dict[str, float]]
+    """`loss` and dev scores of each epoch."""
+    dev: dict[str, float]
+    """Scores of the best epoch, which is the one that is kept."""
+    test: dict[str, float]
+    parameters: int
+    seconds: float
+    versions: dict[str, str]
+    """Of torch and transformers."""
+
+
+def run_trial(
+    trial: Trial, show: Show, report: Report = lambda scores: None, again: bool = False
+) -> TrialResult:
+    """The trial's result, from its folder if it is there (unless `again`), or else computed.
+
+    Equal trials give an equal result on the same machine with the same number of threads.
+
+    Raises:
+        TaskError, ExportError: as `data.examine`.
+        TrainingError: the loss is not a number.
+    """
+    if not again and (known := read_result(trial.folder)):
+        return known
+    start_time, settings = time.monotonic(), trial.settings
+    task, tokenizer = TASKS[settings.task], networks.load_tokenizer(trial.export)
+    data = read_examples(settings, tokenizer)
+    length, stride = settings.data.length, settings.data.stride
+    setup = TaskSetup(tokenizer, data.labels, length, stride, text_cleaner(trial.export))
+    sets = {name: Dataset.of(task, each, setup) for name, each in data.sets.items()}
+    with _reproducible(trial.seed):
+        network = networks.build(
+            task, trial.export, data.labels, settings.dropout, trial.from_scratch
+        )
+        trained = train(task, network, settings, trial.seed, sets, setup, show, report)
+    network.load_state_dict(trained.weights)
+    found = answers(task, network, sets["test"], settings.batch, setup, settings.precision)
+    test = scores_of(task, sets["test"].examples, found)
+    result = TrialResult(
+        lr=settings.lr,
+        batch=settings.batch,
+        seed=trial.seed,
+        epochs=trained.epochs,
+        dev=trained.dev,
+        test=test,
+        parameters=sum(each.numel() for each in network.parameters()),
+        seconds=round(time.monotonic() - start_time, 1),
+        versions={"torch": torch.__version__, "transformers": transformers.__version__},
+    )
+    with _whole(trial.folder) as folder:
+        for name, given in (("dev", trained.answers), ("test", found)):
+            write_predictions(folder / f"{name}.jsonl", sets[name].examples, given)
+        if trial.with_head:
+            facts: dict[str, Any] = {
+                "task": settings.task,
+                "length": length,
+                "stride": stride,
+                "labels": data.labels,
+            }
+            rows = [] if test else _rows(sets["test"].examples, found)
+            save(network, tokenizer, trial.export, folder / HEAD, facts, rows)
+        text = json.dumps(result._asdict(), indent=2, ensure_ascii=False)
+        (folder / RESULT).write_text(text + "\n", "utf-8")
+    return result
+
+
+def read_result(folder: Path) -> TrialResult | None:
+    """The result in a trial's folder, if there is one."""
+    file = folder / RESULT
+    return TrialResult(**json.loads(file.read_text("utf-8"))) if file.exists() else None
+
+
+def write_predictions(path: Path, examples: Iterable[Example], found: Iterable[Answer]) -> None:
+    """A JSON line for each example, with its answer as `prediction`; no file without examples."""
+    if lines := [json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(examples, found)]:
+        path.write_text("".join(lines), "utf-8")
+
+
+def read_predictions(path: Path) -> tuple[list[Example], list[Answer]]:
+    """Examples and answers that `write_predictions` wrote; none if there is no file."""
+    if not path.exists():
+        return [], []
+    rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+    found = [row.pop("prediction") for row in rows]
+    return rows, found
+
+
+def _rows(examples: Iterable[Example], found: Iterable[Answer]) -> list[dict[str, Any]]:
+    pairs = zip(examples, found, strict=True)
+    return [example | {"prediction": answer} for example, answer in pairs]
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `folder` when the block ends well.
+
+    The name has the process in it: a trial that Ray runs again, while the first worker is cut off
+    from the cluster but alive, writes elsewhere.
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.uname().nodename}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _reproducible(seed: int) -> Iterator[None]:
+    """Seed torch and ask it for deterministic kernels while the block runs."""
+    before = torch.are_deterministic_algorithms_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before)

@@ -1,0 +1,81 @@
+"""Exports and heads in the registry, with their origin and their scores."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ExportError
+from pipeline.export.lineage import packages, read_lineage
+from pipeline.finetuning.carried_code import write_code
+from pipeline.finetuning.head_folder import read_results
+from pipeline.finetuning.tasks import TASKS
+from pipeline.settings.config import Config
+from pipeline.tracking import registry
+from pipeline.tracking.versions import Judgement, Registered
+
+
+def register_export(config: Config, folder: Path, run_id: str) -> Registered:
+    """Register an export of this project with its lineage.
+
+    Raises:
+        TrackingError: the store cannot be reached or refuses it.
+    """
+    lineage = read_lineage(folder)
+    loss, data = (lineage["heldout"] or {}).get("mlm_loss"), lineage["heldout_set"]
+    judged = None
+    if loss is not None and data:
+        judged = Judgement("heldout_mlm_loss", loss, data, lower_is_better=True)
+    tags = {
+        "pretraining_run": run_id,
+        "corpus_fingerprint": lineage["fingerprint"],
+        "precision": lineage["precision"],
+        "workers": lineage["workers"],
+        "step": lineage["step"],
+    }
+    return registry.register_export(config, folder, run_id, tags, judged)
+
+
+def register_head(config: Config, folder: Path, run_id: str) -> Registered:
+    """Register a head, and log its files as the data sets of its run.
+
+    Raises:
+        TrackingError: the store cannot be reached or refuses it.
+    """
+    results = read_results(folder)
+    task = TASKS[results["task"]]
+    lineage = _lineage_of(results["export"])
+    used = {key: results["data"][key] for key in ("train", "dev", "test") if results["data"][key]}
+    digests = registry.log_data(config, run_id, used)
+    scores, on = (results["test"], "test") if results["test"] else (results["dev"], "dev")
+    judged = None
+    if task.metric in scores:
+        judged = Judgement(f"{on}_{task.metric}", scores[task.metric], digests[on], False)
+    tags = {
+        "task": task.name,
+        "from_scratch": results["from_scratch"] or None,
+        "export": results["export"],
+        "pretraining_run": lineage.get("mlflow_run"),
+        "corpus_fingerprint": lineage.get("fingerprint"),
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        return registry.register_head(
+            config,
+            folder,
+            run_id,
+            task.sample,
+            (task.served, task.answer_form),
+            write_code("pipeline.finetuning.served", Path(temporary)),
+            tags,
+            judged,
+            packages(folder),
+        )
+
+
+def _lineage_of(export: str) -> dict[str, Any]:
+    """What an export was made from; nothing for a folder of other origin."""
+    try:
+        return read_lineage(Path(export))
+    except ExportError:
+        return {}

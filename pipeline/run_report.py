@@ -1,0 +1,116 @@
+"""The report on a run: one HTML page with its curves, its faults, and where its time went."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from matplotlib.figure import Figure
+
+from pipeline import journal
+from pipeline.errors import TrainingError
+from pipeline.storage import write_whole
+from pipeline.training.faults import events
+from pipeline.training.measure import history, step_log
+from pipeline.training.measure.ledger import goodput, ledger
+
+FILE = "report.html"
+MARKS = {"start": "tab:orange", "skipped": "tab:red", "spike": "tab:purple", "rewind": "tab:brown"}
+"""Events that the curves show, with their colours; a start is marked from the second on."""
+PAGE = jinja2.Environment(autoescape=True).from_string(
+    """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{{ name }}</title>
+<style>
+body { font: 15px/1.5 sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse } td, th { padding: .2rem .8rem; text-align: left }
+tr:nth-child(even) { background: #f3f3f3 } td.n { text-align: right }
+svg { width: 100%; height: auto }
+</style>
+<h1>{{ name }}</h1>
+<p>{{ steps }} steps, {{ starts }} start(s) of the workers. Goodput:
+{{ "%.1f%%"|format(100 * good) }} of {{ "%.0f"|format(total) }} s trained.</p>
+{{ curves|safe }}
+<h2>Where the time went</h2>
+<table><tr><th>cause<th>seconds<th>share</tr>
+{% for cause, value in seconds.items() if value %}
+<tr><td>{{ cause }}<td class=n>{{ "%.1f"|format(value) }}
+<td class=n>{{ "%.1f%%"|format(100 * value / total) }}</tr>
+{% endfor %}</table>
+<h2>What happened</h2>
+<table>{% for event in happened %}
+<tr><td>{{ event.clock }}<td>{{ event.kind }}<td>{{ event.text }}</tr>
+{% endfor %}</table>
+</html>
+"""
+)
+
+
+def write_report(run: Path) -> Path:
+    """Write `report.html` into the run's folder, from the run's own records; returns its path.
+
+    Raises:
+        TrainingError: the run has no records.
+    """
+    records, happened = history.read(run), events.read(run)
+    lines = journal.read(run / step_log.FILE)
+    if not records and not happened:
+        raise TrainingError(f"{run}: no records of a training")
+    attempts = step_log.attempts(happened)
+    seconds = ledger(lines, attempts)
+    page = PAGE.render(
+        name=run.name,
+        steps=int(max((record["step"] for record in records), default=0)),
+        starts=len(attempts),
+        good=goodput(seconds),
+        total=sum(seconds.values()) or 1.0,
+        seconds=seconds,
+        curves=_curves(records, happened),
+        happened=[{**event, "clock": _clock(event["time"])} for event in happened],
+    )
+    write_whole(str(run / FILE), page.encode())
+    return run / FILE
+
+
+def _curves(records: Sequence[Mapping[str, float]], happened: Sequence[Mapping[str, Any]]) -> str:
+    """Losses and throughput over steps as SVG, with what happened marked on them."""
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    losses, speed = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    names = {"loss": "training", "heldout_mlm_loss": "held out (MLM)"}
+    for key, label in names.items():
+        _plot(losses, records, key, label)
+    _plot(speed, records, "tokens_per_second", "tokens a second")
+    seen: set[str] = set()
+    for kind, step in _marks(happened):
+        for axes in (losses, speed):
+            label = {"start": "restart"}.get(kind, kind) if kind not in seen else "_nolegend_"
+            axes.axvline(step, color=MARKS[kind], linestyle="--", linewidth=1, label=label)
+        seen.add(kind)
+    losses.set_ylabel("loss (nats)")
+    speed.set_ylabel("tokens / s")
+    speed.set_xlabel("step")
+    losses.legend()
+    out = io.StringIO()
+    figure.savefig(out, format="svg")
+    return out.getvalue().partition("<svg")[1] + out.getvalue().partition("<svg")[2]
+
+
+def _plot(axes: Any, records: Sequence[Mapping[str, float]], key: str, label: str) -> None:
+    points = [(record["step"], record[key]) for record in records if key in record]
+    if points:
+        axes.plot(*zip(*points, strict=True), label=label)
+    axes.grid(alpha=0.3)
+
+
+def _marks(happened: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
+    """Kind and step of the events to mark; the first start is none of them."""
+    found = [event for event in happened if event["kind"] in MARKS and "step" in event]
+    first = next((event for event in found if event["kind"] == "start"), None)
+    return [(event["kind"], event["step"]) for event in found if event is not first]
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

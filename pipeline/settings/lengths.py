@@ -1,0 +1,54 @@
+"""Lengths that are written as `N tokens`, turned into optimizer steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.settings.corpus import CorpusSettings
+from pipeline.settings.training import TrainSettings
+
+LENGTHS = {
+    "train": ("steps", "eval_every", "checkpoint_every", "log_every"),
+    "optim": ("warmup", "decay"),
+}
+UNIT = " tokens"
+
+
+def in_steps(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a file gives them, with every `N tokens` replaced by a number of steps.
+
+    A step has `train.global_batch` × `corpus.sequence_length` tokens, as papers count them: short
+    samples count as full ones, and so do the steps of a batch warm-up. Lengths are rounded up. Text
+    that is no number of tokens stays, and all text stays if one of the two settings is no number:
+    the settings' own checks report it.
+    """
+    tokens = _given(values, "train", "global_batch", TrainSettings)
+    tokens *= _given(values, "corpus", "sequence_length", CorpusSettings)
+    result = dict(values)
+    for group, names in LENGTHS.items():
+        if isinstance(given := values.get(group), Mapping):
+            found = {name: _steps(given[name], tokens) for name in names if name in given}
+            result[group] = {**given, **found}
+    return result
+
+
+def _given(values: Mapping[str, Any], group: str, name: str, settings: Any) -> float:
+    """A number of the settings, or its default; NaN where something else is given."""
+    inside = values.get(group)
+    if isinstance(inside, settings):
+        return getattr(inside, name)
+    value = inside.get(name) if isinstance(inside, Mapping) else None
+    value = settings.model_fields[name].default if value is None else value
+    return value if isinstance(value, int) and value > 0 else math.nan
+
+
+def _steps(length: Any, tokens: float) -> Any:
+    if not isinstance(length, str) or not length.endswith(UNIT) or math.isnan(tokens):
+        return length
+    try:
+        steps = float(length.removesuffix(UNIT).replace("_", "")) / tokens
+        return max(1, math.ceil(steps)) if steps > 0 else length
+    except (ValueError, OverflowError):
+        return length

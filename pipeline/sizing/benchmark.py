@@ -1,0 +1,132 @@
+"""What a plan is anchored to: short measurements with the real network, engine and optimizer."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import ray
+import torch
+
+from model import NezhaConfig
+from pipeline import ray_cluster
+from pipeline.estimate import random_batch
+from pipeline.feed.collate import Batch
+from pipeline.settings.config import Config
+from pipeline.training import batch_split, engine
+from pipeline.training.measure import flops
+from pipeline.training.network import build_network, network_config
+from pipeline.training.objective import PretrainingObjective, to_device
+
+STEPS = 4
+"""Measured steps, of which the fastest counts; one more warms up."""
+
+
+class Anchor(NamedTuple):
+    """Speeds of one worker."""
+
+    device: str
+    memory: float
+    """Bytes of the GPU; 0: a CPU."""
+    precision: str
+    seconds_per_token: float
+    seconds_per_parameter: float
+
+
+def measure(config: Config, micro_batch: int) -> Anchor:
+    """Measure one worker of the cluster or of this machine: a GPU, or `cpus_per_worker` CPUs."""
+    ray_cluster.connect()
+    gpus = ray_cluster.gpus_per_worker(config.scaling.gpus_per_worker)
+    task = ray.remote(num_cpus=config.scaling.cpus_per_worker, num_gpus=gpus, max_retries=0)
+    return ray.get(task(_measure).remote(config.model_dump(mode="json"), micro_batch, bool(gpus)))
+
+
+def _measure(values: dict[str, Any], micro_batch: int, gpu: bool) -> Anchor:
+    config = Config.model_validate(values)
+    device = torch.device("cuda" if gpu else "cpu")
+    if not gpu:
+        torch.set_num_threads(max(1, int(config.scaling.cpus_per_worker)))
+    engine.join()
+    precision = engine.resolve_precision(config.train.precision, device)
+    shape = network_config(config.model, config.corpus.vocab_size)
+    objective = PretrainingObjective(build_network(shape, 0, config.engine.attention))
+    split = batch_split.Split(micro_batch, world_size=1, accumulation=1)
+    worker = engine.initialize(objective, config, split, precision)
+    batch = random_batch(config, micro_batch)
+    inputs, divisors = to_device(batch, device), torch.ones(2, device=device)
+    passes, steps = [], []
+    for _ in range(1 + STEPS):
+        start_time = _now(device)
+        loss, *_ = worker(inputs, *divisors)
+        worker.backward(loss)
+        middle = _now(device)
+        worker.step()
+        passes.append(middle - start_time)
+        steps.append(_now(device) - middle)
+    parameters = sum(p.numel() for p in objective.parameters())
+    return Anchor(
+        device=torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU thread(s)",
+        memory=torch.cuda.get_device_properties(0).total_memory if gpu else 0.0,
+        precision=precision,
+        seconds_per_token=min(passes[1:]) / batch.tokens,
+        seconds_per_parameter=min(steps[1:]) / parameters,
+    )
+
+
+def assumed(config: Config, peak: float, flops_per_token: float) -> Anchor:
+    """Speeds of a GPU that is not here: `plan.mfu` of its peak, in TFLOP/s, and 30 bytes a
+    parameter at 2 TB/s for the optimizer."""
+    half = config.train.precision != "fp32"
+    return Anchor(
+        device=config.plan.device,
+        memory=(config.plan.memory_gigabytes or 0.0) * 1e9,
+        precision=("fp16" if config.train.precision == "fp16" else "bf16") if half else "fp32",
+        seconds_per_token=flops_per_token / (peak * 1e12 * config.plan.mfu),
+        seconds_per_parameter=30 / 2e12,
+    )
+
+
+def activation_bytes(config: Config, shape: NezhaConfig) -> float:
+    """Bytes that the backward pass keeps for each token, from networks of one and two layers.
+
+    A network's layers keep equally much, so two sizes that fit anywhere give the sum for all. The
+    dtype is fp32 on a CPU; half precision keeps half as much, except for dropout's masks.
+    """
+    kept = []
+    for layers in (1, 2):
+        small = NezhaConfig(**{**shape.to_dict(), "num_hidden_layers": layers})
+        objective = PretrainingObjective(build_network(small, 0, config.engine.attention))
+        batch = random_batch(config, max(1, 512 // config.corpus.sequence_length))
+        kept.append(_kept(objective, batch) / batch.tokens)
+    layer = kept[1] - kept[0]
+    return kept[0] + (shape.num_hidden_layers - 1) * layer
+
+
+def _kept(objective: PretrainingObjective, batch: Batch) -> float:
+    """Bytes of all tensors that autograd saves, each storage once and the parameters not at all."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in objective.parameters()}
+    sizes: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss, *_ = objective(to_device(batch, torch.device("cpu")))
+    del loss
+    return float(sum(sizes.values()))
+
+
+def flops_of(config: Config, shape: NezhaConfig) -> float:
+    """Operations for each token of full sequences, with the share of masks that training has."""
+    length = config.corpus.sequence_length
+    masked = max(1.0, config.corpus.masking.probability * length)
+    return flops.needed_flops(shape, flops.Counts(masked, 1.0, length, length**2)) / length
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.monotonic()

@@ -1,0 +1,215 @@
+"""The plan of a run: memory, time, cost and disk, and how it compares with what happened."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from pipeline.corpus.shards import format as shards
+from pipeline.errors import ConfigError
+from pipeline.paths import RunPaths
+from pipeline.settings.config import Config
+from pipeline.sizing import benchmark, model
+from pipeline.storage import write_whole
+from pipeline.training import batch_split
+from pipeline.training.measure import flops, history
+from pipeline.training.network import count_parameters, network_config
+
+FILE = "plan.json"
+RESTART_SECONDS = 180.0
+"""Start of workers, of DeepSpeed, and reading a checkpoint."""
+
+
+class Plan(NamedTuple):
+    """A plan; bytes and seconds."""
+
+    anchor: benchmark.Anchor
+    measured: bool
+    """The speeds were measured on a worker, not assumed."""
+    network: model.Network
+    machine: model.Machine
+    split: batch_split.Split
+    tokens: float
+    """Of a step."""
+    memory: dict[int, model.Memory]
+    """By ZeRO stage."""
+    largest_micro_batch: int
+    """That fits; 0 where the memory is not known or nothing fits."""
+    step: model.StepTime
+    seconds: float
+    """Of the whole run."""
+    goodput: model.Goodput
+    checkpoint: float
+    disk: dict[str, float]
+    cost: float
+
+
+def make(config: Config) -> Plan:
+    """Plan a run; without `plan.device`, a worker is measured for about a minute.
+
+    Raises:
+        ConfigError: the peak of `plan.device` is not known, or the number of workers is missing.
+    """
+    shape = network_config(config.model, config.corpus.vocab_size)
+    parameters, each = count_parameters(shape), benchmark.flops_of(config, shape)
+    workers = _workers(config)
+    split = batch_split.split_batch(config.train, workers)
+    anchor = _anchor(config, each, split.micro_batch)
+    half = anchor.precision != "fp32"
+    kept = benchmark.activation_bytes(config, shape) * (0.5 if half else 1.0)
+    network = model.Network(parameters, each, kept)
+    length, given = config.corpus.sequence_length, config.plan
+    machine = model.Machine(
+        workers,
+        min(workers, given.workers_per_node),
+        anchor.seconds_per_token,
+        anchor.seconds_per_parameter,
+        given.network_gigabytes * 1e9,
+        given.local_gigabytes * 1e9,
+    )
+    stage = config.engine.zero_stage
+    tokens = config.train.global_batch * _mean_length(config)
+    step = model.step_time(network, machine, stage, tokens, split.accumulation)
+    # Recomputed activations leave one layer's input in each layer.
+    rest = 4 * shape.hidden_size * shape.num_hidden_layers * (0.5 if half else 1.0)
+    recompute = rest if config.engine.activation_checkpointing else 0.0
+    batch = split.micro_batch * length
+    memories = {
+        number: model.memory(network, number, workers, half, batch, recompute)
+        for number in (1, 2, 3)
+    }
+    size = model.checkpoint_bytes(parameters)
+    nodes = math.ceil(workers / given.workers_per_node)
+    saving = size / nodes / (given.storage_gigabytes * 1e9)
+    good = model.goodput(given.node_failure_hours * 3600, nodes, saving, RESTART_SECONDS)
+    seconds = config.train.steps * step.all / max(good.share, 0.01)
+    limit = (given.memory_gigabytes or 0) * 1e9 or anchor.memory
+    return Plan(
+        anchor=anchor,
+        measured=not given.device,
+        network=network,
+        machine=machine,
+        split=split,
+        tokens=tokens,
+        memory=memories,
+        largest_micro_batch=model.largest_micro_batch(network, stage, workers, half, length, limit),
+        step=step,
+        seconds=seconds,
+        goodput=good,
+        checkpoint=size,
+        disk=_disk(config, size),
+        cost=seconds / 3600 * workers * given.hourly_price,
+    )
+
+
+def rows(config: Config, plan: Plan) -> dict[str, str]:
+    """The plan as rows of a table, each with its formula in numbers."""
+    network, machine, step = plan.network, plan.machine, plan.step
+    share = network.flops_per_token / plan.anchor.seconds_per_token / 1e12
+    found = {
+        "network": f"{network.parameters:,} parameters, {network.flops_per_token:.3g} FLOP/token",
+        "workers": f"{machine.workers}, {machine.per_node} on a node",
+        "speed of a worker": (
+            f"{1 / plan.anchor.seconds_per_token:,.0f} tokens/s, {share:.2f} TFLOP/s in "
+            f"{plan.anchor.precision} on {plan.anchor.device}, "
+            + ("measured now" if plan.measured else f"assumed (plan.mfu={config.plan.mfu:g})")
+        ),
+        "batch": (
+            f"{config.train.global_batch:,} = {machine.workers} × {plan.split.accumulation} × "
+            f"{plan.split.micro_batch} samples, {plan.tokens:,.0f} tokens"
+        ),
+    }
+    for stage, memory in plan.memory.items():
+        parts = " + ".join(f"{name} {_size(getattr(memory, name))}" for name in memory._fields)
+        chosen = " (chosen)" if stage == config.engine.zero_stage else ""
+        found[f"memory, ZeRO {stage}{chosen}"] = f"{_size(memory.all)} = {parts}"
+    if plan.largest_micro_batch:
+        found["largest micro-batch"] = f"{plan.largest_micro_batch} samples (a tenth kept free)"
+    found |= {
+        "step": (
+            f"{step.all:.3f} s = compute {step.compute:.3f} + gradients {step.communication:.3f} "
+            f"+ optimizer {step.optimizer:.3f}"
+        ),
+        "tokens a second": f"{plan.tokens / step.all:,.0f}",
+        "run": (
+            f"{plan.seconds / 86400:.2f} days = {config.train.steps:,} steps × {step.all:.3f} s / "
+            f"{plan.goodput.share:.1%} goodput"
+        ),
+        "checkpoint": (
+            f"{_size(plan.checkpoint)}, best every {plan.goodput.interval / step.all:,.0f} steps "
+            f"(Young/Daly); train.checkpoint_every={config.train.checkpoint_every}"
+        ),
+        "disk": ", ".join(f"{name} {_size(size)}" for name, size in plan.disk.items()),
+    }
+    if plan.cost:
+        found["cost"] = f"{plan.cost:,.0f} = {machine.workers} × {plan.seconds / 3600:,.1f} h"
+    return found
+
+
+def save(config: Config, plan: Plan) -> None:
+    """Keep what `compare` needs in the run folder."""
+    values = {"step_seconds": plan.step.all, "tokens_per_second": plan.tokens / plan.step.all}
+    write_whole(f"{RunPaths.of(config).run}/{FILE}", json.dumps(values).encode())
+
+
+def compare(config: Config) -> dict[str, str]:
+    """What was planned and what happened, of a run that has logged steps; else empty."""
+    folder = RunPaths.of(config).run
+    path = Path(folder, FILE)
+    records = history.read(Path(folder))
+    if not path.exists() or not records:
+        return {}
+    planned, found = json.loads(path.read_text("utf-8")), {}
+    for name, value in planned.items():
+        if values := [record[name] for record in records if name in record]:
+            actual = median(values)
+            found[name] = f"planned {value:,.4g}, was {actual:,.4g} ({actual / value - 1:+.0%})"
+    return found
+
+
+def _anchor(config: Config, each: float, micro: int) -> benchmark.Anchor:
+    if not config.plan.device:
+        return benchmark.measure(config, micro)
+    precision = "bf16" if config.train.precision == "auto" else config.train.precision
+    peak = config.engine.peak_tflops or flops.peak_tflops(config.plan.device, precision)
+    if not peak:
+        raise ConfigError(
+            f"plan.device={config.plan.device}: the peak in {precision} is not known; give the "
+            "name that CUDA reports, such as A100-SXM or H100 SXM, or set engine.peak_tflops"
+        )
+    return benchmark.assumed(config, peak, each)
+
+
+def _workers(config: Config) -> int:
+    scaling = config.scaling
+    workers = scaling.max_workers or scaling.workers
+    if config.plan.device and not workers:
+        raise ConfigError("scaling.workers: say how many workers the planned machine has")
+    return workers or batch_split.choose_workers(config, 0, os.cpu_count() or 1)
+
+
+def _mean_length(config: Config) -> float:
+    """Tokens of a sample: those of the finished shards, else of full sequences."""
+    folder = RunPaths.of(config).shards
+    if (Path(folder) / shards.MANIFEST).exists():
+        manifest = shards.read_manifest(folder)
+        return sum(shard.tokens for shard in manifest.shards) / manifest.rows
+    return float(config.corpus.sequence_length)
+
+
+def _disk(config: Config, checkpoint: float) -> dict[str, float]:
+    folder = RunPaths.of(config).shards
+    dupe = config.corpus.pairs.dupe_factor
+    made = config.plan.corpus_gigabytes * 1e9 / model.TEXT_BYTES * model.SHARD_BYTES * dupe
+    if not made and (Path(folder) / shards.MANIFEST).exists():
+        made = sum(shard.bytes for shard in shards.read_manifest(folder).shards)
+    # The newest ones, the best one, and one that is being written.
+    return {"shards": made, "checkpoints": checkpoint * (config.train.keep_last + 2)}
+
+
+def _size(size: float) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -1,0 +1,207 @@
+"""A verb as a job of a Ray cluster: what is uploaded, what the job is called, and its log."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ray.job_submission import JobStatus, JobSubmissionClient
+from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wait_fixed
+
+from pipeline.errors import ConfigError, TrainingError
+from pipeline.settings.config import Config, flatten
+from pipeline.settings.config_file import load_config
+
+UPLOADED = ("jobs", "model", "pipeline")
+"""Folders of the working directory that a job needs; the rest stays here."""
+LARGEST_BYTES = 20 << 20
+"""Code is far smaller; more than this is data that belongs on shared storage."""
+AGENT_SECONDS = 120
+"""How long a new cluster may take until its agent accepts jobs."""
+RELATIVE = ("corpus.inputs", "corpus.heldout")
+"""Settings whose relative paths stay relative; those of others were made absolute."""
+IN_IMAGE = ("torch", "deepspeed", "ray")
+"""Packages that nodes must have: builds for their devices, and Ray, which is running."""
+
+
+class Submission(NamedTuple):
+    """A job to submit."""
+
+    name: str
+    """Name of all submissions of the same command on the same run: `RUN-VERB`."""
+    words: tuple[str, ...]
+    """The command that the cluster runs."""
+    runtime_env: dict[str, Any]
+    metadata: dict[str, str]
+    cpus: float
+    """CPUs that are reserved for the command itself."""
+
+    def line(self, address: str) -> str:
+        """The plain command that does the same."""
+        return shlex.join(
+            [
+                *("ray", "job", "submit", "--address", address, "--submission-id", self.name),
+                *("--entrypoint-num-cpus", f"{self.cpus:g}"),
+                *("--metadata-json", json.dumps(self.metadata)),
+                *("--runtime-env-json", json.dumps(self.runtime_env), "--", *self.words),
+            ]
+        )
+
+
+def plan(
+    root: Path,
+    verb: str,
+    config_file: str | None,
+    overrides: Sequence[str],
+    *,
+    cpus: float,
+    install: bool,
+) -> Submission:
+    """What would be submitted; the settings are checked as the cluster will check them.
+
+    Args:
+        root: the working directory, the root of this repository.
+        install: install the pinned versions on the nodes, in an environment of the job.
+
+    Raises:
+        ConfigError: no such verb, wrong settings, too large an upload, or files that the cluster
+            would not see.
+    """
+    if not all((root / name).is_dir() for name in UPLOADED):
+        raise ConfigError(f"{root} is not the root of this repository; submit from there")
+    if verb not in (verbs := sorted(verbs_of(root))):
+        raise ConfigError(f"there is no verb {verb}; there are {', '.join(verbs)}")
+    config = load_config(config_file, overrides)
+    include = set(UPLOADED)
+    words = ["python", "-m", f"jobs.{verb}"]
+    if config_file:
+        file = Path(config_file).absolute()
+        if not file.is_relative_to(root):
+            raise ConfigError(f"{config_file}: the file must be inside {root}, to be uploaded")
+        words += ["--config", str(file.relative_to(root))]
+        include.add(file.relative_to(root).parts[0])
+    _check_places(config, root)
+    _check_size(root, include)
+    environment: dict[str, Any] = {
+        "working_dir": str(root),
+        "excludes": ["/*", *(f"!/{name}" for name in sorted(include)), "__pycache__"],
+        "env_vars": {"NO_COLOR": "1"},
+    }
+    if install:
+        environment["pip"] = {"packages": pinned(root), "pip_check": False}
+    return Submission(
+        name=f"{config.run.name}-{verb}",
+        words=(*words, *overrides),
+        runtime_env=environment,
+        metadata={"run": config.run.name, "verb": verb, "storage": config.run.storage},
+        cpus=cpus,
+    )
+
+
+def submit(client: JobSubmissionClient, job: Submission) -> str:
+    """Submit a job and return its id: the job's name, with a number from the second time on.
+
+    The same command goes on from what an earlier one finished, so only one may run at a time.
+
+    Raises:
+        ConfigError: a submission of that name has not ended.
+    """
+    earlier = [each for each in client.list_jobs() if _is_of(each.submission_id, job.name)]
+    for each in earlier:
+        if not JobStatus(each.status).is_terminal():
+            raise ConfigError(
+                f"{each.submission_id} has not ended ({each.status}); follow it by "
+                f"`ray job logs -f {each.submission_id}`, or end it by "
+                f"`ray job stop {each.submission_id}`"
+            )
+    attempts = Retrying(
+        retry=retry_if_exception_message(match=r"(?s).*No available agent.*"),
+        stop=stop_after_delay(AGENT_SECONDS),
+        wait=wait_fixed(2),
+        reraise=True,
+    )
+    return attempts(
+        client.submit_job,
+        entrypoint=shlex.join(job.words),
+        submission_id=f"{job.name}-{len(earlier) + 1}" if earlier else job.name,
+        runtime_env=job.runtime_env,
+        metadata=job.metadata,
+        entrypoint_num_cpus=job.cpus,
+    )
+
+
+async def follow(client: JobSubmissionClient, name: str, show: Callable[[str], None]) -> None:
+    """Show the log of a job until it ends.
+
+    Raises:
+        TrainingError: the job failed or was stopped.
+    """
+    async for text in client.tail_job_logs(name):
+        show(text)
+    status = client.get_job_status(name)
+    if status != JobStatus.SUCCEEDED:
+        raise TrainingError(f"{name}: {status}: {client.get_job_info(name).message}")
+
+
+def verbs_of(root: Path) -> Iterator[str]:
+    """Names of the verbs that a job may run."""
+    for path in (root / "jobs").glob("*.py"):
+        if "if __name__" in path.read_text("utf-8") and path.stem not in ("submit", "torchrun"):
+            yield path.stem
+
+
+def pinned(root: Path) -> list[str]:
+    """The project's dependencies, in the versions of constraints.txt, without those of the image.
+
+    Raises:
+        ConfigError: a dependency has no version there.
+    """
+    lines = (root / "constraints.txt").read_text("utf-8").splitlines()
+    versions = {line.split("==")[0].lower(): line for line in lines if "==" in line}
+    project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
+    names = [re.split(r"[\[><=~! ]", need, maxsplit=1)[0] for need in project["dependencies"]]
+    if missing := [name for name in names if name not in versions]:
+        raise ConfigError(f"constraints.txt has no version of {', '.join(missing)}")
+    return [versions[name] for name in names if name not in IN_IMAGE]
+
+
+def _is_of(submission_id: str | None, name: str) -> bool:
+    return bool(re.fullmatch(re.escape(name) + r"(-\d+)?", submission_id or ""))
+
+
+def _check_places(config: Config, root: Path) -> None:
+    """Refuse local paths inside the working directory: the cluster deletes its copy of it."""
+    inside = [
+        f"{key}={value}"
+        for key, values in flatten(config)
+        for value in map(str, values if isinstance(values, tuple) else (values,))
+        if (os.path.isabs(value) and Path(value).is_relative_to(root))
+        or (key in RELATIVE and "://" not in value and not os.path.isabs(value))
+    ]
+    if inside:
+        raise ConfigError(
+            f"{', '.join(inside)}: the job does not see files of this folder, and what it writes "
+            "there is lost; give a folder that every node sees, or a URL"
+        )
+
+
+def _check_size(root: Path, include: Iterable[str]) -> None:
+    sizes = {
+        path.relative_to(root): path.stat().st_size
+        for name in include
+        for path in ([root / name] if (root / name).is_file() else (root / name).rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    if sum(sizes.values()) > LARGEST_BYTES:
+        largest = sorted(sizes, key=lambda path: -sizes[path])[:3]
+        raise ConfigError(
+            f"{root} has {sum(sizes.values()) >> 20} MB to upload, and {LARGEST_BYTES >> 20} MB "
+            "are allowed; move data to shared storage, first "
+            + ", ".join(f"{path} ({sizes[path] >> 20} MB)" for path in largest)
+        )

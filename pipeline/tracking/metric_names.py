@@ -1,0 +1,35 @@
+"""Names of metrics in MLflow, whose pages show `group/name` in groups.
+
+The names in `metrics.jsonl` have no groups.
+
+| group | metrics |
+|---|---|
+| train | losses and accuracies of training batches, learning rate, gradient norm … |
+| heldout, dev, test | scores on data that is not trained on |
+| speed | tokens a second, utilisation, seconds a step and left |
+| lamb | trust ratios, norms of weights and updates |
+| time | shares of a step |
+| checkpoint | seconds for which a checkpoint stopped the training, and seconds of its writing |
+"""
+
+from __future__ import annotations
+
+SPEED = ("tokens_per_second", "mfu", "tflops_per_worker", "step_seconds", "seconds_left")
+LAMB = ("trust_ratio", "weight_norm", "update_norm")
+JUDGED = ("heldout", "dev", "test")
+"""Words that a name begins with, and that become its group."""
+
+
+def grouped(name: str) -> str:
+    """`heldout_mlm_loss` → `heldout/mlm_loss`, `loss` → `train/loss`, `mfu` → `speed/mfu` …
+
+    A name that has a group of another kind keeps it.
+    """
+    first, _, rest = name.partition("_")
+    if first in JUDGED and rest:
+        return f"{first}/{rest}"
+    if name.startswith(LAMB):
+        return f"lamb/{name}"
+    if name in SPEED:
+        return f"speed/{name}"
+    return name if "/" in name else f"train/{name}"

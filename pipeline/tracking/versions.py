@@ -1,0 +1,157 @@
+"""Versions in the model registry: what they are judged by, and which one is `champion`."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlflow
+from mlflow.exceptions import MlflowException
+
+from pipeline.errors import TrackingError
+from pipeline.settings.config import Config
+from pipeline.tracking.runs import tracking_uri
+
+CHAMPION = "champion"
+
+
+class Registered(NamedTuple):
+    """A model in the store."""
+
+    uri: str
+    """`models:/NAME@ALIAS`, or `models:/ID` where nothing is registered."""
+    note: str
+    """What became of the alias `champion`; empty where nothing is registered."""
+
+
+class Judgement(NamedTuple):
+    """A figure that versions of one model are compared by."""
+
+    name: str
+    """Of the figure, such as `mlm_loss`."""
+    value: float
+    data: str
+    """Hash of the data that it was measured on; figures of other data are not comparable."""
+    lower_is_better: bool
+
+    def tags(self) -> dict[str, str]:
+        return {"judged_by": self.name, "judged_value": repr(self.value), "judged_on": self.data}
+
+
+def promote(config: Config, name: str, version: str) -> tuple[str, str]:
+    """Make a version `champion`, whatever its figures are; returns it and the one before, if any.
+
+    Args:
+        name: of the registered model.
+        version: a number, or an alias.
+
+    Raises:
+        TrackingError: there is no such version.
+    """
+    client = mlflow.MlflowClient(tracking_uri(config))
+    try:
+        if not version.isdigit():
+            version = client.get_model_version_by_alias(name, version).version
+        client.get_model_version(name, version)  # an alias may name a version that is not there
+        before = _champion(client, name)
+        client.set_registered_model_alias(name, CHAMPION, version)
+    except (MlflowException, OSError) as error:
+        raise TrackingError(
+            f"{tracking_uri(config)}: version {version} of {name} cannot become {CHAMPION}: {error}"
+        ) from error
+    return version, before.version if before else ""
+
+
+def register_version(
+    client: mlflow.MlflowClient,
+    config: Config,
+    name: str,
+    source: str,
+    run_id: str | None,
+    model_id: str | None,
+    tags: Mapping[str, Any],
+    judged: Judgement | None,
+) -> Registered:
+    """Make a version of a logged model, with its tags and aliases.
+
+    Args:
+        name: of the registered model.
+        source: where the files of the logged model are.
+        tags: those that are None are left out.
+    """
+    facts = {"git_commit": git_commit(), **tags} | (judged.tags() if judged else {})
+    with contextlib.suppress(MlflowException):
+        client.create_registered_model(name)
+    known = {key: str(value) for key, value in facts.items() if value is not None}
+    made = client.create_model_version(name, source, run_id, tags=known, model_id=model_id)
+    client.set_registered_model_alias(name, config.tracking.alias, made.version)
+    refused = _why_not_champion(_champion(client, name), judged)
+    if refused is None:
+        client.set_registered_model_alias(name, CHAMPION, made.version)
+    label = f"{name}: version {made.version} is {config.tracking.alias}"
+    note = f"{label} and {CHAMPION}" if refused is None else f"{label}, not {CHAMPION}: {refused}"
+    return Registered(f"models:/{name}@{config.tracking.alias}", note)
+
+
+def version_of(client: mlflow.MlflowClient, name: str, run_id: str | None) -> str | None:
+    """The newest version that a pretraining run registered."""
+    if not run_id or not name:
+        return None
+    found = [
+        each
+        for each in client.search_model_versions(f"name='{name}'")
+        if run_id in (each.run_id, each.tags.get("pretraining_run"))
+    ]
+    return max(found, key=lambda each: int(each.version)).version if found else None
+
+
+def _why_not_champion(champion: Any | None, judged: Judgement | None) -> str | None:
+    """Why a version does not take the alias from the one that has it; None if it does."""
+    by_hand = "; `python -m jobs.promote` makes it so"
+    if champion is None:
+        return None
+    if judged is None:
+        return f"nothing was measured on held-out data{by_hand}"
+    held = champion.tags
+    if (held.get("judged_by"), held.get("judged_on")) != (judged.name, judged.data):
+        return f"version {champion.version} was judged on other data{by_hand}"
+    before = float(held["judged_value"])
+    better = judged.value < before if judged.lower_is_better else judged.value > before
+    if better:
+        return None
+    return (
+        f"its {judged.name} is {judged.value:.4f}, and that of version {champion.version} is "
+        f"{before:.4f}{by_hand}"
+    )
+
+
+def _champion(client: mlflow.MlflowClient, name: str) -> Any | None:
+    try:
+        return client.get_model_version_by_alias(name, CHAMPION)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def git_commit() -> str | None:
+    """The commit of this repository, with `+changes` if files differ from it; None outside git."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + (
+            "+changes" if git("status", "--porcelain", "-uno") else ""
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,87 @@
+"""What one rank does for all, and what is tried again while the storage fails."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_delay
+from tenacity.wait import wait_exponential
+
+from pipeline.errors import CheckpointError, ConfigError, NezhaError
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+def on_rank_zero(action: Callable[[], T]) -> T:
+    """Rank 0 acts while the others wait; every rank gets what it returns, or raises its error.
+
+    Raises:
+        NezhaError: rank 0 raised it, or raised an error of another kind, which it then names.
+    """
+    outcome: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        outcome = list(attempt(action))
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+def require_shared(folder: Path, host: str) -> None:
+    """Check that all ranks see the same folder; every rank calls it.
+
+    Args:
+        host: this rank's machine, for the message.
+
+    Raises:
+        ConfigError: some do not.
+    """
+
+    def leave_token() -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        token = folder / f".seen-{uuid.uuid4().hex}"
+        token.touch()
+        return token
+
+    token = on_rank_zero(leave_token)
+    blind = [""] * dist.get_world_size()
+    dist.all_gather_object(blind, "" if token.exists() else host)
+    on_rank_zero(token.unlink)
+    if hosts := sorted({host for host in blind if host}):
+        raise ConfigError(
+            f"{', '.join(hosts)}: the workers there do not see {folder}, which the others work in; "
+            "run.storage (or run.scratch, if that is a URL) must be a folder that all nodes share"
+        )
+
+
+def attempt(action: Callable[[], T]) -> tuple[T | None, NezhaError | None]:
+    """What an action returns, or its error as one that other ranks can raise too."""
+    try:
+        return action(), None
+    except NezhaError as error:
+        return None, error
+    except Exception as error:  # whatever it is, the other ranks must not wait for ever
+        logger.exception("rank %d failed", dist.get_rank())
+        return None, CheckpointError(f"{type(error).__name__}: {error}")
+
+
+def retried(action: Callable[[], T], seconds: float) -> T:
+    """Act, and try again for so long while the storage is full or does not answer.
+
+    Raises:
+        OSError: it did not answer in time.
+    """
+    attempts = Retrying(
+        retry=retry_if_exception_type(OSError),
+        stop=stop_after_delay(seconds),
+        wait=wait_exponential(max=15),
+        before_sleep=before_sleep_log(logger, logging.WARNING),
+        reraise=True,
+    )
+    return attempts(action)

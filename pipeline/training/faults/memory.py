@@ -1,0 +1,70 @@
+"""A worker that ran out of memory: what it asked for, its peak, and which setting to lower."""
+
+from __future__ import annotations
+
+import re
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from pipeline.errors import TrainingError
+from pipeline.settings.config import Config
+
+SHORT = r"out of memory|can't allocate memory|unable to allocate|low on memory|\bOOM\b"
+"""In the messages of CUDA, torch's allocator for CPUs, NumPy, and Ray's memory monitor."""
+
+
+class OutOfMemory(TrainingError):
+    """The micro-batch, the network or the optimizer's state does not fit."""
+
+
+@contextmanager
+def explained(config: Config, device: torch.device) -> Iterator[None]:
+    """Turn the errors of allocators into one that says what to do.
+
+    Raises:
+        OutOfMemory: there was such an error.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if not is_short(error):
+            raise
+        asked = re.search(r"allocate ([\d.,]+ \w+)", str(error))
+        found = f"asked for {asked[1]} more" if asked else "the failed allocation's size is unknown"
+        text = f"out of memory: {found}; the peak so far was {_peak(device)}; {advice(config)}"
+        raise OutOfMemory(text) from error
+
+
+def is_short(error: BaseException) -> bool:
+    """Whether an error says that memory ran out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return re.search(SHORT, str(error), re.IGNORECASE) is not None
+
+
+def advice(config: Config) -> str:
+    """Which settings to change."""
+    size = config.train.micro_batch
+    if size > 1:
+        return (
+            f"lower train.micro_batch (now {size}; the global batch stays), "
+            "or set faults.shrink_on_oom=true"
+        )
+    return (
+        "set engine.activation_checkpointing=true, raise engine.zero_stage or scaling.workers, "
+        "or prepare shorter samples (corpus.sequence_length)"
+    )
+
+
+def _peak(device: torch.device) -> str:
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        return f"{_gib(torch.cuda.max_memory_allocated(device))} of {_gib(total)}"
+    return _gib(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB"

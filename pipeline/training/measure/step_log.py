@@ -1,0 +1,124 @@
+"""The run's record of its steps: `steps.jsonl`, a line for each, made by rank 0.
+
+A line says what the step consumed and where the time since the last line went. `audit` and the run
+report are made from it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import journal
+from pipeline.corpus.randomness import mix
+
+FILE = "steps.jsonl"
+FLUSH_SECONDS = 2.0
+"""Longest time for which lines are kept in memory."""
+
+
+class StepLog:
+    """Collects lines, and writes them every few seconds and before each checkpoint.
+
+    Args:
+        run: the run's folder.
+        attempt: number of this start of the workers; None on ranks that write nothing.
+    """
+
+    def __init__(self, run: Path, attempt: int | None) -> None:
+        self._path = run / FILE if attempt else None
+        self._attempt = attempt
+        self._lines: list[dict[str, Any]] = []
+        self._seconds: dict[str, float] = {}
+        self._last = self._flushed = time.monotonic()
+
+    def lap(self, cause: str) -> None:
+        """Book the time since the last call under `cause`."""
+        now = time.monotonic()
+        self._seconds[cause] = self._seconds.get(cause, 0.0) + now - self._last
+        self._last = now
+
+    def add(self, step: int, batch: int, samples: int, checksum: int, applied: bool) -> None:
+        """Note a step.
+
+        Args:
+            step: number of the step, from 1.
+            batch: number of its global batch, from 0; rewinds leave batches out.
+            samples: how many samples all ranks consumed together.
+            checksum: sum of their `checksum_of`.
+            applied: whether the weights were updated.
+        """
+        facts = {"step": step, "batch": batch, "samples": samples, "sum": checksum}
+        self._note({**facts, "applied": applied})
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held; a step must be on record before a checkpoint contains it."""
+        self._flushed = time.monotonic()
+        if self._path and self._lines:
+            try:
+                journal.extend(self._path, self._lines)
+            except OSError:
+                return  # the lines are kept, and the storage may come back
+        self._lines.clear()
+
+    def close(self) -> None:
+        """Write what is held, and the time since the last step."""
+        self._note({})
+        self.flush()
+
+    def _note(self, facts: Mapping[str, Any]) -> None:
+        seconds = {cause: round(value, 5) for cause, value in self._seconds.items()}
+        self._seconds.clear()
+        line = {"attempt": self._attempt, **facts, "end": round(time.time(), 3)}
+        self._lines.append({**line, "seconds": seconds})
+
+
+def begin(run: Path) -> None:
+    """Note that a command begins to train a run; the ledger of its time starts there."""
+    run.mkdir(parents=True, exist_ok=True)
+    journal.append(run / FILE, {"command": True, "end": round(time.time(), 3)})
+
+
+def checksum_of(samples: NDArray[np.integer]) -> int:
+    """Sum of 32-bit hashes of sample numbers: exact in float64 for up to two million samples."""
+    return int((mix(samples.astype(np.uint64)) >> np.uint64(32)).sum())
+
+
+class Attempt(NamedTuple):
+    """One start of the workers."""
+
+    number: int
+    """From 1."""
+    step: int
+    """The step of the checkpoint that it went on from."""
+    batches_skipped: int
+    workers: int
+    fingerprint: Mapping[str, Any]
+    """`Feed.fingerprint_fields`"""
+
+
+def attempts(happened: Sequence[Mapping[str, Any]]) -> list[Attempt]:
+    """The starts of the workers among a run's events, oldest first."""
+    starts = [event for event in happened if event["kind"] == "start" and "attempt" in event]
+    return [
+        Attempt(e["attempt"], e["step"], e["batches_skipped"], e["workers"], e["data"])
+        for e in starts
+    ]
+
+
+def next_attempt(happened: Sequence[Mapping[str, Any]]) -> int:
+    """The number of a start of the workers after these events."""
+    return max((attempt.number for attempt in attempts(happened)), default=0) + 1
+
+
+def owner(step: int, found: Sequence[Attempt]) -> Attempt | None:
+    """The attempt whose step it is that the weights contain: the last that began before it."""
+    before = [attempt for attempt in found if attempt.step < step]
+    return before[-1] if before else None

@@ -1,0 +1,281 @@
+"""What the sample recipe learns for each CPU minute, against plain transformers.
+
+    python -m tests.benchmarks.learning FOLDER [--minutes 8] [--threads 2]
+
+Both train on the sample corpus, with the same vocabulary, threads and size of the network. Ours
+runs with the settings of `--config`: its objective, masks, optimizer and loop. The peer is a
+BertForMaskedLM of the same size, trained by transformers' Trainer with its AdamW, its linear
+schedule and its collator (15 % of the tokens, each alone), on samples of one segment; `--peer-lr`
+sets its rate. Each run ends after the given CPU minutes, which its schedule knows. Held-out loss is
+that of the same samples of one segment with the same whole-word masks, in nats for each masked
+token. CPU time is that of the whole training process, without evaluations and the start.
+
+Runs that are there are kept, so the command goes on after an interruption. It prints the curves and
+writes them to `FOLDER/learning.json` and `FOLDER/learning.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.nn import functional as F
+
+from pipeline.corpus.shards.reader import ShardFolder
+from pipeline.feed.batches import heldout, open_folder
+from pipeline.feed.unigram import unigram_loss
+from pipeline.paths import RunPaths
+from pipeline.settings.config import Config
+from pipeline.settings.config_file import load_config
+from pipeline.training import loop
+from pipeline.training.launch import torchrun
+from pipeline.training.network import network_config
+
+SAMPLES, MICRO_BATCH = 1024, 16
+"""Held-out samples, and those of one forward pass."""
+PROBE_STEPS = 30
+"""Steps that tell how many fit the minutes."""
+
+
+class Clock:
+    """CPU seconds of this process, threads included, without what is done while it is stopped."""
+
+    def __init__(self) -> None:
+        self._apart, self._started = 0.0, time.process_time()
+
+    def minutes(self) -> float:
+        return (time.process_time() - self._started - self._apart) / 60
+
+    def without(self, action: Callable[[], Any]) -> Any:
+        """What the action returns; its time does not count."""
+        before = time.process_time()
+        result = action()
+        self._apart += time.process_time() - before
+        return result
+
+
+def settings(chosen: argparse.Namespace, name: str, *overrides: str) -> Config:
+    """The configuration with a run folder of its own, and the common files."""
+    folder = chosen.folder
+    return load_config(
+        chosen.config,
+        [
+            f"run.storage={folder}",
+            f"run.name={name}",
+            f"corpus.vocab={folder / 'pairs' / 'vocab.txt'}",
+            f"train.shards=[{folder / 'pairs' / 'shards'}]",
+            f"train.eval_shards={folder / 'single' / 'heldout'}",
+            f"train.eval_samples={SAMPLES}",
+            f"scaling={{cpus_per_worker: {chosen.threads}}}",
+            "train.profile_every=0",
+            *overrides,
+        ],
+    )
+
+
+def prepare(chosen: argparse.Namespace) -> None:
+    """The corpus as the recipe has it, and one of single segments with the same vocabulary."""
+    vocab = chosen.folder / "pairs" / "vocab.txt"
+    single = ["corpus.pairs={task: none, dupe_factor: 1}", f"corpus.vocab={vocab}"]
+    single += ["corpus.masking={mode: dynamic}"]
+    for name, own in (("pairs", []), ("single", single)):
+        if not (chosen.folder / name / "shards" / "manifest.json").exists():
+            command = [sys.executable, "-m", "jobs.prepare", "--config", chosen.config]
+            place = [f"run.storage={chosen.folder}", f"run.name={name}"]
+            subprocess.run([*command, *place, *own], check=True)
+
+
+def train_ours(chosen: argparse.Namespace, steps: int, name: str) -> list[list[float]]:
+    """CPU minutes and held-out losses of this project's loop."""
+    every = max(1, steps // chosen.points)
+    config = settings(
+        chosen,
+        name,
+        f"train.steps={steps}",
+        f"train.eval_every={every}",
+        f"train.checkpoint_every={steps}",
+    )
+    points, clock = [], Clock()
+    optimizer_step, evaluate = loop._optimizer_step, loop.evaluate
+
+    def first_step(*arguments: Any) -> Any:
+        nonlocal clock
+        clock, loop._optimizer_step = Clock(), optimizer_step
+        return optimizer_step(*arguments)
+
+    def timed(*arguments: Any) -> dict[str, float]:
+        minutes = clock.minutes()
+        scores = clock.without(lambda: evaluate(*arguments))
+        points.append([minutes, scores["mlm_loss"]])
+        return scores
+
+    loop._optimizer_step, loop.evaluate = first_step, timed
+    torchrun.fit(config, None)
+    return points
+
+
+def train_peer(chosen: argparse.Namespace, steps: int, name: str) -> list[list[float]]:
+    """CPU minutes and held-out losses of transformers' BERT, Trainer and collator."""
+    import transformers
+
+    config = settings(chosen, name)
+    reader = ShardFolder(str(chosen.folder / "single" / "shards"))
+    shape = network_config(config.model, reader.manifest.vocab_size)
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    dropout = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    torch.manual_seed(config.run.seed)
+    torch.set_num_threads(chosen.threads)
+    network = transformers.BertForMaskedLM(
+        transformers.BertConfig(
+            vocab_size=shape.vocab_size, **{key: getattr(shape, key) for key in (*names, *dropout)}
+        )
+    )
+    vocab = Path(config.corpus.vocab).read_text("utf-8").split("\n")
+    tokens = {token: number for number, token in enumerate(vocab) if token}
+    rows = reader.rows(np.arange(len(reader)), words=False, masks=False)
+    data = [
+        {"input_ids": ids[:length].tolist()}
+        for ids, length in zip(rows.input_ids, rows.lengths, strict=True)
+    ]
+    folder = RunPaths.of(config).heldout
+    batches = list(heldout(str(folder), MICRO_BATCH, SAMPLES, 0, 1))
+    every, points, clock = max(1, steps // chosen.points), [], Clock()
+
+    def evaluate() -> float:
+        network.eval()
+        total = 0.0
+        with torch.no_grad():
+            for batch in batches:
+                given = (batch.input_ids, batch.token_type_ids, batch.attention_mask)
+                ids, types, mask = map(torch.from_numpy, given)
+                logits = network(input_ids=ids, token_type_ids=types, attention_mask=mask).logits
+                labels = torch.from_numpy(batch.labels)
+                total += float(
+                    F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+                )
+        network.train()
+        return total / sum(len(batch.masked_labels) for batch in batches)
+
+    class Points(transformers.TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            nonlocal clock
+            clock = Clock()
+
+        def on_step_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+            if state.global_step % every == 0 or state.global_step == steps:
+                minutes = clock.minutes()
+                points.append([minutes, clock.without(evaluate)])
+
+    trainer = transformers.Trainer(
+        network,
+        transformers.TrainingArguments(
+            output_dir=str(RunPaths.of(config).run / "trainer"),
+            max_steps=steps,
+            per_device_train_batch_size=config.train.global_batch,
+            learning_rate=chosen.peer_lr,
+            warmup_steps=round(0.05 * steps),
+            weight_decay=0.01,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            logging_strategy="no",
+            use_cpu=True,
+            seed=config.run.seed,
+        ),
+        data_collator=transformers.DataCollatorForLanguageModeling(
+            transformers.BertTokenizer(vocab=tokens), mlm_probability=0.15
+        ),
+        train_dataset=data,
+        callbacks=[Points()],
+    )
+    trainer.train()
+    return points
+
+
+SIDES = {"ours": train_ours, "transformers": train_peer}
+
+
+def curve(chosen: argparse.Namespace, side: str) -> list[list[float]]:
+    """A side's curve, from a process of its own; a probe of some steps tells how many fit."""
+    file = chosen.folder / f"{side}-{chosen.minutes:g}.json"
+    if not file.exists():
+        (minutes, _), *_ = _in_process(chosen, side, PROBE_STEPS, "probe", points=1)
+        steps = max(chosen.points, round(chosen.minutes / minutes * PROBE_STEPS))
+        points = _in_process(chosen, side, steps, f"{chosen.minutes:g}", chosen.points)
+        file.write_text(json.dumps(points))
+    return json.loads(file.read_text())
+
+
+def _in_process(
+    chosen: argparse.Namespace, side: str, steps: int, kind: str, points: int
+) -> list[list[float]]:
+    command = [sys.executable, "-m", "tests.benchmarks.learning", str(chosen.folder)]
+    for name in ("config", "threads", "peer_lr"):
+        command += [f"--{name.replace('_', '-')}", str(getattr(chosen, name))]
+    command += ["--points", str(points), "--side", side, "--steps", str(steps)]
+    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
+    environment |= {"OMP_NUM_THREADS": str(chosen.threads)}
+    command += ["--name", f"{side}-{kind}"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--config", default="jobs/configs/demo.yaml")
+    parser.add_argument("--minutes", type=float, default=8.0, help="CPU minutes of each side")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--points", type=int, default=10, help="evaluations of a run")
+    parser.add_argument("--peer-lr", type=float, default=2e-3)
+    parser.add_argument("--side", choices=SIDES, help="used by the command itself")
+    parser.add_argument("--steps", type=int, help="used by the command itself")
+    parser.add_argument("--name", help="used by the command itself")
+    chosen = parser.parse_args()
+    chosen.folder = chosen.folder.absolute()
+    if chosen.side:
+        print(json.dumps(SIDES[chosen.side](chosen, chosen.steps, chosen.name)))
+        return
+    prepare(chosen)
+    curves = {side: curve(chosen, side) for side in SIDES}
+    single = chosen.folder / "single"
+    batches = heldout(str(single / "heldout"), MICRO_BATCH, SAMPLES, 0, 1)
+    reference = unigram_loss(open_folder(str(single / "shards")), batches)
+    table = Table("CPU minutes", *curves, title="Held-out loss, nats a masked token")
+    for points in zip(*curves.values(), strict=True):
+        minutes = " / ".join(f"{point[0]:.2f}" for point in points)
+        table.add_row(minutes, *(f"{point[1]:.3f}" for point in points))
+    Console().print(table)
+    Console().print(f"token frequencies alone: {reference:.3f}")
+    (chosen.folder / "learning.json").write_text(json.dumps(curves | {"unigram": reference}))
+    _draw(curves, reference, chosen.folder / "learning.png")
+
+
+def _draw(curves: dict[str, list[list[float]]], reference: float, path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xlabel="CPU minutes", ylabel="held-out masked-token loss (nats)")
+    for side, points in curves.items():
+        axes.plot(*zip(*points, strict=True), marker="o", label=side)
+    axes.axhline(reference, color="gray", linestyle=":", label="token frequencies alone")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""What `jobs.plan` predicts beside what a run then takes, for two networks on this machine's CPUs.
+
+    python -m tests.benchmarks.plan FOLDER
+
+Each run is a process of its own. Memory is its resident peak; the plan has no figure for what
+Python and the libraries take, so that is measured before the network is built and added.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+
+from pipeline.paths import RunPaths
+from pipeline.settings.config_file import dump_yaml, load_config
+from pipeline.sizing import plan
+from pipeline.training.measure import history
+from tests.corpora import write_corpus, write_vocabulary
+
+NETWORKS = {
+    "tiny 4 × 256": "{size: tiny}",
+    "small 6 × 512": "{size: small}",
+}
+RUN = """
+import resource, sys
+from pipeline.settings.config_file import load_config
+from pipeline.training.launch import torchrun
+from pipeline.training import engine
+engine.join()
+engine._import_deepspeed("cpu")
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+torchrun.fit(load_config(sys.argv[1]), None)
+print("peak", before, peak())
+"""
+
+
+def main(folder: Path) -> None:
+    print("| network | step, planned | was | | memory, planned | was | |")
+    print("|---|---|---|---|---|---|---|")
+    for name, model in NETWORKS.items():
+        config = load_config(
+            None,
+            [
+                f"run.storage={folder}",
+                f"run.name={name.split()[0]}",
+                f"model={model}",
+                "train={steps: 12, global_batch: 64, micro_batch: 32, log_every: 4}",
+                "train.profile_every=0",
+                "train.checkpoint_every=12",
+                "optim.warmup=0",
+                "corpus.vocab_size=65",
+                "scaling.workers=1",
+            ],
+        )
+        paths = RunPaths.of(config)
+        paths.run.mkdir(parents=True)
+        write_corpus(paths.shards, write_vocabulary(paths.vocab), documents=400, length=128)
+        made = plan.make(config)
+        (paths.run / "given.yaml").write_text(dump_yaml(config), "utf-8")
+        command = [sys.executable, "-c", RUN, str(paths.run / "given.yaml")]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        before, peak = map(int, output.split()[-2:])
+        records = history.read(paths.run)
+        step = median(r["step_seconds"] for r in records if "step_seconds" in r)
+        memory = before + made.memory[1].all
+        print(
+            f"| {name} | {made.step.all:.3f} s | {step:.3f} s | {step / made.step.all - 1:+.0%} "
+            f"| {memory / 1e6:,.0f} MB | {peak / 1e6:,.0f} MB | {peak / memory - 1:+.0%} |"
+        )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).absolute())

@@ -1,0 +1,73 @@
+"""A node is lost whose run is kept in an object store, a real server on this machine."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pipeline import mirror
+from pipeline.paths import RunPaths
+from pipeline.settings.config_file import load_config
+from pipeline.training.checkpoints import files
+from pipeline.training.launch import torchrun
+from tests.corpora import write_corpus, write_vocabulary
+from tests.pipeline.object_store import bucket, object_store  # noqa: F401
+from tests.pipeline.test_mirror import stored
+from tests.pipeline.training import test_loop
+
+TRAIN = """
+import sys
+from pipeline import mirror
+from pipeline.settings.config_file import load_config
+from pipeline.training.launch import torchrun
+mirror.PUSH_SECONDS = 0.2
+config = load_config(None, sys.argv[1:])
+with mirror.held(config, print):
+    torchrun.fit(config, None)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_where_another_node_was_lost(tmp_path, bucket):  # noqa: F811
+    """On a real server: the weights are those of an undisturbed run on a disk."""
+    whole = test_loop.settings(tmp_path, "whole", "train.checkpoint_every=2")
+    torchrun.fit(whole, None)
+    model = f"model={test_loop.MODEL}"
+    shared = [
+        *(f"run.storage={bucket}/runs", "run.name=a"),
+        *(model, "train={global_batch: 16, micro_batch: 8, precision: fp32, log_every: 2}"),
+        *("train.profile_every=5", "train.eval_every=6", "optim.lr=0.01"),
+        *("train.checkpoint_every=2", "train.steps=12"),
+    ]
+    first, second = (
+        load_config(None, [*shared, f"run.scratch={tmp_path / name}"]) for name in ("one", "two")
+    )
+    with mirror.held(first, print):
+        paths = RunPaths.of(first)
+        vocab = write_vocabulary(paths.vocab)
+        write_corpus(paths.shards, vocab)
+        write_corpus(paths.heldout, vocab, documents=8, seed=1)
+    command = [sys.executable, "-c", TRAIN, *shared, f"run.scratch={tmp_path / 'one'}"]
+    process = subprocess.Popen(command)
+    url = f"{bucket}/runs/a"
+    while not any(name.endswith("COMPLETE") for name in stored(url)):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    with mirror.held(second, print):
+        paths = RunPaths.of(second)
+        found = files.newest(paths.checkpoints)
+        assert found
+        assert files.step_of(found) >= 2
+        files.verify(found)
+        torchrun.fit(second, None)
+    assert test_loop.losses(second) == test_loop.losses(whole)
+    ends = [RunPaths.of(run).checkpoints / "checkpoint_000012" for run in (second, whole)]
+    assert files.tensor_hashes(ends[0]) == files.tensor_hashes(ends[1])
+    kept = {name.split("/")[1] for name in stored(url) if name.startswith("checkpoints/")}
+    assert kept == {path.name for path in paths.checkpoints.iterdir()}
+    assert "lock.json" not in stored(url)

@@ -1,0 +1,56 @@
+"""torchrun starts killed workers again; the run goes on and says so, as under Ray."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.paths import RunPaths
+from pipeline.settings.config_file import dump_yaml
+from pipeline.training.faults import events, failures
+from tests.faults.test_driver import ROOT, wait_for_step, weights
+from tests.pipeline.training.test_loop import losses, settings
+
+pytestmark = pytest.mark.slow
+LONG = ("scaling.workers=2", "train.micro_batch=4", "train.steps=60", "train.checkpoint_every=10")
+
+
+def command(config):
+    file = RunPaths.of(config).run / "given.yaml"
+    file.write_text(dump_yaml(config), "utf-8")
+    torchrun = [Path(sys.executable).parent / "torchrun", "--nproc-per-node=2", "--standalone"]
+    return subprocess.Popen(
+        [*torchrun, "--max-restarts=2", "-m", "jobs.torchrun", "--config", file],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_worker_changes_nothing_and_is_told(tmp_path, rank):
+    whole, killed = (settings(tmp_path, name, *LONG) for name in ("whole", "killed"))
+    first = command(whole)
+    output, _ = first.communicate()
+    assert first.returncode == 0, output
+    process = command(killed)
+    wait_for_step(killed, 14, process)
+    os.kill(failures.workers(RunPaths.of(killed).run)[rank].pid, signal.SIGKILL)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert losses(killed) == losses(whole)
+    assert weights(killed) == weights(whole)
+    told = [e["text"] for e in events.read(RunPaths.of(killed).run) if e["kind"] == "restart"]
+    (line,) = told
+    assert re.fullmatch(
+        r"a worker died or failed; restart 1 of 2 by torchrun, from checkpoint_0000\d0", line
+    )
+    assert line in output

@@ -1,0 +1,28 @@
+"""The command line of compare; `pipeline/compare.py` has tests of its own."""
+
+from jobs import compare
+from jobs.command import main
+from pipeline.settings.config_file import load_config
+
+
+def test_names_and_short_options_become_settings(tmp_path):
+    words = ["/a", "random", "--config", "suite.yaml", "--seeds", "2", "run.name=x"]
+    words += ["--train-limit", "9", "--run", "r", "--tasks", "t 1.yaml", "u.yaml", "--dry-run"]
+    kept = compare.overrides(words)
+    assert kept[:4] == ["--config", "suite.yaml", "run.name=x", "--dry-run"]
+    chosen = load_config(None, [word for word in kept[2:] if word != "--dry-run"])
+    assert chosen.compare.checkpoints == ("/a", "random")
+    assert chosen.compare.tasks == ("t 1.yaml", "u.yaml")
+    assert (chosen.compare.seeds, chosen.compare.train_limit, chosen.compare.run) == (2, 9, "r")
+
+
+def test_a_dry_run_says_what_would_be_compared(tmp_path, capsys):
+    suite = "jobs/configs/suites/chinese.yaml"
+    words = ["export", "random", "--config", suite, "--dry-run", f"run.storage={tmp_path}"]
+    assert main(compare.VERB, compare.overrides(words)) == 0
+    shown = capsys.readouterr().out
+    assert "chnsenticorp, lcqmc, afqmc, ocnli, peoples_daily_ner, cmrc2018, c3" in shown
+    assert "42 (3 seeds)" in shown
+    assert not list(tmp_path.iterdir())
+    assert main(compare.VERB, ["--dry-run"]) == 2
+    assert "name recipe files" in capsys.readouterr().err

@@ -1,0 +1,42 @@
+"""The nodes of a real cluster are examined, each alone and together."""
+
+import pytest
+
+from pipeline.doctor import cluster as doctor
+from pipeline.errors import ConfigError
+from pipeline.settings.config_file import load_config
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def two_nodes(ray_cluster):
+    node = ray_cluster.add_node(num_cpus=1)
+    yield
+    ray_cluster.remove_node(node)
+
+
+def test_nodes_alone_and_together(two_nodes, tmp_path, monkeypatch):
+    config = load_config(None, [f"run.storage={tmp_path}"])
+    facts, found = doctor.examine_nodes(config, quick=False)
+    assert len(facts) == 2
+    assert not any(each.fatal for each in found)
+    assert all(each.written > 0 for each in facts)
+    assert list(tmp_path.iterdir()) == []  # nothing stays behind
+    speed, size = doctor.bandwidth(gpus=False)
+    assert size == 2
+    assert speed > 0
+    assert not any("does not answer" in line for line in doctor.refuse_bad_nodes(config))
+
+    monkeypatch.setattr(doctor, "START_SECONDS", 0)
+    monkeypatch.setattr(doctor, "NODE_SECONDS", 0)
+    with pytest.raises(ConfigError, match=r"/\w{6}: does not answer"):
+        doctor.refuse_bad_nodes(config)
+
+
+def test_what_all_share(ray_cluster, tmp_path):
+    gone = ["tracking.uri=http://127.0.0.1:9", "train.shards=[memory://nowhere/shards]"]
+    config = load_config(None, [f"run.storage={tmp_path}", *gone])
+    problems = [each.problem for each in doctor.check_shared(config)]
+    assert problems[0] == "http://127.0.0.1:9 does not answer"
+    assert problems[1].startswith("memory://nowhere/shards: ")

@@ -1,0 +1,107 @@
+"""Checkpoints over a suite, from names to a report."""
+
+import json
+
+import pytest
+
+from pipeline import compare
+from pipeline.errors import CheckpointError, ConfigError, ExportError
+from pipeline.settings.config_file import load_config
+
+
+def config(storage, *more):
+    return load_config(None, [f"run.storage={storage}", "run.name=suite", *more])
+
+
+def task(data, name="ner", **more):
+    values = {"task": name, "epochs": 1, "lr": 5e-3, "batch": 16}
+    files = data[name] | {"length": 48}
+    return json.dumps(values | {"data": files} | more)
+
+
+def test_the_suite_is_that_of_heads_recipes_and_limits(data, tmp_path):
+    recipe = tmp_path / "pairs.yaml"
+    recipe.write_text(f"run: {{name: pairs}}\nfinetune: {task(data, 'pair')}\n", "utf-8")
+    given = [f"heads.names={task(data)}", f"compare.tasks=[{recipe}]", "compare.seeds=2"]
+    suite = compare.suite_of(config(tmp_path, *given, "compare.train_limit=9", "run.seed=5"))
+    assert list(suite) == ["names", "pairs"]
+    assert all(each.search.seeds == (5, 6) for each in suite.values())
+    assert all(each.data.examples == 9 for each in suite.values())
+    folder = tmp_path / "data" / "names"
+    folder.mkdir(parents=True)
+    for split in ("train", "dev"):
+        (folder / f"{split}.jsonl.gz").write_bytes(b"")
+    moved = compare.suite_of(config(tmp_path, given[0], f"compare.data={tmp_path}/data"))
+    assert moved["names"].data.train == str(folder / "train.jsonl.gz")
+    assert moved["names"].data.test == ""
+
+
+def test_what_cannot_be_compared_is_said_at_once(data, tmp_path):
+    def told(*more, error=ConfigError):
+        with pytest.raises(error) as raised:
+            compare.plan(config(tmp_path, *more))
+        return str(raised.value)
+
+    good = f"heads.a={task(data)}"
+    assert "name recipe files" in told("compare.checkpoints=[x]")
+    assert "name what to compare" in told(good)
+    assert "need a checkpoint beside them" in told(good, "compare.checkpoints=[random]")
+    assert "heads.a.checkpoint, from_scratch" in told(good, "heads.a.checkpoint=x")
+    assert "heads.a.data.dev: needed" in told(good, "heads.a.data.dev=''", "compare.seeds=1")
+    assert "no complete checkpoint" in told(good, "compare.run=x", error=CheckpointError)
+    assert "there is no" in told(good, f"compare.data={tmp_path}")
+    with pytest.raises(ConfigError, match="twice"):
+        config(tmp_path, "compare.checkpoints=[a, a]")
+
+
+def test_names_are_the_shortest_that_differ():
+    paths = ["/runs/a/export", "/runs/b/export", "/x/rbt3", "models:/nezha@champion"]
+    assert list(compare.short_names(paths).values()) == [
+        "a/export",
+        "b/export",
+        "rbt3",
+        "nezha@champion",
+    ]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_comparison_finds_the_better_one_and_repeats_nothing(ray_cluster, export, data, tmp_path):
+    """The reference has learnt the task before; random weights see ten examples."""
+    from pipeline.finetuning.finetune import finetune
+    from pipeline.settings.finetuning import FinetuneSettings
+
+    taught = {"task": "ner", "epochs": 3, "lr": 5e-3, "batch": 16, "data": data["ner"]}
+    finetune(FinetuneSettings.model_validate(taught), str(export), tmp_path / "taught", 1)
+    chosen = config(
+        tmp_path,
+        f"heads.names={task(data, batch=4)}",
+        f"compare.checkpoints=[{tmp_path}/taught, random]",
+        "compare.seeds=2",
+        "compare.train_limit=10",
+    )
+    assert compare.plan(chosen)["trials"] == "4 (2 seeds)"
+    lines = []
+    result, files = compare.run(chosen, lambda name, line: lines.append(f"{name}: {line}"))
+    (row,) = result.rows
+    assert [path.name for path in files] == [f"comparison.{end}" for end in ("md", "html", "json")]
+    assert row.cells["taught"].score.mean > row.cells["random"].score.mean + 0.3
+    assert row.cells["taught"].on == "test"
+    found = row.differences["random"]
+    assert (found.test, found.p < 0.01, found.low > 0.2) == ("bootstrap", True, True)
+    assert (row.trivial, row.trivial_name) == (0.0, "no entity")
+    text = files[0].read_text("utf-8")
+    assert f"| names | f1 | 10 / 60 test | 0.0 (no entity) | {row.cells['taught'].score} |" in text
+    assert "UER Tiny-WWM 2×128" in text
+    assert "<td>names</td>" in files[1].read_text("utf-8")
+    assert json.loads(files[2].read_text("utf-8"))["rows"][0]["cells"]["random"]["seeds"] == 2
+    assert sum("epoch 1/1" in line for line in lines) == 4
+    lines.clear()
+    again, _ = compare.run(chosen, lambda name, line: lines.append(f"{name}: {line}"))
+    assert again == result
+    assert not any("epoch" in line for line in lines)
+    with pytest.raises(ExportError, match=r"not a Hugging Face folder"):
+        compare.run(
+            config(tmp_path, f"heads.names={task(data)}", f"compare.checkpoints=[{tmp_path}]"),
+            lambda name, line: None,
+        )

@@ -1,0 +1,81 @@
+"""Heads and exports in other programs give the answers that were judged."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from transformers import pipeline
+
+from pipeline.finetuning.finetune import finetune
+from pipeline.finetuning.predict import Head
+from pipeline.settings.finetuning import FinetuneSettings
+
+
+@pytest.fixture(scope="module")
+def heads(export, data, tmp_path_factory):
+    """Folders of heads that have learnt their tasks, by task."""
+    folder = tmp_path_factory.mktemp("heads")
+    for task in ("ner", "pair", "multilabel"):
+        values = {"task": task, "epochs": 4, "lr": 5e-3, "batch": 16, "dropout": 0.0}
+        chosen = FinetuneSettings.model_validate(values | {"data": data[task] | {"length": 48}})
+        finetune(chosen, str(export), folder / task, seed=1)
+    return folder
+
+
+def answers_of(folder, *examples):
+    head = Head.load(str(folder))
+    return head.answers([head.example(each, "here") for each in examples])
+
+
+def test_the_token_classification_pipeline_gives_the_entities_of_a_sentence(heads):
+    text = "王明在京，李华在沪，"
+    given = pipeline("token-classification", str(heads / "ner"), aggregation_strategy="simple")
+    found = [(each["entity_group"], each["start"], each["end"]) for each in given(text)]
+    (expected,) = answers_of(heads / "ner", {"text": text})
+    assert found == [(each["type"], each["start"], each["end"]) for each in expected["entities"]]
+    assert [text[start:end] for _, start, end in found] == ["王明", "京", "李华", "沪"]
+
+
+def test_the_text_classification_pipeline_gives_our_probabilities(heads):
+    """Of pairs, for which it must see the segments, and of several labels, whose sum is not 1."""
+    pair = {"sentence1": "书店很好", "sentence2": "很好"}
+    (expected,) = answers_of(heads / "pair", pair)
+    given = pipeline("text-classification", str(heads / "pair"), top_k=None)
+    found = given({"text": pair["sentence1"], "text_pair": pair["sentence2"]})
+    assert {each["label"]: each["score"] for each in found} == pytest.approx(
+        expected["probabilities"], abs=1e-2
+    )
+    (expected,) = answers_of(heads / "multilabel", {"text": "张在京"})
+    given = pipeline("text-classification", str(heads / "multilabel"), top_k=None)
+    assert {each["label"]: each["score"] for each in given("张在京")} == pytest.approx(
+        expected["probabilities"], abs=1e-2
+    )
+
+
+@pytest.mark.slow
+def test_sentence_transformers_takes_exports_and_pair_heads(export, heads, tmp_path):
+    """In a process of its own: it is no dependency, and what it saves must load as any head."""
+    pytest.importorskip("sentence_transformers")
+    code = f"""
+import json
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from transformers import AutoModelForTokenClassification
+trusted = dict(trust_remote_code=True, device="cpu")
+encoder = SentenceTransformer({str(export)!r}, **trusted)
+assert encoder.encode(["书店很好", "坏"]).shape == (2, 32)
+encoder.save("saved")
+AutoModelForTokenClassification.from_pretrained("saved", trust_remote_code=True)
+cross = CrossEncoder({str(heads / "pair")!r}, **trusted)
+print(json.dumps(cross.predict([("书店很好", "很好")], apply_softmax=True).tolist()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        cwd=tmp_path,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    (expected,) = answers_of(heads / "pair", {"sentence1": "书店很好", "sentence2": "很好"})
+    (found,) = json.loads(done.stdout.splitlines()[-1])
+    assert found == pytest.approx(list(expected["probabilities"].values()), abs=1e-2)

@@ -1,0 +1,300 @@
+"""Files in the forms in which data sets are published, as examples of our tasks."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from pipeline.finetuning.head_folder import submission
+from pipeline.finetuning.tasks import TASKS
+from pipeline.finetuning.tasks.base import Findings
+
+
+def read(task, path, text=None, **more):
+    """Examples and findings of a file, written first if there is a text."""
+    if text is not None:
+        path.write_text(text, "utf-8")
+    findings = Findings.none()
+    return TASKS[task].read(str(path), findings, **more), findings
+
+
+def lines(*rows):
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+SQUAD = {
+    "version": "v1.0",
+    "data": [
+        {
+            "paragraphs": [
+                {
+                    "id": "DEV_0",
+                    "context": "在北京。",
+                    "qas": [
+                        {
+                            "question": "哪？",
+                            "id": "DEV_0_QUERY_0",
+                            "answers": [{"text": "北京", "answer_start": 1}],
+                        }
+                    ],
+                }
+            ],
+            "title": "DEV_0",
+        }
+    ],
+}
+CMRC = [
+    {
+        "context_id": "DEV_0",
+        "context_text": "在北京。",
+        "qas": [{"query_text": "哪？", "query_id": "DEV_0_QUERY_0", "answers": ["北京"]}],
+        "title": "北京",
+    }
+]
+C3 = [
+    [
+        ["男：你去哪？", "女：北京。"],
+        [{"question": "女的去哪？", "choice": ["上海", "北京"], "answer": "北京"}],
+        "25-3",
+    ]
+]
+CLUENER = {
+    "text": "叶老桂在浙商银行",
+    "label": {"name": {"叶老桂": [[0, 2]]}, "company": {"浙商银行": [[4, 7]]}},
+}
+WSC = {
+    "target": {"span2_index": 5, "span1_index": 0, "span1_text": "王明", "span2_text": "他"},
+    "idx": 0,
+    "label": "true",
+    "text": "王明说，后他走了",
+}
+NAME, COMPANY = ["B-name", "I-name", "I-name"], ["B-company", *["I-company"] * 3]
+PUBLISHED = [
+    (
+        "pair",
+        "afqmc.json",
+        lines({"sentence1": "甲", "sentence2": "乙", "label": "0"}),
+        {"label": "0"},
+    ),
+    (
+        "classification",
+        "tnews.json",
+        lines({"label": "108", "label_desc": "news_edu", "sentence": "上课", "keywords": ""}),
+        {"text": "上课", "label": "108"},
+    ),
+    ("classification", "wsc.json", lines(WSC), {"text": "[王明]说，后_他_走了", "label": "true"}),
+    (
+        "pair",
+        "csl.json",
+        lines({"id": 1, "abst": "摘要", "keyword": ["甲", "乙"], "label": "1"}),
+        {"sentence1": "甲 乙", "sentence2": "摘要"},
+    ),
+    (
+        "ner",
+        "cluener.json",
+        lines(CLUENER),
+        {"tokens": [*CLUENER["text"]], "labels": [*NAME, "O", *COMPANY]},
+    ),
+    (
+        "span",
+        "cmrc.json",
+        json.dumps(SQUAD),
+        {
+            "context": "在北京。",
+            "question": "哪？",
+            "id": "DEV_0_QUERY_0",
+            "answers": [{"text": "北京", "start": 1}],
+        },
+    ),
+    (
+        "span",
+        "cmrc2018_trial.json",
+        json.dumps(CMRC, indent=1),
+        {"id": "DEV_0_QUERY_0", "answers": [{"text": "北京", "start": 1}]},
+    ),
+    (
+        "span",
+        "flat.jsonl",
+        lines(
+            {
+                "context": "在北京。",
+                "question": "哪？",
+                "answers": {"text": ["北京"], "answer_start": [1]},
+            }
+        ),
+        {"answers": [{"text": "北京", "start": 1}]},
+    ),
+    (
+        "choice",
+        "c3.json",
+        json.dumps(C3, indent=2),
+        {
+            "context": "男：你去哪？\n女：北京。",
+            "question": "女的去哪？",
+            "choices": ["上海", "北京"],
+            "answer": 1,
+            "id": "25-3",
+        },
+    ),
+    (
+        "classification",
+        "chnsenticorp.tsv",
+        'label\ttext_a\n1\t"很好\n',
+        {"text": '"很好', "label": "1"},
+    ),
+    (
+        "classification",
+        "ChnSentiCorp_htl_all.csv",
+        'label,review\n1,"很好，\n""真""的"\n',
+        {"text": '很好，\n"真"的', "label": "1"},
+    ),
+    ("pair", "lcqmc.txt", "甲\t乙\t1\n", {"sentence1": "甲", "sentence2": "乙", "label": "1"}),
+    (
+        "pair",
+        "xnli.tsv",
+        "premise\thypo\tlabel\n甲\t乙\tneutral\n",
+        {"sentence1": "甲", "sentence2": "乙", "label": "neutral"},
+    ),
+    ("similarity", "sts.csv", "sentence1,sentence2,score\n甲,乙,2.5\n", {"label": 2.5}),
+    (
+        "ner",
+        "example.train",
+        "王 B-PER\n明 I-PER\n\n京 B-LOC\n",
+        {"tokens": ["王", "明"], "labels": ["B-PER", "I-PER"]},
+    ),
+    ("ner", "weibo.conll", "王\tB-PER\n\tO\n", {"tokens": ["王", " "], "labels": ["B-PER", "O"]}),
+    (
+        "ner",
+        "table.tsv",
+        "tokens\tlabels\n王 明\tB-PER I-PER\n",
+        {"tokens": ["王", "明"], "labels": ["B-PER", "I-PER"]},
+    ),
+    ("multilabel", "topics.csv", 'text,labels\n好,"[""甲"", ""乙""]"\n', {"labels": ["乙", "甲"]}),
+]
+
+
+@pytest.mark.parametrize(("task", "name", "text", "expected"), PUBLISHED, ids=lambda value: value)
+def test_published_files_are_read_as_they_are(task, name, text, expected, tmp_path):
+    examples, findings = read(task, tmp_path / name, text)
+    assert findings.problems == findings.bad_lines == []
+    assert {key: examples[0][key] for key in expected} == expected
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
+    assert read(task, tmp_path / f"{name}.gz")[0] == examples
+
+
+def test_parquet_rows_are_examples(tmp_path):
+    table = {"tokens": [["王", "明"], ["京"]], "labels": [["B-PER", "I-PER"], ["O", "O"]]}
+    parquet.write_table(pa.table(table), tmp_path / "a.parquet")
+    examples, findings = read("ner", tmp_path / "a.parquet")
+    assert examples == [{"tokens": ["王", "明"], "labels": ["B-PER", "I-PER"]}]
+    assert findings.bad_lines == [f"{tmp_path}/a.parquet, row 2: 1 tokens but 2 labels"]
+    (tmp_path / "b.parquet").write_bytes(b"nothing")
+    assert "b.parquet" in read("ner", tmp_path / "b.parquet")[1].problems[0]
+
+
+def test_columns_can_be_named_or_counted(tmp_path):
+    named = {"columns": {"text": "review", "label": "stars"}}
+    text = "id,stars,review\n7,5,很好\n"
+    assert read("classification", tmp_path / "a.csv", text, **named)[0] == [
+        {"id": "7", "text": "很好", "label": "5"}
+    ]
+    counted = {"columns": {"label": 0, "text": 1}}
+    (example,), _ = read("classification", tmp_path / "b.tsv", "5\t很好\n", **counted)
+    assert (example["text"], example["label"]) == ("很好", "5")
+    (problem,) = read("classification", tmp_path / "b.tsv")[1].problems
+    assert "line 1: '5, 很好' does not name the columns (text); set data.columns" in problem
+    (wrong,) = read("classification", tmp_path / "c.jsonl", lines({"x": 1}), **named)[1].bad_lines
+    assert "c.jsonl, line 1: no 'review'; there is x" in wrong
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "text", "message"),
+    [
+        (
+            "classification",
+            "a.csv",
+            "text,label\n好,1\n坏\n",
+            r"line 3: 1 columns, expected text, label",
+        ),
+        ("classification", "a.csv", 'text,label\n"好\n好",1\n,1\n', r"line 4: no key 'text'"),
+        ("ner", "a.txt", "王 B-PER\n\n明 I-PER\n在\n", r"line 3: 2 words but 1 labels"),
+        (
+            "ner",
+            "a.json",
+            lines(CLUENER, CLUENER | {"label": {"x": {"桂": [[7, 8]]}}}),
+            r"line 2: the entity from 7 to 9 does not lie",
+        ),
+        (
+            "choice",
+            "a.json",
+            json.dumps([*C3, [["甲"], [{"question": "乙"}], "1"]]),
+            r"item 1: not of a known form: KeyError\('choice'\)",
+        ),
+        (
+            "choice",
+            "a.jsonl",
+            lines(
+                {"context": "", "question": "", "choices": ["甲"], "answer": 0},
+                {"context": "", "question": "", "choices": ["甲"], "answer": "乙"},
+            ),
+            "line 2: key answer: '乙' is none of the choices",
+        ),
+        (
+            "span",
+            "a.json",
+            json.dumps([*CMRC, CMRC[0] | {"qas": [{"query_text": "哪", "answers": ["南京"]}]}]),
+            "item 1, question 0, key answers: '南京' does not stand",
+        ),
+    ],
+    ids=lambda value: value[:12],
+)
+def test_what_is_wrong_in_a_published_file_has_its_place(task, name, text, message, tmp_path):
+    examples, findings = read(task, tmp_path / name, text)
+    assert len(examples) == 1
+    assert findings.problems == []
+    with pytest.raises(AssertionError, match=message):
+        raise AssertionError("\n".join(findings.bad_lines))
+
+
+def test_a_document_of_another_form_is_refused(tmp_path):
+    for text, message in (("{\n", "neither JSON nor"), ('{"data": 1}', "expected a list")):
+        assert message in read("span", tmp_path / "a.json", text)[1].problems[0]
+
+
+def test_examples_without_a_gold_label_are_left_out_and_counted(tmp_path):
+    rows = [{"sentence1": "甲", "sentence2": "乙", "label": label} for label in ("-", "neutral")]
+    examples, findings = read("pair", tmp_path / "ocnli.json", lines(*rows))
+    assert [each["label"] for each in examples] == ["neutral"]
+    assert "1 of 2 examples are left out" in findings.notes[0]
+
+
+def test_a_test_set_has_no_targets(tmp_path):
+    hidden = json.loads(json.dumps(SQUAD).replace("\\u5317\\u4eac", "FAKE_ANSWER_1"))
+    (example,), findings = read(
+        "span", tmp_path / "a.json", json.dumps(hidden), target_needed=False
+    )
+    assert "answers" not in example
+    assert findings.bad_lines == []
+
+
+def test_submissions_are_those_that_clue_takes():
+    def rows(task, *given):
+        return [json.loads(line) for line in submission(TASKS[task], given)]
+
+    label = {"label": "108", "probabilities": {"108": 1.0}}
+    assert rows("classification", {"id": 3, "text": "", "prediction": label}) == [
+        {"id": 3, "label": "108"}
+    ]
+    assert rows("classification", {"text": "", "prediction": label})[0]["id"] == 0
+    given = {
+        "text": CLUENER["text"],
+        "prediction": {"entities": [{"text": "浙商银行", "type": "company", "start": 4, "end": 8}]},
+    }
+    assert rows("ner", given) == [{"id": 0, "label": {"company": {"浙商银行": [[4, 7]]}}}]
+    both = [{"id": "a", "prediction": {"answer": 1}}, {"id": "a", "prediction": {"answer": 0}}]
+    assert rows("choice", *both) == [{"id": 0, "label": 1}, {"id": 1, "label": 0}]
+    assert rows(
+        "span", {"id": "Q", "prediction": {"answer": "北京"}}, {"id": "R", "prediction": None}
+    ) == [{"Q": "北京", "R": ""}]

@@ -1,0 +1,62 @@
+"""A plan against the real network, and against a run."""
+
+import pytest
+
+from pipeline.errors import ConfigError
+from pipeline.paths import RunPaths
+from pipeline.settings.config_file import load_config
+from pipeline.sizing import benchmark, plan
+from pipeline.training.launch import torchrun
+from pipeline.training.network import build_network, network_config
+from pipeline.training.objective import PretrainingObjective
+from tests.pipeline.training.test_loop import settings
+
+GPU = ("plan.device=A100-SXM", "scaling.workers=16", "plan.memory_gigabytes=40")
+
+
+def test_activations_of_any_depth_follow_from_one_and_two_layers():
+    config = load_config(None, ["model={size: tiny, num_hidden_layers: 5}"])
+    shape = network_config(config.model, config.corpus.vocab_size)
+    objective = PretrainingObjective(build_network(shape, 0, "auto"))
+    batch = benchmark.random_batch(config, 4)
+    kept = benchmark._kept(objective, batch) / batch.tokens
+    assert benchmark.activation_bytes(config, shape) == pytest.approx(kept, rel=0.02)
+
+
+@pytest.mark.parametrize("size", ["base", "large"])
+def test_nezha_on_gpus_that_are_not_here(size, monkeypatch):
+    monkeypatch.setattr(benchmark, "activation_bytes", lambda config, shape: 1e5)
+    config = load_config(f"jobs/configs/nezha_{size}.yaml", GPU)
+    made = plan.make(config)
+    assert made.network.parameters == pytest.approx({"base": 103e6, "large": 326e6}[size], rel=0.03)
+    # Computing alone: operations over what the GPUs do.
+    peak = 16 * 312e12 * config.plan.mfu
+    assert made.step.compute == pytest.approx(made.tokens * made.network.flops_per_token / peak)
+    assert made.memory[1].all > made.memory[2].all > made.memory[3].all
+    assert made.cost == 0
+    shown = plan.rows(config, made)
+    assert "assumed (plan.mfu=0.35)" in shown["speed of a worker"]
+    assert "(chosen)" in " ".join(shown)
+    priced = load_config(f"jobs/configs/nezha_{size}.yaml", [*GPU, "plan.hourly_price=2"])
+    assert plan.make(priced).cost == pytest.approx(made.seconds / 3600 * 16 * 2)
+
+
+def test_what_is_missing_is_said():
+    with pytest.raises(ConfigError, match=r"scaling\.workers: say how many"):
+        plan.make(load_config(None, ["plan.device=A100-SXM"]))
+    with pytest.raises(ConfigError, match=r"plan\.device=Abacus: the peak in bf16 is not known"):
+        plan.make(load_config(None, ["plan.device=Abacus", "scaling.workers=2"]))
+
+
+def test_the_plan_is_held_against_the_run(tmp_path):
+    config = settings(tmp_path, "planned", "train.steps=6")
+    anchor = benchmark.Anchor("here", 0.0, "fp32", 1e-5, 1e-9)
+    assert plan.compare(config) == {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark, "measure", lambda config, micro: anchor)
+        plan.save(config, plan.make(config))
+    torchrun.fit(config, None)
+    found = plan.compare(config)
+    assert found.keys() == {"step_seconds", "tokens_per_second"}
+    assert "%" in found["step_seconds"]
+    assert (RunPaths.of(config).run / plan.FILE).exists()

@@ -1,0 +1,143 @@
+"""Ablations, with the training loop in this process instead of Ray workers."""
+
+import contextlib
+import json
+
+import mlflow
+import pytest
+
+from pipeline import ablation
+from pipeline.errors import ConfigError, TrainingError
+from pipeline.paths import RunPaths
+from pipeline.settings.config_file import load_config, with_changes
+from pipeline.tracking import runs as tracking
+from pipeline.training.faults import lock
+from pipeline.training.launch import ray_train, torchrun
+from tests.pipeline.test_stages import Lines
+from tests.pipeline.training.test_loop import settings
+
+VARIANTS = {"lamb": {}, "adamw": {"optim.name": "adamw"}}
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """Training alone takes the lock that the stages hold here."""
+    monkeypatch.setattr(lock, "hold", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(
+        ray_train, "fit", lambda config, tracking, *_: torchrun.fit(config, tracking)
+    )
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    made = RunPaths.of(settings(tmp_path / "elsewhere", "made"))
+    return settings(
+        tmp_path,
+        "compared",
+        "train.steps=2",
+        f"train.shards=[{made.shards}]",
+        f"train.eval_shards={made.heldout}",
+        f"corpus.vocab={made.vocab}",
+        f"ablate={{seeds: [5, 6], variants: {json.dumps(VARIANTS)}}}",
+    )
+
+
+def test_an_ablation_goes_on_where_it_was_stopped_and_compares_by_seed(config, monkeypatch):
+    fit, trained = ray_train.fit, []
+
+    def stopped_once(config, *given):
+        trained.append(config.run.name)
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return fit(config, *given)
+
+    monkeypatch.setattr(ray_train, "fit", stopped_once)
+    with pytest.raises(KeyboardInterrupt):
+        ablation.run(config, Lines())
+    rows = ablation.run(config, Lines())
+    assert trained == ["lamb-5", "adamw-5", "lamb-6", "lamb-6", "adamw-6"]
+    assert [[scores["seed"] for scores in row.runs] for row in rows] == [[5, 6], [5, 6]]
+
+    reference, other = ablation.summarize(rows)
+    assert "difference" not in reference
+    losses = [[scores["mlm_loss"] for scores in row.runs] for row in rows]
+    mean = sum(b - a for a, b in zip(*losses, strict=True)) / 2
+    assert other["difference"].startswith(f"{mean:+.3f} ± ")
+    table = (RunPaths.of(config).run / "ablation.md").read_text("utf-8")
+    assert other["difference"] in table
+
+    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    parent = client.get_run(tracking.noted_run(RunPaths.of(config).run))
+    nested = client.search_runs(
+        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    )
+    assert sorted(run.info.run_name for run in nested) == ["adamw-5", "adamw-6", "lamb-5", "lamb-6"]
+    changed = with_changes(config, {"optim.lr": 0.5}, "")
+    with pytest.raises(ConfigError, match=r"trained with other settings:\n  optim\.lr"):
+        ablation.run(changed, Lines())
+
+
+def test_a_run_that_fails_is_told_and_the_others_go_on(config, monkeypatch):
+    fit = ray_train.fit
+
+    def failing(config, *given):
+        if config.run.name == "adamw-5":
+            raise TrainingError("it diverged")
+        return fit(config, *given)
+
+    monkeypatch.setattr(ray_train, "fit", failing)
+    lamb, adamw = ablation.run(config, Lines())
+    assert (len(lamb.runs), len(adamw.runs)) == (2, 1)
+    assert adamw.failed == ["seed 5: it diverged"]
+    assert ablation.summarize([lamb, adamw])[1]["failed"] == "1"
+
+
+def test_variants_with_the_same_corpus_share_it():
+    variants = {
+        "words": {},
+        "characters": {"corpus.masking.whole_words": False},
+        "static": {"corpus.masking.mode": "static"},
+        "alone": {"corpus.pairs.task": "none"},
+        "adamw": {"optim.name": "adamw"},
+    }
+    config = load_config(
+        None,
+        [
+            "demo.enabled=true",
+            "corpus.masking.mode=dynamic",
+            f"ablate={{seeds: [1], variants: {json.dumps(variants)}}}",
+        ],
+    )
+    cells = {cell.variant: cell.config for cell in ablation.cells(config)}
+    places = {name: cell.train.shards[0].split("/")[-2] for name, cell in cells.items()}
+    assert places == {name: name for name in ("words", "static", "alone")} | {
+        "characters": "words",
+        "adamw": "words",
+    }
+    assert {cell.train.eval_shards.split("/")[-2] for cell in cells.values()} == {"words"}
+
+
+@pytest.mark.parametrize(
+    ("variants", "part"),
+    [
+        ("{}", "name what to compare"),
+        ("{a: {optim.lr: 0}}", "optim.lr: must be a number above 0"),
+        ("{a: {optim.rl: 1}}", "did you mean optim.lr?"),
+        ("{a: {run.seed: 1}}", "all variants have the same run settings"),
+        ("{'a b': {}}", "must consist of letters"),
+    ],
+)
+def test_wrong_variants_are_refused(variants, part):
+    with pytest.raises(ConfigError) as raised:
+        ablation.cells(load_config(None, [f"ablate.variants={variants}"]))
+    assert part in str(raised.value)
+
+
+def test_heads_that_are_not_fine_tuned_yet_make_a_run_unfinished(config):
+    ablation.run(config, Lines())
+    cell = ablation.cells(config)[0].config
+    assert ablation.is_finished(cell)
+    more = with_changes(cell, {"heads": {"ner": {"task": "ner"}}}, "")
+    assert not ablation.is_finished(more)
+    assert not ablation.is_finished(with_changes(cell, {"train.steps": 3}, ""))

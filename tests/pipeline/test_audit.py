@@ -1,0 +1,86 @@
+"""A run's records show that every sample of an epoch was consumed once, or what is wrong."""
+
+import json
+
+import pytest
+
+from jobs import audit as verb
+from jobs.command import main
+from pipeline.audit import audit
+from pipeline.errors import CheckpointError
+from pipeline.paths import RunPaths
+from pipeline.training.checkpoints import files
+from pipeline.training.launch import torchrun
+from pipeline.training.measure import step_log
+from tests.pipeline.training.test_loop import settings
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory):
+    """A run of 12 steps that was begun again from step 6, after a crash had cut a line."""
+    config = settings(tmp_path_factory.mktemp("runs"), "resumed", "run.seed=3", "train.steps=12")
+    torchrun.fit(config, None)
+    files.remove(RunPaths.of(config).checkpoints / "checkpoint_000012")
+    path = RunPaths.of(config).run / step_log.FILE
+    path.write_text(path.read_text("utf-8")[:-9], "utf-8")
+    torchrun.fit(config, None)
+    return config
+
+
+def test_every_sample_of_a_resumed_run_is_used_once(resumed, capsys):
+    found = audit(resumed)
+    assert found.problems == []
+    assert (found.steps, found.attempts, found.repeated, found.workers) == (12, 2, 6, [1])
+    assert (found.unapplied, found.left_out) == ([], 0)
+    assert sum(int(line.split()[2]) for line in found.epochs) == 12 * 16
+    assert main(verb.VERB, [str(RunPaths.of(resumed).run)]) == 0
+    assert "steps done again" in capsys.readouterr().out
+
+
+def lines_of(config):
+    path = RunPaths.of(config).run / step_log.FILE
+    return path, path.read_text("utf-8").splitlines()
+
+
+def change(**values):
+    def changed(line):
+        return json.dumps({**json.loads(line), **values})
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("edit", "problem"),
+    [
+        (lambda line: "", "step 3 of start 1 of the workers: no record of what it consumed"),
+        (lambda line: line[:20], "steps.jsonl: line 3 is damaged"),
+        (change(sum=1), "step 3: the workers consumed 16 samples that are not the 16 of"),
+        (change(samples=15), "step 3: the workers consumed 15 samples"),
+        (change(batch=1), "step 3: took global batch 1 instead of 2"),
+        (change(batch=1), "more than once"),
+    ],
+)
+def test_what_is_wrong_with_the_records_is_named(resumed, edit, problem, capsys):
+    path, lines = lines_of(resumed)
+    whole = path.read_bytes()
+    sums = json.loads(lines[1])
+    if edit.__name__ == "changed" and problem.endswith("more than once"):
+        edit = change(batch=1, sum=sums["sum"])
+    try:
+        path.write_text("\n".join([*lines[:2], edit(lines[2]), *lines[3:]]) + "\n", "utf-8")
+        assert any(problem in found for found in audit(resumed).problems)
+        assert main(verb.VERB, [str(RunPaths.of(resumed).run)]) == 2
+        assert problem in capsys.readouterr().err
+    finally:
+        path.write_bytes(whole)
+
+
+def test_a_run_without_records_is_refused(resumed, tmp_path):
+    path, _ = lines_of(resumed)
+    whole = path.read_bytes()
+    try:
+        path.unlink()
+        with pytest.raises(CheckpointError, match="no record of what was consumed"):
+            audit(resumed)
+    finally:
+        path.write_bytes(whole)

@@ -1,0 +1,156 @@
+"""A run in an object store: nothing that is complete there is lost with a node."""
+
+import json
+import os
+import time
+
+import pytest
+
+from pipeline import mirror, preflight
+from pipeline.errors import ConfigError, StorageError, TrackingError
+from pipeline.mirror import Mirror
+from pipeline.paths import RunPaths
+from pipeline.settings.config_file import load_config
+from pipeline.storage import filesystem
+
+
+@pytest.fixture
+def url(tmp_path):
+    """A store in this process's memory, of the same interface."""
+    return f"memory://{tmp_path.name}/runs/a"
+
+
+def write(folder, name, text="x"):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def stored(url):
+    system, inner = filesystem(url)
+    return sorted(path.removeprefix(f"{inner}/") for path in system.find(inner))
+
+
+def names(folder):
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
+
+
+CHECKPOINT = ("checkpoints/checkpoint_000002/a", "checkpoints/checkpoint_000002/COMPLETE")
+
+
+def test_another_node_gets_what_was_pushed(tmp_path, url):
+    one, other = (Mirror(tmp_path / name, url) for name in ("one", "other"))
+    one.pull()
+    local = ("STOP", "lock.json", "ray/state", ".checkpoint_000003.tmp/a", "b.tmp")
+    for name in (*CHECKPOINT, "metrics.jsonl", *local):
+        write(one.folder, name)
+    one.push()
+    write(other.folder, "metrics.jsonl", "of an attempt before the last one")
+    other.pull()
+    assert names(other.folder) == sorted([".mirror.json", *CHECKPOINT, "metrics.jsonl"])
+    assert (other.folder / "metrics.jsonl").read_text() == "x"
+    (other.folder / CHECKPOINT[1]).unlink()
+    (other.folder / CHECKPOINT[0]).unlink()
+    write(other.folder, "metrics.jsonl", "longer")
+    other.push()
+    assert stored(url) == ["holder", "metrics.jsonl"]
+    one.pull()  # its own copy is old now
+    assert names(one.folder / "checkpoints") == [] != names(one.folder)
+    assert (one.folder / "metrics.jsonl").read_text() == "longer"
+
+
+def test_a_node_that_was_killed_keeps_what_it_had_not_sent(tmp_path, url):
+    Mirror(tmp_path / "one", url).pull()
+    write(tmp_path / "one", "metrics.jsonl", "newer")
+    again = Mirror(tmp_path / "one", url)
+    again.pull()
+    again.push()
+    assert filesystem(url)[0].cat(f"{filesystem(url)[1]}/metrics.jsonl") == b"newer"
+
+
+def test_a_marker_is_there_only_with_all_its_files(tmp_path, url, monkeypatch):
+    """At every moment of an upload, a replacement and a deletion."""
+    one, seen = Mirror(tmp_path / "one", url), []
+    one.pull()
+
+    def seen_after(do):
+        return lambda *given: (do(*given), seen.append(stored(url)))
+
+    for action in ("put_file", "rm_file"):
+        monkeypatch.setattr(one.system, action, seen_after(getattr(one.system, action)))
+    contents = {}
+    for text in ("first", "second"):
+        for name in CHECKPOINT:
+            write(one.folder, name, text)
+            os.utime(one.folder / name, ns=(1, len(text)))
+        one.push()
+        contents[text] = stored(url)
+    for name in CHECKPOINT:
+        (one.folder / name).unlink()
+    one.push()
+    assert len(seen) == 7  # two and two uploads, the marker once between them, two deletions
+    for names in seen:
+        assert CHECKPOINT[1] not in names or CHECKPOINT[0] in names
+    marked = [CHECKPOINT[1] in names for names in seen]
+    assert marked == [False, True, False, False, True, False, False]
+
+
+def test_what_an_interrupted_upload_left_is_not_restored_but_removed(tmp_path, url):
+    one, other = (Mirror(tmp_path / name, url) for name in ("one", "other"))
+    one.pull()
+    one.write(CHECKPOINT[0], b"x")
+    other.pull()
+    assert names(other.folder) == [".mirror.json"]
+    other.push()
+    assert stored(url) == ["holder"]
+
+
+def configure(storage, *overrides):
+    return load_config(None, [f"run.storage={storage}", "run.name=a", *overrides])
+
+
+def test_a_run_has_one_command_at_a_time(tmp_path, url, monkeypatch):
+    monkeypatch.setattr(mirror, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(mirror, "SETTLE_SECONDS", 0.01)
+    monkeypatch.setattr(mirror, "STALE_SECONDS", 0.5)
+    config = configure(url.removesuffix("/a"), f"run.scratch={tmp_path}")
+    with mirror.held(config, print):
+        with (
+            pytest.raises(ConfigError, match=rf"another command works on {url}: process \d+ on"),
+            mirror.held(config, print),
+        ):
+            pass
+        write(RunPaths.of(config).run, "metrics.jsonl")
+    assert stored(url) == ["holder", "metrics.jsonl"]
+    # A host that is gone leaves its lock; one that comes back must not go on.
+    lock = {"host": "gone", "pid": 1, "token": "a", "beat": 3}
+    filesystem(url)[0].pipe(f"{filesystem(url)[1]}/lock.json", json.dumps(lock).encode())
+    lines = []
+
+    def lose() -> None:
+        with mirror.held(config, lines.append):
+            filesystem(url)[0].pipe(f"{filesystem(url)[1]}/lock.json", json.dumps(lock).encode())
+            time.sleep(0.3)
+
+    with pytest.raises(StorageError, match="another command has taken this run over"):
+        lose()
+    assert "sign of life of gone" in lines[0]
+
+
+def test_what_takes_no_url_is_refused_by_name(monkeypatch):
+    with pytest.raises(TrackingError, match=r"tracking\.uri: name a server, because run\.storage="):
+        preflight.check(configure("s3://bucket/runs"))
+    for name in ("corpus.output", "corpus.vocab", "train.init_from", "train.eval_shards"):
+        with pytest.raises(ConfigError, match=rf"{name}.*must be a local path"):
+            load_config(None, [f"{name}=s3://bucket/x"])
+    with pytest.raises(ConfigError, match=r"run\.scratch has no effect"):
+        load_config(None, ["run.scratch=/tmp/x"])
+    assert load_config(None, ["run.storage=file:///data/runs"]).run.storage == "/data/runs"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(ConfigError, match="the processes of torchrun need a folder"),
+        mirror.held(configure("s3://bucket/runs"), print),
+    ):
+        pass

@@ -1,0 +1,57 @@
+"""One page shows a run's curves with what happened to it, whatever its records hold."""
+
+import re
+
+import pytest
+
+from jobs import report
+from jobs.command import main
+from pipeline import journal, stages
+from pipeline.errors import TrainingError
+from pipeline.run_report import write_report
+from pipeline.training.faults import events
+from pipeline.training.measure import history, step_log
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "run"
+    step_log.begin(folder)
+    for number, step in enumerate((0, 4), 1):
+        facts = {"attempt": number, "batches_skipped": 0, "workers": 2, "data": {}}
+        events.record(folder, "start", f"from step {step}", step=step, **facts)
+        log = step_log.StepLog(folder, number)
+        for done in range(step + 1, step + 6):
+            log.lap("step")
+            log.add(done, done - 1, 16, 0, True)
+        log.close()
+    events.record(folder, "skipped", "step 7 <b>was</b> skipped", step=7)
+    for step in range(1, 10):
+        record = {"step": step, "loss": 9.0 / step, "tokens_per_second": 100.0}
+        journal.append(folder / history.FILE, record)
+    return folder
+
+
+def test_the_page_needs_no_other_file_and_marks_what_happened(run, capsys):
+    assert main(report.VERB, [str(run)]) == 0
+    path = run / "report.html"
+    assert str(path) in capsys.readouterr().out.replace("\n", "")
+    page = path.read_text("utf-8")
+    assert "9 steps, 2 start(s) of the workers" in page
+    assert re.search(r"training\s*<td", page)
+    assert "repeated steps" in page
+    for label in ("restart", "skipped", "held out"):
+        assert (f"<!-- {label} -->" in page) == (label != "held out")
+    assert "<b>was</b>" not in page  # a text is no markup
+    assert not re.search(r"(src|href)=[\"'](?!#)", page)
+
+
+def test_a_folder_without_records_is_no_run(tmp_path):
+    with pytest.raises(TrainingError, match="no records of a training"):
+        write_report(tmp_path)
+
+
+def test_a_report_that_fails_ends_no_run(tmp_path):
+    said = []
+    assert stages.drawn(lambda: [write_report(tmp_path)], said.append) == []
+    assert "no records of a training" in said[0]

@@ -1,0 +1,98 @@
+"""What is submitted to a cluster, and under which name."""
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from ray._private.runtime_env.packaging import _get_excludes
+from ray.job_submission import JobStatus
+
+from pipeline import submission
+from pipeline.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+DEMO = "jobs/configs/demo.yaml"
+SHARED = ("run.storage=/shared/runs",)
+
+
+def plan(*overrides, root=ROOT, verb="prepare", config=DEMO, install=False):
+    return submission.plan(root, verb, config, overrides, cpus=0, install=install)
+
+
+def test_the_plain_line_says_all_that_is_submitted(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    job = plan(*SHARED)
+    words = shlex.split(job.line("http://head:8265"))
+    assert words[:3] == ["ray", "job", "submit"]
+    assert words[words.index("--submission-id") + 1] == "demo-prepare"
+    command = words[words.index("--") + 1 :]
+    assert command == ["python", "-m", "jobs.prepare", "--config", DEMO, *SHARED]
+    environment = json.loads(words[words.index("--runtime-env-json") + 1])
+    excluded = _get_excludes(ROOT, environment["excludes"])
+    for name in ("jobs/configs/demo.yaml", "pipeline/corpus/prepare.py", "model/__init__.py"):
+        assert not excluded(ROOT / name), name
+    for name in (".git", "tests", "runs", "README.md"):  # Ray does not go into folders
+        assert excluded(ROOT / name), name
+
+
+def test_packages_have_the_tested_versions(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    packages = plan(*SHARED, install=True).runtime_env["pip"]["packages"]
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    assert set(packages) < set(lines)
+    assert not any(each.startswith(("torch=", "ray=", "deepspeed=")) for each in packages)
+
+
+def test_what_the_cluster_would_not_see_is_refused(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(ConfigError, match=r"run\.storage=.*/runs: the job does not see"):
+        plan("run.storage=runs")
+    with pytest.raises(ConfigError, match=r"corpus\.inputs=data/\*\.txt"):
+        plan(*SHARED, "corpus.inputs=[data/*.txt]")
+    (tmp_path / "own.yaml").write_text("{}")
+    with pytest.raises(ConfigError, match="must be inside"):
+        plan(*SHARED, config=str(tmp_path / "own.yaml"))
+    with pytest.raises(ConfigError, match="there is no verb torchrun; there are convert"):
+        plan(*SHARED, verb="torchrun")
+    with pytest.raises(ConfigError, match="not the root"):
+        plan(*SHARED, root=tmp_path)
+    with pytest.raises(ConfigError, match=r"train\.stepps: no such setting"):
+        plan(*SHARED, "train.stepps=3")
+
+
+def test_data_among_the_code_is_refused(monkeypatch, tmp_path):
+    for name in submission.UPLOADED:
+        shutil.copytree(ROOT / name, tmp_path / name)
+    with (tmp_path / "model/weights.bin").open("wb") as file:
+        file.truncate(30 << 20)
+    config = str(tmp_path / DEMO)
+    with pytest.raises(ConfigError, match=r"MB to upload, .* model/weights\.bin \(30 MB\)"):
+        plan(*SHARED, root=tmp_path, config=config)
+
+
+class Client:
+    """Stands for Ray's client: it keeps the jobs that it is given."""
+
+    def __init__(self, jobs):
+        self.jobs = jobs
+
+    def list_jobs(self):
+        return [SimpleNamespace(submission_id=k, status=v) for k, v in self.jobs.items()]
+
+    def submit_job(self, submission_id, **_):
+        assert submission_id not in self.jobs
+        self.jobs[submission_id] = JobStatus.PENDING
+        return submission_id
+
+
+def test_the_same_line_again_has_the_next_number_once_the_last_has_ended(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    client, job = Client({"demo-prepare-export": JobStatus.RUNNING}), plan(*SHARED)
+    assert submission.submit(client, job) == "demo-prepare"
+    with pytest.raises(ConfigError, match="demo-prepare has not ended"):
+        submission.submit(client, job)
+    client.jobs["demo-prepare"] = JobStatus.FAILED
+    assert submission.submit(client, job) == "demo-prepare-2"

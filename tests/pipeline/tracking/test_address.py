@@ -1,0 +1,34 @@
+"""Where a person looks at a run, and stores that can't be used from here."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from jobs.pretrain import next_commands
+from pipeline.errors import TrackingError
+from pipeline.settings.config_file import load_config
+from pipeline.tracking import runs
+
+
+def config(uri, tmp_path):
+    return load_config(None, [f"run.storage={tmp_path}", f"tracking.uri='{uri}'"])
+
+
+def test_a_run_has_a_page_on_a_server_and_a_command_for_a_database(monkeypatch, tmp_path):
+    info = SimpleNamespace(info=SimpleNamespace(experiment_id="7"))
+    client = SimpleNamespace(get_run=lambda run_id: info)
+    monkeypatch.setattr(runs.mlflow, "MlflowClient", lambda uri: client)
+    page = "http://mlflow:5000/#/experiments/7/runs/abc"
+    assert runs.address(config("http://mlflow:5000/", tmp_path), "abc") == page
+    database = f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db"
+    assert runs.address(config("", tmp_path), "abc") == database
+    shown = next_commands(config("http://mlflow:5000", tmp_path), "abc")
+    assert shown[0] == page
+    assert not any("mlflow ui" in line for line in shown)
+
+
+@pytest.mark.parametrize("uri", ["postgresql+pg0000://u:secret@h/d", "mysql+aiomysql://h/d"])
+def test_a_database_without_its_driver_is_refused_and_no_password_is_shown(uri, tmp_path):
+    with pytest.raises(TrackingError, match="install the extra `server`") as caught:
+        runs.tracking_uri(config(uri, tmp_path))
+    assert "secret" not in str(caught.value)

@@ -1,0 +1,28 @@
+"""What counts as running out of memory, and what is said about it."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.settings.config import Config
+from pipeline.training.faults.memory import OutOfMemory, explained
+
+CPU = torch.device("cpu")
+
+
+def test_errors_of_real_allocators_are_explained():
+    said = r"asked for [\d.]+ \w+ more; the peak so far was"
+    for allocate in (torch.empty, np.empty):
+        with pytest.raises(OutOfMemory, match=said), explained(Config(), CPU):
+            allocate(2**50)
+
+
+def test_other_errors_are_left_alone():
+    with pytest.raises(RuntimeError, match="no room"), explained(Config(), CPU):
+        raise RuntimeError("no room for these shapes")
+
+
+def test_one_sample_at_a_time_needs_another_setting():
+    config = Config.model_validate({"train": {"micro_batch": 1}})
+    with pytest.raises(OutOfMemory, match="activation_checkpointing"), explained(config, CPU):
+        raise MemoryError
