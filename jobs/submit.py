@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -91,4 +92,5 @@ def _connect(address: str) -> JobSubmissionClient:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)  # Ray names each file that it does not upload
     sys.exit(main())

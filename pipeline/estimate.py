@@ -16,11 +16,11 @@ from pipeline.training.network import build_network, network_config
 from pipeline.training.objective import PretrainingObjective, to_device
 
 MEASURED_TOKENS = 1024
-"""Tokens that are measured; a network of base size takes some seconds for them."""
+"""Tokens of a measurement; a network of base size takes some seconds for them."""
 REPEATS = 3
 STEP_OVERHEAD = 1.5
-"""A training step of the sample run against its forward and backward pass; the rest is DeepSpeed,
-the optimizer and the exchange of gradients."""
+"""Seconds of a training step of the sample run, divided by those of its forward and backward pass.
+The rest is DeepSpeed, the optimizer and the exchange of gradients."""
 START_SECONDS = 25.0
 """Start of Ray, of the workers and of DeepSpeed."""
 HEAD_SECONDS = 15.0
@@ -30,9 +30,9 @@ MEAN_SHARE = 0.6
 
 
 def stage_seconds(config: Config) -> dict[str, float]:
-    """Estimated seconds of `pretrain` and `heads`; empty where the work is done elsewhere.
+    """Estimated seconds of `pretrain` and `heads`.
 
-    That is on a cluster that this process joins, or on GPUs.
+    Empty for a cluster that this process joins, and for GPUs: `jobs.plan` is for those.
     """
     if os.environ.get("RAY_ADDRESS") or torch.cuda.is_available():
         return {}

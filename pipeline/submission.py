@@ -90,7 +90,11 @@ def plan(
     _check_size(root, include)
     environment: dict[str, Any] = {
         "working_dir": str(root),
-        "excludes": ["/*", *(f"!/{name}" for name in sorted(include)), "__pycache__"],
+        # Not `/*` with exceptions: Ray would leave out the folder itself.
+        "excludes": [
+            *(f"/{name}" for name in sorted(os.listdir(root)) if name not in include),
+            "__pycache__",
+        ],
         "env_vars": {"NO_COLOR": "1"},
     }
     if install:

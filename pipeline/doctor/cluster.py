@@ -63,8 +63,7 @@ def examine_nodes(config: Config, quick: bool) -> tuple[list[Facts], list[Findin
             except ray.exceptions.RayError as error:
                 lines = str(error).strip().splitlines() or [type(error).__name__]
                 silent.append(f"{tasks[task]} ({lines[-1]})")
-        for task in tasks:
-            ray.cancel(task, force=True)
+        # Tasks that hang end with the job; to cancel one that is just ending crashes Ray 2.60.
     finally:
         system.rm_file(f"{folder}/{marker}")
     remote = any("://" in folder for folder in config.train.shards)
@@ -138,9 +137,6 @@ def bandwidth(gpus: bool) -> tuple[float, int]:
             f"{size} processes on {len(alive())} nodes do not reach each other: {lines[-1]}; open "
             "all ports between the nodes, or set NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME"
         ) from None
-    finally:
-        for task in tasks:
-            ray.cancel(task, force=True)
     return 2 * (size - 1) / size * REDUCED_BYTES / seconds / 1e9, size
 
 

@@ -41,8 +41,6 @@ def collect(run: str, since: float, say: Callable[[str], None]) -> None:
             copied += ray.get(task)
         except ray.exceptions.RayError:
             late.append(task)  # a log must not be why a run fails
-    for task in late:
-        ray.cancel(task, force=True)
     missing = f"; {len(late)} node(s) did not give theirs" if late else ""
     if copied:
         say(f"logs of the workers: {target}{missing}")
