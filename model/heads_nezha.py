@@ -1,6 +1,6 @@
 """The seven heads of Nezha, with the semantics of transformers 4.40.2.
 
-The arguments that all share are described in `modeling_nezha.py`. A loss is the mean over the
+The arguments that all heads share are described in `modeling_nezha.py`. A loss is the mean over the
 labels other than -100, or with num_items_in_batch their sum divided by it: then the gradients of
 the parts of a batch add up to that of the whole batch. With return_dict=False the output is
 (loss if any, logits, …).
@@ -40,7 +40,7 @@ class _WithLMHead(NezhaPreTrainedModel):
     """Ties the LM head to the word embeddings."""
 
     _pairs: bool
-    """Whether there is a next-sentence head, too"""
+    """Whether there is also a next-sentence head"""
     _tied_weights_keys = {  # noqa: RUF012
         "cls.predictions.decoder.weight": "nezha.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
@@ -148,7 +148,7 @@ class _Classifier(NezhaPreTrainedModel):
 
     _pooled = True
     _scores: int | None = None
-    """How many; None for config.num_labels"""
+    """Number of scores; None means config.num_labels"""
     _output: type[ModelOutput]
 
     def __init__(self, config: NezhaConfig) -> None:
@@ -235,7 +235,7 @@ class NezhaForSequenceClassification(_Classifier):
         items = kwargs.get("num_items_in_batch")
         if items is None or self.config.problem_type == "single_label_classification":
             return loss
-        # Of the other problems transformers gives the mean in any case.
+        # For other problem types transformers always returns the mean.
         return loss * labels.numel() / items
 
 

@@ -60,12 +60,17 @@ def cells(config: Config, parent: str = "") -> list[Cell]:
         parent: the MLflow run that they are nested in.
 
     Raises:
-        ConfigError: there are no variants, or one of them has wrong settings.
+        ConfigError: there are no variants or no held-out text, or a variant has wrong settings.
     """
     if not config.ablate.variants:
         raise ConfigError("ablate.variants: name what to compare, as in jobs/configs/ablations")
     folder, own = RunPaths.of(config).run, stages.with_sample(config)
     variants = _variants(own)
+    if not (own.corpus.heldout or own.train.eval_shards):
+        raise ConfigError(
+            "an ablation compares held-out losses: set corpus.heldout, or train.eval_shards to a "
+            "folder of prepared shards"
+        )
     reference = next(iter(variants))
     made: dict[str, Any] = {}
     if own.corpus.inputs:
@@ -76,7 +81,7 @@ def cells(config: Config, parent: str = "") -> list[Cell]:
                 "corpus.heldout": (),
                 "corpus.vocab": str(RunPaths.of(config).vocab),
                 "train.shards": (str(place / "shards"),),
-                "train.eval_shards": str(places[reference] / "heldout"),
+                "train.eval_shards": own.train.eval_shards or str(places[reference] / "heldout"),
             }
             for name, place in places.items()
         }

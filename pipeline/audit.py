@@ -146,7 +146,7 @@ def _count(
         once, often = int((used == 1).sum()), np.flatnonzero(used > 1)
         texts.append(f"{name}: {once:,} of {len(used):,} samples exactly once")
         complete = whole and (epoch + 1, source) in counts
-        unused = np.flatnonzero((used == 0) & complete)
+        unused = np.flatnonzero(used == 0) if complete else np.zeros(0, np.int64)
         for kind, which in (("more than once", often), ("never", unused)):
             if len(which):
                 numbers = ", ".join(map(str, which[:SHOWN] + bounds[source]))

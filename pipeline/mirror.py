@@ -34,7 +34,7 @@ SETTLE_SECONDS = 1.0
 """Of two commands that take a lock at the same time, the last writer has it after that time."""
 CONTACT_SECONDS, RETRY_SECONDS = 20.0, 120.0
 """How long the first contact is tried again, and how long downloads and the last upload."""
-MARKERS = ("COMPLETE", "manifest.json", "summary.json")
+MARKERS = ("COMPLETE", "manifest.json")
 INDEX = ".mirror.json"
 LOCK, HOLDER = "lock.json", "holder"
 """Files in the store: who works on the run, and who did so last."""

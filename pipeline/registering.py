@@ -23,15 +23,15 @@ def register_export(config: Config, folder: Path, run_id: str) -> Registered:
         TrackingError: the store cannot be reached or refuses it.
     """
     lineage = read_lineage(folder)
-    loss, data = (lineage["heldout"] or {}).get("mlm_loss"), lineage["heldout_set"]
+    loss, data = (lineage["heldout"] or {}).get("mlm_loss"), lineage.get("heldout_set")
     judged = None
     if loss is not None and data:
         judged = Judgement("heldout_mlm_loss", loss, data, lower_is_better=True)
     tags = {
         "pretraining_run": run_id,
         "corpus_fingerprint": lineage["fingerprint"],
-        "precision": lineage["precision"],
-        "workers": lineage["workers"],
+        "precision": lineage.get("precision"),
+        "workers": lineage.get("workers"),
         "step": lineage["step"],
     }
     return registry.register_export(config, folder, run_id, tags, judged)

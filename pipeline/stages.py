@@ -316,7 +316,8 @@ def make_export(config: Config, run_id: str | None, show: Show) -> str:
     uri = str(paths.export)
     if run_id and tracking.is_reachable(config):
         uri, note = registering.register_export(config, paths.export, run_id)
-        show(note)
+        if note:
+            show(note)
     elif run_id:
         show(f"{place['store']} does not answer; jobs.export registers the export later")
         place = {}

@@ -4,7 +4,8 @@ eager   the definition, by operators of torch alone; any device, dtype and trans
 sdpa    the fastest that fits: tiles on a CPU, the Triton kernels on a GPU, else eager
 flash   the Triton kernels, or an error where they do not fit
 
-All but eager need memory linear in the length of a sequence.
+The memory of sdpa and flash grows linearly with the length of a sequence, that of eager with its
+square.
 """
 
 from collections.abc import Callable
@@ -93,8 +94,8 @@ def eager_attention_forward(
     """An attention in the form that transformers calls: context [B, Q, heads, d] and the weights.
 
     query [B, heads, Q, d]; key, value [B, heads, K, d]; attention_mask is added to the scores.
-    fast: the attention to use where neither weights nor a head mask are asked for, which only the
-        definition has.
+    fast: the attention to use without head mask and if no weights are asked for. Only the
+        definition has these two.
     offset: position of the first query.
     """
     if attention_mask is not None:

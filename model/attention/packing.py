@@ -1,4 +1,4 @@
-"""Sequences packed end to end, and how attentions that know only padded ones take them."""
+"""Sequences packed end to end, and a way to call attentions that need padded sequences."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ class Packing(NamedTuple):
     """An upper bound on the tokens of a sequence"""
     sequences: int
     places: Tensor | None
-    """int64 [T], index of each token among N · longest; None where T is as much"""
+    """int64 [T], index of each token among N · longest; None where T equals N · longest"""
     mask: Tensor | None
     """float32 [N, 1, 1, longest] to add to scores: 0 where there is a token"""
 
@@ -32,8 +32,8 @@ class Packing(NamedTuple):
         parted &= ((lengths > 0) & (lengths <= longest)).all()
         torch._assert_async(
             parted,
-            f"cu_seq_lens_q must rise from 0 to {tokens}, the number of tokens, by 1 to {longest} "
-            "(max_length_q) for each sequence",
+            "cu_seq_lens_q must rise from 0 to the number of tokens; no sequence may be empty, or "
+            "longer than max_length_q",
         )
         if tokens == len(lengths) * longest:
             return cls(cu_seqlens.int(), longest, len(lengths), None, None)
@@ -67,7 +67,7 @@ def on_padded(
 ) -> Tensor:  # fmt: skip
     """The context by an attention for padded sequences; without `packing` q, k, v are padded.
 
-    The padding costs little beside the linear layers, which see none.
+    Padding costs little here: the linear layers, which take most of the time, have none.
     """
     if packing is None:
         return attention(q, k, v, table, mask, **options)

@@ -1,6 +1,6 @@
 """Relative attention for CPUs: tiles that stay in the cache, memory linear in length.
 
-The function and its notation are those of `definition.py`. The operators take flat tensors
+The function and the notation are those of `definition.py`. The operators take flat tensors
 [B·heads, length, d] in one piece of memory, because products with strided operands take twice as
 long in bfloat16.
 """
@@ -135,7 +135,7 @@ class _Tile:
     heads: slice
     rows: slice
     bands: "list[_Band]"
-    """Those of all rows, a part of them each"""
+    """One for each part of the rows"""
     table: Tensor
     mask: Tensor | None
     scaling: float

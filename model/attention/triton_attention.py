@@ -1,9 +1,9 @@
 """Relative attention as fused Triton kernels, forward and backward, in memory linear in length.
 
 The function is that of `definition.py`. For a tile of queries there are two sorts of tiles of keys.
-Outside the band |j - i| ≤ k the position term is one number a row, which is added to the exponent
-at no cost; in the band and at its edges it is a product of W waves, the sines and cosines of which
-the table is made (see `table_factors.py`):
+Outside the band |j - i| ≤ k the position term is one number for each query, which is added to the
+exponent at no cost. In the band and at its edges it is a product with W waves: the table is a
+matrix product of these sines and cosines (see `table_factors.py`):
 
     q_i · T[j - i + k] = s_i · sin(j·f) + c_i · cos(j·f)    (s_i, c_i) = M q_i turned by i·f
     Σ_j α_ij T[j - i + k] = M applied to (Σ_j α_ij sin(j·f), Σ_j α_ij cos(j·f)) turned back by i·f
@@ -47,6 +47,8 @@ class Tiles(NamedTuple):
 def tiles_for(head_size: int, dtype: torch.dtype, shared_memory: int) -> dict[str, Tiles]:
     """Tiles by kernel that fit the shared memory of a block (bytes) and take few instructions.
 
+    A tile of `queries` has a multiple of the queries of a tile of `keys`, which reads what it left.
+
     Chosen by the machine code for compute capabilities 8.0, 8.6 and 9.0, which
     `tests/benchmarks/kernel_code.py` shows.
     """
@@ -57,7 +59,7 @@ def tiles_for(head_size: int, dtype: torch.dtype, shared_memory: int) -> dict[st
         deep = Tiles(128, 64, 8, 3 if roomy else 2)
         tiles = deep, Tiles(64, 64, 4, 2), deep
     elif roomy:
-        tiles = Tiles(128, 64, 8, 2), Tiles(128, 64, 8, 1), Tiles(64, 32, 4, 2)
+        tiles = Tiles(128, 64, 8, 2), Tiles(64, 128, 8, 2), Tiles(64, 32, 4, 2)
     else:
         tiles = Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2), Tiles(64, 32, 4, 2)
     return dict(zip(KERNELS, tiles, strict=True))

@@ -1,4 +1,4 @@
-"""Functions of the kernels of relative attention for a tile of queries and a tile of keys.
+"""Parts of the kernels of relative attention: functions on a tile of queries and a tile of keys.
 
 Notation is that of `triton_attention.py`: D is the head size, W the number of waves. A tile is
 [QUERIES, KEYS], or [KEYS, QUERIES] with C.BY_KEY: then the gradients of keys and values are

@@ -1,4 +1,4 @@
-"""Cross-entropy of the scores of a linear layer, of which only a few rows exist at a time.
+"""Cross-entropy of the scores of a linear layer, computed for a few rows at a time.
 
 Scores over a vocabulary need more memory than anything else: they, their float32 copy and their
 gradient are M·V numbers each. Here each block of rows is turned at once into its part of all
@@ -37,7 +37,7 @@ class Decoder(nn.Linear):
 def linear_cross_entropy(
     x: Tensor, weight: Tensor, bias: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Sum of the cross-entropies in nats (float32 scalar), and where the highest score is right.
+    """Sum of the cross-entropies in nats (float32 scalar), and whether the best class is the label.
 
     x [M, n], weight [V, n], bias [V], labels int64 [M] → (loss, bool [M]). The gradients are
     computed with the loss.
@@ -63,7 +63,7 @@ def _fake(
 def cross_entropy(
     x: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, wanted: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Loss, where it is right, and the gradients of x, weight and bias, empty unless wanted."""
+    """Loss, which rows are right, and the gradients of x, weight and bias, empty unless wanted."""
     total, right, d_x, d_weight, d_bias = _fake(x, weight, bias, labels, wanted)
     total.zero_()
     rows = max(1, ELEMENTS.get(x.device.type, ELEMENTS["cpu"]) // len(weight))

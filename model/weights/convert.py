@@ -1,4 +1,4 @@
-"""Weights of others: files of transformers, and of Huawei's PyTorch and TensorFlow releases.
+"""Published weights: files of transformers, and of Huawei's PyTorch and TensorFlow releases.
 
 No code of a file is executed. Every tensor that is missing, unknown or of the wrong shape is listed
 in one WeightsError.

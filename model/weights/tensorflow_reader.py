@@ -65,7 +65,7 @@ def _table(file: bytes) -> Iterator[tuple[bytes, bytes]]:
     footer = file[-FOOTER_BYTES:]
     if len(footer) < FOOTER_BYTES or struct.unpack("<Q", footer[-8:])[0] != TABLE_MAGIC:
         raise ValueError("not a TensorFlow checkpoint index, or cut short")
-    # Two handles, of which each is the offset and the size of a block
+    # Two handles; each is the offset and the size of a block
     _, _, offset, size, _ = _varints(footer, 0, 4)
     for _, handle in _block(file, offset, size):
         yield from _block(file, *_varints(handle, 0, 2)[:2])
@@ -86,7 +86,7 @@ def _block(file: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
 
 
 def _varints(buffer: bytes, at: int, count: int) -> list[int]:
-    """`count` numbers, and the place where reading goes on."""
+    """`count` numbers, and the place of the byte after them."""
     found = []
     for _ in range(count):
         value, at = _varint(buffer, at)

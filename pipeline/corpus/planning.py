@@ -17,6 +17,7 @@ from pipeline.corpus.run import output_folder
 from pipeline.corpus.samples.segmentation import Segmenter, load_segmenter
 from pipeline.corpus.samples.user_dictionary import read_user_dictionary
 from pipeline.corpus.samples.vocabulary import read_vocabulary, vocabulary_sha256
+from pipeline.corpus.text import quality
 from pipeline.corpus.text.cleaning import Cleaner
 from pipeline.corpus.text.sources import Listing, Source
 from pipeline.corpus.text.units import Unit, plan_units
@@ -29,6 +30,7 @@ NOT_CONTENT: dict[str, Any] = {
     **dict.fromkeys(("inputs", "heldout", "output", "vocab", "vocab_size"), True),
     **dict.fromkeys(("user_dictionary", "workers", "keep_rejected", "max_bad_share"), True),
     "dedup": {"memory_megabytes"},
+    "cleaning": {"flagged_words", "good_text"},
 }
 """Settings that do not change shards, or whose content is in the fingerprint already."""
 
@@ -70,6 +72,7 @@ def check(settings: CorpusSettings, output: str | Path, vocab: str | Path | None
         )
     output_folder.check_output(folder, rejected)
     text_libraries(settings, ())
+    quality.content_hashes(settings.cleaning)
     _segmenter(settings)
     if vocab:
         read_vocabulary(vocab)
@@ -101,6 +104,7 @@ def plan(
         "vocab": vocab_sha256,
         "segmenter": segmenter,
         "libraries": text_libraries(settings, sources),
+        "quality": quality.content_hashes(settings.cleaning),
         "sources": [(source.name, source.format, source.signature) for source in sources],
         "heldout": [(source.format, source.signature) for source in heldout],
         "settings": settings.model_dump(mode="json", exclude=NOT_CONTENT),

@@ -318,6 +318,7 @@ def _manifest(
         segmenter=planned.segmenter,
         counts={**counts, **clusters},
         drops=drops,
+        dropped=done.dropped(),
         left_out=left_out,
         shares=findings.shares,
         mask_rates=findings.mask_rates,

@@ -55,7 +55,7 @@ def left_steps(folder: str | Path) -> list[str]:
     path = Path(folder, LINEAGE)
     if not path.exists():
         return []
-    taken = read_lineage(path.parent)["cleaning"]
+    taken = read_lineage(path.parent).get("cleaning", ())  # older exports did not say it
     return [step for step in LEFT_TO_THE_CALLER if step in taken]
 
 

@@ -72,7 +72,15 @@ def _tune(
     def train(config: Mapping[str, int]) -> None:
         torch.set_num_threads(cpus)
         os.environ["RAYON_NUM_THREADS"] = str(cpus)  # the tokenizer's threads
-        run_trial(trials[config["number"]], lambda line: None, lambda s: tune.report(dict(s)))
+        done: list[int] = []
+
+        def report(scores: Mapping[str, float]) -> None:
+            done.append(1)
+            # Tune may end the process at a report, and after the last epoch the result is saved.
+            if len(done) < epochs:
+                tune.report(dict(scores))
+
+        run_trial(trials[config["number"]], lambda line: None, report)
 
     epochs = trials[0].settings.epochs
     results = tune.Tuner(

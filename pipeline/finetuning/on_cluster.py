@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import threading
@@ -30,6 +31,7 @@ PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Threads that wait for each other sleep. By default they spin, which on cores that other processes
 use too holds up the threads that they wait for: a fine-tuning of one minute took half an hour."""
 Show = Callable[[str, str], None]
+logger = logging.getLogger(__name__)
 
 
 def finetune_all(jobs: Sequence[Finetuning], show: Show) -> list[FinetuneResult]:
@@ -126,7 +128,9 @@ def _next_item(stream: Any) -> Any:
     except RayTaskError as error:
         if isinstance(error.cause, NezhaError):
             return type(error.cause)(str(error.cause))
-        raise
+        # Out of GPU memory, or a fault of ours: the other calls go on.
+        logger.error("%s", error)
+        return TrainingError(f"{type(error.cause).__name__}: {error.cause}")
     except RayError as error:
         return TrainingError(
             f"the worker process died ({type(error).__name__}); if memory ran out, lower its "

@@ -131,7 +131,7 @@ def main() -> None:
     rows = []
     for length in chosen.lengths:
         for name in contenders(chosen.device):
-            # Of an option given twice the last counts.
+            # The last value of a repeated option is used.
             command = [sys.executable, __file__, *sys.argv[1:]]
             command += ["--worker", name, "--lengths", str(length)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

@@ -44,7 +44,7 @@ def serve(arguments: argparse.Namespace) -> None:
     from pipeline.training.objective import Inputs, PretrainingObjective
 
     batch, length = arguments.batch, arguments.length
-    config, split = Config(), batch_split.split_batch(batch, batch, 1)
+    config, split = Config(), batch_split.Split(batch, 1, 1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = engine.resolve_precision("auto", device)
     torch.manual_seed(0)

@@ -8,9 +8,9 @@ instructions, or the time between two launches of the host. Rates are shares of 
 that good kernels reach (REACHED). Instructions of attention are the compiler's, which
 `kernel_code.py` counts. `gpu.py` puts measured times beside these.
 
-One device, bf16, packed sequences of one length, 15 % of the tokens masked, dropout on, no
-torch.compile. The optimizer's step is spread over --accumulation micro-batches. Communication
-between devices is not part of it.
+One device, bf16, packed sequences of one length, 15 % of the tokens masked, dropout on. The
+optimizer's step is spread over --accumulation micro-batches. Communication between devices is not
+part of it.
 """
 
 import argparse
@@ -33,7 +33,6 @@ class Device(NamedTuple):
 
     name: str
     """As CUDA reports it"""
-    capability: int
     memory: float
     """Bytes a second"""
     processors: int
@@ -56,9 +55,9 @@ class Device(NamedTuple):
 
 
 DEVICES = {
-    "A100": Device("NVIDIA A100-SXM4-80GB", 80, 2.039e12, 108, 1.41e9, 163 << 10),
-    "H100": Device("NVIDIA H100 80GB HBM3", 90, 3.35e12, 132, 1.83e9, 227 << 10),
-    "H200": Device("NVIDIA H200", 90, 4.8e12, 132, 1.83e9, 227 << 10),
+    "A100": Device("NVIDIA A100-SXM4-80GB", 2.039e12, 108, 1.41e9, 163 << 10),
+    "H100": Device("NVIDIA H100 80GB HBM3", 3.35e12, 132, 1.83e9, 227 << 10),
+    "H200": Device("NVIDIA H200", 4.8e12, 132, 1.83e9, 227 << 10),
 }
 REACHED = {"products": 0.7, "memory": 0.85, "instructions": 0.7}
 """Assumed shares of the peaks"""
@@ -73,12 +72,10 @@ ACCUMULATED_BYTES = 2 + 4 + 4 + 2
 
 ENGINE = "sums of gradients", "LAMB"
 """Parts that are not of the network"""
-INSTRUCTIONS = {
-    80: {"context": (16.4, 29.0), "queries": (18.0, 31.9), "keys": (19.8, 26.9)},
-    90: {"context": (16.8, 29.7), "queries": (18.0, 31.9), "keys": (19.8, 26.9)},
-}
-"""Of a thread for each element of a tile outside the band and at its edges, with dropout, by
-compute capability, head size 64; Triton 3.9.0"""
+INSTRUCTIONS = {"context": (16.8, 29.7), "queries": (18.0, 31.9), "keys": (19.8, 26.9)}
+"""Of a thread for each element of a tile outside the band and at its edges: compute capability 9.0,
+bf16, head size 64, dropout, Triton 3.9.0; of the kernels of 2026-11-24. `kernel_code.py` prints
+those of the present ones."""
 
 
 class Part(NamedTuple):
@@ -115,7 +112,7 @@ def attention_part(
     outside, banded = tile_counts(length, tiles, kernel == "keys", clip)
     heads = shape.num_hidden_layers * sequences * shape.num_attention_heads
     elements = heads * tiles.queries * tiles.keys
-    beside, at_edges = INSTRUCTIONS[device.capability][kernel]
+    beside, at_edges = INSTRUCTIONS[kernel]
     waves = 2 * len(table_factors(width, clip).frequencies)
     products = {"context": (2, 2), "queries": (3, 3), "keys": (4, 2)}[kernel]
     return Part(
@@ -128,7 +125,7 @@ def attention_part(
 
 
 def parts(
-    shape: NezhaConfig, tokens: int, length: int, device: Device, accumulation: int
+    shape: NezhaConfig, tokens: int, length: int, device: Device, accumulation: int, compiled: bool
 ) -> Iterator[Part]:
     """Of forward and backward pass of a micro-batch, and of its share of the optimizer's step."""
     layers, width, inner = shape.num_hidden_layers, shape.hidden_size, shape.intermediate_size
@@ -139,14 +136,18 @@ def parts(
     yield Part("linear layers", 18 * layers, 6 * layers * tokens * weights,
                layers * (3 * 10 * x + 3 * 2 * wide))  # fmt: skip
     yield Part("gradients of their biases", 6 * layers, 0, layers * (5 * x + wide))
-    for kernel in INSTRUCTIONS[device.capability]:
+    for kernel in INSTRUCTIONS:
         yield attention_part(kernel, shape, sequences, length, device)
     yield Part("GELU", 2 * layers, 0, layers * 5 * wide)
-    # Dropout keeps a byte an element.
-    yield Part("dropout", 4 * layers, 0, layers * 2 * 5 * x)
-    yield Part("LayerNorm", 6 * layers, 0, layers * 2 * 7 * x)
-    # Two residuals forward and backward; the sum of the gradients of queries, keys and values
-    yield Part("additions", 6 * layers, 0, layers * 6 * 3 * x)
+    if compiled:
+        # After each half of a layer one kernel forward and two backward; a sum of three gradients
+        yield Part("dropout, residuals, LayerNorm", 8 * layers, 0, layers * (2 * (4 + 6) + 5) * x)
+    else:
+        # Dropout keeps a byte an element.
+        yield Part("dropout", 4 * layers, 0, layers * 2 * 5 * x)
+        yield Part("LayerNorm", 6 * layers, 0, layers * 2 * 7 * x)
+        # Two residuals forward and backward; the gradients of queries, keys and values
+        yield Part("additions", 6 * layers, 0, layers * 6 * 3 * x)
     yield Part("embeddings", 20, 0, 20 * x)
     vocabulary = shape.vocab_size
     head_flops = 6 * masked * width * (width + vocabulary)
@@ -166,11 +167,13 @@ class Expected(NamedTuple):
     mfu: float
 
 
-def expected(size: str, length: int, device: Device, tokens: int, accumulation: int) -> Expected:
+def expected(
+    size: str, length: int, device: Device, tokens: int, accumulation: int, compiled: bool = False
+) -> Expected:
     shape = NezhaConfig(**SIZES[size])
     found = {
         part.name: device.seconds(part)
-        for part in parts(shape, tokens, length, device, accumulation)
+        for part in parts(shape, tokens, length, device, accumulation, compiled)
     }
     total = sum(found.values())
     counts = Counts(round(tokens * MASKED), tokens // length, tokens, tokens * length)
@@ -190,8 +193,7 @@ def attention_seconds(length: int, device: Device) -> float:
     """Of forward and backward pass of one attention of base size, as attention.py measures them."""
     shape = NezhaConfig(num_hidden_layers=1)
     sequences = MICRO_BATCH_TOKENS // length
-    kernels = INSTRUCTIONS[device.capability]
-    found = [attention_part(kernel, shape, sequences, length, device) for kernel in kernels]
+    found = [attention_part(kernel, shape, sequences, length, device) for kernel in INSTRUCTIONS]
     return sum(map(device.seconds, found))
 
 
@@ -207,6 +209,7 @@ def main() -> None:
     parser.add_argument("--length", nargs="*", type=int, default=[128, 512])
     parser.add_argument("--tokens", type=int, default=MICRO_BATCH_TOKENS, help="of a micro-batch")
     parser.add_argument("--accumulation", type=int, default=8, help="micro-batches of a step")
+    parser.add_argument("--compiled", action="store_true", help="with torch.compile")
     parser.add_argument("--parts", action="store_true", help="the time of each kind of kernel")
     chosen = parser.parse_args()
     console = Console(width=110)
@@ -215,7 +218,8 @@ def main() -> None:
         for size in chosen.size:
             for length in chosen.length:
                 device = DEVICES[name]
-                found = expected(size, length, device, chosen.tokens, chosen.accumulation)
+                counts = chosen.tokens, chosen.accumulation
+                found = expected(size, length, device, *counts, chosen.compiled)
                 total = sum(found.seconds.values())
                 totals.add_row(name, size, str(length), f"{total * 1e3:.1f}",
                                f"{found.tokens_per_second:,.0f}", f"{found.mfu:.0%}")  # fmt: skip

@@ -105,7 +105,8 @@ def report(device: str, parts: dict[str, dict[str, Any]], folder: Path) -> str:
     lines = [f"# {device}", "", "| part | ended | seconds |", "|---|---|---|"]
     lines += [f"| {name} | {x['ended']} | {x['seconds']:.0f} |" for name, x in parts.items()]
     known = expect.known_device(device)
-    lines += ["", "## Measured beside expected", ""]
+    reached = ", ".join(f"{what} at {share:.0%}" for what, share in expect.REACHED.items())
+    lines += ["", "## Measured beside expected", "", f"Expected: {reached} of the peaks.", ""]
     if known is None:
         lines += [f"expect.py knows {', '.join(expect.DEVICES)}, not this device.", ""]
     lines += ["| what | measured | expected | measured / expected |", "|---|---|---|---|"]
@@ -127,11 +128,12 @@ def rows(part: str, figures: Any, device: expect.Device | None) -> Iterator[str]
             found = None
             if device is not None:
                 shape = row["size"], row["length"], device, row["micro_batch"] * row["length"]
-                found = expect.expected(*shape, ACCUMULATION)
+                found = expect.expected(*shape, ACCUMULATION, "compiled" in part)
             speed = None if found is None else found.tokens_per_second
             yield line(f"{part}: tokens/s", row["tokens_per_second"], speed, ",.0f")
             if "mfu" in row:
                 yield line(f"{part}: MFU", row["mfu"], found and found.mfu, ".1%")
+            yield line(f"{part}: peak of memory, GiB", row["peak_gigabytes"], None, ".1f")
         elif kind == "step":
             wanted = None
             if device is not None and row["contender"] == "ours bf16":

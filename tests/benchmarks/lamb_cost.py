@@ -139,7 +139,7 @@ def training_steps(precision: str, batch: int = 8, length: int = 128) -> dict[st
     contenders = {"plain loop": _plain_loop(precision, ids)}
     for stage in (1, 2, 3):
         config = Config.model_validate({"engine": {"zero_stage": stage}, "optim": {"lr": 1e-6}})
-        split = batch_split.split_batch(batch, batch, 1)
+        split = batch_split.Split(batch, 1, 1)
         worker = engines.initialize(Tokens(), config, split, precision)
 
         def act(worker=worker) -> None:

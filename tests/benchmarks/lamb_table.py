@@ -92,7 +92,7 @@ def run_all(cases: list[Case], steps: list[int], recorded: list[list[list[Tensor
 
 def make(case: Case, module: nn.Module) -> Any:
     micro = SAMPLES // (case.workers * case.accumulation)
-    split = batch_split.split_batch(SAMPLES, micro, case.workers)
+    split = batch_split.Split(micro, case.workers, case.accumulation)
     name = "adamw" if case.optimizer == "adamw" else "lamb"
     optim = {"name": name, "lr": LR, "clip": case.clip, "weight_decay": DECAY}
     config = Config.model_validate({"engine": {"zero_stage": case.stage}, "optim": optim})

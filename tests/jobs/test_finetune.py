@@ -71,7 +71,7 @@ def test_fine_tune_record_and_predict(export, ray_cluster, tmp_path, capsys, mon
     assert f"predict.model={folder}" in out
     assert f"{100 * results['score']:.1f}" in out
     assert "over 2 seed(s)" in out
-    assert "median of 2 seeds by dev f1" in out
+    assert results["kept"]["rule"] == "median of 2 seeds by dev f1"
     judged = {path.name for path in (folder / "judged").iterdir()}
     assert judged > {"test.jsonl", "worst_test.json", "confusion_dev.png", "calibration_test.png"}
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")

@@ -9,6 +9,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 import model as nezha
+from pipeline.training.objective import Inputs, PretrainingObjective
 from tests.model.test_modeling import build, ids
 
 NO_DROPOUT: dict[str, Any] = dict.fromkeys(
@@ -46,6 +47,30 @@ def test_compiles_without_graph_breaks(attention: str, training: bool) -> None:
         torch.testing.assert_close(loss, expected)
     loss.backward()
     assert all(p.grad is not None for p in net.parameters())
+
+
+def test_the_training_network_compiles_without_graph_breaks() -> None:
+    """One graph for packed sequences of any number and length, in training, with dropout."""
+    net = build(nezha.NezhaForPreTraining, num_hidden_layers=1, attn_implementation="sdpa")
+    objective = PretrainingObjective(net).train()
+    torch._dynamo.reset()
+    compiled = torch.compile(objective, fullgraph=True, dynamic=True, backend="aot_eager")
+    for turn, lengths in enumerate([[5, 9, 3], [7, 2, 4, 6], [9, 8, 2]]):
+        tokens = ids(sum(lengths))
+        starts = [0, *np.cumsum(lengths).tolist()]
+        inputs = Inputs(
+            *(tokens, torch.zeros_like(tokens)),
+            *(torch.tensor(starts, dtype=torch.int32), 16, torch.tensor([1, 6, 10, 11])),
+            *(tokens[:4], torch.zeros(len(lengths), dtype=torch.long)),
+        )
+        with torch._dynamo.config.patch(error_on_recompile=turn > 0):
+            loss, _, _ = compiled(inputs)
+        loss.backward()
+        assert loss.isfinite()
+    assert all(p.grad is not None for p in net.parameters())
+    net.train(False)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(inputs)[0], objective(inputs)[0])
 
 
 @pytest.mark.parametrize("head", HEADS)

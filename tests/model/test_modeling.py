@@ -325,3 +325,9 @@ def test_what_packed_sequences_do_not_take(also: dict) -> None:
 def test_an_answer_has_a_start_and_an_end() -> None:
     with pytest.raises(ValueError, match="num_labels is 3, but an answer has a start and an end"):
         build(nezha.NezhaForQuestionAnswering, num_labels=3)
+
+
+@pytest.mark.parametrize("starts", [[0, 2, 4], [1, 2, 5], [0, 3, 2, 5], [0, 2, 2, 5], [0, 1, 5]])
+def test_sequences_that_do_not_part_the_tokens_are_refused(starts: list[int]) -> None:
+    with pytest.raises(RuntimeError, match="cu_seq_lens_q must rise from 0"):
+        build()(ids(1, 5), cu_seq_lens_q=torch.tensor(starts), max_length_q=3)

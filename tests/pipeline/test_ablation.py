@@ -122,6 +122,7 @@ def test_variants_with_the_same_corpus_share_it():
     ("variants", "part"),
     [
         ("{}", "name what to compare"),
+        ("{a: {}}", "set corpus.heldout, or train.eval_shards"),
         ("{a: {optim.lr: 0}}", "optim.lr: must be a number above 0"),
         ("{a: {optim.rl: 1}}", "did you mean optim.lr?"),
         ("{a: {run.seed: 1}}", "all variants have the same run settings"),

@@ -50,7 +50,8 @@ def test_a_run_leaves_figures_and_pictures_in_mlflow(tmp_path, in_this_process):
     run_id = stages.pretrain(config, Lines())
     client = mlflow.MlflowClient(tracking.tracking_uri(config))
     files = {item.path for item in client.list_artifacts(run_id)}
-    assert files == {"metrics.jsonl", "loss_curve.png", "trust_ratios.png"}
+    records = {"metrics.jsonl", "steps.jsonl", "report.html"}
+    assert files == records | {"loss_curve.png", "trust_ratios.png"}
     run = mlflow_run(config, run_id)
     assert run.info.status == "FINISHED"
     assert {

@@ -54,6 +54,10 @@ def list_inputs(
     not_text = {
         "named by corpus.vocab": [settings.vocab],
         "named by corpus.user_dictionary": [settings.user_dictionary],
+        "named by corpus.cleaning": [
+            settings.cleaning.flagged_words,
+            settings.cleaning.good_text,
+        ],
         "written by this command": [
             settings.output,
             settings.keep_rejected,

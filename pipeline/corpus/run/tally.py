@@ -16,6 +16,8 @@ END = -1
 """Stands for a chunk's number in the result that ends a unit."""
 PLACES = 5
 """How many unreadable places are named."""
+DROPPED = 3
+"""How many drops of each reason the manifest shows."""
 
 
 class Result(BaseModel):
@@ -32,6 +34,8 @@ class Result(BaseModel):
     counts: dict[str, int] = {}
     drops: dict[str, int] = {}
     """Documents, lines and files that were dropped, by reason."""
+    dropped: dict[str, str] = {}
+    """The first of them, by reason: its place and the beginning of its text."""
     keep_rejected: str = ""
     """Folder in which their text is kept."""
     measured: dict[str, int] = {}
@@ -77,6 +81,7 @@ class Tally:
         """The finished chunks by (unit, chunk), in any order."""
         self.ends: dict[int, int] = {}
         """The number of chunks of each unit that was read to its end."""
+        self._dropped: dict[str, list[tuple[int, int, str]]] = {}
         self._chunks_of: Counter[int] = Counter()
         self._places: list[tuple[int, bool, int, int, str]] = []
 
@@ -91,6 +96,11 @@ class Tally:
         self.bad_bytes += result.bad_bytes
         if result.shard:
             self.shards.append(result.shard)
+        for reason, text in result.dropped.items():
+            first = self._dropped.setdefault(reason, [])
+            first.append((*result.key, text))
+            first.sort()
+            del first[DROPPED:]
         end = result.chunk == END
         if end:
             self.ends[result.unit] = result.chunks
@@ -115,6 +125,12 @@ class Tally:
         return [
             unit for unit in units if self._chunks_of[unit.number] != self.ends.get(unit.number)
         ]
+
+    def dropped(self) -> dict[str, list[str]]:
+        """Some of the drops, by reason, in the order of the inputs."""
+        return {
+            reason: [text for *_, text in first] for reason, first in sorted(self._dropped.items())
+        }
 
     def unreadable_places(self) -> list[str]:
         """The first unreadable places, in the order of the inputs."""

@@ -29,6 +29,9 @@ T = TypeVar("T")
 UNKNOWN = 1000
 """How many unknown characters of a chunk are recorded: the most frequent ones."""
 
+SHOWN_CHARACTERS = 80
+"""Characters of a drop that the manifest shows."""
+
 
 class Job(NamedTuple):
     """What all units of one preparation share."""
@@ -174,6 +177,7 @@ def end_unit(job: Job, end: End) -> Result:
         unit=end.unit,
         chunks=end.chunks,
         drops=Counter(drop.reason for drop in end.damage),
+        dropped={drop.reason: _shown(drop) for drop in reversed(end.damage)},
         keep_rejected=job.settings.keep_rejected,
         places=tuple(drop.text for drop in end.damage),
         bad_bytes=sum(drop.size for drop in end.damage),
@@ -192,6 +196,7 @@ def _finish(
         chunk=chunk.number,
         counts=counts,
         drops=Counter(drop.reason for drop in dropped),
+        dropped={drop.reason: _shown(drop) for drop in reversed(dropped)},
         keep_rejected=job.settings.keep_rejected,
         bytes=sum(block.size for block in chunk.blocks),
         disk=sum(block.disk for block in chunk.blocks),
@@ -200,6 +205,11 @@ def _finish(
         **made,
     )
     return record(job.folder, result)
+
+
+def _shown(drop: Drop) -> str:
+    text = f"{drop.place}: {' '.join(drop.text[:SHOWN_CHARACTERS].split())}"
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _documents(records: Iterable[Document | Drop], dropped: list[Drop]) -> Iterator[Document]:

@@ -18,6 +18,7 @@ from pipeline.corpus.samples.characters import Scanner
 from pipeline.corpus.samples.vocabulary import SPECIALS, read_vocabulary, vocabulary_sha256
 from pipeline.corpus.text.cleaning import Cleaner
 from pipeline.corpus.text.parsing import clean_documents
+from pipeline.corpus.text.quality import content_hashes
 from pipeline.corpus.text.reading import Chunk, read_unit
 from pipeline.corpus.text.sources import Source
 from pipeline.corpus.text.units import EXPANSION, Unit, plan_units
@@ -232,6 +233,7 @@ def _origin(settings: CorpusSettings, sources: Sequence[Source]) -> str:
     names = {"format", "text_field", "encoding", "vocab_size", "lowercase", "cleaning"}
     made_from = {
         "inputs": [source.signature for source in sources],
+        "quality": content_hashes(settings.cleaning),
         "settings": settings.model_dump(mode="json", include=names),
     }
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()

@@ -54,6 +54,8 @@ class Manifest(BaseModel):
     """Documents, sentences, characters, truncated tokens …"""
     drops: dict[str, int] = {}
     """Dropped documents and lines, by reason."""
+    dropped: dict[str, list[str]] = {}
+    """The first of them, by reason: the place and the beginning of the text."""
     left_out: dict[str, list[str]] = {}
     """Files under the inputs that were not read, by reason."""
     shares: dict[str, float] = {}

@@ -224,8 +224,8 @@ class ShardFolder:
         wrong = np.zeros(len(counts), np.bool_)
         wrong[row[(rows.masks.positions >= rows.lengths[row]) | (rows.masks.ids >= size)]] = True
         self._refuse("masks outside their sample or the vocabulary", wrong, shards)
-        labels = rows.next_sentence_label
-        self._refuse("labels of pairs", (labels > 1) & (labels != NO_LABEL), shards)
+        known = np.isin(rows.next_sentence_label, (0, 1, NO_LABEL))
+        self._refuse("labels of pairs", ~known, shards)
 
     def _refuse(self, what: str, wrong: NDArray[np.bool_], shards: NDArray[np.int64]) -> None:
         """Raise DamagedShard if anything is wrong, with the names of the shards of these rows."""

@@ -59,6 +59,9 @@ def corpus_report(reader: ShardFolder, tokens: Sequence[str], samples: int) -> d
         "segmenter": manifest.segmenter,
         "counts": _sum_of(m.counts for m in manifests),
         "drops": _sum_of(m.drops for m in manifests),
+        "dropped": [
+            [reason, text] for m in manifests for reason in m.dropped for text in m.dropped[reason]
+        ],
         "unknown": [[*item] for item in _sum_of(m.unknown for m in manifests).most_common(_TOP)],
         "samples": len(reader),
         "measured_samples": len(read),

@@ -64,13 +64,18 @@ def _page(report: Mapping[str, Any]) -> str:
         "svg{width:100%;height:auto}</style>"
         f"<h1>{title}</h1><table>{facts}</table>{_pictures(report)}"
         f"<h2>Most frequent words</h2>{_counted(report['top_words'])}"
-        f"<h2>Unknown characters</h2>{_counted(report['unknown'])}</html>\n"
+        f"<h2>Unknown characters</h2>{_counted(report['unknown'])}"
+        f"<h2>Some of what was dropped</h2>{_table(report['dropped'])}</html>\n"
     )
 
 
 def _counted(rows: Sequence[Sequence[Any]]) -> str:
-    lines = (f"<tr><td>{html.escape(name)}</td><td>{n:,}</td></tr>" for name, n in rows)
-    return f"<table>{''.join(lines)}</table>"
+    return _table([(name, f"{number:,}") for name, number in rows])
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    cells = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
+    return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
 
 
 def _pictures(report: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.corpus.records import Drop
+from pipeline.corpus.text import quality
 from pipeline.settings.corpus import CleaningSettings
 
 # Category Cc without tab and line feed; soft hyphen, zero-width, bidirectional and invisible marks;
@@ -94,7 +95,8 @@ class Cleaner:
     def __call__(self, text: str) -> str | Drop:
         """The cleaned text, or a drop with its reason.
 
-        Reasons: `empty`, `too_short`, `not_chinese`, `repeated_lines`, `repeated_paragraphs`.
+        Reasons: `empty`, `too_short`, `not_chinese`, `repeated_lines`, `repeated_paragraphs`, and
+        those of `quality`.
         """
         for name, step in self._steps.items():
             cleaned = step(text)
@@ -125,7 +127,7 @@ class Cleaner:
                 return "repeated_lines"
             if characters > settings.max_repeated_paragraphs:
                 return "repeated_paragraphs"
-        return ""
+        return quality.reason_to_drop(text, settings)
 
 
 def remove_control(text: str) -> str:

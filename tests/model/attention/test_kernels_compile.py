@@ -3,34 +3,55 @@
 import math
 
 import pytest
+import torch
 
-from model.attention.triton_attention import Tiles, one_edge
+from model.attention import triton_attention, triton_kernels
+from model.attention.triton_attention import KERNELS, Tiles, one_edge, tiles_for
 from tests.machine_code import elsewhere
-from tests.model.attention.kernel_builds import SHARED_MEMORY
+from tests.model.attention.kernel_builds import KINDS, SHARED_MEMORY
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("capability", "head_size", "dtype"),
-    [
-        (90, 64, "bfloat16"),
-        (86, 64, "float16"),
-        (86, 128, "float32"),
-        (80, 128, "bfloat16"),
-    ],
+    ("capability", "head_size", "dtype", "switches"),
+    [(90, 64, "bfloat16", []), (86, 64, "float32", []), (80, 128, "float16", ["BIASED"])],
 )
-def test_kernels_compile(capability: int, head_size: int, dtype: str) -> None:
-    found = elsewhere("tests.model.attention.kernel_builds", capability, head_size, dtype)
-    assert len(found) == 4
-    assert max(one["shared"] for one in found.values()) <= SHARED_MEMORY[capability]
-    assert not any(one["serialised"] for one in found.values())
+def test_kernels_compile(capability: int, head_size: int, dtype: str, switches: list[str]) -> None:
+    case = capability, head_size, dtype, *switches
+    found = elsewhere("tests.model.attention.kernel_builds", *case)
+    assert list(found) == list(KERNELS)
+    for one in found.values():
+        assert one["shared"] <= SHARED_MEMORY[capability]
+        assert not one["serialised"]
+        assert one["spilled"] <= 64
+        # At least two warps for each of the four schedulers of a multiprocessor
+        assert one["registers"] * 32 * 8 <= 65536
 
 
-@pytest.mark.slow
-def test_kernels_compile_where_arguments_are_one() -> None:
-    """Triton makes a constant of an argument that is 1."""
-    ones = "heads", "queries", "keys", "drop_below"
-    assert elsewhere("tests.model.attention.kernel_builds", 90, 64, "bfloat16", "BIASED", *ones)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_no_number_compiles_a_kernel_again(kernel: str) -> None:
+    """Triton makes a constant of a whole number that is 1, and another kernel of a multiple of 16.
+
+    Such as the number of tokens, which differs in every step.
+    """
+    made = getattr(triton_attention, f"{kernel}_kernel")
+    numbers = {
+        name for name in made.arg_names
+        if not name.startswith("all_") and not name.endswith("_ptr") and name not in ("tables", "C")
+    }  # fmt: skip
+    fractions = {name for name, kind in KINDS.items() if kind == "fp32"}
+    assert numbers - fractions <= set(triton_kernels.NUMBERS)
+
+
+@pytest.mark.parametrize("head_size", triton_attention.HEAD_SIZES)
+@pytest.mark.parametrize("dtype", triton_attention.DTYPES)
+@pytest.mark.parametrize("shared", SHARED_MEMORY.values())
+def test_the_kernel_of_keys_finds_the_rows_it_reads(
+    head_size: int, dtype: torch.dtype, shared: int
+) -> None:
+    """`queries_kernel` writes whole tiles of its own, of which `keys_kernel` reads whole parts."""
+    tiles = tiles_for(head_size, dtype, shared)
+    assert tiles["queries"].queries % tiles["keys"].queries == 0
 
 
 @pytest.mark.parametrize(

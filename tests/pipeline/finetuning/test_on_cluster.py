@@ -79,12 +79,17 @@ def die(show):
     os._exit(1)
 
 
+def fail(show):
+    raise RuntimeError("CUDA out of memory")
+
+
 @pytest.mark.ray
 def test_a_task_has_its_threads_and_a_dead_worker_loses_no_other(ray_cluster):
     """What a worker process sees, in place of a fine-tuning."""
-    works = [Work("looks", look_around, ()), Work("dies", die, ())]
-    facts, error = cluster_runner(lambda name, line: None)(works)
-    assert facts["threads"] == 2
+    works = [Work("looks", look_around, ()), Work("dies", die, ()), Work("fails", fail, ())]
+    facts, error, other = cluster_runner(lambda name, line: None)(works)
+    assert (type(other), str(other)) == (TrainingError, "RuntimeError: CUDA out of memory")
+    assert facts["threads"] == 1
     assert facts["pid"] != os.getpid()
     assert facts["policy"] == "PASSIVE"
     assert type(error) is TrainingError

@@ -55,7 +55,7 @@ def make_engine(
     """An engine of the network for this process group; `settings` are those of Config."""
     world_size = torch.distributed.get_world_size()
     micro = global_size // (accumulation * world_size)
-    split = batch_split.split_batch(global_size, micro, world_size)
+    split = batch_split.Split(micro, world_size, accumulation)
     # Otherwise stage 3 would leave parameters as small as these whole on every rank.
     shard_all = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
     engine = {**settings.get("engine", {}), "deepspeed": shard_all}

@@ -42,7 +42,7 @@ def test_impossible_settings_are_named_together():
 
 
 def test_deepspeed_settings_follow_from_ours():
-    split = batch_split.split_batch(96, 8, 4)
+    split = batch_split.Split(8, 4, 3)
     config = Config.model_validate({"engine": {"zero_stage": 2}, "optim": {"clip": 0.7}})
     settings = deepspeed_config(config, split, "bf16")
     assert settings["train_batch_size"] == 96
@@ -62,7 +62,7 @@ def test_deepspeed_settings_follow_from_ours():
 def test_keys_of_deepspeeds_own_are_merged_into_groups():
     given = {"zero_optimization": {"reduce_bucket_size": 5}, "fp16": {"hysteresis": 1}}
     config = Config.model_validate({"engine": {"deepspeed": given}})
-    settings = deepspeed_config(config, batch_split.split_batch(8, 8, 1), "fp16")
+    settings = deepspeed_config(config, batch_split.Split(8, 1, 1), "fp16")
     assert settings["zero_optimization"]["reduce_bucket_size"] == 5
     assert settings["zero_optimization"]["stage"] == 1
     assert settings["fp16"] == {"enabled": True, "hysteresis": 1}
@@ -183,7 +183,7 @@ def test_activation_checkpointing_reaches_the_network():
 
 def checkpoint_activations():
     config = Config.model_validate({"engine": {"activation_checkpointing": True}})
-    split = batch_split.split_batch(4, 4, 1)
+    split = batch_split.Split(4, 1, 1)
     network = Recomputing()
     engine.initialize(network, config, split, "fp32")
     assert network.enabled

@@ -105,7 +105,7 @@ def score(stage, folder, samples):
     with torch.no_grad():
         net.cls.predictions.bias[10] += 5
     worker = engine.initialize(
-        PretrainingObjective(net), config, batch_split.split_batch(4, 2, world_size), "fp32"
+        PretrainingObjective(net), config, batch_split.Split(1, world_size, 4 // world_size), "fp32"
     )
     batches = [
         batch._replace(masked_labels=10 + batch.masked_labels // 3 % 2)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.corpus.run import alarms
+from pipeline.corpus.run.alarms import check_unknown
 from pipeline.corpus.samples.measuring import LONGEST_WORD, MEASURED_SAMPLES, measure
 from pipeline.corpus.samples.pairs import build_pairs
 from pipeline.corpus.shards.format import read_manifest
@@ -150,3 +151,12 @@ def test_samples_without_a_word_to_mask_are_counted():
     found = measure(unknown, MaskingSettings(), VOCABULARY, 5)
     assert found["without_words"] == found["measured"] == len(pairs.documents)
     assert found["masked_tokens"] == 0
+
+
+def test_a_vocabulary_of_another_script_is_an_error_long_before_the_end():
+    check_unknown(900_000, 900_000, ended=False)
+    check_unknown(2_000_000, 1_500_000, ended=False)
+    with pytest.raises(CorpusError, match=r"95% of the tokens so far are \[UNK\]"):
+        check_unknown(2_000_000, 1_900_000, ended=False)
+    with pytest.raises(CorpusError, match=r"60% of the tokens are \[UNK\]"):
+        check_unknown(100, 60, ended=True)

@@ -81,16 +81,26 @@ def test_perfect_logits_give_perfect_scores(task, length, tokenizer):
     assert list(scores.values()) == pytest.approx([1.0] * len(scores))
 
 
-@pytest.mark.parametrize("task", ["classification", "ner", "span"])
-@pytest.mark.parametrize("stride", [0, 3, 7])
+@pytest.mark.parametrize(
+    ("task", "stride"),
+    # Windows of a context that share nothing would cut answers in two.
+    [
+        ("classification", 0),
+        ("classification", 5),
+        ("ner", 0),
+        ("ner", 5),
+        ("span", 3),
+        ("span", 5),
+    ],
+)
 def test_windows_overlap_and_are_merged(task, stride, tokenizer):
     """Every token is seen, and the windows of a long text give one answer."""
     draw = random.Random(stride)
     examples = [MAKERS[task](draw) for _ in range(30)]
     for example in examples:
         TASKS[task].check_target(example, "here")
-        if task == "classification":
-            example["text"] *= 3
+        for key in {"classification": ("text",), "ner": ("tokens", "labels")}.get(task, ()):
+            example[key] *= 3
     kind, labels = TASKS[task], TASKS[task].label_set(examples)
     setup = TaskSetup(tokenizer, labels, 20, stride)
     features = kind.features(examples, setup)
@@ -319,8 +329,14 @@ def test_the_loss_counts_what_counts():
     logits = torch.tensor([[[2.0, 0.0], [0.0, 3.0]], [[5.0, 1.0], [1.0, 1.0]]])
     target = torch.tensor([[0, 1], [IGNORED, IGNORED]])
     expected = -torch.log_softmax(logits[0], -1)[[0, 1], [0, 1]].mean()
-    assert networks.loss_of(logits, target) == pytest.approx(float(expected))
-    assert networks.loss_of(logits, torch.full((2, 2), IGNORED)) == 0
+    weight = networks.target_weight(target)
+    assert networks.loss_sum(logits, target) / weight == pytest.approx(float(expected))
+    assert networks.loss_sum(logits, torch.full((2, 2), IGNORED)) == 0
+    assert networks.target_weight(torch.full((2, 2), IGNORED)) == 0
+    labels = torch.tensor([1.0, 3.0])
+    assert networks.target_weight(target, labels) == 4
+    numbers, truth = torch.tensor([[1.0], [2.0]]), torch.tensor([[1.5], [0.0]])
+    assert networks.loss_sum(numbers, truth) == pytest.approx(0.25 + 4)
 
 
 def test_absent_choices_get_no_probability(export, tokenizer):

@@ -170,7 +170,7 @@ def test_another_network_is_refused_by_name(path, tmp_path):
 
 
 def refuse_another_network(path):
-    split = batch_split.split_batch(4, 4, 1)
+    split = batch_split.Split(4, 1, 1)
     worker = engine.initialize(nn.Linear(3, 2), Config.model_validate(settings(1)), split, "fp32")
     with pytest.raises(CheckpointError, match=r"another network.*norm\.weight"):
         state.restore(worker, path)

@@ -1,0 +1,198 @@
+"""Filters of text quality: each compares a document with a setting, and is off by default.
+
+The rules are those of Gopher (Rae et al. 2021, table A1), C4 (Raffel et al. 2020, section 2.2) and
+CCNet (Wenzek et al. 2020, perplexity), where characters stand for words. `settings.corpus.WEB` has
+the thresholds for Chinese.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from pipeline.corpus.randomness import mix
+from pipeline.corpus.samples.characters import CharacterTable
+from pipeline.errors import ConfigError
+from pipeline.settings.corpus import CleaningSettings
+from pipeline.storage import read_whole
+
+NGRAM = 10
+"""Characters of an n-gram: about as long as six words, of which Gopher counts five to ten."""
+FUNCTION_CHARACTERS = (
+    "的一是了我不在有人这他们来到个上大中就说为以和地也子时道出而要于之其与及或被把从向"
+)
+"""Characters that are frequent in every kind of Chinese prose, and rare in lists of names or goods.
+Gopher asks for two of eight English stop words."""
+PUNCTUATION = set("，。、；：？！“”‘’（）《》〈〉【】「」『』…—·,.;:?!'\"()[]-%")
+"""Signs of ordinary prose, which count as neither symbols nor letters."""
+CONTEXTS = 1 << 20
+"""Cells for the counts of pairs and triples of characters; a collision adds two counts."""
+SMOOTHING = (0.6, 0.3, 0.1)
+"""Weights of triples, pairs and single characters."""
+TRAINED_CHARACTERS = 20_000_000
+"""Most characters of the good text that are counted: each worker needs some seconds for them."""
+
+
+def reason_to_drop(text: str, settings: CleaningSettings) -> str:
+    """The first filter that a clean text does not pass; empty if it passes all."""
+    if settings.max_symbols < 1 and symbol_share(text) > settings.max_symbols:
+        return "digits_and_symbols"
+    if settings.min_function_characters and (
+        function_share(text) < settings.min_function_characters
+    ):
+        return "few_function_characters"
+    if settings.max_repeated_ngrams < 1 and (
+        repeated_ngram_share(text) > settings.max_repeated_ngrams
+    ):
+        return "repeated_ngrams"
+    if settings.flagged_words and (
+        flagged_share(text, flagged_pattern(settings.flagged_words)) > settings.max_flagged
+    ):
+        return "flagged_words"
+    if settings.good_text and (
+        load_model(settings.good_text).perplexity(text) > settings.max_perplexity
+    ):
+        return "high_perplexity"
+    return ""
+
+
+def symbol_share(text: str) -> float:
+    """Share of the visible characters that are digits or symbols, ordinary punctuation excepted."""
+    kinds = _kinds().look_up(_codes(text))
+    return int((kinds == 2).sum()) / max(1, int((kinds > 0).sum()))
+
+
+def function_share(text: str) -> float:
+    """Share of the visible characters that are `FUNCTION_CHARACTERS`."""
+    codes = _codes(text)
+    wanted = np.array([ord(character) for character in FUNCTION_CHARACTERS], np.uint32)
+    return int(np.isin(codes, wanted).sum()) / max(1, int((codes > 0x20).sum()))
+
+
+def repeated_ngram_share(text: str) -> float:
+    """Share of the characters that lie in an n-gram which occurred earlier in the text."""
+    codes = _codes(text).astype(np.uint64)
+    if len(codes) <= NGRAM:
+        return 0.0
+    count = len(codes) - NGRAM + 1
+    hashes = np.zeros(count, np.uint64)
+    for place in range(NGRAM):
+        hashes = mix(hashes + codes[place : place + count])
+    _, first = np.unique(hashes, return_index=True)
+    again = np.ones(count, np.int64)
+    again[first] = 0
+    # A character is covered if one of the n-grams that contain it is repeated.
+    return int((np.convolve(again, np.ones(NGRAM, np.int64)) > 0).sum()) / len(codes)
+
+
+def flagged_share(text: str, pattern: re.Pattern[str]) -> float:
+    """Share of the characters that belong to flagged words."""
+    return sum(len(found) for found in pattern.findall(text)) / max(1, len(text))
+
+
+@functools.lru_cache(maxsize=2)
+def flagged_pattern(path: str) -> re.Pattern[str]:
+    """The words of a list, one a line, as a pattern that prefers longer words.
+
+    Raises:
+        ConfigError: the list can't be read or is empty.
+    """
+    lines = _read(path, "flagged_words").split("\n")
+    words = sorted({line.strip() for line in lines if line.strip()}, key=len, reverse=True)
+    if not words:
+        raise ConfigError(f"corpus.cleaning.flagged_words: {path} holds no words, one a line")
+    return re.compile("|".join(map(re.escape, words)))
+
+
+class CharacterModel:
+    """Probabilities of characters after the two before them, by interpolated counts of a text."""
+
+    def __init__(self, text: str) -> None:
+        codes = _codes(text)
+        self._total = len(codes)
+        single, pair, triple = _contexts(codes)
+        self._singles = np.bincount(single, minlength=0x110000)
+        self._pairs = np.bincount(pair, minlength=CONTEXTS)
+        self._triples = np.bincount(triple, minlength=CONTEXTS)
+
+    def perplexity(self, text: str) -> float:
+        """exp of the mean negative log-probability of the characters."""
+        codes = _codes(text)
+        single, pair, triple = _contexts(codes)
+        singles, pairs = self._singles[single], self._pairs[pair]
+        shares = (
+            self._triples[triple][1:] / np.maximum(1, pairs[:-1]),
+            pairs[1:] / np.maximum(1, singles[:-1]),
+            (singles[1:] + 0.1) / (self._total + 0.1 * len(self._singles)),
+        )
+        chances = sum(weight * share for weight, share in zip(SMOOTHING, shares, strict=True))
+        return float(np.exp(-np.log(np.minimum(1, chances)).mean())) if len(codes) > 1 else 1.0
+
+
+@functools.lru_cache(maxsize=2)
+def load_model(path: str) -> CharacterModel:
+    """The model of a plain text in UTF-8; a worker trains it once.
+
+    Raises:
+        ConfigError: the text can't be read or is too short.
+    """
+    text = _read(path, "good_text")[:TRAINED_CHARACTERS]
+    if len(text) < 1000:
+        raise ConfigError(
+            f"corpus.cleaning.good_text: {path} has {len(text)} characters; give it a text of the "
+            "kind that you want, of a million characters or more"
+        )
+    return CharacterModel(text)
+
+
+def content_hashes(settings: CleaningSettings) -> list[str]:
+    """Hashes of the files that the settings name, for fingerprints.
+
+    Raises:
+        ConfigError: a file can't be read.
+    """
+    files = {"flagged_words": settings.flagged_words, "good_text": settings.good_text}
+    return [
+        xxhash.xxh3_128_hexdigest(_read(path, setting).encode()) if path else ""
+        for setting, path in files.items()
+    ]
+
+
+def _read(path: str, setting: str) -> str:
+    try:
+        return read_whole(path).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"corpus.cleaning.{setting}: {path}: {error}") from None
+
+
+def _codes(text: str) -> NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+
+
+def _contexts(codes: NDArray[np.uint32]) -> list[NDArray[np.uint64]]:
+    """[3, L] cells of each character alone, with the one before it, and with the two before it."""
+    last = codes.astype(np.uint64)
+    cells = [last]
+    for _ in range(2):
+        before = np.concatenate([np.zeros(1, np.uint64), last[:-1]])
+        last = mix(mix(before) + codes)
+        cells.append(last % np.uint64(CONTEXTS))
+    return cells
+
+
+@functools.cache
+def _kinds() -> CharacterTable:
+    """0 for white space, 1 for letters and ordinary punctuation, 2 for digits and symbols."""
+    return CharacterTable(np.int8, _kind)
+
+
+def _kind(character: str) -> int:
+    if character.isspace():
+        return 0
+    ordinary = unicodedata.category(character)[0] in "LM" or character in PUNCTUATION
+    return 1 if ordinary else 2

@@ -1,0 +1,104 @@
+"""Each filter drops what it is for, keeps ordinary prose, and counts nothing while it is off."""
+
+import random
+
+import pytest
+
+from pipeline.corpus import planning
+from pipeline.corpus.records import Drop
+from pipeline.corpus.run.inputs import list_inputs
+from pipeline.corpus.text import quality
+from pipeline.corpus.text.cleaning import Cleaner
+from pipeline.errors import ConfigError
+from pipeline.settings.config_file import load_config
+from pipeline.settings.corpus import WEB, CleaningSettings, CorpusSettings
+from tests.pipeline.corpus import raw
+from tests.pipeline.corpus.raw import write_texts
+
+PROSE = (
+    "昨天下午，我和朋友一起去了城里的图书馆。那里的书很多，光是历史就有三个房间。我们在窗边坐下，"
+    "各自看了两个小时，谁也没有说话。回家的路上，他说起小时候的事：父亲常常带他来这里，"
+    "一坐就是一天。我想，这样的日子大概不会再有了，可是书还在，窗边的光也还在。"
+)
+GOODS = "手机壳 ￥19.9 ★★★★★ 已售 3821 件 ｜ 数据线 ￥9.9 ★★★★ 已售 12093 件 ｜ " * 8
+LOOP = PROSE + "点击下载最新版本安装包立即体验。" * 20
+NAMES = "张伟李娜刘洋陈静杨帆黄磊周杰吴迪徐峰孙悦马超朱琳胡兵郭涛林峰何洁高翔梁辰郑爽" * 5
+
+
+def reason(text, **settings):
+    result = Cleaner(CleaningSettings(min_characters=0, min_han_share=0, **settings))(text)
+    return result.reason if isinstance(result, Drop) else ""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("max_symbols", GOODS, "digits_and_symbols"),
+        ("max_repeated_ngrams", LOOP, "repeated_ngrams"),
+        ("min_function_characters", NAMES, "few_function_characters"),
+    ],
+)
+def test_a_filter_drops_what_it_is_for(name, text, expected):
+    assert reason(text) == ""
+    assert reason(text, **{name: WEB[name]}) == expected
+    assert reason(PROSE, **{name: WEB[name]}) == ""
+
+
+def test_flagged_words_are_those_of_the_users_list(tmp_path):
+    words = raw.write(tmp_path / "flagged.txt", "点击\n点击下载\n\n安装包\n".encode())
+    assert reason(LOOP, flagged_words=str(words)) == "flagged_words"
+    assert reason(LOOP, flagged_words=str(words), max_flagged=0.9) == ""
+    assert reason(PROSE, flagged_words=str(words)) == ""
+    share = quality.flagged_share("请点击下载安装包吧", quality.flagged_pattern(str(words)))
+    assert share == 7 / 9
+
+
+def test_text_unlike_the_good_text_is_dropped(tmp_path):
+    good = raw.write(tmp_path / "good.txt", "\n".join(write_texts(300)).encode())
+    settings = {"good_text": str(good), "max_perplexity": 50.0}
+    mixed = random.Random(0)
+    for text in write_texts(20, seed=5):
+        assert reason(text, **settings) == ""
+        letters = list(text)
+        mixed.shuffle(letters)
+        assert reason("".join(letters), **settings) == "high_perplexity"
+    assert reason("魑魅魍魉" * 10, **settings) == "high_perplexity"
+    assert reason("好", **settings) == ""
+
+
+def test_a_preset_names_thresholds_that_single_settings_replace():
+    web = load_config(None, ["corpus.cleaning=web"]).corpus.cleaning
+    assert {name: getattr(web, name) for name in WEB} == WEB
+    other = load_config(None, ["corpus.cleaning.preset=web", "corpus.cleaning.max_symbols=0.5"])
+    assert other.corpus.cleaning.max_symbols == 0.5
+    assert other.corpus.cleaning.min_characters == WEB["min_characters"]
+    assert CleaningSettings.model_validate(web.model_dump()) == web
+    with pytest.raises(ConfigError, match="preset"):
+        load_config(None, ["corpus.cleaning=wib"])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"max_flagged": 0.5}, {"good_text": "x"}, {"max_perplexity": 5.0}]
+)
+def test_settings_that_need_each_other(wrong):
+    with pytest.raises(ValueError, match="need"):
+        CleaningSettings(**wrong)
+
+
+def test_named_files_are_no_text_count_by_content_and_are_refused_early(tmp_path, vocab):
+    raw.write(tmp_path / "in" / "a.jsonl", raw.jsonl([PROSE]))
+    words = raw.write(tmp_path / "in" / "flagged.txt", "点击".encode())
+    inputs = (str(tmp_path / "in"),)
+
+    def plan():
+        corpus = CorpusSettings(inputs=inputs, cleaning={"flagged_words": str(words)})
+        sources = list_inputs(corpus).sources
+        assert [source.name for source in sources] == ["0/a.jsonl"]
+        return planning.plan(corpus, vocab, 0, sources).fingerprint
+
+    before = plan()
+    words.write_text("下载", "utf-8")
+    assert plan() != before
+    missing = CorpusSettings(inputs=inputs, cleaning={"flagged_words": str(tmp_path / "no")})
+    with pytest.raises(ConfigError, match=r"corpus\.cleaning\.flagged_words"):
+        planning.check(missing, tmp_path / "out", None)
