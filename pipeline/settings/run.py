@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.settings.base import LocalPath, Location, Number, Settings
+from pipeline.settings.base import LocalPath, Location, Number, Positive, Settings
 
 
 class RunSettings(Settings):
@@ -45,7 +45,7 @@ class PromoteSettings(Settings):
 
     model: str = "nezha"
     """Name in the model registry; that of a head is `nezha-NAME`."""
-    version: str = "candidate"
+    version: Positive | str = "candidate"
     """Number or alias of the version."""
 
 

@@ -72,7 +72,8 @@ mlflow.set_tracking_uri(uri)
 found = {}
 for task, (model, rows) in given.items():
     head = mlflow.pyfunc.load_model(model)
-    assert head.metadata.signature.inputs and head.metadata.signature.outputs and head.input_example
+    assert head.metadata.signature.inputs and head.metadata.signature.outputs
+    assert head.input_example is not None
     found[task] = head.predict(rows).to_dict("records")
 assert not any(name in sys.modules for name in ("pipeline", "model"))
 print(json.dumps(found))
@@ -107,13 +108,15 @@ def test_mlflow_serves_a_head_over_http(heads, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {"MLFLOW_TRACKING_URI": tracking.tracking_uri(config)}
+    # MLflow starts the command `uvicorn`, which the environment of this Python has.
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {"MLFLOW_TRACKING_URI": tracking.tracking_uri(config), "PATH": programs}
     place = ["--host", "127.0.0.1", "--port", str(port)]
     command = ["models", "serve", "-m", made["ner"][2].uri, "--env-manager", "local", *place]
     server = subprocess.Popen(
         [sys.executable, "-P", "-m", "mlflow", *command],
         cwd=tmp_path,
-        env=environment,
+        env=os.environ | environment,
         start_new_session=True,
     )
     request = urllib.request.Request(
@@ -130,7 +133,8 @@ def test_mlflow_serves_a_head_over_http(heads, tmp_path):
                 assert server.poll() is None
                 time.sleep(1)
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait()
     (found,) = answer["predictions"]
     assert len(found["labels"]) == len(text_of("ner")["text"])

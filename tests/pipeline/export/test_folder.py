@@ -14,8 +14,9 @@ from pipeline.corpus.samples.encoder import Encoder
 from pipeline.corpus.samples.vocabulary import build_tokenizer
 from pipeline.errors import ExportError, VocabularyError
 from pipeline.export import folder as export
+from pipeline.export.lineage import read_lineage
 from pipeline.paths import RunPaths
-from pipeline.tracking import registry
+from pipeline.registering import register_export
 from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.checkpoints.state import load_weights
@@ -55,7 +56,7 @@ def test_the_export_has_the_weights_and_the_lineage(run):
     for name, value in trained.state_dict().items():
         torch.testing.assert_close(network.state_dict()[name], value, rtol=0, atol=0)
         torch.testing.assert_close(fresh.state_dict()[name], value, rtol=0, atol=0)
-    lineage = export.read_lineage(paths.export)
+    lineage = read_lineage(paths.export)
     assert lineage["step"] == 6
     assert lineage["fingerprint"] == checkpoints.read_state(best)["fingerprint"]
     assert lineage["settings"]["run"]["name"] == "exported"
@@ -85,7 +86,7 @@ def test_the_tokenizer_folds_what_the_manifest_says(run, tmp_path):
     assert "lowercase" not in card
     assert "`html`" in does_not
     assert "transformers 5" in card
-    lineage = export.read_lineage(folder)
+    lineage = read_lineage(folder)
     assert lineage["cleaning"] == ["html", "width", "simplify"]
 
 
@@ -133,18 +134,25 @@ def test_another_vocabulary_is_refused(run, tmp_path):
 
 def test_a_folder_that_is_no_export_is_named(tmp_path):
     with pytest.raises(ExportError, match="make one with `python -m jobs"):
-        export.read_lineage(tmp_path)
+        read_lineage(tmp_path)
 
 
 @pytest.mark.slow
 def test_the_registered_model_loads_where_this_repository_is_not(run, tmp_path):
     config, paths = run
     run_id = tracking.start_run(config, "registered", {})
-    uri = registry.register_export(config, paths.export, run_id)
-    assert uri == "models:/nezha@champion"
-    second = registry.register_export(config, paths.export, run_id)
+    uri, note = register_export(config, paths.export, run_id)
+    assert (uri, note) == (
+        "models:/nezha@candidate",
+        "nezha: version 1 is candidate and champion",
+    )
+    second, note = register_export(config, paths.export, run_id)
+    assert "version 2 is candidate, not champion: its heldout_mlm_loss is" in note
     client = mlflow.MlflowClient(tracking.tracking_uri(config))
-    assert int(client.get_model_version_by_alias("nezha", "champion").version) == 2
+    assert int(client.get_model_version_by_alias("nezha", "candidate").version) == 2
+    champion = client.get_model_version_by_alias("nezha", "champion")
+    assert (int(champion.version), champion.tags["precision"]) == (1, "fp32")
+    assert champion.tags["corpus_fingerprint"] == read_lineage(paths.export)["fingerprint"]
     assert client.get_run(run_id).info.status == "RUNNING"
     tracking.finish_run(config, run_id, "FAILED")
     code = f"""
@@ -167,11 +175,11 @@ for uri in ({uri!r}, folder):
         update={"uri": f"sqlite:///{tmp_path}/other.db", "alias": "staging"}
     )
     other = config.model_copy(update={"tracking": elsewhere})
-    assert registry.register_export(other, paths.export, run_id) == "models:/nezha@staging"
+    assert register_export(other, paths.export, run_id).uri == "models:/nezha@staging"
     made = mlflow.MlflowClient(elsewhere.uri).get_model_version_by_alias("nezha", "staging")
     run_there = mlflow.MlflowClient(elsewhere.uri).get_run(made.run_id)
     assert run_there.data.tags["pretraining_run"] == run_id
-    registry.register_export(config, paths.export, run_id)
+    register_export(config, paths.export, run_id)
     assert client.get_run(run_id).info.status == "FAILED", "registering changes no state"
     network = NezhaForPreTraining.from_pretrained(paths.export).eval()
     inputs = AutoTokenizer.from_pretrained(paths.export)("一丁七", return_tensors="pt")
