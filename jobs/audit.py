@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from jobs.command import Verb, main, table
-from pipeline.audit import audit
 from pipeline.errors import TrainingError
 from pipeline.paths import RunPaths
+from pipeline.runs.audit import audit
 from pipeline.settings.config import Config
 
 

@@ -16,8 +16,8 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import mirror
 from pipeline.errors import NezhaError
+from pipeline.runs import mirror
 from pipeline.settings.config import Config
 from pipeline.settings.config_file import dump_yaml, load_config
 

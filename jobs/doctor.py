@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from jobs.command import Verb, main, table
+from pipeline.cluster.ray_cluster import gpus_per_worker
 from pipeline.doctor import cluster
 from pipeline.doctor.findings import Finding
 from pipeline.doctor.node import Facts
 from pipeline.errors import ConfigError
-from pipeline.ray_cluster import gpus_per_worker
 from pipeline.settings.config import Config
 from pipeline.tracking.runs import tracking_uri
 

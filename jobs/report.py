@@ -9,7 +9,7 @@ from rich.console import Console
 
 from jobs.command import Verb, main
 from pipeline.paths import RunPaths
-from pipeline.run_report import FILE, write_report
+from pipeline.runs.report import FILE, write_report
 from pipeline.settings.config import Config
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from jobs.command import Verb, main
 from pipeline.errors import ConfigError
-from pipeline.run_list import RunState, list_runs
+from pipeline.runs.listing import RunState, list_runs
 from pipeline.settings.config import Config
 
 

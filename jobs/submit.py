@@ -19,7 +19,7 @@ from pathlib import Path
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
-from pipeline import submission
+from pipeline.cluster import submission
 from pipeline.errors import ConfigError, NezhaError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"

@@ -14,7 +14,7 @@ from rich.console import Console
 from jobs.command import Verb, main, table
 from pipeline import preflight
 from pipeline.paths import RunPaths
-from pipeline.run_report import write_report
+from pipeline.runs.report import write_report
 from pipeline.settings.config import Config
 from pipeline.training.launch import torchrun
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
 
-from pipeline import preflight, registering, run_report, sample
+from pipeline import preflight, registering, sample
 from pipeline.corpus import planning, prepare
 from pipeline.corpus.run.inputs import Inputs, list_inputs
 from pipeline.corpus.samples.vocabulary import read_vocabulary
@@ -30,6 +30,7 @@ from pipeline.finetuning.finetune import Finetuning, check
 from pipeline.finetuning.on_cluster import finetune_all
 from pipeline.finetuning.tasks import TASKS
 from pipeline.paths import RunPaths
+from pipeline.runs import report
 from pipeline.settings.config import Config
 from pipeline.settings.corpus import CorpusSettings, MaskingSettings
 from pipeline.tracking import pictures
@@ -211,7 +212,7 @@ def pretrain(config: Config, progress: Progress) -> str | None:
             progress.say(f"step {state['step']} is reached: {newest}")
             # An earlier command may have ended between the last step and this.
             files = [paths.run / history.FILE, *paths.run.glob("*.png")]
-            files += paths.run.glob(run_report.FILE)
+            files += paths.run.glob(report.FILE)
             return _record(config, tracking.noted_run(paths.run), files, tags, progress.say)
         progress.say(f"going on from {newest}")
     uri, run_id = tracking.tracking_uri(config), tracking.noted_run(paths.run)
@@ -226,14 +227,14 @@ def pretrain(config: Config, progress: Progress) -> str | None:
         ray_train.fit(config, given, progress.update, progress.say)
     except BaseException as error:
         asked = isinstance(error, Interrupted | KeyboardInterrupt)
-        report = drawn(lambda: [run_report.write_report(paths.run)], progress.say)
+        drawings = drawn(lambda: [report.write_report(paths.run)], progress.say)
         if run_id:
-            tracking.finish_run(config, run_id, "KILLED" if asked else "FAILED", report)
+            tracking.finish_run(config, run_id, "KILLED" if asked else "FAILED", drawings)
         raise
     reference = reference_loss(config, progress.say)
     files = [paths.run / history.FILE, paths.run / step_log.FILE]
     files += drawn(lambda: _draw(config, reference), progress.say)
-    files += drawn(lambda: [run_report.write_report(paths.run)], progress.say)
+    files += drawn(lambda: [report.write_report(paths.run)], progress.say)
     return _record(config, run_id, files, tags, progress.say)
 
 

@@ -15,12 +15,12 @@ import torch.distributed as dist
 from ray._private.authentication.authentication_utils import is_token_auth_enabled
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline import ray_cluster
+from pipeline.cluster import ray_cluster
+from pipeline.cluster.interfaces import use_interface_of
 from pipeline.corpus.shards import format as shards
 from pipeline.doctor.findings import Finding, judge
 from pipeline.doctor.node import Facts, examine
 from pipeline.errors import ConfigError, ShardError
-from pipeline.interfaces import use_interface_of
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.storage import filesystem

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pipeline import ray_cluster
+from pipeline.cluster import ray_cluster
 from pipeline.errors import NezhaError, TrainingError
 from pipeline.finetuning.finetune import StoppedEarly
 from pipeline.finetuning.trials import Trial, TrialResult, read_result, run_trial

@@ -14,7 +14,7 @@ import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
 
-from pipeline import ray_cluster
+from pipeline.cluster import ray_cluster
 from pipeline.errors import NezhaError, TrainingError
 from pipeline.finetuning.finetune import (
     FinetuneResult,

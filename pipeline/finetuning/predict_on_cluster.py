@@ -10,7 +10,7 @@ from typing import Any
 import ray
 import torch
 
-from pipeline import ray_cluster
+from pipeline.cluster import ray_cluster
 from pipeline.errors import NezhaError, TaskError
 from pipeline.finetuning.input_lines import read_input
 from pipeline.finetuning.predict import LINES, Head, answered

@@ -9,7 +9,7 @@ import ray
 import torch
 
 from model import NezhaConfig
-from pipeline import ray_cluster
+from pipeline.cluster import ray_cluster
 from pipeline.estimate import random_batch
 from pipeline.feed.collate import Batch
 from pipeline.settings.config import Config

@@ -17,8 +17,8 @@ from ray.autoscaler._private.util import (
     validate_config,
 )
 
+from pipeline.cluster.submission import IN_IMAGE
 from pipeline.settings.config_file import load_config
-from pipeline.submission import IN_IMAGE
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"

@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 
 from pipeline import journal
-from pipeline.audit import audit
 from pipeline.paths import RunPaths
+from pipeline.runs.audit import audit
 from pipeline.training.checkpoints import files
 from pipeline.training.faults import events, failures
 from pipeline.training.measure import step_log

@@ -7,20 +7,20 @@ import sys
 import time
 
 import pytest
+from tests.pipeline.test_mirror import stored
 
-from pipeline import mirror
 from pipeline.paths import RunPaths
+from pipeline.runs import mirror
 from pipeline.settings.config_file import load_config
 from pipeline.training.checkpoints import files
 from pipeline.training.launch import torchrun
 from tests.corpora import write_corpus, write_vocabulary
 from tests.pipeline.object_store import bucket, object_store  # noqa: F401
-from tests.pipeline.test_mirror import stored
 from tests.pipeline.training import test_loop
 
 TRAIN = """
 import sys, time
-from pipeline import mirror
+from pipeline.runs import mirror
 from pipeline.settings.config_file import load_config
 from pipeline.training import loop
 from pipeline.training.launch import torchrun

@@ -23,11 +23,11 @@ from typing import Any
 import ray
 import ray.data
 
+from pipeline.cluster.ray_cluster import connect
 from pipeline.corpus.run.tally import Result
 from pipeline.corpus.run.work import Job, chunks_or_failure, or_failure
 from pipeline.corpus.text.units import Unit, shard_bytes
 from pipeline.errors import CorpusError
-from pipeline.ray_cluster import connect
 
 QUEUED, QUEUED_A_CPU = 64, 2
 """Tasks of byte ranges that are submitted at a time, so that no CPU waits for the driver."""

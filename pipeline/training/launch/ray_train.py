@@ -17,7 +17,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from pipeline import ray_cluster as cluster
+from pipeline.cluster import ray_cluster as cluster
 from pipeline.doctor import cluster as doctor
 from pipeline.errors import NezhaError, TrainingError
 from pipeline.paths import RunPaths

@@ -8,7 +8,7 @@ import ray
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 
-from pipeline.interfaces import use_interface_of
+from pipeline.cluster.interfaces import use_interface_of
 
 
 class NodeTorchConfig(TorchConfig):

@@ -11,7 +11,7 @@ import ray
 from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from pipeline.interfaces import interface_of
+from pipeline.cluster.interfaces import interface_of
 from pipeline.training.launch.rendezvous import NodeTorchConfig
 
 ROOT = Path(__file__).parents[4]
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[4]
 RANK = """
 import os, sys, torch, torch.distributed as dist
 from datetime import timedelta
-from pipeline.interfaces import use_interface_of
+from pipeline.cluster.interfaces import use_interface_of
 if sys.argv[2] == "by address":
     use_interface_of(sys.argv[1])
 dist.init_process_group("gloo", timeout=timedelta(seconds=20 if sys.argv[2] == "by address" else 5))

@@ -8,7 +8,7 @@ from jobs import report
 from jobs.command import main
 from pipeline import journal, stages
 from pipeline.errors import TrainingError
-from pipeline.run_report import write_report
+from pipeline.runs.report import write_report
 from pipeline.training.faults import events
 from pipeline.training.measure import history, step_log
 

@@ -10,10 +10,10 @@ import pytest
 from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
 from ray.job_submission import JobStatus
 
-from pipeline import submission
+from pipeline.cluster import submission
 from pipeline.errors import ConfigError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DEMO = "jobs/configs/demo.yaml"
 SHARED = ("run.storage=/shared/runs",)
 

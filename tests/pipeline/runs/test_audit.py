@@ -6,9 +6,9 @@ import pytest
 
 from jobs import audit as verb
 from jobs.command import main
-from pipeline.audit import audit
 from pipeline.errors import CheckpointError
 from pipeline.paths import RunPaths
+from pipeline.runs.audit import audit
 from pipeline.training.checkpoints import files
 from pipeline.training.launch import torchrun
 from pipeline.training.measure import step_log

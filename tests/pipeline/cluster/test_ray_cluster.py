@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import ray_cluster as cluster
+from pipeline.cluster import ray_cluster as cluster
 from pipeline.errors import ConfigError
 from pipeline.settings.config_file import load_config
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import sys
-from pipeline import ray_cluster
+from pipeline.cluster import ray_cluster
 ray_cluster.connect()
 print(ray_cluster.cpus_by_node(), ray_cluster.count("CPU"))
 if sys.argv[1] == "error":

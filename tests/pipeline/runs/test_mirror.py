@@ -6,10 +6,11 @@ import time
 
 import pytest
 
-from pipeline import mirror, preflight
+from pipeline import preflight
 from pipeline.errors import ConfigError, StorageError, TrackingError
-from pipeline.mirror import Mirror
 from pipeline.paths import RunPaths
+from pipeline.runs import mirror
+from pipeline.runs.mirror import Mirror
 from pipeline.settings.config_file import load_config
 from pipeline.storage import filesystem
 

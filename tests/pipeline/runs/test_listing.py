@@ -6,7 +6,7 @@ from jobs import runs
 from jobs.command import main
 from pipeline.errors import Interrupted
 from pipeline.paths import RunPaths
-from pipeline.run_list import list_runs
+from pipeline.runs.listing import list_runs
 from pipeline.training.faults import lock, stop
 from pipeline.training.launch import torchrun
 from tests.pipeline.training.test_loop import settings
