@@ -93,8 +93,8 @@ def sections(comparison: Comparison) -> list[tuple[str, str, Table]]:
         (
             "Differences",
             "In points, with the 95 % interval of a paired bootstrap over examples and seeds; p of "
-            "McNemar's exact test on the examples that most seeds answer right, or for F1 of the "
-            "bootstrap.",
+            "McNemar's exact test on the majority of the seeds, which takes the seeds as given, or "
+            "for F1 of the bootstrap.",
             difference_table(comparison),
         ),
         ("Other scores", "Means over the seeds, in per cent.", other_scores(comparison)),

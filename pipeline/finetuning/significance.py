@@ -33,15 +33,20 @@ def compare(first: NDArray[np.float64], second: NDArray[np.float64], seed: int =
         first: [S, N, 2] numerators and denominators (`judging.shares`) of S seeds.
         second: [T, N, 2] of the other network.
 
-    Where each example is right or wrong, p is that of McNemar's exact test, on examples that most
-    seeds answer right. Otherwise, for F1, it is that of the bootstrap.
+    Where each example is right or wrong, p is that of McNemar's exact test on the majority of the
+    seeds, without examples that half of them answer right. It takes the seeds as given: the
+    interval, which draws seeds too, may hold 0 where p is small. Otherwise, for F1, p is that of
+    the bootstrap.
     """
     means = [ratio(each.sum(1)).mean() for each in (first, second)]
     drawn = bootstrap(first, second, seed)
     low, high = np.quantile(drawn, [0.025, 0.975])
     if _is_right_or_wrong(first) and _is_right_or_wrong(second):
-        right = [each[..., 0].mean(0) > 0.5 for each in (first, second)]
-        p, test = mcnemar(*right), "McNemar"
+        votes = [each[..., 0].mean(0) for each in (first, second)]
+        # A tie of an even number of seeds is neither: as "wrong" it would count against the network
+        # whose seeds differ more.
+        clear = (votes[0] != 0.5) & (votes[1] != 0.5)
+        p, test = mcnemar(*(each[clear] > 0.5 for each in votes)), "McNemar"
     else:
         below = min((drawn <= 0).mean(), (drawn >= 0).mean())
         p, test = min(1.0, max(2 * float(below), 1 / RESAMPLES)), "bootstrap"

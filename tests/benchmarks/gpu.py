@@ -3,14 +3,15 @@
     python -m tests.benchmarks.gpu FOLDER
     python -m tests.benchmarks.gpu FOLDER --only step "loop base" --again
 
-It runs the kernels' tests, then attention, a step, LAMB and the whole loop with a checkpoint: parts
-of three minutes at most. Each part leaves what it printed in FOLDER/NAME.txt and, where it has
-figures, FOLDER/NAME.json. FOLDER/report.md is written anew after each part: measured times beside
-those that `expect.py` computes. The same command goes on where the last one was cut off: parts that
-have ended well are not run again unless --again is given. A part that fails does not stop it.
+It runs the doctor and the kernels' tests, then attention, a step, LAMB and the whole loop with a
+checkpoint: parts of three minutes at most. Each part leaves what it printed in FOLDER/NAME.txt and,
+where it has figures, FOLDER/NAME.json. FOLDER/report.md is written anew after each part: measured
+times beside those that `expect.py` computes. The same command goes on where the last one was cut
+off: parts that have ended well are not run again unless --again is given. A part that fails does
+not stop it.
 
 It needs torch, Triton, transformers, numpy, pyarrow, pydantic, pyyaml, rich, fsspec, xxhash, pytest
-and hypothesis; the loop needs DeepSpeed too.
+and hypothesis; the doctor also needs Ray, and the loop DeepSpeed.
 """
 
 import argparse
@@ -50,6 +51,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
     gpu = ["--device", "cuda"]
     attention = ["tests/benchmarks/attention.py", *gpu, "--dtype", "bfloat16"]
     step = ["tests/benchmarks/step.py", *gpu]
+    doctor = ["-m", "jobs.doctor", "--config", "jobs/configs/demo.yaml"]
     found = {"kernels": ["-m", "pytest", "-q", *KERNEL_TESTS]}
     for length in (128, 512, 2048):
         found[f"attention {length}"] = [*attention, "--lengths", str(length)]
@@ -71,7 +73,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
         if name != "kernels"
     }
     found["lamb"] = ["-m", "tests.benchmarks.lamb_cost", *gpu]
-    return found
+    return {"doctor": [*doctor, f"run.storage={folder / 'doctor'}"], **found}
 
 
 def figures_of(folder: Path, part: str) -> Path:

@@ -60,7 +60,7 @@ def words(tmp_path_factory):
     raw.write(folder / "a.jsonl", raw.jsonl(["北京是中国的首都。今天天气很好。" * 20] * 50))
     return [
         *(f"run.storage={folder}/runs", f"corpus.inputs=[{folder}/a.jsonl]", "run.name=small"),
-        *("corpus.vocab_size=60", "corpus.sequence_length=32"),
+        *("corpus.vocab_size=64", "corpus.sequence_length=32"),
     ]
 
 

@@ -43,6 +43,7 @@ def config(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_an_ablation_goes_on_where_it_was_stopped_and_compares_by_seed(config, monkeypatch):
     fit, trained = ray_train.fit, []
 

@@ -32,6 +32,12 @@ def test_an_example_is_right_if_most_seeds_answer_it_right():
     assert found.low <= found.mean <= found.high
 
 
+def test_ties_of_an_even_number_of_seeds_do_not_count_against_a_network():
+    steady = right([1] * 10 + [0] * 10, [1] * 10 + [0] * 10)
+    unsteady = right([1] * 20, [0] * 20)  # the same mean
+    assert compare(steady, unsteady).p == 1.0
+
+
 def test_a_clear_difference_is_found_and_no_difference_is_not():
     draw = np.random.default_rng(1)
     chance = draw.random(400)
