@@ -31,7 +31,8 @@ TEXTS = {
     "ner": {"text": "王明在京，李华说"},
     "span": {"context": "书店张明一二三", "question": "是？"},
     "choice": {"context": "书店", "question": "？", "choices": ["书坏", "太好"]},
-    **dict.fromkeys(("pair", "similarity"), {"sentence1": "书好", "sentence2": "很好"}),
+    "pair": {"sentence1": "书好", "sentence2": "很好"},
+    "similarity": {"sentence1": "书好", "sentence2": "很好"},
 }
 BLANK = {"ner": {"text": " "}, "span": {"context": " ", "question": "是？"}}
 
