@@ -32,6 +32,7 @@ TEXTS = {
     "span": {"context": "书店张明一二三", "question": "是？"},
     "choice": {"context": "书店", "question": "？", "choices": ["书坏", "太好"]},
     "pair": {"sentence1": "书好", "sentence2": "很好"},
+    "similarity": {"sentence1": "书好", "sentence2": "很好"},
 }
 BLANK = {"ner": {"text": " "}, "span": {"context": " ", "question": "是？"}}
 
@@ -183,7 +184,7 @@ def test_champion_moves_to_what_is_better_on_the_same_data(tmp_path, monkeypatch
     assert (
         main(promote.VERB, [f"run.storage={tmp_path}", "promote.model=m", "promote.version=3"]) == 0
     )
-    assert client.get_model_version_by_alias("m", "champion").version == "3"
+    assert int(client.get_model_version_by_alias("m", "champion").version) == 3
     assert "is version 3; it was version 5" in capsys.readouterr().out
     assert (
         main(promote.VERB, [f"run.storage={tmp_path}", "promote.model=m", "promote.version=9"]) == 2
