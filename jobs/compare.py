@@ -13,9 +13,9 @@ from rich.text import Text
 
 from jobs.command import Verb, main
 from jobs.output.progress import ConsoleProgress
-from pipeline import compare
-from pipeline.finetuning.comparison import Comparison
-from pipeline.finetuning.comparison_report import sections
+from pipeline.comparing import compare
+from pipeline.comparing.comparison import Comparison
+from pipeline.comparing.report import sections
 from pipeline.settings.config import Config
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.finetuning import record_comparison

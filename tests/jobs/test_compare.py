@@ -1,4 +1,4 @@
-"""The command line of compare; `pipeline/compare.py` has tests of its own."""
+"""The command line of compare; `pipeline/comparing/compare.py` has tests of its own."""
 
 from jobs import compare
 from jobs.command import main

@@ -8,8 +8,8 @@ from importlib import resources
 
 import jinja2
 
-from pipeline.finetuning.comparison import Comparison, Row
-from pipeline.finetuning.significance import Difference
+from pipeline.comparing.comparison import Comparison, Row
+from pipeline.comparing.significance import Difference
 
 Table = list[list[str]]
 """Rows of cells; the first row is the heading."""
@@ -119,7 +119,7 @@ def to_markdown(comparison: Comparison) -> str:
 
 def to_html(comparison: Comparison, pictures: Sequence[str] = ()) -> str:
     """A page of its own; `pictures` are the names of files beside it."""
-    text = resources.files("pipeline.finetuning").joinpath("comparison.html.j2").read_text("utf-8")
+    text = resources.files("pipeline.comparing").joinpath("comparison.html.j2").read_text("utf-8")
     template = jinja2.Environment(autoescape=True).from_string(text)
     return template.render(sections=sections(comparison), pictures=pictures)
 

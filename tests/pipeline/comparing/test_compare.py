@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline import compare
+from pipeline.comparing import compare
 from pipeline.errors import CheckpointError, ConfigError, ExportError
 from pipeline.settings.config_file import load_config
 

@@ -5,7 +5,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from pipeline.finetuning.significance import compare, mcnemar
+from pipeline.comparing.significance import compare, mcnemar
 
 
 def right(*answers):

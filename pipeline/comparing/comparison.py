@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
+from pipeline.comparing.significance import Difference, compare
 from pipeline.finetuning import judging, search
 from pipeline.finetuning.data import Examined
 from pipeline.finetuning.finetune import failures, outcomes_of
 from pipeline.finetuning.search import Outcome, Score
-from pipeline.finetuning.significance import Difference, compare
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials import Trial, TrialResult, read_predictions
 
@@ -171,7 +171,7 @@ def published(layers: int, hidden: int) -> dict[str, Any]:
     Sizes are compared by the logarithm of layers · hidden², which the weights of the layers are
     proportional to.
     """
-    text = resources.files("pipeline.finetuning").joinpath(PUBLISHED).read_text("utf-8")
+    text = resources.files("pipeline.comparing").joinpath(PUBLISHED).read_text("utf-8")
     rows = yaml.safe_load(text)["rows"]
     size = math.log(layers * hidden**2)
     return min(rows, key=lambda row: abs(math.log(row["layers"] * row["hidden"] ** 2) - size))

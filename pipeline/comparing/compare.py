@@ -15,12 +15,12 @@ from mlflow.exceptions import MlflowException
 from transformers import AutoConfig
 
 import model  # noqa: F401  registers Nezha with the Auto classes
+from pipeline.comparing import comparison, report
+from pipeline.comparing.comparison import Comparison, Judged, Subject
 from pipeline.corpus.shards.format import MANIFEST, read_manifest
 from pipeline.errors import CheckpointError, ConfigError, ExportError, NezhaError, TrackingError
 from pipeline.export.folder import export_checkpoint
 from pipeline.feed.batches import split_weights
-from pipeline.finetuning import comparison, comparison_report
-from pipeline.finetuning.comparison import Comparison, Judged, Subject
 from pipeline.finetuning.finetune import (
     TRIALS,
     Finetuning,
@@ -188,9 +188,9 @@ def write_report(result: Comparison, folder: Path) -> list[Path]:
         draw_curves(result.curve(), folder / CURVE)
         pictures = [CURVE]
     texts = {
-        f"{REPORT}.md": comparison_report.to_markdown(result),
-        f"{REPORT}.html": comparison_report.to_html(result, pictures),
-        f"{REPORT}.json": comparison_report.to_json(result),
+        f"{REPORT}.md": report.to_markdown(result),
+        f"{REPORT}.html": report.to_html(result, pictures),
+        f"{REPORT}.json": report.to_json(result),
     }
     for name, text in texts.items():
         (folder / name).write_text(text, "utf-8")

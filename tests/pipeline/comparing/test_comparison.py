@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.comparing import comparison, report
+from pipeline.comparing.comparison import Judged, Subject
 from pipeline.errors import TrainingError
-from pipeline.finetuning import comparison, comparison_report
-from pipeline.finetuning.comparison import Judged, Subject
 from pipeline.finetuning.data import Examined
 from pipeline.finetuning.trials import Trial, TrialResult, write_predictions
 from pipeline.settings.finetuning import FinetuneSettings
@@ -58,7 +58,7 @@ def test_scores_differences_cost_and_failures(tmp_path):
     assert result.failures == ["t c 0: the loss is nan"]
     assert result.curve() == {"t": [(50.0, 0.125), (100.0, 0.625)]}
     assert result.seconds == 8.0
-    scores = comparison_report.score_table(result)
+    scores = report.score_table(result)
     assert scores[1][2:7] == [
         "9 / 4 dev",
         "69.0 (most frequent label)",
@@ -66,8 +66,8 @@ def test_scores_differences_cost_and_failures(tmp_path):
         "12.5 ± 17.7",
         "failed",
     ]
-    assert comparison_report.other_scores(result)[1] == ["t", "matthews", "50.0", "50.0", "–"]
-    assert comparison_report.cost_table(result)[-1] == ["all", "4", "4", "0"]
-    text = comparison_report.to_markdown(result)
+    assert report.other_scores(result)[1] == ["t", "matthews", "50.0", "50.0", "–"]
+    assert report.cost_table(result)[-1] == ["all", "4", "4", "0"]
+    text = report.to_markdown(result)
     assert "the loss is nan" in text
     assert "McNemar" in text
