@@ -61,7 +61,7 @@ def tiles_for(head_size: int, dtype: torch.dtype, shared_memory: int) -> dict[st
     elif roomy:
         tiles = Tiles(128, 64, 8, 2), Tiles(64, 128, 8, 2), Tiles(64, 32, 4, 2)
     else:
-        tiles = Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2), Tiles(64, 32, 4, 2)
+        tiles = Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2), Tiles(32, 32, 4, 1)
     return dict(zip(KERNELS, tiles, strict=True))
 
 

@@ -15,9 +15,9 @@ from tests.model.attention.kernel_builds import KINDS, SHARED_MEMORY
 @pytest.mark.parametrize(
     ("capability", "head_size", "dtype", "switches", "spilled"),
     [
-        (90, 64, "bfloat16", [], 128),
-        (86, 64, "float32", [], 4096),
-        (80, 128, "float16", ["BIASED"], 4096),
+        (90, 64, "bfloat16", [], 256),
+        (86, 64, "float32", [], 2048),
+        (80, 128, "float16", ["BIASED"], 2048),
     ],
 )
 def test_kernels_compile(

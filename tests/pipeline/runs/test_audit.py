@@ -53,7 +53,7 @@ def change(**values):
     ("edit", "problem"),
     [
         (lambda line: "", "step 3 of start 1 of the workers: no record of what it consumed"),
-        (lambda line: line[:20], "steps.jsonl: line 3 is damaged"),
+        (lambda line: line[:20], "steps.jsonl: line 4 is damaged"),
         (change(sum=1), "step 3: the workers consumed 16 samples that are not the 16 of"),
         (change(samples=15), "step 3: the workers consumed 15 samples"),
         (change(batch=1), "step 3: took global batch 1 instead of 2"),
@@ -63,11 +63,12 @@ def change(**values):
 def test_what_is_wrong_with_the_records_is_named(resumed, edit, problem, capsys):
     path, lines = lines_of(resumed)
     whole = path.read_bytes()
-    sums = json.loads(lines[1])
+    third = 3  # its line, after that of the command
+    sums = json.loads(lines[third - 1])
     if edit.__name__ == "changed" and problem.endswith("more than once"):
         edit = change(batch=1, sum=sums["sum"])
     try:
-        path.write_text("\n".join([*lines[:2], edit(lines[2]), *lines[3:]]) + "\n", "utf-8")
+        path.write_text("\n".join([*lines[:third], edit(lines[third]), *lines[third + 1 :]]) + "\n", "utf-8")
         assert any(problem in found for found in audit(resumed).problems)
         assert main(verb.VERB, [str(RunPaths.of(resumed).run)]) == 2
         assert problem in capsys.readouterr().err
