@@ -11,6 +11,8 @@ from pipeline.errors import CorpusError
 
 ROOT = Path(__file__).parent.parent.parent
 VERBS = sorted({path.stem for path in (ROOT / "jobs").glob("*.py")} - {"__init__", "command"})
+OWN_ARGUMENTS = {"convert", "submit"}
+"""Files in, files out; and a verb around another one."""
 
 
 def verb(execute) -> Verb:
@@ -63,7 +65,7 @@ def test_wrong_settings_are_status_2(capsys):
 @pytest.mark.parametrize("name", VERBS)
 def test_every_verb_has_its_parts_and_no_name_of_the_standard_library(name):
     module = importlib.import_module(f"jobs.{name}")
-    if name == "convert":  # files in, files out: it reads no settings
+    if name in OWN_ARGUMENTS:
         assert callable(module.main)
     else:
         assert module.VERB.help
@@ -77,7 +79,7 @@ def test_help_lists_the_settings():
     assert "optim.lr = 0.00018: Peak learning rate" in shown
 
 
-@pytest.mark.parametrize("name", sorted({*VERBS} - {"convert"}))
+@pytest.mark.parametrize("name", sorted({*VERBS} - OWN_ARGUMENTS))
 def test_help_lists_settings_that_exist(name):
     for group in importlib.import_module(f"jobs.{name}").VERB.groups:
         assert all(line.startswith(f"  {group}") for line in _help_lines(group))

@@ -48,6 +48,7 @@ def object_store(tmp_path_factory):
     command = [weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"]
     command += [f"-s3.config={folder}/s3.json", f"-s3.port={s3}"]
     command += ["-master.volumeSizeLimitMB=64", "-volume.max=50"]
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # servers on ports that may be taken
     command += [f"-{name}.port={port}" for name, port in named]
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
