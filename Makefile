@@ -1,5 +1,6 @@
 # make pretrain   set-up, then all stages on the sample corpus: text to fine-tuned heads
 # make test       set-up, then linters, type checker and tests
+# make test-long  the tests that take minutes: clusters, servers, the README's commands, compiled kernels
 # make faults     kills of workers and commands on a real local cluster
 # make cluster    set-up, then a Ray cluster of NODES nodes (3) on this machine; make cluster-stop
 # make install    set-up alone
@@ -12,7 +13,7 @@ NODES ?= 3
 TRANSFORMERS := $(shell sed -n 's/^transformers==/transformers-/p' constraints.txt)
 export TRANSFORMERS_SOURCE ?= .venv/$(TRANSFORMERS)
 
-.PHONY: install pretrain test faults cluster cluster-stop lint clean
+.PHONY: install pretrain test test-long faults cluster cluster-stop lint clean
 
 install: .venv/.installed
 
@@ -44,7 +45,10 @@ $(TRANSFORMERS_SOURCE): | install
 	test -d $@ || echo "No source package of transformers: its own tests will be skipped."
 
 test: lint $(TRANSFORMERS_SOURCE)
-	$(BIN)/python -m pytest --ignore=tests/faults
+	$(BIN)/python -m pytest --ignore=tests/faults -m "not long"
+
+test-long: install
+	$(BIN)/python -m pytest --ignore=tests/faults -m long
 
 faults: install
 	$(BIN)/python -m pytest tests/faults tests/pipeline/training/faults

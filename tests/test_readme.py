@@ -30,8 +30,8 @@ SHORT = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.ray
-@pytest.mark.slow
 def test_commands_of_the_readme_run(tmp_path):
     assert len(COMMANDS) >= 8
     storage = tmp_path / "runs"

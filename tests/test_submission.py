@@ -69,8 +69,8 @@ def submit(address, environment, *words):
     return done
 
 
+@pytest.mark.long
 @pytest.mark.ray
-@pytest.mark.slow
 def test_a_submitted_job_does_what_the_local_command_does(head, tmp_path):
     address, environment = head
     words = ["python", "-m", "jobs.pretrain", "--config", "jobs/configs/demo.yaml"]

@@ -64,8 +64,8 @@ def words(tmp_path_factory):
     ]
 
 
+@pytest.mark.long
 @pytest.mark.ray
-@pytest.mark.slow
 def test_jobs_run_on_it_with_the_token_and_are_refused_without(cluster, words):
     _, variables = cluster
     submit = [sys.executable, "-m", "jobs.submit", "prepare", "--follow", *words]

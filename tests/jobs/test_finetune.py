@@ -40,6 +40,7 @@ def make_export(folder):
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_fine_tune_record_and_predict(export, ray_cluster, tmp_path, capsys, monkeypatch):
     draw = random.Random(0)

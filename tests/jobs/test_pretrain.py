@@ -54,6 +54,7 @@ def test_a_batch_that_cannot_be_split(capsys, storage):
     assert "without a sample when there are 2 workers" in message
 
 
+@pytest.mark.long
 def test_a_vocabulary_that_the_shards_were_not_made_with(capsys, storage, tmp_path):
     vocab = write_vocabulary(tmp_path / "vocab.txt")
     shards = write_corpus(tmp_path / "shards", vocab, documents=4)

@@ -43,7 +43,7 @@ def config(tmp_path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_ablation_goes_on_where_it_was_stopped_and_compares_by_seed(config, monkeypatch):
     fit, trained = ray_train.fit, []
 
@@ -79,6 +79,7 @@ def test_an_ablation_goes_on_where_it_was_stopped_and_compares_by_seed(config, m
         ablation.run(changed, Lines())
 
 
+@pytest.mark.long
 def test_a_run_that_fails_is_told_and_the_others_go_on(config, monkeypatch):
     fit = ray_train.fit
 
@@ -136,6 +137,7 @@ def test_wrong_variants_are_refused(variants, part):
     assert part in str(raised.value)
 
 
+@pytest.mark.long
 def test_heads_that_are_not_fine_tuned_yet_make_a_run_unfinished(config):
     ablation.run(config, Lines())
     cell = ablation.cells(config)[0].config

@@ -61,6 +61,15 @@ def heads(export, data, tmp_path_factory):  # noqa: F811
     return config, made
 
 
+def alike(one, other):
+    """Whether two answers are equal, their numbers within rounding."""
+    if isinstance(other, dict):
+        return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in other)
+    if isinstance(other, list):
+        return len(one) == len(other) and all(map(alike, one, other))
+    return one == (pytest.approx(other, abs=1e-6) if isinstance(other, float) else other)
+
+
 @pytest.mark.slow
 def test_heads_answer_in_a_process_that_has_not_this_repository(heads, tmp_path):
     config, made = heads
@@ -96,14 +105,14 @@ print(json.dumps(found))
         head = Head.load(made[task][0].folder)
         expected = head.answers([head.example(text_of(task), "here")])[0]
         first, second, third = found[task]
-        assert first == third
+        assert alike(first, third)  # padded to other lengths in its batch
         assert first.keys() == expected.keys() == TASKS[task].answer_form.keys()
-        assert json.loads(json.dumps(first)) == pytest.approx(expected) or task in ("ner", "span")
+        assert alike(first, json.loads(json.dumps(expected))), task
         if task in BLANK:
             assert set(second.values()) == {None}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_mlflow_serves_a_head_over_http(heads, tmp_path):
     config, made = heads
     with socket.socket() as free:

@@ -11,7 +11,7 @@ from tests.machine_code import elsewhere
 from tests.model.attention.kernel_builds import KINDS, SHARED_MEMORY
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("capability", "head_size", "dtype", "switches", "spilled"),
     [

@@ -180,6 +180,7 @@ def test_both_directions_draw_the_same_mask() -> None:
     assert torch.equal(dropout_mask(128, 3), dropout_mask(128, 3, by_key=True))
 
 
+@pytest.mark.long
 def test_dropped_elements_are_independent() -> None:
     """Of keys and of queries, some of which share a draw; of sequences, heads and seeds."""
     size, rate = 512, 0.25

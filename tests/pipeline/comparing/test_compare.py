@@ -64,8 +64,8 @@ def test_names_are_the_shortest_that_differ():
     ]
 
 
+@pytest.mark.long
 @pytest.mark.ray
-@pytest.mark.slow
 def test_a_comparison_finds_the_better_one_and_repeats_nothing(ray_cluster, export, data, tmp_path):
     """The reference has learnt the task before; random weights see ten examples."""
     from pipeline.finetuning.finetune import finetune

@@ -122,7 +122,7 @@ def test_a_rerun_redoes_only_what_was_unfinished(source, vocab, tmp_path, suffix
     assert len(keys[0]) + len(keys[1]) == len(hashes(out))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_start_that_is_stopped_after_any_result_goes_on(vocab, tmp_path):
     texts = write_texts(24)
     source = raw.write(tmp_path / "a.jsonl", raw.jsonl([*texts, *texts[:4], "短"]))

@@ -96,8 +96,8 @@ def test_a_task_has_its_threads_and_a_dead_worker_loses_no_other(ray_cluster):
     assert "the worker process died" in str(error)
 
 
+@pytest.mark.long
 @pytest.mark.ray
-@pytest.mark.slow
 def test_halving_stops_bad_trials_and_gives_the_best_point_all_seeds(
     ray_cluster, export, data, tmp_path
 ):

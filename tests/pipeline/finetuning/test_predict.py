@@ -143,6 +143,7 @@ def test_tables_and_published_files_are_predicted_as_lines_are(name, head, tmp_p
     assert found == list(predict(folder, given))
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_workers_answer_in_the_order_of_the_lines(head, ray_cluster, tmp_path, monkeypatch):
     folder, path = head("classification").folder, tmp_path / "in.txt"

@@ -68,7 +68,9 @@ def test_what_is_wrong_with_the_records_is_named(resumed, edit, problem, capsys)
     if edit.__name__ == "changed" and problem.endswith("more than once"):
         edit = change(batch=1, sum=sums["sum"])
     try:
-        path.write_text("\n".join([*lines[:third], edit(lines[third]), *lines[third + 1 :]]) + "\n", "utf-8")
+        path.write_text(
+            "\n".join([*lines[:third], edit(lines[third]), *lines[third + 1 :]]) + "\n", "utf-8"
+        )
         assert any(problem in found for found in audit(resumed).problems)
         assert main(verb.VERB, [str(RunPaths.of(resumed).run)]) == 2
         assert problem in capsys.readouterr().err

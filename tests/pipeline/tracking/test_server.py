@@ -45,7 +45,7 @@ def server(tmp_path):
         database.cleanup()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_runs_metrics_and_versions_are_kept(server, tmp_path):
     run_id = tracking.start_run(server, "served", {"stage": "pretrain"})
     sender = MetricSender(tracking.tracking_uri(server), run_id, system_metrics=False)

@@ -56,8 +56,8 @@ def wait_for(path, workers, run):
         ray.get(coordinator.get_reserved_resources.remote("", recompute=True))
 
 
+@pytest.mark.long
 @pytest.mark.ray
-@pytest.mark.slow
 def test_a_run_grows_and_shrinks_with_the_cluster(ray_cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(ray_train, "_worker", held_worker)
     monkeypatch.setattr(ray_train, "RESIZE_SECONDS", 1.0)

@@ -12,6 +12,7 @@ from tests.pipeline.training.test_loop import losses, settings
 pytestmark = pytest.mark.ray
 
 
+@pytest.mark.long
 def test_two_workers_train_report_and_resume(ray_cluster, tmp_path):
     config = settings(tmp_path, "two", "scaling.workers=2", "train.micro_batch=4")
     run_id = tracking.start_run(config, "two", {})
@@ -29,6 +30,7 @@ def test_two_workers_train_report_and_resume(ray_cluster, tmp_path):
     assert losses(config) == whole
 
 
+@pytest.mark.long
 def test_a_users_mistake_in_a_worker_is_reported_unchanged(ray_cluster, tmp_path):
     config = settings(tmp_path, "broken")
     (RunPaths.of(config).shards / "manifest.json").write_text("{}", "utf-8")

@@ -35,6 +35,7 @@ def test_the_interface_of_an_address():
     assert interface_of("192.0.2.77") is None
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_workers_get_the_interface_of_their_node(ray_cluster, tmp_path):
     def report():
@@ -94,7 +95,7 @@ def start(name, rank, how, hosts):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["by address", "by name"])
 def test_two_machines_whose_names_resolve_to_a_loopback_address(networks, tmp_path, how):
     hosts = tmp_path / "hosts"
