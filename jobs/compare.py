@@ -68,7 +68,8 @@ def overrides(arguments: Sequence[str]) -> list[str]:
     names: list[str] = []
     kept: list[str] = []
     for before, word in zip(["", *rest], rest, strict=False):
-        is_name = "=" not in word and not word.startswith("-") and before != "--config"
+        is_value = before in ("--config", "--then")
+        is_name = "=" not in word and not word.startswith("-") and not is_value
         (names if is_name else kept).append(word)
     lists = {"checkpoints": names, "tasks": given.tasks}
     kept += [f"compare.{key}=[{', '.join(map(repr, v))}]" for key, v in lists.items() if v]

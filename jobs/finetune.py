@@ -171,7 +171,7 @@ def _output(config: Config) -> Path:
 
 VERB = Verb(
     help=(
-        "Fine-tune a head on labelled examples (JSONL): classification, pair, ner, choice, span.\n"
+        "Fine-tune a head on labelled examples (JSONL, CSV, TSV, Parquet, or a published format).\n"
         "The result is a Hugging Face folder under `run.storage`/`run.name`/heads."
     ),
     groups=("run", "tracking", "finetune"),

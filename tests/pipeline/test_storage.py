@@ -7,8 +7,8 @@ from pipeline.corpus import prepare
 from pipeline.corpus.shards import verify
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.conftest import vocab  # noqa: F401
+from tests.pipeline.corpus.preparing import hashes, run
 from tests.pipeline.corpus.raw import write_texts
-from tests.pipeline.corpus.test_prepare import hashes, run
 from tests.pipeline.object_store import bucket, object_store  # noqa: F401
 
 

@@ -5,8 +5,8 @@ from pipeline.corpus.shards import format as shards
 from pipeline.corpus.text.sources import list_sources
 from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
+from tests.pipeline.corpus.preparing import hashes, run
 from tests.pipeline.corpus.raw import write_texts
-from tests.pipeline.corpus.test_prepare import hashes, run
 
 
 def test_what_is_left_out_is_said_everywhere(vocab, tmp_path):

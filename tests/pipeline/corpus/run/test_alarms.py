@@ -12,8 +12,8 @@ from pipeline.errors import CorpusError
 from pipeline.settings.corpus import CorpusSettings, MaskingSettings, PairSettings
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.made import VOCABULARY, random_text
+from tests.pipeline.corpus.preparing import run
 from tests.pipeline.corpus.raw import write_texts
-from tests.pipeline.corpus.test_prepare import run
 
 WORDS_OF_TWO = {
     "continued": 500,

@@ -14,8 +14,8 @@ from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.errors import CorpusError
 from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
+from tests.pipeline.corpus.preparing import SMALL, hashes
 from tests.pipeline.corpus.raw import write_texts
-from tests.pipeline.corpus.test_prepare import SMALL, hashes
 
 
 def names(sources):

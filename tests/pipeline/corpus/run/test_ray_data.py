@@ -18,7 +18,8 @@ from pipeline.corpus.text.sources import list_sources
 from pipeline.errors import CorpusError
 from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
-from tests.pipeline.corpus.test_prepare import hashes, write_texts
+from tests.pipeline.corpus.preparing import hashes
+from tests.pipeline.corpus.raw import write_texts
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 SETTINGS = {"shard_megabytes": 0.2, "dedup": {"exact_documents": True}}

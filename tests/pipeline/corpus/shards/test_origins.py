@@ -10,8 +10,8 @@ from pipeline.corpus.shards.origins import origins_of
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.made import make_corpus
+from tests.pipeline.corpus.preparing import run
 from tests.pipeline.corpus.raw import write_texts
-from tests.pipeline.corpus.test_prepare import run
 
 
 @pytest.fixture

@@ -1,0 +1,39 @@
+"""Preparing small corpora in this process, for tests."""
+
+import hashlib
+from pathlib import Path
+
+from pipeline.corpus import prepare
+from pipeline.corpus.prepare import IN_PROCESS, Executor
+from pipeline.corpus.run.tally import Result
+from pipeline.corpus.text.sources import list_sources
+from pipeline.settings.corpus import CorpusSettings
+
+SMALL = {"shard_megabytes": 0.01, "sequence_length": 48}
+
+
+def run(source, folder, vocab, executor=IN_PROCESS, show=lambda line: None, **settings):
+    corpus = CorpusSettings(**{"inputs": (str(source),), **SMALL, **settings})
+    sources = list_sources(corpus.inputs, corpus)
+    heldout = list_sources(corpus.heldout, corpus) if corpus.heldout else ()
+    return prepare.prepare(corpus, folder, vocab, 42, sources, show, executor, heldout)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.arrow")
+    }
+
+
+def counting(stop_after: int | None = None) -> tuple[Executor, list[Result]]:
+    """An executor that records results, and can stop as a killed driver does."""
+    done: list[Result] = []
+
+    def work(job, units, workers):
+        for result in IN_PROCESS.run(job, units, workers):
+            done.append(result)
+            yield result
+            if stop_after is not None and len(done) >= stop_after:
+                raise KeyboardInterrupt
+
+    return Executor(work, IN_PROCESS.spread), done
