@@ -15,13 +15,13 @@ from rich.text import Text
 from jobs.command import Verb, main, table
 from jobs.output.progress import ConsoleProgress
 from pipeline.errors import ConfigError, TrackingError
-from pipeline.finetuning import judging
 from pipeline.finetuning.finetune import SETS, FinetuneResult, Finetuning, check
-from pipeline.finetuning.head_folder import PREDICTIONS, RESULTS, read_results
-from pipeline.finetuning.on_cluster import finetune_all
-from pipeline.finetuning.search import Score, grid
+from pipeline.finetuning.judging import judge as judging
+from pipeline.finetuning.prediction.head_folder import PREDICTIONS, RESULTS, read_results
 from pipeline.finetuning.tasks import TASKS
-from pipeline.finetuning.trials import read_predictions
+from pipeline.finetuning.trials.on_cluster import finetune_all
+from pipeline.finetuning.trials.search import Score, grid
+from pipeline.finetuning.trials.trial import read_predictions
 from pipeline.paths import RunPaths
 from pipeline.registering import register_head
 from pipeline.settings.config import Config

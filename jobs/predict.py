@@ -12,10 +12,10 @@ from rich.console import Console
 
 from jobs.command import Verb, main
 from pipeline.errors import ConfigError, TaskError
-from pipeline.finetuning.head_folder import read_results, submission
-from pipeline.finetuning.input_lines import read_input
-from pipeline.finetuning.jsonl import bare
-from pipeline.finetuning.predict import predict
+from pipeline.finetuning.examples.input_lines import read_input
+from pipeline.finetuning.examples.jsonl import bare
+from pipeline.finetuning.prediction.head_folder import read_results, submission
+from pipeline.finetuning.prediction.predict import predict
 from pipeline.finetuning.tasks import TASKS, Task
 from pipeline.settings.config import Config
 from pipeline.settings.finetuning import PredictSettings
@@ -61,7 +61,7 @@ def execute(config: Config, console: Console) -> None:
 
 def _rows(chosen: PredictSettings, task: Task) -> Iterator[dict[str, Any]]:
     if chosen.workers:
-        from pipeline.finetuning.predict_on_cluster import predict_on_cluster
+        from pipeline.finetuning.prediction.predict_on_cluster import predict_on_cluster
 
         return predict_on_cluster(
             str(Path(chosen.model).absolute()),

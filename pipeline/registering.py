@@ -8,8 +8,8 @@ from typing import Any
 
 from pipeline.errors import ExportError
 from pipeline.export.lineage import packages, read_lineage
-from pipeline.finetuning.carried_code import write_code
-from pipeline.finetuning.head_folder import read_results
+from pipeline.finetuning.prediction.carried_code import write_code
+from pipeline.finetuning.prediction.head_folder import read_results
 from pipeline.finetuning.tasks import TASKS
 from pipeline.settings.config import Config
 from pipeline.tracking import registry
@@ -66,7 +66,7 @@ def register_head(config: Config, folder: Path, run_id: str) -> Registered:
             run_id,
             task.sample,
             (task.served, task.answer_form),
-            write_code("pipeline.finetuning.served", Path(temporary)),
+            write_code("pipeline.finetuning.prediction.served", Path(temporary)),
             tags,
             judged,
             packages(folder),

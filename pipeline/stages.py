@@ -27,8 +27,8 @@ from pipeline.feed import opening
 from pipeline.feed.batches import heldout, open_folder, split_weights
 from pipeline.feed.unigram import unigram_loss
 from pipeline.finetuning.finetune import Finetuning, check
-from pipeline.finetuning.on_cluster import finetune_all
 from pipeline.finetuning.tasks import TASKS
+from pipeline.finetuning.trials.on_cluster import finetune_all
 from pipeline.paths import RunPaths
 from pipeline.runs import report
 from pipeline.settings.config import Config

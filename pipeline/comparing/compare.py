@@ -31,7 +31,7 @@ from pipeline.finetuning.finetune import (
     run_trials,
     trials_of,
 )
-from pipeline.finetuning.on_cluster import cluster_runner
+from pipeline.finetuning.trials.on_cluster import cluster_runner
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.config_file import load_config

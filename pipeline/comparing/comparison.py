@@ -11,12 +11,13 @@ import numpy as np
 import yaml
 
 from pipeline.comparing.significance import Difference, compare
-from pipeline.finetuning import judging, search
-from pipeline.finetuning.data import Examined
+from pipeline.finetuning.examples.data import Examined
 from pipeline.finetuning.finetune import failures, outcomes_of
-from pipeline.finetuning.search import Outcome, Score
+from pipeline.finetuning.judging import judge as judging
 from pipeline.finetuning.tasks import TASKS
-from pipeline.finetuning.trials import Trial, TrialResult, read_predictions
+from pipeline.finetuning.trials import search
+from pipeline.finetuning.trials.search import Outcome, Score
+from pipeline.finetuning.trials.trial import Trial, TrialResult, read_predictions
 
 PUBLISHED = "published.yaml"
 

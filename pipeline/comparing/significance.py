@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from pipeline.finetuning.judging import ratio
+from pipeline.finetuning.judging.judge import ratio
 
 RESAMPLES = 2000
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.errors import ConfigError, ExportError, NezhaError
-from pipeline.finetuning import search
-from pipeline.finetuning.data import Examined, examine, hash_of
-from pipeline.finetuning.head_folder import PREDICTIONS, RESULTS, read_results
+from pipeline.finetuning.examples.data import Examined, examine, hash_of
 from pipeline.finetuning.network import Show
-from pipeline.finetuning.search import Outcome
+from pipeline.finetuning.prediction.head_folder import PREDICTIONS, RESULTS, read_results
 from pipeline.finetuning.tasks import TASKS
-from pipeline.finetuning.trials import HEAD, Trial, TrialResult, run_trial
+from pipeline.finetuning.trials import search
+from pipeline.finetuning.trials.search import Outcome
+from pipeline.finetuning.trials.trial import HEAD, Trial, TrialResult, run_trial
 from pipeline.settings.finetuning import FinetuneSettings
 
 TRIALS = ".trials"

@@ -17,7 +17,7 @@ from transformers.utils import logging
 import model  # noqa: F401  registers Nezha with the Auto classes
 from pipeline.errors import ExportError
 from pipeline.export.tokenizer import INPUTS
-from pipeline.finetuning.features import IGNORED, Feature, FeatureBatch, collate
+from pipeline.finetuning.examples.features import IGNORED, Feature, FeatureBatch, collate
 from pipeline.finetuning.tasks.base import Logits, Task
 
 Show = Callable[[str], None]

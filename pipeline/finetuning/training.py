@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError, TaskError, TrainingError
-from pipeline.finetuning.evaluation import Dataset, answers, scores_of
-from pipeline.finetuning.features import IGNORED, collate, training_batches
+from pipeline.finetuning.examples.features import IGNORED, collate, training_batches
+from pipeline.finetuning.judging.evaluation import Dataset, answers, scores_of
 from pipeline.finetuning.network import (
     Show,
     forward,

@@ -105,8 +105,9 @@ def register_head(
     base = config.tracking.registered_model
     name = f"{base}-{folder.name}" if base else ""
     script = code.parent / "model.py"
+    served = f"{code.name}.pipeline.finetuning.prediction.served"
     script.write_text(
-        f"import mlflow\nfrom {code.name}.pipeline.finetuning.served import ServedHead\n\n"
+        f"import mlflow\nfrom {served} import ServedHead\n\n"
         "mlflow.models.set_model(ServedHead())\n",
         "utf-8",
     )

@@ -34,8 +34,8 @@ from transformers import (
 )
 
 from model import NezhaConfig
-from pipeline.finetuning.evaluation import Dataset
-from pipeline.finetuning.features import Feature, Tokens
+from pipeline.finetuning.examples.features import Feature, Tokens
+from pipeline.finetuning.judging.evaluation import Dataset
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import TaskSetup
 from pipeline.finetuning.training import train

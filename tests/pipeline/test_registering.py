@@ -16,9 +16,9 @@ import pytest
 from jobs import promote
 from jobs.command import main
 from pipeline import registering
-from pipeline.finetuning import carried_code
 from pipeline.finetuning.finetune import finetune
-from pipeline.finetuning.predict import Head
+from pipeline.finetuning.prediction import carried_code
+from pipeline.finetuning.prediction.predict import Head
 from pipeline.finetuning.tasks import TASKS
 from pipeline.settings.config_file import load_config
 from pipeline.settings.finetuning import FinetuneSettings
@@ -201,7 +201,7 @@ def test_champion_moves_to_what_is_better_on_the_same_data(tmp_path, monkeypatch
 
 
 def test_carried_modules_import_each_other_under_another_name(tmp_path):
-    package = carried_code.write_code("pipeline.finetuning.served", tmp_path)
+    package = carried_code.write_code("pipeline.finetuning.prediction.served", tmp_path)
     texts = {path: path.read_text("utf-8") for path in package.rglob("*.py")}
     assert package / "pipeline" / "finetuning" / "tasks" / "entities.py" in texts
     assert not any(carried_code.OWN_IMPORT.search(text) for text in texts.values())

@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from pipeline.errors import TaskError
-from pipeline.finetuning.features import Feature, FeatureBatch, Tokens
-from pipeline.finetuning.jsonl import Example, require
+from pipeline.finetuning.examples.features import Feature, FeatureBatch, Tokens
+from pipeline.finetuning.examples.jsonl import Example, require
 
 Answer = dict[str, Any]
 Logits = NDArray[np.floating]
@@ -184,7 +184,7 @@ class Task(ABC):
                 none.
             columns: how the file names fields and target, or their numbers.
         """
-        from pipeline.finetuning import formats  # a served head reads no files
+        from pipeline.finetuning.examples import formats  # a served head reads no files
 
         unlabelled = 0
         parsed: list[tuple[str, Example]] = []

@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import TaskError
-from pipeline.finetuning.features import Feature, FeatureBatch, Tokens
-from pipeline.finetuning.jsonl import Example, require
+from pipeline.finetuning.examples.features import Feature, FeatureBatch, Tokens
+from pipeline.finetuning.examples.jsonl import Example, require
 from pipeline.finetuning.tasks.base import Answer, Outputs, Task, TaskSetup, softmax
 
 SPECIAL = 3

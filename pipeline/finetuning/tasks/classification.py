@@ -12,8 +12,8 @@ import transformers
 from torch import Tensor
 
 from pipeline.errors import TaskError
-from pipeline.finetuning.features import Feature, FeatureBatch
-from pipeline.finetuning.jsonl import Example, require
+from pipeline.finetuning.examples.features import Feature, FeatureBatch
+from pipeline.finetuning.examples.jsonl import Example, require
 from pipeline.finetuning.tasks.base import (
     Answer,
     Outputs,
@@ -88,7 +88,7 @@ class Classification(Task):
         return {"label": answer["label"]}
 
     def scores(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
-        from pipeline.finetuning import metrics  # a served head gives no scores
+        from pipeline.finetuning.judging import metrics  # a served head gives no scores
 
         truth = [example["label"] for example in examples]
         return metrics.classification(truth, [answer["label"] for answer in answers])
@@ -165,7 +165,7 @@ class MultiLabel(Classification):
         return {"labels": answer["labels"]}
 
     def scores(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
-        from pipeline.finetuning import metrics  # a served head gives no scores
+        from pipeline.finetuning.judging import metrics  # a served head gives no scores
 
         truth = [example["labels"] for example in examples]
         return metrics.multilabel(truth, [answer["labels"] for answer in answers])
@@ -208,7 +208,7 @@ class Regression(Classification):
         return answer
 
     def scores(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
-        from pipeline.finetuning import metrics  # a served head gives no scores
+        from pipeline.finetuning.judging import metrics  # a served head gives no scores
 
         truth = [example["label"] for example in examples]
         return metrics.regression(truth, [answer["score"] for answer in answers])

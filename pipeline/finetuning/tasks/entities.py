@@ -9,8 +9,8 @@ import numpy as np
 import transformers
 
 from pipeline.errors import TaskError
-from pipeline.finetuning.features import IGNORED, Feature, Tokens
-from pipeline.finetuning.jsonl import Example, require
+from pipeline.finetuning.examples.features import IGNORED, Feature, Tokens
+from pipeline.finetuning.examples.jsonl import Example, require
 from pipeline.finetuning.tasks.base import (
     Answer,
     Logits,
@@ -176,7 +176,7 @@ class Entities(Task):
         return {"labels": labels, "entities": entities_of(example["tokens"], labels, shares)}
 
     def scores(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
-        from pipeline.finetuning import metrics  # a served head gives no scores
+        from pipeline.finetuning.judging import metrics  # a served head gives no scores
 
         truth = [example["labels"] for example in examples]
         return metrics.entities(truth, [answer["labels"] for answer in answers])

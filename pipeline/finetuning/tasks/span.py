@@ -12,8 +12,8 @@ import transformers
 from torch import Tensor
 
 from pipeline.errors import TaskError
-from pipeline.finetuning.features import Feature, FeatureBatch
-from pipeline.finetuning.jsonl import Example, require
+from pipeline.finetuning.examples.features import Feature, FeatureBatch
+from pipeline.finetuning.examples.jsonl import Example, require
 from pipeline.finetuning.tasks.base import (
     Answer,
     Logits,
@@ -140,7 +140,7 @@ class Span(Task):
         return {"answer": candidates[0]["text"], "candidates": candidates}
 
     def scores(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
-        from pipeline.finetuning import metrics  # a served head gives no scores
+        from pipeline.finetuning.judging import metrics  # a served head gives no scores
 
         truth = [[each["text"] for each in example["answers"]] for example in examples]
         return metrics.spans(truth, [answer["answer"] for answer in answers])

@@ -7,8 +7,8 @@ import pytest
 from pipeline.comparing import comparison, report
 from pipeline.comparing.comparison import Judged, Subject
 from pipeline.errors import TrainingError
-from pipeline.finetuning.data import Examined
-from pipeline.finetuning.trials import Trial, TrialResult, write_predictions
+from pipeline.finetuning.examples.data import Examined
+from pipeline.finetuning.trials.trial import Trial, TrialResult, write_predictions
 from pipeline.settings.finetuning import FinetuneSettings
 
 EXAMINED = Examined("", {"train": 9, "dev": 4, "test": 0}, [], {"dev": {"accuracy": 0.69}}, False)

@@ -8,7 +8,7 @@ import pytest
 from transformers import pipeline
 
 from pipeline.finetuning.finetune import finetune
-from pipeline.finetuning.predict import Head
+from pipeline.finetuning.prediction.predict import Head
 from pipeline.settings.finetuning import FinetuneSettings
 
 

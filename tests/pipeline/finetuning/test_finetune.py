@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from pipeline.errors import ConfigError, ExportError, TaskError, TrainingError
 from pipeline.finetuning.finetune import check, finetune
 from pipeline.finetuning.tasks import TASKS
-from pipeline.finetuning.trials import read_predictions
+from pipeline.finetuning.trials.trial import read_predictions
 from pipeline.settings.finetuning import FinetuneSettings
 
 RECIPE = {

@@ -7,8 +7,8 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from pipeline.errors import ConfigError, TaskError
 from pipeline.finetuning import network as networks
-from pipeline.finetuning.data import read_examples
-from pipeline.finetuning.evaluation import Dataset
+from pipeline.finetuning.examples.data import read_examples
+from pipeline.finetuning.judging.evaluation import Dataset
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import TaskSetup
 from pipeline.finetuning.training import label_weights, parameter_groups, rate_share, train

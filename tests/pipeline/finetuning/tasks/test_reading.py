@@ -11,7 +11,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.finetuning.data import spread
+from pipeline.finetuning.examples.data import spread
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import Findings
 

@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerFast
 from pipeline.corpus.samples.vocabulary import build_tokenizer
 from pipeline.export.tokenizer import export_tokenizer
 from pipeline.finetuning import network as networks
-from pipeline.finetuning.evaluation import Dataset
-from pipeline.finetuning.features import IGNORED, collate
+from pipeline.finetuning.examples.features import IGNORED, collate
+from pipeline.finetuning.judging.evaluation import Dataset
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import Findings, TaskSetup
 from pipeline.settings.corpus import CleaningSettings

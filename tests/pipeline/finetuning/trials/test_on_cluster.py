@@ -7,7 +7,7 @@ import torch
 
 from pipeline.errors import TaskError, TrainingError
 from pipeline.finetuning.finetune import Finetuning, Work, finetune
-from pipeline.finetuning.on_cluster import cluster_runner, finetune_all, threads_of_a_task
+from pipeline.finetuning.trials.on_cluster import cluster_runner, finetune_all, threads_of_a_task
 from pipeline.settings.finetuning import FinetuneSettings
 
 

@@ -12,8 +12,8 @@ import torch
 
 from pipeline.cluster import ray_cluster
 from pipeline.errors import NezhaError, TaskError
-from pipeline.finetuning.input_lines import read_input
-from pipeline.finetuning.predict import LINES, Head, answered
+from pipeline.finetuning.examples.input_lines import read_input
+from pipeline.finetuning.prediction.predict import LINES, Head, answered
 from pipeline.finetuning.tasks import TASKS
 
 

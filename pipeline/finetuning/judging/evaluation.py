@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from torch import nn
 
-from pipeline.finetuning.features import Feature
-from pipeline.finetuning.jsonl import Example
+from pipeline.finetuning.examples.features import Feature
+from pipeline.finetuning.examples.jsonl import Example
 from pipeline.finetuning.network import Precision, infer
 from pipeline.finetuning.tasks.base import Answer, Logits, Task, TaskSetup
 

@@ -20,11 +20,11 @@ import transformers
 
 from pipeline.export.lineage import text_cleaner
 from pipeline.finetuning import network as networks
-from pipeline.finetuning.data import read_examples
-from pipeline.finetuning.evaluation import Dataset, answers, scores_of
-from pipeline.finetuning.head_folder import save
-from pipeline.finetuning.jsonl import Example
+from pipeline.finetuning.examples.data import read_examples
+from pipeline.finetuning.examples.jsonl import Example
+from pipeline.finetuning.judging.evaluation import Dataset, answers, scores_of
 from pipeline.finetuning.network import Show
+from pipeline.finetuning.prediction.head_folder import save
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import Answer, TaskSetup
 from pipeline.finetuning.training import Report, train

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from pipeline.errors import TaskError
-from pipeline.finetuning.formats import COMPRESSED, Columns, read_lines, read_records
-from pipeline.finetuning.jsonl import Example
+from pipeline.finetuning.examples.formats import COMPRESSED, Columns, read_lines, read_records
+from pipeline.finetuning.examples.jsonl import Example
 from pipeline.finetuning.tasks import Task
 
 RECORDS = (".csv", ".tsv", ".parquet", ".json", ".conll", ".bio", ".bmes")

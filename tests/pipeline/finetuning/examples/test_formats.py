@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from pipeline.finetuning.head_folder import submission
+from pipeline.finetuning.prediction.head_folder import submission
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import Findings
 

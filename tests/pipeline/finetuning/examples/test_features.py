@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.finetuning.features import Feature, Tokens, collate, training_batches
+from pipeline.finetuning.examples.features import Feature, Tokens, collate, training_batches
 
 
 def feature(number, *lengths):

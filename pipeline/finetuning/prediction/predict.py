@@ -14,9 +14,9 @@ from pipeline.cpu import usable_cpus
 from pipeline.errors import TaskError
 from pipeline.export.lineage import text_cleaner
 from pipeline.finetuning import network as networks
-from pipeline.finetuning.evaluation import Dataset, answers
-from pipeline.finetuning.head_folder import read_results
-from pipeline.finetuning.jsonl import Example, parse_object
+from pipeline.finetuning.examples.jsonl import Example, parse_object
+from pipeline.finetuning.judging.evaluation import Dataset, answers
+from pipeline.finetuning.prediction.head_folder import read_results
 from pipeline.finetuning.tasks import TASKS, Task
 from pipeline.finetuning.tasks.base import Answer, TaskSetup, is_visible
 

@@ -24,8 +24,8 @@ from pipeline.finetuning.finetune import (
     Work,
     finetune_with,
 )
-from pipeline.finetuning.halving import halve
-from pipeline.finetuning.trials import Trial
+from pipeline.finetuning.trials.halving import halve
+from pipeline.finetuning.trials.trial import Trial
 
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Threads that wait for each other sleep. By default they spin, which on cores that other processes

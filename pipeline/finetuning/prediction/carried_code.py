@@ -19,7 +19,7 @@ OWN_IMPORT = re.compile(rf"^(\s*(?:from|import)\s+)({'|'.join(OWN)})(?=[.\s])", 
 
 
 def write_code(module: str, folder: Path) -> Path:
-    """Copy a module, such as `pipeline.finetuning.served`, and all modules that it imports.
+    """Copy a module, such as `pipeline.finetuning.prediction.served`, and all that it imports.
 
     Returns:
         the package, a folder in `folder`; `PACKAGE.module` can be imported from it.

@@ -2,7 +2,7 @@
 
 import statistics
 
-from pipeline.finetuning.search import Outcome, Score, best_point, kept, score
+from pipeline.finetuning.trials.search import Outcome, Score, best_point, kept, score
 
 
 def outcome(lr, seed, dev, test=None, error=""):

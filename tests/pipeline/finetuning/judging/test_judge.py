@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.finetuning import judging
+from pipeline.finetuning.judging import judge as judging
 from pipeline.finetuning.tasks import TASKS
 
 ENTITY = {"text": "张明", "type": "PER", "start": 0, "end": 2, "probability": 0.9}

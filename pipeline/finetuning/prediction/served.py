@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from mlflow.pyfunc import PythonModel
 
-from pipeline.finetuning.predict import Head
+from pipeline.finetuning.prediction.predict import Head
 
 
 class ServedHead(PythonModel):

@@ -14,7 +14,7 @@ import torch
 from pipeline.cluster import ray_cluster
 from pipeline.errors import NezhaError, TrainingError
 from pipeline.finetuning.finetune import StoppedEarly
-from pipeline.finetuning.trials import Trial, TrialResult, read_result, run_trial
+from pipeline.finetuning.trials.trial import Trial, TrialResult, read_result, run_trial
 
 REDUCTION = 2
 """After 1, 2, 4 … epochs, a trial goes on if it is in the better half of those that came so far."""

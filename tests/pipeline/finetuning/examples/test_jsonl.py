@@ -3,8 +3,8 @@
 import pytest
 
 from pipeline.errors import TaskError
-from pipeline.finetuning.formats import read_lines
-from pipeline.finetuning.jsonl import parse_object
+from pipeline.finetuning.examples.formats import read_lines
+from pipeline.finetuning.examples.jsonl import parse_object
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.raw import write_texts
 

@@ -13,9 +13,9 @@ import fsspec
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import TaskError
-from pipeline.finetuning import judging
 from pipeline.finetuning import network as networks
-from pipeline.finetuning.jsonl import Example
+from pipeline.finetuning.examples.jsonl import Example
+from pipeline.finetuning.judging import judge as judging
 from pipeline.finetuning.tasks import TASKS, Task
 from pipeline.finetuning.tasks.base import Findings
 from pipeline.settings.finetuning import FinetuneSettings

@@ -28,7 +28,7 @@ import zstandard
 from pyarrow import parquet
 
 from pipeline.errors import TaskError
-from pipeline.finetuning.jsonl import Example, bare, parse_object
+from pipeline.finetuning.examples.jsonl import Example, bare, parse_object
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lzma")
 Record = tuple[str, Example | TaskError]

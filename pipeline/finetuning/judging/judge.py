@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from seqeval.metrics.sequence_labeling import get_entities
 
-from pipeline.finetuning import metrics
-from pipeline.finetuning.jsonl import Example
+from pipeline.finetuning.examples.jsonl import Example
+from pipeline.finetuning.judging import metrics
 from pipeline.finetuning.tasks.base import Answer, Task
 
 WORST = 50

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.finetuning import metrics
+from pipeline.finetuning.judging import metrics
 from pipeline.finetuning.tasks.bio import best_labels
 
 

@@ -11,12 +11,12 @@ from pyarrow import parquet
 
 from pipeline.errors import ExportError, TaskError
 from pipeline.export.lineage import LINEAGE, left_steps, packages
-from pipeline.finetuning import predict as prediction
+from pipeline.finetuning.examples.formats import read_lines
+from pipeline.finetuning.examples.input_lines import read_input
 from pipeline.finetuning.finetune import finetune
-from pipeline.finetuning.formats import read_lines
-from pipeline.finetuning.input_lines import read_input
-from pipeline.finetuning.predict import parse, predict
-from pipeline.finetuning.predict_on_cluster import predict_on_cluster
+from pipeline.finetuning.prediction import predict as prediction
+from pipeline.finetuning.prediction.predict import parse, predict
+from pipeline.finetuning.prediction.predict_on_cluster import predict_on_cluster
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import Findings
 from pipeline.settings.finetuning import FinetuneSettings
