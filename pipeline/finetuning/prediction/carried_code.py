@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PACKAGE = "nezha_head"
 """Name of the package that the modules are copied into."""
 OWN = ("model", "pipeline")
