@@ -13,6 +13,7 @@ ALLOWED = {
     "model": (),
     "pipeline.errors": (),
     "pipeline.cpu": (),
+    "pipeline.background": (),
     "pipeline.journal": (),
     "pipeline.storage": ("pipeline.errors",),
     "pipeline.settings": ("pipeline.errors",),
@@ -29,6 +30,7 @@ ALLOWED = {
         "pipeline.tracking",
     ),
     "pipeline.runs.mirror": (
+        "pipeline.background",
         "pipeline.errors",
         "pipeline.paths",
         "pipeline.settings",
@@ -52,6 +54,7 @@ ALLOWED = {
     ),
     "pipeline.training": (
         "model",
+        "pipeline.background",
         "pipeline.corpus.randomness",
         "pipeline.corpus.samples.vocabulary",
         "pipeline.corpus.shards",

@@ -18,13 +18,15 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+from pipeline.background import repeated
 from pipeline.errors import ConfigError, NezhaError, StorageError
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
-from pipeline.storage import filesystem
+from pipeline.storage import filesystem, write_whole
 
 PUSH_SECONDS = 10.0
 BEAT_SECONDS = 5.0
@@ -38,8 +40,9 @@ MARKERS = ("COMPLETE", "manifest.json")
 INDEX = ".mirror.json"
 LOCK, HOLDER = "lock.json", "holder"
 """Files in the store: who works on the run, and who did so last."""
-LOCAL = ("ray", "STOP", LOCK, HOLDER)
-"""What is not copied, beside hidden and temporary files."""
+NOT_COPIED = ("ray", "STOP", "logs", LOCK, HOLDER)
+"""Files and folders of a run that are not copied, beside hidden and temporary files. Each node
+writes its `logs` into the store itself."""
 
 logger = logging.getLogger(__name__)
 Stamp = list[Any]
@@ -84,7 +87,8 @@ class Mirror:
         """Make the local folder as new as the store, and become the store's last holder.
 
         If this node held it last, the local folder is as new, or newer: a command that was killed
-        had not uploaded its last changes.
+        had not uploaded its last changes. The node keeps its token then, so that the folder counts
+        as the newest also if this call fails halfway and is repeated.
         """
         there, here = self._list_store(), self._list_folder()
         last, index = self._read_index()
@@ -93,7 +97,9 @@ class Mirror:
             for name, (local, stored) in index.items()
             if here.get(name) == local and there.get(name) == stored
         }
-        if last is None or self.read(HOLDER) != last.encode():
+        if last is not None and self.read(HOLDER) == last.encode():
+            self._token = last
+        else:
             for name in here.keys() - same:
                 (self.folder / name).unlink()
             for base, _, _ in os.walk(self.folder, topdown=False):
@@ -170,19 +176,19 @@ class Mirror:
         except FileNotFoundError:
             return {}
         names = {path.removeprefix(f"{self._inner}/"): info for path, info in found.items()}
-        return {name: _stamp(info) for name, info in names.items() if name not in LOCAL}
+        return {name: _stamp(info) for name, info in names.items() if _is_copied(name)}
 
     def _list_folder(self) -> dict[str, Stamp]:
         stamps: dict[str, Stamp] = {}
         for base, folders, files in os.walk(self.folder):
-            folders[:] = [name for name in folders if _is_kept(Path(base, name), self.folder)]
-            for file in (Path(base, name) for name in files):
-                if _is_kept(file, self.folder):
+            inner = Path(base).relative_to(self.folder)
+            folders[:] = [name for name in folders if _is_copied((inner / name).as_posix())]
+            for name in ((inner / file).as_posix() for file in files):
+                if _is_copied(name):
                     try:
-                        status = file.stat()
+                        status = (self.folder / name).stat()
                     except FileNotFoundError:
                         continue
-                    name = file.relative_to(self.folder).as_posix()
                     stamps[name] = [status.st_size, status.st_mtime_ns]
         return stamps
 
@@ -195,32 +201,27 @@ class Mirror:
         return read["holder"], {name: tuple(stamps) for name, stamps in read["sent"].items()}
 
     def _write_index(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        draft = self.folder / f"{INDEX}.tmp"
-        draft.write_text(json.dumps({"holder": self._token, "sent": self._sent}), "utf-8")
-        draft.replace(self.folder / INDEX)
+        index = {"holder": self._token, "sent": self._sent}
+        write_whole(str(self.folder / INDEX), json.dumps(index).encode())
 
 
 @contextmanager
 def _pushing(mirror: Mirror, lost: threading.Event) -> Iterator[None]:
     """Pull; push every PUSH_SECONDS in the background, and at the end."""
     _retry(mirror.pull, "could not be read", mirror.url)
-    ended = threading.Event()
 
     def push() -> None:
-        while not ended.wait(PUSH_SECONDS) and not lost.is_set():
-            try:
-                mirror.push()
-            except Exception as error:  # the next one, or the last one, may succeed
-                logger.warning("%s: an upload failed and is tried again: %s", mirror.url, error)
+        if lost.is_set():
+            return
+        try:
+            mirror.push()
+        except Exception as error:  # the next one, or the last one, may succeed
+            logger.warning("%s: an upload failed and is tried again: %s", mirror.url, error)
 
-    thread = threading.Thread(target=push, name="mirror", daemon=True)
-    thread.start()
     try:
-        yield
+        with repeated(push, PUSH_SECONDS, "mirror"):
+            yield
     finally:
-        ended.set()
-        thread.join()
         if lost.is_set():
             raise StorageError(
                 f"{mirror.url}: another command has taken this run over, because no sign of life "
@@ -250,7 +251,7 @@ def _retry(action: Callable[[], None], what: str, url: str, seconds: float = RET
 def _lock(mirror: Mirror, say: Callable[[str], None]) -> Iterator[threading.Event]:
     """Hold the run's lock in the store; yields an event that is set if another command took it."""
     own = {"host": socket.gethostname(), "pid": os.getpid(), "token": uuid.uuid4().hex}
-    lost, ended = threading.Event(), threading.Event()
+    lost, beats = threading.Event(), count(1)
 
     def holder() -> dict[str, Any]:
         data = mirror.read(LOCK)
@@ -269,24 +270,18 @@ def _lock(mirror: Mirror, say: Callable[[str], None]) -> Iterator[threading.Even
         raise ConfigError(f"{mirror.url}: another command has just begun to work on this run")
 
     def beat() -> None:
-        number = 0
-        while not ended.wait(BEAT_SECONDS):
-            number += 1
-            try:
-                if holder().get("token") != own["token"]:
-                    lost.set()
-                    return
-                write(number)
-            except Exception as error:  # the store may come back
-                logger.warning("%s: no sign of life could be written: %s", mirror.url, error)
+        try:
+            if holder().get("token") == own["token"]:
+                write(next(beats))
+            else:
+                lost.set()
+        except Exception as error:  # the store may come back
+            logger.warning("%s: no sign of life could be written: %s", mirror.url, error)
 
-    thread = threading.Thread(target=beat, name="store-lock", daemon=True)
-    thread.start()
     try:
-        yield lost
+        with repeated(beat, BEAT_SECONDS, "store-lock"):
+            yield lost
     finally:
-        ended.set()
-        thread.join()
         if not lost.is_set():
             try:
                 mirror.delete(LOCK)
@@ -341,7 +336,9 @@ def _vouched(name: str, there: dict[str, Stamp]) -> bool:
     )
 
 
-def _is_kept(path: Path, root: Path) -> bool:
-    if path.name.startswith(".") or path.name.endswith(".tmp"):
+def _is_copied(name: str) -> bool:
+    """Whether a file or folder of a run, named from the run's folder, is part of the copy."""
+    parts = name.split("/")
+    if parts[-1].startswith(".") or name.endswith(".tmp"):
         return False
-    return path.parent != root or path.name not in LOCAL
+    return parts[0] not in NOT_COPIED

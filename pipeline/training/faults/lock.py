@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pipeline.background import repeated
 from pipeline.errors import ConfigError
 
 FILE = "lock.json"
@@ -45,14 +45,16 @@ def hold(run: Path, say: Callable[[str], None]) -> Iterator[None]:
             _wait_until_gone(path, say)
     finally:
         draft.unlink()
-    ended = threading.Event()
-    thread = threading.Thread(target=_beat, args=(path, own, ended), name="lock", daemon=True)
-    thread.start()
+
+    def beat() -> None:
+        with suppress(OSError):  # the storage may come back
+            if _read(path) == own:
+                os.utime(path)
+
     try:
-        yield
+        with repeated(beat, BEAT_SECONDS, "lock"):
+            yield
     finally:
-        ended.set()
-        thread.join()
         if _read(path) == own:
             path.unlink()
         with suppress(OSError):  # of those that hold something by now
@@ -134,12 +136,3 @@ def _modified(path: Path) -> float:
 
 def _silence(path: Path) -> float:
     return time.time() - _modified(path)
-
-
-def _beat(path: Path, own: dict[str, Any], ended: threading.Event) -> None:
-    while not ended.wait(BEAT_SECONDS):
-        try:
-            if _read(path) == own:
-                os.utime(path)
-        except OSError:  # the storage may come back
-            continue

@@ -71,6 +71,41 @@ def test_a_node_that_was_killed_keeps_what_it_had_not_sent(tmp_path, url):
     assert filesystem(url)[0].cat(f"{filesystem(url)[1]}/metrics.jsonl") == b"newer"
 
 
+def test_a_failed_start_on_that_node_does_not_make_its_files_old(tmp_path, url, monkeypatch):
+    """The store fails after the index was written, so the start is repeated."""
+    Mirror(tmp_path / "one", url).pull()
+    write(tmp_path / "one", "metrics.jsonl", "newer")
+    again = Mirror(tmp_path / "one", url)
+    take, answers = again.write, iter([False, True])
+
+    def fail_once(*given):
+        if not next(answers):
+            raise OSError("no answer")
+        take(*given)
+
+    monkeypatch.setattr(again, "write", fail_once)
+    with pytest.raises(OSError, match="no answer"):
+        again.pull()
+    again.pull()
+    again.push()
+    assert (tmp_path / "one" / "metrics.jsonl").read_text() == "newer"
+    assert "metrics.jsonl" in stored(url)
+
+
+def test_logs_that_nodes_wrote_into_the_store_stay_there(tmp_path, url):
+    Mirror(tmp_path / "one", url).pull()
+    system, inner = filesystem(url)
+    system.pipe(f"{inner}/logs/20261126-010203/node/worker.out", b"x")
+    again = Mirror(tmp_path / "one", url)
+    again.pull()
+    write(again.folder, "metrics.jsonl")
+    again.push()
+    assert stored(url) == ["holder", "logs/20261126-010203/node/worker.out", "metrics.jsonl"]
+    other = Mirror(tmp_path / "other", url)
+    other.pull()
+    assert names(other.folder) == [".mirror.json", "metrics.jsonl"]
+
+
 def test_a_marker_is_there_only_with_all_its_files(tmp_path, url, monkeypatch):
     """At every moment of an upload, a replacement and a deletion."""
     one, seen = Mirror(tmp_path / "one", url), []
