@@ -68,7 +68,7 @@ def audit(config: Config) -> Audit:
             f"{paths.run / step_log.FILE} or {events.FILE}: no record of what was consumed"
         )
     given = files.read_config(newest)
-    place = {"storage": config.run.storage, "name": config.run.name}
+    place = {name: getattr(config.run, name) for name in ("storage", "scratch", "name")}
     given = given.model_copy(update={"run": given.run.model_copy(update=place)})
     feed = open_feed(given, rank=0, world_size=1)
     for attempt in attempts:
@@ -81,8 +81,10 @@ def audit(config: Config) -> Audit:
         problems += [f"{step_log.FILE}: line {number} is damaged" for number in damaged]
         problems += [f"{events.FILE}: line {number} is damaged" for number in unread]
     batches = {line["batch"] for line in chosen}
-    left_out = max(batches, default=-1) + 1 - len(batches)
-    epochs, wrong = _count(feed, chosen, whole=not problems and not left_out)
+    first = attempts[0].batches_skipped  # of a branch: the batches that the other run consumed
+    left_out = max(batches, default=first - 1) + 1 - first - len(batches)
+    whole = not (problems or left_out or first)
+    epochs, wrong = _count(feed, chosen, whole)
     return Audit(
         steps=last,
         attempts=len(attempts),

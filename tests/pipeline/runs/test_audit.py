@@ -1,6 +1,7 @@
 """A run's records show that every sample of an epoch was consumed once, or what is wrong."""
 
 import json
+import shutil
 
 import pytest
 
@@ -35,6 +36,23 @@ def test_every_sample_of_a_resumed_run_is_used_once(resumed, capsys):
     assert sum(int(line.split()[2]) for line in found.epochs) == 12 * 16
     assert main(verb.VERB, [str(RunPaths.of(resumed).run)]) == 0
     assert "steps done again" in capsys.readouterr().out
+
+
+def test_a_branch_leaves_out_nothing_of_its_own(resumed, tmp_path):
+    origin = RunPaths.of(resumed).run
+    branch = ("train.init_state=branch", f"train.init_from={origin}", "optim.warmup=0")
+    config = settings(tmp_path, "branch", "run.seed=3", "train.steps=6", *branch)
+    torchrun.fit(config, None)
+    found = audit(config)
+    assert (found.problems, found.left_out, found.steps) == ([], 0, 6)
+
+
+def test_a_run_in_a_store_is_read_where_this_machine_works_on_it(resumed, tmp_path):
+    """Its own settings may name a folder of another machine."""
+    place = {"storage": "memory://runs", "scratch": str(tmp_path)}
+    config = resumed.model_copy(update={"run": resumed.run.model_copy(update=place)})
+    shutil.copytree(RunPaths.of(resumed).run, RunPaths.of(config).run)
+    assert audit(config).problems == []
 
 
 def lines_of(config):
