@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,7 +46,7 @@ def _state(run: Path) -> RunState:
         step=step,
         steps=steps,
         checkpoint=newest.name if newest else "none",
-        last_event=f"{_clock(last['time'])} {last['text']}" if last else "",
+        last_event=f"{events.clock(last)} {last['text']}" if last else "",
     )
 
 
@@ -69,7 +68,3 @@ def _steps(newest: Path | None) -> int | None:
 
 def _modified(run: Path) -> float:
     return (run / events.FILE).stat().st_mtime
-
-
-def _clock(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,7 +68,7 @@ def write_report(run: Path) -> Path:
         total=sum(seconds.values()) or 1.0,
         seconds=seconds,
         curves=_curves(records, happened),
-        happened=[{**event, "clock": _clock(event["time"])} for event in happened],
+        happened=[{**event, "clock": events.clock(event)} for event in happened],
     )
     write_whole(str(run / FILE), page.encode())
     return run / FILE
@@ -95,7 +94,7 @@ def _curves(records: Sequence[Mapping[str, float]], happened: Sequence[Mapping[s
     losses.legend()
     out = io.StringIO()
     figure.savefig(out, format="svg")
-    return out.getvalue().partition("<svg")[1] + out.getvalue().partition("<svg")[2]
+    return "<svg" + out.getvalue().partition("<svg")[2]
 
 
 def _plot(axes: Any, records: Sequence[Mapping[str, float]], key: str, label: str) -> None:
@@ -110,7 +109,3 @@ def _marks(happened: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
     found = [event for event in happened if event["kind"] in MARKS and "step" in event]
     first = next((event for event in found if event["kind"] == "start"), None)
     return [(event["kind"], event["step"]) for event in found if event is not first]
-
-
-def _clock(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,11 @@ def record(run: Path, kind: str, text: str, **facts: Any) -> None:
     """
     run.mkdir(parents=True, exist_ok=True)
     journal.append(run / FILE, {"time": time.time(), "kind": kind, "text": text, **facts})
+
+
+def clock(event: Mapping[str, Any]) -> str:
+    """The local date and time of an event."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["time"]))
 
 
 def read(run: Path) -> list[dict[str, Any]]:

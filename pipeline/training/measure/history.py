@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import journal
+from pipeline.storage import write_whole
 
 FILE = "metrics.jsonl"
 
@@ -20,9 +21,8 @@ def read(folder: Path) -> list[dict[str, float]]:
 def rewind(folder: Path, step: int) -> None:
     """Delete the records after a step: a resumed run writes them again."""
     kept = [record for record in read(folder) if record["step"] <= step]
-    temporary = folder / f"{FILE}.tmp"
-    temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-    temporary.replace(folder / FILE)
+    lines = "".join(json.dumps(record) + "\n" for record in kept)
+    write_whole(str(folder / FILE), lines.encode())
 
 
 def send_all(folder: Path, sender: Any) -> None:
