@@ -22,7 +22,7 @@ from pipeline import preflight, sample, stages
 from pipeline.corpus.run.inputs import list_inputs
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.paths import RunPaths
-from pipeline.settings.config import Config
+from pipeline.settings.config import Config, flatten
 from pipeline.settings.config_file import with_changes
 from pipeline.settings.corpus import CorpusSettings
 from pipeline.tracking import runs as tracking
@@ -30,6 +30,8 @@ from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.faults import lock
 from pipeline.training.resume import changed_settings
 
+TEXTS = ("inputs", "heldout", "output", "vocab", "vocab_size")
+"""Settings of `corpus` that belong to all variants: they are read once, and scored alike."""
 SHOWN = ("mlm_loss", "mlm_accuracy", "word_accuracy", "nsp_accuracy")
 """Held-out scores in the table; those of heads follow."""
 
@@ -66,6 +68,7 @@ def cells(config: Config, parent: str = "") -> list[Cell]:
         raise ConfigError("ablate.variants: name what to compare, as in jobs/configs/ablations")
     folder, own = RunPaths.of(config).run, stages.with_sample(config)
     variants = _variants(own)
+    _refuse_other_texts(own, variants)
     if not (own.corpus.heldout or own.train.eval_shards):
         raise ConfigError(
             "an ablation compares held-out losses: set corpus.heldout, or train.eval_shards to a "
@@ -189,6 +192,21 @@ def spread(values: list[float], sign: str = "") -> str:
     """`mean ± standard deviation` of the sample; a single value stands alone."""
     mean = f"{fmean(values):{sign}.3f}"
     return f"{mean} ± {stdev(values):.3f}" if len(values) > 1 else mean
+
+
+def _refuse_other_texts(own: Config, variants: Mapping[str, Config]) -> None:
+    """Raise ConfigError for a variant with other texts: it would be trained on those of all."""
+    keys = [f"corpus.{name}" for name in TEXTS] + ["train.eval_shards"]
+    keys += ["train.shards"] if own.corpus.inputs else []
+    given = dict(flatten(own))
+    mistakes = [
+        f"ablate.variants.{name}: all variants have the same {key}; set it outside ablate"
+        for name, variant in variants.items()
+        for key, value in flatten(variant)
+        if key in keys and value != given[key]
+    ]
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
 
 
 def _corpora(variants: Mapping[str, Config]) -> dict[str, str]:

@@ -35,7 +35,7 @@ class AblationSettings(Settings):
             "settings; set it outside ablate"
             for name, changes in variants.items()
             for key in changes
-            if key.startswith(FIXED)
+            if f"{key}.".startswith(FIXED)
         ]
         if mistakes:
             raise ValueError("\n".join(mistakes))

@@ -121,6 +121,17 @@ def test_variants_with_the_same_corpus_share_it():
 
 
 @pytest.mark.parametrize(
+    ("key", "value"),
+    [("corpus.inputs", "[other.txt]"), ("corpus.vocab_size", 70), ("train.shards", "[elsewhere]")],
+)
+def test_variants_with_other_texts_are_refused(key, value):
+    """One corpus is made of the same inputs for all, so the variant would not get its own."""
+    variants = f"ablate.variants={{a: {{}}, b: {{{key}: {value}}}}}"
+    with pytest.raises(ConfigError, match=rf"ablate\.variants\.b: .* the same {key}"):
+        ablation.cells(load_config(None, ["demo.enabled=true", variants]))
+
+
+@pytest.mark.parametrize(
     ("variants", "part"),
     [
         ("{}", "name what to compare"),
@@ -128,6 +139,7 @@ def test_variants_with_the_same_corpus_share_it():
         ("{a: {optim.lr: 0}}", "optim.lr: must be a number above 0"),
         ("{a: {optim.rl: 1}}", "did you mean optim.lr?"),
         ("{a: {run.seed: 1}}", "all variants have the same run settings"),
+        ("{a: {run: {seed: 1}}}", "all variants have the same run settings"),
         ("{'a b': {}}", "must consist of letters"),
     ],
 )
