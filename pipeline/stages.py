@@ -33,6 +33,7 @@ from pipeline.paths import RunPaths
 from pipeline.runs import report
 from pipeline.settings.config import Config
 from pipeline.settings.corpus import CorpusSettings, MaskingSettings
+from pipeline.storage import write_whole
 from pipeline.tracking import pictures
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.metric_sender import MetricSender
@@ -211,8 +212,8 @@ def pretrain(config: Config, progress: Progress) -> str | None:
         if finished:
             progress.say(f"step {state['step']} is reached: {newest}")
             # An earlier command may have ended between the last step and this.
-            files = [paths.run / history.FILE, *paths.run.glob("*.png")]
-            files += paths.run.glob(report.FILE)
+            names = (history.FILE, step_log.FILE, "*.png", report.FILE)
+            files = [path for name in names for path in paths.run.glob(name)]
             return _record(config, tracking.noted_run(paths.run), files, tags, progress.say)
         progress.say(f"going on from {newest}")
     uri, run_id = tracking.tracking_uri(config), tracking.noted_run(paths.run)
@@ -388,6 +389,5 @@ def _figures(summary: dict[str, Any]) -> dict[str, float | None]:
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    temporary.replace(path)
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    write_whole(str(path), text.encode())

@@ -65,6 +65,18 @@ def test_a_run_leaves_figures_and_pictures_in_mlflow(tmp_path, in_this_process):
     } <= run.data.metrics.keys()
 
 
+def test_a_finished_run_that_was_not_recorded_is_recorded_whole(
+    tmp_path, in_this_process, monkeypatch
+):
+    config, recorded = settings(tmp_path, "unrecorded", "train.steps=2"), []
+    monkeypatch.setattr(
+        stages, "_record", lambda *given: recorded.append({path.name for path in given[2]})
+    )
+    for _ in range(2):
+        stages.pretrain(config, Lines())
+    assert recorded[0] == recorded[1] >= {"metrics.jsonl", "steps.jsonl", "report.html"}
+
+
 def test_a_run_without_held_out_text_has_a_summary(tmp_path, in_this_process):
     config = settings(tmp_path, "alone", "train.steps=2")
     shutil.rmtree(RunPaths.of(config).heldout)
