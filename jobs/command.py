@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import signal
@@ -127,9 +128,11 @@ def _run_settings(argument: str) -> list[str]:
         return [argument]
     if "://" in argument:
         storage, _, name = argument.rstrip("/").rpartition("/")
-        return [f"run.storage={storage}", f"run.name={name}"]
-    folder = Path(argument).absolute()
-    return [f"run.storage={folder.parent}", f"run.name={folder.name}"]
+    else:
+        folder = Path(argument).absolute()
+        storage, name = str(folder.parent), folder.name
+    # Quoted, because YAML reads some names as numbers or dates.
+    return [f"run.{key}={json.dumps(text)}" for key, text in (("storage", storage), ("name", name))]
 
 
 def _settings_help(groups: Sequence[str]) -> str:
