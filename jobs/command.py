@@ -132,7 +132,8 @@ def _run_settings(argument: str) -> list[str]:
         folder = Path(argument).absolute()
         storage, name = str(folder.parent), folder.name
     # Quoted, because YAML reads some names as numbers or dates.
-    return [f"run.{key}={json.dumps(text)}" for key, text in (("storage", storage), ("name", name))]
+    quoted = (json.dumps(text, ensure_ascii=False) for text in (storage, name))
+    return [f"run.{key}={text}" for key, text in zip(("storage", "name"), quoted, strict=True)]
 
 
 def _settings_help(groups: Sequence[str]) -> str:
