@@ -36,6 +36,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def restarts() -> int:
+    """How often torchrun has started all workers of this command again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
 def with_workers(config: Config) -> Config:
     """The settings with as many workers as there are processes.
 
@@ -87,7 +92,8 @@ def fit(config: Config, tracking: tuple[str, str] | None) -> dict[str, Any]:
             _tell_restart(config)
             hang.clear(run)
             opening.check(config, _warn)
-            step_log.begin(run)
+            if not restarts():
+                step_log.begin(run)
         asked = held.enter_context(stop.on_signals(run, _warn))
         if rank() == 0 and (newest := files.newest(RunPaths.of(config).checkpoints)):
             for change in changed_settings(config, newest, finished=False):
@@ -108,8 +114,7 @@ def fit(config: Config, tracking: tuple[str, str] | None) -> dict[str, Any]:
 
 def _tell_restart(config: Config) -> None:
     """Record that torchrun has started all workers again because one of them failed."""
-    count = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-    if not count:
+    if not restarts():
         return
     paths = RunPaths.of(config)
     newest = files.newest(paths.checkpoints)
@@ -118,7 +123,7 @@ def _tell_restart(config: Config) -> None:
         what = describe({}, paths.run, config.faults.hang_seconds)
     limit = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "?")
     place = f"from {newest.name}" if newest else "from the start"
-    text = f"{what}; restart {count} of {limit} by torchrun, {place}"
+    text = f"{what}; restart {restarts()} of {limit} by torchrun, {place}"
     events.record(paths.run, "restart", text)
     _warn(text)
 

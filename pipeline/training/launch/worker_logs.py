@@ -42,8 +42,8 @@ def collect(run: str, since: float, say: Callable[[str], None]) -> None:
         except ray.exceptions.RayError:
             late.append(task)  # a log must not be why a run fails
     missing = f"; {len(late)} node(s) did not give theirs" if late else ""
-    if copied:
-        say(f"logs of the workers: {target}{missing}")
+    if copied or late:
+        say(f"logs of the workers: {copied} files in {target}{missing}")
 
 
 def _copy(target: str, job: str, since: float) -> int:
