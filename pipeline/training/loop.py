@@ -92,10 +92,7 @@ def train(config: Config, context: Context) -> dict[str, Any]:
         ShardError: a shard is damaged, unless `faults.damaged_shard` skips it.
         ConfigError, VocabularyError, CheckpointError: before the first step.
     """
-    size = failures.micro_batch(RunPaths.of(config).run, config.train.micro_batch)
-    fitting = config.model_copy(
-        update={"train": config.train.model_copy(update={"micro_batch": size})}
-    )
+    fitting = failures.fitting(config)
     with memory.explained(fitting, context.device):
         return _train(fitting, context, dump_yaml(config))
 
@@ -241,7 +238,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
                 if warned:
                     rescued = True
                     writer.wait()
-                    if rank == 0:
+                    if rank == 0 and (folder / files.COMPLETE).exists():  # else `wait` told why
                         text = f"a node will be taken away; {folder.name} was written before"
                         events.record(paths.run, "preempted", text, step=step)
                 steps_log.lap("checkpoint")

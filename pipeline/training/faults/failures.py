@@ -46,10 +46,8 @@ class Judge:
     """Decides what failed workers mean for a run."""
 
     def __init__(self, config: Config) -> None:
-        self._faults, self._paths = config.faults, RunPaths.of(config)
+        self._config, self._faults, self._paths = config, config.faults, RunPaths.of(config)
         self._budget = Budget(config.faults.max_failures)
-        self._micro_batch = config.train.micro_batch
-        self._advice = memory.advice(config)
 
     def decide(self, errors: Mapping[int, Exception]) -> NezhaError | None:
         """Decide, and write the decision into the run's record.
@@ -76,7 +74,7 @@ class Judge:
                 return self._stop(error)  # it would be raised again
         what = describe(errors, self._paths.run, self._faults.hang_seconds)
         if any(map(memory.is_short, map(original, errors.values()))):
-            what += f"; {self._advice}"
+            what += f"; {memory.advice(fitting(self._config))}"
         if self._budget.charge(newest):
             number = f"restart {self._budget.failures}"
             number += f" of {self._budget.limit}" if self._budget.limit >= 0 else ""
@@ -91,8 +89,8 @@ class Judge:
 
     def _shrink(self, error: Exception) -> bool:
         """Halve the micro-batch for the next start, if the settings allow it and it can be."""
-        configured = self._micro_batch
-        now = micro_batch(self._paths.run, configured)
+        configured = self._config.train.micro_batch
+        now = fitting(self._config).train.micro_batch
         if not self._faults.shrink_on_oom or now == 1:
             return False
         half = -(-now // 2)
@@ -121,11 +119,13 @@ def batches_skipped(run: Path, step: int) -> int:
     return sum(event["step"] - step for event in _rewinds(run, step))
 
 
-def micro_batch(run: Path, configured: int) -> int:
-    """`train.micro_batch`, or what running out of memory has left of it."""
-    shrunk = [event for event in events.read(run) if event["kind"] == "shrink"]
-    sizes = [event["micro_batch"] for event in shrunk if event["configured"] == configured]
-    return min(sizes, default=configured)
+def fitting(config: Config) -> Config:
+    """The settings with what running out of memory has left of `train.micro_batch`."""
+    train = config.train
+    shrunk = [e for e in events.read(RunPaths.of(config).run) if e["kind"] == "shrink"]
+    sizes = [e["micro_batch"] for e in shrunk if e["configured"] == train.micro_batch]
+    size = min(sizes, default=train.micro_batch)
+    return config.model_copy(update={"train": train.model_copy(update={"micro_batch": size})})
 
 
 def _rewinds(run: Path, step: int) -> list[dict[str, Any]]:

@@ -46,13 +46,12 @@ def is_short(error: BaseException) -> bool:
 
 
 def advice(config: Config) -> str:
-    """Which settings to change."""
+    """Which settings to change; `config` has the micro-batch that did not fit."""
     size = config.train.micro_batch
     if size > 1:
-        return (
-            f"lower train.micro_batch (now {size}; the global batch stays), "
-            "or set faults.shrink_on_oom=true"
-        )
+        text = f"lower train.micro_batch (now {size}; the global batch stays)"
+        shrinks = config.faults.shrink_on_oom
+        return text if shrinks else f"{text}, or set faults.shrink_on_oom=true"
     return (
         "set engine.activation_checkpointing=true, raise engine.zero_stage or scaling.workers, "
         "or prepare shorter samples (corpus.sequence_length)"

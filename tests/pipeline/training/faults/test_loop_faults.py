@@ -8,14 +8,17 @@ import time
 import pytest
 import torch
 
+from pipeline import journal
 from pipeline.errors import Interrupted
 from pipeline.paths import RunPaths
 from pipeline.training import loop
-from pipeline.training.checkpoints import files
+from pipeline.training.checkpoints import files, tensors
 from pipeline.training.faults import events, stop
 from pipeline.training.faults.divergence import Diverged
 from pipeline.training.faults.memory import OutOfMemory
 from pipeline.training.launch import torchrun
+from pipeline.training.measure import step_log
+from pipeline.training.measure.ledger import ledger
 from tests.pipeline.training.test_loop import losses, settings
 
 
@@ -147,26 +150,59 @@ def test_out_of_memory_says_what_to_lower_and_halves_the_micro_batch(tmp_path, m
     shrinking = config.model_copy(
         update={"faults": config.faults.model_copy(update={"shrink_on_oom": True})}
     )
-    with pytest.raises(Interrupted, match="the same command goes on with half the micro-batch"):
+    with pytest.raises(Interrupted, match="goes on with half the micro-batch") as stopped:
         torchrun.fit(shrinking, None)
+    assert "set faults.shrink_on_oom" not in str(stopped.value)  # it is set
     assert torchrun.fit(shrinking, None)["samples_seen"] == 12 * 16
     assert kinds(config) == ["stop", "shrink"]
     assert losses(config) == losses(whole)
 
 
-def test_a_notice_of_preemption_gives_one_checkpoint_and_training_goes_on(tmp_path):
-    config, written = settings(tmp_path, "notice"), []
+def noticed(report):
+    """A worker whose node will be taken away, as it knows from step 4 on."""
     calls = iter(range(100))
-    context = loop.Context(
+    return loop.Context(
         rank=0,
         world_size=1,
         host="here",
         device=torch.device("cpu"),
         threads=1,
-        report=lambda _, folder: written.append(folder.name),
-        preempted=lambda: next(calls) >= 3,  # from step 4 on
+        report=report,
+        preempted=lambda: next(calls) >= 3,
     )
+
+
+def test_a_notice_of_preemption_gives_one_checkpoint_and_training_goes_on(tmp_path):
+    config, written = settings(tmp_path, "notice"), []
+    context = noticed(lambda _, folder: written.append(folder.name))
     assert loop.train(config, context)["step"] == 12
     assert written == [f"checkpoint_0000{step}" for step in ("04", "06", "12")]
     (told,) = [e for e in events.read(RunPaths.of(config).run) if e["kind"] == "preempted"]
     assert "checkpoint_000004 was written before" in told["text"]
+
+
+def test_a_checkpoint_that_a_preemption_could_not_get_is_not_told_as_written(tmp_path, monkeypatch):
+    write = tensors.write
+
+    def full_at_step_4(file, *given):
+        if "checkpoint_000004" in str(file):
+            raise OSError(28, "No space left on device")
+        return write(file, *given)
+
+    monkeypatch.setattr(tensors, "write", full_at_step_4)
+    patience = ("train.checkpoint_errors=continue", "train.checkpoint_retry_seconds=0.1")
+    config = settings(tmp_path, "full", *patience)
+    assert loop.train(config, noticed(lambda *_: None))["step"] == 12
+    assert kinds(config) == ["storage"]
+
+
+def test_a_restart_by_torchrun_is_no_time_between_commands(tmp_path, monkeypatch):
+    config = settings(tmp_path, "again", "train.steps=6")
+    paths = RunPaths.of(config)
+    torchrun.fit(config, None)
+    files.remove(paths.checkpoints / "checkpoint_000006")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    torchrun.fit(config, None)
+    lines = journal.read(paths.run / step_log.FILE)
+    seconds = ledger(lines, step_log.attempts(events.read(paths.run)))
+    assert seconds["between commands"] == 0 < seconds["restart"]
