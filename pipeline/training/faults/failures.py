@@ -91,6 +91,8 @@ class Judge:
         """Halve the micro-batch for the next start, if the settings allow it and it can be."""
         configured = self._config.train.micro_batch
         now = fitting(self._config).train.micro_batch
+        if isinstance(error, memory.OutOfMemory):
+            now = error.micro_batch  # under torchrun another rank may have recorded it already
         if not self._faults.shrink_on_oom or now == 1:
             return False
         half = -(-now // 2)

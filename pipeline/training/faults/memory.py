@@ -19,6 +19,13 @@ SHORT = r"out of memory|can't allocate memory|unable to allocate|low on memory|\
 class OutOfMemory(TrainingError):
     """The micro-batch, the network or the optimizer's state does not fit."""
 
+    def __init__(self, message: str, micro_batch: int) -> None:
+        super().__init__(message, micro_batch)
+        self.message, self.micro_batch = message, micro_batch
+
+    def __str__(self) -> str:
+        return self.message
+
 
 @contextmanager
 def explained(config: Config, device: torch.device) -> Iterator[None]:
@@ -35,7 +42,7 @@ def explained(config: Config, device: torch.device) -> Iterator[None]:
         asked = re.search(r"allocate ([\d.,]+ \w+)", str(error))
         found = f"asked for {asked[1]} more" if asked else "the failed allocation's size is unknown"
         text = f"out of memory: {found}; the peak so far was {_peak(device)}; {advice(config)}"
-        raise OutOfMemory(text) from error
+        raise OutOfMemory(text, config.train.micro_batch) from error
 
 
 def is_short(error: BaseException) -> bool:

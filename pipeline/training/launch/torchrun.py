@@ -101,7 +101,9 @@ def fit(config: Config, tracking: tuple[str, str] | None) -> dict[str, Any]:
         try:
             state = train(config, context)
         except (Diverged, OutOfMemory) as error:
-            if rank() == 0 and Judge(config).decide({0: error}) is None:
+            # The loss is the same on all ranks; memory may run out on one of them alone.
+            decides = rank() == 0 or isinstance(error, OutOfMemory)
+            if decides and Judge(config).decide({rank(): error}) is None:
                 then = "goes back, past that data"
                 if isinstance(error, OutOfMemory):
                     then = "goes on with half the micro-batch"

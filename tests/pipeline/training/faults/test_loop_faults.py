@@ -13,7 +13,7 @@ from pipeline.errors import Interrupted
 from pipeline.paths import RunPaths
 from pipeline.training import loop
 from pipeline.training.checkpoints import files, tensors
-from pipeline.training.faults import events, stop
+from pipeline.training.faults import events, failures, stop
 from pipeline.training.faults.divergence import Diverged
 from pipeline.training.faults.memory import OutOfMemory
 from pipeline.training.launch import torchrun
@@ -156,6 +156,21 @@ def test_out_of_memory_says_what_to_lower_and_halves_the_micro_batch(tmp_path, m
     assert torchrun.fit(shrinking, None)["samples_seen"] == 12 * 16
     assert kinds(config) == ["stop", "shrink"]
     assert losses(config) == losses(whole)
+
+
+def test_each_rank_whose_memory_runs_out_records_the_same_micro_batch(tmp_path, monkeypatch):
+    config = settings(tmp_path, "large", "faults.shrink_on_oom=true")
+
+    def fail(*_):
+        raise OutOfMemory("out of memory", 8)
+
+    monkeypatch.setattr(torchrun, "train", fail)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(Interrupted, match="goes on with half the micro-batch"):
+            torchrun.fit(config, None)
+        assert failures.fitting(config).train.micro_batch == 4
 
 
 def noticed(report):
