@@ -56,7 +56,10 @@ VERB = Verb(
         "MLflow run. The same command goes on after an interruption. With `heads` each run is\n"
         "fine-tuned too."
     ),
-    groups=("ablate", "run", "demo", "corpus", "model", "train", "optim", "engine", "scaling"),
+    groups=(
+        *("ablate", "run", "demo", "corpus", "model", "train", "optim", "engine", "scaling"),
+        *("faults", "tracking", "heads"),
+    ),
     plan=plan,
     execute=execute,
 )

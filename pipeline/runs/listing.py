@@ -17,7 +17,7 @@ class RunState(NamedTuple):
 
     name: str
     state: str
-    """`running`, `finished`, `interrupted`, `stopped`, or `ended` without a word."""
+    """`running`, `finished`, `interrupted`, `stopped`, or `ended`, where no record says why."""
     step: int
     """The last one that was recorded."""
     steps: int | None
@@ -42,7 +42,7 @@ def _state(run: Path) -> RunState:
     step = int(records[-1]["step"]) if records else 0
     return RunState(
         name=run.name,
-        state=_word(run, newest, steps, last["kind"] if last else ""),
+        state=_name_of_state(run, newest, steps, last["kind"] if last else ""),
         step=step,
         steps=steps,
         checkpoint=newest.name if newest else "none",
@@ -50,7 +50,7 @@ def _state(run: Path) -> RunState:
     )
 
 
-def _word(run: Path, newest: Path | None, steps: int | None, last: str) -> str:
+def _name_of_state(run: Path, newest: Path | None, steps: int | None, last: str) -> str:
     if lock.is_held(run):
         return "running"
     if newest and steps is not None and files.step_of(newest) >= steps:

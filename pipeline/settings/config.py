@@ -66,7 +66,8 @@ class Config(Settings):
                 "train.init_state=branch goes on at optim.lr, the rate that the other run has "
                 "reached: set optim.warmup=0"
             )
-        if self.train.nsp_weight != 1 and self.corpus.pairs.task == "none" and self.corpus.inputs:
+        makes_corpus = self.corpus.inputs or self.demo.enabled
+        if self.train.nsp_weight != 1 and self.corpus.pairs.task == "none" and makes_corpus:
             mistakes.append(
                 "train.nsp_weight has no effect without sentence pairs (corpus.pairs.task=none); "
                 "leave it out"

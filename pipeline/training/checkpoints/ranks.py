@@ -50,10 +50,10 @@ def require_shared(folder: Path, host: str) -> None:
         return token
 
     token = on_rank_zero(leave_token)
-    blind = [""] * dist.get_world_size()
-    dist.all_gather_object(blind, "" if token.exists() else host)
+    outside = [""] * dist.get_world_size()
+    dist.all_gather_object(outside, "" if token.exists() else host)
     on_rank_zero(token.unlink)
-    if hosts := sorted({host for host in blind if host}):
+    if hosts := sorted({host for host in outside if host}):
         raise ConfigError(
             f"{', '.join(hosts)}: the workers there do not see {folder}, which the others work in; "
             "run.storage (or run.scratch, if that is a URL) must be a folder that all nodes share"

@@ -84,14 +84,14 @@ def _wait_until_gone(path: Path, say: Callable[[str], None]) -> None:
             told = True
         time.sleep(min(1.0, BEAT_SECONDS))
         holder = _read(path)
-    grave = path.with_name(f".{FILE}.{socket.gethostname()}.{os.getpid()}.old")
+    old = path.with_name(f".{FILE}.{socket.gethostname()}.{os.getpid()}.old")
     try:
-        path.rename(grave)
+        path.rename(old)
     except FileNotFoundError:
         return
-    if _read(grave) != holder:  # another command was quicker, and this is its lock
-        _linked(grave, path)
-    grave.unlink()
+    if _read(old) != holder:  # another command was quicker, and this is its lock
+        _linked(old, path)
+    old.unlink()
 
 
 def _linked(source: Path, target: Path) -> bool:

@@ -6,6 +6,7 @@ report are made from it.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from pipeline.corpus.randomness import mix
 FILE = "steps.jsonl"
 FLUSH_SECONDS = 2.0
 """Longest time for which lines are kept in memory."""
+
+logger = logging.getLogger(__name__)
 
 
 class StepLog:
@@ -38,7 +41,7 @@ class StepLog:
         self._last = self._flushed = time.monotonic()
 
     def lap(self, cause: str) -> None:
-        """Book the time since the last call under `cause`."""
+        """Count the time since the last call as time of `cause`."""
         now = time.monotonic()
         self._seconds[cause] = self._seconds.get(cause, 0.0) + now - self._last
         self._last = now
@@ -64,7 +67,8 @@ class StepLog:
         if self._path and self._lines:
             try:
                 journal.extend(self._path, self._lines)
-            except OSError:
+            except OSError as error:
+                logger.warning("the record of steps could not be written yet: %s", error)
                 return  # the lines are kept, and the storage may come back
         self._lines.clear()
 

@@ -110,8 +110,9 @@ def test_mistakes_are_in_plain_words(override, expected):
     assert "1 wrong setting(s)" in str(raised.value)
 
 
-def test_a_weight_of_pairs_needs_pairs():
-    alone = ["corpus.inputs=[a.txt]", "corpus.pairs.task=none", "train.nsp_weight=0.5"]
+@pytest.mark.parametrize("text", ["corpus.inputs=[a.txt]", "demo.enabled=true"])
+def test_a_weight_of_pairs_needs_pairs(text):
+    alone = [text, "corpus.pairs.task=none", "train.nsp_weight=0.5"]
     with pytest.raises(
         ConfigError, match=r"train\.nsp_weight has no effect without sentence pairs"
     ):
