@@ -26,7 +26,6 @@ def plan(config: Config) -> Mapping[str, object]:
 
 
 def execute(config: Config, console: Console) -> None:
-    compare.plan(config)
     run_id = tracking.start_run(config, f"{config.run.name}-compare", {"stage": "compare"})
     progress = ConsoleProgress(console)
     try:

@@ -31,6 +31,9 @@ def plan(config: Config) -> Mapping[str, object]:
             "predict.input: name a file; standard input has lines of text or JSON, without columns "
             "(predict.columns), and cannot be shared among workers (predict.workers)"
         )
+    folder = Path(chosen.output).absolute().parent
+    if chosen.output != "-" and not folder.is_dir():
+        raise ConfigError(f"predict.output: there is no folder {folder}; make it first")
     return {"task": task, "model": chosen.model, "read": chosen.input, "write": chosen.output}
 
 
@@ -91,8 +94,9 @@ def _standard_input() -> Iterator[tuple[str, str]]:
 
 VERB = Verb(
     help=(
-        "Predict labels, entities, choices or answer spans: lines of text or JSON in, as many\n"
-        "lines of JSON out. A blank line has the prediction null."
+        "Predict labels, numbers, entities, choices or answer spans: lines of text or JSON, a\n"
+        "table or a published data set in, a line of JSON out for each example. A blank line has\n"
+        "the prediction null. predict.form=clue writes a submission to CLUE instead."
     ),
     groups=("predict",),
     plan=plan,

@@ -51,7 +51,8 @@ def register_head(config: Config, folder: Path, run_id: str) -> Registered:
     scores, on = (results["test"], "test") if results["test"] else (results["dev"], "dev")
     judged = None
     if task.metric in scores:
-        judged = Judgement(f"{on}_{task.metric}", scores[task.metric], digests[on], False)
+        examples = f"{digests[on]} {results['data']['eval_examples']}"
+        judged = Judgement(f"{on}_{task.metric}", scores[task.metric], examples, False)
     tags = {
         "task": task.name,
         "from_scratch": results["from_scratch"] or None,

@@ -19,7 +19,7 @@ from pipeline.comparing import comparison, report
 from pipeline.comparing.comparison import Comparison, Judged, Subject
 from pipeline.corpus.shards.format import MANIFEST, read_manifest
 from pipeline.errors import CheckpointError, ConfigError, ExportError, NezhaError, TrackingError
-from pipeline.export.folder import export_checkpoint
+from pipeline.export.folder import export_checkpoint, moved
 from pipeline.feed.batches import split_weights
 from pipeline.finetuning.finetune import (
     TRIALS,
@@ -32,7 +32,8 @@ from pipeline.finetuning.finetune import (
     trials_of,
 )
 from pipeline.finetuning.trials.on_cluster import cluster_runner
-from pipeline.paths import RunPaths
+from pipeline.finetuning.trials.search import grid
+from pipeline.paths import RunPaths, storage_folder
 from pipeline.settings.config import Config
 from pipeline.settings.config_file import load_config
 from pipeline.settings.finetuning import FinetuneSettings
@@ -105,7 +106,7 @@ def _resolved(name: str, settings: FinetuneSettings, config: Config) -> Finetune
             split: _file(Path(compare.data, name), split) for split in ("train", "dev", "test")
         }
         if not changes["train"]:
-            raise ConfigError(f"compare.data: there is no {compare.data}/{name}/train.jsonl[.gz]")
+            raise ConfigError(f"compare.data: there is no file train.* in {compare.data}/{name}")
     if compare.train_limit:
         changes["examples"] = compare.train_limit
     if compare.eval_limit:
@@ -133,13 +134,11 @@ def plan(config: Config) -> Mapping[str, object]:
     if compare.checkpoints == (RANDOM,) and not compare.run:
         raise ConfigError("compare.checkpoints: random weights need a checkpoint beside them")
     subjects = [*compare.checkpoints, *map(str, _run_checkpoints(config))]
-    points = sum(
-        max(1, len(each.search.lr)) * max(1, len(each.search.batch)) for each in tasks.values()
-    )
+    trials = sum(len(list(grid(each, config.run.seed))) for each in tasks.values())
     return {
         "compare": ", ".join(subjects),
         "on": ", ".join(tasks),
-        "trials": f"{len(subjects) * points * compare.seeds} ({compare.seeds} seeds)",
+        "trials": f"{len(subjects) * trials} ({compare.seeds} seeds)",
         "write": folder_of(config),
         "record in": tracking_uri(config),
     }
@@ -183,6 +182,7 @@ def run(config: Config, show: Show) -> tuple[Comparison, list[Path]]:
 
 def write_report(result: Comparison, folder: Path) -> list[Path]:
     """Write the report's files; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)  # if every trial failed, nothing has made it
     pictures = []
     if any(len(points) > 1 for points in result.curve().values()):
         draw_curves(result.curve(), folder / CURVE)
@@ -220,23 +220,26 @@ def subjects_of(config: Config, runner: Runner, show: Show) -> list[Subject]:
         folders[name] = str(output)
         tokens[name] = tokens_of(Path(name))
     order = [*config.compare.checkpoints, *exports]
-    names = short_names([each for each in order if each != RANDOM])
+    names = short_names(order)
     first = next(iter(folders.values()))
     subjects = []
     for each in order:
         export = first if each == RANDOM else folders[each]
         try:
-            network = AutoConfig.from_pretrained(export)
+            network = AutoConfig.from_pretrained(export, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise ExportError(f"{each}: not a Hugging Face folder: {error}") from error
         size = network.num_hidden_layers, network.hidden_size
         seen = tokens.get(each, 0.0 if each == RANDOM and tokens else None)
-        subjects.append(Subject(names.get(each, RANDOM), export, each == RANDOM, *size, seen))
+        subjects.append(Subject(names[each], export, each == RANDOM, *size, seen))
     return subjects
 
 
 def short_names(paths: Sequence[str]) -> dict[str, str]:
-    """The shortest ends of the paths that differ; of a folder `export`, with the one above it."""
+    """The shortest ends of the paths that differ; of a folder `export`, with the one above it.
+
+    `random` keeps its name: a folder of that name gets the one above it too.
+    """
     names = {}
     for path in paths:
         parts = path.rstrip("/").split("/")
@@ -259,12 +262,8 @@ def tokens_of(checkpoint: Path) -> float:
     samples = checkpoints.read_state(checkpoint)["samples_seen"]
     config = checkpoints.read_config(checkpoint)
     folders, weights = split_weights(RunPaths.of(config).training)
-    own, moved = RunPaths.of(config).run, checkpoint.absolute().parents[1]
-    places = [
-        moved / Path(each).relative_to(own) if Path(each).is_relative_to(own) else Path(each)
-        for each in folders
-    ]
-    if not all((place / MANIFEST).exists() for place in places):
+    places = [moved(folder, checkpoint, config) for folder in folders]
+    if not all(Path(place, MANIFEST).exists() for place in places):
         return float(samples * config.corpus.sequence_length)
     manifests = [read_manifest(place) for place in places]
     # Without weights each folder has the share of its samples.
@@ -277,7 +276,8 @@ def _run_checkpoints(config: Config) -> list[Path]:
     """The complete checkpoints of `compare.run`, oldest first."""
     if not (name := config.compare.run):
         return []
-    folder = Path(name if "/" in name else Path(config.run.storage, name)) / "checkpoints"
+    run = Path(name) if "/" in name else storage_folder(config.run) / name
+    folder = run / "checkpoints"
     found = [each for each in folder.glob("checkpoint_*") if (each / checkpoints.COMPLETE).exists()]
     if not found:
         raise CheckpointError(f"compare.run={name}: {folder} has no complete checkpoint")
@@ -285,9 +285,8 @@ def _run_checkpoints(config: Config) -> list[Path]:
 
 
 def _export(source: Path, output: Path, show: Callable[[str], None]) -> None:
-    own = RunPaths.of(checkpoints.read_config(source))
-    beside = source.parents[1] / "vocab.txt"
-    export_checkpoint(source, own.vocab if own.vocab.exists() else beside, output)
+    config = checkpoints.read_config(source)
+    export_checkpoint(source, Path(moved(RunPaths.of(config).vocab, source, config)), output)
 
 
 def _folder(name: str, config: Config) -> Path:

@@ -80,7 +80,7 @@ def _manifests(source: Path, state: dict[str, Any], config: Config) -> list[Mani
         ExportError: one is missing, or belongs to another corpus.
     """
     folders, _ = split_weights(RunPaths.of(config).training)
-    places = [_moved(folder, source, config) for folder in folders]
+    places = [moved(folder, source, config) for folder in folders]
     try:
         manifests = [read_manifest(place) for place in places]
     except (ShardError, OSError) as error:
@@ -96,8 +96,11 @@ def _manifests(source: Path, state: dict[str, Any], config: Config) -> list[Mani
     return manifests
 
 
-def _moved(folder: str | Path, source: Path, config: Config) -> str:
-    """Where a folder is now: the run may have moved since, so its own are beside the checkpoint."""
+def moved(folder: str | Path, source: Path, config: Config) -> str:
+    """Where a folder, or a file, of the run of a checkpoint is now.
+
+    The run may have been moved since: what belongs to it lies beside its checkpoints.
+    """
     own, now = RunPaths.of(config).run, source.absolute().parents[1]
     return str(now / Path(folder).relative_to(own) if Path(folder).is_relative_to(own) else folder)
 
@@ -105,7 +108,7 @@ def _moved(folder: str | Path, source: Path, config: Config) -> str:
 def _heldout_set(source: Path, config: Config) -> str | None:
     """What names the held-out samples of the scores: equal names, comparable losses."""
     try:
-        manifest = read_manifest(_moved(RunPaths.of(config).heldout, source, config))
+        manifest = read_manifest(moved(RunPaths.of(config).heldout, source, config))
     except (ShardError, OSError):
         return None
     return f"{manifest.content_sha256} {config.train.eval_samples}"

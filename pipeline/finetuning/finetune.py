@@ -69,7 +69,7 @@ class FinetuneResult(NamedTuple):
     """A fine-tuned head. Where the metric allows it, scores lie between 0 and 1."""
 
     metric: str
-    """The score that chose the best epoch: accuracy or f1."""
+    """The score that chose the best epoch: accuracy, f1 or spearman."""
     score: float | None
     """Its mean over the seeds, on test; on dev where test has no targets; None without either."""
     deviation: float | None
@@ -102,10 +102,10 @@ def check(settings: FinetuneSettings, group: str = "finetune") -> None:
         mistakes.append(f"{group}.data.train: name the training examples")
     if settings.name and group != "finetune":
         mistakes.append(f"{group}.name: leave it out; the head is called {group.split('.')[-1]}")
-    points = len(list(search.grid(settings, 0)))
-    if points > 1 and not settings.data.dev:
+    trials = [(point.lr, point.batch) for point, _ in search.grid(settings, 0)]
+    if len(trials) > 1 and not settings.data.dev:
         mistakes.append(f"{group}.search: needs {group}.data.dev to compare the trials on")
-    if settings.search.halving and points == 1:
+    if settings.search.halving and len(set(trials)) == 1:
         mistakes.append(
             f"{group}.search.halving: needs several values of search.lr or search.batch"
         )

@@ -163,7 +163,12 @@ def loss_sum(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> T
 
 
 def target_weight(target: Tensor, weights: Tensor | None = None) -> float:
-    """What the sum of the losses is divided by: the weights of the targets that are not -100."""
+    """What the sum of the losses is divided by: the weights of the targets that are not -100.
+
+    Of a regression, the number of targets, because there -100 is a number like others.
+    """
+    if target.is_floating_point():
+        return float(target.numel())
     counted = target[target != IGNORED]
     return float(counted.numel() if weights is None else weights[counted].sum())
 

@@ -12,6 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from pipeline.settings.config import Config
+from pipeline.tracking.metric_names import accepted
 from pipeline.tracking.metric_sender import MetricSender
 from pipeline.tracking.runs import finish_run, tracking_uri
 
@@ -79,7 +80,7 @@ def record_nested(
     for key, value in parameters.items():
         client.log_param(run.info.run_id, key, value)
     for key, score in metrics.items():
-        client.log_metric(run.info.run_id, key, score)
+        client.log_metric(run.info.run_id, accepted(key), score)
     client.set_terminated(run.info.run_id, "FAILED" if error else "FINISHED")
 
 
@@ -105,7 +106,7 @@ def record_comparison(
             record_nested(config, run_id, name, origins[name], scores)
         for task, points in curves.items():
             for tokens, value in points:
-                client.log_metric(run_id, f"curve/{task}", value, step=round(tokens))
+                client.log_metric(run_id, accepted(f"curve/{task}"), value, step=round(tokens))
     except (MlflowException, OSError) as error:
         logger.warning("MLflow run %s could not store the comparison: %s", run_id, error)
     finish_run(config, run_id, artifacts=files)

@@ -14,10 +14,14 @@ The names in `metrics.jsonl` have no groups.
 
 from __future__ import annotations
 
+import re
+
 SPEED = ("tokens_per_second", "mfu", "tflops_per_worker", "step_seconds", "seconds_left")
 LAMB = ("trust_ratio", "weight_norm", "update_norm")
 JUDGED = ("heldout", "dev", "test")
 """Words that a name begins with, and that become its group."""
+REFUSED = re.compile(r"[^\w.\- /]")
+"""Characters that MLflow refuses in a name; labels of tasks may have them."""
 
 
 def grouped(name: str) -> str:
@@ -25,6 +29,7 @@ def grouped(name: str) -> str:
 
     A name that has a group of another kind keeps it.
     """
+    name = accepted(name)
     first, _, rest = name.partition("_")
     if first in JUDGED and rest:
         return f"{first}/{rest}"
@@ -33,3 +38,11 @@ def grouped(name: str) -> str:
     if name in SPEED:
         return f"speed/{name}"
     return name if "/" in name else f"train/{name}"
+
+
+def accepted(name: str) -> str:
+    """The name, with `:` and the hexadecimal code for each character that MLflow refuses.
+
+    `f1_C++` → `f1_C:2b:2b`. One refused name would keep all metrics of its request from MLflow.
+    """
+    return REFUSED.sub(lambda found: f":{ord(found[0]):x}", name)

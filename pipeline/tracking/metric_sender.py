@@ -57,7 +57,8 @@ class MetricSender:
     def close(self) -> int:
         """Send what is left; returns how many metrics the server did not take, and warns of them.
 
-        `metrics.jsonl` has them, and the next start or the end of the run sends them again.
+        The run's own files have them: `metrics.jsonl`, from which the next start or the end of a
+        training sends them again, or `results.json` of a head.
         """
         if self._monitor:
             self._monitor.finish()
@@ -65,7 +66,8 @@ class MetricSender:
         self._thread.join(3 * CLOSE_SECONDS)
         if self._waiting:
             logger.warning(
-                "MLflow did not receive %d metrics; metrics.jsonl has them", len(self._waiting)
+                "MLflow did not receive %d metrics; the run's own files have them",
+                len(self._waiting),
             )
         return len(self._waiting)
 
@@ -78,7 +80,7 @@ class MetricSender:
                 self._send_waiting()
             except UNREACHABLE as error:
                 if not self._warned:
-                    logger.warning("MLflow cannot be reached, training continues: %s", error)
+                    logger.warning("MLflow cannot be reached, the run continues: %s", error)
                 self._warned = True
         attempts = Retrying(
             retry=retry_if_exception_type(UNREACHABLE),

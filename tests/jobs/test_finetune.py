@@ -143,3 +143,7 @@ def test_mistakes_are_one_message(tmp_path, capsys):
     assert "predict.model: name a folder" in capsys.readouterr().err
     assert main(predict.VERB, [f"predict.model={tmp_path}", "--dry-run"]) == 2
     assert "not the result of" in capsys.readouterr().err
+    (tmp_path / "results.json").write_text('{"task": "ner"}')
+    nowhere = [f"predict.model={tmp_path}", f"predict.output={tmp_path}/no/out.jsonl"]
+    assert main(predict.VERB, nowhere) == 2
+    assert f"predict.output: there is no folder {tmp_path}/no" in capsys.readouterr().err

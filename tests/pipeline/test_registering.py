@@ -162,6 +162,7 @@ def test_what_the_registry_says_of_a_head(heads):
     assert version.run_id == run_id
     assert version.tags["task"] == "pair"
     assert float(version.tags["judged_value"]) == pytest.approx(result.test["accuracy"])
+    assert version.tags["judged_on"].endswith(" 0"), "how many test examples were used"
     assert len(version.tags["git_commit"]) >= 40
     used = client.get_run(run_id).inputs.dataset_inputs
     assert {each.tags[0].value for each in used} == {"train", "dev", "test"}

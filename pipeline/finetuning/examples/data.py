@@ -118,9 +118,12 @@ def spread(examples: list[Example], limit: int) -> list[Example]:
 
 
 def fingerprint(settings: FinetuneSettings, export: str, from_scratch: bool) -> str:
-    """Hash of settings, data and start, without what differs between the trials of a grid."""
+    """Hash of settings, data and start, without what differs between the trials of a grid.
+
+    `gpus` is left out too: it says where a trial runs, and changes no result.
+    """
     chosen: dict[str, Any] = settings.model_dump(mode="json")
-    for name in ("name", "checkpoint", "search", "lr", "batch"):
+    for name in ("name", "checkpoint", "search", "lr", "batch", "gpus"):
         del chosen[name]
     places = chosen["data"]
     data = [places.pop(name) for name in ("train", "dev", "test")]

@@ -61,9 +61,7 @@ def read_records(path: str, columns: Columns) -> Iterator[Record]:
 
     Raises TaskError when the file is missing, damaged or of another form.
     """
-    name = path.lower()
-    for suffix in COMPRESSED:
-        name = name.removesuffix(suffix)
+    name = uncompressed(path)
     if name.endswith(".parquet"):
         records = _parquet(path)
     elif name.endswith((".csv", ".tsv")):
@@ -86,6 +84,14 @@ def read_records(path: str, columns: Columns) -> Iterator[Record]:
                 new = {field: record[each] for field, each in wanted.items() if each in record}
                 record = {key: record[key] for key in record if key not in wanted.values()} | new
         yield place, record
+
+
+def uncompressed(path: str) -> str:
+    """A path in lower case, without the suffix of a compression; its end tells the form."""
+    name = path.lower()
+    for suffix in COMPRESSED:
+        name = name.removesuffix(suffix)
+    return name
 
 
 def read_lines(path: str) -> Iterator[tuple[str, str]]:
@@ -213,8 +219,9 @@ def _table(
     first = next(rows, None)
     if first is None:
         return
-    names = _names(path, first[1], columns)
-    if names is not first[1]:
+    heading = [name.strip() for name in first[1]]
+    names = _names(path, heading, columns)
+    if names is not heading:
         rows = itertools.chain([first], rows)
     for place, cells in rows:
         if len(cells) != len(names):
@@ -249,9 +256,8 @@ def _names(path: str, first: list[str], columns: Columns) -> list[str]:
     numbers = {each: field for field, each in columns.renamed.items() if isinstance(each, int)}
     if numbers:
         return [numbers.get(place, f"column {place}") for place in range(len(first))]
-    have = {name.strip() for name in first}
     if all(
-        have & {field, str(columns.renamed.get(field, field)), *columns.known.get(field, ())}
+        set(first) & {field, str(columns.renamed.get(field, field)), *columns.known.get(field, ())}
         for field in columns.needed
     ):
         return first

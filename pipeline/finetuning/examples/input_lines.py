@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from pipeline.errors import TaskError
-from pipeline.finetuning.examples.formats import COMPRESSED, Columns, read_lines, read_records
+from pipeline.finetuning.examples.formats import Columns, read_lines, read_records, uncompressed
 from pipeline.finetuning.examples.jsonl import Example
 from pipeline.finetuning.tasks import Task
 
@@ -21,10 +21,7 @@ def read_input(
     Raises TaskError for a file that is missing, damaged or of another form, and for its first
     malformed record.
     """
-    name = path.lower()
-    for suffix in COMPRESSED:
-        name = name.removesuffix(suffix)
-    if not name.endswith(RECORDS) and not columns:
+    if not uncompressed(path).endswith(RECORDS) and not columns:
         yield from read_lines(path)
         return
     for place, record in read_records(path, Columns.of(task, columns)):

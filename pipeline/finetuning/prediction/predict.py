@@ -72,11 +72,13 @@ def predict(
     """For each line, in order, its fields with the answer added as `prediction`.
 
     A line is JSON as `pipeline.finetuning.tasks` lists it, without the target, or plain text: the
-    text (classification, ner), or two texts with a tab between (pair). The answer is
+    text, or two texts with a tab between (pair, similarity); not for choice and span. The answer is
 
     | task | prediction |
     |---|---|
     | classification, pair | `label`, `probabilities` by label |
+    | multilabel | `labels`, `probabilities` by label |
+    | regression, similarity | `score` |
     | ner | `labels` of the tokens, `entities`: `text`, `type`, `start`, `end`, `probability` |
     | choice | `answer` (index), `choice` (text), `probabilities` |
     | span | `answer`, `candidates`: `text`, `start`, `end`, `probability` |

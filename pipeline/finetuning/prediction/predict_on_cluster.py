@@ -15,6 +15,7 @@ from pipeline.errors import NezhaError, TaskError
 from pipeline.finetuning.examples.input_lines import read_input
 from pipeline.finetuning.prediction.predict import LINES, Head, answered
 from pipeline.finetuning.tasks import TASKS
+from pipeline.finetuning.trials.on_cluster import threads_of_a_task
 
 
 def predict_on_cluster(
@@ -29,14 +30,15 @@ def predict_on_cluster(
 
     Args:
         workers: processes that hold the head; each takes a GPU where the cluster has any, otherwise
-            its share of the CPUs.
+            its share of the CPUs, at most those of a node.
 
     Raises:
         TaskError: a line is malformed.
     """
     ray_cluster.connect()
     gpus = 1 if ray_cluster.count("GPU") else 0
-    cpus = 1 if gpus else max(1, int(sum(ray_cluster.cpus_by_node())) // (workers + 1))
+    # One share is left to the task that reads the file.
+    cpus = 1 if gpus else threads_of_a_task(workers + 1, ray_cluster.cpus_by_node())
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False

@@ -13,12 +13,11 @@ import torch
 
 from pipeline.cluster import ray_cluster
 from pipeline.errors import NezhaError, TrainingError
-from pipeline.finetuning.finetune import StoppedEarly
-from pipeline.finetuning.trials.trial import Trial, TrialResult, read_result, run_trial
+from pipeline.finetuning.finetune import Found, StoppedEarly
+from pipeline.finetuning.trials.trial import Trial, read_result, run_trial
 
 REDUCTION = 2
 """After 1, 2, 4 … epochs, a trial goes on if it is in the better half of those that came so far."""
-Found = dict[Path, TrialResult | NezhaError]
 
 
 def halve(
@@ -66,7 +65,8 @@ def _tune(
     has_gpus = ray_cluster.count("GPU") or ray_cluster.can_start("GPU")
     gpus = trials[0].settings.gpus if has_gpus else 0.0
     cpus = 1 if gpus else threads
-    storage = trials[0].folder.with_name(".tune")
+    # Another command may search for another head of this run at the same time.
+    storage = trials[0].folder.with_name(f".{trials[0].folder.name}.tune")
     shutil.rmtree(storage, ignore_errors=True)
 
     def train(config: Mapping[str, int]) -> None:

@@ -6,7 +6,9 @@ import pytest
 
 from pipeline.comparing import compare
 from pipeline.errors import CheckpointError, ConfigError, ExportError
+from pipeline.paths import storage_folder
 from pipeline.settings.config_file import load_config
+from pipeline.training.checkpoints import files as checkpoints
 
 
 def config(storage, *more):
@@ -62,6 +64,25 @@ def test_names_are_the_shortest_that_differ():
         "rbt3",
         "nezha@champion",
     ]
+    assert list(compare.short_names(["/x/random", "random"]).values()) == ["x/random", "random"]
+
+
+def test_a_run_is_found_in_the_folder_of_its_storage(data, tmp_path):
+    """Of a storage that is a URL too, which has a folder on this machine."""
+    chosen = load_config(
+        None,
+        [
+            "run.storage=s3://bucket/runs",
+            f"run.scratch={tmp_path}",
+            "tracking.uri=http://mlflow:5000",
+            "compare.run=nezha",
+            f"heads.a={task(data)}",
+        ],
+    )
+    checkpoint = storage_folder(chosen.run) / "nezha" / "checkpoints" / "checkpoint_000010"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / checkpoints.COMPLETE).touch()
+    assert compare.plan(chosen)["compare"] == str(checkpoint)
 
 
 @pytest.mark.long

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.comparing import comparison, report
+from pipeline.comparing import compare, comparison, report
 from pipeline.comparing.comparison import Judged, Subject
 from pipeline.errors import TrainingError
 from pipeline.finetuning.examples.data import Examined
@@ -71,3 +71,12 @@ def test_scores_differences_cost_and_failures(tmp_path):
     text = report.to_markdown(result)
     assert "the loss is nan" in text
     assert "McNemar" in text
+
+
+def test_a_comparison_whose_trials_all_failed_has_a_report(tmp_path):
+    subject = Subject("a", "", False, 2, 128)
+    only, _ = trial(tmp_path, "a", 0, [True])
+    found = {only.folder: TrainingError("memory ran out")}
+    result = comparison.conclude([subject], [Judged("t", subject, EXAMINED, [only])], found)
+    files = compare.write_report(result, tmp_path / "run" / "compare")
+    assert "memory ran out" in files[0].read_text("utf-8")

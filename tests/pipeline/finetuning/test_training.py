@@ -75,6 +75,11 @@ def test_weights_of_labels():
         label_weights(FinetuneSettings(label_weights={"x": 1.0}), labels, targets)
 
 
+def test_a_mean_counts_all_numbers_of_a_regression():
+    assert networks.target_weight(torch.tensor([[-100.0], [3.0]])) == 2.0
+    assert networks.target_weight(torch.tensor([[-100], [3]])) == 1.0
+
+
 @pytest.mark.parametrize("task", ["ner", "choice"])
 def test_micro_batches_give_the_step_of_the_whole_batch(task, export, data):
     weighted = {"label_weights": "balanced"} if task == "ner" else {}

@@ -132,18 +132,21 @@ def test_a_fine_tuning_leaves_its_scores_and_its_trials(config, tmp_path):
     results.write_text("{}", "utf-8")
     epochs = [{"loss": 2.0, "f1": 0.1}, {"loss": 1.0, "f1": 0.3}]
     trials = [
-        {"lr": 1e-3, "batch": 8, "seed": 1, "dev": {"f1": 0.3}, "test": {"f1": 0.2}, "error": ""},
+        {"lr": 1e-3, "batch": 8, "seed": 1, "dev": {"f1": 0.3}, "test": {"f1_+": 0.2}, "error": ""},
         {"lr": 1.0, "batch": 8, "seed": 1, "dev": {}, "test": {}, "error": "the loss is nan"},
     ]
-    record_finetuning(config, run_id, epochs, {"test": {"f1": 0.2}}, trials, [results])
+    scores = {"test": {"f1": 0.2, "f1_C++": 0.5, "f1_体育，文化": 0.25}}
+    record_finetuning(config, run_id, epochs, scores, trials, [results])
     assert points(config, run_id, "train/loss") == [(1, 2.0), (2, 1.0)]
     assert points(config, run_id, "dev/f1") == [(1, 0.1), (2, 0.3)]
     assert points(config, run_id, "test/f1") == [(2, 0.2)]
+    assert points(config, run_id, "test/f1_C:2b:2b") == [(2, 0.5)], "labels may have any character"
+    assert points(config, run_id, "test/f1_体育:ff0c文化") == [(2, 0.25)]
     client = mlflow.MlflowClient(tracking.tracking_uri(config))
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert [item.path for item in client.list_artifacts(run_id)] == ["results.json"]
     nested = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
     by_status = {each.info.status: each for each in nested}
-    assert by_status["FINISHED"].data.metrics == {"dev/f1": 0.3, "test/f1": 0.2}
+    assert by_status["FINISHED"].data.metrics == {"dev/f1": 0.3, "test/f1_:2b": 0.2}
     assert by_status["FAILED"].data.tags["error"] == "the loss is nan"

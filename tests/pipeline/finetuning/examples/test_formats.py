@@ -158,6 +158,7 @@ PUBLISHED = [
         {"sentence1": "甲", "sentence2": "乙", "label": "neutral"},
     ),
     ("similarity", "sts.csv", "sentence1,sentence2,score\n甲,乙,2.5\n", {"label": 2.5}),
+    ("similarity", "sts.csv", "sentence1, sentence2, score\n甲,乙,2.5\n", {"label": 2.5}),
     (
         "ner",
         "example.train",
