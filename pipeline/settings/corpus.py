@@ -113,6 +113,21 @@ class DedupSettings(Settings):
     memory_megabytes: AboveZero = 1000.0
     """Memory of one task that compares documents. Less memory makes more tasks, not other marks."""
 
+    @model_validator(mode="after")
+    def _check_minhash(self) -> DedupSettings:
+        fields = type(self).model_fields
+        changed = [
+            name
+            for name in ("ngram", "bands", "rows")
+            if getattr(self, name) != fields[name].default
+        ]
+        if changed and not self.near_documents:
+            raise ValueError(
+                f"{', '.join(changed)} has no effect without near_documents: set "
+                "corpus.dedup.near_documents=true, or leave it out"
+            )
+        return self
+
 
 class PairSettings(Settings):
     """How two segments become a sample."""

@@ -40,8 +40,8 @@ def list_inputs(
 
     Left out of both are the vocabulary, the user dictionary and what the commands write: it would
     be read as text when the same command runs again. So are the folders of other runs and corpora
-    below an input. Left out of the inputs are held-out files, and
-    of a file that two inputs name the second occurrence.
+    below an input. Left out of the inputs are held-out files, and the second occurrence of a file
+    that two inputs name.
 
     Args:
         written: further folders and files that the preparation writes.

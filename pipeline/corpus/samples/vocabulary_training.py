@@ -125,7 +125,7 @@ def compose_vocabulary(characters: Counter[str], words: Counter[str], vocab_size
     chosen = [character for character, count in ranked if count > 1 or len(ranked) < room // 2]
     chosen = chosen[: room - pieces_wanted]
     pieces = train_pieces(words, room - len(chosen))
-    return [*SPECIALS, *chosen, *(piece for piece in pieces if piece not in set(chosen))]
+    return [*SPECIALS, *dict.fromkeys([*chosen, *pieces])]
 
 
 def train_pieces(words: Counter[str], size: int) -> list[str]:

@@ -95,6 +95,7 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, text, part):
         ),
         ("train={init_adapt: true, init_state: full, init_from: x}", "train.init_adapt needs"),
         ("corpus.masking.final_probability=0.1", "set corpus.masking.mode=dynamic"),
+        ("corpus.dedup={exact_documents: true, bands: 9}", "bands has no effect without near_doc"),
         ("optim.warmup=2000", "optim.warmup=2000 is longer than train.steps=1000"),
         ("heads.a.from_scratch=true", "heads.a.from_scratch: a head of a pretraining run"),
         (
