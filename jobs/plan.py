@@ -21,7 +21,7 @@ def execute(config: Config, console: Console) -> None:
     if happened := plans.compare(config):
         console.print(table(f"Run {config.run.name}, against its plan", happened))
         return
-    made = plans.make(config)
+    made = plans.make(config, console.print)
     plans.save(config, made)
     console.print(table(f"Plan of run {config.run.name}", plans.rows(config, made)))
     console.print("After the run, the same command holds the plan against what happened.")

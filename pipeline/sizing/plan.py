@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from pipeline.cluster import ray_cluster
 from pipeline.corpus.shards import format as shards
 from pipeline.errors import ConfigError
 from pipeline.paths import RunPaths
@@ -48,17 +49,22 @@ class Plan(NamedTuple):
     cost: float
 
 
-def make(config: Config) -> Plan:
+def make(config: Config, say: Callable[[str], None] = print) -> Plan:
     """Plan a run; without `plan.device`, a worker is measured for about a minute.
 
+    Args:
+        config: the run's settings.
+        say: takes what the measurement waits for.
+
     Raises:
-        ConfigError: the peak of `plan.device` is not known, or the number of workers is missing.
+        ConfigError: the peak of `plan.device` is not known, the number of workers is missing, or
+            the cluster has no room for one worker.
     """
     shape = network_config(config.model, config.corpus.vocab_size)
     parameters, each = count_parameters(shape), benchmark.flops_of(config, shape)
     workers = _workers(config)
     split = batch_split.split_batch(config.train, workers)
-    anchor = _anchor(config, each, split.micro_batch)
+    anchor = _anchor(config, each, split.micro_batch, say)
     half = anchor.precision != "fp32"
     kept = benchmark.activation_bytes(config, shape) * (0.5 if half else 1.0)
     network = model.Network(parameters, each, kept)
@@ -74,14 +80,8 @@ def make(config: Config) -> Plan:
     stage = config.engine.zero_stage
     tokens = config.train.global_batch * _mean_length(config)
     step = model.step_time(network, machine, stage, tokens, split.accumulation)
-    # Recomputed activations leave one layer's input in each layer.
-    rest = 4 * shape.hidden_size * shape.num_hidden_layers * (0.5 if half else 1.0)
-    recompute = rest if config.engine.activation_checkpointing else 0.0
     batch = split.micro_batch * length
-    memories = {
-        number: model.memory(network, number, workers, half, batch, recompute)
-        for number in (1, 2, 3)
-    }
+    memories = {number: model.memory(network, number, workers, half, batch) for number in (1, 2, 3)}
     size = model.checkpoint_bytes(parameters)
     nodes = math.ceil(workers / given.workers_per_node)
     saving = size / nodes / (given.storage_gigabytes * 1e9)
@@ -171,9 +171,11 @@ def compare(config: Config) -> dict[str, str]:
     return found
 
 
-def _anchor(config: Config, each: float, micro: int) -> benchmark.Anchor:
+def _anchor(
+    config: Config, flops_per_token: float, micro_batch: int, say: Callable[[str], None]
+) -> benchmark.Anchor:
     if not config.plan.device:
-        return benchmark.measure(config, micro)
+        return benchmark.measure(config, micro_batch, say)
     precision = "bf16" if config.train.precision == "auto" else config.train.precision
     peak = config.engine.peak_tflops or flops.peak_tflops(config.plan.device, precision)
     if not peak:
@@ -181,15 +183,19 @@ def _anchor(config: Config, each: float, micro: int) -> benchmark.Anchor:
             f"plan.device={config.plan.device}: the peak in {precision} is not known; give the "
             "name that CUDA reports, such as A100-SXM or H100 SXM, or set engine.peak_tflops"
         )
-    return benchmark.assumed(config, peak, each)
+    return benchmark.assumed(config, precision, peak, flops_per_token)
 
 
 def _workers(config: Config) -> int:
     scaling = config.scaling
-    workers = scaling.max_workers or scaling.workers
-    if config.plan.device and not workers:
+    if workers := scaling.max_workers or scaling.workers:
+        return workers
+    if config.plan.device:
         raise ConfigError("scaling.workers: say how many workers the planned machine has")
-    return workers or batch_split.choose_workers(config, 0, os.cpu_count() or 1)
+    ray_cluster.connect()
+    gpus = ray_cluster.gpus_per_worker(scaling.gpus_per_worker)
+    devices = ray_cluster.count("GPU") if gpus else 0
+    return batch_split.choose_workers(config, devices, ray_cluster.count("CPU"))
 
 
 def _mean_length(config: Config) -> float:
@@ -207,8 +213,10 @@ def _disk(config: Config, checkpoint: float) -> dict[str, float]:
     made = config.plan.corpus_gigabytes * 1e9 / model.TEXT_BYTES * model.SHARD_BYTES * dupe
     if not made and (Path(folder) / shards.MANIFEST).exists():
         made = sum(shard.bytes for shard in shards.read_manifest(folder).shards)
-    # The newest ones, the best one, and one that is being written.
-    return {"shards": made, "checkpoints": checkpoint * (config.train.keep_last + 2)}
+    train = config.train
+    # The newest ones, the best one, one that is being written, and those that are kept for ever.
+    kept = train.keep_last + 2 + (train.steps // train.keep_every if train.keep_every else 0)
+    return {"shards": made, "checkpoints": checkpoint * kept}
 
 
 def _size(size: float) -> str:
