@@ -34,7 +34,11 @@ VERB = Verb(
         "the cluster or of this machine, or assumed for plan.device. Once the run has logged\n"
         "steps, the plan is held against them. cluster/SIZING.md explains the formulas."
     ),
-    groups=("plan", "run", "corpus.sequence_length", "model", "train", "engine", "scaling"),
+    groups=(
+        *("plan", "run", "corpus.output", "corpus.sequence_length", "corpus.vocab_size"),
+        *("corpus.masking.probability", "corpus.pairs.dupe_factor"),
+        *("model", "train", "engine", "scaling"),
+    ),
     plan=plan,
     execute=execute,
 )

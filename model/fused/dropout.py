@@ -25,8 +25,6 @@ INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integer types by the bytes of an element"""
 LEVELS = 256
 """A random byte decides whether an element is dropped: rates are rounded to a 256th."""
-
-
 WARM_UP = 18
 """Draws of SFC64 after which the words that it began with no longer show (PractRand)."""
 

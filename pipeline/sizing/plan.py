@@ -200,19 +200,22 @@ def _workers(config: Config) -> int:
 
 def _mean_length(config: Config) -> float:
     """Tokens of a sample: those of the finished shards, else of full sequences."""
-    folder = RunPaths.of(config).shards
-    if (Path(folder) / shards.MANIFEST).exists():
-        manifest = shards.read_manifest(folder)
+    if manifest := _finished(config):
         return sum(shard.tokens for shard in manifest.shards) / manifest.rows
     return float(config.corpus.sequence_length)
 
 
-def _disk(config: Config, checkpoint: float) -> dict[str, float]:
+def _finished(config: Config) -> shards.Manifest | None:
+    """The manifest of the finished shards; None before they are prepared."""
     folder = RunPaths.of(config).shards
+    return shards.read_manifest(folder) if (folder / shards.MANIFEST).exists() else None
+
+
+def _disk(config: Config, checkpoint: float) -> dict[str, float]:
     dupe = config.corpus.pairs.dupe_factor
     made = config.plan.corpus_gigabytes * 1e9 / model.TEXT_BYTES * model.SHARD_BYTES * dupe
-    if not made and (Path(folder) / shards.MANIFEST).exists():
-        made = sum(shard.bytes for shard in shards.read_manifest(folder).shards)
+    if not made and (manifest := _finished(config)):
+        made = sum(shard.bytes for shard in manifest.shards)
     train = config.train
     # The newest ones, the best one, one that is being written, and those that are kept for ever.
     kept = train.keep_last + 2 + (train.steps // train.keep_every if train.keep_every else 0)
