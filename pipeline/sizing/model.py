@@ -44,17 +44,13 @@ class Machine(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Bytes on one worker."""
+    """Bytes on one worker, which add up to what it needs."""
 
     weights: float
     gradients: float
     optimizer: float
     buckets: float
     activations: float
-
-    @property
-    def all(self) -> float:
-        return sum(self)
 
 
 def memory(network: Network, stage: int, workers: int, half: bool, tokens: int) -> Memory:
@@ -95,15 +91,11 @@ def all_reduce_seconds(machine: Machine, size: float) -> float:
 
 
 class StepTime(NamedTuple):
-    """Seconds of an optimizer step."""
+    """Seconds of an optimizer step, which add up."""
 
     compute: float
     communication: float
     optimizer: float
-
-    @property
-    def all(self) -> float:
-        return sum(self)
 
 
 def step_time(
@@ -157,5 +149,5 @@ def largest_micro_batch(
     network: Network, stage: int, workers: int, half: bool, length: int, limit: float
 ) -> int:
     """Most samples of a micro-batch that fit into `limit` bytes, a tenth of them kept free."""
-    fixed = memory(network, stage, workers, half, tokens=0).all
+    fixed = sum(memory(network, stage, workers, half, tokens=0))
     return max(0, int((0.9 * limit - fixed) / (length * network.activation_bytes)))

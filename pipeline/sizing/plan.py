@@ -86,7 +86,7 @@ def make(config: Config, say: Callable[[str], None] = print) -> Plan:
     nodes = math.ceil(workers / given.workers_per_node)
     saving = size / nodes / (given.storage_gigabytes * 1e9)
     good = model.goodput(given.node_failure_hours * 3600, nodes, saving, RESTART_SECONDS)
-    seconds = config.train.steps * step.all / max(good.share, 0.01)
+    seconds = config.train.steps * sum(step) / max(good.share, 0.01)
     limit = (given.memory_gigabytes or 0) * 1e9 or anchor.memory
     return Plan(
         anchor=anchor,
@@ -109,6 +109,7 @@ def make(config: Config, say: Callable[[str], None] = print) -> Plan:
 def rows(config: Config, plan: Plan) -> dict[str, str]:
     """The plan as rows of a table, each with its formula in numbers."""
     network, machine, step = plan.network, plan.machine, plan.step
+    seconds = sum(step)
     share = network.flops_per_token / plan.anchor.seconds_per_token / 1e12
     found = {
         "network": f"{network.parameters:,} parameters, {network.flops_per_token:.3g} FLOP/token",
@@ -126,21 +127,21 @@ def rows(config: Config, plan: Plan) -> dict[str, str]:
     for stage, memory in plan.memory.items():
         parts = " + ".join(f"{name} {_size(getattr(memory, name))}" for name in memory._fields)
         chosen = " (chosen)" if stage == config.engine.zero_stage else ""
-        found[f"memory, ZeRO {stage}{chosen}"] = f"{_size(memory.all)} = {parts}"
+        found[f"memory, ZeRO {stage}{chosen}"] = f"{_size(sum(memory))} = {parts}"
     if plan.largest_micro_batch:
         found["largest micro-batch"] = f"{plan.largest_micro_batch} samples (a tenth kept free)"
     found |= {
         "step": (
-            f"{step.all:.3f} s = compute {step.compute:.3f} + gradients {step.communication:.3f} "
+            f"{seconds:.3f} s = compute {step.compute:.3f} + gradients {step.communication:.3f} "
             f"+ optimizer {step.optimizer:.3f}"
         ),
-        "tokens a second": f"{plan.tokens / step.all:,.0f}",
+        "tokens a second": f"{plan.tokens / seconds:,.0f}",
         "run": (
-            f"{plan.seconds / 86400:.2f} days = {config.train.steps:,} steps × {step.all:.3f} s / "
+            f"{plan.seconds / 86400:.2f} days = {config.train.steps:,} steps × {seconds:.3f} s / "
             f"{plan.goodput.share:.1%} goodput"
         ),
         "checkpoint": (
-            f"{_size(plan.checkpoint)}, best every {plan.goodput.interval / step.all:,.0f} steps "
+            f"{_size(plan.checkpoint)}, best every {plan.goodput.interval / seconds:,.0f} steps "
             f"(Young/Daly); train.checkpoint_every={config.train.checkpoint_every}"
         ),
         "disk": ", ".join(f"{name} {_size(size)}" for name, size in plan.disk.items()),
@@ -152,7 +153,8 @@ def rows(config: Config, plan: Plan) -> dict[str, str]:
 
 def save(config: Config, plan: Plan) -> None:
     """Keep what `compare` needs in the run folder."""
-    values = {"step_seconds": plan.step.all, "tokens_per_second": plan.tokens / plan.step.all}
+    seconds = sum(plan.step)
+    values = {"step_seconds": seconds, "tokens_per_second": plan.tokens / seconds}
     write_whole(f"{RunPaths.of(config).run}/{FILE}", json.dumps(values).encode())
 
 

@@ -32,7 +32,7 @@ def test_nezha_on_gpus_that_are_not_here(size, monkeypatch):
     # Computing alone: operations over what the GPUs do.
     peak = 16 * 312e12 * config.plan.mfu
     assert made.step.compute == pytest.approx(made.tokens * made.network.flops_per_token / peak)
-    assert made.memory[1].all > made.memory[2].all > made.memory[3].all
+    assert sum(made.memory[1]) > sum(made.memory[2]) > sum(made.memory[3])
     assert made.cost == 0
     shown = plan.rows(config, made)
     assert "assumed (plan.mfu=0.35)" in shown["speed of a worker"]
