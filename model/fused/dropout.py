@@ -185,7 +185,7 @@ def plain_dropout(x: Tensor, rate: float) -> Tensor:
     On a CPU, within `masks_by_sample`, the generator is in the same state for all micro-batches of
     a step; the key of the first sample then makes their masks differ.
     """
-    if _samples is None or not rate or x.device.type != "cpu" or only_torch_operators():
+    if _samples is None or rate in (0.0, 1.0) or x.device.type != "cpu" or only_torch_operators():
         return F.dropout(x, rate)
     generator = torch.Generator().manual_seed(scalar_seed(new_seed()))
     kept = torch.empty_like(x).bernoulli_(1 - rate, generator=generator)
