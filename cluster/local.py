@@ -69,7 +69,7 @@ def start(folder: Path, nodes: int, cpus: int) -> int:
         (folder / NODES).write_text(json.dumps(started), "utf-8")
         if not wait_for_nodes(folder, address, number + 1):
             log = folder / f"node{number}.log"
-            print(f"node {number} did not start; its log is {log}:", file=sys.stderr)
+            print(f"node {number} did not start; its log ends with:", file=sys.stderr)
             print(log.read_text("utf-8")[-2000:], file=sys.stderr)
             stop(folder)
             return 1

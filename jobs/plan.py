@@ -21,7 +21,7 @@ def execute(config: Config, console: Console) -> None:
     if happened := plans.compare(config):
         console.print(table(f"Run {config.run.name}, against its plan", happened))
         return
-    made = plans.make(config)
+    made = plans.make(config, console.print)
     plans.save(config, made)
     console.print(table(f"Plan of run {config.run.name}", plans.rows(config, made)))
     console.print("After the run, the same command holds the plan against what happened.")
@@ -34,7 +34,11 @@ VERB = Verb(
         "the cluster or of this machine, or assumed for plan.device. Once the run has logged\n"
         "steps, the plan is held against them. cluster/SIZING.md explains the formulas."
     ),
-    groups=("plan", "run", "corpus.sequence_length", "model", "train", "engine", "scaling"),
+    groups=(
+        *("plan", "run", "corpus.output", "corpus.sequence_length", "corpus.vocab_size"),
+        *("corpus.masking.probability", "corpus.pairs.dupe_factor"),
+        *("model", "train", "engine", "scaling"),
+    ),
     plan=plan,
     execute=execute,
 )

@@ -73,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if chosen.follow:
             asyncio.run(submission.follow(client, name, partial(print, end="", flush=True)))
         else:
-            print(f"its log: ray job logs -f {name}   its end: ray job stop {name}")
+            there = f"--address {chosen.address} {name}"
+            print(f"follow it by: ray job logs -f {there}\nstop it by: ray job stop {there}")
     except NezhaError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

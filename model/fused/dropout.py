@@ -25,8 +25,6 @@ INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integer types by the bytes of an element"""
 LEVELS = 256
 """A random byte decides whether an element is dropped: rates are rounded to a 256th."""
-
-
 WARM_UP = 18
 """Draws of SFC64 after which the words that it began with no longer show (PractRand)."""
 
@@ -187,7 +185,7 @@ def plain_dropout(x: Tensor, rate: float) -> Tensor:
     On a CPU, within `masks_by_sample`, the generator is in the same state for all micro-batches of
     a step; the key of the first sample then makes their masks differ.
     """
-    if _samples is None or not rate or x.device.type != "cpu" or only_torch_operators():
+    if _samples is None or rate in (0.0, 1.0) or x.device.type != "cpu" or only_torch_operators():
         return F.dropout(x, rate)
     generator = torch.Generator().manual_seed(scalar_seed(new_seed()))
     kept = torch.empty_like(x).bernoulli_(1 - rate, generator=generator)

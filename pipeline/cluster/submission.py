@@ -116,9 +116,11 @@ def submit(client: JobSubmissionClient, job: Submission) -> str:
     Raises:
         ConfigError: a submission of that name has not ended.
     """
-    earlier = [each for each in client.list_jobs() if _is_of(each.submission_id, job.name)]
-    for each in earlier:
-        if not JobStatus(each.status).is_terminal():
+    last = 0
+    for each in client.list_jobs():
+        number = _number(each.submission_id, job.name)
+        last = max(last, number)
+        if number and not JobStatus(each.status).is_terminal():
             raise ConfigError(
                 f"{each.submission_id} has not ended ({each.status}); follow it by "
                 f"`ray job logs -f {each.submission_id}`, or end it by "
@@ -133,7 +135,7 @@ def submit(client: JobSubmissionClient, job: Submission) -> str:
     return attempts(
         client.submit_job,
         entrypoint=shlex.join(job.words),
-        submission_id=f"{job.name}-{len(earlier) + 1}" if earlier else job.name,
+        submission_id=f"{job.name}-{last + 1}" if last else job.name,
         runtime_env=job.runtime_env,
         metadata=job.metadata,
         entrypoint_num_cpus=job.cpus,
@@ -175,8 +177,10 @@ def pinned(root: Path) -> list[str]:
     return [versions[name] for name in names if name not in IN_IMAGE]
 
 
-def _is_of(submission_id: str | None, name: str) -> bool:
-    return bool(re.fullmatch(re.escape(name) + r"(-\d+)?", submission_id or ""))
+def _number(submission_id: str | None, name: str) -> int:
+    """The number of a submission of this name, of which the first has none; 0: another name."""
+    found = re.fullmatch(re.escape(name) + r"(?:-(\d+))?", submission_id or "")
+    return int(found[1] or 1) if found else 0
 
 
 def _check_places(config: Config, root: Path) -> None:

@@ -6,7 +6,8 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Sequence
+from datetime import timedelta
+from statistics import median
 from typing import Any
 
 import ray
@@ -29,7 +30,9 @@ from pipeline.tracking.runs import is_reachable, tracking_uri
 NODE_SECONDS = 30.0
 """How long nodes have for their answer, once a worker process runs there."""
 START_SECONDS = 30.0
+"""How long the start of a worker process may take."""
 TOGETHER_SECONDS = 60
+"""How long the processes of the all-reduce wait for each other."""
 REDUCED_BYTES = 64 << 20
 ROUNDS = 5
 
@@ -56,18 +59,19 @@ def examine_nodes(config: Config, quick: bool) -> tuple[list[Facts], list[Findin
         limit = START_SECONDS + NODE_SECONDS
         done, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=limit)
         asked = before, time.time()
-        facts, silent = [], [name for task, name in tasks.items() if task not in done]
+        facts = []
+        failed = {name: "does not answer" for task, name in tasks.items() if task not in done}
         for task in done:
             try:
                 facts.append(ray.get(task))
             except ray.exceptions.RayError as error:
                 lines = str(error).strip().splitlines() or [type(error).__name__]
-                silent.append(f"{tasks[task]} ({lines[-1]})")
+                failed[tasks[task]] = f"can't be examined: {lines[-1]}"
         # Tasks that hang end with the job; to cancel one that is just ending crashes Ray 2.60.
     finally:
         system.rm_file(f"{folder}/{marker}")
     remote = any("://" in folder for folder in config.train.shards)
-    return facts, judge(facts, silent, asked, config.train.shard_cache_gigabytes * remote)
+    return facts, judge(facts, failed, asked, config.train.shard_cache_gigabytes * remote)
 
 
 def refuse_bad_nodes(config: Config) -> list[str]:
@@ -91,7 +95,7 @@ def check_shared(config: Config) -> list[Finding]:
         advice = "start every node with RAY_AUTH_MODE=token and the same token (cluster/README.md)"
         found.append(Finding("", "whoever reaches the cluster may run code on it", advice, False))
     if not is_reachable(config):
-        advice = "start it, or mend tracking.uri; without it, a run sends its record at the end"
+        advice = "start it, or correct tracking.uri; without it, a run sends its record at the end"
         found.append(Finding("", f"{tracking_uri(config)} does not answer", advice, False))
     cache = config.train.shard_cache_gigabytes
     for folder in (each.partition("@")[0] for each in RunPaths.of(config).training):
@@ -100,7 +104,7 @@ def check_shared(config: Config) -> list[Finding]:
         try:
             size = sum(shard.bytes for shard in shards.read_manifest(folder).shards) / 1e9
         except (ShardError, OSError) as error:
-            advice = "prepare the corpus first, or mend train.shards"
+            advice = "prepare the corpus first, or correct train.shards"
             found.append(Finding("", f"{folder}: {error}", advice, True))
             continue
         if size > cache:
@@ -169,8 +173,6 @@ def _address() -> tuple[str, int]:
 
 def _all_reduce(rank: int, size: int, address: str, port: int, gpus: bool) -> float:
     """Median seconds of an all-reduce, in one of its processes."""
-    from datetime import timedelta
-
     use_interface_of(ray.util.get_node_ip_address())
     os.environ.setdefault("NCCL_DEBUG", "WARN")
     dist.init_process_group(
@@ -183,8 +185,7 @@ def _all_reduce(rank: int, size: int, address: str, port: int, gpus: bool) -> fl
     try:
         device = torch.device("cuda" if gpus else "cpu")
         data = torch.ones(REDUCED_BYTES // 4, device=device)
-        seconds: Sequence[float] = sorted(_timed(data) for _ in range(ROUNDS))
-        return seconds[ROUNDS // 2]
+        return median(_timed(data) for _ in range(ROUNDS))
     finally:
         dist.destroy_process_group()
 

@@ -34,7 +34,7 @@ class Finding(NamedTuple):
 
 def judge(
     nodes: Sequence[Facts],
-    silent: Sequence[str],
+    failed: Mapping[str, str],
     asked: tuple[float, float],
     needed_disk: float = 0.0,
 ) -> list[Finding]:
@@ -42,29 +42,31 @@ def judge(
 
     Args:
         nodes: facts of the nodes that answered.
-        silent: names of the nodes that did not.
-        asked: begin and end of the time in which the nodes read their clocks, by this node's, in
-            seconds since the epoch.
+        failed: by name of each other node, why there are no facts.
+        asked: start and end of the time in which the nodes read their clocks: seconds since the
+            epoch by this node's clock.
         needed_disk: gigabytes that the shard cache may take; 0: it is not used.
     """
     found = [
         Finding(
             host,
-            "does not answer",
-            "look at its `ray status` and its log, and take it out of the cluster",
+            problem,
+            "look at `ray status` and at the node's logs in /tmp/ray, or take the node out",
             True,
         )
-        for host in silent
+        for host, problem in failed.items()
     ]
     usual = _usual_versions(nodes)
     speeds = [tflops for facts in nodes for _, tflops in facts.gpus if tflops]
     for facts in nodes:
         found += _of_node(facts, asked, needed_disk)
-        others = [f"{k} {v}" for k, v in facts.versions.items() if usual[k] != v]
-        if others:
-            expected = ", ".join(f"{name.split()[0]} {usual[name.split()[0]]}" for name in others)
-            advice = f"the other nodes have {expected}; start it from the same image"
-            found.append(Finding(facts.host, f"has {', '.join(others)}", advice, True))
+        if others := [name for name in usual if facts.versions[name] != usual[name]]:
+            own, most = (
+                ", ".join(f"{name} {each[name]}" for name in others)
+                for each in (facts.versions, usual)
+            )
+            advice = f"most nodes have {most}; start it from the same image"
+            found.append(Finding(facts.host, f"has {own}", advice, True))
         for index, (name, tflops) in enumerate(facts.gpus):
             gpu = f"GPU {index} ({name})"
             if not tflops:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
@@ -28,7 +29,7 @@ class Facts(NamedTuple):
     """What a node found out about itself."""
 
     host: str
-    """Address and, after a slash, the begin of Ray's node id."""
+    """Address and, after a slash, the first characters of Ray's node id."""
     versions: dict[str, str]
     cpus: int
     memory_gigabytes: float
@@ -101,7 +102,9 @@ def examine_storage(storage: str, marker: str, quick: bool) -> tuple[str, float,
             same = system.cat_file(name) == data[:size]
             seconds.append(time.monotonic())
         finally:
-            system.rm_file(name)
+            # An error of writing must not be replaced by that of removing what was not written.
+            with contextlib.suppress(FileNotFoundError):
+                system.rm_file(name)
     except (OSError, NezhaError) as error:
         return str(error), 0.0, 0.0
     if not same:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import ray
@@ -14,6 +15,7 @@ from pipeline.estimate import random_batch
 from pipeline.feed.collate import Batch
 from pipeline.settings.config import Config
 from pipeline.training import batch_split, engine
+from pipeline.training.launch.ray_train import HIDE_GPUS
 from pipeline.training.measure import flops
 from pipeline.training.network import build_network, network_config
 from pipeline.training.objective import PretrainingObjective, to_device
@@ -33,11 +35,23 @@ class Anchor(NamedTuple):
     seconds_per_parameter: float
 
 
-def measure(config: Config, micro_batch: int) -> Anchor:
-    """Measure one worker of the cluster or of this machine: a GPU, or `cpus_per_worker` CPUs."""
+def measure(config: Config, micro_batch: int, say: Callable[[str], None]) -> Anchor:
+    """Measure one worker of the cluster or of this machine: a GPU, or `cpus_per_worker` CPUs.
+
+    Raises:
+        ConfigError: no worker fits the cluster, also after `scaling.wait_seconds`.
+    """
     ray_cluster.connect()
-    gpus = ray_cluster.gpus_per_worker(config.scaling.gpus_per_worker)
-    task = ray.remote(num_cpus=config.scaling.cpus_per_worker, num_gpus=gpus, max_retries=0)
+    scaling = config.scaling
+    gpus = ray_cluster.gpus_per_worker(scaling.gpus_per_worker)
+    ray_cluster.place(1, scaling.cpus_per_worker, gpus, scaling.wait_seconds, say)
+    task = ray.remote(
+        num_cpus=scaling.cpus_per_worker,
+        num_gpus=gpus,
+        max_retries=0,
+        # Ray lets tasks that ask for no GPU see all GPUs of a machine.
+        runtime_env=HIDE_GPUS if ray_cluster.count("GPU") and not gpus else None,
+    )
     return ray.get(task(_measure).remote(config.model_dump(mode="json"), micro_batch, bool(gpus)))
 
 
@@ -73,14 +87,16 @@ def _measure(values: dict[str, Any], micro_batch: int, gpu: bool) -> Anchor:
     )
 
 
-def assumed(config: Config, peak: float, flops_per_token: float) -> Anchor:
-    """Speeds of a GPU that is not here: `plan.mfu` of its peak, in TFLOP/s, and 30 bytes a
-    parameter at 2 TB/s for the optimizer."""
-    half = config.train.precision != "fp32"
+def assumed(config: Config, precision: str, peak: float, flops_per_token: float) -> Anchor:
+    """Speeds of a GPU that is not here.
+
+    The passes reach `plan.mfu` of its peak (TFLOP/s in this precision). The optimizer reads and
+    writes 30 bytes for each parameter, at 2 TB/s.
+    """
     return Anchor(
         device=config.plan.device,
         memory=(config.plan.memory_gigabytes or 0.0) * 1e9,
-        precision=("fp16" if config.train.precision == "fp16" else "bf16") if half else "fp32",
+        precision=precision,
         seconds_per_token=flops_per_token / (peak * 1e12 * config.plan.mfu),
         seconds_per_parameter=30 / 2e12,
     )
@@ -89,8 +105,10 @@ def assumed(config: Config, peak: float, flops_per_token: float) -> Anchor:
 def activation_bytes(config: Config, shape: NezhaConfig) -> float:
     """Bytes that the backward pass keeps for each token, from networks of one and two layers.
 
-    A network's layers keep equally much, so two sizes that fit anywhere give the sum for all. The
-    dtype is fp32 on a CPU; half precision keeps half as much, except for dropout's masks.
+    A network's layers keep equally much, so two sizes that fit anywhere give the sum for all. With
+    `engine.activation_checkpointing` a layer keeps its input alone, and the activations of one
+    layer exist at a time. The dtype is fp32 on a CPU; half precision keeps half as much, except for
+    dropout's masks.
     """
     kept = []
     for layers in (1, 2):
@@ -99,6 +117,8 @@ def activation_bytes(config: Config, shape: NezhaConfig) -> float:
         batch = random_batch(config, max(1, 512 // config.corpus.sequence_length))
         kept.append(_kept(objective, batch) / batch.tokens)
     layer = kept[1] - kept[0]
+    if config.engine.activation_checkpointing:
+        layer = 4.0 * shape.hidden_size
     return kept[0] + (shape.num_hidden_layers - 1) * layer
 
 

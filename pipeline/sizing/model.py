@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-REDUCE_BUCKET, GATHER_BUCKET = 25_000_000, 100_000_000
-"""Elements of DeepSpeed's buckets (`training/deepspeed_config.py`)."""
+from pipeline.training.deepspeed_config import GATHER_BUCKET, REDUCE_BUCKET
+
 SHARD_BYTES = 2.2
 """Bytes of a token in a shard, with static masks: 262 to 305 for samples of 128."""
 TEXT_BYTES = 2.9
@@ -44,7 +44,7 @@ class Machine(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Bytes on one worker."""
+    """Bytes on one worker, which add up to what it needs."""
 
     weights: float
     gradients: float
@@ -52,14 +52,8 @@ class Memory(NamedTuple):
     buckets: float
     activations: float
 
-    @property
-    def all(self) -> float:
-        return sum(self)
 
-
-def memory(
-    network: Network, stage: int, workers: int, half: bool, tokens: int, recompute: float = 0.0
-) -> Memory:
+def memory(network: Network, stage: int, workers: int, half: bool, tokens: int) -> Memory:
     """Bytes on a worker.
 
     With P parameters on N workers: weights 2·P bytes in half precision, else 4·P; gradients 4·P,
@@ -72,7 +66,6 @@ def memory(
         workers: N.
         half: bf16 or fp16.
         tokens: of a micro-batch.
-        recompute: bytes a token that remain where activations are recomputed; 0: they are not.
     """
     size = network.parameters
     shared = [workers if stage >= least else 1 for least in (3, 2, 1)]
@@ -81,7 +74,7 @@ def memory(
         gradients=4 * size / shared[1],
         optimizer=12 * size / shared[2],
         buckets=4 * min(size, REDUCE_BUCKET) + (2 if half else 4) * min(size, GATHER_BUCKET),
-        activations=tokens * (recompute or network.activation_bytes),
+        activations=tokens * network.activation_bytes,
     )
 
 
@@ -98,15 +91,11 @@ def all_reduce_seconds(machine: Machine, size: float) -> float:
 
 
 class StepTime(NamedTuple):
-    """Seconds of an optimizer step."""
+    """Seconds of an optimizer step, which add up."""
 
     compute: float
     communication: float
     optimizer: float
-
-    @property
-    def all(self) -> float:
-        return sum(self)
 
 
 def step_time(
@@ -160,5 +149,5 @@ def largest_micro_batch(
     network: Network, stage: int, workers: int, half: bool, length: int, limit: float
 ) -> int:
     """Most samples of a micro-batch that fit into `limit` bytes, a tenth of them kept free."""
-    fixed = memory(network, stage, workers, half, tokens=0).all
+    fixed = sum(memory(network, stage, workers, half, tokens=0))
     return max(0, int((0.9 * limit - fixed) / (length * network.activation_bytes)))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from pipeline.cluster import ray_cluster
 from pipeline.corpus.shards import format as shards
 from pipeline.errors import ConfigError
 from pipeline.paths import RunPaths
@@ -48,17 +49,22 @@ class Plan(NamedTuple):
     cost: float
 
 
-def make(config: Config) -> Plan:
+def make(config: Config, say: Callable[[str], None] = print) -> Plan:
     """Plan a run; without `plan.device`, a worker is measured for about a minute.
 
+    Args:
+        config: the run's settings.
+        say: takes what the measurement waits for.
+
     Raises:
-        ConfigError: the peak of `plan.device` is not known, or the number of workers is missing.
+        ConfigError: the peak of `plan.device` is not known, the number of workers is missing, or
+            the cluster has no room for one worker.
     """
     shape = network_config(config.model, config.corpus.vocab_size)
     parameters, each = count_parameters(shape), benchmark.flops_of(config, shape)
     workers = _workers(config)
     split = batch_split.split_batch(config.train, workers)
-    anchor = _anchor(config, each, split.micro_batch)
+    anchor = _anchor(config, each, split.micro_batch, say)
     half = anchor.precision != "fp32"
     kept = benchmark.activation_bytes(config, shape) * (0.5 if half else 1.0)
     network = model.Network(parameters, each, kept)
@@ -74,19 +80,13 @@ def make(config: Config) -> Plan:
     stage = config.engine.zero_stage
     tokens = config.train.global_batch * _mean_length(config)
     step = model.step_time(network, machine, stage, tokens, split.accumulation)
-    # Recomputed activations leave one layer's input in each layer.
-    rest = 4 * shape.hidden_size * shape.num_hidden_layers * (0.5 if half else 1.0)
-    recompute = rest if config.engine.activation_checkpointing else 0.0
     batch = split.micro_batch * length
-    memories = {
-        number: model.memory(network, number, workers, half, batch, recompute)
-        for number in (1, 2, 3)
-    }
+    memories = {number: model.memory(network, number, workers, half, batch) for number in (1, 2, 3)}
     size = model.checkpoint_bytes(parameters)
     nodes = math.ceil(workers / given.workers_per_node)
     saving = size / nodes / (given.storage_gigabytes * 1e9)
     good = model.goodput(given.node_failure_hours * 3600, nodes, saving, RESTART_SECONDS)
-    seconds = config.train.steps * step.all / max(good.share, 0.01)
+    seconds = config.train.steps * sum(step) / max(good.share, 0.01)
     limit = (given.memory_gigabytes or 0) * 1e9 or anchor.memory
     return Plan(
         anchor=anchor,
@@ -109,6 +109,7 @@ def make(config: Config) -> Plan:
 def rows(config: Config, plan: Plan) -> dict[str, str]:
     """The plan as rows of a table, each with its formula in numbers."""
     network, machine, step = plan.network, plan.machine, plan.step
+    seconds = sum(step)
     share = network.flops_per_token / plan.anchor.seconds_per_token / 1e12
     found = {
         "network": f"{network.parameters:,} parameters, {network.flops_per_token:.3g} FLOP/token",
@@ -126,21 +127,21 @@ def rows(config: Config, plan: Plan) -> dict[str, str]:
     for stage, memory in plan.memory.items():
         parts = " + ".join(f"{name} {_size(getattr(memory, name))}" for name in memory._fields)
         chosen = " (chosen)" if stage == config.engine.zero_stage else ""
-        found[f"memory, ZeRO {stage}{chosen}"] = f"{_size(memory.all)} = {parts}"
+        found[f"memory, ZeRO {stage}{chosen}"] = f"{_size(sum(memory))} = {parts}"
     if plan.largest_micro_batch:
         found["largest micro-batch"] = f"{plan.largest_micro_batch} samples (a tenth kept free)"
     found |= {
         "step": (
-            f"{step.all:.3f} s = compute {step.compute:.3f} + gradients {step.communication:.3f} "
+            f"{seconds:.3f} s = compute {step.compute:.3f} + gradients {step.communication:.3f} "
             f"+ optimizer {step.optimizer:.3f}"
         ),
-        "tokens a second": f"{plan.tokens / step.all:,.0f}",
+        "tokens a second": f"{plan.tokens / seconds:,.0f}",
         "run": (
-            f"{plan.seconds / 86400:.2f} days = {config.train.steps:,} steps × {step.all:.3f} s / "
+            f"{plan.seconds / 86400:.2f} days = {config.train.steps:,} steps × {seconds:.3f} s / "
             f"{plan.goodput.share:.1%} goodput"
         ),
         "checkpoint": (
-            f"{_size(plan.checkpoint)}, best every {plan.goodput.interval / step.all:,.0f} steps "
+            f"{_size(plan.checkpoint)}, best every {plan.goodput.interval / seconds:,.0f} steps "
             f"(Young/Daly); train.checkpoint_every={config.train.checkpoint_every}"
         ),
         "disk": ", ".join(f"{name} {_size(size)}" for name, size in plan.disk.items()),
@@ -152,7 +153,8 @@ def rows(config: Config, plan: Plan) -> dict[str, str]:
 
 def save(config: Config, plan: Plan) -> None:
     """Keep what `compare` needs in the run folder."""
-    values = {"step_seconds": plan.step.all, "tokens_per_second": plan.tokens / plan.step.all}
+    seconds = sum(plan.step)
+    values = {"step_seconds": seconds, "tokens_per_second": plan.tokens / seconds}
     write_whole(f"{RunPaths.of(config).run}/{FILE}", json.dumps(values).encode())
 
 
@@ -171,9 +173,11 @@ def compare(config: Config) -> dict[str, str]:
     return found
 
 
-def _anchor(config: Config, each: float, micro: int) -> benchmark.Anchor:
+def _anchor(
+    config: Config, flops_per_token: float, micro_batch: int, say: Callable[[str], None]
+) -> benchmark.Anchor:
     if not config.plan.device:
-        return benchmark.measure(config, micro)
+        return benchmark.measure(config, micro_batch, say)
     precision = "bf16" if config.train.precision == "auto" else config.train.precision
     peak = config.engine.peak_tflops or flops.peak_tflops(config.plan.device, precision)
     if not peak:
@@ -181,34 +185,43 @@ def _anchor(config: Config, each: float, micro: int) -> benchmark.Anchor:
             f"plan.device={config.plan.device}: the peak in {precision} is not known; give the "
             "name that CUDA reports, such as A100-SXM or H100 SXM, or set engine.peak_tflops"
         )
-    return benchmark.assumed(config, peak, each)
+    return benchmark.assumed(config, precision, peak, flops_per_token)
 
 
 def _workers(config: Config) -> int:
     scaling = config.scaling
-    workers = scaling.max_workers or scaling.workers
-    if config.plan.device and not workers:
+    if workers := scaling.max_workers or scaling.workers:
+        return workers
+    if config.plan.device:
         raise ConfigError("scaling.workers: say how many workers the planned machine has")
-    return workers or batch_split.choose_workers(config, 0, os.cpu_count() or 1)
+    ray_cluster.connect()
+    gpus = ray_cluster.gpus_per_worker(scaling.gpus_per_worker)
+    devices = ray_cluster.count("GPU") if gpus else 0
+    return batch_split.choose_workers(config, devices, ray_cluster.count("CPU"))
 
 
 def _mean_length(config: Config) -> float:
     """Tokens of a sample: those of the finished shards, else of full sequences."""
-    folder = RunPaths.of(config).shards
-    if (Path(folder) / shards.MANIFEST).exists():
-        manifest = shards.read_manifest(folder)
+    if manifest := _finished(config):
         return sum(shard.tokens for shard in manifest.shards) / manifest.rows
     return float(config.corpus.sequence_length)
 
 
-def _disk(config: Config, checkpoint: float) -> dict[str, float]:
+def _finished(config: Config) -> shards.Manifest | None:
+    """The manifest of the finished shards; None before they are prepared."""
     folder = RunPaths.of(config).shards
+    return shards.read_manifest(folder) if (folder / shards.MANIFEST).exists() else None
+
+
+def _disk(config: Config, checkpoint: float) -> dict[str, float]:
     dupe = config.corpus.pairs.dupe_factor
     made = config.plan.corpus_gigabytes * 1e9 / model.TEXT_BYTES * model.SHARD_BYTES * dupe
-    if not made and (Path(folder) / shards.MANIFEST).exists():
-        made = sum(shard.bytes for shard in shards.read_manifest(folder).shards)
-    # The newest ones, the best one, and one that is being written.
-    return {"shards": made, "checkpoints": checkpoint * (config.train.keep_last + 2)}
+    if not made and (manifest := _finished(config)):
+        made = sum(shard.bytes for shard in manifest.shards)
+    train = config.train
+    # The newest ones, the best one, one that is being written, and those that are kept for ever.
+    kept = train.keep_last + 2 + (train.steps // train.keep_every if train.keep_every else 0)
+    return {"shards": made, "checkpoints": checkpoint * kept}
 
 
 def _size(size: float) -> str:

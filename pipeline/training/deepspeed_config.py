@@ -11,6 +11,8 @@ from pipeline.settings.deepspeed import merged
 from pipeline.training.batch_split import Split
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+REDUCE_BUCKET, GATHER_BUCKET = 25_000_000, 100_000_000
+"""Elements of DeepSpeed's buckets for gradients and for weights."""
 
 
 def deepspeed_config(config: Config, split: Split, precision: str) -> dict[str, Any]:
@@ -18,8 +20,8 @@ def deepspeed_config(config: Config, split: Split, precision: str) -> dict[str, 
     zero: dict[str, Any] = {
         "stage": config.engine.zero_stage,
         # Buckets are allocated whole: DeepSpeed's 500 M elements would dwarf a model of 100 M.
-        "reduce_bucket_size": 25_000_000,
-        "allgather_bucket_size": 100_000_000,
+        "reduce_bucket_size": REDUCE_BUCKET,
+        "allgather_bucket_size": GATHER_BUCKET,
         "overlap_comm": torch.cuda.is_available(),
         "round_robin_gradients": False,
     }

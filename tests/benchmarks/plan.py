@@ -59,15 +59,16 @@ def main(folder: Path) -> None:
         paths.run.mkdir(parents=True)
         write_corpus(paths.shards, write_vocabulary(paths.vocab), documents=400, length=128)
         made = plan.make(config)
+        planned = sum(made.step)
         (paths.run / "given.yaml").write_text(dump_yaml(config), "utf-8")
         command = [sys.executable, "-c", RUN, str(paths.run / "given.yaml")]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         before, peak = map(int, output.split()[-2:])
         records = history.read(paths.run)
         step = median(r["step_seconds"] for r in records if "step_seconds" in r)
-        memory = before + made.memory[1].all
+        memory = before + sum(made.memory[1])
         print(
-            f"| {name} | {made.step.all:.3f} s | {step:.3f} s | {step / made.step.all - 1:+.0%} "
+            f"| {name} | {planned:.3f} s | {step:.3f} s | {step / planned - 1:+.0%} "
             f"| {memory / 1e6:,.0f} MB | {peak / 1e6:,.0f} MB | {peak / memory - 1:+.0%} |"
         )
 

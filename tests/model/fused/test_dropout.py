@@ -79,6 +79,8 @@ def test_micro_batches_of_a_step_differ_also_by_operators_of_torch(rate: float) 
     kept = plain(x, rate, 3)
     assert (kept != 0).float().mean() == pytest.approx(1 - rate, abs=0.006)
     assert kept.max() == pytest.approx(1 / (1 - rate))
+    assert torch.equal(plain(x, 0.0, 3), x)
+    assert not plain(x, 1.0, 3).any()
 
 
 def plain(x: torch.Tensor, rate: float, key: int) -> torch.Tensor:

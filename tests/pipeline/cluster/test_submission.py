@@ -98,3 +98,5 @@ def test_the_same_line_again_has_the_next_number_once_the_last_has_ended(monkeyp
         submission.submit(client, job)
     client.jobs["demo-prepare"] = JobStatus.FAILED
     assert submission.submit(client, job) == "demo-prepare-2"
+    client.jobs = {"demo-prepare-2": JobStatus.SUCCEEDED}  # the first one was deleted
+    assert submission.submit(client, job) == "demo-prepare-3"

@@ -34,6 +34,16 @@ def test_nodes_alone_and_together(two_nodes, tmp_path, monkeypatch):
         doctor.refuse_bad_nodes(config)
 
 
+def test_a_node_whose_examination_fails_tells_why(ray_cluster, tmp_path, monkeypatch):
+    def examine(*_):
+        raise RuntimeError("the driver is too old")
+
+    monkeypatch.setattr(doctor, "examine", examine)
+    _, found = doctor.examine_nodes(load_config(None, [f"run.storage={tmp_path}"]), quick=True)
+    (problem,) = {each.problem for each in found}
+    assert problem == "can't be examined: RuntimeError: the driver is too old"
+
+
 def test_what_all_share(ray_cluster, tmp_path):
     gone = ["tracking.uri=http://127.0.0.1:9", "train.shards=[memory://nowhere/shards]"]
     config = load_config(None, [f"run.storage={tmp_path}", *gone])

@@ -1,5 +1,9 @@
 """What facts about nodes mean."""
 
+from types import MappingProxyType
+
+from fsspec.implementations.local import LocalFileSystem
+
 from pipeline.doctor.findings import judge
 from pipeline.doctor.node import Facts, examine_storage, versions
 
@@ -23,8 +27,8 @@ def other(**facts):
     return GOOD._replace(host="10.0.0.2/bbbbbb", **facts)
 
 
-def problems(*nodes, silent=(), disk=0.0):
-    return [(f.host, f.problem, f.fatal) for f in judge([GOOD, GOOD, *nodes], silent, ASKED, disk)]
+def problems(*nodes, failed=MappingProxyType({}), disk=0.0):
+    return [(f.host, f.problem, f.fatal) for f in judge([GOOD, GOOD, *nodes], failed, ASKED, disk)]
 
 
 def test_nothing_is_said_of_good_nodes():
@@ -48,12 +52,23 @@ def test_each_fault_names_its_node_and_what_to_do():
     }
     for expected, (facts, fatal) in cases.items():
         assert problems(facts) == [("10.0.0.2/bbbbbb", expected, fatal)]
-    assert problems(silent=["10.0.0.3/cccccc"]) == [("10.0.0.3/cccccc", "does not answer", True)]
+    failed = {"10.0.0.3/cccccc": "does not answer"}
+    assert problems(failed=failed) == [("10.0.0.3/cccccc", "does not answer", True)]
     ((_, problem, fatal),) = problems(other(disk_gigabytes=9.0), disk=50.0)
     assert problem == "9 GB of disk are free, the cache may take 50"
     assert fatal
-    (finding,) = judge([GOOD, other(storage="x")], [], ASKED)
+    (finding,) = judge([GOOD, other(storage="x")], {}, ASKED)
     assert str(finding).startswith("10.0.0.2/bbbbbb: can't use run.storage: x; mount the same")
+
+
+def test_a_storage_that_takes_no_file_tells_the_reason_of_writing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "marker").touch()
+    monkeypatch.setattr(LocalFileSystem, "pipe_file", full)
+    problem, *_ = examine_storage(str(tmp_path), "marker", quick=True)
+    assert problem == "[Errno 28] No space left on device"
 
 
 def test_storage_that_is_not_shared_is_noticed(tmp_path):

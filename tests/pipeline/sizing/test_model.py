@@ -36,7 +36,7 @@ def test_the_largest_micro_batch_fits_and_one_more_does_not():
     limit = 40e9
     largest = model.largest_micro_batch(BASE, 1, 8, True, 128, limit)
     for samples, fits in ((largest, True), (largest + 1, False)):
-        used = model.memory(BASE, 1, 8, True, samples * 128).all
+        used = sum(model.memory(BASE, 1, 8, True, samples * 128))
         assert (used <= 0.9 * limit) == fits
     assert model.largest_micro_batch(BASE, 1, 1, True, 128, 1e9) == 0
 

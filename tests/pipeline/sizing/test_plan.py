@@ -32,13 +32,48 @@ def test_nezha_on_gpus_that_are_not_here(size, monkeypatch):
     # Computing alone: operations over what the GPUs do.
     peak = 16 * 312e12 * config.plan.mfu
     assert made.step.compute == pytest.approx(made.tokens * made.network.flops_per_token / peak)
-    assert made.memory[1].all > made.memory[2].all > made.memory[3].all
+    assert sum(made.memory[1]) > sum(made.memory[2]) > sum(made.memory[3])
     assert made.cost == 0
     shown = plan.rows(config, made)
     assert "assumed (plan.mfu=0.35)" in shown["speed of a worker"]
     assert "(chosen)" in " ".join(shown)
     priced = load_config(f"jobs/configs/nezha_{size}.yaml", [*GPU, "plan.hourly_price=2"])
     assert plan.make(priced).cost == pytest.approx(made.seconds / 3600 * 16 * 2)
+
+
+def test_recomputed_activations_leave_room_for_a_larger_micro_batch():
+    plain, recomputed = (
+        plan.make(
+            load_config(
+                None, [*GPU, "model={size: tiny}", f"engine.activation_checkpointing={chosen}"]
+            )
+        )
+        for chosen in (False, True)
+    )
+    assert recomputed.memory[1].activations < plain.memory[1].activations
+    assert recomputed.largest_micro_batch > plain.largest_micro_batch
+
+
+def test_checkpoints_that_are_kept_for_ever_take_disk(monkeypatch):
+    monkeypatch.setattr(benchmark, "activation_bytes", lambda config, shape: 1e5)
+    steps = ["train.steps=1000", "train.checkpoint_every=100", "train.keep_last=3"]
+    for every, kept in ((0, 5), (200, 10)):
+        made = plan.make(load_config(None, [*GPU, *steps, f"train.keep_every={every}"]))
+        assert made.disk["checkpoints"] == kept * made.checkpoint
+
+
+def test_workers_are_those_that_the_run_would_have(monkeypatch):
+    monkeypatch.setattr(plan.ray_cluster, "connect", lambda: None)
+    monkeypatch.setattr(plan.ray_cluster, "count", {"GPU": 16, "CPU": 96}.__getitem__)
+    assert plan._workers(load_config(None, [])) == 16
+    assert plan._workers(load_config(None, ["scaling.gpus_per_worker=0"])) == 2
+    assert plan._workers(load_config(None, ["scaling.workers=3"])) == 3
+
+
+@pytest.mark.ray
+def test_a_worker_that_fits_no_cluster_is_refused(ray_cluster):
+    with pytest.raises(ConfigError, match="need 1000 CPUs"):
+        benchmark.measure(load_config(None, ["scaling.cpus_per_worker=1000"]), 1, print)
 
 
 def test_what_is_missing_is_said():
@@ -49,11 +84,11 @@ def test_what_is_missing_is_said():
 
 
 def test_the_plan_is_held_against_the_run(tmp_path):
-    config = settings(tmp_path, "planned", "train.steps=6")
+    config = settings(tmp_path, "planned", "train.steps=6", "scaling.workers=1")
     anchor = benchmark.Anchor("here", 0.0, "fp32", 1e-5, 1e-9)
     assert plan.compare(config) == {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(benchmark, "measure", lambda config, micro: anchor)
+        patch.setattr(benchmark, "measure", lambda config, micro_batch, say: anchor)
         plan.save(config, plan.make(config))
     torchrun.fit(config, None)
     found = plan.compare(config)
