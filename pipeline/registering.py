@@ -8,12 +8,15 @@ from typing import Any
 
 from pipeline.errors import ExportError
 from pipeline.export.lineage import packages, read_lineage
-from pipeline.finetuning.prediction.carried_code import write_code
+from pipeline.finetuning.prediction.carried_code import write_model
 from pipeline.finetuning.prediction.head_folder import read_results
 from pipeline.finetuning.tasks import TASKS
 from pipeline.settings.config import Config
 from pipeline.tracking import registry
-from pipeline.tracking.versions import Judgement, Registered
+from pipeline.tracking.versions import Figure, Registered
+
+SERVED = "pipeline.finetuning.prediction.served"
+"""The module whose `ServedHead` is what MLflow serves."""
 
 
 def register_export(config: Config, folder: Path, run_id: str) -> Registered:
@@ -26,7 +29,7 @@ def register_export(config: Config, folder: Path, run_id: str) -> Registered:
     loss, data = (lineage["heldout"] or {}).get("mlm_loss"), lineage.get("heldout_set")
     judged = None
     if loss is not None and data:
-        judged = Judgement("heldout_mlm_loss", loss, data, lower_is_better=True)
+        judged = Figure("heldout_mlm_loss", loss, data, lower_is_better=True)
     tags = {
         "pretraining_run": run_id,
         "corpus_fingerprint": lineage["fingerprint"],
@@ -52,7 +55,7 @@ def register_head(config: Config, folder: Path, run_id: str) -> Registered:
     judged = None
     if task.metric in scores:
         examples = f"{digests[on]} {results['data']['eval_examples']}"
-        judged = Judgement(f"{on}_{task.metric}", scores[task.metric], examples, False)
+        judged = Figure(f"{on}_{task.metric}", scores[task.metric], examples, False)
     tags = {
         "task": task.name,
         "from_scratch": results["from_scratch"] or None,
@@ -67,7 +70,7 @@ def register_head(config: Config, folder: Path, run_id: str) -> Registered:
             run_id,
             task.sample,
             (task.served, task.answer_form),
-            write_code("pipeline.finetuning.prediction.served", Path(temporary)),
+            write_model(SERVED, Path(temporary)),
             tags,
             judged,
             packages(folder),

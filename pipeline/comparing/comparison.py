@@ -111,7 +111,7 @@ def conclude(subjects: Sequence[Subject], judged: Sequence[Judged], found: Any) 
     by_task: dict[str, list[Judged]] = {}
     for each in judged:
         by_task.setdefault(each.task, []).append(each)
-    failed = [line for each in judged for line in failures(each.trials, found)]
+    failed = [str(error) for each in judged for error in failures(each.trials, found)]
     done = {path: each for path, each in found.items() if isinstance(each, TrialResult)}
     return Comparison(
         list(subjects),

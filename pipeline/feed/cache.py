@@ -22,7 +22,7 @@ from tenacity import (
 )
 
 from pipeline.corpus.shards.format import ShardInfo
-from pipeline.corpus.shards.reader import check_hash
+from pipeline.corpus.shards.reader import UnreachableShard, check_bytes
 from pipeline.errors import ShardError
 from pipeline.storage import filesystem
 
@@ -53,13 +53,13 @@ class ShardCache:
         """The local file of a shard, which is fetched and checked if it is not there yet.
 
         Raises:
-            ShardError: it can't be fetched, its hash is not that of the manifest, or it is larger
-                than the limit.
+            ShardError: it is missing, or its hash is not that of the manifest.
+            UnreachableShard: it can't be fetched, or it is larger than the limit.
         """
         if "://" not in folder:
             return Path(folder) / shard.name
         if shard.bytes > self.limit_bytes:
-            raise ShardError(
+            raise UnreachableShard(
                 f"{folder}/{shard.name}: {shard.bytes} bytes exceed the limit of the shard cache, "
                 f"{self.limit_bytes}; raise train.shard_cache_gigabytes"
             )
@@ -103,7 +103,7 @@ class ShardCache:
         try:
             os.utime(path)
             if shard.sha256 not in self._checked:
-                check_hash(path, path.read_bytes(), shard)
+                check_bytes(path, path.read_bytes(), shard)
                 self._checked.add(shard.sha256)
         except FileNotFoundError:
             return False
@@ -152,14 +152,19 @@ class ShardCache:
             attempts(_copy, url, shard, part)
             part.replace(path)
         except FileNotFoundError:
-            problem = "listed in the manifest but missing"
+            raise ShardError(
+                f"{url}: listed in the manifest but missing; run jobs.prepare again"
+            ) from None
+        except ShardError as error:
+            raise ShardError(f"{url}: {error}; run jobs.prepare again") from None
         except Exception as error:  # object stores raise errors of many kinds
             problem = str(error) or type(error).__name__
-        else:
-            return
+            raise UnreachableShard(
+                f"{url}: can't be fetched: {problem}; check the object store, and the room in "
+                f"{self.folder}"
+            ) from None
         finally:
             part.unlink(missing_ok=True)
-        raise ShardError(f"{url}: {problem}; check the object store, or run jobs.prepare again")
 
 
 def _copy(url: str, shard: ShardInfo, part: Path) -> None:

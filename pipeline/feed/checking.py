@@ -12,12 +12,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.corpus.shards.format import Manifest, ShardInfo, read_manifest
-from pipeline.corpus.shards.reader import check_hash, open_batch
+from pipeline.corpus.shards.reader import check_bytes, open_batch
 from pipeline.errors import ShardError
 from pipeline.storage import write_whole
 
 NOTE = "shards_checked.json"
-"""File in the run's folder: size, time and verdict of each shard that was checked."""
+"""File in the run's folder: of each shard that was checked, size, time and SHA-256, and what is
+wrong with it."""
 THREADS = 4
 
 
@@ -46,12 +47,12 @@ def check_shards(folders: Iterable[str], run: Path, skip: bool, say: Callable[[s
     note, new = known.copy(), []
     for path, info, manifest in listed:
         verdict = known.get(str(path))
-        if not verdict or verdict[:-1] != _signature(path, info):
+        if not verdict or verdict[:-1] != [*_status(path), info.sha256]:
             new.append((path, info, manifest))
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as executor:
         found = executor.map(lambda one: _problem(*one), new)
         for (path, info, _), problem in zip(new, found, strict=True):
-            note[str(path)] = [*_signature(path, info), problem]
+            note[str(path)] = [*_status(path), info.sha256, problem]
     run.mkdir(parents=True, exist_ok=True)
     write_whole(str(run / NOTE), json.dumps(note, ensure_ascii=False).encode())
     problems = [problem for path, *_ in listed if (problem := note[str(path)][-1])]
@@ -67,8 +68,12 @@ def check_shards(folders: Iterable[str], run: Path, skip: bool, say: Callable[[s
 
 
 def known_damaged(run: Path) -> frozenset[str]:
-    """Paths of the shards that `check_shards` found damaged."""
-    return frozenset(path for path, verdict in _read_note(run).items() if verdict[-1])
+    """Paths of the shards that `check_shards` found damaged and that have not changed since."""
+    return frozenset(
+        path
+        for path, (*status, _, problem) in _read_note(run).items()
+        if problem and status == _status(Path(path))
+    )
 
 
 def truncated(folders: Iterable[str]) -> list[str]:
@@ -90,10 +95,8 @@ def _problem(path: Path, info: ShardInfo, manifest: Manifest) -> str:
         data = path.read_bytes()
     except OSError as error:
         return f"{path}: can't be read ({error.strerror})"
-    if len(data) != info.bytes:
-        return f"{path}: {len(data)} bytes, the manifest says {info.bytes}"
     try:
-        check_hash(path, data, info)
+        check_bytes(path, data, info)
         batch = open_batch(path, pa.py_buffer(data), info, manifest)
     except ShardError as error:
         return str(error)
@@ -107,13 +110,13 @@ def _problem(path: Path, info: ShardInfo, manifest: Manifest) -> str:
     return ""
 
 
-def _signature(path: Path, info: ShardInfo) -> list[object]:
-    """What tells that a shard has not changed since it was checked."""
+def _status(path: Path) -> list[int]:
+    """Size and time of a file, by which a change is noticed; zeros if there is none."""
     try:
         status = path.stat()
     except OSError:
-        return [0, 0, info.sha256]
-    return [status.st_size, status.st_mtime_ns, info.sha256]
+        return [0, 0]
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _read_note(run: Path) -> dict[str, list]:

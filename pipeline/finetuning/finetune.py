@@ -261,10 +261,10 @@ def outcomes_of(trials: Sequence[Trial], found: Found) -> list[Outcome]:
     return outcomes
 
 
-def failures(trials: Sequence[Trial], found: Found) -> list[str]:
-    """A line for each trial that failed; those that were stopped early did not."""
+def failures(trials: Sequence[Trial], found: Found) -> list[NezhaError]:
+    """Why trials failed, each with the trial's name; those that were stopped early did not."""
     return [
-        f"{trial.name}: {error}" if trial.name else str(error)
+        type(error)(f"{trial.name}: {error}" if trial.name else str(error))
         for trial in trials
         if isinstance(error := found[trial.folder], NezhaError)
         and not isinstance(error, StoppedEarly)
@@ -308,17 +308,16 @@ def _conclude(
     else:
         best = search.best_point(outcomes, metric)
     if not best:
-        errors = (found[trial.folder] for trial in trials)
-        first = next(error for error in errors if isinstance(error, NezhaError))
-        raise type(first)("\n".join(failed))
-    for line in failed:
-        show(job.name, f"failed: {line}")
+        raise type(failed[0])("\n".join(map(str, failed)))
+    for error in failed:
+        show(job.name, f"failed: {error}")
     chosen = search.kept(best, metric)
     trial = trials[outcomes.index(chosen)]
     if not (trial.folder / HEAD).exists():  # the same trial made a head that was moved away
         (again,) = run([_work(trial, again=True)])
         if isinstance(again, NezhaError):
             raise again
+        found[trial.folder] = again  # the scores of the head that is there now
     result = found[trial.folder]
     assert isinstance(result, TrialResult)
     scored = search.score(best, metric)

@@ -53,7 +53,9 @@ class Memory(NamedTuple):
     activations: float
 
 
-def memory(network: Network, stage: int, workers: int, half: bool, tokens: int) -> Memory:
+def memory(
+    network: Network, stage: int, workers: int, half: bool, tokens: int, offload: bool = False
+) -> Memory:
     """Bytes on a worker.
 
     With P parameters on N workers: weights 2·P bytes in half precision, else 4·P; gradients 4·P,
@@ -66,13 +68,14 @@ def memory(network: Network, stage: int, workers: int, half: bool, tokens: int) 
         workers: N.
         half: bf16 or fp16.
         tokens: of a micro-batch.
+        offload: the optimizer state and the master copy are in the host's memory.
     """
     size = network.parameters
     shared = [workers if stage >= least else 1 for least in (3, 2, 1)]
     return Memory(
         weights=(2 if half else 4) * size / shared[0],
         gradients=4 * size / shared[1],
-        optimizer=12 * size / shared[2],
+        optimizer=0 if offload else 12 * size / shared[2],
         buckets=4 * min(size, REDUCE_BUCKET) + (2 if half else 4) * min(size, GATHER_BUCKET),
         activations=tokens * network.activation_bytes,
     )
@@ -145,9 +148,14 @@ def checkpoint_bytes(parameters: int) -> float:
     return 16.0 * parameters
 
 
-def largest_micro_batch(
-    network: Network, stage: int, workers: int, half: bool, length: int, limit: float
-) -> int:
-    """Most samples of a micro-batch that fit into `limit` bytes, a tenth of them kept free."""
-    fixed = sum(memory(network, stage, workers, half, tokens=0))
+def largest_micro_batch(memory: Memory, network: Network, length: int, limit: float) -> int:
+    """Most samples of a micro-batch that fit into `limit` bytes, a tenth of them kept free.
+
+    Args:
+        memory: that of a worker, with any micro-batch.
+        network: the network.
+        length: tokens of a sample.
+        limit: bytes of the worker's device.
+    """
+    fixed = sum(memory) - memory.activations
     return max(0, int((0.9 * limit - fixed) / (length * network.activation_bytes)))

@@ -81,7 +81,10 @@ def make(config: Config, say: Callable[[str], None] = print) -> Plan:
     tokens = config.train.global_batch * _mean_length(config)
     step = model.step_time(network, machine, stage, tokens, split.accumulation)
     batch = split.micro_batch * length
-    memories = {number: model.memory(network, number, workers, half, batch) for number in (1, 2, 3)}
+    memories = {
+        number: model.memory(network, number, workers, half, batch, config.engine.offload)
+        for number in (1, 2, 3)
+    }
     size = model.checkpoint_bytes(parameters)
     nodes = math.ceil(workers / given.workers_per_node)
     saving = size / nodes / (given.storage_gigabytes * 1e9)
@@ -96,7 +99,7 @@ def make(config: Config, say: Callable[[str], None] = print) -> Plan:
         split=split,
         tokens=tokens,
         memory=memories,
-        largest_micro_batch=model.largest_micro_batch(network, stage, workers, half, length, limit),
+        largest_micro_batch=model.largest_micro_batch(memories[stage], network, length, limit),
         step=step,
         seconds=seconds,
         goodput=good,

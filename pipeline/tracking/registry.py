@@ -29,7 +29,7 @@ from pipeline.errors import TrackingError
 from pipeline.settings.config import Config
 from pipeline.storage import filesystem
 from pipeline.tracking.runs import start_run, tracking_uri
-from pipeline.tracking.versions import Judgement, Registered, register_version, version_of
+from pipeline.tracking.versions import Figure, Registered, register_version, version_of
 
 HEAD = NezhaForMaskedLM
 """The network that MLflow's loaders make of an export: it answers `fill-mask`."""
@@ -43,7 +43,7 @@ SCALARS = {
 
 
 def register_export(
-    config: Config, folder: Path, run_id: str, tags: Mapping[str, Any], judged: Judgement | None
+    config: Config, folder: Path, run_id: str, tags: Mapping[str, Any], judged: Figure | None
 ) -> Registered:
     """Log an export as the run's model, register it, and move the aliases.
 
@@ -82,9 +82,9 @@ def register_head(
     run_id: str,
     example: Mapping[str, Any],
     forms: tuple[Mapping[str, Any], Mapping[str, Any]],
-    code: Path,
+    code: tuple[Path, Path],
     tags: Mapping[str, Any],
-    judged: Judgement | None,
+    judged: Figure | None,
     packages: tuple[str, ...] = (),
 ) -> Registered:
     """Log the folder of a head as the model of its run, register it, and move the aliases.
@@ -94,7 +94,7 @@ def register_head(
     Args:
         example: an input, for the model's page.
         forms: forms of inputs and answers, as `Task.served` and `Task.answer_form`.
-        code: the package that the head carries, with a module that defines `ServedHead`.
+        code: a script that gives MLflow the model, and the package beside it that it imports.
         tags: facts for the model version; `pretraining_run` names the run of its export.
         judged: by what the head may become `champion`.
         packages: that the head needs besides `NEEDED`.
@@ -104,23 +104,17 @@ def register_head(
     """
     base = config.tracking.registered_model
     name = f"{base}-{folder.name}" if base else ""
-    script = code.parent / "model.py"
-    served = f"{code.name}.pipeline.finetuning.prediction.served"
-    script.write_text(
-        f"import mlflow\nfrom {served} import ServedHead\n\n"
-        "mlflow.models.set_model(ServedHead())\n",
-        "utf-8",
-    )
+    script, package = code
     with _store(config, folder) as client:
         origin = version_of(client, base, tags.get("pretraining_run"))
         if origin:
             tags = {**tags, "export_version": f"{base}/{origin}"}
-        with _run_of(client, config, run_id) as run_id, _importable(code.parent):
+        with _run_of(client, config, run_id) as run_id, _importable(package.parent):
             info = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(script),
                 artifacts={"head": str(folder)},
-                code_paths=[str(code)],
+                code_paths=[str(package)],
                 input_example=pd.DataFrame([example]),
                 signature=ModelSignature(_schema(forms[0]), _schema(forms[1])),
                 pip_requirements=requirements(packages),
@@ -193,7 +187,7 @@ def _register(
     info: Any,
     run_id: str,
     tags: Mapping[str, Any],
-    judged: Judgement | None,
+    judged: Figure | None,
 ) -> Registered:
     """A version of a model that was just logged, unless the name is empty."""
     if not name:

@@ -27,7 +27,7 @@ class Registered(NamedTuple):
     """What became of the alias `champion`; empty where nothing is registered."""
 
 
-class Judgement(NamedTuple):
+class Figure(NamedTuple):
     """A figure that versions of one model are compared by."""
 
     name: str
@@ -73,7 +73,7 @@ def register_version(
     run_id: str | None,
     model_id: str | None,
     tags: Mapping[str, Any],
-    judged: Judgement | None,
+    judged: Figure | None,
 ) -> Registered:
     """Make a version of a logged model, with its tags and aliases.
 
@@ -108,7 +108,7 @@ def version_of(client: mlflow.MlflowClient, name: str, run_id: str | None) -> st
     return max(found, key=lambda each: int(each.version)).version if found else None
 
 
-def _why_not_champion(champion: Any | None, judged: Judgement | None) -> str | None:
+def _why_not_champion(champion: Any | None, judged: Figure | None) -> str | None:
     """Why a version does not take the alias from the one that has it; None if it does."""
     by_hand = "; `python -m jobs.promote` makes it so"
     if champion is None:

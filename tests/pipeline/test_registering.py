@@ -24,7 +24,7 @@ from pipeline.settings.config_file import load_config
 from pipeline.settings.finetuning import FinetuneSettings
 from pipeline.tracking import runs as tracking
 from pipeline.tracking import versions
-from pipeline.tracking.versions import Judgement
+from pipeline.tracking.versions import Figure
 from tests.pipeline.finetuning.conftest import data, export  # noqa: F401
 
 TEXTS = {
@@ -184,7 +184,7 @@ def test_champion_moves_to_what_is_better_on_the_same_data(tmp_path, monkeypatch
         ).note
 
     def loss(value, on="a"):
-        return Judgement("loss", value, on, lower_is_better=True)
+        return Figure("loss", value, on, lower_is_better=True)
 
     assert add(loss(2.0)).endswith("and champion")
     assert "its loss is 2.1000, and that of version 1 is 2.0000" in add(loss(2.1))
@@ -202,7 +202,7 @@ def test_champion_moves_to_what_is_better_on_the_same_data(tmp_path, monkeypatch
 
 
 def test_carried_modules_import_each_other_under_another_name(tmp_path):
-    package = carried_code.write_code("pipeline.finetuning.prediction.served", tmp_path)
+    _, package = carried_code.write_model(registering.SERVED, tmp_path)
     texts = {path: path.read_text("utf-8") for path in package.rglob("*.py")}
     assert package / "pipeline" / "finetuning" / "tasks" / "entities.py" in texts
     assert not any(carried_code.OWN_IMPORT.search(text) for text in texts.values())

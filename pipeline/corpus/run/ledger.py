@@ -39,12 +39,16 @@ def _record_path(folder: str, result: Result) -> str:
 
 
 class Gatherer:
-    """Gathers the records of a folder, `GATHER` at a time, and deletes the single ones."""
+    """Gathers the records of a folder, `GATHER` at a time, and deletes the single ones.
 
-    def __init__(self, folder: str) -> None:
+    Args:
+        names: the files in the folder's `_work`.
+    """
+
+    def __init__(self, folder: str, names: Iterable[str]) -> None:
         self._folder = folder
         self._waiting: list[Result] = []
-        found = map(GATHERED.fullmatch, sizes_in(f"{folder}/{WORK}"))
+        found = map(GATHERED.fullmatch, names)
         self._next = max((int(each["number"]) + 1 for each in found if each), default=0)
 
     def add(self, result: Result) -> None:
@@ -78,8 +82,8 @@ def resume(
         system.rm_file(f"{root}/{MANIFEST}")
     sizes = sizes_in(folder)
     tally, useless, keep = Tally(), [], set()
-    gatherer = Gatherer(folder)
     names = sizes_in(f"{folder}/{WORK}")
+    gatherer = Gatherer(folder, names)
     # Gathered ones first: the driver may have been killed before it deleted the single ones.
     ordered = [*filter(GATHERED.fullmatch, names), *filter(RECORD.fullmatch, names)]
     paths = [f"{root}/{WORK}/{name}" for name in ordered]
@@ -101,7 +105,7 @@ def resume(
                     gatherer.add(result)
         if not used:
             useless.append(f"{folder}/{WORK}/{name}")
-    old = {name for name in {*owned_shards(folder), *listed} if name in sizes and name not in keep}
+    old = {*owned_shards(folder, sizes), *sizes.keys() & listed} - keep
     remove_files([*useless, *(f"{folder}/{name}" for name in old)])
     return tally, gatherer
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from fsspec import AbstractFileSystem
@@ -115,11 +115,9 @@ def begin(folder: str, ledger: Ledger) -> set[str]:
     return listed
 
 
-def owned_shards(folder: str) -> Iterator[str]:
-    """Names of the shards in a folder that its ledger names, and of unfinished files of ours."""
-    system, root = filesystem(folder)
-    ledger = _read_ledger(system, root) or Ledger()
-    names = map(_name, _list(system, root))
+def owned_shards(folder: str, names: Iterable[str]) -> Iterator[str]:
+    """Of the files in a folder, the shards that its ledger names, and unfinished files of ours."""
+    ledger = _read_ledger(*filesystem(folder)) or Ledger()
     return (name for name in names if _is_ours(name, set(), _SHARD, ledger.units))
 
 

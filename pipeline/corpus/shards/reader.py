@@ -47,6 +47,10 @@ class DamagedShard(ShardError):
         return self.message
 
 
+class UnreachableShard(ShardError):
+    """A shard that can't be had now, and may be sound: it is never left out."""
+
+
 class Rows(NamedTuple):
     """N rows of S tokens. Positions beyond a row's length hold arbitrary values."""
 
@@ -157,6 +161,7 @@ class ShardFolder:
         Raises:
             IndexError: there is no sample with this number.
             DamagedShard: a shard is missing or damaged.
+            UnreachableShard: see `locate`.
         """
         numbers = np.asarray(numbers).astype(np.int64)
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self):
@@ -261,6 +266,8 @@ class ShardFolder:
                 return
             path = self._locate(folder, info)
             buffer, *places = _map_shard(path, info, self.manifest, self._longest)
+        except UnreachableShard:
+            raise
         except ShardError as error:
             raise DamagedShard(str(error), [shard]) from None
         self._mapped[shard] = path, buffer
@@ -269,17 +276,16 @@ class ShardFolder:
         self._held_bytes += info.bytes
 
 
-def check_hash(path: Path | str, data: memoryview | bytes, info: ShardInfo) -> None:
+def check_bytes(path: Path | str, data: bytes, info: ShardInfo) -> None:
     """Compare the bytes of a shard with the manifest, at about 1.3 GB a second.
 
     Raises:
-        ShardError: the SHA-256 is another one.
+        ShardError: their number or their SHA-256 is another one.
     """
+    if len(data) != info.bytes:
+        raise ShardError(f"{path}: {len(data)} bytes, the manifest says {info.bytes}")
     if hashlib.sha256(data).hexdigest() != info.sha256:
-        raise ShardError(
-            f"{path}: its SHA-256 is not the manifest's: it was changed or is damaged; run "
-            "jobs.verify to find all such shards, delete them, and run jobs.prepare again"
-        )
+        raise ShardError(f"{path}: its SHA-256 is not the manifest's: it was changed or is damaged")
 
 
 def _most_maps() -> int:

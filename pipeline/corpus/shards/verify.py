@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from pipeline.corpus.records import Masks, Pairs
 from pipeline.corpus.samples.masks import budgets, count_replacements, maskable_words
 from pipeline.corpus.samples.pairs import NO_LABEL, OTHER
 from pipeline.corpus.shards.format import Manifest, ShardInfo, read_manifest
-from pipeline.corpus.shards.reader import open_batch
+from pipeline.corpus.shards.reader import check_bytes, open_batch
 from pipeline.errors import ShardError
 from pipeline.settings.corpus import MaskingSettings
 from pipeline.storage import filesystem, read_whole
@@ -30,7 +29,7 @@ class Verification(NamedTuple):
     rows: int
     tokens: int
     masked: int
-    """Masked tokens."""
+    """Masked tokens of the shards that break no law."""
     problems: list[str]
     """One line each: the shard, the law, how many rows break it and the first such row."""
 
@@ -55,7 +54,7 @@ def verify(folder: str) -> Verification:
         for law, rows in broken.items():
             if len(rows):
                 problems.append(f"{info.name}: {law}: {len(rows)} row(s), first row {rows[0]}")
-        if not problems:
+        if not any(map(len, broken.values())):
             replaced += count_replacements(pairs, masks, manifest.special_ids["[MASK]"])
     problems += _wrong_shares(replaced, manifest)
     return Verification(
@@ -88,10 +87,7 @@ def _load(path: str, info: ShardInfo, manifest: Manifest) -> tuple[Pairs, Masks]
         data = read_whole(path)
     except OSError as error:
         raise ShardError(f"{info.name}: can't be read: {error}") from None
-    if len(data) != info.bytes:
-        raise ShardError(f"{info.name}: {len(data)} bytes, the manifest says {info.bytes}")
-    if hashlib.sha256(data).hexdigest() != info.sha256:
-        raise ShardError(f"{info.name}: its SHA-256 is not the manifest's: it was changed")
+    check_bytes(info.name, data, info)
     batch = open_batch(info.name, pa.py_buffer(data), info, manifest)
     offsets = {name: _offsets(batch, name) for name in ("input_ids", "masked_positions")}
     for one, other in (("input_ids", "word_starts"), ("masked_positions", "masked_ids")):

@@ -127,7 +127,11 @@ class Cleaner:
                 return "repeated_lines"
             if characters > settings.max_repeated_paragraphs:
                 return "repeated_paragraphs"
-        return quality.reason_to_drop(text, settings)
+        return quality.reason_to_drop(text, settings, self._named)
+
+    @functools.cached_property
+    def _named(self) -> quality.Named:
+        return quality.load_named(self.settings)
 
 
 def remove_control(text: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
+from typing import NamedTuple
 
 import numpy as np
 import xxhash
@@ -19,7 +20,7 @@ from pipeline.corpus.randomness import mix
 from pipeline.corpus.samples.characters import CharacterTable
 from pipeline.errors import ConfigError
 from pipeline.settings.corpus import CleaningSettings
-from pipeline.storage import read_whole
+from pipeline.storage import filesystem, read_whole
 
 NGRAM = 10
 """Characters of an n-gram: about as long as six words, of which Gopher counts five to ten."""
@@ -38,7 +39,27 @@ TRAINED_CHARACTERS = 20_000_000
 """Most characters of the good text that are counted: each worker needs some seconds for them."""
 
 
-def reason_to_drop(text: str, settings: CleaningSettings) -> str:
+class Named(NamedTuple):
+    """What the files hold that the settings name; None for a file that they do not name."""
+
+    flagged: re.Pattern[str] | None
+    good: CharacterModel | None
+
+
+def load_named(settings: CleaningSettings) -> Named:
+    """Read the named files. A process reads a file once, and again when it has changed.
+
+    Raises:
+        ConfigError: see `flagged_pattern` and `load_model`.
+    """
+    words, text = settings.flagged_words, settings.good_text
+    return Named(
+        flagged_pattern(words, _version(words, "flagged_words")) if words else None,
+        load_model(text, _version(text, "good_text")) if text else None,
+    )
+
+
+def reason_to_drop(text: str, settings: CleaningSettings, named: Named) -> str:
     """The first filter that a clean text does not pass; empty if it passes all."""
     if settings.max_symbols < 1 and symbol_share(text) > settings.max_symbols:
         return "digits_and_symbols"
@@ -50,13 +71,9 @@ def reason_to_drop(text: str, settings: CleaningSettings) -> str:
         repeated_ngram_share(text) > settings.max_repeated_ngrams
     ):
         return "repeated_ngrams"
-    if settings.flagged_words and (
-        flagged_share(text, flagged_pattern(settings.flagged_words)) > settings.max_flagged
-    ):
+    if named.flagged and flagged_share(text, named.flagged) > settings.max_flagged:
         return "flagged_words"
-    if settings.good_text and (
-        load_model(settings.good_text).perplexity(text) > settings.max_perplexity
-    ):
+    if named.good and named.good.perplexity(text) > settings.max_perplexity:
         return "high_perplexity"
     return ""
 
@@ -96,8 +113,11 @@ def flagged_share(text: str, pattern: re.Pattern[str]) -> float:
 
 
 @functools.lru_cache(maxsize=2)
-def flagged_pattern(path: str) -> re.Pattern[str]:
+def flagged_pattern(path: str, version: str) -> re.Pattern[str]:
     """The words of a list, one a line, as a pattern that prefers longer words.
+
+    Args:
+        version: changes when the file changes.
 
     Raises:
         ConfigError: the list can't be read or is empty.
@@ -135,8 +155,11 @@ class CharacterModel:
 
 
 @functools.lru_cache(maxsize=2)
-def load_model(path: str) -> CharacterModel:
-    """The model of a plain text in UTF-8; a worker trains it once.
+def load_model(path: str, version: str) -> CharacterModel:
+    """The model of a plain text in UTF-8.
+
+    Args:
+        version: changes when the file changes.
 
     Raises:
         ConfigError: the text can't be read or is too short.
@@ -167,6 +190,15 @@ def _read(path: str, setting: str) -> str:
     try:
         return read_whole(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"corpus.cleaning.{setting}: {path}: {error}") from None
+
+
+def _version(path: str, setting: str) -> str:
+    """A hash of the size and time of a file, or of what else its file system knows of it."""
+    system, inner = filesystem(path)
+    try:
+        return system.ukey(inner)
+    except OSError as error:
         raise ConfigError(f"corpus.cleaning.{setting}: {path}: {error}") from None
 
 

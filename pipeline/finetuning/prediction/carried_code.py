@@ -18,11 +18,26 @@ OWN = ("model", "pipeline")
 OWN_IMPORT = re.compile(rf"^(\s*(?:from|import)\s+)({'|'.join(OWN)})(?=[.\s])", re.MULTILINE)
 
 
+def write_model(module: str, folder: Path) -> tuple[Path, Path]:
+    """Write a script that gives MLflow the `ServedHead` of a module, and the code that it imports.
+
+    Returns:
+        the script, and the package, both in `folder`.
+    """
+    package, script = write_code(module, folder), folder / "model.py"
+    script.write_text(
+        f"import mlflow\nfrom {PACKAGE}.{module} import ServedHead\n\n"
+        "mlflow.models.set_model(ServedHead())\n",
+        "utf-8",
+    )
+    return script, package
+
+
 def write_code(module: str, folder: Path) -> Path:
     """Copy a module, such as `pipeline.finetuning.prediction.served`, and all that it imports.
 
     Returns:
-        the package, a folder in `folder`; `PACKAGE.module` can be imported from it.
+        the package, a folder in `folder`; `nezha_head.MODULE` can be imported from it.
     """
     package = folder / PACKAGE
     for path in modules_of(module):

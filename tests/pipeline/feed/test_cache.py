@@ -7,7 +7,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from pipeline.corpus.shards.reader import ShardFolder
+from pipeline.corpus.shards.reader import ShardFolder, UnreachableShard
 from pipeline.errors import ShardError
 from pipeline.feed import cache as caching
 from pipeline.feed.batches import Feed, open_folder
@@ -82,6 +82,32 @@ def test_an_error_of_the_store_is_tried_again(store, tmp_path, monkeypatch):
     monkeypatch.setattr(type(fsspec.filesystem("memory")), "open", fails_twice)
     assert ShardCache(str(tmp_path / "cache")).locate(url, manifest.shards[0]).exists()
     assert len(attempts) == 3
+
+
+@pytest.mark.parametrize("problem", ["outage", "limit", "missing"])
+def test_only_what_the_store_lacks_is_left_out(store, tmp_path, monkeypatch, problem):
+    url = store[0]
+    told = []
+    options = {"rank": 0, "world_size": 1, "seed": 0, "window": 1, "tell": told.append}
+    limit = 1e-9 if problem == "limit" else 1.0
+    cache = ShardCache(str(tmp_path / "cache"), limit)
+    feed = Feed([url], global_batch=4, micro_batch=4, **options, cache=cache)
+    if problem == "missing":
+        used = feed._reader.shards_of(feed.samples(0)[0])
+        for _, shard in used:
+            fsspec.filesystem("memory").rm(f"/bucket/corpus/{shard.name}")
+        assert (feed.step(0)[0].labels == -100).all()
+        assert len(told) == len(used) == 1
+        return
+
+    def fails(self, path, *arguments, **options):
+        raise OSError("no route to host")
+
+    if problem == "outage":
+        monkeypatch.setattr(type(fsspec.filesystem("memory")), "open", fails)
+    with pytest.raises(UnreachableShard, match=r"no route to host|exceed the limit"):
+        feed.step(0)
+    assert told == []
 
 
 def test_a_cached_shard_that_was_damaged_is_fetched_again(store, tmp_path):

@@ -56,6 +56,15 @@ def test_damage_is_found_before_training(corpus, tmp_path, monkeypatch, edit, pr
     assert len(told) == 1
 
 
+def test_a_shard_that_was_mended_counts_again_although_none_is_checked(corpus, tmp_path):
+    whole = (corpus / SECOND).read_bytes()
+    (corpus / SECOND).unlink()
+    check(corpus, tmp_path, skip=True)
+    assert known_damaged(tmp_path / "run") == {str(corpus / SECOND)}
+    (corpus / SECOND).write_bytes(whole)
+    assert known_damaged(tmp_path / "run") == frozenset()
+
+
 def test_ids_are_compared_with_the_vocabulary(corpus, tmp_path):
     manifest = json.loads((corpus / "manifest.json").read_text("utf-8"))
     (corpus / "manifest.json").write_text(json.dumps({**manifest, "vocab_size": 20}), "utf-8")

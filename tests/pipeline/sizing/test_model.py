@@ -34,11 +34,22 @@ def test_zero_divides_what_it_shards():
 
 def test_the_largest_micro_batch_fits_and_one_more_does_not():
     limit = 40e9
-    largest = model.largest_micro_batch(BASE, 1, 8, True, 128, limit)
+    memory = model.memory(BASE, 1, 8, half=True, tokens=1000)
+    largest = model.largest_micro_batch(memory, BASE, 128, limit)
     for samples, fits in ((largest, True), (largest + 1, False)):
         used = sum(model.memory(BASE, 1, 8, True, samples * 128))
         assert (used <= 0.9 * limit) == fits
-    assert model.largest_micro_batch(BASE, 1, 1, True, 128, 1e9) == 0
+    assert model.largest_micro_batch(memory, BASE, 128, 1e9) == 0
+
+
+def test_offloaded_state_leaves_room_for_samples():
+    on_device, offloaded = (
+        model.memory(BASE, 1, 1, half=True, tokens=1000, offload=each) for each in (False, True)
+    )
+    assert (on_device.optimizer, offloaded.optimizer) == (1.2e9, 0)
+    assert model.largest_micro_batch(offloaded, BASE, 128, 4e9) > (
+        model.largest_micro_batch(on_device, BASE, 128, 4e9)
+    )
 
 
 def test_gradients_move_inside_nodes_and_between_them():

@@ -136,6 +136,16 @@ def test_changed_bytes_missing_and_unlisted_shards_are_all_reported(tmp_path):
     assert "can't be read" in problems[2]
 
 
+def test_a_problem_of_the_folder_does_not_end_the_count_of_masks(tmp_path):
+    pairs, masks = samples()
+    corpus(tmp_path, pairs, masks, MaskingSettings(mask_share=0.5, random_share=0.1))
+    (tmp_path / "shard-99999.arrow").write_bytes(b"")
+    checked = verify(str(tmp_path))
+    assert checked.masked == len(masks.positions)
+    assert "not in the manifest" in checked.problems[0]
+    assert any("the settings say 50.00%" in problem for problem in checked.problems)
+
+
 def test_a_shard_of_another_vocabulary_is_found(tmp_path):
     pairs, masks = samples()
     manifest = corpus(tmp_path, pairs, masks)

@@ -49,8 +49,20 @@ def test_flagged_words_are_those_of_the_users_list(tmp_path):
     assert reason(LOOP, flagged_words=str(words)) == "flagged_words"
     assert reason(LOOP, flagged_words=str(words), max_flagged=0.9) == ""
     assert reason(PROSE, flagged_words=str(words)) == ""
-    share = quality.flagged_share("请点击下载安装包吧", quality.flagged_pattern(str(words)))
+    share = quality.flagged_share("请点击下载安装包吧", quality.flagged_pattern(str(words), ""))
     assert share == 7 / 9
+
+
+def test_named_files_are_read_again_when_they_have_changed(tmp_path):
+    words = raw.write(tmp_path / "flagged.txt", "点击\n".encode())
+    good = raw.write(tmp_path / "good.txt", "\n".join(write_texts(300)).encode())
+    settings = {"good_text": str(good), "max_perplexity": 50.0}
+    assert reason(LOOP, flagged_words=str(words)) == "flagged_words"
+    assert reason(PROSE, **settings) == "high_perplexity"
+    words.write_text("没有的词\n", "utf-8")
+    good.write_text(PROSE * 100, "utf-8")
+    assert reason(LOOP, flagged_words=str(words)) == ""
+    assert reason(PROSE, **settings) == ""
 
 
 def test_text_unlike_the_good_text_is_dropped(tmp_path):
