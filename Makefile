@@ -9,6 +9,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 CONFIG ?= jobs/configs/demo.yaml
 NODES ?= 3
+# Of `make test`. Each has a Ray cluster of its own.
+PROCESSES ?= 2
 # The source package of the installed transformers, which carries a test-suite for models.
 TRANSFORMERS := $(shell sed -n 's/^transformers==/transformers-/p' constraints.txt)
 export TRANSFORMERS_SOURCE ?= .venv/$(TRANSFORMERS)
@@ -45,7 +47,7 @@ $(TRANSFORMERS_SOURCE): | install
 	test -d $@ || echo "No source package of transformers: its own tests will be skipped."
 
 test: lint $(TRANSFORMERS_SOURCE)
-	$(BIN)/python -m pytest --ignore=tests/faults -m "not long"
+	$(BIN)/python -m pytest --ignore=tests/faults -m "not long" -n $(PROCESSES) --dist loadfile
 
 test-long: install
 	$(BIN)/python -m pytest --ignore=tests/faults -m long

@@ -152,6 +152,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
     recent = [record["loss"] for record in history.read(paths.run) if "loss" in record]
     guard = divergence.DivergenceGuard(config.faults, recent)
     watchdog = Watchdog(paths.run, rank, config.faults.hang_seconds)
+    writing_seconds = 2 * retry_seconds  # a rank's file, then the commit
     evaluating = (paths.heldout / MANIFEST).exists()
     peak = flops.peak_of(device, precision, config.engine.peak_tflops)
     interval = Interval(device, flops.Speed(shape, world_size, peak))
@@ -193,6 +194,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
             # DeepSpeed has waited for the device already, to look at the gradients.
             stopping = bool(consumed.stop)
             if consumed.checkpoint_failed:
+                watchdog.beat(writing_seconds)
                 writer.wait()
             saving = step % config.train.checkpoint_every == 0 or step == steps
             # Checkpoints are logged steps too, so that none is written after an unseen spike.
@@ -233,6 +235,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
                     "precision": precision,
                     "mlflow_run": context.tracking[1] if context.tracking else None,
                 }
+                watchdog.beat(writing_seconds)
                 folder = writer.begin(worker, step, saved, settings)
                 context.report(scores, folder)
                 if warned:
@@ -246,6 +249,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
                 break
             interval.restart()
             profiler.restart()
+        watchdog.beat(writing_seconds)
         writer.wait(final=True)
         steps_log.lap("checkpoint")
     finally:

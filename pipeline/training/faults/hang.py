@@ -24,9 +24,9 @@ class Watchdog:
         self._seconds = seconds
         self.beat()
 
-    def beat(self) -> None:
-        """Begin to wait anew."""
-        faulthandler.dump_traceback_later(self._seconds, exit=True, file=self._file)
+    def beat(self, extra: float = 0.0) -> None:
+        """Begin to wait anew, `extra` seconds longer for work that may rightly take so long."""
+        faulthandler.dump_traceback_later(self._seconds + extra, exit=True, file=self._file)
 
     def close(self) -> None:
         faulthandler.cancel_dump_traceback_later()

@@ -1,5 +1,6 @@
 """The loop skips bad steps, goes back past data that diverges, and stops when asked."""
 
+import faulthandler
 import os
 import signal
 import threading
@@ -221,3 +222,18 @@ def test_a_restart_by_torchrun_is_no_time_between_commands(tmp_path, monkeypatch
     lines = journal.read(paths.run / step_log.FILE)
     seconds = ledger(lines, step_log.attempts(events.read(paths.run)))
     assert seconds["between commands"] == 0 < seconds["restart"]
+
+
+def test_the_time_to_repeat_a_checkpoint_is_no_hang(tmp_path, monkeypatch):
+    """The watchdog would end a worker that waits, rightly, for storage that is full."""
+    limits = []
+    monkeypatch.setattr(
+        faulthandler, "dump_traceback_later", lambda seconds, **_: limits.append(seconds)
+    )
+    patience = ("faults.hang_seconds=60", "train.checkpoint_retry_seconds=100")
+    config = settings(tmp_path, "patient", "train.steps=6", *patience)
+    context = noticed(lambda *_: None)._replace(preempted=lambda: False)
+    loop.train(config, context)
+    assert limits.count(60) == 1 + 6  # at the start, and each step
+    assert limits.count(260) == 2  # the checkpoint is begun, and awaited at the end
+    assert set(limits) == {60, 260}
