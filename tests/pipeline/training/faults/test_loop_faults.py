@@ -234,6 +234,5 @@ def test_the_time_to_repeat_a_checkpoint_is_no_hang(tmp_path, monkeypatch):
     config = settings(tmp_path, "patient", "train.steps=6", *patience)
     context = noticed(lambda *_: None)._replace(preempted=lambda: False)
     loop.train(config, context)
-    assert limits.count(60) == 1 + 6  # at the start, and each step
-    assert limits.count(260) == 2  # the checkpoint is begun, and awaited at the end
-    assert set(limits) == {60, 260}
+    # When the only checkpoint is begun, and when it is awaited at the end.
+    assert [seconds for seconds in limits if seconds != 60] == [60 + 2 * 100] * 2
