@@ -47,10 +47,10 @@ $(TRANSFORMERS_SOURCE): | install
 	test -d $@ || echo "No source package of transformers: its own tests will be skipped."
 
 test: lint $(TRANSFORMERS_SOURCE)
-	$(BIN)/python -m pytest --ignore=tests/faults -m "not long" -n $(PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest -m "not long and not kills" -n $(PROCESSES) --dist loadfile
 
 test-long: install
-	$(BIN)/python -m pytest --ignore=tests/faults -m long
+	$(BIN)/python -m pytest -m "long and not kills"
 
 faults: install
 	$(BIN)/python -m pytest tests/faults tests/pipeline/training/faults

@@ -20,7 +20,7 @@ from pipeline.training.checkpoints import files
 from pipeline.training.faults import lock, stop
 from tests.pipeline.training.test_loop import losses, settings
 
-pytestmark = [pytest.mark.slow]
+pytestmark = pytest.mark.kills
 ROOT = Path(__file__).parent.parent.parent
 LONG = ("scaling.workers=2", "train.micro_batch=4", "train.steps=60", "train.checkpoint_every=10")
 

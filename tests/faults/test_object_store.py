@@ -7,7 +7,6 @@ import sys
 import time
 
 import pytest
-from tests.pipeline.test_mirror import stored
 
 from pipeline.paths import RunPaths
 from pipeline.runs import mirror
@@ -16,8 +15,10 @@ from pipeline.training.checkpoints import files
 from pipeline.training.launch import torchrun
 from tests.corpora import write_corpus, write_vocabulary
 from tests.pipeline.object_store import bucket, object_store  # noqa: F401
+from tests.pipeline.runs.test_mirror import stored
 from tests.pipeline.training import test_loop
 
+pytestmark = pytest.mark.kills
 TRAIN = """
 import sys, time
 from pipeline.runs import mirror
@@ -36,7 +37,6 @@ with mirror.held(config, print):
 """
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_where_another_node_was_lost(tmp_path, bucket):  # noqa: F811
     """On a real server: the weights are those of an undisturbed run on a disk."""
     whole = test_loop.settings(tmp_path, "whole", "train.checkpoint_every=2")

@@ -17,7 +17,7 @@ from pipeline.training.faults import events, failures
 from tests.faults.test_driver import ROOT, wait_for_step, weights
 from tests.pipeline.training.test_loop import losses, settings
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.kills
 LONG = ("scaling.workers=2", "train.micro_batch=4", "train.steps=60", "train.checkpoint_every=10")
 
 

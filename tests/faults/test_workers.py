@@ -17,7 +17,7 @@ from pipeline.training.faults import events, failures
 from pipeline.training.launch import ray_train
 from tests.pipeline.training.test_loop import losses, settings
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.kills]
 TWO = ("scaling.workers=2", "train.micro_batch=4", "train.steps=60", "train.checkpoint_every=10")
 
 
