@@ -23,6 +23,8 @@ from pipeline.finetuning.examples.jsonl import Example, require
 
 Answer = dict[str, Any]
 Logits = NDArray[np.floating]
+NO_GOLD_LABEL = "-"
+"""What OCNLI, CMNLI and SNLI write where annotators did not agree."""
 Outputs = Sequence[tuple[Feature, Logits]]
 """The features of one example, each with its logits."""
 
@@ -122,8 +124,8 @@ class Task(ABC):
         """[..., K] from the network's output."""
         return output.logits
 
-    def published(self, record: Example) -> Example | None:
-        """A record of a file as an example; None for one that its makers gave no label.
+    def published(self, record: Example) -> Example:
+        """A record of a file as an example.
 
         Names and forms of published data sets become those of this task. Raises TaskError, without
         a place, where that is not possible.
@@ -243,14 +245,14 @@ class Task(ABC):
         if isinstance(record, TaskError):
             raise record
         found = self.example(record, place)
-        if found is None:
+        if found.get(self.target) == NO_GOLD_LABEL:
             return None
         example = self.check_fields(found, place)
         if key := self.blank(example):
             raise TaskError(f"{place}, key {key}: there is no visible character")
         return example
 
-    def example(self, record: Example, place: str) -> Example | None:
+    def example(self, record: Example, place: str) -> Example:
         """What `published` says of a record, with the place in its errors."""
         try:
             return self.published(record)

@@ -43,11 +43,11 @@ class Choice(Task):
     has_labels = False
     may_be_blank = frozenset(("context", "question"))
 
-    def published(self, record: Example) -> Example | None:
+    def published(self, record: Example) -> Example:
         """An answer that is the text of a choice becomes its number."""
         found = super().published(record)
-        answer = found.get("answer") if found else None
-        if found and isinstance(answer, str):
+        answer = found.get("answer")
+        if isinstance(answer, str):
             choices = list(found.get("choices", ()))
             if answer not in choices and not answer.isdigit():
                 raise TaskError(f"key answer: {answer!r} is none of the choices")

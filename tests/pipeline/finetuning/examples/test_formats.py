@@ -264,8 +264,9 @@ def test_a_document_of_another_form_is_refused(tmp_path):
         assert message in read("span", tmp_path / "a.json", text)[1].problems[0]
 
 
-def test_examples_without_a_gold_label_are_left_out_and_counted(tmp_path):
-    rows = [{"sentence1": "甲", "sentence2": "乙", "label": label} for label in ("-", "neutral")]
+@pytest.mark.parametrize("key", ["label", "gold_label"])
+def test_examples_without_a_gold_label_are_left_out_and_counted(key, tmp_path):
+    rows = [{"sentence1": "甲", "sentence2": "乙", key: label} for label in ("-", "neutral")]
     examples, findings = read("pair", tmp_path / "ocnli.json", lines(*rows))
     assert [each["label"] for each in examples] == ["neutral"]
     assert "1 of 2 examples are left out" in findings.notes[0]
