@@ -86,9 +86,8 @@ def read_examples(settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase
     train_examples = task.read(data.train, findings, None, fits, columns=data.columns)
     labels = task.label_set(train_examples)
     if task.has_labels and train_examples and len(labels) < 2:
-        findings.problems.append(
-            f"{data.train}: every label is {labels[0]}, so there is nothing to learn"
-        )
+        what = f"every label is {labels[0]}" if labels else "no example has a label"
+        findings.problems.append(f"{data.train}: {what}, so there is nothing to learn")
     known = labels if train_examples else None
     read = partial(task.read, findings=findings, labels=known, fits=fits, columns=data.columns)
     dev = read(data.dev) if data.dev else []
