@@ -195,6 +195,20 @@ def test_parquet_rows_are_examples(tmp_path):
     assert "b.parquet" in read("ner", tmp_path / "b.parquet")[1].problems[0]
 
 
+def test_columns_of_words_can_be_counted(tmp_path):
+    text = "1 王 B-PER NR\n2 明 I-PER NR\n\n1 在 O P\n"
+    counted = {"columns": {"tokens": 1, "labels": 2}}
+    examples, findings = read("ner", tmp_path / "a.conll", text, **counted)
+    assert findings == Findings.none()
+    assert examples == [
+        {"tokens": ["王", "明"], "labels": ["B-PER", "I-PER"]},
+        {"tokens": ["在"], "labels": ["O"]},
+    ]
+    for lacking, message in (("1 王 B-PER\n2\n", "2 words but 1 labels"), ("1\n", "not empty")):
+        findings = read("ner", tmp_path / "b.conll", lacking, **counted)[1]
+        assert message in findings.bad_lines[0]
+
+
 def test_columns_can_be_named_or_counted(tmp_path):
     named = {"columns": {"text": "review", "label": "stars"}}
     text = "id,stars,review\n7,5,很好\n"
@@ -279,6 +293,15 @@ def test_a_test_set_has_no_targets(tmp_path):
     )
     assert "answers" not in example
     assert findings.bad_lines == []
+
+
+def test_an_empty_answer_is_none(tmp_path):
+    row = {"context": "甲", "question": "乙", "choice": ["丙", "丁"], "answer": ""}
+    (example,), findings = read("choice", tmp_path / "a.jsonl", lines(row), target_needed=False)
+    assert findings == Findings.none()
+    assert "answer" not in example
+    _, findings = read("choice", tmp_path / "a.jsonl")
+    assert "no key 'answer'" in findings.bad_lines[0]
 
 
 def test_submissions_are_those_that_clue_takes():
