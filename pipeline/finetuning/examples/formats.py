@@ -202,14 +202,18 @@ def _parquet(path: str) -> Iterator[Record]:
             for batch in parquet.ParquetFile(file).iter_batches(1024):
                 for row in batch.to_pylist():
                     number += 1
-                    yield (
-                        f"{path}, row {number}",
-                        {key: value for key, value in row.items() if value is not None},
-                    )
+                    given = {key: value for key, value in row.items() if value is not None}
+                    # Predictions are written with all keys, and JSON has no dates and decimals.
+                    yield f"{path}, row {number}", json.loads(json.dumps(given, default=_plain))
     except FileNotFoundError:
         raise TaskError(f"{path}: no such file") from None
     except (OSError, pa.ArrowException) as error:
         raise TaskError(f"{path}: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """A value of Parquet that JSON does not have. Bytes become numbers, which are no text."""
+    return list(value) if isinstance(value, bytes) else str(value)
 
 
 def _table(

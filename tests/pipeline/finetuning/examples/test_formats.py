@@ -2,6 +2,8 @@
 
 import gzip
 import json
+from datetime import datetime
+from decimal import Decimal
 
 import pyarrow as pa
 import pytest
@@ -191,6 +193,18 @@ def test_parquet_rows_are_examples(tmp_path):
     examples, findings = read("ner", tmp_path / "a.parquet")
     assert examples == [{"tokens": ["王", "明"], "labels": ["B-PER", "I-PER"]}]
     assert findings.bad_lines == [f"{tmp_path}/a.parquet, row 2: 1 tokens but 2 labels"]
+    dated = {
+        "text": ["好"],
+        "label": [1],
+        "date": [datetime(2026, 1, 2)],
+        "price": [Decimal("1.5")],
+    }
+    parquet.write_table(pa.table(dated), tmp_path / "c.parquet")
+    (example,), _ = read("classification", tmp_path / "c.parquet")
+    assert json.loads(json.dumps(example)) == example
+    parquet.write_table(pa.table({"text": [b"a"], "label": [1]}), tmp_path / "d.parquet")
+    findings = read("classification", tmp_path / "d.parquet")[1]
+    assert "key text: expected str" in findings.bad_lines[0]
     (tmp_path / "b.parquet").write_bytes(b"nothing")
     assert "b.parquet" in read("ner", tmp_path / "b.parquet")[1].problems[0]
 
