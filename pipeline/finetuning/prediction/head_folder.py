@@ -64,7 +64,7 @@ def submission(task: Task, rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     """
     found = (
         (
-            number if task.multiple_choice else row.get("id", number),
+            number if task.multiple_choice or row.get("id") is None else row["id"],
             {} if row["prediction"] is None else task.submitted(row, row["prediction"]),
         )
         for number, row in enumerate(rows)

@@ -337,3 +337,5 @@ def test_submissions_are_those_that_clue_takes():
     assert rows(
         "span", {"id": "Q", "prediction": {"answer": "北京"}}, {"id": "R", "prediction": None}
     ) == [{"Q": "北京", "R": ""}]
+    unnamed = [{"id": None, "prediction": {"answer": text}} for text in ("北京", "上海")]
+    assert rows("span", *unnamed) == [{"0": "北京", "1": "上海"}]
