@@ -154,13 +154,13 @@ class Entities(Task):
         found: dict[int, Logits] = {}
         margins: dict[int, int] = {}
         for feature, each in outputs:
-            size = len(feature.origin)
+            last = len(feature.origin) - 1
             # The logits of a batch go on over the padding.
             for place, ((word, _), values) in enumerate(
-                zip(feature.origin, each[:size], strict=True)
+                zip(feature.origin, each[: last + 1], strict=True)
             ):
                 # Of windows that share a word, the one counts that shows most on both its sides.
-                margin = min(place, size - place)
+                margin = min(place, last - place)
                 if word >= 0 and margin > margins.get(word, -1):
                     found[word], margins[word] = values, margin
         words = sorted(found)
