@@ -183,7 +183,7 @@ class Task(ABC):
             labels: labels that may occur; None: any.
             fits: why an example cannot be used; empty if it can.
             target_needed: whether a file without any target is wrong; otherwise its examples have
-                none.
+                none. A target that is null is none.
             columns: how the file names fields and target, or their numbers.
         """
         from pipeline.finetuning.examples import formats  # a served head reads no files
@@ -207,7 +207,7 @@ class Task(ABC):
                 f"{path}: {unlabelled} of {len(places)} examples are left out: their label is -, "
                 "which says that annotators did not agree"
             )
-        if target_needed or any(self.target in example for _, example in parsed):
+        if target_needed or any(example.get(self.target) is not None for _, example in parsed):
             good = []
             for place, example in parsed:
                 with _noting(bad, place):
@@ -215,6 +215,9 @@ class Task(ABC):
                     good.append((place, example))
             self.unify([example for _, example in good], path, findings.notes)
             parsed = good
+        else:
+            for _, example in parsed:
+                example.pop(self.target, None)  # null
         examples: list[Example] = []
         seen: dict[str, str] = {}
         for place, example in parsed:

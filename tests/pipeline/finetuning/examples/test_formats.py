@@ -309,6 +309,12 @@ def test_a_test_set_has_no_targets(tmp_path):
     assert findings.bad_lines == []
 
 
+def test_a_label_that_is_null_is_none(tmp_path):
+    text = lines({"text": "好", "label": None}, {"text": "坏", "label": None})
+    examples, findings = read("classification", tmp_path / "a.jsonl", text, target_needed=False)
+    assert (examples, findings) == ([{"text": "好"}, {"text": "坏"}], Findings.none())
+
+
 def test_an_empty_answer_is_none(tmp_path):
     row = {"context": "甲", "question": "乙", "choice": ["丙", "丁"], "answer": ""}
     (example,), findings = read("choice", tmp_path / "a.jsonl", lines(row), target_needed=False)
