@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from rich.text import Text
 from jobs.command import Verb, main, table
 from jobs.output.progress import ConsoleProgress
 from pipeline.errors import ConfigError, TrackingError
+from pipeline.finetuning.examples.jsonl import to_json
 from pipeline.finetuning.finetune import SETS, FinetuneResult, Finetuning, check
 from pipeline.finetuning.judging import judge as judging
 from pipeline.finetuning.prediction.head_folder import PREDICTIONS, RESULTS, read_results
@@ -99,8 +99,7 @@ def _judge(task: str, output: Path) -> tuple[dict[str, float], list[Path]]:
             continue
         shutil.copyfile(trial / f"{name}.jsonl", folder / f"{name}.jsonl")
         judged = judging.judge(TASKS[task], examples, found)
-        text = json.dumps(judged.worst, indent=1, ensure_ascii=False)
-        (folder / f"worst_{name}.json").write_text(text + "\n", "utf-8")
+        (folder / f"worst_{name}.json").write_text(to_json(judged.worst, indent=1), "utf-8")
         if judged.confusion:
             path = folder / f"confusion_{name}.png"
             draw_confusion(judged.labels, judged.confusion, path, f"{output.name}, {name}")

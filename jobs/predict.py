@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.console import Console
 from jobs.command import Verb, main
 from pipeline.errors import ConfigError, TaskError
 from pipeline.finetuning.examples.input_lines import read_input
-from pipeline.finetuning.examples.jsonl import bare
+from pipeline.finetuning.examples.jsonl import bare, to_json
 from pipeline.finetuning.prediction.head_folder import read_results, submission
 from pipeline.finetuning.prediction.predict import predict
 from pipeline.finetuning.tasks import TASKS, Task
@@ -41,10 +40,7 @@ def execute(config: Config, console: Console) -> None:
     chosen = config.predict
     task = TASKS[read_results(Path(chosen.model))["task"]]
     rows = _rows(chosen, task)
-    if chosen.form == "clue":
-        found = submission(task, rows)
-    else:
-        found = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    found = submission(task, rows) if chosen.form == "clue" else map(to_json, rows)
     if chosen.output == "-":
         for line in found:
             print(line, end="")

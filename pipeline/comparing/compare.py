@@ -18,7 +18,14 @@ import model  # noqa: F401  registers Nezha with the Auto classes
 from pipeline.comparing import comparison, report
 from pipeline.comparing.comparison import Comparison, Judged, Subject
 from pipeline.corpus.shards.format import MANIFEST, read_manifest
-from pipeline.errors import CheckpointError, ConfigError, ExportError, NezhaError, TrackingError
+from pipeline.errors import (
+    CheckpointError,
+    ConfigError,
+    ExportError,
+    NezhaError,
+    TaskError,
+    TrackingError,
+)
 from pipeline.export.folder import export_checkpoint, moved
 from pipeline.feed.batches import split_weights
 from pipeline.finetuning.finetune import (
@@ -121,8 +128,16 @@ def _resolved(name: str, settings: FinetuneSettings, config: Config) -> Finetune
 
 
 def _file(folder: Path, split: str) -> str:
-    """The file of a split in a task's folder; empty if there is none."""
+    """The file of a split in a task's folder; empty if there is none.
+
+    Raises ConfigError where there are several.
+    """
     found = sorted(path for path in folder.glob(f"{split}.*") if path.is_file())
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise ConfigError(
+            f"compare.data: {folder} has several files for {split}: {names}; keep one"
+        )
     return str(found[0]) if found else ""
 
 
@@ -172,12 +187,26 @@ def run(config: Config, show: Show) -> tuple[Comparison, list[Path]]:
             pairs, jobs, examine_with(runner, jobs), strict=True
         )
     ]
+    check_examples(judged)
     for each in judged:
         for note in each.examined.notes:
             show(f"{each.task} {each.subject.name}", note)
     found = run_trials(runner, [trial for each in judged for trial in each.trials])
     result = comparison.conclude(subjects, judged, found)
     return result, write_report(result, folder)
+
+
+def check_examples(judged: Sequence[Judged]) -> None:
+    """Raise TaskError where checkpoints would answer different examples of a task."""
+    first: dict[str, Judged] = {}
+    for each in judged:
+        other = first.setdefault(each.task, each)
+        if each.examined.judged_on != other.examined.judged_on:
+            raise TaskError(
+                f"{each.task}: {other.subject.name} and {each.subject.name} would be judged on "
+                "different examples, because skip_bad leaves out what a vocabulary does not fit "
+                "into data.length; raise data.length"
+            )
 
 
 def write_report(result: Comparison, folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import ConfigError, ExportError, NezhaError
 from pipeline.finetuning.examples.data import Examined, examine, hash_of
+from pipeline.finetuning.examples.jsonl import to_json
 from pipeline.finetuning.network import Show
 from pipeline.finetuning.prediction.head_folder import PREDICTIONS, RESULTS, read_results
 from pipeline.finetuning.tasks import TASKS
@@ -349,7 +350,7 @@ def _conclude(
         "trial_folder": str(trial.folder),
         "fingerprint": "" if failed else fingerprint,
     }
-    (head / RESULTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    (head / RESULTS).write_text(to_json(facts, indent=2), "utf-8")
     shutil.rmtree(job.output, ignore_errors=True)
     head.rename(job.output)
     for other in trials:

@@ -36,7 +36,7 @@ class TaskData(Settings):
     cuts texts, ner has windows that share nothing, and those of span share a third."""
     columns: dict[str, str | int] = Field(default_factory=dict)
     """Names of a file's columns or keys by field (`{text: review}`), or numbers of its columns,
-    from 0, in a table without names (`{label: 0, text: 1}`)."""
+    from 0, in a table without names (`{label: 0, text: 1}`) and in CoNLL's form (`{labels: 3}`)."""
     examples: Count = 0
     """Training examples to use, spread evenly over the file; 0: all."""
     eval_examples: Count = 0

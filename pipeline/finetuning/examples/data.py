@@ -22,7 +22,7 @@ from pipeline.settings.finetuning import FinetuneSettings
 
 LISTED = 50
 """Mistakes in task data that a message lists."""
-RECIPE = 2
+RECIPE = 3
 """Version of what fine-tuning computes. Raise it with a change that changes results."""
 
 
@@ -49,6 +49,8 @@ class Examined(NamedTuple):
     """Scores on dev and test of answers that ignore the input (`judging.trivial_answers`)."""
     predicts: bool
     """Whether the test examples have no targets and are predicted."""
+    judged_on: str
+    """Hash of the dev and test examples that are used."""
 
 
 def examine(settings: FinetuneSettings, export: str, from_scratch: bool) -> Examined:
@@ -72,6 +74,7 @@ def examine(settings: FinetuneSettings, export: str, from_scratch: bool) -> Exam
         notes=data.notes,
         trivial=trivial,
         predicts=bool(data.sets["test"]) and "test" not in trivial,
+        judged_on=hash_of([data.sets["dev"], data.sets["test"]]),
     )
 
 
@@ -86,9 +89,8 @@ def read_examples(settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase
     train_examples = task.read(data.train, findings, None, fits, columns=data.columns)
     labels = task.label_set(train_examples)
     if task.has_labels and train_examples and len(labels) < 2:
-        findings.problems.append(
-            f"{data.train}: every label is {labels[0]}, so there is nothing to learn"
-        )
+        what = f"every label is {labels[0]}" if labels else "no example has a label"
+        findings.problems.append(f"{data.train}: {what}, so there is nothing to learn")
     known = labels if train_examples else None
     read = partial(task.read, findings=findings, labels=known, fits=fits, columns=data.columns)
     dev = read(data.dev) if data.dev else []

@@ -71,7 +71,7 @@ def read_records(path: str, columns: Columns) -> Iterator[Record]:
     elif name.endswith(".jsonl") or _first_line(path).lstrip().startswith("{"):
         records = _objects(read_lines(path))
     elif columns.words:
-        records = _conll(read_lines(path))
+        records = _conll(read_lines(path), columns)
     else:
         records = _table(path, read_lines(path), columns, quoted=False)
     wanted = {field: each for field, each in columns.renamed.items() if isinstance(each, str)}
@@ -202,14 +202,18 @@ def _parquet(path: str) -> Iterator[Record]:
             for batch in parquet.ParquetFile(file).iter_batches(1024):
                 for row in batch.to_pylist():
                     number += 1
-                    yield (
-                        f"{path}, row {number}",
-                        {key: value for key, value in row.items() if value is not None},
-                    )
+                    given = {key: value for key, value in row.items() if value is not None}
+                    # Predictions are written with all keys, and JSON has no dates and decimals.
+                    yield f"{path}, row {number}", json.loads(json.dumps(given, default=_plain))
     except FileNotFoundError:
         raise TaskError(f"{path}: no such file") from None
     except (OSError, pa.ArrowException) as error:
         raise TaskError(f"{path}: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """A value of Parquet that JSON does not have. Bytes become numbers, which are no text."""
+    return list(value) if isinstance(value, bytes) else str(value)
 
 
 def _table(
@@ -271,19 +275,23 @@ def _names(path: str, first: list[str], columns: Columns) -> list[str]:
     )
 
 
-def _conll(lines: Iterable[tuple[str, str]]) -> Iterator[Record]:
+def _conll(lines: Iterable[tuple[str, str]], columns: Columns) -> Iterator[Record]:
     """Sentences between blank lines: the first column is a word, the last one its label.
 
-    A line without a label is a word of a file to be predicted; -DOCSTART- is left out.
+    The numbers of `columns` choose other columns. A line without a label is a word of a file to be
+    predicted; -DOCSTART- is left out.
     """
     start, words, labels = "", [], []
+    numbers = {field: each for field, each in columns.renamed.items() if isinstance(each, int)}
+    word, label = numbers.get("tokens", 0), numbers.get("labels", -1)
     for place, line in itertools.chain(lines, [("", "")]):
         cells = line.split("\t") if "\t" in line else line.split()
         if line.strip() and not line.startswith("-DOCSTART-"):
             start = start or place
             # Of a word of white space, as 199801 has, the columns begin with the separator.
-            words.append(cells[0] or " ")
-            labels += [cells[-1].strip()] if len(cells) > 1 else []
+            # A line without the column of words gives an empty one, which no example may have.
+            words.append((cells[word] or " ") if word < len(cells) else "")
+            labels += [each.strip() for each in cells[label:][:1]] if len(cells) > 1 else []
         elif words:
             if labels and len(labels) != len(words):
                 yield start, TaskError(f"{start}: {len(words)} words but {len(labels)} labels")

@@ -1,4 +1,4 @@
-"""Lines of JSON, and objects with the keys that a task needs."""
+"""Lines of JSON, read and written, and objects with the keys that a task needs."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ def parse_object(line: str, place: str) -> Example:
     if not isinstance(example, dict):
         raise TaskError(f"{place}: expected a JSON object, found {line!r:.60}")
     return example
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON and a line end, as UTF-8 can hold it: half of a surrogate pair is escaped."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text) + "\n"
 
 
 def require(

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.errors import ExportError
 from pipeline.export.lineage import LINEAGE
+from pipeline.finetuning.examples.jsonl import to_json
 from pipeline.finetuning.network import quiet
 from pipeline.finetuning.tasks import TASKS, Task
 
@@ -45,9 +46,8 @@ def save(
     for path in [*Path(export).glob("*.py"), *beside]:
         if path.is_file():
             shutil.copyfile(path, temporary / path.name)
-    text = json.dumps(results, indent=2, ensure_ascii=False)
-    (temporary / RESULTS).write_text(text + "\n", encoding="utf-8")
-    if lines := "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions):
+    (temporary / RESULTS).write_text(to_json(results, indent=2), encoding="utf-8")
+    if lines := "".join(map(to_json, predictions)):
         (temporary / PREDICTIONS).write_text(lines, encoding="utf-8")
         submitted = "".join(submission(TASKS[results["task"]], predictions))
         (temporary / SUBMISSION).write_text(submitted, encoding="utf-8")
@@ -64,16 +64,16 @@ def submission(task: Task, rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     """
     found = (
         (
-            number if task.multiple_choice else row.get("id", number),
+            number if task.multiple_choice or row.get("id") is None else row["id"],
             {} if row["prediction"] is None else task.submitted(row, row["prediction"]),
         )
         for number, row in enumerate(rows)
     )
     if task.name == "span":
-        yield json.dumps({str(key): text or "" for key, text in found}, ensure_ascii=False) + "\n"
+        yield to_json({str(key): text or "" for key, text in found})
         return
     for key, answer in found:
-        yield json.dumps({"id": key} | answer, ensure_ascii=False) + "\n"
+        yield to_json({"id": key} | answer)
 
 
 def read_results(folder: Path) -> dict[str, Any]:

@@ -120,5 +120,5 @@ def parse(task: Task, line: str | Example, place: str) -> Example:
                 raise TaskError(f"{place}: expected {task.text_form} with {', '.join(task.fields)}")
             return found
         line = parse_object(line, place)
-    example = task.check_fields(task.example(line, place) or line, place)
+    example = task.check_fields(task.example(line, place), place)
     return {key: value for key, value in example.items() if key != task.target}

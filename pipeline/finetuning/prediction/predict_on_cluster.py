@@ -86,5 +86,5 @@ class _Worker:
             rows = answered(self._head, lines, self._batch)
         except TaskError as error:
             return {"answer": [""], "error": [str(error)]}
-        answers = [json.dumps(row, ensure_ascii=False) for row in rows]
+        answers = [json.dumps(row) for row in rows]
         return {"answer": answers, "error": [""] * len(answers)}

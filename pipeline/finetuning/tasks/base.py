@@ -23,6 +23,8 @@ from pipeline.finetuning.examples.jsonl import Example, require
 
 Answer = dict[str, Any]
 Logits = NDArray[np.floating]
+NO_GOLD_LABEL = "-"
+"""What OCNLI, CMNLI and SNLI write where annotators did not agree."""
 Outputs = Sequence[tuple[Feature, Logits]]
 """The features of one example, each with its logits."""
 
@@ -122,8 +124,8 @@ class Task(ABC):
         """[..., K] from the network's output."""
         return output.logits
 
-    def published(self, record: Example) -> Example | None:
-        """A record of a file as an example; None for one that its makers gave no label.
+    def published(self, record: Example) -> Example:
+        """A record of a file as an example.
 
         Names and forms of published data sets become those of this task. Raises TaskError, without
         a place, where that is not possible.
@@ -181,7 +183,7 @@ class Task(ABC):
             labels: labels that may occur; None: any.
             fits: why an example cannot be used; empty if it can.
             target_needed: whether a file without any target is wrong; otherwise its examples have
-                none.
+                none. A target that is null is none.
             columns: how the file names fields and target, or their numbers.
         """
         from pipeline.finetuning.examples import formats  # a served head reads no files
@@ -205,7 +207,7 @@ class Task(ABC):
                 f"{path}: {unlabelled} of {len(places)} examples are left out: their label is -, "
                 "which says that annotators did not agree"
             )
-        if target_needed or any(self.target in example for _, example in parsed):
+        if target_needed or any(example.get(self.target) is not None for _, example in parsed):
             good = []
             for place, example in parsed:
                 with _noting(bad, place):
@@ -213,6 +215,9 @@ class Task(ABC):
                     good.append((place, example))
             self.unify([example for _, example in good], path, findings.notes)
             parsed = good
+        else:
+            for _, example in parsed:
+                example.pop(self.target, None)  # null
         examples: list[Example] = []
         seen: dict[str, str] = {}
         for place, example in parsed:
@@ -243,14 +248,14 @@ class Task(ABC):
         if isinstance(record, TaskError):
             raise record
         found = self.example(record, place)
-        if found is None:
+        if found.get(self.target) == NO_GOLD_LABEL:
             return None
         example = self.check_fields(found, place)
         if key := self.blank(example):
             raise TaskError(f"{place}, key {key}: there is no visible character")
         return example
 
-    def example(self, record: Example, place: str) -> Example | None:
+    def example(self, record: Example, place: str) -> Example:
         """What `published` says of a record, with the place in its errors."""
         try:
             return self.published(record)

@@ -26,9 +26,6 @@ from pipeline.finetuning.tasks.base import (
     tokens_at,
 )
 
-NO_GOLD_LABEL = "-"
-"""What OCNLI, CMNLI and SNLI write where annotators did not agree."""
-
 
 class Classification(Task):
     """A text gets one label. Logits [K].
@@ -46,10 +43,8 @@ class Classification(Task):
     aliases: ClassVar = {"text": ("sentence", "text_a", "content", "review"), "label": ("class",)}
     sample: ClassVar = {"text": "房间很干净。"}
 
-    def published(self, record: Example) -> Example | None:
-        """CLUE's WSC marks its two spans in the text; a label `-` is none."""
-        if record.get("label") == NO_GOLD_LABEL:
-            return None
+    def published(self, record: Example) -> Example:
+        """CLUE's WSC marks its two spans in the text."""
         if isinstance(record.get("target"), dict) and "span1_index" in record["target"]:
             record = {**record, "text": _marked(record["text"], record["target"])}
         return super().published(record)
@@ -108,7 +103,7 @@ class Pair(Classification):
     sample: ClassVar = {"sentence1": "怎么还款", "sentence2": "如何还款"}
     text_form = "two texts with a tab between, or JSON"
 
-    def published(self, record: Example) -> Example | None:
+    def published(self, record: Example) -> Example:
         """CLUE's CSL asks whether key words are those of an abstract."""
         if isinstance(record.get("keyword"), list) and "abst" in record:
             pair = {"sentence1": " ".join(record["keyword"]), "sentence2": record["abst"]}
@@ -130,10 +125,10 @@ class MultiLabel(Classification):
     aliases: ClassVar = {"text": Classification.aliases["text"], "labels": ("label", "tags")}
     problem_type = "multi_label_classification"
 
-    def published(self, record: Example) -> Example | None:
+    def published(self, record: Example) -> Example:
         """The labels of a table are JSON, or words between white space."""
         found = Task.published(self, record)
-        if found and isinstance(found.get("labels"), str):
+        if isinstance(found.get("labels"), str):
             return found | {"labels": listed(found["labels"])}
         return found
 

@@ -52,7 +52,7 @@ class Entities(Task):
     }
     sample: ClassVar = {"text": "王明在北京。"}
 
-    def published(self, record: Example) -> Example | None:
+    def published(self, record: Example) -> Example:
         """Entities that are given by their places become labels of single characters.
 
         They are CLUENER's `label` ({type: {text: [[first, last], …]}}), or a list `entities` with
@@ -60,7 +60,6 @@ class Entities(Task):
         JSON, or words between white space.
         """
         found = super().published(record)
-        assert found is not None  # no record is without a gold label
         if isinstance(found.get("labels"), str):
             return found | {"labels": listed(found["labels"])}
         if "labels" in found or not isinstance(found.get("text"), str):
@@ -155,13 +154,13 @@ class Entities(Task):
         found: dict[int, Logits] = {}
         margins: dict[int, int] = {}
         for feature, each in outputs:
-            size = len(feature.origin)
+            last = len(feature.origin) - 1
             # The logits of a batch go on over the padding.
             for place, ((word, _), values) in enumerate(
-                zip(feature.origin, each[:size], strict=True)
+                zip(feature.origin, each[: last + 1], strict=True)
             ):
                 # Of windows that share a word, the one counts that shows most on both its sides.
-                margin = min(place, size - place)
+                margin = min(place, last - place)
                 if word >= 0 and margin > margins.get(word, -1):
                     found[word], margins[word] = values, margin
         words = sorted(found)

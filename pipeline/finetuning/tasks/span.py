@@ -47,10 +47,10 @@ class Span(Task):
     sample: ClassVar = {"context": "他去了北京。", "question": "他去了哪里？"}
     has_labels = False
 
-    def published(self, record: Example) -> Example | None:
+    def published(self, record: Example) -> Example:
         """Answers of SQuAD and CMRC, which name their place `answer_start` or give none."""
         found = super().published(record)
-        if not found or "answers" not in found:
+        if "answers" not in found:
             return found
         answers = found["answers"]
         if isinstance(answers, str):

@@ -21,7 +21,7 @@ import transformers
 from pipeline.export.lineage import text_cleaner
 from pipeline.finetuning import network as networks
 from pipeline.finetuning.examples.data import read_examples
-from pipeline.finetuning.examples.jsonl import Example
+from pipeline.finetuning.examples.jsonl import Example, to_json
 from pipeline.finetuning.judging.evaluation import Dataset, answers, scores_of
 from pipeline.finetuning.network import Show
 from pipeline.finetuning.prediction.head_folder import save
@@ -118,8 +118,7 @@ def run_trial(
             }
             rows = [] if test else _rows(sets["test"].examples, found)
             save(network, tokenizer, trial.export, folder / HEAD, facts, rows)
-        text = json.dumps(result._asdict(), indent=2, ensure_ascii=False)
-        (folder / RESULT).write_text(text + "\n", "utf-8")
+        (folder / RESULT).write_text(to_json(result._asdict(), indent=2), "utf-8")
     return result
 
 
@@ -131,8 +130,8 @@ def read_result(folder: Path) -> TrialResult | None:
 
 def write_predictions(path: Path, examples: Iterable[Example], found: Iterable[Answer]) -> None:
     """A JSON line for each example, with its answer as `prediction`; no file without examples."""
-    if lines := [json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(examples, found)]:
-        path.write_text("".join(lines), "utf-8")
+    if lines := "".join(map(to_json, _rows(examples, found))):
+        path.write_text(lines, "utf-8")
 
 
 def read_predictions(path: Path) -> tuple[list[Example], list[Answer]]:

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from pipeline.comparing import compare
-from pipeline.errors import CheckpointError, ConfigError, ExportError
+from pipeline.comparing.comparison import Judged, Subject
+from pipeline.errors import CheckpointError, ConfigError, ExportError, TaskError
+from pipeline.finetuning.examples.data import Examined
 from pipeline.paths import storage_folder
 from pipeline.settings.config_file import load_config
 from pipeline.training.checkpoints import files as checkpoints
@@ -36,6 +38,19 @@ def test_the_suite_is_that_of_heads_recipes_and_limits(data, tmp_path):
     moved = compare.suite_of(config(tmp_path, given[0], f"compare.data={tmp_path}/data"))
     assert moved["names"].data.train == str(folder / "train.jsonl.gz")
     assert moved["names"].data.test == ""
+    (folder / "dev.csv").touch()
+    with pytest.raises(ConfigError, match=r"several files for dev: dev\.csv, dev\.jsonl\.gz"):
+        compare.suite_of(config(tmp_path, given[0], f"compare.data={tmp_path}/data"))
+
+
+def test_checkpoints_are_judged_on_the_same_examples():
+    def judged(name, examples):
+        examined = Examined("", {}, [], {}, False, examples)
+        return Judged("c3", Subject(name, "", False, 2, 64), examined, [])
+
+    compare.check_examples([judged("a", "x"), judged("b", "x")])
+    with pytest.raises(TaskError, match="c3: a and b would be judged on different examples"):
+        compare.check_examples([judged("a", "x"), judged("b", "y")])
 
 
 def test_what_cannot_be_compared_is_said_at_once(data, tmp_path):

@@ -11,7 +11,9 @@ from pipeline.finetuning.examples.data import Examined
 from pipeline.finetuning.trials.trial import Trial, TrialResult, write_predictions
 from pipeline.settings.finetuning import FinetuneSettings
 
-EXAMINED = Examined("", {"train": 9, "dev": 4, "test": 0}, [], {"dev": {"accuracy": 0.69}}, False)
+EXAMINED = Examined(
+    "", {"train": 9, "dev": 4, "test": 0}, [], {"dev": {"accuracy": 0.69}}, False, ""
+)
 
 
 @pytest.mark.parametrize(

@@ -244,6 +244,13 @@ def test_what_cannot_work_is_said_before_anything_is_computed(export, data, tmp_
     one.write_text('{"text": "好", "label": 1}\n')
     alike = {"classification": {"train": str(one)}}
     attempt(TaskError, "every label is 1", settings("classification", alike))
+    none = tmp_path / "none.jsonl"
+    none.write_text('{"text": "好", "labels": []}\n', "utf-8")
+    attempt(
+        TaskError,
+        "no example has a label",
+        settings("multilabel", {"multilabel": {"train": str(none)}}),
+    )
 
 
 def write_lines(path, *rows):

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+from datetime import datetime
+from decimal import Decimal
 
 import pyarrow as pa
 import pytest
@@ -191,8 +193,34 @@ def test_parquet_rows_are_examples(tmp_path):
     examples, findings = read("ner", tmp_path / "a.parquet")
     assert examples == [{"tokens": ["王", "明"], "labels": ["B-PER", "I-PER"]}]
     assert findings.bad_lines == [f"{tmp_path}/a.parquet, row 2: 1 tokens but 2 labels"]
+    dated = {
+        "text": ["好"],
+        "label": [1],
+        "date": [datetime(2026, 1, 2)],
+        "price": [Decimal("1.5")],
+    }
+    parquet.write_table(pa.table(dated), tmp_path / "c.parquet")
+    (example,), _ = read("classification", tmp_path / "c.parquet")
+    assert json.loads(json.dumps(example)) == example
+    parquet.write_table(pa.table({"text": [b"a"], "label": [1]}), tmp_path / "d.parquet")
+    findings = read("classification", tmp_path / "d.parquet")[1]
+    assert "key text: expected str" in findings.bad_lines[0]
     (tmp_path / "b.parquet").write_bytes(b"nothing")
     assert "b.parquet" in read("ner", tmp_path / "b.parquet")[1].problems[0]
+
+
+def test_columns_of_words_can_be_counted(tmp_path):
+    text = "1 王 B-PER NR\n2 明 I-PER NR\n\n1 在 O P\n"
+    counted = {"columns": {"tokens": 1, "labels": 2}}
+    examples, findings = read("ner", tmp_path / "a.conll", text, **counted)
+    assert findings == Findings.none()
+    assert examples == [
+        {"tokens": ["王", "明"], "labels": ["B-PER", "I-PER"]},
+        {"tokens": ["在"], "labels": ["O"]},
+    ]
+    for lacking, message in (("1 王 B-PER\n2\n", "2 words but 1 labels"), ("1\n", "not empty")):
+        findings = read("ner", tmp_path / "b.conll", lacking, **counted)[1]
+        assert message in findings.bad_lines[0]
 
 
 def test_columns_can_be_named_or_counted(tmp_path):
@@ -264,8 +292,9 @@ def test_a_document_of_another_form_is_refused(tmp_path):
         assert message in read("span", tmp_path / "a.json", text)[1].problems[0]
 
 
-def test_examples_without_a_gold_label_are_left_out_and_counted(tmp_path):
-    rows = [{"sentence1": "甲", "sentence2": "乙", "label": label} for label in ("-", "neutral")]
+@pytest.mark.parametrize("key", ["label", "gold_label"])
+def test_examples_without_a_gold_label_are_left_out_and_counted(key, tmp_path):
+    rows = [{"sentence1": "甲", "sentence2": "乙", key: label} for label in ("-", "neutral")]
     examples, findings = read("pair", tmp_path / "ocnli.json", lines(*rows))
     assert [each["label"] for each in examples] == ["neutral"]
     assert "1 of 2 examples are left out" in findings.notes[0]
@@ -278,6 +307,21 @@ def test_a_test_set_has_no_targets(tmp_path):
     )
     assert "answers" not in example
     assert findings.bad_lines == []
+
+
+def test_a_label_that_is_null_is_none(tmp_path):
+    text = lines({"text": "好", "label": None}, {"text": "坏", "label": None})
+    examples, findings = read("classification", tmp_path / "a.jsonl", text, target_needed=False)
+    assert (examples, findings) == ([{"text": "好"}, {"text": "坏"}], Findings.none())
+
+
+def test_an_empty_answer_is_none(tmp_path):
+    row = {"context": "甲", "question": "乙", "choice": ["丙", "丁"], "answer": ""}
+    (example,), findings = read("choice", tmp_path / "a.jsonl", lines(row), target_needed=False)
+    assert findings == Findings.none()
+    assert "answer" not in example
+    _, findings = read("choice", tmp_path / "a.jsonl")
+    assert "no key 'answer'" in findings.bad_lines[0]
 
 
 def test_submissions_are_those_that_clue_takes():
@@ -299,3 +343,5 @@ def test_submissions_are_those_that_clue_takes():
     assert rows(
         "span", {"id": "Q", "prediction": {"answer": "北京"}}, {"id": "R", "prediction": None}
     ) == [{"Q": "北京", "R": ""}]
+    unnamed = [{"id": None, "prediction": {"answer": text}} for text in ("北京", "上海")]
+    assert rows("span", *unnamed) == [{"0": "北京", "1": "上海"}]

@@ -1,10 +1,12 @@
 """Damaged files and lines are one error that names them."""
 
+import json
+
 import pytest
 
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.formats import read_lines
-from pipeline.finetuning.examples.jsonl import parse_object
+from pipeline.finetuning.examples.jsonl import parse_object, to_json
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.raw import write_texts
 
@@ -32,3 +34,11 @@ def test_text_in_another_encoding_is_named(tmp_path):
 def test_json_that_is_nested_too_deeply_is_one_error():
     with pytest.raises(TaskError, match="line 3: not JSON"):
         parse_object('{"a":' + "[" * 100_000, "line 3")
+
+
+def test_half_of_a_surrogate_pair_is_written_and_read_again():
+    row = {"text": "好😀", "title": "\ud83d", "prediction": {"label": "1"}}
+    text = to_json(row)
+    assert text.encode("utf-8").decode("utf-8") == text
+    assert json.loads(text) == row
+    assert "好😀" in text

@@ -101,6 +101,11 @@ def test_plain_text_lines():
         parse(TASKS["ner"], '{"text": ', "x")
 
 
+def test_an_example_without_a_gold_label_is_read_as_others_are():
+    given = {"premise": "甲", "hypothesis": "乙", "label": "-"}
+    assert parse(TASKS["pair"], given, "here") == {"sentence1": "甲", "sentence2": "乙"}
+
+
 def test_another_folder_is_refused(export):
     with pytest.raises(ExportError, match=r"not the result of `python -m jobs\.finetune`"):
         next(predict(str(export), [("x", "京")]))
