@@ -156,7 +156,7 @@ def list_sources(
     sources: list[Source] = []
     left_out: list[LeftOut] = []
     for index, text in enumerate(inputs):
-        listed = find_files(text, setting)
+        listed = find_files(text, setting, lambda path: bool(_kind(path, settings.format)[0]))
         items = [
             _source(index, text, listed, path, file, settings.format)
             for path, file in listed.files.items()
