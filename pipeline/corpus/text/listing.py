@@ -194,12 +194,15 @@ def _walk(
             continue
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
-            others = links.copy()
+            others, links = links, []
             items = list(enter(path, below, status, followed))
             some_read = any(is_read(each) and not file.fault for each, file in items)
             if _identity(status) in entered and not some_read:
                 items = [(path, File(0, "", LINKED_TWICE))]
-                links = others  # those in the folder are known by its own name
+                links = []  # they are followed from the folder's own name
+            for each in links:
+                heapq.heappush(others, each)
+            links = others
             yield from items
         else:
             yield path, take(path, status, linked=True)
