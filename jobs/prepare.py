@@ -72,7 +72,7 @@ def execute(config: Config, console: Console) -> None:
 VERB = Verb(
     help=(
         "Turn raw text into shards of training samples: clean, deduplicate, segment, pair and\n"
-        "mask it with Ray Data. corpus.heldout becomes a corpus of its own. Finished work is\n"
+        "mask it on a Ray cluster. corpus.heldout becomes a corpus of its own. Finished work is\n"
         "kept: the same command goes on after an interruption, and does nothing if all is done."
     ),
     groups=("run", "corpus"),

@@ -44,7 +44,7 @@ def execute(config: Config, console: Console) -> None:
 def _folders(config: Config) -> list[str]:
     """The folders to train on, and the held-out folder if there is one."""
     paths = RunPaths.of(config)
-    folders = split_weights(config.train.shards or (str(paths.shards),))[0]
+    folders = split_weights(paths.training)[0]
     heldout = [str(paths.heldout)] if (paths.heldout / MANIFEST).exists() else []
     return folders + heldout
 

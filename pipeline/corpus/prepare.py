@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from pipeline.corpus.dedup import grouping, marks
 from pipeline.corpus.dedup import heldout as heldout_documents
+from pipeline.corpus.dedup.exchange import concatenate
 from pipeline.corpus.planning import Plan, absolute, plan, reads
 from pipeline.corpus.run import alarms, ledger, output_folder
 from pipeline.corpus.run.output_folder import Ledger
@@ -122,6 +123,8 @@ def _prepare(
     planned = plan(settings, vocab, seed, sources, heldout)
     if manifest := _finished(folder, planned):
         show(f"{folder}: up to date, {manifest.rows:,} samples in {len(manifest.shards)} shards")
+        # There is some if the last start was killed after it had written the manifest.
+        output_folder.remove_work(folder, planned.fingerprint)
         _show_left_out(sources, show)
         _show_findings(manifest, show)
         return manifest
@@ -147,10 +150,13 @@ def _prepare(
         job = _sign_heldout(job, planned, executor, show)
     if marks.wanted(settings.dedup):
         job, clusters = _deduplicate(job, planned, executor, show)
-    if not clusters and system.exists(f"{root}/{marks.REPORT}"):
-        system.rm_file(f"{root}/{marks.REPORT}")  # of an earlier corpus
     progress = Progress(planned.units, show, folder)
     done = _run(job, planned, executor, progress, listed)
+    # Not before: until then, the folder may hold an earlier corpus with its own report.
+    if clusters:
+        concatenate([f"{job.marks}/{marks.REPORT}"], f"{folder}/{marks.REPORT}")
+    elif system.exists(f"{root}/{marks.REPORT}"):
+        system.rm_file(f"{root}/{marks.REPORT}")
     manifest = _manifest(job, planned, done, clusters)
     if missing := ledger.missing_shards(folder, manifest.shards):
         raise CorpusError(
@@ -158,7 +164,7 @@ def _prepare(
             f"were made, such as {missing[0]}; the same command makes them again"
         )
     shards.write_manifest(folder, manifest)
-    output_folder.remove_work(folder)
+    output_folder.remove_work(folder, planned.fingerprint)
     progress.end(manifest)
     for place in done.unreadable_places():
         show(f"unreadable: {place}")
@@ -255,7 +261,7 @@ def _deduplicate(
             {ledger.chunk_name(*key): done.chunks[key] for key in sorted(done.chunks)},
             job.settings.dedup,
             executor.spread,
-            f"{job.folder}/{marks.REPORT}",
+            f"{folder}/{marks.REPORT}",
         )
         write_whole(f"{folder}/clusters.json", json.dumps(clusters).encode())
     return job._replace(marks=folder), json.loads(system.cat_file(path))

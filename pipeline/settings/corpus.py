@@ -210,7 +210,7 @@ class CorpusSettings(Settings):
     shard_megabytes: AboveZero = 16.0
     """Megabytes of input text in one work unit, and so in one shard."""
     workers: Count = 0
-    """Ray Data workers; 0: one for each CPU of the cluster."""
+    """Units that are worked on at a time; 0: one for each CPU of the cluster."""
     keep_rejected: Location = ""
     """Folder for dropped text, by reason; empty: dropped text is not kept."""
     max_bad_share: Share = 0.5

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.corpus.dedup.array_files import read_arrays, write_arrays
 from pipeline.corpus.dedup.signatures import Signatures, is_paragraph
 from pipeline.corpus.records import Document, Drop
+from pipeline.errors import CorpusError
 from pipeline.settings.corpus import DedupSettings
 
 KEPT, EXACT, NEAR = range(3)
@@ -72,6 +73,9 @@ def without_duplicates(
         folder: where `grouping.find_duplicates` wrote the marks.
         name: of the chunk.
         check: the reason for which cleaning would drop a text, or nothing.
+
+    Raises:
+        CorpusError: the records are not those that were compared.
     """
     marks, repeated = read_arrays(f"{folder}/{name}.marks.npz", "documents", "repeated")
     document = paragraph = 0
@@ -79,12 +83,16 @@ def without_duplicates(
         if isinstance(record, Drop):
             yield record
             continue
-        mark, document = marks[document], document + 1
+        document += 1
+        if document > len(marks):
+            break
+        mark = marks[document - 1]
         kept = []
         for line in record.text.split("\n"):
             again = False
             if len(repeated) and is_paragraph(line):
-                again, paragraph = repeated[paragraph], paragraph + 1
+                again = paragraph < len(repeated) and repeated[paragraph]
+                paragraph += 1
             if again and mark == KEPT:
                 yield Drop(PARAGRAPH, line, record.place)
             else:
@@ -97,3 +105,9 @@ def without_duplicates(
             yield Drop(reason + AFTER, text, record.place)
         else:
             yield record._replace(text=text)
+    if document != len(marks) or paragraph != len(repeated):
+        raise CorpusError(
+            f"{folder}: the text of chunk {name} is not the one in which duplicates were found; do "
+            "not change inputs, or files that corpus.cleaning names, while they are read; delete "
+            "this folder and run again"
+        )

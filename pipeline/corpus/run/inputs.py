@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pipeline.corpus.shards.format import MANIFEST
 from pipeline.corpus.text.listing import input_folder
-from pipeline.corpus.text.sources import LeftOut, Listing, Source, list_sources
+from pipeline.corpus.text.sources import LeftOut, Listing, Source, list_sources, sign_sources
 from pipeline.errors import CorpusError
 from pipeline.settings.corpus import CorpusSettings
 
@@ -46,7 +46,7 @@ def list_inputs(
     Args:
         written: further folders and files that the preparation writes.
         run: folder of the run; an input that lies in it is read.
-        signed: see `list_sources`.
+        signed: see `sign_sources`; what is left out is not read.
 
     Raises:
         CorpusError: see `list_sources`; no file is left to read.
@@ -86,14 +86,14 @@ def _list_apart(
     setting: str,
     reasons: Mapping[str, str],
 ) -> Listing:
-    found = list_sources(inputs, settings, signed, setting)
+    found = list_sources(inputs, settings, signed=False, setting=setting)
     named = {_real(input_folder(text)) for text in inputs}
     made = {folder: why for folder, why in _made_folders(found).items() if folder not in named}
     listed = _split(found, {**made, **reasons})
     if not listed:
         lines = "; ".join(listed.left_out_lines())
         raise CorpusError(f"{setting}: no file is left to read. These were left out: {lines}")
-    return listed
+    return sign_sources(listed) if signed else listed
 
 
 def _split(listed: Listing, reasons: Mapping[str, str]) -> Listing:

@@ -32,7 +32,7 @@ _FIRST_PASS = r"(?:duplicates|heldout)-[0-9a-f]{16}"
 _IN_WORK = re.compile(
     rf"(?:{_CHUNK}\.json|ledger|{_GATHERED}|{_FIRST_PASS}/(?:{WORK}/)?(?:{_GATHERED}"
     r"|\d{6,}-(?:\d{4,}|end)\.(?:json|signatures\.npz|marks\.npz)"
-    r"|ledger|clusters\.json|hashes\.npy|[a-z]+(?:-\d+)+\.(?:parts|npz|jsonl)))"
+    r"|ledger|clusters\.json|duplicates\.jsonl|hashes\.npy|[a-z]+(?:-\d+)+\.(?:parts|npz|jsonl)))"
 )
 """A first pass may have more units than the corpus, so the numbers of its units do not count."""
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")
@@ -121,14 +121,22 @@ def owned_shards(folder: str, names: Iterable[str]) -> Iterator[str]:
     return (name for name in names if _is_ours(name, set(), _SHARD, ledger.units))
 
 
-def remove_work(folder: str) -> None:
+def remove_work(folder: str, fingerprint: str) -> None:
     """Delete the files in `_work` that are ours, the ledger last, and the folder if it is empty.
 
-    A file that somebody else has put there meanwhile stays.
+    A file that somebody else has put there meanwhile stays. If the ledger is that of another
+    corpus, nothing is deleted.
     """
     system, root = filesystem(folder)
+    ledger = _read_ledger(system, root)
+    if not ledger or ledger.fingerprint != fingerprint:
+        return
     work = f"{root}/{WORK}"
-    files = [path for path in system.find(work) if _IN_WORK.fullmatch(_below(work, path))]
+    files = [
+        path
+        for path in system.find(work)
+        if _is_ours(_below(work, path), set(), _IN_WORK, max(1, ledger.units))
+    ]
     for path in sorted(files, key=lambda path: path.endswith("/ledger")):
         system.rm_file(path)
     # Some file systems delete a folder with all that is in it.

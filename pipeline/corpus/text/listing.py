@@ -6,7 +6,7 @@ import heapq
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import fsspec
@@ -73,7 +73,7 @@ def _literal_folder(glob: str) -> str:
     return folder
 
 
-def find_files(text: str, setting: str = "corpus.inputs") -> Found:
+def find_files(text: str, setting: str, is_known: Callable[[str], bool]) -> Found:
     """List the files behind a file, folder, glob or URL. An existing name is never a glob.
 
     In local folders, links are followed. A folder or file that was read under another name is not
@@ -81,6 +81,8 @@ def find_files(text: str, setting: str = "corpus.inputs") -> Found:
 
     Args:
         setting: names the inputs in messages.
+        is_known: whether a file is of a kind that is read, by its path. A link to a file of another
+            kind is followed: its own name may tell the kind.
 
     Raises:
         CorpusError: there is no such file or folder, or it can't be listed.
@@ -88,7 +90,7 @@ def find_files(text: str, setting: str = "corpus.inputs") -> Found:
     system, inner = filesystem(text)
     try:
         if is_local(system):
-            return _find_local(system, inner)
+            return _find_local(system, inner, is_known)
         if system.isdir(inner):
             listing, base = system.find(inner, detail=True), inner
         elif system.exists(inner):
@@ -106,11 +108,13 @@ def find_files(text: str, setting: str = "corpus.inputs") -> Found:
     return Found(system, base, files, named=False)
 
 
-def _find_local(system: fsspec.AbstractFileSystem, inner: str) -> Found:
+def _find_local(
+    system: fsspec.AbstractFileSystem, inner: str, is_known: Callable[[str], bool]
+) -> Found:
     if os.path.lexists(inner) or not GLOB.search(inner):
         status = os.stat(inner)
         if stat.S_ISDIR(status.st_mode):
-            return Found(system, inner, dict(sorted(_walk(inner, None))), named=False)
+            return Found(system, inner, dict(sorted(_walk(inner, None, is_known))), named=False)
         return Found(system, _parent(inner), {inner: _local(status)}, named=True)
     base = _literal_folder(inner)
     pattern = inner.removeprefix(base).lstrip("/")
@@ -119,9 +123,14 @@ def _find_local(system: fsspec.AbstractFileSystem, inner: str) -> Found:
     base = base.rstrip("/")
     depth = None if "**" in pattern else pattern.count("/")
     matches = re.compile(glob_translate(pattern)).match
+
+    def is_match(path: str) -> bool:
+        return matches(path.removeprefix(base).lstrip("/")) is not None
+
     files = {}
-    for path, file in sorted(_walk(base or "/", depth)):
-        if matches(path.removeprefix(base).lstrip("/")):
+    found = _walk(base or "/", depth, lambda path: is_match(path) and is_known(path))
+    for path, file in sorted(found):
+        if is_match(path):
             files[path] = file
         elif file.fault == UNREADABLE:
             # On fixed levels it may be a folder that nobody means, such as lost+found.
@@ -129,19 +138,30 @@ def _find_local(system: fsspec.AbstractFileSystem, inner: str) -> Found:
     return Found(system, base, files, named=False)
 
 
-def _walk(root: str, depth: int | None) -> Iterator[tuple[str, File]]:
-    """All files under a folder. At `depth`, and where they can't be read, folders are items too."""
-    seen: set[tuple[int, int]] = set()
+def _walk(
+    root: str, depth: int | None, is_read: Callable[[str], bool]
+) -> Iterator[tuple[str, File]]:
+    """All files under a folder. At `depth`, and where they can't be read, folders are items too.
+
+    Args:
+        is_read: whether a file is read under its path. A link to one that is not is followed.
+    """
+    read: set[tuple[int, int]] = set()
+    entered: set[tuple[int, int]] = set()
+    followed: set[tuple[int, int]] = set()
+    """Folders that were entered through a link. None is entered twice so, which ends all loops."""
     links: list[tuple[str, int]] = []
 
-    def enter(folder: str, below: int, status: os.stat_result) -> Iterator[tuple[str, File]]:
+    def enter(
+        folder: str, below: int, status: os.stat_result, visited: set[tuple[int, int]]
+    ) -> Iterator[tuple[str, File]]:
         if depth is not None and below > depth:
             yield folder, File(0, "", NOT_ENTERED)
             return
-        if _identity(status) in seen:
+        if _identity(status) in visited:
             yield folder, File(0, "", LINKED_TWICE)
             return
-        seen.add(_identity(status))
+        visited.add(_identity(status))
         try:
             with os.scandir(folder) as listing:
                 entries = list(listing)
@@ -154,12 +174,18 @@ def _walk(root: str, depth: int | None) -> Iterator[tuple[str, File]]:
             elif entry.is_symlink():
                 heapq.heappush(links, (entry.path, below + 1))
             elif entry.is_dir():
-                yield from enter(entry.path, below + 1, entry.stat())
+                yield from enter(entry.path, below + 1, entry.stat(), visited)
             else:
-                seen.add(_identity(entry.stat()))
-                yield entry.path, _local(entry.stat())
+                yield entry.path, take(entry.path, entry.stat(), visited is followed)
 
-    yield from enter(root, 0, os.stat(root))
+    def take(path: str, status: os.stat_result, linked: bool) -> File:
+        if linked and _identity(status) in read:
+            return File(0, "", LINKED_TWICE)
+        if is_read(path):
+            read.add(_identity(status))
+        return _local(status)
+
+    yield from enter(root, 0, os.stat(root), entered)
     while links:  # after the files themselves, so that a link never takes the place of its target
         path, below = heapq.heappop(links)
         fault = _fault_of_link(path)
@@ -168,12 +194,18 @@ def _walk(root: str, depth: int | None) -> Iterator[tuple[str, File]]:
             continue
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
-            yield from enter(path, below, status)
-        elif _identity(status) in seen:
-            yield path, File(0, "", LINKED_TWICE)
+            others, links = links, []
+            items = list(enter(path, below, status, followed))
+            some_read = any(is_read(each) and not file.fault for each, file in items)
+            if _identity(status) in entered and not some_read:
+                items = [(path, File(0, "", LINKED_TWICE))]
+                links = []  # they are followed from the folder's own name
+            for each in links:
+                heapq.heappush(others, each)
+            links = others
+            yield from items
         else:
-            seen.add(_identity(status))
-            yield path, _local(status)
+            yield path, take(path, status, linked=True)
 
 
 def _fault_of_link(path: str) -> str:

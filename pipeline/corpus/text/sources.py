@@ -24,6 +24,7 @@ from pipeline.corpus.text.listing import (
 from pipeline.corpus.threads import in_threads
 from pipeline.errors import CorpusError
 from pipeline.settings.corpus import CorpusSettings
+from pipeline.storage import filesystem
 
 COMPRESSIONS = {
     ".gz": "gzip",
@@ -71,7 +72,9 @@ class Source(NamedTuple):
     format: str
     compression: str
     """gzip, bz2, xz, zstd, or empty."""
-    signature: str
+    version: str
+    """The store's hash of the content, or the time of the last change."""
+    signature: str = ""
     """A hash that changes when the content changes; empty if the listing was not signed."""
 
 
@@ -138,10 +141,10 @@ def list_sources(
 
     In folders and globs, some files are left out, each with its reason: hidden and empty ones, what
     is no regular file, links that lead nowhere, in a circle or to what is read already, and under
-    `format: auto` files of unknown kind. Signing reads local files, or parts of them, so a job
-    signs once and passes the list on.
+    `format: auto` files of unknown kind.
 
     Args:
+        signed: see `sign_sources`.
         setting: names the inputs in messages.
 
     Raises:
@@ -150,32 +153,40 @@ def list_sources(
     """
     if not inputs:
         raise CorpusError(f"{setting} is empty: name files, folders, globs or URLs")
-    found: list[tuple[Source, Found, str]] = []
+    sources: list[Source] = []
     left_out: list[LeftOut] = []
     for index, text in enumerate(inputs):
-        listed = find_files(text, setting)
+        listed = find_files(text, setting, lambda path: bool(_kind(path, settings.format)[0]))
         items = [
-            (_source(index, text, listed, path, file, settings.format), path)
+            _source(index, text, listed, path, file, settings.format)
             for path, file in listed.files.items()
         ]
-        new = [item for item, _ in items if isinstance(item, LeftOut)]
+        new = [item for item in items if isinstance(item, LeftOut)]
         _check_permissions(new, setting)
         if len(new) == len(items) and not any(each.reason == EMPTY for each in new):
             raise _nothing_to_read(text, new, setting)
         left_out.extend(new)
-        found.extend((item, listed, path) for item, path in items if isinstance(item, Source))
-    total = sum(source.size for source, _, _ in found)
-    if not total:
+        sources.extend(item for item in items if isinstance(item, Source))
+    if not sources:
         raise CorpusError(f"{setting}: {', '.join(inputs)}: all {len(left_out)} files are empty")
-    sources = [source for source, _, _ in found]
-    if signed:
-        sign = functools.partial(_signature, whole=total <= HASHED_BYTES)
-        signatures = in_threads(sign, found)
-        sources = [
-            source._replace(signature=each)
-            for source, each in zip(sources, signatures, strict=True)
-        ]
-    return Listing(sources, left_out)
+    listing = Listing(sources, left_out)
+    return sign_sources(listing) if signed else listing
+
+
+def sign_sources(listing: Listing) -> Listing:
+    """The listing with the signature of each file.
+
+    This reads the files, or parts of them, so a job signs once and passes the listing on.
+
+    Raises:
+        CorpusError: a file can't be read.
+    """
+    whole = sum(source.size for source in listing) <= HASHED_BYTES
+    signatures = in_threads(functools.partial(_signature, whole=whole), listing)
+    signed = [
+        source._replace(signature=each) for source, each in zip(listing, signatures, strict=True)
+    ]
+    return Listing(signed, listing.left_out)
 
 
 def _source(
@@ -196,7 +207,8 @@ def _source(
         return LeftOut(label, EMPTY)
     if is_local(found.system) and not os.access(path, os.R_OK, effective_ids=True):
         return LeftOut(label, UNREADABLE)
-    return Source(url, label, f"{index}/{relative}", file.size, form, compression, "")
+    name = f"{index}/{relative}"
+    return Source(url, label, name, file.size, form, compression, file.version)
 
 
 def _check_permissions(left_out: Sequence[LeftOut], setting: str) -> None:
@@ -233,25 +245,24 @@ def _kind(path: str, form: str) -> tuple[str, str]:
     return form, compression
 
 
-def _signature(item: tuple[Source, Found, str], whole: bool) -> str:
+def _signature(source: Source, whole: bool) -> str:
     """Hash of the whole content; if the inputs are large, of samples and the modification time.
 
     The time alone would make a new corpus of every copy; samples alone would miss a change between
     them. So inputs that are not large have the same signature on a disk and in an object store. Of
     large ones in an object store, the listing's own hash or time is taken.
     """
-    _, found, path = item
-    size, version, _ = found.files[path]
-    local = is_local(found.system)
+    system, inner = filesystem(source.path)
+    local = is_local(system)
     if not local and not whole:
-        return f"{size} {version}"
+        return f"{source.size} {source.version}"
     digest = xxhash.xxh3_128()
-    with naming(path), open(path, "rb") if local else found.system.open(path, "rb") as file:
+    with naming(source.label), open(inner, "rb") if local else system.open(inner, "rb") as file:
         if whole:
             while data := file.read(1 << 20):
                 digest.update(data)
             return digest.hexdigest()
         for quarter in range(4):
-            file.seek(max(0, size - HASHED_SAMPLE) * quarter // 3)
+            file.seek(max(0, source.size - HASHED_SAMPLE) * quarter // 3)
             digest.update(file.read(HASHED_SAMPLE))
-    return f"{size} {version} {digest.hexdigest()}"
+    return f"{source.size} {source.version} {digest.hexdigest()}"

@@ -68,6 +68,31 @@ def test_a_start_that_is_stopped_after_any_result_goes_on(vocab, tmp_path):
     assert run(source, tmp_path / "often", vocab, **settings) == whole
 
 
+def test_the_report_of_duplicates_is_that_of_the_corpus_that_was_finished(vocab, tmp_path):
+    texts = write_texts(20)
+    source = raw.write(tmp_path / "a.jsonl", raw.jsonl([*texts, *texts[:4], texts[5] + "续完"]))
+    exact = {"dedup": {"exact_documents": True}}
+    near = {"dedup": {"near_documents": True}}
+    out, report = tmp_path / "out", tmp_path / "out" / "duplicates.jsonl"
+    run(source, tmp_path / "whole", vocab, **exact)
+    expected = (tmp_path / "whole" / "duplicates.jsonl").read_text("utf-8")
+
+    def stops_when_duplicates_are_found(job, units, workers):
+        if job.marks:
+            raise KeyboardInterrupt
+        yield from IN_PROCESS.run(job, units, workers)
+
+    executor = Executor(stops_when_duplicates_are_found, IN_PROCESS.spread)
+    for settings in (exact, near):
+        with pytest.raises(KeyboardInterrupt):
+            run(source, out, vocab, executor, **settings)
+    run(source, out, vocab, **exact)
+    assert report.read_text("utf-8") == expected
+    assert expected.count("\n") == 4
+    run(source, out, vocab)
+    assert not report.exists()
+
+
 def test_a_full_disk_is_named_and_finished_shards_are_kept(source, vocab, tmp_path, monkeypatch):
     write = shards.write_whole
 

@@ -58,6 +58,17 @@ def test_a_held_out_file_under_the_inputs_is_not_trained_on(data, name):
     assert any("named by corpus.heldout: " in line and "heldout.jsonl" in line for line in lines)
 
 
+def test_what_the_command_writes_below_its_inputs_does_not_change_how_they_are_signed(
+    data, monkeypatch
+):
+    corpus = settings_of(data, keep_rejected=str(data / "rejected"))
+    before = list_inputs(corpus)
+    size = sum(source.size for source in before.sources)
+    monkeypatch.setattr("pipeline.corpus.text.sources.HASHED_BYTES", size)
+    raw.write(data / "rejected" / "too_short" / "000000-0000.jsonl", raw.jsonl(write_texts(9)))
+    assert [*list_inputs(corpus).sources] == [*before.sources]
+
+
 def test_what_is_no_text_is_not_read(data, tmp_path):
     vocab = raw.write(data / "vocab.txt", "的\n".encode())
     words = raw.write(data / "words.txt", "新词\n".encode())

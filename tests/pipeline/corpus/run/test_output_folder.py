@@ -174,8 +174,37 @@ def test_a_file_of_others_in_the_work_folder_survives_the_end(tmp_path):
     output_folder.begin(str(tmp_path), Ledger(fingerprint="f", units=1))
     (tmp_path / "_work" / "000000-end.json").write_text("{}")
     (tmp_path / "_work" / "mine.txt").write_text("mine")
-    output_folder.remove_work(str(tmp_path))
+    output_folder.remove_work(str(tmp_path), "f")
     assert content(tmp_path) == {"_work/mine.txt": b"mine"}
+
+
+@pytest.mark.parametrize("name", ["_work/.000002-0000.json.17.tmp", "_work/000002-end.json"])
+def test_work_that_a_killed_process_left_is_deleted_by_the_next_start(
+    source, vocab, tmp_path, monkeypatch, name
+):
+    def killed(*_):
+        (tmp_path / "out" / name).write_text("half")
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    monkeypatch.setattr(output_folder, "remove_work", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(source, out, vocab)
+    monkeypatch.undo()
+    executor, redone = counting()
+    run(source, out, vocab, executor)  # it is up to date
+    assert not redone
+    assert {path.name for path in out.iterdir()} == {"manifest.json", *hashes(out)}
+
+
+def test_unfinished_work_of_another_corpus_stays_beside_one_that_is_up_to_date(
+    source, vocab, tmp_path
+):
+    out = tmp_path / "out"
+    run(source, out, vocab)
+    output_folder.begin(str(out), Ledger(fingerprint="other", units=1))
+    run(source, out, vocab)
+    assert (out / "_work" / "ledger").exists()
 
 
 def test_units_without_a_result_are_refused_and_made_by_the_same_command(

@@ -62,6 +62,10 @@ def test_links_that_lead_nowhere_or_in_a_circle_are_said(folder):
     }
 
 
+def found(text):
+    return find_files(text, "corpus.inputs", lambda path: True)
+
+
 def test_a_link_repeats_no_text(folder):
     link(folder / "a.txt", "real.txt")
     link(folder / "again", "sub")
@@ -100,6 +104,32 @@ def test_the_error_for_a_folder_without_text_says_what_is_there(tmp_path):
     os.mkfifo(tmp_path / "p.txt")
     with pytest.raises(CorpusError, match=r"(?s)no file of a known kind.*p\.txt.*a\.docx"):
         list_sources([str(tmp_path)], CorpusSettings())
+
+
+def test_a_link_is_followed_to_a_file_that_is_not_read_under_its_own_name(tmp_path):
+    """The cache of Hugging Face keeps files as blobs/HASH, and links to them with their names."""
+    root = tmp_path / "datasets--me--texts"
+    raw.write(root / "blobs" / "0a1b", raw.jsonl(["一行文字"]))
+    (root / "snapshots" / "1").mkdir(parents=True)
+    link(root / "snapshots" / "1" / "train.jsonl", "../../blobs/0a1b")
+    (root / "refs").mkdir()
+    link(root / "refs" / "main", "../snapshots/1")
+    names, left_out = listed(root, base=root)
+    assert names == ["snapshots/1/train.jsonl"]
+    assert left_out == {
+        "link to what is read under another name": ["refs/main"],
+        "unknown kind": ["blobs/0a1b"],
+    }
+    assert listed(root / "**" / "*.jsonl", base=root)[0] == names
+
+
+def test_a_link_is_followed_to_a_folder_whose_own_name_the_glob_does_not_match(tmp_path):
+    raw.write(tmp_path / "2024-01" / "a.txt", b"x")
+    raw.write(tmp_path / "newest" / "b.txt", b"x")
+    link(tmp_path / "2024-02", "newest")
+    names, left_out = listed(tmp_path / "2024*" / "*.txt", base=tmp_path)
+    assert names == ["2024-01/a.txt", "2024-02/b.txt"]
+    assert left_out == {}
 
 
 NAMES = ["第一 批[新].txt", "a*b.txt", "c?.txt", "[x].txt", "d::e.txt", "f#g%20.txt", "{h}.txt"]
@@ -175,11 +205,11 @@ def test_brackets_of_a_folder_that_exists_are_no_pattern(tmp_path):
     folder = tmp_path / "批[新]*"
     raw.write(folder / "a.jsonl", b"{}\n")
     raw.write(folder / "deep" / "b.jsonl", b"{}\n")
-    assert list(find_files(str(folder / "*.jsonl")).files) == [str(folder / "a.jsonl")]
-    assert list(find_files(str(folder / "d[e]*" / "?.jsonl")).files) == [
+    assert list(found(str(folder / "*.jsonl")).files) == [str(folder / "a.jsonl")]
+    assert list(found(str(folder / "d[e]*" / "?.jsonl")).files) == [
         str(folder / "deep" / "b.jsonl")
     ]
-    assert len(find_files(str(folder / "**" / "*.jsonl")).files) == 2
+    assert len(found(str(folder / "**" / "*.jsonl")).files) == 2
 
 
 def test_a_glob_that_matches_nothing_says_so(tmp_path):
@@ -187,4 +217,4 @@ def test_a_glob_that_matches_nothing_says_so(tmp_path):
     with pytest.raises(CorpusError, match=r"\*\.jsonl: no file matches$"):
         list_sources(settings.inputs, settings)
     with pytest.raises(CorpusError, match="no such file, folder or glob"):
-        find_files(str(tmp_path / "none" / "*.jsonl"))
+        found(str(tmp_path / "none" / "*.jsonl"))
