@@ -25,6 +25,7 @@ from pipeline.paths import RunPaths
 from pipeline.settings.config import Config, flatten
 from pipeline.settings.config_file import with_changes
 from pipeline.settings.corpus import CorpusSettings
+from pipeline.storage import write_whole
 from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.faults import lock
@@ -294,6 +295,10 @@ def _write(folder: Path, config: Config, rows: list[Row]) -> list[Path]:
     markdown = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     files = [folder / "ablation.json", folder / "ablation.md"]
     records = [row._asdict() for row in rows]
-    files[0].write_text(json.dumps(records, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    files[1].write_text(f"# {config.run.name}\n\n{markdown}\n", "utf-8")
+    texts = (
+        json.dumps(records, indent=2, ensure_ascii=False) + "\n",
+        f"# {config.run.name}\n\n{markdown}\n",
+    )
+    for file, text in zip(files, texts, strict=True):
+        write_whole(str(file), text.encode())
     return files
