@@ -10,6 +10,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from ray.autoscaler._private.aws.config import _configure_from_network_interfaces
 from ray.autoscaler._private.util import (
     fillout_defaults,
     hash_runtime_conf,
@@ -59,6 +60,19 @@ def test_ray_up(path, tmp_path, monkeypatch):
         assert kinds["gpu"]["min_workers"] == 0 < kinds["gpu"]["max_workers"]
         assert any("/shared" in line for line in config["initialization_commands"])
     assert "--volume=/shared:/shared" in config["docker"]["run_options"]
+
+
+def test_aws_gives_the_gpu_nodes_the_device_that_their_container_asks_for():
+    """Docker starts no container whose device is missing; EC2 attaches EFA only at the start."""
+    config = yaml.safe_load((CLUSTER / "ray_up/aws.yaml").read_text("utf-8"))
+    kinds = config["available_node_types"]
+    assert "--device=/dev/infiniband" in kinds["gpu"]["docker"]["worker_run_options"]
+    cards = kinds["gpu"]["node_config"]["NetworkInterfaces"]
+    assert [card["InterfaceType"] for card in cards] == ["efa"] * 4
+    assert [card["NetworkCardIndex"] for card in cards] == [0, 1, 2, 3]
+    resolved = _configure_from_network_interfaces(config)["available_node_types"]
+    groups = [set(kind["node_config"]["SecurityGroupIds"]) for kind in resolved.values()]
+    assert groups == [{"SECURITY_GROUP"}] * 3  # within which the head reaches all nodes
 
 
 @pytest.mark.parametrize("path", KUBERNETES, ids=lambda path: path.stem)
