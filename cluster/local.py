@@ -151,7 +151,7 @@ def pids(folder: Path) -> list[int]:
     """Process ids that the last start noted."""
     try:
         return json.loads((folder / NODES).read_text("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # the start was killed while it wrote them
         return []
 
 

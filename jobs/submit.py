@@ -69,15 +69,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         client = _connect(chosen.address)
         name = submission.submit(client, job)
+        there = f"--address {chosen.address} {name}"
         print(f"{name} is submitted to {chosen.address}")
+        print(
+            f"follow it by: ray job logs -f {there}\nstop it by: ray job stop {there}", flush=True
+        )
         if chosen.follow:
             asyncio.run(submission.follow(client, name, partial(print, end="", flush=True)))
-        else:
-            there = f"--address {chosen.address} {name}"
-            print(f"follow it by: ray job logs -f {there}\nstop it by: ray job stop {there}")
     except NezhaError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
+    except KeyboardInterrupt:
+        print("interrupted; a job that was submitted goes on", file=sys.stderr)
+        return 130
     return 0
 
 

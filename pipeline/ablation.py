@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 
 from pipeline import preflight, sample, stages
 from pipeline.corpus.run.inputs import list_inputs
-from pipeline.errors import ConfigError, TrainingError
+from pipeline.errors import ConfigError, Interrupted, TrainingError
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config, flatten
 from pipeline.settings.config_file import with_changes
 from pipeline.settings.corpus import CorpusSettings
+from pipeline.storage import write_whole
 from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.faults import lock
@@ -120,30 +121,40 @@ def run(config: Config, progress: stages.Progress) -> list[Row]:
         ConfigError: settings that cannot work, or a finished run was made with other ones.
         NezhaError: what a stage raised.
     """
-    folder = RunPaths.of(config).run
-    with lock.hold(folder, progress.say):
+    with lock.hold(RunPaths.of(config).run, progress.say):
         _prepare(config, progress)
         parent = _start(config)
-        planned = cells(config, parent or "")
-        for cell in planned:
-            preflight.check(cell.config)
-        failed: dict[str, list[str]] = {}
-        for number, cell in enumerate(planned, 1):
-            if is_finished(cell.config):
-                continue
-            progress.say(f"run {number} of {len(planned)}: {cell.config.run.name}")
-            try:
-                stages.run_all(cell.config, progress)
-            except TrainingError as error:
-                progress.say(str(error))
-                failed.setdefault(cell.variant, []).append(f"seed {cell.seed}: {error}")
-        rows = [
-            _row(name, [each for each in planned if each.variant == name], failed.get(name, []))
-            for name in config.ablate.variants
-        ]
-        files = _write(folder, config, rows)
-        if parent:
-            tracking.finish_run(config, parent, artifacts=files)
+        try:
+            return _train_and_compare(config, parent, progress)
+        except BaseException as error:
+            if parent:
+                asked = isinstance(error, Interrupted | KeyboardInterrupt)
+                tracking.finish_run(config, parent, "KILLED" if asked else "FAILED")
+            raise
+
+
+def _train_and_compare(config: Config, parent: str | None, progress: stages.Progress) -> list[Row]:
+    """Train the runs that are not finished, nested in an MLflow run, and write the table."""
+    planned = cells(config, parent or "")
+    for cell in planned:
+        preflight.check(cell.config)
+    failed: dict[str, list[str]] = {}
+    for number, cell in enumerate(planned, 1):
+        if is_finished(cell.config):
+            continue
+        progress.say(f"run {number} of {len(planned)}: {cell.config.run.name}")
+        try:
+            stages.run_all(cell.config, progress)
+        except TrainingError as error:
+            progress.say(str(error))
+            failed.setdefault(cell.variant, []).append(f"seed {cell.seed}: {error}")
+    rows = [
+        _row(name, [each for each in planned if each.variant == name], failed.get(name, []))
+        for name in config.ablate.variants
+    ]
+    files = _write(RunPaths.of(config).run, config, rows)
+    if parent:
+        tracking.finish_run(config, parent, artifacts=files)
     return rows
 
 
@@ -294,6 +305,10 @@ def _write(folder: Path, config: Config, rows: list[Row]) -> list[Path]:
     markdown = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     files = [folder / "ablation.json", folder / "ablation.md"]
     records = [row._asdict() for row in rows]
-    files[0].write_text(json.dumps(records, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    files[1].write_text(f"# {config.run.name}\n\n{markdown}\n", "utf-8")
+    texts = (
+        json.dumps(records, indent=2, ensure_ascii=False) + "\n",
+        f"# {config.run.name}\n\n{markdown}\n",
+    )
+    for file, text in zip(files, texts, strict=True):
+        write_whole(str(file), text.encode())
     return files

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
@@ -20,6 +23,26 @@ def extend(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
         if file.tell() and _last_byte(path) != b"\n":
             lines = "\n" + lines  # a crash or a full disk has cut the line before it
         file.write(lines.encode())
+
+
+class Appender:
+    """Adds records to a file; those that the storage does not take are kept for the next call."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._kept: list[Mapping[str, Any]] = []
+
+    def add(self, records: Iterable[Mapping[str, Any]] = ()) -> None:
+        """Write what was kept, and these records."""
+        self._kept.extend(records)
+        if not self._kept:
+            return
+        try:
+            extend(self._path, self._kept)
+        except OSError as error:
+            logger.warning("%s: %d records not written yet: %s", self._path, len(self._kept), error)
+        else:
+            self._kept.clear()
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -121,10 +121,10 @@ def submit(client: JobSubmissionClient, job: Submission) -> str:
         number = _number(each.submission_id, job.name)
         last = max(last, number)
         if number and not JobStatus(each.status).is_terminal():
+            there = f"--address {client.get_address()} {each.submission_id}"
             raise ConfigError(
                 f"{each.submission_id} has not ended ({each.status}); follow it by "
-                f"`ray job logs -f {each.submission_id}`, or end it by "
-                f"`ray job stop {each.submission_id}`"
+                f"`ray job logs -f {there}`, or end it by `ray job stop {there}`"
             )
     attempts = Retrying(
         retry=retry_if_exception_message(match=r"(?s).*No available agent.*"),
@@ -147,12 +147,20 @@ async def follow(client: JobSubmissionClient, name: str, show: Callable[[str], N
 
     Raises:
         TrainingError: the job failed or was stopped.
+        ConfigError: the cluster does not answer any more; the job is not affected.
     """
-    async for text in client.tail_job_logs(name):
-        show(text)
-    status = client.get_job_status(name)
-    if status != JobStatus.SUCCEEDED:
-        raise TrainingError(f"{name}: {status}: {client.get_job_info(name).message}")
+    again = f"follow it again by `ray job logs -f --address {client.get_address()} {name}`"
+    try:
+        async for text in client.tail_job_logs(name):
+            show(text)
+        info = client.get_job_info(name)
+    except (RuntimeError, OSError) as error:
+        lost = f"{name}: the connection to the cluster is lost: {error}"
+        raise ConfigError(f"{lost}; the job may go on; {again}") from error
+    if not info.status.is_terminal():
+        raise ConfigError(f"{name} has not ended ({info.status}), but its log has; {again}")
+    if info.status != JobStatus.SUCCEEDED:
+        raise TrainingError(f"{name}: {info.status}: {info.message}")
 
 
 def verbs_of(root: Path) -> Iterator[str]:

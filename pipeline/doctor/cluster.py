@@ -128,12 +128,12 @@ def bandwidth(gpus: bool) -> tuple[float, int]:
     if size < 2:
         return 0.0, size
     first = places[0]["NodeID"]
-    address, port = ray.get(_on(first, _address).remote())
-    tasks = [
-        _on(node["NodeID"], _all_reduce, gpus).remote(rank, size, address, port, gpus)
-        for rank, node in enumerate(places)
-    ]
     try:
+        address, port = ray.get(_on(first, _address).remote(), timeout=START_SECONDS + NODE_SECONDS)
+        tasks = [
+            _on(node["NodeID"], _all_reduce, gpus).remote(rank, size, address, port, gpus)
+            for rank, node in enumerate(places)
+        ]
         seconds = max(ray.get(tasks, timeout=START_SECONDS + TOGETHER_SECONDS))
     except ray.exceptions.RayError as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -158,11 +158,13 @@ def _name(node: dict[str, Any]) -> str:
 
 
 def _on(node: str, function: Any, gpu: bool = False) -> Any:
-    """The function as a task on a node, which may be full: it takes no CPU."""
+    """The function as a task on a node, which may be full: it takes no CPU.
+
+    Its process ends after it: an idle one would keep what torch holds of each GPU that it used.
+    """
     there = NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.remote(num_cpus=0, num_gpus=int(gpu), max_retries=0, scheduling_strategy=there)(
-        function
-    )
+    options = {"num_cpus": 0, "num_gpus": int(gpu), "scheduling_strategy": there}
+    return ray.remote(max_calls=1, max_retries=0, **options)(function)
 
 
 def _address() -> tuple[str, int]:

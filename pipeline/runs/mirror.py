@@ -163,7 +163,8 @@ class Mirror:
         self._sent[name] = (stamp, _stamp(self.system.info(self._at(name))))
 
     def _delete(self, name: str) -> None:
-        self.delete(name)
+        with suppress(FileNotFoundError):  # of a deletion whose answer was lost
+            self.delete(name)
         del self._sent[name]
 
     def _at(self, name: str) -> str:
@@ -264,10 +265,13 @@ def _lock(mirror: Mirror, say: Callable[[str], None]) -> Iterator[threading.Even
         _wait_until_gone(holder, mirror.url, say)
         write(0)
 
+    def confirm() -> None:
+        if holder().get("token") != own["token"]:
+            raise ConfigError(f"{mirror.url}: another command has just begun to work on this run")
+
     _retry(acquire, "cannot be used", mirror.url, CONTACT_SECONDS)
     time.sleep(SETTLE_SECONDS)
-    if holder().get("token") != own["token"]:
-        raise ConfigError(f"{mirror.url}: another command has just begun to work on this run")
+    _retry(confirm, "cannot be used", mirror.url, CONTACT_SECONDS)
 
     def beat() -> None:
         try:

@@ -25,7 +25,7 @@ from pipeline.settings.config import Config
 from pipeline.settings.config_file import dump_yaml
 from pipeline.training import batch_split, engine, starting_point
 from pipeline.training.checkpoints import files, ranks, state
-from pipeline.training.checkpoints.writer import Writer
+from pipeline.training.checkpoints.writer import Writer, longest_seconds
 from pipeline.training.evaluation import evaluate
 from pipeline.training.faults import divergence, events, failures, memory
 from pipeline.training.faults.hang import Watchdog
@@ -152,7 +152,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
     recent = [record["loss"] for record in history.read(paths.run) if "loss" in record]
     guard = divergence.DivergenceGuard(config.faults, recent)
     watchdog = Watchdog(paths.run, rank, config.faults.hang_seconds)
-    writing_seconds = 2 * retry_seconds  # a rank's file, then the commit
+    writing_seconds = longest_seconds(config.train)
     evaluating = (paths.heldout / MANIFEST).exists()
     peak = flops.peak_of(device, precision, config.engine.peak_tflops)
     interval = Interval(device, flops.Speed(shape, world_size, peak))
@@ -240,7 +240,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
                 context.report(scores, folder)
                 if warned:
                     rescued = True
-                    writer.wait()
+                    writer.wait(final=stopping or step == steps)
                     if rank == 0 and (folder / files.COMPLETE).exists():  # else `wait` told why
                         text = f"a node will be taken away; {folder.name} was written before"
                         events.record(paths.run, "preempted", text, step=step)
@@ -253,6 +253,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
         writer.wait(final=True)
         steps_log.lap("checkpoint")
     finally:
+        watchdog.beat(writing_seconds)
         writer.close()
         watchdog.close()
         steps_log.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from ray.autoscaler._private.aws.config import _configure_from_network_interfaces
 from ray.autoscaler._private.util import (
     fillout_defaults,
     hash_runtime_conf,
@@ -59,6 +60,19 @@ def test_ray_up(path, tmp_path, monkeypatch):
         assert kinds["gpu"]["min_workers"] == 0 < kinds["gpu"]["max_workers"]
         assert any("/shared" in line for line in config["initialization_commands"])
     assert "--volume=/shared:/shared" in config["docker"]["run_options"]
+
+
+def test_aws_gives_the_gpu_nodes_the_device_that_their_container_asks_for():
+    """Docker starts no container whose device is missing; EC2 attaches EFA only at the start."""
+    config = yaml.safe_load((CLUSTER / "ray_up/aws.yaml").read_text("utf-8"))
+    kinds = config["available_node_types"]
+    assert "--device=/dev/infiniband" in kinds["gpu"]["docker"]["worker_run_options"]
+    cards = kinds["gpu"]["node_config"]["NetworkInterfaces"]
+    assert [card["InterfaceType"] for card in cards] == ["efa"] * 4
+    assert [card["NetworkCardIndex"] for card in cards] == [0, 1, 2, 3]
+    resolved = _configure_from_network_interfaces(config)["available_node_types"]
+    groups = [set(kind["node_config"]["SecurityGroupIds"]) for kind in resolved.values()]
+    assert groups == [{"SECURITY_GROUP"}] * 3  # within which the head reaches all nodes
 
 
 @pytest.mark.parametrize("path", KUBERNETES, ids=lambda path: path.stem)
@@ -146,10 +160,9 @@ STUBS = {
 }
 
 
-@pytest.mark.parametrize("result", ["0", "75", "2"])
-def test_slurm_starts_ray_on_all_nodes_and_the_command_on_the_first(tmp_path, result):
-    """With stand-ins for the commands of Slurm and for Ray."""
-    for name, text in STUBS.items():
+def run_slurm(tmp_path, result, **stubs):
+    """Run the batch script with stand-ins for the commands of Slurm and for Ray."""
+    for name, text in (STUBS | stubs).items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
     (tmp_path / ".ray").mkdir()
@@ -158,12 +171,17 @@ def test_slurm_starts_ray_on_all_nodes_and_the_command_on_the_first(tmp_path, re
     slurm |= {"GPUS_PER_NODE": "a100:8", "CPUS_PER_TASK": "64"}
     environment = {f"SLURM_{name}": value for name, value in slurm.items()}
     environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
-    done = subprocess.run(
+    return subprocess.run(
         ["bash", CLUSTER / "slurm.sbatch", "jobs/configs/nezha_base.yaml", "run.storage=/shared"],
         env=environment | {"RESULT": result},
         capture_output=True,
         text=True,
     )
+
+
+@pytest.mark.parametrize("result", ["0", "75", "2"])
+def test_slurm_starts_ray_on_all_nodes_and_the_command_on_the_first(tmp_path, result):
+    done = run_slurm(tmp_path, result)
     assert done.returncode == int(result), done.stderr
     line, *rest = done.stdout.splitlines()
     start, command = line.split(" -- ")
@@ -174,6 +192,19 @@ def test_slurm_starts_ray_on_all_nodes_and_the_command_on_the_first(tmp_path, re
     config = load_config(ROOT / words[6], words[7:])
     assert (config.scaling.workers, config.scaling.gpus_per_worker) == (16, 1)
     assert rest == (["scontrol requeue 20042"] if result == "75" else [])
+
+
+def test_slurm_gives_the_processes_of_a_node_all_its_cpus(tmp_path):
+    """Slurm's srun takes --cpus-per-task from its own words alone."""
+    done = run_slurm(tmp_path, "0", srun='echo "srun $*" >&2; ' + STUBS["srun"])
+    (start,) = [line for line in done.stderr.splitlines() if "ray symmetric-run" in line]
+    assert "--cpus-per-task=64" in start.split(" ray ")[0]
+
+
+def test_slurm_queues_the_job_again_where_the_signal_finds_no_command(tmp_path):
+    ray = 'kill -TERM "$PPID"; sleep 1; exit 75'
+    done = run_slurm(tmp_path, "75", ray=ray, pkill="exit 1")
+    assert (done.returncode, done.stdout) == (75, "scontrol requeue 20042\n")
 
 
 def test_slurm_without_a_token_is_refused(tmp_path):

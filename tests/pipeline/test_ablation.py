@@ -79,6 +79,21 @@ def test_an_ablation_goes_on_where_it_was_stopped_and_compares_by_seed(config, m
         ablation.run(changed, Lines())
 
 
+@pytest.mark.parametrize(
+    ("error", "status"), [(KeyboardInterrupt, "KILLED"), (ConfigError, "FAILED")]
+)
+def test_an_ablation_that_ends_early_does_not_look_as_if_it_ran(config, monkeypatch, error, status):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(ray_train, "fit", fail)
+    with pytest.raises(error):
+        ablation.run(config, Lines())
+    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    parent = client.get_run(tracking.noted_run(RunPaths.of(config).run))
+    assert parent.info.status == status
+
+
 @pytest.mark.long
 def test_a_run_that_fails_is_told_and_the_others_go_on(config, monkeypatch):
     fit = ray_train.fit

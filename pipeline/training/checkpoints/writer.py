@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,14 @@ from pipeline.settings.training import TrainSettings
 from pipeline.training.checkpoints import files, state, tensors
 from pipeline.training.checkpoints.ranks import attempt, retried
 
+MEETING_SECONDS = 1800.0
+"""How long ranks wait for each other when the storage holds up none of them."""
+
+
+def longest_seconds(train: TrainSettings) -> float:
+    """How long the storage may hold up a checkpoint: the file of a rank, then its completion."""
+    return 2 * train.checkpoint_retry_seconds
+
 
 class Writer:
     """Every rank has one, in the same process group, and calls the same methods.
@@ -37,7 +46,8 @@ class Writer:
 
     def __init__(self, folder: Path, settings: TrainSettings, tell: Callable[[str], None]) -> None:
         self._folder, self._settings, self._tell = folder, settings, tell
-        self._group = dist.new_group(backend="gloo")
+        limit = timedelta(seconds=MEETING_SECONDS + longest_seconds(settings))
+        self._group = dist.new_group(backend="gloo", timeout=limit)
         self._copy = state.HostCopy()
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None

@@ -7,7 +7,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from pipeline.background import repeated
 from pipeline.cluster import ray_cluster as cluster
 from pipeline.doctor import cluster as doctor
 from pipeline.errors import NezhaError, TrainingError
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.training import batch_split
+from pipeline.training.checkpoints.writer import longest_seconds
 from pipeline.training.faults import events, hang, stop
-from pipeline.training.faults.failures import Judge, hung_ranks, original, workers
+from pipeline.training.faults.failures import Judge, Worker, hung_ranks, original, workers
 from pipeline.training.launch import worker_logs
 from pipeline.training.launch.ray_metrics import RunMetrics
 from pipeline.training.launch.rendezvous import NodeTorchConfig
@@ -98,11 +101,12 @@ def fit(
     step_log.begin(paths.run)
     # Ray's own limit for a worker that does not answer must not come before ours, which writes
     # stacks first.
-    os.environ[HEALTH_CHECK] = str(2 * config.faults.hang_seconds + 60)
+    limit = 2 * config.faults.hang_seconds + longest_seconds(config.train) + 60
+    os.environ[HEALTH_CHECK] = str(limit)
     start_time = time.time()
     printer = _ProgressPrinter(paths.run, config, show, say)
     try:
-        with printer, stop.on_signals(paths.run, say) as asked:
+        with printer.running(), stop.on_signals(paths.run, say) as asked:
             state = _in_thread(trainer.fit).return_value
     finally:
         worker_logs.collect(f"{config.run.storage}/{config.run.name}", start_time, say)
@@ -153,15 +157,18 @@ class _Failures(UserCallback):
 
     def __init__(self, config: Config) -> None:
         self._judge, self._run = Judge(config), RunPaths.of(config).run
-        self._preempted: set[int] = set()
+        self._preempted: set[Worker | None] = set()
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         if lost := {rank for rank, error in worker_exceptions.items() if _is_preempted(error)}:
             # Ray asks again and again until the node is gone, and counts these failures apart.
-            if not lost <= self._preempted:
+            # After a restart, the same rank is another process.
+            found = workers(self._run)
+            gone = {found.get(rank) for rank in lost}
+            if not gone <= self._preempted:
                 text = f"the nodes of workers {sorted(lost)} were taken away; the workers restart"
                 events.record(self._run, "restart", text)
-            self._preempted = lost
+            self._preempted = gone
             return
         hung = hung_ranks(self._run, worker_exceptions)
         error = self._judge.decide(worker_exceptions)
@@ -222,22 +229,24 @@ class _ProgressPrinter:
         self._shown, self._events = len(records), len(events.read(folder))
         last = int(max((record["step"] for record in records), default=0))
         self._metrics = RunMetrics(config.run.name, last)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._poll, name="progress", daemon=True)
 
-    def __enter__(self) -> None:
-        self._thread.start()
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Show what is new every POLL_SECONDS, and at the end."""
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._show_new()
+        def show() -> None:
+            with suppress(
+                OSError
+            ):  # the storage may come back; the next call shows all that is new
+                self.show_new()
 
-    def _poll(self) -> None:
-        while not self._stop.wait(POLL_SECONDS):
-            self._show_new()
+        try:
+            with repeated(show, POLL_SECONDS, "progress"):
+                yield
+        finally:
+            show()
 
-    def _show_new(self) -> None:
+    def show_new(self) -> None:
         """Show what is new, and say once that nothing has been for a while."""
         records = history.read(self._folder)
         # A resumed worker rewinds the history to its checkpoint.

@@ -35,31 +35,34 @@ class Recorder:
     """Rank 0 writes to the run's own file and to MLflow (URI, run id); other ranks write nothing.
 
     A run that continues from `step` first deletes its later records, and sends MLflow those of the
-    earlier ones that it missed.
+    earlier ones that it missed. A storage that is full or does not answer for a while, which a
+    checkpoint waits for beside the training, does not end the training here either.
     """
 
     def __init__(
         self, rank: int, folder: Path, step: int, tracking: tuple[str, str] | None
     ) -> None:
-        self._folder = folder if rank == 0 else None
+        self._file = journal.Appender(folder / FILE) if rank == 0 else None
         self._sender: Any = None
-        if self._folder:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            rewind(self._folder, step)
+        if self._file:
+            folder.mkdir(parents=True, exist_ok=True)
+            rewind(folder, step)
             if tracking:
                 # A run without tracking, on one machine, does not need MLflow installed.
                 from pipeline.tracking.metric_sender import MetricSender
 
                 self._sender = MetricSender(*tracking)
-                send_all(self._folder, self._sender)
+                send_all(folder, self._sender)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        if self._folder:
-            journal.append(self._folder / FILE, {"step": step, **values})
+        if self._file:
+            self._file.add([{"step": step, **values}])
         if self._sender:
             self._sender.log(step, values)
 
     def close(self) -> None:
+        if self._file:
+            self._file.add()
         if self._sender:
             self._sender.close()
 

@@ -6,7 +6,6 @@ report are made from it.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,8 +21,6 @@ FILE = "steps.jsonl"
 FLUSH_SECONDS = 2.0
 """Longest time for which lines are kept in memory."""
 
-logger = logging.getLogger(__name__)
-
 
 class StepLog:
     """Collects lines, and writes them every few seconds and before each checkpoint.
@@ -34,7 +31,7 @@ class StepLog:
     """
 
     def __init__(self, run: Path, attempt: int | None) -> None:
-        self._path = run / FILE if attempt else None
+        self._file = journal.Appender(run / FILE) if attempt else None
         self._attempt = attempt
         self._lines: list[dict[str, Any]] = []
         self._seconds: dict[str, float] = {}
@@ -64,12 +61,8 @@ class StepLog:
     def flush(self) -> None:
         """Write what is held; a step must be on record before a checkpoint contains it."""
         self._flushed = time.monotonic()
-        if self._path and self._lines:
-            try:
-                journal.extend(self._path, self._lines)
-            except OSError as error:
-                logger.warning("the record of steps could not be written yet: %s", error)
-                return  # the lines are kept, and the storage may come back
+        if self._file:
+            self._file.add(self._lines)
         self._lines.clear()
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """What is submitted to a cluster, and under which name."""
 
+import asyncio
 import json
 import shlex
 import shutil
@@ -11,7 +12,7 @@ from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
 from ray.job_submission import JobStatus
 
 from pipeline.cluster import submission
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, TrainingError
 
 ROOT = Path(__file__).parents[3]
 DEMO = "jobs/configs/demo.yaml"
@@ -81,6 +82,9 @@ class Client:
     def __init__(self, jobs):
         self.jobs = jobs
 
+    def get_address(self):
+        return "http://head:8265"
+
     def list_jobs(self):
         return [SimpleNamespace(submission_id=k, status=v) for k, v in self.jobs.items()]
 
@@ -94,9 +98,34 @@ def test_the_same_line_again_has_the_next_number_once_the_last_has_ended(monkeyp
     monkeypatch.chdir(ROOT)
     client, job = Client({"demo-prepare-export": JobStatus.RUNNING}), plan(*SHARED)
     assert submission.submit(client, job) == "demo-prepare"
-    with pytest.raises(ConfigError, match="demo-prepare has not ended"):
+    with pytest.raises(ConfigError, match="logs -f --address http://head:8265 demo-prepare`"):
         submission.submit(client, job)
     client.jobs["demo-prepare"] = JobStatus.FAILED
     assert submission.submit(client, job) == "demo-prepare-2"
     client.jobs = {"demo-prepare-2": JobStatus.SUCCEEDED}  # the first one was deleted
     assert submission.submit(client, job) == "demo-prepare-3"
+
+
+@pytest.mark.parametrize(
+    ("status", "broken", "told"),
+    [
+        (JobStatus.FAILED, False, "job: FAILED: exit code 2"),
+        (JobStatus.RUNNING, False, "job has not ended .RUNNING.*follow it again by `ray job logs"),
+        (JobStatus.RUNNING, True, "the connection to the cluster is lost: closed.*the job may go"),
+    ],
+)
+def test_a_log_that_breaks_off_is_no_failure_of_the_job(status, broken, told):
+    class Cluster(Client):
+        async def tail_job_logs(self, _):
+            yield "step 1"
+            if broken:
+                raise RuntimeError("closed")
+
+        def get_job_info(self, _):
+            return SimpleNamespace(status=status, message="exit code 2")
+
+    shown = []
+    error = TrainingError if status == JobStatus.FAILED else ConfigError
+    with pytest.raises(error, match=told):
+        asyncio.run(submission.follow(Cluster({}), "job", shown.append))
+    assert shown == ["step 1"]

@@ -1,6 +1,11 @@
 """The nodes of a real cluster are examined, each alone and together."""
 
+import os
+import time
+
+import psutil
 import pytest
+import ray
 
 from pipeline.doctor import cluster as doctor
 from pipeline.errors import ConfigError
@@ -32,6 +37,24 @@ def test_nodes_alone_and_together(two_nodes, tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "NODE_SECONDS", 0)
     with pytest.raises(ConfigError, match=r"/\w{6}: does not answer"):
         doctor.refuse_bad_nodes(config)
+
+
+def test_the_process_of_an_examination_ends(ray_cluster):
+    """It sees all GPUs, and torch keeps memory of each that it used for as long as it lives."""
+    node = doctor.alive()[0]["NodeID"]
+    pid = ray.get(doctor._on(node, lambda: os.getpid()).remote())
+    deadline = time.monotonic() + 20
+    while psutil.pid_exists(pid) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not psutil.pid_exists(pid)
+
+
+def test_nodes_that_give_no_address_in_time_are_told(two_nodes, monkeypatch):
+    monkeypatch.setattr(doctor, "_address", lambda: time.sleep(60))
+    monkeypatch.setattr(doctor, "START_SECONDS", 0)
+    monkeypatch.setattr(doctor, "NODE_SECONDS", 1)
+    with pytest.raises(ConfigError, match="2 processes on 2 nodes do not reach each other"):
+        doctor.bandwidth(gpus=False)
 
 
 def test_a_node_whose_examination_fails_tells_why(ray_cluster, tmp_path, monkeypatch):

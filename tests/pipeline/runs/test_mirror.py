@@ -143,6 +143,34 @@ def test_what_an_interrupted_upload_left_is_not_restored_but_removed(tmp_path, u
     assert stored(url) == ["holder"]
 
 
+def test_what_was_deleted_already_does_not_stop_the_uploads(tmp_path, url):
+    """As after a deletion that reached the store, but whose answer was lost."""
+    one = Mirror(tmp_path / "one", url)
+    one.pull()
+    write(one.folder, "old")
+    one.push()
+    one.delete("old")
+    (one.folder / "old").unlink()
+    write(one.folder, "new")
+    one.push()
+    assert stored(url) == ["holder", "new"]
+
+
+def test_a_store_that_fails_for_a_moment_does_not_end_a_start(tmp_path, url, monkeypatch):
+    monkeypatch.setattr(mirror, "SETTLE_SECONDS", 0.01)
+    read, answers = Mirror.read, iter([True, False])  # the second time: whose lock it is now
+
+    def fail_once(self, name):
+        if name == mirror.LOCK and not next(answers, True):
+            raise OSError("no answer")
+        return read(self, name)
+
+    monkeypatch.setattr(Mirror, "read", fail_once)
+    with mirror.held(configure(url.removesuffix("/a"), f"run.scratch={tmp_path}"), print):
+        pass
+    assert stored(url) == ["holder"]
+
+
 def configure(storage, *overrides):
     return load_config(None, [f"run.storage={storage}", "run.name=a", *overrides])
 

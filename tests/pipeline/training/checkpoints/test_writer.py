@@ -110,6 +110,16 @@ def refuse(broken, times=10**6):
     return refusals
 
 
+def test_ranks_wait_for_each_other_as_long_as_the_storage_may_take(tmp_path, monkeypatch):
+    """By default, gloo gives up after half an hour."""
+    limits = []
+    monkeypatch.setattr(
+        torch.distributed, "new_group", lambda timeout, **_: limits.append(timeout.total_seconds())
+    )
+    Writer(tmp_path, TrainSettings(checkpoint_retry_seconds=3600), print)
+    assert limits[0] > 2 * 3600
+
+
 def test_training_may_go_on_without_a_checkpoint_but_not_end_so(tmp_path):
     for told in spawn.run(2, go_on, tmp_path):
         assert [line.split(":")[0] for line in told] in (

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline import journal
-from pipeline.errors import Interrupted
+from pipeline.errors import CheckpointError, Interrupted
 from pipeline.paths import RunPaths
 from pipeline.training import loop
 from pipeline.training.checkpoints import files, tensors
@@ -210,6 +210,10 @@ def test_a_checkpoint_that_a_preemption_could_not_get_is_not_told_as_written(tmp
     config = settings(tmp_path, "full", *patience)
     assert loop.train(config, noticed(lambda *_: None))["step"] == 12
     assert kinds(config) == ["storage"]
+    # As the last checkpoint of a run, it is also the result.
+    config = settings(tmp_path, "end", "train.steps=4", *patience)
+    with pytest.raises(CheckpointError, match="No space left"):
+        loop.train(config, noticed(lambda *_: None))
 
 
 def test_a_restart_by_torchrun_is_no_time_between_commands(tmp_path, monkeypatch):
@@ -234,5 +238,13 @@ def test_the_time_to_repeat_a_checkpoint_is_no_hang(tmp_path, monkeypatch):
     config = settings(tmp_path, "patient", "train.steps=6", *patience)
     context = noticed(lambda *_: None)._replace(preempted=lambda: False)
     loop.train(config, context)
-    # When the only checkpoint is begun, and when it is awaited at the end.
-    assert [seconds for seconds in limits if seconds != 60] == [60 + 2 * 100] * 2
+    # When the only checkpoint is begun, when it is awaited, and when the worker ends.
+    assert [seconds for seconds in limits if seconds != 60] == [60 + 2 * 100] * 3
+
+    def fail(*_):
+        raise RuntimeError("another rank is gone")
+
+    config = settings(tmp_path, "failed", "train.steps=6", *patience)
+    with pytest.raises(RuntimeError, match="is gone"):
+        loop.train(config, context._replace(report=fail))
+    assert limits[-1] == 60 + 2 * 100  # the checkpoint that was begun is still completed

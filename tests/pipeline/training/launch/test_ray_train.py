@@ -1,11 +1,15 @@
 """The loop under Ray Train with two workers."""
 
+import time
+from types import SimpleNamespace
+
 import pytest
 
 from pipeline.errors import ConfigError, NezhaError
 from pipeline.paths import RunPaths
 from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files as checkpoints
+from pipeline.training.faults import events, failures
 from pipeline.training.launch import ray_train
 from tests.pipeline.training.test_loop import losses, settings
 
@@ -42,3 +46,38 @@ def test_a_cluster_too_small_is_refused_at_once(ray_cluster, tmp_path):
     config = settings(tmp_path, "large", "scaling.workers=64", "train.global_batch=512")
     with pytest.raises(ConfigError, match="need 64 CPUs and the cluster has 4"):
         ray_train.fit(config, None, lambda _: None, lambda _: None)
+
+
+def test_each_preemption_is_on_record_once(tmp_path):
+    """Ray tells of a node again and again until it is gone; later, another node may be taken."""
+    config = settings(tmp_path, "spot")
+    run = RunPaths.of(config).run
+    callback = ray_train._Failures(config)
+    lost = {1: SimpleNamespace(preempted=True)}
+    for pid in (11, 11, 12):
+        failures.write_workers(run, [failures.Worker("a", 1), failures.Worker("b", pid)])
+        callback.after_exception(None, lost)
+    told = [event["text"] for event in events.read(run)]
+    assert told == ["the nodes of workers [1] were taken away; the workers restart"] * 2
+
+
+def test_progress_is_shown_again_when_the_storage_comes_back(tmp_path, monkeypatch):
+    config, said = settings(tmp_path, "away"), []
+    run, read = RunPaths.of(config).run, events.read
+    monkeypatch.setattr(ray_train, "POLL_SECONDS", 0.01)
+    failing = iter([OSError(5, "Input/output error")] * 2)
+
+    def fail_twice(folder):
+        if error := next(failing, None):
+            raise error
+        return read(folder)
+
+    monkeypatch.setattr(ray_train, "RunMetrics", lambda *_: SimpleNamespace(happened=str))
+    printer = ray_train._ProgressPrinter(run, config, said.append, said.append)
+    monkeypatch.setattr(events, "read", fail_twice)
+    with printer.running():
+        events.record(run, "restart", "worker 1 died")
+        deadline = time.monotonic() + 10
+        while not said and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert said == ["worker 1 died"]

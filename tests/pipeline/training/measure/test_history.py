@@ -48,3 +48,21 @@ def test_only_rank_0_writes(tmp_path):
         recorder.close()
     assert history.read(tmp_path / "0") == [{"step": 5, "loss": 1.0}]
     assert not (tmp_path / "1").exists()
+
+
+def test_records_wait_for_a_storage_that_is_full(tmp_path, monkeypatch):
+    """As while a checkpoint fills it, and is tried again beside the training."""
+    recorder = history.Recorder(0, tmp_path, 0, None)
+    extend, answers = journal.extend, iter([False, False, True])
+
+    def fail_twice(path, records):
+        if not next(answers):
+            raise OSError(28, "No space left on device")
+        extend(path, records)
+
+    monkeypatch.setattr(journal, "extend", fail_twice)
+    for step in (10, 20):
+        recorder.write(step, {"loss": 1.0})
+    assert history.read(tmp_path) == []
+    recorder.close()
+    assert [record["step"] for record in history.read(tmp_path)] == [10, 20]
