@@ -25,6 +25,8 @@ Answer = dict[str, Any]
 Logits = NDArray[np.floating]
 NO_GOLD_LABEL = "-"
 """What OCNLI, CMNLI and SNLI write where annotators did not agree."""
+WITHHELD = (-1, "-1")
+"""What test sets of GLUE and CLUE have as each label when they are published as Parquet."""
 Outputs = Sequence[tuple[Feature, Logits]]
 """The features of one example, each with its logits."""
 
@@ -183,7 +185,8 @@ class Task(ABC):
             labels: labels that may occur; None: any.
             fits: why an example cannot be used; empty if it can.
             target_needed: whether a file without any target is wrong; otherwise its examples have
-                none. A target that is null is none.
+                none. A target that is null is none, and so is -1 if every example has it and no
+                label is -1.
             columns: how the file names fields and target, or their numbers.
         """
         from pipeline.finetuning.examples import formats  # a served head reads no files
@@ -207,7 +210,9 @@ class Task(ABC):
                 f"{path}: {unlabelled} of {len(places)} examples are left out: their label is -, "
                 "which says that annotators did not agree"
             )
-        if target_needed or any(example.get(self.target) is not None for _, example in parsed):
+        absent = (None, *(each for each in WITHHELD if str(each) not in (labels or ())))
+        given = [example.get(self.target) for _, example in parsed]
+        if target_needed or any(target not in absent for target in given):
             good = []
             for place, example in parsed:
                 with _noting(bad, place):
@@ -216,8 +221,10 @@ class Task(ABC):
             self.unify([example for _, example in good], path, findings.notes)
             parsed = good
         else:
+            if any(target is not None for target in given):
+                findings.notes.append(f"{path}: every label is -1, which stands for none")
             for _, example in parsed:
-                example.pop(self.target, None)  # null
+                example.pop(self.target, None)
         examples: list[Example] = []
         seen: dict[str, str] = {}
         for place, example in parsed:

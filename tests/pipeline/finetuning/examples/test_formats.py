@@ -315,6 +315,18 @@ def test_a_label_that_is_null_is_none(tmp_path):
     assert (examples, findings) == ([{"text": "好"}, {"text": "坏"}], Findings.none())
 
 
+@pytest.mark.parametrize(
+    ("values", "known", "taken"),
+    [([-1, -1], ("0", "1"), True), ([-1, 1], ("0", "1"), False), ([-1, -1], ("-1", "1"), False)],
+)
+def test_a_test_set_whose_labels_are_all_minus_one_has_none(tmp_path, values, known, taken):
+    rows = [{"text": text, "label": value} for text, value in zip("好坏", values, strict=True)]
+    given = {"labels": known, "target_needed": False}
+    examples, findings = read("classification", tmp_path / "a.jsonl", lines(*rows), **given)
+    assert any("stands for none" in note for note in findings.notes) == taken
+    assert [example for example in examples if "label" not in example] == examples * taken
+
+
 def test_an_empty_answer_is_none(tmp_path):
     row = {"context": "甲", "question": "乙", "choice": ["丙", "丁"], "answer": ""}
     (example,), findings = read("choice", tmp_path / "a.jsonl", lines(row), target_needed=False)
