@@ -235,9 +235,7 @@ class _ProgressPrinter:
         """Show what is new every POLL_SECONDS, and at the end."""
 
         def show() -> None:
-            with suppress(
-                OSError
-            ):  # the storage may come back; the next call shows all that is new
+            with suppress(OSError):  # the storage may come back, and the next call shows all
                 self.show_new()
 
         try:
