@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.constants import default_pg_timeout
+from torch.distributed.rendezvous import rendezvous
 
 from pipeline.errors import ConfigError
 from pipeline.settings.config import Config
@@ -152,10 +154,15 @@ def join() -> None:
         return
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        dist.init_process_group(backend)
+        found, rank, world_size = next(rendezvous("env://"))
+        # Workers that torchrun has started again share the store of those that failed, and would
+        # connect to their addresses.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt_{attempt}", found)
+        store.set_timeout(default_pg_timeout)  # that of the store is shorter; rank 0 checks shards
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     else:
-        store = dist.HashStore()
-        dist.init_process_group(backend, store=store, rank=0, world_size=1)
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
 
 
 def _import_deepspeed(device: torch.device | str) -> Any:
