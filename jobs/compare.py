@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from rich.console import Console
 from rich.markup import escape
@@ -66,7 +67,7 @@ def overrides(arguments: Sequence[str]) -> list[str]:
     given, rest = parser.parse_known_args(arguments)
     names: list[str] = []
     kept: list[str] = []
-    for before, word in zip(["", *rest], rest, strict=False):
+    for before, word in pairwise(["", *rest]):
         is_value = before in ("--config", "--then")
         is_name = "=" not in word and not word.startswith("-") and not is_value
         (names if is_name else kept).append(word)
