@@ -86,7 +86,7 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
         metavar="RUN|a.b=c" if verb.takes_run else "a.b=c",
         help=("a run's folder, or " if verb.takes_run else "") + "a setting and its value (YAML)",
     )
-    chosen = parser.parse_args(arguments)
+    chosen = parser.parse_intermixed_args(arguments)  # options may stand among the settings
     console = Console(soft_wrap=True)
     try:
         overrides = chosen.overrides

@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--storage", help="folder to keep; its corpus is not prepared again")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="a setting and its value")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     spawn.SECONDS = 3600  # a whole run is one answer
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(arguments, Path(arguments.storage or scratch).absolute())

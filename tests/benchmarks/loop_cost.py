@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--storage", help="folder to keep; its corpus is not prepared again")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="a setting and its value")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as scratch:
         rounds = measure(arguments, Path(arguments.storage or scratch).absolute())
     figures = summarize(rounds)

@@ -27,6 +27,14 @@ def test_it_hands_over_the_resolved_settings():
     assert isinstance(console, Console)
 
 
+def test_options_may_stand_among_the_settings():
+    seen = []
+    given = ["run.name=x", "--dry-run", "run.seed=7"]
+    look = verb(lambda config, _: None)._replace(plan=lambda config: seen.append(config.run) or {})
+    assert main(look, given) == 0
+    assert (seen[0].name, seen[0].seed) == ("x", 7)
+
+
 def test_runs_that_follow_each_other_are_all_checked_before_the_first(tmp_path, capsys):
     for name, rate in (("one", 0.1), ("two", 0.2), ("wrong", 0)):
         (tmp_path / f"{name}.yaml").write_text(f"run: {{name: {name}}}\noptim: {{lr: {rate}}}\n")
