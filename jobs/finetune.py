@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,21 +12,15 @@ from rich.text import Text
 
 from jobs.command import Verb, main, table
 from jobs.output.progress import ConsoleProgress
-from pipeline.errors import ConfigError, TrackingError
-from pipeline.finetuning.examples.jsonl import to_json
+from pipeline import recording
+from pipeline.errors import ConfigError
 from pipeline.finetuning.finetune import SETS, FinetuneResult, Finetuning, check
-from pipeline.finetuning.judging import judge as judging
 from pipeline.finetuning.prediction.head_folder import PREDICTIONS, RESULTS, read_results
-from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials.on_cluster import finetune_all
 from pipeline.finetuning.trials.search import Score, grid
-from pipeline.finetuning.trials.trial import read_predictions
 from pipeline.paths import RunPaths
-from pipeline.registering import register_head
 from pipeline.settings.config import Config
 from pipeline.tracking import runs as tracking
-from pipeline.tracking.finetuning import record_finetuning
-from pipeline.tracking.judged_pictures import draw_calibration, draw_confusion
 
 
 def plan(config: Config) -> Mapping[str, object]:
@@ -48,8 +41,7 @@ def plan(config: Config) -> Mapping[str, object]:
 
 def execute(config: Config, console: Console) -> None:
     settings, output = config.finetune, _output(config)
-    tags = {"stage": "finetune", "task": settings.task, "export": _export(config)}
-    run_id = tracking.start_run(config, f"{config.run.name}-{output.name}", tags)
+    run_id = recording.start_run(config, output.name, _export(config))
     progress = ConsoleProgress(console)
     job = Finetuning(output.name, settings, _export(config), output, config.run.seed)
     try:
@@ -59,12 +51,12 @@ def execute(config: Config, console: Console) -> None:
         raise
     finally:
         progress.close()
-    calibration, files = _judge(settings.task, output)
-    scores = {"score": _given({"mean": result.score, "deviation": result.deviation})}
-    scores |= {"test": result.test} | {f"trivial_{name}": v for name, v in result.trivial.items()}
-    scores["calibration_error"] = calibration
-    record_finetuning(config, run_id, result.epochs, scores, result.trials, files)
-    _register(config, result, run_id, console)
+    recording.record_head(
+        config,
+        result,
+        run_id,
+        lambda line: console.print(line, markup=False, highlight=False),
+    )
     if len(result.trials) > 1:
         console.print(_trials_table(result))
     console.print(table(f"{output.name}, in per cent", _summary(result)))
@@ -74,40 +66,6 @@ def execute(config: Config, console: Console) -> None:
     console.print(
         f"  python -m jobs.predict predict.model={result.folder} predict.input=FILE", markup=False
     )
-
-
-def _register(config: Config, result: FinetuneResult, run_id: str, console: Console) -> None:
-    try:
-        made = register_head(config, Path(result.folder), run_id)
-    except TrackingError as error:  # the head is worth more
-        console.print(str(error), markup=False)
-    else:
-        console.print(f"{made.uri}\n{made.note}".strip(), markup=False, highlight=False)
-
-
-def _judge(task: str, output: Path) -> tuple[dict[str, float], list[Path]]:
-    """Calibration error by set, and the files that show how the head answers.
-
-    They are the predictions by example, `worst_….json`, and pictures, in the folder `judged`.
-    """
-    trial, folder = Path(read_results(output)["trial_folder"]), output / "judged"
-    folder.mkdir(exist_ok=True)
-    errors = {}
-    for name in SETS:
-        examples, found = read_predictions(trial / f"{name}.jsonl")
-        if not examples or TASKS[task].target not in examples[0]:
-            continue
-        shutil.copyfile(trial / f"{name}.jsonl", folder / f"{name}.jsonl")
-        judged = judging.judge(TASKS[task], examples, found)
-        (folder / f"worst_{name}.json").write_text(to_json(judged.worst, indent=1), "utf-8")
-        if judged.confusion:
-            path = folder / f"confusion_{name}.png"
-            draw_confusion(judged.labels, judged.confusion, path, f"{output.name}, {name}")
-        if judged.calibration_error is not None:
-            errors[name] = judged.calibration_error
-            path = folder / f"calibration_{name}.png"
-            draw_calibration(judged.confidences, errors[name], path, f"{output.name}, {name}")
-    return errors, [output / RESULTS, *sorted(folder.iterdir())]
 
 
 def _trials_table(result: FinetuneResult) -> Table:
@@ -138,10 +96,6 @@ def _summary(result: FinetuneResult) -> dict[str, str]:
     for name, scores in (("dev", result.dev), ("test", result.test)):
         rows |= {f"  its {name} {key}": f"{100 * value:.1f}" for key, value in scores.items()}
     return rows
-
-
-def _given(values: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _export(config: Config) -> str:

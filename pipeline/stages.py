@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
 
-from pipeline import preflight, registering, sample
+from pipeline import preflight, recording, registering, sample
 from pipeline.corpus import planning, prepare
 from pipeline.corpus.run.inputs import Inputs, list_inputs
 from pipeline.corpus.samples.vocabulary import read_vocabulary
@@ -26,7 +26,7 @@ from pipeline.export import folder as exports
 from pipeline.feed import opening
 from pipeline.feed.batches import heldout, open_folder, split_weights
 from pipeline.feed.unigram import unigram_loss
-from pipeline.finetuning.finetune import Finetuning, check
+from pipeline.finetuning.finetune import FinetuneResult, Finetuning, check
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials.on_cluster import finetune_all
 from pipeline.paths import RunPaths
@@ -104,7 +104,7 @@ def _run_stages(config: Config, progress: Progress) -> dict[str, Any]:
     summary = _pretraining_summary(config, run_id) | {"model_uri": model_uri}
     if config.heads:
         with stage("heads"):
-            summary |= finetune_heads(config, progress)
+            summary |= finetune_heads(config, run_id, progress)
     if run_id:
         tracking.record_scores(config, run_id, _figures(summary))
     summary["seconds"] = seconds
@@ -327,10 +327,13 @@ def make_export(config: Config, run_id: str | None, show: Show) -> str:
     return uri
 
 
-def finetune_heads(config: Config, progress: Progress) -> dict[str, dict[str, float | None]]:
+def finetune_heads(
+    config: Config, run_id: str | None, progress: Progress
+) -> dict[str, dict[str, float | None]]:
     """Test scores of every head from the export and from random weights; None without a test set.
 
-    All fine-tunings are handed to the cluster at once.
+    All fine-tunings are handed to the cluster at once. The heads from the export are recorded in
+    runs below `run_id` and registered.
     """
     paths = RunPaths.of(config)
     cells = [(name, start) for name in config.heads for start in ("pretrained", "scratch")]
@@ -350,7 +353,29 @@ def finetune_heads(config: Config, progress: Progress) -> dict[str, dict[str, fl
     for (name, start), result in zip(cells, results, strict=True):
         metric = TASKS[config.heads[name].task].metric
         scores.setdefault(f"{name}_{metric}", {})[start] = result.score
+    for run, result in zip(runs, results, strict=True):
+        if run_id and not run.from_scratch:
+            _record_head(config, run_id, run, result, progress.say)
     return scores
+
+
+def _record_head(
+    config: Config, parent: str, run: Finetuning, result: FinetuneResult, show: Show
+) -> None:
+    """Record a head below a run, and register it, unless that was done."""
+    if recording.is_recorded(config, run.output):
+        return
+    if not tracking.is_reachable(config):
+        show(f"MLflow does not answer; the same command registers {run.output.name} later")
+        return
+    nested = config.tracking.model_copy(update={"parent": parent})
+    own = config.model_copy(update={"tracking": nested, "finetune": run.settings, "heads": {}})
+    try:
+        run_id = recording.start_run(own, run.output.name, run.export)
+    except TrackingError as error:  # the head is worth more
+        show(str(error))
+    else:
+        recording.record_head(own, result, run_id, show)
 
 
 def _draw(config: Config, reference: float | None) -> list[Path]:

@@ -36,7 +36,7 @@ from pipeline.settings.training import OptimSettings
 from pipeline.tracking import runs as tracking
 from pipeline.training import engine, loop
 from pipeline.training.lamb import optimizer as lamb
-from pipeline.training.launch import ray_train
+from pipeline.training.launch import ray_train, ray_worker
 from pipeline.training.network import build_network, network_config
 from pipeline.training.objective import PretrainingObjective, to_device
 
@@ -92,6 +92,7 @@ class Race:
 
 
 _learning_rate = loop.learning_rate
+train_as_usual = ray_worker.run
 
 
 def worker(given: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(max(1, int(config.scaling.cpus_per_worker)))
     race = Race(bare_loop(config))
     loop.learning_rate = race.learning_rate
-    state = ray_train._worker(given)
+    state = train_as_usual(given)
     # The first round warms both up.
     (RunPaths.of(config).run / "rounds.json").write_text(json.dumps(race.rounds[1:]))
     return state
@@ -187,7 +188,7 @@ def measure(arguments: argparse.Namespace, storage: Path) -> list[tuple[Spent, S
     run_id = tracking.start_run(config, config.run.name, {})
     from tests.benchmarks import loop_cost  # by its name: Ray would copy what `__main__` defines
 
-    ray_train._worker = loop_cost.worker
+    ray_worker.run = loop_cost.worker
     ray_train.fit(config, (tracking.tracking_uri(config), run_id), print, print)
     read = json.loads((RunPaths.of(config).run / "rounds.json").read_text())
     return [(Spent(*whole), Spent(*bare)) for whole, bare in read]

@@ -17,8 +17,11 @@ class ServedHead(PythonModel):
     def load_context(self, context: Any) -> None:
         self.head = Head.load(context.artifacts["head"])
 
-    def predict(self, context, model_input, params=None) -> pd.DataFrame:
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
         """One row of answers for each row of texts; a blank text has empty answers.
+
+        Callers in Python may also give a text, a mapping, or a list of them. The hint names what
+        MLflow's server gives; other hints, or none, make MLflow warn.
 
         Raises TaskError for a row that cannot be read.
         """

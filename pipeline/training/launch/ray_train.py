@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import ray.train
-from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from pipeline.background import repeated
@@ -27,11 +25,11 @@ from pipeline.settings.config import Config
 from pipeline.training import batch_split
 from pipeline.training.checkpoints.writer import longest_seconds
 from pipeline.training.faults import events, hang, stop
-from pipeline.training.faults.failures import Judge, Worker, hung_ranks, original, workers
-from pipeline.training.launch import worker_logs
+from pipeline.training.faults.failures import original
+from pipeline.training.launch import ray_worker, worker_logs
+from pipeline.training.launch.ray_failures import RestartOrStop
 from pipeline.training.launch.ray_metrics import RunMetrics
 from pipeline.training.launch.rendezvous import NodeTorchConfig
-from pipeline.training.loop import Context, train
 from pipeline.training.measure import history, step_log
 
 POLL_SECONDS = 1.0
@@ -76,7 +74,7 @@ def fit(
         say(warning)
     paths.run.mkdir(parents=True, exist_ok=True)
     trainer = TorchTrainer(
-        _worker,
+        ray_worker.run,
         train_loop_config={"config": config.model_dump(mode="json"), "tracking": tracking},
         torch_config=NodeTorchConfig(backend="nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(
@@ -90,7 +88,7 @@ def fit(
             storage_path=str(paths.run / "ray"),
             # The callback decides; an exception that it raises ends the run.
             failure_config=FailureConfig(max_failures=-1),
-            callbacks=[_Failures(config)],
+            callbacks=[RestartOrStop(config)],
             # Ray lets workers that ask for no GPU see all GPUs of a machine.
             worker_runtime_env=HIDE_GPUS if cluster.count("GPU") and not gpus else None,
         ),
@@ -112,79 +110,6 @@ def fit(
         worker_logs.collect(f"{config.run.storage}/{config.run.name}", start_time, say)
     stop.raise_if_stopped(paths.run, state, config.train.steps, asked.is_set())
     return state
-
-
-def _worker(given: dict[str, Any]) -> dict[str, Any]:
-    """What each Ray Train worker runs."""
-    context = ray.train.get_context()
-    config = Config.model_validate(given["config"])
-    run = RunPaths.of(config).run
-    launch = Context(
-        rank=context.get_world_rank(),
-        world_size=context.get_world_size(),
-        host=ray.util.get_node_ip_address(),
-        device=ray.train.torch.get_device(),
-        threads=max(1, int(config.scaling.cpus_per_worker)),
-        report=_report,
-        tracking=given["tracking"] and tuple(given["tracking"]),
-        stop=lambda: stop.requested(run),
-        preempted=_will_be_preempted,
-    )
-    return train(config, launch)
-
-
-def _will_be_preempted() -> bool:
-    """Whether Ray has told this worker that a node of the group is about to be taken away.
-
-    `ray.train.get_preemption_info` says the same, but is a barrier; the loop tells the other ranks
-    in a collective operation that each step has anyway.
-    """
-    return get_train_context().preemption_context.preemption_info is not None
-
-
-def _report(scores: Mapping[str, float], folder: Path) -> None:
-    # Ray does not get the checkpoint itself: it would refuse to restart once an old one is pruned.
-    # The workers find the newest complete one in the run folder by themselves.
-    ray.train.report({**scores, "checkpoint": str(folder)})
-
-
-def _kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-
-
-class _Failures(UserCallback):
-    """Runs in Ray Train's controller; raises an error to end the run."""
-
-    def __init__(self, config: Config) -> None:
-        self._judge, self._run = Judge(config), RunPaths.of(config).run
-        self._preempted: set[Worker | None] = set()
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        if lost := {rank for rank, error in worker_exceptions.items() if _is_preempted(error)}:
-            # Ray asks again and again until the node is gone, and counts these failures apart.
-            # After a restart, the same rank is another process.
-            found = workers(self._run)
-            gone = {found.get(rank) for rank in lost}
-            if not gone <= self._preempted:
-                text = f"the nodes of workers {sorted(lost)} were taken away; the workers restart"
-                events.record(self._run, "restart", text)
-            self._preempted = gone
-            return
-        hung = hung_ranks(self._run, worker_exceptions)
-        error = self._judge.decide(worker_exceptions)
-        found = workers(self._run)
-        for worker in (found[rank] for rank in hung if rank in found):
-            # A stopped process does not take Ray's request to end.
-            there = {f"node:{worker.host}": 0.001}
-            ray.remote(num_cpus=0, resources=there)(_kill).remote(worker.pid)
-        hang.clear(self._run)
-        if error:
-            raise error
-
-
-def _is_preempted(error: Exception) -> bool:
-    """Whether the worker's node was taken away by the cloud; Ray wraps what it found."""
-    return bool(getattr(getattr(error, "health_check_failure", error), "preempted", False))
 
 
 def _in_thread(fit: Callable[[], ray.train.Result]) -> ray.train.Result:

@@ -13,7 +13,7 @@ from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator impor
 from pipeline.errors import ConfigError
 from pipeline.paths import RunPaths
 from pipeline.training.checkpoints import files as checkpoints
-from pipeline.training.launch import ray_train, torchrun
+from pipeline.training.launch import ray_train, ray_worker, torchrun
 from tests.pipeline.training import worlds
 from tests.pipeline.training.test_loop import settings
 
@@ -27,18 +27,18 @@ def held_worker(given):
 
     So the run meets the nodes that come and go, however fast it is.
     """
-    report = ray_train._report
+    report = ray_worker._report
 
     def hold(scores, folder):
         report(scores, folder)
         while HELD.get(folder.name) == ray.train.get_context().get_world_size():
             time.sleep(0.1)
 
-    ray_train._report = hold
+    ray_worker._report = hold
     return worker(given)
 
 
-worker = ray_train._worker
+worker = ray_worker.run
 
 
 def workers_at(path):
@@ -59,7 +59,7 @@ def wait_for(path, workers, run):
 @pytest.mark.long
 @pytest.mark.ray
 def test_a_run_grows_and_shrinks_with_the_cluster(ray_cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_train, "_worker", held_worker)
+    monkeypatch.setattr(ray_worker, "run", held_worker)
     monkeypatch.setattr(ray_train, "RESIZE_SECONDS", 1.0)
     # If Ray notices late that the node is gone, it would wait for it.
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "3")

@@ -11,6 +11,7 @@ from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.faults import events, failures
 from pipeline.training.launch import ray_train
+from pipeline.training.launch.ray_failures import RestartOrStop
 from tests.pipeline.training.test_loop import losses, settings
 
 pytestmark = pytest.mark.ray
@@ -52,7 +53,7 @@ def test_each_preemption_is_on_record_once(tmp_path):
     """Ray tells of a node again and again until it is gone; later, another node may be taken."""
     config = settings(tmp_path, "spot")
     run = RunPaths.of(config).run
-    callback = ray_train._Failures(config)
+    callback = RestartOrStop(config)
     lost = {1: SimpleNamespace(preempted=True)}
     for pid in (11, 11, 12):
         failures.write_workers(run, [failures.Worker("a", 1), failures.Worker("b", pid)])

@@ -1,0 +1,101 @@
+"""A fine-tuned head in MLflow: its run with scores and pictures, and its registered version."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pipeline.errors import TrackingError
+from pipeline.finetuning.examples.jsonl import to_json
+from pipeline.finetuning.finetune import SETS, FinetuneResult
+from pipeline.finetuning.judging import judge as judging
+from pipeline.finetuning.prediction.head_folder import RESULTS, read_results
+from pipeline.finetuning.tasks import TASKS
+from pipeline.finetuning.trials.trial import read_predictions
+from pipeline.registering import register_head
+from pipeline.settings.config import Config
+from pipeline.storage import write_whole
+from pipeline.tracking import runs as tracking
+from pipeline.tracking.finetuning import record_finetuning
+from pipeline.tracking.judged_pictures import draw_calibration, draw_confusion
+
+RECORDED = "recorded.json"
+"""File in the folder of a head: in which store, and under which name and alias, it was recorded."""
+Show = Callable[[str], None]
+
+
+def start_run(config: Config, name: str, export: str) -> str:
+    """Begin the MLflow run of the fine-tuning that `config.finetune` describes; returns its id.
+
+    Args:
+        name: the head's.
+        export: what it starts from.
+
+    Raises:
+        TrackingError: the store cannot be reached.
+    """
+    tags = {"stage": "finetune", "task": config.finetune.task, "export": export}
+    return tracking.start_run(config, f"{config.run.name}-{name}", tags)
+
+
+def record_head(config: Config, result: FinetuneResult, run_id: str, show: Show) -> None:
+    """Send a finished fine-tuning to its run, end the run, and register the head.
+
+    A head that the store refuses to register is told: its folder is worth more.
+    """
+    folder = Path(result.folder)
+    calibration, files = _judge(folder)
+    scores = {"score": _given({"mean": result.score, "deviation": result.deviation})}
+    scores |= {"test": result.test} | {f"trivial_{name}": v for name, v in result.trivial.items()}
+    scores["calibration_error"] = calibration
+    record_finetuning(config, run_id, result.epochs, scores, result.trials, files)
+    try:
+        made = register_head(config, folder, run_id)
+    except TrackingError as error:
+        show(str(error))
+    else:
+        show(f"{made.uri}\n{made.note}".strip())
+        write_whole(str(folder / RECORDED), json.dumps(_place(config)).encode())
+
+
+def is_recorded(config: Config, folder: Path) -> bool:
+    """Whether the head in a folder is recorded where the settings say, as it is."""
+    path = folder / RECORDED
+    return path.exists() and json.loads(path.read_text("utf-8")) == _place(config)
+
+
+def _place(config: Config) -> dict[str, str]:
+    store, chosen = tracking.tracking_uri(config), config.tracking
+    return {"store": store, "name": chosen.registered_model, "alias": chosen.alias}
+
+
+def _judge(output: Path) -> tuple[dict[str, float], list[Path]]:
+    """Calibration error by set, and the files that show how the head answers.
+
+    They are the predictions by example, `worst_….json`, and pictures, in the folder `judged`.
+    """
+    results = read_results(output)
+    task, trial, folder = TASKS[results["task"]], Path(results["trial_folder"]), output / "judged"
+    folder.mkdir(exist_ok=True)
+    errors = {}
+    for name in SETS:
+        examples, found = read_predictions(trial / f"{name}.jsonl")
+        if not examples or task.target not in examples[0]:
+            continue
+        shutil.copyfile(trial / f"{name}.jsonl", folder / f"{name}.jsonl")
+        judged = judging.judge(task, examples, found)
+        (folder / f"worst_{name}.json").write_text(to_json(judged.worst, indent=1), "utf-8")
+        if judged.confusion:
+            path = folder / f"confusion_{name}.png"
+            draw_confusion(judged.labels, judged.confusion, path, f"{output.name}, {name}")
+        if judged.calibration_error is not None:
+            errors[name] = judged.calibration_error
+            path = folder / f"calibration_{name}.png"
+            draw_calibration(judged.confidences, errors[name], path, f"{output.name}, {name}")
+    return errors, [output / RESULTS, *sorted(folder.iterdir())]
+
+
+def _given(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if value is not None}
