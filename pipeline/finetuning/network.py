@@ -46,7 +46,12 @@ def load_tokenizer(export: str) -> PreTrainedTokenizerBase:
     ]
     if missing or not tokenizer.is_fast:
         raise ExportError(f"{export}: its tokenizer has no {', '.join(missing) or 'fast form'}")
-    if not 100 < len(tokenizer) <= size:
+    if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
+        raise ExportError(
+            f"{export}: its tokenizer holds special tokens only; the folder needs the "
+            "tokenizer.json or vocab.txt of its network"
+        )
+    if len(tokenizer) > size:
         raise ExportError(
             f"{export}: its tokenizer has {len(tokenizer)} entries, but vocab_size in its "
             f"config.json is {size}"

@@ -1,5 +1,6 @@
 """Stages, with the training loop in this process instead of Ray workers."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from pipeline.corpus.text.sources import Source
 from pipeline.errors import ConfigError, ShardError, TrainingError
 from pipeline.feed.batches import heldout
 from pipeline.feed.unigram import unigram_loss
+from pipeline.finetuning.finetune import finetune
 from pipeline.paths import RunPaths
-from pipeline.settings.finetuning import FinetuneSettings
+from pipeline.settings.finetuning import FinetuneSettings, TaskData
 from pipeline.tracking import runs as tracking
 from pipeline.training.launch import ray_train, torchrun
 from tests.pipeline.training.test_loop import settings
@@ -179,6 +181,49 @@ def test_an_export_is_made_once_and_registered_wherever_it_is_wanted(
     assert len(made) == 4
     assert (RunPaths.of(config).export / "model.safetensors").stat().st_mtime_ns == written
     assert lines[-1] == f"{RunPaths.of(config).export} is up to date"
+
+
+def test_a_head_from_the_export_is_registered_once_below_its_run(
+    tmp_path, in_this_process, monkeypatch
+):
+    monkeypatch.setattr(
+        stages,
+        "finetune_all",
+        lambda jobs, show: [
+            finetune(job.settings, job.export, job.output, job.seed, from_scratch=job.from_scratch)
+            for job in jobs
+        ],
+    )
+    rows = [{"text": text, "label": label} for text, label in (("好", "yes"), ("坏", "no"))]
+    file = tmp_path / "labelled.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows * 4), "utf-8")
+    data = TaskData(train=str(file), dev=str(file), test=str(file))
+    head = FinetuneSettings(task="classification", data=data, epochs=1)
+    config = settings(tmp_path, "registered", "train.steps=2")
+    config = config.model_copy(update={"heads": {"mine": head}})
+    parent = stages.pretrain(config, Lines())
+    stages.make_export(config, parent, print)
+    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    for _ in range(2):
+        lines = Lines()
+        assert stages.finetune_heads(config, parent, lines)["mine_accuracy"].keys() == {
+            "pretrained",
+            "scratch",
+        }
+        (version,) = client.search_model_versions("name='nezha-mine-pretrained'")
+    assert lines == []
+    own = client.get_run(version.run_id)
+    assert own.data.tags["mlflow.parentRunId"] == parent
+    assert own.data.params["finetune.task"] == "classification"
+    assert own.info.status == "FINISHED"
+    (export,) = client.search_model_versions("name='nezha'")
+    assert export.tags["head.mine-pretrained"] == "nezha-mine-pretrained/1"
+    names = {model.name for model in client.search_registered_models()}
+    assert names == {"nezha", "nezha-mine-pretrained"}
+    other = config.tracking.model_copy(update={"registered_model": "other"})
+    stages.make_export(config.model_copy(update={"tracking": other}), parent, print)
+    stages.finetune_heads(config.model_copy(update={"tracking": other}), parent, Lines())
+    assert len(client.search_model_versions("name='other-mine-pretrained'")) == 1
 
 
 def test_a_finished_run_left_open_is_closed(tmp_path, in_this_process):

@@ -383,6 +383,17 @@ AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])
     assert (tmp_path / "b" / "heads_nezha.py").exists()
 
 
+def test_a_tokenizer_without_its_vocabulary_is_refused(export, data, tmp_path):
+    """transformers makes one of special tokens alone, in silence."""
+    shutil.copytree(export, tmp_path / "export")
+    for name in ("tokenizer.json", "vocab.txt"):
+        (tmp_path / "export" / name).unlink()
+    form = json.dumps({"tokenizer_class": "BertTokenizer"})
+    (tmp_path / "export" / "tokenizer_config.json").write_text(form)
+    with pytest.raises(ExportError, match="its tokenizer holds special tokens only"):
+        finetune(settings("ner", data), str(tmp_path / "export"), tmp_path / "out", seed=1)
+
+
 def test_weights_of_another_shape_are_refused(export, data, tmp_path):
     shutil.copytree(export, tmp_path / "export")
     config = json.loads((export / "config.json").read_text("utf-8"))
