@@ -56,7 +56,8 @@ def record_head(config: Config, result: FinetuneResult, run_id: str, show: Show)
     except TrackingError as error:
         show(str(error))
     else:
-        show(f"{made.uri}\n{made.note}".strip())
+        for line in filter(None, made):
+            show(line)
         write_whole(str(folder / RECORDED), json.dumps(_place(config)).encode())
 
 

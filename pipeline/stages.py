@@ -251,12 +251,15 @@ def drawn(draw: Callable[[], list[Path]], show: Show) -> list[Path]:
 def _record(
     config: Config, run_id: str | None, files: list[Path], tags: dict[str, str], show: Show
 ) -> str | None:
-    """Send MLflow what it missed of a trained run, with files, and end it there; returns its id."""
+    """Send MLflow what it missed of a trained run, with files, and end it there; returns its id.
+
+    A run that the store does not know, because it is another store, is made there.
+    """
     if not tracking.is_reachable(config):
         show("MLflow does not answer: the run is in its folder; the same command records it")
         return run_id
     try:
-        run_id = run_id or tracking.start_run(config, config.run.name, tags)
+        run_id = tracking.start_run(config, config.run.name, tags, run_id)
     except TrackingError as error:  # the trained network is worth more
         show(str(error))
         return None

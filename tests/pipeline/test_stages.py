@@ -183,6 +183,19 @@ def test_an_export_is_made_once_and_registered_wherever_it_is_wanted(
     assert lines[-1] == f"{RunPaths.of(config).export} is up to date"
 
 
+def test_a_finished_run_is_recorded_whole_in_another_store(tmp_path, in_this_process):
+    config = settings(tmp_path, "moved", "train.steps=2")
+    first = stages.pretrain(config, Lines())
+    there = config.tracking.model_copy(update={"uri": f"sqlite:///{tmp_path}/other.db"})
+    config = config.model_copy(update={"tracking": there})
+    second = stages.pretrain(config, Lines())
+    assert second != first
+    run = mlflow_run(config, second)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["train/mlm_loss"] > 0
+    assert stages.pretrain(config, Lines()) == second
+
+
 def test_a_head_from_the_export_is_registered_once_below_its_run(
     tmp_path, in_this_process, monkeypatch
 ):
