@@ -8,8 +8,7 @@ The names in `metrics.jsonl` have no groups.
 | heldout, dev, test | scores on data that is not trained on |
 | speed | tokens a second, utilisation, seconds a step and left |
 | lamb | trust ratios, norms of weights and updates |
-| time | shares of a step |
-| checkpoint | seconds for which a checkpoint stopped the training, and seconds of its writing |
+| time | shares of a step; seconds for which a checkpoint stopped the training, and of its writing |
 """
 
 from __future__ import annotations

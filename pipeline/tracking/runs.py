@@ -122,7 +122,7 @@ def start_run(config: Config, name: str, tags: Mapping[str, str], resume: str | 
         client.log_batch(run.info.run_id, params=params)
     except (MlflowException, OSError) as error:
         if resume and getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
-            logger.warning("MLflow run %s no longer exists in %s; starting a new one", resume, uri)
+            logger.warning("MLflow run %s does not exist in %s; starting a new one", resume, uri)
             return start_run(config, name, tags)
         raise TrackingError(
             f"tracking.uri={uri}: {error}; start the server or choose another store"

@@ -53,8 +53,8 @@ def train_meanwhile(folder):
     writer.wait(final=True)
     assert last.exists()
     seconds = writer.take_seconds()
-    assert seconds["checkpoint/wait_seconds"] > 0.2
-    assert seconds.keys() >= {"checkpoint/copy_seconds", "checkpoint/write_seconds"}
+    assert seconds["time/checkpoint_wait_seconds"] > 0.2
+    assert seconds.keys() >= {"time/checkpoint_copy_seconds", "time/checkpoint_write_seconds"}
     if expected is not None:
         stored = state.read_weights(path)
         assert all(torch.equal(stored[name], expected[name]) for name in expected)
