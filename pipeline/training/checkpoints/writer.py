@@ -131,8 +131,8 @@ class Writer:
     def take_seconds(self) -> dict[str, float]:
         """Seconds of the checkpoints since the last call, for the record.
 
-        `time/checkpoint_wait_seconds` (for the one before) and `time/checkpoint_copy_seconds` stopped the
-        training, `time/checkpoint_write_seconds` did not.
+        `time/checkpoint_wait_seconds` (for the one before) and `time/checkpoint_copy_seconds`
+        stopped the training, `time/checkpoint_write_seconds` did not.
         """
         taken, self._seconds = self._seconds, {}
         return taken
