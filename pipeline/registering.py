@@ -12,7 +12,7 @@ from pipeline.finetuning.prediction.carried_code import write_model
 from pipeline.finetuning.prediction.head_folder import read_results
 from pipeline.finetuning.tasks import TASKS
 from pipeline.settings.config import Config
-from pipeline.tracking import registry
+from pipeline.tracking import datasets, registry
 from pipeline.tracking.versions import Figure, Registered
 
 SERVED = "pipeline.finetuning.prediction.served"
@@ -50,7 +50,7 @@ def register_head(config: Config, folder: Path, run_id: str) -> Registered:
     task = TASKS[results["task"]]
     lineage = _lineage_of(results["export"])
     used = {key: results["data"][key] for key in ("train", "dev", "test") if results["data"][key]}
-    digests = registry.log_data(config, run_id, used)
+    digests = datasets.log_files(config, run_id, used)
     scores, on = (results["test"], "test") if results["test"] else (results["dev"], "dev")
     judged = None
     if task.metric in scores:

@@ -19,7 +19,7 @@ from pipeline.corpus import planning, prepare
 from pipeline.corpus.run.inputs import Inputs, list_inputs
 from pipeline.corpus.samples.vocabulary import read_vocabulary
 from pipeline.corpus.samples.vocabulary_training import check_own, train_vocabulary
-from pipeline.corpus.shards.format import MANIFEST
+from pipeline.corpus.shards.format import MANIFEST, read_manifest
 from pipeline.corpus.text.sources import Listing
 from pipeline.errors import ConfigError, Interrupted, TrackingError
 from pipeline.export import folder as exports
@@ -36,6 +36,7 @@ from pipeline.settings.corpus import CorpusSettings, MaskingSettings
 from pipeline.storage import write_whole
 from pipeline.tracking import pictures
 from pipeline.tracking import runs as tracking
+from pipeline.tracking.datasets import DataUsed, log_data
 from pipeline.tracking.metric_sender import MetricSender
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.faults import lock
@@ -221,6 +222,7 @@ def pretrain(config: Config, progress: Progress) -> str | None:
         run_id = tracking.start_run(config, config.run.name, tags, run_id)
         tracking.note_run(paths.run, run_id)
         progress.say(f"MLflow shows the run: {tracking.address(config, run_id)}")
+        _log_corpora(config, run_id, progress.say)
     else:
         progress.say(f"{uri} does not answer: training starts, and MLflow gets all at the end")
     try:
@@ -237,6 +239,19 @@ def pretrain(config: Config, progress: Progress) -> str | None:
     files += drawn(lambda: _draw(config, reference), progress.say)
     files += drawn(lambda: [report.write_report(paths.run)], progress.say)
     return _record(config, run_id, files, tags, progress.say)
+
+
+def _log_corpora(config: Config, run_id: str, show: Show) -> None:
+    """Tell MLflow what the run is trained and scored on; a store that refuses it is told."""
+    paths = RunPaths.of(config)
+    folders = [("train", folder) for folder in split_weights(paths.training)[0]]
+    if (paths.heldout / MANIFEST).exists():
+        folders.append(("heldout", str(paths.heldout)))
+    used = [DataUsed(use, at, read_manifest(at).content_sha256) for use, at in folders]
+    try:
+        log_data(config, run_id, used)
+    except TrackingError as error:
+        show(str(error))
 
 
 def drawn(draw: Callable[[], list[Path]], show: Show) -> list[Path]:
@@ -264,6 +279,7 @@ def _record(
         show(str(error))
         return None
     tracking.note_run(RunPaths.of(config).run, run_id)
+    _log_corpora(config, run_id, show)
     sender = MetricSender(tracking.tracking_uri(config), run_id, system_metrics=False)
     history.send_all(RunPaths.of(config).run, sender)
     sender.close()

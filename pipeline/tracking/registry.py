@@ -7,7 +7,6 @@ Each is a model that MLflow loads and serves without this repository. A new vers
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import json
 import shutil
@@ -27,7 +26,6 @@ from transformers import AutoTokenizer
 from model import NezhaForMaskedLM
 from pipeline.errors import TrackingError
 from pipeline.settings.config import Config
-from pipeline.storage import filesystem
 from pipeline.tracking.runs import start_run, tracking_uri
 from pipeline.tracking.versions import Figure, Registered, register_version, version_of
 
@@ -133,38 +131,6 @@ def requirements(packages: tuple[str, ...] = ()) -> list[str]:
         f"{name}=={importlib.metadata.version(name).partition('+')[0]}"
         for name in (*NEEDED, *packages)
     ]
-
-
-def log_data(config: Config, run_id: str, files: Mapping[str, str]) -> dict[str, str]:
-    """Log files as the data sets of a run; the keys (`train` …) are what they were used for.
-
-    Returns:
-        the SHA-256 of each file.
-
-    Raises:
-        TrackingError: the store cannot be reached or refuses it.
-    """
-    inputs, digests = [], {}
-    for context, path in files.items():
-        store, place = filesystem(path)
-        with store.open(place, "rb") as file:
-            digest = digests[context] = hashlib.file_digest(file, "sha256").hexdigest()
-        inputs.append(
-            mlflow.entities.DatasetInput(
-                mlflow.entities.Dataset(
-                    name=Path(path).name,
-                    digest=digest[:32],
-                    source_type="local" if "://" not in path else "http",
-                    source=json.dumps({"uri": path}),
-                ),
-                [mlflow.entities.InputTag("mlflow.data.context", context)],
-            )
-        )
-    try:
-        mlflow.MlflowClient(tracking_uri(config)).log_inputs(run_id, datasets=inputs)
-    except (MlflowException, OSError) as error:
-        raise TrackingError(f"{tracking_uri(config)}: {error}") from error
-    return digests
 
 
 @contextlib.contextmanager

@@ -56,6 +56,8 @@ def test_a_run_leaves_figures_and_pictures_in_mlflow(tmp_path, in_this_process):
     assert files == records | {"loss_curve.png", "trust_ratios.png"}
     run = mlflow_run(config, run_id)
     assert run.info.status == "FINISHED"
+    data = {each.dataset.name: each.tags[0].value for each in run.inputs.dataset_inputs}
+    assert data == {"shards": "train", "heldout": "heldout"}
     assert {
         "train/mlm_loss",
         "train/lr",

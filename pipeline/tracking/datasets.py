@@ -1,0 +1,70 @@
+"""What a run reads, as MLflow shows it: the data sets of the run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import mlflow
+from mlflow.entities import Dataset, DatasetInput, InputTag
+from mlflow.exceptions import MlflowException
+
+from pipeline.errors import TrackingError
+from pipeline.settings.config import Config
+from pipeline.storage import filesystem
+from pipeline.tracking.runs import tracking_uri
+
+
+class DataUsed(NamedTuple):
+    """A file or folder that a run reads."""
+
+    use: str
+    """`train`, `dev`, `test` or `heldout`."""
+    path: str
+    digest: str
+    """SHA-256 of what it holds."""
+
+
+def log_files(config: Config, run_id: str, files: Mapping[str, str]) -> dict[str, str]:
+    """Log files as the data sets of a run; the keys (`train` …) are what they were used for.
+
+    Returns:
+        the SHA-256 of each file.
+
+    Raises:
+        TrackingError: the store cannot be reached or refuses it.
+    """
+    digests = {}
+    for use, path in files.items():
+        store, place = filesystem(path)
+        with store.open(place, "rb") as file:
+            digests[use] = hashlib.file_digest(file, "sha256").hexdigest()
+    log_data(config, run_id, [DataUsed(use, files[use], digests[use]) for use in files])
+    return digests
+
+
+def log_data(config: Config, run_id: str, used: Iterable[DataUsed]) -> None:
+    """Log the data sets of a run.
+
+    Raises:
+        TrackingError: the store cannot be reached or refuses it.
+    """
+    inputs = [
+        DatasetInput(
+            Dataset(
+                name=Path(each.path).name,
+                digest=each.digest[:32],
+                source_type="local" if "://" not in each.path else "http",
+                source=json.dumps({"uri": each.path}),
+            ),
+            [InputTag("mlflow.data.context", each.use)],
+        )
+        for each in used
+    ]
+    try:
+        mlflow.MlflowClient(tracking_uri(config)).log_inputs(run_id, datasets=inputs)
+    except (MlflowException, OSError) as error:
+        raise TrackingError(f"{tracking_uri(config)}: {error}") from error
