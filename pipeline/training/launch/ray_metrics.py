@@ -38,7 +38,8 @@ class RunMetrics:
         `goodput` is the share of the time since the start in which new steps were trained: steps
         that are trained again after a restart are lost time, and so are checkpoints.
         """
-        for name, value in record.items():
+        # Ray exports a gauge only soon after it was set.
+        for name, value in {**record, "restarts": self._restarts}.items():
             self.set(name, value)
         if "step_seconds" in record:
             new = max(0.0, record["step"] - self._step)

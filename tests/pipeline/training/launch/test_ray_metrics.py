@@ -51,6 +51,9 @@ def test_records_and_goodput(published):
     metrics.add({"step": 105, "step_seconds": 2.0})  # trained a second time
     assert values["nezha_goodput"] == pytest.approx(20 / 100)
     assert values["nezha_restarts"] == 1
+    values.clear()
+    metrics.add({"step": 111})
+    assert values["nezha_restarts"] == 1
 
 
 def test_the_board_asks_for_what_is_published():
