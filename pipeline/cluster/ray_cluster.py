@@ -42,6 +42,8 @@ def connect() -> None:
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     # Ray Train then shows runs, attempts and workers in the dashboard.
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
+    # Notices of a node that has lost a worker, which Ray prints, go into logs too.
+    os.environ.setdefault("RAY_COLOR_PREFIX", "0")
     on_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING)
     if threading.current_thread() is threading.main_thread():

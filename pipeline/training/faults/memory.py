@@ -14,6 +14,8 @@ from pipeline.settings.config import Config
 
 SHORT = r"out of memory|can't allocate memory|unable to allocate|low on memory|\bOOM\b"
 """In the messages of CUDA, torch's allocator for CPUs, NumPy, and Ray's memory monitor."""
+GUESSES = "Some common causes include"
+"""What Ray writes before a list of causes, for each process that died; memory is one of them."""
 
 
 class OutOfMemory(TrainingError):
@@ -49,7 +51,8 @@ def is_short(error: BaseException) -> bool:
     """Whether an error says that memory ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return re.search(SHORT, str(error), re.IGNORECASE) is not None
+    known = str(error).partition(GUESSES)[0]
+    return re.search(SHORT, known, re.IGNORECASE) is not None
 
 
 def advice(config: Config) -> str:

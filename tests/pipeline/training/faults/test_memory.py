@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipeline.settings.config import Config
-from pipeline.training.faults.memory import OutOfMemory, explained
+from pipeline.training.faults.memory import OutOfMemory, explained, is_short
 
 CPU = torch.device("cpu")
 
@@ -20,6 +20,17 @@ def test_errors_of_real_allocators_are_explained():
 def test_other_errors_are_left_alone():
     with pytest.raises(RuntimeError, match="no room"), explained(Config(), CPU):
         raise RuntimeError("no room for these shapes")
+
+
+def test_what_ray_guesses_of_any_death_is_no_sign_of_short_memory():
+    died = (
+        "The actor died unexpectedly before finishing this task. Worker exit type: SYSTEM_ERROR "
+        "Worker exit detail: Worker unexpectedly exits with a connection error code 2. Some common "
+        "causes include: (1) the process was killed by the OOM killer due to high memory usage, "
+        "(2) ray stop --force was called"
+    )
+    assert not is_short(RuntimeError(died))
+    assert is_short(RuntimeError("Task was killed due to the node running low on memory."))
 
 
 def test_one_sample_at_a_time_needs_another_setting():
