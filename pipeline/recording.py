@@ -49,7 +49,8 @@ def record_head(config: Config, result: FinetuneResult, run_id: str, show: Show)
     calibration, files = _judge(folder)
     scores = {"score": _given({"mean": result.score, "deviation": result.deviation})}
     scores |= {"test": result.test} | {f"trivial_{name}": v for name, v in result.trivial.items()}
-    scores["calibration_error"] = calibration
+    for name, error in calibration.items():
+        scores[name] = {**scores.get(name, {}), "calibration_error": error}
     record_finetuning(config, run_id, result.epochs, scores, result.trials, files)
     try:
         made = register_head(config, folder, run_id)

@@ -231,6 +231,7 @@ def test_a_head_from_the_export_is_registered_once_below_its_run(
     assert own.data.tags["mlflow.parentRunId"] == parent
     assert own.data.params["finetune.task"] == "classification"
     assert own.info.status == "FINISHED"
+    assert {"score/mean", "test/accuracy", "test/calibration_error"} <= own.data.metrics.keys()
     (export,) = client.search_model_versions("name='nezha'")
     assert export.tags["head.mine-pretrained"] == "nezha-mine-pretrained/1"
     names = {model.name for model in client.search_registered_models()}
