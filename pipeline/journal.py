@@ -45,6 +45,26 @@ class Appender:
             self._kept.clear()
 
 
+class Follower:
+    """Reads a file of records often, and again only after it has changed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp: tuple[int, int, int] | None = None
+        self._records: list[dict[str, Any]] = []
+
+    def read(self) -> list[dict[str, Any]]:
+        """As the function `read`."""
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            return []
+        stamp = status.st_ino, status.st_size, status.st_mtime_ns
+        if stamp != self._stamp:
+            self._records, self._stamp = read(self._path), stamp
+        return self._records
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     """All records, oldest first, except lines that were cut."""
     return read_checked(path)[0]

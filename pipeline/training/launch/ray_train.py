@@ -16,6 +16,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from pipeline import journal
 from pipeline.background import repeated
 from pipeline.cluster import ray_cluster as cluster
 from pipeline.doctor import cluster as doctor
@@ -148,10 +149,12 @@ class _ProgressPrinter:
     def __init__(
         self, folder: Path, config: Config, show: Callable[[str], None], say: Callable[[str], None]
     ) -> None:
-        self._folder, self._steps, self._show, self._say = folder, config.train.steps, show, say
+        self._steps, self._show, self._say = config.train.steps, show, say
+        self._history = journal.Follower(folder / history.FILE)
+        self._faults = journal.Follower(folder / events.FILE)
         self._news, self._silent = time.monotonic(), False
-        records = history.read(folder)
-        self._shown, self._events = len(records), len(events.read(folder))
+        records = self._history.read()
+        self._shown, self._events = len(records), len(self._faults.read())
         last = int(max((record["step"] for record in records), default=0))
         self._metrics = RunMetrics(config.run.name, last)
 
@@ -171,7 +174,7 @@ class _ProgressPrinter:
 
     def show_new(self) -> None:
         """Show what is new, and say once that nothing has been for a while."""
-        records = history.read(self._folder)
+        records = self._history.read()
         # A resumed worker rewinds the history to its checkpoint.
         self._shown = min(self._shown, len(records))
         if records[self._shown :]:
@@ -183,7 +186,7 @@ class _ProgressPrinter:
             self._show(history.progress_line(record, self._steps))
             self._metrics.add(record)
         self._shown = len(records)
-        for event in events.read(self._folder)[self._events :]:
+        for event in self._faults.read()[self._events :]:
             self._say(event["text"])
             self._metrics.happened(event["kind"])
             self._events += 1

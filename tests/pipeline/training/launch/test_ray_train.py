@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from pipeline import journal
 from pipeline.errors import ConfigError, NezhaError
 from pipeline.paths import RunPaths
 from pipeline.tracking import runs as tracking
@@ -64,18 +65,18 @@ def test_each_preemption_is_on_record_once(tmp_path):
 
 def test_progress_is_shown_again_when_the_storage_comes_back(tmp_path, monkeypatch):
     config, said = settings(tmp_path, "away"), []
-    run, read = RunPaths.of(config).run, events.read
+    run, read = RunPaths.of(config).run, journal.read
     monkeypatch.setattr(ray_train, "POLL_SECONDS", 0.01)
     failing = iter([OSError(5, "Input/output error")] * 2)
 
-    def fail_twice(folder):
+    def fail_twice(path):
         if error := next(failing, None):
             raise error
-        return read(folder)
+        return read(path)
 
     monkeypatch.setattr(ray_train, "RunMetrics", lambda *_: SimpleNamespace(happened=str))
     printer = ray_train._ProgressPrinter(run, config, said.append, said.append)
-    monkeypatch.setattr(events, "read", fail_twice)
+    monkeypatch.setattr(journal, "read", fail_twice)
     with printer.running():
         events.record(run, "restart", "worker 1 died")
         deadline = time.monotonic() + 10
