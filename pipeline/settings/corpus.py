@@ -121,6 +121,8 @@ class DedupSettings(Settings):
     """Keep only the first of documents with the same cleaned text."""
     exact_paragraphs: bool = False
     """Keep only the first of paragraphs (20 characters or more) with the same cleaned text."""
+    boilerplate_documents: Count = 0
+    """Remove lines of this many documents or more; 0: none. `cleaning: web` does not set it."""
     heldout_documents: bool = True
     """Drop training documents whose cleaned text is that of a document in `corpus.heldout`."""
     near_documents: bool = False
@@ -133,6 +135,13 @@ class DedupSettings(Settings):
     """Hashes in a band."""
     memory_megabytes: AboveZero = 1000.0
     """Memory of one task that compares documents. Less memory makes more tasks, not other marks."""
+
+    @field_validator("boilerplate_documents")
+    @classmethod
+    def _check_boilerplate(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("1 would remove all text: set 2 or more, or 0 to remove nothing")
+        return value
 
     @model_validator(mode="after")
     def _check_minhash(self) -> DedupSettings:

@@ -132,7 +132,7 @@ def deduplicate(folder: Path, megabytes: float, workers: int, memory: float) -> 
     results = [each for done in pool.spread(sign_unit, [(job, u) for u in units]) for each in done]
     assert not any(result.error for result in results)
     sizes = {
-        ledger.chunk_name(*result.key): (result.counts["documents"], result.counts["paragraphs"])
+        ledger.chunk_name(*result.key): (result.counts["documents"], result.counts["lines"])
         for result in sorted(results, key=lambda result: result.key)
         if result.chunk >= 0
     }
