@@ -137,7 +137,7 @@ def deduplicate(folder: Path, megabytes: float, workers: int, memory: float) -> 
         if result.chunk >= 0
     }
     report = folder / "duplicates.jsonl"
-    counts = grouping.find_duplicates(job.folder, sizes, dedup, pool.spread, str(report))
+    counts = grouping.find_duplicates(job.folder, sizes, dedup, pool.spread, str(report), 1)
     seconds = time.monotonic() - begun
     reasons = collections.Counter(json.loads(line)["reason"] for line in report.open())
     dropped = sum(reasons.values())
