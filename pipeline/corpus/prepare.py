@@ -291,7 +291,8 @@ def _show_findings(manifest: Manifest, show: Callable[[str], None]) -> None:
         show(f"lines that were removed from most documents: {lines}")
     if lost := manifest.drops.get(marks.LOST):
         show(
-            f"{lost:,} paragraph(s) are lost: removed elsewhere, and the document here was dropped"
+            f"{lost:,} paragraph(s) are lost: they were removed from other documents, and the one "
+            "that kept them was dropped after deduplication"
         )
     for line in alarms.lines(manifest.shares, manifest.mask_rates):
         show(line)

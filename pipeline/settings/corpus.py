@@ -122,7 +122,7 @@ class DedupSettings(Settings):
     exact_paragraphs: bool = False
     """Keep only the first of paragraphs (20 characters or more) with the same cleaned text."""
     boilerplate_documents: Count = 0
-    """Remove lines of this many documents or more; 0: none. `cleaning: web` does not set it."""
+    """Remove lines of this many documents or more (0: none); a second pass, so not in `web`."""
     heldout_documents: bool = True
     """Drop training documents whose cleaned text is that of a document in `corpus.heldout`."""
     near_documents: bool = False

@@ -6,7 +6,7 @@ from pipeline.corpus.dedup import lines
 from pipeline.errors import ConfigError
 from pipeline.settings.config_file import load_config
 from pipeline.settings.corpus import DedupSettings
-from tests.pipeline.corpus.dedup.test_grouping import LONG, PARAGRAPHS, run
+from tests.pipeline.corpus.dedup.test_grouping import LONG, PARAGRAPHS, run, too_short
 
 THREE = DedupSettings(boilerplate_documents=3)
 SHARE, FOOT = "分享到：", "版权所有，未经书面许可不得以任何方式转载或者复制本站的内容。"
@@ -98,6 +98,22 @@ def test_paragraphs_are_counted_as_lost_when_another_filter_drops_their_document
     assert kept == [[LONG[0]], ["题"], [LONG[5]]]
     assert ("lost_paragraph", "0:1") in dropped
     assert ("few_function_characters_after_dedup", "0:1") in dropped
+
+
+def test_a_paragraph_counts_as_lost_also_if_the_document_with_its_copy_is_dropped(tmp_path):
+    def check(text, shortest):
+        filtered = text == f"{LONG[0]}\n{LONG[1]}"
+        return "few_function_characters" if filtered else too_short(text, shortest)
+
+    first, dropped_later = LONG[5], f"{LONG[5]}\n{LONG[0]}\n{LONG[1]}"
+    chunks = [[first, dropped_later], [f"{LONG[0]}\n{LONG[2]}"], [f"{LONG[2]}\n{LONG[3]}"]]
+    kept, dropped, _ = run(tmp_path, chunks, PARAGRAPHS, shortest=30, check=check)
+    assert kept == [[first], [], [chunks[2][0]]]
+    assert [each for each in dropped if each[0] != "duplicate_paragraph"] == [
+        ("lost_paragraph", "0:1"),
+        ("few_function_characters_after_dedup", "0:1"),
+        ("too_short_after_dedup", "1:0"),
+    ]
 
 
 def test_one_document_is_too_few():
