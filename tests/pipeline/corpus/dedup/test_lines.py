@@ -81,6 +81,16 @@ def test_the_paragraphs_of_a_document_that_gets_too_short_are_kept_in_the_next_o
     ]
 
 
+@pytest.mark.parametrize(
+    ("missing", "expected"),
+    [(0, [LONG[0], LONG[1], LONG[2]]), (1, [LONG[0], f"{LONG[1]}\n{LONG[2]}"])],
+)
+def test_one_character_decides_where_a_paragraph_is_kept(tmp_path, missing, expected):
+    chunks = [[LONG[0], f"{LONG[0]}\n{LONG[1]}", f"{LONG[1]}\n{LONG[2]}"]]
+    kept, _, _ = run(tmp_path, chunks, PARAGRAPHS, shortest=len(LONG[1]) + missing)
+    assert kept == [expected]
+
+
 def test_paragraphs_are_counted_as_lost_when_the_turns_end_too_early(tmp_path, monkeypatch):
     monkeypatch.setattr(lines, "TURNS", 1)
     kept, dropped, _ = run(tmp_path, CHAIN, PARAGRAPHS, shortest=30)
