@@ -17,7 +17,7 @@ from pipeline.corpus.run import output_folder
 from pipeline.corpus.samples.segmentation import Segmenter, load_segmenter
 from pipeline.corpus.samples.user_dictionary import read_user_dictionary
 from pipeline.corpus.samples.vocabulary import read_vocabulary, vocabulary_sha256
-from pipeline.corpus.text import quality
+from pipeline.corpus.text import languages, quality
 from pipeline.corpus.text.cleaning import Cleaner
 from pipeline.corpus.text.sources import Listing, Source
 from pipeline.corpus.text.units import Unit, plan_units
@@ -58,7 +58,8 @@ def check(settings: CorpusSettings, output: str | Path, vocab: str | Path | None
     Raises:
         CorpusError: the output folder, or that of the dropped text, holds files of others.
         VocabularyError: see `read_vocabulary`.
-        ConfigError: an unknown segmenter, a bad user dictionary, a package that is not installed.
+        ConfigError: an unknown segmenter or language, a bad user dictionary, a package that is not
+            installed.
     """
     folder, rejected = absolute(output), settings.keep_rejected
     inside, around = (
@@ -73,6 +74,7 @@ def check(settings: CorpusSettings, output: str | Path, vocab: str | Path | None
     output_folder.check_output(folder, rejected)
     text_libraries(settings, ())
     quality.content_hashes(settings.cleaning)
+    languages.check(settings.cleaning.languages)
     _segmenter(settings)
     if vocab:
         read_vocabulary(vocab)
@@ -140,19 +142,23 @@ def text_libraries(settings: CorpusSettings, sources: Sequence[Source]) -> dict[
         ConfigError: a setting needs a package that is not installed.
     """
     cleaning = settings.cleaning
+    dump = any(source.format == "wikidump" for source in sources)
     used = {
-        "ftfy": cleaning.mojibake and "corpus.cleaning.mojibake",
-        "opencc": cleaning.simplify and "corpus.cleaning.simplify",
-        "mwparserfromhell": any(source.format == "wikidump" for source in sources)
-        and "corpus.format: wikidump",
+        ("ftfy", "ftfy"): cleaning.mojibake and "corpus.cleaning.mojibake",
+        ("opencc", "opencc-python-reimplemented"): cleaning.simplify and "corpus.cleaning.simplify",
+        ("py3langid", "py3langid"): cleaning.languages and "corpus.cleaning.languages",
+        ("mwparserfromhell", "mwparserfromhell"): dump and "corpus.format: wikidump",
     }
     # White space, letters, case and NFKC are those of Python's Unicode tables.
     versions = {"tokenizers": tokenizers.__version__, "unicode": unicodedata.unidata_version}
-    for module, setting in used.items():
+    for (module, package), setting in used.items():
         if not setting:
             continue
         if not (distributions := importlib.metadata.packages_distributions().get(module)):
-            raise ConfigError(f"{setting} needs the package {module}, which is not installed")
+            raise ConfigError(
+                f"{setting} needs the package {package}, which is not installed: "
+                f"pip install -c constraints.txt {package}"
+            )
         versions |= {name: importlib.metadata.version(name) for name in distributions}
     return versions
 

@@ -153,7 +153,7 @@ def _prepare(
     progress = Progress(planned.units, show, folder)
     done = _run(job, planned, executor, progress, listed)
     # Not before: until then, the folder may hold an earlier corpus with its own report.
-    if clusters:
+    if clusters and marks.by_document(settings.dedup):
         concatenate([f"{job.marks}/{marks.REPORT}"], f"{folder}/{marks.REPORT}")
     elif system.exists(f"{root}/{marks.REPORT}"):
         system.rm_file(f"{root}/{marks.REPORT}")
@@ -262,6 +262,7 @@ def _deduplicate(
             job.settings.dedup,
             executor.spread,
             f"{folder}/{marks.REPORT}",
+            shortest=max(1, job.settings.cleaning.min_characters),
         )
         write_whole(f"{folder}/clusters.json", json.dumps(clusters).encode())
     return job._replace(marks=folder), json.loads(system.cat_file(path))
@@ -285,6 +286,14 @@ def _finished(folder: str, planned: Plan) -> Manifest | None:
 def _show_findings(manifest: Manifest, show: Callable[[str], None]) -> None:
     if again := manifest.drops.get(heldout_documents.REASON):
         show(f"{again:,} document(s) also stand in corpus.heldout and were left out")
+    if manifest.boilerplate:
+        lines = ", ".join(f"{line} ({count:,})" for line, count in manifest.boilerplate[:5])
+        show(f"lines that were removed from most documents: {lines}")
+    if lost := manifest.drops.get(marks.LOST):
+        show(
+            f"{lost:,} paragraph(s) are lost: they were removed from other documents, and the one "
+            "that kept them was dropped after deduplication"
+        )
     for line in alarms.lines(manifest.shares, manifest.mask_rates):
         show(line)
     for warning in manifest.warnings:
@@ -325,6 +334,7 @@ def _manifest(
         counts={**counts, **clusters},
         drops=drops,
         dropped=done.dropped(),
+        boilerplate=done.boilerplate(),
         left_out=left_out,
         shares=findings.shares,
         mask_rates=findings.mask_rates,

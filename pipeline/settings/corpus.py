@@ -33,6 +33,9 @@ A1), as are 100 characters for its 50 words. The other four keep 99 % of the doc
 news each: Gopher's and C4's count English words, and its 0.1 for repeated 10-grams of words would
 drop nearly half of them, because fixed phrases of ten characters are common."""
 
+IN_HAN = {"zh", "yue", "wuu", "ja"}
+"""Codes of the languages that are written in Han characters."""
+
 
 class CleaningSettings(Settings):
     """What happens to the text before it is segmented. Every drop is counted by reason."""
@@ -75,8 +78,18 @@ class CleaningSettings(Settings):
     """A plain text of the kind that you want; documents that are unlike it are dropped."""
     max_perplexity: NotNegative = 0.0
     """Largest perplexity of a document under the character trigrams of `good_text`."""
+    languages: tuple[str, ...] = ()
+    """Drop documents in other languages than these (py3langid's codes; zh is all Chinese)."""
+    min_language_probability: Annotated[float, Number, Field(gt=0.0, lt=1.0)] = 0.5
+    """Smallest probability with which a document is in one of `languages`."""
     preset: Literal["", "web"] = ""
     """web: thresholds for crawled pages; settings that are given beside it count instead."""
+
+    @field_validator("languages")
+    @classmethod
+    def _sort_languages(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """The order does not matter, so it is always the same."""
+        return tuple(sorted(set(value)))
 
     @model_validator(mode="before")
     @classmethod
@@ -90,6 +103,14 @@ class CleaningSettings(Settings):
             raise ValueError("good_text and max_perplexity need each other")
         if self.max_flagged and not self.flagged_words:
             raise ValueError("max_flagged needs flagged_words")
+        default = type(self).model_fields["min_language_probability"].default
+        if self.min_language_probability != default and not self.languages:
+            raise ValueError("min_language_probability needs languages")
+        if self.languages and self.min_han_share and not IN_HAN.intersection(self.languages):
+            raise ValueError(
+                f"min_han_share={self.min_han_share:g} drops all text in the languages "
+                f"{', '.join(self.languages)}: set corpus.cleaning.min_han_share=0"
+            )
         return self
 
 
@@ -100,6 +121,8 @@ class DedupSettings(Settings):
     """Keep only the first of documents with the same cleaned text."""
     exact_paragraphs: bool = False
     """Keep only the first of paragraphs (20 characters or more) with the same cleaned text."""
+    boilerplate_documents: Count = 0
+    """Remove lines of this many documents or more (0: none); a second pass, so not in `web`."""
     heldout_documents: bool = True
     """Drop training documents whose cleaned text is that of a document in `corpus.heldout`."""
     near_documents: bool = False
@@ -112,6 +135,13 @@ class DedupSettings(Settings):
     """Hashes in a band."""
     memory_megabytes: AboveZero = 1000.0
     """Memory of one task that compares documents. Less memory makes more tasks, not other marks."""
+
+    @field_validator("boilerplate_documents")
+    @classmethod
+    def _check_boilerplate(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("1 would remove all text: set 2 or more, or 0 to remove nothing")
+        return value
 
     @model_validator(mode="after")
     def _check_minhash(self) -> DedupSettings:

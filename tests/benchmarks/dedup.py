@@ -132,12 +132,12 @@ def deduplicate(folder: Path, megabytes: float, workers: int, memory: float) -> 
     results = [each for done in pool.spread(sign_unit, [(job, u) for u in units]) for each in done]
     assert not any(result.error for result in results)
     sizes = {
-        ledger.chunk_name(*result.key): (result.counts["documents"], result.counts["paragraphs"])
+        ledger.chunk_name(*result.key): (result.counts["documents"], result.counts["lines"])
         for result in sorted(results, key=lambda result: result.key)
         if result.chunk >= 0
     }
     report = folder / "duplicates.jsonl"
-    counts = grouping.find_duplicates(job.folder, sizes, dedup, pool.spread, str(report))
+    counts = grouping.find_duplicates(job.folder, sizes, dedup, pool.spread, str(report), 1)
     seconds = time.monotonic() - begun
     reasons = collections.Counter(json.loads(line)["reason"] for line in report.open())
     dropped = sum(reasons.values())

@@ -41,7 +41,7 @@ def read_parts(paths: Iterable[str], number: int) -> Iterator[bytes]:
 
 
 def write_rows(path: str, rows: NDArray[Any], bounds: NDArray[np.integer]) -> None:
-    """Write rows of two 64-bit numbers; part i is rows[bounds[i]:bounds[i + 1]]."""
+    """Write rows of 64-bit numbers; part i is rows[bounds[i]:bounds[i + 1]]."""
     rows = np.ascontiguousarray(rows)
     write_parts(path, [rows[a:b].tobytes() for a, b in itertools.pairwise(bounds.tolist())])
 
@@ -52,15 +52,15 @@ def scatter_rows(path: str, rows: NDArray[np.int64], firsts: NDArray[np.int64]) 
     write_rows(path, rows, np.searchsorted(rows[:, 0], firsts))
 
 
-def read_rows(paths: Iterable[str], number: int) -> Iterator[NDArray[np.int64]]:
-    """[N, 2] the rows in part `number` of each of these files."""
+def read_rows(paths: Iterable[str], number: int, columns: int = 2) -> Iterator[NDArray[np.int64]]:
+    """[N, columns] the rows in part `number` of each of these files."""
     for part in read_parts(paths, number):
-        yield np.frombuffer(part, np.int64).reshape(-1, 2)
+        yield np.frombuffer(part, np.int64).reshape(-1, columns)
 
 
-def all_rows(paths: Iterable[str], number: int) -> NDArray[np.int64]:
-    """[N, 2] the rows in part `number` of all these files, in the order of the files."""
-    return np.concatenate([np.zeros((0, 2), np.int64), *read_rows(paths, number)])
+def all_rows(paths: Iterable[str], number: int, columns: int = 2) -> NDArray[np.int64]:
+    """[N, columns] the rows in part `number` of all these files, in the order of the files."""
+    return np.concatenate([np.zeros((0, columns), np.int64), *read_rows(paths, number, columns)])
 
 
 def remove(paths: Iterable[str]) -> None:

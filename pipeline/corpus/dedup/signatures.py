@@ -1,4 +1,4 @@
-"""Hashes of documents, paragraphs and MinHash bands, by which duplicates are found.
+"""Hashes of documents, lines and MinHash bands, by which duplicates are found.
 
 Near duplicates are found with MinHash and locality-sensitive hashing (Broder 1997), by default with
 datatrove's 5-grams and 14 bands of 8.
@@ -20,7 +20,7 @@ from pipeline.corpus.randomness import mix
 from pipeline.settings.corpus import DedupSettings
 
 PARAGRAPH_CHARACTERS = 20
-"""Shorter lines are never duplicates: headlines, dates and 答： repeat in good text."""
+"""Shorter lines are never repeated paragraphs: headlines, dates and 答： repeat in good text."""
 NOT_WORDS = re.compile(r"[\W_]+")
 CHARACTERS_AT_A_TIME = 1 << 16
 """Characters that are signed together: many enough that the calls of numpy cost little beside their
@@ -28,21 +28,26 @@ work, and few enough that one hash of each stays in the CPU's cache."""
 
 
 class Signatures(NamedTuple):
-    """Hashes of the D documents and P paragraphs of a chunk."""
+    """Hashes of the D documents and L compared lines of a chunk."""
 
     documents: NDArray[np.uint64]
     """[D]"""
     bands: NDArray[np.uint64]
     """[bands, D]; D is 0 here if near duplicates are not wanted."""
-    paragraphs: NDArray[np.uint64]
-    """[P]"""
-    paragraph_counts: NDArray[np.int64]
-    """[D] paragraphs of each document."""
+    lines: NDArray[np.uint64]
+    """[L]"""
+    line_sizes: NDArray[np.int32]
+    """[L] characters of each line."""
+    line_counts: NDArray[np.int64]
+    """[D] compared lines of each document."""
+    lengths: NDArray[np.int64]
+    """[D] characters of each document."""
 
 
 def sign(texts: Iterable[str], settings: DedupSettings) -> Signatures:
     """Signatures of cleaned documents."""
-    documents, bands, paragraphs, counts = [], [], [], []
+    documents, bands, lines, counts, lengths = [], [], [], [], []
+    sizes: list[int] = []
     waiting: list[str] = []
     size = 0
 
@@ -59,16 +64,20 @@ def sign(texts: Iterable[str], settings: DedupSettings) -> Signatures:
             size += len(text)
             if size > CHARACTERS_AT_A_TIME:
                 sign_waiting()
-        found = filter(is_paragraph, text.split("\n")) if settings.exact_paragraphs else ()
-        hashes = [xxhash.xxh3_64_intdigest(line.encode()) for line in found]
-        paragraphs += hashes
-        counts.append(len(hashes))
+        compared = text.split("\n") if compares_lines(settings) else ()
+        found = [line for line in compared if is_compared(line, settings)]
+        lines += [xxhash.xxh3_64_intdigest(line.encode()) for line in found]
+        sizes += map(len, found)
+        counts.append(len(found))
+        lengths.append(len(text))
     sign_waiting()
     return Signatures(
         np.array(documents, np.uint64),
         np.concatenate(bands, axis=1),
-        np.array(paragraphs, np.uint64),
+        np.array(lines, np.uint64),
+        np.array(sizes, np.int32),
         np.array(counts, np.int64),
+        np.array(lengths, np.int64),
     )
 
 
@@ -77,9 +86,16 @@ def document_hash(text: str) -> int:
     return xxhash.xxh3_64_intdigest(text.encode())
 
 
-def is_paragraph(line: str) -> bool:
-    """Whether a line is long enough to count as a duplicate."""
-    return len(line) >= PARAGRAPH_CHARACTERS
+def compares_lines(settings: DedupSettings) -> bool:
+    """Whether any line is compared."""
+    return settings.exact_paragraphs or settings.boilerplate_documents > 0
+
+
+def is_compared(line: str, settings: DedupSettings) -> bool:
+    """Whether a line is compared: a paragraph, or for boilerplate each line that is not blank."""
+    if settings.boilerplate_documents:
+        return bool(line) and not line.isspace()
+    return settings.exact_paragraphs and len(line) >= PARAGRAPH_CHARACTERS
 
 
 def shingles(texts: Sequence[str], ngram: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:

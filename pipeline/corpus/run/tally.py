@@ -42,6 +42,8 @@ class Result(BaseModel):
     """Counts of samples and masks, see `samples.measuring`."""
     unknown: dict[str, int] = {}
     """Characters that the vocabulary lacks, with their numbers."""
+    boilerplate: tuple[tuple[str, int], ...] = ()
+    """Frequent lines that first occur in this chunk, with their numbers of documents."""
     bytes: int = 0
     """Bytes of text that were read."""
     disk: int = 0
@@ -63,7 +65,8 @@ class Signed(NamedTuple):
     """How much a chunk holds, for the first pass."""
 
     documents: int
-    paragraphs: int
+    lines: int
+    """Lines that are compared."""
 
 
 class Tally:
@@ -81,6 +84,7 @@ class Tally:
         """The finished chunks by (unit, chunk), in any order."""
         self.ends: dict[int, int] = {}
         """The number of chunks of each unit that was read to its end."""
+        self._boilerplate: list[tuple[int, tuple[int, int], int, str]] = []
         self._dropped: dict[str, list[tuple[int, int, str]]] = {}
         self._chunks_of: Counter[int] = Counter()
         self._places: list[tuple[int, bool, int, int, str]] = []
@@ -94,6 +98,10 @@ class Tally:
         self.bytes += result.bytes
         self.disk += result.disk
         self.bad_bytes += result.bad_bytes
+        self._boilerplate += [
+            (-documents, result.key, number, line)
+            for number, (line, documents) in enumerate(result.boilerplate)
+        ]
         if result.shard:
             self.shards.append(result.shard)
         for reason, text in result.dropped.items():
@@ -106,9 +114,7 @@ class Tally:
             self.ends[result.unit] = result.chunks
         else:
             counts = result.counts
-            self.chunks[result.key] = Signed(
-                counts.get("documents", 0), counts.get("paragraphs", 0)
-            )
+            self.chunks[result.key] = Signed(counts.get("documents", 0), counts.get("lines", 0))
             self._chunks_of[result.unit] += 1
         if result.places:
             self._places += [
@@ -131,6 +137,10 @@ class Tally:
         return {
             reason: [text for *_, text in first] for reason, first in sorted(self._dropped.items())
         }
+
+    def boilerplate(self) -> tuple[tuple[str, int], ...]:
+        """Lines of many documents with their numbers of documents, the most frequent ones first."""
+        return tuple((line, -documents) for documents, _, _, line in sorted(self._boilerplate))
 
     def unreadable_places(self) -> list[str]:
         """The first unreadable places, in the order of the inputs."""

@@ -121,8 +121,11 @@ def make_shard(job: Job, chunk: Chunk) -> Result:
     settings, name = job.settings, chunk_name(chunk.unit, chunk.number)
     cleaner = Cleaner(settings.cleaning)
     records = _training_documents(job, chunk, cleaner)
+    frequent: list[tuple[str, int]] = []
     if job.marks:
-        records = without_duplicates(records, job.marks, name, cleaner.reason_to_drop)
+        records = without_duplicates(
+            records, job.marks, name, settings.dedup, cleaner.reason_to_drop, frequent
+        )
     dropped: list[Drop] = []
     encoder = load_encoder(job.vocab, settings.lowercase, job.vocab_sha256)
     samples = make_samples(
@@ -139,7 +142,16 @@ def make_shard(job: Job, chunk: Chunk) -> Result:
     unknown = dict(samples.unknown.most_common(UNKNOWN))
     counts = {**samples.counts, **changed}
     measured = dict(samples.measured)
-    return _finish(job, chunk, counts, dropped, shard=shard, unknown=unknown, measured=measured)
+    return _finish(
+        job,
+        chunk,
+        counts,
+        dropped,
+        shard=shard,
+        unknown=unknown,
+        measured=measured,
+        boilerplate=tuple((_beginning(line), number) for line, number in frequent),
+    )
 
 
 def _training_documents(job: Job, chunk: Chunk, cleaner: Cleaner) -> Iterator[Document | Drop]:
@@ -164,7 +176,7 @@ def sign_chunk(job: Job, chunk: Chunk) -> Result:
 
     signed = sign(texts(), job.settings.dedup)
     write_signatures(job.folder, chunk_name(chunk.unit, chunk.number), signed, places)
-    counts = {"documents": len(places), "paragraphs": len(signed.paragraphs)}
+    counts = {"documents": len(places), "lines": len(signed.lines)}
     return _finish(job, chunk, counts, [])
 
 
@@ -208,8 +220,13 @@ def _finish(
 
 
 def _shown(drop: Drop) -> str:
-    text = f"{drop.place}: {' '.join(drop.text[:SHOWN_CHARACTERS].split())}"
-    return text.encode("utf-8", "backslashreplace").decode()
+    return f"{drop.place}: {_beginning(drop.text)}"
+
+
+def _beginning(text: str) -> str:
+    """The first characters of a text, on one line."""
+    line = " ".join(text[:SHOWN_CHARACTERS].split())
+    return line.encode("utf-8", "backslashreplace").decode()
 
 
 def _documents(records: Iterable[Document | Drop], dropped: list[Drop]) -> Iterator[Document]:

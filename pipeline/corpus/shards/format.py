@@ -56,6 +56,8 @@ class Manifest(BaseModel):
     """Dropped documents and lines, by reason."""
     dropped: dict[str, list[str]] = {}
     """The first of them, by reason: the place and the beginning of the text."""
+    boilerplate: tuple[tuple[str, int], ...] = ()
+    """Removed lines of the most documents, with their numbers of documents."""
     left_out: dict[str, list[str]] = {}
     """Files under the inputs that were not read, by reason."""
     shares: dict[str, float] = {}

@@ -62,6 +62,9 @@ def corpus_report(reader: ShardFolder, tokens: Sequence[str], samples: int) -> d
         "dropped": [
             [reason, text] for m in manifests for reason in m.dropped for text in m.dropped[reason]
         ],
+        "boilerplate": sorted(
+            ([*item] for m in manifests for item in m.boilerplate), key=lambda item: -item[1]
+        ),
         "unknown": [[*item] for item in _sum_of(m.unknown for m in manifests).most_common(_TOP)],
         "samples": len(reader),
         "measured_samples": len(read),

@@ -44,6 +44,9 @@ def summary(report: Mapping[str, Any]) -> dict[str, str]:
         "dropped": ", ".join(f"{name} {n:,}" for name, n in report["drops"].items()) or "nothing",
         "most frequent words": " ".join(word for word, _ in report["top_words"][:20]),
     }
+    if lines := report["boilerplate"]:
+        first = [f"{line} {count:,}" for line, count in lines[:5]]
+        rows["lines removed from most documents"] = ", ".join(first)
     if unknown := counts.get("unknown_tokens"):
         rows["unknown tokens"] = f"{unknown:,} ({unknown / max(1, counts['tokens']):.3%})"
         first = [f"{character} {count:,}" for character, count in report["unknown"][:20]]
@@ -65,6 +68,7 @@ def _page(report: Mapping[str, Any]) -> str:
         f"<h1>{title}</h1><table>{facts}</table>{_pictures(report)}"
         f"<h2>Most frequent words</h2>{_counted(report['top_words'])}"
         f"<h2>Unknown characters</h2>{_counted(report['unknown'])}"
+        f"<h2>Lines removed from most documents</h2>{_counted(report['boilerplate'])}"
         f"<h2>Some of what was dropped</h2>{_table(report['dropped'])}</html>\n"
     )
 

@@ -1,8 +1,8 @@
 """Filters of text quality: each compares a document with a setting, and is off by default.
 
 The rules are those of Gopher (Rae et al. 2021, table A1), C4 (Raffel et al. 2020, section 2.2) and
-CCNet (Wenzek et al. 2020, perplexity), where characters stand for words. `settings.corpus.WEB` has
-the thresholds for Chinese.
+CCNet (Wenzek et al. 2020, language and perplexity), where characters stand for words.
+`settings.corpus.WEB` has the thresholds for Chinese.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.corpus.randomness import mix
 from pipeline.corpus.samples.characters import CharacterTable
+from pipeline.corpus.text import languages
 from pipeline.errors import ConfigError
 from pipeline.settings.corpus import CleaningSettings
 from pipeline.storage import filesystem, read_whole
@@ -73,6 +74,9 @@ def reason_to_drop(text: str, settings: CleaningSettings, named: Named) -> str:
         return "repeated_ngrams"
     if named.flagged and flagged_share(text, named.flagged) > settings.max_flagged:
         return "flagged_words"
+    wanted = settings.languages
+    if wanted and languages.probability(text, wanted) < settings.min_language_probability:
+        return "other_language"
     if named.good and named.good.perplexity(text) > settings.max_perplexity:
         return "high_perplexity"
     return ""

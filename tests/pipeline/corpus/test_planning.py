@@ -15,6 +15,7 @@ from pipeline.settings.corpus import CorpusSettings
     [
         ("opencc", {"cleaning": {"simplify": True}}),
         ("ftfy", {"cleaning": {"mojibake": True}}),
+        ("py3langid", {"cleaning": {"languages": ["zh"]}}),
     ],
 )
 def test_the_fingerprint_covers_the_libraries_that_shape_the_text(
@@ -36,5 +37,5 @@ def test_the_fingerprint_covers_the_libraries_that_shape_the_text(
     monkeypatch.setattr("unicodedata.unidata_version", "99.0")
     assert fingerprint() != unused
     monkeypatch.setattr(metadata, "packages_distributions", dict)
-    with pytest.raises(ConfigError, match=f"needs the package {library}"):
+    with pytest.raises(ConfigError, match=rf"needs the package {package}.*pip install.* {package}"):
         fingerprint(**settings)

@@ -236,6 +236,57 @@ def test_what_paragraph_deduplication_leaves_is_checked_again(vocab, tmp_path):
     assert manifest.counts["documents"] == 2
 
 
+def test_lines_of_many_documents_are_removed_counted_and_shown(vocab, tmp_path):
+    texts = write_texts(12)
+    foot = "版权所有，未经许可不得转载。"
+    documents = [f"分享到：\n{text}\n{foot}" for text in texts[:5]]
+    documents += [f"分享到：\n{text}" for text in texts[5:8]] + [f"分享到：\n{foot}", *texts[8:]]
+    source = raw.write(tmp_path / "a.jsonl", raw.jsonl(documents))
+    settings = {"shard_megabytes": 0.001, "dedup": {"boilerplate_documents": 6}}
+    kept: list[str] = []
+    rejected = tmp_path / "rejected"
+    manifest = run(
+        source, tmp_path / "out", vocab, keep_rejected=str(rejected), show=kept.append, **settings
+    )
+    assert manifest.drops == {"boilerplate_line": 15, "empty_after_dedup": 1}
+    assert manifest.boilerplate == (("分享到：", 9), (foot, 6))
+    assert manifest.counts["distinct_boilerplate_lines"] == 2
+    assert len(manifest.shards) > 2
+    assert f"lines that were removed from most documents: 分享到： (9), {foot} (6)" in kept
+    rows = [
+        json.loads(row) for file in (rejected / "boilerplate_line").iterdir() for row in file.open()
+    ]
+    assert sorted({row["text"] for row in rows}) == ["分享到：", foot]
+    plain = raw.write(tmp_path / "b.jsonl", raw.jsonl(texts))
+    same = run(plain, tmp_path / "plain", vocab, shard_megabytes=0.001)
+    for count in ("characters", "tokens", "documents"):
+        assert manifest.counts[count] == same.counts[count]
+    assert shards.read_manifest(tmp_path / "out") == manifest
+
+
+def test_lost_paragraphs_are_told(vocab, tmp_path):
+    prose = "我们今天来到北京大学图书馆看书学习中国经济发展。"
+    names = "张伟李娜刘洋陈静杨帆黄磊周杰吴迪徐峰孙悦马超朱琳胡兵"
+    documents = [prose * 2, f"{prose * 2}\n{names}", f"{names}\n{prose}我们。"]
+    source = raw.write(tmp_path / "a.jsonl", raw.jsonl([*documents, *write_texts(5)]))
+    told: list[str] = []
+    manifest = run(
+        source,
+        tmp_path / "out",
+        vocab,
+        show=told.append,
+        dedup={"exact_paragraphs": True},
+        cleaning={"min_function_characters": 0.01},
+    )
+    assert manifest.drops == {
+        "duplicate_paragraph": 2,
+        "few_function_characters_after_dedup": 1,
+        "lost_paragraph": 1,
+    }
+    assert names in manifest.dropped["lost_paragraph"][0]
+    assert any(line.startswith("1 paragraph(s) are lost") for line in told)
+
+
 def test_a_paragraph_whose_first_document_is_held_out_is_kept_and_held_out_text_is_not(
     vocab, tmp_path
 ):

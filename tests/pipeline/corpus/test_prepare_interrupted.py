@@ -43,17 +43,23 @@ def test_a_rerun_redoes_only_what_was_unfinished(source, vocab, tmp_path, suffix
 
 @pytest.mark.long
 def test_a_start_that_is_stopped_after_any_result_goes_on(vocab, tmp_path):
-    texts = write_texts(24)
+    texts = [f"分享到：\n{text}" for text in write_texts(24)]
     source = raw.write(tmp_path / "a.jsonl", raw.jsonl([*texts, *texts[:4], "短"]))
     heldout = raw.write(tmp_path / "h.jsonl", raw.jsonl([*texts[2:4], *write_texts(40, seed=9)]))
     settings = {
         "heldout": (str(heldout),),
-        "dedup": {"exact_documents": True, "exact_paragraphs": True},
+        "dedup": {
+            "exact_documents": True,
+            "exact_paragraphs": True,
+            "boilerplate_documents": 20,
+        },
         "shard_megabytes": 0.001,
     }
     executor, done = counting()
     whole = run(source, tmp_path / "whole", vocab, executor, **settings)
-    assert {"heldout_document", "duplicate_document", "too_short"} == set(whole.drops)
+    reasons = {"heldout_document", "duplicate_document", "too_short", "boilerplate_line"}
+    assert reasons == set(whole.drops)
+    assert whole.boilerplate == (("分享到：", 22),)
     for number in range(1, len(done) + 1):
         out = tmp_path / str(number)
         with pytest.raises(KeyboardInterrupt, match=rf"^{out}: \d+ finished chunks are kept"):

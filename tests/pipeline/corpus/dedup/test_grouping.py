@@ -1,11 +1,11 @@
 import json
+from collections import Counter
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus.dedup import grouping, marks
-from pipeline.corpus.dedup.array_files import read_arrays
+from pipeline.corpus.dedup import grouping, marks, space
 from pipeline.corpus.dedup.clusters import join
 from pipeline.corpus.dedup.signatures import Signatures, sign
 from pipeline.corpus.randomness import mix
@@ -21,8 +21,14 @@ def each(function, arguments):
     return [function(*one) for one in arguments]
 
 
-def run(folder, chunks, settings, check=lambda text: "" if text else "empty"):
+def too_short(text, shortest):
+    """Why cleaning would drop a text."""
+    return "empty" if not text else "too_short" if len(text) < shortest else ""
+
+
+def run(folder, chunks, settings, shortest=1, check=too_short, shown=None):
     """Deduplicate chunks of texts; returns what is kept, what is dropped, and the counts."""
+    shown = [] if shown is None else shown
     folder = str(folder)
     documents = [
         [Document(n, text, f"{c}:{n}") for n, text in enumerate(texts)]
@@ -33,11 +39,15 @@ def run(folder, chunks, settings, check=lambda text: "" if text else "empty"):
         signed = sign((document.text for document in chunk), settings)
         places = [document.place for document in chunk]
         marks.write_signatures(folder, str(number), signed, places)
-        sizes[str(number)] = len(chunk), len(signed.paragraphs)
+        sizes[str(number)] = len(chunk), len(signed.lines)
     report = f"{folder}/report.jsonl"
-    counts = grouping.find_duplicates(folder, sizes, settings, each, report)
+    counts = grouping.find_duplicates(folder, sizes, settings, each, report, shortest)
     records = [
-        list(marks.without_duplicates(chunk, folder, str(number), check))
+        list(
+            marks.without_duplicates(
+                chunk, folder, str(number), settings, lambda text: check(text, shortest), shown
+            )
+        )
         for number, chunk in enumerate(documents)
     ]
     kept = [[record.text for record in chunk if isinstance(record, Document)] for chunk in records]
@@ -102,21 +112,22 @@ def test_a_dropped_document_does_not_make_the_paragraphs_of_a_kept_one_duplicate
     assert kept == [[body, LONG[3]]]
 
 
-SHAPES = st.lists(  # chunks of documents: the values of three bands, and a few paragraphs
+ALIKE = st.tuples(*(st.integers(0, 5) for _ in range(3)))
+UNLIKE = st.integers(100, 10**9).map(lambda number: (number,) * 3)
+SHAPES = st.lists(  # chunks of documents: the values of three bands, and lines
     st.lists(
-        st.tuples(
-            st.tuples(*(st.integers(0, 5) for _ in range(3))),
-            st.lists(st.integers(0, 4), max_size=3),
-        ),
+        st.tuples(st.one_of(UNLIKE, UNLIKE, ALIKE), st.lists(st.integers(0, 6), max_size=4)),
         max_size=6,
     ),
     min_size=1,
     max_size=7,
 )
+SIZES = (25, 8, 30, 21, 40, 22, 3)
+"""Characters of the lines: those of 20 and more are paragraphs."""
 
 
-def expected_marks(shapes):
-    """Marks of documents and paragraphs by the definition, with everything in memory."""
+def expected_marks(shapes, settings, shortest):
+    """Marks of documents and lines by the definition, one document after another."""
     flat = [document for chunk in shapes for document in chunk]
     bands = [bands for bands, _ in flat]
     pairs = [
@@ -131,52 +142,98 @@ def expected_marks(shapes):
         marks.EXACT if exact[n] != n else marks.NEAR if near[n] != n else marks.KEPT
         for n in range(len(flat))
     ]
-    seen: set[int] = set()
-    repeated = []
-    for mark, (_, paragraphs) in zip(documents, flat, strict=True):
-        for paragraph in paragraphs:
-            repeated.append(mark == marks.KEPT and paragraph in seen)
-            if mark == marks.KEPT:
-                seen.add(paragraph)
     counts = {"exact": exact, "near": near.tolist()}
-    return (
-        documents,
-        repeated,
-        near,
-        {
-            f"{kind}_duplicate_clusters": len({n for i, n in enumerate(first) if n != i})
-            for kind, first in counts.items()
-        },
-    )
+    clusters = {
+        f"{kind}_duplicate_clusters": len({n for i, n in enumerate(first) if n != i})
+        for kind, first in counts.items()
+    }
+    return documents, *expected_lines(flat, documents, settings, shortest), near, clusters
 
 
-@settings(max_examples=25, deadline=None)
-@given(SHAPES, st.sampled_from([1000.0, 0.01, 0.002]))
-def test_the_memory_changes_nothing(tmp_path_factory, shapes, megabytes):
+def expected_lines(flat, documents, settings, shortest):
+    """Marks of the compared lines, and the lines of many documents with their numbers."""
+    kept = [n for n, mark in enumerate(documents) if mark == marks.KEPT]
+    of = Counter(line for n in kept for line in set(flat[n][1]))
+    least = settings.boilerplate_documents or len(flat) + 2
+    many = {line: number for line, number in of.items() if number >= least}
+    seen: set[int] = set()
+    lines: dict[tuple[int, int], int] = {}
+    for n in kept:
+        here: set[int] = set()
+        for place, line in enumerate(flat[n][1]):
+            single = not settings.exact_paragraphs or SIZES[line] < 20
+            again = not single and line in seen | here
+            lines[n, place] = (
+                marks.BOILERPLATE if line in many else marks.REPEATED if again else marks.SINGLE
+            )
+            here |= set() if single or line in many else {line}
+        removed = [line for place, line in enumerate(flat[n][1]) if lines[n, place]]
+        left = sum(SIZES[line] + 1 for line in flat[n][1]) - 1
+        left -= sum(SIZES[line] + 1 for line in removed)
+        if removed and left < shortest and settings.exact_paragraphs:
+            continue  # dropped: its paragraphs are kept in a later document
+        for place, line in enumerate(flat[n][1]):
+            later = any(line in flat[other][1] for other in kept if other > n)
+            if lines[n, place] == marks.SINGLE and line in here and later:
+                lines[n, place] = marks.FIRST
+        seen |= here
+    compared = [
+        lines.get((n, place), marks.SINGLE)
+        for n, (_, found) in enumerate(flat)
+        for place, line in enumerate(found)
+        if settings.boilerplate_documents or SIZES[line] >= 20
+    ]
+    return compared, many
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    SHAPES,
+    st.sampled_from([1000.0, 0.01, 0.002]),
+    st.sampled_from([(True, 0), (True, 2), (False, 3), (True, 4)]),
+    st.sampled_from([1, 26, 31]),
+)
+def test_the_memory_changes_nothing(tmp_path_factory, shapes, megabytes, kinds, shortest):
     folder = tmp_path_factory.mktemp("d")
     near = DedupSettings(
-        near_documents=True, exact_paragraphs=True, bands=3, memory_megabytes=megabytes
+        near_documents=True,
+        exact_paragraphs=kinds[0],
+        boilerplate_documents=kinds[1],
+        bands=3,
+        memory_megabytes=megabytes,
     )
     sizes = {}
     for number, chunk in enumerate(shapes):
         values = np.array([bands for bands, _ in chunk], np.uint64).reshape(len(chunk), 3).T
-        paragraphs = np.array([p for _, found in chunk for p in found], np.uint64)
+        compared = [[n for n in found if kinds[1] or SIZES[n] >= 20] for _, found in chunk]
+        lines = np.array([n for found in compared for n in found], np.uint64)
         codes = (values * np.array([[1], [10], [100]], np.uint64)).sum(axis=0, dtype=np.uint64)
         signed = Signatures(
             mix(codes + np.uint64(1)),
             mix(values + np.uint64(7)),
-            mix(paragraphs + np.uint64(3)),
-            np.array([len(found) for _, found in chunk], np.int64),
+            mix(lines + np.uint64(3)),
+            np.array([SIZES[n] for found in compared for n in found], np.int32),
+            np.array([len(found) for found in compared], np.int64),
+            np.array([sum(SIZES[n] + 1 for n in found) - 1 for _, found in chunk], np.int64),
         )
         places = [f"{number}:{place}" for place in range(len(chunk))]
         marks.write_signatures(str(folder), f"{number}", signed, places)
-        sizes[f"{number}"] = len(chunk), len(paragraphs)
+        sizes[f"{number}"] = len(chunk), len(lines)
     report = folder / "report.jsonl"
-    counts = grouping.find_duplicates(str(folder), sizes, near, each, str(report))
-    read = [read_arrays(f"{folder}/{name}.marks.npz", "documents", "repeated") for name in sizes]
-    documents, repeated, first, expected = expected_marks(shapes)
-    assert [mark for chunk, _ in read for mark in chunk] == documents
-    assert [again for _, chunk in read for again in chunk] == repeated
+    counts = grouping.find_duplicates(str(folder), sizes, near, each, str(report), shortest)
+    read = [marks.read_marks(str(folder), name) for name in sizes]
+    documents, lines, many, first, expected = expected_marks(shapes, near, shortest)
+    assert [mark for chunk in read for mark in chunk.documents] == documents
+    assert [mark for chunk in read for mark in chunk.lines] == lines
+    if kinds[1]:
+        expected["distinct_boilerplate_lines"] = len(many)
+        flat = [[n for _, found in chunk for n in found] for chunk in shapes]
+        shown = [
+            (of_chunk[place], number)
+            for of_chunk, found in zip(flat, read, strict=True)
+            for place, number in found.shown.tolist()
+        ]
+        assert sorted(shown) == sorted(many.items())
     assert counts == expected
     names = [f"{c}:{n}" for c, chunk in enumerate(shapes) for n in range(len(chunk))]
     assert [json.loads(line) for line in report.read_text().splitlines()] == [
@@ -188,10 +245,10 @@ def test_the_memory_changes_nothing(tmp_path_factory, shapes, megabytes):
 
 def test_little_memory_makes_many_groups_and_parts(tmp_path):
     sizes = {str(number): (10, 0) for number in range(50)}
-    groups = grouping.make_groups(sizes, DedupSettings(memory_megabytes=0.05))
+    groups = space.make_groups(sizes, DedupSettings(memory_megabytes=0.05))
     assert len(groups) > 5
     assert [name for group in groups for name in group.chunks] == list(sizes)
     assert [group.documents[0] for group in groups[1:]] == [
         group.documents[-1] for group in groups[:-1]
     ]
-    assert len(grouping.make_groups(sizes, DedupSettings())) == 1
+    assert len(space.make_groups(sizes, DedupSettings())) == 1

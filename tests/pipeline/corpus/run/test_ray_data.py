@@ -22,14 +22,16 @@ from tests.pipeline.corpus.preparing import hashes
 from tests.pipeline.corpus.raw import write_texts
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-SETTINGS = {"shard_megabytes": 0.2, "dedup": {"exact_documents": True}}
+DEDUP = {"exact_documents": True, "exact_paragraphs": True, "boilerplate_documents": 100}
+SETTINGS = {"shard_megabytes": 0.2, "dedup": {**DEDUP, "memory_megabytes": 0.5}}
+FOOT = "版权所有，转载请注明。"
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """A folder of plain and compressed files, its vocabulary, and the shards made without Ray."""
     folder = tmp_path_factory.mktemp("corpus")
-    texts = write_texts(9000)
+    texts = [f"{text}\n{FOOT}" if n % 50 == 0 else text for n, text in enumerate(write_texts(9000))]
     raw.write(folder / "in" / "a.jsonl", raw.jsonl(texts[:4000]))
     raw.write(folder / "in" / "b.jsonl.gz", raw.jsonl(texts[3900:]))
     raw.write(folder / "in" / "c.txt", "\n\n".join(texts[:50]).encode())
@@ -51,7 +53,8 @@ def make(folder, out, executor=prepare.ON_CLUSTER, workers=0, show=lambda line: 
 def test_any_number_of_workers_makes_the_same_bytes(corpus, ray_cluster, tmp_path, workers):
     manifest = make(corpus, tmp_path / "out", workers=workers)
     assert hashes(tmp_path / "out") == hashes(corpus / "expected")
-    assert manifest.drops == {"duplicate_document": 150}
+    assert manifest.drops == {"duplicate_document": 150, "boilerplate_line": 180}
+    assert manifest.boilerplate == ((FOOT, 180),)
     assert len(manifest.shards) > 10
 
 

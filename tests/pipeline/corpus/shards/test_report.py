@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from pipeline.corpus.shards.format import write_manifest
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
 from pipeline.corpus.shards.report import corpus_report
 from pipeline.corpus.shards.report_page import summary, write_report
@@ -50,6 +51,18 @@ def test_figures_equal_those_of_a_slow_count(reader):
     assert sum(report["token_frequencies"]) == (pairs.input_ids > 4).sum()
     assert report["next_sentence"]["other"] == (rows.next_sentence_label == 1).sum()
     assert sum(report["next_sentence"].values()) == len(reader) == report["measured_samples"]
+
+
+def test_removed_lines_are_shown_with_the_most_frequent_first(tmp_path):
+    for name, found in {"a": [("分享到：", 9), ("上一篇", 4)], "b": [("<首页>", 7)]}.items():
+        made = make_corpus(tmp_path / name)
+        write_manifest(tmp_path / name, made.model_copy(update={"boilerplate": tuple(found)}))
+    report = corpus_report(ShardFolder(tmp_path / "a", tmp_path / "b"), TOKENS, 20)
+    assert report["boilerplate"] == [["分享到：", 9], ["<首页>", 7], ["上一篇", 4]]
+    lines = summary(report)["lines removed from most documents"]
+    assert lines == "分享到： 9, <首页> 7, 上一篇 4"
+    page = write_report(report, tmp_path).read_text("utf-8")
+    assert "<td>&lt;首页&gt;</td><td>7</td>" in page
 
 
 def test_a_part_is_spread_over_the_whole(reader):
