@@ -6,6 +6,7 @@ The names in `metrics.jsonl` have no groups.
 |---|---|
 | train | losses and accuracies of training batches, learning rate, gradient norm … |
 | heldout, dev, test | scores on data that is not trained on |
+| size | how many held-out tokens and words are masked |
 | speed | tokens a second, utilisation, seconds a step and left |
 | lamb | trust ratios, norms of weights and updates |
 | time | shares of a step; seconds for which a checkpoint stopped the training, and of its writing |
@@ -30,6 +31,8 @@ def grouped(name: str) -> str:
     """
     name = accepted(name)
     first, _, rest = name.partition("_")
+    if first in JUDGED and rest.startswith("masked_"):
+        return f"size/{name}"  # which never changes, and would stand before the scores
     if first in JUDGED and rest:
         return f"{first}/{rest}"
     if name.startswith(LAMB):
