@@ -6,22 +6,17 @@ import copy
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from pipeline.errors import ConfigError, TaskError, TrainingError
-from pipeline.finetuning.examples.features import IGNORED, collate, training_batches
+from pipeline.errors import ConfigError, TrainingError
+from pipeline.finetuning.examples.features import training_batches
 from pipeline.finetuning.judging.evaluation import Dataset, answers, scores_of
-from pipeline.finetuning.network import (
-    Show,
-    forward,
-    loss_sum,
-    pick_device,
-    target_weight,
-)
+from pipeline.finetuning.network import Show, pick_device
+from pipeline.finetuning.step import Step
 from pipeline.finetuning.tasks.base import Answer, Task, TaskSetup
 from pipeline.settings.finetuning import FinetuneSettings
 
@@ -74,7 +69,7 @@ def train(
         optimizer, lambda step: rate_share(step, steps, settings.warmup)
     )
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    step = _Step(task, network, settings, setup, datasets["train"], device)
+    step = Step(task, network, settings, setup, datasets["train"], device)
     epochs: list[dict[str, float]] = []
     best: Trained | None = None
     done, best_epoch, last_line = 0, 0, time.monotonic()
@@ -112,67 +107,6 @@ def train(
             break
     assert best is not None  # there is at least one epoch
     return best
-
-
-class _Step:
-    """Gradients of one batch, in micro-batches where the settings ask for them."""
-
-    def __init__(
-        self,
-        task: Task,
-        network: nn.Module,
-        settings: FinetuneSettings,
-        setup: TaskSetup,
-        dataset: Dataset,
-        device: torch.device,
-    ) -> None:
-        self._task, self._network, self._device = task, network, device
-        self._pad_id = setup.tokenizer.pad_token_id
-        self._precision = settings.precision
-        self._size = settings.micro_batch or settings.batch
-        targets = [each for feature in dataset.features for each in feature.target]
-        self._weights = label_weights(settings, setup.labels, targets)
-        self._on_device = None if self._weights is None else self._weights.to(device)
-
-    def backward(self, chosen: Sequence[Any], scaler: torch.amp.GradScaler) -> Tensor:
-        """Add the gradient of the mean loss of the batch; returns the loss, a scalar."""
-        batches = [
-            collate(chosen[i : i + self._size], self._pad_id, self._task.multiple_choice)
-            for i in range(0, len(chosen), self._size)
-        ]
-        weight = sum(target_weight(batch.target, self._weights) for batch in batches)
-        total = torch.zeros((), device=self._device)
-        for batch in batches:
-            logits = forward(self._task, self._network, batch, self._device, self._precision)
-            loss = loss_sum(logits, batch.target, self._on_device) / max(weight, 1e-9)
-            scaler.scale(loss).backward()
-            total += loss.detach()
-        return total
-
-
-def label_weights(
-    settings: FinetuneSettings, labels: Sequence[str], targets: Sequence[int]
-) -> Tensor | None:
-    """fp32 [K] weights of the labels in the loss; None where all have 1.
-
-    `balanced` gives a label N / (K · its number of the N targets), as in scikit-learn. Raises
-    TaskError for a weight of a label that does not occur in the training examples.
-    """
-    chosen = settings.label_weights
-    if not chosen:
-        return None
-    if chosen == "balanced":
-        counts = torch.bincount(
-            torch.tensor([each for each in targets if each != IGNORED]), minlength=len(labels)
-        )
-        return counts.sum() / (len(labels) * counts.clamp(min=1).float())
-    assert isinstance(chosen, dict)
-    if unknown := sorted(set(chosen) - set(labels)):
-        raise TaskError(
-            f"finetune.label_weights: label {unknown[0]!r} does not occur in the training examples "
-            f"({', '.join(labels)})"
-        )
-    return torch.tensor([chosen.get(label, 1.0) for label in labels])
 
 
 def parameter_groups(network: nn.Module, settings: FinetuneSettings) -> list[dict[str, Any]]:

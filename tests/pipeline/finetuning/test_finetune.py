@@ -210,6 +210,7 @@ def test_settings_without_an_effect_are_refused(data):
     assert "patience: needs" in told("ner", only_train, patience=1)
     assert "micro_batch=16 must be smaller" in told("ner", micro_batch=16)
     assert "has no effect on span" in told("span", label_weights="balanced")
+    assert "r_drop: needs finetune.dropout" in told("ner", r_drop=1.0, dropout=0.0)
     assert "halving: needs several values" in told("ner", search={"halving": True})
     several_seeds = {"halving": True, "seeds": [1, 2]}
     assert "halving: needs several values" in told("ner", search=several_seeds)

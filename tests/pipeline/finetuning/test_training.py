@@ -9,9 +9,10 @@ from pipeline.errors import ConfigError, TaskError
 from pipeline.finetuning import network as networks
 from pipeline.finetuning.examples.data import read_examples
 from pipeline.finetuning.judging.evaluation import Dataset
+from pipeline.finetuning.step import label_weights
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import TaskSetup
-from pipeline.finetuning.training import label_weights, parameter_groups, rate_share, train
+from pipeline.finetuning.training import parameter_groups, rate_share, train
 from pipeline.settings.finetuning import FinetuneSettings
 
 
