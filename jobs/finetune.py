@@ -34,6 +34,7 @@ def plan(config: Config) -> Mapping[str, object]:
         "score on": settings.data.test or settings.data.dev or "nothing",
         "epochs, batch, learning rate": f"{settings.epochs}, {settings.batch}, {settings.lr:g}",
         "trials": trials,
+        "workers of a trial": settings.workers,
         "write": _output(config),
         "record in": tracking.tracking_uri(config),
     }

@@ -28,6 +28,7 @@ from pipeline.feed.batches import heldout, open_folder, split_weights
 from pipeline.feed.unigram import unigram_loss
 from pipeline.finetuning.finetune import FinetuneResult, Finetuning, check
 from pipeline.finetuning.tasks import TASKS
+from pipeline.finetuning.trials.groups import check_workers
 from pipeline.finetuning.trials.on_cluster import finetune_all
 from pipeline.paths import RunPaths
 from pipeline.runs import report
@@ -73,6 +74,7 @@ def run_all(config: Config, progress: Progress) -> dict[str, Any]:
     """
     config = with_sample(config)
     check_heads(config)
+    check_workers((f"heads.{name}", head) for name, head in config.heads.items())
     with lock.hold(RunPaths.of(config).run, progress.say):
         return _run_stages(config, progress)
 

@@ -71,6 +71,7 @@ ALLOWED = {
     ),
     "pipeline.finetuning": (
         "model",
+        "pipeline.cluster.interfaces",
         "pipeline.cpu",
         "pipeline.errors",
         "pipeline.cluster.ray_cluster",

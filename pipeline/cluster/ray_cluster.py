@@ -63,9 +63,9 @@ def place(
     """
     bundle = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
     if not wait_seconds:
-        if lacking := _lacking(workers, bundle):
+        if lack := lacking(workers, bundle):
             raise ConfigError(
-                f"scaling: {workers} worker(s) need {lacking}; lower scaling.workers or "
+                f"scaling: {workers} worker(s) need {lack}; lower scaling.workers or "
                 "scaling.cpus_per_worker, or add nodes (on a cluster that starts nodes by itself, "
                 "set scaling.wait_seconds)"
             )
@@ -75,22 +75,22 @@ def place(
     try:
         said = ""
         while not group.wait(min(POLL_SECONDS, max(0.1, deadline - time.monotonic()))):
-            lacking = _lacking(workers, bundle) or f"{bundle} each, free on one node"
+            lack = lacking(workers, bundle) or f"{bundle} each, free on one node"
             if time.monotonic() >= deadline:
                 raise ConfigError(
                     f"scaling: after scaling.wait_seconds={wait_seconds:g} {workers} worker(s) "
-                    f"still need {lacking}; look for the autoscaler's reason in `ray status`, "
+                    f"still need {lack}; look for the autoscaler's reason in `ray status`, "
                     "lower the number of workers, or raise scaling.wait_seconds"
                 )
-            if lacking != said:
-                say(f"waiting at most {wait_seconds:g} s: {workers} worker(s) need {lacking}")
-                said = lacking
+            if lack != said:
+                say(f"waiting at most {wait_seconds:g} s: {workers} worker(s) need {lack}")
+                said = lack
     finally:
         # The nodes stay for a while, so that Ray Train's own placement group finds them.
         ray.util.remove_placement_group(group)
 
 
-def _lacking(workers: int, bundle: dict[str, float]) -> str:
+def lacking(workers: int, bundle: dict[str, float]) -> str:
     """What the cluster lacks for a group of workers; empty if nothing."""
     return " and ".join(
         f"{workers * each:g} {name}s and the cluster has {count(name)}"

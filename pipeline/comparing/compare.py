@@ -38,6 +38,7 @@ from pipeline.finetuning.finetune import (
     run_trials,
     trials_of,
 )
+from pipeline.finetuning.trials.groups import check_workers
 from pipeline.finetuning.trials.on_cluster import cluster_runner
 from pipeline.finetuning.trials.search import grid
 from pipeline.paths import RunPaths, storage_folder
@@ -166,6 +167,7 @@ def run(config: Config, show: Show) -> tuple[Comparison, list[Path]]:
         ConfigError, TaskError, ExportError, TrackingError: before anything is trained.
     """
     tasks, runner = suite_of(config), cluster_runner(show)
+    check_workers((f"heads.{name}", each) for name, each in tasks.items())
     folder = folder_of(config)
     subjects = subjects_of(config, runner, show)
     jobs = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -55,7 +56,9 @@ class Work(NamedTuple):
     """Takes the arguments and, by the name `show`, what takes progress lines."""
     arguments: tuple[Any, ...]
     gpus: float = 0.0
-    """GPUs that it uses where the cluster has any."""
+    """GPUs that it uses where the cluster has any; if it has several workers, each of them."""
+    workers: int = 1
+    """Processes that make the call together, as a process group of torch."""
 
 
 Runner = Callable[[Sequence[Work]], list[Any]]
@@ -114,11 +117,20 @@ def check(settings: FinetuneSettings, group: str = "finetune") -> None:
         mistakes.append(f"{group}.search.halving: needs more than one epoch to stop anything early")
     if settings.patience and not settings.data.dev:
         mistakes.append(f"{group}.patience: needs {group}.data.dev to see what is better")
-    if settings.micro_batch >= settings.batch:
+    several = settings.workers > 1
+    if settings.micro_batch >= math.ceil(settings.batch / settings.workers):
+        each = f" / {group}.workers={settings.workers}" if several else ""
         mistakes.append(
             f"{group}.micro_batch={settings.micro_batch} must be smaller than {group}.batch="
-            f"{settings.batch}; leave it out to process the batch at once"
+            f"{settings.batch}{each}; leave it out to process the batch at once"
         )
+    if settings.workers > (smallest := min(batch for _, batch in trials)):
+        what = f"there are {smallest} examples in a batch to share"
+        mistakes.append(f"{group}.workers={settings.workers}: {what}")
+    if several and settings.gpus < 1:
+        mistakes.append(f"{group}.workers: need a GPU each; {group}.gpus={settings.gpus:g} is less")
+    if several and settings.search.halving:
+        mistakes.append(f"{group}.workers: search.halving has trials of one worker; leave one out")
     if settings.label_weights and settings.task not in ("", "classification", "pair", "ner"):
         mistakes.append(f"{group}.label_weights: has no effect on {settings.task}: leave it out")
     if settings.r_drop and not settings.dropout:
@@ -140,6 +152,8 @@ def finetune(
     def here(works: Sequence[Work]) -> list[Any]:
         return [_call(work, show) for work in works]
 
+    if settings.workers > 1:
+        raise ConfigError("finetune.workers: needs a cluster (`finetune_all`)")
     job = Finetuning("", settings, export, output, seed, from_scratch)
     (result,) = finetune_with(here, [job], lambda name, line: show(line))
     return result
@@ -365,7 +379,8 @@ def _conclude(
 
 
 def _work(trial: Trial, again: bool = False) -> Work:
-    return Work(trial.name, _run_trial, (trial, again), trial.settings.gpus)
+    settings = trial.settings
+    return Work(trial.name, _run_trial, (trial, again), settings.gpus, settings.workers)
 
 
 def _run_trial(trial: Trial, again: bool, show: Show) -> TrialResult:

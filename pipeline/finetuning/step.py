@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -18,11 +19,12 @@ from pipeline.finetuning.regularizers import (
     word_embeddings,
 )
 from pipeline.finetuning.tasks.base import Task, TaskSetup
+from pipeline.finetuning.workers import ALONE, Workers
 from pipeline.settings.finetuning import FinetuneSettings
 
 
 class Step:
-    """Gradients of one batch, in micro-batches where the settings ask for them."""
+    """Gradients of one batch that workers share, in micro-batches where settings ask for them."""
 
     def __init__(
         self,
@@ -32,8 +34,10 @@ class Step:
         setup: TaskSetup,
         dataset: Dataset,
         device: torch.device,
+        workers: Workers = ALONE,
     ) -> None:
         self._task, self._network, self._device = task, network, device
+        self._workers = workers
         self._pad_id = setup.tokenizer.pad_token_id
         self._precision = settings.precision
         self._r_drop, self._fgm = settings.r_drop, settings.fgm
@@ -43,16 +47,20 @@ class Step:
         self._on_device = None if self._weights is None else self._weights.to(device)
 
     def backward(self, chosen: Sequence[Feature], scaler: torch.amp.GradScaler) -> Tensor:
-        """Add the gradient of the mean loss of the batch; returns the loss, a scalar.
+        """Give all workers the gradient of the mean loss of a batch; returns the loss, a scalar.
 
-        With `fgm`, the gradient is that of the loss plus the loss of the adversarial examples, and
-        the loss that is returned is the first one.
+        The parameters must have no gradient before. With `fgm`, the gradient is that of the loss
+        plus the loss of the adversarial examples; the loss that is returned is the first one.
         """
+        targets = torch.tensor([each for feature in chosen for each in feature.target])
+        weight, own = target_weight(targets, self._weights), self._workers.share(chosen)
+        if not own:
+            # An example without a weight: this worker then has gradients like the others, of 0.
+            weight, own = math.inf, chosen[:1]
         batches = [
-            collate(chosen[i : i + self._size], self._pad_id, self._task.multiple_choice)
-            for i in range(0, len(chosen), self._size)
+            collate(own[i : i + self._size], self._pad_id, self._task.multiple_choice)
+            for i in range(0, len(own), self._size)
         ]
-        weight = sum(target_weight(batch.target, self._weights) for batch in batches)
         total = torch.zeros((), device=self._device)
         for batch in batches:
             if not self._fgm:
@@ -64,7 +72,7 @@ class Step:
             total += self._add(batch, weight, scaler, move)
             assert move.grad is not None  # the word embeddings are used
             self._add(batch, weight, scaler, adversarial(move.grad, self._fgm))
-        return total
+        return self._workers.add_up(self._network, total)
 
     def _add(
         self,

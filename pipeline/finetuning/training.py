@@ -18,6 +18,7 @@ from pipeline.finetuning.judging.evaluation import Dataset, answers, scores_of
 from pipeline.finetuning.network import Show, pick_device
 from pipeline.finetuning.step import Step
 from pipeline.finetuning.tasks.base import Answer, Task, TaskSetup
+from pipeline.finetuning.workers import ALONE, Workers
 from pipeline.settings.finetuning import FinetuneSettings
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -47,11 +48,14 @@ def train(
     setup: TaskSetup,
     show: Show,
     report: Report = lambda scores: None,
+    workers: Workers = ALONE,
 ) -> Trained:
     """Train all epochs and keep the weights of the best on dev, or of the last without dev.
 
     Args:
         report: takes loss and dev scores after each epoch; it may end the training by raising.
+        workers: share each batch; all of them call this with equal arguments and networks, and get
+            the same result.
 
     Raises:
         ConfigError: fp16 without a GPU.
@@ -69,7 +73,7 @@ def train(
         optimizer, lambda step: rate_share(step, steps, settings.warmup)
     )
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    step = Step(task, network, settings, setup, datasets["train"], device)
+    step = Step(task, network, settings, setup, datasets["train"], device, workers)
     epochs: list[dict[str, float]] = []
     best: Trained | None = None
     done, best_epoch, last_line = 0, 0, time.monotonic()
@@ -93,7 +97,7 @@ def train(
         mean = float(total) / len(features)
         if not math.isfinite(mean):
             raise TrainingError(f"the loss of epoch {epoch + 1} is {mean}: lower finetune.lr")
-        found = answers(task, network, dev_set, settings.batch, setup, precision)
+        found = answers(task, network, dev_set, settings.batch, setup, precision, workers)
         scores = scores_of(task, dev_set.examples, found)
         epochs.append({"loss": mean} | scores)
         on_dev = f" · dev {task.metric} {scores[task.metric]:.4f}" if scores else ""

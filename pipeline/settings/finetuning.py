@@ -118,7 +118,11 @@ class FinetuneSettings(Settings):
     skip_bad: bool = False
     """Leave malformed examples out and count them, instead of stopping before the training."""
     gpus: AboveZero = 1.0
-    """GPUs of a trial where the cluster has any; with 0.5, two trials share one."""
+    """GPUs of a trial, or of each of its `workers`, where the cluster has any; with 0.5, two trials
+    share one."""
+    workers: Positive = 1
+    """Workers that share each batch of a trial, for large networks and data. Each has GPUs of its
+    own (`gpus`), or its share of the CPUs, and `micro_batch` counts for each."""
     from_scratch: bool = False
     """Start from random weights of the same network, to show what pretraining is worth."""
 

@@ -122,9 +122,12 @@ def spread(examples: list[Example], limit: int) -> list[Example]:
 def fingerprint(settings: FinetuneSettings, export: str, from_scratch: bool) -> str:
     """Hash of settings, data and start, without what differs between the trials of a grid.
 
-    `gpus` is left out too: it says where a trial runs, and changes no result.
+    `gpus` is left out too: it says where a trial runs, and changes no result. Several workers draw
+    other dropout than one.
     """
     chosen: dict[str, Any] = settings.model_dump(mode="json")
+    if settings.workers == 1:
+        del chosen["workers"]  # what was made before there was this setting stays valid
     for name in ("name", "checkpoint", "search", "lr", "batch", "gpus"):
         del chosen[name]
     places = chosen["data"]

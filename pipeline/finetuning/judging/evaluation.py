@@ -10,6 +10,7 @@ from pipeline.finetuning.examples.features import Feature
 from pipeline.finetuning.examples.jsonl import Example
 from pipeline.finetuning.network import Precision, infer
 from pipeline.finetuning.tasks.base import Answer, Logits, Task, TaskSetup
+from pipeline.finetuning.workers import ALONE, Workers
 
 
 class Dataset(NamedTuple):
@@ -39,11 +40,13 @@ def answers(
     batch: int,
     setup: TaskSetup,
     precision: Precision = "auto",
+    workers: Workers = ALONE,
 ) -> list[Answer]:
-    """One answer for each example."""
+    """One answer for each example. The workers share the features, and all get all answers."""
     features = dataset.features
     pad_id = setup.tokenizer.pad_token_id
-    logits = infer(task, network, features, 2 * batch, pad_id, precision)
+    own = infer(task, network, workers.share(features), 2 * batch, pad_id, precision)
+    logits = workers.collect(own)
     outputs: list[list[tuple[Feature, Logits]]] = [[] for _ in dataset.examples]
     for feature, each in zip(features, logits, strict=True):
         outputs[feature.example].append((feature, each))

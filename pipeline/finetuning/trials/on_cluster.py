@@ -8,11 +8,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup
 
 from pipeline.cluster import ray_cluster
 from pipeline.errors import NezhaError, TrainingError
@@ -24,14 +26,24 @@ from pipeline.finetuning.finetune import (
     Work,
     finetune_with,
 )
+from pipeline.finetuning.trials import groups
+from pipeline.finetuning.trials.groups import Meeting, Place, check_workers, has_gpus, joined
 from pipeline.finetuning.trials.halving import halve
 from pipeline.finetuning.trials.trial import Trial
+from pipeline.finetuning.workers import OthersKnow
 
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Threads that wait for each other sleep. By default they spin, which on cores that other processes
 use too holds up the threads that they wait for: a fine-tuning of one minute took half an hour."""
 Show = Callable[[str, str], None]
 logger = logging.getLogger(__name__)
+
+
+class Member(NamedTuple):
+    """A Ray task: the number of its work, and its rank among the workers of that."""
+
+    work: int
+    rank: int
 
 
 def finetune_all(jobs: Sequence[Finetuning], show: Show) -> list[FinetuneResult]:
@@ -53,6 +65,7 @@ def finetune_all(jobs: Sequence[Finetuning], show: Show) -> list[FinetuneResult]
         threads = threads_of_a_task(len(trials), ray_cluster.cpus_by_node())
         return halve(trials, metric, threads, show)
 
+    check_workers((f"{job.name}: finetune", job.settings) for job in jobs)
     given = [_with_absolute_paths(job) for job in jobs]
     return finetune_with(cluster_runner(show), given, show, halve_here)
 
@@ -71,43 +84,77 @@ def cluster_runner(show: Show) -> Runner:
         if not works:
             return []
         ray_cluster.connect()
-        has_gpus = ray_cluster.count("GPU") > 0 or ray_cluster.can_start("GPU")
-        threads = threads_of_a_task(len(works), ray_cluster.cpus_by_node())
-        streams: dict[Any, int] = {}
-        for number, work in enumerate(works):
-            gpus = work.gpus if has_gpus else 0.0
-            cpus = 1 if gpus else threads
-            task = ray.remote(
-                num_cpus=cpus,
-                num_gpus=gpus,
-                num_returns="streaming",
-                runtime_env={"env_vars": PASSIVE},
-            )(_run)
-            streams[task.remote(work.function, work.arguments, cpus)] = number
-        return _collect(works, streams, show)
+        on_gpus, most = has_gpus(), max(work.workers for work in works)
+        tasks = sum(work.workers for work in works)
+        threads = threads_of_a_task(tasks, ray_cluster.cpus_by_node(), most)
+        meeting = Meeting() if most > 1 else None
+        members: dict[Any, Member] = {}
+        held: dict[int, PlacementGroup] = {}
+        try:
+            for number, work in enumerate(works):
+                gpus = work.gpus if on_gpus else 0.0
+                options = {"num_cpus": 1 if gpus else threads, "num_gpus": gpus}
+                start = partial(_start, work)
+                if meeting is None or work.workers == 1:
+                    members[start(None, options)] = Member(number, 0)
+                    continue
+                places = meeting.places(str(number), work.workers)
+                streams, held[number] = groups.start(start, places, options)
+                members |= {each: Member(number, rank) for rank, each in enumerate(streams)}
+            return _collect(works, members, held, show)
+        finally:
+            for group in held.values():
+                groups.end(group)
 
     return run
 
 
-def threads_of_a_task(tasks: int, cpus_by_node: Sequence[int]) -> int:
-    """CPUs of each of several tasks, so that they share the cluster and fit on a node."""
-    return max(1, min(sum(cpus_by_node) // tasks, max(cpus_by_node, default=1)))
+def threads_of_a_task(tasks: int, cpus_by_node: Sequence[int], together: int = 1) -> int:
+    """CPUs of each of several tasks, so that they share the cluster and fit on a node.
+
+    `together`: so many of them must fit at one time.
+    """
+    threads = max(1, min(sum(cpus_by_node) // tasks, max(cpus_by_node, default=1)))
+    while threads > 1 and sum(cpus // threads for cpus in cpus_by_node) < together:
+        threads -= 1
+    return threads
 
 
-def _collect(works: Sequence[Work], streams: dict[Any, int], show: Show) -> list[Any]:
-    """Pass progress lines on until each call has a result or an error."""
+def _start(work: Work, place: Place | None, options: dict[str, Any]) -> Any:
+    """A Ray task of a work: the stream of its progress lines and its result."""
+    environment = {"env_vars": PASSIVE}
+    task = ray.remote(num_returns="streaming", runtime_env=environment, **options)(_run)
+    return task.remote(work.function, work.arguments, options["num_cpus"], place)
+
+
+def _collect(
+    works: Sequence[Work], members: dict[Any, Member], held: dict[int, PlacementGroup], show: Show
+) -> list[Any]:
+    """Pass progress lines on until each call has a result or an error.
+
+    A group has the result of its first worker, or the first error that says what happened. Then its
+    other workers are ended, and it leaves `held`.
+    """
     results: dict[int, Any] = {}
-    start_time, waiting = time.monotonic(), list(streams)
+    start_time, waiting = time.monotonic(), list(members)
     try:
         while waiting:
             (stream,), waiting = ray.wait(waiting, num_returns=1, fetch_local=False)
-            work = works[streams[stream]]
-            item = _next_item(stream)
+            number, rank = members[stream]
+            work = works[number]
+            name = f"worker {rank} of {work.workers}" if work.workers > 1 else "the worker process"
+            item = _next_item(stream, name)
             if isinstance(item, str):
-                show(work.name, item)
                 waiting.append(stream)
+                if number not in results:
+                    show(work.name, item)
                 continue
-            results[streams[stream]] = item
+            others = [each for each in waiting if members[each].work == number]
+            if number in results or (isinstance(item, OthersKnow) and others):
+                continue
+            results[number] = item
+            if number in held:
+                groups.end(held.pop(number))
             if isinstance(item, NezhaError):
                 show(work.name, f"failed: {item}")
             if len(works) > 2:
@@ -121,8 +168,8 @@ def _collect(works: Sequence[Work], streams: dict[Any, int], show: Show) -> list
     return [results[number] for number in range(len(works))]
 
 
-def _next_item(stream: Any) -> Any:
-    """The next progress line of a task, its result, or a NezhaError."""
+def _next_item(stream: Any, name: str) -> Any:
+    """The next progress line of a task, its result, or a NezhaError, which may name the task."""
     try:
         return ray.get(next(stream))
     except RayTaskError as error:
@@ -133,20 +180,28 @@ def _next_item(stream: Any) -> Any:
         return TrainingError(f"{type(error.cause).__name__}: {error.cause}")
     except RayError as error:
         return TrainingError(
-            f"the worker process died ({type(error).__name__}); if memory ran out, lower its "
+            f"{name} died ({type(error).__name__}); if memory ran out, lower its "
             "batch, micro_batch or data.length"
         )
 
 
-def _run(function: Callable[..., Any], arguments: tuple[Any, ...], threads: int) -> Iterator[Any]:
-    """Runs in a Ray worker: yields progress lines and, last, the result, which is no string."""
+def _run(
+    function: Callable[..., Any], arguments: tuple[Any, ...], threads: int, place: Place | None
+) -> Iterator[Any]:
+    """Runs in a Ray worker: yields progress lines and, last, the result, which is no string.
+
+    Of a group, the first worker does so, and the others raise OthersKnow at their end.
+    """
     torch.set_num_threads(threads)
     os.environ["RAYON_NUM_THREADS"] = str(threads)  # the tokenizer's threads
     items: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def call() -> None:
+        first = place is None or place.rank == 0
         try:
-            items.put(function(*arguments, show=items.put))
+            with joined(place):
+                result = function(*arguments, show=items.put if first else _ignore)
+            items.put(result if first else OthersKnow("the first worker gave no result"))
         except BaseException as error:
             items.put(error)
 
@@ -156,6 +211,10 @@ def _run(function: Callable[..., Any], arguments: tuple[Any, ...], threads: int)
     if isinstance(item, BaseException):
         raise item
     yield item
+
+
+def _ignore(line: str) -> None:
+    """Progress that another worker shows."""
 
 
 def _with_absolute_paths(job: Finetuning) -> Finetuning:

@@ -28,6 +28,7 @@ from pipeline.finetuning.prediction.head_folder import save
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import Answer, TaskSetup
 from pipeline.finetuning.training import Report, train
+from pipeline.finetuning.workers import Workers
 from pipeline.settings.finetuning import FinetuneSettings
 
 RESULT = "result.json"
@@ -73,6 +74,7 @@ def run_trial(
 ) -> TrialResult:
     """The trial's result, from its folder if it is there (unless `again`), or else computed.
 
+    In a process of a group of workers, they compute it together, and the first one writes it.
     Equal trials give an equal result on the same machine with the same number of threads.
 
     Raises:
@@ -81,7 +83,7 @@ def run_trial(
     """
     if not again and (known := read_result(trial.folder)):
         return known
-    start_time, settings = time.monotonic(), trial.settings
+    start_time, settings, workers = time.monotonic(), trial.settings, Workers.of_process()
     task, tokenizer = TASKS[settings.task], networks.load_tokenizer(trial.export)
     data = read_examples(settings, tokenizer)
     length, stride = settings.data.length, settings.data.stride
@@ -91,9 +93,10 @@ def run_trial(
         network = networks.build(
             task, trial.export, data.labels, settings.dropout, trial.from_scratch
         )
-        trained = train(task, network, settings, trial.seed, sets, setup, show, report)
+        workers.start_alike(network, trial.seed)
+        trained = train(task, network, settings, trial.seed, sets, setup, show, report, workers)
     network.load_state_dict(trained.weights)
-    found = answers(task, network, sets["test"], settings.batch, setup, settings.precision)
+    found = answers(task, network, sets["test"], settings.batch, setup, settings.precision, workers)
     test = scores_of(task, sets["test"].examples, found)
     result = TrialResult(
         lr=settings.lr,
@@ -106,6 +109,8 @@ def run_trial(
         seconds=round(time.monotonic() - start_time, 1),
         versions={"torch": torch.__version__, "transformers": transformers.__version__},
     )
+    if workers.rank:
+        return result
     with _whole(trial.folder) as folder:
         for name, given in (("dev", trained.answers), ("test", found)):
             write_predictions(folder / f"{name}.jsonl", sets[name].examples, given)

@@ -211,6 +211,14 @@ def test_settings_without_an_effect_are_refused(data):
     assert "micro_batch=16 must be smaller" in told("ner", micro_batch=16)
     assert "has no effect on span" in told("span", label_weights="balanced")
     assert "r_drop: needs finetune.dropout" in told("ner", r_drop=1.0, dropout=0.0)
+    shared = told("ner", workers=2, batch=15, micro_batch=8)
+    assert "micro_batch=8 must be smaller than finetune.batch=15 / finetune.workers=2" in shared
+    check(settings("ner", data, workers=2, batch=15, micro_batch=7))
+    few = told("ner", workers=5, batch=16, search={"batch": [8, 4]})
+    assert "workers=5: there are 4 examples in a batch to share" in few
+    assert "finetune.gpus=0.5 is less" in told("ner", workers=2, gpus=0.5)
+    halved = {"halving": True, "lr": [1e-3, 1e-4]}
+    assert "search.halving has trials of one" in told("ner", workers=2, epochs=2, search=halved)
     assert "halving: needs several values" in told("ner", search={"halving": True})
     several_seeds = {"halving": True, "seeds": [1, 2]}
     assert "halving: needs several values" in told("ner", search=several_seeds)

@@ -1,13 +1,15 @@
 """Fine-tunings as Ray tasks."""
 
 import os
+import time
 
 import pytest
 import torch
 
-from pipeline.errors import TaskError, TrainingError
+from pipeline.errors import ConfigError, TaskError, TrainingError
 from pipeline.finetuning.finetune import Finetuning, Work, finetune
 from pipeline.finetuning.trials.on_cluster import cluster_runner, finetune_all, threads_of_a_task
+from pipeline.finetuning.workers import Workers
 from pipeline.settings.finetuning import FinetuneSettings
 
 
@@ -64,6 +66,74 @@ def test_a_mistake_is_told_as_it_is_before_anything_is_trained(ray_cluster, expo
     assert type(told.value) is TaskError
     assert told.value.__cause__ is None
     assert not (tmp_path / "long").exists()
+
+
+def test_workers_of_a_group_fit_on_the_nodes_together():
+    assert threads_of_a_task(4, [3, 3, 3], 4) == 1  # with 2 CPUs each, a node would hold one
+    assert threads_of_a_task(4, [8], 2) == 2
+    assert threads_of_a_task(3, [1, 1], 3) == 1
+
+
+@pytest.mark.ray
+def test_a_group_has_the_result_of_one_worker(ray_cluster, export, data, tmp_path):
+    """To rounding, without dropout; its folder is written once, and lines are shown once."""
+    found = {}
+    for workers in (1, 2):
+        values = {"workers": workers, "dropout": 0.0, "precision": "fp32"}
+        run = job(f"{workers}", data, export, tmp_path / f"{workers}" / "head", **values)
+        lines = []
+        (found[workers],) = finetune_all([run], lambda name, line, kept=lines: kept.append(line))
+        assert sum(line.startswith("epoch 1/1") for line in lines) == 1
+        assert [each.name for each in run.output.parent.iterdir()].count("head") == 1
+        trials = list((run.output.parent / ".trials").iterdir())
+        assert len(trials) == 1  # and no temporary folder
+    one, two = found[1], found[2]
+    assert two.epochs[0]["loss"] == pytest.approx(one.epochs[0]["loss"], rel=1e-4)
+    assert two.dev["f1"] == pytest.approx(one.dev["f1"], abs=0.03)
+    assert two.test["f1"] == pytest.approx(one.test["f1"], abs=0.03)
+    (again,) = finetune_all([run], lambda name, line: None)
+    assert again == two
+
+
+@pytest.mark.ray
+def test_more_workers_than_the_cluster_holds_are_refused(ray_cluster, export, data, tmp_path):
+    run = job("ner", data, export, tmp_path / "head", workers=9)
+    with pytest.raises(
+        ConfigError, match=r"ner: finetune\.workers=9: needs 9 CPUs and the cluster has \d;"
+    ):
+        finetune_all([run], lambda name, line: None)
+    with pytest.raises(ConfigError, match="needs a cluster"):
+        finetune(run.settings, str(export), tmp_path / "here", seed=1)
+
+
+def end_at_worker_1(how, show):
+    """Worker 1 ends; the others wait for it."""
+    show("started")
+    workers = Workers.of_process()
+    if workers.rank == 1 and how == "die":
+        os._exit(1)
+    if workers.rank == 1 and how == "fail":
+        raise TaskError("a mistake that worker 1 sees")
+    if how == "hang":  # nobody calls, so that no connection breaks
+        time.sleep(0 if workers.rank == 1 else 600)
+        os._exit(1)
+    return workers.collect([workers.rank])
+
+
+@pytest.mark.ray
+def test_the_failure_of_a_worker_ends_its_group_alone(ray_cluster):
+    hows = ("die", "fail", "hang", "well")
+    works = [Work(how, end_at_worker_1, (how,), workers=2) for how in hows]
+    lines = []
+    died, failed, hung, well = cluster_runner(lambda *line: lines.append(line))(works)
+    assert type(died) is type(hung) is TrainingError
+    assert str(died).startswith("worker 1 of 2 died")
+    assert str(hung).startswith("worker 1 of 2 died")
+    assert (type(failed), str(failed)) == (TaskError, "a mistake that worker 1 sees")
+    assert well == [0, 1]
+    assert lines.count(("well", "started")) == 1
+    # What the groups held is free again.
+    assert cluster_runner(lambda *line: None)([Work("next", look_around, ())])[0]["threads"] == 4
 
 
 def look_around(show):
