@@ -133,8 +133,6 @@ def check(settings: FinetuneSettings, group: str = "finetune") -> None:
         mistakes.append(f"{group}.workers: search.halving has trials of one worker; leave one out")
     if settings.label_weights and settings.task not in ("", "classification", "pair", "ner"):
         mistakes.append(f"{group}.label_weights: has no effect on {settings.task}: leave it out")
-    if settings.r_drop and not settings.dropout:
-        mistakes.append(f"{group}.r_drop: needs {group}.dropout; without it both passes are equal")
     if mistakes:
         raise ConfigError(f"{len(mistakes)} wrong setting(s):\n  " + "\n  ".join(mistakes))
 

@@ -1,4 +1,4 @@
-"""The gradient of one batch: loss, micro-batches, R-Drop and adversarial examples."""
+"""The gradient of one batch: shares of workers, micro-batches, weights of labels."""
 
 from __future__ import annotations
 
@@ -9,15 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import TaskError
-from pipeline.finetuning.examples.features import IGNORED, Feature, FeatureBatch, collate
+from pipeline.finetuning.examples.features import IGNORED, Feature, collate
 from pipeline.finetuning.judging.evaluation import Dataset
 from pipeline.finetuning.network import forward, loss_sum, target_weight
-from pipeline.finetuning.regularizers import (
-    adversarial,
-    divergence_sum,
-    moved_embeddings,
-    word_embeddings,
-)
 from pipeline.finetuning.tasks.base import Task, TaskSetup
 from pipeline.finetuning.workers import ALONE, Workers
 from pipeline.settings.finetuning import FinetuneSettings
@@ -40,7 +34,6 @@ class Step:
         self._workers = workers
         self._pad_id = setup.tokenizer.pad_token_id
         self._precision = settings.precision
-        self._r_drop, self._fgm = settings.r_drop, settings.fgm
         self._size = settings.micro_batch or settings.batch
         targets = [each for feature in dataset.features for each in feature.target]
         self._weights = label_weights(settings, setup.labels, targets)
@@ -49,8 +42,7 @@ class Step:
     def backward(self, chosen: Sequence[Feature], scaler: torch.amp.GradScaler) -> Tensor:
         """Give all workers the gradient of the mean loss of a batch; returns the loss, a scalar.
 
-        The parameters must have no gradient before. With `fgm`, the gradient is that of the loss
-        plus the loss of the adversarial examples; the loss that is returned is the first one.
+        The parameters must have no gradient before.
         """
         targets = torch.tensor([each for feature in chosen for each in feature.target])
         weight, own = target_weight(targets, self._weights), self._workers.share(chosen)
@@ -63,38 +55,11 @@ class Step:
         ]
         total = torch.zeros((), device=self._device)
         for batch in batches:
-            if not self._fgm:
-                total += self._add(batch, weight, scaler)
-                continue
-            width = word_embeddings(self._network).embedding_dim
-            shape = *batch.inputs["input_ids"].shape, width
-            move = torch.zeros(shape, device=self._device, requires_grad=True)
-            total += self._add(batch, weight, scaler, move)
-            assert move.grad is not None  # the word embeddings are used
-            self._add(batch, weight, scaler, adversarial(move.grad, self._fgm))
+            logits = forward(self._task, self._network, batch, self._device, self._precision)
+            loss = loss_sum(logits, batch.target, self._on_device) / max(weight, 1e-9)
+            scaler.scale(loss).backward()
+            total += loss.detach()
         return self._workers.add_up(self._network, total)
-
-    def _add(
-        self,
-        batch: FeatureBatch,
-        weight: float,
-        scaler: torch.amp.GradScaler,
-        move: Tensor | None = None,
-    ) -> Tensor:
-        """Add the gradient of a micro-batch's part of the loss; returns that part."""
-        with moved_embeddings(self._network, move):
-            logits = [
-                forward(self._task, self._network, batch, self._device, self._precision)
-                for _ in range(2 if self._r_drop else 1)
-            ]
-        sums = [loss_sum(each, batch.target, self._on_device) for each in logits]
-        loss = sums[0]
-        if self._r_drop:
-            divergence = divergence_sum(logits[0], logits[1], batch.target, self._on_device)
-            loss = (sums[0] + sums[1]) / 2 + self._r_drop * divergence
-        loss = loss / max(weight, 1e-9)
-        scaler.scale(loss).backward()
-        return loss.detach()
 
 
 def label_weights(

@@ -108,12 +108,6 @@ class FinetuneSettings(Settings):
     """Of products; auto: bf16 where the device computes in it, otherwise fp32. fp16 needs a GPU."""
     dropout: Decay = 0.1
     """Dropout of the whole network during fine-tuning."""
-    r_drop: NotNegative = 0.0
-    """Weight of R-Drop: how much two passes with different dropout may differ; 0: one pass. Usual:
-    1 to 5. It doubles the time of a step."""
-    fgm: NotNegative = 0.0
-    """Length by which an example's word embeddings are moved to where its loss is higher, to train
-    on that example too (FGM); 0: no such examples. It doubles the time of a step."""
     search: SearchSettings = SearchSettings()
     skip_bad: bool = False
     """Leave malformed examples out and count them, instead of stopping before the training."""

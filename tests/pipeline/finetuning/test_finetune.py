@@ -210,7 +210,6 @@ def test_settings_without_an_effect_are_refused(data):
     assert "patience: needs" in told("ner", only_train, patience=1)
     assert "micro_batch=16 must be smaller" in told("ner", micro_batch=16)
     assert "has no effect on span" in told("span", label_weights="balanced")
-    assert "r_drop: needs finetune.dropout" in told("ner", r_drop=1.0, dropout=0.0)
     shared = told("ner", workers=2, batch=15, micro_batch=8)
     assert "micro_batch=8 must be smaller than finetune.batch=15 / finetune.workers=2" in shared
     check(settings("ner", data, workers=2, batch=15, micro_batch=7))

@@ -38,7 +38,7 @@ def after_training(export, values):
         ("classification", 2, {"label_weights": {"1": 3.0}, "micro_batch": 3}),
         ("ner", 3, {"label_weights": "balanced", "patience": 1}),
         ("choice", 2, {}),
-        ("span", 3, {"fgm": 0.3}),
+        ("span", 3, {}),
         ("similarity", 2, {"clip": 0.1}),
     ],
 )
