@@ -74,6 +74,7 @@ def test_workers_of_a_group_fit_on_the_nodes_together():
     assert threads_of_a_task(3, [1, 1], 3) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_group_has_the_result_of_one_worker(ray_cluster, export, data, tmp_path):
     """To rounding, without dropout; its folder is written once, and lines are shown once."""
@@ -120,6 +121,7 @@ def end_at_worker_1(how, show):
     return workers.collect([workers.rank])
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_the_failure_of_a_worker_ends_its_group_alone(ray_cluster):
     hows = ("die", "fail", "hang", "well")
