@@ -7,9 +7,9 @@ The names in `metrics.jsonl` have no groups.
 | train | losses and accuracies of training batches, learning rate, gradient norm … |
 | heldout, dev, test | scores on data that is not trained on |
 | size | how many held-out tokens and words are masked |
-| speed | tokens a second, utilisation, seconds a step and left |
+| speed | tokens a second, utilisation, seconds a step and left, seconds of checkpoints |
 | lamb | trust ratios, norms of weights and updates |
-| time | shares of a step; seconds for which a checkpoint stopped the training, and of its writing |
+| time | shares of a step |
 """
 
 from __future__ import annotations

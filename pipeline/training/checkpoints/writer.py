@@ -84,8 +84,8 @@ class Writer:
         parts, shapes = self._copy.take(engine)
         copied = time.monotonic()
         self._seconds |= {
-            "time/checkpoint_wait_seconds": waited - begun,
-            "time/checkpoint_copy_seconds": copied - waited,
+            "speed/checkpoint_wait_seconds": waited - begun,
+            "speed/checkpoint_copy_seconds": copied - waited,
         }
         text = json.dumps({**content, "engine": state.counters(engine)}, ensure_ascii=False)
         texts = {files.STATE: text, files.CONFIG: config_yaml}
@@ -131,8 +131,8 @@ class Writer:
     def take_seconds(self) -> dict[str, float]:
         """Seconds of the checkpoints since the last call, for the record.
 
-        `time/checkpoint_wait_seconds` (for the one before) and `time/checkpoint_copy_seconds`
-        stopped the training, `time/checkpoint_write_seconds` did not.
+        `speed/checkpoint_wait_seconds` (for the one before) and `speed/checkpoint_copy_seconds`
+        stopped the training, `speed/checkpoint_write_seconds` did not.
         """
         taken, self._seconds = self._seconds, {}
         return taken
@@ -149,7 +149,7 @@ class Writer:
             self._error = self._write(path, parts, shapes, texts)
         except Exception as error:  # a rank has died; `wait` raises it, if nothing else does before
             self._error = error
-        self._seconds["time/checkpoint_write_seconds"] = time.monotonic() - begun
+        self._seconds["speed/checkpoint_write_seconds"] = time.monotonic() - begun
 
     def _write(
         self,

@@ -14,7 +14,7 @@ from pipeline.tracking.metric_names import grouped
         ("heldout_masked_words_2", "size/heldout_masked_words_2"),
         ("tokens_per_second", "speed/tokens_per_second"),
         ("trust_ratio/layer_01", "lamb/trust_ratio/layer_01"),
-        ("time/checkpoint_copy_seconds", "time/checkpoint_copy_seconds"),
+        ("speed/checkpoint_copy_seconds", "speed/checkpoint_copy_seconds"),
         ("test_f1_C++", "test/f1_C:2b:2b"),
     ],
 )

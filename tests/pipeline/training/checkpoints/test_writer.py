@@ -53,8 +53,8 @@ def train_meanwhile(folder):
     writer.wait(final=True)
     assert last.exists()
     seconds = writer.take_seconds()
-    assert seconds["time/checkpoint_wait_seconds"] > 0.2
-    assert seconds.keys() >= {"time/checkpoint_copy_seconds", "time/checkpoint_write_seconds"}
+    assert seconds["speed/checkpoint_wait_seconds"] > 0.2
+    assert seconds.keys() >= {"speed/checkpoint_copy_seconds", "speed/checkpoint_write_seconds"}
     if expected is not None:
         stored = state.read_weights(path)
         assert all(torch.equal(stored[name], expected[name]) for name in expected)

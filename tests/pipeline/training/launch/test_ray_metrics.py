@@ -63,7 +63,7 @@ def test_the_board_asks_for_what_is_published():
     asked = {name for line in expressions for name in re.findall(r"ray_nezha_(\w+)", line)}
     known = {"restarts", "goodput", "loss", "mlm_loss", "heldout_mlm_loss", "tokens_per_second"}
     known |= {"mfu", "tflops_per_worker", "time_data", "time_communication", "step_seconds"}
-    known |= {f"time_checkpoint_{what}_seconds" for what in ("wait", "copy", "write")}
+    known |= {f"speed_checkpoint_{what}_seconds" for what in ("wait", "copy", "write")}
     assert asked <= known | {"gradient_norm", "lr"}
     assert {"loss", "tokens_per_second", "mfu", "time_data", "restarts", "goodput"} <= asked
     assert any("ray_node_gpus_utilization" in line for line in expressions)  # Ray's own
