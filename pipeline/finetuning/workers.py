@@ -60,10 +60,10 @@ class Workers(NamedTuple):
         flat = torch.cat([part.flatten() for part in parts])
         with reported_by_others():
             dist.all_reduce(flat)
-        sums = flat.split([part.numel() for part in parts])
-        for part, total in zip(found, sums, strict=False):
+        *gradients, losses = flat.split([part.numel() for part in parts])
+        for part, total in zip(found, gradients, strict=True):
             part.copy_(total.view_as(part))
-        return sums[-1].view_as(loss)
+        return losses.view_as(loss)
 
     def collect(self, own: Sequence[T]) -> list[T]:
         """What the workers made of their shares, in the order of the items that were shared."""
