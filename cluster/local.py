@@ -1,10 +1,12 @@
 """A Ray cluster of several nodes on this machine, to try what a real one does.
 
 python cluster/local.py start --nodes 3    (make cluster NODES=3)
+python cluster/local.py add                one more node joins
+python cluster/local.py kill --node 2      all processes of a node end, as if its machine was lost
 python cluster/local.py stop               (make cluster-stop)
 
 Each node is a `ray start` of its own, with its own CPUs, ports and temporary folder; all ask for
-the token that the start makes. `stop` ends these processes and no others.
+the token that the start makes. `kill` and `stop` end these processes and no others.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(tempfile.gettempdir(), f"nezha-cluster-{os.getuid()}")
 """Short, because Ray puts sockets into it, and their paths may have 107 bytes."""
@@ -33,16 +36,23 @@ OBJECT_STORE_BYTES = 256 << 20
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("action", choices=("start", "stop"))
+    parser.add_argument("action", choices=("start", "add", "kill", "stop"))
     parser.add_argument("--nodes", type=int, default=3, help="number of nodes, the head included")
     parser.add_argument("--cpus", type=int, help="CPUs of each node; default: those of the machine")
+    parser.add_argument("--node", type=int, help="number of the node to kill; 0 is the head")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where its files are")
     chosen = parser.parse_args()
     if chosen.action == "stop":
         return stop(chosen.folder)
+    if chosen.action == "kill":
+        if chosen.node is None:
+            parser.error("kill needs --node")
+        return kill(chosen.folder, chosen.node)
     if chosen.nodes < 1:
         parser.error("--nodes must be at least 1")
     cpus = chosen.cpus or max(1, len(os.sched_getaffinity(0)) // chosen.nodes)
+    if chosen.action == "add":
+        return add(chosen.folder, cpus)
     return start(chosen.folder, chosen.nodes, cpus)
 
 
@@ -60,17 +70,10 @@ def start(folder: Path, nodes: int, cpus: int) -> int:
         *("--head", f"--port={port}", "--include-dashboard=true", "--dashboard-host=127.0.0.1"),
         *(f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"),
     ]
-    started: list[int] = []
     address = f"http://127.0.0.1:{dashboard}"
-    for number in range(nodes):
-        role = head if number == 0 else [f"--address=127.0.0.1:{port}"]
-        started.append(start_node(folder, number, cpus, role))
-        # Written at once, so that `stop` finds the nodes of a start that was interrupted.
-        (folder / NODES).write_text(json.dumps(started), "utf-8")
-        if not wait_for_nodes(folder, address, number + 1):
-            log = folder / f"node{number}.log"
-            print(f"node {number} did not start; its log ends with:", file=sys.stderr)
-            print(log.read_text("utf-8")[-2000:], file=sys.stderr)
+    note(folder, {"address": f"127.0.0.1:{port}", "dashboard": address, "pids": []})
+    for role in (head, *[[f"--address=127.0.0.1:{port}"]] * (nodes - 1)):
+        if not start_node(folder, cpus, role):
             stop(folder)
             return 1
     variables = {
@@ -87,8 +90,48 @@ def start(folder: Path, nodes: int, cpus: int) -> int:
     return 0
 
 
-def start_node(folder: Path, number: int, cpus: int, role: list[str]) -> int:
-    """Start a node; returns the process id of its `ray start`."""
+def add(folder: Path, cpus: int) -> int:
+    """Let one more node join; returns the exit status."""
+    if not processes(folder):
+        print(f"no cluster runs in {folder}; `start` starts one", file=sys.stderr)
+        return 2
+    if not start_node(folder, cpus, [f"--address={notes(folder)['address']}"]):
+        return 1
+    print(f"node {len(pids(folder)) - 1} of {cpus} CPU(s) has joined")
+    return 0
+
+
+def kill(folder: Path, number: int) -> int:
+    """End all processes of a node at once; returns the exit status."""
+    found = processes(folder / f"n{number}")
+    for pid in found:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+    if not found:
+        print(f"no node {number} runs in {folder}", file=sys.stderr)
+        return 2
+    print(f"node {number} was killed, with {len(found)} processes")
+    return 0
+
+
+def start_node(folder: Path, cpus: int, role: list[str]) -> bool:
+    """Start a node, note it, and wait until the dashboard counts it; whether it did."""
+    noted = notes(folder)
+    number = len(noted["pids"])
+    process = ray_start(folder, number, cpus, role)
+    # Noted at once, so that `stop` finds the nodes of a start that was interrupted.
+    noted["pids"].append(process.pid)
+    note(folder, noted)
+    wanted = sum(running(pid, folder) for pid in noted["pids"])
+    if wait_for_nodes(folder, noted["dashboard"], wanted, process):
+        return True
+    print(f"node {number} did not start; its log ends with:", file=sys.stderr)
+    print((folder / f"node{number}.log").read_text("utf-8")[-2000:], file=sys.stderr)
+    return False
+
+
+def ray_start(folder: Path, number: int, cpus: int, role: list[str]) -> subprocess.Popen[bytes]:
+    """Start `ray start` of a node in the background."""
     listen, grpc, runtime, metrics = free_ports(4)
     temporary = folder / f"n{number}"
     command = [
@@ -108,18 +151,17 @@ def start_node(folder: Path, number: int, cpus: int, role: list[str]) -> int:
     for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_API_SERVER_ADDRESS"):
         environment.pop(name, None)
     with open(folder / f"node{number}.log", "wb") as log:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             command, env=environment, stdout=log, stderr=log, start_new_session=True
         )
-    return process.pid
 
 
-def wait_for_nodes(folder: Path, address: str, wanted: int) -> bool:
-    """Wait until the dashboard counts so many nodes; whether it did before the limit."""
+def wait_for_nodes(folder: Path, address: str, wanted: int, last: subprocess.Popen[bytes]) -> bool:
+    """Wait until the dashboard counts so many nodes; whether it did while the last one ran."""
     deadline = time.monotonic() + START_SECONDS
     request = urllib.request.Request(f"{address}/nodes?view=summary")
     request.add_header("Authorization", f"Bearer {(folder / TOKEN).read_text('utf-8')}")
-    while time.monotonic() < deadline and all(running(pid, folder) for pid in pids(folder)):
+    while time.monotonic() < deadline and last.poll() is None:
         with contextlib.suppress(OSError, ValueError, KeyError):
             with urllib.request.urlopen(request, timeout=5) as answer:
                 found = json.load(answer)["data"]["summary"]
@@ -138,21 +180,35 @@ def stop(folder: Path) -> int:
     while any(running(pid, folder) for pid in found) and time.monotonic() < deadline:
         time.sleep(0.2)
     # What `ray start` left, as it does when it was killed.
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit() and running(int(process.name), folder):
-            with contextlib.suppress(OSError):
-                os.kill(int(process.name), signal.SIGKILL)
+    for pid in processes(folder):
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
     shutil.rmtree(folder, ignore_errors=True)
     print(f"{len(found)} node(s) ended" if found else f"no cluster runs in {folder}")
     return 0
 
 
-def pids(folder: Path) -> list[int]:
-    """Process ids that the last start noted."""
+def note(folder: Path, noted: dict[str, Any]) -> None:
+    (folder / NODES).write_text(json.dumps(noted), "utf-8")
+
+
+def notes(folder: Path) -> dict[str, Any]:
+    """The addresses and, by number of the node, the process ids that were noted."""
     try:
         return json.loads((folder / NODES).read_text("utf-8"))
     except (FileNotFoundError, ValueError):  # the start was killed while it wrote them
-        return []
+        return {"pids": []}
+
+
+def pids(folder: Path) -> list[int]:
+    """Process ids of the nodes' `ray start`."""
+    return notes(folder)["pids"]
+
+
+def processes(folder: Path) -> list[int]:
+    """Processes of the nodes whose temporary folders are in a folder, or of the node with this."""
+    numbers = (int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit())
+    return [pid for pid in numbers if running(pid, folder)]
 
 
 def running(pid: int, folder: Path) -> bool:
@@ -161,7 +217,8 @@ def running(pid: int, folder: Path) -> bool:
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return False
-    return any(each.startswith(f"RAY_TMPDIR={folder}/".encode()) for each in variables)
+    name = f"RAY_TMPDIR={folder}/".encode()
+    return any((each + b"/").startswith(name) for each in variables)
 
 
 def free_ports(count: int) -> list[int]:

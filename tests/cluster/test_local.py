@@ -90,12 +90,27 @@ def test_jobs_run_on_it_with_the_token_and_are_refused_without(cluster, words):
 
 @pytest.mark.ray
 @pytest.mark.slow
+def test_a_node_is_lost_and_another_joins(cluster):
+    folder, _ = cluster
+    assert "node 2 of 1 CPU(s) has joined" in local(folder, "add", "--cpus", "1").stdout
+    assert processes_of(folder / "n2")
+    assert "node 2 was killed" in local(folder, "kill", "--node", "2").stdout
+    assert not processes_of(folder / "n2")
+    assert processes_of(folder / "n1")
+    again = local(folder, "kill", "--node", "2")
+    assert (again.returncode, again.stderr) == (2, f"no node 2 runs in {folder}\n")
+    assert local(folder, "kill").returncode == 2
+    assert local(Path(f"{folder}-none"), "add").returncode == 2
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 def test_stop_ends_these_nodes_and_nothing_else(cluster):
     folder, _ = cluster
     assert local(folder, "start").returncode == 2  # one at a time
     other = subprocess.Popen(["tail", "-f", folder / "node0.log"])
-    noted = json.loads((folder / "nodes.json").read_text())
-    assert len(noted) == 2
+    noted = json.loads((folder / "nodes.json").read_text())["pids"]
+    assert len(noted) == 3
     os.kill(noted[1], signal.SIGKILL)  # leaves its raylet
     time.sleep(1)
     assert "ended" in local(folder, "stop").stdout
@@ -113,7 +128,7 @@ def processes_of(folder):
             text = (process / "environ").read_bytes()
         except OSError:
             continue
-        if f"RAY_TMPDIR={folder}/".encode() in text:
+        if f"RAY_TMPDIR={folder}".encode() in text:
             found.append((process / "cmdline").read_bytes())
     return found
 

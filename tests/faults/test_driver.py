@@ -25,15 +25,15 @@ ROOT = Path(__file__).parent.parent.parent
 LONG = ("scaling.workers=2", "train.micro_batch=4", "train.steps=60", "train.checkpoint_every=10")
 
 
-def command(config):
-    """`jobs.pretrain` on a local cluster of its own."""
+def command(config, **variables):
+    """`jobs.pretrain` on a local cluster of its own, or the one that the variables give."""
     file = RunPaths.of(config).run / "given.yaml"
     file.write_text(dump_yaml(config), "utf-8")
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     return subprocess.Popen(
         [sys.executable, "-m", "jobs.pretrain", "--config", file],
         cwd=ROOT,
-        env=environment,
+        env=environment | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

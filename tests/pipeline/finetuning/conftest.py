@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from model import NezhaConfig, NezhaForPreTraining
 from model.weights.remote_code import write_remote_code
 from pipeline.corpus.samples.vocabulary import build_tokenizer
+from pipeline.settings.finetuning import FinetuneSettings
 
 CHARACTERS = "在京沪港张王李赵明华说了好坏书店很太的是一二三四五六七八九十，。？！"
 WORDS = ["play", "##ing", *"0123456789abc", *(f"##{c}" for c in "0123456789abc")]
@@ -44,8 +45,10 @@ def export(tmp_path_factory):
     return folder
 
 
-def write_jsonl(path, rows):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+def write_rows(path, *rows):
+    """A file with a row in each line: JSON, or a string as it is. Its name."""
+    text = (row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows)
+    path.write_text("".join(f"{line}\n" for line in text), "utf-8")
     return str(path)
 
 
@@ -124,11 +127,22 @@ def data(tmp_path_factory):
     sizes = {"train": 240, "dev": 60, "test": 60}
     return {
         task: {
-            split: write_jsonl(
+            split: write_rows(
                 folder / f"{task}-{split}.jsonl",
-                [make(draw) for draw in [random.Random(split)] for _ in range(size)],
+                *(make(draw) for draw in [random.Random(split)] for _ in range(size)),
             )
             for split, size in sizes.items()
         }
         for task, make in MAKERS.items()
     }
+
+
+def settings(task, data, **more):
+    values = {
+        "task": task,
+        "lr": 5e-3,
+        "batch": 16,
+        "dropout": 0.1,
+        "data": data[task] | {"length": 48},
+    } | more
+    return FinetuneSettings.model_validate(values)

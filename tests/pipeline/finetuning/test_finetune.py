@@ -2,7 +2,6 @@
 
 import json
 import random
-import shutil
 import statistics
 import subprocess
 import sys
@@ -12,11 +11,11 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from pipeline.errors import ConfigError, ExportError, TaskError, TrainingError
-from pipeline.finetuning.finetune import check, finetune
+from pipeline.errors import TrainingError
+from pipeline.finetuning.finetune import finetune
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials.trial import read_predictions
-from pipeline.settings.finetuning import FinetuneSettings
+from tests.pipeline.finetuning.conftest import settings, write_rows
 
 RECIPE = {
     "classification": {"epochs": 4, "least": 0.9},
@@ -28,17 +27,6 @@ RECIPE = {
     "regression": {"epochs": 6, "least": 0.8},
     "similarity": {"epochs": 6, "least": 0.8},
 }
-
-
-def settings(task, data, **more):
-    values = {
-        "task": task,
-        "lr": 5e-3,
-        "batch": 16,
-        "dropout": 0.1,
-        "data": data[task] | {"length": 48},
-    } | more
-    return FinetuneSettings.model_validate(values)
 
 
 @pytest.fixture(scope="module")
@@ -121,22 +109,6 @@ print(" ".join(network.config.id2label[int(i)] for i in logits.argmax(-1)[1:-1])
     assert Path(trained("ner").folder, "vocab.txt").is_file()
 
 
-def test_the_pretrained_weights_are_used_and_scratch_has_others(export, data, tmp_path):
-    """With a learning rate of almost nothing, the encoder saved is the one that was loaded."""
-    from safetensors.torch import load_file
-
-    given = load_file(export / "model.safetensors")
-    key = "nezha.encoder.layer.1.attention.self.query.weight"
-    for scratch in (False, True):
-        chosen = settings("ner", data, lr=1e-12, epochs=1, dropout=0.2, from_scratch=scratch)
-        result = finetune(chosen, str(export), tmp_path / str(scratch), seed=1)
-        found = load_file(Path(result.folder, "model.safetensors"))
-        assert (
-            json.loads(Path(result.folder, "config.json").read_text())["hidden_dropout_prob"] == 0.2
-        )
-        assert torch.allclose(found[key], given[key], atol=1e-6) is not scratch
-
-
 def test_a_grid_is_judged_by_the_mean_over_seeds(export, data, tmp_path):
     search = {"lr": [1e-9, 5e-3], "seeds": [3, 4, 5]}
     chosen = settings("ner", data, epochs=1, search=search)
@@ -200,31 +172,6 @@ def test_predictions_of_all_examples_are_kept(trained, data):
     assert 0.4 < result.trivial["test"]["accuracy"] < 0.65
 
 
-def test_settings_without_an_effect_are_refused(data):
-    def told(task, given=data, **more):
-        with pytest.raises(ConfigError) as raised:
-            check(settings(task, given, **more))
-        return str(raised.value)
-
-    only_train = {"ner": {"train": data["ner"]["train"]}}
-    assert "patience: needs" in told("ner", only_train, patience=1)
-    assert "micro_batch=16 must be smaller" in told("ner", micro_batch=16)
-    assert "has no effect on span" in told("span", label_weights="balanced")
-    shared = told("ner", workers=2, batch=15, micro_batch=8)
-    assert "micro_batch=8 must be smaller than finetune.batch=15 / finetune.workers=2" in shared
-    check(settings("ner", data, workers=2, batch=15, micro_batch=7))
-    few = told("ner", workers=5, batch=16, search={"batch": [8, 4]})
-    assert "workers=5: there are 4 examples in a batch to share" in few
-    assert "finetune.gpus=0.5 is less" in told("ner", workers=2, gpus=0.5)
-    halved = {"halving": True, "lr": [1e-3, 1e-4]}
-    assert "search.halving has trials of one" in told("ner", workers=2, epochs=2, search=halved)
-    assert "halving: needs several values" in told("ner", search={"halving": True})
-    several_seeds = {"halving": True, "seeds": [1, 2]}
-    assert "halving: needs several values" in told("ner", search=several_seeds)
-    with pytest.raises(ValueError, match="twice"):
-        settings("ner", data, search={"seeds": [1, 1]})
-
-
 def test_examples_caps_training_and_without_dev_the_last_epoch_stays(export, data, tmp_path):
     only_train = {"ner": {"train": data["ner"]["train"], "examples": 40}}
     lines = []
@@ -236,97 +183,9 @@ def test_examples_caps_training_and_without_dev_the_last_epoch_stays(export, dat
     assert [list(epoch) for epoch in result.epochs] == [["loss"], ["loss"]]
 
 
-def test_what_cannot_work_is_said_before_anything_is_computed(export, data, tmp_path):
-    def attempt(error, message, chosen, source=export):
-        with pytest.raises(error, match=message):
-            finetune(chosen, str(source), tmp_path / "out", seed=1)
-        assert not (tmp_path / "out").exists()
-
-    attempt(ConfigError, r"(?s)finetune\.task: choose one.*data\.train", FinetuneSettings())
-    no_dev = {"ner": {"train": data["ner"]["train"]}}
-    attempt(ConfigError, "search: needs", settings("ner", no_dev, search={"lr": [1e-3, 1e-4]}))
-    mixed = {"ner": data["ner"] | {"dev": data["pair"]["dev"]}}
-    attempt(TaskError, r"pair-dev\.jsonl, line 1: no key 'tokens'", settings("ner", mixed))
-    attempt(ExportError, "config.json is missing", settings("ner", data), tmp_path)
-    one = tmp_path / "one.jsonl"
-    one.write_text('{"text": "好", "label": 1}\n')
-    alike = {"classification": {"train": str(one)}}
-    attempt(TaskError, "every label is 1", settings("classification", alike))
-    none = tmp_path / "none.jsonl"
-    none.write_text('{"text": "好", "labels": []}\n', "utf-8")
-    attempt(
-        TaskError,
-        "no example has a label",
-        settings("multilabel", {"multilabel": {"train": str(none)}}),
-    )
-
-
-def write_lines(path, *rows):
-    text = (row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows)
-    path.write_text("\n".join(text) + "\n", "utf-8")
-    return str(path)
-
-
-def bad_files(folder):
-    """Train, dev and test files with one mistake of each kind, and what a message says of each."""
-    good = [{"text": "好", "label": 1}, {"text": "坏", "label": 0}]
-    files = {
-        "train": write_lines(folder / "train.jsonl", *good, {"text": "京", "label": 1.5}, "{"),
-        "dev": write_lines(folder / "dev.jsonl", {"text": "好", "label": "x"}, *good),
-        "test": write_lines(folder / "test.jsonl", *good, {"text": " ", "label": 1}, {"label": 1}),
-    }
-    told = [
-        ("train.jsonl, line 3", "key label: expected str or int"),
-        ("train.jsonl, line 4", "not JSON"),
-        ("dev.jsonl, line 1", "label 'x' does not occur"),
-        ("test.jsonl, line 3", "no visible character"),
-        ("test.jsonl, line 4", "no key 'text'"),
-    ]
-    return files, told
-
-
-def test_all_mistakes_in_the_data_are_one_message(export, tmp_path):
-    files, told = bad_files(tmp_path)
-    chosen = settings("classification", {"classification": files}, epochs=1)
-    with pytest.raises(TaskError) as raised:
-        finetune(chosen, str(export), tmp_path / "out", seed=1)
-    first, *lines = str(raised.value).splitlines()
-    assert first.startswith("5 mistake(s) in the task data; skip_bad: true leaves such lines out")
-    for line, (place, reason) in zip(lines, told, strict=True):
-        assert place in line
-        assert reason in line
-    assert not (tmp_path / "out").exists()
-
-
-def test_bad_lines_are_left_out_where_that_is_asked_for(export, tmp_path):
-    files, told = bad_files(tmp_path)
-    chosen = settings("classification", {"classification": files}, epochs=1, skip_bad=True)
-    lines = []
-    result = finetune(chosen, str(export), tmp_path / "out", seed=1, show=lines.append)
-    assert f"{len(told)} bad line(s) are left out, first: " in lines[0]
-    assert "2 train, 2 dev, 2 test examples" in lines[1]
-    assert result.score is not None
-    saved = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
-    assert saved["notes"] == lines[:1]
-    # What is left must still be something to learn from.
-    (tmp_path / "train.jsonl").write_text('{"text": "好", "label": 1}\n')
-    (tmp_path / "dev.jsonl").write_text("")
-    (tmp_path / "test.jsonl").unlink()
-    with pytest.raises(TaskError, match=r"(?s)every label is 1.*dev.*no examples.*no such file"):
-        finetune(chosen, str(export), tmp_path / "other", seed=1)
-
-
-def test_a_long_list_of_mistakes_is_cut(export, tmp_path):
-    path = write_lines(tmp_path / "a.jsonl", *["{}"] * 70)
-    chosen = settings("classification", {"classification": {"train": path}})
-    with pytest.raises(TaskError, match="… and 21 more") as raised:  # 70 lines, and no good one
-        finetune(chosen, str(export), tmp_path / "out", seed=1)
-    assert len(str(raised.value).splitlines()) == 52
-
-
 def test_test_examples_without_targets_are_predicted(export, data, tmp_path):
     rows = [{"text": "京好", "id": "a"}, {"text": "坏", "id": "b"}]
-    files = data["classification"] | {"test": write_lines(tmp_path / "test.jsonl", *rows)}
+    files = data["classification"] | {"test": write_rows(tmp_path / "test.jsonl", *rows)}
     lines = []
     chosen = settings("classification", {"classification": files}, epochs=1)
     result = finetune(chosen, str(export), tmp_path / "out", seed=1, show=lines.append)
@@ -350,7 +209,7 @@ def test_right_answers_in_another_scheme_score_1(scheme, export, data, tmp_path)
                     row["labels"][i] = f"I-{label[2:]}"
                 elif scheme == "BIOES" and label[0] != "O" and labels[i + 1][0] != "I":
                     row["labels"][i] = f"{'S' if label[0] == 'B' else 'E'}-{label[2:]}"
-        return write_lines(tmp_path / f"{split}.jsonl", *rows)
+        return write_rows(tmp_path / f"{split}.jsonl", *rows)
 
     files = {split: rewritten(split) for split in ("train", "dev", "test")}
     lines = []
@@ -358,56 +217,6 @@ def test_right_answers_in_another_scheme_score_1(scheme, export, data, tmp_path)
     result = finetune(chosen, str(export), tmp_path / "out", seed=1, show=lines.append)
     assert "are read as IOB1, BIOES" in lines[0]
     assert result.test["f1"] >= RECIPE["ner"]["least"]
-
-
-def test_a_head_of_another_task_can_be_the_start(export, data, tmp_path):
-    """Its classifier, for other labels, is made anew; its encoder is used."""
-    rows = [{"text": "京" * (1 + i % 5), "label": i % 3} for i in range(30)]
-    path = write_lines(tmp_path / "three.jsonl", *rows)
-    three = settings("classification", {"classification": {"train": path}}, epochs=1)
-    head = finetune(three, str(export), tmp_path / "three", seed=1).folder
-    for task in TASKS:
-        chosen = settings(task, data, epochs=1, lr=1e-9)
-        result = finetune(chosen, head, tmp_path / task, seed=1)
-        lowest = -1 if result.metric == "spearman" else 0
-        assert lowest <= result.score <= 1
-
-
-def test_a_saved_encoder_can_be_the_start(export, data, tmp_path):
-    """`AutoModel…save_pretrained`, as sentence-transformers does it too."""
-    program = """
-import sys
-from transformers import AutoModel, AutoTokenizer
-AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).save_pretrained(sys.argv[2])
-AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])
-"""
-    encoder = str(tmp_path / "encoder")
-    subprocess.run([sys.executable, "-P", "-c", program, str(export), encoder], check=True)
-    results = [
-        finetune(settings("span", data, epochs=1, lr=1e-9), start, tmp_path / name, seed=1)
-        for name, start in (("a", str(export)), ("b", encoder))
-    ]
-    assert results[0].epochs == results[1].epochs
-    assert (tmp_path / "b" / "heads_nezha.py").exists()
-
-
-def test_a_tokenizer_without_its_vocabulary_is_refused(export, data, tmp_path):
-    """transformers makes one of special tokens alone, in silence."""
-    shutil.copytree(export, tmp_path / "export")
-    for name in ("tokenizer.json", "vocab.txt"):
-        (tmp_path / "export" / name).unlink()
-    form = json.dumps({"tokenizer_class": "BertTokenizer"})
-    (tmp_path / "export" / "tokenizer_config.json").write_text(form)
-    with pytest.raises(ExportError, match="its tokenizer holds special tokens only"):
-        finetune(settings("ner", data), str(tmp_path / "export"), tmp_path / "out", seed=1)
-
-
-def test_weights_of_another_shape_are_refused(export, data, tmp_path):
-    shutil.copytree(export, tmp_path / "export")
-    config = json.loads((export / "config.json").read_text("utf-8"))
-    (tmp_path / "export" / "config.json").write_text(json.dumps(config | {"intermediate_size": 40}))
-    with pytest.raises(ExportError, match=r"do not have the shape that config\.json gives"):
-        finetune(settings("ner", data), str(tmp_path / "export"), tmp_path / "out", seed=1)
 
 
 def test_a_pair_head_scores_the_same_in_plain_transformers(export, tmp_path):
@@ -421,13 +230,11 @@ def test_a_pair_head_scores_the_same_in_plain_transformers(export, tmp_path):
         return {"sentence1": texts[0], "sentence2": texts[1], "label": label}
 
     files = {
-        split: write_lines(tmp_path / f"{split}.jsonl", *(example() for _ in range(size)))
+        split: write_rows(tmp_path / f"{split}.jsonl", *(example() for _ in range(size)))
         for split, size in (("train", 400), ("test", 60))
     }
-    # An export that an older version made.
-    old = Path(shutil.copytree(export, tmp_path / "old"))
     chosen = settings("pair", {"pair": files}, epochs=6)
-    result = finetune(chosen, str(old), tmp_path / "pair", seed=1)
+    result = finetune(chosen, str(export), tmp_path / "pair", seed=1)
     tokenizer = AutoTokenizer.from_pretrained(result.folder)
     network = AutoModelForSequenceClassification.from_pretrained(result.folder).eval()
     rows = [json.loads(line) for line in Path(files["test"]).read_text("utf-8").splitlines()]
@@ -447,17 +254,6 @@ def test_a_pair_head_scores_the_same_in_plain_transformers(export, tmp_path):
 def test_a_loss_that_explodes_is_an_error(export, data, tmp_path):
     with pytest.raises(TrainingError, match=r"lower finetune\.lr"):
         finetune(settings("ner", data, lr=1e30, epochs=2), str(export), tmp_path / "out", seed=1)
-
-
-def test_an_export_without_its_weights_is_refused(export, data, tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(export, tmp_path / "export")
-    weights = load_file(export / "model.safetensors")
-    del weights["nezha.encoder.layer.0.output.dense.weight"]
-    save_file(weights, tmp_path / "export" / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ExportError, match=r"weights are missing, .*layer\.0\.output"):
-        finetune(settings("ner", data), str(tmp_path / "export"), tmp_path / "out", seed=1)
 
 
 @pytest.mark.parametrize("task", ["classification", "ner"])

@@ -1,0 +1,117 @@
+"""Mistakes in settings and data are told before anything is computed, all at once, with lines."""
+
+import json
+
+import pytest
+
+from pipeline.errors import ConfigError, ExportError, TaskError
+from pipeline.finetuning.finetune import check, finetune
+from pipeline.settings.finetuning import FinetuneSettings
+from tests.pipeline.finetuning.conftest import settings, write_rows
+
+
+def test_settings_without_an_effect_are_refused(data):
+    def told(task, given=data, **more):
+        with pytest.raises(ConfigError) as raised:
+            check(settings(task, given, **more))
+        return str(raised.value)
+
+    only_train = {"ner": {"train": data["ner"]["train"]}}
+    assert "patience: needs" in told("ner", only_train, patience=1)
+    assert "micro_batch=16 must be smaller" in told("ner", micro_batch=16)
+    assert "has no effect on span" in told("span", label_weights="balanced")
+    shared = told("ner", workers=2, batch=15, micro_batch=8)
+    assert "micro_batch=8 must be smaller than finetune.batch=15 / finetune.workers=2" in shared
+    check(settings("ner", data, workers=2, batch=15, micro_batch=7))
+    few = told("ner", workers=5, batch=16, search={"batch": [8, 4]})
+    assert "workers=5: there are 4 examples in a batch to share" in few
+    assert "finetune.gpus=0.5 is less" in told("ner", workers=2, gpus=0.5)
+    halved = {"halving": True, "lr": [1e-3, 1e-4]}
+    assert "search.halving has trials of one" in told("ner", workers=2, epochs=2, search=halved)
+    assert "halving: needs several values" in told("ner", search={"halving": True})
+    several_seeds = {"halving": True, "seeds": [1, 2]}
+    assert "halving: needs several values" in told("ner", search=several_seeds)
+    with pytest.raises(ValueError, match="twice"):
+        settings("ner", data, search={"seeds": [1, 1]})
+
+
+def test_what_cannot_work_is_said_before_anything_is_computed(export, data, tmp_path):
+    def attempt(error, message, chosen, source=export):
+        with pytest.raises(error, match=message):
+            finetune(chosen, str(source), tmp_path / "out", seed=1)
+        assert not (tmp_path / "out").exists()
+
+    attempt(ConfigError, r"(?s)finetune\.task: choose one.*data\.train", FinetuneSettings())
+    no_dev = {"ner": {"train": data["ner"]["train"]}}
+    attempt(ConfigError, "search: needs", settings("ner", no_dev, search={"lr": [1e-3, 1e-4]}))
+    mixed = {"ner": data["ner"] | {"dev": data["pair"]["dev"]}}
+    attempt(TaskError, r"pair-dev\.jsonl, line 1: no key 'tokens'", settings("ner", mixed))
+    attempt(ExportError, "config.json is missing", settings("ner", data), tmp_path)
+    one = tmp_path / "one.jsonl"
+    one.write_text('{"text": "好", "label": 1}\n')
+    alike = {"classification": {"train": str(one)}}
+    attempt(TaskError, "every label is 1", settings("classification", alike))
+    none = tmp_path / "none.jsonl"
+    none.write_text('{"text": "好", "labels": []}\n', "utf-8")
+    attempt(
+        TaskError,
+        "no example has a label",
+        settings("multilabel", {"multilabel": {"train": str(none)}}),
+    )
+
+
+def bad_files(folder):
+    """Train, dev and test files with one mistake of each kind, and what a message says of each."""
+    good = [{"text": "好", "label": 1}, {"text": "坏", "label": 0}]
+    files = {
+        "train": write_rows(folder / "train.jsonl", *good, {"text": "京", "label": 1.5}, "{"),
+        "dev": write_rows(folder / "dev.jsonl", {"text": "好", "label": "x"}, *good),
+        "test": write_rows(folder / "test.jsonl", *good, {"text": " ", "label": 1}, {"label": 1}),
+    }
+    told = [
+        ("train.jsonl, line 3", "key label: expected str or int"),
+        ("train.jsonl, line 4", "not JSON"),
+        ("dev.jsonl, line 1", "label 'x' does not occur"),
+        ("test.jsonl, line 3", "no visible character"),
+        ("test.jsonl, line 4", "no key 'text'"),
+    ]
+    return files, told
+
+
+def test_all_mistakes_in_the_data_are_one_message(export, tmp_path):
+    files, told = bad_files(tmp_path)
+    chosen = settings("classification", {"classification": files}, epochs=1)
+    with pytest.raises(TaskError) as raised:
+        finetune(chosen, str(export), tmp_path / "out", seed=1)
+    first, *lines = str(raised.value).splitlines()
+    assert first.startswith("5 mistake(s) in the task data; skip_bad: true leaves such lines out")
+    for line, (place, reason) in zip(lines, told, strict=True):
+        assert place in line
+        assert reason in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_lines_are_left_out_where_that_is_asked_for(export, tmp_path):
+    files, told = bad_files(tmp_path)
+    chosen = settings("classification", {"classification": files}, epochs=1, skip_bad=True)
+    lines = []
+    result = finetune(chosen, str(export), tmp_path / "out", seed=1, show=lines.append)
+    assert f"{len(told)} bad line(s) are left out, first: " in lines[0]
+    assert "2 train, 2 dev, 2 test examples" in lines[1]
+    assert result.score is not None
+    saved = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
+    assert saved["notes"] == lines[:1]
+    # What is left must still be something to learn from.
+    (tmp_path / "train.jsonl").write_text('{"text": "好", "label": 1}\n')
+    (tmp_path / "dev.jsonl").write_text("")
+    (tmp_path / "test.jsonl").unlink()
+    with pytest.raises(TaskError, match=r"(?s)every label is 1.*dev.*no examples.*no such file"):
+        finetune(chosen, str(export), tmp_path / "other", seed=1)
+
+
+def test_a_long_list_of_mistakes_is_cut(export, tmp_path):
+    path = write_rows(tmp_path / "a.jsonl", *["{}"] * 70)
+    chosen = settings("classification", {"classification": {"train": path}})
+    with pytest.raises(TaskError, match="… and 21 more") as raised:  # 70 lines, and no good one
+        finetune(chosen, str(export), tmp_path / "out", seed=1)
+    assert len(str(raised.value).splitlines()) == 52

@@ -1,0 +1,89 @@
+"""What a fine-tuning may start from: an export, a head, an encoder; and what of it is refused."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline.errors import ExportError
+from pipeline.finetuning.finetune import finetune
+from pipeline.finetuning.tasks import TASKS
+from tests.pipeline.finetuning.conftest import settings, write_rows
+
+
+def test_the_pretrained_weights_are_used_and_scratch_has_others(export, data, tmp_path):
+    """With a learning rate of almost nothing, the encoder saved is the one that was loaded."""
+    given = load_file(export / "model.safetensors")
+    key = "nezha.encoder.layer.1.attention.self.query.weight"
+    for scratch in (False, True):
+        chosen = settings("ner", data, lr=1e-12, epochs=1, dropout=0.2, from_scratch=scratch)
+        result = finetune(chosen, str(export), tmp_path / str(scratch), seed=1)
+        found = load_file(Path(result.folder, "model.safetensors"))
+        assert (
+            json.loads(Path(result.folder, "config.json").read_text())["hidden_dropout_prob"] == 0.2
+        )
+        assert torch.allclose(found[key], given[key], atol=1e-6) is not scratch
+
+
+def test_a_head_of_another_task_can_be_the_start(export, data, tmp_path):
+    """Its classifier, for other labels, is made anew; its encoder is used."""
+    rows = [{"text": "京" * (1 + i % 5), "label": i % 3} for i in range(30)]
+    path = write_rows(tmp_path / "three.jsonl", *rows)
+    three = settings("classification", {"classification": {"train": path}}, epochs=1)
+    head = finetune(three, str(export), tmp_path / "three", seed=1).folder
+    for task in TASKS:
+        chosen = settings(task, data, epochs=1, lr=1e-9)
+        result = finetune(chosen, head, tmp_path / task, seed=1)
+        lowest = -1 if result.metric == "spearman" else 0
+        assert lowest <= result.score <= 1
+
+
+def test_a_saved_encoder_can_be_the_start(export, data, tmp_path):
+    """`AutoModel…save_pretrained`, as sentence-transformers does it too."""
+    program = """
+import sys
+from transformers import AutoModel, AutoTokenizer
+AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).save_pretrained(sys.argv[2])
+AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])
+"""
+    encoder = str(tmp_path / "encoder")
+    subprocess.run([sys.executable, "-P", "-c", program, str(export), encoder], check=True)
+    results = [
+        finetune(settings("span", data, epochs=1, lr=1e-9), start, tmp_path / name, seed=1)
+        for name, start in (("a", str(export)), ("b", encoder))
+    ]
+    assert results[0].epochs == results[1].epochs
+    assert (tmp_path / "b" / "heads_nezha.py").exists()
+
+
+def test_a_tokenizer_without_its_vocabulary_is_refused(export, data, tmp_path):
+    """transformers makes one of special tokens alone, in silence."""
+    shutil.copytree(export, tmp_path / "export")
+    for name in ("tokenizer.json", "vocab.txt"):
+        (tmp_path / "export" / name).unlink()
+    form = json.dumps({"tokenizer_class": "BertTokenizer"})
+    (tmp_path / "export" / "tokenizer_config.json").write_text(form)
+    with pytest.raises(ExportError, match="its tokenizer holds special tokens only"):
+        finetune(settings("ner", data), str(tmp_path / "export"), tmp_path / "out", seed=1)
+
+
+def test_weights_of_another_shape_are_refused(export, data, tmp_path):
+    shutil.copytree(export, tmp_path / "export")
+    config = json.loads((export / "config.json").read_text("utf-8"))
+    (tmp_path / "export" / "config.json").write_text(json.dumps(config | {"intermediate_size": 40}))
+    with pytest.raises(ExportError, match=r"do not have the shape that config\.json gives"):
+        finetune(settings("ner", data), str(tmp_path / "export"), tmp_path / "out", seed=1)
+
+
+def test_an_export_without_its_weights_is_refused(export, data, tmp_path):
+    shutil.copytree(export, tmp_path / "export")
+    weights = load_file(export / "model.safetensors")
+    del weights["nezha.encoder.layer.0.output.dense.weight"]
+    save_file(weights, tmp_path / "export" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ExportError, match=r"weights are missing, .*layer\.0\.output"):
+        finetune(settings("ner", data), str(tmp_path / "export"), tmp_path / "out", seed=1)
