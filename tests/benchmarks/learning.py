@@ -44,7 +44,7 @@ from pipeline.training.network import network_config
 
 SAMPLES, MICRO_BATCH = 1024, 16
 """Held-out samples, and those of one forward pass."""
-PROBE_STEPS = 30
+PROBE_STEPS = 200
 """Steps that tell how many fit the minutes."""
 
 
@@ -252,10 +252,10 @@ def main() -> None:
     single = chosen.folder / "single"
     batches = heldout(str(single / "heldout"), MICRO_BATCH, SAMPLES, 0, 1)
     reference = unigram_loss(open_folder(str(single / "shards")), batches)
-    table = Table("CPU minutes", *curves, title="Held-out loss, nats a masked token")
-    for points in zip(*curves.values(), strict=True):
-        minutes = " / ".join(f"{point[0]:.2f}" for point in points)
-        table.add_row(minutes, *(f"{point[1]:.3f}" for point in points))
+    table = Table("", "CPU minutes", "loss", title="Held-out loss, nats a masked token")
+    for side, points in curves.items():
+        for minutes, loss in points:
+            table.add_row(side, f"{minutes:.2f}", f"{loss:.3f}")
     Console().print(table)
     Console().print(f"token frequencies alone: {reference:.3f}")
     (chosen.folder / "learning.json").write_text(json.dumps(curves | {"unigram": reference}))
