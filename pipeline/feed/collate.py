@@ -47,6 +47,13 @@ class Batch(NamedTuple):
     """[M] ascending number of the word to which each masked token belongs; [0] in training."""
 
 
+BY_SAMPLE = (
+    *("input_ids", "token_type_ids", "attention_mask", "labels"),
+    *("next_sentence_label", "samples"),
+)
+"""Fields of a batch with a row for each sample."""
+
+
 class PackedBatch(NamedTuple):
     """A batch without padding: B samples end to end, with T tokens in all."""
 
@@ -117,6 +124,19 @@ def number_words(batch: Batch, word_starts: NDArray[np.bool_]) -> Batch:
             every sample begins with a word.
     """
     return batch._replace(masked_words=word_starts.cumsum(dtype=np.int64)[batch.masked_positions])
+
+
+def first_samples(batch: Batch, number: int) -> Batch:
+    """The first samples of a batch for training, as wide as before."""
+    lengths = batch.attention_mask[:number].sum(axis=1)
+    inside = batch.masked_positions < number * batch.input_ids.shape[1]
+    return batch._replace(
+        **{name: getattr(batch, name)[:number] for name in BY_SAMPLE},
+        masked_positions=batch.masked_positions[inside],
+        masked_labels=batch.masked_labels[inside],
+        tokens=int(lengths.sum()),
+        squares=int(lengths @ lengths),
+    )
 
 
 def unscored(batch: Batch) -> Batch:

@@ -86,7 +86,7 @@ class TrainSettings(Settings):
     log_every: Length = 10
     """Steps, or `N tokens`, between two points in MLflow, and between two progress lines."""
     profile_every: Count = 100
-    """Steps between two measurements of `time/…`; a measured step is slower. 0: none."""
+    """Steps between two measurements of `time/…` and `gradient_noise_scale`. 0: none."""
     nsp_weight: NotNegative = 1.0
     """Weight of the loss of sentence pairs (nsp or sop) beside that of masked tokens."""
     init_from: LocalPath = ""

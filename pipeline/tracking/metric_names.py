@@ -10,6 +10,7 @@ The names in `metrics.jsonl` have no groups.
 | speed | tokens a second, utilisation, seconds a step and left, seconds of checkpoints |
 | lamb | trust ratios, norms of weights and updates |
 | time | shares of a step |
+| attention_entropy, dead_units | of each layer (`pipeline/training/measure/activity.py`) |
 """
 
 from __future__ import annotations

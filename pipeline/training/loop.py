@@ -30,7 +30,9 @@ from pipeline.training.evaluation import evaluate
 from pipeline.training.faults import divergence, events, failures, memory
 from pipeline.training.faults.hang import Watchdog
 from pipeline.training.measure import flops, history, step_log
+from pipeline.training.measure.activity import activity
 from pipeline.training.measure.dynamics import dynamics
+from pipeline.training.measure.noise_scale import NoiseScale
 from pipeline.training.measure.throughput import Interval
 from pipeline.training.measure.time_shares import StepProfiler
 from pipeline.training.network import build_network, network_config
@@ -159,6 +161,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
     if rank == 0 and "interval" in saved:
         interval.resume(saved["interval"])
     profiler = StepProfiler(device, config.train.profile_every)
+    noise = NoiseScale(worker)
     writer = Writer(paths.checkpoints, config.train, partial(events.record, paths.run, "storage"))
     rescued = False
     try:
@@ -172,6 +175,9 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
                 group["lr"] = rate
             dropout_key = config.run.seed, step
             with profiler.step(step):
+                if profiler.active:
+                    noise.before_step(micro_batches[0], dropout_key)
+                    profiler.restart()
                 flags = context.stop(), writer.failed, context.preempted()
                 sums, counts = _optimizer_step(
                     worker, micro_batches, split, device, profiler, flags, dropout_key
@@ -180,6 +186,8 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
             # The losses of an fp16 step that overflowed are right; NaN would hide the others.
             sums = torch.where(sums.isfinite().all(), sums, 0)
             consumed = Consumed(*counts.tolist())
+            if profiler.active:
+                noise.after_step(consumed.samples)
             steps_log.lap("step")
             steps_log.add(
                 step, step - 1 + skipped, int(consumed.samples), int(consumed.checksum), not bad
@@ -201,6 +209,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
             if saving or step % config.train.log_every == 0:
                 values = interval.close(remaining=steps - step)
                 values |= {"lr": rate} | dynamics(worker) | profiler.take_shares()
+                values |= noise.values()
                 values |= writer.take_seconds()
                 what = guard.after_interval(step, values["loss"])
                 if what and rank == 0:
@@ -211,7 +220,9 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
             scores = {}
             if evaluating and (saving or step % config.train.eval_every == 0):
                 scores = evaluate(worker.module, open_heldout(config, rank, world_size), device)
-                recorder.write(step, {f"heldout_{key}": value for key, value in scores.items()})
+                record = {f"heldout_{key}": value for key, value in scores.items()}
+                first = next(open_heldout(config, rank, world_size))
+                recorder.write(step, record | activity(worker.module.network, first, device))
                 if not math.isfinite(scores["mlm_loss"]):
                     raise divergence.diverged(step, "the held-out loss is not finite")
                 watchdog.beat()
