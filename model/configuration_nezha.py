@@ -19,8 +19,10 @@ class NezhaConfig(BertConfig):
     """A BERT configuration in which a clipped relative distance replaces absolute positions.
 
     `max_relative_position`: distances beyond it share one position vector; 0 means no positions.
+    `absolute_positions`: whether BERT's learned position vectors are added to the embeddings too.
     `max_position_embeddings`: the length the weights were trained for; longer inputs are fine,
-        because the position vectors are a function and not parameters.
+        because the relative position vectors are a function and not parameters. Of absolute
+        positions it is the number.
     `classifier_dropout`: dropout before a task head; None means `hidden_dropout_prob`.
     The other fields are those of `transformers.BertConfig`.
     """
@@ -29,6 +31,7 @@ class NezhaConfig(BertConfig):
 
     vocab_size: int = 21128
     max_relative_position: int = 64
+    absolute_positions: bool = False
     classifier_dropout: float | int | None = 0.1
     bos_token_id: int | None = 2
     eos_token_id: int | list[int] | None = 3

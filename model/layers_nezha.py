@@ -30,7 +30,10 @@ from .fused.dropout import Dropout
 
 
 class NezhaEmbeddings(nn.Module):
-    """Token ids → word + token-type vectors, normalised; positions enter in the attention."""
+    """Token ids → word + token-type vectors, normalised; positions enter in the attention.
+
+    With `config.absolute_positions` learned vectors of positions are added, as in BERT.
+    """
 
     def __init__(self, config: NezhaConfig) -> None:
         super().__init__()
@@ -38,6 +41,10 @@ class NezhaEmbeddings(nn.Module):
             config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
         )
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        if config.absolute_positions:
+            self.position_embeddings = nn.Embedding(
+                config.max_position_embeddings, config.hidden_size
+            )
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
@@ -46,8 +53,12 @@ class NezhaEmbeddings(nn.Module):
         input_ids: Tensor | None,
         token_type_ids: Tensor | None,
         inputs_embeds: Tensor | None,
+        positions: Tensor | None,
     ) -> Tensor:
-        """input_ids, token_type_ids int64 [B, S], or inputs_embeds [B, S, H] → [B, S, H]."""
+        """input_ids, token_type_ids int64 [B, S], or inputs_embeds [B, S, H] → [B, S, H].
+
+        positions: int64 [S], of the tokens in their sequences; None without absolute positions.
+        """
         if inputs_embeds is None:
             inputs_embeds = self.word_embeddings(input_ids)
         if token_type_ids is None:
@@ -55,6 +66,8 @@ class NezhaEmbeddings(nn.Module):
                 inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device
             )
         summed = inputs_embeds + self.token_type_embeddings(token_type_ids)
+        if positions is not None:
+            summed = summed + self.position_embeddings(positions)
         return self.dropout(self.LayerNorm(summed))
 
 

@@ -175,10 +175,10 @@ class NezhaModel(NezhaPreTrainedModel):
         past = None
         if use_cache or past_key_values is not None:
             past = as_cache(past_key_values, encoder_hidden_states is not None)
-        hidden_states = self.embeddings(input_ids, token_type_ids, inputs_embeds)
         if kwargs.get("output_attentions") is None:
             kwargs["output_attentions"] = config.output_attentions
-        packing = _packing(hidden_states.shape[1], **kwargs)
+        given: Any = inputs_embeds if input_ids is None else input_ids
+        packing = _packing(given.shape[1], **kwargs)
         if packing is not None and (
             config.is_decoder
             or kwargs["output_attentions"]
@@ -187,6 +187,9 @@ class NezhaModel(NezhaPreTrainedModel):
             raise ValueError(
                 "packed sequences (cu_seq_lens_q) take no masks, no cache, and give no attentions"
             )
+        offset = 0 if past is None else past.get_seq_length()
+        positions = self._absolute_positions(given, offset, packing)
+        hidden_states = self.embeddings(input_ids, token_type_ids, inputs_embeds, positions)
         hidden_states = self.encoder(
             hidden_states,
             self._mask(attention_mask, hidden_states, past),
@@ -194,7 +197,7 @@ class NezhaModel(NezhaPreTrainedModel):
             additive_mask(encoder_attention_mask, hidden_states.dtype),
             head_masks=self._head_masks(head_mask),
             past_key_values=past,
-            offset=0 if past is None else past.get_seq_length(),
+            offset=offset,
             packing=packing,
             **kwargs,
         )
@@ -207,6 +210,23 @@ class NezhaModel(NezhaPreTrainedModel):
             pooler_output=pooled,
             past_key_values=past if use_cache else None,
         )
+
+    def _absolute_positions(
+        self, given: Tensor, offset: int, packing: Packing | None
+    ) -> Tensor | None:
+        """[S], the places of the tokens in their sequences; None if the network has none."""
+        config, tokens = self.config, given.shape[1]
+        if not config.absolute_positions:
+            return None
+        longest = tokens + offset if packing is None else packing.longest
+        if longest > config.max_position_embeddings:
+            raise ValueError(
+                f"{longest} tokens are more than max_position_embeddings, "
+                f"{config.max_position_embeddings}, which absolute positions have"
+            )
+        if packing is not None:
+            return packing.positions(tokens)
+        return torch.arange(offset, longest, device=given.device)
 
     def _mask(self, mask: Tensor | None, embeds: Tensor, past: Cache | None) -> Tensor | None:
         """What to add to the scores of self-attention."""

@@ -44,6 +44,12 @@ class Packing(NamedTuple):
         mask = outside.float() * torch.finfo(torch.float32).min
         return cls(cu_seqlens.int(), longest, len(lengths), places, mask[:, None, None])
 
+    def positions(self, tokens: int) -> Tensor:
+        """int64 [T], the place of each of T tokens in its sequence."""
+        starts = self.cu_seqlens[:-1].long()
+        starts = starts.repeat_interleave(self.cu_seqlens.diff(), output_size=tokens)
+        return torch.arange(tokens, device=starts.device) - starts
+
     def pad(self, x: Tensor) -> Tensor:
         """[1, heads, T, d] → [N, heads, longest, d]."""
         # Not x[0], whose gradient would be a copy among zeros.

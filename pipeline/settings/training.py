@@ -36,6 +36,8 @@ class ModelSettings(Settings):
     attention_probs_dropout_prob: Share | None = None
     max_position_embeddings: Positive | None = None
     max_relative_position: Count | None = None
+    absolute_positions: bool | None = None
+    """Add BERT's learned position vectors; the only ones with `max_relative_position: 0`."""
     type_vocab_size: Positive | None = None
     initializer_range: AboveZero | None = None
     layer_norm_eps: AboveZero | None = None

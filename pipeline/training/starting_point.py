@@ -75,11 +75,12 @@ def compare(path: Path, given: NezhaConfig, wanted: NezhaConfig) -> None:
     Raises:
         CheckpointError: the message names each field that is wrong, with both values.
     """
-    pairs = [(name, getattr(given, name), getattr(wanted, name)) for name in (*SAME, *WIDTHS)]
+    same = (*SAME, "max_position_embeddings") if wanted.absolute_positions else SAME
+    pairs = [(name, getattr(given, name), getattr(wanted, name)) for name in (*same, *WIDTHS)]
     lines = [
         f"model.{name}: {there} there, {here} here"
         for name, there, here in pairs
-        if here != there and (name in SAME or here % there)
+        if here != there and (name in same or here % there)
     ]
     heads = given.attention_head_size, wanted.attention_head_size
     if heads[0] != heads[1]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForPreTraining
+from transformers import BertConfig, BertForPreTraining, BertModel
 from transformers.cache_utils import DynamicCache
 
 import model as nezha
@@ -227,6 +227,27 @@ def test_no_positions(attention: str) -> None:
         torch.testing.assert_close(found.flip(1), net(tokens).last_hidden_state, **CLOSE)
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_absolute_positions_are_those_of_bert(attention: str) -> None:
+    """Without relative positions and with the same weights, BERT gives the same."""
+    shape = {"max_relative_position": 0, "absolute_positions": True}
+    net = build(attn_implementation=attention, **shape)
+    fields = BertConfig().to_dict().keys() - {"model_type", "architectures"}
+    bert = BertModel(BertConfig(**{key: getattr(net.config, key) for key in fields})).eval()
+    missing, unexpected = bert.load_state_dict(net.state_dict(), strict=False)
+    assert (missing, unexpected) == ([], [])
+    with torch.no_grad():
+        # The vector that all distances share is added to all values, and to all keys alike.
+        for layer in bert.encoder.layer:
+            layer.attention.self.value.bias += net.encoder.position_table[0].repeat(
+                net.config.num_attention_heads
+            )
+        found = net(ids(2, 9)).last_hidden_state
+        torch.testing.assert_close(found, bert(ids(2, 9)).last_hidden_state, **CLOSE)
+        with pytest.raises(ValueError, match="more than max_position_embeddings"):
+            net(ids(1, net.config.max_position_embeddings + 1))
+
+
 def test_position_ids_have_no_effect() -> None:
     net = build(nezha.NezhaForMaskedLM)
     with torch.no_grad():
@@ -280,8 +301,10 @@ def test_encoder_states_need_cross_attention() -> None:
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_packed_sequences_do_not_see_each_other(attention: str) -> None:
-    net = build(nezha.NezhaForPreTraining, attn_implementation=attention)
+@pytest.mark.parametrize("absolute", [False, True])
+def test_packed_sequences_do_not_see_each_other(attention: str, absolute: bool) -> None:
+    shape = {"absolute_positions": absolute, "max_position_embeddings": 40}
+    net = build(nezha.NezhaForPreTraining, attn_implementation=attention, **shape)
     texts = [ids(1, length) + shift for shift, length in enumerate([7, 1, 30, 7])]
     texts = [text % SIZES["vocab_size"] for text in texts]
     types = [torch.ones_like(text) for text in texts]

@@ -98,6 +98,16 @@ def test_a_public_bert_is_a_start_without_its_absolute_positions(tmp_path):
     assert torch.equal(network.cls.predictions.bias, bert.cls.predictions.bias)
 
 
+def test_absolute_positions_are_those_of_a_public_bert(tmp_path):
+    bert = folder(tmp_path / "given", kind=BertForPreTraining)
+    network, told = load(tmp_path, absolute_positions=True)
+    assert "left out" not in told
+    mine, theirs = (each.embeddings.position_embeddings for each in (network.nezha, bert.bert))
+    assert torch.equal(mine.weight, theirs.weight)
+    with pytest.raises(CheckpointError, match="max_position_embeddings: 512 there, 64 here"):
+        load(tmp_path, absolute_positions=True, max_position_embeddings=64)
+
+
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
