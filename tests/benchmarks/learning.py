@@ -204,6 +204,7 @@ def train_peer(chosen: argparse.Namespace, steps: int, name: str) -> list[list[f
 
 
 SIDES = {"ours": train_ours, "transformers": train_peer}
+LABELS = {"ours": "NEZHA, the sample run's recipe", "transformers": "BERT, transformers' Trainer"}
 
 
 def curve(chosen: argparse.Namespace, side: str) -> list[list[float]]:
@@ -270,7 +271,7 @@ def _draw(curves: dict[str, list[list[float]]], reference: float, path: Path) ->
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="CPU minutes", ylabel="held-out masked-token loss (nats)")
     for side, points in curves.items():
-        axes.plot(*zip(*points, strict=True), marker="o", label=side)
+        axes.plot(*zip(*points, strict=True), marker="o", label=LABELS[side])
     axes.axhline(reference, color="gray", linestyle=":", label="token frequencies alone")
     axes.legend()
     axes.grid(alpha=0.3)

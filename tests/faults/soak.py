@@ -39,7 +39,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    steps = EVERY * (given.kills + 2)
+    steps = EVERY * (2 * given.kills + 2)
     choose = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as folder, Cluster() as cluster:
         sizes = f"train.steps={steps}", f"train.checkpoint_every={EVERY}", "train.eval_every=100000"
@@ -109,17 +109,18 @@ def finish(cluster: Cluster, config) -> None:
 
 
 def kill_and_finish(cluster: Cluster, config, kills: int, choose: random.Random) -> None:
-    process = cluster.command(config)
+    process, step, workers = cluster.command(config), 0, {}
     for number in range(kills):
-        # Each kill comes after a new checkpoint, so that the budget of failures is never spent.
-        wait_for_checkpoint(config, process, EVERY * (number + 1))
+        # Each kill comes after a checkpoint of new workers: the budget of failures is never spent.
+        wait_for_checkpoint(config, process, step + 1, workers)
         if choose.random() < 0.5:
             time.sleep(choose.uniform(0, 2))
         else:
             wait_for_writing(config, process)
-        step = max(losses(config), default=0)
+        step = files.step_of(files.newest(RunPaths.of(config).checkpoints))
         kind = choose.choice(["worker", "node", "command"])
-        worker = choose.choice(list(failures.workers(RunPaths.of(config).run).values()))
+        workers = failures.workers(RunPaths.of(config).run)
+        worker = choose.choice(list(workers.values()))
         if kind == "worker":
             os.kill(worker.pid, signal.SIGKILL)
         elif kind == "node":
@@ -130,15 +131,19 @@ def kill_and_finish(cluster: Cluster, config, kills: int, choose: random.Random)
             process.wait()
             assert_gone([*started, worker.pid])
             process = cluster.command(config)
-        print(f"kill {number + 1}: {kind}, after step {step}", flush=True)
+        print(f"kill {number + 1}: {kind}, after checkpoint {step}", flush=True)
     output, _ = process.communicate()
     if process.returncode:
         raise SystemExit(output)
 
 
-def wait_for_checkpoint(config, process, step: int) -> None:
-    while (newest := files.newest(RunPaths.of(config).checkpoints)) is None or (
-        files.step_of(newest) < step
+def wait_for_checkpoint(config, process, step: int, gone: dict[int, failures.Worker]) -> None:
+    """Until there is a checkpoint of this step or a later one, and other workers than these."""
+    paths = RunPaths.of(config)
+    while (
+        (newest := files.newest(paths.checkpoints)) is None
+        or files.step_of(newest) < step
+        or failures.workers(paths.run) == gone
     ):
         if process.poll() is not None:
             raise SystemExit(process.communicate()[0])
