@@ -10,9 +10,11 @@ from typing import Any
 from rich.console import Console
 
 from jobs.command import Verb, main
-from pipeline.errors import ConfigError, TaskError
+from pipeline.corpus.text.decompression import READ_BYTES
+from pipeline.errors import ConfigError
 from pipeline.finetuning.examples.input_lines import read_input
-from pipeline.finetuning.examples.jsonl import bare, to_json
+from pipeline.finetuning.examples.jsonl import to_json
+from pipeline.finetuning.examples.lines import lines_of
 from pipeline.finetuning.prediction.head_folder import read_results, submission
 from pipeline.finetuning.prediction.predict import predict
 from pipeline.finetuning.tasks import TASKS, Task
@@ -76,16 +78,9 @@ def _rows(chosen: PredictSettings, task: Task) -> Iterator[dict[str, Any]]:
 
 
 def _standard_input() -> Iterator[tuple[str, str]]:
-    number = 0
-    # Lines are cut as in a file, whatever the terminal's encoding is.
-    sys.stdin.reconfigure(encoding="utf-8", errors="strict", newline="\n")  # type: ignore[union-attr]
-    try:
-        for number, line in enumerate(sys.stdin, 1):
-            yield f"standard input, line {number}", bare(line)
-    except UnicodeDecodeError as error:
-        raise TaskError(
-            f"standard input, after line {number}: {error}; expected UTF-8 text"
-        ) from error
+    """Lines are cut and decoded as those of a file, whatever the terminal's encoding is."""
+    parts = iter(lambda: sys.stdin.buffer.read1(READ_BYTES), b"")  # type: ignore[union-attr]
+    return lines_of(parts, "standard input")
 
 
 VERB = Verb(

@@ -10,6 +10,15 @@ from typing import IO, Any
 
 import zstandard
 
+COMPRESSIONS = {
+    ".gz": "gzip",
+    ".bz2": "bz2",
+    ".xz": "xz",
+    ".lzma": "xz",
+    ".zst": "zstd",
+    ".zstd": "zstd",
+}
+"""Compression by the suffix of a file's name."""
 READ_BYTES = 1 << 20
 COMPRESSED_READ_BYTES = {"gzip": 8192, "bz2": 8192, "xz": 8192, "zstd": 512}
 """Small for zstd, where all that one read decompresses to is held in memory: 32,768 times as much

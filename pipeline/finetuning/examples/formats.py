@@ -17,20 +17,16 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import lzma
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import fsspec
 import pyarrow as pa
-import zstandard
 from pyarrow import parquet
 
 from pipeline.errors import TaskError
-from pipeline.finetuning.examples.jsonl import Example, bare, parse_object
+from pipeline.finetuning.examples.jsonl import Example, parse_object
+from pipeline.finetuning.examples.lines import open_bytes, read_lines, uncompressed
 
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lzma")
 Record = tuple[str, Example | TaskError]
 """Its place, for messages, and the record or why it cannot be read."""
 
@@ -84,34 +80,6 @@ def read_records(path: str, columns: Columns) -> Iterator[Record]:
                 new = {field: record[each] for field, each in wanted.items() if each in record}
                 record = {key: record[key] for key in record if key not in wanted.values()} | new
         yield place, record
-
-
-def uncompressed(path: str) -> str:
-    """A path in lower case, without the suffix of a compression; its end tells the form."""
-    name = path.lower()
-    for suffix in COMPRESSED:
-        name = name.removesuffix(suffix)
-    return name
-
-
-def read_lines(path: str) -> Iterator[tuple[str, str]]:
-    """(place, line) for each line, blank ones included; the place is for messages.
-
-    A byte order mark at the beginning of a line is left out: files with one are also concatenated.
-
-    Raises TaskError when the file is missing, damaged or not UTF-8.
-    """
-    number = 0
-    try:
-        with fsspec.open(path, "rt", encoding="utf-8", compression="infer", newline="\n") as file:
-            for number, line in enumerate(file, 1):
-                yield f"{path}, line {number}", bare(line)
-    except FileNotFoundError:
-        raise TaskError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise TaskError(f"{path}, after line {number}: {error}; expected UTF-8 text") from error
-    except (OSError, EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError) as error:
-        raise TaskError(f"{path}, after line {number}: {error}") from error
 
 
 def _first_line(path: str) -> str:
@@ -197,18 +165,32 @@ def _questions(paragraph: dict[str, Any], text: str, place: str) -> Iterator[Rec
 
 def _parquet(path: str) -> Iterator[Record]:
     try:
-        with fsspec.open(path, "rb") as file:
+        with open_bytes(path) as file:
             number = 0
             for batch in parquet.ParquetFile(file).iter_batches(1024):
-                for row in batch.to_pylist():
+                for row in _rows(batch):
                     number += 1
-                    given = {key: value for key, value in row.items() if value is not None}
-                    # Predictions are written with all keys, and JSON has no dates and decimals.
-                    yield f"{path}, row {number}", json.loads(json.dumps(given, default=_plain))
-    except FileNotFoundError:
-        raise TaskError(f"{path}: no such file") from None
-    except (OSError, pa.ArrowException) as error:
+                    place = f"{path}, row {number}"
+                    yield place, TaskError(f"{place}: {row}") if isinstance(row, str) else row
+    except pa.ArrowException as error:
         raise TaskError(f"{path}: {error}") from error
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[Example | str]:
+    """The rows as objects, or why a row is none: Arrow does not check whether strings are UTF-8."""
+    try:
+        rows = batch.to_pylist()
+    except UnicodeDecodeError as error:
+        if batch.num_rows == 1:
+            yield f"{error}; expected UTF-8 text"
+            return
+        for number in range(batch.num_rows):
+            yield from _rows(batch.slice(number, 1))
+        return
+    for row in rows:
+        given = {key: value for key, value in row.items() if value is not None}
+        # Predictions are written with all keys, and JSON has no dates and decimals.
+        yield json.loads(json.dumps(given, default=_plain))
 
 
 def _plain(value: Any) -> Any:

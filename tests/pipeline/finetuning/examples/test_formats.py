@@ -209,6 +209,16 @@ def test_parquet_rows_are_examples(tmp_path):
     assert "b.parquet" in read("ner", tmp_path / "b.parquet")[1].problems[0]
 
 
+def test_a_row_of_parquet_that_is_not_utf_8_is_named(tmp_path):
+    data = pa.array(["很好".encode(), b"\xff", "很坏".encode()], pa.binary())
+    text = pa.Array.from_buffers(pa.string(), 3, data.buffers())
+    parquet.write_table(pa.table({"text": text, "label": [1, 0, 0]}), tmp_path / "a.parquet")
+    examples, findings = read("classification", tmp_path / "a.parquet")
+    assert [each["text"] for each in examples] == ["很好", "很坏"]
+    (told,) = findings.bad_lines
+    assert told.startswith(f"{tmp_path}/a.parquet, row 2: 'utf-8' codec can't decode byte 0xff")
+
+
 def test_columns_of_words_can_be_counted(tmp_path):
     text = "1 王 B-PER NR\n2 明 I-PER NR\n\n1 在 O P\n"
     counted = {"columns": {"tokens": 1, "labels": 2}}

@@ -11,8 +11,8 @@ from pyarrow import parquet
 
 from pipeline.errors import ExportError, TaskError
 from pipeline.export.lineage import LINEAGE, left_steps, packages
-from pipeline.finetuning.examples.formats import read_lines
 from pipeline.finetuning.examples.input_lines import read_input
+from pipeline.finetuning.examples.lines import read_lines
 from pipeline.finetuning.finetune import finetune
 from pipeline.finetuning.prediction import predict as prediction
 from pipeline.finetuning.prediction.predict import parse, predict
