@@ -22,7 +22,7 @@ from pipeline.settings.finetuning import FinetuneSettings
 
 LISTED = 50
 """Mistakes in task data that a message lists."""
-RECIPE = 3
+RECIPE = 4
 """Version of what fine-tuning computes. Raise it with a change that changes results."""
 
 

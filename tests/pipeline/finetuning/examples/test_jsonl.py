@@ -56,3 +56,9 @@ def test_half_of_a_surrogate_pair_is_written_and_read_again():
     assert text.encode("utf-8").decode("utf-8") == text
     assert json.loads(text) == row
     assert "好😀" in text
+
+
+def test_numbers_that_json_does_not_have_are_written_as_null():
+    assert to_json({"text": "好", "price": [float("nan"), 1e400, 2.5]}) == (
+        '{"text": "好", "price": [null, null, 2.5]}\n'
+    )
