@@ -11,7 +11,8 @@ from pipeline.corpus.prepare import IN_PROCESS
 from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.shards.origins import origins_of
 from pipeline.corpus.shards.reader import ShardFolder
-from pipeline.errors import CorpusError
+from pipeline.errors import ConfigError, CorpusError
+from pipeline.settings.config_file import load_config
 from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.preparing import SMALL, hashes
@@ -48,7 +49,16 @@ def link(path):
     return path.with_name("link.jsonl")
 
 
-@pytest.mark.parametrize("name", [lambda path: path, link, lambda path: path.parent / "h*.jsonl"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        lambda path: path,
+        link,
+        lambda path: path.parent / "h*.jsonl",
+        lambda path: f"file://{path}",
+        lambda path: f"local://{path.parent}//h*.jsonl",
+    ],
+)
 def test_a_held_out_file_under_the_inputs_is_not_trained_on(data, name):
     heldout = name(data / "heldout.jsonl")
     found = list_inputs(settings_of(data, heldout=(str(heldout),)))
@@ -56,6 +66,25 @@ def test_a_held_out_file_under_the_inputs_is_not_trained_on(data, name):
     assert len(found.heldout) == 1
     lines = found.sources.left_out_lines()
     assert any("named by corpus.heldout: " in line and "heldout.jsonl" in line for line in lines)
+
+
+def test_a_url_of_a_local_file_is_another_name_for_it(data):
+    raw.write(data / "out" / "b.jsonl", raw.jsonl(write_texts(2)))
+    settings = settings_of(data, inputs=(f"file://{data}", str(data / "a.jsonl")))
+    found = list_inputs(settings, [str(data / "out")])
+    assert names(found.sources) == ["a.jsonl"]
+    assert {each.reason for each in found.sources.left_out} == {
+        "named by corpus.heldout",
+        "named by two inputs",
+        "written by this command",
+    }
+
+
+@pytest.mark.parametrize("setting", ["inputs", "heldout"])
+@pytest.mark.parametrize("text", ["", " ", "a\\0b"])
+def test_a_blank_input_is_not_the_working_directory(setting, text):
+    with pytest.raises(ConfigError, match=rf"corpus\.{setting}: an entry is blank or holds a NUL"):
+        load_config(None, [f'corpus.{setting}=["{text}"]'])
 
 
 def test_what_the_command_writes_below_its_inputs_does_not_change_how_they_are_signed(

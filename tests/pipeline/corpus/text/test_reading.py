@@ -371,7 +371,9 @@ def test_whatever_a_library_raises_is_an_error_that_names_the_file(tmp_path, mon
             list(reading.read_unit(unit, corpus))
 
 
-@pytest.mark.parametrize("name", ["gbk2312", "utf-99", "base64", "rot13", "undefined", ""])
+@pytest.mark.parametrize(
+    "name", ["gbk2312", "utf-99", "base64", "rot13", "idna", "punycode", "undefined", ""]
+)
 def test_an_unknown_encoding_is_an_error_of_the_settings(name):
     with pytest.raises(ConfigError, match=r"corpus\.encoding: unknown encoding"):
         load_config(None, [f"corpus.encoding='{name}'"])
