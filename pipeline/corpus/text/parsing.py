@@ -92,7 +92,7 @@ def _lines(block: Block) -> Iterator[tuple[int, str | Drop]]:
             text = line.decode(codec)
             if padded:
                 text = text.strip("\0")
-            yield offset, text.removeprefix("\ufeff")
+            yield offset, text.lstrip("\ufeff")
         except UnicodeDecodeError as error:
             yield offset, _undecodable(block, offset + error.start, line)
         offset += len(line) + 1
