@@ -133,6 +133,20 @@ def test_braces_and_tags_in_wikiextractor_text_are_text(tmp_path, target):
     assert raw.texts(raw.write(tmp_path / "wiki_00", one_line.encode())) == ["一行", "尾"]
 
 
+@pytest.mark.parametrize("target", [16.0, 3e-4])
+@pytest.mark.parametrize("name", ["wiki_00", "all.txt", "all.txt.gz"])
+def test_wikiextractor_files_may_be_joined_and_renamed(tmp_path, target, name):
+    joined = "".join([*MARKED[:2], MARKED[2].rstrip("\n"), MARKED[3][:-9], *MARKED[4:]])
+    assert '</doc><doc id="3"' in joined
+    assert '。<doc id="4"' in joined
+    path = raw.write(tmp_path / name, joined.encode())
+    documents, dropped = raw.read(path, shard_megabytes=target)
+    assert [document.text for document in documents] == ARTICLES
+    assert not dropped
+    place = joined.encode().index(b'<doc id="4"')
+    assert documents[4].place == f"{path}:{place}"
+
+
 def test_text_outside_of_wikiextractor_documents_is_malformed(tmp_path):
     data = f"开头\n{MARKED[0]}中间\n也是\n{MARKED[1]}结尾".encode()
     documents, dropped = raw.read(raw.write(tmp_path / "wiki_00", data))
