@@ -53,7 +53,7 @@ class CleaningSettings(Settings):
     width: bool = True
     """Replace full-width letters, digits and spaces by ASCII; punctuation stays full-width."""
     radicals: bool = True
-    """Replace radicals (⼀, ⻅), which texts from PDF files contain, by characters (一, 见)."""
+    """Replace radicals (⼀, ⻅) and compatibility ideographs, as texts from PDF files have them."""
     simplify: bool = False
     """Convert traditional to simplified characters (OpenCC t2s)."""
     min_characters: Count = 8
