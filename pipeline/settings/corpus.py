@@ -118,7 +118,7 @@ class DedupSettings(Settings):
     """Removal of duplicates from the whole corpus."""
 
     exact_documents: bool = False
-    """Keep only the first of documents with the same cleaned text."""
+    """Keep only the first of documents with the same cleaned text, but for case and white space."""
     exact_paragraphs: bool = False
     """Keep only the first of paragraphs (20 characters or more) with the same cleaned text."""
     boilerplate_documents: Count = 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import unicodedata
 
 import numpy as np
 import pytest
@@ -184,6 +185,19 @@ def test_held_out_documents_in_the_training_text_are_left_out_and_counted(data, 
     changed = data / "heldout.jsonl"
     changed.write_bytes(raw.jsonl([texts[3].replace("\n", " \r\n\n"), texts[5] + "了"]))
     assert run(corpus, tmp_path / "out", vocab).drops == {"heldout_document": 1}
+
+
+def test_case_white_space_and_normal_form_hide_no_held_out_document(data, vocab, tmp_path):
+    texts = [f"{text}《Café {text[:2]}》" for text in write_texts(10)]
+    raw.write(data / "a.jsonl", raw.jsonl(texts))
+    changed = [
+        texts[0].upper(),
+        unicodedata.normalize("NFD", texts[1]),
+        texts[2].replace("。", "。 "),
+    ]
+    raw.write(data / "heldout.jsonl", raw.jsonl([*changed, texts[3] + "了"]))
+    manifest = run(settings_of(data), tmp_path / "out", vocab)
+    assert manifest.drops == {"heldout_document": 3}
 
 
 def test_the_setting_keeps_held_out_documents(data, vocab, tmp_path):
