@@ -18,6 +18,7 @@ from pipeline.corpus.records import Document, Drop
 from pipeline.corpus.text import wikipedia
 from pipeline.corpus.text.cleaning import Cleaner
 from pipeline.corpus.text.reading import Block
+from pipeline.corpus.text.streams import BLANK
 
 DOCUMENT_BEGINS = re.compile(r'(?<=</doc>)(?=<doc )|(?<!^)(?=<doc id="[^"]*" url=")')
 """Where WikiExtractor's documents begin in a line that holds something else before them."""
@@ -157,7 +158,7 @@ def _blank_separated(block: Block) -> Iterator[Document | Drop]:
     for offset, line in _lines(block):
         if isinstance(line, Drop):
             yield line
-        elif line and not line.isspace():
+        elif not BLANK.fullmatch(line):
             begin = begin if lines else offset
             lines.append(line)
         elif lines:

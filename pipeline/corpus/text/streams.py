@@ -11,8 +11,8 @@ from pipeline.corpus.text.decompression import Damage, decompressed
 from pipeline.corpus.text.encodings import SAMPLE_BYTES, find_codec, keeps_ascii, peek, to_utf8
 from pipeline.corpus.text.sources import Source
 
-BLANK = re.compile("[\\s\0\ufeff]*")
-"""White space, and what fills up files without being text."""
+BLANK = re.compile("[\\s\0\u200b-\u200f\u2060\ufeff]*")
+"""White space, invisible characters, and what fills up files without being text."""
 
 WIKIEXTRACTOR = re.compile(r'<doc id="[^"]*" url="[^"]*" title="')
 

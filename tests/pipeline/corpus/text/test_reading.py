@@ -93,6 +93,12 @@ def test_parquet(tmp_path, target):
         raw.read(tmp_path / "a.parquet", text_field="body")
 
 
+@pytest.mark.parametrize("blank", ["", " \t", "\u3000", "\xa0", "\u200b", "\ufeff\u2060 "])
+def test_a_line_without_a_visible_character_ends_a_document(tmp_path, blank):
+    path = raw.write(tmp_path / "a.txt", f"一\n二\n{blank}\n三\n".encode())
+    assert raw.texts(path) == ["一\n二", "三"]
+
+
 def test_both_forms_of_wikiextractor_output(tmp_path):
     marked = '<doc id="1" url="" title="数学">\n数学\n\n数学是研究数量的学科。\n</doc>\n' * 5
     path = raw.write(tmp_path / "wiki_00", marked.encode())
