@@ -10,9 +10,12 @@ from typing import Any
 from rich.console import Console
 
 from jobs.command import Verb, main
-from pipeline.errors import ConfigError, TaskError
+from jobs.output import lines
+from pipeline.corpus.text.decompression import READ_BYTES
+from pipeline.errors import ConfigError
 from pipeline.finetuning.examples.input_lines import read_input
-from pipeline.finetuning.examples.jsonl import bare, to_json
+from pipeline.finetuning.examples.jsonl import to_json
+from pipeline.finetuning.examples.lines import lines_of
 from pipeline.finetuning.prediction.head_folder import read_results, submission
 from pipeline.finetuning.prediction.predict import predict
 from pipeline.finetuning.tasks import TASKS, Task
@@ -30,9 +33,7 @@ def plan(config: Config) -> Mapping[str, object]:
             "predict.input: name a file; standard input has lines of text or JSON, without columns "
             "(predict.columns), and cannot be shared among workers (predict.workers)"
         )
-    folder = Path(chosen.output).absolute().parent
-    if chosen.output != "-" and not folder.is_dir():
-        raise ConfigError(f"predict.output: there is no folder {folder}; make it first")
+    lines.check_output(chosen.output, "predict.output", chosen.input)
     return {"task": task, "model": chosen.model, "read": chosen.input, "write": chosen.output}
 
 
@@ -41,21 +42,9 @@ def execute(config: Config, console: Console) -> None:
     task = TASKS[read_results(Path(chosen.model))["task"]]
     rows = _rows(chosen, task)
     found = submission(task, rows) if chosen.form == "clue" else map(to_json, rows)
-    if chosen.output == "-":
-        for line in found:
-            print(line, end="")
-        return
-    temporary = Path(f"{chosen.output}.tmp")
-    count = 0
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            for line in found:
-                file.write(line)
-                count += 1
-        temporary.replace(chosen.output)
-    finally:
-        temporary.unlink(missing_ok=True)
-    console.print(f"{count} line(s) of predictions in {chosen.output}", highlight=False)
+    count = lines.write(found, chosen.output, "predict.output")
+    if chosen.output != lines.STANDARD:
+        console.print(f"{count} line(s) of predictions in {chosen.output}", highlight=False)
 
 
 def _rows(chosen: PredictSettings, task: Task) -> Iterator[dict[str, Any]]:
@@ -71,21 +60,14 @@ def _rows(chosen: PredictSettings, task: Task) -> Iterator[dict[str, Any]]:
             chosen.workers,
         )
     standard = chosen.input == "-"
-    lines = _standard_input() if standard else read_input(chosen.input, task, chosen.columns)
-    return predict(chosen.model, lines, chosen.batch)
+    given = _standard_input() if standard else read_input(chosen.input, task, chosen.columns)
+    return predict(chosen.model, given, chosen.batch)
 
 
 def _standard_input() -> Iterator[tuple[str, str]]:
-    number = 0
-    # Lines are cut as in a file, whatever the terminal's encoding is.
-    sys.stdin.reconfigure(encoding="utf-8", errors="strict", newline="\n")  # type: ignore[union-attr]
-    try:
-        for number, line in enumerate(sys.stdin, 1):
-            yield f"standard input, line {number}", bare(line)
-    except UnicodeDecodeError as error:
-        raise TaskError(
-            f"standard input, after line {number}: {error}; expected UTF-8 text"
-        ) from error
+    """Lines are cut and decoded as those of a file, whatever the terminal's encoding is."""
+    parts = iter(lambda: sys.stdin.buffer.read1(READ_BYTES), b"")  # type: ignore[union-attr]
+    return lines_of(parts, "standard input")
 
 
 VERB = Verb(

@@ -72,10 +72,12 @@ ALLOWED = {
     "pipeline.finetuning": (
         "model",
         "pipeline.cluster.interfaces",
+        "pipeline.corpus.text.decompression",
         "pipeline.cpu",
         "pipeline.errors",
         "pipeline.cluster.ray_cluster",
         "pipeline.settings",
+        "pipeline.storage",
         "pipeline.export.lineage",
         "pipeline.export.tokenizer",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,8 +34,11 @@ def _refuse_other_units(value: Any) -> Any:
 
 
 def _absolute(path: str) -> str:
-    """Make a local path absolute: workers have other working directories than the driver."""
-    path = path.removeprefix("file://")
+    """Make a local path absolute: workers have other working directories than the driver.
+
+    `~` is the home folder, which a shell does not put into `a.b=~/c`.
+    """
+    path = os.path.expanduser(path.removeprefix("file://"))
     return path if not path or "://" in path else str(Path(path).absolute())
 
 

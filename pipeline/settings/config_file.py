@@ -33,7 +33,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
             mistakes.append(f"{override}: an override has the form a.b=c")
             continue
         try:
-            _put(values, key.split("."), yaml.safe_load(text))
+            _put(values, key.split("."), _value(text))
         except (yaml.YAMLError, TypeError) as error:
             mistakes.append(f"{override}: {error}")
     return _validated(values, mistakes, f" in {path}" if path else "")
@@ -101,6 +101,13 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(inside, dict) and isinstance(value, dict) and value
         result[key] = _merged(inside, value) if both else value  # type: ignore[arg-type]
     return result
+
+
+def _value(text: str) -> Any:
+    """A value in YAML; ` #` begins no comment in an argument, as it may be part of a path."""
+    value = yaml.safe_load(text)
+    cut = isinstance(value, str) and text.strip().startswith(f"{value} ")
+    return text.strip() if cut else value
 
 
 def _kind(value: object) -> str:

@@ -53,7 +53,7 @@ class CleaningSettings(Settings):
     width: bool = True
     """Replace full-width letters, digits and spaces by ASCII; punctuation stays full-width."""
     radicals: bool = True
-    """Replace radicals (⼀, ⻅), which texts from PDF files contain, by characters (一, 见)."""
+    """Replace radicals (⼀, ⻅) and compatibility ideographs, as texts from PDF files have them."""
     simplify: bool = False
     """Convert traditional to simplified characters (OpenCC t2s)."""
     min_characters: Count = 8
@@ -118,7 +118,7 @@ class DedupSettings(Settings):
     """Removal of duplicates from the whole corpus."""
 
     exact_documents: bool = False
-    """Keep only the first of documents with the same cleaned text."""
+    """Keep only the first of documents with the same cleaned text, but for case and white space."""
     exact_paragraphs: bool = False
     """Keep only the first of paragraphs (20 characters or more) with the same cleaned text."""
     boilerplate_documents: Count = 0
@@ -252,6 +252,14 @@ class CorpusSettings(Settings):
         """`cleaning: web` is short for `cleaning: {preset: web}`."""
         return {"preset": value} if isinstance(value, str) else value
 
+    @field_validator("inputs", "heldout")
+    @classmethod
+    def _check_inputs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """A blank input, as of a variable that is not set, would be the working directory."""
+        if any(not text.strip() or "\0" in text for text in value):
+            raise ValueError("an entry is blank or holds a NUL character; name a file or folder")
+        return value
+
     @field_validator("encoding")
     @classmethod
     def _check_encoding(cls, value: str) -> str:
@@ -260,6 +268,7 @@ class CorpusSettings(Settings):
             return value
         try:
             "a".encode(value)  # codecs that are no text encodings raise a LookupError too
+            codecs.getincrementaldecoder(value)("backslashreplace").decode(b"a")  # not IDNA
             return codecs.lookup(value).name
         except (LookupError, UnicodeError):
             raise ValueError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -82,8 +83,12 @@ def sign(texts: Iterable[str], settings: DedupSettings) -> Signatures:
 
 
 def document_hash(text: str) -> int:
-    """64-bit hash of a document's cleaned text."""
-    return xxhash.xxh3_64_intdigest(text.encode())
+    """64-bit hash of a document's cleaned text, whatever its case, white space and normal form.
+
+    Texts that differ in these alone can give the same tokens.
+    """
+    folded = unicodedata.normalize("NFC", text).lower()
+    return xxhash.xxh3_64_intdigest("".join(folded.split()).encode())
 
 
 def compares_lines(settings: DedupSettings) -> bool:

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from pipeline.corpus.shards.format import MANIFEST
-from pipeline.corpus.text.listing import input_folder
+from pipeline.corpus.text.listing import input_folder, is_local
 from pipeline.corpus.text.sources import LeftOut, Listing, Source, list_sources, sign_sources
 from pipeline.errors import CorpusError
 from pipeline.settings.corpus import CorpusSettings
+from pipeline.storage import filesystem
 
 OWN_RUN = "in the folder of this run"
 OTHER_RUN = "in the folder of another run"
@@ -135,5 +136,6 @@ def _nearest(path: str, places: Mapping[str, str]) -> str:
 
 
 def _real(path: str) -> str:
-    """One name for a file, whatever links lead to it."""
-    return path.rstrip("/") if "://" in path else os.path.realpath(path)
+    """One name for a file, whatever links or URLs lead to it."""
+    system, inner = filesystem(path)
+    return os.path.realpath(inner) if is_local(system) else path.rstrip("/")

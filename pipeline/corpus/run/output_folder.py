@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from typing import Literal
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.corpus.dedup.marks import REPORT
 from pipeline.corpus.shards.format import MANIFEST
+from pipeline.corpus.text.listing import is_local
 from pipeline.errors import CorpusError
 from pipeline.storage import filesystem, write_whole
 
@@ -89,12 +91,30 @@ def check_output(folder: str, keep_rejected: str) -> None:
     after the inputs are read.
 
     Raises:
-        CorpusError: see `begin`.
+        CorpusError: see `begin`; or nothing can be written there.
     """
     if _read_manifest(*filesystem(folder)) is None:
         claim, _ = read_claim(folder)
+        _check_writable(folder)
         if keep_rejected:
             _files_of_rejected(keep_rejected, claim)
+            _check_writable(keep_rejected)
+
+
+def _check_writable(folder: str) -> None:
+    """Refuse a local folder that can't be made or written."""
+    system, place = filesystem(folder)
+    if not is_local(system):
+        return
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        raise CorpusError(f"{folder}: can't be written: {place} is no folder; name another one")
+    if not os.access(place, os.W_OK | os.X_OK, effective_ids=True):
+        raise CorpusError(
+            f"{folder}: can't be written: no permission to write in {place}; name another one, or "
+            "change its permissions"
+        )
 
 
 def begin(folder: str, ledger: Ledger) -> set[str]:

@@ -15,8 +15,12 @@ LONGEST_WORD = 100
 LARGEST_FREQUENCY = 10**9
 """Segmenters add frequencies up in 64 bits; jieba's own dictionary has 60 million in all."""
 ENTRY = re.compile(r"(?P<word>.+?)(?:\s+(?P<frequency>[0-9０-９]+))?(?:\s+(?P<tag>[A-Za-z]+))?")
-OTHER_FIELDS = re.compile(r"[\t,;|，；]\s*\S|\s[+-]?[0-9０-９.]+(?:\s|$)")
-"""Signs of fields that are divided by something else than spaces, or of a number that is none."""
+OTHER_FIELDS = re.compile(
+    r"[\t,;|，；]\s*\S|[/:：=]\s*\d"  # divided by something else than spaces
+    r"|\s[+-]?[\d.]\S*(?:\s|$)|^[\d.]+\s"  # a number that is none, or that comes first
+    r"|[^\x00-\x7f]\s+[a-z]{1,4}$"  # a tag before the number
+)
+"""Signs of other fields than those of jieba, or in another order."""
 
 
 class Entry(NamedTuple):

@@ -182,7 +182,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     """Read a corpus folder's manifest.
 
     Raises:
-        ShardError: there is none, it is damaged, or it has another schema version.
+        ShardError: there is none, it can't be read, is damaged, or has another schema version.
     """
     path = f"{str(folder).rstrip('/')}/{MANIFEST}"
     try:
@@ -194,6 +194,10 @@ def read_manifest(folder: str | Path) -> Manifest:
         raise ShardError(
             f"{folder}: no {MANIFEST}, so this is not a finished corpus; run jobs.prepare, which "
             "goes on where it was interrupted"
+        ) from None
+    except (NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        raise ShardError(
+            f"{path}: {error.strerror}; name the folder of a corpus that jobs.prepare made"
         ) from None
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise ShardError(f"{path}: damaged ({error}); run jobs.prepare again") from None

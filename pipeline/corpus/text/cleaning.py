@@ -47,25 +47,32 @@ WIDTHS = {
     for first, last in ("０９", "ＡＺ", "ａｚ")
     for code in range(ord(first), ord(last) + 1)
 } | {0x3000: 0x20}
-RADICAL = re.compile("[\u2e80-\u2fdf]")
+RADICAL = re.compile("[\u2e80-\u2fdf\uf900-\ufaff\U0002f800-\U0002fa1f]")
 RADICALS = {
-    code: unicodedata.normalize("NFKC", chr(code)) for code in range(0x2F00, 0x2FD6)
+    code: unicodedata.normalize("NFKC", chr(code))
+    for first, end in ((0x2F00, 0x2FD6), (0xF900, 0xFADA), (0x2F800, 0x2FA1E))
+    for code in range(first, end)
 } | str.maketrans(
     "⺁⺂⺃⺄⺅⺆⺈⺉⺊⺌⺍⺎⺏⺐⺒⺓⺔⺖⺗⺘⺙⺛⺜⺝⺞⺟⺠⺡⺢⺣⺤⺥⺦⺧⺨⺩⺪⺬⺭⺮⺯⺰⺱⺲⺳⺶⺹⺺⺻⺽⺾⺿⻀⻁⻂⻃⻄⻅⻆⻈"
     "⻉⻊⻋⻌⻍⻎⻏⻐⻑⻒⻓⻔⻖⻗⻘⻙⻚⻛⻜⻝⻟⻠⻢⻣⻤⻥⻦⻧⻨⻩⻪⻫⻬⻭⻮⻯⻰⻱⻲⻳",
     "厂乛乚乙亻冂刀刂卜小小兀尣尢巳幺彑忄㣺扌攵旡日月歺母民氵氺灬爫爫丬牛犭王疋示礻竹糹纟罓罒㓁羊耂肀聿臼艹艹艹虎衤覀西见角讠"
     "贝足车辶辶辶阝钅長镸长门阝雨青韦页风飞食飠饣马骨鬼鱼鸟卤麦黄黾斉齐歯齿竜龙龜亀龟",
 )
-"""Kangxi radicals, and radicals of the supplement, to the ideographs that look the same.
+"""Kangxi radicals, radicals of the supplement, and compatibility ideographs to the ideographs that
+look the same.
 
-Programs that extract text from PDF files write radicals for ideographs. The pairs are those of
-Unicode's EquivalentUnifiedIdeograph.txt."""
+Programs that extract text from PDF files write them for ideographs. The pairs of radicals are those
+of Unicode's EquivalentUnifiedIdeograph.txt."""
 ENTITY = re.compile(r"&(?:#[0-9]{1,8}|#[xX][0-9a-fA-F]{1,8}|[a-zA-Z][a-zA-Z0-9]{1,31});?")
 PLAIN_ENTITIES = re.compile(r"&(?:#|lt|gt|amp|quot|nbsp)", re.IGNORECASE)
 """Entities that are taken as such also without a semicolon and before a letter or digit."""
 NAME_GOES_ON = re.compile("[a-zA-Z0-9_=]")
-ADDRESS = re.compile(r"(?:://|www\.|\?[\w.%~+-]{1,64}=)[!-;=?-~]*", re.ASCII)
-"""The part of a web address that may hold parameters: up to the first that is not ASCII."""
+PARAMETERS = r"(?:[!-;=?-~]|[^\W\x00-\x7f])*"
+ADDRESS = re.compile(
+    rf"(?:://|www\.)[!-;=@-~]*(?:[?？]{PARAMETERS})?|[?？][A-Za-z0-9_.%~+-]{{1,64}}={PARAMETERS}"
+)
+"""The part of a web address that may hold parameters. Before them, it ends at the first character
+that is not ASCII; they may hold letters of any script."""
 HAN_RANGES = tuple(
     (np.uint32(first), np.uint32(last))
     for first, last in ((0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF))
@@ -185,7 +192,7 @@ def decode_entities(text: str) -> str:
 
 
 def fold_radicals(text: str) -> str:
-    """Turn radicals, which are symbols of dictionaries, into the ideographs that look the same."""
+    """Turn radicals and compatibility ideographs into the ideographs that look the same."""
     return text.translate(RADICALS) if RADICAL.search(text) else text
 
 

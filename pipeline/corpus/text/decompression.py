@@ -10,6 +10,15 @@ from typing import IO, Any
 
 import zstandard
 
+COMPRESSIONS = {
+    ".gz": "gzip",
+    ".bz2": "bz2",
+    ".xz": "xz",
+    ".lzma": "xz",
+    ".zst": "zstd",
+    ".zstd": "zstd",
+}
+"""Compression by the suffix of a file's name."""
 READ_BYTES = 1 << 20
 COMPRESSED_READ_BYTES = {"gzip": 8192, "bz2": 8192, "xz": 8192, "zstd": 512}
 """Small for zstd, where all that one read decompresses to is held in memory: 32,768 times as much
@@ -30,10 +39,12 @@ FRAMES: dict[str, Callable[[], Any]] = {
 class Damage(Exception):
     """Compressed data that can't be read on."""
 
-    def __init__(self, message: str, whole: bool) -> None:
+    def __init__(self, message: str, whole: bool, place: int) -> None:
         super().__init__(message)
         self.whole = whole
         """All data before is complete: what follows it is not compressed data."""
+        self.place = place
+        """Byte of the file, counted from where reading began, up to which it was read."""
 
 
 def decompressed(file: IO[bytes], compression: str) -> Iterator[bytes]:
@@ -52,24 +63,27 @@ def decompressed(file: IO[bytes], compression: str) -> Iterator[bytes]:
             yield data
         return
     frame: Any = None
-    frames = produced = 0
+    frames = produced = begin = read = 0
     while data := file.read(COMPRESSED_READ_BYTES[compression]):
+        read += len(data)
         while data := data.lstrip(b"\0") if frames and frame is None else data:
             if frame is None:
-                frame, produced = FRAMES[compression](), 0
+                frame, produced, begin = FRAMES[compression](), 0, read - len(data)
             try:
                 for part in _parts(compression, frame, data):
                     produced += len(part)
                     yield part
             except (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, ValueError) as error:
                 if frames and not produced:
-                    raise Damage("bytes that are not compressed follow the data", True) from None
-                raise Damage(str(error), False) from None
+                    message = "bytes that are not compressed follow the data"
+                    raise Damage(message, True, begin) from None
+                raise Damage(str(error), False, read if produced else begin) from None
             if not frame.eof:
                 break
             data, frame, frames = frame.unused_data, None, frames + 1
     if frame is not None:
-        raise Damage("the file ends within compressed data", bool(frames and not produced))
+        whole, place = bool(frames and not produced), read if produced else begin
+        raise Damage("the file ends within compressed data", whole, place)
 
 
 def _parts(compression: str, frame: Any, data: bytes) -> Iterator[bytes]:

@@ -59,8 +59,14 @@ def is_hidden(name: str) -> bool:
 
 
 def input_folder(text: str) -> str:
-    """A local file or folder as it is; of a glob, the folder that it searches; a URL as it is."""
-    return text if "://" in text or os.path.lexists(text) else _literal_folder(text)
+    """The path of a local file or folder; of a glob, that of the folder that it searches.
+
+    URLs of stores are returned as they are.
+    """
+    system, inner = filesystem(text)
+    if not is_local(system):
+        return text
+    return inner if os.path.lexists(inner) else _literal_folder(inner)
 
 
 def _literal_folder(glob: str) -> str:

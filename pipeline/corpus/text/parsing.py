@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import functools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -17,6 +18,10 @@ from pipeline.corpus.records import Document, Drop
 from pipeline.corpus.text import wikipedia
 from pipeline.corpus.text.cleaning import Cleaner
 from pipeline.corpus.text.reading import Block
+from pipeline.corpus.text.streams import BLANK
+
+DOCUMENT_BEGINS = re.compile(r'(?<=</doc>)(?=<doc )|(?<!^)(?=<doc id="[^"]*" url=")')
+"""Where WikiExtractor's documents begin in a line that holds something else before them."""
 
 
 def clean_documents(
@@ -92,7 +97,7 @@ def _lines(block: Block) -> Iterator[tuple[int, str | Drop]]:
             text = line.decode(codec)
             if padded:
                 text = text.strip("\0")
-            yield offset, text.removeprefix("\ufeff")
+            yield offset, text.lstrip("\ufeff")
         except UnicodeDecodeError as error:
             yield offset, _undecodable(block, offset + error.start, line)
         offset += len(line) + 1
@@ -153,7 +158,7 @@ def _blank_separated(block: Block) -> Iterator[Document | Drop]:
     for offset, line in _lines(block):
         if isinstance(line, Drop):
             yield line
-        elif line and not line.isspace():
+        elif not BLANK.fullmatch(line):
             begin = begin if lines else offset
             lines.append(line)
         elif lines:
@@ -181,7 +186,7 @@ def _wikiextractor(block: Block) -> Iterator[Document | Drop]:
             yield _drop(block, begin, "malformed", raw, len(raw.encode()))
         lines = []
 
-    for offset, line in _lines(block):
+    for offset, line in _lines_at_tags(block):
         if isinstance(line, Drop):
             yield line
             continue
@@ -201,6 +206,17 @@ def _wikiextractor(block: Block) -> Iterator[Document | Drop]:
             yield from close()
             inside = False
     yield from close()
+
+
+def _lines_at_tags(block: Block) -> Iterator[tuple[int, str | Drop]]:
+    """Lines; a tag that begins a document begins a line, as it does not after a file cut short."""
+    for offset, line in _lines(block):
+        if isinstance(line, Drop) or "<doc " not in line:
+            yield offset, line
+            continue
+        for part in DOCUMENT_BEGINS.split(line):
+            yield offset, part
+            offset += len(part.encode(block.encoding))
 
 
 def _wikidump(block: Block) -> Iterator[Document | Drop]:

@@ -132,7 +132,7 @@ def _blocks_of(
                     yield block
             if not text and not stream.damage:
                 yield _empty(source)
-            yield from _damage(file, stream)
+            yield from _damage(stream)
 
 
 def _empty(source: Source) -> Drop:
@@ -246,13 +246,13 @@ def _csv_blocks(file: IO[bytes], stream: Stream, target: int, text_field: str) -
         yield cut()
 
 
-def _damage(file: IO[bytes], stream: Stream) -> Iterator[Drop]:
+def _damage(stream: Stream) -> Iterator[Drop]:
     """A drop if the data of a stream, which was read to its end, is damaged."""
-    source, read = stream.source, file.tell()
+    source = stream.source
     for damage in stream.damage:
-        place = f"{source.label}: byte {read} of {source.size}"
+        place = f"{source.label}: byte {damage.place} of {source.size}"
         message = f"{place}: damaged {source.compression} data: {damage}"
-        yield Drop("damaged_file", message, place, source.size - read)
+        yield Drop("damaged_file", message, place, source.size - damage.place)
 
 
 def _parquet_blocks(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import xxhash
 
+from pipeline.corpus.text.decompression import COMPRESSIONS
 from pipeline.corpus.text.listing import (
     GLOB,
     HIDDEN,
@@ -26,14 +27,6 @@ from pipeline.errors import CorpusError
 from pipeline.settings.corpus import CorpusSettings
 from pipeline.storage import filesystem
 
-COMPRESSIONS = {
-    ".gz": "gzip",
-    ".bz2": "bz2",
-    ".xz": "xz",
-    ".lzma": "xz",
-    ".zst": "zstd",
-    ".zstd": "zstd",
-}
 FORMATS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",

@@ -11,8 +11,10 @@ from pipeline.corpus.text.decompression import Damage, decompressed
 from pipeline.corpus.text.encodings import SAMPLE_BYTES, find_codec, keeps_ascii, peek, to_utf8
 from pipeline.corpus.text.sources import Source
 
-BLANK = re.compile("[\\s\0\ufeff]*")
-"""White space, and what fills up files without being text."""
+BLANK = re.compile("[\\s\0\u200b-\u200f\u2060\ufeff]*")
+"""White space, invisible characters, and what fills up files without being text."""
+
+WIKIEXTRACTOR = re.compile(r'<doc id="[^"]*" url="[^"]*" title="')
 
 
 class Stream(NamedTuple):
@@ -38,15 +40,18 @@ def open_stream(file: IO[bytes], source: Source, encoding: str) -> Stream:
 
     Text in UTF-16 and other codecs in which ASCII bytes have another meaning becomes UTF-8.
     WikiExtractor writes files of the same names in two formats: JSON lines, and text between tags.
+    Such a text is also known by its first tag where its file was renamed to `….txt`.
     """
     damage: list[Damage] = []
     data = _until_damage(decompressed(file, source.compression), damage)
     head = peek(data)
     codec = find_codec(head, encoding)
-    if source.format == "wikiextractor":
+    if source.format in ("wikiextractor", "lines"):
         first = head[:SAMPLE_BYTES].decode(codec, "ignore").lstrip("\ufeff\0 \t\r\n")
-        if first.startswith("{"):
+        if source.format == "wikiextractor" and first.startswith("{"):
             source = source._replace(format="wikiextractor_json")
+        elif WIKIEXTRACTOR.match(first):
+            source = source._replace(format="wikiextractor")
     data = itertools.chain([head], data)
     if keeps_ascii(codec):
         return Stream(source, codec, data, False, damage)

@@ -122,7 +122,7 @@ class _Lines:
         else:
             data = next(self._lines)
             text = data.decode(self._codec, "mark_bad").replace("\0", "")
-            line = text.removeprefix("\ufeff"), len(data)
+            line = text.lstrip("\ufeff"), len(data)
         self._record.append(line)
         self._size += line[1]
         return line[0]
@@ -167,18 +167,16 @@ def parquet_values(column: pa.Array, codec: str) -> tuple[Any, ...]:
     try:
         values = column.to_pylist()
     except UnicodeDecodeError:  # Arrow does not check its strings, which are UTF-8
-        values, codec = column.cast(_as_binary(column.type)).to_pylist(), "utf-8"
+        values, codec = [_or_bytes(value) for value in column], "utf-8"
     return tuple(_decoded(value, codec) for value in values)
 
 
-def _as_binary(kind: pa.DataType) -> pa.DataType:
-    """The type with bytes in the place of strings."""
-    types = pa.types
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return pa.large_list(_as_binary(kind.value_type))
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
-        return pa.large_binary()
-    return kind
+def _or_bytes(value: pa.Scalar) -> Any:
+    """A value, or the bytes of a string in it that is not UTF-8."""
+    try:
+        return value.as_py()
+    except UnicodeDecodeError as error:
+        return error.object
 
 
 def _decoded(value: Any, codec: str) -> Any:

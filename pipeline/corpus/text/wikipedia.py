@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree
 from collections.abc import Iterator
+from typing import Any
 
 from pipeline.errors import CorpusError
 
@@ -32,7 +33,18 @@ PREFERRED = ("zh-hans", "zh-cn", "zh-sg", "zh-my")
 """Variants in simplified characters, in the order in which their texts are shown."""
 HIDDEN_FLAGS = {"H", "T", "-", "N", "D"}
 """Flags of conversions that show nothing, or a name or list of variants, which is no text."""
-NOT_TEXT = {"ref", "table", "gallery", "math", "timeline", "score", "syntaxhighlight", "source"}
+NOT_TEXT = {
+    *("ref", "table", "gallery", "math", "ce", "chem", "hiero", "timeline", "score", "graph"),
+    *("mapframe", "maplink", "syntaxhighlight", "source", "indicator", "includeonly"),
+}
+"""Tags whose content is no text of the page."""
+LINES = {"p", "div", "blockquote", "center", "ul", "ol", "dl", "li", "dd", "dt", "poem", "h2", "h3"}
+"""HTML tags whose content stands on lines of its own."""
+LANGUAGE = re.compile(r"\s*(?:[a-z]{2,3}|simple|[a-z]{2,4}(?:-[a-z]+){1,2})\s*:")
+"""Links to the article in another language (`[[ja:北京市]]`) are shown beside the page."""
+REDIRECT = re.compile(r"\s*#\s*(?:redirect|重定向)\s*[:：]?\s*\[\[", re.IGNORECASE)
+LINK_TARGET = re.compile(r"\[\[(?:[^\[\]|{}\n-]|-(?!\{)|-\{[^\[\]{}\n]*+\}-)++")
+OPEN_TEMPLATE = re.compile(r"\{\{[^\[\]{}|]*")
 
 
 class MalformedPage(ValueError):
@@ -56,8 +68,11 @@ def page_text(page: str) -> str:
         element = xml.etree.ElementTree.fromstring(page)
     except xml.etree.ElementTree.ParseError as error:
         raise MalformedPage(str(error)) from None
-    source = element.findtext("revision/text") or ""
-    if element.findtext("ns", "0") != "0" or element.find("redirect") is not None or not source:
+    revisions = element.findall("revision")  # the last one is the newest
+    source = revisions[-1].findtext("text") or "" if revisions else ""
+    if element.findtext("ns", "0") != "0" or element.find("redirect") is not None:
+        return ""
+    if not source or REDIRECT.match(source):
         return ""
     return f"{element.findtext('title', '')}\n{plain_text(source)}"
 
@@ -71,18 +86,64 @@ def plain_text(wikitext: str) -> str:
             "corpus.format wikidump needs mwparserfromhell: pip install 'nezha-pretrain[wiki]', or "
             "run WikiExtractor on the dump and give its output as corpus.inputs"
         ) from None
+    # A link to a page may not have braces in its name, unless they are a conversion.
+    wikitext = LINK_TARGET.sub(lambda match: show_conversions(match[0]), wikitext)
     try:
         code = mwparserfromhell.parse(wikitext)
     except mwparserfromhell.parser.ParserError as error:
         raise MalformedPage(str(error)) from None
-    for link in code.filter_wikilinks(recursive=False):
-        if NAMESPACES.match(str(link.title)):
-            code.remove(link)
-    for tag in code.filter_tags(recursive=False):
-        if str(tag.tag).lower() in NOT_TEXT:
-            code.remove(tag)
+    _prune(code)
     text = code.strip_code(normalize=True, collapse=True)
-    return MAGIC_WORD.sub("", show_conversions(text))
+    return MAGIC_WORD.sub("", without_rows(show_conversions(text)))
+
+
+def _prune(code: Any) -> None:
+    """Remove what is no text from parsed markup, at all depths, and put line ends around blocks."""
+    from mwparserfromhell import nodes
+
+    kept: list[Any] = []
+    for node in code.nodes:
+        if isinstance(node, nodes.Wikilink):
+            title = str(node.title)
+            if NAMESPACES.match(title) or (node.text is None and LANGUAGE.match(title)):
+                continue
+            if title.startswith(":"):  # a link to a page of pictures, categories, languages
+                node.title = title.lstrip(": ")
+            inner = node.text
+        elif isinstance(node, nodes.Tag):
+            name = str(node.tag).strip().lower()
+            if name in NOT_TEXT:
+                continue
+            inner = node.contents
+            if name == "br" or (name in LINES and not node.wiki_markup):
+                kept.append(nodes.Text("\n"))
+                if inner is not None:
+                    _prune(inner)
+                kept += [node, nodes.Text("\n")] if name != "br" else []
+                continue
+        elif isinstance(node, nodes.Heading | nodes.ExternalLink):
+            inner = node.title
+        else:
+            inner = None
+        if inner is not None:
+            _prune(inner)
+        kept.append(node)
+    code.nodes = kept
+
+
+def without_rows(text: str) -> str:
+    """The text without rows of tables, and parameters of templates, that begin or end nowhere."""
+    if "|" not in text and "{{" not in text:
+        return text
+    kept, inside = [], False
+    for line in text.split("\n"):
+        start = line.lstrip(" :")
+        if start.startswith(("{|", "|-", "|+", "|}")) or OPEN_TEMPLATE.fullmatch(start):
+            inside = not start.startswith("|}")
+        elif not inside or not start.startswith(("|", "!")):
+            inside = inside and not start
+            kept.append(line)
+    return "\n".join(kept)
 
 
 def show_conversions(text: str) -> str:

@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import fsspec
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import TaskError
 from pipeline.finetuning import network as networks
 from pipeline.finetuning.examples.jsonl import Example
+from pipeline.finetuning.examples.lines import open_bytes
 from pipeline.finetuning.judging import judge as judging
 from pipeline.finetuning.tasks import TASKS, Task
 from pipeline.finetuning.tasks.base import Findings
@@ -22,7 +22,7 @@ from pipeline.settings.finetuning import FinetuneSettings
 
 LISTED = 50
 """Mistakes in task data that a message lists."""
-RECIPE = 3
+RECIPE = 4
 """Version of what fine-tuning computes. Raise it with a change that changes results."""
 
 
@@ -140,7 +140,7 @@ def fingerprint(settings: FinetuneSettings, export: str, from_scratch: bool) -> 
 
 def hash_file(path: str) -> str:
     """SHA-256 of a file."""
-    with fsspec.open(path, "rb") as file:
+    with open_bytes(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -4,8 +4,8 @@
 |---|---|
 | `.jsonl`; `.json` of several lines | a JSON object on each line (CLUE) |
 | `.json` | one document: SQuAD's and CMRC's nesting, C3's lists, or a list of objects |
-| `.csv`, `.tsv` | a line below a line of column names, or without one; `.tsv` has no quotes |
-| `.parquet` | a row |
+| `.csv`, `.tsv`, `.tab` | a line below one of column names, or without it; only `.csv` has quotes |
+| `.parquet`, `.pq` | a row |
 | any other | objects, if the first line is one; for words with labels, CoNLL's columns with a
 blank line between sentences; for other tasks as `.tsv` |
 
@@ -17,20 +17,18 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-import lzma
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import fsspec
 import pyarrow as pa
-import zstandard
 from pyarrow import parquet
 
 from pipeline.errors import TaskError
-from pipeline.finetuning.examples.jsonl import Example, bare, parse_object
+from pipeline.finetuning.examples.jsonl import Example, parse_object
+from pipeline.finetuning.examples.lines import open_bytes, read_lines, uncompressed
 
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lzma")
+TABLES = (".csv", ".tsv", ".tab")
+PARQUET = (".parquet", ".pq")
 Record = tuple[str, Example | TaskError]
 """Its place, for messages, and the record or why it cannot be read."""
 
@@ -55,6 +53,15 @@ class Columns(NamedTuple):
         needed = [name for name in task.fields if name in task.sample]
         return cls(renamed or {}, task.aliases, needed, task.order, task.words_in_columns)
 
+    def names_of(self, field: str) -> set[str]:
+        """What a file may call a field."""
+        return {field, str(self.renamed.get(field, field)), *self.known.get(field, ())}
+
+    def without_empty(self, row: Example) -> Example:
+        """A row without the cells that hold nothing; a text that holds nothing is a blank one."""
+        texts = set().union(*map(self.names_of, self.needed))
+        return {name: row[name] for name in row if row[name] not in ("", None) or name in texts}
+
 
 def read_records(path: str, columns: Columns) -> Iterator[Record]:
     """The records of a file, with the keys that the file has, or its `renamed` ones.
@@ -62,13 +69,13 @@ def read_records(path: str, columns: Columns) -> Iterator[Record]:
     Raises TaskError when the file is missing, damaged or of another form.
     """
     name = uncompressed(path)
-    if name.endswith(".parquet"):
-        records = _parquet(path)
-    elif name.endswith((".csv", ".tsv")):
+    if name.endswith(PARQUET):
+        records = _parquet(path, columns)
+    elif name.endswith(TABLES):
         records = _table(path, read_lines(path), columns, quoted=name.endswith(".csv"))
     elif name.endswith(".json"):
         records = _json(path)
-    elif name.endswith(".jsonl") or _first_line(path).lstrip().startswith("{"):
+    elif name.endswith(".jsonl") or _holds_objects(path, columns):
         records = _objects(read_lines(path))
     elif columns.words:
         records = _conll(read_lines(path), columns)
@@ -86,36 +93,10 @@ def read_records(path: str, columns: Columns) -> Iterator[Record]:
         yield place, record
 
 
-def uncompressed(path: str) -> str:
-    """A path in lower case, without the suffix of a compression; its end tells the form."""
-    name = path.lower()
-    for suffix in COMPRESSED:
-        name = name.removesuffix(suffix)
-    return name
-
-
-def read_lines(path: str) -> Iterator[tuple[str, str]]:
-    """(place, line) for each line, blank ones included; the place is for messages.
-
-    A byte order mark at the beginning of a line is left out: files with one are also concatenated.
-
-    Raises TaskError when the file is missing, damaged or not UTF-8.
-    """
-    number = 0
-    try:
-        with fsspec.open(path, "rt", encoding="utf-8", compression="infer", newline="\n") as file:
-            for number, line in enumerate(file, 1):
-                yield f"{path}, line {number}", bare(line)
-    except FileNotFoundError:
-        raise TaskError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise TaskError(f"{path}, after line {number}: {error}; expected UTF-8 text") from error
-    except (OSError, EOFError, lzma.LZMAError, zlib.error, zstandard.ZstdError) as error:
-        raise TaskError(f"{path}, after line {number}: {error}") from error
-
-
-def _first_line(path: str) -> str:
-    return next((line for _, line in read_lines(path) if line.strip()), "")
+def _holds_objects(path: str, columns: Columns) -> bool:
+    """Whether the first line is an object, and not the word `{` with its label."""
+    first = next((line.strip() for _, line in read_lines(path) if line.strip()), "")
+    return first.startswith("{") and (first.endswith("}") or not columns.words)
 
 
 def _objects(lines: Iterable[tuple[str, str]]) -> Iterator[Record]:
@@ -195,20 +176,36 @@ def _questions(paragraph: dict[str, Any], text: str, place: str) -> Iterator[Rec
         yield f"{place}, question {number}", record
 
 
-def _parquet(path: str) -> Iterator[Record]:
+def _parquet(path: str, columns: Columns) -> Iterator[Record]:
     try:
-        with fsspec.open(path, "rb") as file:
+        with open_bytes(path) as file:
             number = 0
             for batch in parquet.ParquetFile(file).iter_batches(1024):
-                for row in batch.to_pylist():
+                for row in _rows(batch):
                     number += 1
-                    given = {key: value for key, value in row.items() if value is not None}
-                    # Predictions are written with all keys, and JSON has no dates and decimals.
-                    yield f"{path}, row {number}", json.loads(json.dumps(given, default=_plain))
-    except FileNotFoundError:
-        raise TaskError(f"{path}: no such file") from None
-    except (OSError, pa.ArrowException) as error:
+                    place = f"{path}, row {number}"
+                    if isinstance(row, str):
+                        yield place, TaskError(f"{place}: {row}")
+                    else:
+                        yield place, columns.without_empty(row)
+    except pa.ArrowException as error:
         raise TaskError(f"{path}: {error}") from error
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[Example | str]:
+    """The rows as objects, or why a row is none: Arrow does not check whether strings are UTF-8."""
+    try:
+        rows = batch.to_pylist()
+    except UnicodeDecodeError as error:
+        if batch.num_rows == 1:
+            yield f"{error}; expected UTF-8 text"
+            return
+        for number in range(batch.num_rows):
+            yield from _rows(batch.slice(number, 1))
+        return
+    for row in rows:
+        # Predictions are written with all keys, and JSON has no dates and decimals.
+        yield json.loads(json.dumps(row, default=_plain))
 
 
 def _plain(value: Any) -> Any:
@@ -231,7 +228,7 @@ def _table(
         if len(cells) != len(names):
             yield place, TaskError(f"{place}: {len(cells)} columns, expected {', '.join(names)}")
         else:
-            yield place, {name: cell for name, cell in zip(names, cells, strict=True) if cell}
+            yield place, columns.without_empty(dict(zip(names, cells, strict=True)))
 
 
 def _plain_rows(lines: Iterator[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
@@ -260,10 +257,7 @@ def _names(path: str, first: list[str], columns: Columns) -> list[str]:
     numbers = {each: field for field, each in columns.renamed.items() if isinstance(each, int)}
     if numbers:
         return [numbers.get(place, f"column {place}") for place in range(len(first))]
-    if all(
-        set(first) & {field, str(columns.renamed.get(field, field)), *columns.known.get(field, ())}
-        for field in columns.needed
-    ):
+    if all(columns.names_of(field) & set(first) for field in columns.needed):
         return first
     if len(first) == len(columns.order):
         return list(columns.order)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from pipeline.errors import TaskError
-from pipeline.finetuning.examples.formats import Columns, read_lines, read_records, uncompressed
+from pipeline.finetuning.examples.formats import PARQUET, TABLES, Columns, read_records
 from pipeline.finetuning.examples.jsonl import Example
+from pipeline.finetuning.examples.lines import read_lines, uncompressed
 from pipeline.finetuning.tasks import Task
 
-RECORDS = (".csv", ".tsv", ".parquet", ".json", ".conll", ".bio", ".bmes")
+RECORDS = (*TABLES, *PARQUET, ".json", ".conll", ".bio", ".bmes")
 """Suffixes of files that hold records; the lines of others are examples each."""
 
 

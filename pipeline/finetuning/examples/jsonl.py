@@ -29,8 +29,15 @@ def parse_object(line: str, place: str) -> Example:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON and a line end, as UTF-8 can hold it: half of a surrogate pair is escaped."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    """JSON and a line end, as UTF-8 can hold it: half of a surrogate pair is escaped.
+
+    Numbers that JSON does not have (NaN, infinity) become null.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
+    except ValueError:
+        finite = json.loads(json.dumps(value), parse_constant=lambda name: None)
+        text = json.dumps(finite, ensure_ascii=False, indent=indent)
     return SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text) + "\n"
 
 

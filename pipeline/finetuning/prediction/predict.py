@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ from pipeline.finetuning.tasks.base import Answer, TaskSetup, is_visible
 LINES = 1024
 """Lines that are read, tokenized and answered at a time."""
 BATCH = 32
+JSON = re.compile(r"\s*(?:\{|\[\s*\{)")
+"""The beginning of an object, or of a list of them, which is refused; a text may begin with `[`."""
 
 
 class Head(NamedTuple):
@@ -115,10 +118,14 @@ def parse(task: Task, line: str | Example, place: str) -> Example:
     if isinstance(line, str):
         if not any(map(is_visible, line)):
             return {}
-        if not line.lstrip().startswith("{"):
+        if not JSON.match(line):
             if (found := task.from_text(line)) is None:
                 raise TaskError(f"{place}: expected {task.text_form} with {', '.join(task.fields)}")
             return found
         line = parse_object(line, place)
-    example = task.check_fields(task.example(line, place), place)
+    found = task.example(line, place)
+    for key, kind in task.fields.items():
+        if kind is str and found.get(key, "") is None:  # a text that is null is blank
+            found = found | {key: ""}
+    example = task.check_fields(found, place)
     return {key: value for key, value in example.items() if key != task.target}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,15 +34,39 @@ def to_bio(labels: Sequence[str]) -> list[str]:
     return found
 
 
-def labels_of_places(places: Sequence[tuple[int, int, str]], length: int) -> list[str]:
-    """BIO labels of entities (start, end, type) in a text of `length` characters.
+class Place(NamedTuple):
+    """Where an entity stands, as a file says it."""
 
-    Raises TaskError where an entity does not lie in the text, or two share a character.
+    start: Any
+    end: Any
+    """Its characters are [start, end)."""
+    kind: Any
+    text: Any = None
+    """What stands there; None if the file does not say it."""
+
+
+def labels_of_places(places: Iterable[Place], text: str) -> list[str]:
+    """BIO labels of the characters of a text.
+
+    Raises TaskError where an entity does not lie in the text, other characters stand there than
+    the file says, or two entities share a character.
     """
-    labels = ["O"] * length
-    for start, end, kind in places:
-        if not 0 <= start < end <= length:
+    labels = ["O"] * len(text)
+    for start, end, kind, given in places:
+        if type(start) is not int or type(end) is not int or not isinstance(kind, str):
+            raise TaskError(
+                f"an entity from {start!r} to {end!r} of type {kind!r}; expected two whole numbers "
+                "and a name"
+            )
+        if not 0 <= start < end <= len(text):
             raise TaskError(f"the entity from {start} to {end} does not lie in the text")
+        if given is not None and text[start:end] != given:
+            other = text.find(str(given))
+            raise TaskError(
+                f"the entity {given!r} does not stand from character {start} to {end}, where the "
+                f"text reads {text[start:end]!r}"
+                + (f"; it stands at character {other}" if other >= 0 else "")
+            )
         if set(labels[start:end]) != {"O"}:
             raise TaskError(f"the entity from {start} to {end} shares characters with another one")
         labels[start:end] = [f"B-{kind}", *[f"I-{kind}"] * (end - start - 1)]

@@ -51,7 +51,9 @@ class Classification(Task):
 
     def check_target(self, example: Example, place: str) -> None:
         require(example, "label", (str, int), place, self.name)
-        example["label"] = str(example["label"])
+        example["label"] = str(example["label"]).strip()
+        if not example["label"]:
+            raise TaskError(f"{place}, key label: it is blank")
 
     def labels_of(self, examples: Iterable[Example]) -> set[str]:
         return {example["label"] for example in examples}
@@ -134,9 +136,9 @@ class MultiLabel(Classification):
 
     def check_target(self, example: Example, place: str) -> None:
         require(example, "labels", list, place, self.name)
-        if not all(isinstance(each, str | int) and each != "" for each in example["labels"]):
+        if not all(isinstance(each, str | int) and str(each).strip() for each in example["labels"]):
             raise TaskError(f"{place}, key labels: expected a list of labels, found another thing")
-        example["labels"] = sorted({str(each) for each in example["labels"]})
+        example["labels"] = sorted({str(each).strip() for each in example["labels"]})
 
     def labels_of(self, examples: Iterable[Example]) -> set[str]:
         return {label for example in examples for label in example["labels"]}

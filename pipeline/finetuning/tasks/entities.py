@@ -22,6 +22,7 @@ from pipeline.finetuning.tasks.base import (
 )
 from pipeline.finetuning.tasks.bio import (
     LABEL,
+    Place,
     best_labels,
     entities_of,
     labels_of_places,
@@ -66,18 +67,18 @@ class Entities(Task):
             return found
         if isinstance(found.get("label"), dict):
             places = [
-                (first, last + 1, kind)
+                Place(first, last + 1, kind, text)
                 for kind, texts in found["label"].items()
-                for spans in texts.values()
+                for text, spans in texts.items()
                 for first, last in spans
             ]
         elif isinstance(found.get("entities"), list):
-            places = [(each["start"], each["end"], each["type"]) for each in found["entities"]]
+            places = [_place(each) for each in found["entities"]]
         else:
             return found
         tokens = list(found["text"])
         kept = {key: found[key] for key in found if key not in ("label", "entities")}
-        return kept | {"tokens": tokens, "labels": labels_of_places(places, len(tokens))}
+        return kept | {"tokens": tokens, "labels": labels_of_places(places, found["text"])}
 
     def submitted(self, example: Example, answer: Answer) -> Any:
         """CLUENER's form."""
@@ -98,6 +99,9 @@ class Entities(Task):
             raise TaskError(
                 f"{place}: {len(example['tokens'])} tokens but {len(example['labels'])} labels"
             )
+        example["labels"] = [
+            each.strip() if isinstance(each, str) else each for each in example["labels"]
+        ]
         for label in example["labels"]:
             if not isinstance(label, str) or not LABEL.fullmatch(label):
                 raise TaskError(
@@ -179,6 +183,12 @@ class Entities(Task):
 
         truth = [example["labels"] for example in examples]
         return metrics.entities(truth, [answer["labels"] for answer in answers])
+
+
+def _place(entity: Any) -> Place:
+    if not isinstance(entity, dict) or not {"start", "end", "type"} <= entity.keys():
+        raise TaskError(f"key entities: expected objects with start, end and type, found {entity}")
+    return Place(entity["start"], entity["end"], entity["type"], entity.get("text"))
 
 
 def _pieces(examples: Sequence[Example], setup: TaskSetup) -> dict[str, list[int]]:

@@ -34,6 +34,18 @@ def test_every_mistake_is_reported_at_once_with_key_values_and_nearest_name(tmp_
         assert part in message
 
 
+def test_a_path_is_taken_as_it_is_written(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    for text, path in (
+        ("/d/a #b[新]", "/d/a #b[新]"),
+        ("'/d/a #b' # c", "/d/a #b"),
+        ("~/a", "/home/somebody/a"),
+        ("/d/~/a", "/d/~/a"),
+        ("file:///d/a%20b", "/d/a%20b"),
+    ):
+        assert load_config(None, [f"corpus.output={text}"]).corpus.output == path
+
+
 def test_overrides_win_over_the_file_and_are_yaml(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("optim: {lr: 1.0e-4, betas: [0.9, 0.99]}\n", "utf-8")

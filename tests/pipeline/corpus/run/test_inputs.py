@@ -2,6 +2,7 @@
 
 import json
 import os
+import unicodedata
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from pipeline.corpus.prepare import IN_PROCESS
 from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.shards.origins import origins_of
 from pipeline.corpus.shards.reader import ShardFolder
-from pipeline.errors import CorpusError
+from pipeline.errors import ConfigError, CorpusError
+from pipeline.settings.config_file import load_config
 from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.preparing import SMALL, hashes
@@ -48,7 +50,16 @@ def link(path):
     return path.with_name("link.jsonl")
 
 
-@pytest.mark.parametrize("name", [lambda path: path, link, lambda path: path.parent / "h*.jsonl"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        lambda path: path,
+        link,
+        lambda path: path.parent / "h*.jsonl",
+        lambda path: f"file://{path}",
+        lambda path: f"local://{path.parent}//h*.jsonl",
+    ],
+)
 def test_a_held_out_file_under_the_inputs_is_not_trained_on(data, name):
     heldout = name(data / "heldout.jsonl")
     found = list_inputs(settings_of(data, heldout=(str(heldout),)))
@@ -56,6 +67,25 @@ def test_a_held_out_file_under_the_inputs_is_not_trained_on(data, name):
     assert len(found.heldout) == 1
     lines = found.sources.left_out_lines()
     assert any("named by corpus.heldout: " in line and "heldout.jsonl" in line for line in lines)
+
+
+def test_a_url_of_a_local_file_is_another_name_for_it(data):
+    raw.write(data / "out" / "b.jsonl", raw.jsonl(write_texts(2)))
+    settings = settings_of(data, inputs=(f"file://{data}", str(data / "a.jsonl")))
+    found = list_inputs(settings, [str(data / "out")])
+    assert names(found.sources) == ["a.jsonl"]
+    assert {each.reason for each in found.sources.left_out} == {
+        "named by corpus.heldout",
+        "named by two inputs",
+        "written by this command",
+    }
+
+
+@pytest.mark.parametrize("setting", ["inputs", "heldout"])
+@pytest.mark.parametrize("text", ["", " ", "a\\0b"])
+def test_a_blank_input_is_not_the_working_directory(setting, text):
+    with pytest.raises(ConfigError, match=rf"corpus\.{setting}: an entry is blank or holds a NUL"):
+        load_config(None, [f'corpus.{setting}=["{text}"]'])
 
 
 def test_what_the_command_writes_below_its_inputs_does_not_change_how_they_are_signed(
@@ -155,6 +185,19 @@ def test_held_out_documents_in_the_training_text_are_left_out_and_counted(data, 
     changed = data / "heldout.jsonl"
     changed.write_bytes(raw.jsonl([texts[3].replace("\n", " \r\n\n"), texts[5] + "了"]))
     assert run(corpus, tmp_path / "out", vocab).drops == {"heldout_document": 1}
+
+
+def test_case_white_space_and_normal_form_hide_no_held_out_document(data, vocab, tmp_path):
+    texts = [f"{text}《Café {text[:2]}》" for text in write_texts(10)]
+    raw.write(data / "a.jsonl", raw.jsonl(texts))
+    changed = [
+        texts[0].upper(),
+        unicodedata.normalize("NFD", texts[1]),
+        texts[2].replace("。", "。 "),
+    ]
+    raw.write(data / "heldout.jsonl", raw.jsonl([*changed, texts[3] + "了"]))
+    manifest = run(settings_of(data), tmp_path / "out", vocab)
+    assert manifest.drops == {"heldout_document": 3}
 
 
 def test_the_setting_keeps_held_out_documents(data, vocab, tmp_path):

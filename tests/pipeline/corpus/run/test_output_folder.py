@@ -1,6 +1,7 @@
 """An output folder is ours or empty; only files that its manifest or ledger names are deleted."""
 
 import json
+import os
 
 import pytest
 
@@ -73,6 +74,22 @@ def test_a_file_in_place_of_the_folder_is_refused(source, vocab, tmp_path):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(CorpusError, match="is a file"):
         run(source, tmp_path / "out", vocab)
+
+
+@pytest.mark.parametrize("setting", ["output", "keep_rejected"])
+@pytest.mark.parametrize("place", ["file/below", "dead", "locked", "locked/below"])
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_read(
+    vocab, tmp_path, monkeypatch, place, setting
+):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "dead").symlink_to("nowhere")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    if os.geteuid() == 0:  # root may write anywhere
+        monkeypatch.setattr(os, "access", lambda path, *rest, **more: "locked" not in path)
+    folders = {"output": tmp_path / "out", setting: tmp_path / place}
+    settings = CorpusSettings(inputs=("none",), keep_rejected=str(folders.get("keep_rejected", "")))
+    with pytest.raises(CorpusError, match=f"{place}: can't be written: .*{place.split('/')[0]}"):
+        planning.check(settings, folders["output"], vocab)
 
 
 @pytest.mark.parametrize("name", ["note.txt", "shard-99999.arrow", "_work/draft.txt"])

@@ -59,6 +59,17 @@ def test_a_word_that_cleaning_changes_is_refused_with_its_line(tmp_path, source,
         ("油菜花 1.5\n".encode(), "line 1: '油菜花 1.5' is not"),
         ("油菜花,10,n\n".encode(), "line 1: '油菜花,10,n' is not"),
         ("油菜花，10\n".encode(), "line 1: .* is not"),
+        *(
+            (f"好词\n{line}\n".encode(), f"line 2: '{line}' is not")
+            for line in (
+                "油菜花 1e3",
+                "油菜花 5万",
+                "10 油菜花",
+                "油菜花 n 10",
+                "油菜花/10/n",
+                "花:10",
+            )
+        ),
         ("花".encode() * 200_000, "line 1: a word of 200,000 characters"),
         (b"\n \n", "it holds no words"),
         (b"", "it holds no words"),

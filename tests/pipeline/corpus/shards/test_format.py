@@ -215,6 +215,13 @@ def test_a_damaged_folder_is_an_error_that_says_what_to_do(tmp_path, harm, messa
         read_first(tmp_path)
 
 
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path):
+    make_corpus(tmp_path)
+    for name in ("manifest.json", "shard-00000.arrow"):
+        with pytest.raises(ShardError, match="Not a directory; name the folder of a corpus"):
+            read_first(tmp_path / name)
+
+
 def test_another_schema_version_is_refused(tmp_path):
     make_corpus(tmp_path)
     path = tmp_path / "manifest.json"

@@ -58,6 +58,8 @@ def test_html():
         "见www.a.cn/i&amp=1&sect=2，以及/list.php?page=3&order=asc&reg",
         "?a=1&#12",
         "参数a=1&copy=2&not_x=3",
+        "https://a.cn/搜索?q=中国&lt=2&copy=3&城=京&gt=4，",
+        "http://a.cn/？id=1&lt=2&reg=3",
         "AT&T、R&D &c. &copyright &notit; &unknown; & &;",
     ],
 )
@@ -72,6 +74,7 @@ def test_what_only_looks_like_an_entity_is_left(text):
         ("&lt;1&gt; &amp;amp; &quot;&#20013;&#x6587;&quot;&nbsp;&hellip;", '<1> &amp; "中文"\xa0…'),
         ("第一&nbsp第二 a&lt1 &amp& &copy 2020 &copy，&reg", "第一\xa0第二 a<1 && © 2020 ©，®"),
         ("&#20013国&copy;", "中国©"),
+        ("http://a.cn/x中文&copy 2020，a?b=1，&lt1", "http://a.cn/x中文© 2020，a?b=1，<1"),
         ("http://a.cn/?x=1&amp;copy=2&amp;y=3，&copy;", "http://a.cn/?x=1&copy=2&y=3，©"),
     ],
 )
@@ -81,6 +84,7 @@ def test_entities_are_decoded(text, decoded):
 
 def test_radicals_become_the_characters_that_look_the_same():
     assert fold_radicals("⼈⼯⻅⻓⻔⻋⻢⾥⽣⿕一") == "人工见长门车马里生龠一"
+    assert fold_radicals("\uf90a\uf9fd\ufa19\U0002f800﨑") == "金什神丽﨑"
     text = "公园⾥的⽼⼈"
     assert Cleaner(CleaningSettings(**GENTLE))(text) == "公园里的老人"
     assert only()(text) == text

@@ -87,8 +87,17 @@ def test_garbage_costs_no_document_and_is_said(tmp_path, kind, target):
     path.write_bytes(compress("\n\n".join(texts).encode()) + b"garbage")
     documents, (drop,) = raw.read(path, shard_megabytes=target)
     assert [document.text for document in documents] == texts
-    assert drop.reason == "damaged_file"
-    assert f"{path}: byte" in drop.text
+    assert (drop.reason, drop.size) == ("damaged_file", len(b"garbage"))
+    assert f"{path}: byte {path.stat().st_size - drop.size} of " in drop.text
+
+
+@each_compression
+def test_all_bytes_of_a_file_that_is_not_compressed_count_as_bad(tmp_path, kind):
+    path = tmp_path / f"a.jsonl{COMPRESS[kind][0]}"
+    path.write_bytes(data := raw.jsonl(["第一篇", "第二篇"]))
+    documents, (drop,) = raw.read(path)
+    assert (documents, drop.reason, drop.size) == ([], "damaged_file", len(data))
+    assert f"{path}: byte 0 of {len(data)}: damaged" in drop.text
 
 
 @each_compression

@@ -119,5 +119,7 @@ def test_marks_and_zero_bytes_between_concatenated_files(tmp_path):
     path = raw.write(tmp_path / "a.jsonl", part + raw.jsonl(["乙"]) + part + bytes(1 << 20))
     assert raw.read(path)[1] == []
     assert raw.texts(path) == ["甲", "乙", "甲"]
+    path = raw.write(tmp_path / "b.jsonl", raw.jsonl(["甲"]) + codecs.BOM_UTF8 + part)
+    assert raw.texts(path) == ["甲", "甲"]
     path = raw.write(tmp_path / "a.txt", ("\ufeff甲\0\0\n\n\ufeff乙\n\n" + "\0" * 9000).encode())
     assert raw.texts(path) == ["甲", "乙"]

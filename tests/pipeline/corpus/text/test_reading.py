@@ -93,6 +93,12 @@ def test_parquet(tmp_path, target):
         raw.read(tmp_path / "a.parquet", text_field="body")
 
 
+@pytest.mark.parametrize("blank", ["", " \t", "\u3000", "\xa0", "\u200b", "\ufeff\u2060 "])
+def test_a_line_without_a_visible_character_ends_a_document(tmp_path, blank):
+    path = raw.write(tmp_path / "a.txt", f"一\n二\n{blank}\n三\n".encode())
+    assert raw.texts(path) == ["一\n二", "三"]
+
+
 def test_both_forms_of_wikiextractor_output(tmp_path):
     marked = '<doc id="1" url="" title="数学">\n数学\n\n数学是研究数量的学科。\n</doc>\n' * 5
     path = raw.write(tmp_path / "wiki_00", marked.encode())
@@ -131,6 +137,20 @@ def test_braces_and_tags_in_wikiextractor_text_are_text(tmp_path, target):
     assert not dropped
     one_line = '<doc id="1" url="" title="a">一行</doc>\n<doc id="2" url="" title="b">\n尾</doc>\n'
     assert raw.texts(raw.write(tmp_path / "wiki_00", one_line.encode())) == ["一行", "尾"]
+
+
+@pytest.mark.parametrize("target", [16.0, 3e-4])
+@pytest.mark.parametrize("name", ["wiki_00", "all.txt", "all.txt.gz"])
+def test_wikiextractor_files_may_be_joined_and_renamed(tmp_path, target, name):
+    joined = "".join([*MARKED[:2], MARKED[2].rstrip("\n"), MARKED[3][:-9], *MARKED[4:]])
+    assert '</doc><doc id="3"' in joined
+    assert '。<doc id="4"' in joined
+    path = raw.write(tmp_path / name, joined.encode())
+    documents, dropped = raw.read(path, shard_megabytes=target)
+    assert [document.text for document in documents] == ARTICLES
+    assert not dropped
+    place = joined.encode().index(b'<doc id="4"')
+    assert documents[4].place == f"{path}:{place}"
 
 
 def test_text_outside_of_wikiextractor_documents_is_malformed(tmp_path):
@@ -371,7 +391,9 @@ def test_whatever_a_library_raises_is_an_error_that_names_the_file(tmp_path, mon
             list(reading.read_unit(unit, corpus))
 
 
-@pytest.mark.parametrize("name", ["gbk2312", "utf-99", "base64", "rot13", "undefined", ""])
+@pytest.mark.parametrize(
+    "name", ["gbk2312", "utf-99", "base64", "rot13", "idna", "punycode", "undefined", ""]
+)
 def test_an_unknown_encoding_is_an_error_of_the_settings(name):
     with pytest.raises(ConfigError, match=r"corpus\.encoding: unknown encoding"):
         load_config(None, [f"corpus.encoding='{name}'"])

@@ -122,7 +122,7 @@ def test_an_open_quote_is_not_searched_further_than_a_record_may_be(tmp_path, mo
 
 
 def test_zero_bytes_and_a_second_mark_in_csv(tmp_path):
-    data = "\0\0text,id\n甲\0,1\n\ufeff乙,2\n".encode() + b"\0" * 100
+    data = "\0\0\ufeff\ufefftext,id\n甲\0,1\n\ufeff乙,2\n".encode() + b"\0" * 100
     path = raw.write(tmp_path / "a.csv", data)
     assert raw.texts(path) == ["甲", "乙"]
 
@@ -149,7 +149,7 @@ def test_parquet_columns_of_every_type_of_text(tmp_path, kind):
     assert not dropped
 
 
-@pytest.mark.parametrize("kind", ["string", "large_string", "binary", "list"])
+@pytest.mark.parametrize("kind", ["string", "large_string", "binary", "list", "words"])
 def test_a_parquet_row_that_is_not_utf8_is_dropped_with_its_place(tmp_path, kind):
     values = [b"\xe5\xa5\xbd", b"\xff\xfe", b"\xe4\xba\x8c"]
     column = pa.array(values, pa.binary())
@@ -157,7 +157,9 @@ def test_a_parquet_row_that_is_not_utf8_is_dropped_with_its_place(tmp_path, kind
         column = pa.StringArray.from_buffers(3, *column.buffers()[1:])
     if kind == "large_string":
         column = pa.array(values, pa.large_binary()).view(pa.large_string())
-    elif kind == "list":
+    elif kind == "words":  # a list of dictionary values
+        column = pa.DictionaryArray.from_arrays(pa.array([0, 1, 2], pa.int32()), column)
+    if kind in ("list", "words"):
         column = pa.ListArray.from_arrays([0, 1, 2, 3], column)
     pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
     documents, (drop,) = raw.read(tmp_path / "a.parquet")

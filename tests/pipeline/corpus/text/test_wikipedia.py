@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.corpus.text.wikipedia import plain_text, show_conversions
+from pipeline.corpus.text.wikipedia import page_text, plain_text, show_conversions
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,51 @@ def test_many_conversions_take_linear_time():
 def test_behaviour_switches_are_no_text(switch):
     pytest.importorskip("mwparserfromhell", reason="comes with the extra `wiki`")
     assert plain_text(f"{switch}前\n{switch}\n后{switch}").split() == ["前", "后"]
+
+
+@pytest.mark.parametrize(
+    ("markup", "shown"),
+    [
+        (
+            "'''[[文件:a.png|thumb|说明[[甲]]]]'''<small>一<ref>源</ref></small>''二<ref>源</ref>''",
+            "一二",
+        ),
+        ("<div>一[[File:a.png|说明]]<center>[[Category:甲]]</center></div>二", "一 二"),
+        ("<blockquote>一\n{|\n|甲\n|}\n</blockquote>\n== [[二]]<ref>源</ref> ==", "一 二"),
+        ("[[北京|一<ref>源</ref>]][http://a.cn 二<ref>源</ref>]<ce>H2O</ce>", "一二"),
+        ("一<br>二<br/>三<p>四</p><ul><li>五</li><li>六</li></ul>七", "一 二 三 四 五 六 七"),
+        ("一\n[[en:Beijing]]\n[[zh-min-nan:Pak-kiann]] [[:分类:二]]", "一 分类:二"),
+        ("[[Re:从零开始]][[s:红楼梦|三]][[#四]]", "Re:从零开始三#四"),
+        ("[[-{zh-hans:计算机;zh-hant:電腦}-|一]][[-{二}-]][[甲|-{zh-cn:三;zh-tw:參}-]]", "一二三"),
+        ("一\n{| class=x\n|-\n! 甲\n| 乙 || 丙\n二", "一 二"),
+        ("一\n:{|\n| 甲\n|}\n{|\n| 乙\n{|\n| 丙\n|}\n|}\n二", "一 二"),
+        ("{{表头}}\n|-\n| 甲\n|}\n一\n|x| ≥ 0", "一 |x| ≥ 0"),
+        ("{{Infobox\n| 甲 = 1\n一", "一"),
+    ],
+)
+def test_what_is_no_text_is_removed_wherever_it_stands(markup, shown):
+    pytest.importorskip("mwparserfromhell", reason="comes with the extra `wiki`")
+    assert " ".join(plain_text(markup).split()) == shown
+
+
+def test_time_is_linear_in_the_length_of_a_page():
+    pytest.importorskip("mwparserfromhell", reason="comes with the extra `wiki`")
+    assert plain_text("一<ref>源</ref>[[分类:甲]]" * 4_000) == "一" * 4_000
+
+
+@pytest.mark.parametrize(
+    "text", ["#REDIRECT [[甲]]", " # 重定向：[[甲]]", "#重定向[[甲]]\n{{乙}}", ""]
+)
+def test_redirects_of_old_dumps_and_empty_pages_are_no_articles(text):
+    page = "<page><title>乙</title>{}<revision><text>{}</text></revision></page>"
+    assert page_text(page.format("", text)) == ""
+    assert page_text(page.format("<ns>1</ns>", "一")) == ""
+
+
+def test_of_several_revisions_the_last_one_is_read():
+    pytest.importorskip("mwparserfromhell", reason="comes with the extra `wiki`")
+    revisions = "".join(f"<revision><text>{text}</text></revision>" for text in ("旧", "新"))
+    assert page_text(f"<page><title>甲</title>{revisions}</page>") == "甲\n新"
 
 
 def test_other_underscores_are_text():

@@ -26,6 +26,7 @@ def lines(*rows):
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
+ENTITY = {"text": "好王明", "entities": [{"start": 1, "end": 3, "type": "x", "text": "王明"}]}
 SQUAD = {
     "version": "v1.0",
     "data": [
@@ -209,6 +210,16 @@ def test_parquet_rows_are_examples(tmp_path):
     assert "b.parquet" in read("ner", tmp_path / "b.parquet")[1].problems[0]
 
 
+def test_a_row_of_parquet_that_is_not_utf_8_is_named(tmp_path):
+    data = pa.array(["很好".encode(), b"\xff", "很坏".encode()], pa.binary())
+    text = pa.Array.from_buffers(pa.string(), 3, data.buffers())
+    parquet.write_table(pa.table({"text": text, "label": [1, 0, 0]}), tmp_path / "a.parquet")
+    examples, findings = read("classification", tmp_path / "a.parquet")
+    assert [each["text"] for each in examples] == ["很好", "很坏"]
+    (told,) = findings.bad_lines
+    assert told.startswith(f"{tmp_path}/a.parquet, row 2: 'utf-8' codec can't decode byte 0xff")
+
+
 def test_columns_of_words_can_be_counted(tmp_path):
     text = "1 王 B-PER NR\n2 明 I-PER NR\n\n1 在 O P\n"
     counted = {"columns": {"tokens": 1, "labels": 2}}
@@ -221,6 +232,27 @@ def test_columns_of_words_can_be_counted(tmp_path):
     for lacking, message in (("1 王 B-PER\n2\n", "2 words but 1 labels"), ("1\n", "not empty")):
         findings = read("ner", tmp_path / "b.conll", lacking, **counted)[1]
         assert message in findings.bad_lines[0]
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+def test_a_brace_may_be_the_first_word(tmp_path, ends):
+    text = ends.join(["{ O", "王 B-PER", "", "京 B-LOC", ""])
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    assert read("ner", tmp_path / "a.txt")[0] == [
+        {"tokens": ["{", "王"], "labels": ["O", "B-PER"]},
+        {"tokens": ["京"], "labels": ["B-LOC"]},
+    ]
+
+
+def test_white_space_is_no_part_of_a_label(tmp_path):
+    text = "label\ttext\n1 \t好\n\u30001\t坏\n \t坏\n"
+    examples, findings = read("classification", tmp_path / "a.tab", text)
+    assert [each["label"] for each in examples] == ["1", "1"]
+    assert findings.bad_lines == [f"{tmp_path}/a.tab, line 4, key label: it is blank"]
+    rows = lines({"text": "好", "labels": ["新 ", "大", "新"]})
+    assert read("multilabel", tmp_path / "a.jsonl", rows)[0][0]["labels"] == ["大", "新"]
+    rows = lines({"tokens": ["王", "明"], "labels": ["B-X ", "I-X\r"]})
+    assert read("ner", tmp_path / "b.jsonl", rows)[0][0]["labels"] == ["B-X", "I-X"]
 
 
 def test_columns_can_be_named_or_counted(tmp_path):
@@ -247,13 +279,42 @@ def test_columns_can_be_named_or_counted(tmp_path):
             "text,label\n好,1\n坏\n",
             r"line 3: 1 columns, expected text, label",
         ),
-        ("classification", "a.csv", 'text,label\n"好\n好",1\n,1\n', r"line 4: no key 'text'"),
+        (
+            "classification",
+            "a.csv",
+            'text,label\n"好\n好",1\n,1\n',
+            r"line 4, key text: there is no",
+        ),
         ("ner", "a.txt", "王 B-PER\n\n明 I-PER\n在\n", r"line 3: 2 words but 1 labels"),
         (
             "ner",
             "a.json",
             lines(CLUENER, CLUENER | {"label": {"x": {"桂": [[7, 8]]}}}),
             r"line 2: the entity from 7 to 9 does not lie",
+        ),
+        (
+            "ner",
+            "a.json",
+            lines(CLUENER, CLUENER | {"label": {"x": {"桂": [[0, 0]]}}}),
+            r"line 2: the entity '桂' does not stand from character 0 to 1, where the text reads",
+        ),
+        (
+            "ner",
+            "a.jsonl",
+            lines(ENTITY, ENTITY | {"text": "好😀王明"}),
+            r"line 2: the entity '王明' .* the text reads '😀王'; it stands at character 2",
+        ),
+        (
+            "ner",
+            "a.jsonl",
+            lines(ENTITY, ENTITY | {"entities": [{"start": 0, "end": 2}]}),
+            r"line 2: key entities: expected objects with start, end and type",
+        ),
+        (
+            "ner",
+            "a.jsonl",
+            lines(ENTITY, ENTITY | {"entities": [{"start": 0, "end": 2, "type": None}]}),
+            r"line 2: an entity from 0 to 2 of type None",
         ),
         (
             "choice",

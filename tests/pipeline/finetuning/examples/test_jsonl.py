@@ -5,15 +5,15 @@ import json
 import pytest
 
 from pipeline.errors import TaskError
-from pipeline.finetuning.examples.formats import read_lines
 from pipeline.finetuning.examples.jsonl import parse_object, to_json
+from pipeline.finetuning.examples.lines import read_lines
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.raw import write_texts
 
 
 @pytest.mark.parametrize(
     ("suffix", "cut"),
-    [(".gz", True), (".bz2", True), (".xz", True), (".xz", False), (".zst", False)],
+    [(".gz", True), (".bz2", True), (".xz", True), (".xz", False), (".zst", False), (".zst", True)],
 )
 def test_damaged_compressed_data_is_named_and_not_called_another_encoding(tmp_path, suffix, cut):
     path = raw.write(tmp_path / f"a.jsonl{suffix}", raw.jsonl(write_texts(2000)))
@@ -31,6 +31,20 @@ def test_text_in_another_encoding_is_named(tmp_path):
         list(read_lines(str(path)))
 
 
+@pytest.mark.parametrize("name", ["a::b.jsonl", "第 一[新].jsonl", "*#?.jsonl.zstd", "A.JSONL.GZ"])
+def test_any_name_is_that_of_a_file(tmp_path, name):
+    path = raw.write(tmp_path / name, "好\n坏\n".encode())
+    if name.endswith(("d", "Z")):
+        path.write_bytes(raw.COMPRESS[".zst" if name.endswith("d") else ".gz"](path.read_bytes()))
+    assert [line for _, line in read_lines(str(path))] == ["好", "坏"]
+
+
+def test_a_file_without_line_feeds_has_lines_that_end_in_carriage_returns(tmp_path):
+    path = raw.write(tmp_path / "a.txt", "\ufeff好\r\r坏\r".encode())
+    found = [(f"{path}, line 1", "好"), (f"{path}, line 2", ""), (f"{path}, line 3", "坏")]
+    assert list(read_lines(str(path))) == found
+
+
 def test_json_that_is_nested_too_deeply_is_one_error():
     with pytest.raises(TaskError, match="line 3: not JSON"):
         parse_object('{"a":' + "[" * 100_000, "line 3")
@@ -42,3 +56,9 @@ def test_half_of_a_surrogate_pair_is_written_and_read_again():
     assert text.encode("utf-8").decode("utf-8") == text
     assert json.loads(text) == row
     assert "好😀" in text
+
+
+def test_numbers_that_json_does_not_have_are_written_as_null():
+    assert to_json({"text": "好", "price": [float("nan"), 1e400, 2.5]}) == (
+        '{"text": "好", "price": [null, null, 2.5]}\n'
+    )

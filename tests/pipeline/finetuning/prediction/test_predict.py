@@ -11,8 +11,8 @@ from pyarrow import parquet
 
 from pipeline.errors import ExportError, TaskError
 from pipeline.export.lineage import LINEAGE, left_steps, packages
-from pipeline.finetuning.examples.formats import read_lines
 from pipeline.finetuning.examples.input_lines import read_input
+from pipeline.finetuning.examples.lines import read_lines
 from pipeline.finetuning.finetune import finetune
 from pipeline.finetuning.prediction import predict as prediction
 from pipeline.finetuning.prediction.predict import parse, predict
@@ -99,6 +99,9 @@ def test_plain_text_lines():
         parse(TASKS["pair"], '{"sentence1": "a"}', "x")
     with pytest.raises(TaskError, match="x: not JSON"):
         parse(TASKS["ner"], '{"text": ', "x")
+    with pytest.raises(TaskError, match="x: expected a JSON object"):
+        parse(TASKS["classification"], '[ {"text": "很好"}]', "x")
+    assert parse(TASKS["classification"], "[哈哈]很好", "x") == {"text": "[哈哈]很好"}
 
 
 def test_an_example_without_a_gold_label_is_read_as_others_are():
@@ -125,6 +128,22 @@ def test_text_is_cleaned_as_the_corpus_was_where_the_tokenizer_cannot(head, data
     assert answer(plain) == pytest.approx(answer(tagged))
     assert left_steps(folder) == ["html"]
     assert packages(folder) == ()
+
+
+@pytest.mark.parametrize("name", ["in.csv", "in.tab", "in.jsonl", "in.pq"])
+def test_an_empty_cell_is_a_blank_text(name, tmp_path):
+    rows = [{"review": "好", "id": 1}, {"review": None, "id": 2}]
+    if name.endswith("pq"):
+        parquet.write_table(pa.Table.from_pylist(rows), tmp_path / name)
+    elif name.endswith("jsonl"):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    else:
+        text = "review,id\n好,1\n,2\n".replace(",", "," if name.endswith("csv") else "\t")
+        (tmp_path / name).write_text(text, "utf-8")
+    task = TASKS["classification"]
+    found = [parse(task, row, place) for place, row in read_input(str(tmp_path / name), task, {})]
+    assert [each["text"] for each in found] == ["好", ""]
+    assert task.blank(found[1]) == "text"
 
 
 @pytest.mark.parametrize("name", ["in.csv", "in.tsv", "in.json", "in.parquet"])

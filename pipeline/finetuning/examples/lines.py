@@ -1,0 +1,81 @@
+"""Lines of files, plain or compressed, each with its place for messages."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pipeline.corpus.text.decompression import COMPRESSIONS, Damage, decompressed
+from pipeline.errors import CorpusError, TaskError
+from pipeline.finetuning.examples.jsonl import bare
+from pipeline.storage import filesystem
+
+Line = tuple[str, str]
+"""Place and text."""
+
+
+def uncompressed(path: str) -> str:
+    """A path in lower case, without the suffix of a compression; its end tells the form."""
+    stem, dot, suffix = path.lower().rpartition(".")
+    return stem if dot + suffix in COMPRESSIONS else path.lower()
+
+
+@contextlib.contextmanager
+def open_bytes(path: str) -> Iterator[Any]:
+    """A file, opened to read bytes; what has no `://` is a local path, whatever its characters.
+
+    Raises TaskError when there is no such file, or it can't be read.
+    """
+    try:
+        system, inner = filesystem(path)
+        with system.open(inner, "rb") as file:
+            yield file
+    except FileNotFoundError:
+        raise TaskError(f"{path}: no such file") from None
+    except (OSError, CorpusError) as error:
+        raise TaskError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def read_lines(path: str) -> Iterator[Line]:
+    """The lines of a file, blank ones included.
+
+    Raises TaskError when the file is missing, damaged or not UTF-8.
+    """
+    suffix = path.lower().rpartition(".")[2]
+    with open_bytes(path) as file:
+        yield from lines_of(decompressed(file, COMPRESSIONS.get(f".{suffix}", "")), path)
+
+
+def lines_of(parts: Iterable[bytes], name: str) -> Iterator[Line]:
+    """The lines of a text that comes in parts.
+
+    A byte order mark at the beginning of a line is left out: files with one are also concatenated.
+
+    Args:
+        name: of the text, for places.
+
+    Raises TaskError when the text is not UTF-8, or compressed data is damaged.
+    """
+    number = 0
+    try:
+        for number, line in enumerate(_cut(parts), 1):
+            yield f"{name}, line {number}", bare(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise TaskError(f"{name}, line {number}: {error}; expected UTF-8 text") from error
+    except Damage as error:
+        raise TaskError(f"{name}, after line {number}: {error}") from error
+
+
+def _cut(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines end with a line feed; where there is none, with a carriage return, as on old Macs."""
+    held: list[bytes] = []
+    fed = False
+    for part in parts:
+        *lines, rest = part.split(b"\n")
+        for line in lines:
+            yield b"".join([*held, line])
+            held, fed = [], True
+        held.append(rest)
+    if last := b"".join(held):
+        yield from [last] if fed else last.removesuffix(b"\r").split(b"\r")
