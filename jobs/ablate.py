@@ -33,7 +33,9 @@ def execute(config: Config, console: Console) -> None:
         progress.close()
     lines = ablation.summarize(rows)
     columns = {name: None for line in lines for name in line}
-    table = Table(*columns, title=f"{config.run.name}: mean ± standard deviation")
+    table = Table(title=f"{config.run.name}: mean ± standard deviation")
+    for name in columns:
+        table.add_column(name, overflow="fold")  # a narrow terminal must not cut figures off
     for line in lines:
         table.add_row(*(line.get(name, "") for name in columns))
     console.print(table)
