@@ -147,3 +147,15 @@ def test_mistakes_are_one_message(tmp_path, capsys):
     nowhere = [f"predict.model={tmp_path}", f"predict.output={tmp_path}/no/out.jsonl"]
     assert main(predict.VERB, nowhere) == 2
     assert f"predict.output: there is no folder {tmp_path}/no" in capsys.readouterr().err
+    file = tmp_path / "in.jsonl"
+    file.touch()
+    for text, told in (
+        (f"predict.output={tmp_path}", f"{tmp_path} is a folder"),
+        (f"predict.output={file}", f"{file} is the input"),
+        (f"predict.output={tmp_path}/out.jsonl.gz", "would not be compressed; leave .gz out"),
+        ("predict.columns={txt: review}", "columns: ner has no field txt; it has id, labels, text"),
+    ):
+        assert main(predict.VERB, [*nowhere[:1], f"predict.input={file}", text]) == 2
+        assert told in capsys.readouterr().err
+    assert main(finetune.VERB, ["finetune.task=ner", "finetune.data.columns={lable: y}"]) == 2
+    assert "finetune.data.columns: ner has no field lable; it has" in capsys.readouterr().err
