@@ -14,7 +14,7 @@ from jobs.command import Verb, main, table
 from jobs.output.progress import ConsoleProgress
 from pipeline import recording
 from pipeline.errors import ConfigError
-from pipeline.finetuning.finetune import SETS, FinetuneResult, Finetuning, check
+from pipeline.finetuning.finetune import SETS, FinetuneResult, Finetuning, check, check_files
 from pipeline.finetuning.prediction.head_folder import PREDICTIONS, RESULTS, read_results
 from pipeline.finetuning.trials.on_cluster import finetune_all
 from pipeline.finetuning.trials.search import Score, grid
@@ -25,6 +25,7 @@ from pipeline.tracking import runs as tracking
 
 def plan(config: Config) -> Mapping[str, object]:
     check(config.finetune)
+    check_files(config.finetune, "finetune")
     settings = config.finetune
     trials = len(list(grid(settings, config.run.seed)))
     return {

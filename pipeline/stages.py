@@ -26,7 +26,7 @@ from pipeline.export import folder as exports
 from pipeline.feed import opening
 from pipeline.feed.batches import heldout, open_folder, split_weights
 from pipeline.feed.unigram import unigram_loss
-from pipeline.finetuning.finetune import FinetuneResult, Finetuning, check
+from pipeline.finetuning.finetune import FinetuneResult, Finetuning, check, check_files
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials.groups import check_workers
 from pipeline.finetuning.trials.on_cluster import finetune_all
@@ -148,6 +148,7 @@ def check_heads(config: Config) -> None:
     """Raise ConfigError for a head that can't be fine-tuned, before hours of pretraining."""
     for name, head in config.heads.items():
         check(head, f"heads.{name}")
+        check_files(head, f"heads.{name}", RunPaths.of(config).sample)
 
 
 def make_vocabulary(config: Config, sources: Listing, show: Show) -> Path:

@@ -140,6 +140,22 @@ def check(settings: FinetuneSettings, group: str = "finetune") -> None:
         raise ConfigError(f"{len(mistakes)} wrong setting(s):\n  " + "\n  ".join(mistakes))
 
 
+def check_files(settings: FinetuneSettings, group: str, to_come: Path | None = None) -> None:
+    """Raise ConfigError, with all of them, for local data files that do not exist.
+
+    `to_come` is a folder whose files are made before they are read.
+    """
+    files = {name: getattr(settings.data, name) for name in ("train", *SETS)}
+    missing = [
+        f"{group}.data.{name}: {path}: no such file"
+        for name, path in files.items()
+        if path and "://" not in path and not Path(path).exists()
+        if to_come is None or not Path(path).is_relative_to(to_come)
+    ]
+    if missing:
+        raise ConfigError("\n".join(missing))
+
+
 def finetune(
     settings: FinetuneSettings,
     export: str,

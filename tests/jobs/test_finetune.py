@@ -157,5 +157,8 @@ def test_mistakes_are_one_message(tmp_path, capsys):
     ):
         assert main(predict.VERB, [*nowhere[:1], f"predict.input={file}", text]) == 2
         assert told in capsys.readouterr().err
+    absent = ["finetune.task=ner", "finetune.data={train: /absent/a, dev: s3://b/c}"]
+    assert main(finetune.VERB, [*absent, "--dry-run"]) == 2
+    assert "finetune.data.train: /absent/a: no such file" in capsys.readouterr().err
     assert main(finetune.VERB, ["finetune.task=ner", "finetune.data.columns={lable: y}"]) == 2
     assert "finetune.data.columns: ner has no field lable; it has" in capsys.readouterr().err

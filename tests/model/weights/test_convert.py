@@ -250,6 +250,7 @@ def test_a_malicious_pickle_is_refused_and_nothing_runs(tmp_path: Path) -> None:
         ({"max_relative_position": -1}, "at least 0"),
         ({"add_cross_attention": True}, "is_decoder"),
         ({"hidden_size": "many"}, "hidden_size"),
+        ({"hidden_act": "gleu"}, "hidden_act is 'gleu'"),
     ],
 )
 def test_impossible_configurations(changes: dict, reason: str, tmp_path: Path) -> None:

@@ -94,6 +94,7 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, text, part):
         ("tracking.registered_model=a/b", "must be a name without `/`, `:`"),
         ("tracking.experiment=''", "tracking.experiment: must not be empty"),
         ("heads={'a:b': {task: ner}}", "heads: the name 'a:b' must be the name of a folder"),
+        ("heads={'': {task: ner}}", "heads: a head needs a name"),
         ("heads={1: {task: ner}}", "heads: the name 1 must be text: put it in quotes"),
         ("engine.deepspeed={1: 2}", "engine.deepspeed: the name 1 must be text"),
         ("finetune.data.columns={text: yes}", "text: must be text or a whole number (got True)"),
