@@ -43,22 +43,26 @@ def plan(config: Config) -> Mapping[str, object]:
 
 def execute(config: Config, console: Console) -> None:
     settings, output = config.finetune, _output(config)
-    run_id = recording.start_run(config, output.name, _export(config))
+    # A head that is recorded may be up to date: then there is nothing to record.
+    recorded = recording.is_recorded(config, output)
+    run_id = "" if recorded else recording.start_run(config, output.name, _export(config))
     progress = ConsoleProgress(console)
     job = Finetuning(output.name, settings, _export(config), output, config.run.seed)
     try:
         (result,) = finetune_all([job], lambda name, line: progress.update(line, name))
     except BaseException:
-        tracking.finish_run(config, run_id, "FAILED")
+        if run_id:
+            tracking.finish_run(config, run_id, "FAILED")
         raise
     finally:
         progress.close()
-    recording.record_head(
-        config,
-        result,
-        run_id,
-        lambda line: console.print(line, markup=False, highlight=False),
-    )
+    if not (recorded and (output / recording.RECORDED).exists()):  # a new head has no such file
+        recording.record_head(
+            config,
+            result,
+            run_id or recording.start_run(config, output.name, _export(config)),
+            lambda line: console.print(line, markup=False, highlight=False),
+        )
     if len(result.trials) > 1:
         console.print(_trials_table(result))
     console.print(table(f"{output.name}, in per cent", _summary(result)))

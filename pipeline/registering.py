@@ -13,7 +13,7 @@ from pipeline.finetuning.prediction.head_folder import read_results
 from pipeline.finetuning.tasks import TASKS
 from pipeline.settings.config import Config
 from pipeline.tracking import datasets, registry
-from pipeline.tracking.versions import Figure, Registered, address_of
+from pipeline.tracking.versions import Figure, Registered, address_of, has_alias
 
 SERVED = "pipeline.finetuning.prediction.served"
 """The module whose `ServedHead` is what MLflow serves."""
@@ -84,6 +84,12 @@ def register_head(config: Config, folder: Path, run_id: str) -> Registered:
             judged,
             packages(folder),
         )
+
+
+def head_is_registered(config: Config, folder: Path) -> bool:
+    """Whether the name of a head has a version under the alias; true if none are registered."""
+    base = config.tracking.registered_model
+    return not base or has_alias(config, f"{base}-{folder.name}", config.tracking.alias)
 
 
 def _lineage_of(export: str) -> dict[str, Any]:

@@ -190,7 +190,8 @@ def finetune_with(
     It appears whole or not at all.
 
     Raises:
-        ConfigError: a setting is missing or contradicts another.
+        ConfigError: a setting is missing or contradicts another, or an output folder holds what is
+            no head.
         TaskError: data are missing or malformed; one message lists every line, before anything is
             trained.
         ExportError: an export is not a usable Hugging Face folder.
@@ -212,6 +213,11 @@ def finetune_with(
             results[number] = known
             continue
         if job.output.exists():
+            if not (job.output / RESULTS).exists() and not _is_empty(job.output):
+                raise ConfigError(
+                    f"{job.output} holds no head (no {RESULTS}) and would be replaced: move it, or "
+                    "choose another name for the head"
+                )
             held = f"{job.output} holds the result of other settings or data"
             show(job.name, f"{held}, which will be replaced")
         for note in facts.notes:
@@ -413,6 +419,10 @@ def _call(work: Work, show: Show) -> Any:
         return work.function(*work.arguments, show=show)
     except NezhaError as error:
         return error
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def _known_result(output: Path, fingerprint: str) -> FinetuneResult | None:

@@ -127,6 +127,14 @@ def address_of(config: Config, run_id: str, step: int) -> str | None:
     return f"models:/{name}/{max(found)}" if found else None
 
 
+def has_alias(config: Config, name: str, alias: str) -> bool:
+    """Whether a registered model has a version under an alias; not where the store fails."""
+    try:
+        return _by_alias(mlflow.MlflowClient(existing_store(config)), name, alias) is not None
+    except (TrackingError, *UNREACHABLE):
+        return False
+
+
 def _versions_of(client: mlflow.MlflowClient, name: str, run_id: str, **tags: str) -> list[int]:
     """Versions that a pretraining run registered, and that have these tags."""
     return [
