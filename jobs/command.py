@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.errors import NezhaError
+from pipeline.errors import ConfigError, NezhaError
 from pipeline.runs import mirror
 from pipeline.settings.config import Config
 from pipeline.settings.config_file import dump_yaml, load_config
@@ -93,6 +93,9 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
     try:
         overrides = chosen.overrides
         if verb.takes_run:
+            runs_given = [text for text in overrides if "=" not in text]
+            if len(runs_given) > 1:
+                raise ConfigError(f"{', '.join(runs_given)}: one run at a time")
             overrides = [given for text in overrides for given in _run_settings(text)]
         files = chosen.config, *chosen.then
         runs = [load_config(file, overrides) for file in files]

@@ -1,6 +1,7 @@
 """Convert weights: `python -m jobs.convert --input FILE_OR_FOLDER --output FOLDER`."""
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,8 +15,32 @@ from model.weights.convert import (
     read_weights,
     renamed,
 )
+from model.weights.remote_code import flat_code
 from pipeline.errors import VocabularyError
 from pipeline.export.tokenizer import tokenizer_beside
+
+WRITTEN = {
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+}
+"""Files of a folder that this verb makes, beside its code."""
+
+
+def check_output(source: Path, output: Path) -> None:
+    """Raise WeightsError unless the output is new, empty, or a folder that this verb made."""
+    if output.exists() and not output.is_dir():
+        raise WeightsError(f"{output}: not a folder; name a new one with --output")
+    if output.resolve() == (source if source.is_dir() else source.parent).resolve():
+        raise WeightsError(f"{output}: --output is the folder of the input; name another one")
+    names = {path.name for path in output.iterdir()} if output.exists() else set()
+    if others := sorted(names - WRITTEN - set(flat_code())):
+        raise WeightsError(
+            f"{output} holds other files ({', '.join(others[:5])}), and would be a mixture; name a "
+            "new folder with --output"
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,6 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
             for name, value in sorted(renamed(read_weights(chosen.input)).items()):
                 console.print(f"{name} {tuple(value.shape)} {value.dtype}")
             return 0
+        check_output(chosen.input, chosen.output)
         tokens = tokenizer_beside(chosen.input, chosen.vocab)
         if tokens:
             config_file = chosen.model_config or config_beside(chosen.input)
@@ -47,17 +73,24 @@ def main(arguments: list[str] | None = None) -> int:
                     f"the vocabulary has {len(tokens[0])} entries, but vocab_size in {config_file} "
                     f"is {size}; name the right vocab.txt with --vocab"
                 )
-        head = convert(chosen.input, chosen.output, chosen.model_config, chosen.head)
-        console.print(f"{head} is in {chosen.output}")
+        # Its name does not end in .tmp: transformers makes module names of it.
+        output = chosen.output.absolute()
+        temporary = output.with_name(f"{output.name}_unfinished")
+        shutil.rmtree(temporary, ignore_errors=True)
+        named = chosen.model_config, chosen.head
+        head = convert(chosen.input, temporary, *named, say=console.print)
         if tokens:
-            tokens[0].save_pretrained(chosen.output)
-            (chosen.output / "vocab.txt").write_text(tokens[1], "utf-8")
-        else:
+            tokens[0].save_pretrained(temporary)
+            (temporary / "vocab.txt").write_text(tokens[1], "utf-8")
+        shutil.rmtree(output, ignore_errors=True)
+        temporary.rename(output)
+        console.print(f"{head} is in {chosen.output}")
+        if not tokens:
             console.print(
                 f"There is no vocab.txt beside {chosen.input}, so {chosen.output} has no tokenizer "
                 "and cannot be used yet: run this again with --vocab FILE"
             )
-    except (WeightsError, VocabularyError) as error:
+    except (WeightsError, VocabularyError, OSError) as error:
         Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False)
         return 2
     return 0

@@ -14,7 +14,7 @@ from jobs.command import Verb, main, table
 from jobs.output.progress import ConsoleProgress
 from pipeline import recording
 from pipeline.errors import ConfigError
-from pipeline.finetuning.finetune import SETS, FinetuneResult, Finetuning, check
+from pipeline.finetuning.finetune import SETS, FinetuneResult, Finetuning, check, check_files
 from pipeline.finetuning.prediction.head_folder import PREDICTIONS, RESULTS, read_results
 from pipeline.finetuning.trials.on_cluster import finetune_all
 from pipeline.finetuning.trials.search import Score, grid
@@ -25,6 +25,7 @@ from pipeline.tracking import runs as tracking
 
 def plan(config: Config) -> Mapping[str, object]:
     check(config.finetune)
+    check_files(config.finetune, "finetune")
     settings = config.finetune
     trials = len(list(grid(settings, config.run.seed)))
     return {
@@ -42,22 +43,26 @@ def plan(config: Config) -> Mapping[str, object]:
 
 def execute(config: Config, console: Console) -> None:
     settings, output = config.finetune, _output(config)
-    run_id = recording.start_run(config, output.name, _export(config))
+    # A head that is recorded may be up to date: then there is nothing to record.
+    recorded = recording.is_recorded(config, output)
+    run_id = "" if recorded else recording.start_run(config, output.name, _export(config))
     progress = ConsoleProgress(console)
     job = Finetuning(output.name, settings, _export(config), output, config.run.seed)
     try:
         (result,) = finetune_all([job], lambda name, line: progress.update(line, name))
     except BaseException:
-        tracking.finish_run(config, run_id, "FAILED")
+        if run_id:
+            tracking.finish_run(config, run_id, "FAILED")
         raise
     finally:
         progress.close()
-    recording.record_head(
-        config,
-        result,
-        run_id,
-        lambda line: console.print(line, markup=False, highlight=False),
-    )
+    if not (recorded and (output / recording.RECORDED).exists()):  # a new head has no such file
+        recording.record_head(
+            config,
+            result,
+            run_id or recording.start_run(config, output.name, _export(config)),
+            lambda line: console.print(line, markup=False, highlight=False),
+        )
     if len(result.trials) > 1:
         console.print(_trials_table(result))
     console.print(table(f"{output.name}, in per cent", _summary(result)))

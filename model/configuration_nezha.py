@@ -12,6 +12,7 @@ require_version("transformers>=5.17", "The code of this Nezha needs a newer tran
 
 from huggingface_hub.dataclasses import strict  # noqa: E402
 from transformers import BertConfig  # noqa: E402
+from transformers.activations import ACT2FN  # noqa: E402
 
 
 @strict
@@ -60,6 +61,11 @@ class NezhaConfig(BertConfig):
         if self.max_relative_position < 0:
             raise ValueError(
                 f"max_relative_position must be at least 0, got {self.max_relative_position}"
+            )
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(
+                f"hidden_act is {self.hidden_act!r}, which transformers does not have; it has "
+                f"{', '.join(sorted(ACT2FN))}"
             )
         if self.add_cross_attention and not self.is_decoder:
             raise ValueError("add_cross_attention=True needs is_decoder=True")

@@ -210,11 +210,25 @@ class NezhaEncoder(nn.Module):
         return position_table(self.config.attention_head_size, self.config.max_relative_position)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        """Apply a conversion to all but the table, which half precision would round for good."""
+        """Apply a conversion to all but the table, which half precision would round for good.
+
+        A network that was built on the meta device has no table before it has memory.
+        """
+        was_meta = self.position_table.is_meta
         super()._apply(*args, **kwargs)
-        if self.position_table.dtype != torch.float32:
+        if self.position_table.dtype != torch.float32 or was_meta:
             self.position_table = self.new_position_table().to(self.position_table.device)
         return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Load, and make the table where load_state_dict(…, assign=True) replaces the meta device.
+
+        Attention over a table without values would give NaN.
+        """
+        super()._load_from_state_dict(*args, **kwargs)
+        metadata = args[2]
+        if self.position_table.is_meta and metadata.get("assign_to_params_buffers"):
+            self.position_table = self.new_position_table()
 
     def forward(
         self,

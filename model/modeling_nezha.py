@@ -97,6 +97,11 @@ def additive_mask(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     if mask is None:
         return None
     if mask.dim() == 4:
+        if not (mask.dtype == torch.bool or mask.is_floating_point()):
+            raise ValueError(
+                f"an attention mask of 4 dimensions is boolean or holds numbers to add to the "
+                f"scores, got {mask.dtype}: give mask.bool(), or a mask of 2 or 3 dimensions"
+            )
         return (~mask).to(dtype) * torch.finfo(dtype).min if mask.dtype == torch.bool else mask
     if mask.dim() not in (2, 3):
         raise ValueError(f"an attention mask has 2 to 4 dimensions, got shape {tuple(mask.shape)}")

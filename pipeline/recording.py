@@ -14,7 +14,7 @@ from pipeline.finetuning.judging import judge as judging
 from pipeline.finetuning.prediction.head_folder import RESULTS, read_results
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials.trial import read_predictions
-from pipeline.registering import register_head
+from pipeline.registering import head_is_registered, register_head
 from pipeline.settings.config import Config
 from pipeline.storage import write_whole
 from pipeline.tracking import runs as tracking
@@ -63,9 +63,14 @@ def record_head(config: Config, result: FinetuneResult, run_id: str, show: Show)
 
 
 def is_recorded(config: Config, folder: Path) -> bool:
-    """Whether the head in a folder is recorded where the settings say, as it is."""
+    """Whether the head in a folder is recorded where the settings say, as it is.
+
+    It is not if its version was deleted there, as far as the store tells.
+    """
     path = folder / RECORDED
-    return path.exists() and json.loads(path.read_text("utf-8")) == _place(config)
+    if not path.exists() or json.loads(path.read_text("utf-8")) != _place(config):
+        return False
+    return not tracking.is_reachable(config) or head_is_registered(config, folder)
 
 
 def _place(config: Config) -> dict[str, str]:

@@ -13,7 +13,7 @@ from pipeline.finetuning.prediction.head_folder import read_results
 from pipeline.finetuning.tasks import TASKS
 from pipeline.settings.config import Config
 from pipeline.tracking import datasets, registry
-from pipeline.tracking.versions import Figure, Registered
+from pipeline.tracking.versions import Figure, Registered, address_of, has_alias
 
 SERVED = "pipeline.finetuning.prediction.served"
 """The module whose `ServedHead` is what MLflow serves."""
@@ -38,6 +38,15 @@ def register_export(config: Config, folder: Path, run_id: str) -> Registered:
         "step": lineage["step"],
     }
     return registry.register_export(config, folder, run_id, tags, judged)
+
+
+def known_address(config: Config, folder: Path, run_id: str) -> str | None:
+    """Where an export is registered under the name that the settings give; None if it is not.
+
+    Raises:
+        TrackingError: the store cannot be reached.
+    """
+    return address_of(config, run_id, read_lineage(folder)["step"])
 
 
 def register_head(config: Config, folder: Path, run_id: str) -> Registered:
@@ -75,6 +84,12 @@ def register_head(config: Config, folder: Path, run_id: str) -> Registered:
             judged,
             packages(folder),
         )
+
+
+def head_is_registered(config: Config, folder: Path) -> bool:
+    """Whether the name of a head has a version under the alias; true if none are registered."""
+    base = config.tracking.registered_model
+    return not base or has_alias(config, f"{base}-{folder.name}", config.tracking.alias)
 
 
 def _lineage_of(export: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from pipeline.export import folder as exports
 from pipeline.feed import opening
 from pipeline.feed.batches import heldout, open_folder, split_weights
 from pipeline.feed.unigram import unigram_loss
-from pipeline.finetuning.finetune import FinetuneResult, Finetuning, check
+from pipeline.finetuning.finetune import FinetuneResult, Finetuning, check, check_files
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials.groups import check_workers
 from pipeline.finetuning.trials.on_cluster import finetune_all
@@ -148,6 +148,7 @@ def check_heads(config: Config) -> None:
     """Raise ConfigError for a head that can't be fine-tuned, before hours of pretraining."""
     for name, head in config.heads.items():
         check(head, f"heads.{name}")
+        check_files(head, f"heads.{name}", RunPaths.of(config).sample)
 
 
 def make_vocabulary(config: Config, sources: Listing, show: Show) -> Path:
@@ -317,7 +318,8 @@ def _unigram_loss(folders: tuple[str, ...], held: Path, micro_batch: int, sample
 def make_export(config: Config, run_id: str | None, show: Show) -> str:
     """Export the checkpoint with the best held-out loss and register it; returns the model URI.
 
-    An export that is up to date is registered again under another name, alias or store.
+    An export that is up to date is registered once under each name, alias and store, and again
+    where its version was deleted.
     """
     paths = RunPaths.of(config)
     best = checkpoints.best(paths.checkpoints)
@@ -329,10 +331,12 @@ def make_export(config: Config, run_id: str | None, show: Show) -> str:
         "alias": config.tracking.alias,
     }
     done = json.loads(marker.read_text("utf-8")) if marker.exists() else {}
+    places: list[dict[str, str]] = []
     if {key: done.get(key) for key in made} == made and paths.export.exists():
         show(f"{paths.export} is up to date")
-        if done.get("place") == place:
-            return done["model_uri"]
+        places = done.get("places", [])
+        if place in places and (uri := _registered(config, done["model_uri"], run_id)):
+            return uri
     else:
         show(f"{best.name}, which has the best held-out loss, to {paths.export}")
         exports.export_checkpoint(best, paths.vocab, paths.export)
@@ -344,8 +348,22 @@ def make_export(config: Config, run_id: str | None, show: Show) -> str:
     elif run_id:
         show(f"{place['store']} does not answer; jobs.export registers the export later")
         place = {}
-    _write(marker, {**made, "place": place, "model_uri": uri})
+    places += [place] if place and place not in places else []
+    _write(marker, {**made, "places": places, "model_uri": uri})
     return uri
+
+
+def _registered(config: Config, noted: str, run_id: str | None) -> str | None:
+    """Where the export of a run is registered; None if its version was deleted.
+
+    It is the address that was noted where no store tells.
+    """
+    if not (run_id and config.tracking.registered_model and tracking.is_reachable(config)):
+        return noted
+    try:
+        return registering.known_address(config, RunPaths.of(config).export, run_id)
+    except TrackingError:  # registering tells what is wrong
+        return None
 
 
 def finetune_heads(

@@ -6,6 +6,7 @@ in one WeightsError.
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -58,15 +59,23 @@ class WeightsError(ValueError):
     """A weight file that cannot be read, or does not fit its configuration."""
 
 
-def convert(source: Path, target: Path, config_file: Path | None = None, head: str = "") -> str:
+def convert(
+    source: Path,
+    target: Path,
+    config_file: Path | None = None,
+    head: str = "",
+    say: Callable[[str], object] = lambda line: None,
+) -> str:
     """Write the weights of `source` as a folder for transformers, with the code of the network.
 
     source: a folder, a .safetensors, .bin, .pt or .pth file, or a TensorFlow checkpoint prefix.
     config_file: by default config.json or bert_config.json beside the weights.
-    head: a class name; by default the architecture that the configuration names, or the class that
-        the names in the file show.
+    head: a class name; weights that this class does not have are left out, which `say` is told. By
+        default the architecture that the configuration names, or the class that the names in the
+        file show; then every weight must fit.
     Returns the class name. Raises WeightsError.
     """
+    chosen = bool(head)
     weights = renamed(read_weights(source))
     config = read_config(config_file or config_beside(source))
     named = (config.architectures or [""])[0]
@@ -74,6 +83,17 @@ def convert(source: Path, target: Path, config_file: Path | None = None, head: s
     if head not in HEADS:
         raise WeightsError(f"{head} is not one of {', '.join(HEADS)}")
     model = HEADS[head](config)
+    if head == "NezhaModel":
+        # A file of a whole network, or of an encoder that was saved from one.
+        weights = {
+            name.removeprefix(f"{model.base_model_prefix}."): weights[name] for name in weights
+        }
+    if chosen:
+        known = model.state_dict()
+        others = sorted(name for name in weights if name not in known)
+        weights = {name: value for name, value in weights.items() if name in known}
+        if others:
+            say(f"{head} does not have these weights, which are left out: {', '.join(others)}")
     load_exactly(model, weights)
     model.save_pretrained(target)
     write_remote_code(target, model.config)
@@ -105,13 +125,15 @@ def load_exactly(model: NezhaPreTrainedModel, weights: dict[str, Tensor]) -> Non
     except RuntimeError as error:
         wrong.append(str(error))
     if wrong:
-        raise WeightsError("\n".join(["the weights do not fit the configuration:", *wrong]))
+        advice = "a class that is named (--head) leaves out the weights that it does not have"
+        raise WeightsError("\n".join(["the weights do not fit the configuration:", *wrong, advice]))
 
 
 def head_of(weights: dict[str, Tensor]) -> str:
     """The class of the weights, derived from the heads among their names (ours)."""
     if "cls.predictions.bias" not in weights:
-        return "NezhaModel" if "embeddings.word_embeddings.weight" in weights else "a headless file"
+        encoder = any(name.endswith("embeddings.word_embeddings.weight") for name in weights)
+        return "NezhaModel" if encoder else "a headless file"
     pair = "cls.seq_relationship.weight" in weights
     return "NezhaForPreTraining" if pair else "NezhaForMaskedLM"
 

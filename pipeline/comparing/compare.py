@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.exceptions import MlflowException
 from transformers import AutoConfig
 
 import model  # noqa: F401  registers Nezha with the Auto classes
@@ -46,7 +45,7 @@ from pipeline.settings.config import Config
 from pipeline.settings.config_file import load_config
 from pipeline.settings.finetuning import FinetuneSettings
 from pipeline.tracking.judged_pictures import draw_curves
-from pipeline.tracking.runs import tracking_uri
+from pipeline.tracking.runs import UNREACHABLE, existing_store, tracking_uri
 from pipeline.training.checkpoints import files as checkpoints
 
 RANDOM = "random"
@@ -324,16 +323,17 @@ def _folder(name: str, config: Config) -> Path:
     """The Hugging Face folder of a checkpoint that the user named."""
     if ":/" not in name:
         return Path(name)
+    store = existing_store(config)
     target = folder_of(config) / "registered" / _short_hash(name)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         got = mlflow.artifacts.download_artifacts(
-            artifact_uri=name, dst_path=str(_emptied(temporary)), tracking_uri=tracking_uri(config)
+            artifact_uri=name, dst_path=str(_emptied(temporary)), tracking_uri=store
         )
         inside = _network_in(Path(got), name).relative_to(temporary)
-    except (MlflowException, OSError) as error:
+    except UNREACHABLE as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise TrackingError(f"{name}: {tracking_uri(config)} does not have it: {error}") from error
+        raise TrackingError(f"{name}: {store} does not have it: {error}") from error
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
     return target / inside

@@ -68,12 +68,16 @@ def tokenizer_beside(
         vocab: a `vocab.txt` to use instead.
 
     Raises:
-        VocabularyError: see `read_vocabulary`; or `tokenizer.json` is no tokenizer of BERT's kind.
+        VocabularyError: see `read_vocabulary`; or `tokenizer.json` is no tokenizer of BERT's kind,
+            or `tokenizer_config.json` cannot be used.
     """
     folder = source if source.is_dir() else source.parent
     whole, listed = folder / "tokenizer.json", vocab or folder / "vocab.txt"
     if whole.exists() and not vocab:
-        tokenizer = Tokenizer.from_file(str(whole))
+        try:
+            tokenizer = Tokenizer.from_file(str(whole))
+        except Exception as error:  # the library has no class for it
+            raise VocabularyError(f"{whole}: {error}; give a vocab.txt instead") from None
         ids = tokenizer.get_vocab()
         if missing := [token for token in SPECIALS if token not in ids]:
             raise VocabularyError(f"{whole}: no {', '.join(missing)}; give a vocab.txt instead")
@@ -84,8 +88,14 @@ def tokenizer_beside(
     if not vocab and not listed.exists():
         return None
     settings = folder / "tokenizer_config.json"
-    known = json.loads(settings.read_text("utf-8")) if settings.exists() else {}
-    tokenizer = build_tokenizer(listed, known.get("do_lower_case", True))
+    try:
+        known = json.loads(settings.read_text("utf-8")) if settings.exists() else {}
+        lowercase = known.get("do_lower_case")
+        if not isinstance(lowercase, bool | None):
+            raise ValueError(f"do_lower_case is {lowercase!r}, neither true nor false")
+    except (OSError, ValueError, AttributeError) as error:
+        raise VocabularyError(f"{settings}: {error}; correct or remove it") from None
+    tokenizer = build_tokenizer(listed, lowercase is not False)
     return for_transformers(tokenizer), "".join(f"{each}\n" for each in read_vocabulary(listed))
 
 

@@ -106,6 +106,9 @@ def check(settings: FinetuneSettings, group: str = "finetune") -> None:
         mistakes.append(f"{group}.data.train: name the training examples")
     if settings.name and group != "finetune":
         mistakes.append(f"{group}.name: leave it out; the head is called {group.split('.')[-1]}")
+    if settings.task:
+        unknown = TASKS[settings.task].unknown_columns(settings.data.columns)
+        mistakes += [f"{group}.data.columns: {mistake}" for mistake in unknown]
     trials = [(point.lr, point.batch) for point, _ in search.grid(settings, 0)]
     if len(trials) > 1 and not settings.data.dev:
         mistakes.append(f"{group}.search: needs {group}.data.dev to compare the trials on")
@@ -135,6 +138,22 @@ def check(settings: FinetuneSettings, group: str = "finetune") -> None:
         mistakes.append(f"{group}.label_weights: has no effect on {settings.task}: leave it out")
     if mistakes:
         raise ConfigError(f"{len(mistakes)} wrong setting(s):\n  " + "\n  ".join(mistakes))
+
+
+def check_files(settings: FinetuneSettings, group: str, to_come: Path | None = None) -> None:
+    """Raise ConfigError, with all of them, for local data files that do not exist.
+
+    `to_come` is a folder whose files are made before they are read.
+    """
+    files = {name: getattr(settings.data, name) for name in ("train", *SETS)}
+    missing = [
+        f"{group}.data.{name}: {path}: no such file"
+        for name, path in files.items()
+        if path and "://" not in path and not Path(path).exists()
+        if to_come is None or not Path(path).is_relative_to(to_come)
+    ]
+    if missing:
+        raise ConfigError("\n".join(missing))
 
 
 def finetune(
@@ -171,7 +190,8 @@ def finetune_with(
     It appears whole or not at all.
 
     Raises:
-        ConfigError: a setting is missing or contradicts another.
+        ConfigError: a setting is missing or contradicts another, or an output folder holds what is
+            no head.
         TaskError: data are missing or malformed; one message lists every line, before anything is
             trained.
         ExportError: an export is not a usable Hugging Face folder.
@@ -193,6 +213,11 @@ def finetune_with(
             results[number] = known
             continue
         if job.output.exists():
+            if not (job.output / RESULTS).exists() and not _is_empty(job.output):
+                raise ConfigError(
+                    f"{job.output} holds no head (no {RESULTS}) and would be replaced: move it, or "
+                    "choose another name for the head"
+                )
             held = f"{job.output} holds the result of other settings or data"
             show(job.name, f"{held}, which will be replaced")
         for note in facts.notes:
@@ -394,6 +419,10 @@ def _call(work: Work, show: Show) -> Any:
         return work.function(*work.arguments, show=show)
     except NezhaError as error:
         return error
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def _known_result(output: Path, fingerprint: str) -> FinetuneResult | None:

@@ -45,5 +45,5 @@ class AblationSettings(Settings):
     @classmethod
     def _check_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         if not seeds or len(set(seeds)) < len(seeds):
-            raise ValueError("ablate.seeds: give at least one seed, and each only once")
+            raise ValueError("give at least one seed, and each only once")
         return seeds

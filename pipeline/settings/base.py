@@ -33,7 +33,7 @@ def _refuse_other_units(value: Any) -> Any:
     return value
 
 
-def _absolute(path: str) -> str:
+def absolute(path: str) -> str:
     """Make a local path absolute: workers have other working directories than the driver.
 
     `~` is the home folder, which a shell does not put into `a.b=~/c`.
@@ -53,8 +53,8 @@ def _local(path: str) -> str:
 
 def check_folder_name(name: str) -> str:
     """Refuse a name whose folder would be another one than a new one in its place."""
-    if name in (".", "..") or re.search(r"[/\\\0]", name):
-        raise ValueError("must be the name of a folder, without `/`, and not be `.` or `..`")
+    if name in (".", "..") or re.search(r"[/\\:\0]", name):  # MLflow's names hold no `:`
+        raise ValueError("must be the name of a folder, without `/` and `:`, and not `.` or `..`")
     return name
 
 
@@ -67,8 +67,10 @@ Positive = Annotated[int, Number, Field(ge=1)]
 Count = Annotated[int, Number, Field(ge=0)]
 Length = Annotated[Positive, BeforeValidator(_refuse_other_units)]
 """Optimizer steps; a user may write `N tokens` instead, which `Config` turns into steps."""
-Location = Annotated[str, AfterValidator(_absolute)]
+Location = Annotated[str, AfterValidator(absolute)]
 """A path or a URL. A relative path is relative to the driver's working directory."""
+PathAsGiven = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A path, a URL or a name, in which `~` is the home folder, as in all paths."""
 LocalPath = Annotated[Location, AfterValidator(_local)]
 """A path, and no URL."""
 FolderName = Annotated[str, AfterValidator(check_folder_name)]

@@ -78,6 +78,8 @@ class Config(Settings):
             for name, head in self.heads.items()
             if head.from_scratch
         ]
+        if "" in self.heads:
+            mistakes.append("heads: a head needs a name")
         if mistakes:
             raise ValueError("\n".join(mistakes))
         return self

@@ -14,6 +14,7 @@ from pipeline.settings.base import (
     Location,
     NotNegative,
     Number,
+    PathAsGiven,
     Positive,
     Settings,
     Share,
@@ -207,7 +208,7 @@ class MaskingSettings(Settings):
 class CorpusSettings(Settings):
     """From raw text to shards."""
 
-    inputs: tuple[str, ...] = ()
+    inputs: tuple[PathAsGiven, ...] = ()
     """Files, folders, globs or URLs (s3://, gs://, hdfs://). The suffix tells the compression."""
     format: Literal[
         "auto", "text", "lines", "jsonl", "csv", "tsv", "parquet", "wikiextractor", "wikidump"
@@ -219,7 +220,7 @@ class CorpusSettings(Settings):
     """auto detects UTF-8, GB18030, UTF-16 and UTF-32; or a Python codec. A BOM always decides."""
     output: LocalPath = ""
     """Folder of the shards; empty: `shards` in the run folder."""
-    heldout: tuple[str, ...] = ()
+    heldout: tuple[PathAsGiven, ...] = ()
     """Inputs that are prepared separately, for evaluation."""
     vocab: LocalPath = ""
     """A `vocab.txt`; empty: one of `vocab_size` entries is trained on the inputs."""

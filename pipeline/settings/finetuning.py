@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -12,11 +11,14 @@ from pipeline.settings.base import (
     Count,
     Decay,
     FolderName,
+    LocalPath,
     Location,
     NotNegative,
     Number,
+    PathAsGiven,
     Positive,
     Settings,
+    absolute,
 )
 
 
@@ -34,7 +36,7 @@ class TaskData(Settings):
     stride: Annotated[int, Number, Field(ge=0)] | None = None
     """Tokens that a window of a long text shares with the one before. Without it, classification
     cuts texts, ner has windows that share nothing, and those of span share a third."""
-    columns: dict[str, str | int] = Field(default_factory=dict)
+    columns: dict[str, str | Annotated[int, Number]] = Field(default_factory=dict)
     """Names of a file's columns or keys by field (`{text: review}`), or numbers of its columns,
     from 0, in a table without names (`{label: 0, text: 1}`) and in CoNLL's form (`{labels: 3}`)."""
     examples: Count = 0
@@ -50,7 +52,7 @@ class SearchSettings(Settings):
     """Learning rates to try."""
     batch: tuple[Positive, ...] = ()
     """Batch sizes to try."""
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Annotated[int, Number], ...] = ()
     """Seeds of each point of the grid. The score is their mean; the kept head is the median one."""
     halving: bool = False
     """Stop trials early whose dev score is in the worse half after 1, 2, 4 … epochs (ASHA)."""
@@ -81,7 +83,7 @@ class FinetuneSettings(Settings):
     ] = ""
     """One label, several labels or a number for a text; a label or a number (similarity) for a
     pair; named entities; multiple choice; answer spans."""
-    checkpoint: str = ""
+    checkpoint: LocalPath = ""
     """Export folder to start from; empty: the run's own."""
     data: TaskData = TaskData()
     epochs: Positive = 3
@@ -139,9 +141,9 @@ class CompareSettings(Settings):
     checkpoints: tuple[str, ...] = ()
     """What to compare, the reference first: an export or another Hugging Face folder, a registry
     version (`models:/NAME/2`, `models:/NAME@ALIAS`), or `random` (random weights of the first)."""
-    run: str = ""
+    run: PathAsGiven = ""
     """Compare the checkpoints of this run as well: its name under `run.storage`, or its folder."""
-    tasks: tuple[str, ...] = ()
+    tasks: tuple[PathAsGiven, ...] = ()
     """Recipe files whose tasks are added to `heads`: the one of `finetune`, or those of `heads`."""
     data: Location = ""
     """A folder with a folder for each task that holds its train, dev and perhaps test file
@@ -156,25 +158,25 @@ class CompareSettings(Settings):
     @field_validator("checkpoints")
     @classmethod
     def _check_checkpoints(cls, checkpoints: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(checkpoints)) < len(checkpoints):
-            raise ValueError("must not name a checkpoint twice")
-        return tuple(
-            each if each == "random" or ":/" in each else str(Path(each).absolute())
-            for each in checkpoints
+        places = tuple(
+            each if each == "random" or ":/" in each else absolute(each) for each in checkpoints
         )
+        if len(set(places)) < len(places):
+            raise ValueError("must not name a checkpoint twice")
+        return places
 
 
 class PredictSettings(Settings):
     """Predictions of a fine-tuned head."""
 
-    model: str = ""
+    model: PathAsGiven = ""
     """Folder that fine-tuning made."""
-    input: str = "-"
+    input: PathAsGiven = "-"
     """Lines of text or JSON, a table or a published data set, plain or compressed; `-` reads
     standard input."""
-    columns: dict[str, str | int] = Field(default_factory=dict)
+    columns: dict[str, str | Annotated[int, Number]] = Field(default_factory=dict)
     """Names or numbers of a file's columns, as `finetune.data.columns`."""
-    output: str = "-"
+    output: PathAsGiven = "-"
     """File to write; `-` prints."""
     form: Literal["lines", "clue"] = "lines"
     """`lines`: the fields of each input with its answer, JSONL; `clue`: a submission to CLUE."""

@@ -41,7 +41,7 @@ def _given(values: Mapping[str, Any], group: str, name: str, settings: Any) -> f
         return getattr(inside, name)
     value = inside.get(name) if isinstance(inside, Mapping) else None
     value = settings.model_fields[name].default if value is None else value
-    return value if isinstance(value, int) and value > 0 else math.nan
+    return value if isinstance(value, int | float) and value > 0 else math.nan
 
 
 def _steps(length: Any, tokens: float) -> Any:

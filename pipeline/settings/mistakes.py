@@ -14,16 +14,43 @@ from pydantic import BaseModel, ValidationError
 from pipeline.settings.config import Config
 
 Location = Sequence[str | int]
+KEY = "[key]"
+"""Last part of the location of a name in a dictionary that is wrong."""
 
 
 def explain(error: ValidationError) -> list[str]:
     """One line for each mistake: the key, what the value must be, the value, the nearest name."""
-    return [line for item in error.errors() for line in _lines(item)]
+    found: dict[str, list[Any]] = {}
+    for item in error.errors():
+        found.setdefault(str(_outside_union(item["loc"])), []).append(item)
+    return [line for items in found.values() for line in _lines(_most_precise(items))]
+
+
+def _most_precise(items: Sequence[Any]) -> Any:
+    """Of what each kind of a union has against a value, what goes deepest into the value."""
+    deepest = max(items, key=lambda item: len(item["loc"]))
+    place = _outside_union(deepest["loc"])
+    if len(deepest["loc"]) > len(place) + 1 or len(items) == 1:
+        return deepest
+    return {**deepest, "loc": place}  # of no kind at all
+
+
+def _outside_union(location: Location) -> Location:
+    """A location up to its first union of several kinds."""
+    for end in range(1, len(location)):
+        if location[end] == KEY or len(_kinds(_field(location[:end])[0])) > 1:
+            return location[:end]
+    return location
 
 
 def _lines(item: Any) -> list[str]:
     location, given = item["loc"], item["input"]
-    key = ".".join(str(part) for part in location)
+    key = ".".join(_names(location))
+    if location[-1:] == (KEY,):
+        what = "must be text: put it in quotes"
+        if item["type"] == "value_error":
+            what = str(item["ctx"]["error"])
+        return [f"{'.'.join(_names(location[:-2]))}: the name {given!r} {what}"]
     if item["type"] == "extra_forbidden":
         return [f"{key}: no such setting; {_other_names(location)}"]
     if item["type"] == "value_error":
@@ -59,13 +86,31 @@ def _hint(item: Any, annotation: Any) -> str:
     return ""
 
 
+def _names(location: Location) -> list[str]:
+    """The parts of a location that a user has written: none that names a kind of a union."""
+    kinds = [_kinds(_field(location[:end])[0]) for end in range(len(location))]
+    return [str(part) for part, above in zip(location, kinds, strict=True) if len(above) < 2]
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """The kinds of a union but for None; the type itself where it is none."""
+    if typing.get_origin(annotation) not in (types.UnionType, typing.Union):
+        return [annotation]
+    return [kind for kind in typing.get_args(annotation) if kind is not type(None)]
+
+
 def _field(location: Location) -> tuple[Any, list[Any]]:
     """Type and limits of what stands at a location of the settings; a group is its class."""
     annotation: Any = Config
     limits: list[Any] = []
     for part in location:
         origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-        if origin is dict:
+        if annotation is Any:
+            return Any, []
+        if len(kinds := _kinds(annotation)) > 1:
+            # pydantic's names of kinds hold the names of the types.
+            annotation = next(kind for kind in kinds if _type_name(kind) in str(part))
+        elif origin is dict:
             annotation = arguments[1]
         elif origin is tuple:
             annotation = arguments[0 if Ellipsis in arguments else int(part)]
@@ -79,8 +124,9 @@ def _field(location: Location) -> tuple[Any, list[Any]]:
 
 def _unwrapped(annotation: Any) -> tuple[Any, list[Any]]:
     """The type inside `Annotated[…]` and `… | None`, and the limits that were noted with it."""
-    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
-        (annotation,) = (kind for kind in typing.get_args(annotation) if kind is not type(None))
+    if len(kinds := _kinds(annotation)) > 1:
+        return annotation, []
+    annotation = kinds[0]
     if typing.get_origin(annotation) is typing.Annotated:
         annotation, *limits = typing.get_args(annotation)
         flat = [inner for limit in limits for inner in getattr(limit, "metadata", [limit])]
@@ -88,13 +134,21 @@ def _unwrapped(annotation: Any) -> tuple[Any, list[Any]]:
     return annotation, []
 
 
+def _type_name(kind: Any) -> str:
+    kind = _unwrapped(kind)[0]
+    return (typing.get_origin(kind) or kind).__name__.lower()
+
+
 def _expected(annotation: Any, limits: list[Any]) -> str:
     origin = typing.get_origin(annotation)
+    if len(kinds := _kinds(annotation)) > 1:
+        return " or ".join(_expected(*_unwrapped(kind)) for kind in kinds)
     if origin is typing.Literal:
         *others, last = [str(name) or "empty" for name in typing.get_args(annotation)]
-        return f"{', '.join(others)} or {last}"
+        return f"{', '.join(others)} or {last}" if others else last
     if origin is tuple:
-        return "a list"
+        arguments = typing.get_args(annotation)
+        return "a list" if Ellipsis in arguments else f"a list of {len(arguments)} values"
     if origin is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         return "a group of settings"
     name = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}

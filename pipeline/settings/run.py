@@ -63,9 +63,26 @@ class TrackingSettings(Settings):
     alias: str = "candidate"
     """Registry alias of every new version; `champion` moves only to a better one (jobs.promote)."""
 
+    @field_validator("experiment")
+    @classmethod
+    def _check_experiment(cls, name: str) -> str:
+        if not name.strip():
+            raise ValueError("must not be empty")
+        return name
+
+    @field_validator("registered_model")
+    @classmethod
+    def _check_registered_model(cls, name: str) -> str:
+        # MLflow would refuse it when the training is over.
+        if name in (".", "..") or re.search("[/:'\"]", name) or (name and not name.strip()):
+            raise ValueError("must be a name without `/`, `:` and quotes, and not be `.` or `..`")
+        return name
+
     @field_validator("alias")
     @classmethod
     def _check_alias(cls, alias: str) -> str:
+        if not re.fullmatch(r"[\w-]+", alias):
+            raise ValueError("must consist of letters, digits, `_` and `-`")
         if re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE):
             raise ValueError("must not be `latest` or `v1`, `v2` …: MLflow reserves these names")
         if alias == "champion":

@@ -51,7 +51,7 @@ class TrainSettings(Settings):
     """Shard folders, each `PATH` or `PATH@WEIGHT`; empty: the folder that `corpus` makes."""
     window_shards: Count = 0
     """Shards that are shuffled together, and so needed at the same time; 0: all."""
-    shard_cache: str = ""
+    shard_cache: LocalPath = ""
     """Local folder for shards of object stores; empty: a folder in the temporary folder."""
     shard_cache_gigabytes: AboveZero = 50.0
     """Largest size of the local folder; the least recently used shards are deleted first."""

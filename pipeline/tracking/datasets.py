@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag
-from mlflow.exceptions import MlflowException
 
 from pipeline.errors import TrackingError
 from pipeline.settings.config import Config
 from pipeline.storage import filesystem
-from pipeline.tracking.runs import tracking_uri
+from pipeline.tracking.runs import UNREACHABLE, tracking_uri
 
 
 class DataUsed(NamedTuple):
@@ -66,5 +65,5 @@ def log_data(config: Config, run_id: str, used: Iterable[DataUsed]) -> None:
     ]
     try:
         mlflow.MlflowClient(tracking_uri(config)).log_inputs(run_id, datasets=inputs)
-    except (MlflowException, OSError) as error:
+    except UNREACHABLE as error:
         raise TrackingError(f"{tracking_uri(config)}: {error}") from error

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from pipeline.settings.config import Config
 from pipeline.tracking.metric_names import accepted
 from pipeline.tracking.metric_sender import MetricSender
-from pipeline.tracking.runs import finish_run, tracking_uri
+from pipeline.tracking.runs import UNREACHABLE, finish_run, tracking_uri
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ def record_finetuning(
     try:
         for trial in trials:
             _record_trial(config, run_id, trial)
-    except (MlflowException, OSError) as error:
+    except UNREACHABLE as error:
         logger.warning("MLflow run %s could not store its trials: %s", run_id, error)
     finish_run(config, run_id, artifacts=files)
 
@@ -107,6 +106,6 @@ def record_comparison(
         for task, points in curves.items():
             for tokens, value in points:
                 client.log_metric(run_id, accepted(f"curve/{task}"), value, step=round(tokens))
-    except (MlflowException, OSError) as error:
+    except UNREACHABLE as error:
         logger.warning("MLflow run %s could not store the comparison: %s", run_id, error)
     finish_run(config, run_id, artifacts=files)

@@ -12,17 +12,16 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import Metric
-from mlflow.exceptions import MlflowException
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from pipeline.tracking.metric_names import grouped
+from pipeline.tracking.runs import UNREACHABLE
 
 logger = logging.getLogger(__name__)
 CLOSE_SECONDS = 20
 """How long the end of a run waits for a server that is down."""
 BATCH = 1000
 """Metrics that MLflow takes in one request."""
-UNREACHABLE = (MlflowException, OSError)
 # MLflow's own seven retries take minutes, in which nothing else is sent.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")

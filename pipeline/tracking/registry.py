@@ -18,7 +18,6 @@ from typing import Any
 
 import mlflow
 import pandas as pd
-from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import schema as types
 from transformers import AutoTokenizer
@@ -26,7 +25,7 @@ from transformers import AutoTokenizer
 from model import NezhaForMaskedLM
 from pipeline.errors import TrackingError
 from pipeline.settings.config import Config
-from pipeline.tracking.runs import start_run, tracking_uri
+from pipeline.tracking.runs import UNREACHABLE, is_active, start_run, tracking_uri
 from pipeline.tracking.versions import Figure, Registered, register_version, version_of
 
 HEAD = NezhaForMaskedLM
@@ -139,7 +138,7 @@ def _store(config: Config, folder: Path) -> Iterator[mlflow.MlflowClient]:
     mlflow.set_tracking_uri(tracking_uri(config))
     try:
         yield mlflow.MlflowClient(tracking_uri(config))
-    except (MlflowException, OSError) as error:
+    except UNREACHABLE as error:
         raise TrackingError(
             f"{folder} could not be registered in {tracking_uri(config)}: {error}; the folder "
             "itself is complete: run the same command again when the store is back"
@@ -190,11 +189,9 @@ def _importable(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _run_of(client: mlflow.MlflowClient, config: Config, run_id: str) -> Iterator[str]:
     """Make a run the active one, whose status is afterwards what it was before."""
-    try:
+    if is_active(client, run_id):
         status = client.get_run(run_id).info.status
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
+    else:
         tags = {"stage": "export", "pretraining_run": run_id}
         run_id, status = start_run(config, config.run.name, tags), "FINISHED"
     try:

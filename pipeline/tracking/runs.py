@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import http.client
 import logging
+import os
+import shlex
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import mlflow
-from mlflow.entities import Param
+from mlflow.entities import LifecycleStage, Param
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.engine import make_url
@@ -21,6 +23,8 @@ from pipeline.settings.config import Config, flatten
 from pipeline.storage import write_whole
 from pipeline.tracking.metric_names import grouped
 
+UNREACHABLE = (MlflowException, OSError, SQLAlchemyError)
+"""What MLflow raises for a store that cannot be used."""
 REACH_SECONDS = 5
 NOTE = "mlflow_run"
 logger = logging.getLogger(__name__)
@@ -30,20 +34,22 @@ def tracking_uri(config: Config) -> str:
     """The user's server or database, or a SQLite file in the storage folder.
 
     Raises:
-        TrackingError: a scheme that MLflow 3 refuses, a database without its driver, or no server
-            where the storage is a URL.
+        TrackingError: a scheme that MLflow 3 refuses, a database without its driver or in memory,
+            or no server where the storage is a URL.
     """
     if "://" in config.run.storage and not config.tracking.uri:
         raise TrackingError(
             f"tracking.uri: name a server, because run.storage={config.run.storage} is a URL, and "
             "SQLite needs a disk"
         )
-    uri = config.tracking.uri or f"sqlite:///{config.run.storage}/mlflow.db"
+    uri = config.tracking.uri or _sqlite(f"{config.run.storage}/mlflow.db")
     if not uri.startswith(("http://", "https://", "sqlite://", "postgresql", "mysql", "mssql")):
         raise TrackingError(
             f"tracking.uri={uri}: MLflow 3 needs a server (http://…) or a database (sqlite:///…)"
         )
-    if not uri.startswith(("http", "sqlite")):
+    if uri.startswith("sqlite"):
+        return _with_absolute_path(uri)
+    if not uri.startswith("http"):
         try:
             make_url(uri).get_dialect().import_dbapi()
         except (ImportError, SQLAlchemyError) as error:
@@ -54,14 +60,60 @@ def tracking_uri(config: Config) -> str:
     return uri
 
 
+def _sqlite(path: str) -> str:
+    """The URL of a database file; a `?` would begin the options of the URL."""
+    return f"sqlite:///{path.replace('%', '%25').replace('?', '%3F')}"
+
+
+def _with_absolute_path(uri: str) -> str:
+    """The URL of a SQLite file for processes in any working directory.
+
+    Raises:
+        TrackingError: it names no file.
+    """
+    try:
+        path = make_url(uri).database or ""
+    except SQLAlchemyError as error:
+        raise TrackingError(f"tracking.uri={uri}: {error}") from None
+    if path in ("", ":memory:"):
+        raise TrackingError(
+            f"tracking.uri={uri}: name a file (sqlite:////FOLDER/mlflow.db); a database in memory "
+            "ends with the command"
+        )
+    if os.path.isabs(path) or path.startswith("file:"):
+        return uri
+    options = uri.partition("?")[2]
+    whole = _sqlite(os.path.abspath(os.path.expanduser(path)))
+    return f"{whole}?{options}" if options else whole
+
+
+def existing_store(config: Config) -> str:
+    """The store, to be read.
+
+    Raises:
+        TrackingError: it is a SQLite file that does not exist. MLflow would try for minutes.
+    """
+    uri = tracking_uri(config)
+    path = _file(uri)
+    if path and not path.is_file():
+        raise TrackingError(f"there is no MLflow database {path}: set run.storage or tracking.uri")
+    return uri
+
+
+def _file(uri: str) -> Path | None:
+    """The file of a SQLite database."""
+    path = str(make_url(uri).database) if uri.startswith("sqlite") else "file:"
+    return None if path.startswith("file:") else Path(path)
+
+
 def address(config: Config, run_id: str) -> str:
     """Where to look at a run: its page on the server, or the command that shows a database."""
     uri = tracking_uri(config)
     if not uri.startswith("http"):
-        return f"mlflow ui --backend-store-uri {uri}"
+        return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
     try:
         experiment = mlflow.MlflowClient(uri).get_run(run_id).info.experiment_id
-    except (MlflowException, OSError):
+    except UNREACHABLE:
         return uri
     return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
 
@@ -96,38 +148,52 @@ def start_run(config: Config, name: str, tags: Mapping[str, str], resume: str | 
     """Create a run with the settings as its parameters, or reopen the run `resume`.
 
     Parameters cannot change; tags can, so what changed since is in `tags`. A run to resume that was
-    deleted is replaced by a new one, with a warning.
+    deleted, for good or not, is replaced by a new one, with a warning.
 
     Returns:
         the run id.
 
     Raises:
-        TrackingError: the store cannot be reached.
+        TrackingError: the store cannot be reached, or lacks the experiment or `tracking.parent`.
     """
     uri = tracking_uri(config)
     mlflow.set_tracking_uri(uri)
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    client = mlflow.MlflowClient(uri)
+    parent = config.tracking.parent
     try:
+        if path := _file(uri):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("ab").close()  # MLflow would try for minutes to write where it may not
+        client = mlflow.MlflowClient(uri)
+        if resume and not is_active(client, resume):
+            logger.warning("MLflow run %s was deleted from %s; starting a new one", resume, uri)
+            resume = None
         if resume:
             client.update_run(resume, status="RUNNING")
             for key, value in tags.items():
                 client.set_tag(resume, key, value)
             return resume
-        if config.tracking.parent:
-            tags = {**tags, MLFLOW_PARENT_RUN_ID: config.tracking.parent}
+        if parent and not is_active(client, parent):
+            raise TrackingError(f"tracking.parent={parent}: there is no such run in {uri}")
+        if parent:
+            tags = {**tags, MLFLOW_PARENT_RUN_ID: parent}
         run = client.create_run(_experiment(client, config, uri), run_name=name, tags=dict(tags))
         params = [Param(key, str(value)[:6000]) for key, value in flatten(config)]
         client.log_batch(run.info.run_id, params=params)
-    except (MlflowException, OSError) as error:
-        if resume and getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
-            logger.warning("MLflow run %s does not exist in %s; starting a new one", resume, uri)
-            return start_run(config, name, tags)
+    except UNREACHABLE as error:
         raise TrackingError(
             f"tracking.uri={uri}: {error}; start the server or choose another store"
         ) from error
     return run.info.run_id
+
+
+def is_active(client: mlflow.MlflowClient, run_id: str) -> bool:
+    """Whether a store has a run that was not deleted."""
+    try:
+        return client.get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
 
 
 def finish_run(
@@ -139,7 +205,7 @@ def finish_run(
         for path in artifacts:
             client.log_artifact(run_id, str(path))
         client.set_terminated(run_id, status)
-    except (MlflowException, OSError) as error:
+    except UNREACHABLE as error:
         logger.warning("MLflow run %s could not be ended: %s", run_id, error)
 
 
@@ -150,15 +216,21 @@ def record_scores(config: Config, run_id: str, scores: Mapping[str, float | None
         for name, value in scores.items():
             if value is not None:
                 client.log_metric(run_id, grouped(name), value)
-    except (MlflowException, OSError) as error:
+    except UNREACHABLE as error:
         logger.warning("MLflow run %s could not store its final scores: %s", run_id, error)
 
 
 def _experiment(client: mlflow.MlflowClient, config: Config, uri: str) -> str:
-    experiment = client.get_experiment_by_name(config.tracking.experiment)
+    name = config.tracking.experiment
+    experiment = client.get_experiment_by_name(name)
+    if experiment and experiment.lifecycle_stage != LifecycleStage.ACTIVE:
+        raise TrackingError(
+            f"tracking.experiment={name} was deleted from {uri}: restore it (mlflow experiments "
+            f"restore --experiment-id {experiment.experiment_id}), or choose another name"
+        )
     if experiment:
         return experiment.experiment_id
     # A database stores no files; MLflow would put them into the working directory.
     place = Path(config.run.storage, "mlartifacts")
     location = None if uri.startswith("http") else place.as_uri()
-    return client.create_experiment(config.tracking.experiment, artifact_location=location)
+    return client.create_experiment(name, artifact_location=location)

@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.errors import TrackingError
 from pipeline.settings.config import Config
-from pipeline.tracking.runs import tracking_uri
+from pipeline.tracking.runs import UNREACHABLE, existing_store
 
 CHAMPION = "champion"
 
@@ -51,16 +51,17 @@ def promote(config: Config, name: str, version: str) -> tuple[str, str]:
     Raises:
         TrackingError: there is no such version.
     """
-    client = mlflow.MlflowClient(tracking_uri(config))
+    store = existing_store(config)
+    client = mlflow.MlflowClient(store)
     try:
         if not version.isdigit():
             version = client.get_model_version_by_alias(name, version).version
         client.get_model_version(name, version)  # an alias may name a version that is not there
-        before = _champion(client, name)
+        before = _by_alias(client, name, CHAMPION)
         client.set_registered_model_alias(name, CHAMPION, version)
-    except (MlflowException, OSError) as error:
+    except UNREACHABLE as error:
         raise TrackingError(
-            f"{tracking_uri(config)}: version {version} of {name} cannot become {CHAMPION}: {error}"
+            f"{store}: version {version} of {name} cannot become {CHAMPION}: {error}"
         ) from error
     return version, before.version if before else ""
 
@@ -88,7 +89,7 @@ def register_version(
     known = {key: str(value) for key, value in facts.items() if value is not None}
     made = client.create_model_version(name, source, run_id, tags=known, model_id=model_id)
     client.set_registered_model_alias(name, config.tracking.alias, made.version)
-    refused = _why_not_champion(_champion(client, name), judged)
+    refused = _why_not_champion(_by_alias(client, name, CHAMPION), judged)
     if refused is None:
         client.set_registered_model_alias(name, CHAMPION, made.version)
     label = f"{name}: version {made.version} is {config.tracking.alias}"
@@ -100,12 +101,48 @@ def version_of(client: mlflow.MlflowClient, name: str, run_id: str | None) -> st
     """The newest version that a pretraining run registered."""
     if not run_id or not name:
         return None
-    found = [
-        each
+    found = _versions_of(client, name, run_id)
+    return str(max(found)) if found else None
+
+
+def address_of(config: Config, run_id: str, step: int) -> str | None:
+    """The address of the version that a run registered of its export of a step.
+
+    It has the alias where the alias still is on that version. None if there is no such version: it
+    was deleted, or never made.
+
+    Raises:
+        TrackingError: the store cannot be reached.
+    """
+    store = existing_store(config)
+    name, alias = config.tracking.registered_model, config.tracking.alias
+    client = mlflow.MlflowClient(store)
+    try:
+        found = _versions_of(client, name, run_id, step=str(step))
+        held = _by_alias(client, name, alias) if found else None
+    except UNREACHABLE as error:
+        raise TrackingError(f"{store}: {error}") from error
+    if held and int(held.version) in found:
+        return f"models:/{name}@{alias}"
+    return f"models:/{name}/{max(found)}" if found else None
+
+
+def has_alias(config: Config, name: str, alias: str) -> bool:
+    """Whether a registered model has a version under an alias; not where the store fails."""
+    try:
+        return _by_alias(mlflow.MlflowClient(existing_store(config)), name, alias) is not None
+    except (TrackingError, *UNREACHABLE):
+        return False
+
+
+def _versions_of(client: mlflow.MlflowClient, name: str, run_id: str, **tags: str) -> list[int]:
+    """Versions that a pretraining run registered, and that have these tags."""
+    return [
+        int(each.version)
         for each in client.search_model_versions(f"name='{name}'")
         if run_id in (each.run_id, each.tags.get("pretraining_run"))
+        and tags.items() <= each.tags.items()
     ]
-    return max(found, key=lambda each: int(each.version)).version if found else None
 
 
 def _why_not_champion(champion: Any | None, judged: Figure | None) -> str | None:
@@ -128,9 +165,9 @@ def _why_not_champion(champion: Any | None, judged: Figure | None) -> str | None
     )
 
 
-def _champion(client: mlflow.MlflowClient, name: str) -> Any | None:
+def _by_alias(client: mlflow.MlflowClient, name: str, alias: str) -> Any | None:
     try:
-        return client.get_model_version_by_alias(name, CHAMPION)
+        return client.get_model_version_by_alias(name, alias)
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None

@@ -66,6 +66,11 @@ def test_a_folder_stands_for_a_run_whatever_its_name_is(tmp_path, name):
     assert seen == [(str(folder), name)]
 
 
+def test_several_folders_are_not_one_run(capsys):
+    assert main(verb(lambda *_: None)._replace(takes_run=True), ["a", "b"]) == 2
+    assert "a, b: one run at a time" in capsys.readouterr().err
+
+
 def test_an_error_of_the_user_is_one_message_and_status_2(capsys):
     def execute(config, console):
         raise CorpusError("a.txt: empty; give a file with text")

@@ -14,6 +14,7 @@ from jobs.command import main
 from model import NezhaConfig, NezhaForPreTraining
 from model.weights.remote_code import write_remote_code
 from pipeline.corpus.samples.vocabulary import build_tokenizer
+from pipeline.finetuning.finetune import finetune as fine_tune
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,42 @@ def check_a_second_head(folder, arguments, tmp_path, capsys):
     assert (folder / "results.json").read_bytes() == before
 
 
+def test_a_repeated_command_records_nothing_twice(export, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        finetune,
+        "finetune_all",
+        lambda jobs, show: [fine_tune(j.settings, j.export, j.output, j.seed) for j in jobs],
+    )
+    data = tmp_path / "labelled.jsonl"
+    rows = [{"text": text, "label": text} for text in "张王" * 4]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    arguments = [
+        f"run.storage={tmp_path}",
+        f"finetune={{task: classification, checkpoint: {export}, data: {{train: {data}}}}}",
+    ]
+
+    def made() -> tuple[int, int]:
+        """Runs, nested ones included, and versions."""
+        versions = client.search_model_versions("name='nezha-classification'")
+        return len(client.search_runs(["1"])), len(versions)
+
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    for _ in range(2):
+        assert main(finetune.VERB, arguments) == 0
+        assert made() == (2, 1)
+    client.delete_registered_model("nezha-classification")
+    assert main(finetune.VERB, arguments) == 0
+    assert made() == (4, 1)
+    assert main(finetune.VERB, [*arguments, "finetune.epochs=2"]) == 0
+    assert made() == (6, 2)
+    mine = tmp_path / "nezha" / "heads" / "mine"
+    mine.mkdir()
+    (mine / "notes.txt").touch()
+    assert main(finetune.VERB, [*arguments, "finetune.name=mine"]) == 2
+    assert f"{mine} holds no head" in capsys.readouterr().err
+    assert (mine / "notes.txt").exists()
+
+
 @pytest.mark.parametrize("name", ["a/b", "..", "."])
 def test_the_name_of_a_head_is_a_folder(name, capsys):
     assert main(finetune.VERB, [f"finetune.name={name}", "--dry-run"]) == 2
@@ -147,3 +184,18 @@ def test_mistakes_are_one_message(tmp_path, capsys):
     nowhere = [f"predict.model={tmp_path}", f"predict.output={tmp_path}/no/out.jsonl"]
     assert main(predict.VERB, nowhere) == 2
     assert f"predict.output: there is no folder {tmp_path}/no" in capsys.readouterr().err
+    file = tmp_path / "in.jsonl"
+    file.touch()
+    for text, told in (
+        (f"predict.output={tmp_path}", f"{tmp_path} is a folder"),
+        (f"predict.output={file}", f"{file} is the input"),
+        (f"predict.output={tmp_path}/out.jsonl.gz", "would not be compressed; leave .gz out"),
+        ("predict.columns={txt: review}", "columns: ner has no field txt; it has id, labels, text"),
+    ):
+        assert main(predict.VERB, [*nowhere[:1], f"predict.input={file}", text]) == 2
+        assert told in capsys.readouterr().err
+    absent = ["finetune.task=ner", "finetune.data={train: /absent/a, dev: s3://b/c}"]
+    assert main(finetune.VERB, [*absent, "--dry-run"]) == 2
+    assert "finetune.data.train: /absent/a: no such file" in capsys.readouterr().err
+    assert main(finetune.VERB, ["finetune.task=ner", "finetune.data.columns={lable: y}"]) == 2
+    assert "finetune.data.columns: ner has no field lable; it has" in capsys.readouterr().err

@@ -55,6 +55,21 @@ def test_a_batch_that_cannot_be_split(capsys, storage):
 
 
 @pytest.mark.long
+def test_an_activation_that_does_not_exist(capsys, storage):
+    message = refused(
+        capsys, f"run.storage={storage}", "demo.enabled=true", "model.hidden_act=gleu"
+    )
+    assert "model: hidden_act is 'gleu'" in message
+    assert not storage.exists()
+
+
+def test_data_of_a_head_that_do_not_exist(capsys, storage):
+    head = "heads.a={task: ner, data: {train: /absent.jsonl}}"
+    message = refused(capsys, f"run.storage={storage}", "demo.enabled=true", head)
+    assert "heads.a.data.train: /absent.jsonl: no such file" in message
+    assert not storage.exists()
+
+
 def test_a_vocabulary_that_the_shards_were_not_made_with(capsys, storage, tmp_path):
     vocab = write_vocabulary(tmp_path / "vocab.txt")
     shards = write_corpus(tmp_path / "shards", vocab, documents=4)

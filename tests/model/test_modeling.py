@@ -161,6 +161,19 @@ def test_the_position_table_is_never_rounded(convert: Any) -> None:
     assert torch.equal(convert(build()).encoder.position_table, position_table(8, 6))
 
 
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_network_that_was_built_without_memory_computes_the_same(assign: bool) -> None:
+    net = build()
+    with torch.device("meta"):
+        empty = type(net)(net.config)
+    if not assign:
+        empty.to_empty(device="cpu")
+    empty.load_state_dict(net.state_dict(), assign=assign)
+    ids = torch.tensor([[1, 2, 3]])
+    expected = net.eval()(ids).last_hidden_state
+    assert torch.equal(empty.eval()(ids).last_hidden_state, expected)
+
+
 def test_initial_weights() -> None:
     net = build(nezha.NezhaForPreTraining, initializer_range=0.02, vocab_size=5000, hidden_size=128)
     for name, value in net.named_parameters():
@@ -191,6 +204,8 @@ def test_both_or_no_inputs() -> None:
         net()
     with pytest.raises(ValueError, match="2 to 4 dimensions"):
         net(ids(1, 5), attention_mask=torch.ones(5))
+    with pytest.raises(ValueError, match=r"got torch\.int64: give mask\.bool\(\)"):
+        net(ids(1, 5), attention_mask=torch.ones(1, 1, 1, 5, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

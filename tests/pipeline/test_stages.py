@@ -166,9 +166,18 @@ def test_an_export_is_made_once_and_registered_wherever_it_is_wanted(
         "register_export",
         lambda config, folder, run_id: (made.append(config) or f"uri {len(made)}", "noted"),
     )
+    addresses = {}
+
+    def known(config, folder, run_id):
+        chosen = config.tracking
+        return addresses.get((chosen.uri, chosen.registered_model, chosen.alias))
+
+    monkeypatch.setattr(stages.registering, "known_address", known)
     config, lines = settings(tmp_path, "again", "train.steps=2"), Lines()
     run_id = stages.pretrain(config, lines)
     assert stages.make_export(config, run_id, lines.say) == "uri 1"
+    chosen = config.tracking
+    addresses[chosen.uri, chosen.registered_model, chosen.alias] = "uri 1"
     written = (RunPaths.of(config).export / "model.safetensors").stat().st_mtime_ns
     assert stages.make_export(config, run_id, lines.say) == "uri 1"
     changes = [
@@ -178,8 +187,11 @@ def test_an_export_is_made_once_and_registered_wherever_it_is_wanted(
     ]
     for number, change in enumerate(changes, 2):
         other = config.model_copy(update={"tracking": config.tracking.model_copy(update=change)})
+        chosen = other.tracking
         for _ in range(2):
             assert stages.make_export(other, run_id, lines.say) == f"uri {number}"
+            addresses[chosen.uri, chosen.registered_model, chosen.alias] = f"uri {number}"
+    assert stages.make_export(config, run_id, lines.say) == "uri 1"
     assert len(made) == 4
     assert (RunPaths.of(config).export / "model.safetensors").stat().st_mtime_ns == written
     assert lines[-1] == f"{RunPaths.of(config).export} is up to date"

@@ -102,6 +102,16 @@ class Task(ABC):
         kinds = {key: self.fields.get(key, str) for key in self.sample}
         return {key: [str] if kind is list else kind for key, kind in kinds.items()}
 
+    def unknown_columns(self, columns: Mapping[str, str | int]) -> list[str]:
+        """What is wrong with the names of fields in `data.columns`."""
+        names = {*self.fields, *self.sample, self.target, "id"}
+        others = {each for group in self.aliases.values() for each in group} | {"entities", "label"}
+        return [
+            f"{self.name} has no field {name}; it has {', '.join(sorted(names))}"
+            for name in columns
+            if name not in names | others
+        ]
+
     @abstractmethod
     def check_target(self, example: Example, place: str) -> None:
         """Raise TaskError unless the target is there and fits the rest of the example."""

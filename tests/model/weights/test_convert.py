@@ -250,6 +250,7 @@ def test_a_malicious_pickle_is_refused_and_nothing_runs(tmp_path: Path) -> None:
         ({"max_relative_position": -1}, "at least 0"),
         ({"add_cross_attention": True}, "is_decoder"),
         ({"hidden_size": "many"}, "hidden_size"),
+        ({"hidden_act": "gleu"}, "hidden_act is 'gleu'"),
     ],
 )
 def test_impossible_configurations(changes: dict, reason: str, tmp_path: Path) -> None:
@@ -273,6 +274,74 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "has no tokenizer" in capsys.readouterr().out
     assert main(["--input", str(tmp_path / "none"), "--output", out]) == 2
     assert "no such file" in capsys.readouterr().err
+
+
+def test_an_encoder_saved_from_a_network_and_a_class_that_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net = small()
+    folder = folder_with_config(tmp_path / "in")
+    whole = net.state_dict()
+    encoder = {name: whole[name] for name in whole if name.startswith("nezha.")}
+    torch.save(encoder, folder / "pytorch_model.bin")
+    assert convert(folder, tmp_path / "encoder") == "NezhaModel"
+    assert_same(tmp_path / "encoder", net.nezha)
+    unpaired = {name: whole[name] for name in whole if "seq_relationship" not in name}
+    torch.save(unpaired, folder / "pytorch_model.bin")
+    with pytest.raises(
+        WeightsError, match=r"pooler(.|\n)*a class that is named \(--head\) leaves out"
+    ):
+        convert(folder, tmp_path / "words")
+    named = ["--input", str(folder), "--output", str(tmp_path / "words"), "--head"]
+    assert main([*named, "NezhaForMaskedLM"]) == 0
+    told = "does not have these weights, which are left out: nezha.pooler.dense.bias, nezha.pooler"
+    assert told in capsys.readouterr().out
+    loaded = nezha.NezhaForMaskedLM.from_pretrained(tmp_path / "words")
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(loaded(ids).logits, net(ids).prediction_logits)
+    assert main([*named, "NezhaForPreTraining"]) == 2
+    assert_same(tmp_path / "words", loaded)
+
+
+def test_folders_that_would_become_a_mixture_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_with_config(tmp_path / "in")
+    torch.save(small().state_dict(), folder / "pytorch_model.bin")
+    out = tmp_path / "out"
+    arguments = ["--input", str(folder), "--output", str(out)]
+    assert main(arguments) == 0
+    assert main(arguments) == 0
+    (out / "pytorch_model.bin").touch()
+    (tmp_path / "file").touch()
+    for place, told in (
+        (out, "holds other files (pytorch_model.bin)"),
+        (tmp_path / "file", "not a folder"),
+        (folder, "is the folder of the input"),
+    ):
+        assert main(["--input", str(folder), "--output", str(place)]) == 2
+        assert told in capsys.readouterr().err
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "pytorch_model.bin"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("tokenizer.json", "{"),
+        ("tokenizer_config.json", "{"),
+        ("tokenizer_config.json", "[]"),
+        ("tokenizer_config.json", '{"do_lower_case": "false"}'),
+    ],
+)
+def test_files_of_a_tokenizer_that_cannot_be_used_are_named(
+    name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_with_config(tmp_path / "in")
+    torch.save(small().state_dict(), folder / "pytorch_model.bin")
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in VOCABULARY), "utf-8")
+    (folder / name).write_text(text, "utf-8")
+    assert main(["--input", str(folder), "--output", str(tmp_path / "out")]) == 2
+    assert str(folder / name) in capsys.readouterr().err
 
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"北京abc", "##b"]

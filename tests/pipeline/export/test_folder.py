@@ -16,7 +16,7 @@ from pipeline.errors import ExportError, VocabularyError
 from pipeline.export import folder as export
 from pipeline.export.lineage import read_lineage
 from pipeline.paths import RunPaths
-from pipeline.registering import register_export
+from pipeline.registering import known_address, register_export
 from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.checkpoints.state import load_weights
@@ -186,3 +186,10 @@ for uri in ({uri!r}, folder):
     expected = network(**inputs).prediction_logits
     found = torch.tensor(json.loads((tmp_path / "logits.json").read_text()))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    newest = client.get_model_version_by_alias("nezha", "candidate").version
+    assert known_address(config, paths.export, run_id) == "models:/nezha@candidate"
+    client.delete_registered_model_alias("nezha", "candidate")
+    assert known_address(config, paths.export, run_id) == f"models:/nezha/{newest}"
+    assert known_address(config, paths.export, "another run") is None
+    client.delete_registered_model("nezha")
+    assert known_address(config, paths.export, run_id) is None

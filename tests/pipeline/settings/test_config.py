@@ -90,6 +90,21 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, text, part):
         ("run.name=..", "run.name: must consist of letters"),
         ("run.name=a/b", "run.name: must consist of letters"),
         ("tracking.alias=V2", "MLflow reserves these names"),
+        ("tracking.alias=a b", "must consist of letters, digits, `_` and `-` (got 'a b')"),
+        ("tracking.registered_model=a/b", "must be a name without `/`, `:`"),
+        ("tracking.experiment=''", "tracking.experiment: must not be empty"),
+        ("heads={'a:b': {task: ner}}", "heads: the name 'a:b' must be the name of a folder"),
+        ("heads={'': {task: ner}}", "heads: a head needs a name"),
+        ("heads={1: {task: ner}}", "heads: the name 1 must be text: put it in quotes"),
+        ("engine.deepspeed={1: 2}", "engine.deepspeed: the name 1 must be text"),
+        ("finetune.data.columns={text: yes}", "text: must be text or a whole number (got True)"),
+        ("finetune.data.columns={text: 1.5}", "text: must be text or a whole number (got 1.5)"),
+        ("finetune.label_weights=[1]", "must be balanced or a group of settings (got [1])"),
+        ("finetune.label_weights={a: 0}", "label_weights.a: must be a number above 0 (got 0)"),
+        ("promote.version=0", "must be a whole number of at least 1 or text (got 0)"),
+        ("optim.betas=0.9", "optim.betas: must be a list of 2 values (got 0.9)"),
+        ("compare.checkpoints=[./a, a]", "must not name a checkpoint twice"),
+        ("optim={lr: 1, lr: 2}", "lr stands there twice"),
         ("train.init_state=full", "train.init_state=full needs train.init_from"),
         ("train.keep_every=150", "train.keep_every=150 must be a multiple of train.checkpoint_"),
         ("train.steps=9 tokns", "must be a number of steps, or `N tokens` such as `2e9 tokens`"),
@@ -184,6 +199,52 @@ def test_a_file_changes_the_settings_of_its_base(tmp_path):
     (tmp_path / "base.yaml").write_text("base: in/changes.yaml\n")
     with pytest.raises(ConfigError, match=r"base: in/changes\.yaml leads back to this file"):
         load_config(changes)
+
+
+def test_numbers_are_those_of_yaml_1_2(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("train: {steps: 2e3}\n", "utf-8")
+    assert load_config(path).train.steps == 2000
+    own = "engine.deepspeed={zero_optimization: {reduce_bucket_size: 5e8}}"
+    config = load_config(None, ["run.seed=010", "run.name=2026-01-02", own])
+    assert (config.run.seed, config.run.name) == (10, "2026-01-02")
+    assert config.engine.deepspeed["zero_optimization"]["reduce_bucket_size"] == 5e8
+    for text in ("1e3", "010", "1:30", "2026-01-02", "0x1f", ".5", "yes"):
+        path.write_text(dump_yaml(load_config(None, [f"tracking.parent='{text}'"])), "utf-8")
+        assert load_config(path).tracking.parent == text
+
+
+def test_a_key_that_stands_twice_is_refused_and_anchors_are_not(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("optim: {lr: 0.5}\ntrain: {steps: 5}\noptim: {clip: 2}\n", "utf-8")
+    with pytest.raises(ConfigError, match=r"optim stands there twice(.|\n)*line 3"):
+        load_config(path)
+    path.write_text("heads: {a: &a {task: ner, lr: 1e-3}, b: {<<: *a, lr: 2e-3}}\n", "utf-8")
+    assert load_config(path).heads["b"].lr == 2e-3
+
+
+def test_a_group_does_not_replace_what_was_given_before_it():
+    with pytest.raises(ConfigError, match=r"optim=.*: would replace optim\.lr=0\.5"):
+        load_config(None, ["optim.lr=0.5", "optim={clip: 2}"])
+    config = load_config(None, ["optim={clip: 2}", "optim.lr=0.5", "optim.lr=0.25"])
+    assert (config.optim.lr, config.optim.clip) == (0.25, 2)
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    config = load_config(
+        None,
+        [
+            "run.storage=~/runs",
+            "corpus.inputs=[~/text]",
+            "finetune.checkpoint=~/export",
+            "compare={checkpoints: [~/export], run: ~/runs/a, tasks: [~/t.yaml]}",
+            "predict={model: ~/head, input: ~/in, output: ~/out}",
+            "train={init_from: ~/export, shards: [~/shards], shard_cache: ~/cache}",
+        ],
+    )
+    assert "~" not in dump_yaml(config)
+    assert config.run.storage == "/home/somebody/runs"
 
 
 def test_a_missing_file_is_named():

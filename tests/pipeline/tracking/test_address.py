@@ -3,11 +3,13 @@
 from types import SimpleNamespace
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from jobs.pretrain import next_commands
 from pipeline.errors import TrackingError
 from pipeline.settings.config_file import load_config
 from pipeline.tracking import runs
+from pipeline.tracking.versions import promote
 
 
 def config(uri, tmp_path):
@@ -25,6 +27,29 @@ def test_a_run_has_a_page_on_a_server_and_a_command_for_a_database(monkeypatch, 
     shown = next_commands(config("http://mlflow:5000", tmp_path), "abc")
     assert shown[0] == page
     assert not any("mlflow ui" in line for line in shown)
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b", "a%b", "a#b c", "中"])
+def test_the_database_lies_in_the_storage_folder_whatever_its_name(name, tmp_path):
+    storage = tmp_path / name
+    there = load_config(None, [f"run.storage='{storage}'"])
+    assert make_url(runs.tracking_uri(there)).database == f"{storage}/mlflow.db"
+
+
+def test_a_relative_database_is_the_same_for_all_processes_and_memory_is_none(
+    monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    found = runs.tracking_uri(config("sqlite:///a/mlflow.db?timeout=9", tmp_path))
+    assert found == f"sqlite:///{tmp_path}/a/mlflow.db?timeout=9"
+    for uri in ("sqlite://", "sqlite:///:memory:"):
+        with pytest.raises(TrackingError, match="name a file"):
+            runs.tracking_uri(config(uri, tmp_path))
+
+
+def test_a_database_that_is_read_must_be_there(tmp_path):
+    with pytest.raises(TrackingError, match=rf"no MLflow database {tmp_path}/mlflow\.db"):
+        promote(config("", tmp_path), "nezha", "1")
 
 
 @pytest.mark.parametrize("uri", ["postgresql+pg0000://u:secret@h/d", "mysql+aiomysql://h/d"])

@@ -6,7 +6,7 @@ from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import TrackingError
-from pipeline.settings.config_file import load_config
+from pipeline.settings.config_file import load_config, with_changes
 from pipeline.tracking import metric_sender
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.finetuning import record_finetuning
@@ -61,6 +61,42 @@ def test_a_run_that_was_deleted_is_replaced(config):
     assert run_id in {
         run.info.run_id for run in client.search_runs([experiment], run_view_type=ViewType.ALL)
     }
+
+
+def test_a_run_in_the_trash_is_replaced_and_registers_elsewhere(config):
+    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    gone = tracking.start_run(config, "trash", {})
+    client.delete_run(gone)
+    assert not tracking.is_active(client, gone)
+    run_id = tracking.start_run(config, "trash", {}, resume=gone)
+    assert run_id != gone
+    assert client.get_run(run_id).info.status == "RUNNING"
+
+
+def test_an_experiment_in_the_trash_is_named_with_the_command_that_restores_it(config):
+    other = with_changes(config, {"tracking.experiment": "old"}, "")
+    run_id = tracking.start_run(other, "a", {})
+    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    number = client.get_experiment_by_name("old").experiment_id
+    client.delete_experiment(number)
+    for resume in (None, run_id):
+        with pytest.raises(TrackingError, match=f"restore --experiment-id {number}"):
+            tracking.start_run(other, "a", {}, resume=resume)
+
+
+def test_a_parent_that_does_not_exist_is_refused(config):
+    nested = with_changes(config, {"tracking.parent": "nobody"}, "")
+    with pytest.raises(TrackingError, match=r"tracking\.parent=nobody: there is no such run"):
+        tracking.start_run(nested, "a", {})
+
+
+def test_a_file_that_is_no_database_or_cannot_be_written_is_refused_at_once(config, tmp_path):
+    (tmp_path / "text.db").write_text("no database " * 99, "utf-8")
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "text.db", tmp_path / "file" / "mlflow.db", tmp_path):
+        other = with_changes(config, {"tracking.uri": f"sqlite:///{path}"}, "")
+        with pytest.raises(TrackingError, match=str(path)):
+            tracking.start_run(other, "a", {})
 
 
 def test_steps_that_a_resumed_run_repeats_are_there_once(config):
