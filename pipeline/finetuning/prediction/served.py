@@ -20,18 +20,11 @@ class ServedHead(PythonModel):
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
         """One row of answers for each row of texts; a blank text has empty answers.
 
-        Callers in Python may also give a text, a mapping, or a list of them. The hint names what
-        MLflow's server gives; other hints, or none, make MLflow warn.
+        MLflow makes a DataFrame of what a caller gives: rows by column, or a list of mappings.
 
         Raises TaskError for a row that cannot be read.
         """
-        if isinstance(model_input, pd.DataFrame):
-            rows = model_input.to_dict("records")
-        else:
-            first = next(iter(self.head.task.served))
-            given = [model_input] if isinstance(model_input, str | dict) else list(model_input)
-            rows = [row if isinstance(row, dict) else {first: row} for row in given]
-        numbered = enumerate(map(_plain, rows))
+        numbered = enumerate(map(_plain, model_input.to_dict("records")))
         examples = [self.head.example(row, f"row {number}") for number, row in numbered]
         columns = list(self.head.task.answer_form)
         found = [answer or dict.fromkeys(columns) for answer in self.head.answers(examples)]
