@@ -156,11 +156,11 @@ def test_a_second_phase_continues_without_the_first(tmp_path):
 def test_a_branch_goes_on_as_the_run_that_it_leaves(tmp_path):
     """Same data, rate and optimizer; its own masks may be others."""
     masks = "corpus.masking={mode: dynamic, probability: 0.3, final_probability: 0.1}"
-    stable = settings(tmp_path, "stable", "optim={lr: 0.01, decay: 0.5}", *DROPLESS)
+    stable = settings(tmp_path, "stable", "optim.decay=0.5", *DROPLESS)
     torchrun.fit(stable, None)
     checkpoint = RunPaths.of(stable).checkpoints / "checkpoint_000006"
     start = f"train.init_from={checkpoint}", "train.init_state=branch", "train.steps=6"
-    branch = settings(tmp_path, "branch", *start, "optim={lr: 0.01, warmup: 0}", *DROPLESS)
+    branch = settings(tmp_path, "branch", *start, "optim.warmup=0", *DROPLESS)
     preflight.check_data(branch)
     torchrun.fit(branch, None)
     whole, own = losses(stable), losses(branch)
