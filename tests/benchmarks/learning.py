@@ -239,7 +239,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8.0, help="CPU minutes of each side")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--points", type=int, default=10, help="evaluations of a run")
-    parser.add_argument("--peer-lr", type=float, default=2e-3)
+    parser.add_argument("--peer-lr", type=float, default=1e-3)
     parser.add_argument("--side", choices=SIDES, help="used by the command itself")
     parser.add_argument("--steps", type=int, help="used by the command itself")
     parser.add_argument("--name", help="used by the command itself")
