@@ -22,6 +22,7 @@ from pipeline import preflight, sample, stages
 from pipeline.corpus.run.inputs import list_inputs
 from pipeline.errors import ConfigError, Interrupted, TrainingError
 from pipeline.paths import RunPaths
+from pipeline.progress import Progress
 from pipeline.settings.config import Config, flatten
 from pipeline.settings.config_file import with_changes
 from pipeline.settings.corpus import CorpusSettings
@@ -112,7 +113,7 @@ def cells(config: Config, parent: str = "") -> list[Cell]:
     ]
 
 
-def run(config: Config, progress: stages.Progress) -> list[Row]:
+def run(config: Config, progress: Progress) -> list[Row]:
     """Prepare what the runs share, train those that are not finished, and write the table.
 
     A run that diverges, or whose workers fail too often, is counted as failed; the others go on.
@@ -133,7 +134,7 @@ def run(config: Config, progress: stages.Progress) -> list[Row]:
             raise
 
 
-def _train_and_compare(config: Config, parent: str | None, progress: stages.Progress) -> list[Row]:
+def _train_and_compare(config: Config, parent: str | None, progress: Progress) -> list[Row]:
     """Train the runs that are not finished, nested in an MLflow run, and write the table."""
     planned = cells(config, parent or "")
     for cell in planned:
@@ -237,7 +238,7 @@ def _stored(corpus: CorpusSettings) -> CorpusSettings:
     return corpus.model_copy(update={"masking": default})
 
 
-def _prepare(config: Config, progress: stages.Progress) -> None:
+def _prepare(config: Config, progress: Progress) -> None:
     """The sample, the vocabulary and all corpora; each is kept if it is there and valid."""
     paths = RunPaths.of(config)
     if config.demo.enabled:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.errors import TrackingError
@@ -14,6 +14,7 @@ from pipeline.finetuning.judging import judge as judging
 from pipeline.finetuning.prediction.head_folder import RESULTS, read_results
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials.trial import read_predictions
+from pipeline.progress import Show
 from pipeline.registering import head_is_registered, register_head
 from pipeline.settings.config import Config
 from pipeline.storage import write_whole
@@ -23,7 +24,6 @@ from pipeline.tracking.judged_pictures import draw_calibration, draw_confusion
 
 RECORDED = "recorded.json"
 """File in the folder of a head: in which store, and under which name and alias, it was recorded."""
-Show = Callable[[str], None]
 
 
 def start_run(config: Config, name: str, export: str) -> str:

@@ -82,7 +82,7 @@ def test_a_vocabulary_that_the_shards_were_not_made_with(capsys, storage, tmp_pa
 
 
 def test_a_finished_run_under_other_settings(capsys, tmp_path):
-    from pipeline import stages
+    from pipeline import pretraining
     from pipeline.errors import ConfigError
     from pipeline.training.launch import torchrun
     from tests.pipeline.test_stages import Lines
@@ -95,10 +95,10 @@ def test_a_finished_run_under_other_settings(capsys, tmp_path):
     with pytest.raises(
         ConfigError, match=r"optim\.lr: 0\.01 → 0\.5[\s\S]*choose another run\.name"
     ):
-        stages.pretrain(changed, Lines())
+        pretraining.pretrain(changed, Lines())
     network = config.model.model_copy(update={"hidden_size": 64})
     with pytest.raises(ConfigError, match=r"model\.hidden_size: 32 → 64"):
-        stages.pretrain(config.model_copy(update={"model": network}), Lines())
+        pretraining.pretrain(config.model_copy(update={"model": network}), Lines())
 
 
 def test_next_commands_have_settings_that_exist():

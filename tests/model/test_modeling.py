@@ -249,8 +249,7 @@ def test_absolute_positions_are_those_of_bert(attention: str) -> None:
     net = build(attn_implementation=attention, **shape)
     fields = BertConfig().to_dict().keys() - {"model_type", "architectures"}
     bert = BertModel(BertConfig(**{key: getattr(net.config, key) for key in fields})).eval()
-    missing, unexpected = bert.load_state_dict(net.state_dict(), strict=False)
-    assert (missing, unexpected) == ([], [])
+    bert.load_state_dict(net.state_dict())
     with torch.no_grad():
         # The vector that all distances share is added to all values, and to all keys alike.
         for layer in bert.encoder.layer:

@@ -8,7 +8,7 @@ import mlflow
 import numpy as np
 import pytest
 
-from pipeline import preflight, stages
+from pipeline import preflight, pretraining, stages
 from pipeline.corpus.run.inputs import Inputs
 from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.corpus.text.sources import Source
@@ -49,7 +49,7 @@ def mlflow_run(config, run_id):
 
 def test_a_run_leaves_figures_and_pictures_in_mlflow(tmp_path, in_this_process):
     config = settings(tmp_path, "pictures", "train.steps=6")
-    run_id = stages.pretrain(config, Lines())
+    run_id = pretraining.pretrain(config, Lines())
     client = mlflow.MlflowClient(tracking.tracking_uri(config))
     files = {item.path for item in client.list_artifacts(run_id)}
     records = {"metrics.jsonl", "steps.jsonl", "report.html"}
@@ -74,17 +74,17 @@ def test_a_finished_run_that_was_not_recorded_is_recorded_whole(
 ):
     config, recorded = settings(tmp_path, "unrecorded", "train.steps=2"), []
     monkeypatch.setattr(
-        stages, "_record", lambda *given: recorded.append({path.name for path in given[2]})
+        pretraining, "_record", lambda *given: recorded.append({path.name for path in given[2]})
     )
     for _ in range(2):
-        stages.pretrain(config, Lines())
+        pretraining.pretrain(config, Lines())
     assert recorded[0] == recorded[1] >= {"metrics.jsonl", "steps.jsonl", "report.html"}
 
 
 def test_a_run_without_held_out_text_has_a_summary(tmp_path, in_this_process):
     config = settings(tmp_path, "alone", "train.steps=2")
     shutil.rmtree(RunPaths.of(config).heldout)
-    summary = stages._pretraining_summary(config, stages.pretrain(config, Lines()))
+    summary = stages._pretraining_summary(config, pretraining.pretrain(config, Lines()))
     assert summary["heldout_mlm_loss"] is None
     assert summary["unigram_loss"] is None
     assert summary["tokens_per_second"] > 0
@@ -109,7 +109,7 @@ def prepared_elsewhere(tmp_path):
 
 def test_shards_prepared_elsewhere_give_the_reference_loss(prepared_elsewhere, in_this_process):
     config = prepared_elsewhere
-    run_id = stages.pretrain(config, Lines())
+    run_id = pretraining.pretrain(config, Lines())
     assert mlflow_run(config, run_id).info.status == "FINISHED"
     (shards,), folder = config.train.shards, config.train.eval_shards
     expected = unigram_loss(ShardFolder(shards), heldout(folder, 8, 10_000, 0, 1))
@@ -123,9 +123,9 @@ def test_a_reference_loss_that_cannot_be_computed_ends_no_run(
     def fail(*_):
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(stages, "unigram_loss", fail)
+    monkeypatch.setattr(pretraining, "unigram_loss", fail)
     config, lines = settings(tmp_path, "r", "train.steps=2"), Lines()
-    run_id = stages.pretrain(config, lines)
+    run_id = pretraining.pretrain(config, lines)
     assert mlflow_run(config, run_id).info.status == "FINISHED"
     assert any("can't be computed: the disk is gone" in line for line in lines)
 
@@ -134,9 +134,9 @@ def test_pictures_that_fail_end_no_run(tmp_path, in_this_process, monkeypatch):
     def fail(*_):
         raise OSError("no font")
 
-    monkeypatch.setattr(stages, "_draw", fail)
+    monkeypatch.setattr(pretraining, "_draw", fail)
     config, lines = settings(tmp_path, "drawn", "train.steps=2"), Lines()
-    run = mlflow_run(config, stages.pretrain(config, lines))
+    run = mlflow_run(config, pretraining.pretrain(config, lines))
     assert run.info.status == "FINISHED"
     assert any("can't be made: OSError: no font" in line for line in lines)
     files = mlflow.MlflowClient(tracking.tracking_uri(config)).list_artifacts(run.info.run_id)
@@ -150,7 +150,7 @@ def test_a_run_that_fails_is_closed_in_mlflow(tmp_path, in_this_process, monkeyp
     monkeypatch.setattr(ray_train, "fit", fail)
     config = settings(tmp_path, "broken", "train.steps=2")
     with pytest.raises(TrainingError):
-        stages.pretrain(config, Lines())
+        pretraining.pretrain(config, Lines())
     client = mlflow.MlflowClient(tracking.tracking_uri(config))
     experiment = client.get_experiment_by_name(config.tracking.experiment)
     (run,) = client.search_runs([experiment.experiment_id])
@@ -174,7 +174,7 @@ def test_an_export_is_made_once_and_registered_wherever_it_is_wanted(
 
     monkeypatch.setattr(stages.registering, "known_address", known)
     config, lines = settings(tmp_path, "again", "train.steps=2"), Lines()
-    run_id = stages.pretrain(config, lines)
+    run_id = pretraining.pretrain(config, lines)
     assert stages.make_export(config, run_id, lines.say) == "uri 1"
     chosen = config.tracking
     addresses[chosen.uri, chosen.registered_model, chosen.alias] = "uri 1"
@@ -199,15 +199,15 @@ def test_an_export_is_made_once_and_registered_wherever_it_is_wanted(
 
 def test_a_finished_run_is_recorded_whole_in_another_store(tmp_path, in_this_process):
     config = settings(tmp_path, "moved", "train.steps=2")
-    first = stages.pretrain(config, Lines())
+    first = pretraining.pretrain(config, Lines())
     there = config.tracking.model_copy(update={"uri": f"sqlite:///{tmp_path}/other.db"})
     config = config.model_copy(update={"tracking": there})
-    second = stages.pretrain(config, Lines())
+    second = pretraining.pretrain(config, Lines())
     assert second != first
     run = mlflow_run(config, second)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["train/mlm_loss"] > 0
-    assert stages.pretrain(config, Lines()) == second
+    assert pretraining.pretrain(config, Lines()) == second
 
 
 def test_a_head_from_the_export_is_registered_once_below_its_run(
@@ -228,7 +228,7 @@ def test_a_head_from_the_export_is_registered_once_below_its_run(
     head = FinetuneSettings(task="classification", data=data, epochs=1)
     config = settings(tmp_path, "registered", "train.steps=2")
     config = config.model_copy(update={"heads": {"mine": head}})
-    parent = stages.pretrain(config, Lines())
+    parent = pretraining.pretrain(config, Lines())
     stages.make_export(config, parent, print)
     client = mlflow.MlflowClient(tracking.tracking_uri(config))
     for _ in range(2):
@@ -256,10 +256,10 @@ def test_a_head_from_the_export_is_registered_once_below_its_run(
 
 def test_a_finished_run_left_open_is_closed(tmp_path, in_this_process):
     config = settings(tmp_path, "killed", "train.steps=2")
-    run_id = stages.pretrain(config, Lines())
+    run_id = pretraining.pretrain(config, Lines())
     client = mlflow.MlflowClient(tracking.tracking_uri(config))
     client.update_run(run_id, status="RUNNING")
-    assert stages.pretrain(config, Lines()) == run_id
+    assert pretraining.pretrain(config, Lines()) == run_id
     assert mlflow_run(config, run_id).info.status == "FINISHED"
 
 

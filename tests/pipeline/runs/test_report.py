@@ -7,7 +7,7 @@ import pytest
 
 from jobs import report
 from jobs.command import main
-from pipeline import journal, stages
+from pipeline import journal, pretraining
 from pipeline.errors import TrainingError
 from pipeline.runs.report import write_report
 from pipeline.training.faults import events
@@ -55,5 +55,5 @@ def test_a_folder_without_records_is_no_run(tmp_path):
 
 def test_a_report_that_fails_ends_no_run(tmp_path):
     said = []
-    assert stages.drawn(lambda: [write_report(tmp_path)], said.append) == []
+    assert pretraining.drawn(lambda: [write_report(tmp_path)], said.append) == []
     assert "no records of a training" in said[0]

@@ -1,0 +1,159 @@
+"""The stage that trains: the workers, the MLflow run that records them, pictures and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from pipeline import preflight
+from pipeline.corpus.shards.format import MANIFEST, read_manifest
+from pipeline.errors import Interrupted, TrackingError
+from pipeline.feed import opening
+from pipeline.feed.batches import heldout, open_folder, split_weights
+from pipeline.feed.unigram import unigram_loss
+from pipeline.paths import RunPaths
+from pipeline.progress import Progress, Show
+from pipeline.runs import report
+from pipeline.settings.config import Config
+from pipeline.tracking import pictures
+from pipeline.tracking import runs as tracking
+from pipeline.tracking.datasets import DataUsed, log_data
+from pipeline.tracking.metric_sender import MetricSender
+from pipeline.training.checkpoints import files as checkpoints
+from pipeline.training.launch import ray_train
+from pipeline.training.measure import history, step_log
+from pipeline.training.resume import changed_settings
+
+CURVE = "loss_curve.png"
+
+
+def pretrain(config: Config, progress: Progress) -> str | None:
+    """Train to `train.steps`; returns the MLflow run that records it, which is closed then.
+
+    The run is None where the training was recorded nowhere, as under torchrun.
+
+    Raises:
+        ConfigError: the run is finished, but under other settings.
+    """
+    preflight.check_data(config)
+    opening.check(config, progress.say)
+    paths = RunPaths.of(config)
+    newest = checkpoints.recover(paths.checkpoints, progress.say)
+    state = checkpoints.read_state(newest) if newest else {}
+    tags = {"stage": "pretrain"}
+    if newest:
+        finished = state["step"] >= config.train.steps
+        changes = changed_settings(config, newest, finished)
+        for change in changes:
+            progress.say(f"changed since {newest.name}: {change}")
+        if changes:
+            tags[f"changed_at_step_{state['step']}"] = "\n".join(changes)
+        if finished:
+            progress.say(f"step {state['step']} is reached: {newest}")
+            # An earlier command may have ended between the last step and this.
+            names = (history.FILE, step_log.FILE, "*.png", report.FILE)
+            files = [path for name in names for path in paths.run.glob(name)]
+            return _record(config, tracking.noted_run(paths.run), files, tags, progress.say)
+        progress.say(f"going on from {newest}")
+    uri, run_id = tracking.tracking_uri(config), tracking.noted_run(paths.run)
+    if tracking.is_reachable(config):
+        run_id = tracking.start_run(config, config.run.name, tags, run_id)
+        tracking.note_run(paths.run, run_id)
+        progress.say(f"MLflow shows the run: {tracking.address(config, run_id)}")
+        _log_corpora(config, run_id, progress.say)
+    else:
+        progress.say(f"{uri} does not answer: training starts, and MLflow gets all at the end")
+    try:
+        given = (uri, run_id) if run_id else None
+        ray_train.fit(config, given, progress.update, progress.say)
+    except BaseException as error:
+        asked = isinstance(error, Interrupted | KeyboardInterrupt)
+        drawings = drawn(lambda: [report.write_report(paths.run)], progress.say)
+        if run_id:
+            tracking.finish_run(config, run_id, "KILLED" if asked else "FAILED", drawings)
+        raise
+    reference = reference_loss(config, progress.say)
+    files = [paths.run / history.FILE, paths.run / step_log.FILE]
+    files += drawn(lambda: _draw(config, reference), progress.say)
+    files += drawn(lambda: [report.write_report(paths.run)], progress.say)
+    return _record(config, run_id, files, tags, progress.say)
+
+
+def _log_corpora(config: Config, run_id: str, show: Show) -> None:
+    """Tell MLflow what the run is trained and scored on; a store that refuses it is told."""
+    paths = RunPaths.of(config)
+    folders = [("train", folder) for folder in split_weights(paths.training)[0]]
+    if (paths.heldout / MANIFEST).exists():
+        folders.append(("heldout", str(paths.heldout)))
+    used = [DataUsed(use, at, read_manifest(at).content_sha256) for use, at in folders]
+    try:
+        log_data(config, run_id, used)
+    except TrackingError as error:
+        show(str(error))
+
+
+def drawn(draw: Callable[[], list[Path]], show: Show) -> list[Path]:
+    """The files that `draw` makes; none if it fails: whatever it is, the weights are worth more."""
+    try:
+        return draw()
+    except Exception as error:
+        show(f"a picture or the report of the run can't be made: {type(error).__name__}: {error}")
+        return []
+
+
+def _record(
+    config: Config, run_id: str | None, files: list[Path], tags: dict[str, str], show: Show
+) -> str | None:
+    """Send MLflow what it missed of a trained run, with files, and end it there; returns its id.
+
+    A run that the store does not know, because it is another store, is made there.
+    """
+    if not tracking.is_reachable(config):
+        show("MLflow does not answer: the run is in its folder; the same command records it")
+        return run_id
+    try:
+        run_id = tracking.start_run(config, config.run.name, tags, run_id)
+    except TrackingError as error:  # the trained network is worth more
+        show(str(error))
+        return None
+    tracking.note_run(RunPaths.of(config).run, run_id)
+    _log_corpora(config, run_id, show)
+    sender = MetricSender(tracking.tracking_uri(config), run_id, system_metrics=False)
+    history.send_all(RunPaths.of(config).run, sender)
+    sender.close()
+    tracking.finish_run(config, run_id, artifacts=files)
+    return run_id
+
+
+def reference_loss(config: Config, show: Show) -> float | None:
+    """What token frequencies of the training shards reach on the held-out masks, in nats a token.
+
+    None where there is nothing held out, where training shards lie at a URL, which would have to be
+    fetched whole, and where it can't be computed: the figure is a reference, and no run fails for
+    the lack of it.
+    """
+    paths, train = RunPaths.of(config), config.train
+    folders = split_weights(train.shards)[0] if train.shards else [str(paths.shards)]
+    if not (paths.heldout / MANIFEST).exists() or any("://" in folder for folder in folders):
+        return None
+    try:
+        return _unigram_loss(tuple(folders), paths.heldout, train.micro_batch, train.eval_samples)
+    except Exception as error:  # whatever it is, the trained network is worth more
+        show(f"the loss of token frequencies alone can't be computed: {error}")
+        return None
+
+
+@cache
+def _unigram_loss(folders: tuple[str, ...], held: Path, micro_batch: int, samples: int) -> float:
+    """Computed once for the curve and for the summary: it reads the whole corpus."""
+    batches = heldout(str(held), micro_batch, samples, 0, 1)
+    return unigram_loss(open_folder(*folders), batches)
+
+
+def _draw(config: Config, reference: float | None) -> list[Path]:
+    """The pictures of a finished run."""
+    folder = RunPaths.of(config).run
+    records, curve, ratios = history.read(folder), folder / CURVE, folder / "trust_ratios.png"
+    pictures.draw_curve(records, curve, reference)
+    return [curve, ratios] if pictures.draw_trust_ratios(records, ratios) else [curve]
