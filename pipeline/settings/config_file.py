@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,51 +11,10 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.errors import ConfigError
+from pipeline.settings import yaml_text
 from pipeline.settings.base import Settings
 from pipeline.settings.config import Config
 from pipeline.settings.mistakes import explain
-
-INT, FLOAT, TIME = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "timestamp"))
-INTS = re.compile(r"[-+]?(0x[0-9a-fA-F]+|0o[0-7]+|[0-9][0-9_]*)$")
-FLOATS = re.compile(
-    r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?$"
-    r"|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
-)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which no key stands twice, with the numbers of YAML 1.2.
-
-    PyYAML has those of 1.1: 1e-3 is text, 010 is 8, 1:30 is 90, and 2026-01-02 is a date.
-    """
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
-                continue
-            if key.value in seen:
-                what = f"{key.value} stands there twice; one would replace the other"
-                raise yaml.composer.ComposerError(None, None, what, key.start_mark)
-            seen.add(key.value)
-        return node
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes what either version of YAML would read as something else than text."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, form) for tag, form in found if tag not in (INT, FLOAT, TIME)]
-    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-for _tag, _form in ((INT, INTS), (FLOAT, FLOATS)):
-    _Loader.add_implicit_resolver(_tag, _form, list("-+.0123456789"))
-    _Dumper.add_implicit_resolver(_tag, _form, list("-+.0123456789"))
-_Loader.add_constructor(
-    INT, lambda loader, node: int(node.value, 0 if node.value.lstrip("+-")[1:2] in "xo" else 10)
-)
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -118,14 +76,13 @@ def _validated(values: dict[str, Any], mistakes: list[str], where: str) -> Confi
 
 def dump_yaml(config: Settings) -> str:
     """The resolved settings as YAML, in the order of their definition."""
-    values = config.model_dump(mode="json")
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return yaml_text.dump(config.model_dump(mode="json"))
 
 
 def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The settings of a file and of its bases; `above` are the files that it is a base of."""
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
+        values = yaml_text.load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -154,7 +111,7 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     """A value in YAML; ` #` begins no comment in an argument, as it may be part of a path."""
-    value = yaml.load(text, _Loader)
+    value = yaml_text.load(text)
     cut = isinstance(value, str) and text.strip().startswith(f"{value} ")
     return text.strip() if cut else value
 

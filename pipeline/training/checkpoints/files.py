@@ -32,6 +32,7 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.errors import CheckpointError
+from pipeline.settings import yaml_text
 from pipeline.settings.config import Config
 from pipeline.settings.mistakes import explain
 
@@ -156,7 +157,7 @@ def read_config(path: Path) -> Config:
     """
     file = path / CONFIG
     try:
-        return Config.model_validate(yaml.safe_load(file.read_text("utf-8")))
+        return Config.model_validate(yaml_text.load(file.read_text("utf-8")))
     except ValidationError as error:
         lines = "\n  ".join(explain(error))
         raise CheckpointError(f"{file} has settings that are not accepted:\n  {lines}") from None
