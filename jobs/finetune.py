@@ -14,7 +14,8 @@ from jobs.command import Verb, main, table
 from jobs.output.progress import ConsoleProgress
 from pipeline import recording
 from pipeline.errors import ConfigError
-from pipeline.finetuning.finetune import SETS, FinetuneResult, Finetuning, check, check_files
+from pipeline.finetuning.checks import SETS, check, check_files
+from pipeline.finetuning.finetune import FinetuneResult, Finetuning
 from pipeline.finetuning.prediction.head_folder import PREDICTIONS, RESULTS, read_results
 from pipeline.finetuning.trials.on_cluster import finetune_all
 from pipeline.finetuning.trials.search import Score, grid

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.errors import TrackingError
+from pipeline.finetuning.checks import SETS
 from pipeline.finetuning.examples.jsonl import to_json
-from pipeline.finetuning.finetune import SETS, FinetuneResult
+from pipeline.finetuning.finetune import FinetuneResult
 from pipeline.finetuning.judging import judge as judging
 from pipeline.finetuning.prediction.head_folder import RESULTS, read_results
 from pipeline.finetuning.tasks import TASKS

@@ -21,7 +21,8 @@ from pipeline.corpus.samples.vocabulary_training import check_own, train_vocabul
 from pipeline.corpus.text.sources import Listing
 from pipeline.errors import ConfigError, TrackingError
 from pipeline.export import folder as exports
-from pipeline.finetuning.finetune import FinetuneResult, Finetuning, check, check_files
+from pipeline.finetuning.checks import check, check_files
+from pipeline.finetuning.finetune import FinetuneResult, Finetuning
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials.groups import check_workers
 from pipeline.finetuning.trials.on_cluster import finetune_all

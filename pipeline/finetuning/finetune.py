@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.errors import ConfigError, ExportError, NezhaError
+from pipeline.finetuning.checks import check
 from pipeline.finetuning.examples.data import Examined, examine, hash_of
 from pipeline.finetuning.examples.jsonl import to_json
 from pipeline.finetuning.network import Show
@@ -22,7 +22,6 @@ from pipeline.settings.finetuning import FinetuneSettings
 
 TRIALS = ".trials"
 """Folder, beside the heads, of the results of all trials."""
-SETS = ("dev", "test")
 
 
 class StoppedEarly(NezhaError):
@@ -92,68 +91,6 @@ class FinetuneResult(NamedTuple):
     seconds: float
     """Computing time of all trials, one after another."""
     folder: str
-
-
-def check(settings: FinetuneSettings, group: str = "finetune") -> None:
-    """Raise ConfigError, with all mistakes, for settings that fine-tuning can't work with.
-
-    `group` is what the messages call the settings: `finetune` or `heads.NAME`.
-    """
-    mistakes = []
-    if not settings.task:
-        mistakes.append(f"{group}.task: choose one of {', '.join(TASKS)}")
-    if not settings.data.train:
-        mistakes.append(f"{group}.data.train: name the training examples")
-    if settings.name and group != "finetune":
-        mistakes.append(f"{group}.name: leave it out; the head is called {group.split('.')[-1]}")
-    if settings.task:
-        unknown = TASKS[settings.task].unknown_columns(settings.data.columns)
-        mistakes += [f"{group}.data.columns: {mistake}" for mistake in unknown]
-    trials = [(point.lr, point.batch) for point, _ in search.grid(settings, 0)]
-    if len(trials) > 1 and not settings.data.dev:
-        mistakes.append(f"{group}.search: needs {group}.data.dev to compare the trials on")
-    if settings.search.halving and len(set(trials)) == 1:
-        mistakes.append(
-            f"{group}.search.halving: needs several values of search.lr or search.batch"
-        )
-    if settings.search.halving and settings.epochs == 1:
-        mistakes.append(f"{group}.search.halving: needs more than one epoch to stop anything early")
-    if settings.patience and not settings.data.dev:
-        mistakes.append(f"{group}.patience: needs {group}.data.dev to see what is better")
-    several = settings.workers > 1
-    if settings.micro_batch >= math.ceil(settings.batch / settings.workers):
-        each = f" / {group}.workers={settings.workers}" if several else ""
-        mistakes.append(
-            f"{group}.micro_batch={settings.micro_batch} must be smaller than {group}.batch="
-            f"{settings.batch}{each}; leave it out to process the batch at once"
-        )
-    if settings.workers > (smallest := min(batch for _, batch in trials)):
-        what = f"there are {smallest} examples in a batch to share"
-        mistakes.append(f"{group}.workers={settings.workers}: {what}")
-    if several and settings.gpus < 1:
-        mistakes.append(f"{group}.workers: need a GPU each; {group}.gpus={settings.gpus:g} is less")
-    if several and settings.search.halving:
-        mistakes.append(f"{group}.workers: search.halving has trials of one worker; leave one out")
-    if settings.label_weights and settings.task not in ("", "classification", "pair", "ner"):
-        mistakes.append(f"{group}.label_weights: has no effect on {settings.task}: leave it out")
-    if mistakes:
-        raise ConfigError(f"{len(mistakes)} wrong setting(s):\n  " + "\n  ".join(mistakes))
-
-
-def check_files(settings: FinetuneSettings, group: str, to_come: Path | None = None) -> None:
-    """Raise ConfigError, with all of them, for local data files that do not exist.
-
-    `to_come` is a folder whose files are made before they are read.
-    """
-    files = {name: getattr(settings.data, name) for name in ("train", *SETS)}
-    missing = [
-        f"{group}.data.{name}: {path}: no such file"
-        for name, path in files.items()
-        if path and "://" not in path and not Path(path).exists()
-        if to_come is None or not Path(path).is_relative_to(to_come)
-    ]
-    if missing:
-        raise ConfigError("\n".join(missing))
 
 
 def finetune(

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from pipeline.errors import ConfigError, ExportError, TaskError
-from pipeline.finetuning.finetune import check, finetune
+from pipeline.finetuning.checks import check
+from pipeline.finetuning.finetune import finetune
 from pipeline.settings.finetuning import FinetuneSettings
 from tests.pipeline.finetuning.conftest import settings, write_rows
 
