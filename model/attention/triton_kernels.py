@@ -63,8 +63,8 @@ def context_kernel(
     on_left, on_right = dot_ends(q, tables, C.D)
     bias_ptr += sequence[0] * keys
     highest = tl.full([C.QUERIES], float("-inf"), tl.float32)
-    total = tl.zeros([C.QUERIES], tl.float32)
-    context = tl.zeros([C.QUERIES, C.D], tl.float32)
+    total = tl.full([C.QUERIES], 0.0, tl.float32)
+    context = tl.full([C.QUERIES, C.D], 0.0, tl.float32)
     sums = no_sums(C)
     outside, banded = tile_spans(
         position, tl.cdiv(keys, C.KEYS), keys // C.KEYS, clip, C.QUERIES, C.KEYS
@@ -84,7 +84,7 @@ def context_kernel(
                 q, k, turned_q, (on_left, on_right), waves, bias_ptr, at, keys, scale,
                 EDGE == 1, EDGE == 1, C,
             )  # fmt: skip
-            beyond = tl.zeros([C.QUERIES], tl.float32)
+            beyond = tl.full([C.QUERIES], 0.0, tl.float32)
             if not EDGE:
                 beyond = tl.where(on_the_left, on_left, on_right) * scale
             higher = tl.maximum(highest, tl.max(scores, 1) * factor + beyond)
@@ -100,7 +100,7 @@ def context_kernel(
                 by_wave *= shrink[:, None]
             sums = by_wave, left * shrink, right * shrink
             sums = add_by_position(sums, weights, waves, on_the_left, at, EDGE == 1, C)
-            context = product(weights.to(v.dtype), v, context * shrink[:, None], C.PRECISION)
+            context = product(weights.to(v.dtype), v, context * shrink[:, None], C)
     context += position_vectors(sums, position, tables, C)
     context *= (keep_scale / total)[:, None]
     store_rows(rows_of(all_out, sequence), first_row, queries, context, C.QUERIES, C.D)
@@ -186,7 +186,7 @@ def queries_kernel(
         words = dropout_words(seed, sequence)
     k_rows, v_rows = rows_of(all_k, sequence), rows_of(all_v, sequence)
     bias_ptr += sequence[0] * keys
-    dq = tl.zeros([C.QUERIES, C.D], tl.float32)
+    dq = tl.full([C.QUERIES, C.D], 0.0, tl.float32)
     sums = no_sums(C)
     outside, banded = tile_spans(
         position, tl.cdiv(keys, C.KEYS), keys // C.KEYS, clip, C.QUERIES, C.KEYS
@@ -212,7 +212,7 @@ def queries_kernel(
                 keys, scale, words, drop_below, EDGE == 1, EDGE == 1, C,
             )  # fmt: skip
             sums = add_by_position(sums, slopes, waves, on_the_left, at, EDGE == 1, C)
-            dq = product(slopes.to(k.dtype), k, dq, C.PRECISION)
+            dq = product(slopes.to(k.dtype), k, dq, C)
     dq += position_vectors(sums, position, tables, C)
     dq *= scale / LOG2E * keep_scale
     store_rows(rows_of(all_dq, sequence), first_row, queries, dq, C.QUERIES, C.D)
@@ -254,8 +254,8 @@ def keys_kernel(
     bias_ptr += sequence[0] * keys
     turned_ptr += begin * (2 * C.W)
     step = slots * C.SLOTS
-    dk = tl.zeros([C.KEYS, C.D], tl.float32)
-    dv = tl.zeros([C.KEYS, C.D], tl.float32)
+    dk = tl.full([C.KEYS, C.D], 0.0, tl.float32)
+    dv = tl.full([C.KEYS, C.D], 0.0, tl.float32)
     tiles = tl.cdiv(queries, C.QUERIES)
     outside, banded = tile_spans(first_key - offset, tiles, tiles, clip, C.KEYS, C.QUERIES)
     for EDGE in tl.static_range(2):
@@ -300,8 +300,8 @@ def keys_kernel(
                 (exponent, log_total, delta, ends, grad_ends), bias_ptr, first_row, at, keys,
                 scale, words, drop_below, EDGE == 1, False, C,
             )  # fmt: skip
-            dv = product(dropped.to(grad.dtype), grad, dv, C.PRECISION)
-            dk = product(slopes.to(q.dtype), q, dk, C.PRECISION)
+            dv = product(dropped.to(grad.dtype), grad, dv, C)
+            dk = product(slopes.to(q.dtype), q, dk, C)
     dk *= scale / LOG2E * keep_scale
     store_rows(rows_of(all_dk, sequence), first_key, keys, dk, C.KEYS, C.D)
     store_rows(rows_of(all_dv, sequence), first_key, keys, dv * keep_scale, C.KEYS, C.D)

@@ -56,11 +56,11 @@ class Constants(NamedTuple):
 
 
 @triton.jit
-def product(a, b, total, PRECISION: tl.constexpr):
+def product(a, b, total, C: tl.constexpr):
     """a · b, [M, K] and [K, N], in float32, added to `total` if it is not None."""
     if WIDENED:
         a, b = a.to(tl.float32), b.to(tl.float32)
-    return tl.dot(a, b, total, input_precision=PRECISION)
+    return tl.dot(a, b, total, input_precision=C.PRECISION)
 
 
 @triton.jit
@@ -85,9 +85,9 @@ def of_keys(x, C: tl.constexpr):
 def pair_products(queries, keys, total, C: tl.constexpr):
     """The product of each row of queries with each row of keys, added to `total` unless None."""
     if C.BY_KEY:
-        return product(keys, tl.trans(queries), total, C.PRECISION)
+        return product(keys, tl.trans(queries), total, C)
     else:
-        return product(queries, tl.trans(keys), total, C.PRECISION)
+        return product(queries, tl.trans(keys), total, C)
 
 
 @triton.jit
@@ -159,8 +159,8 @@ def turned(x, position, tables, C: tl.constexpr):
     factors_ptr, _, turns_ptr, _ = tables
     cosine, sine = row_turns(position, turns_ptr, C)
     size = C.D * C.W
-    straight = product(x, load_matrix(factors_ptr + 2 * size, C.D, C.W), None, C.PRECISION)
-    across = product(x, load_matrix(factors_ptr + 3 * size, C.D, C.W), None, C.PRECISION)
+    straight = product(x, load_matrix(factors_ptr + 2 * size, C.D, C.W), None, C)
+    across = product(x, load_matrix(factors_ptr + 3 * size, C.D, C.W), None, C)
     return straight * cosine + across * sine
 
 
@@ -171,8 +171,8 @@ def turned_back(waves, position, tables, C: tl.constexpr):
     cosine, sine = row_turns(position, turns_ptr, C)
     straight = load_matrix(factors_ptr, C.W, C.D)
     across = load_matrix(factors_ptr + C.D * C.W, C.W, C.D)
-    total = product((waves * cosine).to(straight.dtype), straight, None, C.PRECISION)
-    return product((waves * sine).to(across.dtype), across, total, C.PRECISION)
+    total = product((waves * cosine).to(straight.dtype), straight, None, C)
+    return product((waves * sine).to(across.dtype), across, total, C)
 
 
 @triton.jit
@@ -307,7 +307,7 @@ def add_by_position(sums, x, waves, on_the_left, at, EDGE: tl.constexpr, C: tl.c
             left += tl.sum(tl.where(distance < -clip, x, 0.0), 1)
             right += tl.sum(tl.where(distance > clip, x, 0.0), 1)
             banded = tl.where((distance <= clip) & (distance >= -clip), x, 0.0)
-        by_wave = product(banded.to(waves.dtype), waves, by_wave, C.PRECISION)
+        by_wave = product(banded.to(waves.dtype), waves, by_wave, C)
     else:
         total = tl.sum(x, 1)
         left += tl.where(on_the_left, total, 0.0)
@@ -318,8 +318,8 @@ def add_by_position(sums, x, waves, on_the_left, at, EDGE: tl.constexpr, C: tl.c
 @triton.jit
 def no_sums(C: tl.constexpr):
     """Zeros, from which `add_by_position` starts."""
-    side = tl.zeros([C.QUERIES], tl.float32)
-    return tl.zeros([C.QUERIES, C.W], tl.float32), side, side
+    side = tl.full([C.QUERIES], 0.0, tl.float32)
+    return tl.full([C.QUERIES, C.W], 0.0, tl.float32), side, side
 
 
 @triton.jit
