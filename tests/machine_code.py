@@ -45,10 +45,12 @@ def compiled(
     capability: int,
     warps: int,
     stages: int = 1,
+    registers: int | None = None,
     aligned: Collection[str] = (),
 ) -> MachineCode:
     """Compile a kernel for a compute capability, 90 for 9.0.
 
+    registers: the most that a thread may use.
     kinds: Triton's types of the arguments that are not constants; of a tuple those of its members.
     aligned: the arguments that are multiples of 16, of a tuple all members.
     """
@@ -72,7 +74,7 @@ def compiled(
         made = triton.compile(
             source,
             target=GPUTarget("cuda", capability, 32),
-            options={"num_warps": warps, "num_stages": stages},
+            options={"num_warps": warps, "num_stages": stages, "maxnreg": registers},
         )
     output = log.getvalue()
     return MachineCode(

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from ..fused.dropout import byte_tells, new_seed
+from ..fused.dropout import byte_tells, kernel_seed
 from ..fused.operators import check_transforms, only_torch_operators
 from .definition import eager_attention
 from .packing import Packing, additive, on_padded
@@ -69,7 +69,7 @@ def flash(
     check_transforms()
     cu_seqlens, longest = (None, 0) if packing is None else packing[:2]
     scaling = q.shape[3] ** -0.5 if scaling is None else scaling
-    seed = new_seed() if dropout else None
+    seed = kernel_seed(q) if dropout else None
     clip = table.shape[0] // 2
     numbers = clip, longest, dropout, offset, scaling
     return triton_attention(q, k, v, bias, cu_seqlens, *numbers, seed)[0]

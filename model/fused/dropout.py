@@ -73,6 +73,19 @@ def scalar_seed(seed: Tensor) -> int:
     return (drawn + key * 0x9E3779B97F4A7C15) % 2**48
 
 
+@operator(
+    fake=lambda like: torch.empty((), dtype=torch.int64, device="cpu"),
+    tags=[torch.Tag.nondeterministic_seeded],
+)
+def kernel_seed(like: Tensor) -> Tensor:
+    """`scalar_seed(new_seed())` for a kernel on a GPU, int64 on the CPU.
+
+    As an operator it is one call in a compiled program, which then needs no compiler for CPUs.
+    `like` is the tensor that the seed is for: compilers merge calls with the same argument.
+    """
+    return torch.tensor(scalar_seed(new_seed()), device="cpu")
+
+
 def drop_below(rate: float) -> int:
     """How many of the LEVELS of a byte drop an element."""
     return round(rate * LEVELS)

@@ -4,7 +4,7 @@ Each has a first derivative and no more. Where that is not enough, attn_implemen
 operators of torch alone, which know every transform.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, NoReturn
 
@@ -15,10 +15,13 @@ from torch.library import CustomOpDef, custom_op
 NAMESPACE = "nezha"
 
 
-def operator(fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], CustomOpDef]:
+def operator(
+    fake: Callable[..., Any], tags: Sequence[torch.Tag] = ()
+) -> Callable[[Callable[..., Any]], CustomOpDef]:
     """Make the decorated function the operator nezha::NAME; its first argument is a tensor.
 
     fake: makes results of the right shapes, dtypes and strides without computing them.
+    tags: what compilers must know of it.
     """
 
     def define(function: Callable[..., Any]) -> CustomOpDef:
@@ -37,7 +40,7 @@ def operator(fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], CustomO
             )
 
         name = _unused_name(function.__name__)
-        made = custom_op(name, without_autocast, mutates_args=())
+        made = custom_op(name, without_autocast, mutates_args=(), tags=tags)
         made.register_fake(fake)
         made.register_autograd(refuse)
         return made
@@ -55,7 +58,8 @@ def _unused_name(name: str) -> str:
 
 def only_torch_operators() -> bool:
     """Whether a program is being exported, whose readers have no other operators."""
-    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+    # is_exporting() of torch 2.11 is also true where torch.compile traces.
+    return torch.compiler._is_exporting_flag or torch.jit.is_tracing()
 
 
 def transforms_are_active() -> bool:

@@ -163,7 +163,7 @@ class EngineSettings(Settings):
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     compile: bool = False
-    """Apply torch.compile to the network."""
+    """Apply torch.compile to the layers of the network, with ZeRO stages 1 and 2."""
     attention: Literal["auto", "eager", "sdpa", "flash"] = "auto"
     """auto and sdpa: the fastest that fits. flash: the Triton kernels. eager: the definition."""
     peak_tflops: AboveZero | None = None
@@ -177,6 +177,15 @@ class EngineSettings(Settings):
         if stage == 0 and not isinstance(stage, bool):
             raise ValueError("must be 1, 2 or 3; ZeRO stage 1 on one worker is the same as no ZeRO")
         return stage
+
+    @model_validator(mode="after")
+    def _compiled_whole(self) -> EngineSettings:
+        if self.compile and self.zero_stage == 3:
+            raise ValueError(
+                "engine.compile needs zero_stage 1 or 2: in stage 3 DeepSpeed gathers the weights of "
+                "each part of a layer, which leaves nothing to join"
+            )
+        return self
 
     @field_validator("deepspeed")
     @classmethod

@@ -14,7 +14,7 @@ from model.attention.definition import position_table
 from model.attention.tiled import cpu_attention, cpu_attention_backward
 from model.attention.triton_attention import triton_attention, triton_attention_backward
 from model.fused.cross_entropy import cross_entropy
-from model.fused.dropout import cpu_dropout
+from model.fused.dropout import cpu_dropout, kernel_seed
 from tests.model.test_modeling import CLOSE, SIZES, build, ids
 
 NETWORKS = pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -56,6 +56,7 @@ def fused_cases():
     yield cpu_dropout, (drawn(3, 5), 0.25, SEED)
     yield cpu_dropout, (drawn(1, 3, 5), 0.25, torch.tensor([[7, 0, 1], [7, 1, 2]]))
     labels = torch.randint(11, (6,))
+    yield kernel_seed, (torch.ones(3),)
     yield cross_entropy, (drawn(6, 4), drawn(11, 4), drawn(11), labels, True)
     yield cross_entropy, (*_detached((drawn(6, 4), drawn(11, 4), drawn(11))), labels, False)
 

@@ -52,7 +52,7 @@ def attention(
     aligned = [x for x in kernel.arg_names if x.startswith("all_") or x.endswith("_ptr")]
     kinds = {name: _kind(name, POINTERS[dtype]) for name in kernel.arg_names}
     return compiled(
-        kernel, kinds, {"C": constants}, capability, tiles.warps, tiles.stages,
+        kernel, kinds, {"C": constants}, capability, tiles.warps, tiles.stages, tiles.registers,
         [*aligned, "tables"],
     )  # fmt: skip
 

@@ -9,11 +9,18 @@ from model.fused.triton_loss import triton_row_losses
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
+@pytest.fixture(autouse=True)
+def on_the_device():
+    with torch.device(DEVICE):
+        yield
+
+
 @pytest.mark.parametrize("kernel", [False, True])
 @pytest.mark.parametrize("rows", [1, 7, 100])
 @pytest.mark.parametrize("count", [0, 1, 20])
 def test_blocks_add_up_to_the_whole(rows: int, count: int, kernel: bool, monkeypatch) -> None:
-    monkeypatch.setattr(module, "ELEMENTS", {"cpu": rows * 31})
+    monkeypatch.setattr(module, "ELEMENTS", {"cpu": rows * 31, DEVICE: rows * 31})
+    monkeypatch.setattr(module, "HAS_TRITON", kernel)
     if kernel:
         monkeypatch.setattr(module, "row_losses", triton_row_losses)
     torch.manual_seed(0)
@@ -44,7 +51,7 @@ def test_bfloat16_is_about_as_exact_as_the_plain_way(monkeypatch) -> None:
     plain = F.cross_entropy(layer(x).float(), labels, reduction="sum")
     plain = torch.autograd.grad(plain, wanted)
     for elements in (2**24, 500 * 64):
-        monkeypatch.setattr(module, "ELEMENTS", {"cpu": elements})
+        monkeypatch.setattr(module, "ELEMENTS", {"cpu": elements, DEVICE: elements})
         ours = torch.autograd.grad(layer(x, labels)[0], wanted)
         for a, b, c in zip(ours, plain, exact, strict=True):
             # The products of several blocks are rounded one by one.
@@ -57,10 +64,10 @@ def test_bfloat16_is_about_as_exact_as_the_plain_way(monkeypatch) -> None:
 )
 def test_the_kernel_against_float64(dtype: torch.dtype, classes: int) -> None:
     torch.manual_seed(0)
-    scores = (6 * torch.randn(5, classes, device=DEVICE)).to(dtype)
-    scores[3] = scores[3, 0]  # All alike: torch.argmax takes the first.
+    scores = (6 * torch.randn(5, classes)).to(dtype)
+    scores[3] = scores[3, 0].clone()  # All alike: torch.argmax takes the first.
     scores[4, : classes // 2] = -torch.inf
-    labels = torch.tensor([0, classes - 1, classes // 2, 0, classes - 1], device=DEVICE)
+    labels = torch.tensor([0, classes - 1, classes // 2, 0, classes - 1])
     wide = scores.double().requires_grad_()
     expected = F.cross_entropy(wide, labels, reduction="none")
     (slopes,) = torch.autograd.grad(expected.sum(), wide)

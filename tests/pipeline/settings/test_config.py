@@ -86,6 +86,7 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, text, part):
         ("heads.a.task=nre", "span (got 'nre'); did you mean ner?"),
         ("engine.peak_tflops=much", "must be a number above 0 (got 'much')"),
         ("engine.zero_stage=0", "ZeRO stage 1 on one worker is the same as no ZeRO"),
+        ("engine={zero_stage: 3, compile: true}", "engine.compile needs zero_stage 1 or 2"),
         ("scaling.gpus_per_worker=2", "must be 0 or 1 (got 2)"),
         ("run.name=..", "run.name: must consist of letters"),
         ("run.name=a/b", "run.name: must consist of letters"),

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from model import NezhaConfig, NezhaForPreTraining
+from model.layers_nezha import NezhaLayer
 from pipeline.errors import ConfigError
 from pipeline.settings.config import Config
 from pipeline.training import batch_split, engine
 from pipeline.training.deepspeed_config import deepspeed_config
 from pipeline.training.lamb.fragments import locate
+from pipeline.training.objective import Inputs, PretrainingObjective
 from tests.pipeline.training import networks, spawn
 
 
@@ -189,3 +194,39 @@ def checkpoint_activations():
     assert network.enabled
     with pytest.raises(ConfigError, match="cannot recompute"):
         engine.initialize(networks.build(), config, split, "fp32")
+
+
+def test_layers_are_compiled_once_for_all_sizes():
+    """They share one graph, in which a kernel's seed is one call and no program for a CPU."""
+    spawn.run(1, compile_layers)
+
+
+def compile_layers():
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append({str(node.target) for node in graph.graph.nodes})
+        return graph.forward
+
+    plain_compile = nn.Module.compile
+    NezhaLayer.compile = lambda self, **options: plain_compile(self, backend=backend, **options)
+    size = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 1}
+    # Triton's interpreter computes attention; dropout of hidden states would be that of CPUs.
+    settings = NezhaConfig(**size, intermediate_size=32, vocab_size=99, hidden_dropout_prob=0.0)
+    settings._attn_implementation = "flash"
+    config = Config.model_validate({"engine": {"compile": True}})
+    objective = PretrainingObjective(NezhaForPreTraining(settings))
+    worker = engine.initialize(objective, config, batch_split.Split(4, 1, 1), "fp32")
+    for lengths in ([17, 5, 9, 2], [11, 12], [3, 6, 16]):
+        tokens = torch.randint(5, 99, (sum(lengths),))
+        starts = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
+        pairs = torch.zeros(len(lengths), dtype=torch.long)
+        given = (tokens, tokens * 0, starts, max(lengths), torch.arange(3), tokens[:3], pairs)
+        loss, _, _ = worker(Inputs(*given))
+        worker.backward(loss)
+        worker.step()
+        assert loss.isfinite()
+    assert len(graphs) == 1
+    (targets,) = graphs
+    assert {"nezha.kernel_seed.default", "nezha.triton_attention.default"} <= targets
+    assert not any("randint" in target for target in targets)
