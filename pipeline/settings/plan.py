@@ -12,8 +12,8 @@ class PlanSettings(Settings):
 
     device: str = ""
     """GPU of a worker, by CUDA's name (A100-SXM, H100 SXM); empty: measure one that is here."""
-    mfu: Share = Field(default=0.35, gt=0.0)
-    """Share of the GPU's peak that is expected where nothing can be measured."""
+    mfu: Share = Field(default=0.3, gt=0.0)
+    """Share of the GPU's peak to expect where nothing is measured; base on an H100: 0.25 to 0.3."""
     memory_gigabytes: AboveZero | None = None
     """Memory of a worker's device; null: that of the device here, or no limit."""
     workers_per_node: Positive = 8

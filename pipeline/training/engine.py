@@ -109,11 +109,11 @@ def initialize(module: nn.Module, config: Config, split: Split, precision: str) 
         for flat in locate(engine):
             flat.fill(flat.tensor.detach(), given.__getitem__)
     if config.engine.compile:
-        _compile(module)
+        compile_layers(module)
     return engine
 
 
-def _compile(module: nn.Module) -> None:
+def compile_layers(module: nn.Module) -> None:
     """Apply torch.compile to the layers, which share what it makes: it takes seconds, not minutes.
 
     Micro-batches of other tokens and samples use the same code.

@@ -1,7 +1,7 @@
 """Attention alone: ours against eager, and against torch's SDPA, which knows no positions.
 
     python tests/benchmarks/attention.py --lengths 128 512 2048 --json attention.json
-    python tests/benchmarks/attention.py --device cuda --dtype bfloat16 --tiles keys=128,64,8,2
+    python tests/benchmarks/attention.py --device cuda --dtype bfloat16
 
 4,096 tokens on a CPU and 32,768 on a GPU, 12 heads of 64, clip distance 64. Every contender runs
 in a process of its own; memory is the peak of a first forward and backward pass above that before
@@ -39,8 +39,6 @@ def worker(chosen: argparse.Namespace) -> None:
     from model.attention.definition import position_table
     from model.attention.interface import ALL_ATTENTION_FUNCTIONS, eager_attention_forward
 
-    if chosen.tiles:
-        set_tiles(chosen.tiles)
     name, device, length = chosen.worker, chosen.device, chosen.lengths[0]
     torch.manual_seed(0)
     cuda = torch.device(device).type == "cuda"
@@ -97,19 +95,6 @@ def seconds(call: Callable[[], Any], cuda: bool) -> float:
     return begin.elapsed_time(end) / 1e3 / QUEUED
 
 
-def set_tiles(shapes: list[str]) -> None:
-    """Other tiles than the ones that ship; see `kernel_code.py`."""
-    from model.attention import triton_attention
-
-    others = dict(shape.split("=") for shape in shapes)
-    tiles = {
-        kernel: triton_attention.Tiles(*map(int, shape.split(",")))
-        for kernel, shape in others.items()
-    }
-    ours = triton_attention._tiles
-    triton_attention._tiles = lambda x: ours(x) | tiles
-
-
 def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -121,7 +106,6 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 256, 512, 1024, 2048, 4096])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument("--tiles", nargs="*", default=[], metavar="KERNEL=Q,K,W,S")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     chosen = parser.parse_args()

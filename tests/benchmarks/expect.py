@@ -48,7 +48,8 @@ class Device(NamedTuple):
         issue = self.processors * 4 * 32 * self.clock
         limits = (
             part.flops / (peak * 1e12 * REACHED["products"]),
-            part.bytes / (self.memory * REACHED["memory"]),
+            part.bytes / (self.memory * REACHED["memory"])
+            + part.sums / (self.memory * REACHED["column sums"]),
             part.instructions / (issue * REACHED["instructions"]),
         )
         return max(*limits, part.calls * LAUNCH)
@@ -59,8 +60,8 @@ DEVICES = {
     "H100": Device("NVIDIA H100 80GB HBM3", 3.35e12, 132, 1.83e9, 227 << 10),
     "H200": Device("NVIDIA H200", 4.8e12, 132, 1.83e9, 227 << 10),
 }
-REACHED = {"products": 0.7, "memory": 0.85, "instructions": 0.7}
-"""Assumed shares of the peaks"""
+REACHED = {"products": 0.72, "memory": 0.85, "column sums": 0.33, "instructions": 0.53}
+"""Shares of the peaks, as measured on an H100 (RESULTS.md)"""
 LAUNCH = 5e-6
 """Assumed seconds between two kernels that Python launches one by one"""
 MASKED = 0.15
@@ -72,10 +73,14 @@ ACCUMULATED_BYTES = 2 + 4 + 4 + 2
 
 ENGINE = "sums of gradients", "LAMB"
 """Parts that are not of the network"""
-INSTRUCTIONS = {"context": (16.8, 29.7), "queries": (18.0, 31.9), "keys": (19.8, 26.9)}
-"""Of a thread for each element of a tile outside the band and at its edges: compute capability 9.0,
-bf16, head size 64, dropout, Triton 3.9.0; of the kernels of 2026-11-24. `kernel_code.py` prints
-those of the present ones."""
+INSTRUCTIONS = {
+    "context": (18.2, 31.9, 3300),
+    "queries": (21.1, 39.0, 4200),
+    "keys": (26.4, 34.8, 2500),
+}
+"""Of a thread for each element of a tile outside the band and at its edges, as `kernel_code.py`
+counts them, and for each of its own rows outside of the loops, as counted on an H100: compute
+capability 9.0, bf16, head size 64, dropout, Triton 3.6.0"""
 
 
 class Part(NamedTuple):
@@ -86,6 +91,8 @@ class Part(NamedTuple):
     flops: float = 0
     bytes: float = 0
     instructions: float = 0
+    sums: float = 0
+    """Bytes that kernels read which add rows up"""
 
 
 def tile_counts(length: int, tiles: Tiles, by_key: bool, clip: int) -> tuple[int, int]:
@@ -112,7 +119,9 @@ def attention_part(
     outside, banded = tile_counts(length, tiles, kernel == "keys", clip)
     heads = shape.num_hidden_layers * sequences * shape.num_attention_heads
     elements = heads * tiles.queries * tiles.keys
-    beside, at_edges = INSTRUCTIONS[kernel]
+    beside, at_edges, of_row = INSTRUCTIONS[kernel]
+    rows = heads * -(-length // (tiles.keys if kernel == "keys" else tiles.queries))
+    rows *= tiles.keys if kernel == "keys" else tiles.queries
     waves = 2 * len(table_factors(width, clip).frequencies)
     products = {"context": (2, 2), "queries": (3, 3), "keys": (4, 2)}[kernel]
     return Part(
@@ -120,7 +129,7 @@ def attention_part(
         shape.num_hidden_layers,
         2 * elements * (products[0] * width * (outside + banded) + products[1] * waves * banded),
         0,
-        elements * (beside * outside + at_edges * banded),
+        elements * (beside * outside + at_edges * banded) + rows * of_row,
     )
 
 
@@ -135,7 +144,7 @@ def parts(
     # Forward, gradients of inputs, gradients of weights
     yield Part("linear layers", 18 * layers, 6 * layers * tokens * weights,
                layers * (3 * 10 * x + 3 * 2 * wide))  # fmt: skip
-    yield Part("gradients of their biases", 6 * layers, 0, layers * (5 * x + wide))
+    yield Part("gradients of their biases", 6 * layers, sums=layers * (5 * x + wide))
     for kernel in INSTRUCTIONS:
         yield attention_part(kernel, shape, sequences, length, device)
     yield Part("GELU", 2 * layers, 0, layers * 5 * wide)
@@ -145,7 +154,7 @@ def parts(
     else:
         # Dropout keeps a byte an element.
         yield Part("dropout", 4 * layers, 0, layers * 2 * 5 * x)
-        yield Part("LayerNorm", 6 * layers, 0, layers * 2 * 7 * x)
+        yield Part("LayerNorm", 6 * layers, 0, layers * 2 * 5 * x, sums=layers * 2 * 2 * x)
         # Two residuals forward and backward; the gradients of queries, keys and values
         yield Part("additions", 6 * layers, 0, layers * 6 * 3 * x)
     yield Part("embeddings", 20, 0, 20 * x)

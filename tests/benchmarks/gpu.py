@@ -33,8 +33,10 @@ KERNEL_TESTS = [
     "tests/pipeline/training/lamb/test_kernels.py",
 ]
 SHAPES = ["64x128", "16x512"]
-TILES = ["context=64,64,4,3", "context=128,64,4,3", "keys=64,128,8,2", "queries=64,64,4,2"]
+TILES = ["context=128,64,8,3", "context=64,64,4,3,168", "keys=32,64,4,3", "queries=64,32,4,3"]
 """Tile sizes that might be faster than those in use; see `kernel_code.py`."""
+PROFILES = [("base", "64x512", False), ("base", "64x512", True), ("large", "32x512", False)]
+"""Size, shape, whether torch.compile is on."""
 LOOPS = [
     ("base", 128, 256, False),
     ("base", 512, 64, False),
@@ -58,8 +60,12 @@ def commands(folder: Path) -> dict[str, list[str]]:
     found["attention without dropout"] = [*attention, "--lengths", "512", "--dropout", "0"]
     for shape in SHAPES:
         found[f"step {shape}"] = [*step, "--shapes", shape]
-    for tiles in TILES:
-        found[f"tiles {tiles}"] = [*attention, "--lengths", "512", "2048", "--tiles", tiles]
+    profile = ["-m", "tests.benchmarks.kernel_times"]
+    found["profile attention"] = [*profile, "attention", "--try", *TILES]
+    for size, shape, compiled in PROFILES:
+        name = f"profile {size} {shape}{' compiled' if compiled else ''}"
+        also = ["--compile"] if compiled else []
+        found[name] = [*profile, "step", "--size", size, "--shape", shape, *also]
     for size, length, batch, compiled in LOOPS:
         name = f"loop {size} {length}{' compiled' if compiled else ''}"
         shape = ["--size", size, "--length", str(length), "--micro-batch", str(batch)]
@@ -136,6 +142,13 @@ def rows(part: str, figures: Any, device: expect.Device | None) -> Iterator[str]
             if "mfu" in row:
                 yield line(f"{part}: MFU", row["mfu"], found and found.mfu, ".1%")
             yield line(f"{part}: peak of memory, GiB", row["peak_gigabytes"], None, ".1f")
+        elif kind == "profile" and "kernels" in row:
+            yield line(f"{part}: ms", row["milliseconds"], None, ".1f")
+            if row["mfu"]:
+                yield line(f"{part}: MFU", row["mfu"], None, ".1%")
+        elif kind == "profile":
+            what = f"{part}: {row['kernel']} {row.get('tiles', '')}, {row['length']} tokens, µs"
+            yield line(what, row["seconds"] * 1e6, None, ".0f")
         elif kind == "step":
             wanted = None
             if device is not None and row["contender"] == "ours bf16":

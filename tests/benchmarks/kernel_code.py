@@ -6,8 +6,8 @@
 For the loops over tiles outside the band and at its edges it shows three numbers: instructions of a
 thread for each of its elements of a tile; and the shared stores and the barriers of a tile. "warps"
 are those that a multiprocessor holds at a time: fewer than 12 of four schedulers cannot hide the
-latency of products. `--try` adds other shapes: queries, keys, warps, stages. `attention.py --tiles`
-measures them on a GPU.
+latency of products. `--try` adds other shapes: queries, keys, warps, stages, most registers.
+`kernel_times.py` measures them on a GPU.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--capability", type=int, default=90, choices=SHARED_MEMORY)
     parser.add_argument("--head-size", type=int, default=64, choices=[16, 32, 64, 128])
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--try", nargs="*", default=[], dest="others", metavar="KERNEL=Q,K,W,S")
+    parser.add_argument("--try", nargs="*", default=[], dest="others", metavar="KERNEL=Q,K,W,S,R")
     chosen = parser.parse_args()
     if INTERPRETED:
         parser.error("TRITON_INTERPRET is set, and Triton's interpreter compiles nothing: unset it")

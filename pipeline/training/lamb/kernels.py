@@ -28,9 +28,9 @@ WARPS = 8
 
 
 @triton.jit
-def pointers_of_chunk(chunk, chunks_ptr, addresses_ptr, CHUNK: tl.constexpr):
+def pointers_of_chunk(chunks_ptr, addresses_ptr, CHUNK: tl.constexpr):
     """Pointers to weights, gradients and moments of a chunk, a mask, index of the parameter."""
-    chunks_ptr += chunk * 4
+    chunks_ptr += tl.program_id(0) * 4
     addresses_ptr += tl.load(chunks_ptr) * 4
     offsets = tl.load(chunks_ptr + 1) + tl.arange(0, CHUNK)
     inside = tl.arange(0, CHUNK) < tl.load(chunks_ptr + 2)
@@ -50,13 +50,9 @@ def update_moments_kernel(
 
     take1 = 1 - b1, keep2 = b2, take2 = 1 - b2.
     """
-    chunk = tl.program_id(0)
-    w_ptr, g_ptr, m_ptr, v_ptr, inside, _ = pointers_of_chunk(
-        chunk, chunks_ptr, addresses_ptr, CHUNK
-    )
+    w_ptr, g_ptr, m_ptr, v_ptr, inside, _ = pointers_of_chunk(chunks_ptr, addresses_ptr, CHUNK)
     w = tl.load(w_ptr, mask=inside, other=0.0)
-    # `apply_kernel` finds the others in the L2 cache if gradients, read once, leave it first.
-    g = tl.load(g_ptr, mask=inside, other=0.0, eviction_policy="evict_first")
+    g = tl.load(g_ptr, mask=inside, other=0.0)
     m = tl.load(m_ptr, mask=inside, other=0.0)
     v = tl.load(v_ptr, mask=inside, other=0.0)
     m += take1 * (g - m)
@@ -65,7 +61,7 @@ def update_moments_kernel(
     tl.store(v_ptr, v, mask=inside)
     update = m / (tl.sqrt_rn(v) * scale + shift) + decay * w
     if WITH_RATIO:
-        sums_ptr += chunk * 2
+        sums_ptr += tl.program_id(0) * 2
         tl.store(sums_ptr, tl.sum(w * w))
         tl.store(sums_ptr + 1, tl.sum(update * update))
     else:
@@ -91,14 +87,8 @@ def sum_chunks_kernel(sums_ptr, bounds_ptr, squares_ptr, parameters, CHUNK: tl.c
 def apply_kernel(
     chunks_ptr, addresses_ptr, rates_ptr, scale, shift, decay, CHUNK: tl.constexpr
 ):  # fmt: skip
-    """Weights of a chunk, changed by the rate of their parameter.
-
-    The chunks that `update_moments_kernel` had last come first: they are in the L2 cache.
-    """
-    chunk = tl.num_programs(0) - 1 - tl.program_id(0)
-    w_ptr, _, m_ptr, v_ptr, inside, parameter = pointers_of_chunk(
-        chunk, chunks_ptr, addresses_ptr, CHUNK
-    )
+    """Weights of a chunk, changed by the rate of their parameter."""
+    w_ptr, _, m_ptr, v_ptr, inside, parameter = pointers_of_chunk(chunks_ptr, addresses_ptr, CHUNK)
     w = tl.load(w_ptr, mask=inside, other=0.0)
     m = tl.load(m_ptr, mask=inside, other=0.0)
     v = tl.load(v_ptr, mask=inside, other=0.0)

@@ -8,7 +8,7 @@ import torch
 from model.attention import triton_attention, triton_kernels
 from model.attention.triton_attention import KERNELS, Tiles, one_edge, tiles_for
 from tests.machine_code import elsewhere
-from tests.model.attention.kernel_builds import KINDS, SHARED_MEMORY
+from tests.model.attention.kernel_builds import KINDS, SHARED_MEMORY, tiles_that_ship
 
 
 @pytest.mark.long
@@ -23,13 +23,17 @@ from tests.model.attention.kernel_builds import KINDS, SHARED_MEMORY
 def test_kernels_compile(
     capability: int, head_size: int, dtype: str, switches: list[str], spilled: int
 ) -> None:
-    """Spilled are at most this many bytes of registers in each kernel."""
+    """Spilled are at most this many bytes of registers in each kernel.
+
+    Only where fewer registers were faster may the assembler run products one after another.
+    """
     case = capability, head_size, dtype, *switches
     found = elsewhere("tests.model.attention.kernel_builds", *case)
     assert list(found) == list(KERNELS)
-    for one in found.values():
+    tiles = tiles_that_ship(capability, head_size, dtype)
+    for name, one in found.items():
         assert one["shared"] <= SHARED_MEMORY[capability]
-        assert not one["serialised"]
+        assert not one["serialised"] or tiles[name].registers
         assert one["spilled"] <= spilled
 
 

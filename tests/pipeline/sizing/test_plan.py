@@ -35,7 +35,7 @@ def test_nezha_on_gpus_that_are_not_here(size, monkeypatch):
     assert sum(made.memory[1]) > sum(made.memory[2]) > sum(made.memory[3])
     assert made.cost == 0
     shown = plan.rows(config, made)
-    assert "assumed (plan.mfu=0.35)" in shown["speed of a worker"]
+    assert "assumed (plan.mfu=0.3)" in shown["speed of a worker"]
     assert "(chosen)" in " ".join(shown)
     priced = load_config(f"jobs/configs/nezha_{size}.yaml", [*GPU, "plan.hourly_price=2"])
     assert plan.make(priced).cost == pytest.approx(made.seconds / 3600 * 16 * 2)
