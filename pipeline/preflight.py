@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import torch
 
@@ -11,7 +12,7 @@ from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.samples.vocabulary import read_vocabulary, vocabulary_sha256
 from pipeline.corpus.samples.vocabulary_training import note_of
 from pipeline.corpus.shards import format as shards
-from pipeline.errors import ConfigError, CorpusError, VocabularyError
+from pipeline.errors import CheckpointError, ConfigError, CorpusError, VocabularyError
 from pipeline.export import origin as origins
 from pipeline.feed.batches import compare_fingerprints, compare_order
 from pipeline.feed.opening import open_feed
@@ -66,6 +67,23 @@ def check(config: Config) -> None:
             "shards, or demo.enabled=true for the sample"
         )
     network_config(config.model, corpus.vocab_size)
+
+
+def check_origin(config: Config) -> None:
+    """Refuse a `train.init_from` that is not there, before a corpus is prepared.
+
+    It is not part of `check`: of runs that follow each other one may make it for the next.
+
+    Raises:
+        CheckpointError: there is no such folder, or it is a run without a complete checkpoint.
+    """
+    given = config.train.init_from
+    if not given or checkpoints.newest(RunPaths.of(config).checkpoints):
+        return
+    if not checkpoints.origin_of(given).exists():
+        raise CheckpointError(
+            f"{given}: nothing is there; train.init_from names a run, checkpoint or export folder"
+        )
 
 
 def check_data(config: Config) -> None:
@@ -159,6 +177,9 @@ def _training(config: Config) -> dict[str, object]:
         facts["shards"] = f"to be made in {paths.shards}"
     if found := checkpoints.newest(paths.checkpoints):
         facts["continue from"] = found
+    elif train.init_from:
+        there = "" if Path(train.init_from).exists() else ", which is not there yet"
+        facts["start from"] = f"{train.init_from}{there}"
     facts["DeepSpeed"] = json.dumps(deepspeed_config(config, split, precision))
     return facts
 

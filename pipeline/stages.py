@@ -52,6 +52,7 @@ def run_all(config: Config, progress: Progress) -> dict[str, Any]:
     config = with_sample(config)
     check_heads(config)
     check_workers((f"heads.{name}", head) for name, head in config.heads.items())
+    preflight.check_origin(config)
     with lock.hold(RunPaths.of(config).run, progress.say):
         return _run_stages(config, progress)
 

@@ -63,6 +63,15 @@ def test_an_activation_that_does_not_exist(capsys, storage):
     assert not storage.exists()
 
 
+def test_a_starting_point_that_does_not_exist(capsys, storage):
+    """Before the corpus is prepared; a dry run says it, because --then may make it first."""
+    given = [f"run.storage={storage}", "demo.enabled=true", "train.init_from=/absent"]
+    assert "/absent: nothing is there" in refused(capsys, *given)
+    assert not storage.exists()
+    assert main(pretrain.VERB, ["--dry-run", *given]) == 0
+    assert "/absent, which is not there yet" in capsys.readouterr().out
+
+
 def test_data_of_a_head_that_do_not_exist(capsys, storage):
     head = "heads.a={task: ner, data: {train: /absent.jsonl}}"
     message = refused(capsys, f"run.storage={storage}", "demo.enabled=true", head)
