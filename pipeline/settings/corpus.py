@@ -217,7 +217,7 @@ class CorpusSettings(Settings):
     text_field: str = "text"
     """Field or column that holds the text (a string or a list of paragraphs)."""
     encoding: str = "auto"
-    """auto detects UTF-8, GB18030, UTF-16 and UTF-32; or a Python codec. A BOM always decides."""
+    """auto detects UTF-8, GB18030, UTF-16, UTF-32; or a codec. A BOM or valid UTF-8 decides."""
     output: LocalPath = ""
     """Folder of the shards; empty: `shards` in the run folder."""
     heldout: tuple[PathAsGiven, ...] = ()

@@ -31,6 +31,14 @@ COMMON = frozenset(
     for low in range(0xA1, 0xFF)
 )
 """GB2312's punctuation, full-width forms and the 3,755 characters of its first level."""
+EVIDENT = 30
+"""Characters beyond ASCII that tell an encoding: no chance makes so many fit."""
+NEIGHBOURS = {
+    "euc_kr": (re.compile("[가-힣]"), 0.9),
+    "euc_jp": (re.compile("[ぁ-ヿ]"), 0.2),
+}
+"""Codecs whose bytes are common Chinese characters in GB18030; their own script, and the share of
+the characters beyond ASCII from which on a text is in it."""
 BAD = "\udcff"
 """Stands for bytes that a codec can't decode: no text contains it, and UTF-8 refuses its byte."""
 
@@ -46,11 +54,12 @@ codecs.register_error("mark_bad", _mark_bad)
 def find_codec(head: bytes, encoding: str = "auto") -> str:
     """Python codec of a text by its first bytes.
 
-    A byte-order mark decides, whatever `encoding` says. Without one, a named encoding is taken; of
-    UTF-16 and UTF-32 the order of bytes that gives more common Chinese characters. Under `auto`,
-    valid UTF-8 is UTF-8; other bytes have the codec under which most characters are common Chinese
-    ones. Bytes that fit no codec are called UTF-8: its reader drops the lines that it can't decode,
-    and counts them. Zero bytes that pad a text are not looked at.
+    A byte-order mark decides, or enough valid UTF-8, whatever `encoding` says: some codecs decode
+    any bytes. Else a named encoding is taken; of UTF-16 and UTF-32 the order of bytes that gives
+    more common Chinese characters. Under `auto`, valid UTF-8 is UTF-8; other bytes are Korean or
+    Japanese where they are in its script, or have the codec under which most characters are common
+    Chinese ones. Bytes that fit no codec are called UTF-8: its reader drops the lines that it can't
+    decode, and counts them. Zero bytes that pad a text are not looked at.
     """
     if head.startswith(b"\0\0\0\0"):
         head = PADDING.sub(b"", head)
@@ -60,7 +69,7 @@ def find_codec(head: bytes, encoding: str = "auto") -> str:
     head = head[:SAMPLE_BYTES]
     if b"\0\0\0\0" in head:
         head = PADDING.sub(b"", head)
-    if encoding != "auto":
+    if encoding != "auto" and not _evidently_utf8(head):
         orders = ORDERS.get(encoding, (encoding.removesuffix("-sig"),))
         return orders[0] if len(orders) == 1 else max(orders, key=lambda c: _common_share(head, c))
     if head.count(0) > len(head) // 5:
@@ -70,6 +79,9 @@ def find_codec(head: bytes, encoding: str = "auto") -> str:
         return "utf-16-be" if head[::2].count(0) > head[1::2].count(0) else "utf-16-le"
     if _bad_share(head, "utf-8") < BAD_SHARE:
         return "utf-8"
+    for codec, (script, least) in NEIGHBOURS.items():
+        if _script_share(head, codec, script) >= least:
+            return codec
     shares = {codec: _common_share(head, codec) for codec in ("gb18030", *ORDERS["utf-16"])}
     best = max(shares, key=shares.__getitem__)
     return best if shares[best] > 0.5 else "utf-8"
@@ -119,6 +131,15 @@ def _with_end(stream: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
     yield b"", True
 
 
+def _evidently_utf8(head: bytes) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        text = decoder.decode(head)
+    except UnicodeDecodeError:
+        return False
+    return sum(character > "\x7f" for character in text) >= EVIDENT
+
+
 def _bad_share(head: bytes, codec: str) -> float:
     """Share of the characters beyond ASCII that the codec can't read."""
     # An incremental decoder waits for the rest of a character that the sample's end cuts in two.
@@ -128,8 +149,18 @@ def _bad_share(head: bytes, codec: str) -> float:
 
 
 def _common_share(head: bytes, codec: str) -> float:
-    if _bad_share(head, codec) >= BAD_SHARE:
-        return 0.0
-    text = codecs.getincrementaldecoder(codec)("ignore").decode(head)
-    beyond = [character for character in text if character > "\x7f"]
+    beyond = _beyond_ascii(head, codec)
     return sum(character in COMMON for character in beyond) / max(len(beyond), 1)
+
+
+def _script_share(head: bytes, codec: str, script: re.Pattern[str]) -> float:
+    beyond = _beyond_ascii(head, codec)
+    return len(script.findall(beyond)) / max(len(beyond), EVIDENT)
+
+
+def _beyond_ascii(head: bytes, codec: str) -> str:
+    """The characters beyond ASCII; none if the codec can't read many of them."""
+    if _bad_share(head, codec) >= BAD_SHARE:
+        return ""
+    text = codecs.getincrementaldecoder(codec)("ignore").decode(head)
+    return "".join(character for character in text if character > "\x7f")

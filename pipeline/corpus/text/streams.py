@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Iterator
 from typing import IO, NamedTuple
@@ -40,7 +41,8 @@ def open_stream(file: IO[bytes], source: Source, encoding: str) -> Stream:
 
     Text in UTF-16 and other codecs in which ASCII bytes have another meaning becomes UTF-8.
     WikiExtractor writes files of the same names in two formats: JSON lines, and text between tags.
-    Such a text is also known by its first tag where its file was renamed to `….txt`.
+    Such a text is also known by its first tag where its file was renamed to `….txt`, and JSON lines
+    are by their first ones.
     """
     damage: list[Damage] = []
     data = _until_damage(decompressed(file, source.compression), damage)
@@ -52,10 +54,24 @@ def open_stream(file: IO[bytes], source: Source, encoding: str) -> Stream:
             source = source._replace(format="wikiextractor_json")
         elif WIKIEXTRACTOR.match(first):
             source = source._replace(format="wikiextractor")
+        elif source.format == "lines" and _are_objects(first, len(head) <= SAMPLE_BYTES):
+            source = source._replace(format="jsonl")
     data = itertools.chain([head], data)
     if keeps_ascii(codec):
         return Stream(source, codec, data, False, damage)
     return Stream(source, "utf-8", to_utf8(data, codec), True, damage)
+
+
+def _are_objects(text: str, whole: bool) -> bool:
+    """Whether the first two lines are objects of JSON, of a text that is whole or cut off."""
+    lines = text.split("\n")
+    if not whole and len(lines) == 1:
+        return text.startswith('{"')
+    lines = [line for line in (lines if whole else lines[:-1]) if line.strip()][:2]
+    try:
+        return bool(lines) and all(isinstance(json.loads(line), dict) for line in lines)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _until_damage(stream: Iterator[bytes], damage: list[Damage]) -> Iterator[bytes]:

@@ -45,7 +45,8 @@ def csv_values(stream: Stream, text_field: str) -> Iterator[tuple[Any, int]]:
 
     A quoted field may contain line breaks, delimiters and doubled quotes (RFC 4180). Where a quote
     is not closed, only the line in which it opens is dropped. In TSV such a quote is text, as many
-    writers of TSV do not quote. A first line `sep=;`, as Excel writes it, names the delimiter.
+    writers of TSV do not quote; so is one that would join lines which are rows by themselves. A
+    first line `sep=;`, as Excel writes it, names the delimiter.
 
     Raises:
         CorpusError: the file has no text column, or a quote in its header is not closed.
@@ -71,7 +72,11 @@ def csv_values(stream: Stream, text_field: str) -> Iterator[tuple[Any, int]]:
                 yield (text,), size
                 continue
         else:
-            size = lines.take()
+            if form == "tsv" and lines.are_rows(delimiter, width):
+                text, size = lines.back_to_second()
+                row = text.rstrip("\r\n").split(delimiter)
+            else:
+                size = lines.take()
         if not row:  # an empty line
             continue
         if width < 0:
@@ -137,6 +142,11 @@ class _Lines:
         """Read the record again."""
         self._again.extendleft(reversed(self._record))
         self.take()
+
+    def are_rows(self, delimiter: str, width: int) -> bool:
+        """Whether each line of a record of several has as many fields as a row."""
+        counts = {line.count(delimiter) + 1 for line, _ in self._record}
+        return len(self._record) > 1 and width > 1 and counts == {width}
 
     def back_to_second(self) -> tuple[str, int]:
         """Read the record again from its second line on; returns the first one and its bytes."""

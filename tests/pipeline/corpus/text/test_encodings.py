@@ -27,6 +27,31 @@ def test_marks_and_aliases(codec, found):
     assert find_codec(NEWS.encode(codec)) == found
 
 
+@pytest.mark.parametrize("named", ["latin-1", "cp1252", "gb18030", "big5", "utf-16-le"])
+def test_evident_utf8_is_utf8_whatever_is_named(named):
+    """Some codecs decode any bytes, to garbage."""
+    assert find_codec(NEWS.encode(), named) == "utf-8"
+    assert find_codec("Prix: 5 €".encode(), named) == named
+    if named in ("gb18030", "utf-16-le"):
+        assert find_codec((NEWS * 20).encode(named), named) == named
+
+
+@pytest.mark.parametrize(
+    ("codec", "text"),
+    [
+        ("euc_kr", "모든 사람은 태어날 때부터 자유롭고, 존엄과 권리에 있어 평등하다. 1948년"),
+        (
+            "euc_jp",
+            "すべての人間は、生まれながらにして自由であり、尊厳と権利について平等である。",
+        ),
+    ],
+)
+def test_neighbours_are_not_read_as_chinese(codec, text):
+    assert find_codec(text.encode(codec)) == codec
+    assert find_codec(NEWS.encode("gb18030")) == "gb18030"
+    assert find_codec("的不了".encode("gb18030")) == "gb18030"
+
+
 def test_a_sample_that_ends_within_a_character_and_one_damaged_byte():
     data = (NEWS * 50).encode()
     assert find_codec(data[:1000]) == "utf-8"

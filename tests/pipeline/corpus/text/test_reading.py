@@ -153,6 +153,18 @@ def test_wikiextractor_files_may_be_joined_and_renamed(tmp_path, target, name):
     assert documents[4].place == f"{path}:{place}"
 
 
+@pytest.mark.parametrize("target", [100, 10**6])
+def test_json_lines_may_be_called_text(tmp_path, target):
+    """Both a file that is cut into ranges and one that is not; prose may hold braces."""
+    texts = raw.write_texts(30)
+    path = raw.write(tmp_path / "a.txt", raw.jsonl(texts))
+    assert raw.texts(path, shard_megabytes=target / 1e6) == texts
+    prose = '{"这": "是"}\n一个例子。'
+    assert raw.texts(raw.write(tmp_path / "b.txt", prose.encode())) == [prose]
+    long = raw.jsonl(["很长。" * 100_000])
+    assert raw.texts(raw.write(tmp_path / "c.txt", long)) == ["很长。" * 100_000]
+
+
 def test_text_outside_of_wikiextractor_documents_is_malformed(tmp_path):
     data = f"开头\n{MARKED[0]}中间\n也是\n{MARKED[1]}结尾".encode()
     documents, dropped = raw.read(raw.write(tmp_path / "wiki_00", data))
