@@ -35,7 +35,11 @@ WIDENED = tl.constexpr(INTERPRETED)
 
 
 class Constants(NamedTuple):
-    """What a kernel is compiled for."""
+    """What a kernel is compiled for.
+
+    Functions take it whole: Triton 3.6 makes Python's numbers of its fields, which no compiled
+    function can be given. `tl.zeros` is such a function, `tl.full` is not.
+    """
 
     BIASED: bool
     """Whether a number for each key is added to the scores"""

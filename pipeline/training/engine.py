@@ -114,9 +114,9 @@ def initialize(module: nn.Module, config: Config, split: Split, precision: str) 
 
 
 def compile_layers(module: nn.Module) -> None:
-    """Apply torch.compile to the layers, which share what it makes: it takes seconds, not minutes.
+    """Apply torch.compile to the layers: one program for all of them and for all micro-batches.
 
-    Micro-batches of other tokens and samples use the same code.
+    To compile a whole network takes minutes.
     """
     for part in module.modules():
         if isinstance(part, NezhaLayer):
