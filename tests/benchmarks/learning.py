@@ -1,14 +1,17 @@
-"""What the sample recipe learns for each CPU minute, against plain transformers.
+"""What a recipe learns for each minute of computing, against plain transformers.
 
     python -m tests.benchmarks.learning FOLDER [--minutes 8] [--threads 2]
+    python -m tests.benchmarks.learning FOLDER --config FILE --minutes 2 --prepare   # without a GPU
+    python -m tests.benchmarks.learning FOLDER --config FILE --minutes 2 --peer-lr 4e-4   # with one
 
-Both train on the sample corpus, with the same vocabulary, threads and size of the network. Ours
+Both train on the same corpus, with the same vocabulary, threads and size of the network. Ours
 runs with the settings of `--config`: its objective, masks, optimizer and loop. The peer is a
 BertForMaskedLM of the same size, trained by transformers' Trainer with its AdamW, its linear
 schedule and its collator (15 % of the tokens, each alone), on samples of one segment; `--peer-lr`
 sets its rate. Each run ends after the given CPU minutes, which its schedule knows. Held-out loss is
 that of the same samples of one segment with the same whole-word masks, in nats for each masked
-token. CPU time is that of the whole training process, without evaluations and the start.
+token. Minutes are CPU time of the whole training process, without evaluations and the
+start; on a GPU, where the peer trains in bf16, they are minutes of the clock.
 
 Runs that are there are kept, so the command goes on after an interruption. It prints the curves and
 writes them to `FOLDER/learning.json` and `FOLDER/learning.png`.
@@ -48,20 +51,32 @@ PROBE_STEPS = 200
 """Steps that tell how many fit the minutes."""
 
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+UNIT = "CPU minutes" if DEVICE == "cpu" else "minutes on a GPU"
+
+
+def now() -> float:
+    """CPU seconds of this process, threads included; with a GPU seconds of the clock."""
+    if DEVICE == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 class Clock:
-    """CPU seconds of this process, threads included, without what is done while it is stopped."""
+    """Time, without what is done while it is stopped."""
 
     def __init__(self) -> None:
-        self._apart, self._started = 0.0, time.process_time()
+        self._apart, self._started = 0.0, now()
 
     def minutes(self) -> float:
-        return (time.process_time() - self._started - self._apart) / 60
+        return (now() - self._started - self._apart) / 60
 
     def without(self, action: Callable[[], Any]) -> Any:
         """What the action returns; its time does not count."""
-        before = time.process_time()
+        before = now()
         result = action()
-        self._apart += time.process_time() - before
+        self._apart += now() - before
         return result
 
 
@@ -73,7 +88,7 @@ def settings(chosen: argparse.Namespace, name: str, *overrides: str) -> Config:
         [
             f"run.storage={folder}",
             f"run.name={name}",
-            f"corpus.vocab={folder / 'pairs' / 'vocab.txt'}",
+            f"corpus.vocab={vocabulary(chosen)}",
             f"train.shards=[{folder / 'pairs' / 'shards'}]",
             f"train.eval_shards={folder / 'single' / 'heldout'}",
             f"train.eval_samples={SAMPLES}",
@@ -84,9 +99,14 @@ def settings(chosen: argparse.Namespace, name: str, *overrides: str) -> Config:
     )
 
 
+def vocabulary(chosen: argparse.Namespace) -> str:
+    """The one that the configuration names, or else that of the prepared corpus."""
+    return load_config(chosen.config).corpus.vocab or str(chosen.folder / "pairs" / "vocab.txt")
+
+
 def prepare(chosen: argparse.Namespace) -> None:
     """The corpus as the recipe has it, and one of single segments with the same vocabulary."""
-    vocab = chosen.folder / "pairs" / "vocab.txt"
+    vocab = vocabulary(chosen)
     single = ["corpus.pairs={task: none, dupe_factor: 1}", f"corpus.vocab={vocab}"]
     single += ["corpus.masking={mode: dynamic}"]
     for name, own in (("pairs", []), ("single", single)):
@@ -157,10 +177,12 @@ def train_peer(chosen: argparse.Namespace, steps: int, name: str) -> list[list[f
         total = 0.0
         with torch.no_grad():
             for batch in batches:
-                given = (batch.input_ids, batch.token_type_ids, batch.attention_mask)
-                ids, types, mask = map(torch.from_numpy, given)
+                given = (
+                    *(batch.input_ids, batch.token_type_ids, batch.attention_mask),
+                    batch.labels,
+                )
+                ids, types, mask, labels = (torch.from_numpy(x).to(DEVICE) for x in given)
                 logits = network(input_ids=ids, token_type_ids=types, attention_mask=mask).logits
-                labels = torch.from_numpy(batch.labels)
                 total += float(
                     F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
                 )
@@ -190,7 +212,8 @@ def train_peer(chosen: argparse.Namespace, steps: int, name: str) -> list[list[f
             report_to=[],
             disable_tqdm=True,
             logging_strategy="no",
-            use_cpu=True,
+            use_cpu=DEVICE == "cpu",
+            bf16=DEVICE != "cpu",
             seed=config.run.seed,
         ),
         data_collator=transformers.DataCollatorForLanguageModeling(
@@ -236,7 +259,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--config", default="jobs/configs/demo.yaml")
-    parser.add_argument("--minutes", type=float, default=8.0, help="CPU minutes of each side")
+    parser.add_argument("--minutes", type=float, default=8.0, help=f"{UNIT} of each side")
+    parser.add_argument("--prepare", action="store_true", help="the corpora alone, which need Ray")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--points", type=int, default=10, help="evaluations of a run")
     parser.add_argument("--peer-lr", type=float, default=1e-3)
@@ -249,11 +273,13 @@ def main() -> None:
         print(json.dumps(SIDES[chosen.side](chosen, chosen.steps, chosen.name)))
         return
     prepare(chosen)
+    if chosen.prepare:
+        return
     curves = {side: curve(chosen, side) for side in SIDES}
     single = chosen.folder / "single"
     batches = heldout(str(single / "heldout"), MICRO_BATCH, SAMPLES, 0, 1)
     reference = unigram_loss(open_folder(str(single / "shards")), batches)
-    table = Table("", "CPU minutes", "loss", title="Held-out loss, nats a masked token")
+    table = Table("", UNIT, "loss", title="Held-out loss, nats a masked token")
     for side, points in curves.items():
         for minutes, loss in points:
             table.add_row(side, f"{minutes:.2f}", f"{loss:.3f}")
@@ -269,7 +295,7 @@ def _draw(curves: dict[str, list[list[float]]], reference: float, path: Path) ->
 
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel="CPU minutes", ylabel="held-out masked-token loss (nats)")
+    axes = figure.add_subplot(xlabel=UNIT, ylabel="held-out masked-token loss (nats)")
     for side, points in curves.items():
         axes.plot(*zip(*points, strict=True), marker="o", label=LABELS[side])
     axes.axhline(reference, color="gray", linestyle=":", label="token frequencies alone")
