@@ -82,7 +82,7 @@ def check_origin(config: Config) -> None:
         return
     if not checkpoints.origin_of(given).exists():
         raise CheckpointError(
-            f"{given}: nothing is there; train.init_from names a run, checkpoint or export folder"
+            f"{given}: no such folder; train.init_from names a run, a checkpoint or an export"
         )
 
 

@@ -37,8 +37,8 @@ WIDENED = tl.constexpr(INTERPRETED)
 class Constants(NamedTuple):
     """What a kernel is compiled for.
 
-    Functions take it whole: Triton 3.6 makes Python's numbers of its fields, which no compiled
-    function can be given. `tl.zeros` is such a function, `tl.full` is not.
+    Functions take all of it, not single fields: in Triton 3.6 a field is a number of Python, and a
+    compiled function does not accept one. `tl.zeros` is a compiled function, `tl.full` is not.
     """
 
     BIASED: bool

@@ -80,8 +80,8 @@ def scalar_seed(seed: Tensor) -> int:
 def kernel_seed(like: Tensor) -> Tensor:
     """`scalar_seed(new_seed())` for a kernel on a GPU, int64 on the CPU.
 
-    As an operator it is one call in a compiled program, which then needs no compiler for CPUs.
-    `like` is the tensor that the seed is for: compilers merge calls with the same argument.
+    It is an operator, so that torch.compile makes no code for the CPU out of it. `like` is the
+    tensor that the seed is for: torch.compile merges calls that have the same argument.
     """
     return torch.tensor(scalar_seed(new_seed()), device="cpu")
 

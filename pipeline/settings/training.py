@@ -182,8 +182,8 @@ class EngineSettings(Settings):
     def _compiled_whole(self) -> EngineSettings:
         if self.compile and self.zero_stage == 3:
             raise ValueError(
-                "engine.compile needs zero_stage 1 or 2: in stage 3 DeepSpeed gathers the weights "
-                "of each part of a layer by itself, which leaves nothing to join"
+                "engine.compile needs zero_stage 1 or 2: in stage 3 DeepSpeed gathers weights "
+                "inside a layer, which torch.compile cannot compile"
             )
         return self
 

@@ -7,9 +7,9 @@
 tokens a second, MFU, peak of memory, and the kernels that take most. `attention` is one layer of
 base size over 32,768 tokens: each kernel with the tiles that ship and with those of `--try`
 (queries, keys, warps, stages, most registers), beside torch's flash attention and cuDNN's, which
-know no positions. Times of kernels are the profiler's, the mean of five calls after two. Run
-`compute-sanitizer` over tiles that you mean to keep: 64,64,8,2 of `queries` reads beyond its shared
-memory with Triton 3.6, mostly without a crash.
+know no positions. Times of kernels are the profiler's, the mean of five calls after two. Check new
+tiles with `compute-sanitizer`: with Triton 3.6 the tiles 64,64,8,2 of `queries` read outside their
+shared memory, and often nothing crashes.
 """
 
 import argparse

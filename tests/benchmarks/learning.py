@@ -8,10 +8,10 @@ Both train on the same corpus, with the same vocabulary, threads and size of the
 runs with the settings of `--config`: its objective, masks, optimizer and loop. The peer is a
 BertForMaskedLM of the same size, trained by transformers' Trainer with its AdamW, its linear
 schedule and its collator (15 % of the tokens, each alone), on samples of one segment; `--peer-lr`
-sets its rate. Each run ends after the given CPU minutes, which its schedule knows. Held-out loss is
+sets its rate. Each run ends after the given minutes, which its schedule knows. Held-out loss is
 that of the same samples of one segment with the same whole-word masks, in nats for each masked
-token. Minutes are CPU time of the whole training process, without evaluations and the
-start; on a GPU, where the peer trains in bf16, they are minutes of the clock.
+token. Minutes are CPU time of the whole training process, without its start and the evaluations. On
+a GPU, where the peer trains in bf16, they are minutes of the clock.
 
 Runs that are there are kept, so the command goes on after an interruption. It prints the curves and
 writes them to `FOLDER/learning.json` and `FOLDER/learning.png`.
@@ -49,8 +49,6 @@ SAMPLES, MICRO_BATCH = 1024, 16
 """Held-out samples, and those of one forward pass."""
 PROBE_STEPS = 200
 """Steps that tell how many fit the minutes."""
-
-
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 UNIT = "CPU minutes" if DEVICE == "cpu" else "minutes on a GPU"
 
@@ -227,7 +225,7 @@ def train_peer(chosen: argparse.Namespace, steps: int, name: str) -> list[list[f
 
 
 SIDES = {"ours": train_ours, "transformers": train_peer}
-LABELS = {"ours": "NEZHA, the sample run's recipe", "transformers": "BERT, transformers' Trainer"}
+LABELS = {"ours": "NEZHA, our recipe", "transformers": "BERT, transformers' Trainer"}
 
 
 def curve(chosen: argparse.Namespace, side: str) -> list[list[float]]:

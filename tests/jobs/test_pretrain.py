@@ -66,7 +66,7 @@ def test_an_activation_that_does_not_exist(capsys, storage):
 def test_a_starting_point_that_does_not_exist(capsys, storage):
     """Before the corpus is prepared; a dry run says it, because --then may make it first."""
     given = [f"run.storage={storage}", "demo.enabled=true", "train.init_from=/absent"]
-    assert "/absent: nothing is there" in refused(capsys, *given)
+    assert "/absent: no such folder" in refused(capsys, *given)
     assert not storage.exists()
     assert main(pretrain.VERB, ["--dry-run", *given]) == 0
     assert "/absent, which is not there yet" in capsys.readouterr().out
