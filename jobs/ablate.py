@@ -10,9 +10,9 @@ from rich.table import Table
 
 from jobs.command import Verb, main
 from jobs.output.progress import ConsoleProgress
-from pipeline import ablation
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
+from pipeline.stages import ablation
 
 
 def plan(config: Config) -> Mapping[str, object]:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from jobs.command import Verb, main, table
-from pipeline import stages
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
+from pipeline.stages import exporting
 from pipeline.tracking.runs import noted_run
 from pipeline.training.checkpoints import files as checkpoints
 
@@ -22,7 +22,7 @@ def plan(config: Config) -> Mapping[str, object]:
 
 def execute(config: Config, console: Console) -> None:
     paths = RunPaths.of(config)
-    uri = stages.make_export(config, noted_run(paths.run), console.print)
+    uri = exporting.make_export(config, noted_run(paths.run), console.print)
     console.print(table("Export", {"folder": paths.export, "model URI": uri}))
     console.print(
         f"Next: python -m jobs.finetune finetune.checkpoint={paths.export} …",

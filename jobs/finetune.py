@@ -12,7 +12,6 @@ from rich.text import Text
 
 from jobs.command import Verb, main, table
 from jobs.output.progress import ConsoleProgress
-from pipeline import recording
 from pipeline.errors import ConfigError
 from pipeline.finetuning.checks import SETS, check, check_files
 from pipeline.finetuning.finetune import FinetuneResult, Finetuning
@@ -21,6 +20,7 @@ from pipeline.finetuning.trials.on_cluster import finetune_all
 from pipeline.finetuning.trials.search import Score, grid
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
+from pipeline.stages import recording
 from pipeline.tracking import runs as tracking
 
 

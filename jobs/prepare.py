@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from jobs.command import Verb, main, table
-from pipeline import preflight, sample, stages
+from pipeline import sample
 from pipeline.corpus import planning, prepare
 from pipeline.corpus.run.inputs import Inputs, list_inputs
 from pipeline.corpus.samples.vocabulary_training import is_trained
@@ -17,6 +17,7 @@ from pipeline.corpus.shards import format as shards
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.corpus import CorpusSettings
+from pipeline.stages import preflight, preparing
 
 
 @functools.lru_cache(maxsize=1)
@@ -27,8 +28,8 @@ def _inputs(corpus: CorpusSettings, written: tuple[str, ...], run: str) -> Input
 
 def plan(config: Config) -> Mapping[str, object]:
     _inputs.cache_clear()
-    paths, corpus = RunPaths.of(config), stages.with_sample(config).corpus
-    stages.check_preparation(config)
+    paths, corpus = RunPaths.of(config), preparing.with_sample(config).corpus
+    preparing.check_preparation(config)
     if config.demo.enabled and not config.corpus.inputs and not paths.sample.exists():
         return {"make the sample": paths.sample, "read it and write": paths.shards}
     inputs = _inputs(corpus, *preflight.written_by(config))
@@ -53,10 +54,10 @@ def execute(config: Config, console: Console) -> None:
     if config.demo.enabled:
         sample.make(paths.sample, config.demo.heldout_share)
         _inputs.cache_clear()  # the sample may be new
-    config = stages.with_sample(config)
+    config = preparing.with_sample(config)
     inputs = _inputs(config.corpus, *preflight.written_by(config))
-    stages.make_vocabulary(config, inputs.sources, show)
-    stages.make_shards(config, inputs, show)
+    preparing.make_vocabulary(config, inputs.sources, show)
+    preparing.make_shards(config, inputs, show)
     manifest = shards.read_manifest(paths.shards)
     console.print(
         table(

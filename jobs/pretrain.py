@@ -10,16 +10,16 @@ from rich.console import Console
 from jobs.command import Verb, main, table
 from jobs.output.learnt import score_rows, show_learnt
 from jobs.output.progress import ConsoleProgress
-from pipeline import estimate, preflight, stages
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
+from pipeline.stages import estimate, heads, preflight, preparing, sequence
 from pipeline.tracking.runs import address
 from pipeline.training.checkpoints import files as checkpoints
 
 
 def plan(config: Config) -> Mapping[str, object]:
     """What the run would do; refuses what can't work."""
-    stages.check_heads(stages.with_sample(config))
+    heads.check_heads(preparing.with_sample(config))
     return preflight.pretrain(config)
 
 
@@ -27,7 +27,7 @@ def execute(config: Config, console: Console) -> None:
     console.print(table(f"Run {config.run.name} will", todo(config)))
     progress = ConsoleProgress(console)
     try:
-        summary = stages.run_all(config, progress)
+        summary = sequence.run_all(config, progress)
     finally:
         progress.close()
     show_learnt(config, console)

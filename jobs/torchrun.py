@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from jobs.command import Verb, main, table
-from pipeline import preflight
 from pipeline.paths import RunPaths
 from pipeline.runs.report import write_report
 from pipeline.settings.config import Config
+from pipeline.stages import preflight
 from pipeline.training.launch import torchrun
 
 

@@ -8,19 +8,20 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from jobs.command import Verb, main
-from pipeline import preflight, sample, stages
+from pipeline import sample
 from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.samples.vocabulary import read_vocabulary
 from pipeline.corpus.text.sources import Listing
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
+from pipeline.stages import preflight, preparing
 
 
 def plan(config: Config) -> Mapping[str, object]:
     paths = RunPaths.of(config)
     if config.corpus.vocab:
         return {"check": paths.vocab, "entries": len(read_vocabulary(paths.vocab))}
-    corpus = stages.with_sample(config).corpus
+    corpus = preparing.with_sample(config).corpus
     return {
         "train on": ", ".join(corpus.inputs),
         "entries": corpus.vocab_size,
@@ -33,10 +34,10 @@ def execute(config: Config, console: Console) -> None:
     if not config.corpus.vocab:
         if config.demo.enabled:
             sample.make(RunPaths.of(config).sample, config.demo.heldout_share)
-        config = stages.with_sample(config)
+        config = preparing.with_sample(config)
         # The same files as jobs.prepare reads, so that it need not train again.
         sources = list_inputs(config.corpus, *preflight.written_by(config)).sources
-    stages.make_vocabulary(
+    preparing.make_vocabulary(
         config, sources, lambda line: console.print(line, markup=False, highlight=False)
     )
 

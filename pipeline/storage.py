@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -52,6 +53,12 @@ def write_whole(path: str, data: bytes | pa.Buffer) -> None:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: object) -> None:
+    """Write values as readable JSON, completely or not at all."""
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    write_whole(str(path), text.encode())
 
 
 def read_whole(path: str) -> bytes:

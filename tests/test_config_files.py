@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import ablation
 from pipeline.settings.config_file import dump_yaml, load_config
+from pipeline.stages import ablation
 from tests.benchmarks import gpu
 
 ROOT = Path(__file__).parent.parent

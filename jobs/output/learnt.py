@@ -11,8 +11,8 @@ from rich.text import Text
 
 from pipeline.export.fill_masks import Token, best_answers, held_out_samples
 from pipeline.paths import RunPaths
-from pipeline.pretraining import CURVE
 from pipeline.settings.config import Config
+from pipeline.stages.pretraining import CURVE
 from pipeline.training.measure import history
 
 BARS = "▁▂▃▄▅▆▇█"

@@ -11,9 +11,9 @@ import torch
 
 from model import NezhaConfig
 from pipeline.cluster import ray_cluster
-from pipeline.estimate import random_batch
 from pipeline.feed.collate import Batch
 from pipeline.settings.config import Config
+from pipeline.stages.estimate import random_batch
 from pipeline.training import batch_split, engine
 from pipeline.training.launch.ray_train import HIDE_GPUS
 from pipeline.training.measure import flops

@@ -91,10 +91,10 @@ def test_a_vocabulary_that_the_shards_were_not_made_with(capsys, storage, tmp_pa
 
 
 def test_a_finished_run_under_other_settings(capsys, tmp_path):
-    from pipeline import pretraining
     from pipeline.errors import ConfigError
+    from pipeline.stages import pretraining
     from pipeline.training.launch import torchrun
-    from tests.pipeline.test_stages import Lines
+    from tests.pipeline.stages.test_sequence import Lines
     from tests.pipeline.training.test_loop import settings
 
     config = settings(tmp_path, "finished", "train.steps=6")

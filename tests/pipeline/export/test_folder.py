@@ -16,7 +16,7 @@ from pipeline.errors import ExportError, VocabularyError
 from pipeline.export import folder as export
 from pipeline.export.lineage import read_lineage
 from pipeline.paths import RunPaths
-from pipeline.registering import known_address, register_export
+from pipeline.stages.registering import known_address, register_export
 from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.checkpoints.state import load_weights

@@ -7,9 +7,10 @@ import pytest
 
 from jobs import report
 from jobs.command import main
-from pipeline import journal, pretraining
+from pipeline import journal
 from pipeline.errors import TrainingError
 from pipeline.runs.report import write_report
+from pipeline.stages import pretraining
 from pipeline.training.faults import events
 from pipeline.training.measure import history, step_log
 

@@ -6,10 +6,10 @@ import shutil
 import pytest
 import torch
 
-from pipeline import preflight
 from pipeline.errors import NezhaError, TrainingError
 from pipeline.paths import RunPaths
 from pipeline.settings.config_file import load_config
+from pipeline.stages import preflight
 from pipeline.training import loop
 from pipeline.training.checkpoints import files
 from pipeline.training.launch import torchrun

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from jobs import evaluate
-from pipeline import preflight
 from pipeline.errors import CheckpointError, VocabularyError
 from pipeline.paths import RunPaths
 from pipeline.settings.config_file import load_config
+from pipeline.stages import preflight
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.launch import torchrun
 from pipeline.training.measure import history

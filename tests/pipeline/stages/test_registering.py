@@ -15,13 +15,13 @@ import pytest
 
 from jobs import promote
 from jobs.command import main
-from pipeline import registering
 from pipeline.finetuning.finetune import finetune
 from pipeline.finetuning.prediction import carried_code
 from pipeline.finetuning.prediction.predict import Head
 from pipeline.finetuning.tasks import TASKS
 from pipeline.settings.config_file import load_config
 from pipeline.settings.finetuning import FinetuneSettings
+from pipeline.stages import registering
 from pipeline.tracking import runs as tracking
 from pipeline.tracking import versions
 from pipeline.tracking.versions import Figure

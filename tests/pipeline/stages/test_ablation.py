@@ -6,14 +6,14 @@ import json
 import mlflow
 import pytest
 
-from pipeline import ablation
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.paths import RunPaths
 from pipeline.settings.config_file import load_config, with_changes
+from pipeline.stages import ablation
 from pipeline.tracking import runs as tracking
 from pipeline.training.faults import lock
 from pipeline.training.launch import ray_train, torchrun
-from tests.pipeline.test_stages import Lines
+from tests.pipeline.stages.test_sequence import Lines
 from tests.pipeline.training.test_loop import settings
 
 VARIANTS = {"lamb": {}, "adamw": {"optim.name": "adamw"}}

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline import estimate
 from pipeline.settings.config_file import load_config
+from pipeline.stages import estimate
 
 DEMO = "jobs/configs/demo.yaml"
 

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from pipeline import preflight
 from pipeline.corpus.shards.format import MANIFEST, read_manifest
 from pipeline.errors import Interrupted, TrackingError
 from pipeline.feed import opening
 from pipeline.feed.batches import heldout, open_folder, split_weights
 from pipeline.feed.unigram import unigram_loss
 from pipeline.paths import RunPaths
-from pipeline.progress import Progress, Show
 from pipeline.runs import report
 from pipeline.settings.config import Config
+from pipeline.stages import preflight
+from pipeline.stages.progress import Progress, Show
 from pipeline.tracking import pictures
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.datasets import DataUsed, log_data

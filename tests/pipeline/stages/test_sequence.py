@@ -8,7 +8,6 @@ import mlflow
 import numpy as np
 import pytest
 
-from pipeline import preflight, pretraining, stages
 from pipeline.corpus.run.inputs import Inputs
 from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.corpus.text.sources import Source
@@ -18,6 +17,7 @@ from pipeline.feed.unigram import unigram_loss
 from pipeline.finetuning.finetune import finetune
 from pipeline.paths import RunPaths
 from pipeline.settings.finetuning import FinetuneSettings, TaskData
+from pipeline.stages import exporting, heads, preflight, preparing, pretraining, sequence
 from pipeline.tracking import runs as tracking
 from pipeline.training.launch import ray_train, torchrun
 from tests.pipeline.training.test_loop import settings
@@ -84,7 +84,7 @@ def test_a_finished_run_that_was_not_recorded_is_recorded_whole(
 def test_a_run_without_held_out_text_has_a_summary(tmp_path, in_this_process):
     config = settings(tmp_path, "alone", "train.steps=2")
     shutil.rmtree(RunPaths.of(config).heldout)
-    summary = stages._pretraining_summary(config, pretraining.pretrain(config, Lines()))
+    summary = sequence._pretraining_summary(config, pretraining.pretrain(config, Lines()))
     assert summary["heldout_mlm_loss"] is None
     assert summary["unigram_loss"] is None
     assert summary["tokens_per_second"] > 0
@@ -113,7 +113,7 @@ def test_shards_prepared_elsewhere_give_the_reference_loss(prepared_elsewhere, i
     assert mlflow_run(config, run_id).info.status == "FINISHED"
     (shards,), folder = config.train.shards, config.train.eval_shards
     expected = unigram_loss(ShardFolder(shards), heldout(folder, 8, 10_000, 0, 1))
-    assert stages._pretraining_summary(config, run_id)["unigram_loss"] == expected
+    assert sequence._pretraining_summary(config, run_id)["unigram_loss"] == expected
     assert 3.0 < expected < np.log(65) + 0.1
 
 
@@ -162,7 +162,7 @@ def test_an_export_is_made_once_and_registered_wherever_it_is_wanted(
 ):
     made = []
     monkeypatch.setattr(
-        stages.registering,
+        exporting.registering,
         "register_export",
         lambda config, folder, run_id: (made.append(config) or f"uri {len(made)}", "noted"),
     )
@@ -172,14 +172,14 @@ def test_an_export_is_made_once_and_registered_wherever_it_is_wanted(
         chosen = config.tracking
         return addresses.get((chosen.uri, chosen.registered_model, chosen.alias))
 
-    monkeypatch.setattr(stages.registering, "known_address", known)
+    monkeypatch.setattr(exporting.registering, "known_address", known)
     config, lines = settings(tmp_path, "again", "train.steps=2"), Lines()
     run_id = pretraining.pretrain(config, lines)
-    assert stages.make_export(config, run_id, lines.say) == "uri 1"
+    assert exporting.make_export(config, run_id, lines.say) == "uri 1"
     chosen = config.tracking
     addresses[chosen.uri, chosen.registered_model, chosen.alias] = "uri 1"
     written = (RunPaths.of(config).export / "model.safetensors").stat().st_mtime_ns
-    assert stages.make_export(config, run_id, lines.say) == "uri 1"
+    assert exporting.make_export(config, run_id, lines.say) == "uri 1"
     changes = [
         {"alias": "staging"},
         {"registered_model": "other"},
@@ -189,9 +189,9 @@ def test_an_export_is_made_once_and_registered_wherever_it_is_wanted(
         other = config.model_copy(update={"tracking": config.tracking.model_copy(update=change)})
         chosen = other.tracking
         for _ in range(2):
-            assert stages.make_export(other, run_id, lines.say) == f"uri {number}"
+            assert exporting.make_export(other, run_id, lines.say) == f"uri {number}"
             addresses[chosen.uri, chosen.registered_model, chosen.alias] = f"uri {number}"
-    assert stages.make_export(config, run_id, lines.say) == "uri 1"
+    assert exporting.make_export(config, run_id, lines.say) == "uri 1"
     assert len(made) == 4
     assert (RunPaths.of(config).export / "model.safetensors").stat().st_mtime_ns == written
     assert lines[-1] == f"{RunPaths.of(config).export} is up to date"
@@ -214,7 +214,7 @@ def test_a_head_from_the_export_is_registered_once_below_its_run(
     tmp_path, in_this_process, monkeypatch
 ):
     monkeypatch.setattr(
-        stages,
+        heads,
         "finetune_all",
         lambda jobs, show: [
             finetune(job.settings, job.export, job.output, job.seed, from_scratch=job.from_scratch)
@@ -229,11 +229,11 @@ def test_a_head_from_the_export_is_registered_once_below_its_run(
     config = settings(tmp_path, "registered", "train.steps=2")
     config = config.model_copy(update={"heads": {"mine": head}})
     parent = pretraining.pretrain(config, Lines())
-    stages.make_export(config, parent, print)
+    exporting.make_export(config, parent, print)
     client = mlflow.MlflowClient(tracking.tracking_uri(config))
     for _ in range(2):
         lines = Lines()
-        assert stages.finetune_heads(config, parent, lines)["mine_accuracy"].keys() == {
+        assert heads.finetune_heads(config, parent, lines)["mine_accuracy"].keys() == {
             "pretrained",
             "scratch",
         }
@@ -249,8 +249,8 @@ def test_a_head_from_the_export_is_registered_once_below_its_run(
     names = {model.name for model in client.search_registered_models()}
     assert names == {"nezha", "nezha-mine-pretrained"}
     other = config.tracking.model_copy(update={"registered_model": "other"})
-    stages.make_export(config.model_copy(update={"tracking": other}), parent, print)
-    stages.finetune_heads(config.model_copy(update={"tracking": other}), parent, Lines())
+    exporting.make_export(config.model_copy(update={"tracking": other}), parent, print)
+    heads.finetune_heads(config.model_copy(update={"tracking": other}), parent, Lines())
     assert len(client.search_model_versions("name='other-mine-pretrained'")) == 1
 
 
@@ -274,7 +274,7 @@ def test_held_out_shards_that_do_not_exist_are_refused(tmp_path):
 def test_held_out_masks_do_not_depend_on_those_of_training(tmp_path, monkeypatch):
     """Held-out losses of runs with other mask rates can be compared."""
     made = []
-    monkeypatch.setattr(stages.prepare, "prepare", lambda *given, **rest: made.append(given))
+    monkeypatch.setattr(preparing.prepare, "prepare", lambda *given, **rest: made.append(given))
     heldout = Source("b.txt", "b.txt", "0/b.txt", 1, "lines", "", "")
     config = settings(
         tmp_path,
@@ -283,7 +283,7 @@ def test_held_out_masks_do_not_depend_on_those_of_training(tmp_path, monkeypatch
         "corpus.heldout=[b.txt]",
         "corpus.masking={mode: dynamic, probability: 0.4, max_ngram: 3}",
     )
-    stages.make_shards(config, Inputs([], [heldout]), print)
+    preparing.make_shards(config, Inputs([], [heldout]), print)
     training, held_out = (given[0].masking for given in made)
     assert training == config.corpus.masking
     assert (held_out.mode, held_out.probability, held_out.max_ngram) == ("static", 0.15, 1)
@@ -295,7 +295,7 @@ def test_a_head_of_a_run_has_its_name_already(tmp_path):
         update={"heads": {"mine": FinetuneSettings(task="pair", name="other")}}
     )
     with pytest.raises(ConfigError, match=r"heads\.mine\.name: leave it out"):
-        stages.check_heads(config)
+        heads.check_heads(config)
 
 
 def test_a_head_that_cannot_work_is_refused_before_anything_runs(tmp_path):
@@ -304,6 +304,6 @@ def test_a_head_that_cannot_work_is_refused_before_anything_runs(tmp_path):
     )
     lines = Lines()
     with pytest.raises(ConfigError, match=r"heads\.mine\.data\.train: name"):
-        stages.run_all(config, lines)
+        sequence.run_all(config, lines)
     assert lines == []
     assert not Path(RunPaths.of(config).checkpoints).exists()

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from pipeline import preflight
 from pipeline.corpus.run.inputs import list_inputs
 from pipeline.errors import ConfigError
 from pipeline.feed.batches import FingerprintError
 from pipeline.settings.config_file import load_config
+from pipeline.stages import preflight
 from pipeline.training.launch import torchrun
 from tests.pipeline.corpus import raw
 from tests.pipeline.training.test_loop import settings

@@ -15,9 +15,9 @@ from pipeline.finetuning.judging import judge as judging
 from pipeline.finetuning.prediction.head_folder import RESULTS, read_results
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials.trial import read_predictions
-from pipeline.progress import Show
-from pipeline.registering import head_is_registered, register_head
 from pipeline.settings.config import Config
+from pipeline.stages.progress import Show
+from pipeline.stages.registering import head_is_registered, register_head
 from pipeline.storage import write_whole
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.finetuning import record_finetuning

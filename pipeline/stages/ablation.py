@@ -7,7 +7,7 @@
         ablation.json, ablation.md  the table
 
 All runs are scored on the held-out samples of the first variant, whose masks are always
-`stages.HELDOUT_MASKS`: so losses of runs with different training masks can be compared.
+`preparing.HELDOUT_MASKS`: so losses of runs with different training masks can be compared.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from pipeline import preflight, sample, stages
+from pipeline import sample
 from pipeline.corpus.run.inputs import list_inputs
 from pipeline.errors import ConfigError, Interrupted, TrainingError
 from pipeline.paths import RunPaths
-from pipeline.progress import Progress
 from pipeline.settings.config import Config, flatten
 from pipeline.settings.config_file import with_changes
 from pipeline.settings.corpus import CorpusSettings
-from pipeline.storage import write_whole
+from pipeline.stages import preflight, preparing, sequence
+from pipeline.stages.progress import Progress
+from pipeline.storage import write_json, write_whole
 from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.faults import lock
@@ -68,7 +69,7 @@ def cells(config: Config, parent: str = "") -> list[Cell]:
     """
     if not config.ablate.variants:
         raise ConfigError("ablate.variants: name what to compare, as in jobs/configs/ablations")
-    folder, own = RunPaths.of(config).run, stages.with_sample(config)
+    folder, own = RunPaths.of(config).run, preparing.with_sample(config)
     variants = _variants(own)
     _refuse_other_texts(own, variants)
     if not (own.corpus.heldout or own.train.eval_shards):
@@ -145,7 +146,7 @@ def _train_and_compare(config: Config, parent: str | None, progress: Progress) -
             continue
         progress.say(f"run {number} of {len(planned)}: {cell.config.run.name}")
         try:
-            stages.run_all(cell.config, progress)
+            sequence.run_all(cell.config, progress)
         except TrainingError as error:
             progress.say(str(error))
             failed.setdefault(cell.variant, []).append(f"seed {cell.seed}: {error}")
@@ -244,19 +245,19 @@ def _prepare(config: Config, progress: Progress) -> None:
     if config.demo.enabled:
         progress.stage("sample")
         sample.make(paths.sample, config.demo.heldout_share)
-    own = stages.with_sample(config)
+    own = preparing.with_sample(config)
     if not own.corpus.inputs:
         return
     inputs = list_inputs(own.corpus, *preflight.written_by(own))
     progress.stage("vocabulary")
-    vocab = stages.make_vocabulary(own, inputs.sources, progress.say)
+    vocab = preparing.make_vocabulary(own, inputs.sources, progress.say)
     variants = _variants(own)
     for name in dict.fromkeys(_corpora(variants).values()):
         progress.stage(f"prepare {name}")
         place = {"run.storage": str(paths.run / "corpora"), "run.name": name}
         corpus = with_changes(variants[name], {"corpus.vocab": str(vocab), **place}, "")
-        stages.check_preparation(corpus)
-        stages.make_shards(corpus, inputs, progress.say)
+        preparing.check_preparation(corpus)
+        preparing.make_shards(corpus, inputs, progress.say)
 
 
 def _variants(config: Config) -> dict[str, Config]:
@@ -304,12 +305,7 @@ def _write(folder: Path, config: Config, rows: list[Row]) -> list[Path]:
     lines = [columns, ["---"] * len(columns)]
     lines += [[line.get(name, "") for name in columns] for line in table]
     markdown = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    files = [folder / "ablation.json", folder / "ablation.md"]
-    records = [row._asdict() for row in rows]
-    texts = (
-        json.dumps(records, indent=2, ensure_ascii=False) + "\n",
-        f"# {config.run.name}\n\n{markdown}\n",
-    )
-    for file, text in zip(files, texts, strict=True):
-        write_whole(str(file), text.encode())
-    return files
+    records, text = folder / "ablation.json", folder / "ablation.md"
+    write_json(records, [row._asdict() for row in rows])
+    write_whole(str(text), f"# {config.run.name}\n\n{markdown}\n".encode())
+    return [records, text]

@@ -1,0 +1,66 @@
+"""The stage that makes an export of the best checkpoint and registers it."""
+
+from __future__ import annotations
+
+import json
+
+from pipeline.errors import TrackingError
+from pipeline.export import folder as exports
+from pipeline.paths import RunPaths
+from pipeline.settings.config import Config
+from pipeline.stages import registering
+from pipeline.stages.progress import Show
+from pipeline.storage import write_json
+from pipeline.tracking import runs as tracking
+from pipeline.training.checkpoints import files as checkpoints
+
+
+def make_export(config: Config, run_id: str | None, show: Show) -> str:
+    """Export the checkpoint with the best held-out loss and register it; returns the model URI.
+
+    An export that is up to date is registered once under each name, alias and store, and again
+    where its version was deleted.
+    """
+    paths = RunPaths.of(config)
+    best = checkpoints.best(paths.checkpoints)
+    marker = paths.run / "export.json"
+    made = {"checkpoint": best.name, "hashes": checkpoints.read_hashes(best)}
+    place = {
+        "store": tracking.tracking_uri(config) if run_id else "",
+        "name": config.tracking.registered_model,
+        "alias": config.tracking.alias,
+    }
+    done = json.loads(marker.read_text("utf-8")) if marker.exists() else {}
+    places: list[dict[str, str]] = []
+    if {key: done.get(key) for key in made} == made and paths.export.exists():
+        show(f"{paths.export} is up to date")
+        places = done.get("places", [])
+        if place in places and (uri := _registered(config, done["model_uri"], run_id)):
+            return uri
+    else:
+        show(f"{best.name}, which has the best held-out loss, to {paths.export}")
+        exports.export_checkpoint(best, paths.vocab, paths.export)
+    uri = str(paths.export)
+    if run_id and tracking.is_reachable(config):
+        uri, note = registering.register_export(config, paths.export, run_id)
+        if note:
+            show(note)
+    elif run_id:
+        show(f"{place['store']} does not answer; jobs.export registers the export later")
+        place = {}
+    places += [place] if place and place not in places else []
+    write_json(marker, {**made, "places": places, "model_uri": uri})
+    return uri
+
+
+def _registered(config: Config, noted: str, run_id: str | None) -> str | None:
+    """Where the export of a run is registered; None if its version was deleted.
+
+    It is the address that was noted where no store tells.
+    """
+    if not (run_id and config.tracking.registered_model and tracking.is_reachable(config)):
+        return noted
+    try:
+        return registering.known_address(config, RunPaths.of(config).export, run_id)
+    except TrackingError:  # registering tells what is wrong
+        return None

@@ -1,0 +1,72 @@
+"""The stage that fine-tunes heads from the export, and records and registers them."""
+
+from __future__ import annotations
+
+from pipeline.errors import TrackingError
+from pipeline.finetuning.checks import check, check_files
+from pipeline.finetuning.finetune import FinetuneResult, Finetuning
+from pipeline.finetuning.tasks import TASKS
+from pipeline.finetuning.trials.on_cluster import finetune_all
+from pipeline.paths import RunPaths
+from pipeline.settings.config import Config
+from pipeline.stages import recording
+from pipeline.stages.progress import Progress, Show
+from pipeline.tracking import runs as tracking
+
+
+def check_heads(config: Config) -> None:
+    """Raise ConfigError for a head that can't be fine-tuned, before hours of pretraining."""
+    for name, head in config.heads.items():
+        check(head, f"heads.{name}")
+        check_files(head, f"heads.{name}", RunPaths.of(config).sample)
+
+
+def finetune_heads(
+    config: Config, run_id: str | None, progress: Progress
+) -> dict[str, dict[str, float | None]]:
+    """Test scores of every head from the export and from random weights; None without a test set.
+
+    All fine-tunings are handed to the cluster at once. The heads from the export are recorded in
+    runs below `run_id` and registered.
+    """
+    paths = RunPaths.of(config)
+    cells = [(name, start) for name in config.heads for start in ("pretrained", "scratch")]
+    runs = [
+        Finetuning(
+            f"{name} {start}",
+            config.heads[name],
+            str(config.heads[name].checkpoint or paths.export),
+            paths.heads / f"{name}-{start}",
+            config.run.seed,
+            from_scratch=start == "scratch",
+        )
+        for name, start in cells
+    ]
+    results = finetune_all(runs, lambda name, line: progress.update(line, name))
+    scores: dict[str, dict[str, float | None]] = {}
+    for (name, start), result in zip(cells, results, strict=True):
+        metric = TASKS[config.heads[name].task].metric
+        scores.setdefault(f"{name}_{metric}", {})[start] = result.score
+    for run, result in zip(runs, results, strict=True):
+        if run_id and not run.from_scratch:
+            _record_head(config, run_id, run, result, progress.say)
+    return scores
+
+
+def _record_head(
+    config: Config, parent: str, run: Finetuning, result: FinetuneResult, show: Show
+) -> None:
+    """Record a head below a run, and register it, unless that was done."""
+    if recording.is_recorded(config, run.output):
+        return
+    if not tracking.is_reachable(config):
+        show(f"MLflow does not answer; the same command registers {run.output.name} later")
+        return
+    nested = config.tracking.model_copy(update={"parent": parent})
+    own = config.model_copy(update={"tracking": nested, "finetune": run.settings, "heads": {}})
+    try:
+        run_id = recording.start_run(own, run.output.name, run.export)
+    except TrackingError as error:  # the head is worth more
+        show(str(error))
+    else:
+        recording.record_head(own, result, run_id, show)

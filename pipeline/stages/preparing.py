@@ -1,0 +1,92 @@
+"""The stages before pretraining: sample, vocabulary and shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline import sample
+from pipeline.corpus import planning, prepare
+from pipeline.corpus.run.inputs import Inputs
+from pipeline.corpus.samples.vocabulary import read_vocabulary
+from pipeline.corpus.samples.vocabulary_training import check_own, train_vocabulary
+from pipeline.corpus.text.sources import Listing
+from pipeline.errors import ConfigError
+from pipeline.paths import RunPaths
+from pipeline.settings.config import Config
+from pipeline.settings.corpus import CorpusSettings, MaskingSettings
+from pipeline.stages import preflight
+from pipeline.stages.progress import Show
+
+HELDOUT_MASKS = MaskingSettings()
+"""Held-out masks are BERT's, fixed, whatever masks training uses: 15 % of the tokens, in whole
+words. So held-out losses of runs with different training masks can be compared."""
+
+
+def with_sample(config: Config) -> Config:
+    """The settings, with the sample's files where the user named none.
+
+    Raises:
+        ConfigError: a head without data, for a task that the sample has no data for.
+    """
+    if not config.demo.enabled:
+        return config
+    files = sample.files_in(RunPaths.of(config).sample)
+    tasks = {
+        "ner": (files.ner_train, files.ner_dev, files.ner_test),
+        "classification": (files.sentiment_train, files.sentiment_dev, files.sentiment_test),
+    }
+    heads = {}
+    for name, head in config.heads.items():
+        if not head.data.train:
+            if head.task not in tasks:
+                raise ConfigError(f"heads.{name}.data.train: the sample has no {head.task} data")
+            train, dev, test = map(str, tasks[head.task])
+            data = head.data.model_copy(update={"train": train, "dev": dev, "test": test})
+            head = head.model_copy(update={"data": data})
+        heads[name] = head
+    corpus = config.corpus
+    if not corpus.inputs:
+        texts = {"inputs": (str(files.corpus),), "heldout": (str(files.heldout),)}
+        corpus = corpus.model_copy(update=texts)
+    return config.model_copy(update={"corpus": corpus, "heads": heads})
+
+
+def check_preparation(config: Config) -> None:
+    """Refuse what `planning.check` refuses, for the inputs and the held-out inputs."""
+    paths, corpus = RunPaths.of(config), config.corpus
+    vocab = paths.vocab if corpus.vocab else None
+    planning.check(corpus, paths.shards, vocab)
+    if not vocab:
+        check_own(paths.vocab)
+    if corpus.heldout:
+        if paths.heldout == paths.shards:
+            raise ConfigError(
+                f"corpus.output and train.eval_shards are the same folder, {paths.shards}; "
+                "held-out shards need a folder of their own"
+            )
+        planning.check(_heldout_settings(corpus), paths.heldout, vocab)
+
+
+def make_vocabulary(config: Config, sources: Listing, show: Show) -> Path:
+    """The given vocabulary, or one that is trained on the inputs."""
+    paths = RunPaths.of(config)
+    if not config.corpus.vocab:
+        train_vocabulary(config.corpus, paths.vocab, sources, show)
+    show(f"{len(read_vocabulary(paths.vocab)):,} entries in {paths.vocab}")
+    return paths.vocab
+
+
+def make_shards(config: Config, inputs: Inputs, show: Show) -> None:
+    """Shards of the inputs and, apart, of the held-out inputs."""
+    paths, corpus, seed = RunPaths.of(config), config.corpus, config.run.seed
+    given = inputs.sources, show
+    prepare.prepare(corpus, paths.shards, paths.vocab, seed, *given, heldout=inputs.heldout)
+    if inputs.heldout:
+        apart = _heldout_settings(corpus)
+        prepare.prepare(apart, paths.heldout, paths.vocab, seed, inputs.heldout, show)
+
+
+def _heldout_settings(corpus: CorpusSettings) -> CorpusSettings:
+    """Settings of the held-out corpus; its dropped text has a folder beside that of the inputs."""
+    rejected = preflight.heldout_rejected(corpus)
+    return corpus.model_copy(update={"masking": HELDOUT_MASKS, "keep_rejected": rejected})
