@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.disk import Disk
+
 logger = logging.getLogger(__name__)
 
 
@@ -28,8 +30,8 @@ def extend(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 class Appender:
     """Adds records to a file; those that the storage does not take are kept for the next call."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, disk: Disk) -> None:
+        self._path, self._disk = path, disk
         self._kept: list[Mapping[str, Any]] = []
 
     def add(self, records: Iterable[Mapping[str, Any]] = ()) -> None:
@@ -38,7 +40,7 @@ class Appender:
         if not self._kept:
             return
         try:
-            extend(self._path, self._kept)
+            self._disk.call(extend, self._path, self._kept)
         except OSError as error:
             logger.warning("%s: %d records not written yet: %s", self._path, len(self._kept), error)
         else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import fsspec
@@ -13,6 +15,27 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.arrow import ArrowFSWrapper
 
 from pipeline.errors import CorpusError
+
+Elsewhere = Callable[[str], fsspec.AbstractFileSystem | None]
+_elsewhere: list[Elsewhere] = []
+
+
+@contextmanager
+def elsewhere(choose: Elsewhere) -> Iterator[None]:
+    """In the block, local paths may stand for files of another file system.
+
+    Args:
+        choose: gives that file system for an absolute path; None: the path is local.
+    """
+    _elsewhere.append(choose)
+    try:
+        yield
+    finally:
+        _elsewhere.remove(choose)
+
+
+def _other(path: str) -> fsspec.AbstractFileSystem | None:
+    return next(filter(None, (choose(path) for choose in reversed(_elsewhere))), None)
 
 
 def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -24,6 +47,8 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
         CorpusError: no installed package knows the protocol.
     """
     if "://" not in path:
+        if other := _other(path):
+            return other, path
         local = fsspec.filesystem("file")
         return local, local._strip_protocol(path)
     try:
@@ -38,7 +63,7 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 def write_whole(path: str, data: bytes | pa.Buffer) -> None:
     """Write a file completely or not at all; a local file is synced to the disk, then renamed."""
-    if "://" in path:
+    if "://" in path or _other(path):
         system, inner = filesystem(path)
         system.pipe_file(inner, bytes(data))
         return

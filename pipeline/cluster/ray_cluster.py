@@ -109,6 +109,11 @@ def cpus_by_node() -> list[int]:
     return [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
 
 
+def may_have_other_nodes() -> bool:
+    """Whether tasks of this process may run on other nodes, now or later."""
+    return bool(os.environ.get("RAY_ADDRESS")) or len(cpus_by_node()) > 1
+
+
 def gpus_per_worker(wanted: float | None) -> float:
     """The setting, or one GPU where the cluster has any.
 

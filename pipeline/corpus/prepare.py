@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline.corpus.dedup import grouping, marks
 from pipeline.corpus.dedup import heldout as heldout_documents
@@ -42,7 +43,8 @@ class Executor(NamedTuple):
 
     run: Callable[[Job, Sequence[Unit], int], Iterable[Result]]
     """Gives the results of units in any order; the last argument is `corpus.workers`."""
-    spread: grouping.Spread
+    spread: Callable[..., list[Any]]
+    """As `grouping.Spread`, after the folder that the function works in."""
 
 
 def _one_by_one(job: Job, units: Sequence[Unit], workers: int) -> Iterator[Result]:
@@ -50,7 +52,13 @@ def _one_by_one(job: Job, units: Sequence[Unit], workers: int) -> Iterator[Resul
         yield from or_failure(job, unit)
 
 
-IN_PROCESS = Executor(_one_by_one, lambda function, each: [function(*one) for one in each])
+def _spread_here(
+    folder: str, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
+) -> list[Any]:
+    return [function(*each) for each in arguments]
+
+
+IN_PROCESS = Executor(_one_by_one, _spread_here)
 ON_CLUSTER = Executor(run_on_cluster, spread_on_cluster)
 
 
@@ -260,7 +268,7 @@ def _deduplicate(
             folder,
             {ledger.chunk_name(*key): done.chunks[key] for key in sorted(done.chunks)},
             job.settings.dedup,
-            executor.spread,
+            partial(executor.spread, folder),
             f"{folder}/{marks.REPORT}",
             shortest=max(1, job.settings.cleaning.min_characters),
         )

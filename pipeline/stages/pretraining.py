@@ -120,7 +120,7 @@ def _record(
     tracking.note_run(RunPaths.of(config).run, run_id)
     _log_corpora(config, run_id, show)
     sender = MetricSender(tracking.tracking_uri(config), run_id, system_metrics=False)
-    history.send_all(RunPaths.of(config).run, sender)
+    history.send_all(history.read(RunPaths.of(config).run), sender)
     sender.close()
     tracking.finish_run(config, run_id, artifacts=files)
     return run_id

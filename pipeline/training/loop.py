@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.corpus.shards.format import MANIFEST
+from pipeline.disk import OWN, Disk
 from pipeline.feed.batches import Batch, compare_fingerprints
 from pipeline.feed.opening import open_feed, open_heldout
 from pipeline.paths import RunPaths
@@ -59,6 +60,8 @@ class Context(NamedTuple):
     """Whether this rank was asked to stop; one rank is enough."""
     preempted: Callable[[], bool] = lambda: False
     """Whether the cluster has announced that it takes a node away; one rank is enough."""
+    disk: Disk = OWN
+    """Holds the run's folder."""
 
 
 class Consumed(NamedTuple):
@@ -80,10 +83,14 @@ class Consumed(NamedTuple):
     """Ranks that know that a node will be taken away."""
 
 
-def train(config: Config, context: Context) -> dict[str, Any]:
+def train(config: Config, context: Context, settings: str = "") -> dict[str, Any]:
     """Train from the newest complete checkpoint, or from the start, to `train.steps`.
 
     A run that is asked to stop does so after a step, with a checkpoint.
+
+    Args:
+        config: the settings, with paths of this node.
+        settings: those of the user as YAML, for the checkpoints; empty: `config` has them.
 
     Returns:
         the state saved with the last checkpoint: `step`, `samples_seen`, `heldout`, …
@@ -94,64 +101,69 @@ def train(config: Config, context: Context) -> dict[str, Any]:
         ShardError: a shard is damaged, unless `faults.damaged_shard` skips it.
         ConfigError, VocabularyError, CheckpointError: before the first step.
     """
-    fitting = failures.fitting(config)
+    happened = context.disk.call(events.read, RunPaths.of(config).run)
+    fitting = failures.fitting(config, happened)
     with memory.explained(fitting, context.device):
-        return _train(fitting, context, dump_yaml(config))
+        return _train(fitting, context, settings or dump_yaml(config))
 
 
 def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
-    """`train`, with a micro-batch that fits; `settings` are the user's, for the checkpoints."""
-    rank, world_size, device = context.rank, context.world_size, context.device
+    """`train`, with a micro-batch that fits."""
+    rank, world_size, device, disk = context.rank, context.world_size, context.device, context.disk
     if device.type == "cpu":
         torch.set_num_threads(context.threads)
     else:
         torch.cuda.set_device(device)  # NCCL's object collectives use the current device
     paths, steps = RunPaths.of(config), config.train.steps
     engine.join()
-    ranks.require_shared(paths.run, context.host)
+    ranks.require_shared(paths.run, context.host, disk)
+    record = partial(disk.call, events.record, paths.run)
     precision = common_precision(engine.resolve_precision(config.train.precision, device))
     split = batch_split.split_batch(config.train, world_size)
-    feed = open_feed(config, rank, world_size, partial(events.record, paths.run, "skipped"))
+    feed = open_feed(config, rank, world_size, partial(record, "skipped"))
     shape = network_config(config.model, feed.vocab_size)
     network = build_network(shape, config.run.seed, config.engine.attention)
     origin, taken = config.train.init_from, config.train.init_state
-    tell = partial(events.record, paths.run, "damaged")
     retry_seconds = config.train.checkpoint_retry_seconds
-    found = ranks.on_rank_zero(
-        lambda: ranks.retried(lambda: files.recover(paths.checkpoints, tell), retry_seconds)
-    )
+    recover = partial(disk.call, _recover, paths.run, paths.checkpoints)
+    name = ranks.on_rank_zero(lambda: ranks.retried(recover, retry_seconds))
+    found = disk.fetch(paths.checkpoints / name) if name else None
     if found:
         compare_fingerprints(files.read_state(found)["fingerprint_fields"], feed.fingerprint_fields)
     elif config.train.init_adapt:
-        told = starting_point.load(network, files.origin_of(origin), paths.vocab)
+        told = starting_point.load(network, _origin(origin, disk), paths.vocab)
         if rank == 0:
-            events.record(paths.run, "start", told)
+            record("start", told)
     elif origin and taken == "weights":
-        state.load_weights(network, files.origin_of(origin))
+        state.load_weights(network, _origin(origin, disk))
     objective = PretrainingObjective(network, config.train.nsp_weight)
     worker = engine.initialize(objective, config, split, precision)
     saved: dict[str, Any] = {"step": 0, "batches_skipped": 0}
     if found:
         saved = state.restore(worker, found)
+        dist.barrier()  # another rank of this node may read the copy
+        disk.drop(found)
     elif origin and taken != "weights":
-        before = state.begin_from(worker, files.origin_of(origin))
+        before = state.begin_from(worker, _origin(origin, disk))
         if taken == "branch":
             saved["batches_skipped"] = before["step"] + before["batches_skipped"]
 
-    recorder = history.Recorder(rank, paths.run, saved["step"], context.tracking)
+    recorder = history.Recorder(rank, paths.run, saved["step"], context.tracking, disk)
     workers = [failures.Worker(context.host, os.getpid())] * world_size
     dist.all_gather_object(workers, workers[0])
-    skipped = saved["batches_skipped"] + failures.batches_skipped(paths.run, saved["step"])
+    skipped = saved["batches_skipped"]
+    skipped += disk.call(failures.batches_skipped, paths.run, saved["step"])
     attempt = None
     if rank == 0:
-        failures.write_workers(paths.run, workers)
+        disk.call(failures.write_workers, paths.run, workers)
         text = f"training on {world_size} worker(s), from step {saved['step']}"
-        attempt = step_log.next_attempt(events.read(paths.run))
+        attempt = step_log.next_attempt(disk.call(events.read, paths.run))
         facts = {"attempt": attempt, "step": saved["step"], "batches_skipped": skipped}
         facts |= {"workers": world_size, "data": feed.fingerprint_fields}
-        events.record(paths.run, "start", text, **facts)
-    steps_log = step_log.StepLog(paths.run, attempt)
-    recent = [record["loss"] for record in history.read(paths.run) if "loss" in record]
+        record("start", text, **facts)
+    steps_log = step_log.StepLog(paths.run, attempt, disk)
+    logged = disk.call(history.read, paths.run)
+    recent = [values["loss"] for values in logged if "loss" in values]
     guard = divergence.DivergenceGuard(config.faults, recent)
     watchdog = Watchdog(paths.run, rank, config.faults.hang_seconds)
     writing_seconds = longest_seconds(config.train)
@@ -162,7 +174,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
         interval.resume(saved["interval"])
     profiler = StepProfiler(device, config.train.profile_every)
     noise = NoiseScale(worker)
-    writer = Writer(paths.checkpoints, config.train, partial(events.record, paths.run, "storage"))
+    writer = Writer(paths.checkpoints, config.train, partial(record, "storage"), disk)
     rescued = False
     try:
         batches = feed.iterate(saved["step"] + skipped, steps + skipped)
@@ -196,7 +208,8 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
             if precision != "fp16":  # whose loss scale grows until a step overflows
                 if bad and rank == 0:
                     samples, _ = feed.samples(step - 1 + skipped)
-                    _record_bad_step(paths.run, step, samples.tolist())
+                    text = f"step {step} was skipped: its gradients are not finite"
+                    record("skipped", text, step=step, samples=samples.tolist())
                 guard.after_step(step, bad)
 
             # DeepSpeed has waited for the device already, to look at the gradients.
@@ -213,16 +226,16 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
                 values |= writer.take_seconds()
                 what = guard.after_interval(step, values["loss"])
                 if what and rank == 0:
-                    events.record(paths.run, "spike", what, step=step)
+                    record("spike", what, step=step)
                 recorder.write(step, values)
 
             steps_log.lap("other")
             scores = {}
             if evaluating and (saving or step % config.train.eval_every == 0):
                 scores = evaluate(worker.module, open_heldout(config, rank, world_size), device)
-                record = {f"heldout_{key}": value for key, value in scores.items()}
+                heldout = {f"heldout_{key}": value for key, value in scores.items()}
                 first = next(open_heldout(config, rank, world_size))
-                recorder.write(step, record | activity(worker.module.network, first, device))
+                recorder.write(step, heldout | activity(worker.module.network, first, device))
                 if not math.isfinite(scores["mlm_loss"]):
                     raise divergence.diverged(step, "the held-out loss is not finite")
                 watchdog.beat()
@@ -252,9 +265,10 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
                 if warned:
                     rescued = True
                     writer.wait(final=stopping or step == steps)
-                    if rank == 0 and (folder / files.COMPLETE).exists():  # else `wait` told why
+                    complete = rank == 0 and disk.call(Path.exists, folder / files.COMPLETE)
+                    if complete:  # else `wait` told why
                         text = f"a node will be taken away; {folder.name} was written before"
-                        events.record(paths.run, "preempted", text, step=step)
+                        record("preempted", text, step=step)
                 steps_log.lap("checkpoint")
             if stopping:
                 break
@@ -311,9 +325,15 @@ def _optimizer_step(
     return sums, counts
 
 
-def _record_bad_step(run: Path, step: int, samples: list[int]) -> None:
-    text = f"step {step} was skipped: its gradients are not finite"
-    events.record(run, "skipped", text, step=step, samples=samples)
+def _recover(run: Path, checkpoints: Path) -> str | None:
+    """The name of the checkpoint to go on from."""
+    found = files.recover(checkpoints, partial(events.record, run, "damaged"))
+    return found.name if found else None
+
+
+def _origin(given: str, disk: Disk) -> Path:
+    """The checkpoint or the export that `train.init_from` names, on this node."""
+    return disk.fetch(disk.call(files.origin_of, given))
 
 
 def common_precision(precision: str) -> str:

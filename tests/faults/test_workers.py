@@ -15,6 +15,7 @@ from pipeline.paths import RunPaths
 from pipeline.training.checkpoints import files
 from pipeline.training.faults import events, failures
 from pipeline.training.launch import ray_train
+from tests.pipeline.cluster.own_disks import hide_the_disk
 from tests.pipeline.training.test_loop import losses, settings
 
 pytestmark = [pytest.mark.ray, pytest.mark.kills]
@@ -88,3 +89,22 @@ def test_a_users_mistake_in_a_worker_is_not_tried_again(ray_cluster, tmp_path):
         ray_train.fit(config, None, shown.append, shown.append)
     assert not any("restart" in line for line in shown)
     assert sum("stopped:" in line for line in shown) == 1
+
+
+def test_workers_without_the_runs_disk_train_the_same(
+    ray_cluster, undisturbed, tmp_path, monkeypatch
+):
+    """As on nodes with disks of their own: one is killed, and a checkpoint is fetched."""
+    hide_the_disk(monkeypatch, tmp_path / "node")
+    config, shown = settings(tmp_path, "apart", *TWO), []
+    with ThreadPoolExecutor(1) as executor:
+        run = executor.submit(ray_train.fit, config, None, shown.append, shown.append)
+        wait_for_step(config, 14)
+        os.kill(worker_pid(config, 0), signal.SIGKILL)
+        run.result()
+    assert losses(config) == losses(undisturbed)
+    assert weights(config) == weights(undisturbed)
+    assert any("restart 1 of 3" in line for line in shown)
+    copies = {path.name for path in (tmp_path / "node").rglob("*") if path.is_file()}
+    assert "manifest.json" in copies
+    assert not any(name.startswith("rank_0") and name.endswith("tensors") for name in copies)

@@ -31,8 +31,10 @@ _SHARD = re.compile(rf"shard-{_CHUNK}\.arrow")
 _REJECTED = re.compile(rf"[a-z_]+/{_CHUNK}\.jsonl")
 _GATHERED = r"finished-\d+-\d+\.jsonl"
 _FIRST_PASS = r"(?:duplicates|heldout)-[0-9a-f]{16}"
+_SEEN = r"\.seen-[0-9a-f]{32}"
+"""Files that tell a worker whether it sees this disk (`remote_disk`)."""
 _IN_WORK = re.compile(
-    rf"(?:{_CHUNK}\.json|ledger|{_GATHERED}|{_FIRST_PASS}/(?:{WORK}/)?(?:{_GATHERED}"
+    rf"(?:{_CHUNK}\.json|ledger|{_GATHERED}|{_SEEN}|{_FIRST_PASS}/(?:{WORK}/)?(?:{_GATHERED}|{_SEEN}"
     r"|\d{6,}-(?:\d{4,}|end)\.(?:json|signatures\.npz|marks\.npz)"
     r"|ledger|clusters\.json|duplicates\.jsonl|hashes\.npy|[a-z]+(?:-\d+)+\.(?:parts|npz|jsonl)))"
 )

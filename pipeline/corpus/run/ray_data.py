@@ -16,14 +16,18 @@ import itertools
 import logging
 import math
 import pickle
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
 import ray.data
 
+from pipeline.cluster import remote_disk
 from pipeline.cluster.ray_cluster import connect
+from pipeline.corpus.run.output_folder import WORK
 from pipeline.corpus.run.tally import Result
 from pipeline.corpus.run.work import Job, chunks_or_failure, or_failure
 from pipeline.corpus.text.units import Unit, shard_bytes
@@ -48,14 +52,37 @@ def run_on_cluster(job: Job, units: Sequence[Unit], workers: int) -> Iterator[Re
     # `workers` may exceed the number of units: the setting is meant for corpora of any size.
     warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks")
     cpus = math.ceil(ray.cluster_resources().get("CPU", 1))
-    with _one_line():
-        yield from _ranges(job, [unit for unit in units if not unit.stream], workers, cpus)
+    ranges = [unit for unit in units if not unit.stream]
     streams = [unit for unit in units if unit.stream]
     size = max(AT_A_TIME, AT_A_TIME_AND_CPU * cpus)
-    for first in range(0, len(streams), size):
-        with _one_line():
-            for row in _streams(job, streams[first : first + size], workers, cpus).iter_rows():
+    with _offered(job.folder) as offer, _one_line():
+        yield from _ranges(job, offer, ranges, workers, cpus)
+        for first in range(0, len(streams), size):
+            rows = _streams(job, offer, streams[first : first + size], workers, cpus).iter_rows()
+            for row in rows:
                 yield Result.model_validate_json(row["result"])
+
+
+@contextlib.contextmanager
+def _offered(folder: str) -> Iterator[remote_disk.Offer]:
+    """Offer this node's disk to workers that do not see the output folder."""
+    with contextlib.ExitStack() as held:
+        if "://" in folder:  # but the vocabulary, for one, may be on the disk
+            folder = held.enter_context(tempfile.TemporaryDirectory(prefix="nezha-"))
+        yield held.enter_context(remote_disk.offered(Path(folder), place=WORK))
+
+
+@contextlib.contextmanager
+def _here(job: Job, offer: remote_disk.Offer) -> Iterator[Job]:
+    """A job on a node that may not have the files that it names."""
+    with remote_disk.files_of(offer) as disk:
+        if disk.remote:
+            settings, dictionary = job.settings, job.settings.user_dictionary
+            if dictionary:
+                copy = str(disk.fetch(Path(dictionary)))
+                settings = settings.model_copy(update={"user_dictionary": copy})
+            job = job._replace(vocab=str(disk.fetch(Path(job.vocab))), settings=settings)
+        yield job
 
 
 @contextlib.contextmanager
@@ -72,18 +99,21 @@ def _one_line() -> Iterator[None]:
         ) from None
 
 
-def _ranges(job: Job, units: Sequence[Unit], workers: int, cpus: int) -> Iterator[Result]:
+def _ranges(
+    job: Job, offer: remote_disk.Offer, units: Sequence[Unit], workers: int, cpus: int
+) -> Iterator[Result]:
     """Results of units that the same task reads and works on."""
     remote = ray.remote(num_cpus=1, max_retries=RETRIES)(unit_to_results)
     shared = ray.put(job)
     left = iter(units)
     size = workers if 0 < workers < cpus else max(QUEUED, QUEUED_A_CPU * cpus)
-    waiting = [remote.remote(shared, unit) for unit in itertools.islice(left, size)]
+    waiting = [remote.remote(shared, offer, unit) for unit in itertools.islice(left, size)]
     try:
         while waiting:
             ray.wait(waiting, num_returns=1)
             ready, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=0)
-            waiting += [remote.remote(shared, unit) for unit in itertools.islice(left, len(ready))]
+            more = itertools.islice(left, len(ready))
+            waiting += [remote.remote(shared, offer, unit) for unit in more]
             for results in ray.get(ready):
                 yield from map(Result.model_validate_json, results)
     finally:
@@ -91,17 +121,19 @@ def _ranges(job: Job, units: Sequence[Unit], workers: int, cpus: int) -> Iterato
             ray.cancel(task)
 
 
-def _streams(job: Job, units: Sequence[Unit], workers: int, cpus: int) -> ray.data.Dataset:
+def _streams(
+    job: Job, offer: remote_disk.Offer, units: Sequence[Unit], workers: int, cpus: int
+) -> ray.data.Dataset:
     """Results of streams: the first stage reads chunks, the second one works on them.
 
     Readers wait when chunks pile up. They reserve no CPU: otherwise they could hold the last one
     while the second stage needs it. Different needs also keep Ray Data from fusing the stages.
     """
     chunks = _items(units, shard_bytes(job.settings)).flat_map(
-        functools.partial(to_chunks, job), num_cpus=0, concurrency=workers or cpus
+        functools.partial(to_chunks, job, offer), num_cpus=0, concurrency=workers or cpus
     )
     return chunks.flat_map(
-        functools.partial(to_results, job), num_cpus=1, concurrency=workers or None
+        functools.partial(to_results, job, offer), num_cpus=1, concurrency=workers or None
     )
 
 
@@ -122,27 +154,37 @@ def _items(units: Sequence[Unit], block_bytes: int) -> ray.data.Dataset:
 
 
 def spread_on_cluster(
-    function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
+    folder: str, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
 ) -> list[Any]:
-    """Call a function with each of the argument tuples, as Ray tasks."""
+    """Call a function with each of the argument tuples, as Ray tasks that work in a folder."""
     connect()
-    remote = ray.remote(num_cpus=1)(function)
-    with _one_line():
-        return ray.get([remote.remote(*each) for each in arguments])
+    remote = ray.remote(num_cpus=1, name=function.__name__)(_call)
+    with _offered(folder) as offer, _one_line():
+        return ray.get([remote.remote(offer, function, *each) for each in arguments])
 
 
-def unit_to_results(job: Job, unit: Unit) -> list[str]:
+def _call(offer: remote_disk.Offer, function: Callable[..., Any], *arguments: Any) -> Any:
+    with remote_disk.files_of(offer):
+        return function(*arguments)
+
+
+def unit_to_results(job: Job, offer: remote_disk.Offer, unit: Unit) -> list[str]:
     """A unit to its results as JSON."""
-    return [result.model_dump_json() for result in or_failure(job, unit)]
+    with _here(job, offer) as own:
+        return [result.model_dump_json() for result in or_failure(own, unit)]
 
 
-def to_chunks(job: Job, row: dict[str, Any]) -> Iterator[dict[str, bytes]]:
+def to_chunks(
+    job: Job, offer: remote_disk.Offer, row: dict[str, Any]
+) -> Iterator[dict[str, bytes]]:
     """A pickled unit to its pickled chunks, those that are not finished yet, and its end."""
-    for item in chunks_or_failure(job, pickle.loads(row["item"])):
-        yield {"item": pickle.dumps(item)}
+    with _here(job, offer) as own:
+        for item in chunks_or_failure(own, pickle.loads(row["item"])):
+            yield {"item": pickle.dumps(item)}
 
 
-def to_results(job: Job, row: dict[str, Any]) -> Iterator[dict[str, str]]:
+def to_results(job: Job, offer: remote_disk.Offer, row: dict[str, Any]) -> Iterator[dict[str, str]]:
     """A pickled unit, chunk or end to its results as JSON."""
-    for result in or_failure(job, pickle.loads(row["item"])):
-        yield {"result": result.model_dump_json()}
+    with _here(job, offer) as own:
+        for result in or_failure(own, pickle.loads(row["item"])):
+            yield {"result": result.model_dump_json()}

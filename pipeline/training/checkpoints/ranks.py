@@ -12,6 +12,7 @@ import torch.distributed as dist
 from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_delay
 from tenacity.wait import wait_exponential
 
+from pipeline.disk import Disk
 from pipeline.errors import CheckpointError, ConfigError, NezhaError
 
 T = TypeVar("T")
@@ -33,31 +34,33 @@ def on_rank_zero(action: Callable[[], T]) -> T:
     return outcome[0]
 
 
-def require_shared(folder: Path, host: str) -> None:
-    """Check that all ranks see the same folder; every rank calls it.
+def require_shared(folder: Path, host: str, disk: Disk) -> None:
+    """Check that ranks without a remote disk see the same folder; every rank calls it.
 
     Args:
         host: this rank's machine, for the message.
+        disk: holds the folder.
 
     Raises:
         ConfigError: some do not.
     """
 
-    def leave_token() -> Path:
-        folder.mkdir(parents=True, exist_ok=True)
-        token = folder / f".seen-{uuid.uuid4().hex}"
-        token.touch()
-        return token
-
-    token = on_rank_zero(leave_token)
+    name = on_rank_zero(lambda: disk.call(_leave_token, folder))
     outside = [""] * dist.get_world_size()
-    dist.all_gather_object(outside, "" if token.exists() else host)
-    on_rank_zero(token.unlink)
+    dist.all_gather_object(outside, "" if disk.remote or (folder / name).exists() else host)
+    on_rank_zero(lambda: disk.call(Path.unlink, folder / name))
     if hosts := sorted({host for host in outside if host}):
         raise ConfigError(
             f"{', '.join(hosts)}: the workers there do not see {folder}, which the others work in; "
             "run.storage (or run.scratch, if that is a URL) must be a folder that all nodes share"
         )
+
+
+def _leave_token(folder: Path) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    token = folder / f".seen-{uuid.uuid4().hex}"
+    token.touch()
+    return token.name
 
 
 def attempt(action: Callable[[], T]) -> tuple[T | None, NezhaError | None]:

@@ -9,7 +9,6 @@ through a process group of their own, so they never meet the collectives of the 
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import threading
 import time
@@ -22,6 +21,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
+from pipeline.disk import OWN, Disk
 from pipeline.errors import CheckpointError, NezhaError
 from pipeline.settings.training import TrainSettings
 from pipeline.training.checkpoints import files, state, tensors
@@ -40,12 +40,18 @@ class Writer:
     """Every rank has one, in the same process group, and calls the same methods.
 
     Args:
-        folder: a folder that all ranks see.
         tell: takes a line if training goes on without a checkpoint; rank 0 calls it.
+        disk: holds the folder. A rank that does not see it writes its file here and sends it.
     """
 
-    def __init__(self, folder: Path, settings: TrainSettings, tell: Callable[[str], None]) -> None:
-        self._folder, self._settings, self._tell = folder, settings, tell
+    def __init__(
+        self,
+        folder: Path,
+        settings: TrainSettings,
+        tell: Callable[[str], None],
+        disk: Disk = OWN,
+    ) -> None:
+        self._folder, self._settings, self._tell, self._disk = folder, settings, tell, disk
         limit = timedelta(seconds=MEETING_SECONDS + longest_seconds(settings))
         self._group = dist.new_group(backend="gloo", timeout=limit)
         self._copy = state.HostCopy()
@@ -165,11 +171,14 @@ class Writer:
 
         def write_part() -> str:
             temporary.mkdir(parents=True, exist_ok=True)
-            return tensors.write(temporary / name, parts, shapes)
+            digest = tensors.write(temporary / name, parts, shapes)
+            self._disk.send(temporary / name)
+            return digest
 
         def complete(hashes: dict[str, str]) -> None:
-            files.commit(temporary, path, texts, hashes)
-            files.prune(self._folder, self._settings.keep_last, self._settings.keep_every)
+            keep = self._settings.keep_last, self._settings.keep_every
+            self._disk.call(files.commit, temporary, path, texts, hashes)
+            self._disk.call(files.prune, self._folder, *keep)
 
         digest, error = self._retried(write_part, path)
         outcomes: list[Any] = [None] * dist.get_world_size()
@@ -181,7 +190,7 @@ class Writer:
         outcome = [error]
         dist.broadcast_object_list(outcome, src=0, group=self._group)
         if outcome[0] and rank == 0:
-            shutil.rmtree(temporary, ignore_errors=True)  # its room may be what is missing
+            self._disk.call(files.discard, temporary)  # its room may be what is missing
         return outcome[0]
 
     def _retried(self, action: Callable[[], Any], path: Path) -> tuple[Any, NezhaError | None]:

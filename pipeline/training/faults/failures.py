@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,7 +74,7 @@ class Judge:
                 return self._stop(error)  # it would be raised again
         what = describe(errors, self._paths.run, self._faults.hang_seconds)
         if any(map(memory.is_short, map(original, errors.values()))):
-            what += f"; {memory.advice(fitting(self._config))}"
+            what += f"; {memory.advice(self._fitting())}"
         if self._budget.charge(newest):
             number = f"restart {self._budget.failures}"
             number += f" of {self._budget.limit}" if self._budget.limit >= 0 else ""
@@ -87,10 +87,13 @@ class Judge:
             )
         )
 
+    def _fitting(self) -> Config:
+        return fitting(self._config, events.read(self._paths.run))
+
     def _shrink(self, error: Exception) -> bool:
         """Halve the micro-batch for the next start, if the settings allow it and it can be."""
         configured = self._config.train.micro_batch
-        now = fitting(self._config).train.micro_batch
+        now = self._fitting().train.micro_batch
         if isinstance(error, memory.OutOfMemory):
             now = error.micro_batch  # under torchrun another rank may have recorded it already
         if not self._faults.shrink_on_oom or now == 1:
@@ -121,10 +124,14 @@ def batches_skipped(run: Path, step: int) -> int:
     return sum(event["step"] - step for event in _rewinds(run, step))
 
 
-def fitting(config: Config) -> Config:
-    """The settings with what running out of memory has left of `train.micro_batch`."""
+def fitting(config: Config, happened: Sequence[Mapping[str, Any]]) -> Config:
+    """The settings with what running out of memory has left of `train.micro_batch`.
+
+    Args:
+        happened: the run's events.
+    """
     train = config.train
-    shrunk = [e for e in events.read(RunPaths.of(config).run) if e["kind"] == "shrink"]
+    shrunk = [event for event in happened if event["kind"] == "shrink"]
     sizes = [e["micro_batch"] for e in shrunk if e["configured"] == train.micro_batch]
     size = min(sizes, default=train.micro_batch)
     return config.model_copy(update={"train": train.model_copy(update={"micro_batch": size})})

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.train import UserCallback
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipeline.cluster import remote_disk
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
+from pipeline.storage import write_whole
 from pipeline.training.faults import events, hang
 from pipeline.training.faults.failures import Judge, Worker, hung_ranks, workers
+
+GATHER_SECONDS = 15.0
+"""How long nodes have to give the stacks that were written there."""
 
 
 class RestartOrStop(UserCallback):
     """Runs in Ray Train's controller; raises an error to end the run."""
 
-    def __init__(self, config: Config) -> None:
-        self._judge, self._run = Judge(config), RunPaths.of(config).run
+    def __init__(self, config: Config, offer: remote_disk.Offer) -> None:
+        self._judge, self._run, self._offer = Judge(config), RunPaths.of(config).run, offer
         self._preempted: set[Worker | None] = set()
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
@@ -33,6 +41,7 @@ class RestartOrStop(UserCallback):
                 events.record(self._run, "restart", text)
             self._preempted = gone
             return
+        _gather_stacks(self._run, self._offer)
         hung = hung_ranks(self._run, worker_exceptions)
         error = self._judge.decide(worker_exceptions)
         found = workers(self._run)
@@ -43,6 +52,32 @@ class RestartOrStop(UserCallback):
         hang.clear(self._run)
         if error:
             raise error
+
+
+def _gather_stacks(run: Path, offer: remote_disk.Offer) -> None:
+    """Copy the stacks that workers wrote on nodes that do not see the run's folder."""
+    others = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    others.remove(offer.node)
+    tasks = []
+    for node in others:
+        there = NodeAffinitySchedulingStrategy(node, soft=False)
+        take = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_take_stacks)
+        tasks.append(take.remote(offer))
+    done, _ = ray.wait(tasks, num_returns=len(tasks), timeout=GATHER_SECONDS) if tasks else ([], [])
+    for task in done:
+        with suppress(ray.exceptions.RayError):  # of a node that is lost
+            for name, data in ray.get(task).items():
+                write_whole(str(run / hang.STACKS / name), data)
+
+
+def _take_stacks(offer: remote_disk.Offer) -> dict[str, bytes]:
+    if remote_disk.is_seen(offer):
+        return {}
+    files = (remote_disk.copies(offer) / hang.STACKS).glob("rank_*.txt")
+    found = {file: file.read_bytes() for file in files}
+    for file in found:
+        file.unlink()
+    return {file.name: data for file, data in found.items() if data}
 
 
 def _is_preempted(error: Exception) -> bool:

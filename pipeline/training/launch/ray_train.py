@@ -19,6 +19,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from pipeline import journal
 from pipeline.background import repeated
 from pipeline.cluster import ray_cluster as cluster
+from pipeline.cluster import remote_disk
 from pipeline.doctor import cluster as doctor
 from pipeline.errors import NezhaError, TrainingError
 from pipeline.paths import RunPaths
@@ -73,10 +74,25 @@ def fit(
     cluster.place(fewest, scaling.cpus_per_worker, gpus, scaling.wait_seconds, say)
     for warning in doctor.refuse_bad_nodes(config):
         say(warning)
-    paths.run.mkdir(parents=True, exist_ok=True)
+    with remote_disk.offered(paths.run, config.run.scratch) as offer:
+        return _fit(config, workers, fewest, gpus, tracking, offer, show, say)
+
+
+def _fit(
+    config: Config,
+    workers: int,
+    fewest: int,
+    gpus: float,
+    tracking: tuple[str, str] | None,
+    offer: remote_disk.Offer,
+    show: Callable[[str], None],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    scaling, paths = config.scaling, RunPaths.of(config)
+    given = {"config": config.model_dump(mode="json"), "tracking": tracking, "offer": offer}
     trainer = TorchTrainer(
         ray_worker.run,
-        train_loop_config={"config": config.model_dump(mode="json"), "tracking": tracking},
+        train_loop_config=given,
         torch_config=NodeTorchConfig(backend="nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=(fewest, workers) if fewest < workers else workers,
@@ -89,7 +105,7 @@ def fit(
             storage_path=str(paths.run / "ray"),
             # The callback decides; an exception that it raises ends the run.
             failure_config=FailureConfig(max_failures=-1),
-            callbacks=[RestartOrStop(config)],
+            callbacks=[RestartOrStop(config, offer)],
             # Ray lets workers that ask for no GPU see all GPUs of a machine.
             worker_runtime_env=HIDE_GPUS if cluster.count("GPU") and not gpus else None,
         ),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +13,34 @@ import ray.train
 import ray.train.torch
 from ray.train.v2._internal.execution.context import get_train_context
 
+from pipeline.cluster.remote_disk import Offer, RemoteDisk, disk_of
+from pipeline.corpus.shards.format import read_manifest
+from pipeline.disk import Disk
+from pipeline.errors import ConfigError
+from pipeline.feed.batches import split_weights
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
+from pipeline.settings.config_file import dump_yaml
 from pipeline.training.faults import stop
+
+ASK_SECONDS = 1.0
+"""Time between two questions to a remote disk whether the run was asked to stop."""
 
 
 def run(given: dict[str, Any]) -> dict[str, Any]:
-    """What each worker runs: `train`, with the settings and the MLflow run that it is given."""
+    """What each worker runs: `train`, with the settings and the MLflow run that it is given.
+
+    Raises:
+        ConfigError: the shards lie on another node's disk, and are too large to be copied.
+    """
     # The controller imports this module too, and does not need what training needs.
     from pipeline.training.loop import Context, train
 
     context = ray.train.get_context()
     config = Config.model_validate(given["config"])
-    folder = RunPaths.of(config).run
+    settings, disk = dump_yaml(config), disk_of(Offer(*given["offer"]))
+    if isinstance(disk, RemoteDisk):
+        config = with_copies(config, disk)
     launch = Context(
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
@@ -31,10 +49,59 @@ def run(given: dict[str, Any]) -> dict[str, Any]:
         threads=max(1, int(config.scaling.cpus_per_worker)),
         report=_report,
         tracking=given["tracking"] and tuple(given["tracking"]),
-        stop=lambda: stop.requested(folder),
+        stop=_stop_of(disk, RunPaths.of(config).run),
         preempted=_will_be_preempted,
+        disk=disk,
     )
-    return train(config, launch)
+    return train(config, launch, settings)
+
+
+def with_copies(config: Config, disk: RemoteDisk) -> Config:
+    """The settings for a node that does not see the run's folder, with copies of what it reads.
+
+    Raises:
+        ConfigError: the shards are larger than the shard cache may be.
+    """
+    run = config.run.model_copy(update={"storage": str(disk.here.parent), "scratch": ""})
+    paths = RunPaths.of(config.model_copy(update={"run": run}))
+    folders, weights = split_weights(paths.training)
+    local = [Path(folder) for folder in folders if "://" not in folder]
+    size = sum(disk.call(_gigabytes, folder) for folder in local)
+    if size > config.train.shard_cache_gigabytes:
+        raise ConfigError(
+            f"{', '.join(map(str, local))}: {size:.0f} GB of shards lie on the disk of the "
+            "command's node alone, and each node would copy them; put them into an object store "
+            "(train.shards=s3://…) or on a disk that all nodes share, or raise "
+            "train.shard_cache_gigabytes"
+        )
+    found = [folder if "://" in folder else str(disk.fetch(Path(folder))) for folder in folders]
+    if weights:
+        found = [f"{folder}@{weight}" for folder, weight in zip(found, weights, strict=True)]
+    held, vocab = str(disk.fetch(paths.heldout)), str(disk.fetch(paths.vocab))
+    train = config.train.model_copy(update={"shards": tuple(found), "eval_shards": held})
+    corpus = config.corpus.model_copy(update={"vocab": vocab})
+    return config.model_copy(update={"run": run, "train": train, "corpus": corpus})
+
+
+def _gigabytes(folder: Path) -> float:
+    return sum(shard.bytes for shard in read_manifest(str(folder)).shards) / 1e9
+
+
+def _stop_of(disk: Disk, run: Path) -> Callable[[], bool]:
+    """Whether the run was asked to stop; of a remote disk, a thread asks."""
+    if not disk.remote:
+        return lambda: stop.requested(run)
+    asked = threading.Event()
+
+    def watch() -> None:
+        while not asked.is_set():
+            with suppress(OSError):  # the command's node may answer the next time
+                if disk.call(stop.requested, run):
+                    asked.set()
+            time.sleep(ASK_SECONDS)
+
+    threading.Thread(target=watch, name="stop", daemon=True).start()
+    return asked.is_set
 
 
 def _will_be_preempted() -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline import journal
+from pipeline.disk import OWN, Disk
 from pipeline.storage import write_whole
 
 FILE = "metrics.jsonl"
@@ -25,9 +26,9 @@ def rewind(folder: Path, step: int) -> None:
     write_whole(str(folder / FILE), lines.encode())
 
 
-def send_all(folder: Path, sender: Any) -> None:
-    """Hand all records to a MetricSender."""
-    for record in read(folder):
+def send_all(records: Iterable[Mapping[str, float]], sender: Any) -> None:
+    """Hand records to a MetricSender."""
+    for record in records:
         sender.log(int(record["step"]), {key: record[key] for key in record if key != "step"})
 
 
@@ -40,19 +41,24 @@ class Recorder:
     """
 
     def __init__(
-        self, rank: int, folder: Path, step: int, tracking: tuple[str, str] | None
+        self,
+        rank: int,
+        folder: Path,
+        step: int,
+        tracking: tuple[str, str] | None,
+        disk: Disk = OWN,
     ) -> None:
-        self._file = journal.Appender(folder / FILE) if rank == 0 else None
+        self._file = journal.Appender(folder / FILE, disk) if rank == 0 else None
         self._sender: Any = None
         if self._file:
-            folder.mkdir(parents=True, exist_ok=True)
-            rewind(folder, step)
-            if tracking:
+            disk.call(rewind, folder, step)
+            # A database on another node's disk gets all at the end, from the command.
+            if tracking and not (disk.remote and tracking[0].startswith("sqlite")):
                 # A run without tracking, on one machine, does not need MLflow installed.
                 from pipeline.tracking.metric_sender import MetricSender
 
                 self._sender = MetricSender(*tracking)
-                send_all(folder, self._sender)
+                send_all(disk.call(read, folder), self._sender)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         if self._file:

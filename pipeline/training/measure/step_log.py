@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline import journal
 from pipeline.corpus.randomness import mix
+from pipeline.disk import OWN, Disk
 
 FILE = "steps.jsonl"
 FLUSH_SECONDS = 2.0
@@ -28,10 +29,11 @@ class StepLog:
     Args:
         run: the run's folder.
         attempt: number of this start of the workers; None on ranks that write nothing.
+        disk: holds the folder.
     """
 
-    def __init__(self, run: Path, attempt: int | None) -> None:
-        self._file = journal.Appender(run / FILE) if attempt else None
+    def __init__(self, run: Path, attempt: int | None, disk: Disk = OWN) -> None:
+        self._file = journal.Appender(run / FILE, disk) if attempt else None
         self._attempt = attempt
         self._lines: list[dict[str, Any]] = []
         self._seconds: dict[str, float] = {}

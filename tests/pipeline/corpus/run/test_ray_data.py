@@ -17,6 +17,7 @@ from pipeline.corpus.shards import format as shards
 from pipeline.corpus.text.sources import list_sources
 from pipeline.errors import CorpusError
 from pipeline.settings.corpus import CorpusSettings
+from tests.pipeline.cluster.own_disks import hide_the_disk
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.preparing import hashes
 from tests.pipeline.corpus.raw import write_texts
@@ -56,6 +57,20 @@ def test_any_number_of_workers_makes_the_same_bytes(corpus, ray_cluster, tmp_pat
     assert manifest.drops == {"duplicate_document": 150, "boilerplate_line": 180}
     assert manifest.boilerplate == ((FOOT, 180),)
     assert len(manifest.shards) > 10
+
+
+def test_workers_without_the_commands_disk_make_the_same_bytes(
+    corpus, ray_cluster, tmp_path, monkeypatch
+):
+    hide_the_disk(monkeypatch, tmp_path / "node")
+    manifest = make(corpus, tmp_path / "out")
+    assert hashes(tmp_path / "out") == hashes(corpus / "expected")
+    assert manifest.drops == {"duplicate_document": 150, "boilerplate_line": 180}
+    assert {each.name for each in (tmp_path / "out").iterdir()} == {
+        each.name for each in (corpus / "expected").iterdir()
+    }
+    assert list((tmp_path / "node").rglob("vocab.txt"))
+    assert not list((tmp_path / "node").rglob("*.arrow"))
 
 
 def test_a_killed_worker_is_replaced(corpus, ray_cluster, tmp_path):

@@ -148,8 +148,10 @@ def test_a_worker_that_the_system_killed_for_its_memory_is_told_what_to_lower(ru
     shrinking = failures.Judge(config.model_copy(update={"faults": faults}))
     assert shrinking.decide({1: killed}) is None
     assert texts(paths)[-1][0] == "shrink"
-    assert failures.fitting(config).train.micro_batch == 16
+    assert failures.fitting(config, events.read(RunPaths.of(config).run)).train.micro_batch == 16
     other = config.model_copy(update={"train": config.train.model_copy(update={"micro_batch": 8})})
-    assert failures.fitting(other).train.micro_batch == 8  # another setting is not touched
+    assert (
+        failures.fitting(other, events.read(RunPaths.of(other).run)).train.micro_batch == 8
+    )  # another setting is not touched
     assert judge.decide({1: killed}) is None
     assert "lower train.micro_batch (now 16;" in texts(paths)[-1][1]  # what did not fit

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline import journal
+from pipeline.cluster.remote_disk import Offer
 from pipeline.errors import ConfigError, NezhaError
 from pipeline.paths import RunPaths
 from pipeline.tracking import runs as tracking
@@ -54,7 +55,7 @@ def test_each_preemption_is_on_record_once(tmp_path):
     """Ray tells of a node again and again until it is gone; later, another node may be taken."""
     config = settings(tmp_path, "spot")
     run = RunPaths.of(config).run
-    callback = RestartOrStop(config)
+    callback = RestartOrStop(config, Offer(str(run), "", "", None))
     lost = {1: SimpleNamespace(preempted=True)}
     for pid in (11, 11, 12):
         failures.write_workers(run, [failures.Worker("a", 1), failures.Worker("b", pid)])

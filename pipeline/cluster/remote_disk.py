@@ -1,0 +1,280 @@
+"""Run folders on a disk of the command's node, for processes on nodes that do not see that disk.
+
+A Ray actor on the command's node calls functions there. Files are copied through it in pieces, to
+and from a folder of the temporary folder that stands for the run's folder on this node.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import ray
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipeline.cluster.ray_cluster import may_have_other_nodes
+from pipeline.disk import Disk
+from pipeline.storage import elsewhere, write_whole
+
+PIECE_BYTES = 16 << 20
+THREADS = 16
+"""Calls that the actor handles at a time."""
+Listed = list[tuple[str, int, int]]
+T = TypeVar("T")
+
+
+class Offer(NamedTuple):
+    """Where a run's folder is; the command makes it, and gives it to processes on other nodes."""
+
+    folder: str
+    node: str
+    """Ray's id of the command's node."""
+    token: str
+    """A file in the folder: who sees it, sees the folder."""
+    caller: Any
+    """The actor on that node; None where the cluster has no other node."""
+    scratch: str = ""
+    """Folder for copies; empty: one in the temporary folder."""
+
+
+@contextmanager
+def offered(folder: Path, scratch: str = "", place: str = "") -> Iterator[Offer]:
+    """Offer a folder of this node to processes on others, as long as the block runs.
+
+    `place`: folder in it for the token.
+    """
+    name = Path(place, f".seen-{uuid.uuid4().hex}")
+    token = folder / name
+    token.parent.mkdir(parents=True, exist_ok=True)
+    token.touch()
+    node = ray.get_runtime_context().get_node_id()
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    options = {"num_cpus": 0, "max_concurrency": THREADS, "scheduling_strategy": there}
+    # Held here, so that it lives as long as the block, whichever processes use it.
+    actor = ray.remote(**options)(_Caller).remote() if may_have_other_nodes() else None
+    try:
+        yield Offer(str(folder), node, str(name), actor, scratch)
+    finally:
+        token.unlink(missing_ok=True)
+
+
+def is_seen(offer: Offer) -> bool:
+    """Whether this process sees the folder itself."""
+    return Path(offer.folder, offer.token).exists()
+
+
+def copies(offer: Offer) -> Path:
+    """The folder on this node that stands for an offered one."""
+    root = offer.scratch or Path(tempfile.gettempdir(), f"nezha-nodes-{os.getuid()}")
+    digest = hashlib.sha256(f"{offer.node}:{offer.folder}".encode()).hexdigest()[:16]
+    return Path(root, digest, Path(offer.folder).name)
+
+
+def disk_of(offer: Offer) -> Disk:
+    """The disk that holds an offered folder, for this process."""
+    return Disk() if is_seen(offer) else RemoteDisk(offer)
+
+
+@contextmanager
+def files_of(offer: Offer) -> Iterator[Disk]:
+    """Let `storage` find files of the command's node in the block, where they are not here.
+
+    These are the files of the offered folder, and others that this node does not have.
+    """
+    disk = disk_of(offer)
+    if not isinstance(disk, RemoteDisk):
+        yield disk
+        return
+    system = _Files(disk)
+
+    def choose(path: str) -> AbstractFileSystem | None:
+        below = Path(path).is_relative_to(offer.folder)
+        return system if below or not os.path.lexists(path) else None
+
+    with elsewhere(choose):
+        yield disk
+
+
+class RemoteDisk(Disk):
+    """A disk of the command's node.
+
+    Paths below `here` stand for those below the offered folder, in arguments and in results. Other
+    paths are those of the command's node.
+    """
+
+    remote = True
+
+    def __init__(self, offer: Offer) -> None:
+        self._there, self.here = Path(offer.folder), copies(offer)
+        self.here.mkdir(parents=True, exist_ok=True)
+        self._actor = offer.caller
+
+    def call(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
+        arguments = tuple(_moved(each, self.here, self._there) for each in arguments)
+        named = {name: _moved(each, self.here, self._there) for name, each in named.items()}
+        return _moved(
+            self._get(self._submit(function, *arguments, **named)), self._there, self.here
+        )
+
+    def fetch(self, path: Path) -> Path:
+        source, target = path, self._copy_of(path)
+        if path.is_relative_to(self.here):
+            source = self._there / path.relative_to(self.here)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Of the processes of a node one copies; the others wait, and then find all in place.
+        with (target.parent / f".{target.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for name, size, time in self._get(self._submit(_list, source)):
+                self._fetch_file(source / name, target / name, size, time)
+        return target
+
+    def send(self, path: Path) -> None:
+        target = self._there / path.relative_to(self.here)
+        unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        waiting = self._submit(_write, unfinished, 0, b"")  # a file may be empty
+        with path.open("rb") as file:
+            while piece := file.read(PIECE_BYTES):
+                self._get(waiting)
+                waiting = self._submit(_write, unfinished, file.tell() - len(piece), piece)
+        self._get(waiting)
+        self._get(self._submit(_finish, unfinished, target))
+        path.unlink()
+
+    def drop(self, path: Path) -> None:
+        copy = self._copy_of(path)
+        shutil.rmtree(copy, ignore_errors=True)
+        copy.unlink(missing_ok=True)
+
+    def _copy_of(self, path: Path) -> Path:
+        if path.is_relative_to(self.here):
+            return path
+        digest = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+        return self.here / "fetched" / digest / path.name
+
+    def _fetch_file(self, source: Path, target: Path, size: int, time: int) -> None:
+        if target.exists() and (target.stat().st_size, target.stat().st_mtime_ns) == (size, time):
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_name(f".{target.name}.tmp")
+        with unfinished.open("wb") as file:
+            ahead = self._submit(_read, source, 0)
+            while piece := self._get(ahead):
+                ahead = self._submit(_read, source, file.tell() + len(piece))
+                file.write(piece)
+        os.utime(unfinished, ns=(time, time))
+        unfinished.replace(target)
+
+    def _submit(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        return self._actor.call.remote(functools.partial(function, *arguments, **named))
+
+    def _get(self, asked: Any) -> Any:
+        try:
+            return ray.get(asked)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except ray.exceptions.RayError as error:
+            raise OSError(f"the node of the command does not answer: {error}") from error
+
+
+class _Files(AbstractFileSystem):
+    """The files of a remote disk for `storage`, by their paths on the command's node."""
+
+    cachable = False
+
+    def __init__(self, disk: Disk) -> None:
+        super().__init__()
+        self._disk = disk
+
+    def ls(self, path: str, detail: bool = True, **given: Any) -> list[Any]:
+        return self._disk.call(_locally, "ls", path, detail=detail)
+
+    def info(self, path: str, **given: Any) -> dict[str, Any]:
+        return self._disk.call(_locally, "info", path)
+
+    def cat_file(
+        self, path: str, start: int | None = None, end: int | None = None, **given: Any
+    ) -> bytes:
+        return self._disk.call(_locally, "cat_file", path, start, end)
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **given: Any) -> None:
+        self._disk.call(write_whole, path, bytes(value))
+
+    def rm_file(self, path: str) -> None:
+        self._disk.call(_locally, "rm_file", path)
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        self._disk.call(_locally, "makedirs", path, exist_ok=exist_ok)
+
+    def _open(self, path: str, mode: str = "rb", **given: Any) -> _OpenFile:
+        return _OpenFile(self, path, mode, **given)
+
+
+class _OpenFile(AbstractBufferedFile):
+    """Reads ahead by blocks; is written whole when it is closed."""
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        return self.fs.cat_file(self.path, start, end)
+
+    def _initiate_upload(self) -> None:
+        pass
+
+    def _upload_chunk(self, final: bool = False) -> bool:
+        if final:
+            self.fs.pipe_file(self.path, self.buffer.getvalue())
+        return final
+
+
+def _locally(method: str, *arguments: Any, **named: Any) -> Any:
+    return getattr(LocalFileSystem(auto_mkdir=True), method)(*arguments, **named)
+
+
+class _Caller:
+    """The actor on the command's node."""
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        return function()
+
+
+def _moved(value: Any, old: Path, new: Path) -> Any:
+    """A path below one folder as the same path below another; any other value as it is."""
+    if isinstance(value, Path) and value.is_relative_to(old):
+        return new / value.relative_to(old)
+    return value
+
+
+def _list(path: Path) -> Listed:
+    """Files of a folder, by their paths in it, or the file itself: names, bytes and times."""
+    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    stats = [(file, file.stat()) for file in files]
+    return [(str(file.relative_to(path)), s.st_size, s.st_mtime_ns) for file, s in stats]
+
+
+def _read(path: Path, offset: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(PIECE_BYTES)
+
+
+def _write(path: Path, offset: int, piece: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("r+b" if offset else "wb") as file:
+        file.seek(offset)
+        file.write(piece)
+
+
+def _finish(unfinished: Path, target: Path) -> None:
+    """Wait until a file is on the disk, and give it its name."""
+    with unfinished.open("ab") as file:
+        os.fsync(file.fileno())
+    unfinished.replace(target)

@@ -1,0 +1,137 @@
+"""A run's folder on the disk of another node: files that are copied, and functions called there."""
+
+import os
+from functools import partial
+from pathlib import Path
+
+import pytest
+import ray
+
+from pipeline import storage
+from pipeline.cluster import remote_disk
+from pipeline.cluster.remote_disk import PIECE_BYTES, RemoteDisk, disk_of, files_of, offered
+from pipeline.disk import OWN
+from pipeline.storage import filesystem, read_whole
+
+
+@pytest.fixture(autouse=True)
+def other_nodes(monkeypatch):
+    monkeypatch.setattr(remote_disk, "may_have_other_nodes", lambda: True)
+
+
+@pytest.fixture
+def disk(ray_cluster, tmp_path):
+    """That of a process which does not see the folder: its token is gone."""
+    with offered(tmp_path / "there" / "run", str(tmp_path / "scratch")) as offer:
+        yield RemoteDisk(offer)
+
+
+@pytest.fixture
+def there(tmp_path):
+    return tmp_path / "there" / "run"
+
+
+def test_who_sees_the_folder_uses_it(ray_cluster, tmp_path):
+    with offered(tmp_path / "run") as offer:
+        disk = disk_of(offer)
+        assert not disk.remote
+        assert disk.fetch(tmp_path) == tmp_path
+        assert disk.call(os.path.exists, tmp_path)
+        assert disk_of(offer._replace(token="another disk has no such file")).remote
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [0, 5, PIECE_BYTES, 2 * PIECE_BYTES + 3])
+def test_files_are_sent_and_fetched_whole(disk, there, size):
+    data = os.urandom(size)
+    own = disk.here / "checkpoints" / ".a.tmp" / "rank"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(data)
+    disk.send(own)
+    assert not own.exists()
+    folder = there / "checkpoints" / ".a.tmp"
+    assert {each.name for each in folder.iterdir()} == {"rank"}
+    assert (folder / "rank").read_bytes() == data
+    assert disk.fetch(own.parent) == own.parent
+    assert own.read_bytes() == data
+    disk.drop(own.parent)
+    assert not own.exists()
+    assert (folder / "rank").exists()
+
+
+def test_only_what_changed_is_fetched_again(disk, there, monkeypatch):
+    (there / "shards").mkdir()
+    (there / "shards" / "a").write_text("one")
+    (there / "shards" / "b").write_text("two")
+    copy = disk.fetch(disk.here / "shards")
+    asked = []
+    read = remote_disk._read
+    monkeypatch.setattr(
+        disk, "_submit", lambda f, *a, of=disk._submit: asked.append((f, *a)) or of(f, *a)
+    )
+    disk.fetch(copy)
+    (there / "shards" / "b").write_text("other")
+    disk.fetch(copy)
+    assert {path for function, path, *_ in asked if function is read} == {there / "shards" / "b"}
+    assert (copy / "b").read_text() == "other"
+
+
+def test_other_paths_are_those_of_that_node(disk, tmp_path):
+    vocab = tmp_path / "vocab.txt"
+    vocab.write_text("北")
+    copy = disk.fetch(vocab)
+    assert copy.is_relative_to(disk.here)
+    assert copy.read_text() == "北"
+    assert not disk.fetch(tmp_path / "none").exists()
+
+
+def test_paths_stand_for_those_of_that_node_in_calls(disk, there):
+    assert disk.call(Path.exists, disk.here / "new") is False
+    disk.call(Path.write_text, disk.here / "new", "text")
+    assert (there / "new").read_text() == "text"
+    assert disk.call(partial(Path.joinpath, disk.here), "new") == disk.here / "new"
+
+
+def test_storage_finds_files_that_only_that_node_has(ray_cluster, tmp_path):
+    folder = tmp_path / "there"
+    with offered(folder, str(tmp_path / "scratch"), place="_work") as made:
+        offer = made._replace(token="another disk has no such file")
+        data = bytes(range(256)) * 10
+        (folder / "text").write_bytes(data)
+        with files_of(offer):
+            system, inner = filesystem(f"{folder}/text")
+            with system.open(inner, "rb", block_size=100) as file:
+                file.seek(300)
+                assert file.read(7) == data[300:307]
+                assert file.read() == data[307:]
+            with system.open(f"{folder}/other", "wb") as file:
+                file.write(b"ab")
+                file.write(b"c")
+            storage.write_whole(f"{folder}/a/b/whole", b"new")
+            assert read_whole(f"{folder}/a/b/whole") == b"new"
+            assert system.isdir(str(folder / "a"))
+            assert {name.rpartition("/")[2] for name in system.find(str(folder))} >= {"whole"}
+            system.rm_file(f"{folder}/a/b/whole")
+            assert not system.exists(f"{folder}/a/b/whole")
+            with pytest.raises(FileNotFoundError):
+                read_whole(f"{folder}/a/b/whole")
+            local, _ = filesystem(str(tmp_path))
+            assert local is not system  # this node has the folder
+        assert filesystem(f"{folder}/text")[0] is local
+    assert (folder / "other").read_bytes() == b"abc"
+
+
+def test_an_error_there_is_the_error_here(disk):
+    with pytest.raises(FileNotFoundError):
+        disk.call(Path.read_text, disk.here / "none")
+
+
+def test_a_node_that_is_gone_is_a_silent_storage(disk):
+    """So what is written waits and is tried again, as on any storage."""
+    ray.kill(disk._actor)
+    with pytest.raises(OSError, match="the node of the command does not answer"):
+        disk.call(os.getpid)
+
+
+def test_the_folder_itself_is_nobodys_copy():
+    assert OWN.fetch(Path("a")) == Path("a")
