@@ -28,8 +28,12 @@ class Disk:
         """A file or folder of that disk, on this node."""
         return path
 
+    def own(self, path: Path) -> Path:
+        """Where a file or folder of the offered folder is made on this node, before `send`."""
+        return path
+
     def send(self, path: Path) -> None:
-        """Move a file that was written here to its place on that disk."""
+        """Move a file or folder that was made here to its place on that disk, whole."""
 
     def drop(self, path: Path) -> None:
         """Delete what `fetch` has copied."""
@@ -37,3 +41,8 @@ class Disk:
 
 OWN = Disk()
 """The disk of a process that sees the folder itself."""
+
+
+def fetch_named(disk: Disk, given: str) -> str:
+    """What a user named, on this node: a path is fetched, a URL stays."""
+    return given if "://" in given else str(disk.fetch(Path(given)))

@@ -69,6 +69,13 @@ def offered(folder: Path, scratch: str = "", place: str = "") -> Iterator[Offer]
         token.unlink(missing_ok=True)
 
 
+@contextmanager
+def offered_reading() -> Iterator[Offer]:
+    """Offer the files of this node for reading, to processes on nodes that do not have them."""
+    with offered(Path(tempfile.gettempdir(), f"nezha-offers-{os.getuid()}")) as offer:
+        yield offer
+
+
 def is_seen(offer: Offer) -> bool:
     """Whether this process sees the folder itself."""
     return Path(offer.folder, offer.token).exists()
@@ -135,21 +142,23 @@ class RemoteDisk(Disk):
         # Of the processes of a node one copies; the others wait, and then find all in place.
         with (target.parent / f".{target.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for name, size, time in self._get(self._submit(_list, source)):
+            listed = self._get(self._submit(_list, source))
+            for name, size, time in listed:
                 self._fetch_file(source / name, target / name, size, time)
+            for name in {name for name, _, _ in _list(target)} - {name for name, _, _ in listed}:
+                (target / name).unlink()  # of an older copy
         return target
+
+    def own(self, path: Path) -> Path:
+        return self.here / path.relative_to(self._there)
 
     def send(self, path: Path) -> None:
         target = self._there / path.relative_to(self.here)
         unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-        waiting = self._submit(_write, unfinished, 0, b"")  # a file may be empty
-        with path.open("rb") as file:
-            while piece := file.read(PIECE_BYTES):
-                self._get(waiting)
-                waiting = self._submit(_write, unfinished, file.tell() - len(piece), piece)
-        self._get(waiting)
-        self._get(self._submit(_finish, unfinished, target))
-        path.unlink()
+        for name, _, _ in _list(path):
+            self._send_file(path / name, unfinished / name)
+        self._get(self._submit(_replace, unfinished, target))
+        self.drop(path)
 
     def drop(self, path: Path) -> None:
         copy = self._copy_of(path)
@@ -161,6 +170,15 @@ class RemoteDisk(Disk):
             return path
         digest = hashlib.sha256(str(path).encode()).hexdigest()[:16]
         return self.here / "fetched" / digest / path.name
+
+    def _send_file(self, source: Path, target: Path) -> None:
+        waiting = self._submit(_write, target, 0, b"")  # a file may be empty
+        with source.open("rb") as file:
+            while piece := file.read(PIECE_BYTES):
+                self._get(waiting)
+                waiting = self._submit(_write, target, file.tell() - len(piece), piece)
+        self._get(waiting)
+        self._get(self._submit(_flush, target))
 
     def _fetch_file(self, source: Path, target: Path, size: int, time: int) -> None:
         if target.exists() and (target.stat().st_size, target.stat().st_mtime_ns) == (size, time):
@@ -273,8 +291,13 @@ def _write(path: Path, offset: int, piece: bytes) -> None:
         file.write(piece)
 
 
-def _finish(unfinished: Path, target: Path) -> None:
-    """Wait until a file is on the disk, and give it its name."""
-    with unfinished.open("ab") as file:
+def _flush(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    with path.open("ab") as file:
         os.fsync(file.fileno())
+
+
+def _replace(unfinished: Path, target: Path) -> None:
+    if target.is_dir():
+        shutil.rmtree(target)
     unfinished.replace(target)

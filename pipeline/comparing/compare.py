@@ -17,6 +17,7 @@ import model  # noqa: F401  registers Nezha with the Auto classes
 from pipeline.comparing import comparison, report
 from pipeline.comparing.comparison import Comparison, Judged, Subject
 from pipeline.corpus.shards.format import MANIFEST, read_manifest
+from pipeline.disk import Disk
 from pipeline.errors import (
     CheckpointError,
     ConfigError,
@@ -165,7 +166,7 @@ def run(config: Config, show: Show) -> tuple[Comparison, list[Path]]:
     Raises:
         ConfigError, TaskError, ExportError, TrackingError: before anything is trained.
     """
-    tasks, runner = suite_of(config), cluster_runner(show)
+    tasks, runner = suite_of(config), cluster_runner(show, folder_of(config))
     check_workers((f"heads.{name}", each) for name, each in tasks.items())
     folder = folder_of(config)
     subjects = subjects_of(config, runner, show)
@@ -314,7 +315,11 @@ def _run_checkpoints(config: Config) -> list[Path]:
     return sorted((each.absolute() for each in found), key=checkpoints.step_of)
 
 
-def _export(source: Path, output: Path, show: Callable[[str], None]) -> None:
+def _export(source: Path, output: Path, show: Callable[[str], None], disk: Disk) -> None:
+    disk.call(_export_there, source, output)
+
+
+def _export_there(source: Path, output: Path) -> None:
     config = checkpoints.read_config(source)
     export_checkpoint(source, Path(moved(RunPaths.of(config).vocab, source, config)), output)
 

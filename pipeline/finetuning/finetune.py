@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.disk import OWN, Disk, fetch_named
 from pipeline.errors import ConfigError, ExportError, NezhaError
 from pipeline.finetuning.checks import check
 from pipeline.finetuning.examples.data import Examined, examine, hash_of
@@ -17,7 +18,7 @@ from pipeline.finetuning.prediction.head_folder import PREDICTIONS, RESULTS, rea
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials import search
 from pipeline.finetuning.trials.search import Outcome
-from pipeline.finetuning.trials.trial import HEAD, Trial, TrialResult, run_trial
+from pipeline.finetuning.trials.trial import HEAD, Trial, TrialResult, run_trial_of
 from pipeline.settings.finetuning import FinetuneSettings
 
 TRIALS = ".trials"
@@ -52,7 +53,8 @@ class Work(NamedTuple):
     name: str
     """Is put before its progress lines."""
     function: Callable[..., Any]
-    """Takes the arguments and, by the name `show`, what takes progress lines."""
+    """Takes the arguments and, by their names, `show`, which takes progress lines, and `disk`, the
+    disk that holds the files of the command."""
     arguments: tuple[Any, ...]
     gpus: float = 0.0
     """GPUs that it uses where the cluster has any; if it has several workers, each of them."""
@@ -343,17 +345,19 @@ def _work(trial: Trial, again: bool = False) -> Work:
     return Work(trial.name, _run_trial, (trial, again), settings.gpus, settings.workers)
 
 
-def _run_trial(trial: Trial, again: bool, show: Show) -> TrialResult:
-    return run_trial(trial, show, again=again)
+def _run_trial(trial: Trial, again: bool, show: Show, disk: Disk) -> TrialResult:
+    return run_trial_of(disk, trial, show, again=again)
 
 
-def _examine(settings: FinetuneSettings, export: str, scratch: bool, show: Show) -> Examined:
-    return examine(settings, export, scratch)
+def _examine(
+    settings: FinetuneSettings, export: str, scratch: bool, show: Show, disk: Disk
+) -> Examined:
+    return examine(settings, fetch_named(disk, export), scratch)
 
 
 def _call(work: Work, show: Show) -> Any:
     try:
-        return work.function(*work.arguments, show=show)
+        return work.function(*work.arguments, show=show, disk=OWN)
     except NezhaError as error:
         return error
 

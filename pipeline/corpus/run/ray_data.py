@@ -16,7 +16,6 @@ import itertools
 import logging
 import math
 import pickle
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -66,10 +65,12 @@ def run_on_cluster(job: Job, units: Sequence[Unit], workers: int) -> Iterator[Re
 @contextlib.contextmanager
 def _offered(folder: str) -> Iterator[remote_disk.Offer]:
     """Offer this node's disk to workers that do not see the output folder."""
-    with contextlib.ExitStack() as held:
-        if "://" in folder:  # but the vocabulary, for one, may be on the disk
-            folder = held.enter_context(tempfile.TemporaryDirectory(prefix="nezha-"))
-        yield held.enter_context(remote_disk.offered(Path(folder), place=WORK))
+    if "://" in folder:  # but the vocabulary, for one, may be on the disk
+        offer = remote_disk.offered_reading()
+    else:
+        offer = remote_disk.offered(Path(folder), place=WORK)
+    with offer as made:
+        yield made
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@ from typing import Any
 import ray
 import torch
 
-from pipeline.cluster import ray_cluster
+from pipeline.cluster import ray_cluster, remote_disk
+from pipeline.disk import fetch_named
 from pipeline.errors import NezhaError, TaskError
 from pipeline.finetuning.examples.input_lines import read_input
 from pipeline.finetuning.prediction.predict import LINES, Head, answered
@@ -26,7 +27,7 @@ def predict_on_cluster(
     batch: int,
     workers: int,
 ) -> Iterator[dict[str, Any]]:
-    """As `predict`, for a file that a worker of the cluster can read; rows keep their order.
+    """As `predict`, for a file here or at a URL; rows keep their order.
 
     Args:
         workers: processes that hold the head; each takes a GPU where the cluster has any, otherwise
@@ -43,36 +44,55 @@ def predict_on_cluster(
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
 
+    with remote_disk.offered_reading() as offer:
+        found = _rows(folder, task, path, columns, batch, workers, cpus, gpus, offer)
+        for row in found.iter_rows():
+            if row["error"]:
+                raise TaskError(row["error"])
+            yield json.loads(row["answer"])
+
+
+def _rows(
+    folder: str,
+    task: str,
+    path: str,
+    columns: Mapping[str, str | int],
+    batch: int,
+    workers: int,
+    cpus: int,
+    gpus: int,
+    offer: remote_disk.Offer,
+) -> ray.data.Dataset:
+    """Rows with an `answer` or an `error`."""
+
     def lines(row: dict[str, Any]) -> Iterator[dict[str, str]]:
         try:
-            for place, line in read_input(row["path"], TASKS[task], columns):
-                yield {"place": place, "line": json.dumps(line), "error": ""}
+            with remote_disk.files_of(offer):
+                for place, line in read_input(row["path"], TASKS[task], columns):
+                    yield {"place": place, "line": json.dumps(line), "error": ""}
         except NezhaError as error:
             yield {"place": "", "line": "", "error": str(error)}
 
-    found = (
+    return (
         ray.data.from_items([{"path": path if "://" in path else os.path.abspath(path)}])
         .flat_map(lines)
         .map_batches(
             _Worker,
-            fn_constructor_args=(folder, batch, cpus),
+            fn_constructor_args=(folder, batch, cpus, offer),
             batch_size=LINES,
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_cpus=cpus,
             num_gpus=gpus,
         )
     )
-    for row in found.iter_rows():
-        if row["error"]:
-            raise TaskError(row["error"])
-        yield json.loads(row["answer"])
 
 
 class _Worker:
     """Holds the head and answers blocks of lines; a block with a malformed line is one `error`."""
 
-    def __init__(self, folder: str, batch: int, threads: int) -> None:
-        self._head, self._batch = Head.load(folder), batch
+    def __init__(self, folder: str, batch: int, threads: int, offer: remote_disk.Offer) -> None:
+        own = fetch_named(remote_disk.disk_of(offer), folder)
+        self._head, self._batch = Head.load(own), batch
         torch.set_num_threads(threads)
 
     def __call__(self, block: dict[str, Any]) -> dict[str, list[str]]:

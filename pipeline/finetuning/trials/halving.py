@@ -11,17 +11,21 @@ from typing import Any
 
 import torch
 
-from pipeline.cluster import ray_cluster
+from pipeline.cluster import ray_cluster, remote_disk
 from pipeline.errors import NezhaError, TrainingError
 from pipeline.finetuning.finetune import Found, StoppedEarly
-from pipeline.finetuning.trials.trial import Trial, read_result, run_trial
+from pipeline.finetuning.trials.trial import Trial, read_result, run_trial_of
 
 REDUCTION = 2
 """After 1, 2, 4 … epochs, a trial goes on if it is in the better half of those that came so far."""
 
 
 def halve(
-    trials: Sequence[Trial], metric: str, threads: int, show: Callable[[str, str], None]
+    trials: Sequence[Trial],
+    metric: str,
+    threads: int,
+    show: Callable[[str, str], None],
+    offer: remote_disk.Offer,
 ) -> Found:
     """The result of each trial, by its folder, or a `StoppedEarly`, or why it failed.
 
@@ -31,6 +35,7 @@ def halve(
         metric: dev score that decides.
         threads: CPUs of a trial without a GPU.
         show: takes the name of a trial and a progress line.
+        offer: of the folder that holds the trials.
     """
     found: Found = {}
     for trial in trials:
@@ -39,12 +44,16 @@ def halve(
             found[trial.folder] = known
     waiting = [trial for trial in trials if trial.folder not in found]
     if waiting:
-        found |= _tune(waiting, metric, threads, show)
+        found |= _tune(waiting, metric, threads, show, offer)
     return found
 
 
 def _tune(
-    trials: Sequence[Trial], metric: str, threads: int, show: Callable[[str, str], None]
+    trials: Sequence[Trial],
+    metric: str,
+    threads: int,
+    show: Callable[[str, str], None],
+    offer: remote_disk.Offer,
 ) -> Found:
     # Tune's own tables would hide our progress lines.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -80,7 +89,8 @@ def _tune(
             if len(done) < epochs:
                 tune.report(dict(scores))
 
-        run_trial(trials[config["number"]], lambda line: None, report)
+        with remote_disk.files_of(offer) as disk:
+            run_trial_of(disk, trials[config["number"]], lambda line: None, report)
 
     epochs = trials[0].settings.epochs
     results = tune.Tuner(

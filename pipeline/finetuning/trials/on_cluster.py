@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
@@ -16,7 +17,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 
-from pipeline.cluster import ray_cluster
+from pipeline.cluster import ray_cluster, remote_disk
 from pipeline.errors import NezhaError, TrainingError
 from pipeline.finetuning.finetune import (
     FinetuneResult,
@@ -63,15 +64,19 @@ def finetune_all(jobs: Sequence[Finetuning], show: Show) -> list[FinetuneResult]
     def halve_here(trials: Sequence[Trial], metric: str) -> Found:
         ray_cluster.connect()
         threads = threads_of_a_task(len(trials), ray_cluster.cpus_by_node())
-        return halve(trials, metric, threads, show)
+        with remote_disk.offered(folder) as offer:
+            return halve(trials, metric, threads, show, offer)
 
     check_workers((f"{job.name}: finetune", job.settings) for job in jobs)
     given = [_with_absolute_paths(job) for job in jobs]
-    return finetune_with(cluster_runner(show), given, show, halve_here)
+    folder = Path(os.path.commonpath([job.output.parent for job in given]))
+    return finetune_with(cluster_runner(show, folder), given, show, halve_here)
 
 
-def cluster_runner(show: Show) -> Runner:
+def cluster_runner(show: Show, folder: Path) -> Runner:
     """What makes calls as Ray tasks, as many at a time as there is room for.
+
+    `folder` holds what the calls make; nodes that do not see it send it to this one.
 
     A task takes its GPUs where the cluster has any or can start some. Without GPUs it takes its
     share of the CPUs, and torch uses as many threads. A worker process that died, for example
@@ -84,6 +89,10 @@ def cluster_runner(show: Show) -> Runner:
         if not works:
             return []
         ray_cluster.connect()
+        with remote_disk.offered(folder) as offer:
+            return run_with(works, offer)
+
+    def run_with(works: Sequence[Work], offer: remote_disk.Offer) -> list[Any]:
         on_gpus, most = has_gpus(), max(work.workers for work in works)
         tasks = sum(work.workers for work in works)
         threads = threads_of_a_task(tasks, ray_cluster.cpus_by_node(), most)
@@ -94,7 +103,7 @@ def cluster_runner(show: Show) -> Runner:
             for number, work in enumerate(works):
                 gpus = work.gpus if on_gpus else 0.0
                 options = {"num_cpus": 1 if gpus else threads, "num_gpus": gpus}
-                start = partial(_start, work)
+                start = partial(_start, work, offer)
                 if meeting is None or work.workers == 1:
                     members[start(None, options)] = Member(number, 0)
                     continue
@@ -120,11 +129,13 @@ def threads_of_a_task(tasks: int, cpus_by_node: Sequence[int], together: int = 1
     return threads
 
 
-def _start(work: Work, place: Place | None, options: dict[str, Any]) -> Any:
+def _start(
+    work: Work, offer: remote_disk.Offer, place: Place | None, options: dict[str, Any]
+) -> Any:
     """A Ray task of a work: the stream of its progress lines and its result."""
     environment = {"env_vars": PASSIVE}
     task = ray.remote(num_returns="streaming", runtime_env=environment, **options)(_run)
-    return task.remote(work.function, work.arguments, options["num_cpus"], place)
+    return task.remote(work.function, work.arguments, options["num_cpus"], offer, place)
 
 
 def _collect(
@@ -186,7 +197,11 @@ def _next_item(stream: Any, name: str) -> Any:
 
 
 def _run(
-    function: Callable[..., Any], arguments: tuple[Any, ...], threads: int, place: Place | None
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    threads: int,
+    offer: remote_disk.Offer,
+    place: Place | None,
 ) -> Iterator[Any]:
     """Runs in a Ray worker: yields progress lines and, last, the result, which is no string.
 
@@ -199,8 +214,8 @@ def _run(
     def call() -> None:
         first = place is None or place.rank == 0
         try:
-            with joined(place):
-                result = function(*arguments, show=items.put if first else _ignore)
+            with joined(place), remote_disk.files_of(offer) as disk:
+                result = function(*arguments, show=items.put if first else _ignore, disk=disk)
             items.put(result if first else OthersKnow("the first worker gave no result"))
         except BaseException as error:
             items.put(error)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 
+from pipeline.disk import Disk, fetch_named
 from pipeline.export.lineage import text_cleaner
 from pipeline.finetuning import network as networks
 from pipeline.finetuning.examples.data import read_examples
@@ -124,6 +125,24 @@ def run_trial(
             rows = [] if test else _rows(sets["test"].examples, found)
             save(network, tokenizer, trial.export, folder / HEAD, facts, rows)
         (folder / RESULT).write_text(to_json(result._asdict(), indent=2), "utf-8")
+    return result
+
+
+def run_trial_of(
+    disk: Disk,
+    trial: Trial,
+    show: Show,
+    report: Report = lambda scores: None,
+    again: bool = False,
+) -> TrialResult:
+    """`run_trial`, where the trial's folder and export may be on the disk of another node."""
+    folder = disk.own(trial.folder)
+    if not again and (known := disk.call(read_result, folder)):
+        return known
+    own = trial._replace(export=fetch_named(disk, trial.export), folder=folder)
+    result = run_trial(own, show, report, again)
+    if folder.exists():  # the first worker of a group writes it
+        disk.send(folder)
     return result
 
 

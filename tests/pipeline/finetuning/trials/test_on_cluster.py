@@ -8,9 +8,11 @@ import torch
 
 from pipeline.errors import ConfigError, TaskError, TrainingError
 from pipeline.finetuning.finetune import Finetuning, Work, finetune
+from pipeline.finetuning.prediction.predict_on_cluster import predict_on_cluster
 from pipeline.finetuning.trials.on_cluster import cluster_runner, finetune_all, threads_of_a_task
 from pipeline.finetuning.workers import Workers
 from pipeline.settings.finetuning import FinetuneSettings
+from tests.pipeline.cluster.own_disks import hide_the_disk
 
 
 def job(name, data, export, output, seed=1, **more):
@@ -50,6 +52,37 @@ def test_results_come_in_order_and_lines_with_their_names(
     finally:
         torch.set_num_threads(before)
     assert here.epochs == results[1].epochs
+
+
+@pytest.mark.ray
+def test_workers_without_the_commands_disk_make_the_same_heads(
+    ray_cluster, export, data, tmp_path, monkeypatch
+):
+    hide_the_disk(monkeypatch, tmp_path / "node")
+    search = {"lr": [5e-3, 1e-4], "halving": True}
+    runs = [
+        job("plain", data, export, tmp_path / "heads" / "plain"),
+        job("search", data, export, tmp_path / "heads" / "search", epochs=2, search=search),
+    ]
+    lines = []
+    results = finetune_all(runs, lambda name, line: lines.append(line))
+    monkeypatch.undo()
+    seen = finetune_all([runs[0]._replace(output=tmp_path / "seen" / "plain")], lambda *line: None)
+    assert results[0].epochs == seen[0].epochs
+    names = [
+        {each.name for each in (tmp_path / of).iterdir()} for of in ("heads/plain", "seen/plain")
+    ]
+    assert names[0] == names[1]
+    assert {each.name for each in (tmp_path / "heads").iterdir()} == {"plain", "search", ".trials"}
+    assert not list((tmp_path / "node").rglob("result.json"))
+    again = finetune_all(runs, lambda name, line: lines.append(line))
+    assert again == results
+    assert sum("is up to date" in line for line in lines) == 2
+
+    (tmp_path / "in.jsonl").write_text('{"tokens": ["北", "京"]}\n' * 3, "utf-8")
+    hide_the_disk(monkeypatch, tmp_path / "node")
+    given = results[0].folder, "ner", str(tmp_path / "in.jsonl"), {}, 2, 1
+    assert len(list(predict_on_cluster(*given))) == 3
 
 
 @pytest.mark.ray
@@ -107,7 +140,7 @@ def test_more_workers_than_the_cluster_holds_are_refused(ray_cluster, export, da
         finetune(run.settings, str(export), tmp_path / "here", seed=1)
 
 
-def end_at_worker_1(how, show):
+def end_at_worker_1(how, show, disk):
     """Worker 1 ends; the others wait for it."""
     show("started")
     workers = Workers.of_process()
@@ -123,11 +156,11 @@ def end_at_worker_1(how, show):
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_the_failure_of_a_worker_ends_its_group_alone(ray_cluster):
+def test_the_failure_of_a_worker_ends_its_group_alone(ray_cluster, tmp_path):
     hows = ("die", "fail", "hang", "well")
     works = [Work(how, end_at_worker_1, (how,), workers=2) for how in hows]
     lines = []
-    died, failed, hung, well = cluster_runner(lambda *line: lines.append(line))(works)
+    died, failed, hung, well = cluster_runner(lambda *line: lines.append(line), tmp_path)(works)
     assert type(died) is type(hung) is TrainingError
     assert str(died).startswith("worker 1 of 2 died")
     assert str(hung).startswith("worker 1 of 2 died")
@@ -135,10 +168,13 @@ def test_the_failure_of_a_worker_ends_its_group_alone(ray_cluster):
     assert well == [0, 1]
     assert lines.count(("well", "started")) == 1
     # What the groups held is free again.
-    assert cluster_runner(lambda *line: None)([Work("next", look_around, ())])[0]["threads"] == 4
+    assert (
+        cluster_runner(lambda *line: None, tmp_path)([Work("next", look_around, ())])[0]["threads"]
+        == 4
+    )
 
 
-def look_around(show):
+def look_around(show, disk):
     return {
         "threads": torch.get_num_threads(),
         "pid": os.getpid(),
@@ -146,20 +182,20 @@ def look_around(show):
     }
 
 
-def die(show):
+def die(show, disk):
     show("about to die")
     os._exit(1)
 
 
-def fail(show):
+def fail(show, disk):
     raise RuntimeError("CUDA out of memory")
 
 
 @pytest.mark.ray
-def test_a_task_has_its_threads_and_a_dead_worker_loses_no_other(ray_cluster):
+def test_a_task_has_its_threads_and_a_dead_worker_loses_no_other(ray_cluster, tmp_path):
     """What a worker process sees, in place of a fine-tuning."""
     works = [Work("looks", look_around, ()), Work("dies", die, ()), Work("fails", fail, ())]
-    facts, error, other = cluster_runner(lambda name, line: None)(works)
+    facts, error, other = cluster_runner(lambda name, line: None, tmp_path)(works)
     assert (type(other), str(other)) == (TrainingError, "RuntimeError: CUDA out of memory")
     assert facts["threads"] == 1
     assert facts["pid"] != os.getpid()
