@@ -5,8 +5,9 @@ python cluster/local.py add                one more node joins
 python cluster/local.py kill --node 2      all processes of a node end, as if its machine was lost
 python cluster/local.py stop               (make cluster-stop)
 
-Each node is a `ray start` of its own, with its own CPUs, ports and temporary folder; all ask for
-the token that the start makes. `kill` and `stop` end these processes and no others.
+Each node is a `ray start` of its own, with its own CPUs, ports and temporary folder, which is
+TMPDIR of its processes too; all ask for the token that the start makes. `kill` and `stop` end these
+processes and no others.
 """
 
 from __future__ import annotations
@@ -134,6 +135,7 @@ def ray_start(folder: Path, number: int, cpus: int, role: list[str]) -> subproce
     """Start `ray start` of a node in the background."""
     listen, grpc, runtime, metrics = free_ports(4)
     temporary = folder / f"n{number}"
+    (temporary / "tmp").mkdir(parents=True, exist_ok=True)
     command = [
         *(str(Path(sys.executable).with_name("ray")), "start", "--block", *role),
         *(f"--num-cpus={cpus}", f"--object-store-memory={OBJECT_STORE_BYTES}"),
@@ -147,6 +149,7 @@ def ray_start(folder: Path, number: int, cpus: int, role: list[str]) -> subproce
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder / TOKEN),
         "RAY_TMPDIR": str(temporary),
+        "TMPDIR": str(temporary / "tmp"),
     }
     for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_API_SERVER_ADDRESS"):
         environment.pop(name, None)

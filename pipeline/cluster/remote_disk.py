@@ -58,15 +58,20 @@ def offered(folder: Path, scratch: str = "", place: str = "") -> Iterator[Offer]
     token = folder / name
     token.parent.mkdir(parents=True, exist_ok=True)
     token.touch()
-    node = ray.get_runtime_context().get_node_id()
-    there = NodeAffinitySchedulingStrategy(node, soft=False)
-    options = {"num_cpus": 0, "max_concurrency": THREADS, "scheduling_strategy": there}
-    # Held here, so that it lives as long as the block, whichever processes use it.
-    actor = ray.remote(**options)(_Caller).remote() if may_have_other_nodes() else None
+    here = ray.get_runtime_context()
+    caller = _caller(here.get_job_id()) if may_have_other_nodes() else None
     try:
-        yield Offer(str(folder), node, str(name), actor, scratch)
+        yield Offer(str(folder), here.get_node_id(), str(name), caller, scratch)
     finally:
         token.unlink(missing_ok=True)
+
+
+@functools.cache
+def _caller(job: str) -> Any:
+    """The actor on this node. This process holds it, so it lives until the job ends."""
+    there = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=there)(_Caller)
+    return actor.options(max_concurrency=THREADS).remote()
 
 
 @contextmanager
@@ -84,7 +89,7 @@ def is_seen(offer: Offer) -> bool:
 def copies(offer: Offer) -> Path:
     """The folder on this node that stands for an offered one."""
     root = offer.scratch or Path(tempfile.gettempdir(), f"nezha-nodes-{os.getuid()}")
-    digest = hashlib.sha256(f"{offer.node}:{offer.folder}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256(offer.folder.encode()).hexdigest()[:16]
     return Path(root, digest, Path(offer.folder).name)
 
 

@@ -203,7 +203,7 @@ def _check_places(config: Config, root: Path) -> None:
     if inside:
         raise ConfigError(
             f"{', '.join(inside)}: the job does not see files of this folder, and what it writes "
-            "there is lost; give a folder that every node sees, or a URL"
+            "there is lost; give an absolute path outside it, or a URL"
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
-from pipeline.doctor.node import Facts
+from pipeline.doctor.node import OWN_DISK, Facts
 
 SHARED_MEMORY = 1.0
 """Gigabytes of /dev/shm; Docker gives 0.064 unless told otherwise."""
@@ -87,7 +87,13 @@ def judge(
 
 def _of_node(facts: Facts, asked: tuple[float, float], needed_disk: float) -> list[Finding]:
     found = []
-    if facts.storage:
+    if facts.storage == OWN_DISK:
+        advice = (
+            "that works: its workers fetch what they read from the command's node and send it what "
+            "they make; a disk that all nodes share is faster for large corpora"
+        )
+        found.append(Finding(facts.host, "does not see run.storage", advice, False))
+    elif facts.storage:
         advice = "mount the same storage on every node, or give run.storage a URL"
         problem = f"can't use run.storage: {facts.storage}"
         found.append(Finding(facts.host, problem, advice, True))

@@ -25,6 +25,10 @@ PRODUCT = 2048
 """Rows and columns of the matrices that a GPU multiplies."""
 
 
+OWN_DISK = "has a disk of its own there"
+OTHER_BUCKET = "it is not the place that the other nodes see"
+
+
 class Facts(NamedTuple):
     """What a node found out about itself."""
 
@@ -92,7 +96,7 @@ def examine_storage(storage: str, marker: str, quick: bool) -> tuple[str, float,
     try:
         system, folder = filesystem(storage)
         if not system.exists(f"{folder}/{marker}"):
-            return "it is not the folder that the other nodes see", 0.0, 0.0
+            return OTHER_BUCKET if "://" in storage else OWN_DISK, 0.0, 0.0
         name, data = f"{folder}/.doctor-{uuid.uuid4().hex}", os.urandom(MEASURED_BYTES)
         size = 1 if quick else MEASURED_BYTES
         try:

@@ -91,7 +91,8 @@ def _curves(records: Sequence[Mapping[str, float]], happened: Sequence[Mapping[s
     losses.set_ylabel("loss (nats)")
     speed.set_ylabel("tokens / s")
     speed.set_xlabel("step")
-    losses.legend()
+    if losses.get_legend_handles_labels()[0]:  # none of a run that ended before its first record
+        losses.legend()
     out = io.StringIO()
     figure.savefig(out, format="svg")
     return "<svg" + out.getvalue().partition("<svg")[2]

@@ -16,7 +16,8 @@ class RunSettings(Settings):
     name: str = "nezha"
     """Name of the run: its folder, its Ray Train name and its MLflow run name."""
     storage: Location = "runs"
-    """Folder that holds the run folder, one that every node sees; or a URL (s3://, gs://)."""
+    """Folder that holds the run folder, on the disk of the command's node or on a shared one; or a
+    URL (s3://, gs://)."""
     scratch: LocalPath = ""
     """Folder to work in if `run.storage` is a URL; empty: one in the temporary folder."""
     seed: Annotated[int, Number, Field(ge=0, lt=2**32)] = 42

@@ -59,7 +59,13 @@ def test_a_killed_worker_changes_nothing_and_is_told(ray_cluster, undisturbed, t
     assert re.search(r"; restart 1 of 3, from checkpoint_0000\d0$", line), line
 
 
-def test_a_stopped_worker_is_found_and_replaced(ray_cluster, undisturbed, tmp_path):
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_stopped_worker_is_found_and_replaced(
+    ray_cluster, undisturbed, tmp_path, monkeypatch, seen
+):
+    """Also where the other worker writes its stacks on a disk that the command does not see."""
+    if not seen:
+        hide_the_disk(monkeypatch, tmp_path / "node")
     config, shown = settings(tmp_path, "stopped", *TWO, "faults.hang_seconds=5"), []
     with ThreadPoolExecutor(1) as executor:
         run = executor.submit(ray_train.fit, config, None, shown.append, shown.append)
@@ -69,6 +75,8 @@ def test_a_stopped_worker_is_found_and_replaced(ray_cluster, undisturbed, tmp_pa
     assert losses(config) == losses(undisturbed)
     (line,) = [line for line in shown if "restart" in line]
     assert re.match(r"worker 1 on [\d.]+ \(pid \d+\) made no step for 5 s", line)
+    (stacks,) = RunPaths.of(config).run.glob("stacks_*")
+    assert "Thread" in (stacks / "rank_0.txt").read_text()
 
 
 def test_the_run_ends_when_the_budget_is_spent_and_says_how_to_go_on(ray_cluster, tmp_path):

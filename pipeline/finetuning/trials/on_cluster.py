@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import queue
 import threading
@@ -170,8 +171,9 @@ def _collect(
                 show(work.name, f"failed: {item}")
             if len(works) > 2:
                 share = len(results) / len(works)
-                left = (time.monotonic() - start_time) * (1 - share) / share / 60
-                show("", f"{len(results)} of {len(works)} done, about {left:.0f} minutes left")
+                left = math.ceil((time.monotonic() - start_time) * (1 - share) / share / 60)
+                end = f", about {left} minute(s) left" if share < 1 else ""
+                show("", f"{len(results)} of {len(works)} done{end}")
     except BaseException:
         for stream in waiting:
             ray.cancel(stream, force=True)

@@ -56,14 +56,14 @@ class RestartOrStop(UserCallback):
 
 def _gather_stacks(run: Path, offer: remote_disk.Offer) -> None:
     """Copy the stacks that workers wrote on nodes that do not see the run's folder."""
-    others = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    others.remove(offer.node)
+    if offer.caller is None:
+        return  # there is no other node
     tasks = []
-    for node in others:
-        there = NodeAffinitySchedulingStrategy(node, soft=False)
+    for node in (node for node in ray.nodes() if node["Alive"]):
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         take = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_take_stacks)
         tasks.append(take.remote(offer))
-    done, _ = ray.wait(tasks, num_returns=len(tasks), timeout=GATHER_SECONDS) if tasks else ([], [])
+    done, _ = ray.wait(tasks, num_returns=len(tasks), timeout=GATHER_SECONDS)
     for task in done:
         with suppress(ray.exceptions.RayError):  # of a node that is lost
             for name, data in ray.get(task).items():
@@ -71,8 +71,6 @@ def _gather_stacks(run: Path, offer: remote_disk.Offer) -> None:
 
 
 def _take_stacks(offer: remote_disk.Offer) -> dict[str, bytes]:
-    if remote_disk.is_seen(offer):
-        return {}
     files = (remote_disk.copies(offer) / hang.STACKS).glob("rank_*.txt")
     found = {file: file.read_bytes() for file in files}
     for file in found:

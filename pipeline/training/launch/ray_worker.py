@@ -38,7 +38,10 @@ def run(given: dict[str, Any]) -> dict[str, Any]:
 
     context = ray.train.get_context()
     config = Config.model_validate(given["config"])
-    settings, disk = dump_yaml(config), disk_of(Offer(*given["offer"]))
+    settings, offer = dump_yaml(config), Offer(*given["offer"])
+    # The folder to work in, of a run in an object store, has another name on each node.
+    known = str(RunPaths.of(config).run) == offer.folder
+    disk = disk_of(offer) if known else RemoteDisk(offer)
     if isinstance(disk, RemoteDisk):
         config = with_copies(config, disk)
     launch = Context(

@@ -128,6 +128,7 @@ def test_an_error_there_is_the_error_here(disk):
 
 def test_a_node_that_is_gone_is_a_silent_storage(disk):
     """So what is written waits and is tried again, as on any storage."""
+    disk._actor = ray.remote(remote_disk._Caller).remote()
     ray.kill(disk._actor)
     with pytest.raises(OSError, match="the node of the command does not answer"):
         disk.call(os.getpid)

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.doctor.findings import judge
-from pipeline.doctor.node import Facts, examine_storage, versions
+from pipeline.doctor.node import OTHER_BUCKET, OWN_DISK, Facts, examine_storage, versions
 
 ASKED = (1000.0, 1010.0)
 GOOD = Facts(
@@ -44,6 +44,7 @@ def test_each_fault_names_its_node_and_what_to_do():
             False,
         ),
         "has 1 GPUs, other nodes have 2": (other(gpus=(("A100", 250.0),)), False),
+        "does not see run.storage": (other(storage=OWN_DISK), False),
         "can't use run.storage: no such bucket": (other(storage="no such bucket"), True),
         "writes 4 and reads 800 MB/s of run.storage": (other(written=4.0), False),
         "/dev/shm has 0.06 GB": (other(shared_memory_gigabytes=0.064), False),
@@ -72,7 +73,8 @@ def test_a_storage_that_takes_no_file_tells_the_reason_of_writing(tmp_path, monk
 
 
 def test_storage_that_is_not_shared_is_noticed(tmp_path):
-    assert "not the folder" in examine_storage(str(tmp_path), "marker", quick=False)[0]
+    assert examine_storage(str(tmp_path), "marker", quick=False)[0] == OWN_DISK
+    assert examine_storage(f"memory://{tmp_path}", "marker", quick=True)[0] == OTHER_BUCKET
     (tmp_path / "marker").touch()
     problem, written, read = examine_storage(str(tmp_path), "marker", quick=False)
     assert problem == ""
