@@ -32,6 +32,7 @@ FOLDER = Path(tempfile.gettempdir(), f"nezha-cluster-{os.getuid()}")
 """Short, because Ray puts sockets into it, and their paths may have 107 bytes."""
 TOKEN, NODES = "auth_token", "nodes.json"
 START_SECONDS, STOP_SECONDS = 180, 30
+HIDE = 'while [ "$1" != -- ]; do mount -t tmpfs none "$1" || exit 1; shift; done; shift; exec "$@"'
 OBJECT_STORE_BYTES = 256 << 20
 
 
@@ -42,6 +43,9 @@ def main() -> int:
     parser.add_argument("--cpus", type=int, help="CPUs of each node; default: those of the machine")
     parser.add_argument("--node", type=int, help="number of the node to kill; 0 is the head")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where its files are")
+    parser.add_argument(
+        "--hide", type=Path, nargs="*", default=[], help="folders that only the head sees (Linux)"
+    )
     chosen = parser.parse_args()
     if chosen.action == "stop":
         return stop(chosen.folder)
@@ -54,10 +58,10 @@ def main() -> int:
     cpus = chosen.cpus or max(1, len(os.sched_getaffinity(0)) // chosen.nodes)
     if chosen.action == "add":
         return add(chosen.folder, cpus)
-    return start(chosen.folder, chosen.nodes, cpus)
+    return start(chosen.folder, chosen.nodes, cpus, chosen.hide)
 
 
-def start(folder: Path, nodes: int, cpus: int) -> int:
+def start(folder: Path, nodes: int, cpus: int, hidden: list[Path]) -> int:
     """Start a cluster and say how to use it; returns the exit status."""
     if any(running(pid, folder) for pid in pids(folder)):
         print(f"a cluster runs in {folder}; `make cluster-stop` ends it", file=sys.stderr)
@@ -72,7 +76,8 @@ def start(folder: Path, nodes: int, cpus: int) -> int:
         *(f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"),
     ]
     address = f"http://127.0.0.1:{dashboard}"
-    note(folder, {"address": f"127.0.0.1:{port}", "dashboard": address, "pids": []})
+    noted = {"address": f"127.0.0.1:{port}", "dashboard": address, "pids": []}
+    note(folder, noted | {"hidden": [str(path.absolute()) for path in hidden]})
     for role in (head, *[[f"--address=127.0.0.1:{port}"]] * (nodes - 1)):
         if not start_node(folder, cpus, role):
             stop(folder)
@@ -119,7 +124,7 @@ def start_node(folder: Path, cpus: int, role: list[str]) -> bool:
     """Start a node, note it, and wait until the dashboard counts it; whether it did."""
     noted = notes(folder)
     number = len(noted["pids"])
-    process = ray_start(folder, number, cpus, role)
+    process = ray_start(folder, number, cpus, role, noted.get("hidden", []) if number else [])
     # Noted at once, so that `stop` finds the nodes of a start that was interrupted.
     noted["pids"].append(process.pid)
     note(folder, noted)
@@ -131,8 +136,10 @@ def start_node(folder: Path, cpus: int, role: list[str]) -> bool:
     return False
 
 
-def ray_start(folder: Path, number: int, cpus: int, role: list[str]) -> subprocess.Popen[bytes]:
-    """Start `ray start` of a node in the background."""
+def ray_start(
+    folder: Path, number: int, cpus: int, role: list[str], hidden: list[str]
+) -> subprocess.Popen[bytes]:
+    """Start `ray start` of a node in the background; it sees empty folders for hidden ones."""
     listen, grpc, runtime, metrics = free_ports(4)
     temporary = folder / f"n{number}"
     (temporary / "tmp").mkdir(parents=True, exist_ok=True)
@@ -143,6 +150,9 @@ def ray_start(folder: Path, number: int, cpus: int, role: list[str]) -> subproce
         *(f"--dashboard-agent-listen-port={listen}", f"--dashboard-agent-grpc-port={grpc}"),
         *(f"--runtime-env-agent-port={runtime}", f"--metrics-export-port={metrics}"),
     ]
+    if hidden:
+        user = [] if os.getuid() == 0 else ["--map-root-user"]
+        command = ["unshare", "--mount", *user, "sh", "-c", HIDE, "sh", *hidden, "--", *command]
     environment = os.environ | {
         # Jobs find `python` and `ray` of this environment.
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

@@ -32,6 +32,10 @@ class Disk:
         """Where a file or folder of the offered folder is made on this node, before `send`."""
         return path
 
+    def there(self, path: Path) -> Path:
+        """The path, on that disk, of a file or folder that stands for one of the offered folder."""
+        return path
+
     def send(self, path: Path) -> None:
         """Move a file or folder that was made here to its place on that disk, whole."""
 

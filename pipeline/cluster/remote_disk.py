@@ -12,9 +12,10 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -28,6 +29,8 @@ from pipeline.disk import Disk
 from pipeline.storage import elsewhere, write_whole
 
 PIECE_BYTES = 16 << 20
+KEPT_SECONDS = 7 * 86400.0
+"""Copies stay on a node for the next start, if that comes in time."""
 THREADS = 16
 """Calls that the actor handles at a time."""
 Listed = list[tuple[str, int, int]]
@@ -38,8 +41,6 @@ class Offer(NamedTuple):
     """Where a run's folder is; the command makes it, and gives it to processes on other nodes."""
 
     folder: str
-    node: str
-    """Ray's id of the command's node."""
     token: str
     """A file in the folder: who sees it, sees the folder."""
     caller: Any
@@ -58,12 +59,13 @@ def offered(folder: Path, scratch: str = "", place: str = "") -> Iterator[Offer]
     token = folder / name
     token.parent.mkdir(parents=True, exist_ok=True)
     token.touch()
-    here = ray.get_runtime_context()
-    caller = _caller(here.get_job_id()) if may_have_other_nodes() else None
+    job = ray.get_runtime_context().get_job_id()
+    caller = _caller(job) if may_have_other_nodes() else None
     try:
-        yield Offer(str(folder), here.get_node_id(), str(name), caller, scratch)
+        yield Offer(str(folder), str(name), caller, scratch)
     finally:
-        token.unlink(missing_ok=True)
+        with suppress(OSError):
+            token.unlink()
 
 
 @functools.cache
@@ -89,8 +91,7 @@ def is_seen(offer: Offer) -> bool:
 def copies(offer: Offer) -> Path:
     """The folder on this node that stands for an offered one."""
     root = offer.scratch or Path(tempfile.gettempdir(), f"nezha-nodes-{os.getuid()}")
-    digest = hashlib.sha256(offer.folder.encode()).hexdigest()[:16]
-    return Path(root, digest, Path(offer.folder).name)
+    return Path(root, _digest(offer.folder), Path(offer.folder).name)
 
 
 def disk_of(offer: Offer) -> Disk:
@@ -100,9 +101,10 @@ def disk_of(offer: Offer) -> Disk:
 
 @contextmanager
 def files_of(offer: Offer) -> Iterator[Disk]:
-    """Let `storage` find files of the command's node in the block, where they are not here.
+    """Let `storage` use files of the command's node in the block.
 
-    These are the files of the offered folder, and others that this node does not have.
+    These are the files of the offered folder, and others that this node lacks or has in another
+    version.
     """
     disk = disk_of(offer)
     if not isinstance(disk, RemoteDisk):
@@ -111,8 +113,12 @@ def files_of(offer: Offer) -> Iterator[Disk]:
     system = _Files(disk)
 
     def choose(path: str) -> AbstractFileSystem | None:
-        below = Path(path).is_relative_to(offer.folder)
-        return system if below or not os.path.lexists(path) else None
+        own = Path(path)
+        if own.is_relative_to(offer.folder):
+            return system
+        if own.is_relative_to(disk.root) or disk.sees(own):
+            return None
+        return system
 
     with elsewhere(choose):
         yield disk
@@ -129,7 +135,10 @@ class RemoteDisk(Disk):
 
     def __init__(self, offer: Offer) -> None:
         self._there, self.here = Path(offer.folder), copies(offer)
+        self.root = self.here.parents[1]
+        """Folder of all copies on this node."""
         self.here.mkdir(parents=True, exist_ok=True)
+        _remove_unused(self.root, self.here.parent)
         self._actor = offer.caller
 
     def call(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
@@ -140,41 +149,54 @@ class RemoteDisk(Disk):
         )
 
     def fetch(self, path: Path) -> Path:
-        source, target = path, self._copy_of(path)
-        if path.is_relative_to(self.here):
-            source = self._there / path.relative_to(self.here)
+        source, target = self.there(path), self._copy_of(path)
+        if source == path and self.sees(path):
+            return path
         target.parent.mkdir(parents=True, exist_ok=True)
         # Of the processes of a node one copies; the others wait, and then find all in place.
         with (target.parent / f".{target.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             listed = self._get(self._submit(_list, source))
-            for name, size, time in listed:
-                self._fetch_file(source / name, target / name, size, time)
+            for name, size, modified in listed:
+                self._fetch_file(source / name, target / name, size, modified)
+            os.utime(target.parent)
             for name in {name for name, _, _ in _list(target)} - {name for name, _, _ in listed}:
                 (target / name).unlink()  # of an older copy
         return target
 
+    def sees(self, path: Path) -> bool:
+        """Whether this node has the same file or folder there, or has it alone."""
+        own = _list(path)
+        there = self._get(self._submit(_list, path)) if own else []
+        return own != [] and there in (own, [])
+
     def own(self, path: Path) -> Path:
         return self.here / path.relative_to(self._there)
 
+    def there(self, path: Path) -> Path:
+        return _moved(path, self.here, self._there)
+
     def send(self, path: Path) -> None:
-        target = self._there / path.relative_to(self.here)
+        target = self.there(path)
         unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-        for name, _, _ in _list(path):
-            self._send_file(path / name, unfinished / name)
-        self._get(self._submit(_replace, unfinished, target))
+        try:
+            for name, _, _ in _list(path):
+                self._send_file(path / name, unfinished / name)
+            self._get(self._submit(_replace, unfinished, target))
+        except BaseException:
+            with suppress(OSError):
+                self._get(self._submit(_remove, unfinished))
+            raise
         self.drop(path)
 
     def drop(self, path: Path) -> None:
-        copy = self._copy_of(path)
-        shutil.rmtree(copy, ignore_errors=True)
-        copy.unlink(missing_ok=True)
+        if path.is_relative_to(self.root):
+            _remove(path)
 
     def _copy_of(self, path: Path) -> Path:
         if path.is_relative_to(self.here):
             return path
-        digest = hashlib.sha256(str(path).encode()).hexdigest()[:16]
-        return self.here / "fetched" / digest / path.name
+        return self.root / _digest(str(path)) / path.name
 
     def _send_file(self, source: Path, target: Path) -> None:
         waiting = self._submit(_write, target, 0, b"")  # a file may be empty
@@ -185,8 +207,9 @@ class RemoteDisk(Disk):
         self._get(waiting)
         self._get(self._submit(_flush, target))
 
-    def _fetch_file(self, source: Path, target: Path, size: int, time: int) -> None:
-        if target.exists() and (target.stat().st_size, target.stat().st_mtime_ns) == (size, time):
+    def _fetch_file(self, source: Path, target: Path, size: int, modified: int) -> None:
+        status = target.stat() if target.exists() else None
+        if status and (status.st_size, status.st_mtime_ns) == (size, modified):
             return
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_name(f".{target.name}.tmp")
@@ -195,7 +218,7 @@ class RemoteDisk(Disk):
             while piece := self._get(ahead):
                 ahead = self._submit(_read, source, file.tell() + len(piece))
                 file.write(piece)
-        os.utime(unfinished, ns=(time, time))
+        os.utime(unfinished, ns=(modified, modified))
         unfinished.replace(target)
 
     def _submit(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
@@ -267,6 +290,26 @@ class _Caller:
 
     def call(self, function: Callable[[], Any]) -> Any:
         return function()
+
+
+def _digest(path: str) -> str:
+    return hashlib.sha256(path.encode()).hexdigest()[:16]
+
+
+def _remove_unused(root: Path, used: Path) -> None:
+    """Remove copies of folders that no process of this node has used for KEPT_SECONDS."""
+    os.utime(used)
+    for each in root.iterdir():
+        with suppress(OSError):
+            if time.time() - each.stat().st_mtime > KEPT_SECONDS:
+                _remove(each)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _moved(value: Any, old: Path, new: Path) -> Any:

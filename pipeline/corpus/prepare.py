@@ -89,8 +89,8 @@ def prepare(
     """Make a corpus of shards in a folder.
 
     Args:
-        output: folder or fsspec URL that all workers can reach. It must be new, empty, or hold
-            nothing but what `prepare` wrote there.
+        output: folder of this node, or fsspec URL that all workers can reach. It must be new,
+            empty, or hold nothing but what `prepare` wrote there.
         sources: the signed inputs.
         heldout: signed files whose documents are left out of the corpus.
         show: receives lines of progress.

@@ -58,7 +58,7 @@ def examine(host: str, storage: str, marker: str, cache: str, quick: bool) -> Fa
 
     Args:
         host: how to call it.
-        storage: folder or URL that all nodes must see.
+        storage: folder or URL that is looked at.
         marker: name of a file that another node wrote there.
         cache: folder for shards of object stores; empty: the temporary folder.
         quick: do not measure the storage.

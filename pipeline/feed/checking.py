@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +20,8 @@ NOTE = "shards_checked.json"
 """File in the run's folder: of each shard that was checked, size, time and SHA-256, and what is
 wrong with it."""
 THREADS = 4
+Note = dict[str, list]
+"""By the path of a shard."""
 
 
 def check_shards(folders: Iterable[str], run: Path, skip: bool, say: Callable[[str], None]) -> None:
@@ -43,7 +45,7 @@ def check_shards(folders: Iterable[str], run: Path, skip: bool, say: Callable[[s
         for folder, manifest in ((folder, read_manifest(folder)) for folder in local)
         for info in manifest.shards
     ]
-    known = _read_note(run)
+    known = read_note(run)
     note, new = known.copy(), []
     for path, info, manifest in listed:
         verdict = known.get(str(path))
@@ -53,8 +55,7 @@ def check_shards(folders: Iterable[str], run: Path, skip: bool, say: Callable[[s
         found = executor.map(lambda one: _problem(*one), new)
         for (path, info, _), problem in zip(new, found, strict=True):
             note[str(path)] = [*_status(path), info.sha256, problem]
-    run.mkdir(parents=True, exist_ok=True)
-    write_whole(str(run / NOTE), json.dumps(note, ensure_ascii=False).encode())
+    write_note(run, note)
     problems = [problem for path, *_ in listed if (problem := note[str(path)][-1])]
     if problems and not skip:
         raise ShardError(
@@ -71,7 +72,7 @@ def known_damaged(run: Path) -> frozenset[str]:
     """Paths of the shards that `check_shards` found damaged and that have not changed since."""
     return frozenset(
         path
-        for path, (*status, _, problem) in _read_note(run).items()
+        for path, (*status, _, problem) in read_note(run).items()
         if problem and status == _status(Path(path))
     )
 
@@ -119,8 +120,24 @@ def _status(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _read_note(run: Path) -> dict[str, list]:
+def read_note(run: Path) -> Note:
+    """What is noted of the shards that were checked; empty if nothing is."""
     try:
         return json.loads((run / NOTE).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
+
+
+def write_note(run: Path, note: Note) -> None:
+    """Note what was found."""
+    write_whole(str(run / NOTE), json.dumps(note, ensure_ascii=False).encode())
+
+
+def moved_note(note: Note, folders: Mapping[str, str]) -> Note:
+    """The note for copies of shards, by the folder of each copied one; they keep their times."""
+    moved = {}
+    for path, verdict in note.items():
+        folder, _, name = path.rpartition("/")
+        if folder in folders:
+            moved[f"{folders[folder]}/{name}"] = verdict
+    return moved

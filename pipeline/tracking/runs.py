@@ -130,14 +130,17 @@ def noted_run(folder: Path) -> str | None:
 
 
 def is_reachable(config: Config) -> bool:
-    """Whether the server answers at all; a database is not asked."""
+    """Whether the server and its database answer; a database that is named itself is not asked."""
     uri = tracking_uri(config)
     if not uri.startswith("http"):
         return True
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=REACH_SECONDS).close()
+        # `/health` answers also where the database is down.
+        asked = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get?experiment_id=0"
+        urllib.request.urlopen(asked, timeout=REACH_SECONDS).close()
     except urllib.error.HTTPError as error:
-        # A proxy answers 502 to 504 for a server that is down. Other refusals are told by MLflow.
+        # A proxy answers 502 to 504 for a server that is down, and the server 503 for a database.
+        # Other refusals are told by MLflow.
         return error.code < 500
     except (OSError, http.client.HTTPException):
         return False

@@ -131,9 +131,10 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
     if found:
         compare_fingerprints(files.read_state(found)["fingerprint_fields"], feed.fingerprint_fields)
     elif config.train.init_adapt:
-        told = starting_point.load(network, _origin(origin, disk), paths.vocab)
+        source = _origin(origin, disk)
+        told = starting_point.load(network, source, paths.vocab)
         if rank == 0:
-            record("start", told)
+            record("start", told.replace(str(source), origin))
     elif origin and taken == "weights":
         state.load_weights(network, _origin(origin, disk))
     objective = PretrainingObjective(network, config.train.nsp_weight)

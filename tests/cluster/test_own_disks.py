@@ -18,6 +18,8 @@ from tests.pipeline.object_store import bucket, object_store  # noqa: F401
 from tests.pipeline.tracking.test_server import server  # noqa: F401
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]
+if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
+    pytestmark.append(pytest.mark.skip("this machine gives no process disks of its own (unshare)"))
 STEPS = 600
 RUN = [
     *("corpus.vocab_size=300", "corpus.sequence_length=32", "engine.zero_stage=1"),
@@ -36,8 +38,9 @@ def cluster_folder():
     local(folder, "stop")
 
 
-def start(folder, nodes):
-    started = local(folder, "start", "--nodes", str(nodes), "--cpus", "1")
+def start(folder, nodes, hidden):
+    sizes = "--nodes", str(nodes), "--cpus", "1"
+    started = local(folder, "start", *sizes, "--hide", folder / "n0", hidden)
     assert started.returncode == 0, started.stderr
     (line,) = re.findall(r"export (.*)", started.stdout)
     return dict(each.split("=", 1) for each in line.split())
@@ -94,7 +97,7 @@ def test_nodes_and_then_all_of_a_cluster_are_lost(
     url, uri = f"{bucket}/runs/apart", tracking.tracking_uri(server)
     first, second = tmp_path / "first.log", tmp_path / "second.log"
 
-    variables = start(cluster_folder, 3)
+    variables = start(cluster_folder, 3, tmp_path)
     with first.open("w") as log:
         process = submit([*words, *shared, f"tracking.uri={uri}"], variables, log)
         wait_until(lambda: checkpoints(url), process, first)
@@ -114,7 +117,7 @@ def test_nodes_and_then_all_of_a_cluster_are_lost(
         process.wait(60)
     assert int(checkpoints(url)[-1].rpartition("_")[2]) < STEPS, first.read_text()
 
-    variables = start(cluster_folder, 2)
+    variables = start(cluster_folder, 2, tmp_path)
     with second.open("w") as log:
         process = submit([*words, *shared, f"tracking.uri={uri}"], variables, log)
         assert process.wait(500) == 0, second.read_text()

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.storage import filesystem, read_whole, write_whole
+from pipeline.corpus.text.listing import is_local
+from pipeline.storage import filesystem, write_whole
 
 
 def write_arrays(path: str, **arrays: NDArray[Any]) -> None:
@@ -34,6 +35,7 @@ def write_array(path: str, values: NDArray[Any]) -> None:
 
 def map_array(path: str) -> NDArray[Any]:
     """The array of a .npy file; a local file is mapped, and so is shared by all processes."""
-    if "://" not in path:
-        return np.load(path, mmap_mode="r")
-    return np.load(io.BytesIO(read_whole(path)))
+    system, inner = filesystem(path)
+    if is_local(system):
+        return np.load(inner, mmap_mode="r")
+    return np.load(io.BytesIO(system.cat_file(inner)))

@@ -70,7 +70,8 @@ def finetune_all(jobs: Sequence[Finetuning], show: Show) -> list[FinetuneResult]
 
     check_workers((f"{job.name}: finetune", job.settings) for job in jobs)
     given = [_with_absolute_paths(job) for job in jobs]
-    folder = Path(os.path.commonpath([job.output.parent for job in given]))
+    parents = [str(job.output.parent) for job in given] or [os.getcwd()]
+    folder = Path(os.path.commonpath(parents))
     return finetune_with(cluster_runner(show, folder), given, show, halve_here)
 
 

@@ -141,7 +141,7 @@ def run_trial_of(
         return known
     own = trial._replace(export=fetch_named(disk, trial.export), folder=folder)
     result = run_trial(own, show, report, again)
-    if folder.exists():  # the first worker of a group writes it
+    if not Workers.of_process().rank:  # which wrote it
         disk.send(folder)
     return result
 

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -189,8 +190,11 @@ class Writer:
             _, error = self._retried(partial(complete, hashes), path)
         outcome = [error]
         dist.broadcast_object_list(outcome, src=0, group=self._group)
-        if outcome[0] and rank == 0:
-            self._disk.call(files.discard, temporary)  # its room may be what is missing
+        if outcome[0]:  # its room may be what is missing
+            self._disk.drop(temporary)
+            if rank == 0:
+                with suppress(OSError):
+                    self._disk.call(files.discard, temporary)
         return outcome[0]
 
     def _retried(self, action: Callable[[], Any], path: Path) -> tuple[Any, NezhaError | None]:
@@ -198,7 +202,7 @@ class Writer:
         result, error = attempt(lambda: retried(action, seconds))
         if error:
             error = CheckpointError(
-                f"{path} could not be written for {seconds:g} s: {error}; the checkpoints before "
-                "it are whole"
+                f"{self._disk.there(path)} could not be written for {seconds:g} s: {error}; the "
+                "checkpoints before it are whole"
             )
         return result, error

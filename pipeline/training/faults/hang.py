@@ -40,6 +40,15 @@ def clear(run: Path) -> None:
     shutil.rmtree(run / STACKS, ignore_errors=True)
 
 
+def take(run: Path) -> dict[str, bytes]:
+    """Remove the stacks that were written in a folder, and return them by the files' names."""
+    files = (run / STACKS).glob("rank_*.txt")
+    found = {file: data for file in files if (data := file.read_bytes())}
+    for file in found:
+        file.unlink()
+    return {file.name: data for file, data in found.items()}
+
+
 def waiting_ranks(run: Path) -> set[int]:
     """The ranks that ended because they waited too long; their stacks are in the run's folder."""
     files = (run / STACKS).glob("rank_*.txt")

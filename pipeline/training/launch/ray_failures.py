@@ -19,8 +19,8 @@ from pipeline.storage import write_whole
 from pipeline.training.faults import events, hang
 from pipeline.training.faults.failures import Judge, Worker, hung_ranks, workers
 
-GATHER_SECONDS = 15.0
-"""How long nodes have to give the stacks that were written there."""
+GATHER_SECONDS = 45.0
+"""How long nodes have to start a process and give the stacks that were written there."""
 
 
 class RestartOrStop(UserCallback):
@@ -63,7 +63,9 @@ def _gather_stacks(run: Path, offer: remote_disk.Offer) -> None:
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         take = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_take_stacks)
         tasks.append(take.remote(offer))
-    done, _ = ray.wait(tasks, num_returns=len(tasks), timeout=GATHER_SECONDS)
+    done, late = ray.wait(tasks, num_returns=len(tasks), timeout=GATHER_SECONDS)
+    for task in late:
+        ray.cancel(task)
     for task in done:
         with suppress(ray.exceptions.RayError):  # of a node that is lost
             for name, data in ray.get(task).items():
@@ -71,11 +73,7 @@ def _gather_stacks(run: Path, offer: remote_disk.Offer) -> None:
 
 
 def _take_stacks(offer: remote_disk.Offer) -> dict[str, bytes]:
-    files = (remote_disk.copies(offer) / hang.STACKS).glob("rank_*.txt")
-    found = {file: file.read_bytes() for file in files}
-    for file in found:
-        file.unlink()
-    return {file.name: data for file, data in found.items() if data}
+    return hang.take(remote_disk.copies(offer))
 
 
 def _is_preempted(error: Exception) -> bool:

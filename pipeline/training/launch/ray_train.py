@@ -37,6 +37,9 @@ from pipeline.training.measure import history, step_log
 POLL_SECONDS = 1.0
 RESIZE_SECONDS = 60.0
 """Seconds between two looks for nodes that were added, in an elastic run."""
+MEETING_SECONDS = 7200
+"""How long workers wait for each other at the start, while some copy shards. What hangs later is
+found by `faults.hang_seconds`."""
 SILENT_SECONDS = 300.0
 """Seconds without a logged step after which a line says so."""
 HEALTH_CHECK = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
@@ -93,7 +96,7 @@ def _fit(
     trainer = TorchTrainer(
         ray_worker.run,
         train_loop_config=given,
-        torch_config=NodeTorchConfig(backend="nccl" if gpus else "gloo"),
+        torch_config=NodeTorchConfig("nccl" if gpus else "gloo", timeout_s=MEETING_SECONDS),
         scaling_config=ScalingConfig(
             num_workers=(fewest, workers) if fewest < workers else workers,
             elastic_resize_monitor_interval_s=RESIZE_SECONDS,
@@ -124,7 +127,7 @@ def _fit(
         with printer.running(), stop.on_signals(paths.run, say) as asked:
             state = _in_thread(trainer.fit).return_value
     finally:
-        worker_logs.collect(f"{config.run.storage}/{config.run.name}", start_time, say)
+        worker_logs.collect(f"{config.run.storage}/{config.run.name}", start_time, say, offer)
     stop.raise_if_stopped(paths.run, state, config.train.steps, asked.is_set())
     return state
 

@@ -15,13 +15,14 @@ from ray.train.v2._internal.execution.context import get_train_context
 
 from pipeline.cluster.remote_disk import Offer, RemoteDisk, disk_of
 from pipeline.corpus.shards.format import read_manifest
-from pipeline.disk import Disk
+from pipeline.disk import Disk, fetch_named
 from pipeline.errors import ConfigError
 from pipeline.feed.batches import split_weights
+from pipeline.feed.checking import moved_note, read_note, write_note
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.config_file import dump_yaml
-from pipeline.training.faults import stop
+from pipeline.training.faults import hang, stop
 
 ASK_SECONDS = 1.0
 """Time between two questions to a remote disk whether the run was asked to stop."""
@@ -65,10 +66,13 @@ def with_copies(config: Config, disk: RemoteDisk) -> Config:
     Raises:
         ConfigError: the shards are larger than the shard cache may be.
     """
+    hang.take(disk.here)  # of an earlier start; they would explain the next failure
+    disk.drop(disk.here / "checkpoints")
     run = config.run.model_copy(update={"storage": str(disk.here.parent), "scratch": ""})
     paths = RunPaths.of(config.model_copy(update={"run": run}))
     folders, weights = split_weights(paths.training)
     local = [Path(folder) for folder in folders if "://" not in folder]
+    local = [each for each in local if each.is_relative_to(disk.here) or not disk.sees(each)]
     size = sum(disk.call(_gigabytes, folder) for folder in local)
     if size > config.train.shard_cache_gigabytes:
         raise ConfigError(
@@ -77,7 +81,9 @@ def with_copies(config: Config, disk: RemoteDisk) -> Config:
             "(train.shards=s3://…) or on a disk that all nodes share, or raise "
             "train.shard_cache_gigabytes"
         )
-    found = [folder if "://" in folder else str(disk.fetch(Path(folder))) for folder in folders]
+    found = [fetch_named(disk, folder) for folder in folders]
+    own = {str(disk.there(Path(folder))): copy for folder, copy in zip(folders, found, strict=True)}
+    write_note(paths.run, moved_note(disk.call(read_note, paths.run), own))
     if weights:
         found = [f"{folder}@{weight}" for folder, weight in zip(found, weights, strict=True)]
     held, vocab = str(disk.fetch(paths.heldout)), str(disk.fetch(paths.vocab))

@@ -9,6 +9,7 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipeline.cluster import remote_disk
 from pipeline.storage import write_whole
 
 FOLDER = "logs"
@@ -17,13 +18,14 @@ LARGEST_BYTES = 5 << 20
 COLLECT_SECONDS = 30.0
 
 
-def collect(run: str, since: float, say: Callable[[str], None]) -> None:
+def collect(run: str, since: float, say: Callable[[str], None], offer: remote_disk.Offer) -> None:
     """Copy the logs of this job, of nodes that still answer; says where they lie.
 
     Args:
         run: the run's folder or its URL.
         since: logs that were written after this time count, in seconds since the epoch.
         say: takes a line.
+        offer: of the run's folder.
     """
     job = ray.get_runtime_context().get_job_id()
     target = f"{run}/{FOLDER}/{time.strftime('%Y%m%d-%H%M%S')}"
@@ -33,7 +35,7 @@ def collect(run: str, since: float, say: Callable[[str], None]) -> None:
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         name = f"{node['NodeManagerAddress']}-{node['NodeID'][:6]}"
         copy = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_copy)
-        tasks.append(copy.remote(f"{target}/{name}", job, since))
+        tasks.append(copy.remote(f"{target}/{name}", job, since, offer))
     done, late = ray.wait(tasks, num_returns=len(tasks), timeout=COLLECT_SECONDS)
     copied = 0
     for task in done:
@@ -46,13 +48,14 @@ def collect(run: str, since: float, say: Callable[[str], None]) -> None:
         say(f"logs of the workers: {copied} files in {target}{missing}")
 
 
-def _copy(target: str, job: str, since: float) -> int:
+def _copy(target: str, job: str, since: float, offer: remote_disk.Offer) -> int:
     """Copy this node's logs of a job; returns how many files."""
     folder = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
     paths = [*folder.glob(f"worker-*-{job}-*.*"), *folder.glob("train/*.log")]
     found = [path for path in paths if path.stat().st_size and path.stat().st_mtime >= since]
-    for path in found:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - LARGEST_BYTES))
-            write_whole(f"{target}/{path.name}", file.read())
+    with remote_disk.files_of(offer):
+        for path in found:
+            with path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - LARGEST_BYTES))
+                write_whole(f"{target}/{path.name}", file.read())
     return len(found)

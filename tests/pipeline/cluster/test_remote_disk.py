@@ -4,12 +4,14 @@ import os
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 
 from pipeline import storage
 from pipeline.cluster import remote_disk
 from pipeline.cluster.remote_disk import PIECE_BYTES, RemoteDisk, disk_of, files_of, offered
+from pipeline.corpus.dedup.array_files import map_array, write_array
 from pipeline.disk import OWN
 from pipeline.storage import filesystem, read_whole
 
@@ -76,13 +78,50 @@ def test_only_what_changed_is_fetched_again(disk, there, monkeypatch):
     assert (copy / "b").read_text() == "other"
 
 
-def test_other_paths_are_those_of_that_node(disk, tmp_path):
+def test_other_paths_are_those_of_that_node(disk, tmp_path, monkeypatch):
     vocab = tmp_path / "vocab.txt"
     vocab.write_text("北")
+    assert disk.fetch(vocab) == vocab  # both nodes see it
+    monkeypatch.setattr(disk, "sees", lambda path: False)
     copy = disk.fetch(vocab)
-    assert copy.is_relative_to(disk.here)
+    assert copy.is_relative_to(disk.root)
     assert copy.read_text() == "北"
+    disk.drop(vocab)
+    assert vocab.exists()
+    disk.drop(copy)
+    assert not copy.exists()
     assert not disk.fetch(tmp_path / "none").exists()
+
+
+def only_whole(file, of, mmap_mode=None):
+    assert mmap_mode is None
+    return of(file)
+
+
+def test_a_file_that_cannot_be_sent_leaves_nothing(disk, there, monkeypatch):
+    own = disk.here / "checkpoints" / "rank"
+    own.parent.mkdir()
+    own.write_bytes(b"abc")
+    monkeypatch.setattr(remote_disk, "_flush", full)
+    with pytest.raises(OSError, match="No space left"):
+        disk.send(own)
+    assert list((there / "checkpoints").iterdir()) == []
+    assert own.exists()
+
+
+def full(path):
+    raise OSError(28, "No space left on device")
+
+
+def test_copies_that_nobody_uses_are_removed(disk, tmp_path, monkeypatch):
+    old, new = disk.root / "old", disk.root / "new"
+    old.mkdir()
+    new.mkdir()
+    os.utime(old, (0, 0))
+    with offered(tmp_path / "there" / "run", str(tmp_path / "scratch")) as offer:
+        RemoteDisk(offer)
+    assert new.exists()
+    assert not old.exists()
 
 
 def test_paths_stand_for_those_of_that_node_in_calls(disk, there):
@@ -92,7 +131,7 @@ def test_paths_stand_for_those_of_that_node_in_calls(disk, there):
     assert disk.call(partial(Path.joinpath, disk.here), "new") == disk.here / "new"
 
 
-def test_storage_finds_files_that_only_that_node_has(ray_cluster, tmp_path):
+def test_storage_finds_files_that_only_that_node_has(ray_cluster, tmp_path, monkeypatch):
     folder = tmp_path / "there"
     with offered(folder, str(tmp_path / "scratch"), place="_work") as made:
         offer = made._replace(token="another disk has no such file")
@@ -110,6 +149,9 @@ def test_storage_finds_files_that_only_that_node_has(ray_cluster, tmp_path):
             storage.write_whole(f"{folder}/a/b/whole", b"new")
             assert read_whole(f"{folder}/a/b/whole") == b"new"
             assert system.isdir(str(folder / "a"))
+            write_array(f"{folder}/numbers.npy", np.arange(3))
+            monkeypatch.setattr(np, "load", partial(only_whole, of=np.load))
+            assert map_array(f"{folder}/numbers.npy").tolist() == [0, 1, 2]
             assert {name.rpartition("/")[2] for name in system.find(str(folder))} >= {"whole"}
             system.rm_file(f"{folder}/a/b/whole")
             assert not system.exists(f"{folder}/a/b/whole")
