@@ -33,6 +33,15 @@ def worker_pid(config, rank):
     return failures.workers(RunPaths.of(config).run)[rank].pid
 
 
+def fit_and_signal(config, rank, number, show):
+    """Train; the worker of a rank gets a signal after step 14."""
+    with ThreadPoolExecutor(1) as executor:
+        run = executor.submit(ray_train.fit, config, None, show, show)
+        wait_for_step(config, 14)
+        os.kill(worker_pid(config, rank), number)
+        run.result()
+
+
 def weights(config):
     return files.tensor_hashes(RunPaths.of(config).checkpoints / "checkpoint_000060")
 
@@ -47,11 +56,7 @@ def undisturbed(ray_cluster, tmp_path_factory):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_worker_changes_nothing_and_is_told(ray_cluster, undisturbed, tmp_path, rank):
     config, shown = settings(tmp_path, "killed", *TWO), []
-    with ThreadPoolExecutor(1) as executor:
-        run = executor.submit(ray_train.fit, config, None, shown.append, shown.append)
-        wait_for_step(config, 14)
-        os.kill(worker_pid(config, rank), signal.SIGKILL)
-        run.result()
+    fit_and_signal(config, rank, signal.SIGKILL, shown.append)
     assert losses(config) == losses(undisturbed)
     assert weights(config) == weights(undisturbed)
     (line,) = [line for line in shown if "restart" in line]
@@ -67,11 +72,7 @@ def test_a_stopped_worker_is_found_and_replaced(
     if not seen:
         hide_the_disk(monkeypatch, tmp_path / "node")
     config, shown = settings(tmp_path, "stopped", *TWO, "faults.hang_seconds=5"), []
-    with ThreadPoolExecutor(1) as executor:
-        run = executor.submit(ray_train.fit, config, None, shown.append, shown.append)
-        wait_for_step(config, 14)
-        os.kill(worker_pid(config, 1), signal.SIGSTOP)
-        run.result()
+    fit_and_signal(config, 1, signal.SIGSTOP, shown.append)
     assert losses(config) == losses(undisturbed)
     (line,) = [line for line in shown if "restart" in line]
     assert re.match(r"worker 1 on [\d.]+ \(pid \d+\) made no step for 5 s", line)
@@ -81,12 +82,8 @@ def test_a_stopped_worker_is_found_and_replaced(
 
 def test_the_run_ends_when_the_budget_is_spent_and_says_how_to_go_on(ray_cluster, tmp_path):
     config = settings(tmp_path, "spent", *TWO, "faults.max_failures=0")
-    with ThreadPoolExecutor(1) as executor:
-        run = executor.submit(ray_train.fit, config, None, lambda _: None, lambda _: None)
-        wait_for_step(config, 14)
-        os.kill(worker_pid(config, 1), signal.SIGKILL)
-        with pytest.raises(TrainingError, match=r"the same command goes on from checkpoint_0000"):
-            run.result()
+    with pytest.raises(TrainingError, match=r"the same command goes on from checkpoint_0000"):
+        fit_and_signal(config, 1, signal.SIGKILL, lambda _: None)
     assert [event["kind"] for event in events.read(RunPaths.of(config).run)] == ["start", "stop"]
 
 
@@ -105,11 +102,7 @@ def test_workers_without_the_runs_disk_train_the_same(
     """As on nodes with disks of their own: one is killed, and a checkpoint is fetched."""
     hide_the_disk(monkeypatch, tmp_path / "node")
     config, shown = settings(tmp_path, "apart", *TWO), []
-    with ThreadPoolExecutor(1) as executor:
-        run = executor.submit(ray_train.fit, config, None, shown.append, shown.append)
-        wait_for_step(config, 14)
-        os.kill(worker_pid(config, 0), signal.SIGKILL)
-        run.result()
+    fit_and_signal(config, 0, signal.SIGKILL, shown.append)
     assert losses(config) == losses(undisturbed)
     assert weights(config) == weights(undisturbed)
     assert any("restart 1 of 3" in line for line in shown)

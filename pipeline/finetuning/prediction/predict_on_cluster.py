@@ -45,46 +45,31 @@ def predict_on_cluster(
     context.enable_progress_bars = False
 
     with remote_disk.offered_reading() as offer:
-        found = _rows(folder, task, path, columns, batch, workers, cpus, gpus, offer)
+
+        def lines(row: dict[str, Any]) -> Iterator[dict[str, str]]:
+            try:
+                with remote_disk.files_of(offer):
+                    for place, line in read_input(row["path"], TASKS[task], columns):
+                        yield {"place": place, "line": json.dumps(line), "error": ""}
+            except NezhaError as error:
+                yield {"place": "", "line": "", "error": str(error)}
+
+        found = (
+            ray.data.from_items([{"path": path if "://" in path else os.path.abspath(path)}])
+            .flat_map(lines)
+            .map_batches(
+                _Worker,
+                fn_constructor_args=(folder, batch, cpus, offer),
+                batch_size=LINES,
+                compute=ray.data.ActorPoolStrategy(size=workers),
+                num_cpus=cpus,
+                num_gpus=gpus,
+            )
+        )
         for row in found.iter_rows():
             if row["error"]:
                 raise TaskError(row["error"])
             yield json.loads(row["answer"])
-
-
-def _rows(
-    folder: str,
-    task: str,
-    path: str,
-    columns: Mapping[str, str | int],
-    batch: int,
-    workers: int,
-    cpus: int,
-    gpus: int,
-    offer: remote_disk.Offer,
-) -> ray.data.Dataset:
-    """Rows with an `answer` or an `error`."""
-
-    def lines(row: dict[str, Any]) -> Iterator[dict[str, str]]:
-        try:
-            with remote_disk.files_of(offer):
-                for place, line in read_input(row["path"], TASKS[task], columns):
-                    yield {"place": place, "line": json.dumps(line), "error": ""}
-        except NezhaError as error:
-            yield {"place": "", "line": "", "error": str(error)}
-
-    return (
-        ray.data.from_items([{"path": path if "://" in path else os.path.abspath(path)}])
-        .flat_map(lines)
-        .map_batches(
-            _Worker,
-            fn_constructor_args=(folder, batch, cpus, offer),
-            batch_size=LINES,
-            compute=ray.data.ActorPoolStrategy(size=workers),
-            num_cpus=cpus,
-            num_gpus=gpus,
-        )
-    )
 
 
 class _Worker:

@@ -77,35 +77,54 @@ def fit(
     cluster.place(fewest, scaling.cpus_per_worker, gpus, scaling.wait_seconds, say)
     for warning in doctor.refuse_bad_nodes(config):
         say(warning)
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    # Ray's own limit for a worker that does not answer must not come before ours, which writes
+    # stacks first.
+    limit = 2 * config.faults.hang_seconds + longest_seconds(config.train) + 60
+    os.environ[HEALTH_CHECK] = str(limit)
     with remote_disk.offered(paths.run, config.run.scratch) as offer:
-        return _fit(config, workers, fewest, gpus, tracking, offer, show, say)
+        trainer = _trainer(config, fewest, workers, gpus, tracking, offer)
+        hang.clear(paths.run)
+        stop.clear(paths.run)
+        step_log.begin(paths.run)
+        start_time = time.time()
+        printer = _ProgressPrinter(paths.run, config, show, say)
+        try:
+            with printer.running(), stop.on_signals(paths.run, say) as asked:
+                state = _in_thread(trainer.fit).return_value
+        finally:
+            worker_logs.collect(f"{config.run.storage}/{config.run.name}", start_time, say, offer)
+    stop.raise_if_stopped(paths.run, state, config.train.steps, asked.is_set())
+    return state
 
 
-def _fit(
+def _trainer(
     config: Config,
-    workers: int,
     fewest: int,
+    most: int,
     gpus: float,
     tracking: tuple[str, str] | None,
     offer: remote_disk.Offer,
-    show: Callable[[str], None],
-    say: Callable[[str], None],
-) -> dict[str, Any]:
-    scaling, paths = config.scaling, RunPaths.of(config)
-    given = {"config": config.model_dump(mode="json"), "tracking": tracking, "offer": offer}
-    trainer = TorchTrainer(
+) -> TorchTrainer:
+    """Ray's trainer of a group of workers, each with so many GPUs."""
+    scaling = config.scaling
+    return TorchTrainer(
         ray_worker.run,
-        train_loop_config=given,
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "tracking": tracking,
+            "offer": offer,
+        },
         torch_config=NodeTorchConfig("nccl" if gpus else "gloo", timeout_s=MEETING_SECONDS),
         scaling_config=ScalingConfig(
-            num_workers=(fewest, workers) if fewest < workers else workers,
+            num_workers=(fewest, most) if fewest < most else most,
             elastic_resize_monitor_interval_s=RESIZE_SECONDS,
             use_gpu=gpus > 0,
             resources_per_worker={"CPU": scaling.cpus_per_worker} | ({"GPU": gpus} if gpus else {}),
         ),
         run_config=RunConfig(
             name=config.run.name,
-            storage_path=str(paths.run / "ray"),
+            storage_path=str(RunPaths.of(config).run / "ray"),
             # The callback decides; an exception that it raises ends the run.
             failure_config=FailureConfig(max_failures=-1),
             callbacks=[RestartOrStop(config, offer)],
@@ -113,23 +132,6 @@ def _fit(
             worker_runtime_env=HIDE_GPUS if cluster.count("GPU") and not gpus else None,
         ),
     )
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
-    hang.clear(paths.run)
-    stop.clear(paths.run)
-    step_log.begin(paths.run)
-    # Ray's own limit for a worker that does not answer must not come before ours, which writes
-    # stacks first.
-    limit = 2 * config.faults.hang_seconds + longest_seconds(config.train) + 60
-    os.environ[HEALTH_CHECK] = str(limit)
-    start_time = time.time()
-    printer = _ProgressPrinter(paths.run, config, show, say)
-    try:
-        with printer.running(), stop.on_signals(paths.run, say) as asked:
-            state = _in_thread(trainer.fit).return_value
-    finally:
-        worker_logs.collect(f"{config.run.storage}/{config.run.name}", start_time, say, offer)
-    stop.raise_if_stopped(paths.run, state, config.train.steps, asked.is_set())
-    return state
 
 
 def _in_thread(fit: Callable[[], ray.train.Result]) -> ray.train.Result:
