@@ -20,7 +20,7 @@ from rich.table import Table
 from pipeline.errors import ConfigError, NezhaError
 from pipeline.runs import mirror
 from pipeline.settings.config import Config
-from pipeline.settings.config_file import dump_yaml, load_config
+from pipeline.settings.reading.config_file import dump_yaml, load_config
 
 # Progress bars and notices of libraries would hide our output; errors are raised in any case. The
 # libraries read these variables when they are imported, which a verb does after this module.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.settings.config_file import dump_yaml, load_config
+from pipeline.settings.reading.config_file import dump_yaml, load_config
 from pipeline.stages import ablation
 from tests.benchmarks import gpu
 

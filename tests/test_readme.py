@@ -61,7 +61,7 @@ def test_the_two_commands_are_targets():
 
 
 def test_settings_of_the_examples_parse(tmp_path):
-    from pipeline.settings.config_file import load_config
+    from pipeline.settings.reading.config_file import load_config
 
     for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)):
         path = tmp_path / f"{number}.yaml"

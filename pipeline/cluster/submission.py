@@ -16,7 +16,7 @@ from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wai
 
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.settings.config import Config, flatten
-from pipeline.settings.config_file import load_config
+from pipeline.settings.reading.config_file import load_config
 
 UPLOADED = ("jobs", "model", "pipeline")
 """Folders of the working directory that a job needs; the rest stays here."""

@@ -43,8 +43,8 @@ from pipeline.finetuning.trials.on_cluster import cluster_runner
 from pipeline.finetuning.trials.search import grid
 from pipeline.paths import RunPaths, storage_folder
 from pipeline.settings.config import Config
-from pipeline.settings.config_file import load_config
 from pipeline.settings.finetuning import FinetuneSettings
+from pipeline.settings.reading.config_file import load_config
 from pipeline.tracking.judged_pictures import draw_curves
 from pipeline.tracking.runs import UNREACHABLE, existing_store, tracking_uri
 from pipeline.training.checkpoints import files as checkpoints

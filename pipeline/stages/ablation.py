@@ -23,8 +23,8 @@ from pipeline.corpus.run.inputs import list_inputs
 from pipeline.errors import ConfigError, Interrupted, TrainingError
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config, flatten
-from pipeline.settings.config_file import with_changes
 from pipeline.settings.corpus import CorpusSettings
+from pipeline.settings.reading.config_file import with_changes
 from pipeline.stages import preflight, preparing, sequence
 from pipeline.stages.progress import Progress
 from pipeline.storage import write_json, write_whole

@@ -23,7 +23,7 @@ from pipeline.feed.batches import Batch, compare_fingerprints
 from pipeline.feed.opening import open_feed, open_heldout
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
-from pipeline.settings.config_file import dump_yaml
+from pipeline.settings.reading.config_file import dump_yaml
 from pipeline.training import batch_split, engine, starting_point
 from pipeline.training.checkpoints import files, ranks, state
 from pipeline.training.checkpoints.writer import Writer, longest_seconds

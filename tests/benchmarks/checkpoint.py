@@ -39,7 +39,7 @@ def serve(arguments: argparse.Namespace) -> None:
 
     from model import NezhaConfig, NezhaForPreTraining
     from pipeline.settings.config import Config
-    from pipeline.settings.config_file import dump_yaml
+    from pipeline.settings.reading.config_file import dump_yaml
     from pipeline.training import batch_split, engine
     from pipeline.training.objective import Inputs, PretrainingObjective
 

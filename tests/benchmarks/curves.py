@@ -23,7 +23,7 @@ from rich.table import Table
 
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
-from pipeline.settings.config_file import load_config
+from pipeline.settings.reading.config_file import load_config
 from pipeline.training.checkpoints import files as checkpoints
 from tests.pipeline.training import spawn, worlds
 

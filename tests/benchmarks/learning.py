@@ -40,7 +40,7 @@ from pipeline.feed.batches import heldout, open_folder
 from pipeline.feed.unigram import unigram_loss
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
-from pipeline.settings.config_file import load_config
+from pipeline.settings.reading.config_file import load_config
 from pipeline.training import loop
 from pipeline.training.launch import torchrun
 from pipeline.training.network import network_config

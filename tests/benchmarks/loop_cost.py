@@ -31,7 +31,7 @@ from rich.table import Table
 from pipeline.feed.opening import open_feed
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
-from pipeline.settings.config_file import load_config
+from pipeline.settings.reading.config_file import load_config
 from pipeline.settings.training import OptimSettings
 from pipeline.tracking import runs as tracking
 from pipeline.training import engine, loop

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from pipeline.paths import RunPaths
-from pipeline.settings.config_file import dump_yaml, load_config
+from pipeline.settings.reading.config_file import dump_yaml, load_config
 from pipeline.sizing import plan
 from pipeline.training.measure import history
 from tests.corpora import write_corpus, write_vocabulary
@@ -25,7 +25,7 @@ NETWORKS = {
 }
 RUN = """
 import resource, sys
-from pipeline.settings.config_file import load_config
+from pipeline.settings.reading.config_file import load_config
 from pipeline.training.launch import torchrun
 from pipeline.training import engine
 engine.join()

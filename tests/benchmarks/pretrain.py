@@ -23,8 +23,8 @@ from jobs.command import table
 from pipeline.corpus.samples.masks import whole_word_masks
 from pipeline.corpus.samples.pairs import build_pairs
 from pipeline.paths import RunPaths
-from pipeline.settings.config_file import load_config
 from pipeline.settings.corpus import MaskingSettings, PairSettings
+from pipeline.settings.reading.config_file import load_config
 from pipeline.training.launch import torchrun
 from pipeline.training.measure import history
 from tests.benchmarks.feed import SPECIAL_IDS, VOCABULARY, prose

@@ -19,7 +19,7 @@ from ray.autoscaler._private.util import (
 )
 
 from pipeline.cluster.submission import IN_IMAGE
-from pipeline.settings.config_file import load_config
+from pipeline.settings.reading.config_file import load_config
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"

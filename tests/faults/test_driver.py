@@ -14,7 +14,7 @@ import mlflow
 import pytest
 
 from pipeline.paths import RunPaths
-from pipeline.settings.config_file import dump_yaml
+from pipeline.settings.reading.config_file import dump_yaml
 from pipeline.tracking.runs import tracking_uri
 from pipeline.training.checkpoints import files
 from pipeline.training.faults import lock, stop

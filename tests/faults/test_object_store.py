@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.paths import RunPaths
 from pipeline.runs import mirror
-from pipeline.settings.config_file import load_config
+from pipeline.settings.reading.config_file import load_config
 from pipeline.training.checkpoints import files
 from pipeline.training.launch import torchrun
 from tests.corpora import write_corpus, write_vocabulary
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.kills
 TRAIN = """
 import sys, time
 from pipeline.runs import mirror
-from pipeline.settings.config_file import load_config
+from pipeline.settings.reading.config_file import load_config
 from pipeline.training import loop
 from pipeline.training.launch import torchrun
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.paths import RunPaths
-from pipeline.settings.config_file import dump_yaml
+from pipeline.settings.reading.config_file import dump_yaml
 from pipeline.training.faults import events, failures
 from tests.faults.test_driver import ROOT, wait_for_step, weights
 from tests.pipeline.training.test_loop import losses, settings

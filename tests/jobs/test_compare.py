@@ -2,7 +2,7 @@
 
 from jobs import compare
 from jobs.command import main
-from pipeline.settings.config_file import load_config
+from pipeline.settings.reading.config_file import load_config
 
 
 def test_names_and_short_options_become_settings(tmp_path):

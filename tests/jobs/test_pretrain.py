@@ -6,7 +6,7 @@ import pytest
 
 from jobs import pretrain
 from jobs.command import main
-from pipeline.settings.config_file import load_config
+from pipeline.settings.reading.config_file import load_config
 from tests.corpora import write_corpus, write_vocabulary
 
 

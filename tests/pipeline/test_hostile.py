@@ -12,7 +12,7 @@ from pipeline.errors import ConfigError, ExportError, NezhaError
 from pipeline.finetuning import network as networks
 from pipeline.finetuning.tasks import TASKS
 from pipeline.paths import RunPaths
-from pipeline.settings.config_file import load_config
+from pipeline.settings.reading.config_file import load_config
 from pipeline.training.checkpoints import files, tensors
 from pipeline.training.launch import torchrun
 from tests.jobs.test_finetune import make_export

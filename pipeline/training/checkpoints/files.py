@@ -32,9 +32,9 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.errors import CheckpointError
-from pipeline.settings import yaml_text
 from pipeline.settings.config import Config
-from pipeline.settings.mistakes import explain
+from pipeline.settings.reading import yaml_text
+from pipeline.settings.reading.mistakes import explain
 
 STATE = "state.json"
 CONFIG = "config.yaml"

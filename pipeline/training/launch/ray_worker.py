@@ -21,7 +21,7 @@ from pipeline.feed.batches import split_weights
 from pipeline.feed.checking import moved_note, read_note, write_note
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
-from pipeline.settings.config_file import dump_yaml
+from pipeline.settings.reading.config_file import dump_yaml
 from pipeline.training.faults import hang, stop
 
 ASK_SECONDS = 1.0

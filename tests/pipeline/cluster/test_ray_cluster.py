@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.cluster import ray_cluster as cluster
 from pipeline.errors import ConfigError
-from pipeline.settings.config_file import load_config
+from pipeline.settings.reading.config_file import load_config
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = """

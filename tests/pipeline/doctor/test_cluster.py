@@ -9,7 +9,7 @@ import ray
 
 from pipeline.doctor import cluster as doctor
 from pipeline.errors import ConfigError
-from pipeline.settings.config_file import load_config
+from pipeline.settings.reading.config_file import load_config
 
 pytestmark = pytest.mark.ray
 

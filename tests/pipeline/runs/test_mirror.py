@@ -10,7 +10,7 @@ from pipeline.errors import ConfigError, StorageError, TrackingError
 from pipeline.paths import RunPaths
 from pipeline.runs import mirror
 from pipeline.runs.mirror import Mirror
-from pipeline.settings.config_file import load_config
+from pipeline.settings.reading.config_file import load_config
 from pipeline.stages import preflight
 from pipeline.storage import filesystem
 

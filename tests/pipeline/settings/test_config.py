@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pipeline.errors import ConfigError
 from pipeline.settings import deepspeed
 from pipeline.settings.config import Config
-from pipeline.settings.config_file import dump_yaml, load_config
+from pipeline.settings.reading.config_file import dump_yaml, load_config
 from pipeline.settings.training import ModelSettings
 
 

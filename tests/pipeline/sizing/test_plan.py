@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.paths import RunPaths
-from pipeline.settings.config_file import load_config
+from pipeline.settings.reading.config_file import load_config
 from pipeline.sizing import benchmark, plan
 from pipeline.training.launch import torchrun
 from pipeline.training.network import build_network, network_config

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.paths import RunPaths
-from pipeline.settings.config_file import load_config, with_changes
+from pipeline.settings.reading.config_file import load_config, with_changes
 from pipeline.stages import ablation
 from pipeline.tracking import runs as tracking
 from pipeline.training.faults import lock

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.settings.config_file import load_config
+from pipeline.settings.reading.config_file import load_config
 from pipeline.stages import estimate
 
 DEMO = "jobs/configs/demo.yaml"

@@ -7,7 +7,7 @@ import pytest
 from pipeline.corpus.run.inputs import list_inputs
 from pipeline.errors import ConfigError
 from pipeline.feed.batches import FingerprintError
-from pipeline.settings.config_file import load_config
+from pipeline.settings.reading.config_file import load_config
 from pipeline.stages import preflight
 from pipeline.training.launch import torchrun
 from tests.pipeline.corpus import raw

@@ -19,8 +19,8 @@ from pipeline.finetuning.finetune import finetune
 from pipeline.finetuning.prediction import carried_code
 from pipeline.finetuning.prediction.predict import Head
 from pipeline.finetuning.tasks import TASKS
-from pipeline.settings.config_file import load_config
 from pipeline.settings.finetuning import FinetuneSettings
+from pipeline.settings.reading.config_file import load_config
 from pipeline.stages import registering
 from pipeline.tracking import runs as tracking
 from pipeline.tracking import versions

@@ -7,7 +7,7 @@ from sqlalchemy.engine import make_url
 
 from jobs.pretrain import next_commands
 from pipeline.errors import TrackingError
-from pipeline.settings.config_file import load_config
+from pipeline.settings.reading.config_file import load_config
 from pipeline.tracking import runs
 from pipeline.tracking.versions import promote
 

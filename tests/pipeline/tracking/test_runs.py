@@ -8,7 +8,7 @@ from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import TrackingError
-from pipeline.settings.config_file import load_config, with_changes
+from pipeline.settings.reading.config_file import load_config, with_changes
 from pipeline.tracking import metric_sender
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.finetuning import record_finetuning

@@ -10,7 +10,7 @@ import time
 import mlflow
 import pytest
 
-from pipeline.settings.config_file import load_config
+from pipeline.settings.reading.config_file import load_config
 from pipeline.tracking import runs as tracking
 from pipeline.tracking import versions
 from pipeline.tracking.metric_sender import MetricSender

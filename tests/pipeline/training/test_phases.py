@@ -9,7 +9,7 @@ import pytest
 from jobs import evaluate
 from pipeline.errors import CheckpointError, VocabularyError
 from pipeline.paths import RunPaths
-from pipeline.settings.config_file import load_config
+from pipeline.settings.reading.config_file import load_config
 from pipeline.stages import preflight
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.launch import torchrun

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.settings.config import Config
-from pipeline.settings.config_file import dump_yaml
+from pipeline.settings.reading.config_file import dump_yaml
 from pipeline.training.checkpoints import files
 from pipeline.training.resume import changed_settings
 from tests.pipeline.training.checkpoints.test_files import make

@@ -4,8 +4,8 @@ import pytest
 
 from pipeline.corpus.dedup import lines
 from pipeline.errors import ConfigError
-from pipeline.settings.config_file import load_config
 from pipeline.settings.corpus import DedupSettings
+from pipeline.settings.reading.config_file import load_config
 from tests.pipeline.corpus.dedup.test_grouping import LONG, PARAGRAPHS, run, too_short
 
 THREE = DedupSettings(boilerplate_documents=3)

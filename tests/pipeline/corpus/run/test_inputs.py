@@ -13,8 +13,8 @@ from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.shards.origins import origins_of
 from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.errors import ConfigError, CorpusError
-from pipeline.settings.config_file import load_config
 from pipeline.settings.corpus import CorpusSettings
+from pipeline.settings.reading.config_file import load_config
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.preparing import SMALL, hashes
 from tests.pipeline.corpus.raw import write_texts

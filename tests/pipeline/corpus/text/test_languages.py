@@ -9,8 +9,8 @@ from pipeline.corpus.records import Drop
 from pipeline.corpus.text import languages
 from pipeline.corpus.text.cleaning import Cleaner, simplify
 from pipeline.errors import ConfigError
-from pipeline.settings.config_file import load_config
 from pipeline.settings.corpus import CleaningSettings, CorpusSettings
+from pipeline.settings.reading.config_file import load_config
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.preparing import run
 from tests.pipeline.corpus.raw import write_texts

@@ -10,8 +10,8 @@ from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.text import quality
 from pipeline.corpus.text.cleaning import Cleaner
 from pipeline.errors import ConfigError
-from pipeline.settings.config_file import load_config
 from pipeline.settings.corpus import WEB, CleaningSettings, CorpusSettings
+from pipeline.settings.reading.config_file import load_config
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.raw import write_texts
 

@@ -15,8 +15,8 @@ from pipeline.corpus.text import reading, wikipedia
 from pipeline.corpus.text.sources import list_sources
 from pipeline.corpus.text.units import plan_units
 from pipeline.errors import ConfigError, CorpusError
-from pipeline.settings.config_file import load_config
 from pipeline.settings.corpus import CorpusSettings
+from pipeline.settings.reading.config_file import load_config
 from tests.pipeline.corpus import raw
 
 CHINESE = st.text(st.sampled_from("天地玄黄宇宙洪荒，。abc 1\t🙂"), max_size=30)

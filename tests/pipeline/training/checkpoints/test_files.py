@@ -10,7 +10,7 @@ import torch
 
 from pipeline.errors import CheckpointError
 from pipeline.settings.config import Config
-from pipeline.settings.config_file import dump_yaml
+from pipeline.settings.reading.config_file import dump_yaml
 from pipeline.training.checkpoints import files, tensors
 
 TENSORS = tensors.file_of(0)

@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline.errors import CheckpointError
 from pipeline.settings.config import Config
-from pipeline.settings.config_file import dump_yaml
+from pipeline.settings.reading.config_file import dump_yaml
 from pipeline.training import batch_split, engine
 from pipeline.training.checkpoints import files, state, tensors
 from pipeline.training.checkpoints.writer import Writer

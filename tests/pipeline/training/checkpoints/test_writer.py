@@ -9,7 +9,7 @@ import torch
 
 from pipeline.errors import CheckpointError
 from pipeline.settings.config import Config
-from pipeline.settings.config_file import dump_yaml
+from pipeline.settings.reading.config_file import dump_yaml
 from pipeline.settings.training import TrainSettings
 from pipeline.training import engine
 from pipeline.training.checkpoints import files, state, tensors

@@ -11,10 +11,10 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.errors import ConfigError
-from pipeline.settings import yaml_text
 from pipeline.settings.base import Settings
 from pipeline.settings.config import Config
-from pipeline.settings.mistakes import explain
+from pipeline.settings.reading import yaml_text
+from pipeline.settings.reading.mistakes import explain
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
