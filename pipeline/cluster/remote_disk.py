@@ -20,13 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import ray
-from fsspec.implementations.local import LocalFileSystem
-from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.cluster.ray_cluster import may_have_other_nodes
-from pipeline.disk import Disk
-from pipeline.storage import elsewhere, write_whole
+from pipeline.disk import OWN, Disk
 
 PIECE_BYTES = 16 << 20
 KEPT_SECONDS = 7 * 86400.0
@@ -58,9 +55,9 @@ def offered(folder: Path, scratch: str = "", place: str = "") -> Iterator[Offer]
     name = Path(place, f".seen-{uuid.uuid4().hex}")
     token = folder / name
     token.parent.mkdir(parents=True, exist_ok=True)
-    token.touch()
     job = ray.get_runtime_context().get_job_id()
     caller = _caller(job) if may_have_other_nodes() else None
+    token.touch()
     try:
         yield Offer(str(folder), str(name), caller, scratch)
     finally:
@@ -78,7 +75,10 @@ def _caller(job: str) -> Any:
 
 @contextmanager
 def offered_reading() -> Iterator[Offer]:
-    """Offer the files of this node for reading, to processes on nodes that do not have them."""
+    """Offer the files of this node for reading, to processes on nodes that do not have them.
+
+    The offered folder is one that no other node sees, so that each of them compares files.
+    """
     with offered(Path(tempfile.gettempdir(), f"nezha-offers-{os.getuid()}")) as offer:
         yield offer
 
@@ -96,32 +96,7 @@ def copies(offer: Offer) -> Path:
 
 def disk_of(offer: Offer) -> Disk:
     """The disk that holds an offered folder, for this process."""
-    return Disk() if is_seen(offer) else RemoteDisk(offer)
-
-
-@contextmanager
-def files_of(offer: Offer) -> Iterator[Disk]:
-    """Let `storage` use files of the command's node in the block.
-
-    These are the files of the offered folder, and others that this node lacks or has in another
-    version.
-    """
-    disk = disk_of(offer)
-    if not isinstance(disk, RemoteDisk):
-        yield disk
-        return
-    system = _Files(disk)
-
-    def choose(path: str) -> AbstractFileSystem | None:
-        own = Path(path)
-        if own.is_relative_to(offer.folder):
-            return system
-        if own.is_relative_to(disk.root) or disk.sees(own):
-            return None
-        return system
-
-    with elsewhere(choose):
-        yield disk
+    return OWN if is_seen(offer) else RemoteDisk(offer)
 
 
 class RemoteDisk(Disk):
@@ -231,58 +206,6 @@ class RemoteDisk(Disk):
             raise error.cause from None
         except ray.exceptions.RayError as error:
             raise OSError(f"the node of the command does not answer: {error}") from error
-
-
-class _Files(AbstractFileSystem):
-    """The files of a remote disk for `storage`, by their paths on the command's node."""
-
-    cachable = False
-
-    def __init__(self, disk: Disk) -> None:
-        super().__init__()
-        self._disk = disk
-
-    def ls(self, path: str, detail: bool = True, **given: Any) -> list[Any]:
-        return self._disk.call(_locally, "ls", path, detail=detail)
-
-    def info(self, path: str, **given: Any) -> dict[str, Any]:
-        return self._disk.call(_locally, "info", path)
-
-    def cat_file(
-        self, path: str, start: int | None = None, end: int | None = None, **given: Any
-    ) -> bytes:
-        return self._disk.call(_locally, "cat_file", path, start, end)
-
-    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **given: Any) -> None:
-        self._disk.call(write_whole, path, bytes(value))
-
-    def rm_file(self, path: str) -> None:
-        self._disk.call(_locally, "rm_file", path)
-
-    def makedirs(self, path: str, exist_ok: bool = False) -> None:
-        self._disk.call(_locally, "makedirs", path, exist_ok=exist_ok)
-
-    def _open(self, path: str, mode: str = "rb", **given: Any) -> _OpenFile:
-        return _OpenFile(self, path, mode, **given)
-
-
-class _OpenFile(AbstractBufferedFile):
-    """Reads ahead by blocks; is written whole when it is closed."""
-
-    def _fetch_range(self, start: int, end: int) -> bytes:
-        return self.fs.cat_file(self.path, start, end)
-
-    def _initiate_upload(self) -> None:
-        pass
-
-    def _upload_chunk(self, final: bool = False) -> bool:
-        if final:
-            self.fs.pipe_file(self.path, self.buffer.getvalue())
-        return final
-
-
-def _locally(method: str, *arguments: Any, **named: Any) -> Any:
-    return getattr(LocalFileSystem(auto_mkdir=True), method)(*arguments, **named)
 
 
 class _Caller:

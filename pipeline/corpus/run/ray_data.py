@@ -24,7 +24,7 @@ from typing import Any
 import ray
 import ray.data
 
-from pipeline.cluster import remote_disk
+from pipeline.cluster import remote_disk, remote_files
 from pipeline.cluster.ray_cluster import connect
 from pipeline.corpus.run.output_folder import WORK
 from pipeline.corpus.run.tally import Result
@@ -76,7 +76,7 @@ def _offered(folder: str) -> Iterator[remote_disk.Offer]:
 @contextlib.contextmanager
 def _here(job: Job, offer: remote_disk.Offer) -> Iterator[Job]:
     """A job on a node that may not have the files that it names."""
-    with remote_disk.files_of(offer) as disk:
+    with remote_files.files_of(offer) as disk:
         if disk.remote:
             settings, dictionary = job.settings, job.settings.user_dictionary
             if dictionary:
@@ -165,7 +165,7 @@ def spread_on_cluster(
 
 
 def _call(offer: remote_disk.Offer, function: Callable[..., Any], *arguments: Any) -> Any:
-    with remote_disk.files_of(offer):
+    with remote_files.files_of(offer):
         return function(*arguments)
 
 

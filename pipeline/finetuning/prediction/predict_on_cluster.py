@@ -10,7 +10,7 @@ from typing import Any
 import ray
 import torch
 
-from pipeline.cluster import ray_cluster, remote_disk
+from pipeline.cluster import ray_cluster, remote_disk, remote_files
 from pipeline.disk import fetch_named
 from pipeline.errors import NezhaError, TaskError
 from pipeline.finetuning.examples.input_lines import read_input
@@ -48,7 +48,7 @@ def predict_on_cluster(
 
         def lines(row: dict[str, Any]) -> Iterator[dict[str, str]]:
             try:
-                with remote_disk.files_of(offer):
+                with remote_files.files_of(offer):
                     for place, line in read_input(row["path"], TASKS[task], columns):
                         yield {"place": place, "line": json.dumps(line), "error": ""}
             except NezhaError as error:

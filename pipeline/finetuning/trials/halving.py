@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pipeline.cluster import ray_cluster, remote_disk
+from pipeline.cluster import ray_cluster, remote_disk, remote_files
 from pipeline.errors import NezhaError, TrainingError
 from pipeline.finetuning.finetune import Found, StoppedEarly
 from pipeline.finetuning.trials.trial import Trial, read_result, run_trial_of
@@ -89,7 +89,7 @@ def _tune(
             if len(done) < epochs:
                 tune.report(dict(scores))
 
-        with remote_disk.files_of(offer) as disk:
+        with remote_files.files_of(offer) as disk:
             run_trial_of(disk, trials[config["number"]], lambda line: None, report)
 
     epochs = trials[0].settings.epochs

@@ -18,7 +18,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 
-from pipeline.cluster import ray_cluster, remote_disk
+from pipeline.cluster import ray_cluster, remote_disk, remote_files
 from pipeline.errors import NezhaError, TrainingError
 from pipeline.finetuning.finetune import (
     FinetuneResult,
@@ -217,7 +217,7 @@ def _run(
     def call() -> None:
         first = place is None or place.rank == 0
         try:
-            with joined(place), remote_disk.files_of(offer) as disk:
+            with joined(place), remote_files.files_of(offer) as disk:
                 result = function(*arguments, show=items.put if first else _ignore, disk=disk)
             items.put(result if first else OthersKnow("the first worker gave no result"))
         except BaseException as error:

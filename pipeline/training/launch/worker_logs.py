@@ -9,7 +9,7 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.cluster import remote_disk
+from pipeline.cluster import remote_disk, remote_files
 from pipeline.storage import write_whole
 
 FOLDER = "logs"
@@ -53,7 +53,7 @@ def _copy(target: str, job: str, since: float, offer: remote_disk.Offer) -> int:
     folder = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
     paths = [*folder.glob(f"worker-*-{job}-*.*"), *folder.glob("train/*.log")]
     found = [path for path in paths if path.stat().st_size and path.stat().st_mtime >= since]
-    with remote_disk.files_of(offer):
+    with remote_files.files_of(offer):
         for path in found:
             with path.open("rb") as file:
                 file.seek(max(0, path.stat().st_size - LARGEST_BYTES))

@@ -4,16 +4,12 @@ import os
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import ray
 
-from pipeline import storage
 from pipeline.cluster import remote_disk
-from pipeline.cluster.remote_disk import PIECE_BYTES, RemoteDisk, disk_of, files_of, offered
-from pipeline.corpus.dedup.array_files import map_array, write_array
+from pipeline.cluster.remote_disk import PIECE_BYTES, RemoteDisk, disk_of, offered
 from pipeline.disk import OWN
-from pipeline.storage import filesystem, read_whole
 
 
 @pytest.fixture(autouse=True)
@@ -93,11 +89,6 @@ def test_other_paths_are_those_of_that_node(disk, tmp_path, monkeypatch):
     assert not disk.fetch(tmp_path / "none").exists()
 
 
-def only_whole(file, of, mmap_mode=None):
-    assert mmap_mode is None
-    return of(file)
-
-
 def test_a_file_that_cannot_be_sent_leaves_nothing(disk, there, monkeypatch):
     own = disk.here / "checkpoints" / "rank"
     own.parent.mkdir()
@@ -129,38 +120,6 @@ def test_paths_stand_for_those_of_that_node_in_calls(disk, there):
     disk.call(Path.write_text, disk.here / "new", "text")
     assert (there / "new").read_text() == "text"
     assert disk.call(partial(Path.joinpath, disk.here), "new") == disk.here / "new"
-
-
-def test_storage_finds_files_that_only_that_node_has(ray_cluster, tmp_path, monkeypatch):
-    folder = tmp_path / "there"
-    with offered(folder, str(tmp_path / "scratch"), place="_work") as made:
-        offer = made._replace(token="another disk has no such file")
-        data = bytes(range(256)) * 10
-        (folder / "text").write_bytes(data)
-        with files_of(offer):
-            system, inner = filesystem(f"{folder}/text")
-            with system.open(inner, "rb", block_size=100) as file:
-                file.seek(300)
-                assert file.read(7) == data[300:307]
-                assert file.read() == data[307:]
-            with system.open(f"{folder}/other", "wb") as file:
-                file.write(b"ab")
-                file.write(b"c")
-            storage.write_whole(f"{folder}/a/b/whole", b"new")
-            assert read_whole(f"{folder}/a/b/whole") == b"new"
-            assert system.isdir(str(folder / "a"))
-            write_array(f"{folder}/numbers.npy", np.arange(3))
-            monkeypatch.setattr(np, "load", partial(only_whole, of=np.load))
-            assert map_array(f"{folder}/numbers.npy").tolist() == [0, 1, 2]
-            assert {name.rpartition("/")[2] for name in system.find(str(folder))} >= {"whole"}
-            system.rm_file(f"{folder}/a/b/whole")
-            assert not system.exists(f"{folder}/a/b/whole")
-            with pytest.raises(FileNotFoundError):
-                read_whole(f"{folder}/a/b/whole")
-            local, _ = filesystem(str(tmp_path))
-            assert local is not system  # this node has the folder
-        assert filesystem(f"{folder}/text")[0] is local
-    assert (folder / "other").read_bytes() == b"abc"
 
 
 def test_an_error_there_is_the_error_here(disk):
