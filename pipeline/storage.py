@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,7 +70,8 @@ def write_whole(path: str, data: bytes | pa.Buffer) -> None:
         return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    # The number of a process is not enough: threads, and containers that share the disk, collide.
+    temporary = target.with_name(f".{target.name}.{os.getpid()}{secrets.randbits(63)}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)

@@ -1,7 +1,7 @@
 """Run folders on a disk of the command's node, for processes on nodes that do not see that disk.
 
 A Ray actor on the command's node calls functions there. Files are copied through it in pieces, to
-and from a folder of the temporary folder that stands for the run's folder on this node.
+and from a folder in `run.scratch`, or the temporary folder, that stands for the run's folder here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -90,8 +91,9 @@ def is_seen(offer: Offer) -> bool:
 
 def copies(offer: Offer) -> Path:
     """The folder on this node that stands for an offered one."""
-    root = offer.scratch or Path(tempfile.gettempdir(), f"nezha-nodes-{os.getuid()}")
-    return Path(root, _digest(offer.folder), Path(offer.folder).name)
+    # A folder of its own, because what is old in it is removed.
+    root = Path(offer.scratch or tempfile.gettempdir(), f"nezha-nodes-{os.getuid()}")
+    return root / _digest(offer.folder) / Path(offer.folder).name
 
 
 def disk_of(offer: Offer) -> Disk:
@@ -112,8 +114,10 @@ class RemoteDisk(Disk):
         self._there, self.here = Path(offer.folder), copies(offer)
         self.root = self.here.parents[1]
         """Folder of all copies on this node."""
-        self.here.mkdir(parents=True, exist_ok=True)
-        _remove_unused(self.root, self.here.parent)
+        self._used: set[Path] = set()
+        self._use(self.here.parent)
+        self.here.mkdir(exist_ok=True)
+        _remove_unused(self.root)
         self._actor = offer.caller
 
     def call(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
@@ -127,6 +131,8 @@ class RemoteDisk(Disk):
         source, target = self.there(path), self._copy_of(path)
         if source == path and self.sees(path):
             return path
+        if target.parent.parent == self.root:
+            self._use(target.parent)
         target.parent.mkdir(parents=True, exist_ok=True)
         # Of the processes of a node one copies; the others wait, and then find all in place.
         with (target.parent / f".{target.name}.lock").open("w") as lock:
@@ -134,7 +140,6 @@ class RemoteDisk(Disk):
             listed = self._get(self._submit(_list, source))
             for name, size, modified in listed:
                 self._fetch_file(source / name, target / name, size, modified)
-            os.utime(target.parent)
             for name in {name for name, _, _ in _list(target)} - {name for name, _, _ in listed}:
                 (target / name).unlink()  # of an older copy
         return target
@@ -168,6 +173,18 @@ class RemoteDisk(Disk):
         if path.is_relative_to(self.root):
             _remove(path)
 
+    def _use(self, folder: Path) -> None:
+        """Keep a folder of `root` from being removed as long as this object lives."""
+        if folder in self._used:
+            return
+        lock = None
+        while lock is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = _locked(folder, fcntl.LOCK_SH)
+        os.utime(folder)
+        weakref.finalize(self, os.close, lock)
+        self._used.add(folder)
+
     def _copy_of(self, path: Path) -> Path:
         if path.is_relative_to(self.here):
             return path
@@ -193,6 +210,8 @@ class RemoteDisk(Disk):
             while piece := self._get(ahead):
                 ahead = self._submit(_read, source, file.tell() + len(piece))
                 file.write(piece)
+            if file.tell() != size:
+                raise OSError(f"{source} was changed while it was copied from its node; try again")
         os.utime(unfinished, ns=(modified, modified))
         unfinished.replace(target)
 
@@ -219,13 +238,33 @@ def _digest(path: str) -> str:
     return hashlib.sha256(path.encode()).hexdigest()[:16]
 
 
-def _remove_unused(root: Path, used: Path) -> None:
-    """Remove copies of folders that no process of this node has used for KEPT_SECONDS."""
-    os.utime(used)
+def _remove_unused(root: Path) -> None:
+    """Remove folders that no process uses, and that none has begun to use for KEPT_SECONDS."""
     for each in root.iterdir():
         with suppress(OSError):
             if time.time() - each.stat().st_mtime > KEPT_SECONDS:
-                _remove(each)
+                lock = _locked(each, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if lock is not None:
+                    _remove(each)
+                    os.close(lock)
+
+
+def _locked(folder: Path, kind: int) -> int | None:
+    """A descriptor that locks a folder; None if the folder was removed meanwhile.
+
+    Raises:
+        BlockingIOError: another process holds it, and `kind` does not wait.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, kind)
+        if folder.exists() and os.path.samestat(os.fstat(descriptor), folder.stat()):
+            return descriptor
+    except OSError:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
 
 
 def _remove(path: Path) -> None:

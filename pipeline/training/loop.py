@@ -170,7 +170,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
     writing_seconds = longest_seconds(config.train)
     evaluating = (paths.heldout / MANIFEST).exists()
     peak = flops.peak_of(device, precision, config.engine.peak_tflops)
-    interval = Interval(device, flops.Speed(shape, world_size, peak))
+    interval = Interval(device, flops.Speed(shape, world_size, peak), config.train.nsp_weight)
     if rank == 0 and "interval" in saved:
         interval.resume(saved["interval"])
     profiler = StepProfiler(device, config.train.profile_every)

@@ -129,15 +129,16 @@ class PretrainingObjective(nn.Module):
         return mlm / masked_total + self._nsp_weight * nsp / pairs_total, statistics, right
 
 
-def summarize(statistics: Tensor) -> dict[str, float]:
-    """Means from sums in the order of STATISTICS [6]; NSP is left out where nothing is labelled.
+def summarize(statistics: Tensor, nsp_weight: float = 1.0) -> dict[str, float]:
+    """Means from sums in the order of STATISTICS [6], and their `loss`, which is what is trained.
 
-    The others are NaN where nothing is masked, as after steps that were skipped.
+    NSP is left out where nothing is labelled. The others are NaN where nothing is masked, as after
+    steps that were skipped.
     """
     sums = dict(zip(STATISTICS, statistics.tolist(), strict=True))
     masked, pairs = sums["masked"] or math.nan, sums["pairs"]
     means = {"mlm_loss": sums["mlm_loss"] / masked, "mlm_accuracy": sums["mlm_correct"] / masked}
     if pairs:
         means |= {"nsp_loss": sums["nsp_loss"] / pairs, "nsp_accuracy": sums["nsp_correct"] / pairs}
-    means["loss"] = means["mlm_loss"] + means.get("nsp_loss", 0.0)
+    means["loss"] = means["mlm_loss"] + nsp_weight * means.get("nsp_loss", 0.0)
     return means

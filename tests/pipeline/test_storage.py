@@ -1,5 +1,7 @@
 """Object stores, through a real server."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from pipeline import storage
@@ -35,3 +37,14 @@ def test_a_corpus_goes_from_s3_to_s3(bucket, client, vocab, tmp_path, monkeypatc
     raw.write(tmp_path / "in" / "a.jsonl", raw.jsonl(texts))
     run(tmp_path / "in", tmp_path / "out", vocab, **settings)
     assert {shard.name: shard.sha256 for shard in manifest.shards} == hashes(tmp_path / "out")
+
+
+def test_threads_that_write_one_file_do_not_disturb_each_other(tmp_path):
+    def write(text):
+        for _ in range(50):
+            storage.write_whole(str(tmp_path / "file"), text)
+
+    with ThreadPoolExecutor(4) as executor:
+        list(executor.map(write, [b"a" * 10, b"b" * 10, b"c" * 10, b"d" * 10]))
+    assert (tmp_path / "file").read_bytes() in {letter * 10 for letter in (b"a", b"b", b"c", b"d")}
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

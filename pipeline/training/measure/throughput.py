@@ -18,8 +18,8 @@ class Interval:
     speed.
     """
 
-    def __init__(self, device: torch.device, speed: Speed) -> None:
-        self._device, self._speed = device, speed
+    def __init__(self, device: torch.device, speed: Speed, nsp_weight: float = 1.0) -> None:
+        self._device, self._speed, self._nsp_weight = device, speed, nsp_weight
         self._all_seconds, self._all_steps = 0.0, 0
         self._clear()
         self.restart()
@@ -61,7 +61,7 @@ class Interval:
         """
         if dist.is_initialized():
             dist.all_reduce(self._sums)
-        values = summarize(self._sums)
+        values = summarize(self._sums, self._nsp_weight)
         if self._steps:
             self._all_seconds += self._seconds
             self._all_steps += self._steps

@@ -8,7 +8,14 @@ import pytest
 import ray
 
 from pipeline.cluster import remote_disk
-from pipeline.cluster.remote_disk import PIECE_BYTES, RemoteDisk, disk_of, offered
+from pipeline.cluster.remote_disk import (
+    PIECE_BYTES,
+    RemoteDisk,
+    _digest,
+    _remove_unused,
+    disk_of,
+    offered,
+)
 from pipeline.disk import OWN
 
 
@@ -104,15 +111,38 @@ def full(path):
     raise OSError(28, "No space left on device")
 
 
-def test_copies_that_nobody_uses_are_removed(disk, tmp_path, monkeypatch):
+def test_copies_that_nobody_uses_are_removed(disk, tmp_path):
+    own = tmp_path / "scratch" / "of the user"
+    own.mkdir()
     old, new = disk.root / "old", disk.root / "new"
     old.mkdir()
     new.mkdir()
-    os.utime(old, (0, 0))
-    with offered(tmp_path / "there" / "run", str(tmp_path / "scratch")) as offer:
+    with offered(tmp_path / "other" / "run", str(tmp_path / "scratch")) as offer:
+        long = RemoteDisk(offer)
+        for folder in (old, own, long.here.parent, disk.here.parent):
+            os.utime(folder, (0, 0))
         RemoteDisk(offer)
-    assert new.exists()
-    assert not old.exists()
+        assert new.exists()
+        assert own.exists()
+        assert long.here.exists()  # it still uses its copies, as does `disk`
+        assert disk.here.exists()
+        assert not old.exists()
+        del long
+    os.utime(disk.root / _digest(offer.folder), (0, 0))
+    _remove_unused(disk.root)
+    assert {path.name for path in disk.root.iterdir()} == {"new", disk.here.parent.name}
+
+
+def test_a_file_that_changes_while_it_is_copied_is_not_taken(disk, there, monkeypatch):
+    (there / "file").write_bytes(b"short")
+    monkeypatch.setattr(remote_disk, "_list", partial(longer, of=remote_disk._list))
+    with pytest.raises(OSError, match="was changed while it was copied"):
+        disk.fetch(disk.here / "file")
+    assert not (disk.here / "file").exists()
+
+
+def longer(path, of):
+    return [(name, size + 1, modified) for name, size, modified in of(path)]
 
 
 def test_paths_stand_for_those_of_that_node_in_calls(disk, there):

@@ -84,6 +84,9 @@ def test_loss_is_that_of_the_hugging_face_model():
     loss, statistics, _ = PretrainingObjective(model)(inputs, len(inputs.masked_labels), 8)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert summarize(statistics)["loss"] == pytest.approx(expected.item(), rel=1e-5)
+    weighted, statistics, _ = PretrainingObjective(model, 0.1)(inputs, len(inputs.masked_labels), 8)
+    assert weighted.item() < loss.item()
+    assert summarize(statistics, 0.1)["loss"] == pytest.approx(weighted.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
