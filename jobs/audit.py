@@ -45,6 +45,7 @@ VERB = Verb(
     groups=("run",),
     plan=plan,
     execute=execute,
+    reads_only=True,
     takes_run=True,
 )
 

@@ -53,6 +53,8 @@ class Verb(NamedTuple):
     """Does it, and prints a summary on the console."""
     takes_run: bool = False
     """Whether the folder of a run may stand in place of `run.storage` and `run.name`."""
+    reads_only: bool = False
+    """Whether it may read a run while another command works on it."""
 
 
 def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
@@ -101,7 +103,10 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
         runs = [load_config(file, overrides) for file in files]
         with ExitStack() as folders:
             for config in runs if "run" in verb.groups else ():
-                folders.enter_context(mirror.held(config, console.print))
+                if chosen.dry_run or verb.reads_only:
+                    mirror.fetch(config)
+                else:
+                    folders.enter_context(mirror.held(config, console.print))
             plans = [verb.plan(config) for config in runs]  # refuses before the first one starts
             for config, plan in zip(runs, plans, strict=True):
                 if chosen.dry_run:

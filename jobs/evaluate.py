@@ -86,6 +86,7 @@ VERB = Verb(
     ),
     plan=plan,
     execute=execute,
+    reads_only=True,
 )
 
 if __name__ == "__main__":

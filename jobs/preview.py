@@ -13,6 +13,7 @@ from pipeline.corpus.shards.origins import origins_of
 from pipeline.corpus.shards.reader import flat_pairs
 from pipeline.feed.batches import open_folder, split_weights
 from pipeline.paths import RunPaths
+from pipeline.runs import mirror
 from pipeline.settings.config import Config
 
 
@@ -43,6 +44,8 @@ def execute(config: Config, console: Console) -> None:
         console.print(sample)
     measured = report.corpus_report(reader, tokens, config.preview.measured)
     page = report_page.write_report(measured, paths.run / "report")
+    for path in page.parent.iterdir():
+        mirror.add(config, path)
     console.print(table("Corpus", report_page.summary(measured)))
     for manifest in reader.manifests:
         for warning in manifest.warnings:
@@ -62,6 +65,7 @@ VERB = Verb(
     groups=("run", "preview"),
     plan=plan,
     execute=execute,
+    reads_only=True,
 )
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from jobs.command import Verb, main
 from pipeline.paths import RunPaths
+from pipeline.runs import mirror
 from pipeline.runs.report import FILE, write_report
 from pipeline.settings.config import Config
 
@@ -18,7 +19,9 @@ def plan(config: Config) -> Mapping[str, object]:
 
 
 def execute(config: Config, console: Console) -> None:
-    console.print(write_report(RunPaths.of(config).run), markup=False, highlight=False)
+    page = write_report(RunPaths.of(config).run)
+    mirror.add(config, page)
+    console.print(page, markup=False, highlight=False)
 
 
 VERB = Verb(
@@ -30,6 +33,7 @@ VERB = Verb(
     groups=("run",),
     plan=plan,
     execute=execute,
+    reads_only=True,
     takes_run=True,
 )
 

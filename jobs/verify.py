@@ -57,6 +57,7 @@ VERB = Verb(
     groups=("run", "train"),
     plan=plan,
     execute=execute,
+    reads_only=True,
 )
 
 if __name__ == "__main__":

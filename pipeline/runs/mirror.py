@@ -2,17 +2,18 @@
 
 The command that works on the run holds the run's lock in the store. It first downloads what the
 store has and this node does not, works on the local folder, and uploads what has changed every few
-seconds and at its end. Files named in MARKERS are uploaded after the files that they vouch for, and
-deleted before them. So a checkpoint that has its marker in the store is whole, and no rename is
-needed there.
+seconds and at its end. One that only reads the run downloads without the lock.
+
+Files named in MARKERS are uploaded after the files that they vouch for, and deleted before them. So
+a checkpoint that has its marker in the store is whole, and no rename is needed there.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
-import socket
 import threading
 import time
 import uuid
@@ -25,6 +26,7 @@ from typing import Any
 from pipeline.background import repeated
 from pipeline.errors import ConfigError, NezhaError, StorageError
 from pipeline.paths import RunPaths
+from pipeline.process import identity, is_dead
 from pipeline.settings.config import Config
 from pipeline.storage import filesystem, write_whole
 
@@ -62,15 +64,41 @@ def held(config: Config, say: Callable[[str], None]) -> Iterator[None]:
     if "://" not in config.run.storage:
         yield
         return
+    mirror = _mirror_of(config)
+    with _lock(mirror, say) as lost, _pushing(mirror, lost):
+        yield
+
+
+def fetch(config: Config) -> None:
+    """Make the local folder as new as the object store, for reading; nothing for a local storage.
+
+    Another command may work on the run meanwhile. If this node worked on it last, its folder is the
+    newest as it is.
+
+    Raises:
+        StorageError: the store does not answer.
+    """
+    if "://" in config.run.storage:
+        mirror = _mirror_of(config)
+        _retry(mirror.refresh, "could not be read", mirror.url, CONTACT_SECONDS)
+
+
+def add(config: Config, path: Path) -> None:
+    """Upload a file that a command made in a run which it does not hold."""
+    if "://" in config.run.storage:
+        mirror = _mirror_of(config)
+        name = path.relative_to(mirror.folder).as_posix()
+        _retry(lambda: mirror.write(name, path.read_bytes()), f"did not take {path}", mirror.url)
+
+
+def _mirror_of(config: Config) -> Mirror:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ConfigError(
             f"run.storage={config.run.storage}: the processes of torchrun need a folder that all "
             "of them see; jobs.pretrain takes a URL"
         )
     url = f"{config.run.storage.rstrip('/')}/{config.run.name}"
-    mirror = Mirror(RunPaths.of(config).run, url)
-    with _lock(mirror, say) as lost, _pushing(mirror, lost):
-        yield
+    return Mirror(RunPaths.of(config).run, url)
 
 
 class Mirror:
@@ -84,11 +112,25 @@ class Mirror:
         self._token = uuid.uuid4().hex
 
     def pull(self) -> None:
-        """Make the local folder as new as the store, and become the store's last holder.
+        """Make the local folder as new as the store, and become the store's last holder."""
+        with self._alone():
+            self._download()
+            self._write_index()
+            self.write(HOLDER, self._token.encode())
 
-        If this node held it last, the local folder is as new, or newer: a command that was killed
-        had not uploaded its last changes. The node keeps its token then, so that the folder counts
-        as the newest also if this call fails halfway and is repeated.
+    def refresh(self) -> None:
+        """Make the local folder as new as the store, which keeps its last holder."""
+        if self._list_store():
+            with self._alone():
+                if not self._download():
+                    self._write_index()  # with a token that the store does not get
+
+    def _download(self) -> bool:
+        """Get what differs from the store; returns whether this node held the store last.
+
+        Then the local folder is as new, or newer: a command that was killed had not uploaded its
+        last changes. The node keeps its token, so that the folder counts as the newest also if this
+        call fails halfway and is repeated.
         """
         there, here = self._list_store(), self._list_folder()
         last, index = self._read_index()
@@ -97,14 +139,16 @@ class Mirror:
             for name, (local, stored) in index.items()
             if here.get(name) == local and there.get(name) == stored
         }
-        if last is not None and self.read(HOLDER) == last.encode():
-            self._token = last
+        held_last = last is not None and self.read(HOLDER) == last.encode()
+        if held_last:
+            self._token = str(last)
         else:
             for name in here.keys() - same:
                 (self.folder / name).unlink()
             for base, _, _ in os.walk(self.folder, topdown=False):
                 with suppress(OSError):  # of those that hold something
-                    os.rmdir(base)
+                    if base != str(self.folder):  # which is locked
+                        os.rmdir(base)
             for name in sorted(there.keys() - same):
                 if _vouched(name, there):
                     target = self.folder / name
@@ -116,8 +160,18 @@ class Mirror:
         self._sent = {
             name: (here.get(name) if name in same else None, stamp) for name, stamp in there.items()
         }
-        self._write_index()
-        self.write(HOLDER, self._token.encode())
+        return held_last
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Of the commands of this node, one at a time downloads."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def push(self) -> None:
         """Upload what has changed, and delete what is gone here."""
@@ -219,10 +273,7 @@ def _pushing(mirror: Mirror, lost: threading.Event) -> Iterator[None]:
         except Exception as error:  # the next one, or the last one, may succeed
             logger.warning("%s: an upload failed and is tried again: %s", mirror.url, error)
 
-    try:
-        with repeated(push, PUSH_SECONDS, "mirror"):
-            yield
-    finally:
+    def finish() -> None:
         if lost.is_set():
             raise StorageError(
                 f"{mirror.url}: another command has taken this run over, because no sign of life "
@@ -231,6 +282,17 @@ def _pushing(mirror: Mirror, lost: threading.Event) -> Iterator[None]:
         _retry(
             mirror.push, f"did not take the newest files, which are in {mirror.folder}", mirror.url
         )
+
+    try:
+        with repeated(push, PUSH_SECONDS, "mirror"):
+            yield
+    except BaseException:
+        try:
+            finish()
+        except StorageError as error:  # the first error says more, also by its exit status
+            logger.error("%s", error)
+        raise
+    finish()
 
 
 def _retry(action: Callable[[], None], what: str, url: str, seconds: float = RETRY_SECONDS) -> None:
@@ -251,7 +313,7 @@ def _retry(action: Callable[[], None], what: str, url: str, seconds: float = RET
 @contextmanager
 def _lock(mirror: Mirror, say: Callable[[str], None]) -> Iterator[threading.Event]:
     """Hold the run's lock in the store; yields an event that is set if another command took it."""
-    own = {"host": socket.gethostname(), "pid": os.getpid(), "token": uuid.uuid4().hex}
+    own = {**identity(), "token": uuid.uuid4().hex}
     lost, beats = threading.Event(), count(1)
 
     def holder() -> dict[str, Any]:
@@ -298,7 +360,7 @@ def _wait_until_gone(
 ) -> None:
     """Return when nobody holds the lock; raise ConfigError if its holder gives signs of life."""
     first, deadline = holder(), time.monotonic() + STALE_SECONDS
-    if not first or _died_here(first):
+    if not first or is_dead(first):
         return
     say(f"waiting up to {STALE_SECONDS:.0f} s for a sign of life of {first['host']}")
     while time.monotonic() < deadline:
@@ -311,11 +373,6 @@ def _wait_until_gone(
                 f"another command works on {url}: process {now['pid']} on {now['host']}; wait for "
                 "its end, or choose another run.name"
             )
-
-
-def _died_here(holder: dict[str, Any]) -> bool:
-    here = holder["host"] == socket.gethostname()
-    return here and not Path(f"/proc/{holder['pid']}").exists()
 
 
 def _stamp(info: dict[str, Any]) -> Stamp:

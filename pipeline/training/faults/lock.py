@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ from typing import Any
 
 from pipeline.background import repeated
 from pipeline.errors import ConfigError
+from pipeline.process import identity, is_dead
 
 FILE = "lock.json"
 BEAT_SECONDS = 5.0
@@ -36,20 +38,23 @@ def hold(run: Path, say: Callable[[str], None]) -> Iterator[None]:
     """
     made = [folder for folder in (run, *run.parents) if not folder.exists()]
     run.mkdir(parents=True, exist_ok=True)
-    own = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+    own = identity()
     path, draft = run / FILE, run / f".{FILE}.{own['host']}.{own['pid']}"
     draft.write_text(json.dumps(own), "utf-8")
     try:
         # A link appears with its content or not at all, and never in place of another lock.
         while not _linked(draft, path):
-            _wait_until_gone(path, say)
+            _wait_until_gone(path, draft, say)
     finally:
         draft.unlink()
 
     def beat() -> None:
         with suppress(OSError):  # the storage may come back
-            if _read(path) == own:
+            holder = _read(path)
+            if holder == own:
                 os.utime(path)
+            elif holder:
+                _end(f"another command has taken {run} over, because this one gave no sign of life")
 
     try:
         with repeated(beat, BEAT_SECONDS, "lock"):
@@ -65,13 +70,24 @@ def hold(run: Path, say: Callable[[str], None]) -> Iterator[None]:
 def is_held(run: Path) -> bool:
     """Whether a command seems to work on the run."""
     holder = _read(run / FILE)
-    return holder is not None and not _is_dead(holder) and _silence(run / FILE) < STALE_SECONDS
+    silence = time.time() - _modified(run / FILE)
+    return holder is not None and not is_dead(holder) and silence < STALE_SECONDS
 
 
-def _wait_until_gone(path: Path, say: Callable[[str], None]) -> None:
-    """Return when the lock's holder is gone and its lock removed; raise ConfigError if it lives."""
+def _end(reason: str) -> None:
+    """End this process at once: two commands must not write into one run."""
+    print(f"error: {reason}", file=sys.stderr, flush=True)
+    os._exit(ConfigError.exit_status)
+
+
+def _wait_until_gone(path: Path, draft: Path, say: Callable[[str], None]) -> None:
+    """Return when the lock's holder is gone and its lock removed; raise ConfigError if it lives.
+
+    `draft`: file of this process in the same folder, for the time of the disk's host: clocks of
+    other hosts may differ from it.
+    """
     holder, beaten, told = _read(path), _modified(path), False
-    while holder is not None and not _is_dead(holder) and _silence(path) < STALE_SECONDS:
+    while holder is not None and not is_dead(holder) and _silence(path, draft) < STALE_SECONDS:
         here = holder.get("host") == socket.gethostname()
         alive = here and holder.get("pid") != os.getpid()
         if alive or _modified(path) != beaten:
@@ -112,21 +128,6 @@ def _read(path: Path) -> dict[str, Any] | None:
         return {}
 
 
-def _is_dead(holder: dict[str, Any]) -> bool:
-    """Whether the holder ran on this host and is gone; its number may be another process's now."""
-    if holder.get("host") != socket.gethostname():
-        return False
-    return _started(holder["pid"]) != holder.get("started")
-
-
-def _started(pid: int) -> str:
-    """When a process began, in ticks since the host's start; empty if there is none (Linux)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""
-
-
 def _modified(path: Path) -> float:
     try:
         return path.stat().st_mtime
@@ -134,5 +135,6 @@ def _modified(path: Path) -> float:
         return 0.0
 
 
-def _silence(path: Path) -> float:
-    return time.time() - _modified(path)
+def _silence(path: Path, draft: Path) -> float:
+    os.utime(draft)
+    return _modified(draft) - _modified(path)

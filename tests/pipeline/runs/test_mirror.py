@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pipeline.errors import ConfigError, StorageError, TrackingError
+from pipeline.errors import ConfigError, Interrupted, StorageError, TrackingError
 from pipeline.paths import RunPaths
 from pipeline.runs import mirror
 from pipeline.runs.mirror import Mirror
@@ -201,6 +201,50 @@ def test_a_run_has_one_command_at_a_time(tmp_path, url, monkeypatch):
     with pytest.raises(StorageError, match="another command has taken this run over"):
         lose()
     assert "sign of life of gone" in lines[0]
+
+
+def test_reading_takes_a_run_from_nobody(tmp_path, url):
+    config = configure(url.removesuffix("/a"), f"run.scratch={tmp_path / 'reader'}")
+    mirror.fetch(config)
+    assert not RunPaths.of(config).run.exists()  # there is nothing to read yet
+    one = Mirror(tmp_path / "one", url)
+    one.pull()
+    write(one.folder, "metrics.jsonl")
+    one.push()
+    one.write(mirror.LOCK, b"{}")
+    holder = one.read("holder")
+    mirror.fetch(config)
+    page = RunPaths.of(config).run / "report.html"
+    page.write_text("made here")
+    mirror.add(config, page)
+    assert one.read("holder") == holder
+    assert stored(url) == ["holder", "lock.json", "metrics.jsonl", "report.html"]
+    write(one.folder, "metrics.jsonl", "more")
+    one.push()
+    assert stored(url) == ["holder", "lock.json", "metrics.jsonl", "report.html"]
+    mirror.fetch(config)
+    assert (page.parent / "metrics.jsonl").read_text() == "more"
+    # What a killed command of that node had not sent stays, also if somebody there reads.
+    write(one.folder, "checkpoints/unsent")
+    Mirror(one.folder, url).refresh()
+    assert (one.folder / "checkpoints/unsent").exists()
+
+
+def test_a_stop_stays_a_stop_if_the_last_upload_fails(tmp_path, url, monkeypatch):
+    monkeypatch.setattr(mirror, "SETTLE_SECONDS", 0.01)
+    monkeypatch.setattr(mirror, "RETRY_SECONDS", 0.01)
+    config = configure(url.removesuffix("/a"), f"run.scratch={tmp_path}")
+
+    def fail(self):
+        raise OSError("no answer")
+
+    def stopped() -> None:
+        with mirror.held(config, print):
+            monkeypatch.setattr(Mirror, "push", fail)
+            raise Interrupted("stopped")
+
+    with pytest.raises(Interrupted):
+        stopped()
 
 
 def test_what_takes_no_url_is_refused_by_name(monkeypatch):

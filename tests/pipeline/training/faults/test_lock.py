@@ -75,6 +75,28 @@ def test_the_lock_of_another_host_is_watched_for_its_heartbeat(tmp_path, monkeyp
         assert json.loads(path.read_text())["pid"] == os.getpid()
 
 
+def test_a_command_whose_run_was_taken_over_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
+    ended = []
+    monkeypatch.setattr(lock, "_end", ended.append)
+    with lock.hold(tmp_path, print):
+        (tmp_path / lock.FILE).write_text(json.dumps({"host": "elsewhere", "pid": 1}))
+        time.sleep(0.3)
+    assert f"another command has taken {tmp_path} over" in ended[0]
+    assert (tmp_path / lock.FILE).exists()  # it is the other's
+
+
+def test_clocks_of_hosts_may_differ(tmp_path, monkeypatch):
+    """The age of a heartbeat is measured by the clock of the disk."""
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
+    path, now = tmp_path / lock.FILE, time.time
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": "1"}))
+    monkeypatch.setattr(time, "time", lambda: now() + 3600)
+    threading.Timer(0.3, lambda: os.utime(path)).start()
+    with pytest.raises(ConfigError, match="process 1 on elsewhere"), lock.hold(tmp_path, print):
+        pass
+
+
 def test_a_lock_that_cannot_be_read_is_held_until_it_is_stale(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "STALE_SECONDS", 0.5)
     path = tmp_path / lock.FILE
