@@ -17,9 +17,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from model import NezhaConfig
 from pipeline.corpus.shards.format import MANIFEST
 from pipeline.disk import OWN, Disk
-from pipeline.feed.batches import Batch, compare_fingerprints
+from pipeline.feed.batches import Batch, Feed, compare_fingerprints
 from pipeline.feed.opening import open_feed, open_heldout
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
@@ -122,46 +123,12 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
     split = batch_split.split_batch(config.train, world_size)
     feed = open_feed(config, rank, world_size, partial(record, "skipped"))
     shape = network_config(config.model, feed.vocab_size)
-    network = build_network(shape, config.run.seed, config.engine.attention)
-    origin, taken = config.train.init_from, config.train.init_state
-    retry_seconds = config.train.checkpoint_retry_seconds
-    recover = partial(disk.call, _recover, paths.run, paths.checkpoints)
-    name = ranks.on_rank_zero(lambda: ranks.retried(recover, retry_seconds))
-    found = disk.fetch(paths.checkpoints / name) if name else None
-    if found:
-        compare_fingerprints(files.read_state(found)["fingerprint_fields"], feed.fingerprint_fields)
-    elif config.train.init_adapt:
-        source = _origin(origin, disk)
-        told = starting_point.load(network, source, paths.vocab)
-        if rank == 0:
-            record("start", told.replace(str(source), origin))
-    elif origin and taken == "weights":
-        state.load_weights(network, _origin(origin, disk))
-    objective = PretrainingObjective(network, config.train.nsp_weight)
-    worker = engine.initialize(objective, config, split, precision)
-    saved: dict[str, Any] = {"step": 0, "batches_skipped": 0}
-    if found:
-        saved = state.restore(worker, found)
-        dist.barrier()  # another rank of this node may read the copy
-        disk.drop(found)
-    elif origin and taken != "weights":
-        before = state.begin_from(worker, _origin(origin, disk))
-        if taken == "branch":
-            saved["batches_skipped"] = before["step"] + before["batches_skipped"]
+    worker, saved = _begin(config, context, feed, shape, split, precision)
 
     recorder = history.Recorder(rank, paths.run, saved["step"], context.tracking, disk)
-    workers = [failures.Worker(context.host, os.getpid())] * world_size
-    dist.all_gather_object(workers, workers[0])
     skipped = saved["batches_skipped"]
     skipped += disk.call(failures.batches_skipped, paths.run, saved["step"])
-    attempt = None
-    if rank == 0:
-        disk.call(failures.write_workers, paths.run, workers)
-        text = f"training on {world_size} worker(s), from step {saved['step']}"
-        attempt = step_log.next_attempt(disk.call(events.read, paths.run))
-        facts = {"attempt": attempt, "step": saved["step"], "batches_skipped": skipped}
-        facts |= {"workers": world_size, "data": feed.fingerprint_fields}
-        record("start", text, **facts)
+    attempt = _record_start(context, paths.run, feed, saved["step"], skipped)
     steps_log = step_log.StepLog(paths.run, attempt, disk)
     logged = disk.call(history.read, paths.run)
     recent = [values["loss"] for values in logged if "loss" in values]
@@ -233,12 +200,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
             steps_log.lap("other")
             scores = {}
             if evaluating and (saving or step % config.train.eval_every == 0):
-                scores = evaluate(worker.module, open_heldout(config, rank, world_size), device)
-                heldout = {f"heldout_{key}": value for key, value in scores.items()}
-                first = next(open_heldout(config, rank, world_size))
-                recorder.write(step, heldout | activity(worker.module.network, first, device))
-                if not math.isfinite(scores["mlm_loss"]):
-                    raise divergence.diverged(step, "the held-out loss is not finite")
+                scores = _evaluate(config, context, worker, step, recorder)
                 watchdog.beat()
                 steps_log.lap("evaluation")
 
@@ -285,6 +247,79 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
         steps_log.close()
         recorder.close()
     return saved
+
+
+def _begin(
+    config: Config,
+    context: Context,
+    feed: Feed,
+    shape: NezhaConfig,
+    split: batch_split.Split,
+    precision: str,
+) -> tuple[Any, dict[str, Any]]:
+    """DeepSpeed's engine, and the state that the run goes on from.
+
+    They are those of the newest complete checkpoint, else what `train.init_from` gives, else those
+    of step 0 with random weights.
+    """
+    paths, disk, train = RunPaths.of(config), context.disk, config.train
+    network = build_network(shape, config.run.seed, config.engine.attention)
+    recover = partial(disk.call, _recover, paths.run, paths.checkpoints)
+    name = ranks.on_rank_zero(lambda: ranks.retried(recover, train.checkpoint_retry_seconds))
+    found = disk.fetch(paths.checkpoints / name) if name else None
+    # An export or a checkpoint of another run counts only at the beginning.
+    origin = _origin(train.init_from, disk) if train.init_from and not found else None
+    if found:
+        compare_fingerprints(files.read_state(found)["fingerprint_fields"], feed.fingerprint_fields)
+    elif origin and train.init_adapt:
+        told = starting_point.load(network, origin, paths.vocab)
+        if context.rank == 0:
+            told = told.replace(str(origin), train.init_from)
+            disk.call(events.record, paths.run, "start", told)
+    elif origin and train.init_state == "weights":
+        state.load_weights(network, origin)
+    objective = PretrainingObjective(network, train.nsp_weight)
+    worker = engine.initialize(objective, config, split, precision)
+    saved: dict[str, Any] = {"step": 0, "batches_skipped": 0}
+    if found:
+        saved = state.restore(worker, found)
+        dist.barrier()  # another rank of this node may read the copy
+        disk.drop(found)
+    elif origin and train.init_state != "weights":
+        before = state.begin_from(worker, origin)
+        if train.init_state == "branch":
+            saved["batches_skipped"] = before["step"] + before["batches_skipped"]
+    return worker, saved
+
+
+def _record_start(context: Context, run: Path, feed: Feed, step: int, skipped: int) -> int | None:
+    """Write down that all ranks train from here; returns the number of this start on rank 0."""
+    workers = [failures.Worker(context.host, os.getpid())] * context.world_size
+    dist.all_gather_object(workers, workers[0])
+    if context.rank:
+        return None
+    call = context.disk.call
+    call(failures.write_workers, run, workers)
+    attempt = step_log.next_attempt(call(events.read, run))
+    facts: dict[str, Any] = {"attempt": attempt, "step": step, "batches_skipped": skipped}
+    facts |= {"workers": context.world_size, "data": feed.fingerprint_fields}
+    text = f"training on {context.world_size} worker(s), from step {step}"
+    call(events.record, run, "start", text, **facts)
+    return attempt
+
+
+def _evaluate(
+    config: Config, context: Context, worker: Any, step: int, recorder: history.Recorder
+) -> dict[str, float]:
+    """Held-out scores, which are recorded with what the network's units do on that text."""
+    rank, world_size, device = context.rank, context.world_size, context.device
+    scores = evaluate(worker.module, open_heldout(config, rank, world_size), device)
+    heldout = {f"heldout_{key}": value for key, value in scores.items()}
+    first = next(open_heldout(config, rank, world_size))
+    recorder.write(step, heldout | activity(worker.module.network, first, device))
+    if not math.isfinite(scores["mlm_loss"]):
+        raise divergence.diverged(step, "the held-out loss is not finite")
+    return scores
 
 
 def _optimizer_step(
