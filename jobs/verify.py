@@ -11,7 +11,7 @@ from jobs.command import Verb, main, table
 from pipeline.corpus.shards.format import MANIFEST
 from pipeline.corpus.shards.verify import verify
 from pipeline.errors import ShardError
-from pipeline.feed.batches import split_weights
+from pipeline.feed.opening import training_folders
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 
@@ -44,9 +44,8 @@ def execute(config: Config, console: Console) -> None:
 def _folders(config: Config) -> list[str]:
     """The folders to train on, and the held-out folder if there is one."""
     paths = RunPaths.of(config)
-    folders = split_weights(paths.training)[0]
     heldout = [str(paths.heldout)] if (paths.heldout / MANIFEST).exists() else []
-    return folders + heldout
+    return training_folders(config) + heldout
 
 
 VERB = Verb(

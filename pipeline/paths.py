@@ -23,6 +23,8 @@ class RunPaths(NamedTuple):
     """Shards that are made from `corpus.inputs`."""
     training: tuple[str, ...]
     """Shard folders or URLs to train on, each `PATH` or `PATH@WEIGHT`."""
+    later: tuple[tuple[str, ...], ...]
+    """The same of each of `train.phases`."""
     heldout: Path
     checkpoints: Path
     export: Path
@@ -40,6 +42,10 @@ class RunPaths(NamedTuple):
             vocab=Path(config.corpus.vocab or run / "vocab.txt"),
             shards=shards,
             training=config.train.shards or (str(shards),),
+            later=tuple(
+                phase.shards or (f"{shards}-{phase.sequence_length}",)
+                for phase in config.train.phases
+            ),
             heldout=Path(config.train.eval_shards or run / "heldout"),
             checkpoints=run / "checkpoints",
             export=run / "export",

@@ -289,18 +289,31 @@ def short_names(paths: Sequence[str]) -> dict[str, str]:
 
 
 def tokens_of(checkpoint: Path) -> float:
-    """Tokens that a checkpoint was trained on: its samples, at the corpus's mean length."""
-    samples = checkpoints.read_state(checkpoint)["samples_seen"]
-    config = checkpoints.read_config(checkpoint)
-    folders, weights = split_weights(RunPaths.of(config).training)
-    places = [moved(folder, checkpoint, config) for folder in folders]
-    if not all(Path(place, MANIFEST).exists() for place in places):
-        return float(samples * config.corpus.sequence_length)
-    manifests = [read_manifest(place) for place in places]
+    """Tokens that a checkpoint was trained on: the samples of each phase, at their mean length."""
+    state, config = checkpoints.read_state(checkpoint), checkpoints.read_config(checkpoint)
+    paths, train = RunPaths.of(config), config.train
+
+    def mean(shards: Sequence[str], limit: int) -> float:
+        folders, weights = split_weights(shards)
+        return _mean_length([moved(f, checkpoint, config) for f in folders], weights, limit)
+
+    samples, tokens, end = state["samples_seen"], 0.0, state["step"]
+    for phase, shards in reversed(list(zip(train.phases, paths.later, strict=True))):
+        later = max(0, end - phase.after) * phase.global_batch
+        samples, end = samples - later, min(end, phase.after)
+        tokens += later * mean(shards, phase.sequence_length)
+    return tokens + samples * mean(paths.training, config.corpus.sequence_length)
+
+
+def _mean_length(folders: Sequence[str], weights: Sequence[str], limit: int) -> float:
+    """Mean tokens of a sample of these shards; their limit where the manifests are not there."""
+    if not all(Path(folder, MANIFEST).exists() for folder in folders):
+        return float(limit)
+    manifests = [read_manifest(folder) for folder in folders]
     # Without weights each folder has the share of its samples.
     shares = list(map(float, weights)) or [float(manifest.rows) for manifest in manifests]
     means = [sum(shard.tokens for shard in m.shards) / m.rows for m in manifests]
-    return samples * sum(map(operator.mul, shares, means)) / sum(shares)
+    return sum(map(operator.mul, shares, means)) / sum(shares)
 
 
 def _run_checkpoints(config: Config) -> list[Path]:

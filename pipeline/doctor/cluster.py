@@ -7,6 +7,7 @@ import socket
 import time
 import uuid
 from datetime import timedelta
+from itertools import chain
 from statistics import median
 from typing import Any
 
@@ -98,7 +99,8 @@ def check_shared(config: Config) -> list[Finding]:
         advice = "start it, or correct tracking.uri; without it, a run sends its record at the end"
         found.append(Finding("", f"{tracking_uri(config)} does not answer", advice, False))
     cache = config.train.shard_cache_gigabytes
-    for folder in (each.partition("@")[0] for each in RunPaths.of(config).training):
+    paths = RunPaths.of(config)
+    for folder in (each.partition("@")[0] for each in chain(paths.training, *paths.later)):
         if "://" not in folder or config.train.window_shards:
             continue
         try:

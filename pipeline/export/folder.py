@@ -129,6 +129,12 @@ def _lineage(state: dict[str, Any], config: Config, source: Path) -> dict[str, A
 def _model_card(lineage: dict[str, Any], parameters: int) -> str:
     settings, scores = lineage["settings"], lineage["heldout"] or {}
     version = transformers.__version__
+    steps = f"{lineage['step']} steps of {settings['train']['global_batch']} samples of "
+    steps += f"{settings['corpus']['sequence_length']} tokens"
+    for phase in settings["train"]["phases"]:
+        if phase["after"] < lineage["step"]:
+            steps += f"; after step {phase['after']}, {phase['global_batch']} samples of "
+            steps += f"{phase['sequence_length']} tokens"
     rows = "\n".join(f"| held-out {name} | {value:.4g} |" for name, value in scores.items())
     return f"""---
 language: zh
@@ -139,8 +145,8 @@ tags: [nezha, whole-word-masking]
 # {lineage["run"]}: a NEZHA of {parameters / 1e6:.1f} M parameters
 
 Chinese BERT with functional relative positions (arXiv 1909.00204), pretrained with whole-word
-masks and {settings["corpus"]["pairs"]["task"].upper()} for {lineage["step"]} steps of
-{settings["train"]["global_batch"]} samples of {settings["corpus"]["sequence_length"]} tokens.
+masks and {settings["corpus"]["pairs"]["task"].upper()} for
+{steps}.
 
 ```python
 from transformers import pipeline

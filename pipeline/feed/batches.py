@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +18,7 @@ from pipeline.corpus.shards.format import SCHEMA_VERSION
 from pipeline.corpus.shards.reader import DamagedShard, Rows, ShardFolder, flat_pairs
 from pipeline.cpu import keep_freed_memory
 from pipeline.errors import CheckpointError, ShardError
+from pipeline.feed.base import BaseFeed
 from pipeline.feed.cache import ShardCache
 from pipeline.feed.collate import (
     WIDTH_MULTIPLE,
@@ -46,16 +43,13 @@ __all__ = [
     "split_weights",
 ]
 
-_AHEAD = 4
-"""Steps that the background makes before they are asked for."""
-
 
 class FingerprintError(ShardError, CheckpointError):
     """The data or its order differs from what a checkpoint was trained with."""
 
 
-class Feed:
-    """What one rank reads in each step. The global batches are the same for any world size.
+class Feed(BaseFeed):
+    """The feed of corpus folders.
 
     Args:
         shards: corpus folders or URLs: either all `PATH`, or all `PATH@WEIGHT`, where the weight is
@@ -66,8 +60,10 @@ class Feed:
         masking: draws new masks in every epoch if its mode is `dynamic`; otherwise, and if it is
             None, the masks in the shards are used.
         window: how many shards are shuffled together; 0 shuffles all.
+        batches: micro-batches of a rank in a step; 0: as many as `micro_batch` needs.
         first_batch, growing: samples of step 0, and the steps in which they grow to `global_batch`.
         steps: steps of the run, over which the share of masked tokens may change.
+        before: steps of the run before step 0 of this feed.
         cache: keeps shards of object stores on the local disk.
         damaged: local paths of shards whose samples are left out: they keep their places in the
             order, and nothing in them is scored.
@@ -90,9 +86,11 @@ class Feed:
         seed: int,
         masking: MaskingSettings | None = None,
         window: int = 0,
+        batches: int = 0,
         first_batch: int = 0,
         growing: int = 0,
         steps: int = 1,
+        before: int = 0,
         cache: ShardCache | None = None,
         damaged: frozenset[str] = frozenset(),
         tell: Callable[[str], None] | None = None,
@@ -109,9 +107,10 @@ class Feed:
         self._vocabulary = manifest.maskable
         if not self._masking:
             _need_static_masks(self._reader)
-        self._size, self._steps = BatchSize(global_batch, first_batch, growing), steps
+        self._size = BatchSize(global_batch, first_batch, growing)
+        self._steps, self._before = steps, before
         largest_part = -(-global_batch // world_size)
-        self._batches = -(-largest_part // micro_batch)
+        self.batches = batches or -(-largest_part // micro_batch)
         self._rank, self._world_size = rank, world_size
         self._seed, self._window = seed, window
         self._pad_id = manifest.special_ids["[PAD]"]
@@ -140,11 +139,8 @@ class Feed:
         }
         if growing:
             self.fingerprint_fields["batch_growth"] = [first_batch, growing]
-        canonical = json.dumps(self.fingerprint_fields, sort_keys=True).encode()
-        self.fingerprint = hashlib.sha256(canonical).hexdigest()
 
     def step(self, step: int) -> list[Batch]:
-        """This rank's micro-batches of a global step (0, 1, 2 …)."""
         positions = positions_of(step, self._size, self._rank, self._world_size)
         samples, epochs = self._samples_at(positions)
         rows, unusable = self._read(samples)
@@ -154,7 +150,7 @@ class Feed:
             self._cache.prefetch(self._reader.shards_of(self._samples_at(positions)[0]))
         masks = rows.masks
         if self._masking:
-            masking = at_progress(self._masking, step / self._steps)
+            masking = at_progress(self._masking, (self._before + step) / self._steps)
             masks = whole_word_masks(
                 flat_pairs(rows), masking, self._vocabulary, self._seed, epochs, samples
             )
@@ -163,12 +159,11 @@ class Feed:
         return [
             collate(rows, masks, samples, self._pad_id, first, last)
             for first, last in pairwise(
-                len(samples) * part // self._batches for part in range(self._batches + 1)
+                len(samples) * part // self.batches for part in range(self.batches + 1)
             )
         ]
 
     def samples_before(self, step: int) -> int:
-        """Samples that the global steps before this one consume."""
         return self._size.before(step)
 
     def _read(self, samples: NDArray[np.int64]) -> tuple[Rows, NDArray[np.bool_]]:
@@ -194,13 +189,11 @@ class Feed:
                 return rows, unusable
 
     def samples(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Of a global step: the numbers of its samples, through all shards, and their epochs."""
         positions = positions_of(step, self._size, rank=0, world_size=1)
         return self._samples_at(positions)
 
     @property
     def source_bounds(self) -> NDArray[np.int64]:
-        """First sample of each source, whose epochs are counted apart, and the end of the last."""
         return self._first_samples
 
     def _steps_of_a_window(self) -> int:
@@ -225,23 +218,6 @@ class Feed:
             numbers, epochs[at] = sample_at(within[at], rows, self._seed + source, self._window)
             samples[at] = self._first_samples[source] + numbers
         return samples, epochs
-
-    def iterate(self, first: int, last: int) -> Iterator[list[Batch]]:
-        """The micro-batches of steps first … last - 1, made ahead in a background thread.
-
-        An error in the thread is raised here; closing the iterator ends the thread.
-        """
-        with ThreadPoolExecutor(1, thread_name_prefix="feed") as executor:
-            waiting: deque[Future[list[Batch]]] = deque()
-            try:
-                for step in range(first, last):
-                    waiting.append(executor.submit(self.step, step))
-                    if len(waiting) > _AHEAD:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                executor.shutdown(cancel_futures=True)
 
 
 def _unscored_rows(rows: Rows, masks: Masks, which: NDArray[np.bool_]) -> tuple[Rows, Masks]:

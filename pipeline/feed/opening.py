@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from pipeline.corpus.shards.format import MANIFEST
-from pipeline.corpus.shards.reader import ShardFolder
-from pipeline.feed.batches import Batch, Feed, heldout, open_folder, split_weights
+from pipeline.feed.base import BaseFeed
+from pipeline.feed.batches import Feed, heldout, split_weights
 from pipeline.feed.cache import ShardCache
 from pipeline.feed.checking import check_shards, known_damaged
+from pipeline.feed.collate import Batch
+from pipeline.feed.phases import PhasedFeed
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 
 
 def open_feed(
     config: Config, rank: int, world_size: int, tell: Callable[[str], None] | None = None
-) -> Feed:
-    """A rank's feed of the shards that the run trains on.
+) -> BaseFeed:
+    """A rank's feed of the shards that the run trains on, through all phases.
 
     Args:
         tell: takes a sentence on each damaged shard, if `faults.damaged_shard` skips them.
@@ -24,23 +27,40 @@ def open_feed(
     Raises:
         ShardError: they cannot be read or do not fit the settings.
     """
-    paths, skip = RunPaths.of(config), config.faults.damaged_shard == "skip"
-    return Feed(
-        paths.training,
-        global_batch=config.train.global_batch,
-        micro_batch=config.train.micro_batch,
+    paths, train = RunPaths.of(config), config.train
+    skip = config.faults.damaged_shard == "skip"
+    open_one = partial(
+        Feed,
+        micro_batch=train.micro_batch,
         rank=rank,
         world_size=world_size,
         seed=config.run.seed,
         masking=config.corpus.masking,
-        window=config.train.window_shards,
-        first_batch=config.train.first_batch or 0,
-        growing=config.train.batch_warmup,
-        steps=config.train.steps,
+        window=train.window_shards,
+        steps=train.steps,
         cache=_cache(config),
         damaged=known_damaged(paths.run) if skip else frozenset(),
         tell=tell if skip else None,
     )
+    first = open_one(
+        paths.training,
+        global_batch=train.global_batch,
+        first_batch=train.first_batch or 0,
+        growing=train.batch_warmup,
+    )
+    later = [
+        open_one(shards, global_batch=phase.global_batch, batches=first.batches, before=phase.after)
+        for phase, shards in zip(train.phases, paths.later, strict=True)
+    ]
+    return PhasedFeed([first, *later], [phase.after for phase in train.phases]) if later else first
+
+
+def training_folders(config: Config) -> list[str]:
+    """Folders and URLs of the shards that a run trains on, of all phases."""
+    paths = RunPaths.of(config)
+    return [
+        folder for shards in (paths.training, *paths.later) for folder in split_weights(shards)[0]
+    ]
 
 
 def check(config: Config, say: Callable[[str], None]) -> None:
@@ -54,16 +74,9 @@ def check(config: Config, say: Callable[[str], None]) -> None:
     if not config.train.check_shards:
         return
     paths, skip = RunPaths.of(config), config.faults.damaged_shard == "skip"
-    folders, _ = split_weights(paths.training)
-    check_shards(folders, paths.run, skip, say)
+    check_shards(training_folders(config), paths.run, skip, say)
     if (paths.heldout / MANIFEST).exists():
         check_shards([str(paths.heldout)], paths.run, skip=False, say=say)
-
-
-def open_training_folder(config: Config) -> ShardFolder:
-    """The shards that the run trains on, of all folders, for reading in any order."""
-    folders, _ = split_weights(RunPaths.of(config).training)
-    return open_folder(*folders, cache=_cache(config))
 
 
 def open_heldout(config: Config, rank: int, world_size: int) -> Iterator[Batch]:

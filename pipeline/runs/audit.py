@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from pipeline import journal
 from pipeline.errors import CheckpointError
-from pipeline.feed.batches import Feed, compare_fingerprints
+from pipeline.feed.base import BaseFeed
+from pipeline.feed.batches import compare_fingerprints
 from pipeline.feed.opening import open_feed
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
@@ -120,7 +121,7 @@ def _chosen(
 
 
 def _count(
-    feed: Feed, lines: Sequence[Mapping[str, Any]], whole: bool
+    feed: BaseFeed, lines: Sequence[Mapping[str, Any]], whole: bool
 ) -> tuple[list[str], list[str]]:
     """How often the samples of each epoch were used, as text, and what is wrong.
 

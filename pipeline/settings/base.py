@@ -67,6 +67,8 @@ Positive = Annotated[int, Number, Field(ge=1)]
 Count = Annotated[int, Number, Field(ge=0)]
 Length = Annotated[Positive, BeforeValidator(_refuse_other_units)]
 """Optimizer steps; a user may write `N tokens` instead, which `Config` turns into steps."""
+SampleLength = Annotated[int, Number, Field(ge=16, le=65535)]
+"""Tokens of a sample at most, with [CLS] and [SEP]."""
 Location = Annotated[str, AfterValidator(absolute)]
 """A path or a URL. A relative path is relative to the driver's working directory."""
 PathAsGiven = Annotated[str, AfterValidator(os.path.expanduser)]

@@ -16,6 +16,7 @@ from pipeline.settings.base import (
     Number,
     PathAsGiven,
     Positive,
+    SampleLength,
     Settings,
     Share,
 )
@@ -228,7 +229,7 @@ class CorpusSettings(Settings):
     """Entries of a vocabulary that is trained here."""
     lowercase: bool = True
     """Lower-case and strip accents, as BERT's Chinese vocabulary expects."""
-    sequence_length: Annotated[int, Number, Field(ge=16, le=65535)] = 128
+    sequence_length: SampleLength = 128
     """Largest number of tokens in a sample, [CLS] and both [SEP] included."""
     segmenter: str = "rjieba"
     """rjieba, jieba, or the name of an entry point of the group `nezha_pretrain.segmenters`."""

@@ -20,9 +20,9 @@ def in_steps(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as a file gives them, with every `N tokens` replaced by a number of steps.
 
     A step has `train.global_batch` × `corpus.sequence_length` tokens, as papers count them: short
-    samples count as full ones, and so do the steps of a batch warm-up. Lengths are rounded up. Text
-    that is no number of tokens stays, and all text stays if one of the two settings is no number:
-    the settings' own checks report it.
+    samples count as full ones, and so do the steps of a batch warm-up and of later phases. Lengths
+    are rounded up. Text that is no number of tokens stays, and all text stays if one of the two
+    settings is no number: the settings' own checks report it.
     """
     tokens = _given(values, "train", "global_batch", TrainSettings)
     tokens *= _given(values, "corpus", "sequence_length", CorpusSettings)
@@ -31,7 +31,16 @@ def in_steps(values: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(given := values.get(group), Mapping):
             found = {name: _steps(given[name], tokens) for name in names if name in given}
             result[group] = {**given, **found}
+    train = result.get("train")
+    if isinstance(train, Mapping) and isinstance(phases := train.get("phases"), list | tuple):
+        result["train"] = {**train, "phases": [_phase_in_steps(each, tokens) for each in phases]}
     return result
+
+
+def _phase_in_steps(phase: Any, tokens: float) -> Any:
+    if not isinstance(phase, Mapping) or "after" not in phase:
+        return phase
+    return {**phase, "after": _steps(phase["after"], tokens)}
 
 
 def _given(values: Mapping[str, Any], group: str, name: str, settings: Any) -> float:

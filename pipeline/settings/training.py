@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -16,6 +17,7 @@ from pipeline.settings.base import (
     NotNegative,
     Number,
     Positive,
+    SampleLength,
     Settings,
     Share,
 )
@@ -42,6 +44,19 @@ class ModelSettings(Settings):
     initializer_range: AboveZero | None = None
     layer_norm_eps: AboveZero | None = None
     classifier_dropout: Share | None = None
+
+
+class PhaseSettings(Settings):
+    """Later steps of a run, which read samples of another length."""
+
+    after: Length
+    """Steps of the run, or `N tokens`, before this phase."""
+    sequence_length: SampleLength
+    """Tokens of its samples, in place of `corpus.sequence_length`."""
+    global_batch: Positive
+    """Samples of its steps, in place of `train.global_batch`; micro-batches shrink as it does."""
+    shards: tuple[Location, ...] = ()
+    """As `train.shards`; empty: the folder that `corpus` makes for this length."""
 
 
 class TrainSettings(Settings):
@@ -89,6 +104,8 @@ class TrainSettings(Settings):
     """Steps, or `N tokens`, between two points in MLflow, and between two progress lines."""
     profile_every: Count = 100
     """Steps between two measurements of `time/…` and `gradient_noise_scale`. 0: none."""
+    phases: tuple[PhaseSettings, ...] = ()
+    """Later phases with longer samples: [{after: 900, sequence_length: 512, global_batch: 64}]."""
     nsp_weight: NotNegative = 1.0
     """Weight of the loss of sentence pairs (nsp or sop) beside that of masked tokens."""
     init_from: LocalPath = ""
@@ -113,6 +130,17 @@ class TrainSettings(Settings):
             raise ValueError("train.first_batch and train.batch_warmup need each other")
         if self.first_batch and self.first_batch > self.global_batch:
             raise ValueError("train.first_batch must not exceed train.global_batch")
+        begins = [self.batch_warmup, *(phase.after for phase in self.phases), self.steps]
+        if self.phases and any(later <= earlier for earlier, later in pairwise(begins)):
+            raise ValueError(
+                "train.phases: each phase must begin after the one before it and after "
+                "train.batch_warmup, and before the last of train.steps"
+            )
+        if self.phases and self.init_state == "branch":
+            raise ValueError(
+                "train.phases: a branch (train.init_state=branch) goes on in the data of the run "
+                "that it leaves, which has no phases; leave one of the two out"
+            )
         if self.keep_every % self.checkpoint_every:
             raise ValueError(
                 f"train.keep_every={self.keep_every} must be a multiple of train.checkpoint_every="

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -34,7 +35,8 @@ def written_by(config: Config) -> tuple[tuple[str, ...], str]:
     """
     paths = RunPaths.of(config)
     written = (paths.vocab, note_of(paths.vocab), paths.shards, paths.heldout)
-    return (*map(str, written), heldout_rejected(config.corpus)), str(paths.run)
+    later = chain.from_iterable(paths.later)
+    return (*map(str, written), *later, heldout_rejected(config.corpus)), str(paths.run)
 
 
 def heldout_rejected(corpus: CorpusSettings) -> str:
@@ -159,7 +161,12 @@ def _training(config: Config) -> dict[str, object]:
     network = network_config(config.model, entries)
     precision = engine.resolve_precision(train.precision, _device(config))
     growth = train.first_batch or 0, train.batch_warmup
-    samples = BatchSize(train.global_batch, *growth).before(train.steps)
+    ends = [*(phase.after for phase in train.phases), train.steps]
+    samples = BatchSize(train.global_batch, *growth).before(ends[0])
+    later = sum(
+        (end - phase.after) * phase.global_batch
+        for phase, end in zip(train.phases, ends[1:], strict=True)
+    )
     facts: dict[str, object] = {
         "parameters": f"{count_parameters(network):,}",
         "precision": precision,
@@ -168,8 +175,13 @@ def _training(config: Config) -> dict[str, object]:
             f"accumulation steps × {split.micro_batch}"
         ),
         "tokens a step": f"at most {train.global_batch * config.corpus.sequence_length:,}",
-        "steps": f"{train.steps:,}, {samples:,} samples",
+        "steps": f"{train.steps:,}, {samples + later:,} samples",
     }
+    for phase, folders in zip(train.phases, paths.later, strict=True):
+        facts[f"after step {phase.after:,}"] = (
+            f"{phase.global_batch} samples of {phase.sequence_length} tokens a step, of "
+            + ", ".join(folders)
+        )
     if not train.shards and (paths.shards / shards.MANIFEST).exists():
         rows = shards.read_manifest(paths.shards).rows
         facts["epochs"] = f"{samples / rows:.2f} of {rows:,} samples"

@@ -55,7 +55,8 @@ def check_preparation(config: Config) -> None:
     """Refuse what `planning.check` refuses, for the inputs and the held-out inputs."""
     paths, corpus = RunPaths.of(config), config.corpus
     vocab = paths.vocab if corpus.vocab else None
-    planning.check(corpus, paths.shards, vocab)
+    for settings, folder in _corpora(config):
+        planning.check(settings, folder, vocab)
     if not vocab:
         check_own(paths.vocab)
     if corpus.heldout:
@@ -77,13 +78,28 @@ def make_vocabulary(config: Config, sources: Listing, show: Show) -> Path:
 
 
 def make_shards(config: Config, inputs: Inputs, show: Show) -> None:
-    """Shards of the inputs and, apart, of the held-out inputs."""
+    """Shards of the inputs, for each phase of the training, and of the held-out inputs."""
     paths, corpus, seed = RunPaths.of(config), config.corpus, config.run.seed
     given = inputs.sources, show
-    prepare.prepare(corpus, paths.shards, paths.vocab, seed, *given, heldout=inputs.heldout)
+    for settings, folder in _corpora(config):
+        prepare.prepare(settings, folder, paths.vocab, seed, *given, heldout=inputs.heldout)
     if inputs.heldout:
         apart = _heldout_settings(corpus)
         prepare.prepare(apart, paths.heldout, paths.vocab, seed, inputs.heldout, show)
+
+
+def _corpora(config: Config) -> list[tuple[CorpusSettings, Path]]:
+    """Settings and folder of each corpus that is made from the inputs: one for each length.
+
+    Dropped text is kept once.
+    """
+    paths, corpus = RunPaths.of(config), config.corpus
+    found = {paths.shards: corpus}
+    for phase, shards in zip(config.train.phases, paths.later, strict=True):
+        if not phase.shards:
+            changed = {"sequence_length": phase.sequence_length, "keep_rejected": ""}
+            found[Path(*shards)] = corpus.model_copy(update=changed)
+    return [(settings, folder) for folder, settings in found.items()]
 
 
 def _heldout_settings(corpus: CorpusSettings) -> CorpusSettings:

@@ -83,7 +83,7 @@ def pretrain(config: Config, progress: Progress) -> str | None:
 def _log_corpora(config: Config, run_id: str, show: Show) -> None:
     """Tell MLflow what the run is trained and scored on; a store that refuses it is told."""
     paths = RunPaths.of(config)
-    folders = [("train", folder) for folder in split_weights(paths.training)[0]]
+    folders = [("train", folder) for folder in opening.training_folders(config)]
     if (paths.heldout / MANIFEST).exists():
         folders.append(("heldout", str(paths.heldout)))
     used = [DataUsed(use, at, read_manifest(at).content_sha256) for use, at in folders]

@@ -23,8 +23,8 @@ def split_batch(train: TrainSettings, world_size: int) -> Split:
     """Split a global batch as evenly as possible among any number of workers.
 
     The workers' shares differ by one sample at most, and each worker splits its share into equally
-    many micro-batches, none larger than `micro_batch`. The smaller batches of a batch warm-up are
-    split into as many micro-batches, which are smaller.
+    many micro-batches, none larger than `micro_batch`. The smaller batches of a batch warm-up, and
+    those of later phases, are split into as many micro-batches, which are smaller.
 
     Raises:
         ConfigError: a worker would have no sample for one of its micro-batches.
@@ -32,8 +32,10 @@ def split_batch(train: TrainSettings, world_size: int) -> Split:
     global_batch, micro_batch = train.global_batch, train.micro_batch
     largest_share = -(-global_batch // world_size)
     accumulation = -(-largest_share // micro_batch)
-    for name in ("global_batch", "first_batch"):
-        samples = getattr(train, name)
+    batches = {"global_batch": global_batch, "first_batch": train.first_batch}
+    for number, phase in enumerate(train.phases):
+        batches[f"phases.{number}.global_batch"] = phase.global_batch
+    for name, samples in batches.items():
         if samples and samples // world_size < accumulation:
             raise ConfigError(
                 f"train.{name}={samples} in {accumulation} micro-batches leaves a worker without a "

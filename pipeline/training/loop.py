@@ -20,7 +20,8 @@ import torch.distributed as dist
 from model import NezhaConfig
 from pipeline.corpus.shards.format import MANIFEST
 from pipeline.disk import OWN, Disk
-from pipeline.feed.batches import Batch, Feed, compare_fingerprints
+from pipeline.feed.base import BaseFeed
+from pipeline.feed.batches import Batch, compare_fingerprints
 from pipeline.feed.opening import open_feed, open_heldout
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
@@ -252,7 +253,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
 def _begin(
     config: Config,
     context: Context,
-    feed: Feed,
+    feed: BaseFeed,
     shape: NezhaConfig,
     split: batch_split.Split,
     precision: str,
@@ -292,7 +293,9 @@ def _begin(
     return worker, saved
 
 
-def _record_start(context: Context, run: Path, feed: Feed, step: int, skipped: int) -> int | None:
+def _record_start(
+    context: Context, run: Path, feed: BaseFeed, step: int, skipped: int
+) -> int | None:
     """Write down that all ranks train from here; returns the number of this start on rank 0."""
     workers = [failures.Worker(context.host, os.getpid())] * context.world_size
     dist.all_gather_object(workers, workers[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from pipeline.disk import Disk, fetch_named
 from pipeline.errors import ConfigError
 from pipeline.feed.batches import split_weights
 from pipeline.feed.checking import moved_note, read_note, write_note
+from pipeline.feed.opening import training_folders
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.reading.config_file import dump_yaml
@@ -69,8 +70,8 @@ def with_copies(config: Config, disk: RemoteDisk) -> Config:
     hang.take(disk.here)  # of an earlier start; they would explain the next failure
     disk.drop(disk.here / "checkpoints")
     run = config.run.model_copy(update={"storage": str(disk.here.parent), "scratch": ""})
-    paths = RunPaths.of(config.model_copy(update={"run": run}))
-    folders, weights = split_weights(paths.training)
+    moved = config.model_copy(update={"run": run})
+    paths, folders = RunPaths.of(moved), training_folders(moved)
     local = [Path(folder) for folder in folders if "://" not in folder]
     local = [each for each in local if each.is_relative_to(disk.here) or not disk.sees(each)]
     size = sum(disk.call(_gigabytes, folder) for folder in local)
@@ -81,15 +82,29 @@ def with_copies(config: Config, disk: RemoteDisk) -> Config:
             "(train.shards=s3://…) or on a disk that all nodes share, or raise "
             "train.shard_cache_gigabytes"
         )
-    found = [fetch_named(disk, folder) for folder in folders]
-    own = {str(disk.there(Path(folder))): copy for folder, copy in zip(folders, found, strict=True)}
+    found = {folder: fetch_named(disk, folder) for folder in folders}
+    own = {str(disk.there(Path(folder))): copy for folder, copy in found.items()}
     write_note(paths.run, moved_note(disk.call(read_note, paths.run), own))
-    if weights:
-        found = [f"{folder}@{weight}" for folder, weight in zip(found, weights, strict=True)]
     held, vocab = str(disk.fetch(paths.heldout)), str(disk.fetch(paths.vocab))
-    train = config.train.model_copy(update={"shards": tuple(found), "eval_shards": held})
+    phases = tuple(
+        phase.model_copy(update={"shards": _with_folders(shards, found)})
+        for phase, shards in zip(config.train.phases, paths.later, strict=True)
+    )
+    shards = _with_folders(paths.training, found)
+    train = config.train.model_copy(
+        update={"shards": shards, "phases": phases, "eval_shards": held}
+    )
     corpus = config.corpus.model_copy(update={"vocab": vocab})
     return config.model_copy(update={"run": run, "train": train, "corpus": corpus})
+
+
+def _with_folders(shards: Sequence[str], found: Mapping[str, str]) -> tuple[str, ...]:
+    """`PATH` or `PATH@WEIGHT` arguments, with other paths."""
+    folders, weights = split_weights(shards)
+    copies = [found[folder] for folder in folders]
+    if not weights:
+        return tuple(copies)
+    return tuple(f"{copy}@{weight}" for copy, weight in zip(copies, weights, strict=True))
 
 
 def _gigabytes(folder: Path) -> float:

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.errors import CheckpointError, ShardError
-from pipeline.feed import batches
+from pipeline.feed import base, batches
 from pipeline.feed.batches import Feed, compare_fingerprints, heldout, pack
 from pipeline.settings.corpus import MaskingSettings
 from tests.pipeline.corpus.made import make_corpus
@@ -273,7 +273,7 @@ def test_the_background_thread_makes_steps_ahead(corpus, monkeypatch):
     step = feed.step
 
     def report(number):
-        if number == batches._AHEAD:
+        if number == base._AHEAD:
             made.set()
         return step(number)
 

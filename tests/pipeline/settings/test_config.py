@@ -114,6 +114,10 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, text, part):
         ("optim={decay: 0.1, schedule: constant}", "optim.decay says when the rate begins to fall"),
         ("train.first_batch=8", "train.first_batch and train.batch_warmup need each other"),
         (
+            "train={steps: 9, phases: [{after: 9, sequence_length: 512, global_batch: 8}]}",
+            "each phase must begin after the one before it",
+        ),
+        (
             "train={first_batch: 9, batch_warmup: 5, global_batch: 8}",
             "train.first_batch must not exceed train.global_batch",
         ),

@@ -90,6 +90,19 @@ def test_a_run_without_held_out_text_has_a_summary(tmp_path, in_this_process):
     assert summary["tokens_per_second"] > 0
 
 
+def test_each_phase_has_shards_of_its_length(tmp_path, monkeypatch):
+    phases = "[{after: 2, sequence_length: 96, global_batch: 4}]"
+    config = settings(tmp_path, "phases", f"train.phases={phases}", "corpus.keep_rejected=dropped")
+    paths, corpus, made = RunPaths.of(config), config.corpus, []
+    monkeypatch.setattr(preparing.prepare, "prepare", lambda *given, **_: made.append(given[:2]))
+    preparing.make_shards(config, Inputs([], []), print)
+    assert [(c.sequence_length, c.keep_rejected, folder) for c, folder in made] == [
+        (corpus.sequence_length, corpus.keep_rejected, paths.shards),
+        (96, "", paths.run / "shards-96"),
+    ]
+    assert str(paths.run / "shards-96") in preflight.written_by(config)[0]
+
+
 @pytest.fixture
 def prepared_elsewhere(tmp_path):
     """A run that names its shards, and whose own folders of shards don't exist."""

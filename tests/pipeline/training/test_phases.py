@@ -1,4 +1,4 @@
-"""NVIDIA's two phases with the settings files of the repository, on a tiny network."""
+"""Phases of other lengths: in one run, and NVIDIA's two runs with the repository's settings."""
 
 import json
 import shutil
@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from jobs import evaluate
+from pipeline.comparing.compare import tokens_of
+from pipeline.corpus.shards.format import read_manifest
 from pipeline.errors import CheckpointError, VocabularyError
 from pipeline.paths import RunPaths
+from pipeline.runs.audit import audit
 from pipeline.settings.reading.config_file import load_config
 from pipeline.stages import preflight
 from pipeline.training.checkpoints import files as checkpoints
@@ -16,7 +19,7 @@ from pipeline.training.launch import torchrun
 from pipeline.training.measure import history
 from pipeline.training.schedule import learning_rate
 from tests.corpora import write_corpus, write_vocabulary
-from tests.pipeline.training.test_loop import MODEL
+from tests.pipeline.training.test_loop import MODEL, settings
 
 CONFIGS = Path(__file__).parents[3] / "jobs/configs"
 FIRST, SECOND = "lamb_phase1_128.yaml", "lamb_phase2_512.yaml"
@@ -132,3 +135,30 @@ def test_a_phase_with_another_vocabulary_is_refused(first, tmp_path):
     (copy / checkpoints.STATE).write_text(json.dumps(state | {"vocab_sha256": "other"}), "utf-8")
     with pytest.raises(VocabularyError, match=f"{copy} was trained with another vocabulary"):
         preflight.check_data(phase(SECOND, tmp_path, 48, f"train.init_from={copy}"))
+
+
+def test_one_run_in_phases_resumes_bit_for_bit_and_is_audited(tmp_path):
+    phased = "train.phases=[{after: 5, sequence_length: 96, global_batch: 6}]"
+    states = []
+    for name in ("whole", "killed"):
+        config = settings(tmp_path, name, phased)
+        paths = RunPaths.of(config)
+        (folder,) = paths.later[0]
+        assert folder == f"{paths.shards}-96"
+        write_corpus(Path(folder), paths.vocab, seed=2, length=96)
+        states.append(torchrun.fit(config, None))
+    assert states[0]["samples_seen"] == 5 * 16 + 7 * 6
+    checkpoints.remove(paths.checkpoints / "checkpoint_000012")
+    assert torchrun.fit(config, None) == states[1]  # from step 6, which is in the second phase
+    ends = [RunPaths.of(config).run.parent / name / "checkpoints" for name in ("whole", "killed")]
+    first, second = (checkpoints.tensor_hashes(end / "checkpoint_000012") for end in ends)
+    assert first == second
+    found = audit(config)
+    assert found.problems == []
+    assert len(found.epochs) == 2
+    longest = max(shard.tokens for shard in read_manifest(folder).shards)
+    assert 7 * 6 <= tokens_of(ends[0] / "checkpoint_000012") - 5 * 16 * 24 <= longest
+    other = load_config(None, [f"run.storage={tmp_path}", "run.name=killed", f"model={MODEL}"])
+    other = other.model_copy(update={"train": config.train.model_copy(update={"phases": ()})})
+    with pytest.raises(CheckpointError, match="phases: was"):
+        preflight.check_data(other)

@@ -1,0 +1,70 @@
+"""What every feed offers: the micro-batches of any global step, made ahead in the background."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.feed.collate import Batch
+
+_AHEAD = 4
+"""Steps that the background makes before they are asked for."""
+
+
+class BaseFeed(ABC):
+    """What one rank reads in each step. The global batches are the same for any world size."""
+
+    batches: int
+    """Micro-batches of this rank in a step."""
+    vocab_sha256: str
+    vocab_size: int
+    fingerprint_fields: dict[str, Any]
+    """All that the order and the content of the batches depend on."""
+
+    @abstractmethod
+    def step(self, step: int) -> list[Batch]:
+        """This rank's micro-batches of a global step (0, 1, 2 …)."""
+
+    @abstractmethod
+    def samples_before(self, step: int) -> int:
+        """Samples that the global steps before this one consume."""
+
+    @abstractmethod
+    def samples(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of a global step: the numbers of its samples, through all shards, and their epochs."""
+
+    @property
+    @abstractmethod
+    def source_bounds(self) -> NDArray[np.int64]:
+        """First sample of each source, whose epochs are counted apart, and the end of the last."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of `fingerprint_fields`."""
+        canonical = json.dumps(self.fingerprint_fields, sort_keys=True).encode()
+        return hashlib.sha256(canonical).hexdigest()
+
+    def iterate(self, first: int, last: int) -> Iterator[list[Batch]]:
+        """The micro-batches of steps first … last - 1, made ahead in a background thread.
+
+        An error in the thread is raised here; closing the iterator ends the thread.
+        """
+        with ThreadPoolExecutor(1, thread_name_prefix="feed") as executor:
+            waiting: deque[Future[list[Batch]]] = deque()
+            try:
+                for step in range(first, last):
+                    waiting.append(executor.submit(self.step, step))
+                    if len(waiting) > _AHEAD:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                executor.shutdown(cancel_futures=True)

@@ -1,0 +1,79 @@
+"""A run in phases: its later steps read samples of another length, from shards of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ShardError
+from pipeline.feed.base import BaseFeed
+from pipeline.feed.collate import Batch
+
+
+class PhasedFeed(BaseFeed):
+    """Feeds of phases one after another, as one feed.
+
+    Its samples are numbered through the shards of all phases.
+
+    Args:
+        feeds: of each phase, whose first step is its step 0.
+        after: steps of the run before each phase but the first, ascending.
+
+    Raises:
+        ShardError: the shards of two phases have different vocabularies.
+    """
+
+    def __init__(self, feeds: Sequence[BaseFeed], after: Sequence[int]) -> None:
+        first, *later = feeds
+        self._feeds, self._begins = feeds, np.array([0, *after])
+        self._offsets = np.cumsum([0, *(feed.source_bounds[-1] for feed in feeds)])
+        self.batches, self.vocab_size = first.batches, first.vocab_size
+        self.vocab_sha256 = first.vocab_sha256
+        if any(feed.vocab_sha256 != first.vocab_sha256 for feed in later):
+            raise ShardError(
+                "the shards of train.phases have another vocabulary than those of the first steps; "
+                "prepare them with the same corpus.vocab"
+            )
+        phases = [
+            {"after": begin, **_differing(first.fingerprint_fields, feed.fingerprint_fields)}
+            for begin, feed in zip(after, later, strict=True)
+        ]
+        self.fingerprint_fields = {**first.fingerprint_fields, "phases": phases}
+
+    def step(self, step: int) -> list[Batch]:
+        phase, within = self._at(step)
+        return [
+            batch._replace(samples=batch.samples + np.uint64(self._offsets[phase]))
+            for batch in self._feeds[phase].step(within)
+        ]
+
+    def samples_before(self, step: int) -> int:
+        phase, within = self._at(step)
+        lengths = np.diff(self._begins)[:phase].tolist()
+        done = sum(feed.samples_before(n) for feed, n in zip(self._feeds, lengths, strict=False))
+        return done + self._feeds[phase].samples_before(within)
+
+    def samples(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        phase, within = self._at(step)
+        samples, epochs = self._feeds[phase].samples(within)
+        return samples + self._offsets[phase], epochs
+
+    @property
+    def source_bounds(self) -> NDArray[np.int64]:
+        bounds = [
+            offset + feed.source_bounds[:-1]
+            for offset, feed in zip(self._offsets, self._feeds, strict=False)
+        ]
+        return np.concatenate([*bounds, self._offsets[-1:]])
+
+    def _at(self, step: int) -> tuple[int, int]:
+        """The phase of a global step, and the number of the step in it."""
+        phase = int(np.searchsorted(self._begins, step, side="right")) - 1
+        return phase, step - int(self._begins[phase])
+
+
+def _differing(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in other.items() if first[name] != value}

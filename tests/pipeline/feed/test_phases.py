@@ -1,0 +1,85 @@
+"""Phases of a run: one feed after another, whatever the number of workers."""
+
+import numpy as np
+import pytest
+
+from pipeline.errors import ShardError
+from pipeline.feed.batches import Feed
+from pipeline.feed.phases import PhasedFeed
+from pipeline.settings.corpus import MaskingSettings
+from tests.pipeline.corpus.made import make_corpus
+
+FALLING = MaskingSettings(mode="dynamic", probability=0.4, final_probability=0.1)
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory):
+    folders = [tmp_path_factory.mktemp("phases") / name for name in ("short", "long")]
+    for seed, folder in enumerate(folders):
+        make_corpus(folder, seed=seed)
+    return list(map(str, folders))
+
+
+def feeds_of(corpora, rank=0, world_size=1, **changes):
+    common = dict(micro_batch=8, seed=3, rank=rank, world_size=world_size, steps=20, **changes)
+    first = Feed(corpora[:1], global_batch=24, **common)
+    later = Feed(corpora[1:], global_batch=9, batches=first.batches, before=5, **common)
+    return PhasedFeed([first, later], [5]), first, later
+
+
+def test_a_phase_begins_its_own_shards_at_its_own_size(corpora):
+    feed, first, later = feeds_of(corpora)
+    rows = first.source_bounds[-1]
+    assert feed.samples_before(5) == 5 * 24
+    assert feed.samples_before(7) == 5 * 24 + 2 * 9
+    for step, one in enumerate(feed.iterate(0, 8)):
+        own = first.step(step) if step < 5 else later.step(step - 5)
+        assert len(one) == first.batches == 3
+        for batch, same in zip(one, own, strict=True):
+            np.testing.assert_array_equal(batch.input_ids, same.input_ids)
+            offset = 0 if step < 5 else rows
+            np.testing.assert_array_equal(batch.samples, same.samples + np.uint64(offset))
+    samples, epochs = feed.samples(6)
+    assert sorted(samples) == sorted(int(n) for batch in feed.step(6) for n in batch.samples)
+    assert set(epochs) == {0}
+    assert feed.source_bounds.tolist() == [0, rows, rows + later.source_bounds[-1]]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_phases_do_not_depend_on_the_world(corpora, world):
+    alone, *_ = feeds_of(corpora, masking=FALLING)
+    ranks = [feeds_of(corpora, rank, world, masking=FALLING)[0] for rank in range(world)]
+    for step in (4, 5, 9):
+        split = [feed.step(step) for feed in ranks]
+        assert len({len(batches) for batches in split}) == 1
+        numbers = [int(n) for batches in split for batch in batches for n in batch.samples]
+        assert numbers == [int(n) for batch in alone.step(step) for n in batch.samples]
+
+
+def test_masks_become_fewer_through_all_phases(corpora):
+    feed, *_ = feeds_of(corpora, masking=FALLING)
+    shares = [
+        sum(len(b.masked_labels) for b in feed.step(n)) / sum(b.tokens for b in feed.step(n))
+        for n in (0, 4, 5, 19)
+    ]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > 0.35 > 0.15 > shares[-1]
+
+
+def test_the_fingerprint_names_what_a_phase_changes(corpora):
+    feed, first, later = feeds_of(corpora)
+    (phase,) = feed.fingerprint_fields["phases"]
+    assert phase == {
+        "after": 5,
+        "global_batch": 9,
+        "corpora": later.fingerprint_fields["corpora"],
+    }
+    assert feed.fingerprint != first.fingerprint
+    assert feed.fingerprint != PhasedFeed([first, later], [6]).fingerprint
+
+
+def test_phases_share_a_vocabulary(corpora):
+    _, first, later = feeds_of(corpora)
+    later.vocab_sha256 = "another"
+    with pytest.raises(ShardError, match=r"train\.phases have another vocabulary"):
+        PhasedFeed([first, later], [5])
