@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from pipeline.training.checkpoints import tensors
 from pipeline.training.deepspeed_config import GATHER_BUCKET, REDUCE_BUCKET
 
 SHARD_BYTES = 2.2
@@ -144,8 +145,8 @@ def goodput(
 
 
 def checkpoint_bytes(parameters: int) -> float:
-    """Bytes of a checkpoint: weights in fp32 twice (ZeRO's and ours), and two moments."""
-    return 16.0 * parameters
+    """Bytes of a checkpoint: of each parameter the weight and LAMB's two moments, in fp32."""
+    return 4.0 * len(tensors.KINDS) * parameters
 
 
 def largest_micro_batch(memory: Memory, network: Network, length: int, limit: float) -> int:

@@ -2,12 +2,14 @@
 
 import pytest
 
+from pipeline.corpus.shards import format as shards
 from pipeline.errors import ConfigError
 from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import load_config
-from pipeline.sizing import benchmark, plan
+from pipeline.sizing import benchmark, model, plan
+from pipeline.training.checkpoints import files
 from pipeline.training.launch import torchrun
-from pipeline.training.network import build_network, network_config
+from pipeline.training.network import build_network, count_parameters, network_config
 from pipeline.training.objective import PretrainingObjective
 from tests.pipeline.training.test_loop import settings
 
@@ -60,6 +62,17 @@ def test_checkpoints_that_are_kept_for_ever_take_disk(monkeypatch):
     for every, kept in ((0, 5), (200, 10)):
         made = plan.make(load_config(None, [*GPU, *steps, f"train.keep_every={every}"]))
         assert made.disk["checkpoints"] == kept * made.checkpoint
+
+
+def test_a_checkpoint_takes_what_was_planned(tmp_path):
+    config = settings(tmp_path, "stored", "train.steps=6", "scaling.workers=1")
+    torchrun.fit(config, None)
+    paths = RunPaths.of(config)
+    entries = shards.read_manifest(paths.shards).vocab_size
+    planned = model.checkpoint_bytes(count_parameters(network_config(config.model, entries)))
+    stored = sum(path.stat().st_size for path in files.newest(paths.checkpoints).iterdir())
+    # Beside the tensors there are their names, the settings and the state of the run.
+    assert planned < stored < 1.1 * planned
 
 
 def test_workers_are_those_that_the_run_would_have(monkeypatch):
