@@ -35,8 +35,8 @@ VERB = Verb(
         "steps, the plan is held against them. cluster/SIZING.md explains the formulas."
     ),
     groups=(
-        *("plan", "run", "corpus.output", "corpus.sequence_length", "corpus.vocab_size"),
-        *("corpus.masking.probability", "corpus.pairs.dupe_factor"),
+        *("plan", "run", "corpus.output", "corpus.sequence_length", "corpus.vocab"),
+        *("corpus.vocab_size", "corpus.masking.probability", "corpus.pairs.dupe_factor"),
         *("model", "train", "engine", "scaling"),
     ),
     plan=plan,

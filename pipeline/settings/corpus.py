@@ -226,7 +226,7 @@ class CorpusSettings(Settings):
     vocab: LocalPath = ""
     """A `vocab.txt`; empty: one of `vocab_size` entries is trained on the inputs."""
     vocab_size: Annotated[int, Number, Field(ge=64)] = 21128
-    """Entries of a vocabulary that is trained here."""
+    """Entries of a vocabulary that is trained here; plans use it while no `vocab` is there."""
     lowercase: bool = True
     """Lower-case and strip accents, as BERT's Chinese vocabulary expects."""
     sequence_length: SampleLength = 128

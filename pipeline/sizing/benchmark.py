@@ -17,7 +17,7 @@ from pipeline.stages.estimate import random_batch
 from pipeline.training import batch_split, engine
 from pipeline.training.launch.ray_train import HIDE_GPUS
 from pipeline.training.measure import flops
-from pipeline.training.network import build_network, network_config
+from pipeline.training.network import build_network, network_config, vocabulary_size
 from pipeline.training.objective import PretrainingObjective, to_device
 
 STEPS = 4
@@ -62,7 +62,7 @@ def _measure(values: dict[str, Any], micro_batch: int, gpu: bool) -> Anchor:
         torch.set_num_threads(max(1, int(config.scaling.cpus_per_worker)))
     engine.join()
     precision = engine.resolve_precision(config.train.precision, device)
-    shape = network_config(config.model, config.corpus.vocab_size)
+    shape = network_config(config.model, vocabulary_size(config))
     objective = PretrainingObjective(build_network(shape, 0, config.engine.attention))
     split = batch_split.Split(micro_batch, world_size=1, accumulation=1)
     worker = engine.initialize(objective, config, split, precision)

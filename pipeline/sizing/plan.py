@@ -18,7 +18,7 @@ from pipeline.sizing import benchmark, model
 from pipeline.storage import write_whole
 from pipeline.training import batch_split
 from pipeline.training.measure import flops, history
-from pipeline.training.network import count_parameters, network_config
+from pipeline.training.network import count_parameters, network_config, vocabulary_size
 
 FILE = "plan.json"
 RESTART_SECONDS = 180.0
@@ -60,7 +60,7 @@ def make(config: Config, say: Callable[[str], None] = print) -> Plan:
         ConfigError: the peak of `plan.device` is not known, the number of workers is missing, or
             the cluster has no room for one worker.
     """
-    shape = network_config(config.model, config.corpus.vocab_size)
+    shape = network_config(config.model, vocabulary_size(config))
     parameters, each = count_parameters(shape), benchmark.flops_of(config, shape)
     workers = _workers(config)
     split = batch_split.split_batch(config.train, workers)

@@ -12,7 +12,7 @@ from pipeline.cpu import usable_cpus
 from pipeline.feed.collate import IGNORED, Batch
 from pipeline.settings.config import Config
 from pipeline.training import batch_split
-from pipeline.training.network import build_network, network_config
+from pipeline.training.network import build_network, network_config, vocabulary_size
 from pipeline.training.objective import PretrainingObjective, to_device
 
 MEASURED_TOKENS = 1024
@@ -53,7 +53,7 @@ def stage_seconds(config: Config) -> dict[str, float]:
 
 def seconds_per_token(config: Config) -> float:
     """Measured seconds of a forward and backward pass on one thread, for each token."""
-    shape = network_config(config.model, config.corpus.vocab_size)
+    shape = network_config(config.model, vocabulary_size(config))
     objective = PretrainingObjective(build_network(shape, 0, config.engine.attention))
     batch = random_batch(config, max(1, MEASURED_TOKENS // config.corpus.sequence_length))
     inputs = to_device(batch, torch.device("cpu"))
@@ -72,7 +72,7 @@ def random_batch(config: Config, samples: int) -> Batch:
     corpus, draw = config.corpus, np.random.default_rng(0)
     length = corpus.sequence_length
     tokens = samples * length
-    ids = draw.integers(5, corpus.vocab_size, (samples, length))
+    ids = draw.integers(5, vocabulary_size(config), (samples, length))
     masked = np.sort(draw.choice(tokens, max(1, int(corpus.masking.probability * tokens)), False))
     labels = np.full_like(ids, IGNORED)
     labels.ravel()[masked] = ids.ravel()[masked]

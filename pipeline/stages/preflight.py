@@ -25,7 +25,7 @@ from pipeline.tracking.runs import tracking_uri
 from pipeline.training import batch_split, engine, starting_point
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.deepspeed_config import deepspeed_config
-from pipeline.training.network import count_parameters, network_config
+from pipeline.training.network import count_parameters, network_config, vocabulary_size
 
 
 def written_by(config: Config) -> tuple[tuple[str, ...], str]:
@@ -68,7 +68,7 @@ def check(config: Config) -> None:
             "nothing to train on: set corpus.inputs to your text, train.shards to prepared "
             "shards, or demo.enabled=true for the sample"
         )
-    network_config(config.model, corpus.vocab_size)
+    network_config(config.model, vocabulary_size(config))
 
 
 def check_origin(config: Config) -> None:
@@ -156,9 +156,7 @@ def train_alone(config: Config) -> dict[str, object]:
 def _training(config: Config) -> dict[str, object]:
     paths, train = RunPaths.of(config), config.train
     split = _split(config)
-    known = config.corpus.vocab or paths.vocab.exists()
-    entries = len(read_vocabulary(paths.vocab)) if known else config.corpus.vocab_size
-    network = network_config(config.model, entries)
+    network = network_config(config.model, vocabulary_size(config))
     precision = engine.resolve_precision(train.precision, _device(config))
     growth = train.first_batch or 0, train.batch_warmup
     ends = [*(phase.after for phase in train.phases), train.steps]

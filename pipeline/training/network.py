@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from model import NezhaConfig, NezhaForPreTraining
+from pipeline.corpus.samples.vocabulary import read_vocabulary
+from pipeline.corpus.shards import format as shards
 from pipeline.errors import ConfigError
+from pipeline.feed.batches import split_weights
+from pipeline.paths import RunPaths
+from pipeline.settings.config import Config
 from pipeline.settings.training import ModelSettings
 
 SIZES: dict[str, dict[str, int]] = {
@@ -14,6 +21,25 @@ SIZES: dict[str, dict[str, int]] = {
     "base": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12},
     "large": {"num_hidden_layers": 24, "hidden_size": 1024, "num_attention_heads": 16},
 }
+
+
+def vocabulary_size(config: Config) -> int:
+    """Entries of the vocabulary that the run has or will have.
+
+    They are those of the vocabulary's file, else of the prepared shards on a local disk, else
+    `corpus.vocab_size`: a run can be planned where its files are not.
+
+    Raises:
+        VocabularyError: the file cannot be read.
+        ShardError: the manifest cannot be read.
+    """
+    paths = RunPaths.of(config)
+    if paths.vocab.exists():
+        return len(read_vocabulary(paths.vocab))
+    for folder in split_weights(paths.training)[0]:
+        if Path(folder, shards.MANIFEST).exists():
+            return shards.read_manifest(folder).vocab_size
+    return config.corpus.vocab_size
 
 
 def network_config(settings: ModelSettings, vocab_size: int) -> NezhaConfig:

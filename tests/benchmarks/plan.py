@@ -51,7 +51,6 @@ def main(folder: Path) -> None:
                 "train.profile_every=0",
                 "train.checkpoint_every=12",
                 "optim.warmup=0",
-                "corpus.vocab_size=65",
                 "scaling.workers=1",
             ],
         )

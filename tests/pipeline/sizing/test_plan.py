@@ -2,15 +2,21 @@
 
 import pytest
 
-from pipeline.corpus.shards import format as shards
+from pipeline.corpus.samples.vocabulary import read_vocabulary
 from pipeline.errors import ConfigError
 from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import load_config
 from pipeline.sizing import benchmark, model, plan
 from pipeline.training.checkpoints import files
 from pipeline.training.launch import torchrun
-from pipeline.training.network import build_network, count_parameters, network_config
+from pipeline.training.network import (
+    build_network,
+    count_parameters,
+    network_config,
+    vocabulary_size,
+)
 from pipeline.training.objective import PretrainingObjective
+from tests.corpora import write_vocabulary
 from tests.pipeline.training.test_loop import settings
 
 GPU = ("plan.device=A100-SXM", "scaling.workers=16", "plan.memory_gigabytes=40")
@@ -64,12 +70,21 @@ def test_checkpoints_that_are_kept_for_ever_take_disk(monkeypatch):
         assert made.disk["checkpoints"] == kept * made.checkpoint
 
 
+def test_a_given_vocabulary_is_planned_with(tmp_path):
+    vocab = write_vocabulary(tmp_path / "given.txt")
+    entries = len(read_vocabulary(vocab))
+    config = load_config(None, [*GPU, "model={size: tiny}", f"corpus.vocab={vocab}"])
+    shape = network_config(config.model, entries)
+    assert plan.make(config).network.parameters == count_parameters(shape)
+    assert benchmark.random_batch(config, 4).input_ids.max() < entries
+
+
 def test_a_checkpoint_takes_what_was_planned(tmp_path):
     config = settings(tmp_path, "stored", "train.steps=6", "scaling.workers=1")
     torchrun.fit(config, None)
     paths = RunPaths.of(config)
-    entries = shards.read_manifest(paths.shards).vocab_size
-    planned = model.checkpoint_bytes(count_parameters(network_config(config.model, entries)))
+    shape = network_config(config.model, vocabulary_size(config))
+    planned = model.checkpoint_bytes(count_parameters(shape))
     stored = sum(path.stat().st_size for path in files.newest(paths.checkpoints).iterdir())
     # Beside the tensors there are their names, the settings and the state of the run.
     assert planned < stored < 1.1 * planned
