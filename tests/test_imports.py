@@ -22,6 +22,7 @@ ALLOWED = {
     "pipeline.cluster.interfaces": (),
     "pipeline.doctor": (
         "pipeline.corpus.shards",
+        "pipeline.cpu",
         "pipeline.errors",
         "pipeline.cluster.interfaces",
         "pipeline.paths",
@@ -38,7 +39,7 @@ ALLOWED = {
         "pipeline.settings",
         "pipeline.storage",
     ),
-    "pipeline.cluster.ray_cluster": ("pipeline.errors",),
+    "pipeline.cluster.ray_cluster": ("pipeline.cpu", "pipeline.errors"),
     "pipeline.cluster.remote_disk": ("pipeline.cluster.ray_cluster", "pipeline.disk"),
     "pipeline.cluster.remote_files": (
         "pipeline.cluster.remote_disk",

@@ -16,6 +16,7 @@ import ray
 import ray.util
 from ray._private.state import state
 
+from pipeline.cpu import usable_cpus
 from pipeline.errors import ConfigError
 
 PARENT = os.environ.get("RAY_TMPDIR")
@@ -45,7 +46,13 @@ def connect() -> None:
     # Notices of a node that has lost a worker, which Ray prints, go into logs too.
     os.environ.setdefault("RAY_COLOR_PREFIX", "0")
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    ray.init(address=address or "local", log_to_driver=False, logging_level=logging.WARNING)
+    ray.init(
+        address=address or "local",
+        # Ray's own count of a local machine leaves out the affinity of this process.
+        num_cpus=None if address else usable_cpus(),
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+    )
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends the process with a C++ stack
 

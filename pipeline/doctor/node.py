@@ -15,6 +15,7 @@ from typing import NamedTuple
 import psutil
 import torch
 
+from pipeline.cpu import usable_cpus
 from pipeline.errors import NezhaError
 from pipeline.storage import filesystem
 
@@ -68,7 +69,7 @@ def examine(host: str, storage: str, marker: str, cache: str, quick: bool) -> Fa
     return Facts(
         host=host,
         versions=versions(),
-        cpus=len(os.sched_getaffinity(0)),
+        cpus=usable_cpus(),
         memory_gigabytes=psutil.virtual_memory().available / 1e9,
         shared_memory_gigabytes=shutil.disk_usage("/dev/shm").total / 1e9,
         disk_gigabytes=shutil.disk_usage(_existing(cache or tempfile.gettempdir())).free / 1e9,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -13,6 +12,7 @@ import pyarrow as pa
 
 from pipeline.corpus.shards.format import Manifest, ShardInfo, read_manifest
 from pipeline.corpus.shards.reader import check_bytes, open_batch
+from pipeline.cpu import usable_cpus
 from pipeline.errors import ShardError
 from pipeline.storage import write_whole
 
@@ -51,7 +51,7 @@ def check_shards(folders: Iterable[str], run: Path, skip: bool, say: Callable[[s
         verdict = known.get(str(path))
         if not verdict or verdict[:-1] != [*_status(path), info.sha256]:
             new.append((path, info, manifest))
-    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as executor:
+    with ThreadPoolExecutor(min(THREADS, usable_cpus())) as executor:
         found = executor.map(lambda one: _problem(*one), new)
         for (path, info, _), problem in zip(new, found, strict=True):
             note[str(path)] = [*_status(path), info.sha256, problem]

@@ -198,9 +198,7 @@ def _workers(config: Config) -> int:
     if config.plan.device:
         raise ConfigError("scaling.workers: say how many workers the planned machine has")
     ray_cluster.connect()
-    gpus = ray_cluster.gpus_per_worker(scaling.gpus_per_worker)
-    devices = ray_cluster.count("GPU") if gpus else 0
-    return batch_split.choose_workers(config, devices, ray_cluster.count("CPU"))
+    return batch_split.choose_workers(config, ray_cluster.count("GPU"), ray_cluster.count("CPU"))
 
 
 def _mean_length(config: Config) -> float:

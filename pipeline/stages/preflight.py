@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from itertools import chain
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.samples.vocabulary import read_vocabulary, vocabulary_sha256
 from pipeline.corpus.samples.vocabulary_training import note_of
 from pipeline.corpus.shards import format as shards
+from pipeline.cpu import usable_cpus
 from pipeline.errors import CheckpointError, ConfigError, CorpusError, VocabularyError
 from pipeline.export import origin as origins
 from pipeline.feed.batches import compare_fingerprints, compare_order
@@ -196,7 +196,7 @@ def _training(config: Config) -> dict[str, object]:
 
 def _split(config: Config) -> batch_split.Split:
     """On this machine; a cluster may choose another number of workers."""
-    workers = batch_split.choose_workers(config, torch.cuda.device_count(), os.cpu_count() or 1)
+    workers = batch_split.choose_workers(config, torch.cuda.device_count(), usable_cpus())
     return batch_split.split_batch(config.train, workers)
 
 

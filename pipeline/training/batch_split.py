@@ -48,9 +48,9 @@ def split_batch(train: TrainSettings, world_size: int) -> Split:
 def choose_workers(config: Config, gpus: int, cpus: int) -> int:
     """`scaling.workers`, or the largest number of an elastic run.
 
-    Where neither is set: one worker for each GPU, or up to two on a cluster without GPUs. `gpus`
-    and `cpus` are those of the cluster.
+    Where neither is set: one worker for each GPU, or up to two where there are none or
+    `scaling.gpus_per_worker` is 0. `gpus` and `cpus` are those of the cluster, or of this machine.
     """
     scaling = config.scaling
-    devices = gpus or min(2, cpus)
+    devices = (gpus if scaling.gpus_per_worker != 0 else 0) or min(2, cpus)
     return scaling.max_workers or scaling.workers or min(devices, config.train.global_batch)

@@ -69,8 +69,7 @@ def fit(
     scaling, paths = config.scaling, RunPaths.of(config)
     cluster.connect()
     gpus = cluster.gpus_per_worker(scaling.gpus_per_worker)
-    devices = cluster.count("GPU") if gpus else 0
-    workers = batch_split.choose_workers(config, devices, cluster.count("CPU"))
+    workers = batch_split.choose_workers(config, cluster.count("GPU"), cluster.count("CPU"))
     fewest = scaling.min_workers or workers
     for number in range(fewest, workers + 1):
         batch_split.split_batch(config.train, number)

@@ -15,8 +15,9 @@ from pipeline.settings.reading.config_file import load_config
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = """
-import sys
+import os, sys
 from pipeline.cluster import ray_cluster
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 ray_cluster.connect()
 print(ray_cluster.cpus_by_node(), ray_cluster.count("CPU"))
 if sys.argv[1] == "error":
@@ -40,8 +41,7 @@ def test_a_local_cluster_leaves_no_folder(tmp_path, ending):
             text=True,
         )
         assert done.returncode == (1 if ending == "error" else 0), done.stderr
-        cpus = os.cpu_count()
-        assert done.stdout.split() == [f"[{cpus}]", str(cpus)]
+        assert done.stdout.split() == ["[1]", "1"]  # as many as the process may use
         assert list(parent.iterdir()) == []
     finally:
         parent.rmdir()

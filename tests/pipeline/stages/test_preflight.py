@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from pipeline import cpu
 from pipeline.corpus.run.inputs import list_inputs
 from pipeline.errors import ConfigError
 from pipeline.feed.batches import FingerprintError
@@ -30,6 +31,16 @@ def test_a_dry_run_shows_deepspeeds_configuration(tmp_path):
     shown = json.loads(str(facts["DeepSpeed"]))
     assert shown["wall_clock_breakdown"]
     assert shown["gradient_accumulation_steps"] == 2
+
+
+def test_a_dry_run_has_the_workers_that_the_run_will_have(monkeypatch):
+    monkeypatch.setattr(preflight.torch.cuda, "device_count", lambda: 4)
+    config = load_config(None, ["scaling.gpus_per_worker=0"])
+    for quota, workers in (("max 100000", 2), ("100000 100000", 1)):
+        monkeypatch.setattr(cpu.os, "sched_getaffinity", lambda _: set(range(8)))
+        monkeypatch.setattr(cpu.Path, "read_text", lambda _, text=quota: text)
+        assert preflight._split(config).world_size == workers
+        assert preflight._split(load_config(None, [])).world_size == 4
 
 
 def test_as_many_workers_as_processes(tmp_path, monkeypatch):

@@ -52,6 +52,8 @@ def test_the_first_batch_of_a_warm_up_must_be_split_as_the_full_one():
         ({}, 0, 8, 2),
         ({}, 0, 1, 1),
         ({}, 4, 8, 4),
+        ({"scaling": {"gpus_per_worker": 0}}, 4, 8, 2),
+        ({"scaling": {"gpus_per_worker": 1}}, 4, 8, 4),
         ({"train": {"global_batch": 3}}, 4, 8, 3),
         ({"scaling": {"workers": 5}}, 4, 8, 5),
         ({"scaling": {"min_workers": 1, "max_workers": 6}}, 4, 8, 6),
