@@ -140,6 +140,11 @@ def gpus_per_worker(wanted: float | None) -> float:
     return 0.0
 
 
+def gpus_of_a_task(wanted: float) -> float:
+    """GPUs to ask for: those wanted, or none where the cluster has none and can start none."""
+    return wanted if count("GPU") or can_start("GPU") else 0.0
+
+
 def can_start(resource: str) -> bool:
     """Whether the cluster's autoscaler has a type of node with `CPU`s or `GPU`s."""
     limits = state.get_max_resources_from_cluster_config() or {}

@@ -183,5 +183,5 @@ class PredictSettings(Settings):
     batch: Positive = 32
     """Lines that the network processes at a time."""
     workers: Count = 0
-    """Workers of Ray Data that share a large input, each with a GPU if the cluster has any; 0: all
-    is done in this process."""
+    """Workers of Ray Data that share a large input, each with a GPU if the cluster has any or can
+    start some; 0: all is done in this process."""

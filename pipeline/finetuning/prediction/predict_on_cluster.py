@@ -30,14 +30,14 @@ def predict_on_cluster(
     """As `predict`, for a file here or at a URL; rows keep their order.
 
     Args:
-        workers: processes that hold the head; each takes a GPU where the cluster has any, otherwise
-            its share of the CPUs, at most those of a node.
+        workers: processes that hold the head; each takes a GPU where the cluster has any or can
+            start some, otherwise its share of the CPUs, at most those of a node.
 
     Raises:
         TaskError: a line is malformed.
     """
     ray_cluster.connect()
-    gpus = 1 if ray_cluster.count("GPU") else 0
+    gpus = ray_cluster.gpus_of_a_task(1.0)
     # One share is left to the task that reads the file.
     cpus = 1 if gpus else threads_of_a_task(workers + 1, ray_cluster.cpus_by_node())
     context = ray.data.DataContext.get_current()

@@ -103,15 +103,10 @@ def check_workers(settings: Iterable[tuple[str, FinetuneSettings]]) -> None:
         if each.workers == 1:
             continue
         ray_cluster.connect()
-        gpus = each.gpus if has_gpus() else 0.0
+        gpus = ray_cluster.gpus_of_a_task(each.gpus)
         bundle = {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
         lacking = ray_cluster.lacking(each.workers, bundle)
         if lacking and not any(map(ray_cluster.can_start, bundle)):
             raise ConfigError(
                 f"{name}.workers={each.workers}: needs {lacking}; lower it, or add nodes"
             )
-
-
-def has_gpus() -> bool:
-    """Whether the cluster has GPUs or can start some."""
-    return ray_cluster.count("GPU") > 0 or ray_cluster.can_start("GPU")

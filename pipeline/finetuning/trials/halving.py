@@ -71,8 +71,7 @@ def _tune(
 
     ray_cluster.connect()
     named = [trial.name for trial in trials]
-    has_gpus = ray_cluster.count("GPU") or ray_cluster.can_start("GPU")
-    gpus = trials[0].settings.gpus if has_gpus else 0.0
+    gpus = ray_cluster.gpus_of_a_task(trials[0].settings.gpus)
     cpus = 1 if gpus else threads
     # Another command may search for another head of this run at the same time.
     storage = trials[0].folder.with_name(f".{trials[0].folder.name}.tune")

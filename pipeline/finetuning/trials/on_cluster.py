@@ -29,7 +29,7 @@ from pipeline.finetuning.finetune import (
     finetune_with,
 )
 from pipeline.finetuning.trials import groups
-from pipeline.finetuning.trials.groups import Meeting, Place, check_workers, has_gpus, joined
+from pipeline.finetuning.trials.groups import Meeting, Place, check_workers, joined
 from pipeline.finetuning.trials.halving import halve
 from pipeline.finetuning.trials.trial import Trial
 from pipeline.finetuning.workers import OthersKnow
@@ -95,7 +95,7 @@ def cluster_runner(show: Show, folder: Path) -> Runner:
             return run_with(works, offer)
 
     def run_with(works: Sequence[Work], offer: remote_disk.Offer) -> list[Any]:
-        on_gpus, most = has_gpus(), max(work.workers for work in works)
+        most = max(work.workers for work in works)
         tasks = sum(work.workers for work in works)
         threads = threads_of_a_task(tasks, ray_cluster.cpus_by_node(), most)
         meeting = Meeting() if most > 1 else None
@@ -103,7 +103,7 @@ def cluster_runner(show: Show, folder: Path) -> Runner:
         held: dict[int, PlacementGroup] = {}
         try:
             for number, work in enumerate(works):
-                gpus = work.gpus if on_gpus else 0.0
+                gpus = ray_cluster.gpus_of_a_task(work.gpus)
                 options = {"num_cpus": 1 if gpus else threads, "num_gpus": gpus}
                 start = partial(_start, work, offer)
                 if meeting is None or work.workers == 1:

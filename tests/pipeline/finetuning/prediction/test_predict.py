@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import ray
 from pyarrow import parquet
 
+from pipeline.cluster import ray_cluster as cluster
 from pipeline.errors import ExportError, TaskError
 from pipeline.export.lineage import LINEAGE, left_steps, packages
 from pipeline.finetuning.examples.input_lines import read_input
@@ -165,6 +167,24 @@ def test_tables_and_published_files_are_predicted_as_lines_are(name, head, tmp_p
     found = list(predict(folder, read_input(str(path), task, {})))
     given = [(str(i), json.dumps(row)) for i, row in enumerate(rows)]
     assert found == list(predict(folder, given))
+
+
+@pytest.mark.ray
+def test_workers_wait_for_gpus_that_the_cluster_can_start(ray_cluster, monkeypatch):
+    class Asked(Exception):
+        pass
+
+    def ask(data, *arguments, num_gpus, **options):
+        raise Asked(num_gpus)
+
+    monkeypatch.setattr(ray.data.Dataset, "map_batches", ask)
+    for most, gpus in (({"CPU": 8}, 0), ({"CPU": 8, "GPU": 8}, 1)):
+        monkeypatch.setattr(
+            cluster.state, "get_max_resources_from_cluster_config", lambda most=most: most
+        )
+        with pytest.raises(Asked) as asked:
+            list(predict_on_cluster("head", "ner", "lines.jsonl", {}, 2, 2))
+        assert asked.value.args == (gpus,)
 
 
 @pytest.mark.long
