@@ -145,6 +145,16 @@ def gpus_of_a_task(wanted: float) -> float:
     return wanted if count("GPU") or can_start("GPU") else 0.0
 
 
+def runtime_env(gpus: float) -> dict[str, dict[str, str]] | None:
+    """Ray's environment for tasks with so many GPUs; None: that of the cluster.
+
+    Ray lets tasks that ask for no GPU see all GPUs of a machine, so they are hidden.
+    """
+    if gpus or not gpus_of_a_task(1.0):
+        return None
+    return {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
+
+
 def can_start(resource: str) -> bool:
     """Whether the cluster's autoscaler has a type of node with `CPU`s or `GPU`s."""
     limits = state.get_max_resources_from_cluster_config() or {}

@@ -15,7 +15,6 @@ from pipeline.feed.collate import Batch
 from pipeline.settings.config import Config
 from pipeline.stages.estimate import random_batch
 from pipeline.training import batch_split, engine
-from pipeline.training.launch.ray_train import HIDE_GPUS
 from pipeline.training.measure import flops
 from pipeline.training.network import build_network, network_config, vocabulary_size
 from pipeline.training.objective import PretrainingObjective, to_device
@@ -49,8 +48,7 @@ def measure(config: Config, micro_batch: int, say: Callable[[str], None]) -> Anc
         num_cpus=scaling.cpus_per_worker,
         num_gpus=gpus,
         max_retries=0,
-        # Ray lets tasks that ask for no GPU see all GPUs of a machine.
-        runtime_env=HIDE_GPUS if ray_cluster.count("GPU") and not gpus else None,
+        runtime_env=ray_cluster.runtime_env(gpus),
     )
     return ray.get(task(_measure).remote(config.model_dump(mode="json"), micro_batch, bool(gpus)))
 

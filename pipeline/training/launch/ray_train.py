@@ -43,7 +43,6 @@ found by `faults.hang_seconds`."""
 SILENT_SECONDS = 300.0
 """Seconds without a logged step after which a line says so."""
 HEALTH_CHECK = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
-HIDE_GPUS = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
 
 
 def fit(
@@ -127,8 +126,7 @@ def _trainer(
             # The callback decides; an exception that it raises ends the run.
             failure_config=FailureConfig(max_failures=-1),
             callbacks=[RestartOrStop(config, offer)],
-            # Ray lets workers that ask for no GPU see all GPUs of a machine.
-            worker_runtime_env=HIDE_GPUS if cluster.count("GPU") and not gpus else None,
+            worker_runtime_env=cluster.runtime_env(gpus),
         ),
     )
 
