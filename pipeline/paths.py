@@ -58,5 +58,10 @@ def storage_folder(run: RunSettings) -> Path:
     """`run.storage`; for a URL, the folder in which this machine works on its runs."""
     if "://" not in run.storage:
         return Path(run.storage)
-    root = run.scratch or Path(tempfile.gettempdir(), f"nezha-runs-{os.getuid()}")
+    root = run.scratch or temporary_folder("runs")
     return Path(root, hashlib.sha256(run.storage.rstrip("/").encode()).hexdigest()[:16])
+
+
+def temporary_folder(kind: str) -> Path:
+    """This user's folder for files of a kind; another user of the machine could not write there."""
+    return Path(tempfile.gettempdir(), f"nezha-{kind}-{os.getuid()}")

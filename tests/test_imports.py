@@ -40,7 +40,11 @@ ALLOWED = {
         "pipeline.storage",
     ),
     "pipeline.cluster.ray_cluster": ("pipeline.cpu", "pipeline.errors"),
-    "pipeline.cluster.remote_disk": ("pipeline.cluster.ray_cluster", "pipeline.disk"),
+    "pipeline.cluster.remote_disk": (
+        "pipeline.cluster.ray_cluster",
+        "pipeline.disk",
+        "pipeline.paths",
+    ),
     "pipeline.cluster.remote_files": (
         "pipeline.cluster.remote_disk",
         "pipeline.disk",

@@ -7,7 +7,6 @@ import fcntl
 import hashlib
 import os
 import queue
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -24,6 +23,7 @@ from tenacity import (
 from pipeline.corpus.shards.format import ShardInfo
 from pipeline.corpus.shards.reader import UnreachableShard, check_bytes
 from pipeline.errors import ShardError
+from pipeline.paths import temporary_folder
 from pipeline.storage import filesystem
 
 _ATTEMPTS = 5
@@ -35,14 +35,14 @@ _READ_BYTES = 1 << 20
 
 
 class ShardCache:
-    """A folder of shards, named by their content's hash, that all processes of a node share.
+    """A folder of shards, named by their content's hash, that a user's processes on a node share.
 
     When the limit is reached, the least recently used shards are deleted. On Linux, a process that
     has mapped a deleted shard can read it until it unmaps it.
     """
 
     def __init__(self, folder: str = "", limit_gigabytes: float = 50.0) -> None:
-        self.folder = Path(folder or Path(tempfile.gettempdir()) / "nezha-shards")
+        self.folder = Path(folder or temporary_folder("shards"))
         self.limit_bytes = int(limit_gigabytes * 1e9)
         self._asked: set[str] = set()
         self._checked: set[str] = set()

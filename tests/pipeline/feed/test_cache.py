@@ -7,11 +7,13 @@ import fsspec
 import numpy as np
 import pytest
 
+from pipeline import paths
 from pipeline.corpus.shards.reader import ShardFolder, UnreachableShard
 from pipeline.errors import ShardError
 from pipeline.feed import cache as caching
 from pipeline.feed.batches import Feed, open_folder
 from pipeline.feed.cache import ShardCache
+from pipeline.settings.run import RunSettings
 from tests.pipeline.corpus.made import make_corpus
 
 
@@ -32,6 +34,16 @@ def test_samples_come_through_the_cache(store, tmp_path):
     reader, direct = open_folder(url, cache=ShardCache(str(tmp_path / "cache"))), ShardFolder(local)
     numbers = np.arange(len(direct))
     assert (reader.rows(numbers).documents == direct.rows(numbers).documents).all()
+
+
+def test_users_of_a_machine_have_folders_of_their_own(monkeypatch):
+    """A folder that one user has made takes no files of another."""
+    folders = set()
+    for user in (1001, 1002):
+        monkeypatch.setattr(paths.os, "getuid", lambda user=user: user)
+        folders.add(ShardCache().folder)
+        folders.add(paths.storage_folder(RunSettings(storage="s3://bucket/runs")))
+    assert len(folders) == 4
 
 
 def test_a_shard_is_fetched_once(store, tmp_path):
