@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-from pipeline.errors import TrackingError
 from pipeline.export import folder as exports
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
@@ -20,6 +19,9 @@ def make_export(config: Config, run_id: str | None, show: Show) -> str:
 
     An export that is up to date is registered once under each name, alias and store, and again
     where its version was deleted.
+
+    Raises:
+        TrackingError: the store fails.
     """
     paths = RunPaths.of(config)
     best = checkpoints.best(paths.checkpoints)
@@ -57,10 +59,10 @@ def _registered(config: Config, noted: str, run_id: str | None) -> str | None:
     """Where the export of a run is registered; None if its version was deleted.
 
     It is the address that was noted where no store tells.
+
+    Raises:
+        TrackingError: the store fails, so that it is not known.
     """
     if not (run_id and config.tracking.registered_model and tracking.is_reachable(config)):
         return noted
-    try:
-        return registering.known_address(config, RunPaths.of(config).export, run_id)
-    except TrackingError:  # registering tells what is wrong
-        return None
+    return registering.known_address(config, RunPaths.of(config).export, run_id)

@@ -57,14 +57,14 @@ def _record_head(
     config: Config, parent: str, run: Finetuning, result: FinetuneResult, show: Show
 ) -> None:
     """Record a head below a run, and register it, unless that was done."""
-    if recording.is_recorded(config, run.output):
-        return
-    if not tracking.is_reachable(config):
-        show(f"MLflow does not answer; the same command registers {run.output.name} later")
-        return
     nested = config.tracking.model_copy(update={"parent": parent})
     own = config.model_copy(update={"tracking": nested, "finetune": run.settings, "heads": {}})
     try:
+        if recording.is_recorded(config, run.output):
+            return
+        if not tracking.is_reachable(config):
+            show(f"MLflow does not answer; the same command registers {run.output.name} later")
+            return
         run_id = recording.start_run(own, run.output.name, run.export)
     except TrackingError as error:  # the head is worth more
         show(str(error))

@@ -66,7 +66,10 @@ def record_head(config: Config, result: FinetuneResult, run_id: str, show: Show)
 def is_recorded(config: Config, folder: Path) -> bool:
     """Whether the head in a folder is recorded where the settings say, as it is.
 
-    It is not if its version was deleted there, as far as the store tells.
+    It is not if its version was deleted there; a server that does not answer tells nothing of that.
+
+    Raises:
+        TrackingError: the store fails, so that it is not known.
     """
     path = folder / RECORDED
     if not path.exists() or json.loads(path.read_text("utf-8")) != _place(config):

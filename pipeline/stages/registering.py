@@ -87,7 +87,11 @@ def register_head(config: Config, folder: Path, run_id: str) -> Registered:
 
 
 def head_is_registered(config: Config, folder: Path) -> bool:
-    """Whether the name of a head has a version under the alias; true if none are registered."""
+    """Whether the name of a head has a version under the alias; true if none are registered.
+
+    Raises:
+        TrackingError: the store fails, so that it is not known.
+    """
     base = config.tracking.registered_model
     return not base or has_alias(config, f"{base}-{folder.name}", config.tracking.alias)
 

@@ -94,10 +94,17 @@ def existing_store(config: Config) -> str:
         TrackingError: it is a SQLite file that does not exist. MLflow would try for minutes.
     """
     uri = tracking_uri(config)
-    path = _file(uri)
-    if path and not path.is_file():
-        raise TrackingError(f"there is no MLflow database {path}: set run.storage or tracking.uri")
+    if is_missing(config):
+        raise TrackingError(
+            f"there is no MLflow database {_file(uri)}: set run.storage or tracking.uri"
+        )
     return uri
+
+
+def is_missing(config: Config) -> bool:
+    """Whether the store is a SQLite file that does not exist, and so holds nothing."""
+    path = _file(tracking_uri(config))
+    return path is not None and not path.is_file()
 
 
 def _file(uri: str) -> Path | None:

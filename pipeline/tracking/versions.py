@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.errors import TrackingError
 from pipeline.settings.config import Config
-from pipeline.tracking.runs import UNREACHABLE, existing_store
+from pipeline.tracking.runs import UNREACHABLE, existing_store, is_missing, tracking_uri
 
 CHAMPION = "champion"
 
@@ -114,7 +114,9 @@ def address_of(config: Config, run_id: str, step: int) -> str | None:
     Raises:
         TrackingError: the store cannot be reached.
     """
-    store = existing_store(config)
+    if is_missing(config):
+        return None
+    store = tracking_uri(config)
     name, alias = config.tracking.registered_model, config.tracking.alias
     client = mlflow.MlflowClient(store)
     try:
@@ -128,11 +130,18 @@ def address_of(config: Config, run_id: str, step: int) -> str | None:
 
 
 def has_alias(config: Config, name: str, alias: str) -> bool:
-    """Whether a registered model has a version under an alias; not where the store fails."""
-    try:
-        return _by_alias(mlflow.MlflowClient(existing_store(config)), name, alias) is not None
-    except (TrackingError, *UNREACHABLE):
+    """Whether a registered model has a version under an alias.
+
+    Raises:
+        TrackingError: the store fails, so that it is not known.
+    """
+    if is_missing(config):
         return False
+    store = tracking_uri(config)
+    try:
+        return _by_alias(mlflow.MlflowClient(store), name, alias) is not None
+    except UNREACHABLE as error:
+        raise TrackingError(f"{store}: {error}") from error
 
 
 def _versions_of(client: mlflow.MlflowClient, name: str, run_id: str, **tags: str) -> list[int]:

@@ -7,11 +7,12 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+from mlflow.exceptions import MlflowException
 
 from pipeline.corpus.run.inputs import Inputs
 from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.corpus.text.sources import Source
-from pipeline.errors import ConfigError, ShardError, TrainingError
+from pipeline.errors import ConfigError, ShardError, TrackingError, TrainingError
 from pipeline.feed.batches import heldout
 from pipeline.feed.unigram import unigram_loss
 from pipeline.finetuning.finetune import finetune
@@ -223,6 +224,10 @@ def test_a_finished_run_is_recorded_whole_in_another_store(tmp_path, in_this_pro
     assert pretraining.pretrain(config, Lines()) == second
 
 
+def fail(*_):
+    raise MlflowException("database is locked")
+
+
 def test_a_head_from_the_export_is_registered_once_below_its_run(
     tmp_path, in_this_process, monkeypatch
 ):
@@ -252,6 +257,14 @@ def test_a_head_from_the_export_is_registered_once_below_its_run(
         }
         (version,) = client.search_model_versions("name='nezha-mine-pretrained'")
     assert lines == []
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "get_model_version_by_alias", fail)
+        lines = Lines()
+        heads.finetune_heads(config, parent, lines)
+        assert "database is locked" in lines[-1]
+        with pytest.raises(TrackingError, match="database is locked"):
+            exporting.make_export(config, parent, print)
+    assert len(client.search_model_versions("name='nezha-mine-pretrained'")) == 1
     own = client.get_run(version.run_id)
     assert own.data.tags["mlflow.parentRunId"] == parent
     assert own.data.params["finetune.task"] == "classification"
