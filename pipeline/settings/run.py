@@ -65,6 +65,15 @@ class TrackingSettings(Settings):
     alias: str = "candidate"
     """Registry alias of every new version; `champion` moves only to a better one (jobs.promote)."""
 
+    @model_validator(mode="after")
+    def _check(self) -> TrackingSettings:
+        if not self.registered_model and self.alias != type(self).model_fields["alias"].default:
+            raise ValueError(
+                f"tracking.alias={self.alias} has no effect: tracking.registered_model is empty, "
+                "so nothing is registered; leave one of them out"
+            )
+        return self
+
     @field_validator("experiment")
     @classmethod
     def _check_experiment(cls, name: str) -> str:

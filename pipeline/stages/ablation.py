@@ -25,6 +25,7 @@ from pipeline.paths import RunPaths
 from pipeline.settings.config import Config, flatten
 from pipeline.settings.corpus import CorpusSettings
 from pipeline.settings.reading.config_file import with_changes
+from pipeline.settings.run import TrackingSettings
 from pipeline.stages import preflight, preparing, sequence
 from pipeline.stages.progress import Progress
 from pipeline.storage import write_json, write_whole
@@ -97,6 +98,7 @@ def cells(config: Config, parent: str = "") -> list[Cell]:
         "tracking.uri": tracking.tracking_uri(config),
         "tracking.parent": parent,
         "tracking.registered_model": "",
+        "tracking.alias": TrackingSettings().alias,
         "ablate.variants": {},
     }
     return [

@@ -14,6 +14,7 @@ from pipeline.errors import ConfigError, Interrupted
 from pipeline.feed import opening
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
+from pipeline.settings.faults import FaultSettings
 from pipeline.training.checkpoints import files
 from pipeline.training.faults import events, hang, lock, stop
 from pipeline.training.faults.divergence import Diverged
@@ -45,8 +46,9 @@ def with_workers(config: Config) -> Config:
     """The settings with as many workers as there are processes.
 
     Raises:
-        ConfigError: the settings ask for another number.
+        ConfigError: the settings ask for another number, or for what needs Ray.
     """
+    _refuse_settings_of_ray(config)
     scaling, processes = config.scaling, world_size()
     if scaling.workers not in (0, processes) or scaling.max_workers:
         raise ConfigError(
@@ -112,6 +114,23 @@ def fit(config: Config, tracking: tuple[str, str] | None) -> dict[str, Any]:
     if rank() == 0:
         stop.raise_if_stopped(run, state, config.train.steps, asked.is_set())
     return state
+
+
+def _refuse_settings_of_ray(config: Config) -> None:
+    """Raise ConfigError for settings of the cluster and of its restarts, which have no effect."""
+    mistakes = []
+    if config.scaling.wait_seconds:
+        mistakes.append(
+            "scaling.wait_seconds waits for nodes of a Ray cluster, and torchrun has none; leave "
+            "it out"
+        )
+    if config.faults.max_failures != FaultSettings().max_failures:
+        mistakes.append(
+            "faults.max_failures limits the restarts by Ray Train; leave it out, and give torchrun "
+            "--max-restarts"
+        )
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
 
 
 def _tell_restart(config: Config) -> None:

@@ -93,6 +93,7 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, text, part):
         ("tracking.alias=V2", "MLflow reserves these names"),
         ("tracking.alias=a b", "must consist of letters, digits, `_` and `-` (got 'a b')"),
         ("tracking.registered_model=a/b", "must be a name without `/`, `:`"),
+        ("tracking={alias: a, registered_model: ''}", "tracking.alias=a has no effect"),
         ("tracking.experiment=''", "tracking.experiment: must not be empty"),
         ("heads={'a:b': {task: ner}}", "heads: the name 'a:b' must be the name of a folder"),
         ("heads={'': {task: ner}}", "heads: a head needs a name"),

@@ -43,6 +43,12 @@ def config(tmp_path):
     )
 
 
+def test_runs_of_an_ablation_need_no_alias(config):
+    """They are not registered; the ablation's settings may name one."""
+    made = ablation.cells(with_changes(config, {"tracking.alias": "staging"}, ""))
+    assert {cell.config.tracking.registered_model for cell in made} == {""}
+
+
 @pytest.mark.long
 def test_an_ablation_goes_on_where_it_was_stopped_and_compares_by_seed(config, monkeypatch):
     fit, trained = ray_train.fit, []

@@ -54,6 +54,15 @@ def test_as_many_workers_as_processes(tmp_path, monkeypatch):
         torchrun.with_workers(settings(tmp_path, "elastic", *bounds))
 
 
+def test_settings_of_ray_are_refused_without_it(tmp_path):
+    named = "scaling={workers: 1, gpus_per_worker: 0, wait_seconds: 60}"
+    config = settings(tmp_path, "ray", named, "faults.max_failures=1")
+    with pytest.raises(ConfigError) as error:
+        torchrun.with_workers(config)
+    assert "scaling.wait_seconds waits for nodes of a Ray cluster" in str(error.value)
+    assert "faults.max_failures limits the restarts by Ray Train" in str(error.value)
+
+
 def test_what_the_commands_write_is_never_read_as_text(tmp_path):
     source = raw.write(tmp_path / "a.jsonl", raw.jsonl(["字"]))
     for name in ("vocab/v.txt", "vocab/v.origin.json", "kept-heldout/too_short/0.jsonl"):
