@@ -67,3 +67,10 @@ def test_settings_of_the_examples_parse(tmp_path):
         path = tmp_path / f"{number}.yaml"
         path.write_text(block, "utf-8")
         assert load_config(path).corpus.inputs
+
+
+def test_the_tree_in_contributing_names_every_part_of_the_pipeline():
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    parts = (path for path in (ROOT / "pipeline").iterdir() if not path.name.startswith("_"))
+    names = {f"{path.name}/" if path.is_dir() else path.name for path in parts}
+    assert {name for name in names if f"\n  {name} " not in text} == set()
