@@ -11,10 +11,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import ray
 import ray.util
 from ray._private.state import state
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.cpu import usable_cpus
 from pipeline.errors import ConfigError
@@ -111,9 +113,53 @@ def count(resource: str) -> int:
     return int(ray.cluster_resources().get(resource, 0))
 
 
+def alive() -> list[dict[str, Any]]:
+    """The nodes of the cluster that work, the one of the driver included."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
 def cpus_by_node() -> list[int]:
     """CPUs of each node that is alive now."""
-    return [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    return [int(node["Resources"].get("CPU", 0)) for node in alive()]
+
+
+def on_node(node: str, function: Callable[..., Any], gpu: bool = False) -> Any:
+    """The function as a task on a node, which may be full: it takes no CPU.
+
+    Its process ends after it: an idle one would keep what torch holds of each GPU that it used.
+    """
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    options = {"num_cpus": 0, "num_gpus": int(gpu), "scheduling_strategy": there}
+    return ray.remote(max_calls=1, max_retries=0, **options)(function)
+
+
+def on_each_node(
+    function: Callable[..., Any], seconds: float, *arguments: Any
+) -> dict[str, Any | Exception]:
+    """What `function(name, *arguments)` returns on each node, by the node's name `ADDRESS/ID`.
+
+    Nodes do not wait for one another. Instead of a result there is a GetTimeoutError of a node that
+    has not answered after `seconds`, and another RayError of one that is lost or where the function
+    raised an error.
+    """
+    tasks = {
+        f"{node['NodeManagerAddress']}/{node['NodeID'][:6]}": on_node(node["NodeID"], function)
+        for node in alive()
+    }
+    tasks = {name: task.remote(name, *arguments) for name, task in tasks.items()}
+    done, _ = ray.wait(list(tasks.values()), num_returns=len(tasks), timeout=seconds)
+    # Tasks that hang end with the job; to cancel one that is just ending crashes Ray 2.60.
+    return {
+        name: _result(task) if task in done else ray.exceptions.GetTimeoutError(name)
+        for name, task in tasks.items()
+    }
+
+
+def _result(task: Any) -> Any | Exception:
+    try:
+        return ray.get(task)
+    except ray.exceptions.RayError as error:
+        return error
 
 
 def may_have_other_nodes() -> bool:

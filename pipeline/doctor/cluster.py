@@ -15,10 +15,9 @@ import ray
 import torch
 import torch.distributed as dist
 from ray._private.authentication.authentication_utils import is_token_auth_enabled
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.cluster import ray_cluster
 from pipeline.cluster.interfaces import use_interface_of
+from pipeline.cluster.ray_cluster import alive, connect, on_each_node, on_node
 from pipeline.corpus.shards import format as shards
 from pipeline.doctor.findings import Finding, judge
 from pipeline.doctor.node import Facts, examine
@@ -44,7 +43,7 @@ def examine_nodes(config: Config, quick: bool) -> tuple[list[Facts], list[Findin
     Raises:
         ConfigError: this node can't write to the storage.
     """
-    ray_cluster.connect()
+    connect()
     marker = f".doctor-{uuid.uuid4().hex}"
     system, folder = filesystem(config.run.storage)
     try:
@@ -54,23 +53,19 @@ def examine_nodes(config: Config, quick: bool) -> tuple[list[Facts], list[Findin
         raise ConfigError(f"run.storage={config.run.storage} can't be written: {error}") from None
     try:
         wanted = (config.run.storage, marker, config.train.shard_cache, quick)
-        names = {node["NodeID"]: _name(node) for node in alive()}
         before = time.time()
-        tasks = {_on(node, examine).remote(name, *wanted): name for node, name in names.items()}
-        limit = START_SECONDS + NODE_SECONDS
-        done, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=limit)
+        found = on_each_node(examine, START_SECONDS + NODE_SECONDS, *wanted)
         asked = before, time.time()
-        facts = []
-        failed = {name: "does not answer" for task, name in tasks.items() if task not in done}
-        for task in done:
-            try:
-                facts.append(ray.get(task))
-            except ray.exceptions.RayError as error:
-                lines = str(error).strip().splitlines() or [type(error).__name__]
-                failed[tasks[task]] = f"can't be examined: {lines[-1]}"
-        # Tasks that hang end with the job; to cancel one that is just ending crashes Ray 2.60.
     finally:
         system.rm_file(f"{folder}/{marker}")
+    facts, failed = [], {}
+    for name, each in found.items():
+        if isinstance(each, ray.exceptions.GetTimeoutError):
+            failed[name] = "does not answer"
+        elif isinstance(each, Exception):
+            failed[name] = f"can't be examined: {_last_line(each)}"
+        else:
+            facts.append(each)
     remote = any("://" in folder for folder in config.train.shards)
     return facts, judge(facts, failed, asked, config.train.shard_cache_gigabytes * remote)
 
@@ -131,42 +126,29 @@ def bandwidth(gpus: bool) -> tuple[float, int]:
         return 0.0, size
     first = places[0]["NodeID"]
     try:
-        address, port = ray.get(_on(first, _address).remote(), timeout=START_SECONDS + NODE_SECONDS)
+        found = on_node(first, _address).remote()
+        address, port = ray.get(found, timeout=START_SECONDS + NODE_SECONDS)
         tasks = [
-            _on(node["NodeID"], _all_reduce, gpus).remote(rank, size, address, port, gpus)
+            on_node(node["NodeID"], _all_reduce, gpus).remote(rank, size, address, port, gpus)
             for rank, node in enumerate(places)
         ]
         seconds = max(ray.get(tasks, timeout=START_SECONDS + TOGETHER_SECONDS))
     except ray.exceptions.RayError as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ConfigError(
-            f"{size} processes on {len(alive())} nodes do not reach each other: {lines[-1]}; open "
-            "all ports between the nodes, or set NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME"
+            f"{size} processes on {len(alive())} nodes do not reach each other: "
+            f"{_last_line(error)}; open all ports between the nodes, or set NCCL_SOCKET_IFNAME and "
+            "GLOO_SOCKET_IFNAME"
         ) from None
     return 2 * (size - 1) / size * REDUCED_BYTES / seconds / 1e9, size
-
-
-def alive() -> list[dict[str, Any]]:
-    """The nodes of the cluster that work, the one of the driver included."""
-    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def _processes(node: dict[str, Any], gpus: bool) -> int:
     return int(node["Resources"].get("GPU", 0)) if gpus else 1
 
 
-def _name(node: dict[str, Any]) -> str:
-    return f"{node['NodeManagerAddress']}/{node['NodeID'][:6]}"
-
-
-def _on(node: str, function: Any, gpu: bool = False) -> Any:
-    """The function as a task on a node, which may be full: it takes no CPU.
-
-    Its process ends after it: an idle one would keep what torch holds of each GPU that it used.
-    """
-    there = NodeAffinitySchedulingStrategy(node, soft=False)
-    options = {"num_cpus": 0, "num_gpus": int(gpu), "scheduling_strategy": there}
-    return ray.remote(max_calls=1, max_retries=0, **options)(function)
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1]
 
 
 def _address() -> tuple[str, int]:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.train import UserCallback
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.cluster import remote_disk
+from pipeline.cluster import ray_cluster, remote_disk
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.storage import write_whole
@@ -58,21 +56,13 @@ def _gather_stacks(run: Path, offer: remote_disk.Offer) -> None:
     """Copy the stacks that workers wrote on nodes that do not see the run's folder."""
     if offer.caller is None:
         return  # there is no other node
-    tasks = []
-    for node in (node for node in ray.nodes() if node["Alive"]):
-        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        take = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_take_stacks)
-        tasks.append(take.remote(offer))
-    done, late = ray.wait(tasks, num_returns=len(tasks), timeout=GATHER_SECONDS)
-    for task in late:
-        ray.cancel(task)
-    for task in done:
-        with suppress(ray.exceptions.RayError):  # of a node that is lost
-            for name, data in ray.get(task).items():
-                write_whole(str(run / hang.STACKS / name), data)
+    found = ray_cluster.on_each_node(_take_stacks, GATHER_SECONDS, offer).values()
+    for stacks in (each for each in found if not isinstance(each, Exception)):  # others are lost
+        for name, data in stacks.items():
+            write_whole(str(run / hang.STACKS / name), data)
 
 
-def _take_stacks(offer: remote_disk.Offer) -> dict[str, bytes]:
+def _take_stacks(_node: str, offer: remote_disk.Offer) -> dict[str, bytes]:
     return hang.take(remote_disk.copies(offer))
 
 

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.cluster import remote_disk, remote_files
+from pipeline.cluster import ray_cluster, remote_disk, remote_files
 from pipeline.storage import write_whole
 
 FOLDER = "logs"
@@ -29,27 +28,16 @@ def collect(run: str, since: float, say: Callable[[str], None], offer: remote_di
     """
     job = ray.get_runtime_context().get_job_id()
     target = f"{run}/{FOLDER}/{time.strftime('%Y%m%d-%H%M%S')}"
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    tasks = []
-    for node in nodes:
-        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        name = f"{node['NodeManagerAddress']}-{node['NodeID'][:6]}"
-        copy = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(_copy)
-        tasks.append(copy.remote(f"{target}/{name}", job, since, offer))
-    done, late = ray.wait(tasks, num_returns=len(tasks), timeout=COLLECT_SECONDS)
-    copied = 0
-    for task in done:
-        try:
-            copied += ray.get(task)
-        except ray.exceptions.RayError:
-            late.append(task)  # a log must not be why a run fails
-    missing = f"; {len(late)} node(s) did not give theirs" if late else ""
-    if copied or late:
+    found = ray_cluster.on_each_node(_copy, COLLECT_SECONDS, target, job, since, offer).values()
+    failed = sum(isinstance(each, Exception) for each in found)  # no reason for a run to fail
+    copied = sum(each for each in found if not isinstance(each, Exception))
+    missing = f"; {failed} node(s) did not give theirs" if failed else ""
+    if copied or failed:
         say(f"logs of the workers: {copied} files in {target}{missing}")
 
 
-def _copy(target: str, job: str, since: float, offer: remote_disk.Offer) -> int:
-    """Copy this node's logs of a job; returns how many files."""
+def _copy(node: str, target: str, job: str, since: float, offer: remote_disk.Offer) -> int:
+    """Copy this node's logs of a job to a folder of its own; returns how many files."""
     folder = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
     paths = [*folder.glob(f"worker-*-{job}-*.*"), *folder.glob("train/*.log")]
     found = [path for path in paths if path.stat().st_size and path.stat().st_mtime >= since]
@@ -57,5 +45,5 @@ def _copy(target: str, job: str, since: float, offer: remote_disk.Offer) -> int:
         for path in found:
             with path.open("rb") as file:
                 file.seek(max(0, path.stat().st_size - LARGEST_BYTES))
-                write_whole(f"{target}/{path.name}", file.read())
+                write_whole(f"{target}/{node.replace('/', '-')}/{path.name}", file.read())
     return len(found)

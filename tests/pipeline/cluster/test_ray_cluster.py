@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import ray
 
 from pipeline.cluster import ray_cluster as cluster
 from pipeline.errors import ConfigError
@@ -94,3 +96,28 @@ def test_a_wait_needs_a_known_group():
         load_config(None, ["scaling.wait_seconds=60", "scaling.gpus_per_worker=1"])
     named = ["scaling.workers=2", "scaling.gpus_per_worker=1"]
     assert load_config(None, ["scaling.wait_seconds=60", *named]).scaling.wait_seconds == 60
+
+
+@pytest.mark.ray
+def test_each_node_answers_or_tells_why_not(ray_cluster):
+    node = ray_cluster.add_node(num_cpus=1)
+
+    def answer(name, slow):
+        if name == slow:
+            time.sleep(60)
+        return name
+
+    def fail(name):
+        raise TimeoutError(name)
+
+    try:
+        names = list(cluster.on_each_node(answer, 60, ""))
+        assert cluster.on_each_node(answer, 60, "") == {name: name for name in names}
+        found = cluster.on_each_node(answer, 10, names[1])
+        assert found[names[0]] == names[0]
+        assert isinstance(found[names[1]], ray.exceptions.GetTimeoutError)
+        for error in cluster.on_each_node(fail, 60).values():
+            assert isinstance(error, ray.exceptions.RayTaskError)
+            assert not isinstance(error, ray.exceptions.GetTimeoutError)
+    finally:
+        ray_cluster.remove_node(node)

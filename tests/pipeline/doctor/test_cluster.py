@@ -7,6 +7,7 @@ import psutil
 import pytest
 import ray
 
+from pipeline.cluster import ray_cluster as cluster
 from pipeline.doctor import cluster as doctor
 from pipeline.errors import ConfigError
 from pipeline.settings.reading.config_file import load_config
@@ -41,8 +42,8 @@ def test_nodes_alone_and_together(two_nodes, tmp_path, monkeypatch):
 
 def test_the_process_of_an_examination_ends(ray_cluster):
     """It sees all GPUs, and torch keeps memory of each that it used for as long as it lives."""
-    node = doctor.alive()[0]["NodeID"]
-    pid = ray.get(doctor._on(node, lambda: os.getpid()).remote())
+    node = cluster.alive()[0]["NodeID"]
+    pid = ray.get(cluster.on_node(node, lambda: os.getpid()).remote())
     deadline = time.monotonic() + 20
     while psutil.pid_exists(pid) and time.monotonic() < deadline:
         time.sleep(0.2)
