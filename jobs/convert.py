@@ -1,7 +1,6 @@
 """Convert weights: `python -m jobs.convert --input FILE_OR_FOLDER --output FOLDER`."""
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from model.weights.convert import (
 from model.weights.remote_code import flat_code
 from pipeline.errors import VocabularyError
 from pipeline.export.tokenizer import tokenizer_beside
+from pipeline.whole_folder import whole_folder
 
 WRITTEN = {
     "config.json",
@@ -73,17 +73,12 @@ def main(arguments: list[str] | None = None) -> int:
                     f"the vocabulary has {len(tokens[0])} entries, but vocab_size in {config_file} "
                     f"is {size}; name the right vocab.txt with --vocab"
                 )
-        # Its name does not end in .tmp: transformers makes module names of it.
-        output = chosen.output.absolute()
-        temporary = output.with_name(f"{output.name}_unfinished")
-        shutil.rmtree(temporary, ignore_errors=True)
         named = chosen.model_config, chosen.head
-        head = convert(chosen.input, temporary, *named, say=console.print)
-        if tokens:
-            tokens[0].save_pretrained(temporary)
-            (temporary / "vocab.txt").write_text(tokens[1], "utf-8")
-        shutil.rmtree(output, ignore_errors=True)
-        temporary.rename(output)
+        with whole_folder(chosen.output.absolute()) as folder:
+            head = convert(chosen.input, folder, *named, say=console.print)
+            if tokens:
+                tokens[0].save_pretrained(folder)
+                (folder / "vocab.txt").write_text(tokens[1], "utf-8")
         console.print(f"{head} is in {chosen.output}")
         if not tokens:
             console.print(

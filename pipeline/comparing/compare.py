@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import operator
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +46,7 @@ from pipeline.settings.reading.config_file import load_config
 from pipeline.tracking.judged_pictures import draw_curves
 from pipeline.tracking.runs import UNREACHABLE, existing_store, tracking_uri
 from pipeline.training.checkpoints import files as checkpoints
+from pipeline.whole_folder import whole_folder
 
 RANDOM = "random"
 REPORT = "comparison"
@@ -343,28 +342,19 @@ def _folder(name: str, config: Config) -> Path:
         return Path(name)
     store = existing_store(config)
     target = folder_of(config) / "registered" / _short_hash(name)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        got = mlflow.artifacts.download_artifacts(
-            artifact_uri=name, dst_path=str(_emptied(temporary)), tracking_uri=store
-        )
-        inside = _network_in(Path(got), name).relative_to(temporary)
-    except UNREACHABLE as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise TrackingError(f"{name}: {store} does not have it: {error}") from error
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.rename(target)
+    with whole_folder(target) as folder:
+        try:
+            got = mlflow.artifacts.download_artifacts(
+                artifact_uri=name, dst_path=str(folder), tracking_uri=store
+            )
+            inside = _network_in(Path(got), name).relative_to(folder)
+        except UNREACHABLE as error:
+            raise TrackingError(f"{name}: {store} does not have it: {error}") from error
     return target / inside
 
 
 def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _emptied(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
 
 
 def _network_in(folder: Path, name: str) -> Path:

@@ -24,6 +24,7 @@ from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.checkpoints.state import load_weights
 from pipeline.training.faults import failures
 from pipeline.training.network import network_config
+from pipeline.whole_folder import whole_folder
 
 
 def export_checkpoint(source: Path, vocab: Path, output: Path) -> Path:
@@ -56,20 +57,17 @@ def export_checkpoint(source: Path, vocab: Path, output: Path) -> Path:
     manifests = _manifests(source, state, config)
     lowercase, cleaning = recorded_cleaning([each.settings for each in manifests])
 
-    temporary = output.with_name(output.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    network.save_pretrained(temporary)
-    write_remote_code(temporary, shape)
-    export_tokenizer(vocab, lowercase, cleaning).save_pretrained(temporary)
-    shutil.copyfile(vocab, temporary / "vocab.txt")
-    lineage = _lineage(state, config, source)
-    steps = [name for name, value in cleaning.model_dump().items() if value is True]
-    lineage |= {"cleaning": steps, "lowercase": lowercase}
-    (temporary / LINEAGE).write_text(json.dumps(lineage, indent=2, ensure_ascii=False), "utf-8")
-    (temporary / "README.md").write_text(_model_card(lineage, network.num_parameters()), "utf-8")
-    shutil.rmtree(output, ignore_errors=True)
-    temporary.rename(output)
+    with whole_folder(output) as temporary:
+        network.save_pretrained(temporary)
+        write_remote_code(temporary, shape)
+        export_tokenizer(vocab, lowercase, cleaning).save_pretrained(temporary)
+        shutil.copyfile(vocab, temporary / "vocab.txt")
+        lineage = _lineage(state, config, source)
+        steps = [name for name, value in cleaning.model_dump().items() if value is True]
+        lineage |= {"cleaning": steps, "lowercase": lowercase}
+        (temporary / LINEAGE).write_text(json.dumps(lineage, indent=2, ensure_ascii=False), "utf-8")
+        card = _model_card(lineage, network.num_parameters())
+        (temporary / "README.md").write_text(card, "utf-8")
     return output
 
 

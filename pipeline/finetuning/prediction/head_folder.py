@@ -27,32 +27,26 @@ def save(
     network: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     export: str,
-    output: Path,
+    folder: Path,
     results: dict[str, Any],
     predictions: Sequence[dict[str, Any]] = (),
 ) -> None:
-    """Write network, tokenizer, the export's code and lineage, and `results.json`.
+    """Write network, tokenizer, the export's code and lineage, and `results.json` to a new folder.
 
-    `predictions`, if there are any, become `predictions.jsonl` and `submission.json`. The folder
-    appears whole or not at all.
+    `predictions`, if there are any, become `predictions.jsonl` and `submission.json`.
     """
-    temporary = output.with_name(f"{output.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     with quiet():
-        network.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
+        network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     beside = (Path(export, name) for name in ("vocab.txt", LINEAGE))
     for path in [*Path(export).glob("*.py"), *beside]:
         if path.is_file():
-            shutil.copyfile(path, temporary / path.name)
-    (temporary / RESULTS).write_text(to_json(results, indent=2), encoding="utf-8")
+            shutil.copyfile(path, folder / path.name)
+    (folder / RESULTS).write_text(to_json(results, indent=2), encoding="utf-8")
     if lines := "".join(map(to_json, predictions)):
-        (temporary / PREDICTIONS).write_text(lines, encoding="utf-8")
+        (folder / PREDICTIONS).write_text(lines, encoding="utf-8")
         submitted = "".join(submission(TASKS[results["task"]], predictions))
-        (temporary / SUBMISSION).write_text(submitted, encoding="utf-8")
-    shutil.rmtree(output, ignore_errors=True)
-    temporary.rename(output)
+        (folder / SUBMISSION).write_text(submitted, encoding="utf-8")
 
 
 def submission(task: Task, rows: Iterable[dict[str, Any]]) -> Iterator[str]:

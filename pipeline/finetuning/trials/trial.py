@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from pipeline.finetuning.tasks.base import Answer, TaskSetup
 from pipeline.finetuning.training import Report, train
 from pipeline.finetuning.workers import Workers
 from pipeline.settings.finetuning import FinetuneSettings
+from pipeline.whole_folder import whole_folder
 
 RESULT = "result.json"
 HEAD = "head"
@@ -112,7 +112,7 @@ def run_trial(
     )
     if workers.rank:
         return result
-    with _whole(trial.folder) as folder:
+    with whole_folder(trial.folder) as folder:
         for name, given in (("dev", trained.answers), ("test", found)):
             write_predictions(folder / f"{name}.jsonl", sets[name].examples, given)
         if trial.with_head:
@@ -170,24 +170,6 @@ def read_predictions(path: Path) -> tuple[list[Example], list[Answer]]:
 def _rows(examples: Iterable[Example], found: Iterable[Answer]) -> list[dict[str, Any]]:
     pairs = zip(examples, found, strict=True)
     return [example | {"prediction": answer} for example, answer in pairs]
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `folder` when the block ends well.
-
-    The name has the process in it: a trial that Ray runs again, while the first worker is cut off
-    from the cluster but alive, writes elsewhere.
-    """
-    temporary = folder.with_name(f".{folder.name}.{os.uname().nodename}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

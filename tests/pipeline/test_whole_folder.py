@@ -1,0 +1,39 @@
+"""A folder appears whole, or stays as it was."""
+
+import pytest
+
+from pipeline.whole_folder import whole_folder
+
+
+def test_the_new_folder_takes_the_place_of_the_old_one(tmp_path):
+    target = tmp_path / "above" / "folder"
+    for name in ("a", "b"):
+        with whole_folder(target) as temporary:
+            (temporary / name).touch()
+            assert not (target / name).exists()
+        assert [path.name for path in target.iterdir()] == [name]
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_leaves_the_old_folder_and_nothing_beside_it(tmp_path, error):
+    target = tmp_path / "folder"
+    target.mkdir()
+    (target / "old").touch()
+
+    def fail():
+        with whole_folder(target) as temporary:
+            (temporary / "new").touch()
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert list(tmp_path.rglob("*")) == [target, target / "old"]
+
+
+def test_two_that_make_it_at_once_do_not_meet(tmp_path):
+    target = tmp_path / "folder"
+    with whole_folder(target) as first, whole_folder(target) as second:
+        (first / "a").touch()
+        assert list(second.iterdir()) == []
+    assert list(tmp_path.rglob("*")) == [target, target / "a"]
