@@ -19,6 +19,7 @@ from pipeline.errors import ExportError
 from pipeline.export.tokenizer import INPUTS
 from pipeline.finetuning.examples.features import IGNORED, Feature, FeatureBatch, collate
 from pipeline.finetuning.tasks.base import Logits, Task
+from pipeline.precision import resolve_precision
 
 Show = Callable[[str], None]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -127,14 +128,9 @@ def autocast(device: torch.device, precision: Precision = "auto") -> AbstractCon
 
     On a CPU with AVX-512 BF16 a step of a network of 4 layers of 256 takes 0.4 of fp32's time.
     """
-    if precision == "auto":
-        if device.type == "cuda":
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        precision = "bf16" if native else "fp32"
-    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype, enabled=precision != "fp32")
+    chosen = resolve_precision(precision, device)
+    dtype = torch.float16 if chosen == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=chosen != "fp32")
 
 
 def forward(

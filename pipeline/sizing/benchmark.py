@@ -12,6 +12,7 @@ import torch
 from model import NezhaConfig
 from pipeline.cluster import ray_cluster
 from pipeline.feed.collate import Batch
+from pipeline.precision import resolve_precision
 from pipeline.settings.config import Config
 from pipeline.stages.estimate import random_batch
 from pipeline.training import batch_split, engine
@@ -59,7 +60,7 @@ def _measure(values: dict[str, Any], micro_batch: int, gpu: bool) -> Anchor:
     if not gpu:
         torch.set_num_threads(max(1, int(config.scaling.cpus_per_worker)))
     engine.join()
-    precision = engine.resolve_precision(config.train.precision, device)
+    precision = resolve_precision(config.train.precision, device)
     shape = network_config(config.model, vocabulary_size(config))
     objective = PretrainingObjective(build_network(shape, 0, config.engine.attention))
     split = batch_split.Split(micro_batch, world_size=1, accumulation=1)

@@ -19,6 +19,7 @@ from pipeline.feed.batches import compare_fingerprints, compare_order
 from pipeline.feed.opening import open_feed
 from pipeline.feed.order import BatchSize
 from pipeline.paths import RunPaths
+from pipeline.precision import resolve_precision
 from pipeline.settings.config import Config
 from pipeline.settings.corpus import CorpusSettings
 from pipeline.tracking.runs import tracking_uri
@@ -157,7 +158,7 @@ def _training(config: Config) -> dict[str, object]:
     paths, train = RunPaths.of(config), config.train
     split = _split(config)
     network = network_config(config.model, vocabulary_size(config))
-    precision = engine.resolve_precision(train.precision, _device(config))
+    precision = resolve_precision(train.precision, _device(config))
     growth = train.first_batch or 0, train.batch_warmup
     ends = [*(phase.after for phase in train.phases), train.steps]
     samples = BatchSize(train.global_batch, *growth).before(ends[0])

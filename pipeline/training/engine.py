@@ -15,21 +15,12 @@ from torch.distributed.rendezvous import rendezvous
 
 from model.layers_nezha import NezhaLayer
 from pipeline.errors import ConfigError
+from pipeline.precision import resolve_precision
 from pipeline.settings.config import Config
 from pipeline.training.batch_split import Split
 from pipeline.training.deepspeed_config import HALF, deepspeed_config
 from pipeline.training.lamb import optimizer as lamb
 from pipeline.training.lamb.fragments import locate
-
-
-def resolve_precision(precision: str, device: torch.device | str) -> str:
-    """`fp32`, `bf16` or `fp16`; `auto` is bf16 where the device computes in it, else fp32."""
-    if precision != "auto":
-        return precision
-    if torch.device(device).type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if native else "fp32"
 
 
 def check(config: Config, device: torch.device | str) -> None:

@@ -24,6 +24,7 @@ from pipeline.feed.base import BaseFeed
 from pipeline.feed.batches import Batch, compare_fingerprints
 from pipeline.feed.opening import open_feed, open_heldout
 from pipeline.paths import RunPaths
+from pipeline.precision import resolve_precision
 from pipeline.settings.config import Config
 from pipeline.settings.reading.config_file import dump_yaml
 from pipeline.training import batch_split, engine, starting_point
@@ -120,7 +121,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
     engine.join()
     ranks.require_shared(paths.run, context.host, disk)
     record = partial(disk.call, events.record, paths.run)
-    precision = common_precision(engine.resolve_precision(config.train.precision, device))
+    precision = common_precision(resolve_precision(config.train.precision, device))
     split = batch_split.split_batch(config.train, world_size)
     feed = open_feed(config, rank, world_size, partial(record, "skipped"))
     shape = network_config(config.model, feed.vocab_size)

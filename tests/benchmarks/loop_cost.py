@@ -30,6 +30,7 @@ from rich.table import Table
 
 from pipeline.feed.opening import open_feed
 from pipeline.paths import RunPaths
+from pipeline.precision import resolve_precision
 from pipeline.settings.config import Config
 from pipeline.settings.reading.config_file import load_config
 from pipeline.settings.training import OptimSettings
@@ -115,7 +116,7 @@ def bare_loop(config: Config) -> Callable[[], None]:
     network = build_network(
         network_config(config.model, feed.vocab_size), config.run.seed, config.engine.attention
     )
-    half = engine.HALF.get(engine.resolve_precision(config.train.precision, cpu))
+    half = engine.HALF.get(resolve_precision(config.train.precision, cpu))
     objective = PretrainingObjective(network)
     masters = list(network.parameters())
     if half:

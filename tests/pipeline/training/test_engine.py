@@ -20,19 +20,6 @@ from pipeline.training.objective import Inputs, PretrainingObjective
 from tests.pipeline.training import networks, spawn
 
 
-def test_precision(monkeypatch):
-    assert engine.resolve_precision("fp32", "cpu") == "fp32"
-    for has_bf16, expected in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda x=has_bf16: x)
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-        monkeypatch.setattr(
-            torch.cuda, "is_bf16_supported", lambda including_emulation, x=has_bf16: x
-        )
-        assert engine.resolve_precision("auto", "cpu") == expected
-        assert engine.resolve_precision("auto", "cuda") == expected
-    assert engine.resolve_precision("fp16", "cuda") == "fp16"
-
-
 def test_impossible_settings_are_named_together():
     values = {
         "train": {"precision": "fp16"},
