@@ -8,11 +8,13 @@ from typing import Any
 
 from pipeline.errors import ExportError
 from pipeline.export.lineage import packages, read_lineage
+from pipeline.finetuning.examples.data import hash_file
 from pipeline.finetuning.prediction.carried_code import write_model
 from pipeline.finetuning.prediction.head_folder import read_results
 from pipeline.finetuning.tasks import TASKS
 from pipeline.settings.config import Config
-from pipeline.tracking import datasets, registry
+from pipeline.tracking import registry
+from pipeline.tracking.datasets import DataUsed, log_data
 from pipeline.tracking.versions import Figure, Registered, address_of, has_alias
 
 SERVED = "pipeline.finetuning.prediction.served"
@@ -59,7 +61,8 @@ def register_head(config: Config, folder: Path, run_id: str) -> Registered:
     task = TASKS[results["task"]]
     lineage = _lineage_of(results["export"])
     used = {key: results["data"][key] for key in ("train", "dev", "test") if results["data"][key]}
-    digests = datasets.log_files(config, run_id, used)
+    digests = {key: hash_file(path) for key, path in used.items()}
+    log_data(config, run_id, [DataUsed(key, used[key], digests[key]) for key in used])
     scores, on = (results["test"], "test") if results["test"] else (results["dev"], "dev")
     judged = None
     if task.metric in scores:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +12,6 @@ from mlflow.entities import Dataset, DatasetInput, InputTag
 
 from pipeline.errors import TrackingError
 from pipeline.settings.config import Config
-from pipeline.storage import filesystem
 from pipeline.tracking.runs import UNREACHABLE, tracking_uri
 
 
@@ -25,24 +23,6 @@ class DataUsed(NamedTuple):
     path: str
     digest: str
     """SHA-256 of what it holds."""
-
-
-def log_files(config: Config, run_id: str, files: Mapping[str, str]) -> dict[str, str]:
-    """Log files as the data sets of a run; the keys (`train` …) are what they were used for.
-
-    Returns:
-        the SHA-256 of each file.
-
-    Raises:
-        TrackingError: the store cannot be reached or refuses it.
-    """
-    digests = {}
-    for use, path in files.items():
-        store, place = filesystem(path)
-        with store.open(place, "rb") as file:
-            digests[use] = hashlib.file_digest(file, "sha256").hexdigest()
-    log_data(config, run_id, [DataUsed(use, files[use], digests[use]) for use in files])
-    return digests
 
 
 def log_data(config: Config, run_id: str, used: Iterable[DataUsed]) -> None:
