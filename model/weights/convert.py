@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .. import AUTO_CLASSES
 from ..configuration_nezha import NezhaConfig
+from ..heads_nezha import NezhaForPreTraining
 from ..modeling_nezha import NezhaPreTrainedModel
 from .remote_code import write_remote_code
 from .tensorflow_reader import read_checkpoint
@@ -48,10 +49,7 @@ IGNORED = (
 TRANSPOSED = r"/kernel$"
 """TensorFlow stores these as [in, out]."""
 
-TIED = {
-    "cls.predictions.decoder.weight": "nezha.embeddings.word_embeddings.weight",
-    "cls.predictions.decoder.bias": "cls.predictions.bias",
-}
+TIED = NezhaForPreTraining._tied_weights_keys
 """Names that a file may leave out, and the weights that they equal then."""
 
 

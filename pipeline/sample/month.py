@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from pipeline.corpus.text.cleaning import fold_width
 from pipeline.errors import CorpusError
 
 ENTITY = {"nr": "PER", "ns": "LOC", "nt": "ORG"}
-FULL_WIDTH = {0xFF01 + i: 0x21 + i for i in range(94) if chr(0x21 + i).isalnum()} | {0x3000: 0x20}
-"""For str.translate: as `corpus.cleaning.width` does, so that labelled text fits the vocabulary."""
 
 _TOKEN = re.compile(r"(\[*)(\S+?)/([A-Za-z]+)((?:\][A-Za-z]*)*)(?=\s|$)")
 _CLOSING = "。！？；：…，、—"
@@ -143,12 +142,15 @@ def split_sentences(paragraph: Paragraph) -> Iterator[Paragraph]:
 
 
 def label(sentence: Paragraph) -> tuple[list[str], list[str]]:
-    """The characters of a sentence and a BIO label for each."""
+    """The characters of a sentence and a BIO label for each.
+
+    Their width is folded as `corpus.cleaning.width` does, so that they are in the vocabulary.
+    """
     tokens: list[str] = []
     labels: list[str] = []
     before = -1
     for word in sentence:
-        characters = word.text.translate(FULL_WIDTH)
+        characters = fold_width(word.text)
         tokens += characters
         if not word.entity:
             labels += ["O"] * len(characters)

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pipeline.corpus.text.cleaning import fold_width
 from pipeline.errors import CorpusError
-from pipeline.sample.month import FULL_WIDTH
 
 
 def split_reviews(
@@ -47,5 +47,5 @@ def _distinct(lines: Iterable[str]) -> dict[str, str]:
     for line in lines:
         key = re.sub(r"[\W_]+", "", line).lower()
         if len(key) >= 4:
-            texts.setdefault(key[:30], line.strip().translate(FULL_WIDTH))
+            texts.setdefault(key[:30], fold_width(line.strip()))
     return texts

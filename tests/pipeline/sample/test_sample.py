@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from pipeline import sample
+from pipeline.corpus.text.cleaning import fold_width
 from pipeline.errors import CorpusError
 
 needs_package = pytest.mark.skipif(
@@ -54,12 +55,10 @@ def test_the_last_days_are_held_out(files):
 @needs_package
 def test_entities_are_those_of_the_month_in_order(files):
     sets = [rows(path) for path in (files.ner_train, files.ner_dev, files.ner_test)]
-    fold = str.maketrans(sample.month.FULL_WIDTH)
     text = "".join(row["text"] for path in files[:2] for row in rows(path))
-    assert "".join("".join(row["tokens"]) for part in sets for row in part) == text.replace(
-        "\n", ""
-    ).translate(fold)
-    held = "".join(row["text"] for row in rows(files.heldout)).replace("\n", "").translate(fold)
+    wanted = fold_width(text.replace("\n", ""))
+    assert "".join("".join(row["tokens"]) for part in sets for row in part) == wanted
+    held = fold_width("".join(row["text"] for row in rows(files.heldout)).replace("\n", ""))
     assert "".join("".join(row["tokens"]) for part in sets[1:] for row in part) == held
     for part in sets:
         labels = {label for row in part for label in row["labels"]}
