@@ -27,11 +27,7 @@ def make_export(config: Config, run_id: str | None, show: Show) -> str:
     best = checkpoints.best(paths.checkpoints)
     marker = paths.run / "export.json"
     made = {"checkpoint": best.name, "hashes": checkpoints.read_hashes(best)}
-    place = {
-        "store": tracking.tracking_uri(config) if run_id else "",
-        "name": config.tracking.registered_model,
-        "alias": config.tracking.alias,
-    }
+    place = registering.place_of(config) | ({} if run_id else {"store": ""})
     done = json.loads(marker.read_text("utf-8")) if marker.exists() else {}
     places: list[dict[str, str]] = []
     if {key: done.get(key) for key in made} == made and paths.export.exists():

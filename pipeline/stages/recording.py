@@ -17,7 +17,7 @@ from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials.trial import read_predictions
 from pipeline.settings.config import Config
 from pipeline.stages.progress import Show
-from pipeline.stages.registering import head_is_registered, register_head
+from pipeline.stages.registering import head_is_registered, place_of, register_head
 from pipeline.storage import write_whole
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.finetuning import record_finetuning
@@ -60,7 +60,7 @@ def record_head(config: Config, result: FinetuneResult, run_id: str, show: Show)
     else:
         for line in filter(None, made):
             show(line)
-        write_whole(str(folder / RECORDED), json.dumps(_place(config)).encode())
+        write_whole(str(folder / RECORDED), json.dumps(place_of(config)).encode())
 
 
 def is_recorded(config: Config, folder: Path) -> bool:
@@ -72,14 +72,9 @@ def is_recorded(config: Config, folder: Path) -> bool:
         TrackingError: the store fails, so that it is not known.
     """
     path = folder / RECORDED
-    if not path.exists() or json.loads(path.read_text("utf-8")) != _place(config):
+    if not path.exists() or json.loads(path.read_text("utf-8")) != place_of(config):
         return False
     return not tracking.is_reachable(config) or head_is_registered(config, folder)
-
-
-def _place(config: Config) -> dict[str, str]:
-    store, chosen = tracking.tracking_uri(config), config.tracking
-    return {"store": store, "name": chosen.registered_model, "alias": chosen.alias}
 
 
 def _judge(output: Path) -> tuple[dict[str, float], list[Path]]:

@@ -15,10 +15,18 @@ from pipeline.finetuning.tasks import TASKS
 from pipeline.settings.config import Config
 from pipeline.tracking import registry
 from pipeline.tracking.datasets import DataUsed, log_data
+from pipeline.tracking.runs import tracking_uri
 from pipeline.tracking.versions import Figure, Registered, address_of, has_alias
 
 SERVED = "pipeline.finetuning.prediction.served"
 """The module whose `ServedHead` is what MLflow serves."""
+
+
+def place_of(config: Config) -> dict[str, str]:
+    """Where the settings say that an export or a head is registered."""
+    chosen = config.tracking
+    names = {"name": chosen.registered_model, "alias": chosen.alias}
+    return {"store": tracking_uri(config), **names}
 
 
 def register_export(config: Config, folder: Path, run_id: str) -> Registered:
