@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from pipeline import journal
 from pipeline.errors import TrainingError
 from pipeline.storage import write_whole
+from pipeline.tracking.pictures import plot_by_step
 from pipeline.training.faults import events
 from pipeline.training.measure import history, step_log
 from pipeline.training.measure.ledger import goodput, ledger
@@ -80,8 +81,8 @@ def _curves(records: Sequence[Mapping[str, float]], happened: Sequence[Mapping[s
     losses, speed = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     names = {"loss": "training", "heldout_mlm_loss": "held out (MLM)"}
     for key, label in names.items():
-        _plot(losses, records, key, label)
-    _plot(speed, records, "tokens_per_second", "tokens a second")
+        plot_by_step(losses, records, key, label)
+    plot_by_step(speed, records, "tokens_per_second", "tokens a second")
     seen: set[str] = set()
     for kind, step in _marks(happened):
         for axes in (losses, speed):
@@ -96,13 +97,6 @@ def _curves(records: Sequence[Mapping[str, float]], happened: Sequence[Mapping[s
     out = io.StringIO()
     figure.savefig(out, format="svg")
     return "<svg" + out.getvalue().partition("<svg")[2]
-
-
-def _plot(axes: Any, records: Sequence[Mapping[str, float]], key: str, label: str) -> None:
-    points = [(record["step"], record[key]) for record in records if key in record]
-    if points:
-        axes.plot(*zip(*points, strict=True), label=label)
-    axes.grid(alpha=0.3)
 
 
 def _marks(happened: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:

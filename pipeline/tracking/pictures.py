@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,19 @@ def draw_curve(records: list[dict[str, float]], path: Path, unigram_loss: float 
         xlabel="step", ylabel="masked-token loss (nats)", title="Masked-language-model loss"
     )
     for key, label in (("mlm_loss", "training"), ("heldout_mlm_loss", "held out")):
-        points = [(record["step"], record[key]) for record in records if key in record]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label)
+        plot_by_step(axes, records, key, label)
     if unigram_loss is not None:
         axes.axhline(unigram_loss, color="gray", linestyle=":", label="token frequencies alone")
     axes.legend()
-    axes.grid(alpha=0.3)
     figure.savefig(path)
+
+
+def plot_by_step(axes: Any, records: Sequence[Mapping[str, float]], key: str, label: str) -> None:
+    """Plot a figure of the records that have it; `axes` are matplotlib's."""
+    points = [(record["step"], record[key]) for record in records if key in record]
+    if points:
+        axes.plot(*zip(*points, strict=True), label=label)
+    axes.grid(alpha=0.3)
 
 
 def draw_trust_ratios(records: list[dict[str, float]], path: Path) -> bool:
