@@ -11,7 +11,8 @@ from transformers import AutoTokenizer
 
 from model import NezhaForPreTraining
 from pipeline.feed.batches import open_folder
-from pipeline.feed.collate import IGNORED, collate
+from pipeline.feed.collate import collate
+from pipeline.labels import IGNORED
 
 
 class Token(NamedTuple):

@@ -11,9 +11,8 @@ from pipeline.corpus.arrays import ranges
 from pipeline.corpus.records import Masks
 from pipeline.corpus.samples.pairs import NO_LABEL
 from pipeline.corpus.shards.reader import Rows
+from pipeline.labels import IGNORED
 
-IGNORED = -100
-"""Label of tokens that the loss ignores (torch's cross entropy)."""
 WIDTH_MULTIPLE = 8
 """Rows are padded to a multiple of this, because tensor cores compute such widths fastest."""
 

@@ -17,8 +17,9 @@ from transformers.utils import logging
 import model  # noqa: F401  registers Nezha with the Auto classes
 from pipeline.errors import ExportError
 from pipeline.export.tokenizer import INPUTS
-from pipeline.finetuning.examples.features import IGNORED, Feature, FeatureBatch, collate
+from pipeline.finetuning.examples.features import Feature, FeatureBatch, collate
 from pipeline.finetuning.tasks.base import Logits, Task
+from pipeline.labels import IGNORED
 from pipeline.precision import resolve_precision
 
 Show = Callable[[str], None]

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import TaskError
-from pipeline.finetuning.examples.features import IGNORED, Feature, collate
+from pipeline.finetuning.examples.features import Feature, collate
 from pipeline.finetuning.judging.evaluation import Dataset
 from pipeline.finetuning.network import forward, loss_sum, target_weight
 from pipeline.finetuning.tasks.base import Task, TaskSetup
 from pipeline.finetuning.workers import ALONE, Workers
+from pipeline.labels import IGNORED
 from pipeline.settings.finetuning import FinetuneSettings
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from pipeline.cpu import usable_cpus
-from pipeline.feed.collate import IGNORED, Batch
+from pipeline.feed.collate import Batch
+from pipeline.labels import IGNORED
 from pipeline.settings.config import Config
 from pipeline.training import batch_split
 from pipeline.training.network import build_network, network_config, vocabulary_size

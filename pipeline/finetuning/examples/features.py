@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-IGNORED = -100
-"""Target that the loss leaves out (torch's cross-entropy)."""
+from pipeline.labels import IGNORED
+
 _POOL = 64
 
 

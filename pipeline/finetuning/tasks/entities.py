@@ -9,7 +9,7 @@ import numpy as np
 import transformers
 
 from pipeline.errors import TaskError
-from pipeline.finetuning.examples.features import IGNORED, Feature, Tokens
+from pipeline.finetuning.examples.features import Feature, Tokens
 from pipeline.finetuning.examples.jsonl import Example, require
 from pipeline.finetuning.tasks.base import (
     Answer,
@@ -30,6 +30,7 @@ from pipeline.finetuning.tasks.bio import (
     with_invisible,
     without_invisible,
 )
+from pipeline.labels import IGNORED
 
 
 class Entities(Task):

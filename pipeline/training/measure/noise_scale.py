@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from pipeline.feed.batches import Batch
 from pipeline.feed.collate import first_samples
+from pipeline.labels import IGNORED
 from pipeline.training.engine import gradient_norm
 from pipeline.training.objective import dropout_of, to_device
 
@@ -99,7 +100,7 @@ def separate(small: Small, large: float, inverse: float) -> tuple[float, float]:
 def squared_gradient_norm(engine: Any, batch: Batch, dropout_key: tuple[int, int]) -> float:
     """Squared norm of the gradient of a batch's mean loss; the engine's own gradients stay."""
     parameters = [each for each in engine.module.parameters() if each.requires_grad]
-    pairs = int((batch.next_sentence_label != -100).sum())
+    pairs = int((batch.next_sentence_label != IGNORED).sum())
     # The gradients of fp16 would become zero without the scale.
     scale = float(getattr(engine.optimizer, "loss_scale", 1.0))
     with dropout_of(batch, *dropout_key):

@@ -16,10 +16,11 @@ from transformers import PreTrainedTokenizerFast
 from pipeline.corpus.samples.vocabulary import build_tokenizer
 from pipeline.export.tokenizer import export_tokenizer
 from pipeline.finetuning import network as networks
-from pipeline.finetuning.examples.features import IGNORED, collate
+from pipeline.finetuning.examples.features import collate
 from pipeline.finetuning.judging.evaluation import Dataset
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import Findings, TaskSetup
+from pipeline.labels import IGNORED
 from pipeline.settings.corpus import CleaningSettings
 from tests.pipeline.finetuning.conftest import MAKERS
 
