@@ -30,10 +30,8 @@ def execute(config: Config, console: Console) -> None:
     run_id = tracking.start_run(config, f"{config.run.name}-compare", {"stage": "compare"})
     progress = ConsoleProgress(console)
     try:
-        result, files = compare.run(config, lambda name, line: progress.update(line, name))
-    except BaseException:
-        tracking.finish_run(config, run_id, "FAILED")
-        raise
+        with tracking.end_on_error(config, run_id):
+            result, files = compare.run(config, lambda name, line: progress.update(line, name))
     finally:
         progress.close()
     origins = {each.name: each._asdict() for each in result.subjects}

@@ -50,11 +50,8 @@ def execute(config: Config, console: Console) -> None:
     progress = ConsoleProgress(console)
     job = Finetuning(output.name, settings, _export(config), output, config.run.seed)
     try:
-        (result,) = finetune_all([job], lambda name, line: progress.update(line, name))
-    except BaseException:
-        if run_id:
-            tracking.finish_run(config, run_id, "FAILED")
-        raise
+        with tracking.end_on_error(config, run_id):
+            (result,) = finetune_all([job], lambda name, line: progress.update(line, name))
     finally:
         progress.close()
     if not (recorded and (output / recording.RECORDED).exists()):  # a new head has no such file

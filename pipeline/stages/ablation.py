@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from pipeline import sample
 from pipeline.corpus.run.inputs import list_inputs
-from pipeline.errors import ConfigError, Interrupted, TrainingError
+from pipeline.errors import ConfigError, TrainingError
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config, flatten
 from pipeline.settings.corpus import CorpusSettings
@@ -128,13 +128,8 @@ def run(config: Config, progress: Progress) -> list[Row]:
     with lock.hold(RunPaths.of(config).run, progress.say):
         _prepare(config, progress)
         parent = _start(config)
-        try:
+        with tracking.end_on_error(config, parent):
             return _train_and_compare(config, parent, progress)
-        except BaseException as error:
-            if parent:
-                asked = isinstance(error, Interrupted | KeyboardInterrupt)
-                tracking.finish_run(config, parent, "KILLED" if asked else "FAILED")
-            raise
 
 
 def _train_and_compare(config: Config, parent: str | None, progress: Progress) -> list[Row]:

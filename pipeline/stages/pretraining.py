@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from pipeline.corpus.shards.format import MANIFEST, read_manifest
-from pipeline.errors import Interrupted, TrackingError
+from pipeline.errors import TrackingError
 from pipeline.feed import opening
 from pipeline.feed.batches import heldout, open_folder, split_weights
 from pipeline.feed.unigram import unigram_loss
@@ -64,19 +64,17 @@ def pretrain(config: Config, progress: Progress) -> str | None:
         _log_corpora(config, run_id, progress.say)
     else:
         progress.say(f"{uri} does not answer: training starts, and MLflow gets all at the end")
-    try:
+
+    def draw_report() -> list[Path]:
+        return drawn(lambda: [report.write_report(paths.run)], progress.say)
+
+    with tracking.end_on_error(config, run_id, draw_report):
         given = (uri, run_id) if run_id else None
         ray_train.fit(config, given, progress.update, progress.say)
-    except BaseException as error:
-        asked = isinstance(error, Interrupted | KeyboardInterrupt)
-        drawings = drawn(lambda: [report.write_report(paths.run)], progress.say)
-        if run_id:
-            tracking.finish_run(config, run_id, "KILLED" if asked else "FAILED", drawings)
-        raise
     reference = reference_loss(config, progress.say)
     files = [paths.run / history.FILE, paths.run / step_log.FILE]
     files += drawn(lambda: _draw(config, reference), progress.say)
-    files += drawn(lambda: [report.write_report(paths.run)], progress.say)
+    files += draw_report()
     return _record(config, run_id, files, tags, progress.say)
 
 

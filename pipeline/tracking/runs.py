@@ -8,7 +8,8 @@ import os
 import shlex
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
@@ -18,7 +19,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.errors import TrackingError
+from pipeline.errors import Interrupted, TrackingError
 from pipeline.settings.config import Config, flatten
 from pipeline.storage import write_whole
 from pipeline.tracking.metric_names import grouped
@@ -217,6 +218,25 @@ def finish_run(
         client.set_terminated(run_id, status)
     except UNREACHABLE as error:
         logger.warning("MLflow run %s could not be ended: %s", run_id, error)
+
+
+@contextmanager
+def end_on_error(
+    config: Config, run_id: str | None, draw: Callable[[], Iterable[Path]] = tuple
+) -> Iterator[None]:
+    """End a run, if there is one, that an error in the block leaves: KILLED if asked to stop.
+
+    Args:
+        draw: makes files to attach, also where there is no run.
+    """
+    try:
+        yield
+    except BaseException as error:
+        files = draw()
+        if run_id:
+            asked = isinstance(error, Interrupted | KeyboardInterrupt)
+            finish_run(config, run_id, "KILLED" if asked else "FAILED", files)
+        raise
 
 
 def record_scores(config: Config, run_id: str, scores: Mapping[str, float | None]) -> None:

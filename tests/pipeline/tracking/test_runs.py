@@ -7,7 +7,7 @@ import pytest
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
-from pipeline.errors import TrackingError
+from pipeline.errors import ConfigError, Interrupted, TrackingError
 from pipeline.settings.reading.config_file import load_config, with_changes
 from pipeline.tracking import metric_sender
 from pipeline.tracking import runs as tracking
@@ -42,6 +42,35 @@ def test_a_run_has_the_settings_the_metrics_and_the_files(config, tmp_path):
     assert run.data.params["optim.lr"] == str(config.optim.lr)
     assert points(config, run_id, "train/loss") == [(10, 7.0), (20, 6.5)]
     assert [item.path for item in client.list_artifacts(run_id)] == ["note.txt"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(KeyboardInterrupt, "KILLED"), (Interrupted, "KILLED"), (ConfigError, "FAILED")],
+)
+def test_an_error_ends_the_run(config, tmp_path, error, status):
+    run_id = tracking.start_run(config, "ended", {})
+    file = tmp_path / "report.html"
+    file.touch()
+
+    def stop(run):
+        with tracking.end_on_error(config, run, lambda: [file]):
+            raise error
+
+    for run in (None, run_id):
+        with pytest.raises(error):
+            stop(run)
+    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    assert client.get_run(run_id).info.status == status
+    assert [item.path for item in client.list_artifacts(run_id)] == ["report.html"]
+
+
+def test_a_run_goes_on_after_a_block_without_an_error(config):
+    run_id = tracking.start_run(config, "going on", {})
+    with tracking.end_on_error(config, run_id):
+        pass
+    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    assert client.get_run(run_id).info.status == "RUNNING"
 
 
 def test_a_resumed_run_appends_to_the_same_curve(config):
