@@ -26,12 +26,12 @@ from pipeline.errors import (
 )
 from pipeline.export.folder import export_checkpoint, moved
 from pipeline.feed.batches import split_weights
+from pipeline.finetuning.checks import check
 from pipeline.finetuning.finetune import (
     TRIALS,
     Finetuning,
     Runner,
     Work,
-    check,
     examine_with,
     run_trials,
     trials_of,

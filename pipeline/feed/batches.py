@@ -23,25 +23,13 @@ from pipeline.feed.cache import ShardCache
 from pipeline.feed.collate import (
     WIDTH_MULTIPLE,
     Batch,
-    PackedBatch,
     collate,
     number_words,
-    pack,
     unscored,
 )
 from pipeline.feed.order import BatchSize, positions_of, quotas, sample_at, source_at
 from pipeline.settings.corpus import MaskingSettings
 
-__all__ = [
-    "Batch",
-    "Feed",
-    "PackedBatch",
-    "compare_fingerprints",
-    "compare_order",
-    "heldout",
-    "pack",
-    "split_weights",
-]
 
 
 class FingerprintError(ShardError, CheckpointError):

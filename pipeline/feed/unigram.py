@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from pipeline.corpus.shards.reader import ShardFolder
-from pipeline.feed.batches import Batch
+from pipeline.feed.collate import Batch
 
 ROWS_AT_A_TIME = 8192
 MOST_ROWS = 1_000_000

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipeline.feed.batches import Batch
+from pipeline.feed.collate import Batch
 from pipeline.training.objective import STATISTICS, summarize, to_device
 
 LENGTHS = ("1", "2", "3", "4", "5plus")

@@ -21,7 +21,8 @@ from model import NezhaConfig
 from pipeline.corpus.shards.format import MANIFEST
 from pipeline.disk import OWN, Disk
 from pipeline.feed.base import BaseFeed
-from pipeline.feed.batches import Batch, compare_fingerprints
+from pipeline.feed.batches import compare_fingerprints
+from pipeline.feed.collate import Batch
 from pipeline.feed.opening import open_feed, open_heldout
 from pipeline.paths import RunPaths
 from pipeline.precision import resolve_precision

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from model import NezhaForPreTraining
 from model.fused.dropout import masks_by_sample
-from pipeline.feed.batches import Batch, pack
+from pipeline.feed.collate import Batch, pack
 from pipeline.training.transfer import upload
 
 STATISTICS = ("mlm_loss", "mlm_correct", "masked", "nsp_loss", "nsp_correct", "pairs")

@@ -26,8 +26,8 @@ from pipeline.corpus.samples.masks import Maskable, whole_word_masks
 from pipeline.corpus.samples.pairs import build_pairs
 from pipeline.corpus.shards.format import write_manifest, write_shard
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
-from pipeline.feed.batches import Feed, pack
-from pipeline.feed.collate import collate
+from pipeline.feed.batches import Feed
+from pipeline.feed.collate import collate, pack
 from pipeline.feed.order import sample_at
 from pipeline.settings.corpus import MaskingSettings, PairSettings
 from tests.pipeline.corpus.made import write_corpus

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from model import NezhaForPreTraining
-from pipeline.feed.batches import Batch
+from pipeline.feed.collate import Batch
 from pipeline.training.transfer import upload
 
 TOKENS = 1024

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
-from pipeline.feed.batches import Batch
-from pipeline.feed.collate import first_samples
+from pipeline.feed.collate import Batch, first_samples
 from pipeline.labels import IGNORED
 from pipeline.training.engine import gradient_norm
 from pipeline.training.objective import dropout_of, to_device

@@ -8,7 +8,8 @@ import pytest
 from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.errors import CheckpointError, ShardError
 from pipeline.feed import base, batches
-from pipeline.feed.batches import Feed, compare_fingerprints, heldout, pack
+from pipeline.feed.batches import Feed, compare_fingerprints, heldout
+from pipeline.feed.collate import pack
 from pipeline.settings.corpus import MaskingSettings
 from tests.pipeline.corpus.made import make_corpus
 

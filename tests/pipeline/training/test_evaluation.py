@@ -9,7 +9,8 @@ from rich.console import Console
 
 from jobs import evaluate as verb
 from jobs.command import table
-from pipeline.feed.batches import Batch, heldout
+from pipeline.feed.batches import heldout
+from pipeline.feed.collate import Batch
 from pipeline.settings.config import Config
 from pipeline.training import batch_split, engine, evaluation
 from pipeline.training.evaluation import count_words, evaluate, summarize_words
