@@ -168,7 +168,7 @@ def run(config: Config, show: Show) -> tuple[Comparison, list[Path]]:
     tasks, runner = suite_of(config), cluster_runner(show, folder_of(config))
     check_workers((f"heads.{name}", each) for name, each in tasks.items())
     folder = folder_of(config)
-    subjects = subjects_of(config, runner, show)
+    subjects = subjects_of(config, runner)
     jobs = [
         Finetuning(
             f"{name} {subject.name}",
@@ -227,7 +227,7 @@ def write_report(result: Comparison, folder: Path) -> list[Path]:
     return [folder / name for name in [*texts, *pictures]]
 
 
-def subjects_of(config: Config, runner: Runner, show: Show) -> list[Subject]:
+def subjects_of(config: Config, runner: Runner) -> list[Subject]:
     """What is compared: the checkpoints that are named, and those of the run.
 
     Raises:

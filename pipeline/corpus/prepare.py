@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from pipeline.corpus.run.output_folder import Ledger
 from pipeline.corpus.run.progress import Progress
 from pipeline.corpus.run.ray_data import run_on_cluster, spread_on_cluster
 from pipeline.corpus.run.tally import Result, Tally
-from pipeline.corpus.run.work import Job, make_shard, or_failure, sign_chunk
+from pipeline.corpus.run.work import Job, make_shard, sign_chunk
 from pipeline.corpus.samples.vocabulary import SPECIALS, read_vocabulary
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.shards.format import Manifest
@@ -47,18 +47,6 @@ class Executor(NamedTuple):
     """As `grouping.Spread`, after the folder that the function works in."""
 
 
-def _one_by_one(job: Job, units: Sequence[Unit], workers: int) -> Iterator[Result]:
-    for unit in units:
-        yield from or_failure(job, unit)
-
-
-def _spread_here(
-    folder: str, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
-) -> list[Any]:
-    return [function(*each) for each in arguments]
-
-
-IN_PROCESS = Executor(_one_by_one, _spread_here)
 ON_CLUSTER = Executor(run_on_cluster, spread_on_cluster)
 
 
@@ -94,7 +82,7 @@ def prepare(
         sources: the signed inputs.
         heldout: signed files whose documents are left out of the corpus.
         show: receives lines of progress.
-        executor: does the work: `ON_CLUSTER`, or `IN_PROCESS`, which does not need Ray.
+        executor: does the work.
 
     Raises:
         CorpusError: inputs that vanish, hold no text or are mostly unreadable; samples on which

@@ -113,7 +113,6 @@ class Feed(BaseFeed):
             raise ShardError(f"{', '.join(folders)}: no samples; prepare them from more text")
 
         self._steps_ahead = self._steps_of_a_window()
-        self.samples_per_epoch = len(self._reader)
         self.vocab_sha256, self.vocab_size = manifest.vocab_sha256, manifest.vocab_size
         self.fingerprint_fields: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.disk import OWN, Disk, fetch_named
+from pipeline.disk import Disk, fetch_named
 from pipeline.errors import ConfigError, ExportError, NezhaError
 from pipeline.finetuning.checks import check
 from pipeline.finetuning.examples.data import Examined, examine, hash_of
@@ -95,31 +95,11 @@ class FinetuneResult(NamedTuple):
     folder: str
 
 
-def finetune(
-    settings: FinetuneSettings,
-    export: str,
-    output: Path,
-    seed: int,
-    from_scratch: bool = False,
-    show: Show = lambda line: None,
-) -> FinetuneResult:
-    """`finetune_with` for one fine-tuning, in this process."""
-
-    def here(works: Sequence[Work]) -> list[Any]:
-        return [_call(work, show) for work in works]
-
-    if settings.workers > 1:
-        raise ConfigError("finetune.workers: needs a cluster (`finetune_all`)")
-    job = Finetuning("", settings, export, output, seed, from_scratch)
-    (result,) = finetune_with(here, [job], lambda name, line: show(line))
-    return result
-
-
 def finetune_with(
     run: Runner,
     jobs: Sequence[Finetuning],
     show: Callable[[str, str], None],
-    halve: Halve | None = None,
+    halve: Halve,
 ) -> list[FinetuneResult]:
     """Train every point of each grid with all seeds, and keep the median head of the best point.
 
@@ -138,8 +118,6 @@ def finetune_with(
     """
     for job in jobs:
         check(job.settings)
-        if job.settings.search.halving and halve is None:
-            raise ConfigError("finetune.search.halving: needs a cluster (`finetune_all`)")
     examined = examine_with(run, jobs)
     results: dict[int, FinetuneResult] = {}
     trials: dict[int, list[Trial]] = {}
@@ -250,14 +228,11 @@ def failures(trials: Sequence[Trial], found: Found) -> list[NezhaError]:
     ]
 
 
-def _halved(
-    job: Finetuning, trials: Sequence[Trial], found: Found, halve: Halve | None
-) -> list[Trial]:
+def _halved(job: Finetuning, trials: Sequence[Trial], found: Found, halve: Halve) -> list[Trial]:
     """Search with the first seed alone; returns its trials, and the other seeds of the best point.
 
     `found` takes the results of the search.
     """
-    assert halve is not None
     metric = TASKS[job.settings.task].metric
     first = [trial for trial in trials if trial.seed == trials[0].seed]
     found |= halve(first, metric)
@@ -353,13 +328,6 @@ def _examine(
     settings: FinetuneSettings, export: str, scratch: bool, show: Show, disk: Disk
 ) -> Examined:
     return examine(settings, fetch_named(disk, export), scratch)
-
-
-def _call(work: Work, show: Show) -> Any:
-    try:
-        return work.function(*work.arguments, show=show, disk=OWN)
-    except NezhaError as error:
-        return error
 
 
 def _is_empty(path: Path) -> bool:

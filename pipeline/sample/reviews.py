@@ -12,7 +12,7 @@ from pipeline.errors import CorpusError
 
 
 def split_reviews(
-    positive: Sequence[str], negative: Sequence[str], evaluated: int, seed: int = 0
+    positive: Sequence[str], negative: Sequence[str], evaluated: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
     """Train, dev and test reviews, each half positive; dev and test have `evaluated` reviews.
 
@@ -22,7 +22,7 @@ def split_reviews(
     """
     classes = [_distinct(negative), _distinct(positive)]
     shared = classes[0].keys() & classes[1].keys()
-    draw = random.Random(seed)
+    draw = random.Random(0)
     pools = []
     for texts in classes:
         pool = [text for key, text in texts.items() if key not in shared]

@@ -36,6 +36,7 @@ from pipeline.corpus.text.sources import list_sources
 from pipeline.corpus.text.units import plan_units
 from pipeline.settings.corpus import CorpusSettings
 from tests.benchmarks import prepare_peers
+from tests.pipeline.corpus.preparing import IN_PROCESS
 
 
 def main() -> None:
@@ -70,7 +71,7 @@ def prepare_in_process(
 ) -> Manifest:
     """Prepare a corpus in this process, the listing and hashing of its inputs included."""
     sources = list_sources(settings.inputs, settings)
-    return prepare.prepare(settings, folder, vocab, seed, sources, silent, prepare.IN_PROCESS)
+    return prepare.prepare(settings, folder, vocab, seed, sources, silent, IN_PROCESS)
 
 
 def compare(texts: list[str], folder: Path, vocab: Path, peer: Path | None) -> None:

@@ -14,7 +14,7 @@ from jobs.command import main
 from model import NezhaConfig, NezhaForPreTraining
 from model.weights.remote_code import write_remote_code
 from pipeline.corpus.samples.vocabulary import build_tokenizer
-from pipeline.finetuning.finetune import finetune as fine_tune
+from tests.pipeline.finetuning.in_process import finetune as fine_tune
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pipeline.corpus import prepare
 from pipeline.corpus.shards import verify
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.conftest import vocab  # noqa: F401
-from tests.pipeline.corpus.preparing import hashes, run
+from tests.pipeline.corpus.preparing import IN_PROCESS, hashes, run
 from tests.pipeline.corpus.raw import write_texts
 from tests.pipeline.object_store import bucket, object_store  # noqa: F401
 
@@ -31,7 +31,7 @@ def test_a_corpus_goes_from_s3_to_s3(bucket, client, vocab, tmp_path, monkeypatc
     manifest = run(f"{bucket}/in", f"{bucket}/out", vocab, **settings)
     assert len(manifest.shards) > 1
     assert verify.verify(f"{bucket}/out").problems == []
-    nothing = prepare.Executor(lambda *_: pytest.fail("was finished"), prepare.IN_PROCESS.spread)
+    nothing = prepare.Executor(lambda *_: pytest.fail("was finished"), IN_PROCESS.spread)
     assert run(f"{bucket}/in", f"{bucket}/out", vocab, nothing, **settings) == manifest
     monkeypatch.undo()
     raw.write(tmp_path / "in" / "a.jsonl", raw.jsonl(texts))

@@ -12,6 +12,8 @@ from seqeval.metrics import classification_report
 from seqeval.scheme import IOB2
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+BINS = 10
+"""Of the calibration error."""
 _HAN = "\u4e00-\u9fa5"
 _CMRC_MARKS = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
 _LATIN = rf"[^\W{_HAN}]+"
@@ -45,17 +47,17 @@ def regression(truth: Sequence[float], found: Sequence[float]) -> dict[str, floa
     }
 
 
-def calibration_error(confidences: Sequence[float], right: Sequence[bool], bins: int = 10) -> float:
+def calibration_error(confidences: Sequence[float], right: Sequence[bool]) -> float:
     """Expected calibration error: the mean distance of confidence and accuracy over bins.
 
-    The bins have equal width, and each counts by its share of the answers (Guo et al. 2017, arXiv
-    1706.04599, equation 3).
+    There are ten bins of equal width, and each counts by its share of the answers (Guo et al.
+    2017, arXiv 1706.04599, equation 3).
     """
     given, truth = np.asarray(confidences), np.asarray(right, dtype=float)
     if not given.size:
         return 0.0
-    places = np.minimum((given * bins).astype(int), bins - 1)
-    gaps = np.bincount(places, weights=truth - given, minlength=bins)
+    places = np.minimum((given * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(places, weights=truth - given, minlength=BINS)
     return float(np.abs(gaps).sum() / given.size)
 
 

@@ -104,8 +104,8 @@ def test_a_run_is_found_in_the_folder_of_its_storage(data, tmp_path):
 @pytest.mark.ray
 def test_a_comparison_finds_the_better_one_and_repeats_nothing(ray_cluster, export, data, tmp_path):
     """The reference has learnt the task before; random weights see ten examples."""
-    from pipeline.finetuning.finetune import finetune
     from pipeline.settings.finetuning import FinetuneSettings
+    from tests.pipeline.finetuning.in_process import finetune
 
     taught = {"task": "ner", "epochs": 3, "lr": 5e-3, "batch": 16, "data": data["ner"]}
     finetune(FinetuneSettings.model_validate(taught), str(export), tmp_path / "taught", 1)

@@ -4,11 +4,16 @@ import hashlib
 from pathlib import Path
 
 from pipeline.corpus import prepare
-from pipeline.corpus.prepare import IN_PROCESS, Executor
+from pipeline.corpus.prepare import Executor
 from pipeline.corpus.run.tally import Result
+from pipeline.corpus.run.work import or_failure
 from pipeline.corpus.text.sources import list_sources
 from pipeline.settings.corpus import CorpusSettings
 
+IN_PROCESS = Executor(
+    run=lambda job, units, workers: (each for unit in units for each in or_failure(job, unit)),
+    spread=lambda folder, function, arguments: [function(*each) for each in arguments],
+)
 SMALL = {"shard_megabytes": 0.01, "sequence_length": 48}
 
 

@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from pipeline.corpus import planning, prepare
-from pipeline.corpus.prepare import IN_PROCESS, Executor
+from pipeline.corpus.prepare import Executor
 from pipeline.corpus.samples.vocabulary import build_tokenizer
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
@@ -20,7 +20,7 @@ from pipeline.corpus.text.sources import list_sources
 from pipeline.errors import ConfigError, CorpusError, VocabularyError
 from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
-from tests.pipeline.corpus.preparing import SMALL, counting, hashes, run
+from tests.pipeline.corpus.preparing import IN_PROCESS, SMALL, counting, hashes, run
 from tests.pipeline.corpus.raw import write_texts
 
 

@@ -5,11 +5,11 @@ import os
 
 import pytest
 
-from pipeline.corpus.prepare import IN_PROCESS, Executor
+from pipeline.corpus.prepare import Executor
 from pipeline.corpus.shards import format as shards
 from pipeline.errors import CorpusError
 from tests.pipeline.corpus import raw
-from tests.pipeline.corpus.preparing import counting, hashes, run
+from tests.pipeline.corpus.preparing import IN_PROCESS, counting, hashes, run
 from tests.pipeline.corpus.raw import write_texts
 
 

@@ -7,9 +7,9 @@ import sys
 import pytest
 from transformers import pipeline
 
-from pipeline.finetuning.finetune import finetune
 from pipeline.finetuning.prediction.predict import Head
 from pipeline.settings.finetuning import FinetuneSettings
+from tests.pipeline.finetuning.in_process import finetune
 
 
 @pytest.fixture(scope="module")

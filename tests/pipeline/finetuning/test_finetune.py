@@ -12,10 +12,10 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline.errors import TrainingError
-from pipeline.finetuning.finetune import finetune
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials.trial import read_predictions
 from tests.pipeline.finetuning.conftest import settings, write_rows
+from tests.pipeline.finetuning.in_process import finetune
 
 RECIPE = {
     "classification": {"epochs": 4, "least": 0.9},

@@ -6,9 +6,9 @@ import pytest
 
 from pipeline.errors import ConfigError, ExportError, TaskError
 from pipeline.finetuning.checks import check
-from pipeline.finetuning.finetune import finetune
 from pipeline.settings.finetuning import FinetuneSettings
 from tests.pipeline.finetuning.conftest import settings, write_rows
+from tests.pipeline.finetuning.in_process import finetune
 
 
 def test_settings_without_an_effect_are_refused(data):

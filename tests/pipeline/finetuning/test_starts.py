@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import ExportError
-from pipeline.finetuning.finetune import finetune
 from pipeline.finetuning.tasks import TASKS
 from tests.pipeline.finetuning.conftest import settings, write_rows
+from tests.pipeline.finetuning.in_process import finetune
 
 
 def test_the_pretrained_weights_are_used_and_scratch_has_others(export, data, tmp_path):

@@ -15,7 +15,6 @@ import pytest
 
 from jobs import promote
 from jobs.command import main
-from pipeline.finetuning.finetune import finetune
 from pipeline.finetuning.prediction import carried_code
 from pipeline.finetuning.prediction.predict import Head
 from pipeline.finetuning.tasks import TASKS
@@ -26,6 +25,7 @@ from pipeline.tracking import runs as tracking
 from pipeline.tracking import versions
 from pipeline.tracking.versions import Figure
 from tests.pipeline.finetuning.conftest import data, export  # noqa: F401
+from tests.pipeline.finetuning.in_process import finetune
 
 TEXTS = {
     "ner": {"text": "王明在京，李华说"},

@@ -15,12 +15,12 @@ from pipeline.corpus.text.sources import Source
 from pipeline.errors import ConfigError, ShardError, TrackingError, TrainingError
 from pipeline.feed.batches import heldout
 from pipeline.feed.unigram import unigram_loss
-from pipeline.finetuning.finetune import finetune
 from pipeline.paths import RunPaths
 from pipeline.settings.finetuning import FinetuneSettings, TaskData
 from pipeline.stages import exporting, heads, preflight, preparing, pretraining, sequence
 from pipeline.tracking import runs as tracking
 from pipeline.training.launch import ray_train, torchrun
+from tests.pipeline.finetuning.in_process import finetune
 from tests.pipeline.training.test_loop import settings
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from pipeline.corpus import prepare
-from pipeline.corpus.prepare import IN_PROCESS
 from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.shards.origins import origins_of
 from pipeline.corpus.shards.reader import ShardFolder
@@ -16,7 +15,7 @@ from pipeline.errors import ConfigError, CorpusError
 from pipeline.settings.corpus import CorpusSettings
 from pipeline.settings.reading.config_file import load_config
 from tests.pipeline.corpus import raw
-from tests.pipeline.corpus.preparing import SMALL, hashes
+from tests.pipeline.corpus.preparing import IN_PROCESS, SMALL, hashes
 from tests.pipeline.corpus.raw import write_texts
 
 

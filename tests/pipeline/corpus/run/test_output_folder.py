@@ -6,13 +6,13 @@ import os
 import pytest
 
 from pipeline.corpus import planning
-from pipeline.corpus.prepare import IN_PROCESS, Executor
+from pipeline.corpus.prepare import Executor
 from pipeline.corpus.run import output_folder
 from pipeline.corpus.run.output_folder import Ledger
 from pipeline.errors import ConfigError, CorpusError
 from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
-from tests.pipeline.corpus.preparing import counting, hashes, run
+from tests.pipeline.corpus.preparing import IN_PROCESS, counting, hashes, run
 from tests.pipeline.corpus.raw import write_texts
 
 

@@ -19,7 +19,7 @@ from pipeline.errors import CorpusError
 from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.cluster.own_disks import hide_the_disk
 from tests.pipeline.corpus import raw
-from tests.pipeline.corpus.preparing import hashes
+from tests.pipeline.corpus.preparing import IN_PROCESS, hashes
 from tests.pipeline.corpus.raw import write_texts
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -40,7 +40,7 @@ def corpus(tmp_path_factory):
     vocab = folder / "vocab.txt"
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocab.write_text("\n".join([*specials, *characters]), "utf-8")
-    make(folder, folder / "expected", prepare.IN_PROCESS)
+    make(folder, folder / "expected", IN_PROCESS)
     return folder
 
 
@@ -177,7 +177,7 @@ def test_the_chunks_of_one_compressed_file_go_to_all_workers(ray_cluster, corpus
     (folder / "vocab.txt").write_bytes((corpus / "vocab.txt").read_bytes())
     assert (folder / "in" / "a.jsonl.zst").read_bytes()[:4] == zstandard.FRAME_HEADER
     make(folder, folder / "out", workers=2)
-    make(folder, folder / "expected", prepare.IN_PROCESS)
+    make(folder, folder / "expected", IN_PROCESS)
     assert hashes(folder / "out") == hashes(folder / "expected")
     # Each shard was a task of its own, which any worker could take.
     assert len(shards.read_manifest(folder / "out").shards) >= 4

@@ -15,13 +15,13 @@ from pipeline.errors import ExportError, TaskError
 from pipeline.export.lineage import LINEAGE, left_steps, packages
 from pipeline.finetuning.examples.input_lines import read_input
 from pipeline.finetuning.examples.lines import read_lines
-from pipeline.finetuning.finetune import finetune
 from pipeline.finetuning.prediction import predict as prediction
 from pipeline.finetuning.prediction.predict import parse, predict
 from pipeline.finetuning.prediction.predict_on_cluster import predict_on_cluster
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import Findings
 from pipeline.settings.finetuning import FinetuneSettings
+from tests.pipeline.finetuning.in_process import finetune
 
 
 @pytest.fixture(scope="module")

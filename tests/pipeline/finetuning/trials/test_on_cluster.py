@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from pipeline.errors import ConfigError, TaskError, TrainingError
-from pipeline.finetuning.finetune import Finetuning, Work, finetune
+from pipeline.finetuning.finetune import Finetuning, Work
 from pipeline.finetuning.prediction.predict_on_cluster import predict_on_cluster
 from pipeline.finetuning.trials.on_cluster import cluster_runner, finetune_all, threads_of_a_task
 from pipeline.finetuning.workers import Workers
 from pipeline.settings.finetuning import FinetuneSettings
 from tests.pipeline.cluster.own_disks import hide_the_disk
+from tests.pipeline.finetuning.in_process import finetune
 
 
 def job(name, data, export, output, seed=1, **more):
@@ -136,8 +137,6 @@ def test_more_workers_than_the_cluster_holds_are_refused(ray_cluster, export, da
         ConfigError, match=r"ner: finetune\.workers=9: needs 9 CPUs and the cluster has \d;"
     ):
         finetune_all([run], lambda name, line: None)
-    with pytest.raises(ConfigError, match="needs a cluster"):
-        finetune(run.settings, str(export), tmp_path / "here", seed=1)
 
 
 def end_at_worker_1(how, show, disk):
