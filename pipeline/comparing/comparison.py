@@ -70,7 +70,7 @@ class Comparison(NamedTuple):
 
     subjects: list[Subject]
     rows: list[Row]
-    landmark: dict[str, Any]
+    published: dict[str, Any]
     """The published encoder that is nearest in size, with its dev scores by task (`scores`)."""
     failures: list[str]
     seconds: float

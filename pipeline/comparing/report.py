@@ -16,16 +16,16 @@ Table = list[list[str]]
 
 
 def score_table(comparison: Comparison) -> Table:
-    """Scores in per cent: mean ± standard deviation over seeds, and the published landmark."""
+    """Scores in per cent: mean ± standard deviation over seeds, and the published scores."""
     names = [subject.name for subject in comparison.subjects]
-    landmark = comparison.landmark
-    size = f"{landmark['layers']}×{landmark['hidden']}"
-    head = ["task", "score", "train / judged on", "trivial", *names, f"{landmark['model']} {size}"]
+    published = comparison.published
+    size = f"{published['layers']}×{published['hidden']}"
+    head = ["task", "score", "train / judged on", "trivial", *names, f"{published['model']} {size}"]
     table = [head]
     for row in comparison.rows:
         on = "test" if any(cell.on == "test" for cell in row.cells.values()) else "dev"
         cells = [str(row.cells[name].score) if name in row.cells else "failed" for name in names]
-        known = landmark["scores"].get(row.task)
+        known = published["scores"].get(row.task)
         table.append(
             [
                 row.task,
@@ -81,13 +81,13 @@ def other_scores(comparison: Comparison) -> Table:
 def sections(comparison: Comparison) -> list[tuple[str, str, Table]]:
     """Title, explanation and table of each section."""
     seeds = max((cell.seeds for row in comparison.rows for cell in row.cells.values()), default=0)
-    landmark = comparison.landmark
+    published = comparison.published
     found = [
         (
             "Scores",
             f"In per cent, mean ± standard deviation over {seeds} seed(s) of fine-tuning. The last "
             f"column has published dev scores of the encoder that is nearest in size, trained on "
-            f"all data; protocols differ ({landmark['source']}).",
+            f"all data; protocols differ ({published['source']}).",
             score_table(comparison),
         ),
         (

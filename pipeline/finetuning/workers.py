@@ -16,7 +16,7 @@ from pipeline.errors import TrainingError
 T = TypeVar("T")
 
 
-class OthersKnow(TrainingError):
+class PeerFailed(TrainingError):
     """What became of a group's work is told by another of its workers, not by this one."""
 
 
@@ -83,8 +83,8 @@ ALONE = Workers()
 
 @contextmanager
 def reported_by_others() -> Iterator[None]:
-    """Raise OthersKnow where a connection breaks: another worker has ended, and has the reason."""
+    """Raise PeerFailed where a connection breaks: another worker has ended, and has the reason."""
     try:
         yield
     except RuntimeError as error:
-        raise OthersKnow(f"the connection to other workers broke: {error}") from error
+        raise PeerFailed(f"the connection to other workers broke: {error}") from error

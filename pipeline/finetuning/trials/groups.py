@@ -32,7 +32,7 @@ class Place(NamedTuple):
     """Prefix of the group's keys in the store."""
 
 
-class Meeting:
+class Rendezvous:
     """A store in this process, through which the workers of groups find each other."""
 
     def __init__(self) -> None:

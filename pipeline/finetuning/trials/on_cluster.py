@@ -29,10 +29,10 @@ from pipeline.finetuning.finetune import (
     finetune_with,
 )
 from pipeline.finetuning.trials import groups
-from pipeline.finetuning.trials.groups import Meeting, Place, check_workers, joined
+from pipeline.finetuning.trials.groups import Place, Rendezvous, check_workers, joined
 from pipeline.finetuning.trials.halving import halve
 from pipeline.finetuning.trials.trial import Trial
-from pipeline.finetuning.workers import OthersKnow
+from pipeline.finetuning.workers import PeerFailed
 
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Threads that wait for each other sleep. By default they spin, which on cores that other processes
@@ -98,7 +98,7 @@ def cluster_runner(show: Show, folder: Path) -> Runner:
         most = max(work.workers for work in works)
         tasks = sum(work.workers for work in works)
         threads = threads_of_a_task(tasks, ray_cluster.cpus_by_node(), most)
-        meeting = Meeting() if most > 1 else None
+        rendezvous = Rendezvous() if most > 1 else None
         members: dict[Any, Member] = {}
         held: dict[int, PlacementGroup] = {}
         try:
@@ -106,10 +106,10 @@ def cluster_runner(show: Show, folder: Path) -> Runner:
                 gpus = ray_cluster.gpus_of_a_task(work.gpus)
                 options = {"num_cpus": 1 if gpus else threads, "num_gpus": gpus}
                 start = partial(_start, work, offer)
-                if meeting is None or work.workers == 1:
+                if rendezvous is None or work.workers == 1:
                     members[start(None, options)] = Member(number, 0)
                     continue
-                places = meeting.places(str(number), work.workers)
+                places = rendezvous.places(str(number), work.workers)
                 streams, held[number] = groups.start(start, places, options)
                 members |= {each: Member(number, rank) for rank, each in enumerate(streams)}
             return _collect(works, members, held, show)
@@ -163,7 +163,7 @@ def _collect(
                     show(work.name, item)
                 continue
             others = [each for each in waiting if members[each].work == number]
-            if number in results or (isinstance(item, OthersKnow) and others):
+            if number in results or (isinstance(item, PeerFailed) and others):
                 continue
             results[number] = item
             if number in held:
@@ -208,7 +208,7 @@ def _run(
 ) -> Iterator[Any]:
     """Runs in a Ray worker: yields progress lines and, last, the result, which is no string.
 
-    Of a group, the first worker does so, and the others raise OthersKnow at their end.
+    Of a group, the first worker does so, and the others raise PeerFailed at their end.
     """
     torch.set_num_threads(threads)
     os.environ["RAYON_NUM_THREADS"] = str(threads)  # the tokenizer's threads
@@ -219,7 +219,7 @@ def _run(
         try:
             with joined(place), remote_files.files_of(offer) as disk:
                 result = function(*arguments, show=items.put if first else _ignore, disk=disk)
-            items.put(result if first else OthersKnow("the first worker gave no result"))
+            items.put(result if first else PeerFailed("the first worker gave no result"))
         except BaseException as error:
             items.put(error)
 

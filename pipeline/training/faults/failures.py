@@ -25,7 +25,7 @@ MAX_REWINDS = 3
 
 
 @dataclass
-class Budget:
+class FailureCounter:
     """Counts failures since the last new checkpoint, so that a long run may fail often."""
 
     limit: int
@@ -34,7 +34,7 @@ class Budget:
     newest: Path | None = None
     """The newest checkpoint at the last failure."""
 
-    def charge(self, newest: Path | None) -> bool:
+    def count(self, newest: Path | None) -> bool:
         """Count one failure; returns whether the workers may be restarted."""
         if newest != self.newest:
             self.failures, self.newest = 0, newest
@@ -42,12 +42,12 @@ class Budget:
         return self.limit < 0 or self.failures <= self.limit
 
 
-class Judge:
+class FailurePolicy:
     """Decides what failed workers mean for a run."""
 
     def __init__(self, config: Config) -> None:
         self._config, self._faults, self._paths = config, config.faults, RunPaths.of(config)
-        self._budget = Budget(config.faults.max_failures)
+        self._counter = FailureCounter(config.faults.max_failures)
 
     def decide(self, errors: Mapping[int, Exception]) -> NezhaError | None:
         """Decide, and write the decision into the run's record.
@@ -75,15 +75,15 @@ class Judge:
         what = describe(errors, self._paths.run, self._faults.hang_seconds)
         if any(map(memory.is_short, map(original, errors.values()))):
             what += f"; {memory.advice(self._fitting())}"
-        if self._budget.charge(newest):
-            number = f"restart {self._budget.failures}"
-            number += f" of {self._budget.limit}" if self._budget.limit >= 0 else ""
+        if self._counter.count(newest):
+            number = f"restart {self._counter.failures}"
+            number += f" of {self._counter.limit}" if self._counter.limit >= 0 else ""
             events.record(self._paths.run, "restart", f"{what}; {number}, {place}")
             return None
         return self._stop(
             TrainingError(
-                f"{what}; that is failure number {self._budget.failures} without a new checkpoint "
-                f"(faults.max_failures={self._budget.limit}); the same command goes on {place}"
+                f"{what}; that is failure number {self._counter.failures} without a new checkpoint "
+                f"(faults.max_failures={self._counter.limit}); the same command goes on {place}"
             )
         )
 

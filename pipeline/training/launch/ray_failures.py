@@ -15,7 +15,7 @@ from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.storage import write_whole
 from pipeline.training.faults import events, hang
-from pipeline.training.faults.failures import Judge, Worker, hung_ranks, workers
+from pipeline.training.faults.failures import FailurePolicy, Worker, hung_ranks, workers
 
 GATHER_SECONDS = 45.0
 """How long nodes have to start a process and give the stacks that were written there."""
@@ -25,7 +25,7 @@ class RestartOrStop(UserCallback):
     """Runs in Ray Train's controller; raises an error to end the run."""
 
     def __init__(self, config: Config, offer: remote_disk.Offer) -> None:
-        self._judge, self._run, self._offer = Judge(config), RunPaths.of(config).run, offer
+        self._policy, self._run, self._offer = FailurePolicy(config), RunPaths.of(config).run, offer
         self._preempted: set[Worker | None] = set()
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
@@ -41,7 +41,7 @@ class RestartOrStop(UserCallback):
             return
         _gather_stacks(self._run, self._offer)
         hung = hung_ranks(self._run, worker_exceptions)
-        error = self._judge.decide(worker_exceptions)
+        error = self._policy.decide(worker_exceptions)
         found = workers(self._run)
         for worker in (found[rank] for rank in hung if rank in found):
             # A stopped process does not take Ray's request to end.

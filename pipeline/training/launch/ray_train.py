@@ -37,7 +37,7 @@ from pipeline.training.measure import history, step_log
 POLL_SECONDS = 1.0
 RESIZE_SECONDS = 60.0
 """Seconds between two looks for nodes that were added, in an elastic run."""
-MEETING_SECONDS = 7200
+RENDEZVOUS_SECONDS = 7200
 """How long workers wait for each other at the start, while some copy shards. What hangs later is
 found by `faults.hang_seconds`."""
 SILENT_SECONDS = 300.0
@@ -113,7 +113,7 @@ def _trainer(
             "tracking": tracking,
             "offer": offer,
         },
-        torch_config=NodeTorchConfig("nccl" if gpus else "gloo", timeout_s=MEETING_SECONDS),
+        torch_config=NodeTorchConfig("nccl" if gpus else "gloo", timeout_s=RENDEZVOUS_SECONDS),
         scaling_config=ScalingConfig(
             num_workers=(fewest, most) if fewest < most else most,
             elastic_resize_monitor_interval_s=RESIZE_SECONDS,

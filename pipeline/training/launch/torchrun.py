@@ -18,7 +18,7 @@ from pipeline.settings.faults import FaultSettings
 from pipeline.training.checkpoints import files
 from pipeline.training.faults import events, hang, lock, stop
 from pipeline.training.faults.divergence import Diverged
-from pipeline.training.faults.failures import Judge, describe
+from pipeline.training.faults.failures import FailurePolicy, describe
 from pipeline.training.faults.memory import OutOfMemory
 from pipeline.training.loop import Context, train
 from pipeline.training.measure import step_log
@@ -105,7 +105,7 @@ def fit(config: Config, tracking: tuple[str, str] | None) -> dict[str, Any]:
         except (Diverged, OutOfMemory) as error:
             # The loss is the same on all ranks; memory may run out on one of them alone.
             decides = rank() == 0 or isinstance(error, OutOfMemory)
-            if decides and Judge(config).decide({rank(): error}) is None:
+            if decides and FailurePolicy(config).decide({rank(): error}) is None:
                 then = "goes back, past that data"
                 if isinstance(error, OutOfMemory):
                     then = "goes on with half the micro-batch"

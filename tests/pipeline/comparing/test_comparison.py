@@ -1,4 +1,4 @@
-"""The tables of a comparison, and the published landmark."""
+"""The tables of a comparison, and the published scores."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ EXAMINED = Examined(
     ("layers", "hidden", "model"),
     [(2, 128, "UER Tiny-WWM"), (4, 256, "UER Mini-WWM"), (12, 768, "NEZHA base-WWM")],
 )
-def test_the_landmark_is_the_nearest_in_size(layers, hidden, model):
+def test_the_published_encoder_is_the_nearest_in_size(layers, hidden, model):
     found = comparison.published(layers, hidden)
     assert found["model"] == model
     assert found["source"]

@@ -9,7 +9,7 @@ from pipeline.finetuning.judging.evaluation import Dataset
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import TaskSetup
 from pipeline.finetuning.training import train
-from pipeline.finetuning.workers import ALONE, OthersKnow, Workers
+from pipeline.finetuning.workers import ALONE, PeerFailed, Workers
 from pipeline.settings.finetuning import FinetuneSettings
 from tests.pipeline.training import spawn
 
@@ -107,7 +107,7 @@ def wait_for_the_other():
     workers = Workers.of_process()
     if workers.rank == 1:
         return "gone"
-    with pytest.raises(OthersKnow, match="the connection to other workers broke"):
+    with pytest.raises(PeerFailed, match="the connection to other workers broke"):
         workers.collect([1])
     return "noticed"
 

@@ -31,7 +31,7 @@ def run(tmp_path):
     failures.write_workers(
         paths.run, [failures.Worker("10.0.0.1", 7), failures.Worker("10.0.0.2", 8)]
     )
-    return config, paths, failures.Judge(config)
+    return config, paths, failures.FailurePolicy(config)
 
 
 def texts(paths):
@@ -39,11 +39,11 @@ def texts(paths):
 
 
 def test_a_death_is_named_rather_than_what_it_did_to_others(run):
-    _, paths, judge = run
+    _, paths, policy = run
     make(paths.checkpoints, 1200)
     broken = RuntimeError("Connection closed by peer\nmore")
-    assert judge.decide({0: Wrapped(broken), 1: RayActorError("killed\n")}) is None
-    assert judge.decide({0: Wrapped(broken)}) is None
+    assert policy.decide({0: Wrapped(broken), 1: RayActorError("killed\n")}) is None
+    assert policy.decide({0: Wrapped(broken)}) is None
     assert texts(paths) == [
         (
             "restart",
@@ -58,35 +58,35 @@ def test_a_death_is_named_rather_than_what_it_did_to_others(run):
 
 
 def test_the_budget_counts_failures_since_the_last_new_checkpoint(run):
-    _, paths, judge = run
+    _, paths, policy = run
     death = {0: RayActorError("killed")}
     for step in (0, 100, 200):
         if step:
             make(paths.checkpoints, step)
-        assert judge.decide(death) is None
-        assert judge.decide(death) is None
-    error = judge.decide(death)
+        assert policy.decide(death) is None
+        assert policy.decide(death) is None
+    error = policy.decide(death)
     assert isinstance(error, TrainingError)
     assert "failure number 3 without a new checkpoint (faults.max_failures=2)" in str(error)
     assert "the same command goes on from checkpoint_000200" in str(error)
 
 
 def test_a_users_mistake_stops_the_run_unchanged(run):
-    _, paths, judge = run
+    _, paths, policy = run
     error = ShardError("shard 3 is damaged")
-    assert judge.decide({1: Wrapped(error)}) is error
+    assert policy.decide({1: Wrapped(error)}) is error
     assert texts(paths) == [("stop", "stopped: shard 3 is damaged")]
 
 
 def test_a_run_that_diverges_goes_back_past_the_data_and_stops_if_that_does_not_help(run):
-    _, paths, judge = run
+    _, paths, policy = run
     make(paths.checkpoints, 100)
     assert failures.batches_skipped(paths.run, 100) == 0
     for step in (130, 110, 140):
-        assert judge.decide({0: Wrapped(diverged(step, "the loss jumped"))}) is None
+        assert policy.decide({0: Wrapped(diverged(step, "the loss jumped"))}) is None
     assert failures.batches_skipped(paths.run, 100) == 30 + 10 + 40
     assert failures.batches_skipped(paths.run, 0) == 0
-    again = failures.Judge(run[0])  # another command on the same run
+    again = failures.FailurePolicy(run[0])  # another command on the same run
     error = again.decide({0: Wrapped(diverged(120, "the loss jumped"))})
     assert "diverged 4 times from step 100" in str(error)
 
@@ -94,18 +94,18 @@ def test_a_run_that_diverges_goes_back_past_the_data_and_stops_if_that_does_not_
 def test_spike_stop_does_not_rewind(run):
     config, paths, _ = run
     faults = config.faults.model_copy(update={"spike": "stop"})
-    judge = failures.Judge(config.model_copy(update={"faults": faults}))
+    policy = failures.FailurePolicy(config.model_copy(update={"faults": faults}))
     error = diverged(130, "the loss jumped")
-    assert judge.decide({0: error}) is error
+    assert policy.decide({0: error}) is error
     assert failures.batches_skipped(paths.run, 0) == 0
 
 
 def test_the_worker_without_stacks_is_named(run):
-    _, paths, judge = run
+    _, paths, policy = run
     (paths.run / STACKS).mkdir()
     (paths.run / STACKS / "rank_0.txt").write_text("Thread 1 …")
     (paths.run / STACKS / "rank_1.txt").touch()
-    judge.decide({0: RayActorError("exit code 1")})
+    policy.decide({0: RayActorError("exit code 1")})
     text = texts(paths)[0][1]
     assert text.startswith("worker 1 on 10.0.0.2 (pid 8) made no step for 900 s")
     assert failures.hung_ranks(paths.run, {0: RayActorError("exit code 1")}) == [1]
@@ -129,23 +129,23 @@ def test_a_cut_event_hides_no_other(run):
 
 def test_a_death_by_a_truncated_shard_stops_the_run_and_names_it(run):
     """Reading what was cut from a mapped file ends the process (SIGBUS) without a word."""
-    _, paths, judge = run
+    _, paths, policy = run
     make_corpus(paths.shards)
     shard = paths.shards / "shard-00001.arrow"
     shard.open("r+b").truncate(100)
-    error = judge.decide({1: RayActorError("killed by SIGBUS")})
+    error = policy.decide({1: RayActorError("killed by SIGBUS")})
     assert isinstance(error, ShardError)
     assert f"{shard}: 100 bytes, the manifest says" in str(error)
 
 
 def test_a_worker_that_the_system_killed_for_its_memory_is_told_what_to_lower(run):
-    config, paths, judge = run
+    config, paths, policy = run
     killed = RayActorError("the node is running low on memory")
-    assert judge.decide({1: killed}) is None
+    assert policy.decide({1: killed}) is None
     ((_, text),) = texts(paths)
     assert "; lower train.micro_batch (now 32; the global batch stays)" in text
     faults = config.faults.model_copy(update={"shrink_on_oom": True})
-    shrinking = failures.Judge(config.model_copy(update={"faults": faults}))
+    shrinking = failures.FailurePolicy(config.model_copy(update={"faults": faults}))
     assert shrinking.decide({1: killed}) is None
     assert texts(paths)[-1][0] == "shrink"
     assert failures.fitting(config, events.read(RunPaths.of(config).run)).train.micro_batch == 16
@@ -153,5 +153,5 @@ def test_a_worker_that_the_system_killed_for_its_memory_is_told_what_to_lower(ru
     assert (
         failures.fitting(other, events.read(RunPaths.of(other).run)).train.micro_batch == 8
     )  # another setting is not touched
-    assert judge.decide({1: killed}) is None
+    assert policy.decide({1: killed}) is None
     assert "lower train.micro_batch (now 16;" in texts(paths)[-1][1]  # what did not fit
