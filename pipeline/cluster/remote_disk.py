@@ -11,7 +11,6 @@ import functools
 import hashlib
 import os
 import shutil
-import tempfile
 import time
 import uuid
 import weakref
@@ -25,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.cluster.ray_cluster import may_have_other_nodes
 from pipeline.disk import OWN, Disk
+from pipeline.paths import temporary_folder
 
 PIECE_BYTES = 16 << 20
 KEPT_SECONDS = 7 * 86400.0
@@ -80,7 +80,7 @@ def offered_reading() -> Iterator[Offer]:
 
     The offered folder is one that no other node sees, so that each of them compares files.
     """
-    with offered(Path(tempfile.gettempdir(), f"nezha-offers-{os.getuid()}")) as offer:
+    with offered(temporary_folder("offers")) as offer:
         yield offer
 
 
@@ -92,7 +92,8 @@ def is_seen(offer: Offer) -> bool:
 def copies(offer: Offer) -> Path:
     """The folder on this node that stands for an offered one."""
     # A folder of its own, because what is old in it is removed.
-    root = Path(offer.scratch or tempfile.gettempdir(), f"nezha-nodes-{os.getuid()}")
+    own = temporary_folder("nodes")
+    root = Path(offer.scratch, own.name) if offer.scratch else own
     return root / _digest(offer.folder) / Path(offer.folder).name
 
 

@@ -31,7 +31,6 @@ from pipeline.feed.order import BatchSize, positions_of, quotas, sample_at, sour
 from pipeline.settings.corpus import MaskingSettings
 
 
-
 class FingerprintError(ShardError, CheckpointError):
     """The data or its order differs from what a checkpoint was trained with."""
 

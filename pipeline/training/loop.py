@@ -24,6 +24,7 @@ from pipeline.feed.base import BaseFeed
 from pipeline.feed.batches import compare_fingerprints
 from pipeline.feed.collate import Batch
 from pipeline.feed.opening import open_feed, open_heldout
+from pipeline.labels import IGNORED
 from pipeline.paths import RunPaths
 from pipeline.precision import resolve_precision
 from pipeline.settings.config import Config
@@ -340,7 +341,7 @@ def _optimizer_step(
     samples = np.concatenate([batch.samples for batch in micro_batches])
     own = Consumed(
         sum(len(batch.masked_labels) for batch in micro_batches),
-        sum(int((batch.next_sentence_label != -100).sum()) for batch in micro_batches),
+        sum(int((batch.next_sentence_label != IGNORED).sum()) for batch in micro_batches),
         sum(batch.tokens for batch in micro_batches),
         sum(batch.squares for batch in micro_batches),
         len(samples),

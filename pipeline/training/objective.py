@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from model import NezhaForPreTraining
 from model.fused.dropout import masks_by_sample
 from pipeline.feed.collate import Batch, pack
+from pipeline.labels import IGNORED
 from pipeline.training.transfer import upload
 
 STATISTICS = ("mlm_loss", "mlm_correct", "masked", "nsp_loss", "nsp_correct", "pairs")
@@ -112,10 +113,10 @@ class PretrainingObjective(nn.Module):
         mlm, right = self.network.cls.predictions(masked, inputs.masked_labels)
         nsp_logits = self.network.cls.seq_relationship(hidden.pooler_output).float()
         nsp = F.cross_entropy(
-            nsp_logits, inputs.next_sentence_label, reduction="sum", ignore_index=-100
+            nsp_logits, inputs.next_sentence_label, reduction="sum", ignore_index=IGNORED
         )
         with torch.no_grad():
-            labelled = inputs.next_sentence_label != -100
+            labelled = inputs.next_sentence_label != IGNORED
             statistics = torch.stack(
                 [
                     mlm,

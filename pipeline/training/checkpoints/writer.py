@@ -28,7 +28,7 @@ from pipeline.settings.training import TrainSettings
 from pipeline.training.checkpoints import files, state, tensors
 from pipeline.training.checkpoints.ranks import attempt, retried
 
-MEETING_SECONDS = 1800.0
+RENDEZVOUS_SECONDS = 1800.0
 """How long ranks wait for each other when the storage holds up none of them."""
 
 
@@ -53,7 +53,7 @@ class Writer:
         disk: Disk = OWN,
     ) -> None:
         self._folder, self._settings, self._tell, self._disk = folder, settings, tell, disk
-        limit = timedelta(seconds=MEETING_SECONDS + longest_seconds(settings))
+        limit = timedelta(seconds=RENDEZVOUS_SECONDS + longest_seconds(settings))
         self._group = dist.new_group(backend="gloo", timeout=limit)
         self._copy = state.HostCopy()
         self._thread: threading.Thread | None = None
