@@ -12,7 +12,7 @@ from jobs.output.learnt import score_rows, show_learnt
 from jobs.output.progress import ConsoleProgress
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
-from pipeline.stages import estimate, heads, preflight, preparing, sequence
+from pipeline.stages import dry_run, estimate, heads, preparing, sequence
 from pipeline.tracking.runs import address
 from pipeline.training.checkpoints import files as checkpoints
 
@@ -20,7 +20,7 @@ from pipeline.training.checkpoints import files as checkpoints
 def plan(config: Config) -> Mapping[str, object]:
     """What the run would do; refuses what can't work."""
     heads.check_heads(preparing.with_sample(config))
-    return preflight.pretrain(config)
+    return dry_run.pretrain(config)
 
 
 def execute(config: Config, console: Console) -> None:

@@ -15,12 +15,12 @@ from jobs.command import Verb, main, table
 from pipeline.paths import RunPaths
 from pipeline.runs.report import write_report
 from pipeline.settings.config import Config
-from pipeline.stages import preflight
+from pipeline.stages import dry_run
 from pipeline.training.launch import torchrun
 
 
 def plan(config: Config) -> Mapping[str, object]:
-    return preflight.train_alone(torchrun.with_workers(config))
+    return dry_run.train_alone(torchrun.with_workers(config))
 
 
 def execute(config: Config, console: Console) -> None:

@@ -22,7 +22,7 @@ from pipeline.settings.config import Config
 from pipeline.settings.corpus import CleaningSettings, CorpusSettings
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.checkpoints.state import load_weights
-from pipeline.training.faults import failures
+from pipeline.training.faults import workers
 from pipeline.training.network import network_config
 from pipeline.whole_folder import whole_folder
 
@@ -117,7 +117,7 @@ def _lineage(state: dict[str, Any], config: Config, source: Path) -> dict[str, A
     lineage = {key: state.get(key) for key in (*kept, "precision")}
     return lineage | {
         "heldout_set": _heldout_set(source, config),
-        "workers": len(failures.workers(source.absolute().parents[1])) or None,
+        "workers": len(workers.workers(source.absolute().parents[1])) or None,
         "run": config.run.name,
         "checkpoint": source.name,
         "settings": config.model_dump(mode="json"),

@@ -1,10 +1,8 @@
-"""What a training job would do, and what is wrong with it: facts and refusals, before it starts."""
+"""What is wrong with a training job is refused before it starts."""
 
 from __future__ import annotations
 
-import json
 from itertools import chain
-from pathlib import Path
 
 import torch
 
@@ -17,16 +15,13 @@ from pipeline.errors import CheckpointError, ConfigError, CorpusError, Vocabular
 from pipeline.export import origin as origins
 from pipeline.feed.batches import compare_fingerprints, compare_order
 from pipeline.feed.opening import open_feed
-from pipeline.feed.order import BatchSize
 from pipeline.paths import RunPaths
-from pipeline.precision import resolve_precision
 from pipeline.settings.config import Config
 from pipeline.settings.corpus import CorpusSettings
 from pipeline.tracking.runs import tracking_uri
 from pipeline.training import batch_split, engine, starting_point
 from pipeline.training.checkpoints import files as checkpoints
-from pipeline.training.deepspeed_config import deepspeed_config
-from pipeline.training.network import count_parameters, network_config, vocabulary_size
+from pipeline.training.network import network_config, vocabulary_size
 
 
 def written_by(config: Config) -> tuple[tuple[str, ...], str]:
@@ -55,9 +50,9 @@ def check(config: Config) -> None:
         TrackingError: MLflow cannot record there.
     """
     corpus, paths = config.corpus, RunPaths.of(config)
-    _check_engine(config)
+    check_engine(config)
     tracking_uri(config)
-    _split(config)
+    split(config)
     if corpus.vocab:
         read_vocabulary(paths.vocab)
     if corpus.inputs:
@@ -126,84 +121,15 @@ def check_data(config: Config) -> None:
         compare_fingerprints(saved["fingerprint_fields"], feed.fingerprint_fields)
 
 
-def pretrain(config: Config) -> dict[str, object]:
-    """What `jobs.pretrain --dry-run` prints.
-
-    Raises:
-        NezhaError: as `check`.
-    """
-    check(config)
-    reads = "the sample package" if config.demo.enabled else ", ".join(config.corpus.inputs)
-    return {
-        "run folder": RunPaths.of(config).run,
-        "read": reads or ", ".join(config.train.shards),
-        **_training(config),
-        "heads": ", ".join(config.heads) or "none",
-    }
-
-
-def train_alone(config: Config) -> dict[str, object]:
-    """What `jobs.torchrun --dry-run` prints; everything was prepared before.
-
-    Raises:
-        NezhaError: as `check` and `check_data`.
-    """
-    _check_engine(config)
-    check_data(config)
-    paths = RunPaths.of(config)
-    return {"run folder": paths.run, "read": ", ".join(paths.training), **_training(config)}
-
-
-def _training(config: Config) -> dict[str, object]:
-    paths, train = RunPaths.of(config), config.train
-    split = _split(config)
-    network = network_config(config.model, vocabulary_size(config))
-    precision = resolve_precision(train.precision, _device(config))
-    growth = train.first_batch or 0, train.batch_warmup
-    ends = [*(phase.after for phase in train.phases), train.steps]
-    samples = BatchSize(train.global_batch, *growth).before(ends[0])
-    later = sum(
-        (end - phase.after) * phase.global_batch
-        for phase, end in zip(train.phases, ends[1:], strict=True)
-    )
-    facts: dict[str, object] = {
-        "parameters": f"{count_parameters(network):,}",
-        "precision": precision,
-        "batch": (
-            f"{train.global_batch} samples = {split.world_size} workers × {split.accumulation} "
-            f"accumulation steps × {split.micro_batch}"
-        ),
-        "tokens a step": f"at most {train.global_batch * config.corpus.sequence_length:,}",
-        "steps": f"{train.steps:,}, {samples + later:,} samples",
-    }
-    for phase, folders in zip(train.phases, paths.later, strict=True):
-        facts[f"after step {phase.after:,}"] = (
-            f"{phase.global_batch} samples of {phase.sequence_length} tokens a step, of "
-            + ", ".join(folders)
-        )
-    if not train.shards and (paths.shards / shards.MANIFEST).exists():
-        rows = shards.read_manifest(paths.shards).rows
-        facts["epochs"] = f"{samples / rows:.2f} of {rows:,} samples"
-    elif not train.shards:
-        facts["shards"] = f"to be made in {paths.shards}"
-    if found := checkpoints.newest(paths.checkpoints):
-        facts["continue from"] = found
-    elif train.init_from:
-        there = "" if Path(train.init_from).exists() else ", which is not there yet"
-        facts["start from"] = f"{train.init_from}{there}"
-    facts["DeepSpeed"] = json.dumps(deepspeed_config(config, split, precision))
-    return facts
-
-
-def _split(config: Config) -> batch_split.Split:
+def split(config: Config) -> batch_split.Split:
     """On this machine; a cluster may choose another number of workers."""
     workers = batch_split.choose_workers(config, torch.cuda.device_count(), usable_cpus())
     return batch_split.split_batch(config.train, workers)
 
 
-def _check_engine(config: Config) -> None:
+def check_engine(config: Config) -> None:
     try:
-        engine.check(config, _device(config))
+        engine.check(config, device(config))
     except ConfigError as error:
         if config.scaling.gpus_per_worker is None:
             hint = (
@@ -213,7 +139,7 @@ def _check_engine(config: Config) -> None:
         raise
 
 
-def _device(config: Config) -> torch.device:
+def device(config: Config) -> torch.device:
     gpus = config.scaling.gpus_per_worker
     on_gpu = torch.cuda.is_available() if gpus is None else gpus > 0
     return torch.device("cuda" if on_gpu else "cpu")

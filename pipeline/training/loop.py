@@ -33,7 +33,7 @@ from pipeline.training import batch_split, engine, starting_point
 from pipeline.training.checkpoints import files, ranks, state
 from pipeline.training.checkpoints.writer import Writer, longest_seconds
 from pipeline.training.evaluation import evaluate
-from pipeline.training.faults import divergence, events, failures, memory
+from pipeline.training.faults import divergence, events, failures, memory, workers
 from pipeline.training.faults.hang import Watchdog
 from pipeline.training.measure import flops, history, step_log
 from pipeline.training.measure.activity import activity
@@ -300,12 +300,12 @@ def _record_start(
     context: Context, run: Path, feed: BaseFeed, step: int, skipped: int
 ) -> int | None:
     """Write down that all ranks train from here; returns the number of this start on rank 0."""
-    workers = [failures.Worker(context.host, os.getpid())] * context.world_size
-    dist.all_gather_object(workers, workers[0])
+    places = [workers.Worker(context.host, os.getpid())] * context.world_size
+    dist.all_gather_object(places, places[0])
     if context.rank:
         return None
     call = context.disk.call
-    call(failures.write_workers, run, workers)
+    call(workers.write_workers, run, places)
     attempt = step_log.next_attempt(call(events.read, run))
     facts: dict[str, Any] = {"attempt": attempt, "step": step, "batches_skipped": skipped}
     facts |= {"workers": context.world_size, "data": feed.fingerprint_fields}

@@ -24,7 +24,7 @@ from pipeline import journal
 from pipeline.paths import RunPaths
 from pipeline.runs.audit import audit
 from pipeline.training.checkpoints import files
-from pipeline.training.faults import events, failures
+from pipeline.training.faults import events, workers
 from pipeline.training.measure import step_log
 from pipeline.training.measure.ledger import goodput, ledger
 from tests.faults.test_driver import ROOT, assert_gone, children, command
@@ -109,18 +109,18 @@ def finish(cluster: Cluster, config) -> None:
 
 
 def kill_and_finish(cluster: Cluster, config, kills: int, choose: random.Random) -> None:
-    process, step, workers = cluster.command(config), 0, {}
+    process, step, running = cluster.command(config), 0, {}
     for number in range(kills):
         # Each kill comes after a checkpoint of new workers: the budget of failures is never spent.
-        wait_for_checkpoint(config, process, step + 1, workers)
+        wait_for_checkpoint(config, process, step + 1, running)
         if choose.random() < 0.5:
             time.sleep(choose.uniform(0, 2))
         else:
             wait_for_writing(config, process)
         step = files.step_of(files.newest(RunPaths.of(config).checkpoints))
         kind = choose.choice(["worker", "node", "command"])
-        workers = failures.workers(RunPaths.of(config).run)
-        worker = choose.choice(list(workers.values()))
+        running = workers.workers(RunPaths.of(config).run)
+        worker = choose.choice(list(running.values()))
         if kind == "worker":
             os.kill(worker.pid, signal.SIGKILL)
         elif kind == "node":
@@ -137,13 +137,13 @@ def kill_and_finish(cluster: Cluster, config, kills: int, choose: random.Random)
         raise SystemExit(output)
 
 
-def wait_for_checkpoint(config, process, step: int, gone: dict[int, failures.Worker]) -> None:
+def wait_for_checkpoint(config, process, step: int, gone: dict[int, workers.Worker]) -> None:
     """Until there is a checkpoint of this step or a later one, and other workers than these."""
     paths = RunPaths.of(config)
     while (
         (newest := files.newest(paths.checkpoints)) is None
         or files.step_of(newest) < step
-        or failures.workers(paths.run) == gone
+        or workers.workers(paths.run) == gone
     ):
         if process.poll() is not None:
             raise SystemExit(process.communicate()[0])

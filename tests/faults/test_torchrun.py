@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import dump_yaml
-from pipeline.training.faults import events, failures
+from pipeline.training.faults import events, workers
 from tests.faults.test_driver import ROOT, wait_for_step, weights
 from tests.pipeline.training.test_loop import losses, settings
 
@@ -43,7 +43,7 @@ def test_a_killed_worker_changes_nothing_and_is_told(tmp_path, rank):
     assert first.returncode == 0, output
     process = command(killed)
     wait_for_step(killed, 14, process)
-    os.kill(failures.workers(RunPaths.of(killed).run)[rank].pid, signal.SIGKILL)
+    os.kill(workers.workers(RunPaths.of(killed).run)[rank].pid, signal.SIGKILL)
     output, _ = process.communicate()
     assert process.returncode == 0, output
     assert losses(killed) == losses(whole)

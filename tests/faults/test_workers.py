@@ -13,7 +13,7 @@ import pytest
 from pipeline.errors import TrainingError
 from pipeline.paths import RunPaths
 from pipeline.training.checkpoints import files
-from pipeline.training.faults import events, failures
+from pipeline.training.faults import events, workers
 from pipeline.training.launch import ray_train
 from tests.pipeline.cluster.own_disks import hide_the_disk
 from tests.pipeline.training.test_loop import losses, settings
@@ -30,7 +30,7 @@ def wait_for_step(config, step):
 
 
 def worker_pid(config, rank):
-    return failures.workers(RunPaths.of(config).run)[rank].pid
+    return workers.workers(RunPaths.of(config).run)[rank].pid
 
 
 def fit_and_signal(config, rank, number, show):

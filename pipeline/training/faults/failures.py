@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pipeline.errors import NezhaError, ShardError, TrainingError
 from pipeline.feed.batches import split_weights
 from pipeline.feed.checking import truncated
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
-from pipeline.storage import write_whole
 from pipeline.training.checkpoints import files
 from pipeline.training.faults import events, memory
 from pipeline.training.faults.divergence import Diverged
 from pipeline.training.faults.hang import STACKS, waiting_ranks
+from pipeline.training.faults.workers import workers
 
-WORKERS = "workers.json"
 MAX_REWINDS = 3
 """Rewinds from one checkpoint: data can't be the cause if the run diverges on all of it."""
 
@@ -196,23 +194,3 @@ def hung_ranks(run: Path, errors: Mapping[int, Exception]) -> list[int]:
     waited = waiting_ranks(run)
     silent = set(workers(run)) - waited - {r for r, e in errors.items() if not is_death(e)}
     return sorted(silent or waited) if waited else []
-
-
-class Worker(NamedTuple):
-    """Where a rank runs."""
-
-    host: str
-    pid: int
-
-
-def write_workers(run: Path, found: list[Worker]) -> None:
-    """Note where each rank runs; rank 0 calls it before the first step."""
-    write_whole(str(run / WORKERS), json.dumps(found).encode())
-
-
-def workers(run: Path) -> dict[int, Worker]:
-    """Where each rank ran last."""
-    path = run / WORKERS
-    if not path.exists():
-        return {}
-    return {rank: Worker(*row) for rank, row in enumerate(json.loads(path.read_text("utf-8")))}

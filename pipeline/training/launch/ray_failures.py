@@ -15,7 +15,8 @@ from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.storage import write_whole
 from pipeline.training.faults import events, hang
-from pipeline.training.faults.failures import FailurePolicy, Worker, hung_ranks, workers
+from pipeline.training.faults.failures import FailurePolicy, hung_ranks
+from pipeline.training.faults.workers import Worker, workers
 
 GATHER_SECONDS = 45.0
 """How long nodes have to start a process and give the stacks that were written there."""

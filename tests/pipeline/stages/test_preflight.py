@@ -9,7 +9,7 @@ from pipeline.corpus.run.inputs import list_inputs
 from pipeline.errors import ConfigError
 from pipeline.feed.batches import FingerprintError
 from pipeline.settings.reading.config_file import load_config
-from pipeline.stages import preflight
+from pipeline.stages import dry_run, preflight
 from pipeline.training.launch import torchrun
 from tests.pipeline.corpus import raw
 from tests.pipeline.training.test_loop import settings
@@ -27,7 +27,7 @@ def test_another_order_is_refused_before_workers_start(tmp_path):
 
 def test_a_dry_run_shows_deepspeeds_configuration(tmp_path):
     own = "engine.deepspeed={wall_clock_breakdown: true}"
-    facts = preflight.train_alone(settings(tmp_path, "dry", "scaling.workers=1", own))
+    facts = dry_run.train_alone(settings(tmp_path, "dry", "scaling.workers=1", own))
     shown = json.loads(str(facts["DeepSpeed"]))
     assert shown["wall_clock_breakdown"]
     assert shown["gradient_accumulation_steps"] == 2
@@ -39,8 +39,8 @@ def test_a_dry_run_has_the_workers_that_the_run_will_have(monkeypatch):
     for quota, workers in (("max 100000", 2), ("100000 100000", 1)):
         monkeypatch.setattr(cpu.os, "sched_getaffinity", lambda _: set(range(8)))
         monkeypatch.setattr(cpu.Path, "read_text", lambda _, text=quota: text)
-        assert preflight._split(config).world_size == workers
-        assert preflight._split(load_config(None, [])).world_size == 4
+        assert preflight.split(config).world_size == workers
+        assert preflight.split(load_config(None, [])).world_size == 4
 
 
 def test_as_many_workers_as_processes(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 from pipeline.errors import ShardError, TrainingError
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
-from pipeline.training.faults import events, failures, hang
+from pipeline.training.faults import events, failures, hang, workers
 from pipeline.training.faults.divergence import diverged
 from pipeline.training.faults.hang import STACKS
 from tests.pipeline.corpus.made import make_corpus
@@ -28,9 +28,7 @@ def run(tmp_path):
     config = Config.model_validate({"run": {"storage": str(tmp_path)}, "faults": faults})
     paths = RunPaths.of(config)
     paths.checkpoints.mkdir(parents=True)
-    failures.write_workers(
-        paths.run, [failures.Worker("10.0.0.1", 7), failures.Worker("10.0.0.2", 8)]
-    )
+    workers.write_workers(paths.run, [workers.Worker("10.0.0.1", 7), workers.Worker("10.0.0.2", 8)])
     return config, paths, failures.FailurePolicy(config)
 
 

@@ -11,7 +11,7 @@ from pipeline.errors import ConfigError, NezhaError
 from pipeline.paths import RunPaths
 from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files as checkpoints
-from pipeline.training.faults import events, failures
+from pipeline.training.faults import events, workers
 from pipeline.training.launch import ray_train
 from pipeline.training.launch.ray_failures import RestartOrStop
 from tests.pipeline.training.test_loop import losses, settings
@@ -58,7 +58,7 @@ def test_each_preemption_is_on_record_once(tmp_path):
     callback = RestartOrStop(config, Offer(str(run), "", "", None))
     lost = {1: SimpleNamespace(preempted=True)}
     for pid in (11, 11, 12):
-        failures.write_workers(run, [failures.Worker("a", 1), failures.Worker("b", pid)])
+        workers.write_workers(run, [workers.Worker("a", 1), workers.Worker("b", pid)])
         callback.after_exception(None, lost)
     told = [event["text"] for event in events.read(run)]
     assert told == ["the nodes of workers [1] were taken away; the workers restart"] * 2

@@ -1,0 +1,85 @@
+"""What a training job would do, as `--dry-run` prints it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pipeline.corpus.shards import format as shards
+from pipeline.feed.order import BatchSize
+from pipeline.paths import RunPaths
+from pipeline.precision import resolve_precision
+from pipeline.settings.config import Config
+from pipeline.stages import preflight
+from pipeline.training.checkpoints import files as checkpoints
+from pipeline.training.deepspeed_config import deepspeed_config
+from pipeline.training.network import count_parameters, network_config, vocabulary_size
+
+
+def pretrain(config: Config) -> dict[str, object]:
+    """What `jobs.pretrain --dry-run` prints.
+
+    Raises:
+        NezhaError: as `preflight.check`.
+    """
+    preflight.check(config)
+    reads = "the sample package" if config.demo.enabled else ", ".join(config.corpus.inputs)
+    return {
+        "run folder": RunPaths.of(config).run,
+        "read": reads or ", ".join(config.train.shards),
+        **_training(config),
+        "heads": ", ".join(config.heads) or "none",
+    }
+
+
+def train_alone(config: Config) -> dict[str, object]:
+    """What `jobs.torchrun --dry-run` prints; everything was prepared before.
+
+    Raises:
+        NezhaError: as `preflight.check_data`.
+    """
+    preflight.check_engine(config)
+    preflight.check_data(config)
+    paths = RunPaths.of(config)
+    return {"run folder": paths.run, "read": ", ".join(paths.training), **_training(config)}
+
+
+def _training(config: Config) -> dict[str, object]:
+    paths, train = RunPaths.of(config), config.train
+    split = preflight.split(config)
+    network = network_config(config.model, vocabulary_size(config))
+    precision = resolve_precision(train.precision, preflight.device(config))
+    growth = train.first_batch or 0, train.batch_warmup
+    ends = [*(phase.after for phase in train.phases), train.steps]
+    samples = BatchSize(train.global_batch, *growth).before(ends[0])
+    later = sum(
+        (end - phase.after) * phase.global_batch
+        for phase, end in zip(train.phases, ends[1:], strict=True)
+    )
+    facts: dict[str, object] = {
+        "parameters": f"{count_parameters(network):,}",
+        "precision": precision,
+        "batch": (
+            f"{train.global_batch} samples = {split.world_size} workers × {split.accumulation} "
+            f"accumulation steps × {split.micro_batch}"
+        ),
+        "tokens a step": f"at most {train.global_batch * config.corpus.sequence_length:,}",
+        "steps": f"{train.steps:,}, {samples + later:,} samples",
+    }
+    for phase, folders in zip(train.phases, paths.later, strict=True):
+        facts[f"after step {phase.after:,}"] = (
+            f"{phase.global_batch} samples of {phase.sequence_length} tokens a step, of "
+            + ", ".join(folders)
+        )
+    if not train.shards and (paths.shards / shards.MANIFEST).exists():
+        rows = shards.read_manifest(paths.shards).rows
+        facts["epochs"] = f"{samples / rows:.2f} of {rows:,} samples"
+    elif not train.shards:
+        facts["shards"] = f"to be made in {paths.shards}"
+    if found := checkpoints.newest(paths.checkpoints):
+        facts["continue from"] = found
+    elif train.init_from:
+        there = "" if Path(train.init_from).exists() else ", which is not there yet"
+        facts["start from"] = f"{train.init_from}{there}"
+    facts["DeepSpeed"] = json.dumps(deepspeed_config(config, split, precision))
+    return facts

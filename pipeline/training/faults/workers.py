@@ -1,0 +1,31 @@
+"""Where each rank of a run was started last: a failure is told with its node and process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.storage import write_whole
+
+WORKERS = "workers.json"
+
+
+class Worker(NamedTuple):
+    """Where a rank runs."""
+
+    host: str
+    pid: int
+
+
+def write_workers(run: Path, found: list[Worker]) -> None:
+    """Note where each rank runs; rank 0 calls it before the first step."""
+    write_whole(str(run / WORKERS), json.dumps(found).encode())
+
+
+def workers(run: Path) -> dict[int, Worker]:
+    """Where each rank ran last."""
+    path = run / WORKERS
+    if not path.exists():
+        return {}
+    return {rank: Worker(*row) for rank, row in enumerate(json.loads(path.read_text("utf-8")))}
