@@ -17,10 +17,13 @@ import xxhash
 from pipeline.corpus.records import Document, Drop
 from pipeline.corpus.text import wikipedia
 from pipeline.corpus.text.cleaning import Cleaner
+from pipeline.corpus.text.encodings import decode
 from pipeline.corpus.text.reading import Block
 from pipeline.corpus.text.streams import BLANK
 
-DOCUMENT_BEGINS = re.compile(r'(?<=</doc>)(?=<doc )|(?<!^)(?=<doc id="[^"]*" url=")')
+DOCUMENT_BEGINS = re.compile(
+    r'(?<=</doc>)(?=<doc )|(?<!^)(?=<doc id="[^"]*" (?:revid="[^"]*" )?url=")'
+)
 """Where WikiExtractor's documents begin in a line that holds something else before them."""
 
 
@@ -94,7 +97,7 @@ def _lines(block: Block) -> Iterator[tuple[int, str | Drop]]:
     padded = b"\0" in data
     for line in _split(data):
         try:
-            text = line.decode(codec)
+            text = decode(line, codec)
             if padded:
                 text = text.strip("\0")
             yield offset, text.lstrip("\ufeff")
@@ -216,7 +219,8 @@ def _lines_at_tags(block: Block) -> Iterator[tuple[int, str | Drop]]:
             continue
         for part in DOCUMENT_BEGINS.split(line):
             yield offset, part
-            offset += len(part.encode(block.encoding))
+            # A line may be in UTF-8 under another codec, which then lacks some of its characters.
+            offset += len(part.encode(block.encoding, "replace"))
 
 
 def _wikidump(block: Block) -> Iterator[Document | Drop]:
@@ -224,7 +228,7 @@ def _wikidump(block: Block) -> Iterator[Document | Drop]:
     for offset, page in wikipedia.pages(block.data):
         end = offset + len(page)
         try:
-            text = wikipedia.page_text(page.decode(block.encoding))
+            text = wikipedia.page_text(decode(page, block.encoding))
         except UnicodeDecodeError as error:
             yield _undecodable(block, block.offset + offset + error.start, page)
             continue

@@ -15,7 +15,7 @@ from pipeline.corpus.text.sources import Source
 BLANK = re.compile("[\\s\0\u200b-\u200f\u2060\ufeff]*")
 """White space, invisible characters, and what fills up files without being text."""
 
-WIKIEXTRACTOR = re.compile(r'<doc id="[^"]*" url="[^"]*" title="')
+WIKIEXTRACTOR = re.compile(r'<doc id="[^"]*" (?:revid="[^"]*" )?url="[^"]*" title="')
 
 
 class Stream(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.corpus.text.encodings import BAD
+from pipeline.corpus.text.encodings import BAD, decode
 from pipeline.corpus.text.streams import Stream
 from pipeline.errors import CorpusError
 
@@ -126,7 +126,7 @@ class _Lines:
             line = self._again.popleft()
         else:
             data = next(self._lines)
-            text = data.decode(self._codec, "mark_bad").replace("\0", "")
+            text = decode(data, self._codec, "mark_bad").replace("\0", "")
             line = text.lstrip("\ufeff"), len(data)
         self._record.append(line)
         self._size += line[1]
@@ -196,7 +196,7 @@ def _decoded(value: Any, codec: str) -> Any:
         return next((item for item in items if isinstance(item, bytes)), items)
     if isinstance(value, bytes):
         try:
-            return value.decode(codec)
+            return decode(value, codec)
         except UnicodeDecodeError:
             return value
     return value

@@ -148,3 +148,54 @@ def test_marks_and_zero_bytes_between_concatenated_files(tmp_path):
     assert raw.texts(path) == ["甲", "甲"]
     path = raw.write(tmp_path / "a.txt", ("\ufeff甲\0\0\n\n\ufeff乙\n\n" + "\0" * 9000).encode())
     assert raw.texts(path) == ["甲", "乙"]
+
+
+@pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be", "utf-32-le"])
+@pytest.mark.parametrize("end", ["", "\n"])
+@pytest.mark.parametrize("size", [7, 100, 1 << 20])
+def test_a_stretch_of_utf8_in_a_wide_codec_is_read_as_utf8(codec, end, size):
+    wide = NEWS * 10 + end
+    data = wide.encode(codec) + (NEWS * 5).encode() + ("\ufeff" + NEWS).encode(codec)
+    pieces = [data[i : i + size] for i in range(0, len(data), size)]
+    assert b"".join(to_utf8(pieces, codec)).decode() == wide + NEWS * 5 + "\ufeff" + NEWS
+
+
+def test_a_file_in_utf16_to_which_one_in_utf8_was_joined(tmp_path):
+    parts = [raw.jsonl(LINES).decode().encode("utf-16"), raw.jsonl(LINES)]
+    assert raw.texts(raw.write(tmp_path / "a.jsonl", b"".join(parts))) == LINES * 2
+
+
+@pytest.mark.parametrize("codec", ["gb18030", "big5"])
+def test_lines_in_utf8_in_a_file_in_another_codec(tmp_path, codec):
+    """Many short ones are valid GB18030 too: two characters of UTF-8 are three of it."""
+    lines = ["今天天氣", "中文", "今天，你好", "好", "ascii"]
+    for suffix, join in ((".txt", "\n\n".join), (".csv", lambda rows: "\n".join(["text", *rows]))):
+        data = join([*LINES[:1], *["的天不了一"] * 40]).encode(codec, "ignore")
+        path = raw.write(tmp_path / f"a{suffix}", data + b"\n\n" + "\n\n".join(lines).encode())
+        found, dropped = raw.read(path, encoding=codec)
+        assert [document.text for document in found][41:] == lines
+        assert not dropped
+
+
+def test_common_words_of_gb18030_that_are_valid_utf8_stay(tmp_path):
+    words = ["目前", "目前的"]
+    assert words[0].encode("gb18030").decode() == "Ŀǰ"
+    path = raw.write(tmp_path / "a.txt", "\n\n".join([*LINES, *words]).encode("gb18030"))
+    assert raw.texts(path)[40:] == words
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 4097])
+def test_a_file_of_zero_bytes_is_empty_whatever_its_size(tmp_path, size):
+    raw.write(tmp_path / "b.txt", NEWS.encode())
+    raw.write(tmp_path / "a.txt", bytes(size))
+    assert [drop.reason for drop in raw.read(tmp_path)[1]] == ["empty_file"]
+
+
+def test_traditional_text_is_not_taken_for_another_codec():
+    text = (
+        "臺灣國際關係學會於週末舉辦學術討論會，邀請專家學者針對兩岸經濟發展與區域貿易協議進行討論。"
+    )
+    for codec in ("gb18030", "utf-16-le", "utf-16-be", "utf-8"):
+        assert find_codec((text * 5).encode(codec)) == codec
+    assert find_codec((text * 5).encode("big5"), "big5") == "big5"
+    assert find_codec((text * 5).encode("big5")) == "utf-8"  # of which each line is dropped

@@ -110,6 +110,14 @@ def test_both_forms_of_wikiextractor_output(tmp_path):
 
 
 ARTICLES = [f"条目{n}\n第{n}条的正文，很长。" for n in range(10)]
+
+
+def test_wikiextractors_text_with_revisions_is_known_in_a_renamed_file(tmp_path):
+    pages = [f'<doc id="{n}" revid="9" url="u" title="a">\n{ARTICLES[n]}\n</doc>' for n in range(3)]
+    assert raw.texts(raw.write(tmp_path / "a.txt", "".join(pages).encode())) == ARTICLES[:3]
+    assert raw.texts(raw.write(tmp_path / "b.txt", "\n".join(pages).encode())) == ARTICLES[:3]
+
+
 MARKED = [f'<doc id="{n}" url="u" title="条目{n}">\n{ARTICLES[n]}\n\n</doc>\n' for n in range(10)]
 
 
