@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.corpus.dedup.marks import LINE_REASONS, LOST
 from pipeline.corpus.shards.format import ShardInfo
 from pipeline.corpus.text.units import Unit
 from pipeline.errors import CorpusError
@@ -18,6 +19,9 @@ PLACES = 5
 """How many unreadable places are named."""
 DROPPED = 3
 """How many drops of each reason the manifest shows."""
+
+NO_DOCUMENTS = {"malformed", "undecodable", "empty_file", "damaged_file", LOST, *LINE_REASONS}
+"""Reasons of drops that are not documents which were read."""
 
 
 class Result(BaseModel):
@@ -152,7 +156,9 @@ class Tally:
         Raises:
             CorpusError: more than `max_bad_share` was unreadable or malformed.
         """
-        malformed, documents = self.drops["malformed"], self.counts["documents"]
+        malformed = self.drops["malformed"]
+        dropped = sum(n for reason, n in self.drops.items() if reason not in NO_DOCUMENTS)
+        documents = self.counts["documents"] + dropped
         share = self.bad_bytes / total
         if share <= max_bad_share:
             share = max(

@@ -216,6 +216,21 @@ def test_too_much_garbage_stops_the_preparation(vocab, tmp_path, data, message):
         assert sum(result.chunk >= 0 for result in done) < 0.7 * 200_000 / 10_000
 
 
+@pytest.mark.parametrize(
+    ("others", "dedup"),
+    [
+        ([f"This is document number {n}, in English." for n in range(300)], {}),
+        (write_texts(1) * 300, {"exact_documents": True}),
+    ],
+)
+def test_documents_that_filters_drop_count_as_read(vocab, tmp_path, others, dedup):
+    texts = [*others, *write_texts(20, seed=1)]
+    source = raw.write(tmp_path / "a.jsonl", b'{"text": null}\n' * 30 + raw.jsonl(texts))
+    assert run(source, tmp_path / "out", vocab, max_bad_share=0.1, dedup=dedup).drops["malformed"]
+    with pytest.raises(CorpusError, match=r"^9% of the input is unreadable or malformed"):
+        run(source, tmp_path / "out2", vocab, max_bad_share=0.08, dedup=dedup)
+
+
 def test_garbage_below_the_limit_is_only_counted(vocab, tmp_path):
     source = raw.write(tmp_path / "a.jsonl", b"{\n" * 50 + raw.jsonl(write_texts(100)))
     assert run(source, tmp_path / "out", vocab).drops == {"malformed": 50}
