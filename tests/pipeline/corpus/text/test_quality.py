@@ -44,6 +44,11 @@ def test_a_filter_drops_what_it_is_for(name, text, expected):
     assert reason(PROSE, **{name: WEB[name]}) == ""
 
 
+def test_function_characters_are_counted_in_both_scripts():
+    simplified, traditional = "这们来个说为时于与从", "這們來個說為時於與從"
+    assert quality.function_share(simplified) == quality.function_share(traditional) == 1.0
+
+
 def test_flagged_words_are_those_of_the_users_list(tmp_path):
     words = raw.write(tmp_path / "flagged.txt", "点击\n点击下载\n\n安装包\n".encode())
     assert reason(LOOP, flagged_words=str(words)) == "flagged_words"
