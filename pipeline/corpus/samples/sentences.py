@@ -10,10 +10,12 @@ CLOSERS = "”’」』）)】》〉\"'"
 # 我……我不知道。 is one sentence. White space must follow an ASCII full stop: 3.14, www.example.com.
 # The pattern begins with a plain set of characters, which `re` finds quickly. The quantifiers after
 # it are possessive: otherwise a failed look-ahead would backtrack and cut before the closing quote.
+# Marks that end no sentence match too, with the empty group: the search goes on after them, and so
+# needs linear time. None of them ends a sentence by itself, as what follows them is the same.
 END = re.compile(
     r"[。！？!?…\n.](?:"
-    rf"(?<=[。！？!?])[。！？!?…{CLOSERS}]*+(?![，、；：,])"
-    rf"|(?<=…)…*+(?:[{CLOSERS}]++(?![，、；：,。！？!?…])|(?<=……)(?=[“‘「『]))"
+    rf"(?<=[。！？!?])[。！？!?…{CLOSERS}]*+(?:(?=[，、；：,])()|)"
+    rf"|(?<=…)…*+(?:[{CLOSERS}]++(?![，、；：,。！？!?…])|(?<=……)(?=[“‘「『])|())"
     r"|(?<=\n)"
     r"|(?<=[^\W\d]\.)(?=\s))"
 )
@@ -26,7 +28,7 @@ def sentence_ends(text: str, limit: int) -> list[int]:
     A sentence of more than `limit` characters is cut after the last comma or space before the
     limit, or at the limit if there is none.
     """
-    ends = [match.end() for match in END.finditer(text)]
+    ends = [match.end() for match in END.finditer(text) if match.lastindex is None]
     if not ends or ends[-1] != len(text):
         ends.append(len(text))
     result: list[int] = []

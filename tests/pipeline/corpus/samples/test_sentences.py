@@ -1,10 +1,11 @@
+import re
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpus.samples.sentences import sentence_ends
+from pipeline.corpus.samples.sentences import CLOSERS, sentence_ends
 
 
 def split_sentences(text, limit):
@@ -54,3 +55,25 @@ def test_ends_ascend_and_no_sentence_exceeds_the_limit(text, limit):
 def test_no_sentence_begins_with_a_closing_mark(text):
     for sentence in split_sentences(text, 1000)[1:]:
         assert sentence[0] not in "”。？"
+
+
+ONE_BY_ONE = re.compile(
+    r"[。！？!?…\n.](?:"
+    rf"(?<=[。！？!?])[。！？!?…{CLOSERS}]*+(?![，、；：,])"
+    rf"|(?<=…)…*+(?:[{CLOSERS}]++(?![，、；：,。！？!?…])|(?<=……)(?=[“‘「『]))"
+    r"|(?<=\n)"
+    r"|(?<=[^\W\d]\.)(?=\s))"
+)
+"""The rule tried at each mark, which takes quadratic time."""
+
+
+@given(st.text(st.sampled_from("汉。！…”“，\n .a1")))
+def test_marks_are_skipped_where_none_of_them_ends_a_sentence(text):
+    ends = [match.end() for match in ONE_BY_ONE.finditer(text)]
+    assert sentence_ends(text, 10**6) == sorted({*ends, len(text)})
+
+
+@pytest.mark.parametrize("text", ["！" * 10**6 + "，", "…" * 10**6, "！”" * 10**6 + "，"])
+def test_many_marks_that_end_no_sentence_are_read_once(text):
+    """At each mark anew, this would take hours."""
+    assert sentence_ends(text, 10**7) == [len(text)]
