@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import re
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -21,6 +21,8 @@ from pipeline.errors import CorpusError
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 SEPARATOR = re.compile(r"sep=(.)\s*", re.IGNORECASE)
+NUMBER = re.compile(r'\s*"?[+-]?\d[\d.:/-]*"?\s*')
+"""A number or date, as columns beside the text hold."""
 RECORD_BYTES = 256 << 20
 """Longest record of text. A longer one is cut here, so that memory is bounded."""
 
@@ -44,9 +46,9 @@ def csv_values(stream: Stream, text_field: str) -> Iterator[tuple[Any, int]]:
     """Values of the text column, each with the bytes of its record; the first record is the header.
 
     A quoted field may contain line breaks, delimiters and doubled quotes (RFC 4180). Where a quote
-    is not closed, only the line in which it opens is dropped. In TSV such a quote is text, as many
-    writers of TSV do not quote; so is one that would join lines which are rows by themselves. A
-    first line `sep=;`, as Excel writes it, names the delimiter.
+    is not closed, or closes in a later row, only the line in which it opens is dropped. In TSV such
+    a quote is text, as many writers of TSV do not quote. A first line `sep=;`, as Excel writes it,
+    names the delimiter.
 
     Raises:
         CorpusError: the file has no text column, or a quote in its header is not closed.
@@ -72,9 +74,12 @@ def csv_values(stream: Stream, text_field: str) -> Iterator[tuple[Any, int]]:
                 yield (text,), size
                 continue
         else:
-            if form == "tsv" and lines.are_rows(delimiter, width):
+            if width > 1 and lines.are_rows(delimiter, row, width, column, form):
                 text, size = lines.back_to_second()
                 row = text.rstrip("\r\n").split(delimiter)
+                if form != "tsv":
+                    yield (text,), size
+                    continue
             else:
                 size = lines.take()
         if not row:  # an empty line
@@ -143,10 +148,33 @@ class _Lines:
         self._again.extendleft(reversed(self._record))
         self.take()
 
-    def are_rows(self, delimiter: str, width: int) -> bool:
-        """Whether each line of a record of several has as many fields as a row."""
-        counts = {line.count(delimiter) + 1 for line, _ in self._record}
-        return len(self._record) > 1 and width > 1 and counts == {width}
+    def are_rows(
+        self, delimiter: str, row: Sequence[str], width: int, column: int, form: str
+    ) -> bool:
+        """Whether the lines of a record are rows, which a quote in the first one joined.
+
+        In TSV they are if each has as many fields as a row. The comma stands in text too, such as
+        in each line of a poem, so in CSV another column must hold a number in each line, or the
+        same few values. A record of more fields than a row is no row itself: there most of the
+        lines between its first and last one decide.
+
+        Args:
+            row: the record as it was read.
+            width, column: fields of a row, and which of them is the text.
+        """
+        if len(self._record) < 2:
+            return False
+        counts = [line.count(delimiter) + 1 for line, _ in self._record]
+        if form != "tsv" and len(row) > width:
+            return 2 * counts[1:-1].count(width) > len(counts) - 2
+        if any(count != width for count in counts):
+            return False
+        if form == "tsv":
+            return True
+        rows = [line.split(delimiter) for line, _ in self._record]
+        columns = list(zip(*rows, strict=True))
+        others = columns[:column] + columns[column + 1 :]
+        return any(_are_values(fields) for fields in others)
 
     def back_to_second(self) -> tuple[str, int]:
         """Read the record again from its second line on; returns the first one and its bytes."""
@@ -154,6 +182,18 @@ class _Lines:
         self._again.extendleft(reversed(rest))
         self.take()
         return first
+
+
+def _are_values(fields: Sequence[str]) -> bool:
+    """Whether fields are values of one column: numbers, or few different ones.
+
+    If they are parts of a text, the first or the last one is still a value, which no other equals.
+    """
+    if all(map(NUMBER.fullmatch, fields)):
+        return True
+    counts = Counter(field.strip() for field in fields)
+    ends = min(counts[field.strip()] for field in (fields[0], fields[-1]))
+    return "" not in counts and ends > 1 and 2 * len(counts) <= len(fields)
 
 
 def _lines(stream: Iterable[bytes]) -> Iterator[bytes]:

@@ -29,6 +29,8 @@ def test_what_a_csv_writer_writes_is_read_back_for_any_shard_size(rows, target, 
     suffix, delimiter = ("tsv", "\t") if tabs else ("csv", ",")
     if tabs:  # a field with tabs on each of its lines cannot be told from rows that are not quoted
         rows = [tuple(field.replace("\t", " ") for field in row) for row in rows]
+    # Nor can, in CSV, one whose lines begin with the value of the column before it.
+    rows = [(f"行{field}", text) for field, text in rows]
     data = written([("id", "text"), *rows], delimiter)
     with tempfile.TemporaryDirectory() as folder:
         for compression in ("", ".gz"):
@@ -116,6 +118,38 @@ def test_a_quote_in_tsv_swallows_no_rows(tmp_path):
     assert raw.texts(path) == ['"是', "否", '好"', "完"]
     path = raw.write(tmp_path / "b.tsv", 'text\t标签\n"一行\n二行"\t1\n三\t2\n'.encode())
     assert raw.texts(path) == ["一行\n二行", "三"]
+
+
+@pytest.mark.parametrize("between", [0, 1, 5, 50])
+@pytest.mark.parametrize(
+    ("head", "first", "row", "last"),
+    [
+        ("id,text", '0,"开', "{n},第{n}行", '99,关",好'),  # the record has too many fields
+        ("id,text,x", '0,"开,a', "{n},第{n}行,b", '99,关",c'),
+        ("text,id", '"开,0', "第{n}行,{n}", '关",99'),
+        ("label,text", '好,"开', "好,第{n}行", '好,关"'),
+        ("day,text", '1998-01-01,"开', "1998-01-01,第{n}行", '1998-01-01,关"'),
+    ],
+)
+def test_a_quote_in_csv_swallows_no_rows(tmp_path, head, first, row, last, between):
+    lines = [head, first, *(row.format(n=n) for n in range(between)), last, row.format(n="末")]
+    path = raw.write(tmp_path / "a.csv", "\n".join(lines).encode())
+    documents, dropped = raw.read(path)
+    texts = [document.text for document in documents]
+    assert [text for text in texts if "关" not in text] == [
+        f"第{n}行" for n in (*range(between), "末")
+    ]
+    assert dropped[0].reason == "malformed"
+    assert all("第" not in drop.text for drop in dropped)
+
+
+def test_fields_of_csv_with_line_breaks_and_commas_stay_whole(tmp_path):
+    texts = ["一,二\n三", "一\n二,三", "1,二\n3,四\n5", "\n".join(["甲,乙"] * 5), "a,b,c\n\nd,e,f"]
+    texts.append("长恨歌\n" + "\n".join(f"上句{n},下句{n}" for n in range(60)))
+    for header in (("id", "text"), ("text", "label"), ("id", "text", "label")):
+        rows = [[text if name == "text" else "是" for name in header] for text in texts]
+        path = raw.write(tmp_path / "a.csv", written([header, *rows]))
+        assert raw.texts(path) == texts
 
 
 def test_a_field_longer_than_the_limit_of_the_csv_module(tmp_path):
