@@ -26,21 +26,39 @@ CONTROL = re.compile(
 )
 LINE_BREAK = re.compile("[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029](?:(?<=\r)\n)?")
 # Only known names with well-formed attributes are tags; 《<数学>》, List<int>, a<b 且 c>d are text.
-VALUE = r"""(?:"[^"<>]*+"|'[^'<>]*+'|[^\s"'<>]++)"""
-ATTRIBUTES = rf"(?:\s++[a-zA-Z][a-zA-Z0-9:.-]*+(?:\s*=\s*{VALUE})?)*+\s*+/?>"
+# An attribute with a quoted value, which no other text has after a tag's name, also shows a tag
+# where other attributes are not well-formed. Lengths are bounded, so that time is linear.
+QUOTED = r"""(?:"[^"<>]*+"|'[^'<>]*+'|"[^"\n]{0,2000}+"(?=[\s/>])|'[^'\n]{0,2000}+'(?=[\s/>]))"""
+VALUE = rf"""(?:{QUOTED}|[^\s"'<>]++)"""
+QUOTING = r"[a-zA-Z@:#_*(\[][a-zA-Z0-9@:#_*()\[\].-]{0,100}+\s*+=\s*+"
+ATTRIBUTES = (
+    rf"(?:(?:\s++(?:{QUOTING}{QUOTED}|[a-zA-Z][a-zA-Z0-9:.-]*+(?:\s*+=\s*+{VALUE})?)){{0,100}}+"
+    rf"\s*+/?\s*+>|\s++{QUOTING}[\"'][^<>]{{0,2000}}+>)"
+)
 BLOCK_TAG = re.compile(
-    r"</?(?:address|article|blockquote|body|br|center|dd|div|dl|dt|figure|footer|form|h[1-6]|head"
-    r"|header|hr|html|li|ol|p|pre|section|table|tbody|td|tfoot|th|thead|title|tr|ul)" + ATTRIBUTES,
+    r"</?(?:address|article|aside|blockquote|body|br|canvas|center|dd|details|dialog|dir|div|dl|dt"
+    r"|fieldset|figcaption|figure|footer|form|frame|frameset|h[1-6]|head|header|hgroup|hr|html"
+    r"|legend|li|main|menu|nav|noframes|noscript|ol|optgroup|option|p|pre|script|search|section"
+    r"|select|style|summary|svg|table|tbody|td|template|textarea|tfoot|th|thead|title|tr|ul|video)"
+    + ATTRIBUTES,
     re.IGNORECASE,
 )
 INLINE_TAG = re.compile(
-    r"</?(?:a|abbr|b|big|cite|code|del|em|font|i|iframe|img|input|ins|kbd|label|link|mark|meta"
-    r"|nowiki|q|ref|s|samp|small|span|strike|strong|sub|sup|tt|u|var)" + ATTRIBUTES,
+    r"</?(?:a|abbr|acronym|area|audio|b|base|bdi|bdo|big|button|caption|cite|code|col|colgroup|data"
+    r"|datalist|del|dfn|em|embed|font|i|iframe|img|input|ins|kbd|label|link|map|mark|marquee|meta"
+    r"|meter|nobr|nowiki|o:p|output|param|path|picture|progress|q|rb|ref|rp|rt|rtc|ruby|s|samp|slot"
+    r"|small|source|span|strike|strong|sub|sup|time|track|tt|u|var|wbr)" + ATTRIBUTES,
     re.IGNORECASE,
 )
-NOT_SHOWN = re.compile(
-    r"<!--.*?-->|<(script|style)\b[^<>]{0,2000}>.*?</\1\s*>", re.DOTALL | re.IGNORECASE
-)
+DECLARATION = re.compile(r"<!doctype\b[^<>]{0,2000}>|<\?xml\b[^<>]{0,2000}\?>", re.IGNORECASE)
+NOT_SHOWN = re.compile(r"<!--|<(script|style|svg)\b[^<>]{0,2000}>", re.IGNORECASE)
+"""What begins a part that is not shown."""
+ENDS = {
+    "<!--": re.compile("-->"),
+    **{name: re.compile(rf"</{name}\s*>", re.IGNORECASE) for name in ("script", "style", "svg")},
+}
+ESCAPED = re.compile(r"&lt;(?:/[a-z][a-z0-9]{0,15}|br\s?/?)&gt;", re.IGNORECASE)
+"""The end of an element, or a line break, of HTML that was escaped whole, as feeds hold it."""
 WIDE = re.compile("[０-９Ａ-Ｚａ-ｚ\u3000]")
 WIDTHS = {
     code: code - 0xFEE0
@@ -155,12 +173,46 @@ def collapse_whitespace(text: str) -> str:
 
 
 def strip_html(text: str) -> str:
-    """Remove tags, comments and scripts, decode entities; a block tag becomes a line feed."""
+    """Remove tags, comments and scripts, decode entities; a block tag becomes a line feed.
+
+    A text without tags that holds escaped ones is HTML that was escaped once more, as in feeds.
+    Where there are tags, escaped ones are what the page shows.
+    """
+    if "&" in text and ESCAPED.search(text) and not _has_tags(text):
+        text = decode_entities(text)
     if "<" in text and ">" in text:
-        text = NOT_SHOWN.sub("", text)
+        if "<![CDATA[" in text:
+            text = text.replace("<![CDATA[", "").replace("]]>", "")
+        text = _remove_not_shown(text)
+        if "<!" in text or "<?" in text:
+            text = DECLARATION.sub("", text)
         text = BLOCK_TAG.sub("\n", text)
         text = INLINE_TAG.sub("", text)
     return decode_entities(text) if "&" in text else text
+
+
+def _has_tags(text: str) -> bool:
+    return bool(BLOCK_TAG.search(text) or INLINE_TAG.search(text))
+
+
+def _remove_not_shown(text: str) -> str:
+    """The text without comments, scripts and the like; what does not end stays.
+
+    An end is looked for once, so that time is linear.
+    """
+    kept: list[str] = []
+    begin = 0
+    endless: set[str] = set()
+    for found in NOT_SHOWN.finditer(text):
+        kind = (found[1] or found[0]).lower()
+        if found.start() < begin or kind in endless:
+            continue
+        if end := ENDS[kind].search(text, found.end()):
+            kept.append(text[begin : found.start()])
+            begin = end.end()
+        else:
+            endless.add(kind)
+    return "".join([*kept, text[begin:]])
 
 
 def decode_entities(text: str) -> str:
