@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import tokenizers
 
 from pipeline.corpus.run import output_folder
-from pipeline.corpus.samples.segmentation import Segmenter, load_segmenter
+from pipeline.corpus.samples.segmentation import Segmenter, load_segmenter, uncut_words
 from pipeline.corpus.samples.user_dictionary import read_user_dictionary
 from pipeline.corpus.samples.vocabulary import read_vocabulary, vocabulary_sha256
 from pipeline.corpus.text import languages, quality
 from pipeline.corpus.text.cleaning import Cleaner
-from pipeline.corpus.text.sources import Listing, Source
+from pipeline.corpus.text.sources import SHOWN, Listing, Source
 from pipeline.corpus.text.units import Unit, plan_units
 from pipeline.errors import ConfigError
 from pipeline.settings.corpus import CorpusSettings
@@ -58,8 +58,8 @@ def check(settings: CorpusSettings, output: str | Path, vocab: str | Path | None
     Raises:
         CorpusError: the output folder, or that of the dropped text, holds files of others.
         VocabularyError: see `read_vocabulary`.
-        ConfigError: an unknown segmenter or language, a bad user dictionary, a package that is not
-            installed.
+        ConfigError: an unknown segmenter or language, a bad user dictionary or list of flagged
+            words, a package that is not installed.
     """
     folder, rejected = absolute(output), settings.keep_rejected
     inside, around = (
@@ -74,6 +74,8 @@ def check(settings: CorpusSettings, output: str | Path, vocab: str | Path | None
     output_folder.check_output(folder, rejected)
     text_libraries(settings, ())
     quality.content_hashes(settings.cleaning)
+    if words := settings.cleaning.flagged_words:
+        quality.flagged_pattern(words, Cleaner(settings.cleaning).clean)
     languages.check(settings.cleaning.languages)
     _segmenter(settings)
     if vocab:
@@ -121,6 +123,21 @@ def plan(
         heldout,
         settings.keep_rejected,
     )
+
+
+def unused_words(settings: CorpusSettings) -> list[str]:
+    """A warning of words of the user dictionary that the segmenter cuts to pieces, if there are."""
+    if not settings.user_dictionary:
+        return []
+    words = uncut_words(settings.segmenter, settings.user_dictionary)
+    if not words:
+        return []
+    shown = ", ".join(map(repr, words[:SHOWN])) + " …" * (len(words) > SHOWN)
+    return [
+        f"{len(words):,} words of corpus.user_dictionary have no effect, because "
+        f"{settings.segmenter} cuts them to pieces: {shown}; a higher frequency helps, but no word "
+        "can hold signs or spaces"
+    ]
 
 
 def reads(sources: Listing) -> dict[str, object]:

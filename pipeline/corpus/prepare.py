@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from pipeline.corpus.dedup import grouping, marks
 from pipeline.corpus.dedup import heldout as heldout_documents
 from pipeline.corpus.dedup.exchange import concatenate
-from pipeline.corpus.planning import Plan, absolute, plan, reads
+from pipeline.corpus.planning import Plan, absolute, plan, reads, unused_words
 from pipeline.corpus.run import alarms, ledger, output_folder
 from pipeline.corpus.run.output_folder import Ledger
 from pipeline.corpus.run.progress import Progress
@@ -124,6 +124,8 @@ def _prepare(
         _show_left_out(sources, show)
         _show_findings(manifest, show)
         return manifest
+    for warning in unused_words(settings):
+        show(f"warning: {warning}")
     job = Job(
         settings=settings,
         folder=folder,

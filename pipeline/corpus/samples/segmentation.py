@@ -23,6 +23,8 @@ from pipeline.corpus.samples.user_dictionary import Entry, read_user_dictionary
 from pipeline.errors import ConfigError, CorpusError
 
 GROUP = "nezha_pretrain.segmenters"
+TESTED_WORDS = 100_000
+"""Most words of a user dictionary that are tested, in a few seconds."""
 
 
 class Segmenter(NamedTuple):
@@ -54,6 +56,20 @@ def _load(name: str, user_dictionary: str, digest: str) -> Segmenter:
         names = ", ".join(sorted({*BUILT_IN, *found.names}))
         raise ConfigError(f"corpus.segmenter: no segmenter {name!r}; choose one of: {names}")
     return found[name].load()(user_dictionary)
+
+
+def uncut_words(name: str, user_dictionary: str) -> list[str]:
+    """The words of a user dictionary that the segmenter does not even cut out of themselves.
+
+    Segmenters cut at signs and spaces before they look words up, and a word of low frequency is
+    less likely than its parts.
+    """
+    segmenter = load_segmenter(name, user_dictionary)
+    return [
+        entry.word
+        for entry in read_user_dictionary(user_dictionary)[:TESTED_WORDS]
+        if entry.frequency != 0 and list(segmenter.cut(entry.word)) != [entry.word]
+    ]
 
 
 def word_boundaries(text: str, segmenter: Segmenter) -> NDArray[np.bool_]:

@@ -156,7 +156,13 @@ class Cleaner:
 
     @functools.cached_property
     def _named(self) -> quality.Named:
-        return quality.load_named(self.settings)
+        return _load_named(self.settings, quality.versions(self.settings))
+
+
+@functools.lru_cache(maxsize=2)
+def _load_named(settings: CleaningSettings, versions: tuple[str, str]) -> quality.Named:
+    """A process reads the named files once, and again when they have changed."""
+    return quality.load_named(settings, versions, Cleaner(settings).clean)
 
 
 def remove_control(text: str) -> str:

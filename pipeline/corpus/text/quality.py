@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -48,16 +49,31 @@ class Named(NamedTuple):
     good: CharacterModel | None
 
 
-def load_named(settings: CleaningSettings) -> Named:
-    """Read the named files. A process reads a file once, and again when it has changed.
+def load_named(
+    settings: CleaningSettings, versions: tuple[str, str], clean: Callable[[str], str]
+) -> Named:
+    """Read the named files.
+
+    Args:
+        versions: see `versions`.
+        clean: how the text is cleaned.
 
     Raises:
         ConfigError: see `flagged_pattern` and `load_model`.
     """
     words, text = settings.flagged_words, settings.good_text
     return Named(
-        flagged_pattern(words, _version(words, "flagged_words")) if words else None,
-        load_model(text, _version(text, "good_text")) if text else None,
+        flagged_pattern(words, clean) if words else None,
+        load_model(text, versions[1]) if text else None,
+    )
+
+
+def versions(settings: CleaningSettings) -> tuple[str, str]:
+    """What changes when the named files change: those of the flagged words and of the good text."""
+    words, text = settings.flagged_words, settings.good_text
+    return (
+        _version(words, "flagged_words") if words else "",
+        _version(text, "good_text") if text else "",
     )
 
 
@@ -117,21 +133,25 @@ def flagged_share(text: str, pattern: re.Pattern[str]) -> float:
     return sum(len(found) for found in pattern.findall(text)) / max(1, len(text))
 
 
-@functools.lru_cache(maxsize=2)
-def flagged_pattern(path: str, version: str) -> re.Pattern[str]:
+def flagged_pattern(path: str, clean: Callable[[str], str]) -> re.Pattern[str]:
     """The words of a list, one a line, as a pattern that prefers longer words.
 
     Args:
-        version: changes when the file changes.
+        clean: how the text is cleaned; a word would not be found in it as the list writes it.
 
     Raises:
-        ConfigError: the list can't be read or is empty.
+        ConfigError: the list can't be read or is empty, or cleaning leaves nothing of a word.
     """
-    lines = _read(path, "flagged_words").split("\n")
-    words = sorted({line.strip() for line in lines if line.strip()}, key=len, reverse=True)
+    lines = [line.strip() for line in _read(path, "flagged_words").split("\n")]
+    words = {line: clean(line) for line in lines if line}
     if not words:
         raise ConfigError(f"corpus.cleaning.flagged_words: {path} holds no words, one a line")
-    return re.compile("|".join(map(re.escape, words)))
+    if lost := next((word for word, cleaned in words.items() if not cleaned.strip()), ""):
+        raise ConfigError(
+            f"corpus.cleaning.flagged_words: {path}: {lost!r:.60} is not in any text, because "
+            "corpus.cleaning removes it; delete the line"
+        )
+    return re.compile("|".join(map(re.escape, sorted(set(words.values()), key=len, reverse=True))))
 
 
 class CharacterModel:

@@ -106,3 +106,16 @@ def test_both_segmenters_take_the_fields_alike(tmp_path, segmenter):
     words = list(load_segmenter(segmenter, str(path)).cut("新镇子里是大片油菜花。"))
     assert words[:1] == ["新镇子"]
     assert words[-2:] == ["油菜花", "。"]
+
+
+@pytest.mark.parametrize("segmenter", ["rjieba", "jieba"])
+def test_words_that_the_segmenter_never_cuts_out_are_named(tmp_path, segmenter):
+    words = ["云计算", "哈利·波特", "5·12地震", "新冠 病毒", "iPhone手机"]
+    path = raw.write(tmp_path / "words.txt", "\n".join(f"{word} 1000" for word in words).encode())
+    corpus = CorpusSettings(segmenter=segmenter, user_dictionary=str(path))
+    (warning,) = planning.unused_words(corpus)
+    assert warning.startswith("3 words of corpus.user_dictionary have no effect")
+    assert "'哈利·波特', '5·12地震', '新冠 病毒'" in warning
+    path.write_text("云计算\n领先者 0\n" if segmenter == "jieba" else "云计算\n", "utf-8")
+    assert planning.unused_words(corpus) == []
+    assert planning.unused_words(CorpusSettings()) == []

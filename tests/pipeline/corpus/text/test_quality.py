@@ -54,8 +54,22 @@ def test_flagged_words_are_those_of_the_users_list(tmp_path):
     assert reason(LOOP, flagged_words=str(words)) == "flagged_words"
     assert reason(LOOP, flagged_words=str(words), max_flagged=0.9) == ""
     assert reason(PROSE, flagged_words=str(words)) == ""
-    share = quality.flagged_share("请点击下载安装包吧", quality.flagged_pattern(str(words), ""))
+    share = quality.flagged_share("请点击下载安装包吧", quality.flagged_pattern(str(words), str))
     assert share == 7 / 9
+
+
+@pytest.mark.parametrize("word", ["ＱＱ群", "加\u3000微信", "微信&amp;号", "賭博"])
+def test_flagged_words_are_cleaned_as_the_text_is(tmp_path, word):
+    words = raw.write(tmp_path / "flagged.txt", word.encode())
+    text = f"他说：{word}，在这里。"
+    assert reason(text, flagged_words=str(words), simplify=True) == "flagged_words"
+
+
+def test_a_flagged_word_that_cleaning_removes_is_refused(tmp_path):
+    words = raw.write(tmp_path / "flagged.txt", "赌博\n<b>\n".encode())
+    corpus = CorpusSettings(cleaning={"flagged_words": str(words)})
+    with pytest.raises(ConfigError, match=r"flagged\.txt: '<b>' is not in any text"):
+        planning.check(corpus, tmp_path / "out", None)
 
 
 def test_named_files_are_read_again_when_they_have_changed(tmp_path):
