@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import fsspec
@@ -46,6 +47,8 @@ class Found(NamedTuple):
     """By path, in order. Folders and links that are not followed are here too, with their fault."""
     named: bool
     """The input is a file, which the user named."""
+    levels: Sequence[str] = ()
+    """The first parts of a glob, see `hidden_in`."""
 
 
 def is_local(system: fsspec.AbstractFileSystem) -> bool:
@@ -56,6 +59,19 @@ def is_local(system: fsspec.AbstractFileSystem) -> bool:
 def is_hidden(name: str) -> bool:
     """Whether programs leave a file or folder of this name out by convention."""
     return name.startswith((".", "_"))
+
+
+def hidden_in(names: Sequence[str], levels: Sequence[str] = ()) -> bool:
+    """Whether a path under an input is hidden. A glob enters what it names: `_*/*.txt` does `_a`.
+
+    Args:
+        names: the parts of the path.
+        levels: those of the glob that stand for one part each, from the first one on.
+    """
+    return any(
+        is_hidden(name) and not is_hidden(level)
+        for name, level in itertools.zip_longest(names, levels[: len(names)], fillvalue="")
+    )
 
 
 def input_folder(text: str) -> str:
@@ -97,12 +113,14 @@ def find_files(text: str, setting: str, is_known: Callable[[str], bool]) -> Foun
     try:
         if is_local(system):
             return _find_local(system, inner, is_known)
+        levels: Sequence[str] = ()
         if system.isdir(inner):
             listing, base = system.find(inner, detail=True), inner
         elif system.exists(inner):
             return Found(system, _parent(inner), {inner: _remote(system.info(inner))}, named=True)
         elif found := GLOB.search(inner):
             listing, base = system.glob(inner, detail=True), _parent(inner[: found.start()])
+            levels = inner.removeprefix(base).lstrip("/").partition("**")[0].split("/")
         else:
             raise FileNotFoundError
     except FileNotFoundError:
@@ -111,7 +129,7 @@ def find_files(text: str, setting: str, is_known: Callable[[str], bool]) -> Foun
         where = error.filename or text
         raise CorpusError(f"{setting}: {where}: {error.strerror or error}") from None
     files = {path: _remote(info) for path, info in sorted(listing.items()) if _is_file(info)}
-    return Found(system, base, files, named=False)
+    return Found(system, base, files, False, levels)
 
 
 def _find_local(
@@ -128,29 +146,43 @@ def _find_local(
         raise FileNotFoundError  # a folder of this name, in which the glob begins
     base = base.rstrip("/")
     depth = None if "**" in pattern else pattern.count("/")
+    levels = pattern.partition("**")[0].split("/")
     matches = re.compile(glob_translate(pattern)).match
 
+    def relative(path: str) -> str:
+        return path.removeprefix(base).lstrip("/")
+
     def is_match(path: str) -> bool:
-        return matches(path.removeprefix(base).lstrip("/")) is not None
+        return matches(relative(path)) is not None
+
+    def is_hidden_folder(path: str) -> bool:
+        """Whether a path that is hidden is a folder in which the glob would search."""
+        level = relative(path).count("/") + 1
+        if (depth is not None and level > depth) or not os.path.isdir(path):
+            return False
+        parts = levels[:level] if level < len(levels) else levels[:-1]
+        within = "/".join(relative(path).split("/")[: len(parts)])
+        return re.match(glob_translate("/".join(parts)), within) is not None
 
     files = {}
-    found = _walk(base or "/", depth, lambda path: is_match(path) and is_known(path))
+    found = _walk(base or "/", depth, lambda path: is_match(path) and is_known(path), levels)
     for path, file in sorted(found):
-        if is_match(path):
+        if is_match(path) or (file.fault == HIDDEN and is_hidden_folder(path)):
             files[path] = file
         elif file.fault == UNREADABLE:
             # On fixed levels it may be a folder that nobody means, such as lost+found.
             files[path] = file if depth is None else file._replace(fault=NOT_ENTERED)
-    return Found(system, base, files, named=False)
+    return Found(system, base, files, False, levels)
 
 
 def _walk(
-    root: str, depth: int | None, is_read: Callable[[str], bool]
+    root: str, depth: int | None, is_read: Callable[[str], bool], levels: Sequence[str] = ()
 ) -> Iterator[tuple[str, File]]:
     """All files under a folder. At `depth`, and where they can't be read, folders are items too.
 
     Args:
         is_read: whether a file is read under its path. A link to one that is not is followed.
+        levels: the parts of a glob, which may name what is hidden.
     """
     read: set[tuple[int, int]] = set()
     entered: set[tuple[int, int]] = set()
@@ -175,7 +207,7 @@ def _walk(
             yield folder, File(0, "", UNREADABLE)
             return
         for entry in entries:
-            if is_hidden(entry.name):
+            if hidden_in([*[""] * below, entry.name], levels):
                 yield entry.path, File(0, "", HIDDEN)
             elif entry.is_symlink():
                 heapq.heappush(links, (entry.path, below + 1))

@@ -19,7 +19,7 @@ from pipeline.corpus.text.listing import (
     File,
     Found,
     find_files,
-    is_hidden,
+    hidden_in,
     is_local,
 )
 from pipeline.corpus.threads import in_threads
@@ -192,7 +192,7 @@ def _source(
     form, compression = _kind(path, form)
     if file.fault:
         return LeftOut(label, file.fault)
-    if not found.named and any(map(is_hidden, relative.split("/"))):
+    if not found.named and hidden_in(relative.split("/"), found.levels):
         return LeftOut(label, HIDDEN)
     if not form:
         return LeftOut(label, UNKNOWN_KIND)

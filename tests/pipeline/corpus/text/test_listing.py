@@ -11,6 +11,7 @@ from pipeline.corpus.text.listing import find_files
 from pipeline.corpus.text.sources import list_sources
 from pipeline.errors import CorpusError
 from pipeline.settings.corpus import CorpusSettings
+from pipeline.storage import filesystem
 from tests.pipeline.corpus import raw
 
 
@@ -44,6 +45,28 @@ def test_links_to_files_and_folders_are_followed(folder):
     assert listed(folder / "*.txt", base=folder) == (["linked.txt", "real.txt"], {})
     assert listed(folder / "**" / "*.txt", base=folder) == (expected, {})
     assert listed(folder / "linked.txt", base=folder) == (["linked.txt"], {})
+
+
+@pytest.mark.parametrize("scheme", ["", "file://", "memory://"])
+def test_hidden_folders_are_said_or_entered_where_the_glob_names_them(tmp_path, scheme):
+    base = f"/hidden{tmp_path}" if scheme == "memory://" else str(tmp_path)
+    for name in ("a/x.txt", "a/_y.txt", "_b/x.txt", ".c/x.txt", "d/_e/x.txt", ".f"):
+        if scheme == "memory://":
+            filesystem(f"memory://{base}/{name}")[0].pipe_file(f"{base}/{name}", b"x")
+        else:
+            raw.write(tmp_path / name, b"x")
+
+    def left_out(glob):
+        listing = list_sources([f"{scheme}{base}/{glob}"], CorpusSettings())
+        names = [source.path.partition(f"{base}/")[2] for source in listing]
+        hidden = listing.left_out_by_reason().get("hidden", [])
+        return names, [path.partition(f"{base}/")[2].removesuffix("/x.txt") for path in hidden]
+
+    assert left_out("*/x.txt") == (["a/x.txt"], [".c", "_b"])
+    assert left_out("**/x.txt") == (["a/x.txt"], [".c", "_b", "d/_e"])
+    assert left_out("_*/*.txt") == (["_b/x.txt"], [])
+    assert left_out("*/_y.txt") == (["a/_y.txt"], [] if scheme == "memory://" else [".c", "_b"])
+    assert left_out("[a-d]/_e/*.txt") == (["d/_e/x.txt"], [])
 
 
 def test_links_that_lead_nowhere_or_in_a_circle_are_said(folder):
