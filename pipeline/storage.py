@@ -45,13 +45,18 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     What has no `://` is a local path, whatever characters are in it.
 
     Raises:
-        CorpusError: no installed package knows the protocol.
+        CorpusError: no installed package knows the protocol, or the URL leads through an archive.
     """
     if "://" not in path:
         if other := _other(path):
             return other, path
         local = fsspec.filesystem("file")
         return local, local._strip_protocol(path)
+    if "::" in path:
+        raise CorpusError(
+            f"{path}: URLs with `::`, which lead through archives or caches, are not read; unpack "
+            "the archive, or name the files themselves"
+        )
     try:
         return url_to_fs(path)
     except (ImportError, ValueError) as error:

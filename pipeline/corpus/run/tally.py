@@ -20,7 +20,15 @@ PLACES = 5
 DROPPED = 3
 """How many drops of each reason the manifest shows."""
 
-NO_DOCUMENTS = {"malformed", "undecodable", "empty_file", "damaged_file", LOST, *LINE_REASONS}
+NO_DOCUMENTS = {
+    "malformed",
+    "undecodable",
+    "empty_file",
+    "damaged_file",
+    "archive",
+    LOST,
+    *LINE_REASONS,
+}
 """Reasons of drops that are not documents which were read."""
 
 

@@ -64,9 +64,15 @@ def train_vocabulary(
     if check_own(path) == origin:
         return read_vocabulary(path)
     units = plan_units(sources, settings)
-    characters, words = count_tokens(sampled_chunks(units, settings, show), settings)
+    drops: Counter[str] = Counter()
+    chunks = sampled_chunks(units, settings, show, drops)
+    characters, words = count_tokens(chunks, settings, drops)
     if not characters and not words:
-        raise CorpusError(f"corpus.inputs: {', '.join(settings.inputs)}: no text to train on")
+        raise CorpusError(
+            f"corpus.inputs: {', '.join(settings.inputs)}: no text to train a vocabulary on; "
+            f"dropped: {dict(drops)}; check corpus.format, corpus.text_field, corpus.encoding and "
+            "corpus.cleaning"
+        )
     tokens = compose_vocabulary(characters, words, settings.vocab_size)
     # In this order, a command that is stopped between the two leaves no file without a note.
     sha256 = hashlib.sha256("\n".join(tokens).encode()).hexdigest()
@@ -153,12 +159,15 @@ def train_pieces(words: Counter[str], size: int) -> list[str]:
 
 
 def sampled_chunks(
-    units: Sequence[Unit], settings: CorpusSettings, show: Callable[[str], None]
+    units: Sequence[Unit],
+    settings: CorpusSettings,
+    show: Callable[[str], None],
+    drops: Counter[str],
 ) -> Iterator[Chunk]:
     """Chunks with about `TRAINING_BYTES` of text in all, spread over the units; shows progress.
 
     Of units that are read in one piece every n-th is taken. Of each stream a part is taken, which
-    begins at its start.
+    begins at its start. Files that can't be read are added to `drops`, by reason.
     """
     total = sum(_expected_bytes(unit) for unit in units)
     step = max(1, math.ceil(total / TRAINING_BYTES))
@@ -168,9 +177,10 @@ def sampled_chunks(
         quota = _expected_bytes(unit) / step if step > 1 else math.inf
         of_unit = 0
         for chunk in read_unit(unit, settings):
-            if not isinstance(chunk, Chunk) or (
-                unit.stream and chunk.number % min(step, SKIPPED_CHUNKS)
-            ):
+            if not isinstance(chunk, Chunk):
+                drops.update(drop.reason for drop in chunk.damage)
+                continue
+            if unit.stream and chunk.number % min(step, SKIPPED_CHUNKS):
                 continue
             yield chunk
             size = sum(block.size for block in chunk.blocks)
@@ -189,15 +199,18 @@ def _expected_bytes(unit: Unit) -> int:
 
 
 def count_tokens(
-    chunks: Iterable[Chunk], settings: CorpusSettings
+    chunks: Iterable[Chunk], settings: CorpusSettings, drops: Counter[str]
 ) -> tuple[Counter[str], Counter[str]]:
-    """Counts of single characters and of all other words in cleaned text, both normalised."""
+    """Counts of single characters and of all other words in cleaned text, both normalised.
+
+    What is dropped of the text is added to `drops`, by reason.
+    """
     scanner = Scanner(
         normalizers.BertNormalizer(lowercase=settings.lowercase), pre_tokenizers.BertPreTokenizer()
     )
     codes = np.zeros(0x110000, np.int64)
     spans: Counter[str] = Counter()
-    for text in _texts(chunks, settings):
+    for text in _texts(chunks, settings, drops):
         scan = scanner.scan(text)
         codes += np.bincount(scan.codes[scan.single], minlength=len(codes))
         spans.update(scan.spans(scan.span_bounds()))
@@ -212,7 +225,7 @@ def count_tokens(
     return characters, words
 
 
-def _texts(chunks: Iterable[Chunk], settings: CorpusSettings) -> Iterator[str]:
+def _texts(chunks: Iterable[Chunk], settings: CorpusSettings, drops: Counter[str]) -> Iterator[str]:
     """The cleaned text of chunks, about `COUNTED_CHARACTERS` at a time."""
     cleaner = Cleaner(settings.cleaning)
     held: list[str] = []
@@ -222,6 +235,8 @@ def _texts(chunks: Iterable[Chunk], settings: CorpusSettings) -> Iterator[str]:
             if isinstance(record, Document):
                 held.append(record.text)
                 size += len(record.text)
+            else:
+                drops[record.reason] += 1
             if size > COUNTED_CHARACTERS:
                 yield "\n".join(held)
                 held, size = [], 0

@@ -17,6 +17,9 @@ BLANK = re.compile("[\\s\0\u200b-\u200f\u2060\ufeff]*")
 
 WIKIEXTRACTOR = re.compile(r'<doc id="[^"]*" (?:revid="[^"]*" )?url="[^"]*" title="')
 
+TAR = b"ustar"
+"""At byte 257 of a tar archive."""
+
 
 class Stream(NamedTuple):
     """Text that is read from its start."""
@@ -27,6 +30,8 @@ class Stream(NamedTuple):
     """Codec of `data`; ASCII bytes mean the same as in UTF-8."""
     data: Iterator[bytes]
     transcoded: bool
+    archive: bool
+    """The data is a tar archive, which holds files and is no text."""
     damage: list[Damage]
     """What ended the data, once it is read to its end; empty for a whole file."""
 
@@ -56,10 +61,10 @@ def open_stream(file: IO[bytes], source: Source, encoding: str) -> Stream:
             source = source._replace(format="wikiextractor")
         elif source.format == "lines" and _are_objects(first, len(head) <= SAMPLE_BYTES):
             source = source._replace(format="jsonl")
-    data = itertools.chain([head], data)
+    data, archive = itertools.chain([head], data), head[257:262] == TAR
     if keeps_ascii(codec):
-        return Stream(source, codec, data, False, damage)
-    return Stream(source, "utf-8", to_utf8(data, codec), True, damage)
+        return Stream(source, codec, data, False, archive, damage)
+    return Stream(source, "utf-8", to_utf8(data, codec), True, archive, damage)
 
 
 def _are_objects(text: str, whole: bool) -> bool:

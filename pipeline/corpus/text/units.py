@@ -114,12 +114,12 @@ def _cut(
         if source.format == "parquet":
             return _cut_parquet(source, file, target, settings.text_field)
         stream = open_stream(file, source, settings.encoding)
-        if table:
+        if table and not stream.archive:
             # The first row is read, so that a missing column is found before any work is done.
             next(csv_values(stream, settings.text_field), None)
         # A file that begins blank is read by one task, which sees whether it is blank to its end.
         blank = BLANK.fullmatch(next(stream.data, b"").decode(stream.codec, "replace"))
-    if table or stream.transcoded or blank:
+    if table or stream.transcoded or stream.archive or blank:
         return [_whole(source, target)]
     source, codec = stream.source, stream.codec
     count = -(-source.size // target)

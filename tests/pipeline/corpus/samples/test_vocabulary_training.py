@@ -57,7 +57,7 @@ def test_a_large_corpus_is_sampled_over_its_whole_length(tmp_path, monkeypatch, 
     monkeypatch.setattr(vocabulary_training, "TRAINING_BYTES", expected / 8)
     lines: list[str] = []
     monkeypatch.setattr(vocabulary_training, "QUIET_SECONDS", 0)
-    chunks = list(vocabulary_training.sampled_chunks(units, corpus, lines.append))
+    chunks = list(vocabulary_training.sampled_chunks(units, corpus, lines.append, Counter()))
     files = {chunk.blocks[0].source.path for chunk in chunks}
     assert len(files) == 8
     size = sum(block.size for chunk in chunks for block in chunk.blocks)
@@ -107,7 +107,7 @@ def test_frequent_characters_come_first_and_the_size_is_kept():
 
 def test_no_text_is_an_error(tmp_path):
     path = raw.write(tmp_path / "a.jsonl", b'{"text": ""}\n')
-    with pytest.raises(CorpusError, match="no text to train on"):
+    with pytest.raises(CorpusError, match="no text to train a vocabulary on"):
         train(CorpusSettings(inputs=(str(path),)), tmp_path / "vocab.txt")
 
 
@@ -126,3 +126,11 @@ def test_a_vocabulary_of_somebody_else_is_not_overwritten(tmp_path):
     path.unlink()
     train_vocabulary(corpus, path, sources)
     train_vocabulary(corpus.model_copy(update={"vocab_size": 70}), path, sources)
+
+
+def test_an_error_for_want_of_text_names_what_was_dropped(tmp_path):
+    rows = ['{"content": "正文"}\n', '{"text": "English only"}\n'] * 3
+    path = raw.write(tmp_path / "a.jsonl", "".join(rows).encode())
+    corpus = CorpusSettings(inputs=(str(path),))
+    with pytest.raises(CorpusError, match=r"'malformed': 3, 'not_chinese': 3.*corpus\.text_field"):
+        train(corpus, tmp_path / "vocab.txt")

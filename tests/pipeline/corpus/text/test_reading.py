@@ -2,6 +2,7 @@ import io
 import json
 import os
 import random
+import tarfile
 import tempfile
 from pathlib import Path
 
@@ -446,3 +447,18 @@ def test_a_blank_file_of_any_size_is_counted_as_empty(tmp_path, suffix, fill):
     kept, dropped = raw.read(path, shard_megabytes=0.02)
     assert [document.text for document in kept] == ["今天天气很好"]
     assert not dropped
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.csv"])
+@pytest.mark.parametrize("target", [16.0, 1e-4])
+def test_a_tar_archive_is_no_text(tmp_path, name, target):
+    held = io.BytesIO()
+    with tarfile.open(fileobj=held, mode="w") as archive:
+        entry = tarfile.TarInfo("b.txt")
+        entry.size = len(ARTICLES[0].encode())
+        archive.addfile(entry, io.BytesIO(ARTICLES[0].encode()))
+    path = raw.write(tmp_path / name, held.getvalue())
+    documents, (drop,) = raw.read(path, shard_megabytes=target)
+    assert not documents
+    assert (drop.reason, drop.text) == ("archive", f"{path}: is a tar archive; unpack it")
+    assert drop.size == path.stat().st_size

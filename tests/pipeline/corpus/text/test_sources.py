@@ -120,6 +120,14 @@ def test_an_error_names_unusable_inputs(tmp_path, monkeypatch, inputs, message):
         list_sources(inputs, CorpusSettings())
 
 
+def test_a_url_that_leads_through_an_archive_is_refused(tmp_path):
+    for text in ("zip://in.txt::/x/g.zip", "simplecache::s3://bucket/a.txt"):
+        with pytest.raises(CorpusError, match=r"URLs with `::`.*unpack"):
+            list_sources([text], CorpusSettings())
+    raw.write(tmp_path / "a::b.txt", b"x")
+    assert len(list_sources([str(tmp_path / "a::b.txt")], CorpusSettings())) == 1
+
+
 def test_only_empty_files_are_an_error(tmp_path):
     raw.write(tmp_path / "a.jsonl", b"")
     with pytest.raises(CorpusError, match="all 1 files are empty"):
