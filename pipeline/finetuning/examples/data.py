@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import random
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,7 +24,7 @@ from pipeline.settings.finetuning import FinetuneSettings
 
 LISTED = 50
 """Mistakes in task data that a message lists."""
-RECIPE = 4
+RECIPE = 5
 """Version of what fine-tuning computes. Raise it with a change that changes results."""
 
 
@@ -88,9 +90,12 @@ def read_examples(settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase
 
     train_examples = task.read(data.train, findings, None, fits, columns=data.columns)
     labels = task.label_set(train_examples)
-    if task.has_labels and train_examples and len(labels) < 2:
-        what = f"every label is {labels[0]}" if labels else "no example has a label"
-        findings.problems.append(f"{data.train}: {what}, so there is nothing to learn")
+    chosen = spread(train_examples, data.examples)
+    for used, of in (train_examples, ""), (chosen, f", in the {len(chosen)} of data.examples"):
+        if used and (what := task.nothing_to_learn(used)):
+            problem = f"{data.train}: {what}{of}, so there is nothing to learn"
+            findings.problems.append(problem)
+            break
     known = labels if train_examples else None
     read = partial(task.read, findings=findings, labels=known, fits=fits, columns=data.columns)
     dev = read(data.dev) if data.dev else []
@@ -105,7 +110,7 @@ def read_examples(settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase
     if bad := findings.bad_lines:
         notes.append(f"{len(bad)} bad line(s) are left out, first: {bad[0]}")
     used = {
-        "train": spread(train_examples, data.examples),
+        "train": chosen,
         "dev": spread(dev, data.eval_examples),
         "test": spread(test, data.eval_examples),
     }
@@ -113,10 +118,16 @@ def read_examples(settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase
 
 
 def spread(examples: list[Example], limit: int) -> list[Example]:
-    """`limit` examples at even distances, or all of them if the limit is 0 or larger."""
+    """`limit` examples in their order, or all of them if the limit is 0 or larger.
+
+    One is drawn from each of `limit` parts of equal size, always the same one. Examples at even
+    distances would all have one label where labels alternate.
+    """
     if not 0 < limit < len(examples):
         return examples
-    return [examples[i * len(examples) // limit] for i in range(limit)]
+    draw = random.Random(0)
+    ends = [i * len(examples) // limit for i in range(limit + 1)]
+    return [examples[draw.randrange(*part)] for part in itertools.pairwise(ends)]
 
 
 def fingerprint(settings: FinetuneSettings, export: str, from_scratch: bool) -> str:

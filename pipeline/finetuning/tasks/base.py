@@ -159,6 +159,12 @@ class Task(ABC):
         """The labels of the training examples, in a fixed order."""
         return sorted(self.labels_of(examples))
 
+    def nothing_to_learn(self, examples: list[Example]) -> str:
+        """Why the training examples teach nothing; empty if they do."""
+        if not self.has_labels or len(labels := self.label_set(examples)) > 1:
+            return ""
+        return f"every label is {labels[0]}" if labels else "no example has a label"
+
     def from_text(self, line: str) -> Example | None:
         """An example without its target from a line of plain text, where the task allows that."""
         return None

@@ -61,6 +61,14 @@ def test_what_cannot_work_is_said_before_anything_is_computed(export, data, tmp_
     )
 
 
+def test_the_examples_that_are_used_must_have_several_labels(export, tmp_path):
+    rows = [{"text": "好", "label": int(place == 0)} for place in range(40)]
+    path = write_rows(tmp_path / "a.jsonl", *rows)
+    given = {"classification": {"train": path, "examples": 4}}
+    with pytest.raises(TaskError, match=r"every label is 0, in the 4 of data\.examples, so"):
+        finetune(settings("classification", given), str(export), tmp_path / "out", seed=1)
+
+
 def bad_files(folder):
     """Train, dev and test files with one mistake of each kind, and what a message says of each."""
     good = [{"text": "好", "label": 1}, {"text": "坏", "label": 0}]

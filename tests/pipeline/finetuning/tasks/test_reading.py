@@ -2,9 +2,9 @@
 
 import bz2
 import gzip
-import itertools
 import json
 import re
+from collections import Counter
 
 import pytest
 import zstandard
@@ -198,9 +198,18 @@ def test_spread_takes_as_many_as_asked_for_in_order(n, limit):
     chosen = spread(list(range(n)), limit)
     assert len(chosen) == (min(n, limit) or n if limit else n)
     assert chosen == sorted(set(chosen))
-    if limit and len(chosen) > 1:
-        gaps = {b - a for a, b in itertools.pairwise(chosen)}
-        assert max(gaps) - min(gaps) <= 1
+    if 0 < limit < n:
+        for place, each in enumerate(chosen):
+            assert place * n // limit <= each < (place + 1) * n // limit
+    assert chosen == spread(list(range(n)), limit)
+
+
+@pytest.mark.parametrize("period", [2, 3, 4, 5])
+def test_labels_that_repeat_with_a_period_are_all_drawn(period):
+    labels = [place % period for place in range(1200)]
+    drawn = Counter(spread(labels, 1200 // period))
+    fair = 1200 / period / period
+    assert {0.7 < drawn[label] / fair < 1.3 for label in range(period)} == {True}
 
 
 @pytest.mark.parametrize(
