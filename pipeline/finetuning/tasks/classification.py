@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -25,6 +28,10 @@ from pipeline.finetuning.tasks.base import (
     softmax,
     tokens_at,
 )
+
+SEPARATOR = re.compile(r"[,|;、，；]")
+"""What other programs put between the labels in a cell."""
+NAMES = "the names of the labels that an example has (not 0 or 1 for every label)"
 
 
 class Classification(Task):
@@ -130,15 +137,37 @@ class MultiLabel(Classification):
     def published(self, record: Example) -> Example:
         """The labels of a table are JSON, or words between white space."""
         found = Task.published(self, record)
-        if isinstance(found.get("labels"), str):
-            return found | {"labels": listed(found["labels"])}
-        return found
+        cell = found.get("labels")
+        if not isinstance(cell, str):
+            return found
+        labels = listed(cell)
+        if not cell.lstrip().startswith("[") and SEPARATOR.search(cell):
+            raise TaskError(
+                f"key labels: {cell!r:.60} has other signs between its labels than white space; "
+                f"where they belong to a label, write {json.dumps(labels, ensure_ascii=False)}"
+            )
+        return found | {"labels": labels}
 
     def check_target(self, example: Example, place: str) -> None:
         require(example, "labels", list, place, self.name)
-        if not all(isinstance(each, str | int) and str(each).strip() for each in example["labels"]):
-            raise TaskError(f"{place}, key labels: expected a list of labels, found another thing")
-        example["labels"] = sorted({str(each).strip() for each in example["labels"]})
+        given = example["labels"]
+        labels = [str(each).strip() for each in given if type(each) in (str, int)]
+        if len(labels) < len(given) or not all(labels):
+            raise TaskError(f"{place}, key labels: expected a list of {NAMES}, found {given!r:.60}")
+        if twice := [label for label, times in Counter(labels).items() if times > 1]:
+            raise TaskError(
+                f"{place}, key labels: {twice[0]!r} stands twice; expected a list of {NAMES}"
+            )
+        example["labels"] = sorted(labels)
+
+    def nothing_to_learn(self, examples: list[Example]) -> str:
+        """As for other tasks; also where 0 and 1 for two labels are taken for names."""
+        if found := super().nothing_to_learn(examples):
+            return found
+        different = {tuple(example["labels"]) for example in examples}
+        if len(examples) == 1 or len(different) > 1:
+            return ""
+        return f"all examples have the labels {', '.join(different.pop())}; expected {NAMES}"
 
     def labels_of(self, examples: Iterable[Example]) -> set[str]:
         return {label for example in examples for label in example["labels"]}

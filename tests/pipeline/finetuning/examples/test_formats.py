@@ -249,7 +249,7 @@ def test_white_space_is_no_part_of_a_label(tmp_path):
     examples, findings = read("classification", tmp_path / "a.tab", text)
     assert [each["label"] for each in examples] == ["1", "1"]
     assert findings.bad_lines == [f"{tmp_path}/a.tab, line 4, key label: it is blank"]
-    rows = lines({"text": "好", "labels": ["新 ", "大", "新"]})
+    rows = lines({"text": "好", "labels": ["新 ", "大"]})
     assert read("multilabel", tmp_path / "a.jsonl", rows)[0][0]["labels"] == ["大", "新"]
     rows = lines({"tokens": ["王", "明"], "labels": ["B-X ", "I-X\r"]})
     assert read("ner", tmp_path / "b.jsonl", rows)[0][0]["labels"] == ["B-X", "I-X"]
@@ -346,6 +346,15 @@ def test_what_is_wrong_in_a_published_file_has_its_place(task, name, text, messa
     assert findings.problems == []
     with pytest.raises(AssertionError, match=message):
         raise AssertionError("\n".join(findings.bad_lines))
+
+
+def test_signs_between_labels_in_a_cell_are_told(tmp_path):
+    text = 'text\tlabels\n好\t甲 乙\n好\t甲,乙\n好\t["甲,乙"]\n好\t甲、乙\n好\t甲|乙\n'
+    examples, findings = read("multilabel", tmp_path / "a.tsv", text)
+    assert [each["labels"] for each in examples] == [["乙", "甲"], ["甲,乙"]]
+    assert len(findings.bad_lines) == 3
+    assert "line 3: key labels: '甲,乙' has other signs" in findings.bad_lines[0]
+    assert findings.bad_lines[0].endswith('write ["甲,乙"]')
 
 
 def test_a_document_of_another_form_is_refused(tmp_path):

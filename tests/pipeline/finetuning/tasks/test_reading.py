@@ -65,7 +65,10 @@ def test_compressed_or_not_is_the_same(task, tmp_path):
         ("classification", {"text": 3}, "key text: expected str, found 3"),
         ("classification", {"label": None}, "key label: expected str or int"),
         ("classification", {"label": True}, "key label: expected str or int"),
-        ("multilabel", {"labels": [None]}, "key labels: expected a list of labels"),
+        ("multilabel", {"labels": [None]}, "key labels: expected a list of the names"),
+        ("multilabel", {"labels": [0, 1, 1]}, "key labels: '1' stands twice; expected .* names"),
+        ("multilabel", {"labels": ["a ", "a"]}, "key labels: 'a' stands twice"),
+        ("multilabel", {"labels": [False, True]}, r"list of the names .*found \[False, True\]"),
         ("regression", {"label": "hot"}, "key label: expected a number, found 'hot'"),
         ("similarity", {"label": None}, "key label: expected a number"),
         ("pair", {"sentence2": ...}, "no key 'sentence2'.*there is sentence1, label, genre"),
@@ -184,6 +187,12 @@ def test_where_an_answer_stands_is_told(tmp_path):
     told = one_problem("span", write(tmp_path / "a.jsonl", row))
     assert "does not stand at character -1" in told
     assert "it stands at character 1" in told
+
+
+def test_two_labels_as_0_and_1_are_no_names():
+    rows = [{"labels": ["0", "1"]}] * 2
+    assert "expected the names" in TASKS["multilabel"].nothing_to_learn(rows)
+    assert TASKS["multilabel"].nothing_to_learn([*rows, {"labels": ["1"]}]) == ""
 
 
 def test_label_sets():
