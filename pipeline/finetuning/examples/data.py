@@ -91,8 +91,8 @@ def read_examples(settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase
     train_examples = task.read(data.train, findings, None, fits, columns=data.columns)
     labels = task.label_set(train_examples)
     chosen = spread(train_examples, data.examples)
-    for used, of in (train_examples, ""), (chosen, f", in the {len(chosen)} of data.examples"):
-        if used and (what := task.nothing_to_learn(used)):
+    for those, of in (train_examples, ""), (chosen, f", in the {len(chosen)} of data.examples"):
+        if those and (what := task.nothing_to_learn(those)):
             problem = f"{data.train}: {what}{of}, so there is nothing to learn"
             findings.problems.append(problem)
             break

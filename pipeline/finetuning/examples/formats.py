@@ -14,53 +14,21 @@ Each may be compressed. What a record of a kind of task is, `Task.published` say
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet
 
 from pipeline.errors import TaskError
+from pipeline.finetuning.examples.columns import Columns, Record
 from pipeline.finetuning.examples.jsonl import Example, parse_object
 from pipeline.finetuning.examples.lines import open_bytes, read_lines, uncompressed
+from pipeline.finetuning.examples.tables import TABLES, read_table
 
-TABLES = (".csv", ".tsv", ".tab")
 PARQUET = (".parquet", ".pq")
-Record = tuple[str, Example | TaskError]
-"""Its place, for messages, and the record or why it cannot be read."""
-
-
-class Columns(NamedTuple):
-    """How the columns of a file are called."""
-
-    renamed: Mapping[str, str | int]
-    """Name of a field → name of its column, or its number from 0 in a file without names."""
-    known: Mapping[str, Sequence[str]]
-    """Name of a field → names that published files have for it."""
-    needed: Sequence[str]
-    """Fields without which there is no example."""
-    order: Sequence[str]
-    """Fields and target, as they stand in a file without names; empty if files differ in that."""
-    words: bool
-    """Whether text files hold words with labels in CoNLL's columns."""
-
-    @classmethod
-    def of(cls, task: Any, renamed: Mapping[str, str | int] | None = None) -> Columns:
-        """The columns that a Task needs and knows."""
-        needed = [name for name in task.fields if name in task.sample]
-        return cls(renamed or {}, task.aliases, needed, task.order, task.words_in_columns)
-
-    def names_of(self, field: str) -> set[str]:
-        """What a file may call a field."""
-        return {field, str(self.renamed.get(field, field)), *self.known.get(field, ())}
-
-    def without_empty(self, row: Example) -> Example:
-        """A row without the cells that hold nothing; a text that holds nothing is a blank one."""
-        texts = set().union(*map(self.names_of, self.needed))
-        return {name: row[name] for name in row if row[name] not in ("", None) or name in texts}
 
 
 def read_records(path: str, columns: Columns) -> Iterator[Record]:
@@ -72,7 +40,7 @@ def read_records(path: str, columns: Columns) -> Iterator[Record]:
     if name.endswith(PARQUET):
         records = _parquet(path, columns)
     elif name.endswith(TABLES):
-        records = _table(path, read_lines(path), columns, quoted=name.endswith(".csv"))
+        records = read_table(path, read_lines(path), columns, quoted=name.endswith(".csv"))
     elif name.endswith(".json"):
         records = _json(path)
     elif name.endswith(".jsonl") or _holds_objects(path, columns):
@@ -80,12 +48,18 @@ def read_records(path: str, columns: Columns) -> Iterator[Record]:
     elif columns.words:
         records = _conll(read_lines(path), columns)
     else:
-        records = _table(path, read_lines(path), columns, quoted=False)
+        records = read_table(path, read_lines(path), columns, quoted=False)
     wanted = {field: each for field, each in columns.renamed.items() if isinstance(each, str)}
     for place, record in records:
         if isinstance(record, dict):
-            lost = [each for each in wanted.values() if each not in record]
-            if lost and set(lost) & set(map(wanted.get, columns.needed)):
+            # Without the column that was named, another one would be taken for the field.
+            lost = [
+                each
+                for field, each in wanted.items()
+                if each not in record
+                and (field in columns.needed or columns.names_of(field) & record.keys())
+            ]
+            if lost:
                 record = TaskError(f"{place}: no {lost[0]!r}; there is {', '.join(record)}")
             else:
                 new = {field: record[each] for field, each in wanted.items() if each in record}
@@ -211,62 +185,6 @@ def _rows(batch: pa.RecordBatch) -> Iterator[Example | str]:
 def _plain(value: Any) -> Any:
     """A value of Parquet that JSON does not have. Bytes become numbers, which are no text."""
     return list(value) if isinstance(value, bytes) else str(value)
-
-
-def _table(
-    path: str, lines: Iterator[tuple[str, str]], columns: Columns, quoted: bool
-) -> Iterator[Record]:
-    rows = _quoted_rows(path, lines) if quoted else _plain_rows(lines)
-    first = next(rows, None)
-    if first is None:
-        return
-    heading = [name.strip() for name in first[1]]
-    names = _names(path, heading, columns)
-    if names is not heading:
-        rows = itertools.chain([first], rows)
-    for place, cells in rows:
-        if len(cells) != len(names):
-            yield place, TaskError(f"{place}: {len(cells)} columns, expected {', '.join(names)}")
-        else:
-            yield place, columns.without_empty(dict(zip(names, cells, strict=True)))
-
-
-def _plain_rows(lines: Iterator[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
-    return ((place, line.split("\t")) for place, line in lines if line.strip())
-
-
-def _quoted_rows(path: str, lines: Iterator[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
-    reader = csv.reader(line + "\n" for _, line in lines)
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise TaskError(f"{path}, line {line}: {error}") from None
-        if cells is None:
-            return
-        if cells:
-            yield f"{path}, line {line}", cells
-
-
-def _names(path: str, first: list[str], columns: Columns) -> list[str]:
-    """Names of the columns: the first line itself, if it is one of names.
-
-    Raises TaskError where nothing says what the columns hold.
-    """
-    numbers = {each: field for field, each in columns.renamed.items() if isinstance(each, int)}
-    if numbers:
-        return [numbers.get(place, f"column {place}") for place in range(len(first))]
-    if all(columns.names_of(field) & set(first) for field in columns.needed):
-        return first
-    if len(first) == len(columns.order):
-        return list(columns.order)
-    example = ", ".join(f"{field}: {place}" for place, field in enumerate(columns.needed))
-    raise TaskError(
-        f"{path}, line 1: {', '.join(first)[:80]!r} does not name the columns "
-        f"({', '.join(columns.needed)}); set data.columns to their names or, for a file without "
-        f"names, to their numbers, as {{{example}}}"
-    )
 
 
 def _conll(lines: Iterable[tuple[str, str]], columns: Columns) -> Iterator[Record]:

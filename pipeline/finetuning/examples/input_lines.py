@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from pipeline.errors import TaskError
-from pipeline.finetuning.examples.formats import PARQUET, TABLES, Columns, read_records
+from pipeline.finetuning.examples.columns import Columns
+from pipeline.finetuning.examples.formats import PARQUET, read_records
 from pipeline.finetuning.examples.jsonl import Example
 from pipeline.finetuning.examples.lines import read_lines, uncompressed
+from pipeline.finetuning.examples.tables import TABLES
 from pipeline.finetuning.tasks import Task
 
 RECORDS = (*TABLES, *PARQUET, ".json", ".conll", ".bio", ".bmes")

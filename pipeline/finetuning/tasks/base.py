@@ -205,14 +205,16 @@ class Task(ABC):
                 label is -1.
             columns: how the file names fields and target, or their numbers.
         """
-        from pipeline.finetuning.examples import formats  # a served head reads no files
+        # A served head reads no files.
+        from pipeline.finetuning.examples.columns import Columns
+        from pipeline.finetuning.examples.formats import read_records
 
         unlabelled = 0
         parsed: list[tuple[str, Example]] = []
         bad: dict[str, str] = {}
         places: list[str] = []
         try:
-            for place, record in formats.read_records(path, formats.Columns.of(self, columns)):
+            for place, record in read_records(path, Columns.of(self, columns)):
                 places.append(place)
                 with _noting(bad, place):
                     example = self._parse(record, place)

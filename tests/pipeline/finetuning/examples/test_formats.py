@@ -348,6 +348,75 @@ def test_what_is_wrong_in_a_published_file_has_its_place(task, name, text, messa
         raise AssertionError("\n".join(findings.bad_lines))
 
 
+PAIRS = [("甲", "乙", "是"), ("丙", "丁", "否")] * 3
+
+
+def table(*rows):
+    return "".join("\t".join(row) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("heading", "task"),
+    [
+        (("s1", "s2", "label"), "pair"),
+        (("句子1", "句子2", "标签"), "pair"),
+        (("first", "second", "same"), "pair"),
+        (("s1", "s2", "Score"), "similarity"),
+        (("甲", "乙", "relatedness"), "similarity"),
+    ],
+)
+@pytest.mark.parametrize("columns", [{}, {"sentence1": 0, "sentence2": 1, "label": 2}])
+def test_unknown_names_of_columns_are_no_example(heading, task, columns, tmp_path):
+    rows = PAIRS if task == "pair" else [(*row[:2], "1.5") for row in PAIRS]
+    path = tmp_path / "a.tsv"
+    (problem,) = read(task, path, table(heading, *rows), columns=columns)[1].problems
+    assert "line 1" in problem
+    assert (
+        f"as {{sentence1: {heading[0]}, sentence2: {heading[1]}, label: {heading[2]}}}" in problem
+    )
+    named = dict(zip(("sentence1", "sentence2", "label"), heading, strict=True))
+    examples, findings = read(task, path, columns=named)
+    assert (len(examples), findings) == (6, Findings.none())
+    examples, findings = read(task, path, table(*rows), columns=columns)
+    assert (len(examples), findings) == (6, Findings.none())
+
+
+@pytest.mark.parametrize("rare", ["-1", "5", "是"])
+def test_a_first_line_with_a_rare_label_is_an_example(rare, tmp_path):
+    rows = [(*row[:2], str(place % 2)) for place, row in enumerate(PAIRS)]
+    rows = rows if rare != "是" else [*PAIRS, ("甲", "乙", "或")]
+    examples, findings = read("pair", tmp_path / "a.tsv", table(("甲", "乙", rare), *rows))
+    assert (len(examples), findings.problems) == (len(rows) + 1, [])
+
+
+def test_an_identifier_is_no_sentence(tmp_path):
+    path = tmp_path / "a.tsv"
+    text = table(*((f"test-{place}", *row[:2]) for place, row in enumerate(PAIRS)))
+    (problem,) = read("pair", path, text, target_needed=False)[1].problems
+    assert "'test-0' and all that stands below it looks like an identifier" in problem
+    assert "as {sentence1: 1, sentence2: 2}" in problem
+    counted = {"sentence1": 1, "sentence2": 2}
+    assert len(read("pair", path, target_needed=False, columns=counted)[0]) == 6
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_a_misspelt_target_is_not_replaced_by_another_column(name, tmp_path):
+    row = {"text": "好", "label": "108", "label_desc": "news"}
+    text = lines(row) if name == "a.jsonl" else f"{','.join(row)}\n{','.join(row.values())}\n"
+    for misspelt in ("label_des", "text_"):
+        field = misspelt.split("_")[0]
+        given = {"columns": {field: misspelt}}
+        (told,) = read("classification", tmp_path / name, text, **given)[1].bad_lines
+        assert f"no '{misspelt}'; there is text, label, label_desc" in told
+    given = {"columns": {"label": "label_desc"}}
+    assert read("classification", tmp_path / name, **given)[0][0]["label"] == "news"
+    # A test file without the target is predicted.
+    hidden, findings = read(
+        "classification", tmp_path / "b.jsonl", lines({"text": "好"}), target_needed=False, **given
+    )
+    assert (hidden, findings) == ([{"text": "好"}], Findings.none())
+
+
 def test_signs_between_labels_in_a_cell_are_told(tmp_path):
     text = 'text\tlabels\n好\t甲 乙\n好\t甲,乙\n好\t["甲,乙"]\n好\t甲、乙\n好\t甲|乙\n'
     examples, findings = read("multilabel", tmp_path / "a.tsv", text)

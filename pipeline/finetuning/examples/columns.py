@@ -1,0 +1,48 @@
+"""How the columns of a file with task data are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pipeline.errors import TaskError
+from pipeline.finetuning.examples.jsonl import Example
+
+Record = tuple[str, Example | TaskError]
+"""Its place, for messages, and the record or why it cannot be read."""
+
+
+class Columns(NamedTuple):
+    """How the columns of a file are called."""
+
+    renamed: Mapping[str, str | int]
+    """Name of a field → name of its column, or its number from 0 in a file without names."""
+    known: Mapping[str, Sequence[str]]
+    """Name of a field → names that published files have for it."""
+    needed: Sequence[str]
+    """Fields without which there is no example."""
+    order: Sequence[str]
+    """Fields and target, as they stand in a file without names; empty if files differ in that."""
+    target: str
+    """Key of what is to be predicted."""
+    words: bool
+    """Whether text files hold words with labels in CoNLL's columns."""
+
+    @classmethod
+    def of(cls, task: Any, renamed: Mapping[str, str | int] | None = None) -> Columns:
+        """The columns that a Task needs and knows."""
+        needed = [name for name in task.fields if name in task.sample]
+        return cls(
+            renamed or {}, task.aliases, needed, task.order, task.target, task.words_in_columns
+        )
+
+    def names_of(self, field: str) -> set[str]:
+        """What a file may call a field."""
+        renamed = self.renamed.get(field)
+        own = {renamed} if isinstance(renamed, str) else set()
+        return {field, *own, *self.known.get(field, ())}
+
+    def without_empty(self, row: Example) -> Example:
+        """A row without the cells that hold nothing; a text that holds nothing is a blank one."""
+        texts = set().union(*map(self.names_of, self.needed))
+        return {name: row[name] for name in row if row[name] not in ("", None) or name in texts}

@@ -1,0 +1,132 @@
+"""Tables with task data: their rows, and whether the first line names the columns."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from pipeline.errors import TaskError
+from pipeline.finetuning.examples.columns import Columns, Record
+
+TABLES = (".csv", ".tsv", ".tab")
+LOOKAHEAD = 1000
+"""Rows of a table without names that show whether its first line holds names after all."""
+LABEL_NAMES = (
+    *("label", "labels", "gold", "gold_label", "class", "category", "target", "tag", "score"),
+    *("similarity", "标签", "类别", "分类", "标注", "分数", "得分", "相似度"),
+)
+"""What files call their column of targets, in lower case."""
+IDENTIFIER = re.compile(r"[A-Za-z_.:#-]*\d[\w.:#-]*", re.ASCII)
+
+
+def read_table(
+    path: str, lines: Iterator[tuple[str, str]], columns: Columns, quoted: bool
+) -> Iterator[Record]:
+    """The records of a table. Raises TaskError where nothing says what its columns hold."""
+    rows = _quoted_rows(path, lines) if quoted else _plain_rows(lines)
+    first = next(rows, None)
+    if first is None:
+        return
+    heading = [name.strip() for name in first[1]]
+    names = _names(path, heading, columns)
+    if names is not heading:
+        seen = [first, *itertools.islice(rows, LOOKAHEAD)]
+        rows = itertools.chain(seen, rows)
+        _check_without_names([cells for _, cells in seen], path, names, columns)
+    for place, cells in rows:
+        if len(cells) != len(names):
+            yield place, TaskError(f"{place}: {len(cells)} columns, expected {', '.join(names)}")
+        else:
+            yield place, columns.without_empty(dict(zip(names, cells, strict=True)))
+
+
+def _plain_rows(lines: Iterator[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
+    return ((place, line.split("\t")) for place, line in lines if line.strip())
+
+
+def _quoted_rows(path: str, lines: Iterator[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
+    reader = csv.reader(line + "\n" for _, line in lines)
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise TaskError(f"{path}, line {line}: {error}") from None
+        if cells is None:
+            return
+        if cells:
+            yield f"{path}, line {line}", cells
+
+
+def _names(path: str, first: list[str], columns: Columns) -> list[str]:
+    """Names of the columns: the first line itself, if it is one of names.
+
+    Raises TaskError where nothing says what the columns hold.
+    """
+    numbers = {each: field for field, each in columns.renamed.items() if isinstance(each, int)}
+    if numbers:
+        return [numbers.get(place, f"column {place}") for place in range(len(first))]
+    if all(columns.names_of(field) & set(first) for field in columns.needed):
+        return first
+    if len(first) == len(columns.order):
+        return list(columns.order)
+    example = ", ".join(f"{field}: {place}" for place, field in enumerate(columns.needed))
+    raise TaskError(
+        f"{path}, line 1: {', '.join(first)[:80]!r} does not name the columns "
+        f"({', '.join(columns.needed)}); set data.columns to their names or, for a file without "
+        f"names, to their numbers, as {{{example}}}"
+    )
+
+
+def _check_without_names(
+    rows: Sequence[Sequence[str]], path: str, names: Sequence[str], columns: Columns
+) -> None:
+    """Raise TaskError where the first line names columns after all, or a text is an identifier.
+
+    Args:
+        rows: the first rows of a file whose columns have these `names`, by their places.
+    """
+    whole = [[cell.strip() for cell in row] for row in rows if len(row) == len(names)]
+    if not whole:
+        return
+    first, rest = dict(zip(names, whole[0], strict=True)), whole[1:]
+    named = [name for name in first if name in columns.known or name in columns.needed]
+    labels = [row[names.index(columns.target)] for row in rest] if columns.target in first else []
+    if any(first[name].lower() in columns.names_of(name) for name in named) or (
+        columns.target in first and _names_labels(first[columns.target], labels)
+    ):
+        example = ", ".join(f"{field}: {first[field]}" for field in named)
+        raise TaskError(
+            f"{path}, line 1: {', '.join(whole[0])[:80]!r} looks like names of columns, not like "
+            f"an example; set data.columns to these names, as {{{example}}}, or give the file a "
+            f"first line with {', '.join(name for name in names if name in named)}"
+        )
+    if not columns.renamed and all(IDENTIFIER.fullmatch(row[0]) for row in whole):
+        moved = ", ".join(f"{field}: {place}" for place, field in enumerate(columns.needed, 1))
+        raise TaskError(
+            f"{path}, line 1: {whole[0][0]!r} and all that stands below it looks like an "
+            f"identifier, not like {names[0]}; set data.columns to the numbers of the columns, as "
+            f"{{{moved}}}"
+        )
+
+
+def _names_labels(cell: str, labels: Sequence[str]) -> bool:
+    """Whether a cell is the name of a column of labels: known as one, or unlike these labels."""
+    counts = Counter(labels)
+    if not any(map(str.isalnum, cell)) or _is_number(cell) or cell in counts:
+        return False
+    if cell.lower() in LABEL_NAMES:
+        return True
+    numbers = bool(counts) and all(map(_is_number, counts))
+    return numbers or (len(counts) > 1 and min(counts.values()) > 1)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
