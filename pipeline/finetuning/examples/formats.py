@@ -191,9 +191,9 @@ def _conll(lines: Iterable[tuple[str, str]], columns: Columns) -> Iterator[Recor
     """Sentences between blank lines: the first column is a word, the last one its label.
 
     The numbers of `columns` choose other columns. A line without a label is a word of a file to be
-    predicted; -DOCSTART- is left out.
+    predicted; -DOCSTART- is left out. Raises TaskError where the first column counts the words.
     """
-    start, words, labels = "", [], []
+    start, words, labels, width = "", [], [], 0
     numbers = {field: each for field, each in columns.renamed.items() if isinstance(each, int)}
     word, label = numbers.get("tokens", 0), numbers.get("labels", -1)
     for place, line in itertools.chain(lines, [("", "")]):
@@ -202,11 +202,19 @@ def _conll(lines: Iterable[tuple[str, str]], columns: Columns) -> Iterator[Recor
             start = start or place
             # Of a word of white space, as 199801 has, the columns begin with the separator.
             # A line without the column of words gives an empty one, which no example may have.
-            words.append((cells[word] or " ") if word < len(cells) else "")
+            words.append((cells[word].strip() or " ") if word < len(cells) else "")
+            width = max(width, len(cells))
             labels += [each.strip() for each in cells[label:][:1]] if len(cells) > 1 else []
         elif words:
+            counted = [str(number) for number in range(len(words) + 1)]
+            others = width > 2 and len(words) > 1 and "tokens" not in numbers
+            if others and words in (counted[1:], counted[:-1]):
+                raise TaskError(
+                    f"{start}: the first column counts the words; set data.columns to the number "
+                    "of the column that holds them, as {tokens: 1}"
+                )
             if labels and len(labels) != len(words):
                 yield start, TaskError(f"{start}: {len(words)} words but {len(labels)} labels")
             else:
                 yield start, {"tokens": words} | ({"labels": labels} if labels else {})
-            start, words, labels = "", [], []
+            start, words, labels, width = "", [], [], 0

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.columns import Columns
 from pipeline.finetuning.examples.formats import PARQUET, read_records
 from pipeline.finetuning.examples.jsonl import Example
-from pipeline.finetuning.examples.lines import read_lines, uncompressed
+from pipeline.finetuning.examples.lines import Line, read_lines, uncompressed
 from pipeline.finetuning.examples.tables import TABLES
 from pipeline.finetuning.tasks import Task
+from pipeline.finetuning.tasks.bio import LABEL
 
 RECORDS = (*TABLES, *PARQUET, ".json", ".conll", ".bio", ".bmes")
 """Suffixes of files that hold records; the lines of others are examples each."""
+LOOKAHEAD = 1000
+"""Lines that show whether a file of another suffix holds records."""
 
 
 def read_input(
@@ -24,10 +28,27 @@ def read_input(
     Raises TaskError for a file that is missing, damaged or of another form, and for its first
     malformed record.
     """
-    if not uncompressed(path).endswith(RECORDS) and not columns:
+    named = Columns.of(task, columns)
+    records = uncompressed(path).endswith(RECORDS) or columns
+    if not records and not _holds_records(itertools.islice(read_lines(path), LOOKAHEAD), named):
         yield from read_lines(path)
         return
-    for place, record in read_records(path, Columns.of(task, columns)):
+    for place, record in read_records(path, named):
         if isinstance(record, TaskError):
             raise record
         yield place, record
+
+
+def _holds_records(lines: Iterable[Line], columns: Columns) -> bool:
+    """Whether fine-tuning would find more in these lines than one text or object in each.
+
+    The first of them names columns, or all that are filled end in a label of a named entity.
+    """
+    filled = [line for _, line in lines if line.strip()]
+    if not filled:
+        return False
+    if columns.words:
+        ends = [line.split()[1:][-1:] for line in filled]
+        return all(end and LABEL.fullmatch(end[0]) for end in ends)
+    first = {name.strip() for name in filled[0].split("\t")}
+    return len(first) > 1 and all(columns.names_of(field) & first for field in columns.needed)

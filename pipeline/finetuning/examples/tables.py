@@ -27,7 +27,7 @@ def read_table(
 ) -> Iterator[Record]:
     """The records of a table. Raises TaskError where nothing says what its columns hold."""
     rows = _quoted_rows(path, lines) if quoted else _plain_rows(lines)
-    first = next(rows, None)
+    first = next((row for row in rows if not _is_blank_line(row[1])), None)
     if first is None:
         return
     heading = [name.strip() for name in first[1]]
@@ -37,6 +37,8 @@ def read_table(
         rows = itertools.chain(seen, rows)
         _check_without_names([cells for _, cells in seen], path, names, columns)
     for place, cells in rows:
+        if len(names) > 1 and _is_blank_line(cells):
+            continue
         if len(cells) != len(names):
             yield place, TaskError(f"{place}: {len(cells)} columns, expected {', '.join(names)}")
         else:
@@ -44,7 +46,12 @@ def read_table(
 
 
 def _plain_rows(lines: Iterator[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
-    return ((place, line.split("\t")) for place, line in lines if line.strip())
+    return ((place, line.split("\t")) for place, line in lines)
+
+
+def _is_blank_line(cells: Sequence[str]) -> bool:
+    """Whether a line holds no row, unless the table has one column: there its text is blank."""
+    return len(cells) == 1 and not cells[0].strip()
 
 
 def _quoted_rows(path: str, lines: Iterator[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
@@ -57,8 +64,7 @@ def _quoted_rows(path: str, lines: Iterator[tuple[str, str]]) -> Iterator[tuple[
             raise TaskError(f"{path}, line {line}: {error}") from None
         if cells is None:
             return
-        if cells:
-            yield f"{path}, line {line}", cells
+        yield f"{path}, line {line}", cells or [""]
 
 
 def _names(path: str, first: list[str], columns: Columns) -> list[str]:

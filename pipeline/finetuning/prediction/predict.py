@@ -124,6 +124,8 @@ def parse(task: Task, line: str | Example, place: str) -> Example:
             return found
         line = parse_object(line, place)
     found = task.example(line, place)
+    if "prediction" in found:
+        raise TaskError(f"{place}: the answer would replace the key prediction; rename it")
     for key, kind in task.fields.items():
         if kind is str and found.get(key, "") is None:  # a text that is null is blank
             found = found | {key: ""}

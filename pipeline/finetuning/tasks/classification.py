@@ -110,7 +110,10 @@ class Pair(Classification):
     }
     order: ClassVar = ("sentence1", "sentence2", "label")
     sample: ClassVar = {"sentence1": "怎么还款", "sentence2": "如何还款"}
-    text_form = "two texts with a tab between, or JSON"
+    text_form = (
+        "two texts with one tab between (of a table with more columns, predict.columns names or "
+        "counts them), or JSON"
+    )
 
     def published(self, record: Example) -> Example:
         """CLUE's CSL asks whether key words are those of an abstract."""
@@ -120,8 +123,8 @@ class Pair(Classification):
         return super().published(record)
 
     def from_text(self, line: str) -> Example | None:
-        first, tab, second = line.partition("\t")
-        return {"sentence1": first, "sentence2": second} if tab else None
+        texts = line.split("\t")
+        return dict(zip(self.fields, texts, strict=True)) if len(texts) == 2 else None
 
 
 class MultiLabel(Classification):

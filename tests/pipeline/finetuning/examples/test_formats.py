@@ -175,6 +175,7 @@ PUBLISHED = [
         "tokens\tlabels\n王 明\tB-PER I-PER\n",
         {"tokens": ["王", "明"], "labels": ["B-PER", "I-PER"]},
     ),
+    ("ner", "spaces.conll", "王 \tB-PER\n明\t I-PER \n", {"tokens": ["王", "明"]}),
     ("multilabel", "topics.csv", 'text,labels\n好,"[""甲"", ""乙""]"\n', {"labels": ["乙", "甲"]}),
 ]
 
@@ -232,6 +233,18 @@ def test_columns_of_words_can_be_counted(tmp_path):
     for lacking, message in (("1 王 B-PER\n2\n", "2 words but 1 labels"), ("1\n", "not empty")):
         findings = read("ner", tmp_path / "b.conll", lacking, **counted)[1]
         assert message in findings.bad_lines[0]
+
+
+def test_a_column_that_counts_words_holds_none(tmp_path):
+    text = "1\t王\tB-PER\n2\t明\tI-PER\n\n1\t在\tO\n"
+    for shifted in (text, text.replace("1", "0").replace("2", "1")):
+        (problem,) = read("ner", tmp_path / "a.conll", shifted)[1].problems
+        assert "line 1: the first column counts the words" in problem
+    examples, findings = read("ner", tmp_path / "a.conll", columns={"tokens": 1})
+    assert findings == Findings.none()
+    assert [each["tokens"] for each in examples] == [["王", "明"], ["在"]]
+    (example,), _ = read("ner", tmp_path / "b.conll", "1 B-X\n2 I-X\n")
+    assert example["tokens"] == ["1", "2"], "these are the words: there is no other column"
 
 
 @pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])

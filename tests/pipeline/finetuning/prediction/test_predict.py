@@ -93,7 +93,7 @@ def test_plain_text_lines():
     assert parse(TASKS["classification"], "很好", "x") == {"text": "很好"}
     assert parse(TASKS["pair"], "很\t好", "x") == {"sentence1": "很", "sentence2": "好"}
     assert parse(TASKS["ner"], "京 ", "x") == {"text": "京 ", "tokens": ["京", " "]}
-    with pytest.raises(TaskError, match="x: expected two texts with a tab"):
+    with pytest.raises(TaskError, match="x: expected two texts with one tab"):
         parse(TASKS["pair"], "很好", "x")
     with pytest.raises(TaskError, match="x: expected JSON with context, question, choices"):
         parse(TASKS["choice"], "很好", "x")
@@ -109,6 +109,62 @@ def test_plain_text_lines():
 def test_an_example_without_a_gold_label_is_read_as_others_are():
     given = {"premise": "甲", "hypothesis": "乙", "label": "-"}
     assert parse(TASKS["pair"], given, "here") == {"sentence1": "甲", "sentence2": "乙"}
+
+
+@pytest.mark.parametrize(
+    ("task", "text"),
+    [
+        ("ner", "王\tB-PER\n明\tI-PER\n\n京 B-LOC\n"),
+        ("pair", "sentence1\tsentence2\n甲\t乙\n"),
+        ("classification", "label\ttext_a\n1\t很好\n"),
+    ],
+)
+def test_a_text_file_is_read_as_fine_tuning_reads_it(task, text, tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text(text, "utf-8")
+    kind = TASKS[task]
+    found = [parse(kind, row, place) for place, row in read_input(str(path), kind, {})]
+    known = kind.read(str(path), Findings.none(), target_needed=task != "pair")
+    assert found == [{key: row[key] for key in row if key != kind.target} for row in known]
+    assert known
+
+
+@pytest.mark.parametrize(
+    ("task", "lines"),
+    [
+        ("ner", ["王明 B", "京 B-LOC"]),
+        ("ner", ["王", "明"]),
+        ("classification", ["text", "很好"]),
+        ("classification", ['{"text": "好\\t坏", "label": 1}']),
+        ("pair", ["很好\t不坏", "", "好\t坏"]),
+    ],
+)
+def test_lines_of_text_are_an_example_each(task, lines, tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("\n".join(lines), "utf-8")
+    assert [line for _, line in read_input(str(path), TASKS[task], {})] == lines
+
+
+def test_a_third_column_is_no_part_of_a_pair():
+    with pytest.raises(TaskError, match=r"x: expected two texts with one tab .*predict\.columns"):
+        parse(TASKS["pair"], "很好\t很好\t是", "x")
+
+
+def test_an_answer_replaces_no_field():
+    with pytest.raises(TaskError, match="x: the answer would replace the key prediction"):
+        parse(TASKS["classification"], {"text": "好", "prediction": 1}, "x")
+
+
+@pytest.mark.parametrize("name", ["in.csv", "in.tsv"])
+def test_a_blank_line_of_one_column_is_a_blank_text(name, tmp_path):
+    (tmp_path / name).write_text("\ntext\n好\n\n \n坏\n", "utf-8")
+    kind = TASKS["classification"]
+    rows = [row for _, row in read_input(str(tmp_path / name), kind, {})]
+    assert [row["text"].strip() for row in rows] == ["好", "", "", "坏"]
+    (tmp_path / name).write_text(
+        "\ntext,label\n好,1\n\n坏,0\n".replace(",", "," if name.endswith("csv") else "\t"), "utf-8"
+    )
+    assert len(list(read_input(str(tmp_path / name), kind, {}))) == 2
 
 
 def test_another_folder_is_refused(export):
