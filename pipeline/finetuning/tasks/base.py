@@ -170,7 +170,10 @@ class Task(ABC):
         return None
 
     def unify(self, examples: list[Example], path: str, notes: list[str]) -> None:  # noqa: B027
-        """Bring the targets of a file into one form, in place, and note what was done."""
+        """Bring the targets of a file into one form, in place, and note what was done.
+
+        Raises TaskError where they may mean different things.
+        """
 
     def unfit(self, example: Example, tokenizer: PreTrainedTokenizerBase, length: int) -> str:
         """Why an example cannot be shown to the network as a whole; empty if it can."""
@@ -236,7 +239,11 @@ class Task(ABC):
                 with _noting(bad, place):
                     self.check_target(example, place)
                     good.append((place, example))
-            self.unify([example for _, example in good], path, findings.notes)
+            try:
+                self.unify([example for _, example in good], path, findings.notes)
+            except TaskError as error:
+                findings.problems.append(str(error))
+                return []
             parsed = good
         else:
             if any(target is not None for target in given):

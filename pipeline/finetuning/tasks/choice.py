@@ -44,17 +44,13 @@ class Choice(Task):
     may_be_blank = frozenset(("context", "question"))
 
     def published(self, record: Example) -> Example:
-        """An answer that is the text of a choice becomes its number; an empty one is none."""
+        """An answer may be a text (`unify`); an empty one is none."""
         found = super().published(record)
         answer = found.get("answer")
         if answer == "":  # Hugging Face's test set of C3
             return {key: found[key] for key in found if key != "answer"}
-        if isinstance(answer, str):
-            choices = list(found.get("choices", ()))
-            if answer not in choices and not answer.isdigit():
-                raise TaskError(f"key answer: {answer!r} is none of the choices")
-            place = choices.index(answer) if answer in choices else int(answer)
-            return found | {"answer": place}
+        if isinstance(answer, str) and not _readings(found):
+            raise TaskError(f"key answer: {answer!r} is none of the choices")
         return found
 
     def submitted(self, example: Example, answer: Answer) -> Any:
@@ -80,8 +76,29 @@ class Choice(Task):
             f"{length - SPECIAL}; raise it, or the choices cannot be told apart"
         )
 
+    def unify(self, examples: list[Example], path: str, notes: list[str]) -> None:
+        """Answers that are texts become indices: all are the texts of choices, or all are numbers.
+
+        Where choices are numbers, the answer 2 may be either; the other answers tell.
+        """
+        read = [_readings(each) for each in examples if isinstance(each["answer"], str)]
+        ways = [way for way in ("text", "index") if all(way in each for each in read)]
+        if len(ways) > 1 and all(each["text"] == each["index"] for each in read):
+            ways = ways[:1]
+        if len(ways) != 1:
+            what = "either" if ways else "some only the one, some only the other"
+            raise TaskError(
+                f"{path}, key answer: may be the texts or the indices of choices ({what}); write "
+                "indices, counted from 0, as numbers"
+            )
+        for example in examples:
+            if isinstance(example["answer"], str):
+                example["answer"] = _readings(example)[ways[0]]
+
     def check_target(self, example: Example, place: str) -> None:
-        require(example, "answer", int, place, self.name)
+        require(example, "answer", (int, str), place, self.name)
+        if isinstance(example["answer"], str):
+            return  # `published` has checked it
         if not 0 <= example["answer"] < len(example["choices"]):
             raise TaskError(
                 f"{place}, key answer: {example['answer']} is not the index of a choice "
@@ -117,6 +134,16 @@ class Choice(Task):
     def scores(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
         right = [e["answer"] == a["answer"] for e, a in zip(examples, answers, strict=True)]
         return {"accuracy": sum(right) / len(right)}
+
+
+def _readings(example: Example) -> dict[str, int]:
+    """What an answer that is a text may mean: the `text` of a choice, or its `index`."""
+    choices = [str(each).strip() for each in example.get("choices", ())]
+    answer = example["answer"].strip()
+    found = {"text": choices.index(answer)} if answer in choices else {}
+    if answer.isdecimal() and int(answer) < len(choices):
+        found["index"] = int(answer)
+    return found
 
 
 def _ids(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

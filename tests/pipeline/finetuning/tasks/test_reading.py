@@ -189,6 +189,33 @@ def test_where_an_answer_stands_is_told(tmp_path):
     assert "it stands at character 1" in told
 
 
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        # (choices, answer) of each example of a file
+        ([("丙丁", "丙"), ("丙丁", "丁")], [0, 1]),
+        ([("丙丁", "0"), ("丙丁", "1")], [0, 1]),
+        ([("丙丁", "0"), ("丙丁", 1)], [0, 1]),
+        ([("120", "0"), ("丙丁", "1")], [0, 1]),
+        ([("120", "0"), ("45", "5")], [2, 1]),
+        ([("01", "0"), ("012", "2")], [0, 2]),
+        ([("120", "0"), ("210", "2")], "either"),
+        ([("丙丁", "丙"), ("丙丁", "1")], "some only"),
+    ],
+)
+def test_answers_of_a_file_are_all_texts_or_all_indices(rows, expected, tmp_path):
+    given = [
+        GOOD["choice"] | {"choices": list(choices), "answer": answer} for choices, answer in rows
+    ]
+    examples, findings = read("choice", write(tmp_path / "a.jsonl", *given))
+    if isinstance(expected, list):
+        assert findings == Findings.none()
+        assert [each["answer"] for each in examples] == expected
+    else:
+        assert examples == []
+        assert expected in findings.problems[0]
+
+
 def test_two_labels_as_0_and_1_are_no_names():
     rows = [{"labels": ["0", "1"]}] * 2
     assert "expected the names" in TASKS["multilabel"].nothing_to_learn(rows)
