@@ -19,8 +19,8 @@ from pipeline.finetuning.examples.jsonl import Example
 from pipeline.finetuning.examples.lines import open_bytes
 from pipeline.finetuning.judging import judge as judging
 from pipeline.finetuning.tasks import TASKS, Task
-from pipeline.finetuning.tasks.base import Findings
-from pipeline.settings.finetuning import FinetuneSettings
+from pipeline.finetuning.tasks.base import LONGEST_ANSWER, Findings, TaskSetup
+from pipeline.settings.finetuning import FinetuneSettings, TaskData
 
 LISTED = 50
 """Mistakes in task data that a message lists."""
@@ -37,6 +37,8 @@ class TaskExamples(NamedTuple):
     """Labels of the training examples."""
     notes: list[str]
     """What was done with the data."""
+    longest: int
+    """`TaskSetup.longest`: tokens of the longest answer span of the training examples."""
 
 
 class Examined(NamedTuple):
@@ -109,12 +111,30 @@ def read_examples(settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase
     notes = findings.notes
     if bad := findings.bad_lines:
         notes.append(f"{len(bad)} bad line(s) are left out, first: {bad[0]}")
+    setup = TaskSetup(tokenizer, labels, data.length, data.stride)
+    sizes = task.target_sizes(chosen, setup)
     used = {
-        "train": chosen,
+        "train": [each for each, size in zip(chosen, sizes, strict=True) if size],
         "dev": spread(dev, data.eval_examples),
         "test": spread(test, data.eval_examples),
     }
-    return TaskExamples(used, labels, notes)
+    if not used["train"]:
+        raise TaskError(f"{data.train}: no window of data.length={data.length} shows an answer")
+    if hidden := sizes.count(0):
+        notes.append(_hidden(data.train, hidden, len(sizes), data, "are left out"))
+    for name, path in ("dev", data.dev), ("test", data.test):
+        judged = [each for each in used[name] if task.target in each]
+        if hidden := task.target_sizes(judged, setup).count(0):
+            notes.append(_hidden(path, hidden, len(judged), data, "cannot be answered right"))
+    return TaskExamples(used, labels, notes, max(LONGEST_ANSWER, *sizes))
+
+
+def _hidden(path: str, hidden: int, total: int, data: TaskData, what: str) -> str:
+    """A note on examples whose target no window shows whole."""
+    return (
+        f"{path}: {hidden} of {total} examples {what}, because no window shows their answer whole; "
+        f"raise data.length={data.length} or data.stride"
+    )
 
 
 def spread(examples: list[Example], limit: int) -> list[Example]:

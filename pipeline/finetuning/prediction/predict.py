@@ -19,7 +19,7 @@ from pipeline.finetuning.examples.jsonl import Example, parse_object
 from pipeline.finetuning.judging.evaluation import Dataset, answers
 from pipeline.finetuning.prediction.head_folder import read_results
 from pipeline.finetuning.tasks import TASKS, Task
-from pipeline.finetuning.tasks.base import Answer, TaskSetup, is_visible
+from pipeline.finetuning.tasks.base import LONGEST_ANSWER, Answer, TaskSetup, is_visible
 
 LINES = 1024
 """Lines that are read, tokenized and answered at a time."""
@@ -42,9 +42,9 @@ class Head(NamedTuple):
         results = read_results(Path(folder))
         task = TASKS[results["task"]]
         tokenizer, clean = networks.load_tokenizer(folder), text_cleaner(folder)
-        setup = TaskSetup(
-            tokenizer, results["labels"], results["length"], results.get("stride"), clean
-        )
+        labels, length, stride = results["labels"], results["length"], results.get("stride")
+        longest = results.get("longest", LONGEST_ANSWER)
+        setup = TaskSetup(tokenizer, labels, length, stride, clean, longest)
         with networks.quiet():
             network = task.network.from_pretrained(folder, trust_remote_code=False)
         return cls(task, setup, network.to(networks.pick_device()))

@@ -27,6 +27,8 @@ NO_GOLD_LABEL = "-"
 """What OCNLI, CMNLI and SNLI write where annotators did not agree."""
 WITHHELD = (-1, "-1")
 """What test sets of GLUE and CLUE have as each label when they are published as Parquet."""
+LONGEST_ANSWER = 64
+"""Tokens that an answer span may have even if those of the training examples are shorter."""
 Outputs = Sequence[tuple[Feature, Logits]]
 """The features of one example, each with its logits."""
 
@@ -59,6 +61,8 @@ class TaskSetup(NamedTuple):
     clean: Callable[[str], str] = str
     """What a text needs that the tokenizer does not do (`export.lineage.text_cleaner`). Tasks that
     give the places of characters leave it out: places count the characters of the text as given."""
+    longest: int = LONGEST_ANSWER
+    """Largest number of tokens in an answer span."""
 
 
 class Task(ABC):
@@ -178,6 +182,10 @@ class Task(ABC):
     def unfit(self, example: Example, tokenizer: PreTrainedTokenizerBase, length: int) -> str:
         """Why an example cannot be shown to the network as a whole; empty if it can."""
         return ""
+
+    def target_sizes(self, examples: Sequence[Example], setup: TaskSetup) -> list[int]:
+        """Tokens of the target of each example, 0 if no window shows the whole target."""
+        return [1] * len(examples)
 
     def visible(self, examples: list[Example], setup: TaskSetup) -> list[Example]:
         """The examples, their targets reduced to what gives tokens."""

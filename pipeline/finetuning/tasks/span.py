@@ -26,8 +26,6 @@ from pipeline.finetuning.tasks.base import (
     tokens_at,
 )
 
-LONGEST_ANSWER = 64
-"""Largest number of tokens in an answer span."""
 CANDIDATES = 5
 """Answer spans that a prediction lists."""
 
@@ -114,6 +112,14 @@ class Span(Task):
             for place, (number, origin) in enumerate(zip(numbers, origins, strict=True))
         ]
 
+    def target_sizes(self, examples: Sequence[Example], setup: TaskSetup) -> list[int]:
+        sizes = [0] * len(examples)
+        for feature in self.features(examples, setup) if examples else []:
+            first, last = feature.target
+            if last:
+                sizes[feature.example] = last - first + 1
+        return sizes
+
     def logits(self, output: Any, batch: FeatureBatch) -> Tensor:
         both = torch.stack([output.start_logits, output.end_logits], dim=1)
         padding = batch.inputs["attention_mask"][:, None] == 0
@@ -122,7 +128,7 @@ class Span(Task):
     def answer(self, example: Example, outputs: Outputs, setup: TaskSetup) -> Answer:
         found: dict[tuple[int, int], float] = {}
         for feature, (start, end) in outputs:
-            for span, score in _best_spans(feature, start, end):
+            for span, score in _best_spans(feature, start, end, setup.longest):
                 found[span] = max(score, found.get(span, -np.inf))
         ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:CANDIDATES]
         if not ranked:
@@ -227,15 +233,15 @@ def _span_target(
 
 
 def _best_spans(
-    feature: Feature, start: Logits, end: Logits
+    feature: Feature, start: Logits, end: Logits, longest: int
 ) -> list[tuple[tuple[int, int], float]]:
-    """The best character ranges of a window, with their scores."""
+    """The best character ranges of a window, of at most `longest` tokens, with their scores."""
     places = np.flatnonzero([first >= 0 for first, _ in feature.origin])
     if not places.size:
         return []
     scores = start[places][:, None] + end[places][None, :]
     distance = np.arange(len(places))[None, :] - np.arange(len(places))[:, None]
-    scores = np.where((distance >= 0) & (distance < LONGEST_ANSWER), scores, -np.inf).ravel()
+    scores = np.where((distance >= 0) & (distance < longest), scores, -np.inf).ravel()
     best = np.argpartition(-scores, min(CANDIDATES, len(scores) - 1))[:CANDIDATES]
     spans = []
     for place in best[np.isfinite(scores[best])]:

@@ -88,7 +88,8 @@ def run_trial(
     task, tokenizer = TASKS[settings.task], networks.load_tokenizer(trial.export)
     data = read_examples(settings, tokenizer)
     length, stride = settings.data.length, settings.data.stride
-    setup = TaskSetup(tokenizer, data.labels, length, stride, text_cleaner(trial.export))
+    clean = text_cleaner(trial.export)
+    setup = TaskSetup(tokenizer, data.labels, length, stride, clean, data.longest)
     sets = {name: Dataset.of(task, each, setup) for name, each in data.sets.items()}
     with _reproducible(trial.seed):
         network = networks.build(
@@ -121,6 +122,7 @@ def run_trial(
                 "length": length,
                 "stride": stride,
                 "labels": data.labels,
+                "longest": data.longest,
             }
             rows = [] if test else _rows(sets["test"].examples, found)
             save(network, tokenizer, trial.export, folder / HEAD, facts, rows)

@@ -14,15 +14,18 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.corpus.samples.vocabulary import build_tokenizer
+from pipeline.errors import TaskError
 from pipeline.export.tokenizer import export_tokenizer
 from pipeline.finetuning import network as networks
+from pipeline.finetuning.examples.data import read_examples
 from pipeline.finetuning.examples.features import collate
 from pipeline.finetuning.judging.evaluation import Dataset
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import Findings, TaskSetup
 from pipeline.labels import IGNORED
 from pipeline.settings.corpus import CleaningSettings
-from tests.pipeline.finetuning.conftest import MAKERS
+from pipeline.settings.finetuning import FinetuneSettings
+from tests.pipeline.finetuning.conftest import MAKERS, write_rows
 
 SEPARATORS = {task: 2 if task in ("pair", "similarity", "choice", "span") else 1 for task in TASKS}
 
@@ -251,6 +254,45 @@ def test_an_answer_with_invisible_ends_has_a_target(space, length, tokenizer, tm
     scores, features = check_round_trip("span", examples, tokenizer, length)
     assert scores == {"f1": 1.0, "exact_match": 1.0}
     assert any(feature.target != [0, 0] for feature in features)
+
+
+def long_answer(tokens):
+    context = f"书店{'一二三四五' * (tokens // 5)}在京"
+    answers = [{"text": context[2 : 2 + tokens], "start": 2}]
+    return {"context": context, "question": "是？", "answers": answers}
+
+
+def test_answers_may_be_as_long_as_those_of_the_training_examples(tokenizer):
+    kind, example = TASKS["span"], long_answer(100)
+    short = TaskSetup(tokenizer, [], 128)
+    assert kind.target_sizes([example, long_answer(10)], short) == [100, 10]
+    for setup, found in (short, False), (short._replace(longest=100), True):
+        outputs = [
+            (each, perfect_logits("span", each, [])) for each in kind.features([example], setup)
+        ]
+        answer = kind.answer(example, outputs, setup)["answer"]
+        assert (answer == example["answers"][0]["text"]) == found
+
+
+def test_answers_that_no_window_shows_are_counted_and_not_learnt(tokenizer, tmp_path):
+    rows = [long_answer(100), long_answer(10), long_answer(70)]
+    path = write_rows(tmp_path / "a.jsonl", *rows)
+
+    def at(length):
+        files = {"train": path, "dev": path, "length": length}
+        return read_examples(FinetuneSettings(task="span", data=files), tokenizer)
+
+    data = at(128)
+    assert (data.longest, len(data.sets["train"]), len(data.sets["dev"])) == (100, 3, 3)
+    assert data.notes == []
+    data = at(96)
+    assert (data.longest, len(data.sets["train"]), len(data.sets["dev"])) == (70, 2, 3)
+    for note, what in zip(data.notes, ("are left out", "cannot be answered"), strict=True):
+        assert note.startswith(f"{path}: 1 of 3 examples {what}")
+        assert "raise data.length=96" in note
+    write_rows(tmp_path / "a.jsonl", rows[0])
+    with pytest.raises(TaskError, match=r"no window of data\.length=96 shows an answer"):
+        at(96)
 
 
 def test_offsets_are_those_of_full_width_text(export):
