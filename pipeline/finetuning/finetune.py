@@ -124,7 +124,9 @@ def finetune_with(
     fingerprints: dict[int, str] = {}
     for number, (job, facts) in enumerate(zip(jobs, examined, strict=True)):
         own = trials_of(job, facts, job.output.parent / TRIALS)
-        fingerprints[number] = hash_of([trial.folder.name for trial in own])
+        # How a search ends shapes its result, and no trial's.
+        halving = job.settings.search.halving
+        fingerprints[number] = hash_of([halving, *(trial.folder.name for trial in own)])
         if known := _known_result(job.output, fingerprints[number]):
             show(job.name, f"{job.output} is up to date")
             results[number] = known
@@ -296,6 +298,7 @@ def _conclude(
     facts |= {
         "data": job.settings.data.model_dump(mode="json"),
         "notes": examined.notes,
+        "judged_on": examined.judged_on,
         **final._asdict(),
         "export": job.export,
         "from_scratch": job.scratch,

@@ -69,13 +69,13 @@ def register_head(config: Config, folder: Path, run_id: str) -> Registered:
     task = TASKS[results["task"]]
     lineage = _lineage_of(results["export"])
     used = {key: results["data"][key] for key in ("train", "dev", "test") if results["data"][key]}
-    digests = {key: hash_file(path) for key, path in used.items()}
-    log_data(config, run_id, [DataUsed(key, used[key], digests[key]) for key in used])
+    data = [DataUsed(key, path, hash_file(path)) for key, path in used.items()]
+    log_data(config, run_id, data)
     scores, on = (results["test"], "test") if results["test"] else (results["dev"], "dev")
     judged = None
     if task.metric in scores:
-        examples = f"{digests[on]} {results['data']['eval_examples']}"
-        judged = Figure(f"{on}_{task.metric}", scores[task.metric], examples, False)
+        examples = results["judged_on"][on]
+        judged = Figure(f"{on}_{task.metric}", scores[task.metric], examples, lower_is_better=False)
     tags = {
         "task": task.name,
         "from_scratch": results["from_scratch"] or None,

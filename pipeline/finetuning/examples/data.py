@@ -53,8 +53,8 @@ class Examined(NamedTuple):
     """Scores on dev and test of answers that ignore the input (`judging.trivial_answers`)."""
     predicts: bool
     """Whether the test examples have no targets and are predicted."""
-    judged_on: str
-    """Hash of the dev and test examples that are used."""
+    judged_on: dict[str, str]
+    """Hash of the examples of dev and of test that are used: equal hashes, comparable scores."""
 
 
 def examine(settings: FinetuneSettings, export: str, from_scratch: bool) -> Examined:
@@ -78,7 +78,7 @@ def examine(settings: FinetuneSettings, export: str, from_scratch: bool) -> Exam
         notes=data.notes,
         trivial=trivial,
         predicts=bool(data.sets["test"]) and "test" not in trivial,
-        judged_on=hash_of([data.sets["dev"], data.sets["test"]]),
+        judged_on={name: hash_of(data.sets[name]) for name in ("dev", "test")},
     )
 
 

@@ -45,7 +45,7 @@ def test_the_suite_is_that_of_heads_recipes_and_limits(data, tmp_path):
 
 def test_checkpoints_are_judged_on_the_same_examples():
     def judged(name, examples):
-        examined = Examined("", {}, [], {}, False, examples)
+        examined = Examined("", {}, [], {}, False, {"dev": examples, "test": "z"})
         return Judged("c3", Subject(name, "", False, 2, 64), examined, [])
 
     compare.check_examples([judged("a", "x"), judged("b", "x")])

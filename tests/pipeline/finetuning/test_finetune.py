@@ -11,7 +11,14 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from pipeline.disk import OWN
 from pipeline.errors import TrainingError
+from pipeline.finetuning.finetune import (
+    Finetuning,
+    StoppedEarly,
+    finetune_with,
+    run_trials,
+)
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials.trial import read_predictions
 from tests.pipeline.finetuning.conftest import settings, write_rows
@@ -85,6 +92,24 @@ def test_a_result_is_kept_until_something_changes(export, data, trained):
     assert "240 train, 60 dev, 60 test examples" in lines[3]
     assert again().epochs == first.epochs
     assert sum("240 train" in line for line in lines) == 2
+
+
+def test_a_search_without_halving_is_another_one(export, data, tmp_path):
+    def run(works):
+        return [work.function(*work.arguments, show=lambda line: None, disk=OWN) for work in works]
+
+    def halve(trials, metric):
+        stopped = {trial.folder: StoppedEarly("stopped") for trial in trials[1:]}
+        return run_trials(run, trials[:1]) | stopped
+
+    tried = []
+    for halving in (True, False):
+        grid = {"lr": [5e-3, 1e-9], "halving": halving}
+        chosen = settings("classification", data, epochs=2, search=grid)
+        job = Finetuning("", chosen, str(export), tmp_path / "head", 1)
+        (result,) = finetune_with(run, [job], lambda name, line: None, halve)
+        tried.append(sum(not each["error"] for each in result.trials))
+    assert tried == [1, 2]
 
 
 def test_the_folder_needs_transformers_only(trained, tmp_path):
