@@ -184,4 +184,9 @@ def _text_section(lineage: dict[str, Any]) -> str:
         lines.append(
             "  (jobs.finetune and jobs.predict do them for tasks without character places)"
         )
+    lines += [
+        "",
+        "Load it with `AutoTokenizer`: `BertTokenizer` folds case but no other characters, and",
+        "gives other ids where a text has them.",
+    ]
     return "\n".join(lines) if described else "The corpus was not cleaned."

@@ -49,13 +49,34 @@ def export_tokenizer(
 
 
 def for_transformers(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    """A tokenizer as transformers saves and loads it, with BERT's special tokens."""
+    """A tokenizer as transformers saves and loads it, with BERT's special tokens.
+
+    `BertTokenizer` makes a tokenizer of its own from the vocabulary and the settings. It folds
+    nothing, but case and accents as this one does.
+    """
     special = {
         f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")
     }
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=512, model_input_names=INPUTS, **special
+        tokenizer_object=tokenizer,
+        model_max_length=512,
+        model_input_names=INPUTS,
+        **special,
+        **_bert_settings(tokenizer),
     )
+
+
+def _bert_settings(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The settings of BERT's normaliser, if there is one, as `BertTokenizer` calls them."""
+    whole = json.loads(tokenizer.to_str())["normalizer"] or {}
+    for each in whole.get("normalizers", [whole]):
+        if each["type"] == "BertNormalizer":
+            return {
+                "do_lower_case": each["lowercase"],
+                "strip_accents": each["strip_accents"],
+                "tokenize_chinese_chars": each["handle_chinese_chars"],
+            }
+    return {}
 
 
 def tokenizer_beside(

@@ -84,6 +84,7 @@ def test_the_tokenizer_folds_what_the_manifest_says(run, tmp_path):
     assert "`width`" in does
     assert "`simplify`" in does
     assert "lowercase" not in card
+    assert "Load it with `AutoTokenizer`" in card
     assert "`html`" in does_not
     assert "transformers 5" in card
     lineage = read_lineage(folder)

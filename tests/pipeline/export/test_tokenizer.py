@@ -1,9 +1,11 @@
 """The exported tokenizer sees raw text as pretraining saw the cleaned text."""
 
+import shutil
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BertTokenizer
 
 from pipeline.corpus.samples.vocabulary import build_tokenizer
 from pipeline.corpus.text.cleaning import Cleaner, simplify
@@ -77,6 +79,20 @@ def test_full_width_text_is_read_as_half_width(vocab, tmp_path):
     assert found == tokenizer(narrow, return_offsets_mapping=True)
     assert tokenizer.unk_token_id not in found["input_ids"]
     assert "token_type_ids" in found
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_bert_tokenizer_folds_case_as_the_network_was_trained(lowercase, vocab, tmp_path):
+    """Other characters it does not fold, as the model card says."""
+    plain = CleaningSettings(**STEPS["none"])
+    for cleaning in (plain, CleaningSettings()):
+        export_tokenizer(vocab, lowercase, cleaning).save_pretrained(tmp_path)
+        shutil.copy(vocab, tmp_path / "vocab.txt")
+        known, auto = (cls.from_pretrained(tmp_path) for cls in (BertTokenizer, AutoTokenizer))
+        for text in ("在ABc得30分", "北京Éa"):
+            assert known(text)["input_ids"] == auto(text)["input_ids"]
+    assert auto.tokenize("Ab")[0] == ("a" if lowercase else "A")
+    assert known("１９")["input_ids"] != auto("１９")["input_ids"] == auto("19")["input_ids"]
 
 
 def test_phrases_of_opencc(vocab):
