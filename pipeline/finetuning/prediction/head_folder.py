@@ -37,6 +37,9 @@ def save(
     """
     with quiet():
         network.save_pretrained(folder)
+    # Else other programs would cut and pad as the last call did.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(folder)
     beside = (Path(export, name) for name in ("vocab.txt", LINEAGE))
     for path in [*Path(export).glob("*.py"), *beside]:

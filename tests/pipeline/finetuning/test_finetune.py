@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline.disk import OWN
@@ -92,6 +93,11 @@ def test_a_result_is_kept_until_something_changes(export, data, trained):
     assert "240 train, 60 dev, 60 test examples" in lines[3]
     assert again().epochs == first.epochs
     assert sum("240 train" in line for line in lines) == 2
+
+
+def test_the_tokenizer_of_a_head_neither_cuts_nor_pads(trained):
+    tokenizer = Tokenizer.from_file(f"{trained('classification').folder}/tokenizer.json")
+    assert tokenizer.truncation is tokenizer.padding is None
 
 
 def test_a_search_without_halving_is_another_one(export, data, tmp_path):
