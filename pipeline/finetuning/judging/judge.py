@@ -17,7 +17,7 @@ from seqeval.metrics.sequence_labeling import get_entities
 
 from pipeline.finetuning.examples.jsonl import Example
 from pipeline.finetuning.judging import metrics
-from pipeline.finetuning.tasks.base import Answer, Task
+from pipeline.finetuning.tasks.base import Answer, Task, in_order
 
 WORST = 50
 """Examples in the table of the worst."""
@@ -84,7 +84,7 @@ def judge(task: Task, examples: Sequence[Example], found: Sequence[Answer]) -> J
     sure, right = [pair[0] for pair in confidences], [pair[1] for pair in confidences]
     error = metrics.calibration_error(sure, right) if confidences else None
     pairs = Counter(_label_pairs(task, examples, found))
-    labels = sorted({label for pair in pairs for label in pair})
+    labels = in_order(label for pair in pairs for label in pair)
     return Judgement(
         error,
         confidences,

@@ -12,6 +12,8 @@ from seqeval.metrics import classification_report
 from seqeval.scheme import IOB2
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+from pipeline.finetuning.tasks.base import in_order
+
 BINS = 10
 """Of the calibration error."""
 _HAN = "\u4e00-\u9fa5"
@@ -23,18 +25,22 @@ _CMRC_TOKEN = re.compile(rf"[{_HAN}]|{_LATIN}(?:[.,]{_LATIN})*|[^\w\s]")
 def classification(truth: Sequence[str], found: Sequence[str]) -> dict[str, float]:
     """Accuracy, F1, Matthews' correlation, and `f1_LABEL` of each label (scikit-learn).
 
+    That of a label `macro` is `f1_label_macro`.
     `f1` is that of the last label if there are two labels, else `f1_macro`, the mean over labels.
     """
-    labels = sorted(set(truth) | set(found))
+    labels = in_order([*truth, *found])
     each = f1_score(truth, found, labels=labels, average=None, zero_division=0)
     macro = float(np.mean(each))
-    return {
+    scores = {
         "accuracy": float(accuracy_score(truth, found)),
         "f1": float(each[-1]) if len(labels) <= 2 else macro,
         "f1_macro": macro,
         "matthews": float(matthews_corrcoef(truth, found)),
-        **{f"f1_{label}": float(value) for label, value in zip(labels, each, strict=True)},
     }
+    for label, value in zip(labels, each, strict=True):
+        taken = f"f1_{label}" in scores
+        scores[f"f1_label_{label}" if taken else f"f1_{label}"] = float(value)
+    return scores
 
 
 def regression(truth: Sequence[float], found: Sequence[float]) -> dict[str, float]:

@@ -6,6 +6,7 @@ Logits reach the loss as [..., K] with targets [...]; a target of -100 is not co
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -161,7 +162,7 @@ class Task(ABC):
 
     def label_set(self, examples: Iterable[Example]) -> list[str]:
         """The labels of the training examples, in a fixed order."""
-        return sorted(self.labels_of(examples))
+        return in_order(self.labels_of(examples))
 
     def nothing_to_learn(self, examples: list[Example]) -> str:
         """Why the training examples teach nothing; empty if they do."""
@@ -319,6 +320,14 @@ class Task(ABC):
                     f"{place}, key {key}: expected a list of strings that are not empty"
                 )
         return example
+
+
+def in_order(labels: Iterable[str]) -> list[str]:
+    """Different labels, sorted: by their value if all are whole numbers, otherwise as texts."""
+    different = sorted(set(labels))
+    if all(re.fullmatch("-?[0-9]+", label) for label in different):
+        different.sort(key=int)
+    return different
 
 
 def listed(text: str) -> list[str]:

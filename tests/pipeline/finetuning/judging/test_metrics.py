@@ -23,6 +23,11 @@ def test_classification():
     }
     three = metrics.classification(["a", "b", "c", "c"], ["a", "b", "b", "c"])
     assert three["f1"] == three["f1_macro"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
+    # The label that is greater counts as the positive one.
+    numbers = metrics.classification(["9", "10", "10", "10"], ["9", "10", "9", "10"])
+    assert numbers["f1"] == numbers["f1_10"] == pytest.approx(0.8)
+    macro = metrics.classification(["macro", "a", "b", "b"], ["a", "a", "b", "b"])
+    assert (macro["f1_macro"], macro["f1_label_macro"]) == (pytest.approx(5 / 9), 0.0)
     same = metrics.classification(["1", "1"], ["1", "1"])
     assert (same["accuracy"], same["f1"]) == (1.0, 1.0)
 

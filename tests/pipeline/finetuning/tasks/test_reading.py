@@ -226,6 +226,8 @@ def test_label_sets():
     rows = [{"labels": ["B-PER", "O"]}, {"labels": ["I-LOC"]}]
     assert TASKS["ner"].label_set(rows) == ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
     assert TASKS["pair"].label_set([{"label": "b"}, {"label": "a"}, {"label": "b"}]) == ["a", "b"]
+    numbers = [{"label": str(number)} for number in (11, 2, 0, 10, -1)]
+    assert TASKS["pair"].label_set(numbers) == ["-1", "0", "2", "10", "11"]
     assert TASKS["span"].label_set([GOOD["span"]]) == []
 
 
