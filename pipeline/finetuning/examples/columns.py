@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pipeline.errors import TaskError
@@ -25,6 +25,8 @@ class Columns(NamedTuple):
     """Fields and target, as they stand in a file without names; empty if files differ in that."""
     target: str
     """Key of what is to be predicted."""
+    may_be_blank: Collection[str]
+    """Fields, or the target, that may hold nothing."""
     words: bool
     """Whether text files hold words with labels in CoNLL's columns."""
 
@@ -33,7 +35,13 @@ class Columns(NamedTuple):
         """The columns that a Task needs and knows."""
         needed = [name for name in task.fields if name in task.sample]
         return cls(
-            renamed or {}, task.aliases, needed, task.order, task.target, task.words_in_columns
+            renamed=renamed or {},
+            known=task.aliases,
+            needed=needed,
+            order=task.order,
+            target=task.target,
+            may_be_blank=task.may_be_blank,
+            words=task.words_in_columns,
         )
 
     def names_of(self, field: str) -> set[str]:
@@ -43,6 +51,9 @@ class Columns(NamedTuple):
         return {field, *own, *self.known.get(field, ())}
 
     def without_empty(self, row: Example) -> Example:
-        """A row without the cells that hold nothing; a text that holds nothing is a blank one."""
-        texts = set().union(*map(self.names_of, self.needed))
-        return {name: row[name] for name in row if row[name] not in ("", None) or name in texts}
+        """A row without the cells that hold nothing, unless that says something.
+
+        A text that holds nothing is a blank one, and some targets hold no label.
+        """
+        kept = set().union(*map(self.names_of, (*self.needed, *self.may_be_blank)))
+        return {name: row[name] for name in row if row[name] not in ("", None) or name in kept}

@@ -25,7 +25,7 @@ from pipeline.finetuning.examples.jsonl import Example, require
 Answer = dict[str, Any]
 Logits = NDArray[np.floating]
 NO_GOLD_LABEL = "-"
-"""What OCNLI, CMNLI and SNLI write where annotators did not agree."""
+"""What OCNLI, CMNLI and SNLI write where annotators did not agree. Beside + it is a label."""
 WITHHELD = (-1, "-1")
 """What test sets of GLUE and CLUE have as each label when they are published as Parquet."""
 LONGEST_ANSWER = 64
@@ -99,7 +99,7 @@ class Task(ABC):
     sample: ClassVar[Example]
     """An example without its target, as a served head takes it."""
     may_be_blank: ClassVar[frozenset[str]] = frozenset()
-    """Fields that may hold no visible character."""
+    """Fields, or the target, that may hold no visible character."""
 
     @property
     def served(self) -> dict[str, Any]:
@@ -213,15 +213,14 @@ class Task(ABC):
             labels: labels that may occur; None: any.
             fits: why an example cannot be used; empty if it can.
             target_needed: whether a file without any target is wrong; otherwise its examples have
-                none. A target that is null is none, and so is -1 if every example has it and no
-                label is -1.
+                none. A target that is null or an empty list is none, and so is -1 if every example
+                has it and no label is -1.
             columns: how the file names fields and target, or their numbers.
         """
         # A served head reads no files.
         from pipeline.finetuning.examples.columns import Columns
         from pipeline.finetuning.examples.formats import read_records
 
-        unlabelled = 0
         parsed: list[tuple[str, Example]] = []
         bad: dict[str, str] = {}
         places: list[str] = []
@@ -229,19 +228,22 @@ class Task(ABC):
             for place, record in read_records(path, Columns.of(self, columns)):
                 places.append(place)
                 with _noting(bad, place):
-                    example = self._parse(record, place)
-                    unlabelled += example is None
-                    parsed += [] if example is None else [(place, example)]
+                    parsed.append((place, self._parse(record, place)))
         except TaskError as error:
             findings.problems.append(str(error))
             return []
-        if unlabelled:
-            findings.notes.append(
-                f"{path}: {unlabelled} of {len(places)} examples are left out: their label is -, "
-                "which says that annotators did not agree"
-            )
-        absent = (None, *(each for each in WITHHELD if str(each) not in (labels or ())))
         given = [example.get(self.target) for _, example in parsed]
+        if NO_GOLD_LABEL not in (labels or ()) and (labels or "+" not in given):
+            labelled = [each for each in parsed if each[1].get(self.target) != NO_GOLD_LABEL]
+            if unlabelled := len(parsed) - len(labelled):
+                findings.notes.append(
+                    f"{path}: {unlabelled} of {len(places)} examples are left out: their label is "
+                    "-, which says that annotators did not agree"
+                )
+            parsed = labelled
+            given = [example.get(self.target) for _, example in parsed]
+        others = (each for each in WITHHELD if str(each) not in (labels or ()))
+        absent: tuple[Any, ...] = (None, [], *others)
         if target_needed or any(target not in absent for target in given):
             good = []
             for place, example in parsed:
@@ -255,7 +257,7 @@ class Task(ABC):
                 return []
             parsed = good
         else:
-            if any(target is not None for target in given):
+            if any(target not in (None, []) for target in given):
                 findings.notes.append(f"{path}: every label is -1, which stands for none")
             for _, example in parsed:
                 example.pop(self.target, None)
@@ -285,13 +287,10 @@ class Task(ABC):
             findings.problems.append(f"{path}: no good example")
         return examples
 
-    def _parse(self, record: Example | TaskError, place: str) -> Example | None:
+    def _parse(self, record: Example | TaskError, place: str) -> Example:
         if isinstance(record, TaskError):
             raise record
-        found = self.example(record, place)
-        if found.get(self.target) == NO_GOLD_LABEL:
-            return None
-        example = self.check_fields(found, place)
+        example = self.check_fields(self.example(record, place), place)
         if key := self.blank(example):
             raise TaskError(f"{place}, key {key}: there is no visible character")
         return example

@@ -136,6 +136,7 @@ class MultiLabel(Classification):
     answer_form: ClassVar = {"labels": [str], "probabilities": {str: float}}
     aliases: ClassVar = {"text": Classification.aliases["text"], "labels": ("label", "tags")}
     problem_type = "multi_label_classification"
+    may_be_blank = frozenset(("labels",))
 
     def published(self, record: Example) -> Example:
         """The labels of a table are JSON, or words between white space."""

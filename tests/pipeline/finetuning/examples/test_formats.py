@@ -452,6 +452,41 @@ def test_examples_without_a_gold_label_are_left_out_and_counted(key, tmp_path):
     assert "1 of 2 examples are left out" in findings.notes[0]
 
 
+def test_minus_beside_plus_is_a_label(tmp_path):
+    rows = [{"text": "好", "label": label} for label in "+-0-"]
+    examples, findings = read("classification", tmp_path / "a.jsonl", lines(*rows))
+    assert [each["label"] for each in examples] == list("+-0-")
+    assert findings == Findings.none()
+    # A dev file without + follows the labels of the training examples.
+    for labels, kept in ((["+", "-"], 1), (["+", "0"], 0)):
+        examples, findings = read(
+            "classification", tmp_path / "b.jsonl", lines(rows[1]), labels=labels
+        )
+        assert (len(examples), len(findings.notes)) == (kept, 1 - kept)
+
+
+def test_an_empty_cell_of_labels_says_that_there_is_none(tmp_path):
+    text = "text\ttags\n好\t甲\n坏\t\n"
+    examples, findings = read("multilabel", tmp_path / "a.tsv", text)
+    assert findings == Findings.none()
+    assert [each["labels"] for each in examples] == [["甲"], []]
+    text = "text\ttags\n好\t\n坏\t\n"
+    examples, _ = read("multilabel", tmp_path / "b.tsv", text, target_needed=False)
+    assert examples == [{"text": "好"}, {"text": "坏"}]
+
+
+def test_questions_without_any_answer_are_predicted(tmp_path):
+    row = {"context": "在北京。", "question": "哪？", "answers": []}
+    examples, findings = read("span", tmp_path / "a.jsonl", lines(row, row), target_needed=False)
+    assert (examples, findings) == (
+        [{"context": "在北京。", "question": "哪？"}] * 2,
+        Findings.none(),
+    )
+    answered = row | {"answers": ["北京"]}
+    findings = read("span", tmp_path / "b.jsonl", lines(row, answered), target_needed=False)[1]
+    assert "line 1, key answers: expected at least one answer" in findings.bad_lines[0]
+
+
 def test_a_test_set_has_no_targets(tmp_path):
     hidden = json.loads(json.dumps(SQUAD).replace("\\u5317\\u4eac", "FAKE_ANSWER_1"))
     (example,), findings = read(
