@@ -8,7 +8,8 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +38,8 @@ from pipeline.finetuning.workers import PeerFailed
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Threads that wait for each other sleep. By default they spin, which on cores that other processes
 use too holds up the threads that they wait for: a fine-tuning of one minute took half an hour."""
+RESTARTS = 3
+"""Of a call whose worker process died."""
 Show = Callable[[str, str], None]
 logger = logging.getLogger(__name__)
 
@@ -81,8 +84,9 @@ def cluster_runner(show: Show, folder: Path) -> Runner:
     `folder` holds what the calls make; nodes that do not see it send it to this one.
 
     A task takes its GPUs where the cluster has any or can start some. Without GPUs it takes its
-    share of the CPUs, and torch uses as many threads. A worker process that died, for example
-    because memory ran out, is a TrainingError of its call. Trials are plain Ray tasks rather than
+    share of the CPUs, and torch uses as many threads. A call whose worker process died, with its
+    node or because memory ran out, starts again; after RESTARTS, and for a group of workers, that
+    is a TrainingError of the call. Trials are plain Ray tasks rather than
     trials of Ray Tune, which starts an actor for each one (about 8 s here) and cannot give it
     environment variables.
     """
@@ -100,6 +104,7 @@ def cluster_runner(show: Show, folder: Path) -> Runner:
         threads = threads_of_a_task(tasks, ray_cluster.cpus_by_node(), most)
         rendezvous = Rendezvous() if most > 1 else None
         members: dict[Any, Member] = {}
+        starts: dict[int, Callable[[], Any]] = {}
         held: dict[int, PlacementGroup] = {}
         try:
             for number, work in enumerate(works):
@@ -107,12 +112,13 @@ def cluster_runner(show: Show, folder: Path) -> Runner:
                 options = {"num_cpus": 1 if gpus else threads, "num_gpus": gpus}
                 start = partial(_start, work, offer)
                 if rendezvous is None or work.workers == 1:
-                    members[start(None, options)] = Member(number, 0)
+                    starts[number] = partial(start, None, options)
+                    members[starts[number]()] = Member(number, 0)
                     continue
                 places = rendezvous.places(str(number), work.workers)
                 streams, held[number] = groups.start(start, places, options)
                 members |= {each: Member(number, rank) for rank, each in enumerate(streams)}
-            return _collect(works, members, held, show)
+            return _collect(works, members, starts, held, show)
         finally:
             for group in held.values():
                 groups.end(group)
@@ -136,19 +142,32 @@ def _start(
 ) -> Any:
     """A Ray task of a work: the stream of its progress lines and its result."""
     environment = {"env_vars": PASSIVE}
-    task = ray.remote(num_returns="streaming", runtime_env=environment, **options)(_run)
+    # Ray would begin the stream of a task that it tries again where the dead one has stopped; this
+    # one may have fewer lines of progress.
+    options = {**options, "max_retries": 0, "num_returns": "streaming"}
+    task = ray.remote(runtime_env=environment, **options)(_run)
     return task.remote(work.function, work.arguments, options["num_cpus"], offer, place)
 
 
+class WorkerDied(TrainingError):
+    """The process of a call has ended without a result."""
+
+
 def _collect(
-    works: Sequence[Work], members: dict[Any, Member], held: dict[int, PlacementGroup], show: Show
+    works: Sequence[Work],
+    members: dict[Any, Member],
+    starts: Mapping[int, Callable[[], Any]],
+    held: dict[int, PlacementGroup],
+    show: Show,
 ) -> list[Any]:
     """Pass progress lines on until each call has a result or an error.
 
-    A group has the result of its first worker, or the first error that says what happened. Then its
-    other workers are ended, and it leaves `held`.
+    A call of a single worker that died starts again, by `starts`. A group has the result of its
+    first worker, or the first error that says what happened. Then its other workers are ended, and
+    it leaves `held`.
     """
     results: dict[int, Any] = {}
+    restarts: Counter[int] = Counter()
     start_time, waiting = time.monotonic(), list(members)
     try:
         while waiting:
@@ -161,6 +180,13 @@ def _collect(
                 waiting.append(stream)
                 if number not in results:
                     show(work.name, item)
+                continue
+            if isinstance(item, WorkerDied) and number in starts and restarts[number] < RESTARTS:
+                restarts[number] += 1
+                show(work.name, f"{item}; it starts again ({restarts[number]} of {RESTARTS})")
+                stream = starts[number]()
+                members[stream] = Member(number, rank)
+                waiting.append(stream)
                 continue
             others = [each for each in waiting if members[each].work == number]
             if number in results or (isinstance(item, PeerFailed) and others):
@@ -193,7 +219,7 @@ def _next_item(stream: Any, name: str) -> Any:
         logger.error("%s", error)
         return TrainingError(f"{type(error.cause).__name__}: {error.cause}")
     except RayError as error:
-        return TrainingError(
+        return WorkerDied(
             f"{name} died ({type(error).__name__}); if memory ran out, lower its "
             "batch, micro_batch or data.length"
         )

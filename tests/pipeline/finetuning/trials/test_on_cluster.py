@@ -9,7 +9,12 @@ import torch
 from pipeline.errors import ConfigError, TaskError, TrainingError
 from pipeline.finetuning.finetune import Finetuning, Work
 from pipeline.finetuning.prediction.predict_on_cluster import predict_on_cluster
-from pipeline.finetuning.trials.on_cluster import cluster_runner, finetune_all, threads_of_a_task
+from pipeline.finetuning.trials.on_cluster import (
+    WorkerDied,
+    cluster_runner,
+    finetune_all,
+    threads_of_a_task,
+)
 from pipeline.finetuning.workers import Workers
 from pipeline.settings.finetuning import FinetuneSettings
 from tests.pipeline.cluster.own_disks import hide_the_disk
@@ -160,7 +165,7 @@ def test_the_failure_of_a_worker_ends_its_group_alone(ray_cluster, tmp_path):
     works = [Work(how, end_at_worker_1, (how,), workers=2) for how in hows]
     lines = []
     died, failed, hung, well = cluster_runner(lambda *line: lines.append(line), tmp_path)(works)
-    assert type(died) is type(hung) is TrainingError
+    assert type(died) is type(hung) is WorkerDied
     assert str(died).startswith("worker 1 of 2 died")
     assert str(hung).startswith("worker 1 of 2 died")
     assert (type(failed), str(failed)) == (TaskError, "a mistake that worker 1 sees")
@@ -186,6 +191,18 @@ def die(show, disk):
     os._exit(1)
 
 
+def die_once(folder, show, disk):
+    """Says more before it dies than when it starts again."""
+    first = not (folder / "begun").exists()
+    (folder / "begun").touch()
+    for number in range(9 if first else 2):
+        show(f"line {number}")
+        time.sleep(0.1)
+    if first:
+        os._exit(1)
+    return {"well": True}
+
+
 def fail(show, disk):
     raise RuntimeError("CUDA out of memory")
 
@@ -194,12 +211,18 @@ def fail(show, disk):
 def test_a_task_has_its_threads_and_a_dead_worker_loses_no_other(ray_cluster, tmp_path):
     """What a worker process sees, in place of a fine-tuning."""
     works = [Work("looks", look_around, ()), Work("dies", die, ()), Work("fails", fail, ())]
-    facts, error, other = cluster_runner(lambda name, line: None, tmp_path)(works)
+    works.append(Work("once", die_once, (tmp_path,)))
+    lines = []
+    facts, error, other, late = cluster_runner(lambda *line: lines.append(line), tmp_path)(works)
+    assert late == {"well": True}
+    again = [line for name, line in lines if name == "once" and "it starts again" in line]
+    assert [line.rpartition(";")[2] for line in again] == [" it starts again (1 of 3)"]
+    assert sum(name == "dies" and "it starts again" in line for name, line in lines) == 3
     assert (type(other), str(other)) == (TrainingError, "RuntimeError: CUDA out of memory")
     assert facts["threads"] == 1
     assert facts["pid"] != os.getpid()
     assert facts["policy"] == "PASSIVE"
-    assert type(error) is TrainingError
+    assert type(error) is WorkerDied
     assert "the worker process died" in str(error)
 
 
