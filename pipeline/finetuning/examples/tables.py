@@ -14,6 +14,8 @@ from pipeline.finetuning.examples.columns import Columns, Record
 TABLES = (".csv", ".tsv", ".tab")
 LOOKAHEAD = 1000
 """Rows of a table without names that show whether its first line holds names after all."""
+FEW = 20
+"""Rows below which a label that stands once says nothing."""
 LABEL_NAMES = (
     *("label", "labels", "gold", "gold_label", "class", "category", "target", "tag", "score"),
     *("similarity", "标签", "类别", "分类", "标注", "分数", "得分", "相似度"),
@@ -127,7 +129,8 @@ def _names_labels(cell: str, labels: Sequence[str]) -> bool:
     if cell.lower() in LABEL_NAMES:
         return True
     numbers = bool(counts) and all(map(_is_number, counts))
-    return numbers or (len(counts) > 1 and min(counts.values()) > 1)
+    # In a few rows a label may well stand once.
+    return numbers or (len(labels) >= FEW and len(counts) > 1 and min(counts.values()) > 1)
 
 
 def _is_number(cell: str) -> bool:

@@ -361,7 +361,7 @@ def test_what_is_wrong_in_a_published_file_has_its_place(task, name, text, messa
         raise AssertionError("\n".join(findings.bad_lines))
 
 
-PAIRS = [("甲", "乙", "是"), ("丙", "丁", "否")] * 3
+PAIRS = [("甲", "乙", "是"), ("丙", "丁", "否")] * 12
 
 
 def table(*rows):
@@ -389,9 +389,15 @@ def test_unknown_names_of_columns_are_no_example(heading, task, columns, tmp_pat
     )
     named = dict(zip(("sentence1", "sentence2", "label"), heading, strict=True))
     examples, findings = read(task, path, columns=named)
-    assert (len(examples), findings) == (6, Findings.none())
+    assert (len(examples), findings) == (len(rows), Findings.none())
     examples, findings = read(task, path, table(*rows), columns=columns)
-    assert (len(examples), findings) == (6, Findings.none())
+    assert (len(examples), findings) == (len(rows), Findings.none())
+
+
+def test_a_label_that_stands_once_in_a_few_rows_is_a_label(tmp_path):
+    rows = table(("甲", "乙", "或"), *PAIRS[:6])
+    examples, findings = read("pair", tmp_path / "a.tsv", rows)
+    assert (len(examples), findings.problems) == (7, [])
 
 
 @pytest.mark.parametrize("rare", ["-1", "5", "是"])
@@ -409,7 +415,7 @@ def test_an_identifier_is_no_sentence(tmp_path):
     assert "'test-0' and all that stands below it looks like an identifier" in problem
     assert "as {sentence1: 1, sentence2: 2}" in problem
     counted = {"sentence1": 1, "sentence2": 2}
-    assert len(read("pair", path, target_needed=False, columns=counted)[0]) == 6
+    assert len(read("pair", path, target_needed=False, columns=counted)[0]) == len(PAIRS)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
