@@ -1,10 +1,10 @@
 """A LAMB step on a GPU: three Triton kernels for all tensors of a group, without waiting for them.
 
-`update_moments` updates the moments and sums squares of weights and updates by chunks: it reads and
-writes 24 bytes a weight. `sum_chunks` adds the chunks of each parameter up in a fixed order, so
-that a step always gives the same result. `apply` computes the update again and changes the weights:
-16 bytes. Without trust ratios `update_moments` changes the weights too, in the 28 bytes that AdamW
-needs.
+`update_moments_kernel` updates the moments and sums squares of weights and updates by chunks: it
+reads and writes 24 bytes a weight. `sum_chunks_kernel` adds the chunks of each parameter up in a
+fixed order, so that a step always gives the same result. `apply_kernel` computes the update again
+and changes the weights: 16 bytes. Without trust ratios `update_moments_kernel` changes the weights
+too, in the 28 bytes that AdamW needs.
 
 The tensors may be anywhere in memory: the kernels find them in a table of addresses, as torch's
 fused optimizers do.
