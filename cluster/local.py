@@ -109,10 +109,15 @@ def add(folder: Path, cpus: int) -> int:
 
 def kill(folder: Path, number: int) -> int:
     """End all processes of a node at once; returns the exit status."""
-    found = processes(folder / f"n{number}")
-    for pid in found:
-        with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
+    found: set[int] = set()
+    # A process needs a moment to end, and may have started another one meanwhile.
+    end = time.monotonic() + STOP_SECONDS
+    while (pids := processes(folder / f"n{number}")) and time.monotonic() < end:
+        found.update(pids)
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
     if not found:
         print(f"no node {number} runs in {folder}", file=sys.stderr)
         return 2
