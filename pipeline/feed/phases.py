@@ -52,9 +52,9 @@ class PhasedFeed(BaseFeed):
 
     def samples_before(self, step: int) -> int:
         phase, within = self._at(step)
-        lengths = np.diff(self._begins)[:phase].tolist()
-        done = sum(feed.samples_before(n) for feed, n in zip(self._feeds, lengths, strict=False))
-        return done + self._feeds[phase].samples_before(within)
+        lengths = [*np.diff(self._begins)[:phase].tolist(), within]
+        begun = self._feeds[: phase + 1]
+        return sum(feed.samples_before(n) for feed, n in zip(begun, lengths, strict=True))
 
     def samples(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         phase, within = self._at(step)
@@ -65,7 +65,7 @@ class PhasedFeed(BaseFeed):
     def source_bounds(self) -> NDArray[np.int64]:
         bounds = [
             offset + feed.source_bounds[:-1]
-            for offset, feed in zip(self._offsets, self._feeds, strict=False)
+            for offset, feed in zip(self._offsets[:-1], self._feeds, strict=True)
         ]
         return np.concatenate([*bounds, self._offsets[-1:]])
 
