@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import functools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 SAMPLE_BYTES = 1 << 16
 """Bytes at the start of a text that are looked at."""
@@ -40,39 +40,12 @@ TRADITIONAL = frozenset(
 COMMON = SIMPLIFIED | TRADITIONAL
 EVIDENT = 30
 """Characters beyond ASCII that tell an encoding: no chance makes so many fit."""
-UTF8_CHARACTER = (
-    rb"(?:[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}"
-    rb"|\xed[\x80-\x9f][\x80-\xbf]|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}"
-    rb"|\xf4[\x80-\x8f][\x80-\xbf]{2})"
-)
-"""A character beyond ASCII (RFC 3629)."""
-UTF8_BEGINS = re.compile(rb"(?:%b[\t\n\r\x20-\x7e]{0,4096}+){%d}" % (UTF8_CHARACTER, EVIDENT))
-"""Text that is evidently UTF-8, from its first character beyond ASCII on."""
-UTF8_GOES_ON = re.compile(rb"(?:[\x01-\x7f]++|%b)*+" % UTF8_CHARACTER)
-PRINTABLE = b"\t\n\r" + bytes(range(0x20, 0x7F))
-KINDS = bytes(
-    ord("c" if 0x80 <= byte < 0xC0 else "2" if 0xC2 <= byte < 0xE0 else "3" if byte > 0xDF else "-")
-    for byte in range(256)
-)
-"""Kinds of bytes of UTF-8: a continuation, or the first of a character of two or three bytes."""
-HELD_BYTES = 1 << 14
-"""Bytes that are held back, so that a stretch that goes on in the next ones is found."""
 NEIGHBOURS = {
     "euc_kr": (re.compile("[가-힣]"), 0.9),
     "euc_jp": (re.compile("[ぁ-ヿ]"), 0.2),
 }
 """Codecs whose bytes are common Chinese characters in GB18030; their own script, and the share of
 the characters beyond ASCII from which on a text is in it."""
-BAD = "\udcff"
-"""Stands for bytes that a codec can't decode: no text contains it, and UTF-8 refuses its byte."""
-
-
-def _mark_bad(error: UnicodeError) -> tuple[str | bytes, int]:
-    assert isinstance(error, UnicodeDecodeError | UnicodeEncodeError)
-    return (BAD if isinstance(error, UnicodeDecodeError) else b"\xff"), error.end
-
-
-codecs.register_error("mark_bad", _mark_bad)
 
 
 def find_codec(head: bytes, encoding: str = "auto") -> str:
@@ -129,89 +102,6 @@ def keeps_ascii(codec: str) -> bool:
     return not others or others[0] not in ascii_bytes
 
 
-def decode(data: bytes, codec: str, errors: str = "strict") -> str:
-    """The text of a record under the codec of its file, or in UTF-8 if it is evidently that.
-
-    Files in several encodings are joined to one, and many lines of UTF-8 are no error in GB18030.
-    UTF-8 is taken where more of the characters beyond ASCII are common Chinese ones so. The other
-    way round, one of seven characters of GB18030 is valid UTF-8, and one of a thousand words of
-    four; but these are Latin, Greek or Arabic letters: of 300,000 stretches of 1 to 8 characters of
-    news and reviews, none was taken for UTF-8.
-
-    Raises:
-        UnicodeDecodeError: `errors` is strict, and the data is bad in both.
-    """
-    if codec == "utf-8" or data.isascii():
-        return data.decode(codec, errors)
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        return data.decode(codec, errors)
-    try:
-        other = data.decode(codec)
-    except UnicodeDecodeError:
-        return text
-    return text if _share_of_common(text) > _share_of_common(other) else other
-
-
-def to_utf8(stream: Iterable[bytes], codec: str) -> Iterator[bytes]:
-    """Transcode a stream, without its byte-order mark; what is bad there is bad in UTF-8 too.
-
-    Stretches that are evidently UTF-8, as of files that were joined, stay what they are.
-    """
-    decoder = codecs.getincrementaldecoder(codec)("mark_bad")
-    begun = False
-    for data, is_utf8, final in _pieces(stream):
-        text = ""
-        if is_utf8:
-            # The stretch may begin with the last byte of a character of the codec.
-            while data and data[0] < 128 and decoder.getstate()[0]:
-                text += decoder.decode(data[:1])
-                data = data[1:]
-            text += decoder.decode(b"", True)
-            decoder.reset()
-        else:
-            text = decoder.decode(data, final)
-            data = b""
-        if text and not begun:
-            text, begun = text.removeprefix("\ufeff"), True
-        yield text.encode("utf-8", "mark_bad") + data
-
-
-def _pieces(stream: Iterable[bytes]) -> Iterator[tuple[bytes, bool, bool]]:
-    """The data in pieces, each with whether it is a stretch of UTF-8, and whether it is the end."""
-    held, inside = b"", False
-    for data, final in _with_end(stream):
-        held += data
-        begin, possible = 0, _may_hold_utf8(held)
-        while True:
-            if not inside:
-                found = UTF8_BEGINS.search(held, begin) if possible else None
-                if not found:
-                    break
-                start = begin + len(held[begin : found.start()].rstrip(PRINTABLE))
-                yield held[begin:start], False, False
-                begin = start
-            goes_on = UTF8_GOES_ON.match(held, begin)
-            end = goes_on.end() if goes_on else begin
-            yield held[begin:end], True, False
-            # The last bytes may be the beginning of a character.
-            inside, begin = len(held) - end < 4 and not final, end
-            if inside:
-                break
-        end = len(held)
-        if not final:
-            end = begin if inside else max(begin, end - HELD_BYTES)
-        yield held[begin:end], False, final
-        held = held[end:]
-
-
-def _may_hold_utf8(data: bytes) -> bool:
-    """Whether a search for UTF-8 may pay: letters of one script stand side by side."""
-    kinds = data.translate(KINDS)
-    return b"3cc" * 3 in kinds or b"2c" * 6 in kinds
-
-
 def peek(stream: Iterator[bytes]) -> bytes:
     """Take enough bytes from a stream for `find_codec`, also if zero bytes come first."""
     held, seen = b"", 0
@@ -221,12 +111,6 @@ def peek(stream: Iterator[bytes]) -> bytes:
         if (seen > SAMPLE_BYTES // 4 and len(held) >= SAMPLE_BYTES) or len(held) > PADDING_BYTES:
             break
     return held
-
-
-def _with_end(stream: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
-    for data in stream:
-        yield data, False
-    yield b"", True
 
 
 def _evidently_utf8(head: bytes) -> bool:
@@ -247,10 +131,10 @@ def _bad_share(head: bytes, codec: str) -> float:
 
 
 def _common_share(head: bytes, codec: str) -> float:
-    return _share_of_common(_beyond_ascii(head, codec))
+    return share_of_common(_beyond_ascii(head, codec))
 
 
-def _share_of_common(text: str) -> float:
+def share_of_common(text: str) -> float:
     """Share of the characters beyond ASCII that are common Chinese ones."""
     beyond = [character for character in text if character > "\x7f"]
     return sum(character in COMMON for character in beyond) / max(len(beyond), 1)

@@ -17,9 +17,9 @@ import xxhash
 from pipeline.corpus.records import Document, Drop
 from pipeline.corpus.text import wikipedia
 from pipeline.corpus.text.cleaning import Cleaner
-from pipeline.corpus.text.encodings import decode
 from pipeline.corpus.text.reading import Block
 from pipeline.corpus.text.streams import BLANK
+from pipeline.corpus.text.transcoding import decode
 
 DOCUMENT_BEGINS = re.compile(
     r'(?<=</doc>)(?=<doc )|(?<!^)(?=<doc id="[^"]*" (?:revid="[^"]*" )?url=")'
