@@ -34,6 +34,8 @@ class Head(NamedTuple):
     task: Task
     setup: TaskSetup
     network: PreTrainedModel
+    precision: networks.Precision
+    """That in which it was trained and scored; answers in another differ in the third digit."""
 
     @classmethod
     def load(cls, folder: str) -> Head:
@@ -47,7 +49,10 @@ class Head(NamedTuple):
         setup = TaskSetup(tokenizer, labels, length, stride, clean, longest)
         with networks.quiet():
             network = task.network.from_pretrained(folder, trust_remote_code=False)
-        return cls(task, setup, network.to(networks.pick_device()))
+        device, precision = networks.pick_device(), results.get("precision", "auto")
+        if precision == "fp16" and device.type != "cuda":  # as in training: only GPUs compute in it
+            precision = "auto"
+        return cls(task, setup, network.to(device), precision)
 
     def example(self, line: str | Example, place: str) -> Example:
         """An example without its target, from JSON, plain text or an object.
@@ -64,7 +69,8 @@ class Head(NamedTuple):
         """An answer for each example; None for one without a visible character."""
         shown = [each for each in examples if each and not self.task.blank(each)]
         dataset = Dataset.of(self.task, shown, self.setup)
-        found = iter(answers(self.task, self.network, dataset, batch, self.setup))
+        given = self.task, self.network, dataset, batch, self.setup, self.precision
+        found = iter(answers(*given))
         blank = [not each or bool(self.task.blank(each)) for each in examples]
         return [None if skipped else next(found) for skipped in blank]
 

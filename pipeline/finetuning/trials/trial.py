@@ -123,6 +123,7 @@ def run_trial(
                 "stride": stride,
                 "labels": data.labels,
                 "longest": data.longest,
+                "precision": settings.precision,
             }
             rows = [] if test else _rows(sets["test"].examples, found)
             save(network, tokenizer, trial.export, folder / HEAD, facts, rows)

@@ -52,7 +52,7 @@ def heads(export, data, tmp_path_factory):  # noqa: F811
     for task in TASKS:
         files = data.get(task) or data["classification"]
         values = {"task": task, "epochs": 1, "lr": 5e-3, "data": files | {"length": 48}}
-        chosen = FinetuneSettings.model_validate(values | {"dropout": 0.0})
+        chosen = FinetuneSettings.model_validate(values | {"dropout": 0.0, "precision": "fp32"})
         result = finetune(chosen, str(export), storage / "heads" / task, seed=1)
         run_id = tracking.start_run(config, task, {})
         made[task] = (

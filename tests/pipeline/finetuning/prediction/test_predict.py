@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import ray
+import torch
 from pyarrow import parquet
 
 from pipeline.cluster import ray_cluster as cluster
@@ -16,7 +17,8 @@ from pipeline.export.lineage import LINEAGE, left_steps, packages
 from pipeline.finetuning.examples.input_lines import read_input
 from pipeline.finetuning.examples.lines import read_lines
 from pipeline.finetuning.prediction import predict as prediction
-from pipeline.finetuning.prediction.predict import parse, predict
+from pipeline.finetuning.prediction.head_folder import RESULTS
+from pipeline.finetuning.prediction.predict import Head, parse, predict
 from pipeline.finetuning.prediction.predict_on_cluster import predict_on_cluster
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import Findings
@@ -31,6 +33,7 @@ def head(export, data, tmp_path_factory):
     def make(task):
         folder = tmp_path_factory.mktemp("heads") / task
         values = {"task": task, "epochs": 4, "lr": 5e-3, "batch": 16, "dropout": 0.0}
+        values["precision"] = "fp32"
         chosen = FinetuneSettings.model_validate(values | {"data": data[task] | {"length": 48}})
         return finetune(chosen, str(export), folder, seed=1)
 
@@ -70,6 +73,22 @@ def check_one_output_for_each_line(folder):
     assert [row["prediction"] is None for row in found] == [False, True, True, True, True, False]
     only_blank = list(predict(folder, [("1", ""), ("2", " ")]))
     assert [row["prediction"] for row in only_blank] == [None, None]
+
+
+def test_a_head_answers_in_the_precision_that_it_was_trained_in(head):
+    folder = Path(head("regression").folder)
+    loaded = Head.load(str(folder))
+    line = "书店很好"
+    with torch.no_grad():
+        ids = torch.tensor([loaded.setup.tokenizer(line)["input_ids"]])
+        expected = float(loaded.network.eval()(ids).logits)
+    (answer,) = predict(str(folder), [("x", line)])
+    assert answer["prediction"]["score"] == pytest.approx(expected, abs=1e-6)
+    results = json.loads((folder / RESULTS).read_text("utf-8"))
+    (folder / RESULTS).write_text(json.dumps(results | {"precision": "bf16"}), "utf-8")
+    (coarse,) = predict(str(folder), [("x", line)])
+    assert coarse["prediction"]["score"] == pytest.approx(expected, rel=0.05)
+    assert coarse["prediction"]["score"] != pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.txt.gz"])
