@@ -87,7 +87,8 @@ def collate(
     places = np.arange(width, dtype=np.int64)
     inside = places < lengths[:, None]
     input_ids = np.full(inside.shape, pad_id, np.int64)
-    np.copyto(input_ids, rows.input_ids[first:last, :width], where=inside)
+    given = rows.input_ids[first:last, :width]  # may end at the longest sample
+    np.copyto(input_ids[:, : given.shape[1]], given, where=inside[:, : given.shape[1]])
     in_b = (places >= rows.segment_b_start[first:last, None]) & inside
 
     chosen = slice(masks.offsets[first], masks.offsets[last])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -12,10 +12,11 @@ from typing import NamedTuple
 from pipeline.cluster import ray_cluster
 from pipeline.corpus.shards import format as shards
 from pipeline.errors import ConfigError
+from pipeline.feed.batches import split_weights
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.sizing import benchmark, model
-from pipeline.storage import write_whole
+from pipeline.storage import filesystem, write_whole
 from pipeline.training import batch_split
 from pipeline.training.measure import flops, history
 from pipeline.training.network import count_parameters, network_config, vocabulary_size
@@ -60,6 +61,11 @@ def make(config: Config, say: Callable[[str], None] = print) -> Plan:
         ConfigError: the peak of `plan.device` is not known, the number of workers is missing, or
             the cluster has no room for one worker.
     """
+    corpora = _finished(config)
+    if corpora:
+        length = max(each.sequence_length for each in corpora)
+        corpus = config.corpus.model_copy(update={"sequence_length": length})
+        config = config.model_copy(update={"corpus": corpus})
     shape = network_config(config.model, vocabulary_size(config))
     parameters, each = count_parameters(shape), benchmark.flops_of(config, shape)
     workers = _workers(config)
@@ -68,7 +74,8 @@ def make(config: Config, say: Callable[[str], None] = print) -> Plan:
     half = anchor.precision != "fp32"
     kept = benchmark.activation_bytes(config, shape) * (0.5 if half else 1.0)
     network = model.Network(parameters, each, kept)
-    length, given = config.corpus.sequence_length, config.plan
+    given, length = config.plan, config.corpus.sequence_length
+    mean_length = _mean_length(corpora) or float(length)
     machine = model.Machine(
         workers,
         min(workers, given.workers_per_node),
@@ -78,9 +85,9 @@ def make(config: Config, say: Callable[[str], None] = print) -> Plan:
         given.local_gigabytes * 1e9,
     )
     stage = config.engine.zero_stage
-    tokens = config.train.global_batch * _mean_length(config)
+    tokens = config.train.global_batch * mean_length
     step = model.step_time(network, machine, stage, tokens, split.accumulation)
-    batch = split.micro_batch * length
+    batch = round(split.micro_batch * mean_length)
     memories = {
         number: model.memory(network, number, workers, half, batch, config.engine.offload)
         for number in (1, 2, 3)
@@ -104,7 +111,7 @@ def make(config: Config, say: Callable[[str], None] = print) -> Plan:
         seconds=seconds,
         goodput=good,
         checkpoint=size,
-        disk=_disk(config, size),
+        disk=_disk(config, corpora, size),
         cost=seconds / 3600 * workers * given.hourly_price,
     )
 
@@ -201,24 +208,31 @@ def _workers(config: Config) -> int:
     return batch_split.choose_workers(config, ray_cluster.count("GPU"), ray_cluster.count("CPU"))
 
 
-def _mean_length(config: Config) -> float:
-    """Tokens of a sample: those of the finished shards, else of full sequences."""
-    if manifest := _finished(config):
-        return sum(shard.tokens for shard in manifest.shards) / manifest.rows
-    return float(config.corpus.sequence_length)
+def _finished(config: Config) -> list[shards.Manifest]:
+    """The manifests of the corpora that the run will train on; none before all are prepared."""
+    folders, _ = split_weights(RunPaths.of(config).training)
+    if not all(_is_there(f"{folder}/{shards.MANIFEST}") for folder in folders):
+        return []
+    return [shards.read_manifest(folder) for folder in folders]
 
 
-def _finished(config: Config) -> shards.Manifest | None:
-    """The manifest of the finished shards; None before they are prepared."""
-    folder = RunPaths.of(config).shards
-    return shards.read_manifest(folder) if (folder / shards.MANIFEST).exists() else None
+def _is_there(path: str) -> bool:
+    found, place = filesystem(path)
+    return bool(found.exists(place))
 
 
-def _disk(config: Config, checkpoint: float) -> dict[str, float]:
+def _mean_length(corpora: Sequence[shards.Manifest]) -> float:
+    """Tokens of a sample of all corpora together; 0 if there are none."""
+    tokens = sum(shard.tokens for each in corpora for shard in each.shards)
+    return tokens / max(1, sum(each.rows for each in corpora))
+
+
+def _disk(
+    config: Config, corpora: Sequence[shards.Manifest], checkpoint: float
+) -> dict[str, float]:
     dupe = config.corpus.pairs.dupe_factor
     made = config.plan.corpus_gigabytes * 1e9 / model.TEXT_BYTES * model.SHARD_BYTES * dupe
-    if not made and (manifest := _finished(config)):
-        made = sum(shard.bytes for shard in manifest.shards)
+    made = made or sum(shard.bytes for each in corpora for shard in each.shards)
     train = config.train
     # The newest ones, the best one, one that is being written, and those that are kept for ever.
     kept = train.keep_last + 2 + (train.steps // train.keep_every if train.keep_every else 0)

@@ -9,7 +9,7 @@ from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.errors import CheckpointError, ShardError
 from pipeline.feed import base, batches
 from pipeline.feed.batches import Feed, compare_fingerprints, heldout
-from pipeline.feed.collate import pack
+from pipeline.feed.collate import WIDTH_MULTIPLE, collate, pack
 from pipeline.settings.corpus import MaskingSettings
 from tests.pipeline.corpus.made import make_corpus
 
@@ -181,6 +181,18 @@ def test_packed_batches_hold_the_same_tokens(corpus):
     assert (np.diff(packed.cu_seqlens) == batch.attention_mask.sum(axis=1)).all()
     assert packed.longest == batch.attention_mask.sum(axis=1).max()
     assert (packed.labels[packed.masked_positions] == packed.masked_labels).all()
+
+
+def test_rows_that_end_at_their_longest_sample_make_the_same_batch(corpus):
+    reader = ShardFolder(corpus)
+    lengths = reader.rows(np.arange(len(reader))).lengths
+    numbers = np.flatnonzero(lengths % WIDTH_MULTIPLE)[:1]
+    batches_of = [
+        collate(rows, rows.masks, numbers, 0, 0, 1)
+        for rows in (reader.rows(numbers), reader.rows(numbers, multiple=WIDTH_MULTIPLE))
+    ]
+    for one, other in zip(*batches_of, strict=True):
+        assert np.array_equal(one, other)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

@@ -3,6 +3,7 @@
 import pytest
 
 from pipeline.corpus.samples.vocabulary import read_vocabulary
+from pipeline.corpus.shards.format import read_manifest
 from pipeline.errors import ConfigError
 from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import load_config
@@ -16,6 +17,7 @@ from pipeline.training.network import (
     vocabulary_size,
 )
 from pipeline.training.objective import PretrainingObjective
+from tests.benchmarks import pretrain
 from tests.corpora import write_vocabulary
 from tests.pipeline.training.test_loop import settings
 
@@ -68,6 +70,22 @@ def test_checkpoints_that_are_kept_for_ever_take_disk(monkeypatch):
     for every, kept in ((0, 5), (200, 10)):
         made = plan.make(load_config(None, [*GPU, *steps, f"train.keep_every={every}"]))
         assert made.disk["checkpoints"] == kept * made.checkpoint
+
+
+def test_the_samples_of_prepared_corpora_are_planned_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "activation_bytes", lambda config, shape: 1e5)
+    for name, length in (("short", 32), ("long", 64)):
+        pretrain.write_prose(tmp_path / name, length, 20)
+    corpora = [read_manifest(tmp_path / name) for name in ("short", "long")]
+    tokens = sum(shard.tokens for each in corpora for shard in each.shards)
+    mean = tokens / sum(each.rows for each in corpora)
+    files = f"train.shards=[{tmp_path / 'short'}, {tmp_path / 'long'}]"
+    made = plan.make(load_config(None, [*GPU, files, "train.micro_batch=8"]))
+    assert made.tokens == pytest.approx(256 * mean)
+    assert made.memory[1].activations == pytest.approx(8 * mean * 1e5 / 2)
+    assert made.disk["shards"] == sum(shard.bytes for each in corpora for shard in each.shards)
+    missing = f"train.shards=[{tmp_path / 'short'}, {tmp_path / 'none'}]"
+    assert plan.make(load_config(None, [*GPU, missing])).tokens == 256 * 128
 
 
 def test_a_given_vocabulary_is_planned_with(tmp_path):
