@@ -15,6 +15,7 @@ from pipeline.corpus.samples.vocabulary import read_vocabulary, vocabulary_sha25
 from pipeline.corpus.shards.format import MANIFEST, Manifest, read_manifest
 from pipeline.errors import ExportError, ShardError, VocabularyError
 from pipeline.export.lineage import LINEAGE
+from pipeline.export.scale import rescale_embeddings
 from pipeline.export.tokenizer import NOT_FOLDED, export_tokenizer, recorded_cleaning
 from pipeline.feed.batches import split_weights
 from pipeline.paths import RunPaths
@@ -26,11 +27,15 @@ from pipeline.training.faults import workers
 from pipeline.training.network import network_config
 from pipeline.whole_folder import whole_folder
 
+FORM = 2
+"""To be raised when the same checkpoint gives another export: then it is made again."""
+
 
 def export_checkpoint(source: Path, vocab: Path, output: Path) -> Path:
     """Write `config.json`, weights, tokenizer, modelling code, lineage and model card.
 
-    The folder appears whole or not at all.
+    The network answers as that of the checkpoint does; its embeddings have another scale
+    (`rescale_embeddings`). The folder appears whole or not at all.
 
     Args:
         source: a complete checkpoint.
@@ -54,6 +59,7 @@ def export_checkpoint(source: Path, vocab: Path, output: Path) -> Path:
         shape = network_config(config.model, len(read_vocabulary(vocab)))
         network = NezhaForPreTraining(shape)
         load_weights(network, source)
+    rescale_embeddings(network)
     manifests = _manifests(source, state, config)
     lowercase, cleaning = recorded_cleaning([each.settings for each in manifests])
 

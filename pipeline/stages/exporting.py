@@ -26,7 +26,8 @@ def make_export(config: Config, run_id: str | None, show: Show) -> str:
     paths = RunPaths.of(config)
     best = checkpoints.best(paths.checkpoints)
     marker = paths.run / "export.json"
-    made = {"checkpoint": best.name, "hashes": checkpoints.read_hashes(best)}
+    hashes = checkpoints.read_hashes(best)
+    made = {"checkpoint": best.name, "hashes": hashes, "form": exports.FORM}
     place = registering.place_of(config) | ({} if run_id else {"store": ""})
     done = json.loads(marker.read_text("utf-8")) if marker.exists() else {}
     places: list[dict[str, str]] = []

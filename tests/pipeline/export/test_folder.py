@@ -15,6 +15,7 @@ from pipeline.corpus.samples.vocabulary import build_tokenizer
 from pipeline.errors import ExportError, VocabularyError
 from pipeline.export import folder as export
 from pipeline.export.lineage import read_lineage
+from pipeline.export.scale import rescale_embeddings
 from pipeline.paths import RunPaths
 from pipeline.stages.registering import known_address, register_export
 from pipeline.tracking import runs as tracking
@@ -53,6 +54,7 @@ def test_the_export_has_the_weights_and_the_lineage(run):
     load_weights(fresh := NezhaForPreTraining(network.config), paths.export)
     best = checkpoints.best(paths.checkpoints)
     load_weights(trained := NezhaForPreTraining(network.config), best)
+    rescale_embeddings(trained)
     for name, value in trained.state_dict().items():
         torch.testing.assert_close(network.state_dict()[name], value, rtol=0, atol=0)
         torch.testing.assert_close(fresh.state_dict()[name], value, rtol=0, atol=0)
