@@ -34,13 +34,20 @@ ALLOWED = {
         "pipeline.storage",
         "pipeline.tracking",
     ),
+    "pipeline.runs.store_copy": ("pipeline.errors", "pipeline.storage"),
+    "pipeline.runs.store_lock": (
+        "pipeline.background",
+        "pipeline.errors",
+        "pipeline.process",
+        "pipeline.runs.store_copy",
+    ),
     "pipeline.runs.mirror": (
         "pipeline.background",
         "pipeline.errors",
         "pipeline.paths",
-        "pipeline.process",
+        "pipeline.runs.store_copy",
+        "pipeline.runs.store_lock",
         "pipeline.settings",
-        "pipeline.storage",
     ),
     "pipeline.cluster.ray_cluster": ("pipeline.cpu", "pipeline.errors"),
     "pipeline.cluster.remote_disk": (

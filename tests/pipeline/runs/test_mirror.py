@@ -8,8 +8,8 @@ import pytest
 
 from pipeline.errors import ConfigError, Interrupted, StorageError, TrackingError
 from pipeline.paths import RunPaths
-from pipeline.runs import mirror
-from pipeline.runs.mirror import Mirror
+from pipeline.runs import mirror, store_copy, store_lock
+from pipeline.runs.store_copy import Mirror
 from pipeline.settings.reading.config_file import load_config
 from pipeline.stages import preflight
 from pipeline.storage import filesystem
@@ -157,11 +157,11 @@ def test_what_was_deleted_already_does_not_stop_the_uploads(tmp_path, url):
 
 
 def test_a_store_that_fails_for_a_moment_does_not_end_a_start(tmp_path, url, monkeypatch):
-    monkeypatch.setattr(mirror, "SETTLE_SECONDS", 0.01)
+    monkeypatch.setattr(store_lock, "SETTLE_SECONDS", 0.01)
     read, answers = Mirror.read, iter([True, False])  # the second time: whose lock it is now
 
     def fail_once(self, name):
-        if name == mirror.LOCK and not next(answers, True):
+        if name == store_copy.LOCK and not next(answers, True):
             raise OSError("no answer")
         return read(self, name)
 
@@ -176,9 +176,9 @@ def configure(storage, *overrides):
 
 
 def test_a_run_has_one_command_at_a_time(tmp_path, url, monkeypatch):
-    monkeypatch.setattr(mirror, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(mirror, "SETTLE_SECONDS", 0.01)
-    monkeypatch.setattr(mirror, "STALE_SECONDS", 0.5)
+    monkeypatch.setattr(store_lock, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(store_lock, "SETTLE_SECONDS", 0.01)
+    monkeypatch.setattr(store_lock, "STALE_SECONDS", 0.5)
     config = configure(url.removesuffix("/a"), f"run.scratch={tmp_path}")
     with mirror.held(config, print):
         with (
@@ -211,7 +211,7 @@ def test_reading_takes_a_run_from_nobody(tmp_path, url):
     one.pull()
     write(one.folder, "metrics.jsonl")
     one.push()
-    one.write(mirror.LOCK, b"{}")
+    one.write(store_copy.LOCK, b"{}")
     holder = one.read("holder")
     mirror.fetch(config)
     page = RunPaths.of(config).run / "report.html"
@@ -231,8 +231,8 @@ def test_reading_takes_a_run_from_nobody(tmp_path, url):
 
 
 def test_a_stop_stays_a_stop_if_the_last_upload_fails(tmp_path, url, monkeypatch):
-    monkeypatch.setattr(mirror, "SETTLE_SECONDS", 0.01)
-    monkeypatch.setattr(mirror, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(store_lock, "SETTLE_SECONDS", 0.01)
+    monkeypatch.setattr(store_copy, "RETRY_SECONDS", 0.01)
     config = configure(url.removesuffix("/a"), f"run.scratch={tmp_path}")
 
     def fail(self):

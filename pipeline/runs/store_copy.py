@@ -1,0 +1,259 @@
+"""The copy of a run's folder in an object store.
+
+Files named in MARKERS are uploaded after the files that they vouch for, and deleted before them. So
+a checkpoint that has its marker in the store is whole, and no rename is needed there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_not_exception_type,
+    stop_before_delay,
+    wait_exponential,
+)
+
+from pipeline.errors import NezhaError, StorageError
+from pipeline.storage import filesystem, write_whole
+
+RETRY_SECONDS = 120.0
+"""How long what fails is tried again."""
+MARKERS = ("COMPLETE", "manifest.json")
+INDEX = ".mirror.json"
+LOCK, HOLDER = "lock.json", "holder"
+"""Files in the store: who works on the run, and who did so last."""
+NOT_COPIED = ("ray", "STOP", "logs", LOCK, HOLDER)
+"""Files and folders of a run that are not copied, beside hidden and temporary files. Each node
+writes its `logs` into the store itself."""
+
+logger = logging.getLogger(__name__)
+Stamp = list[Any]
+
+
+class Mirror:
+    """A local folder and its copy at a URL."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder, self.url = folder, url
+        self.system, self._inner = filesystem(url)
+        self._sent: dict[str, tuple[Stamp | None, Stamp]] = {}
+        """Of each file in the store: its stamp here when both were equal, and its stamp there."""
+        self._token = uuid.uuid4().hex
+
+    def pull(self) -> None:
+        """Make the local folder as new as the store, and become the store's last holder."""
+        with self._alone():
+            self._download()
+            self._write_index()
+            self.write(HOLDER, self._token.encode())
+
+    def refresh(self) -> None:
+        """Make the local folder as new as the store, which keeps its last holder."""
+        if self._list_store():
+            with self._alone():
+                if not self._download():
+                    self._write_index()  # with a token that the store does not get
+
+    def _download(self) -> bool:
+        """Get what differs from the store; returns whether this node held the store last.
+
+        Then the local folder is as new, or newer: a command that was killed had not uploaded its
+        last changes. The node keeps its token, so that the folder counts as the newest also if this
+        call fails halfway and is repeated.
+        """
+        there, here = self._list_store(), self._list_folder()
+        last, index = self._read_index()
+        same = {
+            name
+            for name, (local, stored) in index.items()
+            if here.get(name) == local and there.get(name) == stored
+        }
+        held_last = last is not None and self.read(HOLDER) == last.encode()
+        if held_last:
+            self._token = str(last)
+        else:
+            for name in here.keys() - same:
+                (self.folder / name).unlink()
+            for base, _, _ in os.walk(self.folder, topdown=False):
+                with suppress(OSError):  # of those that hold something
+                    if base != str(self.folder):  # which is locked
+                        os.rmdir(base)
+            for name in sorted(there.keys() - same):
+                if _vouched(name, there):
+                    target = self.folder / name
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    self.system.get_file(self._at(name), str(target))
+                    same.add(name)
+            here = self._list_folder()
+        # What differs is uploaded by the next push; what is only there is deleted by it.
+        self._sent = {
+            name: (here.get(name) if name in same else None, stamp) for name, stamp in there.items()
+        }
+        return held_last
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Of the commands of this node, one at a time downloads."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def push(self) -> None:
+        """Upload what has changed, and delete what is gone here."""
+        here = self._list_folder()
+        changed = {name for name, stamp in here.items() if _local(self._sent.get(name)) != stamp}
+        if not changed and here.keys() == self._sent.keys():
+            return
+        # A marker must not vouch for files that are being replaced.
+        touched = {os.path.dirname(name) for name in changed | (self._sent.keys() - here.keys())}
+        markers = {name for name in self._sent if _is_marker(name)}
+        for name in sorted(name for name in markers if os.path.dirname(name) in touched):
+            self._delete(name)
+        for name in sorted(here, key=_is_marker):
+            if name in changed or name not in self._sent:
+                self._upload(name, here[name])
+        for name in sorted(self._sent.keys() - here.keys()):
+            self._delete(name)
+        self._write_index()
+
+    def insist(self, action: Callable[[], None], failed: str, seconds: float | None = None) -> None:
+        """Call an action of the store, again and again while it fails.
+
+        Args:
+            failed: what to say of the store if it fails for these seconds.
+            seconds: RETRY_SECONDS if not given.
+
+        Raises:
+            StorageError: it failed for so long.
+            NezhaError: what the action raised; that is no failure of the store.
+        """
+        tries = Retrying(
+            stop=stop_before_delay(RETRY_SECONDS if seconds is None else seconds),
+            wait=wait_exponential(max=15.0),
+            retry=retry_if_not_exception_type(NezhaError),  # stores raise errors of many types
+            before_sleep=self._tell,
+            reraise=True,
+        )
+        try:
+            tries(action)
+        except NezhaError:
+            raise
+        except Exception as error:
+            raise StorageError(f"{self.url} {failed}: {type(error).__name__}: {error}") from error
+
+    def _tell(self, tried: RetryCallState) -> None:
+        assert tried.outcome is not None
+        logger.warning("%s: %s; trying again", self.url, tried.outcome.exception())
+
+    def read(self, name: str) -> bytes | None:
+        """A file in the store; None if there is none."""
+        try:
+            self.system.invalidate_cache()
+            return self.system.cat_file(self._at(name))
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file in the store."""
+        self.system.pipe_file(self._at(name), data)
+
+    def delete(self, name: str) -> None:
+        """Delete a file in the store."""
+        self.system.rm_file(self._at(name))
+
+    def _upload(self, name: str, stamp: Stamp) -> None:
+        try:
+            self.system.put_file(str(self.folder / name), self._at(name))
+        except FileNotFoundError:
+            if (self.folder / name).exists():
+                raise
+            return  # it was deleted meanwhile; the next push sees that
+        self._sent[name] = (stamp, _stamp(self.system.info(self._at(name))))
+
+    def _delete(self, name: str) -> None:
+        with suppress(FileNotFoundError):  # of a deletion whose answer was lost
+            self.delete(name)
+        del self._sent[name]
+
+    def _at(self, name: str) -> str:
+        return f"{self._inner}/{name}"
+
+    def _list_store(self) -> dict[str, Stamp]:
+        self.system.invalidate_cache()
+        try:
+            found = self.system.find(self._inner, detail=True)
+        except FileNotFoundError:
+            return {}
+        names = {path.removeprefix(f"{self._inner}/"): info for path, info in found.items()}
+        return {name: _stamp(info) for name, info in names.items() if _is_copied(name)}
+
+    def _list_folder(self) -> dict[str, Stamp]:
+        stamps: dict[str, Stamp] = {}
+        for base, folders, files in os.walk(self.folder):
+            inner = Path(base).relative_to(self.folder)
+            folders[:] = [name for name in folders if _is_copied((inner / name).as_posix())]
+            for name in ((inner / file).as_posix() for file in files):
+                if _is_copied(name):
+                    try:
+                        status = (self.folder / name).stat()
+                    except FileNotFoundError:
+                        continue
+                    stamps[name] = [status.st_size, status.st_mtime_ns]
+        return stamps
+
+    def _read_index(self) -> tuple[str | None, dict[str, tuple[Stamp | None, Stamp]]]:
+        """The token of the last command that worked here, and what it had sent."""
+        try:
+            read = json.loads((self.folder / INDEX).read_text("utf-8"))
+        except (OSError, ValueError):
+            return None, {}
+        return read["holder"], {name: tuple(stamps) for name, stamps in read["sent"].items()}
+
+    def _write_index(self) -> None:
+        index = {"holder": self._token, "sent": self._sent}
+        write_whole(str(self.folder / INDEX), json.dumps(index).encode())
+
+
+def _stamp(info: dict[str, Any]) -> Stamp:
+    """Size and time of a file in a store; file systems name the time differently."""
+    times = (info.get(key) for key in ("mtime", "LastModified", "updated", "created"))
+    return [info["size"], str(next(filter(None, times), ""))]
+
+
+def _local(sent: tuple[Stamp | None, Stamp] | None) -> Stamp | None:
+    return sent and sent[0]
+
+
+def _is_marker(name: str) -> bool:
+    return os.path.basename(name) in MARKERS
+
+
+def _vouched(name: str, there: dict[str, Stamp]) -> bool:
+    """Whether a file of a checkpoint in the store belongs to a complete one."""
+    folder = os.path.dirname(name)
+    return (
+        not os.path.basename(folder).startswith("checkpoint_") or f"{folder}/{MARKERS[0]}" in there
+    )
+
+
+def _is_copied(name: str) -> bool:
+    """Whether a file or folder of a run, named from the run's folder, is part of the copy."""
+    parts = name.split("/")
+    if parts[-1].startswith(".") or name.endswith(".tmp"):
+        return False
+    return parts[0] not in NOT_COPIED
