@@ -23,7 +23,7 @@ def test_a_dry_run_says_what_would_be_compared(tmp_path, capsys):
     shown = capsys.readouterr().out
     tasks = "chnsenticorp", "lcqmc", "afqmc", "ocnli", "peoples_daily_ner", "cmrc2018", "c3"
     assert all(task in shown for task in tasks)
-    assert "42 (3 seeds)" in shown
+    assert "84 (3 seeds)" in shown  # two rates
     assert not list(tmp_path.iterdir())
     assert main(compare.VERB, ["--dry-run"]) == 2
     assert "name recipe files" in capsys.readouterr().err
