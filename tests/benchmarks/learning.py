@@ -232,8 +232,9 @@ def curve(chosen: argparse.Namespace, side: str) -> list[list[float]]:
     """A side's curve, from a process of its own; a probe of some steps tells how many fit."""
     file = chosen.folder / f"{side}-{chosen.minutes:g}.json"
     if not file.exists():
-        (minutes, _), *_ = _in_process(chosen, side, PROBE_STEPS, "probe", points=1)
-        steps = max(chosen.points, round(chosen.minutes / minutes * PROBE_STEPS))
+        (half, _), (whole, _), *_ = _in_process(chosen, side, PROBE_STEPS, "probe", points=2)
+        rest = (chosen.minutes - half) / (whole - half)  # the first steps are slower
+        steps = max(chosen.points, round((1 + rest) * PROBE_STEPS / 2))
         points = _in_process(chosen, side, steps, f"{chosen.minutes:g}", chosen.points)
         file.write_text(json.dumps(points))
     return json.loads(file.read_text())
