@@ -9,19 +9,17 @@ from model import NezhaConfig, NezhaForPreTraining
 from pipeline.export.scale import rescale_embeddings
 
 
+def network_of(**changes):
+    sizes = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64}
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2}
+    return NezhaForPreTraining(NezhaConfig(**sizes, **layers, **changes)).eval()
+
+
 @pytest.mark.parametrize("absolute_positions", [False, True])
 @pytest.mark.parametrize(("growth", "power"), [(6.3, 3), (1.2, 0), (0.26, -2)])
 def test_answers_do_not_depend_on_the_scale(absolute_positions, growth, power):
     torch.manual_seed(0)
-    config = NezhaConfig(
-        vocab_size=300,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        absolute_positions=absolute_positions,
-    )
-    network = NezhaForPreTraining(config).eval()
+    network = network_of(absolute_positions=absolute_positions)
     with torch.no_grad():
         network.nezha.embeddings.word_embeddings.weight.mul_(growth)
         network.nezha.embeddings.LayerNorm.bias.normal_()
@@ -30,7 +28,7 @@ def test_answers_do_not_depend_on_the_scale(absolute_positions, growth, power):
     before = copy.deepcopy(network)
     assert rescale_embeddings(network) == power
     words = network.nezha.embeddings.word_embeddings.weight
-    assert 0.7 < words.std() / config.initializer_range < 1.5
+    assert 0.7 < words.std() / network.config.initializer_range < 1.5
     old = before.nezha.embeddings.word_embeddings.weight
     assert torch.equal(words * 2.0**power, old)
     assert network.cls.predictions.decoder.weight is words
@@ -45,14 +43,6 @@ def test_answers_do_not_depend_on_the_scale(absolute_positions, growth, power):
 
 
 def test_embeddings_of_zeros_stay():
-    network = NezhaForPreTraining(
-        NezhaConfig(
-            vocab_size=20,
-            hidden_size=8,
-            num_hidden_layers=0,
-            num_attention_heads=2,
-            intermediate_size=8,
-        )
-    )
+    network = network_of()
     torch.nn.init.zeros_(network.nezha.embeddings.word_embeddings.weight)
     assert rescale_embeddings(network) == 0

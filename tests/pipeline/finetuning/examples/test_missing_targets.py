@@ -1,0 +1,88 @@
+"""Examples without a target: left out, or predicted."""
+
+import json
+
+import pytest
+
+from pipeline.finetuning.tasks.base import Findings
+from tests.pipeline.finetuning.examples.reading import lines, read
+from tests.pipeline.finetuning.examples.test_formats import SQUAD
+
+
+@pytest.mark.parametrize("key", ["label", "gold_label"])
+def test_examples_without_a_gold_label_are_left_out_and_counted(key, tmp_path):
+    rows = [{"sentence1": "甲", "sentence2": "乙", key: label} for label in ("-", "neutral")]
+    examples, findings = read("pair", tmp_path / "ocnli.json", lines(*rows))
+    assert [each["label"] for each in examples] == ["neutral"]
+    assert "1 of 2 examples are left out" in findings.notes[0]
+
+
+def test_minus_beside_plus_is_a_label(tmp_path):
+    rows = [{"text": "好", "label": label} for label in "+-0-"]
+    examples, findings = read("classification", tmp_path / "a.jsonl", lines(*rows))
+    assert [each["label"] for each in examples] == list("+-0-")
+    assert findings == Findings.none()
+    # A dev file without + follows the labels of the training examples.
+    for labels, kept in ((["+", "-"], 1), (["+", "0"], 0)):
+        examples, findings = read(
+            "classification", tmp_path / "b.jsonl", lines(rows[1]), labels=labels
+        )
+        assert (len(examples), len(findings.notes)) == (kept, 1 - kept)
+
+
+def test_an_empty_cell_of_labels_says_that_there_is_none(tmp_path):
+    text = "text\ttags\n好\t甲\n坏\t\n"
+    examples, findings = read("multilabel", tmp_path / "a.tsv", text)
+    assert findings == Findings.none()
+    assert [each["labels"] for each in examples] == [["甲"], []]
+    text = "text\ttags\n好\t\n坏\t\n"
+    examples, _ = read("multilabel", tmp_path / "b.tsv", text, target_needed=False)
+    assert examples == [{"text": "好"}, {"text": "坏"}]
+
+
+def test_questions_without_any_answer_are_predicted(tmp_path):
+    row = {"context": "在北京。", "question": "哪？", "answers": []}
+    examples, findings = read("span", tmp_path / "a.jsonl", lines(row, row), target_needed=False)
+    assert (examples, findings) == (
+        [{"context": "在北京。", "question": "哪？"}] * 2,
+        Findings.none(),
+    )
+    answered = row | {"answers": ["北京"]}
+    findings = read("span", tmp_path / "b.jsonl", lines(row, answered), target_needed=False)[1]
+    assert "line 1, key answers: expected at least one answer" in findings.bad_lines[0]
+
+
+def test_a_test_set_has_no_targets(tmp_path):
+    hidden = json.loads(json.dumps(SQUAD).replace("\\u5317\\u4eac", "FAKE_ANSWER_1"))
+    (example,), findings = read(
+        "span", tmp_path / "a.json", json.dumps(hidden), target_needed=False
+    )
+    assert "answers" not in example
+    assert findings.bad_lines == []
+
+
+def test_a_label_that_is_null_is_none(tmp_path):
+    text = lines({"text": "好", "label": None}, {"text": "坏", "label": None})
+    examples, findings = read("classification", tmp_path / "a.jsonl", text, target_needed=False)
+    assert (examples, findings) == ([{"text": "好"}, {"text": "坏"}], Findings.none())
+
+
+@pytest.mark.parametrize(
+    ("values", "known", "taken"),
+    [([-1, -1], ("0", "1"), True), ([-1, 1], ("0", "1"), False), ([-1, -1], ("-1", "1"), False)],
+)
+def test_a_test_set_whose_labels_are_all_minus_one_has_none(tmp_path, values, known, taken):
+    rows = [{"text": text, "label": value} for text, value in zip("好坏", values, strict=True)]
+    given = {"labels": known, "target_needed": False}
+    examples, findings = read("classification", tmp_path / "a.jsonl", lines(*rows), **given)
+    assert any("stands for none" in note for note in findings.notes) == taken
+    assert [example for example in examples if "label" not in example] == examples * taken
+
+
+def test_an_empty_answer_is_none(tmp_path):
+    row = {"context": "甲", "question": "乙", "choice": ["丙", "丁"], "answer": ""}
+    (example,), findings = read("choice", tmp_path / "a.jsonl", lines(row), target_needed=False)
+    assert findings == Findings.none()
+    assert "answer" not in example
+    _, findings = read("choice", tmp_path / "a.jsonl")
+    assert "no key 'answer'" in findings.bad_lines[0]
