@@ -3,10 +3,12 @@
     python -m tests.benchmarks.learning FOLDER [--minutes 8] [--threads 2]
     python -m tests.benchmarks.learning FOLDER --config FILE --minutes 2 --prepare   # without a GPU
     python -m tests.benchmarks.learning FOLDER --config FILE --minutes 2 --peer-lr 4e-4   # with one
+    python -m tests.benchmarks.learning FOLDER --config FILE --minutes 2 --sides ours \
+        --set train.init_from=EXPORT train.init_adapt=true
 
 Both train on the same corpus, with the same vocabulary, threads and size of the network. Ours
-runs with the settings of `--config`: its objective, masks, optimizer and loop. The peer is a
-BertForMaskedLM of the same size, trained by transformers' Trainer with its AdamW, its linear
+runs with the settings of `--config` and `--set`: its objective, masks, optimizer and loop. The peer
+is a BertForMaskedLM of the same size, trained by transformers' Trainer with its AdamW, its linear
 schedule and its collator (15 % of the tokens, each alone), on samples of one segment; `--peer-lr`
 sets its rate. Each run ends after the given minutes, which its schedule knows. Held-out loss is
 that of the same samples of one segment with the same whole-word masks, in nats for each masked
@@ -92,6 +94,7 @@ def settings(chosen: argparse.Namespace, name: str, *overrides: str) -> Config:
             f"train.eval_samples={SAMPLES}",
             f"scaling={{cpus_per_worker: {chosen.threads}}}",
             "train.profile_every=0",
+            *chosen.set,
             *overrides,
         ],
     )
@@ -247,6 +250,7 @@ def _in_process(
     for name in ("config", "threads", "peer_lr"):
         command += [f"--{name.replace('_', '-')}", str(getattr(chosen, name))]
     command += ["--points", str(points), "--side", side, "--steps", str(steps)]
+    command += ["--set", *chosen.set]
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
     environment |= {"OMP_NUM_THREADS": str(chosen.threads)}
     command += ["--name", f"{side}-{kind}"]
@@ -263,6 +267,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--points", type=int, default=10, help="evaluations of a run")
     parser.add_argument("--peer-lr", type=float, default=1e-3)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=[*SIDES])
+    parser.add_argument("--set", nargs="*", default=[], help="settings over those of --config")
     parser.add_argument("--side", choices=SIDES, help="used by the command itself")
     parser.add_argument("--steps", type=int, help="used by the command itself")
     parser.add_argument("--name", help="used by the command itself")
@@ -274,7 +280,7 @@ def main() -> None:
     prepare(chosen)
     if chosen.prepare:
         return
-    curves = {side: curve(chosen, side) for side in SIDES}
+    curves = {side: curve(chosen, side) for side in chosen.sides}
     single = chosen.folder / "single"
     batches = heldout(str(single / "heldout"), MICRO_BATCH, SAMPLES, 0, 1)
     reference = unigram_loss(open_folder(str(single / "shards")), batches)
