@@ -7,7 +7,6 @@ import itertools
 import json
 import random
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,9 +16,10 @@ from pipeline.errors import TaskError
 from pipeline.finetuning import network as networks
 from pipeline.finetuning.examples.jsonl import Example
 from pipeline.finetuning.examples.lines import open_bytes
+from pipeline.finetuning.examples.task_file import Findings, read_task_file
 from pipeline.finetuning.judging import judge as judging
 from pipeline.finetuning.tasks import TASKS, Task
-from pipeline.finetuning.tasks.base import LONGEST_ANSWER, Findings, TaskSetup
+from pipeline.finetuning.tasks.base import LONGEST_ANSWER, TaskSetup
 from pipeline.settings.finetuning import FinetuneSettings, TaskData
 
 LISTED = 50
@@ -90,7 +90,7 @@ def read_examples(settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase
     def fits(example: Example) -> str:
         return task.unfit(example, tokenizer, data.length)
 
-    train_examples = task.read(data.train, findings, None, fits, columns=data.columns)
+    train_examples = read_task_file(task, data.train, findings, None, fits, columns=data.columns)
     labels = task.label_set(train_examples)
     chosen = spread(train_examples, data.examples)
     for those, of in (train_examples, ""), (chosen, f", in the {len(chosen)} of data.examples"):
@@ -99,7 +99,10 @@ def read_examples(settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase
             findings.problems.append(problem)
             break
     known = labels if train_examples else None
-    read = partial(task.read, findings=findings, labels=known, fits=fits, columns=data.columns)
+
+    def read(path: str, target_needed: bool = True) -> list[Example]:
+        return read_task_file(task, path, findings, known, fits, target_needed, data.columns)
+
     dev = read(data.dev) if data.dev else []
     test = read(data.test, target_needed=False) if data.test else []
     wrong = findings.problems + ([] if settings.skip_bad else findings.bad_lines)

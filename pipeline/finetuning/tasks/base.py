@@ -9,8 +9,7 @@ import json
 import re
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -24,29 +23,10 @@ from pipeline.finetuning.examples.jsonl import Example, require
 
 Answer = dict[str, Any]
 Logits = NDArray[np.floating]
-NO_GOLD_LABEL = "-"
-"""What OCNLI, CMNLI and SNLI write where annotators did not agree. Beside + it is a label."""
-WITHHELD = (-1, "-1")
-"""What test sets of GLUE and CLUE have as each label when they are published as Parquet."""
 LONGEST_ANSWER = 64
 """Tokens that an answer span may have even if those of the training examples are shorter."""
 Outputs = Sequence[tuple[Feature, Logits]]
 """The features of one example, each with its logits."""
-
-
-class Findings(NamedTuple):
-    """What is wrong with task data, and what a user should know of it."""
-
-    problems: list[str]
-    """What makes fine-tuning impossible: a file that is missing or empty, one class only."""
-    bad_lines: list[str]
-    """Malformed examples, each with file and line."""
-    notes: list[str]
-    """What was done with the data."""
-
-    @classmethod
-    def none(cls) -> Findings:
-        return cls([], [], [])
 
 
 class TaskSetup(NamedTuple):
@@ -196,105 +176,6 @@ class Task(ABC):
         """What must not occur twice in a file; None where an example has no `id`."""
         return example.get("id")
 
-    def read(
-        self,
-        path: str,
-        findings: Findings,
-        labels: Sequence[str] | None = None,
-        fits: Callable[[Example], str] = lambda example: "",
-        target_needed: bool = True,
-        columns: Mapping[str, str | int] | None = None,
-    ) -> list[Example]:
-        """The good examples of a file of any form in `formats`; class labels become strings.
-
-        Args:
-            findings: takes what is wrong: the file is missing, empty or of another form, a field is
-                missing or has another type, a text is blank, an `id` occurs twice.
-            labels: labels that may occur; None: any.
-            fits: why an example cannot be used; empty if it can.
-            target_needed: whether a file without any target is wrong; otherwise its examples have
-                none. A target that is null or an empty list is none, and so is -1 if every example
-                has it and no label is -1.
-            columns: how the file names fields and target, or their numbers.
-        """
-        # A served head reads no files.
-        from pipeline.finetuning.examples.columns import Columns
-        from pipeline.finetuning.examples.formats import read_records
-
-        parsed: list[tuple[str, Example]] = []
-        bad: dict[str, str] = {}
-        places: list[str] = []
-        try:
-            for place, record in read_records(path, Columns.of(self, columns)):
-                places.append(place)
-                with _noting(bad, place):
-                    parsed.append((place, self._parse(record, place)))
-        except TaskError as error:
-            findings.problems.append(str(error))
-            return []
-        given = [example.get(self.target) for _, example in parsed]
-        if NO_GOLD_LABEL not in (labels or ()) and (labels or "+" not in given):
-            labelled = [each for each in parsed if each[1].get(self.target) != NO_GOLD_LABEL]
-            if unlabelled := len(parsed) - len(labelled):
-                findings.notes.append(
-                    f"{path}: {unlabelled} of {len(places)} examples are left out: their label is "
-                    "-, which says that annotators did not agree"
-                )
-            parsed = labelled
-            given = [example.get(self.target) for _, example in parsed]
-        others = (each for each in WITHHELD if str(each) not in (labels or ()))
-        absent: tuple[Any, ...] = (None, [], *others)
-        if target_needed or any(target not in absent for target in given):
-            good = []
-            for place, example in parsed:
-                with _noting(bad, place):
-                    self.check_target(example, place)
-                    good.append((place, example))
-            try:
-                self.unify([example for _, example in good], path, findings.notes)
-            except TaskError as error:
-                findings.problems.append(str(error))
-                return []
-            parsed = good
-        else:
-            if any(target not in (None, []) for target in given):
-                findings.notes.append(f"{path}: every label is -1, which stands for none")
-            for _, example in parsed:
-                example.pop(self.target, None)
-        examples: list[Example] = []
-        seen: dict[str, str] = {}
-        for place, example in parsed:
-            unknown: set[str] = set()
-            if labels is not None and self.target in example:
-                unknown = self.labels_of([example]) - set(labels)
-            same = self.identity(example)
-            if unknown:
-                bad[place] = (
-                    f"{place}: label {min(unknown)!r} does not occur in the training examples "
-                    f"({', '.join(labels or ())})"
-                )
-            elif same is not None and seen.setdefault(repr(same), place) != place:
-                bad[place] = f"{place}, key id: {same!r} is also in {seen[repr(same)]}"
-            elif reason := fits(example):
-                bad[place] = f"{place}: {reason}"
-            else:
-                examples.append(example)
-        findings.bad_lines.extend(bad[place] for place in places if place in bad)
-        if not places:
-            keys = ", ".join([*self.fields, self.target])
-            findings.problems.append(f"{path}: no examples; expected {keys}")
-        elif not examples:
-            findings.problems.append(f"{path}: no good example")
-        return examples
-
-    def _parse(self, record: Example | TaskError, place: str) -> Example:
-        if isinstance(record, TaskError):
-            raise record
-        example = self.check_fields(self.example(record, place), place)
-        if key := self.blank(example):
-            raise TaskError(f"{place}, key {key}: there is no visible character")
-        return example
-
     def example(self, record: Example, place: str) -> Example:
         """What `published` says of a record, with the place in its errors."""
         try:
@@ -340,15 +221,6 @@ def listed(text: str) -> list[str]:
     if not isinstance(found, list):
         raise ValueError(f"{text!r:.60} is not a list")
     return found
-
-
-@contextmanager
-def _noting(bad: dict[str, str], place: str) -> Iterator[None]:
-    """Note a TaskError of the block instead of raising it."""
-    try:
-        yield
-    except TaskError as error:
-        bad[place] = str(error)
 
 
 def is_visible(character: str) -> bool:

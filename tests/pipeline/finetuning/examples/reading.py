@@ -2,8 +2,8 @@
 
 import json
 
+from pipeline.finetuning.examples.task_file import Findings, read_task_file
 from pipeline.finetuning.tasks import TASKS
-from pipeline.finetuning.tasks.base import Findings
 
 
 def read(task, path, text=None, **more):
@@ -11,7 +11,7 @@ def read(task, path, text=None, **more):
     if text is not None:
         path.write_text(text, "utf-8")
     findings = Findings.none()
-    return TASKS[task].read(str(path), findings, **more), findings
+    return read_task_file(TASKS[task], str(path), findings, **more), findings
 
 
 def lines(*rows):

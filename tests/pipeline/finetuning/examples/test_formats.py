@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from pipeline.finetuning.examples.task_file import Findings
 from pipeline.finetuning.prediction.head_folder import submission
 from pipeline.finetuning.tasks import TASKS
-from pipeline.finetuning.tasks.base import Findings
 from tests.pipeline.finetuning.examples.reading import lines, read
 
 ENTITY = {"text": "好王明", "entities": [{"start": 1, "end": 3, "type": "x", "text": "王明"}]}

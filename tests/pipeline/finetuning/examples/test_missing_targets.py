@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline.finetuning.tasks.base import Findings
+from pipeline.finetuning.examples.task_file import Findings
 from tests.pipeline.finetuning.examples.reading import lines, read
 from tests.pipeline.finetuning.examples.test_formats import SQUAD
 

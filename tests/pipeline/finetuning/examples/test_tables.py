@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.finetuning.tasks.base import Findings
+from pipeline.finetuning.examples.task_file import Findings
 from tests.pipeline.finetuning.examples.reading import read
 
 PAIRS = [("甲", "乙", "是"), ("丙", "丁", "否")] * 12

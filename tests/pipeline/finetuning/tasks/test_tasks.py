@@ -19,9 +19,10 @@ from pipeline.export.tokenizer import export_tokenizer
 from pipeline.finetuning import network as networks
 from pipeline.finetuning.examples.data import read_examples
 from pipeline.finetuning.examples.features import collate
+from pipeline.finetuning.examples.task_file import Findings, read_task_file
 from pipeline.finetuning.judging.evaluation import Dataset
 from pipeline.finetuning.tasks import TASKS
-from pipeline.finetuning.tasks.base import Findings, TaskSetup
+from pipeline.finetuning.tasks.base import TaskSetup
 from pipeline.labels import IGNORED
 from pipeline.settings.corpus import CleaningSettings
 from pipeline.settings.finetuning import FinetuneSettings
@@ -164,7 +165,7 @@ def test_the_same_on_public_sets(shared, folder, task, length, least):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=fast, **special)
     findings = Findings.none()
     path = str(shared / "tasks" / folder / "dev.jsonl.gz")
-    examples = TASKS[task].read(path, findings)[:400]
+    examples = read_task_file(TASKS[task], path, findings)[:400]
     assert findings.bad_lines == []
     scores, features = check_round_trip(task, examples, tokenizer, length)
     assert min(scores.values()) >= least
@@ -250,7 +251,7 @@ def test_an_answer_with_invisible_ends_has_a_target(space, length, tokenizer, tm
         "answers": [{"text": f"王{space}明{space}", "start": 6}],
     }
     (tmp_path / "a.jsonl").write_text(json.dumps(row), "utf-8")
-    examples = TASKS["span"].read(str(tmp_path / "a.jsonl"), Findings.none())
+    examples = read_task_file(TASKS["span"], str(tmp_path / "a.jsonl"), Findings.none())
     scores, features = check_round_trip("span", examples, tokenizer, length)
     assert scores == {"f1": 1.0, "exact_match": 1.0}
     assert any(feature.target != [0, 0] for feature in features)
@@ -359,7 +360,7 @@ def test_choices_that_cannot_stay_whole_are_told(tokenizer):
 def test_padding_does_not_change_the_logits(task, export, data, tokenizer, monkeypatch):
     monkeypatch.setattr(networks, "autocast", lambda *_: contextlib.nullcontext())
     kind = TASKS[task]
-    examples = TASKS[task].read(data[task]["dev"], Findings.none())
+    examples = read_task_file(TASKS[task], data[task]["dev"], Findings.none())
     labels = kind.label_set(examples)
     features = kind.features(examples, TaskSetup(tokenizer, labels, 32))
     network = networks.build(kind, str(export), labels, 0.1, from_scratch=True)

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.finetuning.examples.data import spread
+from pipeline.finetuning.examples.task_file import Findings, read_task_file
 from pipeline.finetuning.tasks import TASKS
-from pipeline.finetuning.tasks.base import Findings
 
 
 def read(task, path, *arguments, **more):
     """Examples and findings of a file."""
     findings = Findings.none()
-    return TASKS[task].read(str(path), findings, *arguments, **more), findings
+    return read_task_file(TASKS[task], str(path), findings, *arguments, **more), findings
 
 
 def one_problem(task, path):
