@@ -256,26 +256,14 @@ def _conclude(
     """Choose the point and the head, and move the head to the output folder."""
     metric, outcomes = TASKS[job.settings.task].metric, outcomes_of(trials, found)
     failed = failures(trials, found)
-    if job.settings.search.halving:
-        # The point that the first seed chose is the one that has all seeds.
-        seeds = {trial.seed for trial in trials}
-        whole = [o for o in outcomes if sum(o.point == p.point for p in outcomes) == len(seeds)]
-        best = search.best_point(whole, metric)
-    else:
-        best = search.best_point(outcomes, metric)
+    best = search.best_point(_comparable(job, trials, outcomes), metric)
     if not best:
         raise type(failed[0])("\n".join(map(str, failed)))
     for error in failed:
         show(job.name, f"failed: {error}")
     chosen = search.kept(best, metric)
     trial = trials[outcomes.index(chosen)]
-    if not (trial.folder / HEAD).exists():  # the same trial made a head that was moved away
-        (again,) = run([_work(trial, again=True)])
-        if isinstance(again, NezhaError):
-            raise again
-        found[trial.folder] = again  # the scores of the head that is there now
-    result = found[trial.folder]
-    assert isinstance(result, TrialResult)
+    found[trial.folder] = result = _with_head(run, trial, found)
     scored = search.score(best, metric)
     rule = f"median of {len(best)} seeds by dev {metric}" if len(best) > 1 else "the only seed"
     final = FinetuneResult(
@@ -293,6 +281,43 @@ def _conclude(
         ),
         folder=str(job.output),
     )
+    _move_head(job, examined, trial, final, "" if failed else fingerprint)
+    for other in trials:
+        shutil.rmtree(other.folder / HEAD, ignore_errors=True)
+    if examined.predicts:
+        target = TASKS[job.settings.task].target
+        where = job.output / PREDICTIONS
+        show(job.name, f"the test examples have no {target}: predictions in {where}")
+    return final
+
+
+def _comparable(
+    job: Finetuning, trials: Sequence[Trial], outcomes: Sequence[Outcome]
+) -> Sequence[Outcome]:
+    """Those of the points that all seeds tried; after halving it is the first seed's choice."""
+    if not job.settings.search.halving:
+        return outcomes
+    seeds = {trial.seed for trial in trials}
+    return [o for o in outcomes if sum(o.point == p.point for p in outcomes) == len(seeds)]
+
+
+def _with_head(run: Runner, trial: Trial, found: Found) -> TrialResult:
+    """The trial's result; the trial runs again if its head was moved away as that of another job.
+
+    Raises what the trial raises.
+    """
+    result = found[trial.folder]
+    if not (trial.folder / HEAD).exists():
+        (result,) = run([_work(trial, again=True)])
+    if isinstance(result, NezhaError):
+        raise result
+    return result
+
+
+def _move_head(
+    job: Finetuning, examined: Examined, trial: Trial, final: FinetuneResult, fingerprint: str
+) -> None:
+    """Write what is known of the head into its folder, and move that to the output folder."""
     head = trial.folder / HEAD
     facts = json.loads((head / RESULTS).read_text("utf-8"))
     facts |= {
@@ -304,18 +329,11 @@ def _conclude(
         "from_scratch": job.scratch,
         "settings": job.settings.model_dump(mode="json"),
         "trial_folder": str(trial.folder),
-        "fingerprint": "" if failed else fingerprint,
+        "fingerprint": fingerprint,
     }
     (head / RESULTS).write_text(to_json(facts, indent=2), "utf-8")
     shutil.rmtree(job.output, ignore_errors=True)
     head.rename(job.output)
-    for other in trials:
-        shutil.rmtree(other.folder / HEAD, ignore_errors=True)
-    if examined.predicts:
-        target = TASKS[job.settings.task].target
-        where = job.output / PREDICTIONS
-        show(job.name, f"the test examples have no {target}: predictions in {where}")
-    return final
 
 
 def _work(trial: Trial, again: bool = False) -> Work:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from pipeline.cluster import ray_cluster, remote_disk, remote_files
 from pipeline.errors import NezhaError, TrainingError
 from pipeline.finetuning.finetune import Found, StoppedEarly
-from pipeline.finetuning.trials.trial import Trial, read_result, run_trial_of
+from pipeline.finetuning.trials.trial import Trial, TrialResult, read_result, run_trial_of
 
 REDUCTION = 2
 """After 1, 2, 4 … epochs, a trial goes on if it is in the better half of those that came so far."""
@@ -76,29 +77,15 @@ def _tune(
     # Another command may search for another head of this run at the same time.
     storage = trials[0].folder.with_name(f".{trials[0].folder.name}.tune")
     shutil.rmtree(storage, ignore_errors=True)
-
-    def train(config: Mapping[str, int]) -> None:
-        torch.set_num_threads(cpus)
-        os.environ["RAYON_NUM_THREADS"] = str(cpus)  # the tokenizer's threads
-        done: list[int] = []
-
-        def report(scores: Mapping[str, float]) -> None:
-            done.append(1)
-            # Tune may end the process at a report, and after the last epoch the result is saved.
-            if len(done) < epochs:
-                tune.report(dict(scores))
-
-        with remote_files.files_of(offer) as disk:
-            run_trial_of(disk, trials[config["number"]], lambda line: None, report)
-
-    epochs = trials[0].settings.epochs
     results = tune.Tuner(
-        tune.with_resources(train, {"cpu": cpus, "gpu": gpus}),
+        tune.with_resources(_trainable(trials, cpus, offer), {"cpu": cpus, "gpu": gpus}),
         param_space={"number": tune.grid_search(list(range(len(trials))))},
         tune_config=tune.TuneConfig(
             metric=metric,
             mode="max",
-            scheduler=ASHAScheduler(max_t=epochs, grace_period=1, reduction_factor=REDUCTION),
+            scheduler=ASHAScheduler(
+                max_t=trials[0].settings.epochs, grace_period=1, reduction_factor=REDUCTION
+            ),
         ),
         run_config=tune.RunConfig(
             storage_path=str(storage), name="halving", verbose=0, callbacks=[Lines()]
@@ -108,20 +95,46 @@ def _tune(
     for result in results:
         assert result.config is not None
         trial = trials[result.config["number"]]
-        done, epoch = read_result(trial.folder), (result.metrics or {}).get("training_iteration", 0)
-        if done is not None:
-            found[trial.folder] = done
-        elif result.error is not None:
-            cause = getattr(result.error, "cause", result.error)
-            kind = type(cause) if isinstance(cause, NezhaError) else TrainingError
-            found[trial.folder] = kind(str(cause))
-        else:
-            assert result.metrics is not None
-            stopped = {"epoch": epoch, metric: result.metrics[metric]}
-            _stopped_file(trial.folder).write_text(json.dumps(stopped) + "\n", "utf-8")
-            found[trial.folder] = _stopped(stopped, metric)
+        found[trial.folder] = _outcome(trial, result, metric)
     shutil.rmtree(storage, ignore_errors=True)
     return found
+
+
+def _trainable(
+    trials: Sequence[Trial], cpus: int, offer: remote_disk.Offer
+) -> Callable[[Mapping[str, int]], None]:
+    """What Tune calls in a process of its own: it runs the trial of a number."""
+
+    def train(config: Mapping[str, int]) -> None:
+        from ray import tune
+
+        torch.set_num_threads(cpus)
+        os.environ["RAYON_NUM_THREADS"] = str(cpus)  # the tokenizer's threads
+        trial, epochs = trials[config["number"]], count(1)
+
+        def report(scores: Mapping[str, float]) -> None:
+            # Tune may end the process at a report, and after the last epoch the result is saved.
+            if next(epochs) < trial.settings.epochs:
+                tune.report(dict(scores))
+
+        with remote_files.files_of(offer) as disk:
+            run_trial_of(disk, trial, lambda line: None, report)
+
+    return train
+
+
+def _outcome(trial: Trial, result: Any, metric: str) -> TrialResult | NezhaError:
+    """What became of a trial that Tune has ended; one that was stopped early is written down."""
+    done = read_result(trial.folder)
+    if done is not None:
+        return done
+    if result.error is not None:
+        cause = getattr(result.error, "cause", result.error)
+        kind = type(cause) if isinstance(cause, NezhaError) else TrainingError
+        return kind(str(cause))
+    stopped = {"epoch": result.metrics["training_iteration"], metric: result.metrics[metric]}
+    _stopped_file(trial.folder).write_text(json.dumps(stopped) + "\n", "utf-8")
+    return _stopped(stopped, metric)
 
 
 def _stopped(values: Mapping[str, Any], metric: str) -> StoppedEarly:
