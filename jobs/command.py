@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.cpu import ENVIRONMENT
 from pipeline.errors import ConfigError, NezhaError
 from pipeline.runs import mirror
 from pipeline.settings.config import Config
@@ -29,12 +30,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-# Threads that wait for each other sleep. By default they spin, which on cores that other processes
-# use too holds up the threads that they wait for: measured as 0.6 steps a second against 8.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# All threads allocate from one heap. Ray Train trains in a thread, whose own heap glibc gives back
-# to the kernel after each step, whatever `pipeline.cpu` asks for: a tenth of the sample run's time.
-os.environ.setdefault("MALLOC_ARENA_MAX", "1")
+os.environ |= ENVIRONMENT | os.environ
 logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
 # DeepSpeed warns of a machine without a GPU, and resets its logger's level when it is imported.
 logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)

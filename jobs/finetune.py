@@ -89,7 +89,7 @@ def _trials_table(result: FinetuneResult) -> Table:
 def _summary(result: FinetuneResult) -> dict[str, str]:
     """The score over seeds, the baseline, and the scores of the head that is kept."""
     chosen, rows = result.kept, {}
-    on = "test" if result.test else "dev"
+    on = result.scored_on
     if result.score is not None:
         best = [t for t in result.trials if all(t[key] == chosen[key] for key in ("lr", "batch"))]
         shown = Score(result.score, result.deviation)

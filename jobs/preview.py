@@ -54,7 +54,7 @@ def execute(config: Config, console: Console) -> None:
 
 
 def _folders(config: Config) -> list[str]:
-    return split_weights(config.train.shards or (str(RunPaths.of(config).shards),))[0]
+    return split_weights(RunPaths.of(config).training)[0]
 
 
 VERB = Verb(

@@ -27,6 +27,7 @@ ALLOWED = {
         "pipeline.corpus.shards",
         "pipeline.cpu",
         "pipeline.errors",
+        "pipeline.feed.opening",
         "pipeline.cluster.interfaces",
         "pipeline.paths",
         "pipeline.cluster.ray_cluster",

@@ -88,7 +88,7 @@ def score_rows(summary: Mapping[str, Any]) -> dict[str, str]:
     for name, values in summary.items():
         if isinstance(values, dict):  # of a head, by what it was started from
             rows[name.replace("_", " ")] = ", ".join(
-                f"{start} {'no test set' if score is None else f'{score:.4f}'}"
+                f"{start} {'no test or dev set' if score is None else f'{score:.4f}'}"
                 for start, score in values.items()
             )
     return rows

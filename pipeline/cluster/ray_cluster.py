@@ -18,7 +18,7 @@ import ray.util
 from ray._private.state import state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.cpu import usable_cpus
+from pipeline.cpu import ENVIRONMENT, usable_cpus
 from pipeline.errors import ConfigError
 
 PARENT = os.environ.get("RAY_TMPDIR")
@@ -191,14 +191,15 @@ def gpus_of_a_task(wanted: float) -> float:
     return wanted if count("GPU") or can_start("GPU") else 0.0
 
 
-def runtime_env(gpus: float) -> dict[str, dict[str, str]] | None:
-    """Ray's environment for tasks with so many GPUs; None: that of the cluster.
+def runtime_env(gpus: float) -> dict[str, dict[str, str]]:
+    """Ray's environment for tasks with so many GPUs, also on nodes that were started elsewhere.
 
     Ray lets tasks that ask for no GPU see all GPUs of a machine, so they are hidden.
     """
-    if gpus or not gpus_of_a_task(1.0):
-        return None
-    return {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
+    variables = {name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()}
+    if not gpus and gpus_of_a_task(1.0):
+        variables["CUDA_VISIBLE_DEVICES"] = ""
+    return {"env_vars": variables}
 
 
 def can_start(resource: str) -> bool:

@@ -26,6 +26,7 @@ from pipeline.errors import (
 )
 from pipeline.export.folder import export_checkpoint, moved
 from pipeline.feed.batches import split_weights
+from pipeline.feed.phases import phases_of
 from pipeline.finetuning.checks import check
 from pipeline.finetuning.finetune import (
     TRIALS,
@@ -289,19 +290,12 @@ def short_names(paths: Sequence[str]) -> dict[str, str]:
 
 def tokens_of(checkpoint: Path) -> float:
     """Tokens that a checkpoint was trained on: the samples of each phase, at their mean length."""
-    state, config = checkpoints.read_state(checkpoint), checkpoints.read_config(checkpoint)
-    paths, train = RunPaths.of(config), config.train
-
-    def mean(shards: Sequence[str], limit: int) -> float:
-        folders, weights = split_weights(shards)
-        return _mean_length([moved(f, checkpoint, config) for f in folders], weights, limit)
-
-    samples, tokens, end = state["samples_seen"], 0.0, state["step"]
-    for phase, shards in reversed(list(zip(train.phases, paths.later, strict=True))):
-        later = max(0, end - phase.after) * phase.global_batch
-        samples, end = samples - later, min(end, phase.after)
-        tokens += later * mean(shards, phase.sequence_length)
-    return tokens + samples * mean(paths.training, config.corpus.sequence_length)
+    config, tokens = checkpoints.read_config(checkpoint), 0.0
+    for phase in phases_of(config, checkpoints.read_state(checkpoint)["step"]):
+        folders, weights = split_weights(phase.shards)
+        there = [moved(folder, checkpoint, config) for folder in folders]
+        tokens += phase.samples * _mean_length(there, weights, phase.sequence_length)
+    return tokens
 
 
 def _mean_length(folders: Sequence[str], weights: Sequence[str], limit: int) -> float:
@@ -321,10 +315,10 @@ def _run_checkpoints(config: Config) -> list[Path]:
         return []
     run = Path(name) if "/" in name else storage_folder(config.run) / name
     folder = run / "checkpoints"
-    found = [each for each in folder.glob("checkpoint_*") if (each / checkpoints.COMPLETE).exists()]
+    found = checkpoints.complete(folder.absolute())
     if not found:
         raise CheckpointError(f"compare.run={name}: {folder} has no complete checkpoint")
-    return sorted((each.absolute() for each in found), key=checkpoints.step_of)
+    return found
 
 
 def _export(source: Path, output: Path, show: Callable[[str], None], disk: Disk) -> None:

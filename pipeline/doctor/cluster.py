@@ -7,7 +7,6 @@ import socket
 import time
 import uuid
 from datetime import timedelta
-from itertools import chain
 from statistics import median
 from typing import Any
 
@@ -22,7 +21,7 @@ from pipeline.corpus.shards import format as shards
 from pipeline.doctor.findings import Finding, judge
 from pipeline.doctor.node import Facts, examine
 from pipeline.errors import ConfigError, ShardError
-from pipeline.paths import RunPaths
+from pipeline.feed.opening import training_folders
 from pipeline.settings.config import Config
 from pipeline.storage import filesystem
 from pipeline.tracking.runs import is_reachable, tracking_uri
@@ -66,7 +65,7 @@ def examine_nodes(config: Config, quick: bool) -> tuple[list[Facts], list[Findin
             failed[name] = f"can't be examined: {_last_line(each)}"
         else:
             facts.append(each)
-    remote = any("://" in folder for folder in config.train.shards)
+    remote = any("://" in folder for folder in training_folders(config))
     return facts, judge(facts, failed, asked, config.train.shard_cache_gigabytes * remote)
 
 
@@ -94,8 +93,7 @@ def check_shared(config: Config) -> list[Finding]:
         advice = "start it, or correct tracking.uri; without it, a run sends its record at the end"
         found.append(Finding("", f"{tracking_uri(config)} does not answer", advice, False))
     cache = config.train.shard_cache_gigabytes
-    paths = RunPaths.of(config)
-    for folder in (each.partition("@")[0] for each in chain(paths.training, *paths.later)):
+    for folder in training_folders(config):
         if "://" not in folder or config.train.window_shards:
             continue
         try:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import transformers
 
 from model import NezhaForPreTraining
 from model.weights.remote_code import write_remote_code
@@ -15,12 +14,12 @@ from pipeline.corpus.samples.vocabulary import read_vocabulary, vocabulary_sha25
 from pipeline.corpus.shards.format import MANIFEST, Manifest, read_manifest
 from pipeline.errors import ExportError, ShardError, VocabularyError
 from pipeline.export.lineage import LINEAGE
+from pipeline.export.model_card import model_card
 from pipeline.export.scale import rescale_embeddings
-from pipeline.export.tokenizer import NOT_FOLDED, export_tokenizer, recorded_cleaning
+from pipeline.export.tokenizer import export_tokenizer, recorded_cleaning
 from pipeline.feed.batches import split_weights
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
-from pipeline.settings.corpus import CleaningSettings, CorpusSettings
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.checkpoints.state import load_weights
 from pipeline.training.faults import workers
@@ -70,9 +69,9 @@ def export_checkpoint(source: Path, vocab: Path, output: Path) -> Path:
         shutil.copyfile(vocab, temporary / "vocab.txt")
         lineage = _lineage(state, config, source)
         steps = [name for name, value in cleaning.model_dump().items() if value is True]
-        lineage |= {"cleaning": steps, "lowercase": lowercase}
+        lineage |= {"cleaning": steps, "lowercase": lowercase, **_objective(manifests, config)}
         (temporary / LINEAGE).write_text(json.dumps(lineage, indent=2, ensure_ascii=False), "utf-8")
-        card = _model_card(lineage, network.num_parameters())
+        card = model_card(lineage, network.num_parameters())
         (temporary / "README.md").write_text(card, "utf-8")
     return output
 
@@ -130,69 +129,17 @@ def _lineage(state: dict[str, Any], config: Config, source: Path) -> dict[str, A
     }
 
 
-def _model_card(lineage: dict[str, Any], parameters: int) -> str:
-    settings, scores = lineage["settings"], lineage["heldout"] or {}
-    version = transformers.__version__
-    steps = f"{lineage['step']} steps of {settings['train']['global_batch']} samples of "
-    steps += f"{settings['corpus']['sequence_length']} tokens"
-    for phase in settings["train"]["phases"]:
-        if phase["after"] < lineage["step"]:
-            steps += f"; after step {phase['after']}, {phase['global_batch']} samples of "
-            steps += f"{phase['sequence_length']} tokens"
-    rows = "\n".join(f"| held-out {name} | {value:.4g} |" for name, value in scores.items())
-    return f"""---
-language: zh
-library_name: transformers
-pipeline_tag: fill-mask
-tags: [nezha, whole-word-masking]
----
-# {lineage["run"]}: a NEZHA of {parameters / 1e6:.1f} M parameters
+def _objective(manifests: Sequence[Manifest], config: Config) -> dict[str, Any]:
+    """What the network was trained to predict. Masks are the corpora's unless training draws them.
 
-Chinese BERT with functional relative positions (arXiv 1909.00204), pretrained with whole-word
-masks and {settings["corpus"]["pairs"]["task"].upper()} for
-{steps}.
-
-```python
-from transformers import pipeline
-fill = pipeline("fill-mask", model="PATH_OF_THIS_FOLDER", trust_remote_code=True)
-print(fill("北京是中国的首[MASK]。")[0]["sequence"])
-```
-
-Heads load in the same way: `AutoModelForTokenClassification.from_pretrained(…,
-trust_remote_code=True)`, and so on. The code needs transformers 5 (written by {version}).
-
-{_text_section(lineage)}
-
-| measured | value |
-|---|---|
-{rows}
-
-Corpus fingerprint `{lineage["fingerprint"]}`, MLflow run `{lineage["mlflow_run"]}`. `{LINEAGE}`
-holds all settings. The model has seen only its corpus: test it for your use before you rely on it.
-"""
-
-
-def _text_section(lineage: dict[str, Any]) -> str:
-    """What the tokenizer does to text, and which steps of the cleaning it leaves to the user."""
-    described = {
-        name: f"- `{name}`: {CleaningSettings.model_fields[name].description}"
-        for name in lineage["cleaning"]
+    Returns:
+        `whole_words`: whether words are masked whole; `pairs`: of `nsp` and `sop`, what was learnt.
+    """
+    own, made = config.corpus, [each.settings for each in manifests]
+    drawn = own.masking.mode == "dynamic"
+    masks = [own.masking.model_dump()] if drawn else [each.get("masking", {}) for each in made]
+    tasks = {each.get("pairs", {}).get("task", own.pairs.task) for each in made}
+    return {
+        "whole_words": all(each.get("whole_words", True) for each in masks),
+        "pairs": sorted(tasks - {"none"}),
     }
-    folded = [line for name, line in described.items() if name not in NOT_FOLDED]
-    if lineage["lowercase"]:
-        folded.append(f"- `lowercase`: {CorpusSettings.model_fields['lowercase'].description}")
-    left = [line for name, line in described.items() if name in NOT_FOLDED]
-    lines = ["The corpus was cleaned in these steps, and the tokenizer does the same:", *folded]
-    if "simplify" in described:
-        lines.append("  (OpenCC's phrases too; where two of them overlap, it may choose the other)")
-    if left:
-        lines += ["", "A tokenizer cannot do these steps, so your text may need them:", *left]
-        lines.append(
-            "  (jobs.finetune and jobs.predict do them for tasks without character places)"
-        )
-    lines += [
-        "",
-        "Load it with `AutoTokenizer`: `BertTokenizer` folds case but no other characters, and",
-        "gives other ids where a text has them.",
-    ]
-    return "\n".join(lines) if described else "The corpus was not cleaned."

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,35 @@ from numpy.typing import NDArray
 from pipeline.errors import ShardError
 from pipeline.feed.base import BaseFeed
 from pipeline.feed.collate import Batch
+from pipeline.feed.order import BatchSize
+from pipeline.paths import RunPaths
+from pipeline.settings.config import Config
+
+
+class Phase(NamedTuple):
+    """What a phase of a run reads."""
+
+    steps: int
+    samples: int
+    sequence_length: int
+    shards: tuple[str, ...]
+    """Folders or URLs, each `PATH` or `PATH@WEIGHT`."""
+
+
+def phases_of(config: Config, steps: int | None = None) -> list[Phase]:
+    """The phases of a run, up to its last step or to another one; the first is there always."""
+    train, paths = config.train, RunPaths.of(config)
+    last = train.steps if steps is None else steps
+    ends = [min(last, end) for end in (*(phase.after for phase in train.phases), last)]
+    size = BatchSize(train.global_batch, train.first_batch or 0, train.batch_warmup)
+    first = Phase(ends[0], size.before(ends[0]), config.corpus.sequence_length, paths.training)
+    later = [
+        Phase(end - begin, (end - begin) * phase.global_batch, phase.sequence_length, shards)
+        for phase, shards, (begin, end) in zip(
+            train.phases, paths.later, pairwise(ends), strict=True
+        )
+    ]
+    return [first, *later]
 
 
 class PhasedFeed(BaseFeed):

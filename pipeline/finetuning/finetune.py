@@ -94,6 +94,11 @@ class FinetuneResult(NamedTuple):
     """Computing time of all trials, one after another."""
     folder: str
 
+    @property
+    def scored_on(self) -> str:
+        """The set whose score over the seeds is `score`."""
+        return "test" if self.test else "dev"
+
 
 def finetune_with(
     run: Runner,

@@ -13,6 +13,7 @@ from pipeline.cluster import ray_cluster
 from pipeline.corpus.shards import format as shards
 from pipeline.errors import ConfigError
 from pipeline.feed.batches import split_weights
+from pipeline.feed.phases import phases_of
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.sizing import benchmark, model
@@ -61,7 +62,7 @@ def make(config: Config, say: Callable[[str], None] = print) -> Plan:
         ConfigError: the peak of `plan.device` is not known, the number of workers is missing, or
             the cluster has no room for one worker.
     """
-    corpora = _finished(config)
+    corpora = _finished(RunPaths.of(config).training)
     if corpora:
         length = max(each.sequence_length for each in corpora)
         corpus = config.corpus.model_copy(update={"sequence_length": length})
@@ -75,7 +76,6 @@ def make(config: Config, say: Callable[[str], None] = print) -> Plan:
     kept = benchmark.activation_bytes(config, shape) * (0.5 if half else 1.0)
     network = model.Network(parameters, each, kept)
     given, length = config.plan, config.corpus.sequence_length
-    mean_length = _mean_length(corpora) or float(length)
     machine = model.Machine(
         workers,
         min(workers, given.workers_per_node),
@@ -85,9 +85,24 @@ def make(config: Config, say: Callable[[str], None] = print) -> Plan:
         given.local_gigabytes * 1e9,
     )
     stage = config.engine.zero_stage
-    tokens = config.train.global_batch * mean_length
-    step = model.step_time(network, machine, stage, tokens, split.accumulation)
-    batch = round(split.micro_batch * mean_length)
+    phases, lengths = phases_of(config), _mean_lengths(config)
+
+    def step_of(tokens: float) -> model.StepTime:
+        return model.step_time(network, machine, stage, tokens, split.accumulation)
+
+    tokens = config.train.global_batch * lengths[0]
+    step = step_of(tokens)
+    work = sum(
+        phase.steps * sum(step_of(phase.samples / phase.steps * mean))
+        for phase, mean in zip(phases, lengths, strict=True)
+        if phase.steps
+    )
+    batch = round(
+        max(
+            -(-samples // (workers * split.accumulation)) * mean
+            for samples, mean in zip(_batches(config), lengths, strict=True)
+        )
+    )
     memories = {
         number: model.memory(network, number, workers, half, batch, config.engine.offload)
         for number in (1, 2, 3)
@@ -96,7 +111,7 @@ def make(config: Config, say: Callable[[str], None] = print) -> Plan:
     nodes = math.ceil(workers / given.workers_per_node)
     saving = size / nodes / (given.storage_gigabytes * 1e9)
     good = model.goodput(given.node_failure_hours * 3600, nodes, saving, RESTART_SECONDS)
-    seconds = config.train.steps * sum(step) / max(good.share, 0.01)
+    seconds = work / max(good.share, 0.01)
     limit = (given.memory_gigabytes or 0) * 1e9 or anchor.memory
     return Plan(
         anchor=anchor,
@@ -111,7 +126,7 @@ def make(config: Config, say: Callable[[str], None] = print) -> Plan:
         seconds=seconds,
         goodput=good,
         checkpoint=size,
-        disk=_disk(config, corpora, size),
+        disk=_disk(config, [each for phase in phases for each in _finished(phase.shards)], size),
         cost=seconds / 3600 * workers * given.hourly_price,
     )
 
@@ -120,6 +135,7 @@ def rows(config: Config, plan: Plan) -> dict[str, str]:
     """The plan as rows of a table, each with its formula in numbers."""
     network, machine, step = plan.network, plan.machine, plan.step
     seconds = sum(step)
+    mean = plan.seconds * plan.goodput.share / config.train.steps
     share = network.flops_per_token / plan.anchor.seconds_per_token / 1e12
     found = {
         "network": f"{network.parameters:,} parameters, {network.flops_per_token:.3g} FLOP/token",
@@ -147,7 +163,7 @@ def rows(config: Config, plan: Plan) -> dict[str, str]:
         ),
         "tokens a second": f"{plan.tokens / seconds:,.0f}",
         "run": (
-            f"{plan.seconds / 86400:.2f} days = {config.train.steps:,} steps × {seconds:.3f} s / "
+            f"{plan.seconds / 86400:.2f} days = {config.train.steps:,} steps × {mean:.3f} s / "
             f"{plan.goodput.share:.1%} goodput"
         ),
         "checkpoint": (
@@ -208,9 +224,22 @@ def _workers(config: Config) -> int:
     return batch_split.choose_workers(config, ray_cluster.count("GPU"), ray_cluster.count("CPU"))
 
 
-def _finished(config: Config) -> list[shards.Manifest]:
-    """The manifests of the corpora that the run will train on; none before all are prepared."""
-    folders, _ = split_weights(RunPaths.of(config).training)
+def _batches(config: Config) -> list[int]:
+    """Samples of the largest steps of each phase."""
+    return [config.train.global_batch, *(phase.global_batch for phase in config.train.phases)]
+
+
+def _mean_lengths(config: Config) -> list[float]:
+    """Tokens of a sample in each phase: the mean of its corpora, or what a sample holds at most."""
+    return [
+        _mean_length(_finished(phase.shards)) or float(phase.sequence_length)
+        for phase in phases_of(config)
+    ]
+
+
+def _finished(given: Sequence[str]) -> list[shards.Manifest]:
+    """The manifests of corpora that a run will train on; none before all are prepared."""
+    folders, _ = split_weights(given)
     if not all(_is_there(f"{folder}/{shards.MANIFEST}") for folder in folders):
         return []
     return [shards.read_manifest(folder) for folder in folders]

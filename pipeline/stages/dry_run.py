@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from pipeline.corpus.shards import format as shards
-from pipeline.feed.order import BatchSize
+from pipeline.feed.phases import phases_of
 from pipeline.paths import RunPaths
 from pipeline.precision import resolve_precision
 from pipeline.settings.config import Config
@@ -49,13 +49,7 @@ def _training(config: Config) -> dict[str, object]:
     split = preflight.split(config)
     network = network_config(config.model, vocabulary_size(config))
     precision = resolve_precision(train.precision, preflight.device(config))
-    growth = train.first_batch or 0, train.batch_warmup
-    ends = [*(phase.after for phase in train.phases), train.steps]
-    samples = BatchSize(train.global_batch, *growth).before(ends[0])
-    later = sum(
-        (end - phase.after) * phase.global_batch
-        for phase, end in zip(train.phases, ends[1:], strict=True)
-    )
+    first, *later = phases_of(config)
     facts: dict[str, object] = {
         "parameters": f"{count_parameters(network):,}",
         "precision": precision,
@@ -64,16 +58,16 @@ def _training(config: Config) -> dict[str, object]:
             f"accumulation steps × {split.micro_batch}"
         ),
         "tokens a step": f"at most {train.global_batch * config.corpus.sequence_length:,}",
-        "steps": f"{train.steps:,}, {samples + later:,} samples",
+        "steps": f"{train.steps:,}, {first.samples + sum(p.samples for p in later):,} samples",
     }
-    for phase, folders in zip(train.phases, paths.later, strict=True):
+    for phase, read in zip(train.phases, later, strict=True):
         facts[f"after step {phase.after:,}"] = (
             f"{phase.global_batch} samples of {phase.sequence_length} tokens a step, of "
-            + ", ".join(folders)
+            + ", ".join(read.shards)
         )
     if not train.shards and (paths.shards / shards.MANIFEST).exists():
         rows = shards.read_manifest(paths.shards).rows
-        facts["epochs"] = f"{samples / rows:.2f} of {rows:,} samples"
+        facts["epochs"] = f"{first.samples / rows:.2f} of {rows:,} samples"
     elif not train.shards:
         facts["shards"] = f"to be made in {paths.shards}"
     if found := checkpoints.newest(paths.checkpoints):

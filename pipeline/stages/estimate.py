@@ -10,6 +10,7 @@ import torch
 
 from pipeline.cpu import usable_cpus
 from pipeline.feed.collate import Batch
+from pipeline.feed.phases import phases_of
 from pipeline.labels import IGNORED
 from pipeline.settings.config import Config
 from pipeline.training import batch_split
@@ -40,15 +41,14 @@ def stage_seconds(config: Config) -> dict[str, float]:
     cpus = usable_cpus()
     workers = batch_split.choose_workers(config, 0, cpus)
     threads = min(cpus, workers * max(1, int(config.scaling.cpus_per_worker)))
-    length = config.corpus.sequence_length
     token = seconds_per_token(config) / threads
-    step_tokens = config.train.global_batch * length
-    seconds = {"pretrain": START_SECONDS + config.train.steps * step_tokens * token * STEP_OVERHEAD}
+    tokens = sum(phase.samples * phase.sequence_length for phase in phases_of(config))
+    seconds = {"pretrain": START_SECONDS + tokens * token * STEP_OVERHEAD}
     heads = [head for head in config.heads.values() if head.data.examples]
     if heads:
-        tokens = sum(h.epochs * h.data.examples * h.data.length * MEAN_SHARE for h in heads)
+        read = sum(h.epochs * h.data.examples * h.data.length for h in heads) * MEAN_SHARE
         waves = -(-2 * len(heads) // cpus)
-        seconds["heads"] = 2 * tokens * token * threads / cpus + waves * HEAD_SECONDS
+        seconds["heads"] = 2 * read * token * threads / cpus + waves * HEAD_SECONDS
     return seconds
 
 

@@ -13,6 +13,9 @@ from pipeline.stages import recording
 from pipeline.stages.progress import Progress, Show
 from pipeline.tracking import runs as tracking
 
+ON_DEV = "_on_dev"
+"""Ends the name of a score of the set that chose the epoch and the learning rate."""
+
 
 def check_heads(config: Config) -> None:
     """Raise ConfigError for a head that can't be fine-tuned, before hours of pretraining."""
@@ -24,10 +27,11 @@ def check_heads(config: Config) -> None:
 def finetune_heads(
     config: Config, run_id: str | None, progress: Progress
 ) -> dict[str, dict[str, float | None]]:
-    """Test scores of every head from the export and from random weights; None without a test set.
+    """Scores of every head from the export and from random weights; None without a set to score on.
 
-    All fine-tunings are handed to the cluster at once. The heads from the export are recorded in
-    runs below `run_id` and registered.
+    They are test scores, and `…_on_dev` where test is missing or has no targets. All fine-tunings
+    are handed to the cluster at once. The heads from the export are recorded in runs below `run_id`
+    and registered.
     """
     paths = RunPaths.of(config)
     cells = [(name, start) for name in config.heads for start in ("pretrained", "scratch")]
@@ -46,7 +50,8 @@ def finetune_heads(
     scores: dict[str, dict[str, float | None]] = {}
     for (name, start), result in zip(cells, results, strict=True):
         metric = TASKS[config.heads[name].task].metric
-        scores.setdefault(f"{name}_{metric}", {})[start] = result.score
+        where = "" if result.scored_on == "test" else ON_DEV
+        scores.setdefault(f"{name}_{metric}{where}", {})[start] = result.score
     for run, result in zip(runs, results, strict=True):
         if run_id and not run.from_scratch:
             _record_head(config, run_id, run, result, progress.say)

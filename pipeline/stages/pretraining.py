@@ -132,7 +132,7 @@ def reference_loss(config: Config, show: Show) -> float | None:
     the lack of it.
     """
     paths, train = RunPaths.of(config), config.train
-    folders = split_weights(train.shards)[0] if train.shards else [str(paths.shards)]
+    folders, _ = split_weights(paths.training)
     if not (paths.heldout / MANIFEST).exists() or any("://" in folder for folder in folders):
         return None
     try:

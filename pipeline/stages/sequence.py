@@ -95,10 +95,10 @@ def _pretraining_summary(config: Config, run_id: str | None) -> dict[str, Any]:
 
 def _figures(summary: dict[str, Any]) -> dict[str, float | None]:
     """The scores of a summary that its MLflow run does not have yet."""
-    test_scores = {
-        f"test/{name}_{start}": score
+    head_scores = {
+        f"{'dev' if name.endswith(heads.ON_DEV) else 'test'}/{name}_{start}": score
         for name, scores in summary.items()
         if isinstance(scores, dict)
         for start, score in scores.items()
     }
-    return {"heldout_unigram_loss": summary["unigram_loss"]} | test_scores
+    return {"heldout_unigram_loss": summary["unigram_loss"]} | head_scores

@@ -13,6 +13,7 @@ from pipeline.training.network import network_config
 HARMLESS = {
     *("train.checkpoint_every", "train.checkpoint_retry_seconds", "train.checkpoint_errors"),
     *("train.keep_last", "train.keep_every", "train.log_every"),
+    *("train.eval_every", "train.eval_samples"),
     *("train.profile_every", "train.shard_cache", "train.shard_cache_gigabytes"),
     "train.check_shards",
 }

@@ -131,9 +131,8 @@ def _draw_masks(
     settings: MaskingSettings,
     vocabulary: Maskable,
 ) -> Masks:
-    if not settings.whole_words:
-        word_starts = np.ones_like(word_starts)
-    starts, sizes, samples = maskable_words(input_ids, word_starts, offsets, vocabulary)
+    begins = masked_together(word_starts, settings)
+    starts, sizes, samples = maskable_words(input_ids, begins, offsets, vocabulary)
     first, count = np.arange(len(starts)), np.ones(len(starts), np.int64)
     if settings.max_ngram > 1:
         first, count = _ngrams(starts, sizes, samples, offsets, keys, settings.max_ngram)
@@ -148,6 +147,11 @@ def _draw_masks(
     positions = tokens - offsets[sample]
     ids = _seen_ids(input_ids[tokens], keys[sample], positions, settings, vocabulary)
     return Masks(positions, ids, offsets_of(np.bincount(sample, minlength=len(keys))))
+
+
+def masked_together(word_starts: NDArray[np.bool_], settings: MaskingSettings) -> NDArray[np.bool_]:
+    """Where what is masked as a whole begins: at words, or at each token without `whole_words`."""
+    return word_starts if settings.whole_words else np.ones_like(word_starts)
 
 
 def maskable_words(

@@ -10,7 +10,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.corpus.records import Masks, Pairs
-from pipeline.corpus.samples.masks import budgets, count_replacements, maskable_words
+from pipeline.corpus.samples.masks import (
+    budgets,
+    count_replacements,
+    maskable_words,
+    masked_together,
+)
 from pipeline.corpus.samples.pairs import NO_LABEL, OTHER
 from pipeline.corpus.shards.format import Manifest, ShardInfo, read_manifest
 from pipeline.corpus.shards.reader import check_bytes, open_batch
@@ -174,14 +179,16 @@ def _mask_laws(pairs: Pairs, masks: Masks, manifest: Manifest) -> dict[str, NDAr
     )
     chosen = np.zeros(len(pairs.input_ids), np.bool_)
     chosen[at] = True
+    masking = _masking(manifest)
+    begins = masked_together(pairs.word_starts, masking) if masking else pairs.word_starts
     # Within a word, a token must be masked if the one before it is.
-    torn = (chosen[1:] != chosen[:-1]) & ~pairs.word_starts[1:]
+    torn = (chosen[1:] != chosen[:-1]) & ~begins[1:]
     laws["words are masked whole or not at all"] = np.unique(
         np.searchsorted(pairs.offsets, np.flatnonzero(torn), side="right") - 1
     )
-    if masking := _masking(manifest):
+    if masking:
         _, sizes, samples = maskable_words(
-            pairs.input_ids, pairs.word_starts, pairs.offsets, manifest.maskable
+            pairs.input_ids, begins, pairs.offsets, manifest.maskable
         )
         maskable = np.bincount(samples, sizes, len(lengths))
         longest = np.zeros(len(lengths), np.int64)

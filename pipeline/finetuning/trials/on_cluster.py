@@ -35,9 +35,6 @@ from pipeline.finetuning.trials.halving import halve
 from pipeline.finetuning.trials.trial import Trial
 from pipeline.finetuning.workers import PeerFailed
 
-PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Threads that wait for each other sleep. By default they spin, which on cores that other processes
-use too holds up the threads that they wait for: a fine-tuning of one minute took half an hour."""
 RESTARTS = 3
 """Of a call whose worker process died."""
 Show = Callable[[str, str], None]
@@ -141,7 +138,7 @@ def _start(
     work: Work, offer: remote_disk.Offer, place: Place | None, options: dict[str, Any]
 ) -> Any:
     """A Ray task of a work: the stream of its progress lines and its result."""
-    environment = {"env_vars": PASSIVE}
+    environment = ray_cluster.runtime_env(options["num_gpus"])
     # Ray would begin the stream of a task that it tries again where the dead one has stopped; this
     # one may have fewer lines of progress.
     options = {**options, "max_retries": 0, "num_returns": "streaming"}

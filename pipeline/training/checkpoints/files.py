@@ -263,6 +263,13 @@ def _delete(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def complete(folder: Path) -> list[Path]:
+    """The complete checkpoints, oldest first."""
+    return sorted(
+        (path for path in _checkpoints(folder) if (path / COMPLETE).exists()), key=step_of
+    )
+
+
 def _checkpoints(folder: Path) -> list[Path]:
     return [path for path in folder.glob("checkpoint_*") if re.fullmatch(r"\w+_\d{6,}", path.name)]
 
@@ -270,12 +277,11 @@ def _checkpoints(folder: Path) -> list[Path]:
 def _states(folder: Path) -> dict[Path, dict[str, Any]]:
     """The states of the complete checkpoints; warns of those that cannot be read."""
     states = {}
-    for path in _checkpoints(folder):
-        if (path / COMPLETE).exists():
-            try:
-                states[path] = read_state(path)
-            except CheckpointError as error:
-                logger.warning("a checkpoint does not count: %s", error)
+    for path in complete(folder):
+        try:
+            states[path] = read_state(path)
+        except CheckpointError as error:
+            logger.warning("a checkpoint does not count: %s", error)
     return states
 
 

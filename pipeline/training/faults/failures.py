@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import NezhaError, ShardError, TrainingError
-from pipeline.feed.batches import split_weights
 from pipeline.feed.checking import truncated
+from pipeline.feed.opening import training_folders
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.training.checkpoints import files
@@ -60,7 +60,7 @@ class FailurePolicy:
         place = f"from {newest.name}" if newest else "from the start"
         died = any(map(is_death, errors.values()))
         # To read what was cut from a mapped file ends a process (SIGBUS).
-        cut = truncated(split_weights(self._paths.training)[0]) if died else []
+        cut = truncated(training_folders(self._config)) if died else []
         if cut and self._faults.damaged_shard == "stop":
             return self._stop(ShardError("\n".join(cut) + "\nrun jobs.prepare again"))
         for error in map(original, errors.values()):

@@ -43,6 +43,6 @@ def test_scores_stand_beside_what_they_are_compared_with():
     assert "6.500" in loss
     assert "1.500" in loss
     assert rows["ner f1"] == "pretrained 0.7000, scratch 0.5000"
-    assert rows["pairs accuracy"] == "pretrained no test set, scratch no test set"
+    assert rows["pairs accuracy"] == "pretrained no test or dev set, scratch no test or dev set"
     nothing = {"unigram_loss": None, "heldout_mlm_loss": None, "heldout_nsp_accuracy": None}
     assert score_rows(nothing) == {}

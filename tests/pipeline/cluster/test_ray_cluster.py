@@ -75,7 +75,9 @@ def test_workers_wait_for_a_node_that_comes(ray_cluster, monkeypatch):
 def test_gpus_that_could_be_started_are_never_replaced_by_cpus(ray_cluster, monkeypatch):
     assert cluster.gpus_per_worker(None) == 0
     assert cluster.gpus_of_a_task(0.5) == 0
-    assert cluster.runtime_env(0) is None
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    own = {"OMP_WAIT_POLICY": "ACTIVE", "MALLOC_ARENA_MAX": "1"}
+    assert cluster.runtime_env(0) == {"env_vars": own}
     monkeypatch.setattr(
         cluster.state, "get_max_resources_from_cluster_config", lambda: {"CPU": 8, "GPU": 8}
     )
@@ -83,8 +85,8 @@ def test_gpus_that_could_be_started_are_never_replaced_by_cpus(ray_cluster, monk
         cluster.gpus_per_worker(None)
     assert cluster.gpus_per_worker(0) == 0
     assert cluster.gpus_of_a_task(0.5) == 0.5
-    assert cluster.runtime_env(0) == {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
-    assert cluster.runtime_env(1) is None
+    assert cluster.runtime_env(0) == {"env_vars": {**own, "CUDA_VISIBLE_DEVICES": ""}}
+    assert cluster.runtime_env(1) == {"env_vars": own}
     with pytest.raises(ConfigError, match="still need 1 GPUs and the cluster has 0"):
         cluster.place(1, 1, 1, 0.5, lambda line: None)
 

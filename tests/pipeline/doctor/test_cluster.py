@@ -69,8 +69,8 @@ def test_a_node_whose_examination_fails_tells_why(ray_cluster, tmp_path, monkeyp
 
 
 def test_what_all_share(ray_cluster, tmp_path):
-    gone = ["tracking.uri=http://127.0.0.1:9", "train.shards=[memory://nowhere/shards]"]
+    gone = ["tracking.uri=http://127.0.0.1:9", "train.shards=[memory://no@where/shards@0.5]"]
     config = load_config(None, [f"run.storage={tmp_path}", *gone])
     problems = [each.problem for each in doctor.check_shared(config)]
     assert problems[0] == "http://127.0.0.1:9 does not answer"
-    assert problems[1].startswith("memory://nowhere/shards: ")
+    assert problems[1].startswith("memory://no@where/shards: ")

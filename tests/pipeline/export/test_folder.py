@@ -93,6 +93,23 @@ def test_the_tokenizer_folds_what_the_manifest_says(run, tmp_path):
     assert lineage["cleaning"] == ["html", "width", "simplify"]
 
 
+@pytest.mark.parametrize(
+    ("made", "sentence", "tags"),
+    [
+        ({}, "pretrained with whole-word masks and NSP\nfor 6 steps", "whole-word-masking"),
+        (
+            {"masking": {"whole_words": False}, "pairs": {"task": "none"}},
+            "pretrained with masks of single tokens\nfor 6 steps",
+            "",
+        ),
+    ],
+)
+def test_the_card_says_what_the_network_was_trained_to_predict(run, tmp_path, made, sentence, tags):
+    card = (export_of(run, tmp_path / "moved", **made) / "README.md").read_text("utf-8")
+    assert sentence in card
+    assert f"tags: [{', '.join(filter(None, ('nezha', tags)))}]" in card
+
+
 def test_a_corpus_that_was_not_cleaned_is_not_folded(run):
     _, paths = run
     normal = AutoTokenizer.from_pretrained(paths.export).backend_tokenizer.normalizer

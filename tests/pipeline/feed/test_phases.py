@@ -1,11 +1,14 @@
 """Phases of a run: one feed after another, whatever the number of workers."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from pipeline.errors import ShardError
 from pipeline.feed.batches import Feed
-from pipeline.feed.phases import PhasedFeed
+from pipeline.feed.phases import PhasedFeed, phases_of
+from pipeline.settings.config import Config
 from pipeline.settings.corpus import MaskingSettings
 from tests.pipeline.corpus.made import make_corpus
 
@@ -83,3 +86,16 @@ def test_phases_share_a_vocabulary(corpora):
     later.vocab_sha256 = "another"
     with pytest.raises(ShardError, match=r"train\.phases have another vocabulary"):
         PhasedFeed([first, later], [5])
+
+
+def test_what_each_phase_of_a_run_reads():
+    later = {"after": 5, "sequence_length": 256, "global_batch": 9, "shards": ["b@2"]}
+    train = {"steps": 8, "global_batch": 24, "first_batch": 4, "batch_warmup": 4, "shards": ["a"]}
+    config = Config.model_validate({"train": {**train, "phases": [later]}})
+    first, second = phases_of(config)
+    # 4, 9, 14 and 19 samples while the batch grows.
+    assert first[:3] == (5, 4 + 9 + 14 + 19 + 24, 128)
+    assert second[:3] == (3, 27, 256)
+    assert [Path(each.shards[0]).name for each in (first, second)] == ["a", "b@2"]
+    assert [phase[:2] for phase in phases_of(config, 2)] == [(2, 13), (0, 0)]
+    assert phases_of(config, 6)[1][:2] == (1, 9)

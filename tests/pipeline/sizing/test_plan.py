@@ -64,6 +64,21 @@ def test_recomputed_activations_leave_room_for_a_larger_micro_batch():
     assert recomputed.largest_micro_batch > plain.largest_micro_batch
 
 
+def test_each_phase_takes_its_own_time_and_memory(monkeypatch):
+    monkeypatch.setattr(benchmark, "activation_bytes", lambda config, shape: 1e5)
+    steps = [*GPU, "train.steps=100", "train.global_batch=256", "train.micro_batch=16"]
+    later = "train.phases=[{after: 90, sequence_length: 512, global_batch: 128}]"
+    short, grown, phased = (
+        plan.make(load_config(None, [*steps, *more]))
+        for more in ([], ["train.first_batch=64", "train.batch_warmup=50"], [later])
+    )
+    assert short.seconds == pytest.approx(100 * sum(short.step) / short.goodput.share)
+    assert grown.step == phased.step == short.step
+    assert grown.seconds < short.seconds < phased.seconds
+    assert phased.memory[1].activations == pytest.approx(8 * 512 * 1e5 / 2)
+    assert short.memory[1].activations == pytest.approx(16 * 128 * 1e5 / 2)
+
+
 def test_checkpoints_that_are_kept_for_ever_take_disk(monkeypatch):
     monkeypatch.setattr(benchmark, "activation_bytes", lambda config, shape: 1e5)
     steps = ["train.steps=1000", "train.checkpoint_every=100", "train.keep_last=3"]

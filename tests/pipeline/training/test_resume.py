@@ -29,7 +29,7 @@ def test_what_may_change_is_shown(checkpoint):
         engine={"attention": "eager", "zero_stage": 2},
         scaling={"workers": 3},
         corpus={"sequence_length": 64, "lowercase": False},
-        train={"log_every": 1},
+        train={"log_every": 1, "eval_every": 9},
         tracking={"experiment": "other"},
     )
     assert {line.split(":")[0] for line in lines} == {

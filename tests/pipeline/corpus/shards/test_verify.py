@@ -110,6 +110,13 @@ def test_torn_words_are_found(tmp_path):
     )
 
 
+def test_tokens_that_are_masked_each_alone_tear_no_words(tmp_path):
+    pairs, _ = samples()
+    masking = MaskingSettings(whole_words=False)
+    corpus(tmp_path, pairs, whole_word_masks(pairs, masking, VOCABULARY, 0), masking)
+    assert verify(str(tmp_path)).problems == []
+
+
 def test_budgets_and_shares_are_compared_with_the_settings(tmp_path):
     pairs, masks = samples()
     corpus(tmp_path, pairs, masks, MaskingSettings(probability=0.1))

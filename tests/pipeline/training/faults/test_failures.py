@@ -1,5 +1,7 @@
 """What failed workers mean: a restart, a rewind, or the end of the run with its reason."""
 
+from pathlib import Path
+
 import pytest
 
 from pipeline.errors import ShardError, TrainingError
@@ -25,7 +27,10 @@ class Wrapped(Exception):
 @pytest.fixture
 def run(tmp_path):
     faults = {"max_failures": 2, "spike": "rewind"}
-    config = Config.model_validate({"run": {"storage": str(tmp_path)}, "faults": faults})
+    later = {"after": 5, "sequence_length": 256, "global_batch": 4}
+    config = Config.model_validate(
+        {"run": {"storage": str(tmp_path)}, "faults": faults, "train": {"phases": [later]}}
+    )
     paths = RunPaths.of(config)
     paths.checkpoints.mkdir(parents=True)
     workers.write_workers(paths.run, [workers.Worker("10.0.0.1", 7), workers.Worker("10.0.0.2", 8)])
@@ -125,11 +130,13 @@ def test_a_cut_event_hides_no_other(run):
     assert texts(paths) == [("restart", "one"), ("restart", "two")]
 
 
-def test_a_death_by_a_truncated_shard_stops_the_run_and_names_it(run):
+@pytest.mark.parametrize("phase", ["first", "later"])
+def test_a_death_by_a_truncated_shard_stops_the_run_and_names_it(run, phase):
     """Reading what was cut from a mapped file ends the process (SIGBUS) without a word."""
     _, paths, policy = run
-    make_corpus(paths.shards)
-    shard = paths.shards / "shard-00001.arrow"
+    folder = paths.shards if phase == "first" else Path(*paths.later[0])
+    make_corpus(folder)
+    shard = folder / "shard-00001.arrow"
     shard.open("r+b").truncate(100)
     error = policy.decide({1: RayActorError("killed by SIGBUS")})
     assert isinstance(error, ShardError)
