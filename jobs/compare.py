@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 from rich.console import Console
@@ -20,10 +20,6 @@ from pipeline.comparing.report import sections
 from pipeline.settings.config import Config
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.finetuning import record_comparison
-
-
-def plan(config: Config) -> Mapping[str, object]:
-    return compare.plan(config)
 
 
 def execute(config: Config, console: Console) -> None:
@@ -87,7 +83,7 @@ VERB = Verb(
         "--seeds N, --train-limit N, --eval-limit N (compare.NAME)."
     ),
     groups=("run", "tracking", "compare"),
-    plan=plan,
+    plan=compare.plan,
     execute=execute,
 )
 

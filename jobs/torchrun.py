@@ -24,7 +24,7 @@ def plan(config: Config) -> Mapping[str, object]:
 
 
 def execute(config: Config, console: Console) -> None:
-    state = torchrun.fit(config, None)
+    state = torchrun.fit(config)
     if torchrun.rank() == 0:
         write_report(RunPaths.of(config).run)
         console.print(table("Trained", {"step": state["step"], **state["heldout"]}))

@@ -33,7 +33,7 @@ class Disk:
         return path
 
     def there(self, path: Path) -> Path:
-        """The path, on that disk, of a file or folder that stands for one of the offered folder."""
+        """The path, on that disk, of the file or folder that has this path on this node."""
         return path
 
     def send(self, path: Path) -> None:

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import fsspec
 import pyarrow as pa
@@ -73,16 +74,22 @@ def write_whole(path: str, data: bytes | pa.Buffer) -> None:
         system, inner = filesystem(path)
         system.pipe_file(inner, bytes(data))
         return
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(Path(path)) as file:
+        file.write(data)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A local file that appears when the block ends without an error, synced to the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     # The number of a process is not enough: threads, and containers that share the disk, collide.
-    temporary = target.with_name(f".{target.name}.{os.getpid()}{secrets.randbits(63)}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{secrets.randbits(63)}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(target)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

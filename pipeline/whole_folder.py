@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -13,15 +13,18 @@ from pathlib import Path
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder, which takes the place of `folder` when the block ends without an error.
 
-    Its name is `.NAME.` and random letters: two processes that make the same folder, also one that
-    is cut off from the cluster but alive, do not write into each other's. A process that is killed
-    leaves it behind.
+    Its name is `.NAME.`, random letters and `.new`: two processes that make the same folder, also
+    one that is cut off from the cluster but alive, do not write into each other's. A process that
+    is killed leaves it behind.
     """
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}")
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.new")
     temporary.mkdir(parents=True)
+    old = temporary.with_suffix(".old")
     try:
         yield temporary
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            folder.rename(old)  # to delete it takes longer, and a kill would leave half of it
         temporary.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

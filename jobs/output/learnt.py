@@ -35,7 +35,7 @@ def show_learnt(config: Config, console: Console) -> None:
             markup=False,
             highlight=False,
         )
-    if paths.heldout.exists() and "://" not in str(paths.heldout):
+    if paths.heldout.exists():
         console.print(
             "held-out text; masked characters stand in brackets, ✓ answered rightly, "
             "else answer → truth:",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.corpus.text.decompression import COMPRESSIONS
 from pipeline.errors import ConfigError
+from pipeline.storage import whole_file
 
 STANDARD = "-"
 """Stands for standard output."""
@@ -48,22 +49,16 @@ def write(lines: Iterable[str], path: str, setting: str) -> int:
         return _print(lines)
     target = Path(os.path.realpath(path))
     whole = target.is_file() or not target.exists()
-    written = target.with_name(f".{target.name}.{os.getpid()}.tmp") if whole else target
     found = iter(lines)
     some = list(itertools.islice(found, 1))  # errors of what makes the lines are not those of files
     count = 0
     try:
-        with written.open("wb") as file:
+        with whole_file(target) if whole else target.open("wb") as file:
             for line in itertools.chain(some, found):
                 file.write(line.encode("utf-8"))
                 count += 1
-        if whole:
-            written.replace(target)
     except OSError as error:
         raise ConfigError(f"{setting}: {path}: {error.strerror or error}") from error
-    finally:
-        if whole:
-            written.unlink(missing_ok=True)
     return count
 
 

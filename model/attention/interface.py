@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from ..fused.dropout import byte_tells, kernel_seed
+from ..fused.dropout import is_usable_rate, kernel_seed
 from ..fused.operators import check_transforms, only_torch_operators
 from .definition import eager_attention
 from .packing import Packing, additive, on_padded
@@ -38,7 +38,7 @@ def sdpa(
     dropout = options.get("dropout", 0.0)
     if only_torch_operators():
         pass
-    elif q.device.type == "cpu" and (not dropout or byte_tells(dropout)):
+    elif q.device.type == "cpu" and (not dropout or is_usable_rate(dropout)):
         attention = partial(on_padded, tiled_attention)
     elif q.device.type == "cuda" and HAS_TRITON and not why_not(q, dropout):
         attention = flash

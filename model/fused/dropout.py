@@ -91,8 +91,8 @@ def drop_below(rate: float) -> int:
     return round(rate * LEVELS)
 
 
-def byte_tells(rate: float) -> bool:
-    """Whether some levels drop an element and others keep it."""
+def is_usable_rate(rate: float) -> bool:
+    """Whether some levels of a byte drop an element and others keep it."""
     return 0 < drop_below(rate) < LEVELS
 
 
@@ -213,7 +213,7 @@ class Dropout(nn.Dropout):
             return x
         if (
             x.device.type != "cpu"
-            or not byte_tells(self.p)
+            or not is_usable_rate(self.p)
             or only_torch_operators()
             or transforms_are_active()
         ):

@@ -57,15 +57,15 @@ def _unused_name(name: str) -> str:
 
 
 def only_torch_operators() -> bool:
-    """Whether a program is being exported, whose readers have no other operators."""
+    """Whether torch.export or torch.jit traces: their programs may hold torch's operators alone."""
     # is_exporting() of torch 2.11 is also true where torch.compile traces.
     return torch.compiler._is_exporting_flag or torch.jit.is_tracing()
 
 
 def transforms_are_active() -> bool:
-    """Whether vmap, grad, jvp or their kind are active, which operators would mislead.
+    """Whether torch.func transforms or forward-mode derivatives are active.
 
-    Forward-mode derivatives would be zero without a word.
+    Our operators would give wrong results there, such as forward-mode derivatives of zero.
     """
     return not torch.compiler.is_compiling() and (
         torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0

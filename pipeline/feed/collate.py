@@ -60,8 +60,6 @@ class PackedBatch(NamedTuple):
     """[T]"""
     token_type_ids: Integers
     """[T]"""
-    labels: Integers
-    """[T]"""
     cu_seqlens: NDArray[np.int32]
     """[B + 1] where each sample begins, and T."""
     longest: int
@@ -72,10 +70,6 @@ class PackedBatch(NamedTuple):
     """[M] indices into the T tokens."""
     masked_labels: Integers
     """[M]"""
-    samples: NDArray[np.uint64]
-    """[B]"""
-    masked_words: Integers = np.zeros(0, np.int64)
-    """[M] or [0]"""
 
 
 def collate(
@@ -160,12 +154,9 @@ def pack(batch: Batch) -> PackedBatch:
     return PackedBatch(
         batch.input_ids.ravel()[tokens],
         batch.token_type_ids.ravel()[tokens],
-        batch.labels.ravel()[tokens],
         cu_seqlens.astype(np.int32),
         int(lengths.max()),
         batch.next_sentence_label,
         cu_seqlens[row] + column,
         batch.masked_labels,
-        batch.samples,
-        batch.masked_words,
     )

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class PeerFailed(TrainingError):
-    """What became of a group's work is told by another of its workers, not by this one."""
+    """Another worker of the group reports the cause; this one only lost its connection to it."""
 
 
 class Workers(NamedTuple):

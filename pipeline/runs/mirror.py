@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,12 +27,20 @@ PUSH_SECONDS = 10.0
 logger = logging.getLogger(__name__)
 
 
+def stop_this_process() -> None:
+    """Ask it to stop, as a scheduler does: what nobody will keep need not be computed."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 @contextmanager
-def held(config: Config, say: Callable[[str], None]) -> Iterator[None]:
+def held(
+    config: Config, say: Callable[[str], None], stop: Callable[[], None] = stop_this_process
+) -> Iterator[None]:
     """Hold the run in its object store, and keep its copy there; nothing for a local storage.
 
     Args:
         say: takes a line if something takes time.
+        stop: is called if another command takes the run over.
 
     Raises:
         ConfigError: another command works on the run, or several processes would hold it.
@@ -41,7 +50,7 @@ def held(config: Config, say: Callable[[str], None]) -> Iterator[None]:
         yield
         return
     mirror = _mirror_of(config)
-    with locked(mirror, say) as lost, _pushing(mirror, lost):
+    with locked(mirror, say, stop) as lost, _pushing(mirror, lost):
         yield
 
 

@@ -1,7 +1,8 @@
 """The copy of a run's folder in an object store.
 
-Files named in MARKERS are uploaded after the files that they vouch for, and deleted before them. So
-a checkpoint that has its marker in the store is whole, and no rename is needed there.
+A file named in MARKERS says that the other files of its folder are whole. It is uploaded after them
+and deleted before them. So a checkpoint that has its marker in the store is whole, and no rename is
+needed there.
 """
 
 from __future__ import annotations

@@ -29,8 +29,12 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def locked(mirror: Mirror, say: Callable[[str], None]) -> Iterator[threading.Event]:
+def locked(
+    mirror: Mirror, say: Callable[[str], None], stop: Callable[[], None]
+) -> Iterator[threading.Event]:
     """Hold the run's lock in the store; yields an event that is set if another command took it.
+
+    `stop` is called, in another thread, when that is found.
 
     Raises:
         ConfigError: another command works on the run.
@@ -62,8 +66,9 @@ def locked(mirror: Mirror, say: Callable[[str], None]) -> Iterator[threading.Eve
         try:
             if holder().get("token") == own["token"]:
                 write(next(beats))
-            else:
+            elif not lost.is_set():
                 lost.set()
+                stop()
         except Exception as error:  # the store may come back
             logger.warning("%s: no sign of life could be written: %s", mirror.url, error)
 

@@ -56,8 +56,6 @@ class SampleFiles(NamedTuple):
     """Reviews: `text`, `label` (1 is positive); half are positive; shuffled."""
     sentiment_dev: Path
     sentiment_test: Path
-    reviews: Path
-    """The training reviews as documents without labels, to pretrain on text of that domain."""
 
 
 def files_in(folder: str | Path) -> SampleFiles:
@@ -68,7 +66,7 @@ def files_in(folder: str | Path) -> SampleFiles:
         for task in ("ner", "sentiment")
         for split in ("train", "dev", "test")
     ]
-    return SampleFiles._make([*corpus, *tasks, Path(folder, "corpus", "reviews.jsonl")])
+    return SampleFiles._make([*corpus, *tasks])
 
 
 def make(folder: str | Path, heldout_share: float) -> SampleFiles:
@@ -94,13 +92,11 @@ def make(folder: str | Path, heldout_share: float) -> SampleFiles:
     documents = list(split_documents(parse(line) for line in month.splitlines() if line.strip()))
     kept, held = split_time(documents, heldout_share)
     dev, test = split_time(held, 0.5)
-    reviews = split_reviews(positive.splitlines(), negative.splitlines(), SENTIMENT_EVAL)
     contents: list[Iterable[dict[str, Any]]] = [
         _as_texts(kept, first=0),
         _as_texts(held, first=len(kept)),
         *(_as_sentences(split) for split in (kept, dev, test)),
-        *reviews,
-        ({"id": f"review-{i:05d}", "text": row["text"]} for i, row in enumerate(reviews[0])),
+        *split_reviews(positive.splitlines(), negative.splitlines(), SENTIMENT_EVAL),
     ]
     rows = [_write(path, content) for path, content in zip(files, contents, strict=True)]
     recipe["files"] = {

@@ -136,7 +136,7 @@ class DedupSettings(Settings):
     rows: Positive = 8
     """Hashes in a band."""
     memory_megabytes: AboveZero = 1000.0
-    """Memory of one task that compares documents. Less memory makes more tasks, not other marks."""
+    """Memory of one task that compares documents. With less there are more tasks."""
 
     @field_validator("boilerplate_documents")
     @classmethod

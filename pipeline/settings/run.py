@@ -19,8 +19,8 @@ class RunSettings(Settings):
     """Folder that holds the run folder, on the disk of the command's node or on a shared one; or a
     URL (s3://, gs://)."""
     scratch: LocalPath = ""
-    """Folder to work in if `run.storage` is a URL, and for the copies of nodes that do not see it;
-    empty: one in the temporary folder."""
+    """Folder to work in if `run.storage` is a URL. Nodes that cannot read `run.storage` keep their
+    copies there too. Empty: a folder in the temporary folder."""
     seed: Annotated[int, Number, Field(ge=0, lt=2**32)] = 42
     """Seed of pairs, masks, order, initial weights and dropout."""
 

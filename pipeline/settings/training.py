@@ -161,7 +161,7 @@ class OptimSettings(Settings):
     decay: NotNegative | None = None
     """Last steps, in which the rate falls (steps, share, tokens); null: all after the warm-up."""
     schedule: Literal["linear", "polynomial", "nvidia", "cosine", "sqrt", "constant"] = "linear"
-    """Shape of the decay. nvidia: polynomial, (1 - t)^0.5, whose t is 0 where the run begins."""
+    """Shape of the decay. nvidia: (1 - t)^0.5, where t counts from step 0, warm-up included."""
     weight_decay: NotNegative = 0.01
     """Decoupled weight decay; biases and LayerNorm have none."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
@@ -192,8 +192,8 @@ class EngineSettings(Settings):
     """Recompute activations in the backward pass: less memory, about a third more time."""
     compile: bool = False
     """Apply torch.compile to the layers of the network, with ZeRO stages 1 and 2."""
-    attention: Literal["auto", "eager", "sdpa", "flash"] = "auto"
-    """auto and sdpa: the fastest that fits. flash: the Triton kernels. eager: the definition."""
+    attention: Literal["auto", "eager", "flash"] = "auto"
+    """auto: the fastest that fits. flash: the Triton kernels. eager: the definition."""
     peak_tflops: AboveZero | None = None
     """Peak of a worker's device in dense TFLOP/s, for MFU; null: looked up by the GPU's name."""
     deepspeed: dict[str, Any] = Field(default_factory=dict)
@@ -237,7 +237,7 @@ class ScalingSettings(Settings):
     cpus_per_worker: AboveZero = 1
     """CPUs, and so threads, of a worker."""
     wait_seconds: NotNegative = 0.0
-    """How long to wait for nodes that the cluster starts by itself; 0: refuse what lacks now."""
+    """Seconds to wait for nodes that the cluster starts by itself; 0: refuse what lacks nodes."""
 
     @model_validator(mode="after")
     def _check(self) -> ScalingSettings:

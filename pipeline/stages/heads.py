@@ -71,7 +71,7 @@ def _record_head(
             show(f"MLflow does not answer; the same command registers {run.output.name} later")
             return
         run_id = recording.start_run(own, run.output.name, run.export)
-    except TrackingError as error:  # the head is worth more
+    except TrackingError as error:  # the head is saved already
         show(str(error))
     else:
         recording.record_head(own, result, run_id, show)

@@ -92,7 +92,7 @@ def _log_corpora(config: Config, run_id: str, show: Show) -> None:
 
 
 def drawn(draw: Callable[[], list[Path]], show: Show) -> list[Path]:
-    """The files that `draw` makes; none if it fails: whatever it is, the weights are worth more."""
+    """The files that `draw` makes; none if that fails: the weights are saved already."""
     try:
         return draw()
     except Exception as error:
@@ -112,7 +112,7 @@ def _record(
         return run_id
     try:
         run_id = tracking.start_run(config, config.run.name, tags, run_id)
-    except TrackingError as error:  # the trained network is worth more
+    except TrackingError as error:  # the trained network is saved already
         show(str(error))
         return None
     tracking.note_run(RunPaths.of(config).run, run_id)
@@ -137,7 +137,7 @@ def reference_loss(config: Config, show: Show) -> float | None:
         return None
     try:
         return _unigram_loss(tuple(folders), paths.heldout, train.micro_batch, train.eval_samples)
-    except Exception as error:  # whatever it is, the trained network is worth more
+    except Exception as error:  # whatever it is: the trained network is saved already
         show(f"the loss of token frequencies alone can't be computed: {error}")
         return None
 

@@ -44,7 +44,8 @@ def start_run(config: Config, name: str, export: str) -> str:
 def record_head(config: Config, result: FinetuneResult, run_id: str, show: Show) -> None:
     """Send a finished fine-tuning to its run, end the run, and register the head.
 
-    A head that the store refuses to register is told: its folder is worth more.
+    If the store refuses to register the head, the reason is shown and nothing fails: the head is
+    saved in its folder.
     """
     folder = Path(result.folder)
     calibration, files = _judge(folder)

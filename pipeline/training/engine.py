@@ -36,7 +36,7 @@ def check(config: Config, device: torch.device | str) -> None:
     if config.engine.offload and not on_gpu:
         mistakes.append("engine.offload moves state from GPU to CPU memory; there is no GPU here")
     if config.engine.attention == "flash" and not on_gpu:
-        mistakes.append("engine.attention=flash needs a GPU; take auto, sdpa or eager")
+        mistakes.append("engine.attention=flash needs a GPU; take auto or eager")
     if config.engine.deepspeed and not mistakes:
         mistakes.extend(_refused_by_deepspeed(config, device))
     if mistakes:

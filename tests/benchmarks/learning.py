@@ -142,7 +142,7 @@ def train_ours(chosen: argparse.Namespace, steps: int, name: str) -> list[list[f
         return scores
 
     loop._optimizer_step, loop.evaluate = first_step, timed
-    torchrun.fit(config, None)
+    torchrun.fit(config)
     return points
 
 

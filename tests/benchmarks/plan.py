@@ -32,7 +32,7 @@ engine.join()
 engine._import_deepspeed("cpu")
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
-torchrun.fit(load_config(sys.argv[1]), None)
+torchrun.fit(load_config(sys.argv[1]))
 print("peak", before, peak())
 """
 

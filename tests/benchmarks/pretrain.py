@@ -68,7 +68,7 @@ def run(chosen: argparse.Namespace, folder: Path) -> dict[str, float]:
             *chosen.set,
         ],
     )
-    torchrun.fit(config, None)
+    torchrun.fit(config)
     records = [record for record in history.read(RunPaths.of(config).run) if "loss" in record]
     values = defaultdict(list)
     for record in records[1:]:

@@ -33,14 +33,14 @@ def slowly(*given, of=loop.learning_rate):
 loop.learning_rate, mirror.PUSH_SECONDS = slowly, 0.2
 config = load_config(None, sys.argv[1:])
 with mirror.held(config, print):
-    torchrun.fit(config, None)
+    torchrun.fit(config)
 """
 
 
 def test_a_run_goes_on_where_another_node_was_lost(tmp_path, bucket):  # noqa: F811
     """On a real server: the weights are those of an undisturbed run on a disk."""
     whole = test_loop.settings(tmp_path, "whole", "train.checkpoint_every=2")
-    torchrun.fit(whole, None)
+    torchrun.fit(whole)
     model = f"model={test_loop.MODEL}"
     shared = [
         *(f"run.storage={bucket}/runs", "run.name=a"),
@@ -70,7 +70,7 @@ def test_a_run_goes_on_where_another_node_was_lost(tmp_path, bucket):  # noqa: F
         assert found
         assert 2 <= files.step_of(found) < 12
         files.verify(found)
-        torchrun.fit(second, None)
+        torchrun.fit(second)
     assert test_loop.losses(second) == test_loop.losses(whole)
     ends = [RunPaths.of(run).checkpoints / "checkpoint_000012" for run in (second, whole)]
     assert files.tensor_hashes(ends[0]) == files.tensor_hashes(ends[1])

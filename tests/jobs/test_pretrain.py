@@ -98,7 +98,7 @@ def test_a_finished_run_under_other_settings(capsys, tmp_path):
     from tests.pipeline.training.test_loop import settings
 
     config = settings(tmp_path, "finished", "train.steps=6")
-    torchrun.fit(config, None)
+    torchrun.fit(config)
     optim = config.optim.model_copy(update={"lr": 0.5})
     changed = config.model_copy(update={"optim": optim})
     with pytest.raises(

@@ -31,7 +31,7 @@ class Payload:
 
 def test_a_pickle_with_mended_hashes_is_not_executed(tmp_path):
     config, marker = settings(tmp_path, "run", "train.steps=6"), tmp_path / "executed"
-    torchrun.fit(config, None)
+    torchrun.fit(config)
     newest, file = files.newest(RunPaths.of(config).checkpoints), tensors.file_of(0)
     (newest / file).write_bytes(pickle.dumps(Payload(marker)))
     hashes = files.read_hashes(newest)
@@ -40,7 +40,7 @@ def test_a_pickle_with_mended_hashes_is_not_executed(tmp_path):
     files.verify(newest)
     longer = config.model_copy(update={"train": config.train.model_copy(update={"steps": 12})})
     with pytest.raises((NezhaError, SafetensorError)):
-        torchrun.fit(longer, None)
+        torchrun.fit(longer)
     assert not marker.exists()
 
 

@@ -1,5 +1,7 @@
 """A folder appears whole, or stays as it was."""
 
+import shutil
+
 import pytest
 
 from pipeline.whole_folder import whole_folder
@@ -13,6 +15,24 @@ def test_the_new_folder_takes_the_place_of_the_old_one(tmp_path):
             assert not (target / name).exists()
         assert [path.name for path in target.iterdir()] == [name]
     assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_kill_while_the_old_folder_is_deleted_leaves_the_new_one(tmp_path, monkeypatch):
+    target = tmp_path / "folder"
+    target.mkdir()
+    (target / "old").touch()
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    def replace():
+        with whole_folder(target) as temporary:
+            (temporary / "new").touch()
+            monkeypatch.setattr(shutil, "rmtree", killed)
+
+    with pytest.raises(KeyboardInterrupt):
+        replace()
+    assert [path.name for path in target.iterdir()] == ["new"]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

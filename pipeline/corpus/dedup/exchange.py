@@ -7,15 +7,15 @@ more memory than its own parts, and the driver passes only names on.
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.storage import filesystem, write_whole
+from pipeline.storage import filesystem, whole_file, write_whole
 
 SUFFIX = ".parts"
 
@@ -74,12 +74,8 @@ def concatenate(paths: Sequence[str], target: str) -> None:
     """Write the content of files, one after another, to a file; a local one appears when whole."""
     system, inner = filesystem(target)
     local = "://" not in target
-    folder, _, name = inner.rpartition("/")
-    written = f"{folder}/.{name}.{os.getpid()}.tmp" if local else inner
-    with system.open(written, "wb") as file:
+    with whole_file(Path(inner)) if local else system.open(inner, "wb") as file:
         for path in paths:
             source, there = filesystem(path)
             with source.open(there, "rb") as part:
                 shutil.copyfileobj(part, file, 1 << 20)
-    if local:
-        os.replace(written, inner)

@@ -50,7 +50,7 @@ def with_changes(config: Config, changes: Mapping[str, Any], where: str) -> Conf
 
     Args:
         changes: values by dotted name.
-        where: what is told of the place of a mistake, such as ` in FILE`.
+        where: the place of a mistake, for messages, such as ` in FILE`.
 
     Raises:
         ConfigError: as `load_config`.

@@ -111,8 +111,8 @@ class Writer:
 
         Raises:
             CheckpointError: it could not be written within `train.checkpoint_retry_seconds`, on
-                every rank; the earlier ones are whole. With `train.checkpoint_errors=continue` it
-                is told instead, unless it is the last.
+                every rank; the earlier ones are whole. With `train.checkpoint_errors=continue`
+                this is recorded instead, unless it is the last one.
         """
         if self._thread is None:
             return

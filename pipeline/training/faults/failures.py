@@ -19,7 +19,7 @@ from pipeline.training.faults.hang import STACKS, waiting_ranks
 from pipeline.training.faults.workers import workers
 
 MAX_REWINDS = 3
-"""Rewinds from one checkpoint: data can't be the cause if the run diverges on all of it."""
+"""Rewinds from one checkpoint. If the run diverges on all data, the data is not the cause."""
 
 
 @dataclass

@@ -34,7 +34,7 @@ class Watchdog:
 
 
 def clear(run: Path) -> None:
-    """Put the stacks of a failed attempt aside, so that they don't explain the next failure."""
+    """Rename the stacks of a failed attempt, so that they are not taken for the next one's."""
     if waiting_ranks(run):
         (run / STACKS).rename(run / f"{STACKS}_{int(time.time())}")
     shutil.rmtree(run / STACKS, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Where each rank of a run was started last: a failure is told with its node and process."""
+"""Where each rank of a run was started last: messages about a failure name node and process."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def with_workers(config: Config) -> Config:
     return config.model_copy(update={"scaling": scaling})
 
 
-def fit(config: Config, tracking: tuple[str, str] | None) -> dict[str, Any]:
+def fit(config: Config) -> dict[str, Any]:
     """Train as the rank that RANK, WORLD_SIZE and LOCAL_RANK name; without them, alone.
 
     Returns:
@@ -84,7 +84,6 @@ def fit(config: Config, tracking: tuple[str, str] | None) -> dict[str, Any]:
         device=device,
         threads=max(1, int(config.scaling.cpus_per_worker)),
         report=lambda *_: None,
-        tracking=tracking,
         stop=lambda: stop.requested(run),
     )
     with contextlib.ExitStack() as held:

@@ -36,8 +36,8 @@ class Recorder:
     """Rank 0 writes to the run's own file and to MLflow (URI, run id); other ranks write nothing.
 
     A run that continues from `step` first deletes its later records, and sends MLflow those of the
-    earlier ones that it missed. A storage that is full or does not answer for a while, which a
-    checkpoint waits for beside the training, does not end the training here either.
+    earlier ones that it missed. While the storage is full or does not answer, records stay in
+    memory and are written later; training goes on.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from tests.pipeline.training.test_loop import settings
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     config = settings(tmp_path_factory.mktemp("runs"), "filled", "train.steps=12")
-    torchrun.fit(config, None)
+    torchrun.fit(config)
     paths = RunPaths.of(config)
     best = checkpoints.best(paths.checkpoints)
     export.export_checkpoint(best, paths.vocab, paths.export)

@@ -42,7 +42,7 @@ def export_of(run, folder, **settings):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     config = settings(tmp_path_factory.mktemp("runs"), "exported", "train.steps=6")
-    torchrun.fit(config, None)
+    torchrun.fit(config)
     paths = RunPaths.of(config)
     export.export_checkpoint(checkpoints.best(paths.checkpoints), paths.vocab, paths.export)
     return config, paths

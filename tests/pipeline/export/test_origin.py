@@ -16,7 +16,7 @@ from tests.pipeline.training.test_loop import settings
 def trained(tmp_path_factory):
     """A checkpoint, the export of it, and the folder of both."""
     config = settings(tmp_path_factory.mktemp("runs"), "first", "train.steps=6")
-    torchrun.fit(config, None)
+    torchrun.fit(config)
     paths = RunPaths.of(config)
     checkpoint = paths.checkpoints / "checkpoint_000006"
     return checkpoint, export_checkpoint(checkpoint, paths.vocab, paths.export)

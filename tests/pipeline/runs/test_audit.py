@@ -20,11 +20,11 @@ from tests.pipeline.training.test_loop import settings
 def resumed(tmp_path_factory):
     """A run of 12 steps that was begun again from step 6, after a crash had cut a line."""
     config = settings(tmp_path_factory.mktemp("runs"), "resumed", "run.seed=3", "train.steps=12")
-    torchrun.fit(config, None)
+    torchrun.fit(config)
     files.remove(RunPaths.of(config).checkpoints / "checkpoint_000012")
     path = RunPaths.of(config).run / step_log.FILE
     path.write_text(path.read_text("utf-8")[:-9], "utf-8")
-    torchrun.fit(config, None)
+    torchrun.fit(config)
     return config
 
 
@@ -42,7 +42,7 @@ def test_a_branch_leaves_out_nothing_of_its_own(resumed, tmp_path):
     origin = RunPaths.of(resumed).run
     branch = ("train.init_state=branch", f"train.init_from={origin}", "optim.warmup=0")
     config = settings(tmp_path, "branch", "run.seed=3", "train.steps=6", *branch)
-    torchrun.fit(config, None)
+    torchrun.fit(config)
     found = audit(config)
     assert (found.problems, found.left_out, found.steps) == ([], 0, 6)
 

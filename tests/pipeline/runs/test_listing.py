@@ -13,12 +13,12 @@ from tests.pipeline.training.test_loop import settings
 
 
 def test_states_of_runs(tmp_path, monkeypatch, capsys):
-    torchrun.fit(settings(tmp_path, "whole", "train.steps=6"), None)
+    torchrun.fit(settings(tmp_path, "whole", "train.steps=6"))
     asked = iter([False] * 3 + [True])
     monkeypatch.setattr(stop, "requested", lambda run: next(asked))
     config = settings(tmp_path, "cut")
     with pytest.raises(Interrupted):
-        torchrun.fit(config, None)
+        torchrun.fit(config)
     (tmp_path / "no run").mkdir()
     cut, whole = list_runs(tmp_path)
     assert (whole.name, whole.state, whole.step, whole.steps) == ("whole", "finished", 6, 6)

@@ -191,16 +191,17 @@ def test_a_run_has_one_command_at_a_time(tmp_path, url, monkeypatch):
     # A host that is gone leaves its lock; one that comes back must not go on.
     lock = {"host": "gone", "pid": 1, "token": "a", "beat": 3}
     filesystem(url)[0].pipe(f"{filesystem(url)[1]}/lock.json", json.dumps(lock).encode())
-    lines = []
+    lines, stops = [], []
 
     def lose() -> None:
-        with mirror.held(config, lines.append):
+        with mirror.held(config, lines.append, lambda: stops.append(1)):
             filesystem(url)[0].pipe(f"{filesystem(url)[1]}/lock.json", json.dumps(lock).encode())
             time.sleep(0.3)
 
     with pytest.raises(StorageError, match="another command has taken this run over"):
         lose()
     assert "sign of life of gone" in lines[0]
+    assert stops == [1]
 
 
 def test_reading_takes_a_run_from_nobody(tmp_path, url):

@@ -114,7 +114,7 @@ def test_a_given_vocabulary_is_planned_with(tmp_path):
 
 def test_a_checkpoint_takes_what_was_planned(tmp_path):
     config = settings(tmp_path, "stored", "train.steps=6", "scaling.workers=1")
-    torchrun.fit(config, None)
+    torchrun.fit(config)
     paths = RunPaths.of(config)
     shape = network_config(config.model, vocabulary_size(config))
     planned = model.checkpoint_bytes(count_parameters(shape))
@@ -151,7 +151,7 @@ def test_the_plan_is_held_against_the_run(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(benchmark, "measure", lambda config, micro_batch, say: anchor)
         plan.save(config, plan.make(config))
-    torchrun.fit(config, None)
+    torchrun.fit(config)
     found = plan.compare(config)
     assert found.keys() == {"step_seconds", "tokens_per_second"}
     assert "%" in found["step_seconds"]

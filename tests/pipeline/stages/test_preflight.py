@@ -18,7 +18,7 @@ from tests.pipeline.training.test_loop import settings
 def test_another_order_is_refused_before_workers_start(tmp_path):
     """Ray would start them again and again."""
     config = settings(tmp_path, "other", "train.steps=6")
-    torchrun.fit(config, None)
+    torchrun.fit(config)
     preflight.check_data(config)
     run = config.run.model_copy(update={"seed": 7})
     with pytest.raises(FingerprintError, match="seed: was 42, is 7"):

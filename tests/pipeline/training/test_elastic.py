@@ -79,7 +79,7 @@ def test_a_run_grows_and_shrinks_with_the_cluster(ray_cluster, tmp_path, monkeyp
         wait_for(paths[2], 1, run)
         assert run.result()["step"] == 18
     steady = settings(tmp_path, "steady", *common)
-    torchrun.fit(steady, None)
+    torchrun.fit(steady)
     curve = worlds.losses(config)
     assert len(curve) == 18
     assert worlds.distance(curve, worlds.losses(steady)) < 1e-4

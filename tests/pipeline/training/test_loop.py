@@ -47,7 +47,7 @@ def settings(tmp_path, name, *overrides):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     config = settings(tmp_path_factory.mktemp("runs"), "whole")
-    return config, torchrun.fit(config, None)
+    return config, torchrun.fit(config)
 
 
 def losses(config):
@@ -78,10 +78,10 @@ def test_a_run_leaves_checkpoints_history_and_scores(finished):
 def test_a_run_killed_after_a_checkpoint_continues_bit_for_bit(finished, tmp_path):
     whole, _ = finished
     config = settings(tmp_path, "killed")
-    torchrun.fit(config, None)
+    torchrun.fit(config)
     paths = RunPaths.of(config)
     files.remove(paths.checkpoints / "checkpoint_000012")
-    torchrun.fit(config, None)
+    torchrun.fit(config)
     assert losses(config) == losses(whole)
     ends = [RunPaths.of(run).checkpoints / "checkpoint_000012" for run in (config, whole)]
     first, second = map(files.tensor_hashes, ends)
@@ -90,17 +90,17 @@ def test_a_run_killed_after_a_checkpoint_continues_bit_for_bit(finished, tmp_pat
 
 def test_other_data_under_an_old_checkpoint_is_refused(finished, tmp_path):
     config = settings(tmp_path, "mixed")
-    torchrun.fit(config, None)
+    torchrun.fit(config)
     paths = RunPaths.of(config)
     write_corpus(paths.shards, paths.vocab, seed=5)
     files.remove(paths.checkpoints / "checkpoint_000012")
     with pytest.raises(NezhaError, match="corpora: was"):
-        torchrun.fit(config, None)
+        torchrun.fit(config)
 
 
 def test_dynamic_masks_train_too(tmp_path):
     config = settings(tmp_path, "dynamic", "corpus.masking.mode=dynamic", "train.steps=6")
-    state = torchrun.fit(config, None)
+    state = torchrun.fit(config)
     assert json.loads(json.dumps(state))["fingerprint_fields"]["masking"]["mode"] == "dynamic"
 
 
@@ -135,21 +135,21 @@ def test_weights_that_are_not_finite_are_not_committed(tmp_path, monkeypatch):
     answers = iter([True, False])
     monkeypatch.setattr(loop.engine, "weights_are_finite", lambda _: next(answers))
     with pytest.raises(TrainingError, match=r"step 4: weights are not finite; lower optim\.lr"):
-        torchrun.fit(config, None)
+        torchrun.fit(config)
     found = files.newest(RunPaths.of(config).checkpoints)
     assert found.name == "checkpoint_000002"
 
 
 def test_a_second_phase_continues_without_the_first(tmp_path):
     first = settings(tmp_path, "first", "train.steps=6")
-    torchrun.fit(first, None)
+    torchrun.fit(first)
     origin = RunPaths.of(first).checkpoints / "checkpoint_000006"
     second = settings(tmp_path, "second", f"train.init_from={origin}")
-    assert torchrun.fit(second, None)["step"] == 12
+    assert torchrun.fit(second)["step"] == 12
     whole = losses(second)
     files.remove(RunPaths.of(second).checkpoints / "checkpoint_000012")
     files.remove(origin)
-    assert torchrun.fit(second, None)["step"] == 12
+    assert torchrun.fit(second)["step"] == 12
     assert losses(second) == whole
 
 
@@ -157,12 +157,12 @@ def test_a_branch_goes_on_as_the_run_that_it_leaves(tmp_path):
     """Same data, rate and optimizer; its own masks may be others."""
     masks = "corpus.masking={mode: dynamic, probability: 0.3, final_probability: 0.1}"
     stable = settings(tmp_path, "stable", "optim.decay=0.5", *DROPLESS)
-    torchrun.fit(stable, None)
+    torchrun.fit(stable)
     checkpoint = RunPaths.of(stable).checkpoints / "checkpoint_000006"
     start = f"train.init_from={checkpoint}", "train.init_state=branch", "train.steps=6"
     branch = settings(tmp_path, "branch", *start, "optim.warmup=0", *DROPLESS)
     preflight.check_data(branch)
-    torchrun.fit(branch, None)
+    torchrun.fit(branch)
     whole, own = losses(stable), losses(branch)
     assert own == {step: whole[step + 6] for step in (2, 4, 6)}
     preflight.check_data(settings(tmp_path, "masks", *start, "optim.warmup=0", masks))
@@ -177,11 +177,11 @@ def test_a_growing_batch_is_resumed_bit_for_bit(tmp_path):
     courses = []
     for name in ("whole", "again"):
         config = settings(tmp_path, name, *growth, masks, "train.nsp_weight=0.5")
-        state = torchrun.fit(config, None)
+        state = torchrun.fit(config)
         assert state["samples_seen"] == sum(6 + 10 * step // 8 for step in range(8)) + 4 * 16
         if name == "again":
             files.remove(RunPaths.of(config).checkpoints / "checkpoint_000012")
-            torchrun.fit(config, None)
+            torchrun.fit(config)
         courses.append(losses(config))
     assert courses[0] == courses[1]
 

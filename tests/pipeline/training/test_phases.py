@@ -56,7 +56,7 @@ def phase(file, folder, length, *overrides):
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     config = phase(FIRST, tmp_path_factory.mktemp("phases"), 24)
-    torchrun.fit(config, None)
+    torchrun.fit(config)
     return RunPaths.of(config).checkpoints / END
 
 
@@ -86,7 +86,7 @@ def test_the_second_phase_starts_from_weights_or_full_state(first):
     for state, steps in (("weights", 6), ("full", 12)):
         config = second(first, state, "engine.zero_stage=2")
         assert evaluate.subject(config) == first
-        ended = torchrun.fit(config, None)
+        ended = torchrun.fit(config)
         path = RunPaths.of(config).checkpoints / END
         assert (ended["step"], ended["samples_seen"], optimizer_step(path)) == (6, 96, steps)
         assert evaluate.subject(config).parent == path.parent
@@ -101,17 +101,17 @@ def test_the_second_phase_starts_from_weights_or_full_state(first):
     assert losses["weights"][0] == pytest.approx(losses["full"][0], rel=1e-6)
     assert losses["weights"][1] != losses["full"][1]
     fresh = second(first, "fresh", "train.init_from=''", "train.init_state=weights")
-    torchrun.fit(fresh, None)
+    torchrun.fit(fresh)
     assert losses["full"][0] != pytest.approx(training(RunPaths.of(fresh).run)[0][1], rel=1e-3)
 
 
 def test_a_second_phase_that_was_stopped_continues_from_its_own_checkpoint(first):
     config = second(first, "full", "run.name=stopped")
     paths = RunPaths.of(config)
-    torchrun.fit(config, None)
+    torchrun.fit(config)
     whole = training(paths.run)
     checkpoints.remove(paths.checkpoints / END)
-    torchrun.fit(config, None)
+    torchrun.fit(config)
     assert training(paths.run) == whole
 
 
@@ -119,7 +119,7 @@ def test_a_run_folder_stands_for_its_newest_checkpoint(first):
     config = second(first, "full", "run.name=by-folder", f"train.init_from={first.parents[1]}")
     preflight.check_data(config)
     assert evaluate.subject(config) == first
-    assert torchrun.fit(config, None)["step"] == 6
+    assert torchrun.fit(config)["step"] == 6
     assert optimizer_step(RunPaths.of(config).checkpoints / END) == 12
     nothing = first.parents[2] / "nothing"
     (nothing / "checkpoints").mkdir(parents=True)
@@ -146,10 +146,10 @@ def test_one_run_in_phases_resumes_bit_for_bit_and_is_audited(tmp_path):
         (folder,) = paths.later[0]
         assert folder == f"{paths.shards}-96"
         write_corpus(Path(folder), paths.vocab, seed=2, length=96)
-        states.append(torchrun.fit(config, None))
+        states.append(torchrun.fit(config))
     assert states[0]["samples_seen"] == 5 * 16 + 7 * 6
     checkpoints.remove(paths.checkpoints / "checkpoint_000012")
-    assert torchrun.fit(config, None) == states[1]  # from step 6, which is in the second phase
+    assert torchrun.fit(config) == states[1]  # from step 6, which is in the second phase
     ends = [RunPaths.of(config).run.parent / name / "checkpoints" for name in ("whole", "killed")]
     first, second = (checkpoints.tensor_hashes(end / "checkpoint_000012") for end in ends)
     assert first == second

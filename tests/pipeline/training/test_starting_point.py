@@ -126,6 +126,6 @@ def test_a_run_starts_from_weights_that_were_made_to_fit(tmp_path):
     folder(tmp_path / "given", [*SPECIAL_IDS, *reversed(LETTERS)])
     origin = f"train.init_from={tmp_path / 'given'}", "train.init_adapt=true"
     config = settings(tmp_path, "warm", *origin, "train.steps=2", "model.num_hidden_layers=3")
-    assert torchrun.fit(config, None)["step"] == 2
+    assert torchrun.fit(config)["step"] == 2
     (told, _) = [event["text"] for event in events.read(RunPaths.of(config).run)]
     assert "2 layers of 32 became 3 of 32; of the vocabulary 65 tokens kept" in told

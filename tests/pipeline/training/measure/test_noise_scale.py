@@ -58,7 +58,7 @@ def test_a_run_shows_it_and_is_not_changed_by_it(tmp_path, stage, monkeypatch):
         chosen = f"train.profile_every={every}", f"engine.zero_stage={stage}", "train.log_every=1"
         more = "model.hidden_dropout_prob=0.1", "train.eval_every=100", "train.checkpoint_every=100"
         runs.append(settings(tmp_path, f"every{every}", *chosen, *more))
-        torchrun.fit(runs[-1], None)
+        torchrun.fit(runs[-1])
     assert losses(runs[0]) == losses(runs[1])
     plain, shown = (history.read(RunPaths.of(run).run) for run in runs)
     assert not any("gradient_noise_scale" in record for record in plain)
