@@ -41,13 +41,11 @@ def execute(config: Config, console: Console) -> None:
     console.print(table)
     for row in rows:
         for failure in row.failed:
-            console.print(f"{row.variant}, {failure}", markup=False, highlight=False)
+            console.print(f"{row.variant}, {failure}")
     exports = " ".join(export for row in rows for export in row.exports)
     console.print(
         f"Also in {RunPaths.of(config).run}/ablation.md. For scores of tasks:\n"
-        f"  python -m jobs.compare {exports} --config SUITE",
-        markup=False,
-        highlight=False,
+        f"  python -m jobs.compare {exports} --config SUITE"
     )
 
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
+from jobs.output.console import plain_console, print_error
 from pipeline.cpu import ENVIRONMENT
 from pipeline.errors import ConfigError, NezhaError
 from pipeline.runs import mirror
@@ -87,7 +88,7 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
         help=("a run's folder, or " if verb.takes_run else "") + "a setting and its value (YAML)",
     )
     chosen = parser.parse_intermixed_args(arguments)  # options may stand among the settings
-    console = Console(soft_wrap=True)
+    console = plain_console()
     try:
         overrides = chosen.overrides
         if verb.takes_run:
@@ -106,17 +107,17 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
             plans = [verb.plan(config) for config in runs]  # refuses before the first one starts
             for config, plan in zip(runs, plans, strict=True):
                 if chosen.dry_run:
-                    console.print(dump_yaml(config), markup=False, highlight=False)
+                    console.print(dump_yaml(config))
                     console.print(table("Dry run: nothing was changed. The verb would", plan))
                 else:
                     verb.execute(config, console)
     except NezhaError as error:
         prefix = "error: " if error.exit_status == NezhaError.exit_status else ""
-        Console(stderr=True, soft_wrap=True).print(f"{prefix}{error}", style="red", markup=False)
+        print_error(f"{prefix}{error}")
         return error.exit_status
     except KeyboardInterrupt as stop:
         reason = str(stop) or "the same command goes on from what is finished"
-        Console(stderr=True, soft_wrap=True).print(f"stopped: {reason}", style="red", markup=False)
+        print_error(f"stopped: {reason}")
         return 130
     return 0
 

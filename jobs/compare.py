@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
 from jobs.command import Verb, main
 from jobs.output.progress import ConsoleProgress
@@ -33,12 +31,12 @@ def execute(config: Config, console: Console) -> None:
     origins = {each.name: each._asdict() for each in result.subjects}
     record_comparison(config, run_id, _scores(result), origins, result.curve(), files)
     for title, text, rows in sections(result):
-        shown = Table(*map(escape, rows[0]), title=title, title_justify="left", caption=Text(text))
+        shown = Table(*rows[0], title=title, title_justify="left", caption=text)
         for row in rows[1:]:
-            shown.add_row(*map(Text, row))
+            shown.add_row(*row)
         console.print(shown)
     for path in files:
-        console.print(path, markup=False, highlight=False)
+        console.print(path)
 
 
 def _scores(result: Comparison) -> dict[str, dict[str, float]]:

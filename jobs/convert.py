@@ -4,8 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
+from jobs.output.console import plain_console, print_error
 from model.weights.convert import (
     WeightsError,
     config_beside,
@@ -57,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--head", default="", help="class name, e.g. NezhaForMaskedLM")
     parser.add_argument("--dry-run", action="store_true", help="list the tensors, write nothing")
     chosen = parser.parse_args(arguments)
-    console = Console(soft_wrap=True, markup=False, highlight=False)
+    console = plain_console()
     try:
         if chosen.dry_run:
             for name, value in sorted(renamed(read_weights(chosen.input)).items()):
@@ -86,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
                 "and cannot be used yet: run this again with --vocab FILE"
             )
     except (WeightsError, VocabularyError, OSError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="red", markup=False)
+        print_error(f"error: {error}")
         return 2
     return 0
 

@@ -24,11 +24,7 @@ def execute(config: Config, console: Console) -> None:
     paths = RunPaths.of(config)
     uri = exporting.make_export(config, noted_run(paths.run), console.print)
     console.print(table("Export", {"folder": paths.export, "model URI": uri}))
-    console.print(
-        f"Next: python -m jobs.finetune finetune.checkpoint={paths.export} …",
-        markup=False,
-        highlight=False,
-    )
+    console.print(f"Next: python -m jobs.finetune finetune.checkpoint={paths.export} …")
 
 
 VERB = Verb(

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from jobs.command import Verb, main, table
 from jobs.output.progress import ConsoleProgress
@@ -59,17 +58,15 @@ def execute(config: Config, console: Console) -> None:
             config,
             result,
             run_id or recording.start_run(config, output.name, _export(config)),
-            lambda line: console.print(line, markup=False, highlight=False),
+            lambda line: console.print(line),
         )
     if len(result.trials) > 1:
         console.print(_trials_table(result))
     console.print(table(f"{output.name}, in per cent", _summary(result)))
     if (output / PREDICTIONS).exists():
         console.print(f"Predictions of the test examples: {output / PREDICTIONS}")
-    console.print(f"{result.seconds} s. Next:", highlight=False)
-    console.print(
-        f"  python -m jobs.predict predict.model={result.folder} predict.input=FILE", markup=False
-    )
+    console.print(f"{result.seconds} s. Next:")
+    console.print(f"  python -m jobs.predict predict.model={result.folder} predict.input=FILE")
 
 
 def _trials_table(result: FinetuneResult) -> Table:
@@ -77,11 +74,9 @@ def _trials_table(result: FinetuneResult) -> Table:
     shown = Table("lr", "batch", "seed", *columns, title="Trials", title_justify="left")
     for trial in result.trials:
         scores = [trial[name].get(result.metric) for name in SETS]
-        cells: list[str | Text] = [
-            "–" if score is None else f"{100 * score:.1f}" for score in scores
-        ]
+        cells = ["–" if score is None else f"{100 * score:.1f}" for score in scores]
         if trial["error"]:
-            cells = [Text(trial["error"]), ""]
+            cells = [trial["error"], ""]
         shown.add_row(f"{trial['lr']:g}", str(trial["batch"]), str(trial["seed"]), *cells)
     return shown
 

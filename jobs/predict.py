@@ -46,7 +46,7 @@ def execute(config: Config, console: Console) -> None:
     found = submission(task, rows) if chosen.form == "clue" else map(to_json, rows)
     count = lines.write(found, chosen.output, "predict.output")
     if chosen.output != lines.STANDARD:
-        console.print(f"{count} line(s) of predictions in {chosen.output}", highlight=False)
+        console.print(f"{count} line(s) of predictions in {chosen.output}")
 
 
 def _rows(chosen: PredictSettings, task: Task) -> Iterator[dict[str, Any]]:

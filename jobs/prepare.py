@@ -49,7 +49,7 @@ def execute(config: Config, console: Console) -> None:
     paths = RunPaths.of(config)
 
     def show(line: str) -> None:
-        console.print(line, markup=False, highlight=False)
+        console.print(line)
 
     if config.demo.enabled:
         sample.make(paths.sample, config.demo.heldout_share)

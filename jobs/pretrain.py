@@ -40,7 +40,7 @@ def execute(config: Config, console: Console) -> None:
     console.print(table("Results", facts | {"summary": RunPaths.of(config).summary}))
     console.print("Next:")
     for command in next_commands(config, summary["mlflow_run"]):
-        console.print(f"  {command}", markup=False, highlight=False)
+        console.print(f"  {command}")
 
 
 def todo(config: Config) -> dict[str, str]:

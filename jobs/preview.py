@@ -49,8 +49,8 @@ def execute(config: Config, console: Console) -> None:
     console.print(table("Corpus", report_page.summary(measured)))
     for manifest in reader.manifests:
         for warning in manifest.warnings:
-            console.print(f"warning: {warning}", markup=False, highlight=False)
-    console.print(f"Report: {page}", markup=False)
+            console.print(f"warning: {warning}")
+    console.print(f"Report: {page}")
 
 
 def _folders(config: Config) -> list[str]:

@@ -21,7 +21,7 @@ def plan(config: Config) -> Mapping[str, object]:
 def execute(config: Config, console: Console) -> None:
     made, before = promote(config, config.promote.model, str(config.promote.version))
     text = f"models:/{config.promote.model}@{CHAMPION} is version {made}"
-    console.print(f"{text}; it was version {before}" if before else text, highlight=False)
+    console.print(f"{text}; it was version {before}" if before else text)
 
 
 VERB = Verb(

@@ -21,7 +21,7 @@ def plan(config: Config) -> Mapping[str, object]:
 def execute(config: Config, console: Console) -> None:
     page = write_report(RunPaths.of(config).run)
     mirror.add(config, page)
-    console.print(page, markup=False, highlight=False)
+    console.print(page)
 
 
 VERB = Verb(

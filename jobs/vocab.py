@@ -37,9 +37,7 @@ def execute(config: Config, console: Console) -> None:
         config = preparing.with_sample(config)
         # The same files as jobs.prepare reads, so that it need not train again.
         sources = list_inputs(config.corpus, *preflight.written_by(config)).sources
-    preparing.make_vocabulary(
-        config, sources, lambda line: console.print(line, markup=False, highlight=False)
-    )
+    preparing.make_vocabulary(config, sources, lambda line: console.print(line))
 
 
 VERB = Verb(

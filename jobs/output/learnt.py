@@ -31,15 +31,12 @@ def show_learnt(config: Config, console: Console) -> None:
         console.print("What the network has learnt", style="bold")
         console.print(
             f"masked-token loss while training: {losses[0]:.2f} {curve(losses)} {losses[-1]:.2f}"
-            f"   (picture: {paths.run / CURVE})",
-            markup=False,
-            highlight=False,
+            f"   (picture: {paths.run / CURVE})"
         )
     if paths.heldout.exists():
         console.print(
             "held-out text; masked characters stand in brackets, ✓ answered rightly, "
-            "else answer → truth:",
-            highlight=False,
+            "else answer → truth:"
         )
         for tokens in held_out_samples(paths.export, paths.heldout, SAMPLES, LENGTH):
             console.print(Text("  ") + marked(tokens))
@@ -96,4 +93,4 @@ def score_rows(summary: Mapping[str, Any]) -> dict[str, str]:
 
 def _show_question(export: Path, console: Console) -> None:
     guesses = ", ".join(f"{word} {share:.0%}" for word, share in best_answers(export, QUESTION, 5))
-    console.print(f"{QUESTION}  {guesses}", markup=False, highlight=False)
+    console.print(f"{QUESTION}  {guesses}")

@@ -6,6 +6,7 @@ import time
 
 from rich.console import Console
 from rich.status import Status
+from rich.text import Text
 
 QUIET_SECONDS = 30.0
 """Between two lines on a subject where no terminal rewrites them."""
@@ -22,7 +23,7 @@ class ConsoleProgress:
 
     def say(self, line: str) -> None:
         """Print a line that stays."""
-        self._console.print(f"   {line}", markup=False, highlight=False)
+        self._console.print(f"   {line}")
 
     def update(self, line: str, subject: str = "") -> None:
         """Show the newest line on a subject in place of the one before."""
@@ -32,7 +33,7 @@ class ConsoleProgress:
             if self._status is None:
                 self._status = self._console.status("")
                 self._status.start()
-            self._status.update("\n  ".join(self._newest.values()))
+            self._status.update(Text("\n  ".join(self._newest.values())))
         elif time.monotonic() - self._written.get(subject, -QUIET_SECONDS) >= QUIET_SECONDS:
             self._written[subject] = time.monotonic()
             self.say(text)
@@ -40,7 +41,7 @@ class ConsoleProgress:
     def stage(self, name: str) -> None:
         """Print the name of a stage that begins; the live lines of the last one go."""
         self.close()
-        self._console.print(f"── {name}", markup=False, highlight=False)
+        self._console.print(f"── {name}")
 
     def close(self) -> None:
         """End the live lines."""

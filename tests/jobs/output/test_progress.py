@@ -2,16 +2,15 @@
 
 import io
 
-from rich.console import Console
-
 from jobs.output import progress
+from jobs.output.console import plain_console
 from jobs.output.progress import ConsoleProgress
 
 
 def written(is_terminal, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    console = Console(file=io.StringIO(), force_terminal=is_terminal, width=60)
+    console = plain_console(file=io.StringIO(), force_terminal=is_terminal, width=60)
     shown = ConsoleProgress(console)
     shown.stage("heads")
     for second in range(61):
@@ -34,9 +33,9 @@ def test_elsewhere_a_subject_gets_a_line_now_and_then(monkeypatch):
 
 
 def test_a_terminal_shows_the_newest_line_of_each_subject(monkeypatch):
-    shown = ConsoleProgress(Console(file=io.StringIO(), force_terminal=True, width=60))
+    shown = ConsoleProgress(plain_console(file=io.StringIO(), force_terminal=True, width=60))
     for second in range(9):
         shown.update(f"step {second}", "ner")
         shown.update(f"step {second}", "pairs")
-    assert shown._status.status == "ner: step 8\n  pairs: step 8"
+    assert shown._status.status.plain == "ner: step 8\n  pairs: step 8"
     shown.close()
