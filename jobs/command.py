@@ -92,7 +92,7 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
     try:
         overrides = chosen.overrides
         if verb.takes_run:
-            runs_given = [text for text in overrides if "=" not in text]
+            runs_given = [text for text in overrides if not is_setting(text)]
             if len(runs_given) > 1:
                 raise ConfigError(f"{', '.join(runs_given)}: one run at a time")
             overrides = [given for text in overrides for given in _run_settings(text)]
@@ -132,9 +132,15 @@ def table(title: str, rows: Mapping[str, object]) -> Table:
     return result
 
 
+def is_setting(argument: str) -> bool:
+    """Whether an argument is `a.b=c`; a path may hold `=` too, behind a `/`."""
+    key, equals, _ = argument.partition("=")
+    return bool(equals) and "/" not in key
+
+
 def _run_settings(argument: str) -> list[str]:
     """The settings that a run's folder stands for; a setting stays as it is."""
-    if "=" in argument:
+    if is_setting(argument):
         return [argument]
     if "://" in argument:
         storage, _, name = argument.rstrip("/").rpartition("/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,7 +11,7 @@ from itertools import pairwise
 from rich.console import Console
 from rich.table import Table
 
-from jobs.command import Verb, main
+from jobs.command import Verb, is_setting, main
 from jobs.output.progress import ConsoleProgress
 from pipeline.comparing import compare
 from pipeline.comparing.comparison import Comparison
@@ -61,10 +62,11 @@ def overrides(arguments: Sequence[str]) -> list[str]:
     kept: list[str] = []
     for before, word in pairwise(["", *rest]):
         is_value = before in ("--config", "--then")
-        is_name = "=" not in word and not word.startswith("-") and not is_value
+        is_name = not (is_setting(word) or word.startswith("-") or is_value)
         (names if is_name else kept).append(word)
     lists = {"checkpoints": names, "tasks": given.tasks}
-    kept += [f"compare.{key}=[{', '.join(map(repr, v))}]" for key, v in lists.items() if v]
+    # JSON is YAML: no character of a path changes its meaning.
+    kept += [f"compare.{key}={json.dumps(v)}" for key, v in lists.items() if v]
     for name in ("run", "data", "seeds", "train_limit", "eval_limit"):
         if (value := getattr(given, name)) is not None:
             kept.append(f"compare.{name}={value}")

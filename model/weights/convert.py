@@ -34,6 +34,8 @@ RENAMES = (
     # Huawei's PyTorch release, and TensorFlow's
     (r"^module\.", r""),
     (r"^bert\.", r"nezha."),
+    # An encoder that was saved alone
+    (r"^(embeddings|encoder|pooler)\.", r"nezha.\1."),
     (r"\.gamma$", r".weight"),
     (r"\.beta$", r".bias"),
 )
@@ -80,12 +82,13 @@ def convert(
     head = head or (named if named in HEADS else head_of(weights))
     if head not in HEADS:
         raise WeightsError(f"{head} is not one of {', '.join(HEADS)}")
-    model = HEADS[head](config)
+    options = {}
     if head == "NezhaModel":
-        # A file of a whole network, or of an encoder that was saved from one.
-        weights = {
-            name.removeprefix(f"{model.base_model_prefix}."): weights[name] for name in weights
-        }
+        prefix = f"{NezhaPreTrainedModel.base_model_prefix}."
+        weights = {name.removeprefix(prefix): weights[name] for name in weights}
+        # Saved without its pooler, which an encoder of tokens does not need.
+        options = {"add_pooling_layer": any(name.startswith("pooler.") for name in weights)}
+    model = HEADS[head](config, **options)
     if chosen:
         known = model.state_dict()
         others = sorted(name for name in weights if name not in known)
@@ -104,6 +107,7 @@ def load_exactly(model: NezhaPreTrainedModel, weights: dict[str, Tensor]) -> Non
     Two weights of a file that the network ties must be equal: one would replace the other.
     """
     expected = model.state_dict()
+    weights = completed(weights)
     tied = {name: weights[of] for name, of in TIED.items() if of in weights and name in expected}
     wrong = [
         f"type of {name}: {value.dtype} is not a floating-point type"
@@ -125,6 +129,11 @@ def load_exactly(model: NezhaPreTrainedModel, weights: dict[str, Tensor]) -> Non
     if wrong:
         advice = "a class that is named (--head) leaves out the weights that it does not have"
         raise WeightsError("\n".join(["the weights do not fit the configuration:", *wrong, advice]))
+
+
+def completed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights, with those that a file holds under the name of their tied copy alone."""
+    return {of: weights[name] for name, of in TIED.items() if name in weights} | weights
 
 
 def head_of(weights: dict[str, Tensor]) -> str:

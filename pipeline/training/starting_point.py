@@ -27,6 +27,7 @@ from model import NezhaConfig, NezhaForPreTraining
 from model.weights.convert import (
     TIED,
     WeightsError,
+    completed,
     config_beside,
     read_config,
     read_weights,
@@ -42,6 +43,8 @@ WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads")
 LAYER = r"(?<=encoder\.layer\.)\d+"
 BY_TOKEN = ("nezha.embeddings.word_embeddings.weight", "cls.predictions.bias")
 """Weights with a row for each entry of the vocabulary."""
+ABSOLUTE = "nezha.embeddings.position_embeddings.weight"
+"""The absolute positions of a BERT, which has no relative ones."""
 
 
 class Given(NamedTuple):
@@ -66,7 +69,37 @@ def read(path: Path) -> Given:
             f"{error}; train.init_adapt needs a folder with config.json, weights and vocab.txt, "
             "such as an export (jobs.export makes one from a checkpoint)"
         ) from None
-    return Given(config, weights, read_vocabulary(path / "vocab.txt"))
+    given = Given(config, completed(weights), read_vocabulary(path / "vocab.txt"))
+    if wrong := _contradictions(given):
+        raise CheckpointError("\n  ".join([f"{path} cannot be a start:", *wrong]))
+    return given
+
+
+def _contradictions(given: Given) -> list[str]:
+    """Where weights, configuration and vocabulary of a folder do not fit one another."""
+    with torch.device("meta"):
+        network = NezhaForPreTraining(given.config)
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in given.weights.items()}
+    wrong = [
+        f"{name} is missing"
+        for name in expected
+        if name.startswith("nezha.") and not name.startswith("nezha.pooler.") and name not in found
+    ]
+    wrong += [
+        f"{name} is {list(found[name])}, by the configuration {list(shape)}"
+        for name, shape in expected.items()
+        if found.get(name, shape) != shape
+    ]
+    wrong += [
+        f"{name} differs from {of}, and networks here have one weight for both"
+        for name, of in TIED.items()
+        if name in found and not torch.equal(given.weights[name], given.weights[of])
+    ]
+    rows, entries = given.config.vocab_size, len(given.vocabulary)
+    if entries > rows:
+        wrong.append(f"vocab.txt has {entries} entries, and the network {rows}")
+    return wrong
 
 
 def compare(path: Path, given: NezhaConfig, wanted: NezhaConfig) -> None:
@@ -124,6 +157,9 @@ def load(network: NezhaForPreTraining, path: Path, vocab: Path) -> str:
         f"{given.config.hidden_size} became {wanted.num_hidden_layers} of {wanted.hidden_size}; of "
         f"the vocabulary {rows}"
     )
+    clips = given.config.max_relative_position, wanted.max_relative_position
+    if clips[0] != clips[1] and ABSOLUTE not in given.weights:
+        told += f"; positions were clipped at distance {clips[0]}, and are at {clips[1]}"
     told += f"; new weights: {', '.join(fresh)}" if fresh else ""
     return told + (f"; left out: {', '.join(unused)}" if unused else "")
 

@@ -6,12 +6,21 @@ from pipeline.settings.reading.config_file import load_config
 
 
 def test_names_and_short_options_become_settings(tmp_path):
-    words = ["/a", "random", "--config", "suite.yaml", "--seeds", "2", "run.name=x"]
+    words = [
+        "/a",
+        "/d/lr=1e-4/it's \\ 中",
+        "random",
+        "--config",
+        "suite.yaml",
+        "--seeds",
+        "2",
+        "run.name=x",
+    ]
     words += ["--train-limit", "9", "--run", "r", "--tasks", "t 1.yaml", "u.yaml", "--dry-run"]
     kept = compare.overrides(words)
     assert kept[:4] == ["--config", "suite.yaml", "run.name=x", "--dry-run"]
     chosen = load_config(None, [word for word in kept[2:] if word != "--dry-run"])
-    assert chosen.compare.checkpoints == ("/a", "random")
+    assert chosen.compare.checkpoints == ("/a", "/d/lr=1e-4/it's \\ 中", "random")
     assert chosen.compare.tasks == ("t 1.yaml", "u.yaml")
     assert (chosen.compare.seeds, chosen.compare.train_limit, chosen.compare.run) == (2, 9, "r")
 

@@ -14,12 +14,14 @@ from pipeline.errors import ConfigError
 from pipeline.settings.base import Settings
 from pipeline.settings.config import Config
 from pipeline.settings.reading import yaml_text
+from pipeline.settings.reading.fields import is_text
 from pipeline.settings.reading.mistakes import explain
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file, apply `a.b=c` overrides (values are YAML) and check everything.
+    """Read a YAML file, apply `a.b=c` overrides and check everything.
 
+    The value of an override is text as it is for a setting that is text, and YAML for others.
     A file with `base: OTHER.yaml`, a path relative to the file, changes the settings of the other
     file. It adds to groups; an empty group replaces the other file's.
 
@@ -39,7 +41,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
             mistakes.append(f"{override}: would replace {inside[0]}, which is given before it")
         given.append(override)
         try:
-            _put(values, key.split("."), _value(text))
+            _put(values, key.split("."), _value(key.split("."), text))
         except (yaml.YAMLError, TypeError, ValueError) as error:
             mistakes.append(f"{override}: {error}")
     return _validated(values, mistakes, f" in {path}" if path else "")
@@ -109,11 +111,17 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _value(text: str) -> Any:
-    """A value in YAML; ` #` begins no comment in an argument, as it may be part of a path."""
+def _value(keys: Sequence[str], text: str) -> Any:
+    """The value of an argument: text as it is where the setting is text, otherwise YAML.
+
+    Text in quotes is YAML too. ` #` begins no comment, as it may be part of a path.
+    """
+    text = text.strip()
+    if is_text(tuple(keys)) and not text.startswith(("'", '"')) and text not in ("null", "~"):
+        return text
     value = yaml_text.load(text)
-    cut = isinstance(value, str) and text.strip().startswith(f"{value} ")
-    return text.strip() if cut else value
+    cut = isinstance(value, str) and text.startswith(f"{value} ")
+    return text if cut else value
 
 
 def _kind(value: object) -> str:

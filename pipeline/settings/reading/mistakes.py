@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import types
 import typing
 from collections.abc import Sequence
 from typing import Any
@@ -11,9 +10,8 @@ from typing import Any
 import annotated_types
 from pydantic import BaseModel, ValidationError
 
-from pipeline.settings.config import Config
+from pipeline.settings.reading.fields import Location, field_of, kinds_of, unwrapped
 
-Location = Sequence[str | int]
 KEY = "[key]"
 """Last part of the location of a name in a dictionary that is wrong."""
 
@@ -38,7 +36,7 @@ def _most_precise(items: Sequence[Any]) -> Any:
 def _outside_union(location: Location) -> Location:
     """A location up to its first union of several kinds."""
     for end in range(1, len(location)):
-        if location[end] == KEY or len(_kinds(_field(location[:end])[0])) > 1:
+        if location[end] == KEY or len(kinds_of(field_of(location[:end])[0])) > 1:
             return location[:end]
     return location
 
@@ -58,14 +56,14 @@ def _lines(item: Any) -> list[str]:
         # A check of a whole group names the keys itself.
         whole = not location or isinstance(given, dict | BaseModel)
         return message.splitlines() if whole else [f"{key}: {message} (got {given!r})"]
-    annotation, limits = _field(location)
+    annotation, limits = field_of(location)
     return [
         f"{key}: must be {_expected(annotation, limits)} (got {given!r}){_hint(item, annotation)}"
     ]
 
 
 def _other_names(location: Location) -> str:
-    group, _ = _field(location[:-1])
+    group, _ = field_of(location[:-1])
     names = list(group.model_fields)
     close = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
     if close:
@@ -88,61 +86,14 @@ def _hint(item: Any, annotation: Any) -> str:
 
 def _names(location: Location) -> list[str]:
     """The parts of a location that a user has written: none that names a kind of a union."""
-    kinds = [_kinds(_field(location[:end])[0]) for end in range(len(location))]
+    kinds = [kinds_of(field_of(location[:end])[0]) for end in range(len(location))]
     return [str(part) for part, above in zip(location, kinds, strict=True) if len(above) < 2]
-
-
-def _kinds(annotation: Any) -> list[Any]:
-    """The kinds of a union but for None; the type itself where it is none."""
-    if typing.get_origin(annotation) not in (types.UnionType, typing.Union):
-        return [annotation]
-    return [kind for kind in typing.get_args(annotation) if kind is not type(None)]
-
-
-def _field(location: Location) -> tuple[Any, list[Any]]:
-    """Type and limits of what stands at a location of the settings; a group is its class."""
-    annotation: Any = Config
-    limits: list[Any] = []
-    for part in location:
-        origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-        if annotation is Any:
-            return Any, []
-        if len(kinds := _kinds(annotation)) > 1:
-            # pydantic's names of kinds hold the names of the types.
-            annotation = next(kind for kind in kinds if _type_name(kind) in str(part))
-        elif origin is dict:
-            annotation = arguments[1]
-        elif origin is tuple:
-            annotation = arguments[0 if Ellipsis in arguments else int(part)]
-        else:
-            field = annotation.model_fields[str(part)]
-            annotation, limits = field.annotation, list(field.metadata)
-        annotation, own = _unwrapped(annotation)
-        limits = own or limits
-    return annotation, limits
-
-
-def _unwrapped(annotation: Any) -> tuple[Any, list[Any]]:
-    """The type inside `Annotated[…]` and `… | None`, and the limits that were noted with it."""
-    if len(kinds := _kinds(annotation)) > 1:
-        return annotation, []
-    annotation = kinds[0]
-    if typing.get_origin(annotation) is typing.Annotated:
-        annotation, *limits = typing.get_args(annotation)
-        flat = [inner for limit in limits for inner in getattr(limit, "metadata", [limit])]
-        return annotation, flat
-    return annotation, []
-
-
-def _type_name(kind: Any) -> str:
-    kind = _unwrapped(kind)[0]
-    return (typing.get_origin(kind) or kind).__name__.lower()
 
 
 def _expected(annotation: Any, limits: list[Any]) -> str:
     origin = typing.get_origin(annotation)
-    if len(kinds := _kinds(annotation)) > 1:
-        return " or ".join(_expected(*_unwrapped(kind)) for kind in kinds)
+    if len(kinds := kinds_of(annotation)) > 1:
+        return " or ".join(_expected(*unwrapped(kind)) for kind in kinds)
     if origin is typing.Literal:
         *others, last = [str(name) or "empty" for name in typing.get_args(annotation)]
         return f"{', '.join(others)} or {last}" if others else last

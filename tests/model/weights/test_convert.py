@@ -276,6 +276,17 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "no such file" in capsys.readouterr().err
 
 
+def test_an_encoder_without_a_pooler_comes_in(tmp_path: Path) -> None:
+    net = small(nezha.NezhaModel)
+    folder = folder_with_config(tmp_path / "in")
+    kept = {name: value for name, value in net.state_dict().items() if "pooler" not in name}
+    save_file(kept, folder / "model.safetensors")
+    assert convert(folder, tmp_path / "out") == "NezhaModel"
+    loaded = nezha.NezhaModel.from_pretrained(tmp_path / "out", add_pooling_layer=False)
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, kept[name])
+
+
 def test_an_encoder_saved_from_a_network_and_a_class_that_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

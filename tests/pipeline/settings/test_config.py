@@ -46,6 +46,17 @@ def test_a_path_is_taken_as_it_is_written(monkeypatch):
         assert load_config(None, [f"corpus.output={text}"]).corpus.output == path
 
 
+@pytest.mark.parametrize(
+    "text", ["-", "007", "1e5", "1.10", "[a].jsonl", "{x}.jsonl", "*.jsonl", "@a", "/d/a: b", "yes"]
+)
+def test_an_argument_for_a_setting_that_is_text_needs_no_quotes(text):
+    for given in (text, f"'{text}'"):
+        config = load_config(None, [f"predict.input={given}", f"heads.a.data.dev={given}"])
+        assert config.predict.input == text
+        assert config.heads["a"].data.dev.endswith(f"/{text.removeprefix('/')}")
+    assert load_config(None, ["train.init_from=/a", "train.init_from="]).train.init_from == ""
+
+
 def test_overrides_win_over_the_file_and_are_yaml(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("optim: {lr: 1.0e-4, betas: [0.9, 0.99]}\n", "utf-8")
@@ -82,7 +93,8 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, text, part):
         ("corpus.sequence_length=8", "a whole number of at least 16 and at most 65535"),
         ("corpus.inputs=5", "must be a list (got 5)"),
         ("corpus.lowercase=maybe", "must be true or false (got 'maybe')"),
-        ("corpus.segmenter=7", "must be text (got 7); put it in quotes: '7'"),
+        ("corpus={segmenter: 7}", "must be text (got 7); put it in quotes: '7'"),
+        ("run.name=null", "run.name: must be text (got None)"),
         ("heads.a.task=nre", "span (got 'nre'); did you mean ner?"),
         ("engine.peak_tflops=much", "must be a number above 0 (got 'much')"),
         ("engine.zero_stage=0", "ZeRO stage 1 on one worker is the same as no ZeRO"),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForPreTraining
 
 from model import NezhaConfig, NezhaForPreTraining
@@ -29,6 +30,16 @@ def folder(path, words=WORDS, kind=NezhaForPreTraining, **changes):
     network.save_pretrained(path)
     (path / "vocab.txt").write_text("\n".join(words) + "\n", "utf-8")
     return network
+
+
+QUERY = "nezha.encoder.layer.0.attention.self.query.weight"
+
+
+def change(path, harm):
+    """Change the weights of a folder."""
+    weights = load_file(path / "model.safetensors")
+    harm(weights)
+    save_file(weights, path / "model.safetensors", {"format": "pt"})
 
 
 def load(tmp_path, words=WORDS, **changes):
@@ -120,6 +131,63 @@ def test_what_cannot_be_made_to_fit_is_refused(tmp_path, changes, part):
     folder(tmp_path / "given")
     with pytest.raises(CheckpointError, match=part):
         load(tmp_path, **changes)
+
+
+def test_an_encoder_that_was_saved_alone_is_a_start(tmp_path):
+    given = folder(tmp_path / "given")
+    given.nezha.save_pretrained(tmp_path / "given")
+    network, told = load(tmp_path)
+    assert "new weights: cls." in told
+    assert "left out" not in told
+    for mine, theirs in zip(network.nezha.parameters(), given.nezha.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_the_bias_may_have_the_name_of_its_tied_copy(tmp_path):
+    given = folder(tmp_path / "given")
+    change(
+        tmp_path / "given",
+        lambda weights: weights.__setitem__(
+            "cls.predictions.decoder.bias", weights.pop("cls.predictions.bias")
+        ),
+    )
+    network, told = load(tmp_path)
+    assert "new weights" not in told
+    assert torch.equal(network.cls.predictions.bias, given.cls.predictions.bias)
+
+
+@pytest.mark.parametrize(
+    ("harm", "part"),
+    [
+        (lambda w: w.pop("nezha.encoder.layer.1.output.dense.bias"), "dense.bias is missing"),
+        (
+            lambda w: w.__setitem__(QUERY, w[QUERY][:16]),
+            r"query.weight is \[16, 32\], by the configuration \[32, 32\]",
+        ),
+        (
+            lambda w: w.__setitem__("cls.predictions.decoder.weight", torch.zeros(65, 32)),
+            "decoder.weight differs from nezha.embeddings.word_embeddings.weight",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_their_own_configuration_are_refused(tmp_path, harm, part):
+    folder(tmp_path / "given")
+    change(tmp_path / "given", harm)
+    with pytest.raises(CheckpointError, match=part):
+        load(tmp_path)
+
+
+def test_a_vocabulary_of_another_network_is_refused(tmp_path):
+    folder(tmp_path / "given")
+    (tmp_path / "given" / "vocab.txt").write_text("\n".join([*WORDS, "x", "y"]), "utf-8")
+    with pytest.raises(CheckpointError, match=r"vocab\.txt has 67 entries, and the network 65"):
+        load(tmp_path)
+
+
+def test_another_clip_distance_is_told(tmp_path):
+    folder(tmp_path / "given", max_relative_position=8)
+    _, told = load(tmp_path)
+    assert "positions were clipped at distance 8, and are at 64" in told
 
 
 def test_a_run_starts_from_weights_that_were_made_to_fit(tmp_path):
