@@ -85,7 +85,7 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
         "overrides",
         nargs="*",
         metavar="RUN|a.b=c" if verb.takes_run else "a.b=c",
-        help=("a run's folder, or " if verb.takes_run else "") + "a setting and its value (YAML)",
+        help=("a run's folder, or " if verb.takes_run else "") + "a setting and its value",
     )
     chosen = parser.parse_intermixed_args(arguments)  # options may stand among the settings
     console = plain_console()
@@ -170,4 +170,4 @@ def _help_lines(name: str) -> list[str]:
         fields = type(value).model_fields
         return [line for field in fields for line in _help_lines(f"{name}.{field}")]
     description = type(group).model_fields[last].description
-    return [f"  {name} = {value!r}{f': {description}' if description else ''}"]
+    return [f"  {name} = {value!r}: {description}"]

@@ -82,7 +82,7 @@ VERB = Verb(
         "Short forms: A B … (compare.checkpoints), --tasks FILE …, --run RUN, --data FOLDER,\n"
         "--seeds N, --train-limit N, --eval-limit N (compare.NAME)."
     ),
-    groups=("run", "tracking", "compare"),
+    groups=("run", "tracking", "compare", "heads"),
     plan=compare.plan,
     execute=execute,
 )

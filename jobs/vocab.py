@@ -45,7 +45,7 @@ VERB = Verb(
         "Train a WordPiece vocabulary on corpus.inputs, in which each Han character is a token,\n"
         "or check the one that corpus.vocab names. The same inputs give the same file."
     ),
-    groups=("run", "corpus"),
+    groups=("run", "corpus", "demo"),
     plan=plan,
     execute=execute,
 )

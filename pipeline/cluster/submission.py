@@ -166,7 +166,7 @@ async def follow(client: JobSubmissionClient, name: str, show: Callable[[str], N
 def verbs_of(root: Path) -> Iterator[str]:
     """Names of the verbs that a job may run."""
     for path in (root / "jobs").glob("*.py"):
-        if "if __name__" in path.read_text("utf-8") and path.stem not in ("submit", "torchrun"):
+        if "VERB = Verb(" in path.read_text("utf-8") and path.stem != "torchrun":
             yield path.stem
 
 

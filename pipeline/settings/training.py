@@ -30,20 +30,33 @@ class ModelSettings(Settings):
     size: Literal["tiny", "small", "base", "large"] = "base"
     """tiny: 4 layers of 256 · small: 6 of 512 · base: 12 of 768 · large: 24 of 1024."""
     hidden_size: Positive | None = None
+    """Width of a token's vector; null, here and below: that of the size, or NezhaConfig's."""
     num_hidden_layers: Positive | None = None
+    """Layers."""
     num_attention_heads: Positive | None = None
+    """Heads of an attention; the hidden size must be a multiple."""
     intermediate_size: Positive | None = None
+    """Width inside the feed-forward part; null: 4 × the hidden size."""
     hidden_act: str | None = None
+    """Activation of the feed-forward part, by its name in transformers."""
     hidden_dropout_prob: Share | None = None
+    """Share of a layer's outputs that training drops."""
     attention_probs_dropout_prob: Share | None = None
+    """Share of the attention probabilities that training drops."""
     max_position_embeddings: Positive | None = None
+    """Longest input with `absolute_positions`; otherwise any length works."""
     max_relative_position: Count | None = None
+    """Distance at which relative positions are clipped (64); 0: no relative positions."""
     absolute_positions: bool | None = None
     """Add BERT's learned position vectors; the only ones with `max_relative_position: 0`."""
     type_vocab_size: Positive | None = None
+    """Kinds of segments."""
     initializer_range: AboveZero | None = None
+    """Standard deviation of new weights."""
     layer_norm_eps: AboveZero | None = None
+    """Added to the variance in a LayerNorm."""
     classifier_dropout: Share | None = None
+    """Dropout before a head's output layer; null: `hidden_dropout_prob`."""
 
 
 class PhaseSettings(Settings):

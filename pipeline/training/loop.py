@@ -214,13 +214,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
                 if not engine.weights_are_finite(worker):
                     raise divergence.diverged(step, "weights are not finite")
                 saved = {
-                    "step": step,
-                    "samples_seen": feed.samples_before(step + skipped)
-                    - feed.samples_before(skipped),
-                    "batches_skipped": skipped,
-                    "fingerprint": feed.fingerprint,
-                    "fingerprint_fields": feed.fingerprint_fields,
-                    "vocab_sha256": feed.vocab_sha256,
+                    **_read_so_far(feed, step, skipped),
                     "heldout": scores,
                     "interval": interval.sums(),
                     "precision": precision,
@@ -312,6 +306,18 @@ def _record_start(
     text = f"training on {context.world_size} worker(s), from step {step}"
     call(events.record, run, "start", text, **facts)
     return attempt
+
+
+def _read_so_far(feed: BaseFeed, step: int, skipped: int) -> dict[str, Any]:
+    """Of the state of a checkpoint: how far the run has read, and what."""
+    return {
+        "step": step,
+        "samples_seen": feed.samples_before(step + skipped) - feed.samples_before(skipped),
+        "batches_skipped": skipped,
+        "fingerprint": feed.fingerprint,
+        "fingerprint_fields": feed.fingerprint_fields,
+        "vocab_sha256": feed.vocab_sha256,
+    }
 
 
 def _evaluate(
