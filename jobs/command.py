@@ -61,33 +61,7 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
     same command goes on. 130: stopped at once by Ctrl-C or SIGTERM.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    module = getattr(sys.modules["__main__"], "__spec__", None)
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {module.name}" if module else None,
-        description=verb.help,
-        epilog=_settings_help(verb.groups),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
-    parser.add_argument(
-        "--then",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="settings of a run that follows, with the same a.b=c; may be given again",
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="show the settings and what would be done; do nothing",
-    )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="RUN|a.b=c" if verb.takes_run else "a.b=c",
-        help=("a run's folder, or " if verb.takes_run else "") + "a setting and its value",
-    )
-    chosen = parser.parse_intermixed_args(arguments)  # options may stand among the settings
+    chosen = _parser(verb).parse_intermixed_args(arguments)  # options may stand among the settings
     console = plain_console()
     try:
         overrides = chosen.overrides
@@ -120,6 +94,36 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
         print_error(f"stopped: {reason}")
         return 130
     return 0
+
+
+def _parser(verb: Verb) -> argparse.ArgumentParser:
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module.name}" if module else None,
+        description=verb.help,
+        epilog=_settings_help(verb.groups),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
+    parser.add_argument(
+        "--then",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="settings of a run that follows, with the same a.b=c; may be given again",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="show the settings and what would be done; do nothing",
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="RUN|a.b=c" if verb.takes_run else "a.b=c",
+        help=("a run's folder, or " if verb.takes_run else "") + "a setting and its value",
+    )
+    return parser
 
 
 def table(title: str, rows: Mapping[str, object]) -> Table:
