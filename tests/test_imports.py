@@ -120,6 +120,26 @@ ALLOWED = {
         "pipeline.export.tokenizer",
         "pipeline.whole_folder",
     ),
+    "pipeline.sample": ("pipeline.corpus", "pipeline.errors", "pipeline.storage"),
+    "pipeline.export": (
+        *("model", "pipeline.corpus", "pipeline.errors", "pipeline.feed", "pipeline.labels"),
+        *("pipeline.paths", "pipeline.settings", "pipeline.training", "pipeline.whole_folder"),
+    ),
+    "pipeline.sizing": (
+        *("model", "pipeline.cluster.ray_cluster", "pipeline.corpus.shards", "pipeline.errors"),
+        *("pipeline.feed", "pipeline.paths", "pipeline.precision", "pipeline.settings"),
+        *("pipeline.storage", "pipeline.training"),
+    ),
+    "pipeline.comparing": (
+        *("model", "pipeline.corpus.shards", "pipeline.disk", "pipeline.errors"),
+        *("pipeline.export", "pipeline.feed", "pipeline.finetuning", "pipeline.paths"),
+        *("pipeline.settings", "pipeline.tracking", "pipeline.training", "pipeline.whole_folder"),
+    ),
+    "pipeline.runs": (
+        *("pipeline.errors", "pipeline.feed", "pipeline.journal", "pipeline.paths"),
+        *("pipeline.process", "pipeline.tracking.pictures"),
+        *("pipeline.settings", "pipeline.storage", "pipeline.training"),
+    ),
     "pipeline": ("model",),
     "jobs": ("pipeline", "model"),
 }

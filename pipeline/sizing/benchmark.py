@@ -14,9 +14,9 @@ from pipeline.cluster import ray_cluster
 from pipeline.feed.collate import Batch
 from pipeline.precision import resolve_precision
 from pipeline.settings.config import Config
-from pipeline.stages.estimate import random_batch
 from pipeline.training import batch_split, engine
 from pipeline.training.measure import flops
+from pipeline.training.measure.random_batch import random_batch
 from pipeline.training.network import build_network, network_config, vocabulary_size
 from pipeline.training.objective import PretrainingObjective, to_device
 

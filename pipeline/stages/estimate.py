@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import time
 
-import numpy as np
 import torch
 
 from pipeline.cpu import usable_cpus
-from pipeline.feed.collate import Batch
 from pipeline.feed.phases import phases_of
-from pipeline.labels import IGNORED
 from pipeline.settings.config import Config
 from pipeline.training import batch_split
+from pipeline.training.measure.random_batch import random_batch
 from pipeline.training.network import build_network, network_config, vocabulary_size
 from pipeline.training.objective import PretrainingObjective, to_device
 
@@ -66,26 +64,3 @@ def seconds_per_token(config: Config) -> float:
         seconds.append(time.monotonic() - start_time)
     torch.set_num_threads(threads)
     return min(seconds) / batch.tokens
-
-
-def random_batch(config: Config, samples: int) -> Batch:
-    """Full sequences of random tokens with the share of masks that training has."""
-    corpus, draw = config.corpus, np.random.default_rng(0)
-    length = corpus.sequence_length
-    tokens = samples * length
-    ids = draw.integers(5, vocabulary_size(config), (samples, length))
-    masked = np.sort(draw.choice(tokens, max(1, int(corpus.masking.probability * tokens)), False))
-    labels = np.full_like(ids, IGNORED)
-    labels.ravel()[masked] = ids.ravel()[masked]
-    return Batch(
-        input_ids=ids,
-        token_type_ids=np.zeros_like(ids),
-        attention_mask=np.ones_like(ids),
-        labels=labels,
-        next_sentence_label=draw.integers(0, 2, samples),
-        masked_positions=masked,
-        masked_labels=ids.ravel()[masked],
-        samples=np.arange(samples, dtype=np.uint64),
-        tokens=tokens,
-        squares=tokens * length,
-    )
