@@ -46,7 +46,8 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     What has no `://` is a local path, whatever characters are in it.
 
     Raises:
-        CorpusError: no installed package knows the protocol, or the URL leads through an archive.
+        CorpusError: no installed package knows the protocol, the store can't be reached, or the URL
+            leads through an archive.
     """
     if "://" not in path:
         if other := _other(path):
@@ -66,6 +67,10 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
         except (pyarrow.ArrowInvalid, OSError):
             raise CorpusError(f"{path}: {error}") from None
         return ArrowFSWrapper(found), inner
+    # Some stores are asked at once, and each library raises errors of its own.
+    except Exception as error:
+        cause = f"{type(error).__name__}: {error}"
+        raise CorpusError(f"{path}: the store can't be reached: {cause}") from error
 
 
 def write_whole(path: str, data: bytes | pa.Buffer) -> None:

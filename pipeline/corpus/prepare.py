@@ -314,9 +314,14 @@ def _manifest(
     if empty := drops.get(EMPTY_FILE, 0) + len(left_out.get(EMPTY, ())):
         drops[EMPTY_FILE] = empty
     if not done.shards:
+        cause = "check corpus.format, corpus.text_field and corpus.cleaning"
+        if drops and max(drops, key=drops.__getitem__) == heldout_documents.REASON:
+            cause = (
+                "the documents also stand in corpus.heldout, so they are left out; name other "
+                "files in corpus.inputs or in corpus.heldout"
+            )
         raise CorpusError(
-            f"{len(planned.sources)} file(s) gave no sample; dropped: {drops}; check "
-            "corpus.format, corpus.text_field and corpus.cleaning"
+            f"{len(planned.sources)} file(s) gave no sample; dropped: {drops}; {cause}"
         )
     settings, vocabulary = job.settings, read_vocabulary(job.vocab)
     counts = dict(sorted(done.counts.items()))

@@ -7,6 +7,7 @@ import pytest
 from pipeline import storage
 from pipeline.corpus import prepare
 from pipeline.corpus.shards import verify
+from pipeline.errors import CorpusError
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.conftest import vocab  # noqa: F401
 from tests.pipeline.corpus.preparing import IN_PROCESS, hashes, run
@@ -48,3 +49,13 @@ def test_threads_that_write_one_file_do_not_disturb_each_other(tmp_path):
         list(executor.map(write, [b"a" * 10, b"b" * 10, b"c" * 10, b"d" * 10]))
     assert (tmp_path / "file").read_bytes() in {letter * 10 for letter in (b"a", b"b", b"c", b"d")}
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("error", [OSError("no libjvm"), RuntimeError("no token"), ConnectionError])
+def test_a_store_that_cannot_be_reached_is_an_error_that_names_it(monkeypatch, error):
+    def refuse(path):
+        raise error
+
+    monkeypatch.setattr(storage, "url_to_fs", refuse)
+    with pytest.raises(CorpusError, match=r"hdfs://far/a\.txt: the store can't be reached: \w+"):
+        storage.filesystem("hdfs://far/a.txt")

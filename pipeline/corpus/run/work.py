@@ -18,7 +18,7 @@ from pipeline.corpus.samples.encoder import load_encoder
 from pipeline.corpus.samples.making import make_samples
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.text.cleaning import Cleaner
-from pipeline.corpus.text.parsing import clean_documents
+from pipeline.corpus.text.parsing import clean_documents, fault
 from pipeline.corpus.text.reading import Chunk, End, read_unit
 from pipeline.corpus.text.units import Unit
 from pipeline.errors import NezhaError
@@ -213,7 +213,9 @@ def _finish(
         bytes=sum(block.size for block in chunk.blocks),
         disk=sum(block.disk for block in chunk.blocks),
         bad_bytes=sum(drop.size for drop in bad),
-        places=tuple(f"{drop.place}: {drop.reason}" for drop in bad[:PLACES]),
+        places=tuple(
+            f"{drop.place}: {fault(drop, job.settings.text_field)}" for drop in bad[:PLACES]
+        ),
         **made,
     )
     return record(job.folder, result)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 CLOSERS = "”’」』）)】》〉\"'"
-# A sentence ends after 。！？ and the closing marks that follow, unless a comma shows that it goes
+# A sentence ends after 。！？｡ and the closing marks that follow, unless a comma shows that it goes
 # on (“好吧。”，他说). An ellipsis ends a sentence only before a closing or opening quote:
 # 我……我不知道。 is one sentence. White space must follow an ASCII full stop: 3.14, www.example.com.
 # The pattern begins with a plain set of characters, which `re` finds quickly. The quantifiers after
@@ -13,9 +13,9 @@ CLOSERS = "”’」』）)】》〉\"'"
 # Marks that end no sentence match too, with the empty group: the search goes on after them, and so
 # needs linear time. None of them ends a sentence by itself, as what follows them is the same.
 END = re.compile(
-    r"[。！？!?…\n.](?:"
-    rf"(?<=[。！？!?])[。！？!?…{CLOSERS}]*+(?:(?=[，、；：,])()|)"
-    rf"|(?<=…)…*+(?:[{CLOSERS}]++(?![，、；：,。！？!?…])|(?<=……)(?=[“‘「『])|())"
+    r"[。！？!?｡…\n.](?:"
+    rf"(?<=[。！？!?｡])[。！？!?｡…{CLOSERS}]*+(?:(?=[，、；：,])()|)"
+    rf"|(?<=…)…*+(?:[{CLOSERS}]++(?![，、；：,。！？!?｡…])|(?<=……)(?=[“‘「『])|())"
     r"|(?<=\n)"
     r"|(?<=[^\W\d]\.)(?=\s))"
 )

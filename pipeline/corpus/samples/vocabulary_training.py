@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from pipeline.corpus.records import Document
+from pipeline.corpus.records import Document, Drop
 from pipeline.corpus.samples.characters import Scanner
 from pipeline.corpus.samples.vocabulary import SPECIALS, read_vocabulary, vocabulary_sha256
 from pipeline.corpus.text.cleaning import Cleaner
-from pipeline.corpus.text.parsing import clean_documents
+from pipeline.corpus.text.parsing import clean_documents, fault
 from pipeline.corpus.text.quality import content_hashes
 from pipeline.corpus.text.reading import Chunk, read_unit
 from pipeline.corpus.text.sources import Source
@@ -65,13 +65,20 @@ def train_vocabulary(
         return read_vocabulary(path)
     units = plan_units(sources, settings)
     drops: Counter[str] = Counter()
-    chunks = sampled_chunks(units, settings, show, drops)
-    characters, words = count_tokens(chunks, settings, drops)
+    first: list[str] = []
+
+    def note(drop: Drop) -> None:
+        drops[drop.reason] += 1
+        if not first:
+            first.append(f"; the first one is {drop.place}: {fault(drop, settings.text_field)}")
+
+    chunks = sampled_chunks(units, settings, show, note)
+    characters, words = count_tokens(chunks, settings, note)
     if not characters and not words:
         raise CorpusError(
             f"corpus.inputs: {', '.join(settings.inputs)}: no text to train a vocabulary on; "
-            f"dropped: {dict(drops)}; check corpus.format, corpus.text_field, corpus.encoding and "
-            "corpus.cleaning"
+            f"dropped: {dict(drops)}{''.join(first)}; check corpus.format, corpus.text_field, "
+            "corpus.encoding and corpus.cleaning"
         )
     tokens = compose_vocabulary(characters, words, settings.vocab_size)
     # In this order, a command that is stopped between the two leaves no file without a note.
@@ -162,12 +169,12 @@ def sampled_chunks(
     units: Sequence[Unit],
     settings: CorpusSettings,
     show: Callable[[str], None],
-    drops: Counter[str],
+    note: Callable[[Drop], object],
 ) -> Iterator[Chunk]:
     """Chunks with about `TRAINING_BYTES` of text in all, spread over the units; shows progress.
 
     Of units that are read in one piece every n-th is taken. Of each stream a part is taken, which
-    begins at its start. Files that can't be read are added to `drops`, by reason.
+    begins at its start. `note` receives the drops of files that can't be read.
     """
     total = sum(_expected_bytes(unit) for unit in units)
     step = max(1, math.ceil(total / TRAINING_BYTES))
@@ -178,7 +185,8 @@ def sampled_chunks(
         of_unit = 0
         for chunk in read_unit(unit, settings):
             if not isinstance(chunk, Chunk):
-                drops.update(drop.reason for drop in chunk.damage)
+                for drop in chunk.damage:
+                    note(drop)
                 continue
             if unit.stream and chunk.number % min(step, SKIPPED_CHUNKS):
                 continue
@@ -199,18 +207,18 @@ def _expected_bytes(unit: Unit) -> int:
 
 
 def count_tokens(
-    chunks: Iterable[Chunk], settings: CorpusSettings, drops: Counter[str]
+    chunks: Iterable[Chunk], settings: CorpusSettings, note: Callable[[Drop], object]
 ) -> tuple[Counter[str], Counter[str]]:
     """Counts of single characters and of all other words in cleaned text, both normalised.
 
-    What is dropped of the text is added to `drops`, by reason.
+    `note` receives what is dropped of the text.
     """
     scanner = Scanner(
         normalizers.BertNormalizer(lowercase=settings.lowercase), pre_tokenizers.BertPreTokenizer()
     )
     codes = np.zeros(0x110000, np.int64)
     spans: Counter[str] = Counter()
-    for text in _texts(chunks, settings, drops):
+    for text in _texts(chunks, settings, note):
         scan = scanner.scan(text)
         codes += np.bincount(scan.codes[scan.single], minlength=len(codes))
         spans.update(scan.spans(scan.span_bounds()))
@@ -225,7 +233,9 @@ def count_tokens(
     return characters, words
 
 
-def _texts(chunks: Iterable[Chunk], settings: CorpusSettings, drops: Counter[str]) -> Iterator[str]:
+def _texts(
+    chunks: Iterable[Chunk], settings: CorpusSettings, note: Callable[[Drop], object]
+) -> Iterator[str]:
     """The cleaned text of chunks, about `COUNTED_CHARACTERS` at a time."""
     cleaner = Cleaner(settings.cleaning)
     held: list[str] = []
@@ -236,7 +246,7 @@ def _texts(chunks: Iterable[Chunk], settings: CorpusSettings, drops: Counter[str
                 held.append(record.text)
                 size += len(record.text)
             else:
-                drops[record.reason] += 1
+                note(record)
             if size > COUNTED_CHARACTERS:
                 yield "\n".join(held)
                 held, size = [], 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,12 +15,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.corpus.records import Masks, Pairs
 from pipeline.corpus.samples.masks import Maskable, no_masks
+from pipeline.corpus.samples.vocabulary import SPECIALS
 from pipeline.errors import ShardError
 from pipeline.storage import read_whole, write_whole
 
 SCHEMA_VERSION = 2
 """To be raised when shards or manifests change, or when a seed gives other masks."""
 MANIFEST = "manifest.json"
+SHOWN = 5
+"""How many shards with the same fault are named."""
 
 
 class ShardInfo(BaseModel):
@@ -178,6 +182,18 @@ def write_manifest(folder: str | Path, manifest: Manifest) -> None:
     write_whole(f"{str(folder).rstrip('/')}/{MANIFEST}", (text + "\n").encode())
 
 
+def _faults(manifest: Manifest) -> Iterator[str]:
+    """What contradicts itself in a manifest, so that its shards can't be read by it."""
+    names = Counter(info.name for info in manifest.shards)
+    if again := [name for name, count in names.items() if count > 1]:
+        yield f"shards are listed more than once: {', '.join(again[:SHOWN])}"
+    if missing := [token for token in SPECIALS if token not in manifest.special_ids]:
+        yield f"special_ids has no {', '.join(missing)}"
+    outside = [id for id in manifest.special_ids.values() if not 0 <= id < manifest.vocab_size]
+    if outside:
+        yield f"special_ids {outside} are outside of a vocabulary of {manifest.vocab_size}"
+
+
 def read_manifest(folder: str | Path) -> Manifest:
     """Read a corpus folder's manifest.
 
@@ -189,7 +205,10 @@ def read_manifest(folder: str | Path) -> Manifest:
         values = json.loads(read_whole(path))
         version = values["schema_version"]
         if version == SCHEMA_VERSION:
-            return Manifest.model_validate(values)
+            manifest = Manifest.model_validate(values)
+            if faults := list(_faults(manifest)):
+                raise ValueError("; ".join(faults))
+            return manifest
     except FileNotFoundError:
         raise ShardError(
             f"{folder}: no {MANIFEST}, so this is not a finished corpus; run jobs.prepare, which "

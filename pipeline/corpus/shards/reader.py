@@ -384,6 +384,12 @@ def open_batch(
         raise ShardError(
             f"{path}: made with another vocabulary than the manifest says; run jobs.prepare again"
         )
+    size = tags.get("vocab_size", str(manifest.vocab_size))
+    if size != str(manifest.vocab_size):
+        raise ShardError(
+            f"{path}: made with a vocabulary of {size} entries, the manifest says "
+            f"{manifest.vocab_size}; run jobs.prepare again"
+        )
     found = (reader.num_record_batches, batch.num_rows, len(batch["input_ids"].values))
     if found != (1, info.rows, info.tokens):
         raise ShardError(

@@ -186,7 +186,7 @@ def _mask_laws(pairs: Pairs, masks: Masks, manifest: Manifest) -> dict[str, NDAr
     laws["words are masked whole or not at all"] = np.unique(
         np.searchsorted(pairs.offsets, np.flatnonzero(torn), side="right") - 1
     )
-    if masking:
+    if masking and (pairs.input_ids < manifest.vocab_size).all():
         _, sizes, samples = maskable_words(
             pairs.input_ids, begins, pairs.offsets, manifest.maskable
         )

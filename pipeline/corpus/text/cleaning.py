@@ -35,8 +35,11 @@ ATTRIBUTES = (
     rf"(?:(?:\s++(?:{QUOTING}{QUOTED}|[a-zA-Z][a-zA-Z0-9:.-]*+(?:\s*+=\s*+{VALUE})?)){{0,100}}+"
     rf"\s*+/?\s*+>|\s++{QUOTING}[\"'][^<>]{{0,2000}}+>)"
 )
+# Words without a value are no attributes after one letter: `a <b or c> d`.
+COMPARED = r"(?!/?[abipqsu](?:\s++(?!(?:hidden|download)\b)[a-z]++)++\s*+>)"
 BLOCK_TAG = re.compile(
-    r"</?(?:address|article|aside|blockquote|body|br|canvas|center|dd|details|dialog|dir|div|dl|dt"
+    rf"<{COMPARED}"
+    r"/?(?:address|article|aside|blockquote|body|br|canvas|center|dd|details|dialog|dir|div|dl|dt"
     r"|fieldset|figcaption|figure|footer|form|frame|frameset|h[1-6]|head|header|hgroup|hr|html"
     r"|legend|li|main|menu|nav|noframes|noscript|ol|optgroup|option|p|pre|script|search|section"
     r"|select|style|summary|svg|table|tbody|td|template|textarea|tfoot|th|thead|title|tr|ul|video)"
@@ -44,7 +47,8 @@ BLOCK_TAG = re.compile(
     re.IGNORECASE,
 )
 INLINE_TAG = re.compile(
-    r"</?(?:a|abbr|acronym|area|audio|b|base|bdi|bdo|big|button|caption|cite|code|col|colgroup|data"
+    rf"<{COMPARED}"
+    r"/?(?:a|abbr|acronym|area|audio|b|base|bdi|bdo|big|button|caption|cite|code|col|colgroup|data"
     r"|datalist|del|dfn|em|embed|font|i|iframe|img|input|ins|kbd|label|link|map|mark|marquee|meta"
     r"|meter|nobr|nowiki|o:p|output|param|path|picture|progress|q|rb|ref|rp|rt|rtc|ruby|s|samp|slot"
     r"|small|source|span|strike|strong|sub|sup|time|track|tt|u|var|wbr)" + ATTRIBUTES,
@@ -53,6 +57,10 @@ INLINE_TAG = re.compile(
 DECLARATION = re.compile(r"<!doctype\b[^<>]{0,2000}>|<\?xml\b[^<>]{0,2000}\?>", re.IGNORECASE)
 NOT_SHOWN = re.compile(r"<!--|<(script|style|svg)\b[^<>]{0,2000}>", re.IGNORECASE)
 """What begins a part that is not shown."""
+CODE = re.compile("[{}();=]|//|/[*]|<")
+"""What stands in every script, style or drawing."""
+TYPE_PARAMETER = re.compile("(?<=[A-Za-z0-9_])<[ABIQSU]>")
+"""What stands after a name, as in `List<A>`, and would have an end tag in HTML."""
 ENDS = {
     "<!--": re.compile("-->"),
     **{name: re.compile(rf"</{name}\s*>", re.IGNORECASE) for name in ("script", "style", "svg")},
@@ -193,12 +201,19 @@ def strip_html(text: str) -> str:
         if "<!" in text or "<?" in text:
             text = DECLARATION.sub("", text)
         text = BLOCK_TAG.sub("\n", text)
-        text = INLINE_TAG.sub("", text)
+        kept = _type_parameters(text)
+        text = INLINE_TAG.sub((lambda tag: tag[0] if tag[0] in kept else "") if kept else "", text)
     return decode_entities(text) if "&" in text else text
 
 
 def _has_tags(text: str) -> bool:
     return bool(BLOCK_TAG.search(text) or INLINE_TAG.search(text))
+
+
+def _type_parameters(text: str) -> set[str]:
+    """Those that no end tag closes."""
+    found = set(TYPE_PARAMETER.findall(text))
+    return {tag for tag in found if f"</{tag[1]}" not in text.upper()}
 
 
 def _remove_not_shown(text: str) -> str:
@@ -214,11 +229,18 @@ def _remove_not_shown(text: str) -> str:
         if found.start() < begin or kind in endless:
             continue
         if end := ENDS[kind].search(text, found.end()):
+            if kind != "<!--" and _is_prose(text[found.end() : end.start()]):
+                continue
             kept.append(text[begin : found.start()])
             begin = end.end()
         else:
             endless.add(kind)
     return "".join([*kept, text[begin:]])
+
+
+def _is_prose(part: str) -> bool:
+    """Whether a text only names the tags around a part, which no program or style could be."""
+    return "。" in part and not CODE.search(part)
 
 
 def decode_entities(text: str) -> str:

@@ -107,10 +107,10 @@ def find_files(text: str, setting: str, is_known: Callable[[str], bool]) -> Foun
             kind is followed: its own name may tell the kind.
 
     Raises:
-        CorpusError: there is no such file or folder, or it can't be listed.
+        CorpusError: there is no such file or folder, or it can't be reached or listed.
     """
-    system, inner = filesystem(text)
     try:
+        system, inner = filesystem(text)
         if is_local(system):
             return _find_local(system, inner, is_known)
         levels: Sequence[str] = ()
@@ -128,6 +128,11 @@ def find_files(text: str, setting: str, is_known: Callable[[str], bool]) -> Foun
     except OSError as error:
         where = error.filename or text
         raise CorpusError(f"{setting}: {where}: {error.strerror or error}") from None
+    except CorpusError as error:
+        raise CorpusError(f"{setting}: {error}") from error.__cause__
+    except Exception as error:  # each library for stores raises errors of its own
+        cause = f"{type(error).__name__}: {error}"
+        raise CorpusError(f"{setting}: {text}: can't be listed: {cause}") from error
     files = {path: _remote(info) for path, info in sorted(listing.items()) if _is_file(info)}
     return Found(system, base, files, False, levels)
 

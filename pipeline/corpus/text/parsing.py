@@ -18,13 +18,16 @@ from pipeline.corpus.records import Document, Drop
 from pipeline.corpus.text import wikipedia
 from pipeline.corpus.text.cleaning import Cleaner
 from pipeline.corpus.text.reading import Block
-from pipeline.corpus.text.streams import BLANK
+from pipeline.corpus.text.streams import BLANK, WIKIEXTRACTOR
 from pipeline.corpus.text.transcoding import decode
 
 DOCUMENT_BEGINS = re.compile(
     r'(?<=</doc>)(?=<doc )|(?<!^)(?=<doc id="[^"]*" (?:revid="[^"]*" )?url=")'
 )
 """Where WikiExtractor's documents begin in a line that holds something else before them."""
+
+SHOWN_FIELDS = 200
+"""Characters of the names of fields that messages show."""
 
 
 def clean_documents(
@@ -144,6 +147,24 @@ def _json_document(block: Block, offset: int, line: str, text_field: str) -> Doc
     return _document(block, offset, value, line)
 
 
+def fault(drop: Drop, text_field: str) -> str:
+    """The reason of a drop; of an object of JSON also what is wrong with it."""
+    if drop.reason != "malformed":
+        return drop.reason
+    try:
+        row = json.loads(drop.text)
+    except (ValueError, RecursionError) as error:
+        is_object = drop.text.lstrip().startswith('{"')
+        return f"malformed: not valid JSON: {error}" if is_object else drop.reason
+    if not isinstance(row, dict):
+        return drop.reason
+    if text_field in row:
+        return f"malformed: field {text_field!r} is no text"
+    fields = ", ".join(row)[:SHOWN_FIELDS].encode("utf-8", "backslashreplace").decode()
+    advice = f"; set corpus.text_field to one of: {fields}" if fields else ""
+    return f"malformed: no field {text_field!r}{advice}"
+
+
 def _one_text(block: Block) -> Iterator[Document | Drop]:
     lines = []
     for _, line in _lines(block):
@@ -196,10 +217,10 @@ def _wikiextractor(block: Block) -> Iterator[Document | Drop]:
             continue
         text = line.rstrip()
         ends = text.endswith("</doc>")
-        if text.startswith("<doc "):
+        if tag := WIKIEXTRACTOR.match(text):
             yield from close()
             begin, inside = offset, True
-            line = "" if text.endswith('">') else text.partition('">')[2]
+            line = "" if text.endswith(('">', "'>")) else text[tag.end() :]
         elif not lines and not inside:
             begin = offset
         if ends:

@@ -43,6 +43,7 @@ FORMATS = {
 WIKIEXTRACTOR_NAME = re.compile(r"wiki_\d+$")
 EMPTY = "empty"
 UNKNOWN_KIND = "unknown kind"
+PACKED_PARQUET = "Parquet file that was compressed once more, which is not read; unpack it"
 SHOWN = 5
 """How many of the files that are left out for one reason are named in messages."""
 HASHED_BYTES = 10**9
@@ -157,7 +158,7 @@ def list_sources(
         new = [item for item in items if isinstance(item, LeftOut)]
         _check_permissions(new, setting)
         if len(new) == len(items) and not any(each.reason == EMPTY for each in new):
-            raise _nothing_to_read(text, new, setting)
+            raise _nothing_to_read(text, new, setting, listed.named)
         left_out.extend(new)
         sources.extend(item for item in items if isinstance(item, Source))
     if not sources:
@@ -196,6 +197,8 @@ def _source(
         return LeftOut(label, HIDDEN)
     if not form:
         return LeftOut(label, UNKNOWN_KIND)
+    if form == "parquet" and compression:
+        return LeftOut(label, PACKED_PARQUET)
     if not file.size:
         return LeftOut(label, EMPTY)
     if is_local(found.system) and not os.access(path, os.R_OK, effective_ids=True):
@@ -213,9 +216,13 @@ def _check_permissions(left_out: Sequence[LeftOut], setting: str) -> None:
         )
 
 
-def _nothing_to_read(text: str, left_out: Sequence[LeftOut], setting: str) -> CorpusError:
+def _nothing_to_read(
+    text: str, left_out: Sequence[LeftOut], setting: str, named: bool
+) -> CorpusError:
     if not left_out and GLOB.search(text):
         return CorpusError(f"{setting}: {text}: no file matches")
+    if named and left_out[0].reason != UNKNOWN_KIND:
+        return CorpusError(f"{setting}: {text}: {left_out[0].reason}")
     lines = "".join(f"\n  {line}" for line in Listing([], left_out).left_out_lines())
     return CorpusError(
         f"{setting}: {text}: no file of a known kind ({', '.join(FORMATS)}, wiki_00, each "

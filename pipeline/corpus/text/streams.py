@@ -10,13 +10,18 @@ from typing import IO, NamedTuple
 
 from pipeline.corpus.text.decompression import Damage, decompressed
 from pipeline.corpus.text.encodings import SAMPLE_BYTES, find_codec, keeps_ascii, peek
+from pipeline.corpus.text.json_lines import as_lines, is_array_or_pretty
 from pipeline.corpus.text.sources import Source
 from pipeline.corpus.text.transcoding import to_utf8
 
 BLANK = re.compile("[\\s\0\u200b-\u200f\u2060\ufeff]*")
 """White space, invisible characters, and what fills up files without being text."""
 
-WIKIEXTRACTOR = re.compile(r'<doc id="[^"]*" (?:revid="[^"]*" )?url="[^"]*" title="')
+WIKIEXTRACTOR = re.compile(
+    r"""<doc(?=.*?\sid=["'])(?=.*?\s(?:url|title)=["'])\s+[a-z]+=["'].*?["']\s*>"""
+)
+"""The tag that begins a document of WikiExtractor, whose attributes depend on its version. A title
+may hold quotes and `">`."""
 
 TAR = b"ustar"
 """At byte 257 of a tar archive."""
@@ -31,6 +36,7 @@ class Stream(NamedTuple):
     """Codec of `data`; ASCII bytes mean the same as in UTF-8."""
     data: Iterator[bytes]
     transcoded: bool
+    """`data` holds other bytes than the file, so it can't be cut into ranges of the file."""
     archive: bool
     """The data is a tar archive, which holds files and is no text."""
     damage: list[Damage]
@@ -45,7 +51,8 @@ class Stream(NamedTuple):
 def open_stream(file: IO[bytes], source: Source, encoding: str) -> Stream:
     """The text of an open file; the first bytes show its codec and the format of its records.
 
-    Text in UTF-16 and other codecs in which ASCII bytes have another meaning becomes UTF-8.
+    Text in UTF-16 and other codecs in which ASCII bytes have another meaning becomes UTF-8. Arrays
+    of JSON, and objects that go on over several lines, become JSON lines, in UTF-8 too.
     WikiExtractor writes files of the same names in two formats: JSON lines, and text between tags.
     Such a text is also known by its first tag where its file was renamed to `….txt`, and JSON lines
     are by their first ones.
@@ -54,15 +61,22 @@ def open_stream(file: IO[bytes], source: Source, encoding: str) -> Stream:
     data = _until_damage(decompressed(file, source.compression), damage)
     head = peek(data)
     codec = find_codec(head, encoding)
-    if source.format in ("wikiextractor", "lines"):
+    archive, one_a_line = head[257:262] == TAR, True
+    if source.format in ("wikiextractor", "lines", "jsonl"):
         first = head[:SAMPLE_BYTES].decode(codec, "ignore").lstrip("\ufeff\0 \t\r\n")
+        whole = len(head) <= SAMPLE_BYTES
         if source.format == "wikiextractor" and first.startswith("{"):
             source = source._replace(format="wikiextractor_json")
-        elif WIKIEXTRACTOR.match(first):
+        elif source.format != "jsonl" and WIKIEXTRACTOR.match(first):
             source = source._replace(format="wikiextractor")
-        elif source.format == "lines" and _are_objects(first, len(head) <= SAMPLE_BYTES):
+        elif source.format == "lines" and _are_objects(first, whole):
             source = source._replace(format="jsonl")
-    data, archive = itertools.chain([head], data), head[257:262] == TAR
+        elif is_array_or_pretty(first, whole, named=source.format == "jsonl"):
+            source, one_a_line = source._replace(format="jsonl"), False
+    data = itertools.chain([head], data)
+    if not one_a_line:
+        utf8 = data if codec == "utf-8" else to_utf8(data, codec)
+        return Stream(source, "utf-8", as_lines(utf8), True, archive, damage)
     if keeps_ascii(codec):
         return Stream(source, codec, data, False, archive, damage)
     return Stream(source, "utf-8", to_utf8(data, codec), True, archive, damage)

@@ -7,6 +7,7 @@ not decodable, any other object is not a string.
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 import sys
 from collections import Counter, deque
@@ -21,8 +22,10 @@ from pipeline.errors import CorpusError
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 SEPARATOR = re.compile(r"sep=(.)\s*", re.IGNORECASE)
+LINE_END = re.compile(r"\r\n|\r|\n")
 NUMBER = re.compile(r'\s*"?[+-]?\d[\d.:/-]*"?\s*')
 """A number or date, as columns beside the text hold."""
+DIGITS = re.compile(r"\d{1,400}")  # Python reads no number of more than 4,300 digits
 RECORD_BYTES = 256 << 20
 """Longest record of text. A longer one is cut here, so that memory is bounded."""
 
@@ -33,8 +36,13 @@ def column_of(names: Sequence[str], text_field: str, label: str) -> int:
     """Number of the text column.
 
     Raises:
-        CorpusError: there is none.
+        CorpusError: there is none, or there are several.
     """
+    if names.count(text_field) > 1:
+        raise CorpusError(
+            f"{label}: {names.count(text_field)} columns have the name {text_field!r}, which "
+            "corpus.text_field names; rename all but one of them"
+        )
     if text_field not in names:
         raise CorpusError(
             f"{label}: no column {text_field!r}; set corpus.text_field to one of {', '.join(names)}"
@@ -81,6 +89,7 @@ def csv_values(stream: Stream, text_field: str) -> Iterator[tuple[Any, int]]:
                     yield (text,), size
                     continue
             else:
+                lines.learn(delimiter, row, width)
                 size = lines.take()
         if not row:  # an empty line
             continue
@@ -120,6 +129,10 @@ class _Lines:
         self._again: deque[tuple[str, int]] = deque()
         self._record: list[tuple[str, int]] = []
         self._size = 0
+        self._end = ""
+        """What ends the header's line; empty if that is not known."""
+        self._quotes = False
+        """The file's writer quotes each field that must be, so that no quote is a stray one."""
 
     def __iter__(self) -> _Lines:
         return self
@@ -148,15 +161,42 @@ class _Lines:
         self._again.extendleft(reversed(self._record))
         self.take()
 
+    def _text(self) -> str:
+        return "".join(line for line, _ in self._record)
+
+    def learn(self, delimiter: str, row: Sequence[str], width: int) -> None:
+        """Note how the writer of the file ends lines and quotes fields, from a record as read.
+
+        It quotes if all fields of the header stand in quotes, or a delimiter does in a row.
+        """
+        if not row or self._quotes:
+            return
+        text = self._text()
+        if width < 0:
+            self._end = "".join(LINE_END.findall(text)[-1:])
+            self._quotes = all(
+                name[:1] == name[-1:] == '"' for name in text.strip().split(delimiter)
+            )
+        elif len(self._record) == 1:
+            self._quotes = len(row) == width <= text.count(delimiter)
+
+    def _breaks_differ(self) -> bool:
+        """Whether all line breaks within the record are other ones than those that end rows."""
+        text = self._text()
+        ends = LINE_END.findall(text)
+        last = ends.pop() if text.endswith(("\n", "\r")) else self._end
+        return bool(ends) and last == self._end and self._end not in ends
+
     def are_rows(
         self, delimiter: str, row: Sequence[str], width: int, column: int, form: str
     ) -> bool:
         """Whether the lines of a record are rows, which a quote in the first one joined.
 
-        In TSV they are if each has as many fields as a row. The comma stands in text too, such as
-        in each line of a poem, so in CSV another column must hold a number in each line, or the
-        same few values. A record of more fields than a row is no row itself: there most of the
-        lines between its first and last one decide.
+        They are not if the record has as many fields as a row, and the file's writer evidently
+        quotes, or ends rows otherwise than lines in fields. Else, in TSV they are if each has as
+        many fields as a row. The comma stands in text too, such as in each line of a poem, so in
+        CSV another column must hold values as well. A record of more fields than a row is no row
+        itself: there most of the lines between its first and last one decide.
 
         Args:
             row: the record as it was read.
@@ -167,6 +207,8 @@ class _Lines:
         counts = [line.count(delimiter) + 1 for line, _ in self._record]
         if form != "tsv" and len(row) > width:
             return 2 * counts[1:-1].count(width) > len(counts) - 2
+        if len(row) == width and (self._quotes or self._breaks_differ()):
+            return False
         if any(count != width for count in counts):
             return False
         if form == "tsv":
@@ -174,7 +216,10 @@ class _Lines:
         rows = [line.split(delimiter) for line, _ in self._record]
         columns = list(zip(*rows, strict=True))
         others = columns[:column] + columns[column + 1 :]
-        return any(_are_values(fields) for fields in others)
+        # The quote of a text that comes last closed at the end of a line, as it should. Lines of a
+        # list in that text may be numbered, but their numbers do not go on from that of the row.
+        closed = column == width - 1 == len(row) - 1
+        return any(_are_values(fields, any_numbers=not closed) for fields in others)
 
     def back_to_second(self) -> tuple[str, int]:
         """Read the record again from its second line on; returns the first one and its bytes."""
@@ -184,13 +229,18 @@ class _Lines:
         return first
 
 
-def _are_values(fields: Sequence[str]) -> bool:
+def _are_values(fields: Sequence[str], any_numbers: bool) -> bool:
     """Whether fields are values of one column: numbers, or few different ones.
 
     If they are parts of a text, the first or the last one is still a value, which no other equals.
+
+    Args:
+        any_numbers: whether numbers need not ascend from field to field.
     """
     if all(map(NUMBER.fullmatch, fields)):
-        return True
+        numbers = [list(map(int, DIGITS.findall(field))) for field in fields]
+        if any_numbers or all(one < other for one, other in itertools.pairwise(numbers)):
+            return True
     counts = Counter(field.strip() for field in fields)
     ends = min(counts[field.strip()] for field in (fields[0], fields[-1]))
     return "" not in counts and ends > 1 and 2 * len(counts) <= len(fields)

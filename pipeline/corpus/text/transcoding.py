@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 
-from pipeline.corpus.text.encodings import EVIDENT, share_of_common
+from pipeline.corpus.text.encodings import EVIDENT, ORDERS, share_of_common
 
 UTF8_CHARACTER = (
     rb"(?:[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}"
@@ -25,6 +26,17 @@ KINDS = bytes(
 """Kinds of bytes of UTF-8: a continuation, or the first of a character of two or three bytes."""
 HELD_BYTES = 1 << 14
 """Bytes that are held back, so that a stretch that goes on in the next ones is found."""
+OTHER_ORDER = {
+    one: other for pair in ORDERS.values() for one, other in itertools.permutations(pair)
+}
+PRIVATE = str.maketrans(
+    "\ue78d\ue78e\ue78f\ue790\ue791\ue792\ue793\ue794\ue795\ue796\ue7c7\ue816\ue817\ue818\ue81e"
+    "\ue826\ue82b\ue82c\ue831\ue832\ue83b\ue843\ue854\ue855\ue864",
+    "︐︒︑︓︔︕︖︗︘︙ḿ\U00020087\U00020089\U000200cc龴龵龶龷\U000215d7龸\U0002298f龹龺\U000241fe龻",
+)
+"""Characters that Unicode got after Python's GB18030, which decodes their bytes to private use, to
+those of GB 18030-2022 and Unicode."""
+IS_PRIVATE = re.compile("[\ue78d-\ue796\ue7c7\ue816-\ue864]")
 BAD = "\udcff"
 """Stands for bytes that a codec can't decode: no text contains it, and UTF-8 refuses its byte."""
 
@@ -53,36 +65,82 @@ def decode(data: bytes, codec: str, errors: str = "strict") -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
-        return data.decode(codec, errors)
+        return _without_private(data.decode(codec, errors), codec)
     try:
-        other = data.decode(codec)
+        other = _without_private(data.decode(codec), codec)
     except UnicodeDecodeError:
         return text
     return text if share_of_common(text) > share_of_common(other) else other
 
 
+def _without_private(text: str, codec: str) -> str:
+    return text.translate(PRIVATE) if codec == "gb18030" and IS_PRIVATE.search(text) else text
+
+
 def to_utf8(stream: Iterable[bytes], codec: str) -> Iterator[bytes]:
     """Transcode a stream, without its byte-order mark; what is bad there is bad in UTF-8 too.
 
-    Stretches that are evidently UTF-8, as of files that were joined, stay what they are.
+    Stretches that are evidently UTF-8, as of files that were joined, stay what they are. A mark of
+    the other order of bytes begins text in that order.
     """
-    decoder = codecs.getincrementaldecoder(codec)("mark_bad")
+    decoder = _Decoder(codec)
     begun = False
     for data, is_utf8, final in _pieces(stream):
         text = ""
         if is_utf8:
             # The stretch may begin with the last byte of a character of the codec.
-            while data and data[0] < 128 and decoder.getstate()[0]:
+            while data and data[0] < 128 and decoder.held:
                 text += decoder.decode(data[:1])
                 data = data[1:]
-            text += decoder.decode(b"", True)
-            decoder.reset()
+            text += decoder.decode(b"", final=True)
         else:
             text = decoder.decode(data, final)
             data = b""
         if text and not begun:
             text, begun = text.removeprefix("\ufeff"), True
         yield text.encode("utf-8", "mark_bad") + data
+
+
+class _Decoder:
+    """An incremental decoder, which goes on in the other order of bytes after a mark of it."""
+
+    def __init__(self, codec: str) -> None:
+        self._use(codec)
+
+    def _use(self, codec: str) -> None:
+        self._codec = codec
+        self._decoder = codecs.getincrementaldecoder(codec)("mark_bad")
+        other = OTHER_ORDER.get(codec)
+        self._swapped = "\ufeff".encode(other) if other else b""
+        """A mark of the other order. In this one it is no character."""
+
+    @property
+    def held(self) -> bytes:
+        """The beginning of a character, whose other bytes are awaited."""
+        return self._decoder.getstate()[0]
+
+    def decode(self, data: bytes, final: bool = False) -> str:
+        """The text of the next bytes; after the final ones, another text may follow."""
+        text = ""
+        if self._swapped:
+            data = self.held + data
+            self._decoder.reset()
+            while (place := _find_aligned(data, self._swapped)) >= 0:
+                text += self._decoder.decode(data[:place], True)
+                self._use(OTHER_ORDER[self._codec])
+                data = data[place:]
+        text += self._decoder.decode(data, final)
+        if final:
+            self._decoder.reset()
+        return _without_private(text, self._codec)
+
+
+def _find_aligned(data: bytes, unit: bytes) -> int:
+    """Place of a code unit in data that begins with a whole one; -1 if it is not there."""
+    place = data.find(unit)
+    while place > 0 and place % len(unit):
+        place = data.find(unit, place + 1)
+    return place
 
 
 def _pieces(stream: Iterable[bytes]) -> Iterator[tuple[bytes, bool, bool]]:

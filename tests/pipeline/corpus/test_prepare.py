@@ -429,3 +429,23 @@ def test_a_multistream_wikipedia_dump_becomes_a_corpus(vocab, tmp_path):
     for name in ("documents", "tokens", "words", "unknown_tokens"):
         assert got.counts[name] == expected.counts[name], name
     assert got.drops == {}
+
+
+def test_an_error_for_malformed_objects_names_their_fields(vocab, tmp_path):
+    rows = '{"content": "正文", "id": 1}\n{"text": ["a", 1]}\n{"text": "没有结束\n'
+    source = raw.write(tmp_path / "a.jsonl", rows.encode())
+    with pytest.raises(CorpusError, match="malformed") as caught:
+        run(source, tmp_path / "out", vocab)
+    message = str(caught.value)
+    assert (
+        f"{source}:0: malformed: no field 'text'; set corpus.text_field to one of: content, id"
+        in message
+    )
+    assert "malformed: field 'text' is no text" in message
+    assert "malformed: not valid JSON: Unterminated string" in message
+
+
+def test_an_error_for_documents_that_are_all_held_out_says_so(source, vocab, tmp_path):
+    with pytest.raises(CorpusError, match=r"also stand in corpus\.heldout") as caught:
+        run(source, tmp_path / "out", vocab, heldout=(str(source),))
+    assert "corpus.format" not in str(caught.value)

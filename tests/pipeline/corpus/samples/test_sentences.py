@@ -77,3 +77,7 @@ def test_marks_are_skipped_where_none_of_them_ends_a_sentence(text):
 def test_many_marks_that_end_no_sentence_are_read_once(text):
     """At each mark anew, this would take hours."""
     assert sentence_ends(text, 10**7) == [len(text)]
+
+
+def test_a_half_width_full_stop_ends_a_sentence():
+    assert split_sentences("今天下雨｡“好｡”他说｡", 128) == ["今天下雨｡", "“好｡”", "他说｡"]

@@ -134,3 +134,12 @@ def test_an_error_for_want_of_text_names_what_was_dropped(tmp_path):
     corpus = CorpusSettings(inputs=(str(path),))
     with pytest.raises(CorpusError, match=r"'malformed': 3, 'not_chinese': 3.*corpus\.text_field"):
         train(corpus, tmp_path / "vocab.txt")
+
+
+def test_an_error_for_want_of_text_names_the_first_place_and_the_fields(tmp_path):
+    path = raw.write(tmp_path / "a.jsonl", '\n{"id": 1, "content": "正文"}\n'.encode())
+    message = (
+        r"a\.jsonl:1: malformed: no field 'text'; set corpus\.text_field to one of: id, content"
+    )
+    with pytest.raises(CorpusError, match=message):
+        train(CorpusSettings(inputs=(str(path),)), tmp_path / "vocab.txt")

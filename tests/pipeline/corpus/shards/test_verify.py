@@ -163,3 +163,31 @@ def test_a_shard_of_another_vocabulary_is_found(tmp_path):
 def test_no_manifest_is_no_corpus(tmp_path):
     with pytest.raises(ShardError, match="not a finished corpus"):
         verify(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"special_ids": {}}, r"damaged \(special_ids has no \[PAD\]"),
+        ({"vocab_size": 3}, r"special_ids \[3, 4\] are outside of a vocabulary of 3"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(tmp_path, changes, message):
+    manifest = corpus(tmp_path, *samples())
+    write_manifest(tmp_path, manifest.model_copy(update=changes))
+    with pytest.raises(ShardError, match=message):
+        verify(str(tmp_path))
+
+
+def test_a_shard_that_is_listed_twice_is_refused(tmp_path):
+    manifest = corpus(tmp_path, *samples())
+    write_manifest(tmp_path, manifest.model_copy(update={"shards": manifest.shards * 2}))
+    with pytest.raises(ShardError, match=r"listed more than once: shard-00000\.arrow"):
+        verify(str(tmp_path))
+
+
+def test_another_size_of_the_vocabulary_is_named(tmp_path):
+    manifest = corpus(tmp_path, *samples())
+    write_manifest(tmp_path, manifest.model_copy(update={"vocab_size": 10}))
+    (problem,) = verify(str(tmp_path)).problems
+    assert "shard-00000.arrow: made with a vocabulary of 1000 entries" in problem

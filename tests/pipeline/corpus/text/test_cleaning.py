@@ -202,3 +202,26 @@ def test_cleaning_twice_is_cleaning_once(text):
     cleaner = Cleaner(CleaningSettings(html=False, **GENTLE))
     once = cleaner(text)
     assert isinstance(once, Drop) or cleaner(once) == once
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "若a <b or c> d则，x <i and y> z",
+        "泛型List<A>、Set<S>、Box<U>",
+    ],
+)
+def test_comparisons_and_type_parameters_are_left(text):
+    assert strip_html(text) == text
+
+
+def test_one_letter_tags_of_html_are_removed():
+    page = "<P hidden>甲<A HREF=x>乙</A>X<B>丙</B><a download>丁</a><P>戊"
+    assert collapse_whitespace(strip_html(page)) == "甲乙X丙丁\n戊"
+
+
+def test_text_between_tags_that_are_only_named_is_kept():
+    text = "JavaScript写在<script>标签里。中间的正文很长。最后以</script>结束。"
+    assert "标签里。中间的正文很长。最后以" in strip_html(text)
+    for code in ('var a="好。"', "// 好。", "/* 好。 */", "p { } 好。"):
+        assert strip_html(f"前<script>{code}</script>后") == "前后"

@@ -200,3 +200,32 @@ def test_traditional_text_is_not_taken_for_another_codec():
         assert find_codec((text * 5).encode(codec)) == codec
     assert find_codec((text * 5).encode("big5"), "big5") == "big5"
     assert find_codec((text * 5).encode("big5")) == "utf-8"  # of which each line is dropped
+
+
+@pytest.mark.parametrize("size", [1, 3, 50, 1 << 20])
+@pytest.mark.parametrize("codec", ["utf-16", "utf-32"])
+def test_files_of_both_orders_of_bytes_may_be_joined(codec, size):
+    orders = [f"{codec}-{order}" for order in ("le", "be", "be", "le")]
+    data = b"".join(("\ufeff" + NEWS + "🙂").encode(order) for order in orders)
+    pieces = [data[i : i + size] for i in range(0, len(data), size)]
+    text = b"".join(to_utf8(pieces, find_codec(data))).decode()
+    assert text == "\ufeff".join([NEWS + "🙂"] * 4)
+
+
+def test_records_of_both_orders_of_bytes(tmp_path):
+    parts = [("\ufeff" + raw.jsonl(LINES).decode()).encode(f"utf-16-{end}") for end in ("be", "le")]
+    documents, dropped = raw.read(raw.write(tmp_path / "a.jsonl", b"".join(parts)))
+    assert [document.text for document in documents] == LINES * 2
+    assert not dropped
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.json"])
+def test_characters_that_unicode_got_after_pythons_gb18030(tmp_path, name):
+    data = bytes.fromhex("FE59FE61FE66FE67FE6DFE7EFE90FEA0A6D9A6DAA6DBA6F3A8BCFE51")
+    rows = {
+        "a.txt": data,
+        "a.csv": b"text\n" + data,
+        "a.json": b'[\n{"text": "' + data + b'"}]',
+    }
+    path = raw.write(tmp_path / name, rows[name])
+    assert raw.texts(path, encoding="gb18030") == ["龴龵龶龷龸龹龺龻︐︒︑︙ḿ\U00020087"]

@@ -241,3 +241,34 @@ def test_a_glob_that_matches_nothing_says_so(tmp_path):
         list_sources(settings.inputs, settings)
     with pytest.raises(CorpusError, match="no such file, folder or glob"):
         found(str(tmp_path / "none" / "*.jsonl"))
+
+
+@pytest.mark.parametrize("error", [OSError("no route"), RuntimeError("no credentials")])
+def test_a_store_that_cannot_be_listed_is_an_error_that_names_the_input(monkeypatch, error):
+    def refuse(*arguments, **settings):
+        raise error
+
+    monkeypatch.setattr(type(filesystem("memory://x")[0]), "isdir", refuse)
+    with pytest.raises(CorpusError, match=r"corpus\.inputs: memory://x/a.*: .*no (route|cred)"):
+        found("memory://x/a.txt")
+    monkeypatch.setattr("pipeline.storage.url_to_fs", refuse)
+    with pytest.raises(CorpusError, match=r"corpus\.inputs: ftp://x/a.*: .*no (route|cred)"):
+        found("ftp://x/a.txt")
+
+
+def test_the_fault_of_a_named_file_is_the_headline(tmp_path):
+    os.mkfifo(tmp_path / "p.txt")
+    with pytest.raises(CorpusError, match=r"p\.txt: not a regular file$"):
+        list_sources([str(tmp_path / "p.txt")], CorpusSettings())
+    raw.write(tmp_path / "a.parquet.gz", b"PAR1")
+    with pytest.raises(CorpusError, match=r"a\.parquet\.gz: Parquet file that was compressed"):
+        list_sources([str(tmp_path / "a.parquet.gz")], CorpusSettings())
+
+
+def test_parquet_that_was_compressed_once_more_is_said(folder):
+    raw.write(folder / "a.parquet.zst", b"PAR1")
+    names, left_out = listed(folder, base=folder)
+    assert names == ["real.txt", "sub/b.txt"]
+    (reason,) = left_out
+    assert left_out[reason] == ["a.parquet.zst"]
+    assert "unpack it" in reason

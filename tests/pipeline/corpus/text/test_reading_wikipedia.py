@@ -127,3 +127,38 @@ def test_a_dump_without_its_parser_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "mwparserfromhell", None)
     with pytest.raises(CorpusError, match=r"nezha-pretrain\[wiki\]"):
         wikipedia.plain_text("数学")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["<doc 里的这一整行都是正文。", '<doc type="a">', "<doc >", '<doc id="3">', "<doc id=1>"],
+)
+def test_a_line_that_only_begins_like_a_tag_of_wikiextractor_is_text(tmp_path, line):
+    marked = [text.replace("\n\n</doc>", f"\n{line}\n后文\n</doc>") for text in MARKED]
+    path = raw.write(tmp_path / "wiki_00", "".join(marked).encode())
+    documents, dropped = raw.read(path)
+    assert [document.text for document in documents] == [
+        f"{text}\n{line}\n后文" for text in ARTICLES
+    ]
+    assert not dropped
+
+
+@pytest.mark.parametrize("name", ["wiki_00", "a.txt"])
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        'id="1" url="u" title="数学"',
+        'id="1" revid="3" url="https://zh.wikipedia.org/wiki?curid=1" title="数学"',
+        'id="1" title="数学" url="u"',
+        'url="u" id="1"',
+        'id="1" title="数学"',
+        'id="1" url="u" title="引"号" nonfiltered="1" processed="1" dbindex="0"',
+        'id="1" url="u" title="a">b"',
+        "id='1' url='u' title='数学'",
+    ],
+)
+def test_tags_of_every_version_of_wikiextractor(tmp_path, name, attributes):
+    marked = "".join(f"<doc {attributes}>\n{text}\n</doc>\n" for text in ARTICLES)
+    documents, dropped = raw.read(raw.write(tmp_path / name, marked.encode()))
+    assert [document.text for document in documents] == ARTICLES
+    assert not dropped

@@ -256,3 +256,57 @@ def test_damaged_pages_of_parquet_are_dropped_with_the_row(tmp_path):
     assert [document.text for document in documents] == [f"第{n}篇" for n in range(500)]
     assert drop.reason == "damaged_file"
     assert f"{path}: row 500" in drop.text
+
+
+MULTILINE = [
+    ("1", "房间不错\n1,位置好\n2,服务好"),
+    ("0", "一般\n1,贵\n1,远"),
+    ("1", "很好"),
+]
+
+
+@pytest.mark.parametrize("header", [("label", "review"), ("id", "review")])
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
+@pytest.mark.parametrize("dialect", ["excel", "excel-tab", "unix"])
+def test_lines_in_a_field_that_look_like_rows_stay_in_it(tmp_path, header, quoting, dialect):
+    """The end of rows tells, which differs from that of lines in fields, or quotes without need."""
+    tab = dialect == "excel-tab"
+    if dialect == "unix" and quoting == csv.QUOTE_MINIMAL:
+        quoting = csv.QUOTE_ALL
+    rows = [(label, text.replace(",", "\t") if tab else text) for label, text in MULTILINE]
+    text = io.StringIO(newline="")
+    csv.writer(text, dialect=dialect, quoting=quoting).writerows([header, *rows])
+    path = raw.write(tmp_path / ("a.tsv" if tab else "a.csv"), text.getvalue().encode())
+    assert raw.texts(path, text_field="review") == [text for _, text in rows]
+    path.write_bytes(path.read_bytes().removesuffix(b"\n").removesuffix(b"\r"))
+    assert raw.texts(path, text_field="review") == [text for _, text in rows]
+
+
+@pytest.mark.parametrize("header", ["label", "id", "day"])
+def test_a_list_in_the_last_field_stays_whole_whatever_ends_the_lines(tmp_path, header):
+    """Its numbers do not go on from that of the row, as those of rows with a stray quote do."""
+    rows = [("2", text) if header == "id" else (label, text) for label, text in MULTILINE]
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([(header, "text"), *rows])
+    path = raw.write(tmp_path / "a.csv", text.getvalue().encode())
+    assert raw.texts(path) == [text for _, text in rows]
+    stray = '1,"开\n2,第二行\n10,第十行\n11,关"\n12,末\n'
+    path = raw.write(tmp_path / "b.csv", f"{header},text\n{stray}".encode())
+    assert raw.texts(path) == ["第二行", "第十行", '关"', "末"]
+
+
+def test_a_delimiter_in_quotes_shows_that_later_quotes_are_no_stray_ones(tmp_path):
+    data = 'label,text\n1,"好,不错"\n1,"房间\n1,位置好"\n0,完\n'
+    path = raw.write(tmp_path / "a.csv", data.encode())
+    assert raw.texts(path) == ["好,不错", "房间\n1,位置好", "完"]
+
+
+def test_two_columns_of_the_name_are_refused(tmp_path):
+    path = raw.write(tmp_path / "a.csv", written([("text", "text", "id"), ("甲", "乙", "1")]))
+    with pytest.raises(CorpusError, match=r"a\.csv: 2 columns have the name 'text'"):
+        raw.read(path)
+    assert raw.texts(path, text_field="id") == ["1"]
+    table = pa.Table.from_arrays([pa.array(["甲"]), pa.array(["乙"])], ["text", "text"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(CorpusError, match=r"a\.parquet: 2 columns have the name 'text'"):
+        raw.read(tmp_path / "a.parquet")
