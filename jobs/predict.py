@@ -33,8 +33,8 @@ def plan(config: Config) -> Mapping[str, object]:
             "predict.input: name a file; standard input has lines of text or JSON, without columns "
             "(predict.columns), and cannot be shared among workers (predict.workers)"
         )
-    if unknown := TASKS[task].unknown_columns(chosen.columns):
-        raise ConfigError("\n".join(f"predict.columns: {mistake}" for mistake in unknown))
+    if wrong := TASKS[task].wrong_columns(chosen.columns):
+        raise ConfigError("\n".join(f"predict.columns: {mistake}" for mistake in wrong))
     lines.check_output(chosen.output, "predict.output", chosen.input)
     return {"task": task, "model": chosen.model, "read": chosen.input, "write": chosen.output}
 

@@ -27,8 +27,8 @@ def check(settings: FinetuneSettings, group: str = "finetune") -> None:
     if settings.name and group != "finetune":
         mistakes.append(f"{group}.name: leave it out; the head is called {group.split('.')[-1]}")
     if settings.task:
-        unknown = TASKS[settings.task].unknown_columns(settings.data.columns)
-        mistakes += [f"{group}.data.columns: {mistake}" for mistake in unknown]
+        wrong = TASKS[settings.task].wrong_columns(settings.data.columns)
+        mistakes += [f"{group}.data.columns: {mistake}" for mistake in wrong]
     trials = [(point.lr, point.batch) for point, _ in search.grid(settings, 0)]
     if len(trials) > 1 and not settings.data.dev:
         mistakes.append(f"{group}.search: needs {group}.data.dev to compare the trials on")

@@ -42,6 +42,12 @@ def load_tokenizer(export: str) -> PreTrainedTokenizerBase:
         )
         size = AutoConfig.from_pretrained(export, trust_remote_code=False).vocab_size
     except (OSError, ValueError) as error:
+        if "sentencepiece" in str(error):  # which would not help: nothing names the tokenizer
+            raise ExportError(
+                f"{export}: it has no tokenizer.json, and no tokenizer_class in its "
+                f"tokenizer_config.json; `python -m jobs.convert --input {export} --output FOLDER` "
+                "makes a folder with a tokenizer of its vocab.txt"
+            ) from error
         raise ExportError(f"{export}: {error}") from error
     missing = [
         name for name in ("cls_token", "sep_token", "pad_token") if not getattr(tokenizer, name)

@@ -57,7 +57,7 @@ def test_tags_of_yaml_are_refused_wherever_settings_are_read(tmp_path):
     tag = f"!!python/object/apply:builtins.open [{marker}, w]"
     file = tmp_path / "config.yaml"
     file.write_text(f"run: {tag}\n", "utf-8")
-    for given in ((file, []), (None, [f"run.name={tag}"])):
+    for given in ((file, []), (None, [f"train.steps={tag}"])):
         with pytest.raises(ConfigError, match="could not determine a constructor"):
             load_config(*given)
     (tmp_path / files.CONFIG).write_text(f"run: {tag}\n", "utf-8")

@@ -21,6 +21,8 @@ class Columns(NamedTuple):
     """Name of a field → names that published files have for it."""
     needed: Sequence[str]
     """Fields without which there is no example."""
+    either: Sequence[str]
+    """Fields of which an example has one; empty if all that it has are `needed`."""
     order: Sequence[str]
     """Fields and target, as they stand in a file without names; empty if files differ in that."""
     target: str
@@ -38,11 +40,30 @@ class Columns(NamedTuple):
             renamed=renamed or {},
             known=task.aliases,
             needed=needed,
+            either=[each for each in (*task.fields, *task.sample) if each not in needed],
             order=task.order,
             target=task.target,
             may_be_blank=task.may_be_blank,
             words=task.words_in_columns,
         )
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """Numbers of columns by field."""
+        return {field: each for field, each in self.renamed.items() if isinstance(each, int)}
+
+    @property
+    def wanted(self) -> str:
+        """The fields of an example, for messages."""
+        return ", ".join(self.needed) or " or ".join(self.either)
+
+    def are_named(self, names: Collection[str]) -> bool:
+        """Whether these names of columns are those of an example's fields."""
+
+        def is_named(field: str) -> bool:
+            return not self.names_of(field).isdisjoint(names)
+
+        return all(map(is_named, self.needed)) and any(map(is_named, self.either or self.needed))
 
     def names_of(self, field: str) -> set[str]:
         """What a file may call a field."""
@@ -55,5 +76,5 @@ class Columns(NamedTuple):
 
         A text that holds nothing is a blank one, and some targets hold no label.
         """
-        kept = set().union(*map(self.names_of, (*self.needed, *self.may_be_blank)))
+        kept = set().union(*map(self.names_of, (*self.needed, *self.either, *self.may_be_blank)))
         return {name: row[name] for name in row if row[name] not in ("", None) or name in kept}

@@ -18,6 +18,7 @@ from pipeline.finetuning.examples.jsonl import Example
 from pipeline.finetuning.examples.lines import open_bytes
 from pipeline.finetuning.examples.task_file import Findings, read_task_file
 from pipeline.finetuning.judging import judge as judging
+from pipeline.finetuning.prediction.head_folder import with_ids
 from pipeline.finetuning.tasks import TASKS, Task
 from pipeline.finetuning.tasks.base import LONGEST_ANSWER, TaskSetup
 from pipeline.settings.finetuning import FinetuneSettings, TaskData
@@ -85,7 +86,7 @@ def examine(settings: FinetuneSettings, export: str, from_scratch: bool) -> Exam
 def read_examples(settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase) -> TaskExamples:
     """The examples by set, with their labels. Raises TaskError, as `examine`."""
     task: Task = TASKS[settings.task]
-    data, findings = settings.data, Findings.none()
+    data, findings, skip = settings.data, Findings.none(), settings.skip_bad
 
     def fits(example: Example) -> str:
         return task.unfit(example, tokenizer, data.length)
@@ -94,6 +95,8 @@ def read_examples(settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase
     labels = task.label_set(train_examples)
     chosen = spread(train_examples, data.examples)
     for those, of in (train_examples, ""), (chosen, f", in the {len(chosen)} of data.examples"):
+        if findings.bad_lines and not skip:
+            break  # they may hold what there is to learn
         if those and (what := task.nothing_to_learn(those)):
             problem = f"{data.train}: {what}{of}, so there is nothing to learn"
             findings.problems.append(problem)
@@ -105,7 +108,12 @@ def read_examples(settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase
 
     dev = read(data.dev) if data.dev else []
     test = read(data.test, target_needed=False) if data.test else []
-    wrong = findings.problems + ([] if settings.skip_bad else findings.bad_lines)
+    if not any(task.target in example for example in test):
+        try:
+            list(with_ids(task, spread(test, data.eval_examples)))
+        except TaskError as error:
+            findings.problems.append(f"{data.test}: {error}")
+    wrong = findings.problems + ([] if skip else findings.bad_lines)
     if wrong:
         more = [f"… and {len(wrong) - LISTED} more"] if len(wrong) > LISTED else []
         lines = "\n  ".join([*wrong[:LISTED], *more])

@@ -4,7 +4,8 @@
 |---|---|
 | `.jsonl`; `.json` of several lines | a JSON object on each line (CLUE) |
 | `.json` | one document: SQuAD's and CMRC's nesting, C3's lists, or a list of objects |
-| `.csv`, `.tsv`, `.tab` | a line below one of column names, or without it; only `.csv` has quotes |
+| `.csv`, `.tsv`, `.tab` | a line below one of column names, or without it; only `.csv` has quotes;
+for words with labels also CoNLL's columns |
 | `.parquet`, `.pq` | a row |
 | any other | objects, if the first line is one; for words with labels, CoNLL's columns with a
 blank line between sentences; for other tasks as `.tsv` |
@@ -24,9 +25,15 @@ from pyarrow import parquet
 
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.columns import Columns, Record
-from pipeline.finetuning.examples.jsonl import Example, parse_object
+from pipeline.finetuning.examples.jsonl import Example, parse_object, unique
 from pipeline.finetuning.examples.lines import open_bytes, read_lines, uncompressed
-from pipeline.finetuning.examples.tables import TABLES, read_table
+from pipeline.finetuning.examples.tables import (
+    TABLES,
+    check_names,
+    hold_words,
+    read_rows,
+    read_table,
+)
 
 PARQUET = (".parquet", ".pq")
 
@@ -36,21 +43,8 @@ def read_records(path: str, columns: Columns) -> Iterator[Record]:
 
     Raises TaskError when the file is missing, damaged or of another form.
     """
-    name = uncompressed(path)
-    if name.endswith(PARQUET):
-        records = _parquet(path, columns)
-    elif name.endswith(TABLES):
-        records = read_table(path, read_lines(path), columns, quoted=name.endswith(".csv"))
-    elif name.endswith(".json"):
-        records = _json(path)
-    elif name.endswith(".jsonl") or _holds_objects(path, columns):
-        records = _objects(read_lines(path))
-    elif columns.words:
-        records = _conll(read_lines(path), columns)
-    else:
-        records = read_table(path, read_lines(path), columns, quoted=False)
     wanted = {field: each for field, each in columns.renamed.items() if isinstance(each, str)}
-    for place, record in records:
+    for place, record in _as_they_are(path, columns):
         if isinstance(record, dict):
             # Without the column that was named, another one would be taken for the field.
             lost = [
@@ -65,6 +59,29 @@ def read_records(path: str, columns: Columns) -> Iterator[Record]:
                 new = {field: record[each] for field, each in wanted.items() if each in record}
                 record = {key: record[key] for key in record if key not in wanted.values()} | new
         yield place, record
+
+
+def _as_they_are(path: str, columns: Columns) -> Iterator[Record]:
+    """The records of a file with its own keys."""
+    name = uncompressed(path)
+    if name.endswith(TABLES):
+        quoted = name.endswith(".csv")
+        rows = read_rows(path, read_lines(path), quoted)
+        if columns.words and hold_words(read_rows(path, read_lines(path), quoted), columns):
+            return _conll(((place, "\t".join(cells)) for place, cells in rows), columns)
+        return read_table(path, rows, columns)
+    if name.endswith((*PARQUET, ".json", ".jsonl")) or _holds_objects(path, columns):
+        for field, number in columns.numbers.items():
+            raise TaskError(
+                f"{path}: data.columns says {{{field}: {number}}}, but here columns have names, "
+                f"not numbers; set it to the name, as {{{field}: NAME}}"
+            )
+        if name.endswith(PARQUET):
+            return _parquet(path, columns)
+        return _json(path) if name.endswith(".json") else _objects(read_lines(path))
+    if columns.words:
+        return _conll(read_lines(path), columns)
+    return read_table(path, read_rows(path, read_lines(path), quoted=False), columns)
 
 
 def _holds_objects(path: str, columns: Columns) -> bool:
@@ -94,7 +111,10 @@ def _json(path: str) -> Iterator[Record]:
         yield from _objects(filled)
         return
     try:
-        document = json.loads("\n".join(line for _, line in lines)) if filled else []
+        text = "\n".join(line for _, line in lines)
+        document = json.loads(text, object_pairs_hook=unique) if filled else []
+    except TaskError as error:
+        raise TaskError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise TaskError(f"{path}: neither JSON nor a JSON object on each line: {error}") from None
     if isinstance(document, dict):
@@ -153,8 +173,9 @@ def _questions(paragraph: dict[str, Any], text: str, place: str) -> Iterator[Rec
 def _parquet(path: str, columns: Columns) -> Iterator[Record]:
     try:
         with open_bytes(path) as file:
-            number = 0
-            for batch in parquet.ParquetFile(file).iter_batches(1024):
+            table, number = parquet.ParquetFile(file), 0
+            check_names(table.schema_arrow.names, path)
+            for batch in table.iter_batches(1024):
                 for row in _rows(batch):
                     number += 1
                     place = f"{path}, row {number}"
@@ -194,7 +215,7 @@ def _conll(lines: Iterable[tuple[str, str]], columns: Columns) -> Iterator[Recor
     predicted; -DOCSTART- is left out. Raises TaskError where the first column counts the words.
     """
     start, words, labels, width = "", [], [], 0
-    numbers = {field: each for field, each in columns.renamed.items() if isinstance(each, int)}
+    numbers = columns.numbers
     word, label = numbers.get("tokens", 0), numbers.get("labels", -1)
     for place, line in itertools.chain(lines, [("", "")]):
         cells = line.split("\t") if "\t" in line else line.split()

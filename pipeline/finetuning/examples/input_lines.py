@@ -51,4 +51,4 @@ def _holds_records(lines: Iterable[Line], columns: Columns) -> bool:
         ends = [line.split()[1:][-1:] for line in filled]
         return all(end and LABEL.fullmatch(end[0]) for end in ends)
     first = {name.strip() for name in filled[0].split("\t")}
-    return len(first) > 1 and all(columns.names_of(field) & first for field in columns.needed)
+    return len(first) > 1 and columns.are_named(first)

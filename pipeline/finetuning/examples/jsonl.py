@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from typing import Any
 
 from pipeline.errors import TaskError
@@ -20,12 +21,24 @@ def bare(line: str) -> str:
 def parse_object(line: str, place: str) -> Example:
     """A line as a JSON object. Raises TaskError when it is something else."""
     try:
-        example = json.loads(line)
+        example = json.loads(line, object_pairs_hook=unique)
+    except TaskError as error:
+        raise TaskError(f"{place}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise TaskError(f"{place}: not JSON: {error}") from None
     if not isinstance(example, dict):
         raise TaskError(f"{place}: expected a JSON object, found {line!r:.60}")
     return example
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises TaskError, without a place, when a key occurs twice in it."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key, times in counts.items() if times > 1)
+        raise TaskError(f"key {twice}: it occurs twice in one object")
+    return found
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

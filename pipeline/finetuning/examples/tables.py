@@ -6,10 +6,11 @@ import csv
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.columns import Columns, Record
+from pipeline.finetuning.tasks.bio import LABEL
 
 TABLES = (".csv", ".tsv", ".tab")
 LOOKAHEAD = 1000
@@ -23,17 +24,37 @@ LABEL_NAMES = (
 """What files call their column of targets, in lower case."""
 IDENTIFIER = re.compile(r"[A-Za-z_.:#-]*\d[\w.:#-]*", re.ASCII)
 
+Row = tuple[str, list[str]]
+"""Its place and its cells."""
 
-def read_table(
-    path: str, lines: Iterator[tuple[str, str]], columns: Columns, quoted: bool
-) -> Iterator[Record]:
+
+def read_rows(path: str, lines: Iterator[tuple[str, str]], quoted: bool) -> Iterator[Row]:
+    """The rows of a table, the first line and blank ones included."""
+    return _quoted_rows(path, lines) if quoted else _plain_rows(lines)
+
+
+def hold_words(rows: Iterable[Row], columns: Columns) -> bool:
+    """Whether each row is a word with its label, as in CoNLL's columns, and not a sentence."""
+    place = columns.numbers.get("labels", -1)
+    filled = [cells for _, cells in itertools.islice(rows, LOOKAHEAD) if not _is_blank_line(cells)]
+    labels = ["".join(cells[1:] and cells[place:][:1]).strip() for cells in filled]
+    return bool(filled) and all(map(LABEL.fullmatch, labels))
+
+
+def check_names(names: Sequence[str], place: str) -> None:
+    """Raise TaskError where two columns have one name; nothing reads those without a name."""
+    if twice := [name for name, times in Counter(names).items() if name and times > 1]:
+        raise TaskError(f"{place}: the column {twice[0]!r} occurs twice; rename or remove one")
+
+
+def read_table(path: str, rows: Iterator[Row], columns: Columns) -> Iterator[Record]:
     """The records of a table. Raises TaskError where nothing says what its columns hold."""
-    rows = _quoted_rows(path, lines) if quoted else _plain_rows(lines)
     first = next((row for row in rows if not _is_blank_line(row[1])), None)
     if first is None:
         return
     heading = [name.strip() for name in first[1]]
     names = _names(path, heading, columns)
+    check_names(names, first[0])
     if names is not heading:
         seen = [first, *itertools.islice(rows, LOOKAHEAD)]
         rows = itertools.chain(seen, rows)
@@ -47,7 +68,7 @@ def read_table(
             yield place, columns.without_empty(dict(zip(names, cells, strict=True)))
 
 
-def _plain_rows(lines: Iterator[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
+def _plain_rows(lines: Iterator[tuple[str, str]]) -> Iterator[Row]:
     return ((place, line.split("\t")) for place, line in lines)
 
 
@@ -56,7 +77,7 @@ def _is_blank_line(cells: Sequence[str]) -> bool:
     return len(cells) == 1 and not cells[0].strip()
 
 
-def _quoted_rows(path: str, lines: Iterator[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
+def _quoted_rows(path: str, lines: Iterator[tuple[str, str]]) -> Iterator[Row]:
     reader = csv.reader(line + "\n" for _, line in lines)
     while True:
         line = reader.line_num + 1
@@ -74,17 +95,24 @@ def _names(path: str, first: list[str], columns: Columns) -> list[str]:
 
     Raises TaskError where nothing says what the columns hold.
     """
-    numbers = {each: field for field, each in columns.renamed.items() if isinstance(each, int)}
+    numbers = {each: field for field, each in columns.numbers.items()}
+    for field in (*columns.needed, *columns.either):
+        if (number := columns.numbers.get(field, 0)) >= len(first):
+            raise TaskError(
+                f"{path}, line 1: data.columns says {{{field}: {number}}}, but there are "
+                f"{len(first)} column(s), counted from 0"
+            )
     if numbers:
         return [numbers.get(place, f"column {place}") for place in range(len(first))]
-    if all(columns.names_of(field) & set(first) for field in columns.needed):
+    if columns.are_named(first):
         return first
     if len(first) == len(columns.order):
         return list(columns.order)
-    example = ", ".join(f"{field}: {place}" for place, field in enumerate(columns.needed))
+    fields = columns.needed or columns.either[:1]
+    example = ", ".join(f"{field}: {place}" for place, field in enumerate(fields))
     raise TaskError(
         f"{path}, line 1: {', '.join(first)[:80]!r} does not name the columns "
-        f"({', '.join(columns.needed)}); set data.columns to their names or, for a file without "
+        f"({columns.wanted}); set data.columns to their names or, for a file without "
         f"names, to their numbers, as {{{example}}}"
     )
 

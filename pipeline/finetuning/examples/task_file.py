@@ -53,8 +53,8 @@ def read_task_file(
         labels: labels that may occur; None: any.
         fits: why an example cannot be used; empty if it can.
         target_needed: whether a file without any target is wrong; otherwise its examples have
-            none. A target that is null or an empty list is none, and so is -1 if every example
-            has it and no label is -1.
+            none. A target that is null, blank or an empty list is none, and so is -1 if every
+            example has it and no label is -1.
         columns: how the file names fields and target, or their numbers.
     """
     bad: dict[str, str] = {}
@@ -122,9 +122,14 @@ def _without_disputed(
 
 def _has_targets(task: Task, found: Placed, labels: Sequence[str] | None) -> bool:
     """Whether any example has a target; -1 is one where a label is called so."""
-    withheld = (each for each in WITHHELD if str(each) not in (labels or ()))
-    absent: tuple[Any, ...] = (None, [], *withheld)
-    return any(example.get(task.target) not in absent for _, example in found)
+    withheld = [each for each in WITHHELD if str(each) not in (labels or ())]
+    targets = [example.get(task.target) for _, example in found]
+    return not all(_is_none(target) or target in withheld for target in targets)
+
+
+def _is_none(target: Any) -> bool:
+    """Whether a target is null, a blank cell or an empty list."""
+    return target in (None, []) or (isinstance(target, str) and not target.strip())
 
 
 def _with_good_targets(task: Task, found: Placed, bad: dict[str, str]) -> Placed:
@@ -139,7 +144,7 @@ def _with_good_targets(task: Task, found: Placed, bad: dict[str, str]) -> Placed
 def _drop_targets(task: Task, path: str, found: Placed, findings: Findings) -> None:
     """Leave out the keys that stand for no target."""
     targets = [example.pop(task.target, None) for _, example in found]
-    if any(target not in (None, []) for target in targets):
+    if not all(map(_is_none, targets)):
         findings.notes.append(f"{path}: every label is -1, which stands for none")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline.errors import ExportError
+from pipeline.errors import ExportError, TaskError
 from pipeline.export.lineage import LINEAGE
 from pipeline.finetuning.examples.jsonl import to_json
 from pipeline.finetuning.network import quiet
@@ -56,21 +56,38 @@ def submission(task: Task, rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     """Examples with their `prediction` as CLUE's benchmarks take them.
 
     A line for each example, of its `id` and its answer; for answer spans one object of all answers
-    by `id`. Examples without an `id` are counted from 0, and so are those of a multiple choice,
-    where several have the same.
+    by `id`. Raises TaskError as `with_ids`.
     """
     found = (
-        (
-            number if task.multiple_choice or row.get("id") is None else row["id"],
-            {} if row["prediction"] is None else task.submitted(row, row["prediction"]),
-        )
-        for number, row in enumerate(rows)
+        (key, {} if row["prediction"] is None else task.submitted(row, row["prediction"]))
+        for key, row in with_ids(task, rows)
     )
     if task.name == "span":
         yield to_json({str(key): text or "" for key, text in found})
         return
     for key, answer in found:
         yield to_json({"id": key} | answer)
+
+
+def with_ids(
+    task: Task, examples: Iterable[dict[str, Any]]
+) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Examples, each with its `id` in a submission.
+
+    Those without one are counted from 0, and so are those of a multiple choice, where several have
+    the same. Raises TaskError where two would have the same id, as answer spans write them: 1 is
+    also "1".
+    """
+    seen: dict[str, int] = {}
+    for number, example in enumerate(examples):
+        key = example.get("id")
+        key = number if task.multiple_choice or key is None else key
+        if (before := seen.setdefault(str(key), number)) != number:
+            raise TaskError(
+                f"examples {before + 1} and {number + 1}, counted from 1, would both have the id "
+                f"{str(key)!r} in a submission to CLUE; give each an id of its own, or none to all"
+            )
+        yield key, example
 
 
 def read_results(folder: Path) -> dict[str, Any]:

@@ -129,10 +129,10 @@ def parse(task: Task, line: str | Example, place: str) -> Example:
                 raise TaskError(f"{place}: expected {task.text_form} with {', '.join(task.fields)}")
             return found
         line = parse_object(line, place)
-    found = task.example(line, place)
+    found = task.example(task.without_target(line), place)
     if "prediction" in found:
         raise TaskError(f"{place}: the answer would replace the key prediction; rename it")
-    for key, kind in task.fields.items():
+    for key, kind in (task.served | task.fields).items():
         if kind is str and found.get(key, "") is None:  # a text that is null is blank
             found = found | {key: ""}
     example = task.check_fields(found, place)

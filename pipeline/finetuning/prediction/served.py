@@ -24,16 +24,21 @@ class ServedHead(PythonModel):
 
         Raises TaskError for a row that cannot be read.
         """
-        numbered = enumerate(map(_plain, model_input.to_dict("records")))
-        examples = [self.head.example(row, f"row {number}") for number, row in numbered]
+        texts = [key for key, form in self.head.task.served.items() if form is str]
+        rows = [_plain(row, texts) for row in model_input.to_dict("records")]
+        examples = [self.head.example(row, f"row {number}") for number, row in enumerate(rows)]
         columns = list(self.head.task.answer_form)
         found = [answer or dict.fromkeys(columns) for answer in self.head.answers(examples)]
         return pd.DataFrame(found, columns=columns, dtype=object)
 
 
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """Lists instead of arrays, into which MLflow turns them, and no keys without a value."""
+def _plain(row: dict[str, Any], texts: list[str]) -> dict[str, Any]:
+    """Lists instead of arrays, into which MLflow turns them, and no keys without a value.
+
+    Of `texts`, one without a value is blank.
+    """
     lists = {
         key: each.tolist() if isinstance(each, np.ndarray) else each for key, each in row.items()
     }
-    return {key: value for key, value in lists.items() if value is not None and value == value}
+    given = {key: each for key, each in lists.items() if isinstance(each, list) or pd.notna(each)}
+    return {key: "" for key in texts if key in row} | given

@@ -87,15 +87,29 @@ class Task(ABC):
         kinds = {key: self.fields.get(key, str) for key in self.sample}
         return {key: [str] if kind is list else kind for key, kind in kinds.items()}
 
-    def unknown_columns(self, columns: Mapping[str, str | int]) -> list[str]:
-        """What is wrong with the names of fields in `data.columns`."""
+    def wrong_columns(self, columns: Mapping[str, str | int]) -> list[str]:
+        """What is wrong with `data.columns`."""
         names = {*self.fields, *self.sample, self.target, "id"}
         others = {each for group in self.aliases.values() for each in group} | {"entities", "label"}
-        return [
+        unknown = [
             f"{self.name} has no field {name}; it has {', '.join(sorted(names))}"
             for name in columns
             if name not in names | others
         ]
+        fields = {
+            each: [name for name in columns if columns[name] == each] for each in columns.values()
+        }
+        shared = [
+            f"{' and '.join(several)} have the same column, {each!r}; give each its own"
+            for each, several in fields.items()
+            if len(several) > 1
+        ]
+        negative = [
+            f"{name} has the column {each}; columns are counted from 0"
+            for name, each in columns.items()
+            if isinstance(each, int) and each < 0
+        ]
+        return unknown + shared + negative
 
     @abstractmethod
     def check_target(self, example: Example, place: str) -> None:
@@ -133,8 +147,15 @@ class Task(ABC):
                 record = {field if key == name else key: record[key] for key in record}
         for key, kind in self.fields.items():
             if kind is list and isinstance(record.get(key), str):
-                record = record | {key: listed(record[key])}
+                cell = listed(record[key], key, words=self.words_in_columns)
+                record = record | {key: cell}
         return record
+
+    def without_target(self, record: Example) -> Example:
+        """A record of a file without what `published` takes for its target."""
+        names = (self.target, *self.aliases.get(self.target, ()))
+        target = next((name for name in names if name in record), None)
+        return {key: record[key] for key in record if key != target}
 
     def labels_of(self, examples: Iterable[Example]) -> set[str]:
         """All labels that occur as targets."""
@@ -180,7 +201,7 @@ class Task(ABC):
         """What `published` says of a record, with the place in its errors."""
         try:
             return self.published(record)
-        except (TaskError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        except TaskError as error:
             raise TaskError(f"{place}: {error}") from None
 
     def blank(self, example: Example) -> str:
@@ -210,17 +231,26 @@ def in_order(labels: Iterable[str]) -> list[str]:
     return different
 
 
-def listed(text: str) -> list[str]:
-    """A list in a cell of a table: JSON, or words between white space.
+def listed(cell: str, key: str, words: bool) -> list[Any]:
+    """A list in a cell of a table: JSON or, of `words`, what stands between white space.
 
-    Raises ValueError for JSON that is malformed or no list.
+    Raises TaskError, without a place, for what is neither.
     """
-    if not text.lstrip().startswith("["):
-        return text.split()
-    found = json.loads(text)
+    if words and not cell.lstrip().startswith("["):
+        return cell.split()
+    try:
+        found = json.loads(cell)
+    except (ValueError, RecursionError):
+        found = None
     if not isinstance(found, list):
-        raise ValueError(f"{text!r:.60} is not a list")
+        form = 'a list in JSON, as ["去 北京", "去 上海"]' + ", or words between spaces" * words
+        raise TaskError(f"key {key}: expected {form}; found {cell!r:.60}")
     return found
+
+
+def whole(value: Any) -> Any:
+    """A float that is whole as an int: pandas writes all numbers of a column like a missing one."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def is_visible(character: str) -> bool:

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.features import Feature, FeatureBatch, Tokens
 from pipeline.finetuning.examples.jsonl import Example, require
-from pipeline.finetuning.tasks.base import Answer, Outputs, Task, TaskSetup, softmax
+from pipeline.finetuning.tasks.base import Answer, Outputs, Task, TaskSetup, softmax, whole
 
 SPECIAL = 3
 """[CLS] and two [SEP]."""
@@ -47,10 +47,8 @@ class Choice(Task):
         """An answer may be a text (`unify`); an empty one is none."""
         found = super().published(record)
         answer = found.get("answer")
-        if answer == "":  # Hugging Face's test set of C3
+        if isinstance(answer, str) and not answer.strip():  # Hugging Face's test set of C3
             return {key: found[key] for key in found if key != "answer"}
-        if isinstance(answer, str) and not _readings(found):
-            raise TaskError(f"key answer: {answer!r} is none of the choices")
         return found
 
     def submitted(self, example: Example, answer: Answer) -> Any:
@@ -61,6 +59,11 @@ class Choice(Task):
         if not example["choices"]:
             raise TaskError(f"{place}, key choices: expected a list of strings that are not empty")
         return example
+
+    def nothing_to_learn(self, examples: list[Example]) -> str:
+        if any(len(example["choices"]) > 1 for example in examples):
+            return ""
+        return "no example has two choices"
 
     def identity(self, example: Example) -> Any:
         """C3's `id` names the context; it has several questions, and one may be asked twice."""
@@ -96,10 +99,15 @@ class Choice(Task):
                 example["answer"] = _readings(example)[ways[0]]
 
     def check_target(self, example: Example, place: str) -> None:
+        if "answer" in example:
+            example["answer"] = whole(example["answer"])
         require(example, "answer", (int, str), place, self.name)
         if isinstance(example["answer"], str):
-            return  # `published` has checked it
-        if not 0 <= example["answer"] < len(example["choices"]):
+            if not _readings(example):
+                raise TaskError(
+                    f"{place}: key answer: {example['answer']!r} is none of the choices"
+                )
+        elif not 0 <= example["answer"] < len(example["choices"]):
             raise TaskError(
                 f"{place}, key answer: {example['answer']} is not the index of a choice "
                 f"(there are {len(example['choices'])}, counted from 0)"
@@ -138,7 +146,7 @@ class Choice(Task):
 
 def _readings(example: Example) -> dict[str, int]:
     """What an answer that is a text may mean: the `text` of a choice, or its `index`."""
-    choices = [str(each).strip() for each in example.get("choices", ())]
+    choices = [each.strip() for each in example["choices"]]
     answer = example["answer"].strip()
     found = {"text": choices.index(answer)} if answer in choices else {}
     if answer.isdecimal() and int(answer) < len(choices):

@@ -27,6 +27,7 @@ from pipeline.finetuning.tasks.base import (
     log_softmax,
     softmax,
     tokens_at,
+    whole,
 )
 
 SEPARATOR = re.compile(r"[,|;、，；]")
@@ -53,10 +54,12 @@ class Classification(Task):
     def published(self, record: Example) -> Example:
         """CLUE's WSC marks its two spans in the text."""
         if isinstance(record.get("target"), dict) and "span1_index" in record["target"]:
-            record = {**record, "text": _marked(record["text"], record["target"])}
+            record = {**record, "text": _marked(record.get("text"), record["target"])}
         return super().published(record)
 
     def check_target(self, example: Example, place: str) -> None:
+        if "label" in example:
+            example["label"] = whole(example["label"])
         require(example, "label", (str, int), place, self.name)
         example["label"] = str(example["label"]).strip()
         if not example["label"]:
@@ -118,6 +121,8 @@ class Pair(Classification):
     def published(self, record: Example) -> Example:
         """CLUE's CSL asks whether key words are those of an abstract."""
         if isinstance(record.get("keyword"), list) and "abst" in record:
+            if not all(isinstance(each, str) for each in record["keyword"]):
+                raise TaskError(f"key keyword: expected words, found {record['keyword']!r:.60}")
             pair = {"sentence1": " ".join(record["keyword"]), "sentence2": record["abst"]}
             record = {key: record[key] for key in record if key not in ("keyword", "abst")} | pair
         return super().published(record)
@@ -144,7 +149,7 @@ class MultiLabel(Classification):
         cell = found.get("labels")
         if not isinstance(cell, str):
             return found
-        labels = listed(cell)
+        labels = listed(cell, "labels", words=True)
         if not cell.lstrip().startswith("[") and SEPARATOR.search(cell):
             raise TaskError(
                 f"key labels: {cell!r:.60} has other signs between its labels than white space; "
@@ -154,7 +159,7 @@ class MultiLabel(Classification):
 
     def check_target(self, example: Example, place: str) -> None:
         require(example, "labels", list, place, self.name)
-        given = example["labels"]
+        given = [whole(each) for each in example["labels"]]
         labels = [str(each).strip() for each in given if type(each) in (str, int)]
         if len(labels) < len(given) or not all(labels):
             raise TaskError(f"{place}, key labels: expected a list of {NAMES}, found {given!r:.60}")
@@ -212,11 +217,12 @@ class Regression(Classification):
     problem_type = "regression"
 
     def check_target(self, example: Example, place: str) -> None:
+        given = example.get("label", "")
         try:
-            value = float(example.get("label", ""))
-        except (TypeError, ValueError):
+            value = float(given)
+        except (TypeError, ValueError, OverflowError):
             value = math.nan
-        if not math.isfinite(value):
+        if isinstance(given, bool) or not math.isfinite(value):
             raise TaskError(
                 f"{place}, key label: expected a number, found {example.get('label')!r:.60}"
             )
@@ -227,6 +233,10 @@ class Regression(Classification):
 
     def label_set(self, examples: Iterable[Example]) -> list[str]:
         return ["score"]
+
+    def nothing_to_learn(self, examples: list[Example]) -> str:
+        numbers = {example["label"] for example in examples}
+        return "" if len(numbers) > 1 else f"every label is {numbers.pop():g}"
 
     def encoded(self, example: Example, setup: TaskSetup) -> list[Any]:
         return [float(example["label"])]
@@ -258,8 +268,12 @@ class Similarity(Regression):
         return Pair.from_text(self, line)  # type: ignore[arg-type]
 
 
-def _marked(text: str, target: dict[str, Any]) -> str:
+def _marked(text: Any, target: dict[str, Any]) -> str:
     """A text of WSC with its noun in brackets and its pronoun between underscores."""
+    kinds = {"span1_index": int, "span1_text": str, "span2_index": int, "span2_text": str}
+    wrong = [key for key, kind in kinds.items() if not isinstance(target.get(key), kind)]
+    if wrong or not isinstance(text, str):
+        raise TaskError(f"key target: expected {', '.join(kinds)} of a text, found {target!r:.60}")
     spans = [
         (target["span1_index"], target["span1_text"], "[{}]"),
         (target["span2_index"], target["span2_text"], "_{}_"),

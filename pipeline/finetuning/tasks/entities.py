@@ -57,29 +57,34 @@ class Entities(Task):
     def published(self, record: Example) -> Example:
         """Entities that are given by their places become labels of single characters.
 
-        They are CLUENER's `label` ({type: {text: [[first, last], …]}}), or a list `entities` with
-        `start`, `end` (excluded) and `type`, as predictions have it. A list of labels in a table is
-        JSON, or words between white space.
+        They are CLUENER's `label` ({type: {text: [[first, last], …]}}), doccano's `label` or
+        `labels` ([[start, end, type], …], the end excluded), or a list `entities` of such triples
+        or of objects with `start`, `end` and `type`, as predictions have it. A list of labels in a
+        table is JSON, or words between white space.
         """
         found = super().published(record)
         if isinstance(found.get("labels"), str):
-            return found | {"labels": listed(found["labels"])}
-        if "labels" in found or not isinstance(found.get("text"), str):
+            return found | {"labels": listed(found["labels"], "labels", words=True)}
+        if not isinstance(found.get("text"), str):
             return found
-        if isinstance(found.get("label"), dict):
-            places = [
-                Place(first, last + 1, kind, text)
-                for kind, texts in found["label"].items()
-                for text, spans in texts.items()
-                for first, last in spans
-            ]
-        elif isinstance(found.get("entities"), list):
-            places = [_place(each) for each in found["entities"]]
-        else:
+        keys = ("labels",) if "labels" in found else ("label", "entities")
+        read = (_places(key, found.get(key)) for key in keys)
+        places = next((each for each in read if each is not None), None)
+        if places is None:
             return found
-        tokens = list(found["text"])
         kept = {key: found[key] for key in found if key not in ("label", "entities")}
+        if not places:  # no entity or, in all of a test set, no target: `check_target` knows
+            return kept | {"labels": []}
+        tokens = list(found["text"])
         return kept | {"tokens": tokens, "labels": labels_of_places(places, found["text"])}
+
+    def without_target(self, record: Example) -> Example:
+        found = super().without_target(record)
+        return {
+            key: each
+            for key, each in found.items()
+            if key not in ("label", "entities") or not isinstance(each, list | dict)
+        }
 
     def submitted(self, example: Example, answer: Answer) -> Any:
         """CLUENER's form."""
@@ -90,12 +95,16 @@ class Entities(Task):
         return {"label": found}
 
     def check_fields(self, example: Example, place: str) -> Example:
-        if "tokens" not in example and isinstance(example.get("text"), str):
+        if not example.get("tokens") and isinstance(example.get("text"), str):
             example = example | {"tokens": list(example["text"])}
         return super().check_fields(example, place)
 
     def check_target(self, example: Example, place: str) -> None:
-        require(example, "labels", list, place, self.name)
+        # Tokens of a text are ours: a message should name the keys that the file has.
+        given = {key: example[key] for key in example if key != "tokens" or "text" not in example}
+        require(given, "labels", list, place, self.name)
+        if not example["labels"] and "text" in example:  # a text without entities
+            example["labels"] = ["O"] * len(example["tokens"])
         if len(example["labels"]) != len(example["tokens"]):
             raise TaskError(
                 f"{place}: {len(example['tokens'])} tokens but {len(example['labels'])} labels"
@@ -186,10 +195,33 @@ class Entities(Task):
         return metrics.entities(truth, [answer["labels"] for answer in answers])
 
 
-def _place(entity: Any) -> Place:
-    if not isinstance(entity, dict) or not {"start", "end", "type"} <= entity.keys():
-        raise TaskError(f"key entities: expected objects with start, end and type, found {entity}")
-    return Place(entity["start"], entity["end"], entity["type"], entity.get("text"))
+def _places(key: str, value: Any) -> list[Place] | None:
+    """The places of entities under a key of a record; None if it holds no places."""
+    if key == "label" and isinstance(value, dict):
+        try:
+            return [
+                Place(first, last + 1, kind, text)
+                for kind, texts in value.items()
+                for text, spans in texts.items()
+                for first, last in spans
+            ]
+        except (AttributeError, TypeError, ValueError):
+            form = "{type: {text: [[first, last], …]}}"
+            raise TaskError(f"key label: expected {form}, found {value!r:.60}") from None
+    if not isinstance(value, list):
+        return None
+    if key != "entities" and not all(isinstance(each, list) for each in value):
+        return None  # these are the labels of words
+    return [_place(key, each) for each in value]
+
+
+def _place(key: str, entity: Any) -> Place:
+    if isinstance(entity, dict) and {"start", "end", "type"} <= entity.keys():
+        return Place(entity["start"], entity["end"], entity["type"], entity.get("text"))
+    if isinstance(entity, list) and len(entity) == 3:
+        return Place(*entity)
+    form = "objects with start, end and type, or lists [start, end, type]"
+    raise TaskError(f"key {key}: expected {form}, found {entity!r:.60}")
 
 
 def _pieces(examples: Sequence[Example], setup: TaskSetup) -> dict[str, list[int]]:

@@ -26,6 +26,8 @@ from pipeline.finetuning.tasks.base import (
     tokens_at,
 )
 
+FORM = 'a list in JSON, as [{"text": "北京", "start": 3}], or the text of one answer'
+"""How a file gives answers, for messages."""
 CANDIDATES = 5
 """Answer spans that a prediction lists."""
 
@@ -48,16 +50,9 @@ class Span(Task):
     def published(self, record: Example) -> Example:
         """Answers of SQuAD and CMRC, which name their place `answer_start` or give none."""
         found = super().published(record)
-        if "answers" not in found:
-            return found
-        answers = found["answers"]
-        if isinstance(answers, str):
-            answers = json.loads(answers)
-        if isinstance(answers, dict):  # columns, as in Hugging Face's data sets
-            answers = [
-                dict(zip(answers, each, strict=True))
-                for each in zip(*answers.values(), strict=True)
-            ]
+        answers = _listed(found.get("answers"))
+        if not isinstance(answers, list) or not isinstance(found.get("context"), str):
+            return found  # the checks of fields and target name what is wrong
         answers = [_placed(each, found["context"]) for each in answers]
         if answers and all(_is_missing(each) for each in answers):
             return {key: found[key] for key in found if key != "answers"}
@@ -150,6 +145,26 @@ class Span(Task):
 
         truth = [[each["text"] for each in example["answers"]] for example in examples]
         return metrics.spans(truth, [answer["answer"] for answer in answers])
+
+
+def _listed(answers: Any) -> Any:
+    """Answers as a list, where they are one answer, columns, or JSON in a cell of a table."""
+    found = answers
+    if isinstance(found, str) and found.strip():
+        if found.lstrip()[0] not in "[{":
+            return [found]
+        try:
+            found = json.loads(found)
+        except (ValueError, RecursionError):
+            raise TaskError(f"key answers: expected {FORM}; found {answers!r:.60}") from None
+    if not isinstance(found, dict):
+        return found
+    columns = [each for each in found.values() if isinstance(each, list)]  # as in Hugging Face's
+    if not columns:
+        return [found] if found else []
+    if len(columns) < len(found) or len({*map(len, columns)}) > 1:
+        raise TaskError(f"key answers: expected lists of one length; found {answers!r:.60}")
+    return [dict(zip(found, each, strict=True)) for each in zip(*columns, strict=True)]
 
 
 def _placed(answer: Any, context: str) -> Any:

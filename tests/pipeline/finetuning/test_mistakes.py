@@ -36,6 +36,48 @@ def test_settings_without_an_effect_are_refused(data):
         settings("ner", data, search={"seeds": [1, 1]})
 
 
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"text": "t", "label": "t"}, "text and label have the same column, 't'; give each its"),
+        ({"text": 1, "label": 1}, "text and label have the same column, 1; give each its own"),
+        ({"label": -2, "text": -1}, "label has the column -2; columns are counted from 0"),
+        ({"txt": 0}, "classification has no field txt"),
+    ],
+)
+def test_columns_that_cannot_be_meant_are_refused(columns, message):
+    chosen = settings("classification", {"classification": {"train": "a", "columns": columns}})
+    with pytest.raises(ConfigError) as raised:
+        check(chosen)
+    assert f"finetune.data.columns: {message}" in str(raised.value)
+
+
+def test_bad_lines_are_not_followed_by_what_they_cause(export, tmp_path):
+    rows = [{"text": 12, "label": "a"}, {"text": "坏", "label": "b"}]
+    path = write_rows(tmp_path / "a.jsonl", *rows)
+    given = {"classification": {"train": path}}
+    with pytest.raises(TaskError) as raised:
+        finetune(settings("classification", given), str(export), tmp_path / "out", seed=1)
+    first, *others = str(raised.value).splitlines()
+    assert first.endswith("skip_bad: true leaves such lines out:")
+    assert len(others) == 1
+    chosen = settings("classification", given, skip_bad=True)
+    with pytest.raises(TaskError, match="every label is b, so there is nothing to learn"):
+        finetune(chosen, str(export), tmp_path / "out", seed=1)
+
+
+def test_ids_that_a_submission_cannot_hold_are_told_before_the_training(export, data, tmp_path):
+    rows = [{"text": "好"} | ({"id": key} if key else {}) for key in (5, None, 1)]
+    files = data["classification"] | {"test": write_rows(tmp_path / "a.jsonl", *rows)}
+    with pytest.raises(TaskError, match=r"a\.jsonl: examples 2 and 3.* would both have the id '1'"):
+        finetune(
+            settings("classification", {"classification": files}),
+            str(export),
+            tmp_path / "out",
+            seed=1,
+        )
+
+
 def test_what_cannot_work_is_said_before_anything_is_computed(export, data, tmp_path):
     def attempt(error, message, chosen, source=export):
         with pytest.raises(error, match=message):

@@ -72,6 +72,18 @@ def test_a_tokenizer_without_its_vocabulary_is_refused(export, data, tmp_path):
         finetune(settings("ner", data), str(tmp_path / "export"), tmp_path / "out", seed=1)
 
 
+def test_a_folder_that_names_no_tokenizer_is_to_be_converted(export, data, tmp_path):
+    """transformers asks for sentencepiece or tiktoken, which would not help."""
+    shutil.copytree(export, tmp_path / "export")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "export" / name).unlink()
+    with pytest.raises(
+        ExportError, match=r"no tokenizer_class .*python -m jobs\.convert"
+    ) as raised:
+        finetune(settings("ner", data), str(tmp_path / "export"), tmp_path / "out", seed=1)
+    assert "sentencepiece" not in str(raised.value)
+
+
 def test_weights_of_another_shape_are_refused(export, data, tmp_path):
     shutil.copytree(export, tmp_path / "export")
     config = json.loads((export / "config.json").read_text("utf-8"))

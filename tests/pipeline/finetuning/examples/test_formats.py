@@ -1,5 +1,6 @@
 """Files in the forms in which data sets are published, as examples of our tasks."""
 
+import contextlib
 import gzip
 import json
 from datetime import datetime
@@ -7,8 +8,11 @@ from decimal import Decimal
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pyarrow import parquet
 
+from pipeline.errors import TaskError
 from pipeline.finetuning.examples.task_file import Findings
 from pipeline.finetuning.prediction.head_folder import submission
 from pipeline.finetuning.tasks import TASKS
@@ -164,6 +168,42 @@ PUBLISHED = [
         {"tokens": ["王", "明"], "labels": ["B-PER", "I-PER"]},
     ),
     ("ner", "spaces.conll", "王 \tB-PER\n明\t I-PER \n", {"tokens": ["王", "明"]}),
+    (
+        "ner",
+        "doccano.jsonl",
+        lines({"id": 1, "text": "王明在", "label": [[0, 2, "P"]]}),
+        {"tokens": ["王", "明", "在"], "labels": ["B-P", "I-P", "O"]},
+    ),
+    (
+        "ner",
+        "triples.jsonl",
+        lines({"text": "王明在", "entities": [[0, 2, "P"]]}),
+        {"tokens": ["王", "明", "在"], "labels": ["B-P", "I-P", "O"]},
+    ),
+    (
+        "span",
+        "bare.csv",
+        "context,question,answers\n在北京。,哪？,北京\n",
+        {"answers": [{"text": "北京", "start": 1}]},
+    ),
+    (
+        "span",
+        "one.jsonl",
+        lines(
+            {
+                "context": "在北京。",
+                "question": "哪？",
+                "answers": {"text": "北京", "answer_start": 1},
+            }
+        ),
+        {"answers": [{"text": "北京", "start": 1}]},
+    ),
+    (
+        "choice",
+        "choices.csv",
+        'context,question,choices,answer\n甲,乙,"[""去 北京"", ""去 上海""]",0\n',
+        {"choices": ["去 北京", "去 上海"], "answer": 0},
+    ),
     ("multilabel", "topics.csv", 'text,labels\n好,"[""甲"", ""乙""]"\n', {"labels": ["乙", "甲"]}),
 ]
 
@@ -374,6 +414,107 @@ def test_signs_between_labels_in_a_cell_are_told(tmp_path):
     assert len(findings.bad_lines) == 3
     assert "line 3: key labels: '甲,乙' has other signs" in findings.bad_lines[0]
     assert findings.bad_lines[0].endswith('write ["甲,乙"]')
+
+
+CHOICES = 'context,question,choices,answer\n一,二,"{}",0\n'
+ANSWERS = 'context,question,answers\n在北京,哪,"{}"\n'
+
+
+def question(answers):
+    return lines({"context": "在北京", "question": "哪", "answers": answers})
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "text", "message"),
+    [
+        *(
+            ("choice", "a.csv", CHOICES.format(cell), "key choices: expected a list in JSON, as [")
+            for cell in ("去 北京|去 上海", "甲|乙", "甲,乙", "甲；乙", "['甲', '乙']", "甲 乙")
+        ),
+        (
+            "choice",
+            "a.jsonl",
+            lines({"context": "", "question": "", "choices": {"text": ["甲"]}, "answer": "A"}),
+            "key choices: expected list",
+        ),
+        (
+            "multilabel",
+            "a.csv",
+            "text,labels\n好,\"['甲', '乙']\"\n",
+            "key labels: expected a list in JSON, as [",
+        ),
+        ("ner", "a.tsv", "tokens\tlabels\n王\t['O']\n", "key labels: expected a list in JSON"),
+        ("span", "a.csv", ANSWERS.format("{'text': ['北京']}"), "key answers: expected a list in"),
+        ("span", "a.jsonl", question(5), "key answers: expected list, found 5"),
+        (
+            "span",
+            "a.jsonl",
+            question({"text": ["北京", "京"], "answer_start": [1]}),
+            "key answers: expected lists of one length",
+        ),
+        (
+            "span",
+            "a.jsonl",
+            question({"text": ["北京"], "answer_start": 1}),
+            "key answers: expected lists of one length",
+        ),
+        *(
+            (
+                "ner",
+                "a.jsonl",
+                lines({"text": "王小明", "label": label}),
+                "key label: expected {type: {text: [[first, last], …]}}, found",
+            )
+            for label in ({"P": {"王小明": [0, 2]}}, {"P": ["王小明"]}, {"P": {"王": [["0", "0"]]}})
+        ),
+        (
+            "ner",
+            "a.jsonl",
+            lines({"text": "王小明", "label": [[0, 3]]}),
+            "key label: expected objects with start, end and type, or lists [start, end, type]",
+        ),
+        (
+            "classification",
+            "a.json",
+            lines(WSC | {"target": {"span1_index": 0}}),
+            "key target: expected span1_index, span1_text, span2_index, span2_text of a text",
+        ),
+        ("pair", "a.json", lines({"abst": "甲", "keyword": [1]}), "key keyword: expected words"),
+    ],
+)
+def test_another_form_is_told_with_its_key_and_the_expected_one(
+    task, name, text, message, tmp_path
+):
+    examples, findings = read(task, tmp_path / name, text)
+    assert examples == []
+    (told,) = findings.bad_lines
+    assert message in told
+
+
+def test_keys_that_the_file_does_not_have_are_not_listed(tmp_path):
+    text = lines({"text": "王明", "label": [1, 2]})
+    (told,) = read("ner", tmp_path / "a.jsonl", text)[1].bad_lines
+    assert told.endswith("no key 'labels' (ner needs it: list); there is text, label")
+
+
+KEYS = ["text", "start", "answer_start", "end", "type", "span1_index", "span1_text", "北京"]
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 9) | st.floats() | st.text("北京[{-0 ", max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@given(data=st.data())
+def test_whatever_a_record_holds_is_an_example_or_one_error(task, data):
+    kind = TASKS[task]
+    aliases = {each for names in kind.aliases.values() for each in names}
+    keys = [*kind.fields, kind.target, *aliases, "text", "entities", "keyword", "abst"]
+    record = data.draw(st.dictionaries(st.sampled_from(keys), VALUES))
+    with contextlib.suppress(TaskError):
+        example = kind.check_fields(kind.example(record, "here"), "here")
+        kind.check_target(example, "here")
 
 
 def test_a_document_of_another_form_is_refused(tmp_path):

@@ -50,6 +50,12 @@ def test_json_that_is_nested_too_deeply_is_one_error():
         parse_object('{"a":' + "[" * 100_000, "line 3")
 
 
+def test_a_key_that_occurs_twice_is_named():
+    for line in ('{"text": "好", "label": 1, "text": "坏"}', '{"id": {"text": 1, "text": 1}}'):
+        with pytest.raises(TaskError, match="line 3: key text: it occurs twice"):
+            parse_object(line, "line 3")
+
+
 def test_half_of_a_surrogate_pair_is_written_and_read_again():
     row = {"text": "好😀", "title": "\ud83d", "prediction": {"label": "1"}}
     text = to_json(row)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from pipeline.finetuning.examples.task_file import Findings
+from pipeline.finetuning.tasks import TASKS
 from tests.pipeline.finetuning.examples.reading import lines, read
 from tests.pipeline.finetuning.examples.test_formats import SQUAD
 
@@ -86,3 +87,48 @@ def test_an_empty_answer_is_none(tmp_path):
     assert "answer" not in example
     _, findings = read("choice", tmp_path / "a.jsonl")
     assert "no key 'answer'" in findings.bad_lines[0]
+
+
+FIELDS = {
+    "classification": {"text": "好"},
+    "multilabel": {"text": "好"},
+    "regression": {"text": "好"},
+    "pair": {"sentence1": "甲", "sentence2": "乙"},
+    "similarity": {"sentence1": "甲", "sentence2": "乙"},
+    "ner": {"tokens": ["王", "明"]},
+    "choice": {"context": "甲", "question": "乙", "choices": ["丙", "丁"]},
+    "span": {"context": "在北京。", "question": "哪？"},
+}
+
+
+@pytest.mark.parametrize("task", FIELDS)
+@pytest.mark.parametrize("values", [(None, None), ("", ""), (" ", None), ([], [])])
+def test_a_target_that_holds_nothing_is_none_for_each_task(task, values, tmp_path):
+    rows = [FIELDS[task] | {TASKS[task].target: value} for value in values]
+    given = {"target_needed": False}
+    examples, findings = read(task, tmp_path / "a.jsonl", lines(*rows), **given)
+    assert (examples, findings) == ([FIELDS[task]] * 2, Findings.none())
+    if task != "multilabel":  # of which an empty list says that no label holds
+        assert len(read(task, tmp_path / "a.jsonl")[1].bad_lines) == 2
+
+
+def test_an_empty_cell_in_each_row_is_no_label(tmp_path):
+    for task, text in (
+        ("classification", "text,label\n好,\n坏, \n"),
+        ("regression", "text,label\n好, \n坏,\n"),
+        ("pair", "sentence1,sentence2,label\n甲,乙,\n"),
+        ("span", "context,question,answers\n在北京,哪,\n"),
+    ):
+        examples, findings = read(task, tmp_path / "a.csv", text, target_needed=False)
+        assert findings == Findings.none()
+        assert [each for each in examples if TASKS[task].target in each] == []
+
+
+@pytest.mark.parametrize("key", ["label", "labels", "entities"])
+def test_a_text_without_entities_beside_others(key, tmp_path):
+    rows = [{"text": "王明", key: [[0, 2, "P"]]}, {"text": "在", key: []}]
+    examples, findings = read("ner", tmp_path / "a.jsonl", lines(*rows), target_needed=False)
+    assert findings == Findings.none()
+    assert [each["labels"] for each in examples] == [["B-P", "I-P"], ["O"]]
+    (example,), _ = read("ner", tmp_path / "b.jsonl", lines(rows[1]), target_needed=False)
+    assert "labels" not in example

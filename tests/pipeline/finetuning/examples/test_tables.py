@@ -1,9 +1,11 @@
 """Tables without names of columns, and first lines that name them after all."""
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from pipeline.finetuning.examples.task_file import Findings
-from tests.pipeline.finetuning.examples.reading import read
+from tests.pipeline.finetuning.examples.reading import lines, read
 
 PAIRS = [("甲", "乙", "是"), ("丙", "丁", "否")] * 12
 
@@ -60,3 +62,55 @@ def test_an_identifier_is_no_sentence(tmp_path):
     assert "as {sentence1: 1, sentence2: 2}" in problem
     counted = {"sentence1": 1, "sentence2": 2}
     assert len(read("pair", path, target_needed=False, columns=counted)[0]) == len(PAIRS)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.txt", "a.parquet"])
+def test_a_name_of_two_columns_is_refused(name, tmp_path):
+    path, names = tmp_path / name, ["text", "label", "label"]
+    if name.endswith("parquet"):
+        parquet.write_table(pa.Table.from_arrays([["好"], ["a"], ["b"]], names), path)
+    else:
+        rows = table(names, ("好", "a", "b"))
+        path.write_text(rows.replace("\t", ",") if name.endswith("csv") else rows, "utf-8")
+    (problem,) = read("classification", path)[1].problems
+    assert "the column 'label' occurs twice" in problem
+
+
+def test_columns_without_a_name_do_no_harm(tmp_path):
+    examples, findings = read("classification", tmp_path / "a.csv", "text,label,,\n好,a,,\n")
+    assert (examples, findings) == ([{"text": "好", "label": "a"}], Findings.none())
+
+
+def test_numbers_of_columns_are_for_tables(tmp_path):
+    row, counted = {"text": "好", "label": "a"}, {"columns": {"text": 0, "label": 1}}
+    parquet.write_table(pa.Table.from_pylist([row]), tmp_path / "a.pq")
+    for name, text in (("a.pq", None), ("a.json", lines(row)), ("a.txt", lines(row))):
+        (problem,) = read("classification", tmp_path / name, text, **counted)[1].problems
+        assert f"{name}: data.columns says {{text: 0}}, but here columns have names" in problem
+    beyond = {"columns": {"text": 2, "label": 0}}
+    (problem,) = read("classification", tmp_path / "a.tsv", "a\t好\n", **beyond)[1].problems
+    assert "data.columns says {text: 2}, but there are 2 column(s), counted from 0" in problem
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.tab", "a.csv"])
+def test_words_with_labels_may_stand_in_a_table(name, tmp_path):
+    text = "王\tB-P\n明\tI-P\n\n,\tO\n"
+    if name.endswith("csv"):
+        text = text.replace(",", '","').replace("\t", ",")
+    examples, findings = read("ner", tmp_path / name, text)
+    assert findings == Findings.none()
+    assert examples == [
+        {"tokens": ["王", "明"], "labels": ["B-P", "I-P"]},
+        {"tokens": [","], "labels": ["O"]},
+    ]
+    counted = {"columns": {"tokens": 0, "labels": 1}}
+    assert read("ner", tmp_path / name, **counted)[0] == examples
+
+
+def test_a_table_of_sentences_is_none_of_words(tmp_path):
+    rows = table(("王", "B-P"), ("王 明", "B-P I-P"))
+    counted = {"columns": {"tokens": 0, "labels": 1}}
+    assert len(read("ner", tmp_path / "a.tsv", rows, **counted)[0]) == 2
+    (problem,) = read("ner", tmp_path / "a.tsv")[1].problems
+    assert "'王, B-P' does not name the columns (tokens or text)" in problem
+    assert "as {tokens: 0}" in problem

@@ -65,6 +65,11 @@ def test_compressed_or_not_is_the_same(task, tmp_path):
         ("classification", {"text": 3}, "key text: expected str, found 3"),
         ("classification", {"label": None}, "key label: expected str or int"),
         ("classification", {"label": True}, "key label: expected str or int"),
+        ("classification", {"label": 1.5}, "key label: expected str or int, found 1.5"),
+        ("multilabel", {"labels": [1.5]}, "key labels: expected a list of the names"),
+        ("regression", {"label": True}, "key label: expected a number, found True"),
+        ("similarity", {"label": False}, "key label: expected a number, found False"),
+        ("choice", {"answer": True}, "key answer: expected int or str, found True"),
         ("multilabel", {"labels": [None]}, "key labels: expected a list of the names"),
         ("multilabel", {"labels": [0, 1, 1]}, "key labels: '1' stands twice; expected .* names"),
         ("multilabel", {"labels": ["a ", "a"]}, "key labels: 'a' stands twice"),
@@ -214,6 +219,31 @@ def test_answers_of_a_file_are_all_texts_or_all_indices(rows, expected, tmp_path
     else:
         assert examples == []
         assert expected in findings.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("task", "key", "given", "taken"),
+    [
+        ("classification", "label", 1.0, "1"),
+        ("pair", "label", -1.0, "-1"),
+        ("multilabel", "labels", [2.0, "a"], ["2", "a"]),
+        ("choice", "answer", 1.0, 1),
+    ],
+)
+def test_a_number_that_is_whole_is_one_whatever_its_type(task, key, given, taken, tmp_path):
+    """pandas writes 1.0 where another row has no label."""
+    (example,), findings = read(task, write(tmp_path / "a.jsonl", GOOD[task] | {key: given}))
+    assert (example[key], findings) == (taken, Findings.none())
+
+
+def test_what_teaches_nothing():
+    choices = [{"choices": ["甲"]}, {"choices": ["甲", "乙"]}]
+    assert TASKS["choice"].nothing_to_learn(choices[:1] * 3) == "no example has two choices"
+    assert TASKS["choice"].nothing_to_learn(choices) == ""
+    for task in ("regression", "similarity"):
+        numbers = [{"label": 1.0}, {"label": 1.0}, {"label": 1.5}]
+        assert TASKS[task].nothing_to_learn(numbers[:2]) == "every label is 1"
+        assert TASKS[task].nothing_to_learn(numbers) == ""
 
 
 def test_two_labels_as_0_and_1_are_no_names():

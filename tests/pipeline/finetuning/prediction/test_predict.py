@@ -164,6 +164,31 @@ def test_lines_of_text_are_an_example_each(task, lines, tmp_path):
     assert [line for _, line in read_input(str(path), TASKS[task], {})] == lines
 
 
+@pytest.mark.parametrize(
+    ("task", "record", "targets"),
+    [
+        ("choice", {"context": "他", "question": "", "choices": ["甲"]}, {"answer": ["x", "", 7]}),
+        ("span", {"context": "在北京", "question": "哪"}, {"answers": [None, "", 5, "x", "['a']"]}),
+        ("ner", {"text": "王"}, {"labels": [None, ["X"], "['B']"], "entities": [[[0]], [{}]]}),
+        ("ner", {"text": "王"}, {"label": [{"P": ["王"]}, {"P": {"王": [0]}}, [[0, 9, "P"]]]}),
+        ("multilabel", {"text": "好"}, {"labels": ["甲,乙", "[", None], "tags": ["['a']"]}),
+        ("regression", {"text": "好"}, {"label": ["x", True], "score": ["x"]}),
+    ],
+)
+def test_targets_are_not_looked_at(task, record, targets):
+    expected = parse(TASKS[task], record, "here")
+    for key, values in targets.items():
+        for value in values:
+            assert parse(TASKS[task], record | {key: value}, "here") == expected
+
+
+@pytest.mark.parametrize("task", ["classification", "ner", "pair", "span"])
+def test_a_text_that_is_null_is_blank(task):
+    kind = TASKS[task]
+    for key in kind.sample:
+        assert kind.blank(parse(kind, kind.sample | {key: None}, "here"))
+
+
 def test_a_third_column_is_no_part_of_a_pair():
     with pytest.raises(TaskError, match=r"x: expected two texts with one tab .*predict\.columns"):
         parse(TASKS["pair"], "很好\t很好\t是", "x")
@@ -207,20 +232,22 @@ def test_text_is_cleaned_as_the_corpus_was_where_the_tokenizer_cannot(head, data
     assert packages(folder) == ()
 
 
+@pytest.mark.parametrize("task", ["classification", "ner"])
 @pytest.mark.parametrize("name", ["in.csv", "in.tab", "in.jsonl", "in.pq"])
-def test_an_empty_cell_is_a_blank_text(name, tmp_path):
-    rows = [{"review": "好", "id": 1}, {"review": None, "id": 2}]
+def test_an_empty_cell_is_a_blank_text(name, task, tmp_path):
+    key = "review" if task == "classification" else "text"
+    rows = [{key: "好", "id": 1}, {key: None, "id": 2}]
     if name.endswith("pq"):
         parquet.write_table(pa.Table.from_pylist(rows), tmp_path / name)
     elif name.endswith("jsonl"):
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     else:
-        text = "review,id\n好,1\n,2\n".replace(",", "," if name.endswith("csv") else "\t")
+        text = f"{key},id\n好,1\n,2\n".replace(",", "," if name.endswith("csv") else "\t")
         (tmp_path / name).write_text(text, "utf-8")
-    task = TASKS["classification"]
-    found = [parse(task, row, place) for place, row in read_input(str(tmp_path / name), task, {})]
+    kind = TASKS[task]
+    found = [parse(kind, row, place) for place, row in read_input(str(tmp_path / name), kind, {})]
     assert [each["text"] for each in found] == ["好", ""]
-    assert task.blank(found[1]) == "text"
+    assert [bool(kind.blank(each)) for each in found] == [False, True]
 
 
 @pytest.mark.parametrize("name", ["in.csv", "in.tsv", "in.json", "in.parquet"])

@@ -1,0 +1,51 @@
+"""Rows that a served head takes, and its answers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.errors import TaskError
+from pipeline.finetuning.prediction.predict import Head
+from pipeline.finetuning.prediction.served import ServedHead
+from pipeline.finetuning.tasks import TASKS
+from pipeline.finetuning.tasks.base import TaskSetup
+
+
+class Echo(Head):
+    """Answers `yes` without a network."""
+
+    def answers(self, examples, batch=1):
+        yes = dict.fromkeys(self.task.answer_form, "yes")
+        return [None if self.task.blank(each) else yes for each in examples]
+
+
+def answers(task, *rows):
+    served = ServedHead()
+    served.head = Echo(TASKS[task], TaskSetup(None, (), 32), None, "fp32")
+    return served.predict(None, pd.DataFrame(rows)).to_dict("records")
+
+
+@pytest.mark.parametrize("absent", [None, float("nan"), pd.NA, "", " "])
+@pytest.mark.parametrize(
+    ("task", "key", "others"),
+    [
+        ("classification", "text", {}),
+        ("pair", "sentence2", {"sentence1": "甲"}),
+        ("ner", "text", {}),
+        ("span", "question", {"context": "在北京"}),
+    ],
+)
+def test_a_text_without_a_value_gets_the_empty_answer(task, key, others, absent):
+    first, second = answers(task, others | {key: "好"}, others | {key: absent})
+    assert set(first.values()) == {"yes"}
+    assert set(second.values()) == {None}
+
+
+def test_words_may_stand_in_place_of_the_text():
+    rows = {"text": "王明"}, {"tokens": np.array(["王", "明"])}
+    assert [set(each.values()) for each in answers("ner", *rows)] == [{"yes"}] * 2
+
+
+def test_a_text_that_is_not_among_the_columns_is_an_error():
+    with pytest.raises(TaskError, match="row 0: no key 'text'"):
+        answers("classification", {"txt": "好"})
