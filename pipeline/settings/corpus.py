@@ -214,8 +214,8 @@ class CorpusSettings(Settings):
     format: Literal[
         "auto", "text", "lines", "jsonl", "csv", "tsv", "parquet", "wikiextractor", "wikidump"
     ] = "auto"
-    """auto: by the suffix. text: a file is a document. lines: blank lines separate documents. jsonl:
-    an object a line, or arrays of objects."""
+    """auto: by the suffix. text: a file is a document. lines: blank lines separate documents.
+    jsonl: an object a line, or arrays of objects."""
     text_field: str = "text"
     """Field or column that holds the text (a string or a list of paragraphs)."""
     encoding: str = "auto"
