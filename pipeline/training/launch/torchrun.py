@@ -60,8 +60,11 @@ def with_workers(config: Config) -> Config:
     return config.model_copy(update={"scaling": scaling})
 
 
-def fit(config: Config) -> dict[str, Any]:
+def fit(config: Config, tracking: tuple[str, str] | None = None) -> dict[str, Any]:
     """Train as the rank that RANK, WORLD_SIZE and LOCAL_RANK name; without them, alone.
+
+    Args:
+        tracking: MLflow's URI and run id, for the metrics.
 
     Returns:
         the state of the last checkpoint.
@@ -84,6 +87,7 @@ def fit(config: Config) -> dict[str, Any]:
         device=device,
         threads=max(1, int(config.scaling.cpus_per_worker)),
         report=lambda *_: None,
+        tracking=tracking,
         stop=lambda: stop.requested(run),
     )
     with contextlib.ExitStack() as held:

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from pipeline.corpus.shards.reader import DamagedShard
+from pipeline.corpus.shards.reader import DamagedShard, open_batch
 from pipeline.errors import ShardError
 from pipeline.feed import checking
 from pipeline.feed.checking import check_shards, known_damaged, truncated
@@ -65,10 +66,26 @@ def test_a_shard_that_was_mended_counts_again_although_none_is_checked(corpus, t
     assert known_damaged(tmp_path / "run") == frozenset()
 
 
-def test_ids_are_compared_with_the_vocabulary(corpus, tmp_path):
+def test_ids_are_compared_with_the_vocabulary(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(checking, "open_batch", without_size)
     manifest = json.loads((corpus / "manifest.json").read_text("utf-8"))
     (corpus / "manifest.json").write_text(json.dumps({**manifest, "vocab_size": 20}), "utf-8")
     with pytest.raises(ShardError, match=r"input_ids holds \d+, and the vocabulary has 20 entries"):
+        check(corpus, tmp_path)
+
+
+def without_size(path, data, info, manifest):
+    """A shard that does not say how many entries there are, as of another program."""
+    size = int(pa.ipc.open_file(data).schema.metadata[b"vocab_size"])
+    return open_batch(path, data, info, manifest.model_copy(update={"vocab_size": size}))
+
+
+def test_a_shard_of_a_larger_vocabulary_is_named(corpus, tmp_path):
+    manifest = json.loads((corpus / "manifest.json").read_text("utf-8"))
+    (corpus / "manifest.json").write_text(json.dumps({**manifest, "vocab_size": 20}), "utf-8")
+    with pytest.raises(
+        ShardError, match=r"made with a vocabulary of \d+ entries"
+    ):
         check(corpus, tmp_path)
 
 
