@@ -83,9 +83,7 @@ def without_size(path, data, info, manifest):
 def test_a_shard_of_a_larger_vocabulary_is_named(corpus, tmp_path):
     manifest = json.loads((corpus / "manifest.json").read_text("utf-8"))
     (corpus / "manifest.json").write_text(json.dumps({**manifest, "vocab_size": 20}), "utf-8")
-    with pytest.raises(
-        ShardError, match=r"made with a vocabulary of \d+ entries"
-    ):
+    with pytest.raises(ShardError, match=r"made with a vocabulary of \d+ entries"):
         check(corpus, tmp_path)
 
 
