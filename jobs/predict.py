@@ -11,7 +11,7 @@ from rich.console import Console
 
 from jobs.command import Verb, main
 from jobs.output import lines
-from pipeline.corpus.text.decompression import READ_BYTES
+from pipeline.corpus.decoding.decompression import READ_BYTES
 from pipeline.errors import ConfigError
 from pipeline.finetuning.examples.input_lines import read_input
 from pipeline.finetuning.examples.jsonl import to_json

@@ -105,7 +105,7 @@ ALLOWED = {
     "pipeline.finetuning": (
         "model",
         "pipeline.cluster.interfaces",
-        "pipeline.corpus.text.decompression",
+        "pipeline.corpus.decoding.decompression",
         "pipeline.cpu",
         "pipeline.errors",
         "pipeline.cluster.ray_cluster",

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.corpus.text.decompression import COMPRESSIONS
+from pipeline.corpus.decoding.decompression import COMPRESSIONS
 from pipeline.errors import ConfigError
 from pipeline.storage import whole_file
 

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import tokenizers
 
+from pipeline.corpus.cleaning import languages, quality
+from pipeline.corpus.cleaning.cleaner import Cleaner
 from pipeline.corpus.run import output_folder
 from pipeline.corpus.samples.segmentation import Segmenter, load_segmenter, uncut_words
 from pipeline.corpus.samples.user_dictionary import read_user_dictionary
 from pipeline.corpus.samples.vocabulary import read_vocabulary, vocabulary_sha256
-from pipeline.corpus.text import languages, quality
-from pipeline.corpus.text.cleaning import Cleaner
 from pipeline.corpus.text.sources import SHOWN, Listing, Source
 from pipeline.corpus.text.units import Unit, plan_units
 from pipeline.errors import ConfigError

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.corpus.text.cleaning import Cleaner
+from pipeline.corpus.cleaning.cleaner import Cleaner
 from pipeline.errors import ExportError
 from pipeline.settings.corpus import CleaningSettings
 

@@ -18,9 +18,9 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, normalizers
 from transformers import PreTrainedTokenizerFast
 
+from pipeline.corpus.cleaning.cleaner import Cleaner, simplify
 from pipeline.corpus.records import Drop
 from pipeline.corpus.samples.vocabulary import SPECIALS, build_tokenizer, read_vocabulary
-from pipeline.corpus.text.cleaning import Cleaner, simplify
 from pipeline.errors import VocabularyError
 from pipeline.export.character_map import character_map
 from pipeline.settings.corpus import CleaningSettings

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from pipeline.corpus.text.cleaning import fold_width
+from pipeline.corpus.cleaning.cleaner import fold_width
 from pipeline.errors import CorpusError
 
 ENTITY = {"nr": "PER", "ns": "LOC", "nt": "ORG"}

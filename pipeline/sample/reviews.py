@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pipeline.corpus.text.cleaning import fold_width
+from pipeline.corpus.cleaning.cleaner import fold_width
 from pipeline.errors import CorpusError
 
 

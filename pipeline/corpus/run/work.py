@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
+from pipeline.corpus.cleaning.cleaner import Cleaner
 from pipeline.corpus.dedup.heldout import without_heldout
 from pipeline.corpus.dedup.marks import without_duplicates, write_signatures
 from pipeline.corpus.dedup.signatures import sign
@@ -17,7 +18,6 @@ from pipeline.corpus.run.tally import END, PLACES, Result
 from pipeline.corpus.samples.encoder import load_encoder
 from pipeline.corpus.samples.making import make_samples
 from pipeline.corpus.shards import format as shards
-from pipeline.corpus.text.cleaning import Cleaner
 from pipeline.corpus.text.parsing import clean_documents, fault
 from pipeline.corpus.text.reading import Chunk, End, read_unit
 from pipeline.corpus.text.units import Unit

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from pipeline.corpus.samples.characters import HAN, CharacterTable, Scanner
+from pipeline.corpus.characters import HAN, CharacterTable, Scanner
 from pipeline.corpus.samples.vocabulary import build_tokenizer
 
 REMEMBERED_CHARACTERS = 8_000_000

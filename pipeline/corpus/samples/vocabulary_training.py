@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+from pipeline.corpus.characters import Scanner
+from pipeline.corpus.cleaning.cleaner import Cleaner
+from pipeline.corpus.cleaning.quality import content_hashes
 from pipeline.corpus.records import Document, Drop
-from pipeline.corpus.samples.characters import Scanner
 from pipeline.corpus.samples.vocabulary import SPECIALS, read_vocabulary, vocabulary_sha256
-from pipeline.corpus.text.cleaning import Cleaner
 from pipeline.corpus.text.parsing import clean_documents, fault
-from pipeline.corpus.text.quality import content_hashes
 from pipeline.corpus.text.reading import Chunk, read_unit
 from pipeline.corpus.text.sources import Source
 from pipeline.corpus.text.units import EXPANSION, Unit, plan_units

@@ -14,12 +14,12 @@ from typing import Any
 
 import xxhash
 
+from pipeline.corpus.cleaning.cleaner import Cleaner
+from pipeline.corpus.decoding.transcoding import decode
 from pipeline.corpus.records import Document, Drop
 from pipeline.corpus.text import wikipedia
-from pipeline.corpus.text.cleaning import Cleaner
 from pipeline.corpus.text.reading import Block
 from pipeline.corpus.text.streams import BLANK, WIKIEXTRACTOR
-from pipeline.corpus.text.transcoding import decode
 
 DOCUMENT_BEGINS = re.compile(
     r'(?<=</doc>)(?=<doc )|(?<!^)(?=<doc id="[^"]*" (?:revid="[^"]*" )?url=")'

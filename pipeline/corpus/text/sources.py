@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from pipeline.corpus.text.decompression import COMPRESSIONS
+from pipeline.corpus.decoding.decompression import COMPRESSIONS
 from pipeline.corpus.text.listing import (
     GLOB,
     HIDDEN,

@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
-from pipeline.corpus.text.decompression import Damage, decompressed
-from pipeline.corpus.text.encodings import SAMPLE_BYTES, find_codec, keeps_ascii, peek
-from pipeline.corpus.text.json_lines import as_lines, is_array_or_pretty
+from pipeline.corpus.decoding.decompression import Damage, decompressed
+from pipeline.corpus.decoding.encodings import SAMPLE_BYTES, find_codec, keeps_ascii, peek
+from pipeline.corpus.decoding.json_lines import as_lines, is_array_or_pretty
+from pipeline.corpus.decoding.transcoding import to_utf8
 from pipeline.corpus.text.sources import Source
-from pipeline.corpus.text.transcoding import to_utf8
 
 BLANK = re.compile("[\\s\0\u200b-\u200f\u2060\ufeff]*")
 """White space, invisible characters, and what fills up files without being text."""

@@ -16,8 +16,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.corpus.decoding.transcoding import BAD, decode
 from pipeline.corpus.text.streams import Stream
-from pipeline.corpus.text.transcoding import BAD, decode
 from pipeline.errors import CorpusError
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pipeline.corpus.text.decompression import COMPRESSIONS, Damage, decompressed
+from pipeline.corpus.decoding.decompression import COMPRESSIONS, Damage, decompressed
 from pipeline.errors import CorpusError, TaskError
 from pipeline.finetuning.examples.jsonl import bare
 from pipeline.storage import filesystem

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, BertTokenizer
 
+from pipeline.corpus.cleaning.cleaner import Cleaner, simplify
 from pipeline.corpus.samples.vocabulary import build_tokenizer
-from pipeline.corpus.text.cleaning import Cleaner, simplify
 from pipeline.export.tokenizer import export_tokenizer, recorded_cleaning
 from pipeline.settings.corpus import CleaningSettings
 

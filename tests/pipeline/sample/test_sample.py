@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from pipeline import sample
-from pipeline.corpus.text.cleaning import fold_width
+from pipeline.corpus.cleaning.cleaner import fold_width
 from pipeline.errors import CorpusError
 
 needs_package = pytest.mark.skipif(

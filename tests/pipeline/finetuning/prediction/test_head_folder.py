@@ -1,10 +1,13 @@
 """What a submission to CLUE calls its answers."""
 
+import json
+
 import pytest
 
 from pipeline.errors import TaskError
 from pipeline.finetuning.prediction.head_folder import submission
 from pipeline.finetuning.tasks import TASKS
+from tests.pipeline.finetuning.examples.test_formats import CLUENER
 
 ANSWERS = {"classification": {"label": "1"}, "span": {"answer": "北京"}}
 
@@ -29,3 +32,26 @@ def test_examples_with_and_without_ids_may_stand_together():
     assert list(submission(TASKS["span"], rows)) == [
         '{"5": "北京", "1": "北京", "x": "北京", "3": "北京"}\n'
     ]
+
+
+def test_submissions_are_those_that_clue_takes():
+    def rows(task, *given):
+        return [json.loads(line) for line in submission(TASKS[task], given)]
+
+    label = {"label": "108", "probabilities": {"108": 1.0}}
+    assert rows("classification", {"id": 3, "text": "", "prediction": label}) == [
+        {"id": 3, "label": "108"}
+    ]
+    assert rows("classification", {"text": "", "prediction": label})[0]["id"] == 0
+    given = {
+        "text": CLUENER["text"],
+        "prediction": {"entities": [{"text": "浙商银行", "type": "company", "start": 4, "end": 8}]},
+    }
+    assert rows("ner", given) == [{"id": 0, "label": {"company": {"浙商银行": [[4, 7]]}}}]
+    both = [{"id": "a", "prediction": {"answer": 1}}, {"id": "a", "prediction": {"answer": 0}}]
+    assert rows("choice", *both) == [{"id": 0, "label": 1}, {"id": 1, "label": 0}]
+    assert rows(
+        "span", {"id": "Q", "prediction": {"answer": "北京"}}, {"id": "R", "prediction": None}
+    ) == [{"Q": "北京", "R": ""}]
+    unnamed = [{"id": None, "prediction": {"answer": text}} for text in ("北京", "上海")]
+    assert rows("span", *unnamed) == [{"0": "北京", "1": "上海"}]

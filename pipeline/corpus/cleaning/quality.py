@@ -17,9 +17,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from pipeline.corpus.characters import CharacterTable
+from pipeline.corpus.cleaning import languages
 from pipeline.corpus.randomness import mix
-from pipeline.corpus.samples.characters import CharacterTable
-from pipeline.corpus.text import languages
 from pipeline.errors import ConfigError
 from pipeline.settings.corpus import CleaningSettings
 from pipeline.storage import filesystem, read_whole

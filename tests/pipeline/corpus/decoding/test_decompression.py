@@ -9,7 +9,7 @@ import random
 import pytest
 import zstandard
 
-from pipeline.corpus.text.decompression import Damage, decompressed
+from pipeline.corpus.decoding.decompression import Damage, decompressed
 from tests.pipeline.corpus import raw
 
 COMPRESS = {

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.corpus.cleaning import quality
 from pipeline.corpus.records import Drop
-from pipeline.corpus.text import quality
 from pipeline.settings.corpus import CleaningSettings
 
 # Category Cc without tab and line feed; soft hyphen, zero-width, bidirectional and invisible marks;

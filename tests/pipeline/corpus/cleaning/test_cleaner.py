@@ -2,8 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpus.records import Drop
-from pipeline.corpus.text.cleaning import (
+from pipeline.corpus.cleaning.cleaner import (
     Cleaner,
     collapse_whitespace,
     decode_entities,
@@ -15,6 +14,7 @@ from pipeline.corpus.text.cleaning import (
     simplify,
     strip_html,
 )
+from pipeline.corpus.records import Drop
 from pipeline.settings.corpus import CleaningSettings
 
 GENTLE = {"min_characters": 0, "min_han_share": 0.0}

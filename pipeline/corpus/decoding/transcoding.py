@@ -7,7 +7,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 
-from pipeline.corpus.text.encodings import EVIDENT, ORDERS, share_of_common
+from pipeline.corpus.decoding.encodings import EVIDENT, ORDERS, share_of_common
 
 UTF8_CHARACTER = (
     rb"(?:[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}"

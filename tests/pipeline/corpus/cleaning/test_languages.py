@@ -3,18 +3,18 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from tests.pipeline.corpus.text.test_quality import PROSE
 
 from pipeline.corpus import planning
+from pipeline.corpus.cleaning import languages
+from pipeline.corpus.cleaning.cleaner import Cleaner, simplify
 from pipeline.corpus.records import Drop
-from pipeline.corpus.text import languages
-from pipeline.corpus.text.cleaning import Cleaner, simplify
 from pipeline.errors import ConfigError
 from pipeline.settings.corpus import CleaningSettings, CorpusSettings
 from pipeline.settings.reading.config_file import load_config
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.preparing import run
 from tests.pipeline.corpus.raw import write_texts
-from tests.pipeline.corpus.text.test_quality import PROSE
 
 CHINESE = {
     "prose": PROSE,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpus.text.json_lines import as_lines
+from pipeline.corpus.decoding.json_lines import as_lines
 from tests.pipeline.corpus import raw
 
 TEXTS = [f'第{n}篇，"引号"、[括号]、{{花括号}}、反斜杠\\、\n换行。' for n in range(9)]

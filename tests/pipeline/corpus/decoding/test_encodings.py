@@ -2,8 +2,8 @@ import codecs
 
 import pytest
 
-from pipeline.corpus.text.encodings import find_codec, keeps_ascii
-from pipeline.corpus.text.transcoding import to_utf8
+from pipeline.corpus.decoding.encodings import find_codec, keeps_ascii
+from pipeline.corpus.decoding.transcoding import to_utf8
 from tests.pipeline.corpus import raw
 
 NEWS = "一九九八年新年讲话。中国与世界各国人民的友谊，在新的一年里将继续发展！"

@@ -5,10 +5,10 @@ import random
 import pytest
 
 from pipeline.corpus import planning
+from pipeline.corpus.cleaning import quality
+from pipeline.corpus.cleaning.cleaner import Cleaner
 from pipeline.corpus.records import Drop
 from pipeline.corpus.run.inputs import list_inputs
-from pipeline.corpus.text import quality
-from pipeline.corpus.text.cleaning import Cleaner
 from pipeline.errors import ConfigError
 from pipeline.settings.corpus import WEB, CleaningSettings, CorpusSettings
 from pipeline.settings.reading.config_file import load_config
