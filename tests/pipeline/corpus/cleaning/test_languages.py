@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from tests.pipeline.corpus.text.test_quality import PROSE
+from tests.pipeline.corpus.cleaning.test_quality import PROSE
 
 from pipeline.corpus import planning
 from pipeline.corpus.cleaning import languages
