@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from jobs.command import Verb, main, table
+from pipeline.corpus.run.origins import origins_of
 from pipeline.corpus.shards import preview, report, report_page
-from pipeline.corpus.shards.origins import origins_of
 from pipeline.corpus.shards.reader import flat_pairs
 from pipeline.feed.batches import open_folder, split_weights
 from pipeline.paths import RunPaths

@@ -3,7 +3,6 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from tests.pipeline.corpus.cleaning.test_quality import PROSE
 
 from pipeline.corpus import planning
 from pipeline.corpus.cleaning import languages
@@ -13,6 +12,7 @@ from pipeline.errors import ConfigError
 from pipeline.settings.corpus import CleaningSettings, CorpusSettings
 from pipeline.settings.reading.config_file import load_config
 from tests.pipeline.corpus import raw
+from tests.pipeline.corpus.cleaning.test_quality import PROSE
 from tests.pipeline.corpus.preparing import run
 from tests.pipeline.corpus.raw import write_texts
 

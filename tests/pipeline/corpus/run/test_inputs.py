@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.corpus import prepare
 from pipeline.corpus.run.inputs import list_inputs
-from pipeline.corpus.shards.origins import origins_of
+from pipeline.corpus.run.origins import origins_of
 from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.errors import ConfigError, CorpusError
 from pipeline.settings.corpus import CorpusSettings

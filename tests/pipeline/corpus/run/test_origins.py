@@ -6,7 +6,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from pipeline.corpus.shards.origins import origins_of
+from pipeline.corpus.run.origins import origins_of
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.made import make_corpus
