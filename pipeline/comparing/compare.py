@@ -244,7 +244,7 @@ def subjects_of(config: Config, runner: Runner) -> list[Subject]:
         output = folder_of(config) / "exports" / f"{source.name}-{digest}"
         exports[str(source)] = output
         if not output.exists():
-            works.append(Work(source.name, _export, (source, output)))
+            works.append(Work(source.name, "exports", _export, (source, output)))
     for failed in (each for each in runner(works) if isinstance(each, NezhaError)):
         raise failed
     for name, output in exports.items():

@@ -52,6 +52,8 @@ class Work(NamedTuple):
 
     name: str
     """Is put before its progress lines."""
+    kind: str
+    """What such calls are, in the plural, for the line that counts those that are done."""
     function: Callable[..., Any]
     """Takes the arguments and, by their names, `show`, which takes progress lines, and `disk`, the
     disk that holds the files of the command."""
@@ -167,7 +169,7 @@ def examine_with(run: Runner, jobs: Sequence[Finetuning]) -> list[Examined]:
 
     Raises TaskError or ExportError, with the mistakes of all jobs.
     """
-    works = [Work(job.name, _examine, (job.settings, job.export, job.scratch)) for job in jobs]
+    works = [Work(job.name, "checks of data", _examine, (job.settings, job.export, job.scratch)) for job in jobs]
     found = run(works)
     errors = [
         (job.name, each)
@@ -343,7 +345,7 @@ def _move_head(
 
 def _work(trial: Trial, again: bool = False) -> Work:
     settings = trial.settings
-    return Work(trial.name, _run_trial, (trial, again), settings.gpus, settings.workers)
+    return Work(trial.name, "fine-tunings", _run_trial, (trial, again), settings.gpus, settings.workers)
 
 
 def _run_trial(trial: Trial, again: bool, show: Show, disk: Disk) -> TrialResult:

@@ -197,7 +197,7 @@ def _collect(
                 share = len(results) / len(works)
                 left = math.ceil((time.monotonic() - start_time) * (1 - share) / share / 60)
                 end = f", about {left} minute(s) left" if share < 1 else ""
-                show("", f"{len(results)} of {len(works)} done{end}")
+                show("", f"{len(results)} of {len(works)} {work.kind} done{end}")
     except BaseException:
         for stream in waiting:
             ray.cancel(stream, force=True)

@@ -162,7 +162,7 @@ def end_at_worker_1(how, show, disk):
 @pytest.mark.ray
 def test_the_failure_of_a_worker_ends_its_group_alone(ray_cluster, tmp_path):
     hows = ("die", "fail", "hang", "well")
-    works = [Work(how, end_at_worker_1, (how,), workers=2) for how in hows]
+    works = [Work(how, "calls", end_at_worker_1, (how,), workers=2) for how in hows]
     lines = []
     died, failed, hung, well = cluster_runner(lambda *line: lines.append(line), tmp_path)(works)
     assert type(died) is type(hung) is WorkerDied
@@ -173,7 +173,7 @@ def test_the_failure_of_a_worker_ends_its_group_alone(ray_cluster, tmp_path):
     assert lines.count(("well", "started")) == 1
     # What the groups held is free again.
     assert (
-        cluster_runner(lambda *line: None, tmp_path)([Work("next", look_around, ())])[0]["threads"]
+        cluster_runner(lambda *line: None, tmp_path)([Work("next", "calls", look_around, ())])[0]["threads"]
         == 4
     )
 
@@ -210,8 +210,8 @@ def fail(show, disk):
 @pytest.mark.ray
 def test_a_task_has_its_threads_and_a_dead_worker_loses_no_other(ray_cluster, tmp_path):
     """What a worker process sees, in place of a fine-tuning."""
-    works = [Work("looks", look_around, ()), Work("dies", die, ()), Work("fails", fail, ())]
-    works.append(Work("once", die_once, (tmp_path,)))
+    works = [Work("looks", "calls", look_around, ()), Work("dies", "calls", die, ()), Work("fails", "calls", fail, ())]
+    works.append(Work("once", "calls", die_once, (tmp_path,)))
     lines = []
     facts, error, other, late = cluster_runner(lambda *line: lines.append(line), tmp_path)(works)
     assert late == {"well": True}
