@@ -169,7 +169,10 @@ def examine_with(run: Runner, jobs: Sequence[Finetuning]) -> list[Examined]:
 
     Raises TaskError or ExportError, with the mistakes of all jobs.
     """
-    works = [Work(job.name, "checks of data", _examine, (job.settings, job.export, job.scratch)) for job in jobs]
+    works = [
+        Work(job.name, "checks of data", _examine, (job.settings, job.export, job.scratch))
+        for job in jobs
+    ]
     found = run(works)
     errors = [
         (job.name, each)
@@ -345,7 +348,9 @@ def _move_head(
 
 def _work(trial: Trial, again: bool = False) -> Work:
     settings = trial.settings
-    return Work(trial.name, "fine-tunings", _run_trial, (trial, again), settings.gpus, settings.workers)
+    return Work(
+        trial.name, "fine-tunings", _run_trial, (trial, again), settings.gpus, settings.workers
+    )
 
 
 def _run_trial(trial: Trial, again: bool, show: Show, disk: Disk) -> TrialResult:

@@ -173,7 +173,9 @@ def test_the_failure_of_a_worker_ends_its_group_alone(ray_cluster, tmp_path):
     assert lines.count(("well", "started")) == 1
     # What the groups held is free again.
     assert (
-        cluster_runner(lambda *line: None, tmp_path)([Work("next", "calls", look_around, ())])[0]["threads"]
+        cluster_runner(lambda *line: None, tmp_path)([Work("next", "calls", look_around, ())])[0][
+            "threads"
+        ]
         == 4
     )
 
@@ -210,7 +212,11 @@ def fail(show, disk):
 @pytest.mark.ray
 def test_a_task_has_its_threads_and_a_dead_worker_loses_no_other(ray_cluster, tmp_path):
     """What a worker process sees, in place of a fine-tuning."""
-    works = [Work("looks", "calls", look_around, ()), Work("dies", "calls", die, ()), Work("fails", "calls", fail, ())]
+    works = [
+        Work("looks", "calls", look_around, ()),
+        Work("dies", "calls", die, ()),
+        Work("fails", "calls", fail, ()),
+    ]
     works.append(Work("once", "calls", die_once, (tmp_path,)))
     lines = []
     facts, error, other, late = cluster_runner(lambda *line: lines.append(line), tmp_path)(works)
