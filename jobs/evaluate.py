@@ -6,21 +6,19 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from jobs.command import Verb, main, table
 from pipeline.corpus.shards.format import read_manifest
-from pipeline.errors import CheckpointError
-from pipeline.export.origin import compare, read_origin
-from pipeline.feed.opening import open_heldout
+from pipeline.errors import CheckpointError, ConfigError
 from pipeline.paths import RunPaths
+from pipeline.runs.scoring import each_checkpoint, score_where_free
 from pipeline.settings.config import Config
+from pipeline.tracking import runs as tracking
+from pipeline.tracking.metric_sender import MetricSender
 from pipeline.training.checkpoints import files as checkpoints
-from pipeline.training.checkpoints.state import load_weights
-from pipeline.training.evaluation import LENGTHS, evaluate
-from pipeline.training.network import build_network
-from pipeline.training.objective import PretrainingObjective
+from pipeline.training.evaluation import LENGTHS
+from pipeline.training.measure.history import progress_line
 
 
 def subject(config: Config) -> Path:
@@ -39,20 +37,42 @@ def subject(config: Config) -> Path:
 def plan(config: Config) -> Mapping[str, object]:
     folder = RunPaths.of(config).heldout
     samples = min(config.train.eval_samples, read_manifest(folder).rows)
-    return {"score": subject(config), "on": f"{samples:,} samples of {folder}"}
+    if config.evaluate.follow:
+        if config.train.init_from:
+            raise ConfigError(
+                "evaluate.follow scores the checkpoints of a run; leave train.init_from out"
+            )
+        what: object = f"each checkpoint of {RunPaths.of(config).run}, to step {config.train.steps}"
+    else:
+        what = subject(config)
+    return {"score": what, "on": f"{samples:,} samples of {folder}"}
 
 
 def execute(config: Config, console: Console) -> None:
-    folder = RunPaths.of(config).heldout
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    manifest, path = read_manifest(folder), subject(config)
-    origin = read_origin(path, manifest.vocab_size)
-    compare(path, origin, origin.network, manifest.vocab_sha256)
-    network = build_network(origin.network, config.run.seed, config.engine.attention)
-    load_weights(network, path)
-    objective = PretrainingObjective(network).to(device)
-    scores = evaluate(objective, open_heldout(config, 0, 1), device)
-    console.print(table(f"{path} on {folder}", shown(scores)))
+    if config.evaluate.follow:
+        follow(config, console)
+        return
+    path = subject(config)
+    scores = score_where_free(config, path, console.print)
+    console.print(table(f"{path} on {RunPaths.of(config).heldout}", shown(scores)))
+
+
+def follow(config: Config, console: Console) -> None:
+    """Score the run's checkpoints as they appear; each is a line, and a step of MLflow's run."""
+    sender = None
+    for path in each_checkpoint(config, console.print):
+        scores = score_where_free(config, path, console.print)
+        step = checkpoints.step_of(path)
+        record = {"step": step} | {f"heldout_{key}": scores[key] for key in scores}
+        console.print(progress_line(record, config.train.steps))
+        run_id = tracking.noted_run(RunPaths.of(config).run)
+        if sender is None and run_id:
+            uri = tracking.tracking_uri(config)
+            sender = MetricSender(uri, run_id, system_metrics=False)
+        if sender:
+            sender.log(step, {f"evaluated/{key}": scores[key] for key in scores})
+    if sender:
+        sender.close()
 
 
 def shown(scores: Mapping[str, float]) -> dict[str, str]:
@@ -78,11 +98,13 @@ VERB = Verb(
         "Score a checkpoint or an export on held-out shards (train.eval_shards): masked tokens,\n"
         "whole words (every token right; by length in tokens) and next sentences, on fixed masks.\n"
         "It scores train.init_from; without it, or if the run itself started from there, the best\n"
-        "checkpoint of the run. The network is the one that its weights belong to."
+        "checkpoint of the run. The network is the one that its weights belong to.\n"
+        "On a cluster (RAY_ADDRESS) a free GPU computes, or a free CPU. evaluate.follow=true scores\n"
+        "each checkpoint of a training that still runs."
     ),
     groups=(
         *("run", "train.eval_shards", "train.eval_samples", "train.micro_batch"),
-        *("train.init_from", "engine.attention"),
+        *("train.init_from", "train.steps", "engine.attention", "tracking", "evaluate"),
     ),
     plan=plan,
     execute=execute,

@@ -13,7 +13,7 @@ from pipeline.settings.faults import FaultSettings
 from pipeline.settings.finetuning import CompareSettings, FinetuneSettings, PredictSettings
 from pipeline.settings.lengths import in_steps
 from pipeline.settings.plan import PlanSettings
-from pipeline.settings.run import PromoteSettings, RunSettings, TrackingSettings
+from pipeline.settings.run import EvaluateSettings, PromoteSettings, RunSettings, TrackingSettings
 from pipeline.settings.training import (
     EngineSettings,
     ModelSettings,
@@ -42,6 +42,7 @@ class Config(Settings):
     plan: PlanSettings = PlanSettings()
     compare: CompareSettings = CompareSettings()
     ablate: AblationSettings = AblationSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
     promote: PromoteSettings = PromoteSettings()
     heads: dict[FolderName, FinetuneSettings] = Field(default_factory=dict)
     """Heads, by name, that a pretraining run ends with: from its export and from random weights."""

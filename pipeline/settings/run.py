@@ -42,6 +42,14 @@ class RunSettings(Settings):
         return name
 
 
+class EvaluateSettings(Settings):
+    """What `jobs.evaluate` scores."""
+
+    follow: bool = False
+    """Score each checkpoint of the run, oldest first, and wait for those that its training still
+    writes, up to `train.steps`. MLflow shows the scores in the training's run, as `evaluated/…`."""
+
+
 class PromoteSettings(Settings):
     """A version of a registered model that becomes `champion`."""
 

@@ -6,6 +6,7 @@ The names in `metrics.jsonl` have no groups.
 |---|---|
 | train | losses and accuracies of training batches, learning rate, gradient norm … |
 | heldout, dev, test | scores on data that is not trained on |
+| evaluated | held-out scores that `jobs.evaluate` gave beside the training |
 | size | how many held-out tokens and words are masked |
 | speed | tokens a second, utilisation, seconds a step and left, seconds of checkpoints |
 | lamb | trust ratios, norms of weights and updates |

@@ -1,0 +1,103 @@
+"""Held-out scores of checkpoints and exports, also of a run that is still training."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from pipeline.corpus.shards.format import read_manifest
+from pipeline.disk import OWN, Disk
+from pipeline.export.origin import compare, read_origin
+from pipeline.feed.opening import open_heldout
+from pipeline.paths import RunPaths
+from pipeline.runs import mirror
+from pipeline.settings.config import Config
+from pipeline.training.checkpoints import files
+from pipeline.training.checkpoints.state import load_weights
+from pipeline.training.evaluation import evaluate
+from pipeline.training.network import build_network
+from pipeline.training.objective import PretrainingObjective
+
+POLL_SECONDS = 5.0
+"""Between two looks for a new checkpoint."""
+Say = Callable[[str], None]
+
+
+def score(config: Config, path: Path, disk: Disk = OWN) -> dict[str, float]:
+    """Scores of a checkpoint or an export, as `evaluate` returns them.
+
+    It runs in this process, on its GPU if there is one, with the network that the weights belong
+    to. `disk` holds the files.
+
+    Raises:
+        CheckpointError, VocabularyError: the weights can't be read, or have another vocabulary than
+            the held-out samples.
+    """
+    folder = disk.fetch(RunPaths.of(config).heldout)
+    train = config.train.model_copy(update={"eval_shards": str(folder)})
+    config = config.model_copy(update={"train": train})
+    manifest, given = read_manifest(folder), disk.fetch(path)
+    origin = read_origin(given, manifest.vocab_size)
+    compare(path, origin, origin.network, manifest.vocab_sha256)
+    network = build_network(origin.network, config.run.seed, config.engine.attention)
+    load_weights(network, given)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    objective = PretrainingObjective(network).to(device)
+    return evaluate(objective, open_heldout(config, 0, 1), device)
+
+
+def score_where_free(config: Config, path: Path, say: Say) -> dict[str, float]:
+    """`score`, on a GPU of the cluster of RAY_ADDRESS that is free, else on a free CPU of it.
+
+    Without RAY_ADDRESS, in this process.
+    """
+    if not os.environ.get("RAY_ADDRESS"):
+        return score(config, path)
+    from pipeline.finetuning.finetune import Work
+    from pipeline.finetuning.trials.on_cluster import cluster_runner
+
+    def show(_: str, line: str) -> None:
+        say(line)
+
+    run = cluster_runner(show, RunPaths.of(config).run)
+    (found,) = run([Work(path.name, "evaluations", _score_there, (config, path), gpus=1.0)])
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def _score_there(config: Config, path: Path, show: Say, disk: Disk) -> dict[str, float]:
+    return score(config, path, disk)
+
+
+def each_checkpoint(config: Config, say: Say) -> Iterator[Path]:
+    """The run's complete checkpoints, oldest first, as training writes them, up to the last step's.
+
+    It waits for those that are still to come; the run may be in an object store, and need not have
+    begun. A checkpoint that the run deletes before its turn is left out. One that the caller works
+    on is not deleted.
+    """
+    seen = {-1}
+    said = False
+    while max(seen) < config.train.steps:
+        mirror.fetch(config)
+        new = [
+            path
+            for path in files.complete(RunPaths.of(config).checkpoints)
+            if files.step_of(path) not in seen
+        ]
+        if not new:
+            if not said:
+                say(f"waiting for checkpoints of {RunPaths.of(config).run}")
+            said = True
+            time.sleep(POLL_SECONDS)
+            continue
+        said = False
+        seen.add(files.step_of(new[0]))
+        with files.in_use(new[0]):
+            if (new[0] / files.COMPLETE).exists():
+                yield new[0]
