@@ -12,8 +12,8 @@ from jobs.command import Verb, main, table
 from pipeline.corpus.shards.format import read_manifest
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.paths import RunPaths
-from pipeline.runs.scoring import each_checkpoint, score_where_free
 from pipeline.settings.config import Config
+from pipeline.stages.scoring import each_checkpoint, score_where_free
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.metric_sender import MetricSender
 from pipeline.training.checkpoints import files as checkpoints

@@ -12,8 +12,8 @@ from jobs import evaluate
 from jobs.output.console import plain_console
 from pipeline.errors import ConfigError
 from pipeline.paths import RunPaths
-from pipeline.runs import scoring
 from pipeline.settings.reading.config_file import dump_yaml
+from pipeline.stages import scoring
 from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files
 from pipeline.training.launch import torchrun
