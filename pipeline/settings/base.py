@@ -12,10 +12,17 @@ from pydantic_core import PydanticCustomError
 
 
 class Settings(BaseModel):
-    """Base of all groups: immutable; unknown names are errors; docstrings are the help texts."""
+    """Base of all groups: immutable; unknown names are errors; docstrings are the help texts.
+
+    Numbers are finite: no schedule, timer or limit works with infinity.
+    """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
     )
 
 
@@ -63,6 +70,8 @@ Share = Annotated[float, Number, Field(ge=0.0, le=1.0)]
 Decay = Annotated[float, Number, Field(ge=0.0, lt=1.0)]
 AboveZero = Annotated[float, Number, Field(gt=0.0)]
 NotNegative = Annotated[float, Number, Field(ge=0.0)]
+Seconds = Annotated[AboveZero, Field(le=1e9)]
+"""More than 30 years are too many for a timer."""
 Positive = Annotated[int, Number, Field(ge=1)]
 Count = Annotated[int, Number, Field(ge=0)]
 Length = Annotated[Positive, BeforeValidator(_refuse_other_units)]

@@ -12,6 +12,7 @@ from pipeline.settings.corpus import CorpusSettings, DemoSettings, PreviewSettin
 from pipeline.settings.faults import FaultSettings
 from pipeline.settings.finetuning import CompareSettings, FinetuneSettings, PredictSettings
 from pipeline.settings.lengths import in_steps
+from pipeline.settings.needs import without_effect
 from pipeline.settings.plan import PlanSettings
 from pipeline.settings.run import EvaluateSettings, PromoteSettings, RunSettings, TrackingSettings
 from pipeline.settings.training import (
@@ -56,22 +57,23 @@ class Config(Settings):
     @model_validator(mode="after")
     def _check(self) -> Config:
         """Settings of different groups that contradict each other."""
-        mistakes = []
-        if self.optim.warmup > self.train.steps:
+        mistakes = without_effect(self)
+        steps, warmup, decay = self.train.steps, self.optim.warmup, self.optim.decay or 0
+        if warmup > steps:
             mistakes.append(
-                f"optim.warmup={self.optim.warmup:g} is longer than train.steps={self.train.steps}:"
-                " the learning rate would never reach optim.lr; lower it, or give a share below 1"
+                f"optim.warmup={warmup:g} is longer than train.steps={steps}: the learning rate "
+                "would never reach optim.lr; lower it, or give a share below 1"
             )
-        if self.train.init_state == "branch" and self.optim.warmup:
+        elif sum(each if each >= 1 else each * steps for each in (warmup, decay)) > steps + 1:
+            mistakes.append(
+                f"optim.warmup={warmup:g} and optim.decay={decay:g} are together longer than "
+                f"train.steps={steps}; lower one, or leave optim.decay out for all that follows "
+                "the warm-up"
+            )
+        if self.train.init_state == "branch" and warmup:
             mistakes.append(
                 "train.init_state=branch goes on at optim.lr, the rate that the other run has "
                 "reached: set optim.warmup=0"
-            )
-        makes_corpus = self.corpus.inputs or self.demo.enabled
-        if self.train.nsp_weight != 1 and self.corpus.pairs.task == "none" and makes_corpus:
-            mistakes.append(
-                "train.nsp_weight has no effect without sentence pairs (corpus.pairs.task=none); "
-                "leave it out"
             )
         mistakes += [
             f"heads.{name}.from_scratch: a head of a pretraining run starts from both the export "

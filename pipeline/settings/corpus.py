@@ -145,21 +145,6 @@ class DedupSettings(Settings):
             raise ValueError("1 would remove all text: set 2 or more, or 0 to remove nothing")
         return value
 
-    @model_validator(mode="after")
-    def _check_minhash(self) -> DedupSettings:
-        fields = type(self).model_fields
-        changed = [
-            name
-            for name in ("ngram", "bands", "rows")
-            if getattr(self, name) != fields[name].default
-        ]
-        if changed and not self.near_documents:
-            raise ValueError(
-                f"{', '.join(changed)} has no effect without near_documents: set "
-                "corpus.dedup.near_documents=true, or leave it out"
-            )
-        return self
-
 
 class PairSettings(Settings):
     """How two segments become a sample."""
@@ -198,11 +183,6 @@ class MaskingSettings(Settings):
     def _check_shares(self) -> MaskingSettings:
         if self.mask_share + self.random_share > 1.0:
             raise ValueError("mask_share + random_share must not exceed 1")
-        if self.final_probability is not None and self.mode == "static":
-            raise ValueError(
-                "corpus.masking.final_probability changes masks while training; set "
-                "corpus.masking.mode=dynamic"
-            )
         return self
 
 

@@ -13,6 +13,7 @@ _DATA = "the feed alone decides which samples a step sees"
 _NETWORK = "it changes the network that is trained"
 _PARTITION = "LAMB's norms and our checkpoints would not find the parameters"
 _PARALLEL = "workers share the batch only, not the network"
+_UNUSED = "it would have no effect: what it belongs to is not used here"
 _FILES = "checkpoints are ours: train.checkpoint_every, train.keep_last"
 
 REFUSED = {
@@ -69,18 +70,22 @@ REFUSED = {
     "seq_parallel_communication_data_type": _PARALLEL,
     "use_data_before_expert_parallelism": _PARALLEL,
     "compile": "set engine.compile",
+    "activation_checkpointing": "set engine.activation_checkpointing",
+    "dataloader_drop_last": _DATA,
+    "aio": _UNUSED,
+    "eigenvalue": _UNUSED,
+    "vocabulary_size": _UNUSED,
     "checkpoint": _FILES,
     "nebula": _FILES,
     "datastates_ckpt": _FILES,
 }
-"""Keys that would break a promise, each with the reason or with the setting to use instead."""
+"""Keys that would break a promise or do nothing, each with the reason or the setting to use."""
 
 TAKEN = (
     *("zero_optimization", "fp16", "bf16", "prescale_gradients", "gradient_predivide_factor"),
     *("steps_per_print", "wall_clock_breakdown", "memory_breakdown", "dump_state", "log_level"),
     *("timers", "flops_profiler", "comms_logger", "tensorboard", "wandb", "comet", "csv_monitor"),
-    *("activation_checkpointing", "graph_harvesting", "aio", "disable_allgather"),
-    *("disable_python_gc", "dataloader_drop_last", "vocabulary_size", "eigenvalue"),
+    *("graph_harvesting", "disable_allgather", "disable_python_gc"),
 )
 """All other top-level keys. DeepSpeed ignores a key that it does not know."""
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.settings.base import AboveZero, Number, Positive, Settings
+from pipeline.settings.base import AboveZero, Number, Positive, Seconds, Settings
 
 
 class FaultSettings(Settings):
@@ -14,7 +14,7 @@ class FaultSettings(Settings):
 
     max_failures: Annotated[int, Number, Field(ge=-1)] = 3
     """Restarts of failed workers without a new checkpoint between them; -1: without limit."""
-    hang_seconds: AboveZero = 900.0
+    hang_seconds: Seconds = 900.0
     """Workers that make no step, evaluation or checkpoint for so long are restarted."""
     spike: Literal["skip", "rewind", "stop"] = "rewind"
     """A spike of the loss: go on, go back past its data, or stop. Bad steps: go back, or stop."""

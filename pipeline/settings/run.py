@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from pipeline.settings.base import LocalPath, Location, Number, Positive, Settings
 
@@ -23,12 +23,6 @@ class RunSettings(Settings):
     copies there too. Empty: a folder in the temporary folder."""
     seed: Annotated[int, Number, Field(ge=0, lt=2**32)] = 42
     """Seed of pairs, masks, order, initial weights and dropout."""
-
-    @model_validator(mode="after")
-    def _check(self) -> RunSettings:
-        if self.scratch and "://" not in self.storage:
-            raise ValueError("run.scratch has no effect: run.storage is a folder, not a URL")
-        return self
 
     @field_validator("name")
     @classmethod
@@ -72,15 +66,6 @@ class TrackingSettings(Settings):
     """Name in the model registry; empty: nothing is registered."""
     alias: str = "candidate"
     """Registry alias of every new version; `champion` moves only to a better one (jobs.promote)."""
-
-    @model_validator(mode="after")
-    def _check(self) -> TrackingSettings:
-        if not self.registered_model and self.alias != type(self).model_fields["alias"].default:
-            raise ValueError(
-                f"tracking.alias={self.alias} has no effect: tracking.registered_model is empty, "
-                "so nothing is registered; leave one of them out"
-            )
-        return self
 
     @field_validator("experiment")
     @classmethod

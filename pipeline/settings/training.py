@@ -19,7 +19,6 @@ from pipeline.settings.base import (
     Positive,
     SampleLength,
     Settings,
-    Share,
 )
 from pipeline.settings.deepspeed import refused
 
@@ -39,9 +38,9 @@ class ModelSettings(Settings):
     """Width inside the feed-forward part; null: 4 × the hidden size."""
     hidden_act: str | None = None
     """Activation of the feed-forward part, by its name in transformers."""
-    hidden_dropout_prob: Share | None = None
+    hidden_dropout_prob: Decay | None = None
     """Share of a layer's outputs that training drops."""
-    attention_probs_dropout_prob: Share | None = None
+    attention_probs_dropout_prob: Decay | None = None
     """Share of the attention probabilities that training drops."""
     max_position_embeddings: Positive | None = None
     """Longest input with `absolute_positions`; otherwise any length works."""
@@ -55,7 +54,7 @@ class ModelSettings(Settings):
     """Standard deviation of new weights."""
     layer_norm_eps: AboveZero | None = None
     """Added to the variance in a LayerNorm."""
-    classifier_dropout: Share | None = None
+    classifier_dropout: Decay | None = None
     """Dropout before a head's output layer; null: `hidden_dropout_prob`."""
 
 
@@ -141,8 +140,13 @@ class TrainSettings(Settings):
             )
         if (self.first_batch is None) != (self.batch_warmup == 0):
             raise ValueError("train.first_batch and train.batch_warmup need each other")
-        if self.first_batch and self.first_batch > self.global_batch:
-            raise ValueError("train.first_batch must not exceed train.global_batch")
+        if self.first_batch and self.first_batch >= self.global_batch:
+            raise ValueError("train.first_batch must be smaller than train.global_batch")
+        if self.batch_warmup >= self.steps:
+            raise ValueError(
+                f"train.batch_warmup={self.batch_warmup} must be below train.steps={self.steps}: "
+                "no step would have train.global_batch samples"
+            )
         begins = [self.batch_warmup, *(phase.after for phase in self.phases), self.steps]
         if self.phases and any(later <= earlier for earlier, later in pairwise(begins)):
             raise ValueError(
@@ -183,15 +187,6 @@ class OptimSettings(Settings):
     """Number added to the square root of the second moment."""
     clip: NotNegative = 1.0
     """Largest global gradient norm; 0: no clipping."""
-
-    @model_validator(mode="after")
-    def _check(self) -> OptimSettings:
-        if self.decay is not None and self.schedule in ("constant", "nvidia"):
-            raise ValueError(
-                f"optim.decay says when the rate begins to fall, which optim.schedule="
-                f"{self.schedule} fixes itself; leave it out, or choose another schedule"
-            )
-        return self
 
 
 class EngineSettings(Settings):

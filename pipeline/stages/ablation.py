@@ -93,7 +93,7 @@ def cells(config: Config, parent: str = "") -> list[Cell]:
             for name, place in places.items()
         }
     common = {
-        "demo.enabled": False,
+        "demo": {},
         "run.storage": str(folder),
         "tracking.uri": tracking.tracking_uri(config),
         "tracking.parent": parent,

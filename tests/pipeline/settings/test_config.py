@@ -86,6 +86,17 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, text, part):
     ("override", "expected"),
     [
         ("optim.lr=0", "must be a number above 0 (got 0)"),
+        ("optim.lr=inf", "optim.lr: must be a number above 0 (got 'inf')"),
+        ("train.nsp_weight=.inf", "train.nsp_weight: must be a number of at least 0 (got inf)"),
+        ("faults.hang_seconds=1e20", "faults.hang_seconds: must be a number above 0 and at most"),
+        ("model.hidden_dropout_prob=1", "must be a number of at least 0 and below 1 (got 1)"),
+        (
+            "train={first_batch: 8, batch_warmup: 1000}",
+            "train.batch_warmup=1000 must be below train.steps=1000",
+        ),
+        ("optim={warmup: 10, decay: 995}", "optim.warmup=10 and optim.decay=995 are together"),
+        ("optim={warmup: 0.2, decay: 0.9}", "optim.warmup=0.2 and optim.decay=0.9 are together"),
+        ("engine.deepspeed={aio: {}}", "engine.deepspeed.aio: not allowed; it would have no"),
         ("optim.betas=[0.9, 1.5]", "optim.betas.1: must be a number of at least 0 and below 1"),
         ("finetune.search.batch=[8, 0]", "batch.1: must be a whole number of at least 1 (got 0)"),
         ("train.steps=yes", "whole number of at least 1 (got True); YAML reads yes"),
@@ -124,23 +135,26 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, text, part):
         ("train.steps=9 tokns", "must be a number of steps, or `N tokens` such as `2e9 tokens`"),
         ("train.steps=-5 tokens", "must be a number of steps, or `N tokens` such as `2e9 tokens`"),
         ("optim.warmup=some tokens", "must be a number of at least 0 (got 'some tokens')"),
-        ("optim={decay: 0.1, schedule: constant}", "optim.decay says when the rate begins to fall"),
+        ("optim={decay: 0.1, schedule: constant}", "optim.decay=0.1 has no effect without another"),
         ("train.first_batch=8", "train.first_batch and train.batch_warmup need each other"),
         (
             "train={steps: 9, phases: [{after: 9, sequence_length: 512, global_batch: 8}]}",
             "each phase must begin after the one before it",
         ),
         (
-            "train={first_batch: 9, batch_warmup: 5, global_batch: 8}",
-            "train.first_batch must not exceed train.global_batch",
+            "train={first_batch: 8, batch_warmup: 5, global_batch: 8}",
+            "train.first_batch must be smaller than train.global_batch",
         ),
         (
             "train={init_state: branch, init_from: checkpoint_000001}",
             "train.init_state=branch goes on at optim.lr",
         ),
         ("train={init_adapt: true, init_state: full, init_from: x}", "train.init_adapt needs"),
-        ("corpus.masking.final_probability=0.1", "set corpus.masking.mode=dynamic"),
-        ("corpus.dedup={exact_documents: true, bands: 9}", "bands has no effect without near_doc"),
+        ("corpus.masking.final_probability=0.1", "without corpus.masking.mode=dynamic"),
+        (
+            "corpus.dedup={exact_documents: true, bands: 9}",
+            "corpus.dedup.bands=9 has no effect without",
+        ),
         ("optim.warmup=2000", "optim.warmup=2000 is longer than train.steps=1000"),
         ("heads.a.from_scratch=true", "heads.a.from_scratch: a head of a pretraining run"),
         (
@@ -160,7 +174,7 @@ def test_mistakes_are_in_plain_words(override, expected):
 def test_a_weight_of_pairs_needs_pairs(text):
     alone = [text, "corpus.pairs.task=none", "train.nsp_weight=0.5"]
     with pytest.raises(
-        ConfigError, match=r"train\.nsp_weight has no effect without sentence pairs"
+        ConfigError, match=r"train\.nsp_weight=0\.5 has no effect without sentence pairs"
     ):
         load_config(None, alone)
 
@@ -258,7 +272,7 @@ def test_the_home_folder_may_be_written_as_a_tilde(monkeypatch):
             "finetune.checkpoint=~/export",
             "compare={checkpoints: [~/export], run: ~/runs/a, tasks: [~/t.yaml]}",
             "predict={model: ~/head, input: ~/in, output: ~/out}",
-            "train={init_from: ~/export, shards: [~/shards], shard_cache: ~/cache}",
+            "train={init_from: ~/export, shards: [~/a, s3://b/c], shard_cache: ~/cache}",
         ],
     )
     assert "~" not in dump_yaml(config)

@@ -1,0 +1,110 @@
+"""Settings that have no effect without others: they are refused, not ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from pipeline.settings.config import Config
+
+
+class Need(NamedTuple):
+    """Settings that are refused where others make them meaningless."""
+
+    settings: str
+    """Their dotted names, with spaces between them."""
+    needs: str
+    """What must be set too, for the message."""
+    met: Callable[[Config], Any]
+    """Whether it is."""
+
+
+def _remote(config: Config) -> bool:
+    train = config.train
+    shards = [*train.shards, *(shard for phase in train.phases for shard in phase.shards)]
+    return any("://" in shard for shard in shards)
+
+
+def _may_have_pairs(config: Config) -> bool:
+    """False where this run makes its samples, and makes them without pairs."""
+    corpus = config.corpus
+    return corpus.pairs.task != "none" or not (corpus.inputs or config.demo.enabled)
+
+
+def _compares_documents(config: Config) -> bool:
+    dedup = config.corpus.dedup
+    lines = dedup.exact_paragraphs or dedup.boilerplate_documents
+    return bool(lines or dedup.exact_documents or dedup.near_documents)
+
+
+NEEDS = (
+    Need("run.scratch", "a URL as run.storage", lambda c: "://" in c.run.storage),
+    Need("demo.heldout_share", "demo.enabled=true", lambda c: c.demo.enabled),
+    Need("corpus.heldout", "corpus.inputs", lambda c: c.corpus.inputs),
+    Need(
+        "corpus.text_field",
+        "a corpus.format with fields (auto, jsonl, csv, tsv or parquet)",
+        lambda c: c.corpus.format in ("auto", "jsonl", "csv", "tsv", "parquet"),
+    ),
+    Need(
+        "corpus.encoding",
+        "a corpus.format other than parquet",
+        lambda c: c.corpus.format != "parquet",
+    ),
+    Need(
+        "corpus.dedup.ngram corpus.dedup.bands corpus.dedup.rows",
+        "corpus.dedup.near_documents=true",
+        lambda c: c.corpus.dedup.near_documents,
+    ),
+    Need(
+        "corpus.dedup.memory_megabytes",
+        "a comparison of documents or lines (corpus.dedup.exact_documents …)",
+        _compares_documents,
+    ),
+    Need(
+        "corpus.pairs.random_share",
+        "sentence pairs (corpus.pairs.task=nsp or sop)",
+        lambda c: c.corpus.pairs.task != "none",
+    ),
+    Need(
+        "corpus.masking.final_probability",
+        "corpus.masking.mode=dynamic, because it changes masks while training",
+        lambda c: c.corpus.masking.mode == "dynamic",
+    ),
+    Need("train.shard_cache", "a URL in train.shards", _remote),
+    Need("train.nsp_weight", "sentence pairs (corpus.pairs.task=nsp or sop)", _may_have_pairs),
+    Need(
+        "optim.decay",
+        "another optim.schedule (linear, polynomial, cosine or sqrt), as this one fixes by itself "
+        "when the rate falls",
+        lambda c: c.optim.schedule not in ("constant", "nvidia"),
+    ),
+    Need(
+        "faults.bad_steps",
+        "another train.precision: fp16 skips steps to find its loss scale, and none is counted",
+        lambda c: c.train.precision != "fp16",
+    ),
+    Need("tracking.alias", "tracking.registered_model", lambda c: c.tracking.registered_model),
+    Need("plan.mfu", "plan.device, as a speed is measured otherwise", lambda c: c.plan.device),
+)
+
+
+def without_effect(config: Config) -> list[str]:
+    """A line for each setting that is not its default and has no effect."""
+    return [
+        f"{key}={value} has no effect without {need.needs}; set that, or leave {key} out"
+        for need in NEEDS
+        if not need.met(config)
+        for key in need.settings.split()
+        for value, default in [_value_and_default(config, key)]
+        if value != default
+    ]
+
+
+def _value_and_default(config: Config, key: str) -> tuple[Any, Any]:
+    *groups, name = key.split(".")
+    group: Any = config
+    for each in groups:
+        group = getattr(group, each)
+    return getattr(group, name), type(group).model_fields[name].default
