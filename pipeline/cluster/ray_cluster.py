@@ -10,7 +10,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
@@ -72,12 +72,7 @@ def place(
     """
     bundle = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
     if not wait_seconds:
-        if lack := lacking(workers, bundle):
-            raise ConfigError(
-                f"scaling: {workers} worker(s) need {lack}; lower scaling.workers or "
-                "scaling.cpus_per_worker, or add nodes (on a cluster that starts nodes by itself, "
-                "set scaling.wait_seconds)"
-            )
+        require(workers, bundle)
         return
     group = ray.util.placement_group([bundle] * workers, strategy="PACK")
     deadline = time.monotonic() + wait_seconds
@@ -99,12 +94,33 @@ def place(
         ray.util.remove_placement_group(group)
 
 
-def lacking(workers: int, bundle: dict[str, float]) -> str:
-    """What the cluster lacks for a group of workers; empty if nothing."""
+def require(
+    workers: int, bundle: Mapping[str, float], have: Mapping[str, int] | None = None
+) -> None:
+    """Raise ConfigError for a group of workers that does not fit; arguments as for `lacking`."""
+    if lack := lacking(workers, bundle, have):
+        raise ConfigError(
+            f"scaling: {workers} worker(s) need {lack}; lower scaling.workers or "
+            "scaling.cpus_per_worker, or add nodes (on a cluster that starts nodes by itself, "
+            "set scaling.wait_seconds)"
+        )
+
+
+def lacking(
+    workers: int, bundle: Mapping[str, float], have: Mapping[str, int] | None = None
+) -> str:
+    """What a cluster lacks for a group of workers; empty if nothing.
+
+    Args:
+        workers: workers of the group.
+        bundle: CPUs and GPUs of each.
+        have: those of the cluster; None: of the one that this process has joined.
+    """
+    have = have or {name: count(name) for name in bundle}
     return " and ".join(
-        f"{workers * each:g} {name}s and the cluster has {count(name)}"
+        f"{workers * each:g} {name}s and the cluster has {have[name]}"
         for name, each in bundle.items()
-        if workers * each > count(name)
+        if workers * each > have[name]
     )
 
 

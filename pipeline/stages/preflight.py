@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from itertools import chain
 
 import torch
 
+from pipeline.cluster import ray_cluster
 from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.samples.vocabulary import read_vocabulary, vocabulary_sha256
 from pipeline.corpus.samples.vocabulary_training import note_of
 from pipeline.corpus.shards import format as shards
 from pipeline.cpu import usable_cpus
-from pipeline.errors import CheckpointError, ConfigError, CorpusError, VocabularyError
-from pipeline.export import origin as origins
+from pipeline.errors import ConfigError, CorpusError, VocabularyError
 from pipeline.feed.batches import compare_fingerprints, compare_order
-from pipeline.feed.opening import open_feed
+from pipeline.feed.opening import open_feed, training_folders
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.corpus import CorpusSettings
+from pipeline.stages import given
 from pipeline.tracking.runs import tracking_uri
-from pipeline.training import batch_split, engine, starting_point
+from pipeline.training import batch_split, engine
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.network import network_config, vocabulary_size
 
@@ -65,23 +67,30 @@ def check(config: Config) -> None:
             "shards, or demo.enabled=true for the sample"
         )
     network_config(config.model, vocabulary_size(config))
+    if corpus.inputs or config.demo.enabled:
+        own = [phase.sequence_length for phase in config.train.phases if not phase.shards]
+        given.check_readable(config, max([corpus.sequence_length, *own]), corpus.pairs.task)
 
 
-def check_origin(config: Config) -> None:
-    """Refuse a `train.init_from` that is not there, before a corpus is prepared.
+def check_room(config: Config) -> None:
+    """Refuse more workers than the cluster, or this machine, has room for.
 
-    It is not part of `check`: of runs that follow each other one may make it for the next.
+    Where nodes come when they are needed (`scaling.wait_seconds`), training asks for them.
 
     Raises:
-        CheckpointError: there is no such folder, or it is a run without a complete checkpoint.
+        ConfigError: too few CPUs or GPUs.
     """
-    given = config.train.init_from
-    if not given or checkpoints.newest(RunPaths.of(config).checkpoints):
+    scaling = config.scaling
+    if scaling.wait_seconds:
         return
-    if not checkpoints.origin_of(given).exists():
-        raise CheckpointError(
-            f"{given}: no such folder; train.init_from names a run, a checkpoint or an export"
-        )
+    have = {"CPU": usable_cpus(), "GPU": torch.cuda.device_count()}
+    if os.environ.get("RAY_ADDRESS"):
+        ray_cluster.connect()
+        have = {name: ray_cluster.count(name) for name in have}
+    most = batch_split.choose_workers(config, have["GPU"], have["CPU"])
+    gpus = bool(have["GPU"]) if scaling.gpus_per_worker is None else scaling.gpus_per_worker
+    bundle = {"CPU": scaling.cpus_per_worker, **({"GPU": float(gpus)} if gpus else {})}
+    ray_cluster.require(scaling.min_workers or most, bundle, have)
 
 
 def check_data(config: Config) -> None:
@@ -92,9 +101,14 @@ def check_data(config: Config) -> None:
         FingerprintError: they, or the settings of their order, are not those of the checkpoint.
         VocabularyError: the vocabulary, that of the held-out shards or that of `init_from` is not
             the one that the shards were made with.
-        CheckpointError: `init_from` holds weights of another network.
+        CheckpointError: `init_from` holds weights of another network, or no state that is wanted.
+        ConfigError: the network cannot read the samples; settings of `corpus` have no effect,
+            because the shards were made with others.
     """
     paths = RunPaths.of(config)
+    manifests = {folder: shards.read_manifest(folder) for folder in training_folders(config)}
+    given.check_samples(config, manifests.values())
+    given.check_settings(config, manifests)
     feed = open_feed(config, rank=0, world_size=1)
     vocabularies = {str(paths.vocab): vocabulary_sha256(paths.vocab)}
     if config.train.eval_shards or (paths.heldout / shards.MANIFEST).exists():
@@ -107,14 +121,9 @@ def check_data(config: Config) -> None:
             )
     found = checkpoints.newest(paths.checkpoints)
     if config.train.init_from and not found:
-        path = checkpoints.origin_of(config.train.init_from)
-        shape = network_config(config.model, feed.vocab_size)
-        if config.train.init_adapt:
-            starting_point.compare(path, starting_point.read(path).config, shape)
-            return
-        origins.compare(path, origins.read_origin(path, feed.vocab_size), shape, feed.vocab_sha256)
+        given.check_start(config, feed.vocab_size, feed.vocab_sha256)
         if config.train.init_state == "branch":
-            before = checkpoints.read_state(path)
+            before = checkpoints.read_state(checkpoints.origin_of(config.train.init_from))
             compare_order(before["fingerprint_fields"], feed.fingerprint_fields)
     if found:
         saved = checkpoints.read_state(found)

@@ -16,7 +16,7 @@ from pipeline.corpus.run.inputs import list_inputs
 from pipeline.finetuning.trials.groups import check_workers
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
-from pipeline.stages import exporting, heads, preflight, preparing
+from pipeline.stages import exporting, given, heads, preflight, preparing
 from pipeline.stages.pretraining import pretrain, reference_loss
 from pipeline.stages.progress import Progress
 from pipeline.storage import write_json
@@ -36,7 +36,9 @@ def run_all(config: Config, progress: Progress) -> dict[str, Any]:
     config = preparing.with_sample(config)
     heads.check_heads(config)
     check_workers((f"heads.{name}", head) for name, head in config.heads.items())
-    preflight.check_origin(config)
+    given.check(config)
+    if config.corpus.inputs:
+        preflight.check_room(config)
     with lock.hold(RunPaths.of(config).run, progress.say):
         return _run_stages(config, progress)
 

@@ -131,6 +131,15 @@ def read_hashes(path: Path) -> dict[str, str]:
     return _read_json(path / HASHES)
 
 
+def require_state(path: Path) -> None:
+    """Raise CheckpointError for a folder that holds weights alone."""
+    if not (path / STATE).exists():
+        raise CheckpointError(
+            f"{path} holds no optimizer state; train.init_state=full and branch need a "
+            "checkpoint_… folder, an export starts with train.init_state=weights"
+        )
+
+
 def tensor_hashes(path: Path) -> dict[str, str]:
     """Hash of each tensor file; equal ones mean equal weights and moments on as many ranks."""
     hashes = read_hashes(path).items()

@@ -113,11 +113,7 @@ def begin_from(engine: Any, path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: as `restore`, or `path` is no checkpoint, incomplete or damaged.
     """
-    if not (path / files.STATE).exists():
-        raise CheckpointError(
-            f"{path} holds no optimizer state; train.init_state=full and branch need a "
-            "checkpoint_… folder, an export starts with train.init_state=weights"
-        )
+    files.require_state(path)
     with files.in_use(path):
         on_rank_zero(lambda: files.verify(path))
         state = restore(engine, path)

@@ -1,0 +1,145 @@
+"""Shards and weights that the settings name and no stage makes: what can be refused early."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pipeline.corpus import planning
+from pipeline.corpus.samples.vocabulary import vocabulary_sha256
+from pipeline.corpus.shards import format as shards
+from pipeline.errors import CheckpointError, ConfigError
+from pipeline.export import origin as origins
+from pipeline.feed.batches import split_weights
+from pipeline.paths import RunPaths
+from pipeline.settings.config import Config
+from pipeline.settings.corpus import CorpusSettings
+from pipeline.training import starting_point
+from pipeline.training.checkpoints import files as checkpoints
+from pipeline.training.network import network_config, vocabulary_size
+
+MEANT_FOR_THE_RUN = ("sequence_length",)
+"""Settings of `corpus` that also mean something for shards which are there: tokens of a step."""
+
+
+def check(config: Config) -> None:
+    """Refuse what the settings name and no stage makes, before a corpus is prepared.
+
+    It is not part of `preflight.check`: of runs that follow each other one may make it for the
+    next.
+
+    Raises:
+        ShardError: `train.shards` or `train.eval_shards` are no finished corpora.
+        ConfigError: the network cannot read their samples.
+        CheckpointError: `train.init_from` is not there, is a run without a complete checkpoint, or
+            holds weights of another network.
+        VocabularyError: it has another vocabulary than `corpus.vocab`.
+    """
+    train, corpus, paths = config.train, config.corpus, RunPaths.of(config)
+    named = [train.shards, *(phase.shards for phase in train.phases)]
+    folders = [folder for each in named if each for folder in split_weights(each)[0]]
+    if train.eval_shards and not corpus.heldout:
+        folders.append(str(paths.heldout))
+    own = str(paths.shards) if corpus.inputs else ""
+    check_samples(config, [shards.read_manifest(folder) for folder in folders if folder != own])
+    if train.init_from and not checkpoints.newest(paths.checkpoints):
+        known = vocabulary_sha256(paths.vocab) if corpus.vocab else None
+        check_start(config, vocabulary_size(config), known)
+
+
+def check_samples(config: Config, manifests: Iterable[shards.Manifest]) -> None:
+    """Refuse a network that cannot read samples of these corpora."""
+    for manifest in manifests:
+        pairs = manifest.settings.get("pairs", {}).get("task", "nsp")
+        check_readable(config, manifest.sequence_length, pairs)
+
+
+def check_readable(config: Config, length: int, pairs: str) -> None:
+    """Refuse a network that cannot read samples of so many tokens, or of two segments.
+
+    Args:
+        length: tokens of a sample at most.
+        pairs: as `corpus.pairs.task`.
+    """
+    network = network_config(config.model, vocab_size=1)
+    if network.absolute_positions and length > network.max_position_embeddings:
+        raise ConfigError(
+            f"model.max_position_embeddings={network.max_position_embeddings} is less than the "
+            f"{length} tokens of a sample, and model.absolute_positions has a vector for each; "
+            f"set it to {length} or more"
+        )
+    if network.type_vocab_size < 2 and pairs != "none":
+        raise ConfigError(
+            f"model.type_vocab_size={network.type_vocab_size}: samples of two segments need 2; "
+            "leave it out, or set corpus.pairs.task=none"
+        )
+
+
+def check_start(config: Config, vocab_size: int, vocab_sha256: str | None) -> None:
+    """Refuse a `train.init_from` that the run cannot start from.
+
+    Args:
+        config: of a run that begins.
+        vocab_size: entries of the vocabulary.
+        vocab_sha256: None: it will be trained, and is compared later.
+
+    Raises:
+        CheckpointError, VocabularyError: as `check`.
+    """
+    train, network = config.train, network_config(config.model, vocab_size)
+    path = checkpoints.origin_of(train.init_from)
+    if not path.exists():
+        raise CheckpointError(
+            f"{path}: no such folder; train.init_from names a run, a checkpoint or an export"
+        )
+    if train.init_adapt:
+        starting_point.compare(path, starting_point.read(path).config, network)
+        return
+    origin = origins.read_origin(path, vocab_size)
+    origins.compare(path, origin, network, vocab_sha256 or origin.vocab_sha256)
+    if train.init_state != "weights":
+        checkpoints.require_state(path)
+
+
+def check_settings(config: Config, manifests: Mapping[str, shards.Manifest]) -> None:
+    """Refuse settings of `corpus` that are not the default and that no shard was made with.
+
+    Args:
+        config: the run's settings.
+        manifests: of the folders that it trains on.
+    """
+    corpus, own = config.corpus, str(RunPaths.of(config).shards)
+    if corpus.inputs:  # held-out shards, at least, are made with the settings
+        manifests = {folder: made for folder, made in manifests.items() if folder == own}
+    kept_apart = {*MEANT_FOR_THE_RUN, *(["masking"] if corpus.masking.mode == "dynamic" else [])}
+    default = _content(CorpusSettings())
+    mistakes = []
+    for key, value in _content(corpus).items():
+        made = {
+            folder: _flat(manifest.settings)[key]
+            for folder, manifest in manifests.items()
+            if key in _flat(manifest.settings)
+        }
+        if value == default[key] or key.split(".")[0] in kept_apart or not made:
+            continue
+        if value not in made.values():
+            folder, other = next(iter(made.items()))
+            mistakes.append(
+                f"corpus.{key}={value} has no effect: the shards in {folder} were made with "
+                f"{other}; leave it out, or prepare shards with it"
+            )
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+
+
+def _content(corpus: CorpusSettings) -> dict[str, Any]:
+    """Settings that change shards, as manifests hold them, by dotted name."""
+    return _flat(corpus.model_dump(mode="json", exclude=planning.NOT_CONTENT))
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        inside = isinstance(value, Mapping)
+        found |= _flat(value, f"{prefix}{name}.") if inside else {f"{prefix}{name}": value}
+    return found
