@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-import model  # noqa: F401  registers Nezha with the Auto classes
+from model import NezhaConfig  # its package registers Nezha with the Auto classes
 from pipeline.errors import ExportError
 from pipeline.export.tokenizer import INPUTS
 from pipeline.finetuning.examples.features import Feature, FeatureBatch, collate
@@ -24,7 +24,24 @@ from pipeline.precision import resolve_precision
 
 Show = Callable[[str], None]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+
+
+def inputs_of(config: Any) -> list[str]:
+    """Names of the inputs of a network with this configuration: segments only if it has several."""
+    several = getattr(config, "type_vocab_size", 0) > 1
+    return [name for name in INPUTS if several or name != "token_type_ids"]
+
+
+def check_length(export: str, length: int) -> None:
+    """Raise ExportError where a network has learned positions for fewer tokens."""
+    config = AutoConfig.from_pretrained(export, trust_remote_code=False)
+    relative = isinstance(config, NezhaConfig) and not config.absolute_positions
+    positions = getattr(config, "max_position_embeddings", None)
+    if not relative and positions is not None and length > positions:
+        raise ExportError(
+            f"{export}: it has positions for {positions} tokens, and data.length={length} is more; "
+            "lower data.length"
+        )
 
 
 def load_tokenizer(export: str) -> PreTrainedTokenizerBase:
@@ -35,12 +52,12 @@ def load_tokenizer(export: str) -> PreTrainedTokenizerBase:
             "missing); give the folder that `python -m jobs.export` made"
         )
     try:
+        config = AutoConfig.from_pretrained(export, trust_remote_code=False)
         # The names are saved with the tokenizer. Without them transformers 5 gives no segments, and
         # a pair head scores in another program what it does not score here.
         tokenizer = AutoTokenizer.from_pretrained(
-            export, model_input_names=INPUTS, trust_remote_code=False
+            export, model_input_names=inputs_of(config), trust_remote_code=False
         )
-        size = AutoConfig.from_pretrained(export, trust_remote_code=False).vocab_size
     except (OSError, ValueError) as error:
         if "sentencepiece" in str(error):  # which would not help: nothing names the tokenizer
             raise ExportError(
@@ -59,10 +76,10 @@ def load_tokenizer(export: str) -> PreTrainedTokenizerBase:
             f"{export}: its tokenizer holds special tokens only; the folder needs the "
             "tokenizer.json or vocab.txt of its network"
         )
-    if len(tokenizer) > size:
+    if len(tokenizer) > config.vocab_size:
         raise ExportError(
             f"{export}: its tokenizer has {len(tokenizer)} entries, but vocab_size in its "
-            f"config.json is {size}"
+            f"config.json is {config.vocab_size}"
         )
     return tokenizer
 
@@ -74,24 +91,29 @@ def build(
 
     Raises ExportError when the folder lacks weights of the encoder.
     """
-    changed: dict[str, Any] = dict.fromkeys(DROPOUTS, dropout)
     # Without labels: start and end of a span. The export may be a head with labels of its own.
     labels = labels or ("LABEL_0", "LABEL_1")
-    changed["id2label"] = dict(enumerate(labels))
-    changed["label2id"] = {label: i for i, label in enumerate(labels)}
-    changed["problem_type"] = task.problem_type
+    config = AutoConfig.from_pretrained(
+        export,
+        trust_remote_code=False,
+        id2label=dict(enumerate(labels)),
+        label2id={label: i for i, label in enumerate(labels)},
+        problem_type=task.problem_type,
+    )
+    # Networks name their dropouts differently, and refuse the names of others.
+    for name in [each for each in vars(config) if "dropout" in each]:
+        setattr(config, name, dropout)
     if from_scratch:
-        config = AutoConfig.from_pretrained(export, trust_remote_code=False, **changed)
         return task.network.from_config(config).float()
     try:
         with quiet():
             network, report = task.network.from_pretrained(
                 export,
+                config=config,
                 trust_remote_code=False,  # not even after a question on the terminal
                 dtype=torch.float32,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # a head for other labels is made anew
-                **changed,
             )
     except (OSError, ValueError, RuntimeError) as error:
         raise ExportError(f"{export}: {error}") from error
@@ -148,7 +170,7 @@ def forward(
     precision: Precision = "auto",
 ) -> Tensor:
     """fp32 logits [..., K] of a batch."""
-    inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
+    inputs = {name: batch.inputs[name].to(device) for name in inputs_of(network.config)}
     choices = None if batch.choices is None else batch.choices.to(device)
     with autocast(device, precision):
         output = network(**inputs)

@@ -65,8 +65,9 @@ def examine(settings: FinetuneSettings, export: str, from_scratch: bool) -> Exam
         TaskError: the data are missing or malformed; one message lists every line.
         ExportError: `export` is not a usable Hugging Face folder.
     """
-    task = TASKS[settings.task]
-    data = read_examples(settings, networks.load_tokenizer(export))
+    task, tokenizer = TASKS[settings.task], networks.load_tokenizer(export)
+    networks.check_length(export, settings.data.length)
+    data = read_examples(settings, tokenizer)
     trivial = {}
     for name in ("dev", "test"):
         examples = data.sets[name]

@@ -170,13 +170,17 @@ class MultiLabel(Classification):
         example["labels"] = sorted(labels)
 
     def nothing_to_learn(self, examples: list[Example]) -> str:
-        """As for other tasks; also where 0 and 1 for two labels are taken for names."""
-        if found := super().nothing_to_learn(examples):
-            return found
+        """One label that not all examples have can be learnt; equal labels of all cannot.
+
+        All are equal where 0 and 1 for two labels are taken for names.
+        """
         different = {tuple(example["labels"]) for example in examples}
-        if len(examples) == 1 or len(different) > 1:
+        (first, *others) = sorted(different)
+        if others or (len(examples) == 1 and len(first) > 1):
             return ""
-        return f"all examples have the labels {', '.join(different.pop())}; expected {NAMES}"
+        if len(first) < 2:
+            return super().nothing_to_learn(examples)
+        return f"all examples have the labels {', '.join(first)}; expected {NAMES}"
 
     def labels_of(self, examples: Iterable[Example]) -> set[str]:
         return {label for example in examples for label in example["labels"]}

@@ -197,11 +197,12 @@ def _checked(answer: Any, context: str, place: str) -> dict[str, Any]:
     text, start = answer["text"], answer["start"]
     found = context[start : start + len(text)] if start >= 0 else ""
     if not text or found != text:
-        other = context.find(text) if text else -1
+        if text and text not in context:
+            raise TaskError(f"{place}, key answers: {text!r} does not stand in the context")
         raise TaskError(
             f"{place}, key answers: {text!r} does not stand at character {start} of the context, "
             f"which reads {found!r} there"
-            + (f"; it stands at character {other}" if other >= 0 else "")
+            + (f"; it stands at character {context.find(text)}" if text else "")
         )
     seen = [i for i, character in enumerate(text) if is_visible(character)]
     if not seen:

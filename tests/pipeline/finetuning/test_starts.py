@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
+import model
 from pipeline.errors import ExportError
+from pipeline.finetuning.prediction.predict import Head
 from pipeline.finetuning.tasks import TASKS
 from tests.pipeline.finetuning.conftest import settings, write_rows
 from tests.pipeline.finetuning.in_process import finetune
@@ -59,6 +62,61 @@ AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])
     ]
     assert results[0].epochs == results[1].epochs
     assert (tmp_path / "b" / "heads_nezha.py").exists()
+
+
+def folder_of(architecture, config, export, folder):
+    """A folder with random weights of a network of transformers and the tokenizer of an export."""
+    shutil.copytree(export, folder, ignore=shutil.ignore_patterns("*.py", "config.json"))
+    torch.manual_seed(0)
+    architecture(config).save_pretrained(folder)
+    return str(folder)
+
+
+SMALL = {"vocab_size": 200, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
+SMALL["num_hidden_layers"] = 1
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("Albert", SMALL | {"embedding_size": 16}),
+        ("DistilBert", {"vocab_size": 200, "dim": 32, "n_heads": 2, "n_layers": 1}),
+        ("Roberta", SMALL | {"type_vocab_size": 1, "pad_token_id": 0}),
+    ],
+)
+def test_a_network_with_other_dropouts_and_segments_can_be_the_start(
+    name, fields, export, data, tmp_path
+):
+    """Its head gives what was judged in plain transformers too."""
+    config = getattr(transformers, f"{name}Config")(**fields)
+    start = folder_of(getattr(transformers, f"{name}Model"), config, export, tmp_path / "start")
+    chosen = settings("pair", data, epochs=1, dropout=0.25)
+    folder = finetune(chosen, start, tmp_path / "head", seed=1).folder
+    saved = json.loads(Path(folder, "config.json").read_text())
+    assert {saved[each] for each in saved if "dropout" in each} == {0.25}
+    example = {"sentence1": "书店很好", "sentence2": "很好"}
+    head = Head.load(folder)
+    (expected,) = head.answers([head.example(example, "here")])
+    given = transformers.pipeline("text-classification", folder, top_k=None)
+    found = given({"text": example["sentence1"], "text_pair": example["sentence2"]})
+    assert {each["label"]: each["score"] for each in found} == pytest.approx(
+        expected["probabilities"], abs=1e-2
+    )
+
+
+def test_more_tokens_than_a_network_has_positions_are_refused(export, data, tmp_path):
+    few = SMALL | {"max_position_embeddings": 40}
+    starts = {
+        "bert": (transformers.BertModel, transformers.BertConfig(**few)),
+        "absolute": (model.NezhaModel, model.NezhaConfig(**few, absolute_positions=True)),
+        "relative": (model.NezhaModel, model.NezhaConfig(**few)),
+    }
+    folders = {name: folder_of(*each, export, tmp_path / name) for name, each in starts.items()}
+    chosen = settings("ner", data, epochs=1)
+    for name in ("bert", "absolute"):
+        with pytest.raises(ExportError, match=r"positions for 40 tokens, and data\.length=48"):
+            finetune(chosen, folders[name], tmp_path / "out", seed=1)
+    finetune(chosen, folders["relative"], tmp_path / "out", seed=1)
 
 
 def test_a_tokenizer_without_its_vocabulary_is_refused(export, data, tmp_path):

@@ -192,6 +192,9 @@ def test_where_an_answer_stands_is_told(tmp_path):
     told = one_problem("span", write(tmp_path / "a.jsonl", row))
     assert "does not stand at character -1" in told
     assert "it stands at character 1" in told
+    row = GOOD["span"] | {"answers": ["上海"]}  # without a place, of which nothing can be said
+    told = one_problem("span", write(tmp_path / "a.jsonl", row))
+    assert told.endswith("key answers: '上海' does not stand in the context")
 
 
 @pytest.mark.parametrize(
@@ -250,6 +253,13 @@ def test_two_labels_as_0_and_1_are_no_names():
     rows = [{"labels": ["0", "1"]}] * 2
     assert "expected the names" in TASKS["multilabel"].nothing_to_learn(rows)
     assert TASKS["multilabel"].nothing_to_learn([*rows, {"labels": ["1"]}]) == ""
+
+
+def test_one_label_that_some_examples_have_can_be_learnt():
+    task = TASKS["multilabel"]
+    assert task.nothing_to_learn([{"labels": ["a"]}, {"labels": []}]) == ""
+    assert task.nothing_to_learn([{"labels": ["a"]}] * 2) == "every label is a"
+    assert task.nothing_to_learn([{"labels": []}] * 2) == "no example has a label"
 
 
 def test_label_sets():
