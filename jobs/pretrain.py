@@ -32,7 +32,8 @@ def execute(config: Config, console: Console) -> None:
         progress.close()
     show_learnt(config, console)
     seconds = summary.pop("seconds")
-    console.print(table("Scores", score_rows(summary)))
+    if scores := score_rows(summary):
+        console.print(table("Scores", scores))
     console.print(table("Seconds by stage", seconds | {"all": round(sum(seconds.values()), 1)}))
     facts = {name: summary[name] for name in ("export", "model_uri", "mlflow_uri", "mlflow_run")}
     if summary["tokens_per_second"]:  # a run of few steps may not have measured it

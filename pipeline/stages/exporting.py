@@ -15,7 +15,7 @@ from pipeline.training.checkpoints import files as checkpoints
 
 
 def make_export(config: Config, run_id: str | None, show: Show) -> str:
-    """Export the checkpoint with the best held-out loss and register it; returns the model URI.
+    """Export the best checkpoint (`checkpoints.best`) and register it; returns the model URI.
 
     An export that is up to date is registered once under each name, alias and store, and again
     where its version was deleted.
@@ -37,7 +37,9 @@ def make_export(config: Config, run_id: str | None, show: Show) -> str:
         if place in places and (uri := _registered(config, done["model_uri"], run_id)):
             return uri
     else:
-        show(f"{best.name}, which has the best held-out loss, to {paths.export}")
+        scored = "mlm_loss" in checkpoints.read_state(best)["heldout"]
+        why = "has the best held-out loss" if scored else "is the newest, as nothing is held out"
+        show(f"{best.name}, which {why}, to {paths.export}")
         exports.export_checkpoint(best, paths.vocab, paths.export)
     uri = str(paths.export)
     if run_id and tracking.is_reachable(config):

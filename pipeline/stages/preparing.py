@@ -81,11 +81,11 @@ def make_shards(config: Config, inputs: Inputs, show: Show) -> None:
     """Shards of the inputs, for each phase of the training, and of the held-out inputs."""
     paths, corpus, seed = RunPaths.of(config), config.corpus, config.run.seed
     given = inputs.sources, show
-    for settings, folder in _corpora(config):
-        prepare.prepare(settings, folder, paths.vocab, seed, *given, heldout=inputs.heldout)
-    if inputs.heldout:
+    if inputs.heldout:  # first, as it is small and may be found unusable
         apart = _heldout_settings(corpus)
         prepare.prepare(apart, paths.heldout, paths.vocab, seed, inputs.heldout, show)
+    for settings, folder in _corpora(config):
+        prepare.prepare(settings, folder, paths.vocab, seed, *given, heldout=inputs.heldout)
 
 
 def _corpora(config: Config) -> list[tuple[CorpusSettings, Path]]:

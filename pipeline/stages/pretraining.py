@@ -39,6 +39,8 @@ def pretrain(config: Config, progress: Progress) -> str | None:
     preflight.check_data(config)
     opening.check(config, progress.say)
     paths = RunPaths.of(config)
+    for line in _notes(config):
+        progress.say(line)
     newest = checkpoints.recover(paths.checkpoints, progress.say)
     state = checkpoints.read_state(newest) if newest else {}
     tags = {"stage": "pretrain"}
@@ -76,6 +78,24 @@ def pretrain(config: Config, progress: Progress) -> str | None:
     files += drawn(lambda: _draw(config, reference), progress.say)
     files += draw_report()
     return _record(config, run_id, files, tags, progress.say)
+
+
+def _notes(config: Config) -> list[str]:
+    """What a user may not expect of the data: samples of another length, nothing held out."""
+    paths, lines = RunPaths.of(config), []
+    given, _ = split_weights(paths.training)
+    length, own = max(read_manifest(each).sequence_length for each in given), config.corpus
+    if length != own.sequence_length:
+        lines.append(
+            f"samples of {', '.join(given)} have up to {length} tokens, and corpus.sequence_length="
+            f"{own.sequence_length}: steps that are given in tokens are counted with the latter"
+        )
+    if not (paths.heldout / MANIFEST).exists():
+        lines.append(
+            "nothing is held out (corpus.heldout, or prepared: train.eval_shards): nothing is "
+            "evaluated, and the newest checkpoint is the one to export"
+        )
+    return lines
 
 
 def _log_corpora(config: Config, run_id: str, show: Show) -> None:

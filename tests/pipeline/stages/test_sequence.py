@@ -10,6 +10,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from pipeline.corpus.run.inputs import Inputs
+from pipeline.corpus.shards.format import read_manifest
 from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.corpus.text.sources import Source
 from pipeline.errors import ConfigError, ShardError, TrackingError, TrainingError
@@ -85,10 +86,27 @@ def test_a_finished_run_that_was_not_recorded_is_recorded_whole(
 def test_a_run_without_held_out_text_has_a_summary(tmp_path, in_this_process):
     config = settings(tmp_path, "alone", "train.steps=2")
     shutil.rmtree(RunPaths.of(config).heldout)
-    summary = sequence._pretraining_summary(config, pretraining.pretrain(config, Lines()))
+    lines = Lines()
+    run_id = pretraining.pretrain(config, lines)
+    exporting.make_export(config, run_id, lines.say)
+    told = "\n".join(lines)
+    assert "nothing is held out" in told
+    assert "checkpoint_000002, which is the newest, as nothing is held out, to" in told
+    assert "best held-out loss" not in told
+    summary = sequence._pretraining_summary(config, run_id)
     assert summary["heldout_mlm_loss"] is None
     assert summary["unigram_loss"] is None
     assert summary["tokens_per_second"] > 0
+
+
+def test_samples_of_another_length_are_told(tmp_path):
+    """Steps in tokens are counted before shards are looked at."""
+    config = settings(tmp_path, "length")
+    length = read_manifest(RunPaths.of(config).shards).sequence_length
+    same = config.corpus.model_copy(update={"sequence_length": length})
+    assert pretraining._notes(config.model_copy(update={"corpus": same})) == []
+    (line,) = pretraining._notes(config)
+    assert f"have up to {length} tokens, and corpus.sequence_length=128" in line
 
 
 def test_each_phase_has_shards_of_its_length(tmp_path, monkeypatch):
@@ -298,7 +316,10 @@ def test_held_out_shards_that_do_not_exist_are_refused(tmp_path):
 
 
 def test_held_out_masks_do_not_depend_on_those_of_training(tmp_path, monkeypatch):
-    """Held-out losses of runs with other mask rates can be compared."""
+    """Held-out losses of runs with other mask rates can be compared.
+
+    They are made first: that they give no sample was found when the corpus had been prepared.
+    """
     made = []
     monkeypatch.setattr(preparing.prepare, "prepare", lambda *given, **rest: made.append(given))
     heldout = Source("b.txt", "b.txt", "0/b.txt", 1, "lines", "", "")
@@ -310,7 +331,8 @@ def test_held_out_masks_do_not_depend_on_those_of_training(tmp_path, monkeypatch
         "corpus.masking={mode: dynamic, probability: 0.4, max_ngram: 3}",
     )
     preparing.make_shards(config, Inputs([], [heldout]), print)
-    training, held_out = (given[0].masking for given in made)
+    assert [given[1].name for given in made] == ["heldout", "shards"]
+    held_out, training = (given[0].masking for given in made)
     assert training == config.corpus.masking
     assert (held_out.mode, held_out.probability, held_out.max_ngram) == ("static", 0.15, 1)
     assert (held_out.mask_share, held_out.random_share) == (0.8, 0.1)
