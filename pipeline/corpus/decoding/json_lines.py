@@ -34,7 +34,7 @@ def is_array_or_pretty(text: str, whole: bool, named: bool) -> bool:
 
 def _is_json(text: str, whole: bool) -> bool:
     """Whether a text is a sequence of arrays and objects, as far as it goes."""
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(strict=False)
     at = 0
     while at < len(text):
         try:

@@ -138,7 +138,8 @@ def _jsonl(block: Block, text_field: str) -> Iterator[Document | Drop]:
 
 def _json_document(block: Block, offset: int, line: str, text_field: str) -> Document | Drop:
     try:
-        row = json.loads(line)
+        # Many writers leave tabs and control characters in strings as they are.
+        row = json.loads(line, strict=False)
         value = row.get(text_field) if isinstance(row, dict) else None
         if "\\u" in line:  # an escape such as \ud800 is valid JSON but not a character
             "".join(value if isinstance(value, list) else [str(value)]).encode("utf-8")
@@ -152,7 +153,7 @@ def fault(drop: Drop, text_field: str) -> str:
     if drop.reason != "malformed":
         return drop.reason
     try:
-        row = json.loads(drop.text)
+        row = json.loads(drop.text, strict=False)
     except (ValueError, RecursionError) as error:
         is_object = drop.text.lstrip().startswith('{"')
         return f"malformed: not valid JSON: {error}" if is_object else drop.reason
@@ -246,22 +247,20 @@ def _lines_at_tags(block: Block) -> Iterator[tuple[int, str | Drop]]:
 
 
 def _wikidump(block: Block) -> Iterator[Document | Drop]:
-    end = 0
-    for offset, page in wikipedia.pages(block.data):
-        end = offset + len(page)
+    found = False
+    for begin, page in wikipedia.pages(block.data):
+        found, offset = True, block.offset + begin
         try:
             text = wikipedia.page_text(decode(page, block.encoding))
         except UnicodeDecodeError as error:
-            yield _undecodable(block, block.offset + offset + error.start, page)
+            yield _undecodable(block, offset + error.start, page)
             continue
         except wikipedia.MalformedPage:
             raw = page.decode(block.encoding, "backslashreplace")
-            yield _drop(block, block.offset + offset, "malformed", raw, len(page))
+            yield _drop(block, offset, "malformed", raw, len(page))
             continue
         if text:
-            yield _document(block, block.offset + offset, text, "")
-    rest = block.data[end:]
-    if b"<page>" in rest or (b"<mediawiki" not in rest and block.offset == end == 0):
-        # A page that the end of the file cuts in two, or XML that is no dump.
-        raw = rest.decode(block.encoding, "backslashreplace")
-        yield _drop(block, block.offset + end, "malformed", raw, len(rest))
+            yield _document(block, offset, text, "")
+    if not found and not block.offset and b"<mediawiki" not in block.data:  # XML that is no dump
+        raw = block.data.decode(block.encoding, "backslashreplace")
+        yield _drop(block, 0, "malformed", raw, len(block.data))

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from pipeline.corpus.records import Drop
+from pipeline.corpus.text import wikipedia
 from pipeline.corpus.text.sources import Source, naming
 from pipeline.corpus.text.streams import BLANK, Stream, open_stream
 from pipeline.corpus.text.tables import DELIMITERS, RECORD_BYTES, csv_values, parquet_values
@@ -148,7 +149,7 @@ def _is_blank(block: Block) -> bool:
     if block.rows:
         return False
     if block.source.format == "wikidump" and b"<mediawiki" in block.data:
-        return b"<page>" not in block.data
+        return wikipedia.PAGE.search(block.data) is None
     return BLANK.fullmatch(block.data.decode(block.encoding, "replace")) is not None
 
 

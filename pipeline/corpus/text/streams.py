@@ -89,7 +89,9 @@ def _are_objects(text: str, whole: bool) -> bool:
         return text.startswith('{"')
     lines = [line for line in (lines if whole else lines[:-1]) if line.strip()][:2]
     try:
-        return bool(lines) and all(isinstance(json.loads(line), dict) for line in lines)
+        return bool(lines) and all(
+            isinstance(json.loads(line, strict=False), dict) for line in lines
+        )
     except (ValueError, RecursionError):
         return False
 

@@ -5,6 +5,7 @@ The parser comes with the extra `wiki`. Without it a dump is refused; other form
 
 from __future__ import annotations
 
+import itertools
 import re
 import xml.etree.ElementTree
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from typing import Any
 
 from pipeline.errors import CorpusError
 
-PAGE = re.compile(rb"<page>.*?</page>", re.DOTALL)
+PAGE = re.compile(rb"<page(?=[\s>])")
+PAGE_END = b"</page>"
 # Links into these namespaces show pictures and categories, not text.
 NAMESPACES = re.compile(
     r"\s*(file|image|category|media|文件|档案|檔案|图像|圖像|图片|圖片|分类|分類)\s*:",
@@ -42,7 +44,7 @@ LINES = {"p", "div", "blockquote", "center", "ul", "ol", "dl", "li", "dd", "dt",
 """HTML tags whose content stands on lines of its own."""
 LANGUAGE = re.compile(r"\s*(?:[a-z]{2,3}|simple|[a-z]{2,4}(?:-[a-z]+){1,2})\s*:")
 """Links to the article in another language (`[[ja:北京市]]`) are shown beside the page."""
-REDIRECT = re.compile(r"\s*#\s*(?:redirect|重定向)\s*[:：]?\s*\[\[", re.IGNORECASE)
+REDIRECT = re.compile(r"\s*#\s*(?:redirect|重定向|重新導向)\s*[:：]?\s*\[\[", re.IGNORECASE)
 LINK_TARGET = re.compile(r"\[\[(?:[^\[\]|{}\n-]|-(?!\{)|-\{[^\[\]{}\n]*+\}-)++")
 OPEN_TEMPLATE = re.compile(r"\{\{[^\[\]{}|]*")
 
@@ -52,9 +54,14 @@ class MalformedPage(ValueError):
 
 
 def pages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Page elements of part of a dump, each with the byte at which it begins."""
-    for match in PAGE.finditer(data):
-        yield match.start(), match.group()
+    """Page elements of part of a dump, each with the byte at which it begins.
+
+    One without an end goes up to the next one, and is no valid XML.
+    """
+    begins = [match.start() for match in PAGE.finditer(data)]
+    for begin, following in itertools.pairwise([*begins, len(data)]):
+        end = data.find(PAGE_END, begin, following)
+        yield begin, data[begin : following if end < 0 else end + len(PAGE_END)]
 
 
 def page_text(page: str) -> str:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.corpus.text import reading
+from pipeline.corpus.text.parsing import fault
 from pipeline.corpus.text.sources import list_sources
 from pipeline.corpus.text.units import plan_units
 from pipeline.errors import ConfigError, CorpusError
@@ -110,6 +111,16 @@ def test_json_lines_may_be_called_text(tmp_path, target):
     assert raw.texts(raw.write(tmp_path / "b.txt", prose.encode())) == [prose]
     long = raw.jsonl(["很长。" * 100_000])
     assert raw.texts(raw.write(tmp_path / "c.txt", long)) == ["很长。" * 100_000]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.txt"])
+@pytest.mark.parametrize("form", ["{}\n{}\n", "[{},\n{}]", "[\n{},\n{}\n]"])
+def test_json_strings_may_hold_tabs_and_control_characters_as_they_are(tmp_path, name, form):
+    rows = ['{"text": "第一\t段\0\x1b。"}', '{"id":\t"\x01", "text": "第二段。"}']
+    path = raw.write(tmp_path / name, form.format(*rows).encode())
+    assert raw.texts(path) == ["第一\t段\0\x1b。", "第二段。"]
+    path = raw.write(tmp_path / name, b'{"a": "\t"}\n')
+    assert fault(*raw.read(path, format="jsonl")[1], "text").endswith("one of: a")
 
 
 def test_undecodable_lines_are_dropped_with_file_and_byte(tmp_path):

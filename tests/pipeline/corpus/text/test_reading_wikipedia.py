@@ -97,6 +97,35 @@ def test_a_dump_that_is_cut_or_is_another_kind_of_xml_is_malformed(tmp_path):
     assert raw.texts(path, encoding="gb18030") == ["一\n文"]
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("target", [16.0, 1e-4])
+def test_a_page_of_a_dump_without_an_end_costs_no_other_page(tmp_path, target, suffix):
+    pytest.importorskip("mwparserfromhell", reason="comes with the extra `wiki`")
+    page = "<page>\n<title>{0}</title><ns>0</ns><revision><text>文</text></revision></page>\n"
+    pages = [page.format(name) for name in "一二三四五"]
+    pages[1] = pages[1].replace("</page>", "")
+    pages[3] = "<page><title>四</title><ns>0<mediawiki xml:lang='zh'>\n"  # cut, and files joined
+    data = "".join(["<mediawiki>", *pages, "</mediawiki>"]).encode()
+    path = raw.write(tmp_path / f"a.xml{suffix}", data)
+    documents, dropped = raw.read(path, shard_megabytes=target)
+    assert [document.text for document in documents] == ["一\n文", "三\n文", "五\n文"]
+    assert [(drop.reason, drop.place) for drop in dropped] == [
+        ("malformed", f"{path}:{data.index(pages[number].encode())}") for number in (1, 3)
+    ]
+
+
+def test_pages_of_a_dump_may_have_attributes(tmp_path):
+    pytest.importorskip("mwparserfromhell", reason="comes with the extra `wiki`")
+    page = "<title>一</title><ns>0</ns><revision><text>文</text></revision></page>"
+    path = raw.write(tmp_path / "a.xml", f"<mediawiki><page n='1'>{page}</mediawiki>".encode())
+    assert raw.texts(path) == ["一\n文"]
+
+
+def test_pages_without_an_end_take_linear_time():
+    """At 200,000 pages, quadratic time was some minutes."""
+    assert len(list(wikipedia.pages(b"<page>" * 200_000))) == 200_000
+
+
 def test_a_wikipedia_dump_gives_its_articles(tmp_path):
     pytest.importorskip("mwparserfromhell", reason="comes with the extra `wiki`")
     page = (

@@ -98,7 +98,8 @@ def test_time_is_linear_in_the_length_of_a_page():
 
 
 @pytest.mark.parametrize(
-    "text", ["#REDIRECT [[甲]]", " # 重定向：[[甲]]", "#重定向[[甲]]\n{{乙}}", ""]
+    "text",
+    ["#REDIRECT [[甲]]", " # 重定向：[[甲]]", "#重定向[[甲]]\n{{乙}}", "#重新導向 [[甲]]", ""],
 )
 def test_redirects_of_old_dumps_and_empty_pages_are_no_articles(text):
     page = "<page><title>乙</title>{}<revision><text>{}</text></revision></page>"
