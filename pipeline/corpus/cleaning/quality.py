@@ -142,7 +142,7 @@ def flagged_pattern(path: str, clean: Callable[[str], str]) -> re.Pattern[str]:
     Raises:
         ConfigError: the list can't be read or is empty, or cleaning leaves nothing of a word.
     """
-    lines = [line.strip() for line in _read(path, "flagged_words").split("\n")]
+    lines = [line.strip() for line in _read(path, "flagged_words").splitlines()]
     words = {line: clean(line) for line in lines if line}
     if not words:
         raise ConfigError(f"corpus.cleaning.flagged_words: {path} holds no words, one a line")

@@ -104,14 +104,15 @@ def is_compared(line: str, settings: DedupSettings) -> bool:
 
 
 def shingles(texts: Sequence[str], ngram: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """Hashes of the n-grams of the lower-case letters and digits of texts.
+    """Hashes of the n-grams of the lower-case letters and digits of texts; of all characters, where
+    a text has neither, so that signs are no duplicates of other signs.
 
     Returns:
         [H] the hashes, one text after another, and [T + 1] their offsets. A text of L characters
         has max(1, L - ngram + 1) n-grams; the only one of a shorter text is the whole text.
     """
-    # A zero stands for a text without letters, and also fills up the last n-grams.
-    kept = [NOT_WORDS.sub("", text.lower()) or "\0" for text in texts]
+    # A zero stands for an empty text, and also fills up the last n-grams.
+    kept = [NOT_WORDS.sub("", text.lower()) or text or "\0" for text in texts]
     lengths = np.array([len(text) for text in kept], np.int64)
     data = ("".join(kept) + "\0" * ngram).encode("utf-32-le", "surrogatepass")
     codes = np.frombuffer(data, "<u4").astype(np.uint64)

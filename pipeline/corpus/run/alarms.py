@@ -28,6 +28,10 @@ MASKED_WARNING = 0.15
 least one of them, and [UNK] is never masked, which moves it by a few per cent."""
 RATE_WARNING = 0.1
 """Relative difference of the mask rate of words of one length from that of all words."""
+JOIN = (
+    "a document of one sentence always gets a random partner: join short documents, or set "
+    "corpus.pairs.task to sop or none"
+)
 SIGMAS = 5
 """Chance gives a larger difference about once in a million cases."""
 
@@ -137,16 +141,16 @@ def _share_warnings(
             "shard of one document gives no random partner; in text files a blank line ends a "
             "document, in JSONL each line is one"
         )
+    elif kind == "random" and wanted < 1 and share == 1:
+        yield (
+            "all second segments are random, so next-sentence prediction has one answer only: "
+            f"{JOIN}"
+        )
     elif abs(off) > RANDOM_PAIRS_WARNING + chance:
         yield (
             f"{share:.0%} of the second segments are {kind}, where corpus.pairs.random_share is "
             f"{wanted:.0%}; "
-            + (
-                "a document of one sentence always gets a random partner: join short documents, or "
-                "set corpus.pairs.task to sop or none"
-                if off > 0
-                else "a shard of few documents gives few random partners"
-            )
+            + (JOIN if off > 0 else "a shard of few documents gives few random partners")
         )
 
 

@@ -58,6 +58,12 @@ def test_flagged_words_are_those_of_the_users_list(tmp_path):
     assert share == 7 / 9
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_of_every_system_divide_flagged_words(tmp_path, end):
+    words = raw.write(tmp_path / "flagged.txt", f"\ufeff点击{end}下载{end}".encode())
+    assert quality.flagged_pattern(str(words), str).findall("请点击下载") == ["点击", "下载"]
+
+
 @pytest.mark.parametrize("word", ["ＱＱ群", "加\u3000微信", "微信&amp;号", "賭博"])
 def test_flagged_words_are_cleaned_as_the_text_is(tmp_path, word):
     words = raw.write(tmp_path / "flagged.txt", word.encode())

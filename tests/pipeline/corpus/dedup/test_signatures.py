@@ -48,9 +48,17 @@ def test_case_space_and_punctuation_do_not_count():
     assert np.array_equal(ours, others)
 
 
+def test_signs_are_no_duplicates_of_other_signs():
+    texts = ["！！！！！！！！", "？？？？？？？？", "😀😃😄😁😆😅", "😀😃😄😁😆😅"]
+    bands = band_hashes(texts, 5, 14, 8).T
+    equal = [[bool((one == other).any()) for other in bands] for one in bands]
+    assert equal == [[bool(one == other) for other in texts] for one in texts]
+
+
 def one_signature(text, hashes):
     """The definition, in plain Python, on one text alone."""
-    codes = [ord(character) for character in text.lower() if character.isalnum()] or [0]
+    kept = [character for character in text.lower() if character.isalnum()] or text or "\0"
+    codes = [ord(character) for character in kept]
     factors, terms = signing._functions(hashes)
     size = min(5, len(codes))
     values = []

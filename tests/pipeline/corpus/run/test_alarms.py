@@ -52,6 +52,7 @@ def test_an_ordinary_corpus_has_no_warning():
         ({"other": 800, "continued": 200}, "80% of the second segments are random"),
         ({"other": 100, "continued": 900}, "10% of the second segments are random"),
         ({"other": 0, "continued": 900}, "no second segment is random"),
+        ({"other": 12, "continued": 0}, "all second segments are random"),
         ({"masked_tokens": 9_500}, "9.5% of the tokens are masked"),
         ({"words_8": 2_000, "masked_words_8": 150}, "words of 8 tokens are masked in 7.5%"),
     ],
@@ -73,6 +74,8 @@ def test_settings_decide_what_is_usual():
     assert "random_pairs" not in judge(settings=alone, other=0, continued=0).shares
     no_random = CorpusSettings(pairs={"random_share": 0.0})
     assert judge(settings=no_random, other=0).warnings == ()
+    all_random = CorpusSettings(pairs={"random_share": 1.0})
+    assert judge(settings=all_random, continued=0).warnings == ()
     limit = CorpusSettings(masking={"max_predictions": 7})
     assert "max_predictions is 7" in judge(settings=limit, masked_tokens=5000).warnings[0]
     rare = {"words_8": 2_000, "masked_words_8": 150}
