@@ -63,6 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
                 console.print(f"{name} {tuple(value.shape)} {value.dtype}")
             return 0
         check_output(chosen.input, chosen.output)
+        if chosen.vocab and not chosen.vocab.is_file():
+            raise WeightsError(f"--vocab {chosen.vocab}: no such file")
         tokens = tokenizer_beside(chosen.input, chosen.vocab)
         if tokens:
             config_file = chosen.model_config or config_beside(chosen.input)

@@ -33,6 +33,8 @@ RENAMES = (
     (r"^cls\.seq_relationship\.output_(weight|bias)s?$", r"cls.seq_relationship.\1"),
     # Huawei's PyTorch release, and TensorFlow's
     (r"^module\.", r""),
+    # A network that torch.compile has wrapped
+    (r"^_orig_mod\.", r""),
     (r"^bert\.", r"nezha."),
     # An encoder that was saved alone
     (r"^(embeddings|encoder|pooler)\.", r"nezha.\1."),
@@ -164,7 +166,8 @@ def read_config(path: Path) -> NezhaConfig:
     """A config.json of transformers or of Huawei; only fields of NezhaConfig are kept."""
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-        known = {field.name for field in fields(NezhaConfig)}
+        # num_labels is no field: labels without names are known by their number alone.
+        known = {field.name for field in fields(NezhaConfig)} | {"num_labels"}
         return NezhaConfig(**{key: value for key, value in settings.items() if key in known})
     except Exception as error:
         # `strict` raises classes of its own; the message gives file and reason of any error.

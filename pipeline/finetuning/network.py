@@ -58,7 +58,7 @@ def load_tokenizer(export: str) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(
             export, model_input_names=inputs_of(config), trust_remote_code=False
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a configuration of wrong types has a class of its own
         if "sentencepiece" in str(error):  # which would not help: nothing names the tokenizer
             raise ExportError(
                 f"{export}: it has no tokenizer.json, and no tokenizer_class in its "
@@ -105,18 +105,9 @@ def build(
         setattr(config, name, dropout)
     if from_scratch:
         return task.network.from_config(config).float()
-    try:
-        with quiet():
-            network, report = task.network.from_pretrained(
-                export,
-                config=config,
-                trust_remote_code=False,  # not even after a question on the terminal
-                dtype=torch.float32,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # a head for other labels is made anew
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ExportError(f"{export}: {error}") from error
+    # A head for other labels is made anew.
+    options = {"config": config, "dtype": torch.float32, "ignore_mismatched_sizes": True}
+    network, report = load(task, export, **options)
     body = f"{network.base_model_prefix}."
     lost = [key for key in report["missing_keys"] if key.startswith(body) and ".pooler." not in key]
     if lost:
@@ -128,6 +119,23 @@ def build(
             f"{other[0]}"
         )
     return network
+
+
+def load(task: Task, folder: str, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """The task's network with the weights of a folder, and which weights do not fit.
+
+    Raises ExportError when the folder cannot be read.
+    """
+    try:
+        with quiet():
+            return task.network.from_pretrained(
+                folder,
+                trust_remote_code=False,  # not even after a question on the terminal
+                output_loading_info=True,
+                **options,
+            )
+    except Exception as error:  # safetensors, pickles and configurations have classes of their own
+        raise ExportError(f"{folder}: its network cannot be loaded: {error}") from error
 
 
 @contextmanager

@@ -93,7 +93,10 @@ def with_ids(
 def read_results(folder: Path) -> dict[str, Any]:
     """What `save` wrote. Raises ExportError when the folder is not a fine-tuned one."""
     try:
-        return json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        found = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or found.get("task") not in TASKS:
+            raise ValueError(f"{RESULTS} names no task")
+        return found
     except (OSError, ValueError) as error:
         raise ExportError(
             f"{folder}: not the result of `python -m jobs.finetune`: {error}"

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from pipeline.cpu import usable_cpus
-from pipeline.errors import TaskError
+from pipeline.errors import ExportError, TaskError
 from pipeline.export.lineage import text_cleaner
 from pipeline.finetuning import network as networks
 from pipeline.finetuning.examples.jsonl import Example, parse_object
@@ -47,8 +47,12 @@ class Head(NamedTuple):
         labels, length, stride = results["labels"], results["length"], results.get("stride")
         longest = results.get("longest", LONGEST_ANSWER)
         setup = TaskSetup(tokenizer, labels, length, stride, clean, longest)
-        with networks.quiet():
-            network = task.network.from_pretrained(folder, trust_remote_code=False)
+        network, report = networks.load(task, folder)
+        if report["missing_keys"]:  # transformers draws them at random
+            raise ExportError(
+                f"{folder}: {len(report['missing_keys'])} weights of the head are missing, first "
+                f"{min(report['missing_keys'])}; its answers would be random"
+            )
         device, precision = networks.pick_device(), results.get("precision", "auto")
         if precision == "fp16" and device.type != "cuda":  # as in training: only GPUs compute in it
             precision = "auto"

@@ -92,6 +92,18 @@ def test_backbone_alone(tmp_path: Path) -> None:
     assert_same(tmp_path / "out", net)
 
 
+def test_a_compiled_network_and_labels_without_names(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    net = nezha.NezhaForSequenceClassification(nezha.NezhaConfig(**SIZES, num_labels=3)).eval()
+    folder = folder_with_config(
+        tmp_path / "in", architectures=["NezhaForSequenceClassification"], num_labels=3
+    )
+    compiled = {f"_orig_mod.{name}": value for name, value in net.state_dict().items()}
+    torch.save(compiled, folder / "pytorch_model.bin")
+    convert(folder, tmp_path / "out")
+    assert_same(tmp_path / "out", net)
+
+
 def test_huawei_pytorch(tmp_path: Path) -> None:
     net = small()
     renames = ("nezha.", "bert."), ("Norm.weight", "Norm.gamma"), ("Norm.bias", "Norm.beta")
@@ -274,6 +286,9 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "has no tokenizer" in capsys.readouterr().out
     assert main(["--input", str(tmp_path / "none"), "--output", out]) == 2
     assert "no such file" in capsys.readouterr().err
+    vocab = str(tmp_path / "none.txt")
+    assert main(["--input", source, "--output", out, "--vocab", vocab]) == 2
+    assert f"--vocab {vocab}: no such file" in capsys.readouterr().err
 
 
 def test_an_encoder_without_a_pooler_comes_in(tmp_path: Path) -> None:

@@ -157,3 +157,17 @@ def test_an_export_without_its_weights_is_refused(export, data, tmp_path):
     save_file(weights, tmp_path / "export" / "model.safetensors", {"format": "pt"})
     with pytest.raises(ExportError, match=r"weights are missing, .*layer\.0\.output"):
         finetune(settings("ner", data), str(tmp_path / "export"), tmp_path / "out", seed=1)
+
+
+def test_what_cannot_be_read_of_an_export_is_one_error(export, data, tmp_path):
+    """safetensors and the classes of configurations raise errors of their own kinds."""
+    config = json.loads((export / "config.json").read_text("utf-8"))
+    for name, content in (
+        ("model.safetensors", (export / "model.safetensors").read_bytes()[:-100]),
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n"),
+        ("config.json", json.dumps(config | {"hidden_size": "wide"}).encode()),
+    ):
+        folder = shutil.copytree(export, tmp_path / "export", dirs_exist_ok=True)
+        (folder / name).write_bytes(content)
+        with pytest.raises(ExportError, match=str(folder)):
+            finetune(settings("ner", data), str(folder), tmp_path / "out", seed=1)

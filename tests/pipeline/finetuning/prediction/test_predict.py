@@ -10,6 +10,7 @@ import pytest
 import ray
 import torch
 from pyarrow import parquet
+from safetensors.torch import load_file, save_file
 
 from pipeline.cluster import ray_cluster as cluster
 from pipeline.errors import ExportError, TaskError
@@ -215,6 +216,24 @@ def test_another_folder_is_refused(export):
     with pytest.raises(ExportError, match=r"not the result of `python -m jobs\.finetune`"):
         next(predict(str(export), [("x", "京")]))
     assert Path(export, "config.json").exists()
+
+
+def test_a_damaged_head_is_refused(head, tmp_path):
+    """Weights that are missing would be drawn at random, and answer all the same."""
+    folder = Path(shutil.copytree(head("classification").folder, tmp_path / "head"))
+    whole = (folder / "model.safetensors").read_bytes()
+    weights = load_file(folder / "model.safetensors")
+    del weights["classifier.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ExportError, match=r"1 weights .* are missing, first classifier\.weight"):
+        Head.load(str(folder))
+    (folder / "model.safetensors").write_bytes(whole[:-100])
+    with pytest.raises(ExportError, match="its network cannot be loaded"):
+        Head.load(str(folder))
+    for results in ("{}", "[]", '{"task": "poetry"}'):
+        (folder / RESULTS).write_text(results)
+        with pytest.raises(ExportError, match=r"results\.json names no task"):
+            Head.load(str(folder))
 
 
 def test_text_is_cleaned_as_the_corpus_was_where_the_tokenizer_cannot(head, data, tmp_path):
