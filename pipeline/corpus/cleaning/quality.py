@@ -8,9 +8,11 @@ CCNet (Wenzek et al. 2020, language and perplexity), where characters stand for 
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -151,7 +153,26 @@ def flagged_pattern(path: str, clean: Callable[[str], str]) -> re.Pattern[str]:
             f"corpus.cleaning.flagged_words: {path}: {lost!r:.60} is not in any text, because "
             "corpus.cleaning removes it; delete the line"
         )
-    return re.compile("|".join(map(re.escape, sorted(set(words.values()), key=len, reverse=True))))
+    return any_of(words.values())
+
+
+def any_of(words: Iterable[str]) -> re.Pattern[str]:
+    """A pattern that finds words, of those with the same beginning the longest one.
+
+    `re` tries one word after another. So words are put into groups by their first characters, and a
+    group is tried at these characters only: lists may have tens of thousands of words.
+    """
+    ordered = sorted(set(words), key=lambda word: (word[0], -len(word)))
+    groups: list[list[str]] = [[]]
+    for _, same in itertools.groupby(ordered, key=lambda word: word[0]):
+        if len(groups[-1]) > math.isqrt(len(ordered)):
+            groups.append([])
+        groups[-1].extend(same)
+    patterns = []
+    for group in groups:
+        first = "".join(map(re.escape, sorted({word[0] for word in group})))
+        patterns.append(f"(?=[{first}])(?:{'|'.join(map(re.escape, group))})")
+    return re.compile("|".join(patterns))
 
 
 class CharacterModel:

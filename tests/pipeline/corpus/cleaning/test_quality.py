@@ -1,8 +1,11 @@
 """Each filter drops what it is for, keeps ordinary prose, and counts nothing while it is off."""
 
 import random
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.corpus import planning
 from pipeline.corpus.cleaning import quality
@@ -62,6 +65,20 @@ def test_flagged_words_are_those_of_the_users_list(tmp_path):
 def test_line_ends_of_every_system_divide_flagged_words(tmp_path, end):
     words = raw.write(tmp_path / "flagged.txt", f"\ufeff点击{end}下载{end}".encode())
     assert quality.flagged_pattern(str(words), str).findall("请点击下载") == ["点击", "下载"]
+
+
+@given(st.lists(st.text("甲乙丙]^-\\.a", min_size=1, max_size=4), min_size=1, max_size=30))
+def test_any_of_many_words_is_found_and_the_longest_one(words):
+    plain = re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))))
+    text = "甲乙丙]^-\\.a" * 2 + "".join(words)
+    assert quality.any_of(words).findall(text) == plain.findall(text)
+
+
+def test_a_list_of_many_words_takes_little_time():
+    """When each word was tried at each character, this took 15 s."""
+    words = [chr(0x4E00 + number % 5000) + chr(0x6000 + number // 5000) for number in range(60_000)]
+    text = "".join(chr(0x4E00 + number * 7 % 5000) for number in range(50_000))
+    assert quality.any_of(words).findall(text + words[-1])[-1] == words[-1]
 
 
 @pytest.mark.parametrize("word", ["ＱＱ群", "加\u3000微信", "微信&amp;号", "賭博"])
