@@ -16,6 +16,7 @@ from pipeline.stages import ablation
 
 
 def plan(config: Config) -> Mapping[str, object]:
+    ablation.check(config)
     planned = ablation.cells(config)
     return {
         "folder": RunPaths.of(config).run,

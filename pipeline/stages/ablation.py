@@ -26,7 +26,7 @@ from pipeline.settings.config import Config, flatten
 from pipeline.settings.corpus import CorpusSettings
 from pipeline.settings.reading.config_file import with_changes
 from pipeline.settings.run import TrackingSettings
-from pipeline.stages import preflight, preparing, sequence
+from pipeline.stages import given, preflight, preparing, sequence
 from pipeline.stages.progress import Progress
 from pipeline.storage import write_json, write_whole
 from pipeline.tracking import runs as tracking
@@ -116,6 +116,18 @@ def cells(config: Config, parent: str = "") -> list[Cell]:
     ]
 
 
+def check(config: Config) -> None:
+    """Refuse a variant that cannot be trained, before a corpus is prepared for any.
+
+    Raises:
+        NezhaError: as `cells`, `preflight.check` and `given.check`.
+    """
+    cells(config)
+    for variant in _variants(config).values():
+        preflight.check(variant)
+        given.check(variant)
+
+
 def run(config: Config, progress: Progress) -> list[Row]:
     """Prepare what the runs share, train those that are not finished, and write the table.
 
@@ -125,6 +137,7 @@ def run(config: Config, progress: Progress) -> list[Row]:
         ConfigError: settings that cannot work, or a finished run was made with other ones.
         NezhaError: what a stage raised.
     """
+    check(config)
     with lock.hold(RunPaths.of(config).run, progress.say):
         _prepare(config, progress)
         parent = _start(config)

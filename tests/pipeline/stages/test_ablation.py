@@ -6,7 +6,7 @@ import json
 import mlflow
 import pytest
 
-from pipeline.errors import ConfigError, TrainingError
+from pipeline.errors import ConfigError, NezhaError, TrainingError
 from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import load_config, with_changes
 from pipeline.stages import ablation
@@ -47,6 +47,23 @@ def test_runs_of_an_ablation_need_no_alias(config):
     """They are not registered; the ablation's settings may name one."""
     made = ablation.cells(with_changes(config, {"tracking.alias": "staging"}, ""))
     assert {cell.config.tracking.registered_model for cell in made} == {""}
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"model.num_attention_heads": 3}, "must be a multiple of num_attention_heads"),
+        ({"train.global_batch": 1}, "leaves a worker without a sample"),
+        ({"train.init_from": "/absent"}, "/absent: no such folder"),
+    ],
+)
+def test_a_variant_that_cannot_be_trained_is_refused_before_the_corpus(config, changes, part):
+    """The last variant was looked at when the corpora of all had been prepared."""
+    variants = {"ablate.variants": {"a": {}, "b": changes}}
+    workers = {"scaling.workers": 2}
+    with pytest.raises(NezhaError, match=part):
+        ablation.run(with_changes(config, variants | workers, ""), Lines())
+    assert not (RunPaths.of(config).run / "corpora").exists()
 
 
 @pytest.mark.long
