@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import transformers
+from tokenizers import Regex, pre_tokenizers
+from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.features import Feature, Tokens
@@ -132,6 +134,15 @@ class Entities(Task):
                 "IOB1, BIOES, BILOU or BMES: a label that cannot go on from the one before it "
                 "begins an entity"
             )
+
+    def cut_as_trained(
+        self, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
+    ) -> None:
+        """Each character is a token if each word is one: BERT's tokenizers keep `2019` whole."""
+        if all(len(word) == 1 for example in examples for word in example["tokens"]):
+            backend = tokenizer.backend_tokenizer
+            single = pre_tokenizers.Split(Regex("."), "isolated")
+            backend.pre_tokenizer = pre_tokenizers.Sequence([single, backend.pre_tokenizer])
 
     def labels_of(self, examples: Iterable[Example]) -> set[str]:
         return {label for example in examples for label in example["labels"]}

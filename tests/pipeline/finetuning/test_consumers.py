@@ -5,9 +5,10 @@ import subprocess
 import sys
 
 import pytest
-from transformers import pipeline
+from transformers import AutoTokenizer, pipeline
 
 from pipeline.finetuning.prediction.predict import Head
+from pipeline.finetuning.tasks import TASKS
 from pipeline.settings.finetuning import FinetuneSettings
 from tests.pipeline.finetuning.in_process import finetune
 
@@ -35,6 +36,21 @@ def test_the_token_classification_pipeline_gives_the_entities_of_a_sentence(head
     (expected,) = answers_of(heads / "ner", {"text": text})
     assert found == [(each["type"], each["start"], each["end"]) for each in expected["entities"]]
     assert [text[start:end] for _, start, end in found] == ["王明", "京", "李华", "沪"]
+
+
+def test_the_tokenizer_of_a_head_for_entities_cuts_texts_as_its_examples_were_cut(heads, export):
+    text = "王明2019在京，AI李华 在沪，"
+    kept = AutoTokenizer.from_pretrained(heads / "ner")
+    places = kept(text, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
+    assert [text[start:end] for start, end in places] == [*text.replace(" ", "")]
+    given = pipeline("token-classification", str(heads / "ner"), aggregation_strategy="simple")
+    found = [(each["entity_group"], each["start"], each["end"]) for each in given(text)]
+    (expected,) = answers_of(heads / "ner", {"text": text})
+    assert found == [(each["type"], each["start"], each["end"]) for each in expected["entities"]]
+    words = AutoTokenizer.from_pretrained(export, trust_remote_code=True)
+    TASKS["ner"].cut_as_trained(words, [{"tokens": ["王", "2019"]}])
+    parts = words.backend_tokenizer.pre_tokenizer.pre_tokenize_str("王 2019")
+    assert parts == [("王", (0, 1)), ("2019", (2, 6))]
 
 
 def test_the_text_classification_pipeline_gives_our_probabilities(heads):
