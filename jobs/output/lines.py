@@ -12,6 +12,7 @@ from pipeline.corpus.decoding.decompression import COMPRESSIONS
 from pipeline.errors import ConfigError
 from pipeline.storage import whole_file
 
+OTHER_FORMS = (".parquet", ".arrow", ".csv", ".tsv", ".xlsx")
 STANDARD = "-"
 """Stands for standard output."""
 
@@ -21,7 +22,7 @@ def check_output(path: str, setting: str, source: str) -> None:
 
     Raises:
         ConfigError: there is no such folder, the file is a folder, the input itself, or named as a
-            compressed one.
+            compressed one or a table.
     """
     if path == STANDARD:
         return
@@ -31,6 +32,8 @@ def check_output(path: str, setting: str, source: str) -> None:
         raise ConfigError(f"{setting}: there is no folder {folder}; make it first")
     if target.is_dir():
         raise ConfigError(f"{setting}: {path} is a folder; name a file")
+    if target.suffix.lower() in OTHER_FORMS:
+        raise ConfigError(f"{setting}: {path} would hold lines of JSON; give it another suffix")
     if target.suffix.lower() in COMPRESSIONS:
         raise ConfigError(f"{setting}: {path} would not be compressed; leave {target.suffix} out")
     if target.exists() and Path(source).exists() and target.samefile(source):

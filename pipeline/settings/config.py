@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, ValidationInfo, model_validator
 
 from pipeline.settings.ablation import AblationSettings
 from pipeline.settings.base import FolderName, Settings
@@ -22,6 +22,10 @@ from pipeline.settings.training import (
     ScalingSettings,
     TrainSettings,
 )
+
+ACCEPTED = "accepted"
+"""Context of the validation of settings that a command or a checkpoint had accepted. A check that
+came later must not keep a run from going on."""
 
 
 class Config(Settings):
@@ -55,8 +59,10 @@ class Config(Settings):
         return in_steps(values) if isinstance(values, dict) else values
 
     @model_validator(mode="after")
-    def _check(self) -> Config:
+    def _check(self, info: ValidationInfo) -> Config:
         """Settings of different groups that contradict each other."""
+        if info.context == ACCEPTED:
+            return self
         mistakes = without_effect(self)
         steps, warmup, decay = self.train.steps, self.optim.warmup, self.optim.decay or 0
         if warmup > steps:

@@ -27,6 +27,14 @@ def test_it_hands_over_the_resolved_settings():
     assert isinstance(console, Console)
 
 
+def test_a_setting_that_only_another_verb_reads_is_refused(capsys):
+    given = ["finetune.lr=1e-3", "run.name=x", "plan.mfu=0.3"]
+    assert main(verb(lambda *_: None), given) == 2
+    told = "finetune.lr: only jobs.finetune reads it; plan.mfu: only jobs.plan reads it"
+    assert told in capsys.readouterr().err
+    assert main(verb(lambda *_: None)._replace(groups=("finetune", "run")), given[:2]) == 0
+
+
 def test_options_may_stand_among_the_settings():
     seen = []
     given = ["run.name=x", "--dry-run", "run.seed=7"]

@@ -32,7 +32,7 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.errors import CheckpointError
-from pipeline.settings.config import Config
+from pipeline.settings.config import ACCEPTED, Config
 from pipeline.settings.reading import yaml_text
 from pipeline.settings.reading.mistakes import explain
 
@@ -166,7 +166,7 @@ def read_config(path: Path) -> Config:
     """
     file = path / CONFIG
     try:
-        return Config.model_validate(yaml_text.load(file.read_text("utf-8")))
+        return Config.model_validate(yaml_text.load(file.read_text("utf-8")), context=ACCEPTED)
     except ValidationError as error:
         lines = "\n  ".join(explain(error))
         raise CheckpointError(f"{file} has settings that are not accepted:\n  {lines}") from None

@@ -21,7 +21,7 @@ from pipeline.feed.batches import split_weights
 from pipeline.feed.checking import moved_note, read_note, write_note
 from pipeline.feed.opening import training_folders
 from pipeline.paths import RunPaths
-from pipeline.settings.config import Config
+from pipeline.settings.config import ACCEPTED, Config
 from pipeline.settings.reading.config_file import dump_yaml
 from pipeline.training.faults import hang, stop
 
@@ -39,7 +39,7 @@ def run(given: dict[str, Any]) -> dict[str, Any]:
     from pipeline.training.loop import Context, train
 
     context = ray.train.get_context()
-    config = Config.model_validate(given["config"])
+    config = Config.model_validate(given["config"], context=ACCEPTED)
     settings, offer = dump_yaml(config), Offer(*given["offer"])
     # The folder to work in, of a run in an object store, has another name on each node.
     known = str(RunPaths.of(config).run) == offer.folder

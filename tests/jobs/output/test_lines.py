@@ -49,6 +49,7 @@ def test_what_cannot_be_written_or_would_be_lost_is_refused(tmp_path):
         ("no/out", "there is no folder"),
         (".", "is a folder"),
         ("out.jsonl.gz", "would not be compressed"),
+        ("out.parquet", "would hold lines of JSON"),
         ("in.txt", "is the input"),
         ("link", "is the input"),
     ):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from pipeline.errors import CheckpointError
 from pipeline.settings.config import Config
@@ -99,6 +100,14 @@ def test_settings_of_another_version_are_named(tmp_path):
     (path / files.CONFIG).write_text("engine: {zero_stage: 0}")
     with pytest.raises(CheckpointError, match=r"engine\.zero_stage: must be 1, 2 or 3"):
         files.read_config(path)
+
+
+def test_a_check_of_settings_that_came_later_keeps_no_run_from_going_on(tmp_path):
+    path = make(tmp_path, 1)
+    (path / files.CONFIG).write_text("plan: {mfu: 0.5}")
+    with pytest.raises(ValidationError, match=r"plan\.mfu=0\.5 has no effect"):
+        Config.model_validate({"plan": {"mfu": 0.5}})
+    assert files.read_config(path).plan.mfu == 0.5
 
 
 def names(folder):
