@@ -192,10 +192,19 @@ class CorpusSettings(Settings):
     inputs: tuple[PathAsGiven, ...] = ()
     """Files, folders, globs or URLs (s3://, gs://, hdfs://). The suffix tells the compression."""
     format: Literal[
-        "auto", "text", "lines", "jsonl", "csv", "tsv", "parquet", "wikiextractor", "wikidump"
+        "auto",
+        "text",
+        "lines",
+        "jsonl",
+        "csv",
+        "tsv",
+        "parquet",
+        "arrow",
+        "wikiextractor",
+        "wikidump",
     ] = "auto"
     """auto: by the suffix. text: a file is a document. lines: blank lines separate documents.
-    jsonl: an object a line, or arrays of objects."""
+    jsonl: an object a line, or arrays of objects. arrow: Feather, Hugging Face's data sets."""
     text_field: str = "text"
     """Field or column that holds the text (a string or a list of paragraphs)."""
     encoding: str = "auto"

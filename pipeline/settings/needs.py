@@ -44,13 +44,13 @@ NEEDS = (
     Need("corpus.heldout", "corpus.inputs", lambda c: c.corpus.inputs),
     Need(
         "corpus.text_field",
-        "a corpus.format with fields (auto, jsonl, csv, tsv or parquet)",
-        lambda c: c.corpus.format in ("auto", "jsonl", "csv", "tsv", "parquet"),
+        "a corpus.format with fields (auto, jsonl, csv, tsv, parquet or arrow)",
+        lambda c: c.corpus.format in ("auto", "jsonl", "csv", "tsv", "parquet", "arrow"),
     ),
     Need(
         "corpus.encoding",
-        "a corpus.format other than parquet",
-        lambda c: c.corpus.format != "parquet",
+        "a corpus.format other than parquet and arrow",
+        lambda c: c.corpus.format not in ("parquet", "arrow"),
     ),
     Need(
         "corpus.dedup.ngram corpus.dedup.bands corpus.dedup.rows",

@@ -55,7 +55,7 @@ def documents(block: Block, text_field: str) -> Iterator[Document | Drop]:
         "wikiextractor": _wikiextractor,
         "wikiextractor_json": functools.partial(_jsonl, text_field="text"),
         "wikidump": _wikidump,
-        **dict.fromkeys(("csv", "tsv", "parquet"), _rows),
+        **dict.fromkeys(("csv", "tsv", "parquet", "arrow"), _rows),
     }
     return readers[block.source.format](block)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
@@ -14,7 +14,13 @@ from pipeline.corpus.records import Drop
 from pipeline.corpus.text import wikipedia
 from pipeline.corpus.text.sources import Source, naming
 from pipeline.corpus.text.streams import BLANK, Stream, open_stream
-from pipeline.corpus.text.tables import DELIMITERS, RECORD_BYTES, csv_values, parquet_values
+from pipeline.corpus.text.tables import (
+    DELIMITERS,
+    RECORD_BYTES,
+    arrow_batches,
+    column_values,
+    csv_values,
+)
 from pipeline.corpus.text.units import FileRange, Unit, shard_bytes
 from pipeline.errors import CorpusError
 from pipeline.settings.corpus import CorpusSettings
@@ -22,6 +28,8 @@ from pipeline.storage import filesystem
 
 SEARCHED_BYTES = 1 << 16
 """Bytes that are read at a time to find a boundary between records."""
+ROWS = 4096
+"""Rows of Parquet or Arrow that are read at a time."""
 FIRST_ROW = 2
 """Number of the first row of CSV after the header, as spreadsheets count."""
 BOUNDARY_BYTES = 4096
@@ -117,6 +125,8 @@ def _blocks_of(
             )
         if source.format == "parquet":
             yield from _parquet_blocks(file, file_range, settings)
+        elif source.format == "arrow":
+            yield from _arrow_blocks(file, file_range, settings)
         elif file_range.encoding:
             yield from _range_blocks(file, file_range, target)
         else:
@@ -264,18 +274,57 @@ def _parquet_blocks(
     file: IO[bytes], file_range: FileRange, settings: CorpusSettings
 ) -> Iterator[Block | Drop]:
     """Blocks of the row groups of a range."""
-    source, field = file_range.source, settings.text_field
-    codec = "utf-8" if settings.encoding == "auto" else settings.encoding
     table = pyarrow.parquet.ParquetFile(file)
     if not table.metadata.num_rows and not file_range.start:
-        yield _empty(source)
-    row = sum(table.metadata.row_group(i).num_rows for i in range(file_range.start))
+        yield _empty(file_range.source)
+    first = sum(table.metadata.row_group(i).num_rows for i in range(file_range.start))
     groups = list(range(file_range.start, file_range.end))
     rows = sum(table.metadata.row_group(group).num_rows for group in groups)
+    field = settings.text_field
+    batches = table.iter_batches(batch_size=ROWS, row_groups=groups, columns=[field])
+    parts = ((batch, file_range.size * batch.num_rows // rows) for batch in batches)
+    yield from _column_blocks(parts, file_range, first, settings)
+
+
+def _arrow_blocks(
+    file: IO[bytes], file_range: FileRange, settings: CorpusSettings
+) -> Iterator[Block | Drop]:
+    """Blocks of the record batches of a whole file."""
+
+    def parts() -> Iterator[tuple[pa.RecordBatch, int]]:
+        before = 0
+        for batch in arrow_batches(file)[1]:
+            texts = batch.select([settings.text_field])
+            for start in range(0, batch.num_rows, ROWS):
+                here = file.tell()
+                yield texts.slice(start, ROWS), max(0, here - before)
+                before = max(here, before)
+
+    rows = False
+    for block in _column_blocks(parts(), file_range, 0, settings):
+        rows = True
+        yield block
+    if not rows:
+        yield _empty(file_range.source)
+
+
+def _column_blocks(
+    parts: Iterable[tuple[pa.RecordBatch, int]],
+    file_range: FileRange,
+    row: int,
+    settings: CorpusSettings,
+) -> Iterator[Block | Drop]:
+    """Blocks of the text column, and a drop where the data is damaged.
+
+    Args:
+        parts: the column, and the bytes on disk that it stands for.
+        row: number of the first one.
+    """
+    source = file_range.source
+    codec = "utf-8" if settings.encoding == "auto" else settings.encoding
     try:
-        for batch in table.iter_batches(batch_size=4096, row_groups=groups, columns=[field]):
-            disk = file_range.size * batch.num_rows // rows
-            values = parquet_values(batch.column(0), codec)
+        for batch, disk in parts:
+            values = column_values(batch.column(0), codec)
             yield Block(source, row, "", b"", batch.nbytes, disk, values)
             row += batch.num_rows
     except (pa.ArrowException, OSError) as error:

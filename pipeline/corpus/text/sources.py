@@ -38,12 +38,16 @@ FORMATS = {
     ".tab": "tsv",
     ".parquet": "parquet",
     ".pq": "parquet",
+    **dict.fromkeys((".arrow", ".feather", ".ipc"), "arrow"),
     ".xml": "wikidump",
 }
 WIKIEXTRACTOR_NAME = re.compile(r"wiki_\d+$")
 EMPTY = "empty"
 UNKNOWN_KIND = "unknown kind"
-PACKED_PARQUET = "Parquet file that was compressed once more, which is not read; unpack it"
+PACKED_TABLE = "Parquet or Arrow file that was compressed once more, which is not read; unpack it"
+ABOUT_DATA_SETS = ("dataset_info.json", "state.json", "dataset_dict.json")
+"""Files that Hugging Face's `save_to_disk` writes beside the data."""
+NO_DATA = "description of a data set"
 SHOWN = 5
 """How many of the files that are left out for one reason are named in messages."""
 HASHED_BYTES = 10**9
@@ -197,8 +201,10 @@ def _source(
         return LeftOut(label, HIDDEN)
     if not form:
         return LeftOut(label, UNKNOWN_KIND)
-    if form == "parquet" and compression:
-        return LeftOut(label, PACKED_PARQUET)
+    if form in ("parquet", "arrow") and compression:
+        return LeftOut(label, PACKED_TABLE)
+    if not found.named and relative.rpartition("/")[2] in ABOUT_DATA_SETS:
+        return LeftOut(label, NO_DATA)
     if not file.size:
         return LeftOut(label, EMPTY)
     if is_local(found.system) and not os.access(path, os.R_OK, effective_ids=True):

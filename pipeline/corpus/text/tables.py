@@ -12,9 +12,10 @@ import re
 import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.ipc
 
 from pipeline.corpus.decoding.transcoding import BAD, decode
 from pipeline.corpus.text.streams import Stream
@@ -30,6 +31,10 @@ RECORD_BYTES = 256 << 20
 """Longest record of text. A longer one is cut here, so that memory is bounded."""
 
 csv.field_size_limit(sys.maxsize)  # by default a field of 128 KiB is an error
+
+
+ARROW_FILE = b"ARROW1"
+"""The first bytes of Arrow's file format."""
 
 
 def column_of(names: Sequence[str], text_field: str, label: str) -> int:
@@ -260,7 +265,22 @@ def _lines(stream: Iterable[bytes]) -> Iterator[bytes]:
         yield bytes(held)
 
 
-def parquet_values(column: pa.Array, codec: str) -> tuple[Any, ...]:
+def arrow_batches(file: IO[bytes]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """Schema and record batches of a file in Arrow's file format, which Feather is, or its stream.
+
+    Raises:
+        pa.ArrowException: it is damaged; also while the batches are read.
+    """
+    magic = file.read(len(ARROW_FILE))
+    file.seek(0)
+    if magic != ARROW_FILE:
+        stream = pa.ipc.open_stream(file)
+        return stream.schema, iter(stream)
+    whole = pa.ipc.open_file(file)
+    return whole.schema, map(whole.get_batch, range(whole.num_record_batches))
+
+
+def column_values(column: pa.Array, codec: str) -> tuple[Any, ...]:
     """Values of a column of strings, of lists of strings, or of their bytes in a codec."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()

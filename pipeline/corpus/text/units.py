@@ -17,7 +17,7 @@ import pyarrow.parquet
 
 from pipeline.corpus.text.sources import Source, naming
 from pipeline.corpus.text.streams import BLANK, open_stream
-from pipeline.corpus.text.tables import DELIMITERS, column_of, csv_values
+from pipeline.corpus.text.tables import DELIMITERS, arrow_batches, column_of, csv_values
 from pipeline.corpus.threads import in_threads
 from pipeline.settings.corpus import CorpusSettings
 from pipeline.storage import filesystem
@@ -100,7 +100,7 @@ def _whole(source: Source, target: int) -> tuple[FileRange, int | None]:
 
 def _needs_opening(source: Source, target: int) -> bool:
     """Whether a file's content decides how it is cut."""
-    table = source.format in (*DELIMITERS, "parquet")
+    table = source.format in (*DELIMITERS, "parquet", "arrow")
     return table or (source.size > target and not source.compression)
 
 
@@ -113,6 +113,9 @@ def _cut(
     with naming(source.label), system.open(inner, "rb") as file:
         if source.format == "parquet":
             return _cut_parquet(source, file, target, settings.text_field)
+        if source.format == "arrow":
+            column_of(arrow_batches(file)[0].names, settings.text_field, source.label)
+            return [_whole(source, target)]
         stream = open_stream(file, source, settings.encoding)
         if table and not stream.archive:
             # The first row is read, so that a missing column is found before any work is done.

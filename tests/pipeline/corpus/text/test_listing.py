@@ -5,6 +5,7 @@ import socket
 import tempfile
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from pipeline.corpus.text.listing import find_files
@@ -261,7 +262,7 @@ def test_the_fault_of_a_named_file_is_the_headline(tmp_path):
     with pytest.raises(CorpusError, match=r"p\.txt: not a regular file$"):
         list_sources([str(tmp_path / "p.txt")], CorpusSettings())
     raw.write(tmp_path / "a.parquet.gz", b"PAR1")
-    with pytest.raises(CorpusError, match=r"a\.parquet\.gz: Parquet file that was compressed"):
+    with pytest.raises(CorpusError, match=r"a\.parquet\.gz: Parquet or Arrow file that was"):
         list_sources([str(tmp_path / "a.parquet.gz")], CorpusSettings())
 
 
@@ -272,3 +273,19 @@ def test_parquet_that_was_compressed_once_more_is_said(folder):
     (reason,) = left_out
     assert left_out[reason] == ["a.parquet.zst"]
     assert "unpack it" in reason
+
+
+def test_what_describes_a_data_set_is_no_text(tmp_path):
+    """As Hugging Face's `save_to_disk` leaves it; a file that is named is read."""
+    texts = pa.table({"text": ["一"]})
+    with pa.ipc.new_stream(tmp_path / "data-00000-of-00001.arrow", texts.schema) as writer:
+        writer.write_table(texts)
+    for name in ("dataset_info.json", "state.json"):
+        raw.write(tmp_path / name, b'{"text": "1"}')
+    listing = list_sources([str(tmp_path)], CorpusSettings())
+    assert [source.format for source in listing] == ["arrow"]
+    assert listing.left_out_by_reason() == {
+        "description of a data set": [f"{tmp_path}/dataset_info.json", f"{tmp_path}/state.json"]
+    }
+    named = list_sources([str(tmp_path / "state.json")], CorpusSettings())
+    assert [source.format for source in named] == ["jsonl"]

@@ -310,3 +310,38 @@ def test_two_columns_of_the_name_are_refused(tmp_path):
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(CorpusError, match=r"a\.parquet: 2 columns have the name 'text'"):
         raw.read(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("target", [16.0, 1e-4])
+@pytest.mark.parametrize("kind", [pa.ipc.new_file, pa.ipc.new_stream])
+def test_arrow_files_and_streams(tmp_path, kind, target):
+    """Feather is the first one, Hugging Face's `save_to_disk` writes the second one."""
+    table = pa.table({"other": list(range(150)), "text": ["一", "二\n三", "四"] * 50})
+    with kind(tmp_path / "a.arrow", table.schema) as writer:
+        writer.write_table(table, max_chunksize=20)
+    documents, dropped = raw.read(tmp_path / "a.arrow", shard_megabytes=target)
+    assert [document.text for document in documents] == table["text"].to_pylist()
+    assert len({document.number for document in documents}) == 150
+    assert not dropped
+    with pytest.raises(CorpusError, match=r"a\.arrow: no column 'body'.*other, text"):
+        raw.read(tmp_path / "a.arrow", text_field="body")
+
+
+@pytest.mark.parametrize("kind", [pa.ipc.new_file, pa.ipc.new_stream])
+def test_arrow_without_rows_and_damaged_arrow_are_said(tmp_path, kind):
+    schema = pa.schema({"text": pa.string()})
+    kind(tmp_path / "empty.arrow", schema).close()
+    assert [drop.reason for drop in raw.read(tmp_path / "empty.arrow")[1]] == ["empty_file"]
+    with kind(tmp_path / "cut.arrow", schema) as writer:
+        for _ in range(3):
+            writer.write_table(pa.table({"text": ["一二三" * 1000]}))
+    data = (tmp_path / "cut.arrow").read_bytes()
+    (tmp_path / "cut.arrow").write_bytes(data[: len(data) // 2])
+    if kind is pa.ipc.new_file:  # which has its index at its end
+        with pytest.raises(CorpusError, match=r"cut\.arrow"):
+            raw.read(tmp_path / "cut.arrow")
+    else:
+        documents, (drop,) = raw.read(tmp_path / "cut.arrow")
+        assert len(documents) == 1
+        assert drop.reason == "damaged_file"
+        assert f"{tmp_path}/cut.arrow: row 1: " in drop.text
