@@ -161,6 +161,7 @@ def test_an_outage_stops_nothing_and_is_counted_and_filled(config, caplog, monke
     assert caplog.text.count("cannot be reached") == 1
 
     down[0] = False
+    monkeypatch.setattr(metric_sender, "CLOSE_SECONDS", 20)
     sender = MetricSender(tracking.tracking_uri(config), run_id, system_metrics=False)
     for step in range(1, 30):
         sender.log(step, {"loss": 1.0, "lr": 2.0})
