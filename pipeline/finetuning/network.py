@@ -35,7 +35,8 @@ def inputs_of(config: Any) -> list[str]:
 def check_length(export: str, length: int) -> None:
     """Raise ExportError where a network has learned positions for fewer tokens."""
     config = AutoConfig.from_pretrained(export, trust_remote_code=False)
-    relative = isinstance(config, NezhaConfig) and not config.absolute_positions
+    # Not by its class: code that an export brings has a class of its own.
+    relative = config.model_type == NezhaConfig.model_type and not config.absolute_positions
     positions = getattr(config, "max_position_embeddings", None)
     if not relative and positions is not None and length > positions:
         raise ExportError(

@@ -57,5 +57,6 @@ def test_the_same_words_under_other_numbers_are_refused(trained, tmp_path):
 
 
 def test_a_folder_that_is_neither_is_refused(trained, tmp_path):
+    (tmp_path / "nothing").mkdir()
     with pytest.raises(CheckpointError, match="neither a checkpoint"):
         second(trained, tmp_path, tmp_path / "nothing")

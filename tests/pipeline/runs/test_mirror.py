@@ -254,7 +254,7 @@ def test_what_takes_no_url_is_refused_by_name(monkeypatch):
     for name in ("corpus.output", "corpus.vocab", "train.init_from", "train.eval_shards"):
         with pytest.raises(ConfigError, match=rf"{name}.*must be a local path"):
             load_config(None, [f"{name}=s3://bucket/x"])
-    with pytest.raises(ConfigError, match=r"run\.scratch has no effect"):
+    with pytest.raises(ConfigError, match=r"run\.scratch=/tmp/x has no effect"):
         load_config(None, ["run.scratch=/tmp/x"])
     assert load_config(None, ["run.storage=file:///data/runs"]).run.storage == "/data/runs"
     monkeypatch.setenv("WORLD_SIZE", "2")
