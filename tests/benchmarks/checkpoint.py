@@ -18,6 +18,7 @@ Every other turn saves nothing: what the "lost" time of such a turn shows is the
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import statistics
 import subprocess
@@ -39,10 +40,12 @@ def serve(arguments: argparse.Namespace) -> None:
 
     from model import NezhaConfig, NezhaForPreTraining
     from pipeline.settings.config import Config
-    from pipeline.settings.reading.config_file import dump_yaml
     from pipeline.training import batch_split, engine
     from pipeline.training.objective import Inputs, PretrainingObjective
 
+    new = (arguments.serve / "pipeline/settings/reading").exists()
+    module = "pipeline.settings.reading.config_file" if new else "pipeline.settings.config_file"
+    dump_yaml = importlib.import_module(module).dump_yaml
     batch, length = arguments.batch, arguments.length
     config, split = Config(), batch_split.Split(batch, 1, 1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
