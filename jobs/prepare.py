@@ -17,7 +17,8 @@ from pipeline.corpus.shards import format as shards
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.corpus import CorpusSettings
-from pipeline.stages import preflight, preparing
+from pipeline.stages import preparing
+from pipeline.stages.before import preflight
 
 
 @functools.lru_cache(maxsize=1)

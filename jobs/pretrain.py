@@ -12,7 +12,8 @@ from jobs.output.learnt import score_rows, show_learnt
 from jobs.output.progress import ConsoleProgress
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
-from pipeline.stages import dry_run, estimate, heads, preparing, sequence
+from pipeline.stages import heads, preparing, sequence
+from pipeline.stages.before import dry_run, estimate
 from pipeline.tracking.runs import address
 from pipeline.training.checkpoints import files as checkpoints
 

@@ -15,7 +15,7 @@ from jobs.command import Verb, main, table
 from pipeline.paths import RunPaths
 from pipeline.runs.report import write_report
 from pipeline.settings.config import Config
-from pipeline.stages import dry_run
+from pipeline.stages.before import dry_run
 from pipeline.training.launch import torchrun
 
 

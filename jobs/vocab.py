@@ -14,7 +14,8 @@ from pipeline.corpus.samples.vocabulary import read_vocabulary
 from pipeline.corpus.text.sources import Listing
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
-from pipeline.stages import preflight, preparing
+from pipeline.stages import preparing
+from pipeline.stages.before import preflight
 
 
 def plan(config: Config) -> Mapping[str, object]:

@@ -26,7 +26,8 @@ from pipeline.settings.config import Config, flatten
 from pipeline.settings.corpus import CorpusSettings
 from pipeline.settings.reading.config_file import with_changes
 from pipeline.settings.run import TrackingSettings
-from pipeline.stages import given, preflight, preparing, sequence
+from pipeline.stages import preparing, sequence
+from pipeline.stages.before import given, preflight
 from pipeline.stages.progress import Progress
 from pipeline.storage import write_json, write_whole
 from pipeline.tracking import runs as tracking

@@ -14,7 +14,7 @@ from pipeline.errors import ConfigError
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.corpus import CorpusSettings, MaskingSettings
-from pipeline.stages import preflight
+from pipeline.stages.before import preflight
 from pipeline.stages.progress import Show
 
 HELDOUT_MASKS = MaskingSettings()

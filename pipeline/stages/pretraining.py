@@ -14,7 +14,7 @@ from pipeline.feed.unigram import unigram_loss
 from pipeline.paths import RunPaths
 from pipeline.runs import report
 from pipeline.settings.config import Config
-from pipeline.stages import preflight
+from pipeline.stages.before import preflight
 from pipeline.stages.progress import Progress, Show
 from pipeline.tracking import pictures
 from pipeline.tracking import runs as tracking

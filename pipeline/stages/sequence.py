@@ -16,7 +16,8 @@ from pipeline.corpus.run.inputs import list_inputs
 from pipeline.finetuning.trials.groups import check_workers
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
-from pipeline.stages import exporting, given, heads, preflight, preparing
+from pipeline.stages import exporting, heads, preparing
+from pipeline.stages.before import given, preflight
 from pipeline.stages.pretraining import pretrain, reference_loss
 from pipeline.stages.progress import Progress
 from pipeline.storage import write_json

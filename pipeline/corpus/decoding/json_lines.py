@@ -6,6 +6,9 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 
+DECODER = json.JSONDecoder(strict=False)
+"""Reads the JSON of inputs. Many writers leave tabs and control characters in strings as they are,
+which the standard forbids; cleaning removes them."""
 BEGINS = re.compile(r'\[\s*\{|\{\s*[\r\n]\s*"')
 """An array of objects, or an object that goes on in the next line."""
 WHITE_SPACE = re.compile(r"\s*")
@@ -34,11 +37,10 @@ def is_array_or_pretty(text: str, whole: bool, named: bool) -> bool:
 
 def _is_json(text: str, whole: bool) -> bool:
     """Whether a text is a sequence of arrays and objects, as far as it goes."""
-    decoder = json.JSONDecoder(strict=False)
     at = 0
     while at < len(text):
         try:
-            value, at = decoder.raw_decode(text, at)
+            value, at = DECODER.raw_decode(text, at)
         except json.JSONDecodeError as error:
             cut = error.pos > len(text) - CUT_OFF or error.msg.startswith("Unterminated string")
             return cut and not whole

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import codecs
 import functools
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import xxhash
 
 from pipeline.corpus.cleaning.cleaner import Cleaner
+from pipeline.corpus.decoding.json_lines import DECODER
 from pipeline.corpus.decoding.transcoding import decode
 from pipeline.corpus.records import Document, Drop
 from pipeline.corpus.text import wikipedia
@@ -138,8 +138,7 @@ def _jsonl(block: Block, text_field: str) -> Iterator[Document | Drop]:
 
 def _json_document(block: Block, offset: int, line: str, text_field: str) -> Document | Drop:
     try:
-        # Many writers leave tabs and control characters in strings as they are.
-        row = json.loads(line, strict=False)
+        row = DECODER.decode(line)
         value = row.get(text_field) if isinstance(row, dict) else None
         if "\\u" in line:  # an escape such as \ud800 is valid JSON but not a character
             "".join(value if isinstance(value, list) else [str(value)]).encode("utf-8")
@@ -153,7 +152,7 @@ def fault(drop: Drop, text_field: str) -> str:
     if drop.reason != "malformed":
         return drop.reason
     try:
-        row = json.loads(drop.text, strict=False)
+        row = DECODER.decode(drop.text)
     except (ValueError, RecursionError) as error:
         is_object = drop.text.lstrip().startswith('{"')
         return f"malformed: not valid JSON: {error}" if is_object else drop.reason

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
 from pipeline.corpus.decoding.decompression import Damage, decompressed
 from pipeline.corpus.decoding.encodings import SAMPLE_BYTES, find_codec, keeps_ascii, peek
-from pipeline.corpus.decoding.json_lines import as_lines, is_array_or_pretty
+from pipeline.corpus.decoding.json_lines import DECODER, as_lines, is_array_or_pretty
 from pipeline.corpus.decoding.transcoding import to_utf8
 from pipeline.corpus.text.sources import Source
 
@@ -89,9 +88,7 @@ def _are_objects(text: str, whole: bool) -> bool:
         return text.startswith('{"')
     lines = [line for line in (lines if whole else lines[:-1]) if line.strip()][:2]
     try:
-        return bool(lines) and all(
-            isinstance(json.loads(line, strict=False), dict) for line in lines
-        )
+        return bool(lines) and all(isinstance(DECODER.decode(line), dict) for line in lines)
     except (ValueError, RecursionError):
         return False
 

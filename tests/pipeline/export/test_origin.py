@@ -7,7 +7,7 @@ import pytest
 from pipeline.errors import CheckpointError, VocabularyError
 from pipeline.export.folder import export_checkpoint
 from pipeline.paths import RunPaths
-from pipeline.stages import preflight
+from pipeline.stages.before import preflight
 from pipeline.training.launch import torchrun
 from tests.pipeline.training.test_loop import settings
 

@@ -11,7 +11,7 @@ from pipeline.paths import RunPaths
 from pipeline.runs import mirror, store_copy, store_lock
 from pipeline.runs.store_copy import Mirror
 from pipeline.settings.reading.config_file import load_config
-from pipeline.stages import preflight
+from pipeline.stages.before import preflight
 from pipeline.storage import filesystem
 
 

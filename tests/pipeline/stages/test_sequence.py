@@ -18,7 +18,8 @@ from pipeline.feed.batches import heldout
 from pipeline.feed.unigram import unigram_loss
 from pipeline.paths import RunPaths
 from pipeline.settings.finetuning import FinetuneSettings, TaskData
-from pipeline.stages import exporting, heads, preflight, preparing, pretraining, sequence
+from pipeline.stages import exporting, heads, preparing, pretraining, sequence
+from pipeline.stages.before import preflight
 from pipeline.tracking import runs as tracking
 from pipeline.training.launch import ray_train, torchrun
 from tests.pipeline.finetuning.in_process import finetune

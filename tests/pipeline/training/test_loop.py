@@ -9,7 +9,7 @@ import torch
 from pipeline.errors import NezhaError, TrainingError
 from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import load_config
-from pipeline.stages import preflight
+from pipeline.stages.before import preflight
 from pipeline.training import loop
 from pipeline.training.checkpoints import files
 from pipeline.training.launch import torchrun

@@ -13,7 +13,7 @@ from pipeline.errors import CheckpointError, VocabularyError
 from pipeline.paths import RunPaths
 from pipeline.runs.audit import audit
 from pipeline.settings.reading.config_file import load_config
-from pipeline.stages import preflight
+from pipeline.stages.before import preflight
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.launch import torchrun
 from pipeline.training.measure import history

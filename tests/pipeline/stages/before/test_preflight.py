@@ -9,7 +9,7 @@ from pipeline.corpus.run.inputs import list_inputs
 from pipeline.errors import ConfigError
 from pipeline.feed.batches import FingerprintError
 from pipeline.settings.reading.config_file import load_config
-from pipeline.stages import dry_run, preflight
+from pipeline.stages.before import dry_run, preflight
 from pipeline.training.launch import torchrun
 from tests.pipeline.corpus import raw
 from tests.pipeline.training.test_loop import settings

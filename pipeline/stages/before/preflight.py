@@ -19,7 +19,7 @@ from pipeline.feed.opening import open_feed, training_folders
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.corpus import CorpusSettings
-from pipeline.stages import given
+from pipeline.stages.before import given
 from pipeline.tracking.runs import tracking_uri
 from pipeline.training import batch_split, engine
 from pipeline.training.checkpoints import files as checkpoints

@@ -9,7 +9,8 @@ from pipeline.corpus.shards import format as shards
 from pipeline.errors import CheckpointError, ConfigError, ShardError, VocabularyError
 from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import with_changes
-from pipeline.stages import given, preflight, sequence
+from pipeline.stages import sequence
+from pipeline.stages.before import given, preflight
 from tests.pipeline.stages.test_sequence import Lines
 from tests.pipeline.training.test_loop import settings
 

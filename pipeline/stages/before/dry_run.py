@@ -10,7 +10,7 @@ from pipeline.feed.phases import phases_of
 from pipeline.paths import RunPaths
 from pipeline.precision import resolve_precision
 from pipeline.settings.config import Config
-from pipeline.stages import preflight
+from pipeline.stages.before import preflight
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.deepspeed_config import deepspeed_config
 from pipeline.training.network import count_parameters, network_config, vocabulary_size

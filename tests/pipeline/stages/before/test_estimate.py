@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.settings.reading.config_file import load_config
-from pipeline.stages import estimate
+from pipeline.stages.before import estimate
 
 DEMO = "jobs/configs/demo.yaml"
 
