@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from pipeline.settings.config import Config
+from pipeline.settings.base import Settings
 
 
 class Need(NamedTuple):
@@ -16,23 +15,23 @@ class Need(NamedTuple):
     """Their dotted names, with spaces between them."""
     needs: str
     """What must be set too, for the message."""
-    met: Callable[[Config], Any]
-    """Whether it is."""
+    met: Callable[[Any], Any]
+    """Whether it is, in a `Config`; its file imports this one."""
 
 
-def _remote(config: Config) -> bool:
+def _remote(config: Any) -> bool:
     train = config.train
     shards = [*train.shards, *(shard for phase in train.phases for shard in phase.shards)]
     return any("://" in shard for shard in shards)
 
 
-def _may_have_pairs(config: Config) -> bool:
+def _may_have_pairs(config: Any) -> bool:
     """False where this run makes its samples, and makes them without pairs."""
     corpus = config.corpus
     return corpus.pairs.task != "none" or not (corpus.inputs or config.demo.enabled)
 
 
-def _compares_documents(config: Config) -> bool:
+def _compares_documents(config: Any) -> bool:
     dedup = config.corpus.dedup
     lines = dedup.exact_paragraphs or dedup.boilerplate_documents
     return bool(lines or dedup.exact_documents or dedup.near_documents)
@@ -90,7 +89,7 @@ NEEDS = (
 )
 
 
-def without_effect(config: Config) -> list[str]:
+def without_effect(config: Settings) -> list[str]:
     """A line for each setting that is not its default and has no effect."""
     return [
         f"{key}={value} has no effect without {need.needs}; set that, or leave {key} out"
@@ -102,7 +101,7 @@ def without_effect(config: Config) -> list[str]:
     ]
 
 
-def _value_and_default(config: Config, key: str) -> tuple[Any, Any]:
+def _value_and_default(config: Settings, key: str) -> tuple[Any, Any]:
     *groups, name = key.split(".")
     group: Any = config
     for each in groups:
