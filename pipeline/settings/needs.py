@@ -16,7 +16,7 @@ class Need(NamedTuple):
     needs: str
     """What must be set too, for the message."""
     met: Callable[[Any], Any]
-    """Whether it is, in a `Config`; its file imports this one."""
+    """Takes a `Config`, whose file imports this one; returns whether it is set."""
 
 
 def _remote(config: Any) -> bool:
