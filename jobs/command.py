@@ -70,7 +70,7 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
             if len(runs_given) > 1:
                 raise ConfigError(f"{', '.join(runs_given)}: one run at a time")
             overrides = [given for text in overrides for given in _run_settings(text)]
-        _refuse_those_of_other_verbs(verb, overrides)
+        _name_those_of_other_verbs(verb, overrides)
         files = chosen.config, *chosen.then
         runs = [load_config(file, overrides) for file in files]
         with ExitStack() as folders:
@@ -143,16 +143,15 @@ def is_setting(argument: str) -> bool:
     return bool(equals) and "/" not in key
 
 
-def _refuse_those_of_other_verbs(verb: Verb, overrides: Sequence[str]) -> None:
-    """Raise ConfigError for a setting of a group that only the verb of its name reads."""
+def _name_those_of_other_verbs(verb: Verb, overrides: Sequence[str]) -> None:
+    """Tell which settings only another verb reads; scripts give all verbs the same ones."""
     verbs = {path.stem for path in Path(__file__).parent.glob("*.py")}
     read = {name.partition(".")[0] for name in verb.groups}
     others = (verbs & Config.model_fields.keys()) - read
-    keys = [text.partition("=")[0] for text in overrides]
-    readers = {key: group for key in keys if (group := key.partition(".")[0]) in others}
-    if readers:
-        mistakes = "; ".join(f"{key}: only jobs.{readers[key]} reads it" for key in readers)
-        raise ConfigError(f"{mistakes}; leave it out")
+    for key in (text.partition("=")[0] for text in overrides):
+        if (group := key.partition(".")[0]) in others:
+            line = f"note: {key} has no effect here: only jobs.{group} reads it"
+            plain_console(stderr=True).print(line)
 
 
 def _run_settings(argument: str) -> list[str]:
