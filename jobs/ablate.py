@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 
 from rich.console import Console
 from rich.table import Table
@@ -27,11 +28,8 @@ def plan(config: Config) -> Mapping[str, object]:
 
 
 def execute(config: Config, console: Console) -> None:
-    progress = ConsoleProgress(console)
-    try:
+    with closing(ConsoleProgress(console)) as progress:
         rows = ablation.run(config, progress)
-    finally:
-        progress.close()
     lines = ablation.summarize(rows)
     columns = {name: None for line in lines for name in line}
     table = Table(title=f"{config.run.name}: mean ± standard deviation")

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from itertools import pairwise
 
 from rich.console import Console
@@ -23,12 +24,8 @@ from pipeline.tracking.finetuning import record_comparison
 
 def execute(config: Config, console: Console) -> None:
     run_id = tracking.start_run(config, f"{config.run.name}-compare", {"stage": "compare"})
-    progress = ConsoleProgress(console)
-    try:
-        with tracking.end_on_error(config, run_id):
-            result, files = compare.run(config, lambda name, line: progress.update(line, name))
-    finally:
-        progress.close()
+    with closing(ConsoleProgress(console)) as progress, tracking.end_on_error(config, run_id):
+        result, files = compare.run(config, progress)
     origins = {each.name: each._asdict() for each in result.subjects}
     record_comparison(config, run_id, _scores(result), origins, result.curve(), files)
     for title, text, rows in sections(result):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
 
 from jobs.command import Verb, main, table
+from jobs.output.progress import ConsoleProgress
 from pipeline.corpus.shards.format import read_manifest
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.paths import RunPaths
+from pipeline.progress import Progress
 from pipeline.settings.config import Config
 from pipeline.stages.scoring import each_checkpoint, score_where_free
 from pipeline.tracking import runs as tracking
@@ -49,22 +52,23 @@ def plan(config: Config) -> Mapping[str, object]:
 
 
 def execute(config: Config, console: Console) -> None:
-    if config.evaluate.follow:
-        follow(config, console)
-        return
-    path = subject(config)
-    scores = score_where_free(config, path, console.print)
+    with closing(ConsoleProgress(console)) as progress:
+        if config.evaluate.follow:
+            follow(config, progress)
+            return
+        path = subject(config)
+        scores = score_where_free(config, path, progress)
     console.print(table(f"{path} on {RunPaths.of(config).heldout}", shown(scores)))
 
 
-def follow(config: Config, console: Console) -> None:
+def follow(config: Config, progress: Progress) -> None:
     """Score the run's checkpoints as they appear; each is a line, and a step of MLflow's run."""
     sender = None
-    for path in each_checkpoint(config, console.print):
-        scores = score_where_free(config, path, console.print)
+    for path in each_checkpoint(config, progress.say):
+        scores = score_where_free(config, path, progress)
         step = checkpoints.step_of(path)
         record = {"step": step} | {f"heldout_{key}": scores[key] for key in scores}
-        console.print(progress_line(record, config.train.steps))
+        progress.say(progress_line(record, config.train.steps))
         run_id = tracking.noted_run(RunPaths.of(config).run)
         if sender is None and run_id:
             uri = tracking.tracking_uri(config)

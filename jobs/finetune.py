@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
@@ -46,19 +47,15 @@ def execute(config: Config, console: Console) -> None:
     # A head that is recorded may be up to date: then there is nothing to record.
     recorded = recording.is_recorded(config, output)
     run_id = "" if recorded else recording.start_run(config, output.name, _export(config))
-    progress = ConsoleProgress(console)
     job = Finetuning(output.name, settings, _export(config), output, config.run.seed)
-    try:
-        with tracking.end_on_error(config, run_id):
-            (result,) = finetune_all([job], lambda name, line: progress.update(line, name))
-    finally:
-        progress.close()
+    with closing(ConsoleProgress(console)) as progress, tracking.end_on_error(config, run_id):
+        (result,) = finetune_all([job], progress)
     if not (recorded and (output / recording.RECORDED).exists()):  # a new head has no such file
         recording.record_head(
             config,
             result,
             run_id or recording.start_run(config, output.name, _export(config)),
-            lambda line: console.print(line),
+            console.print,
         )
     if len(result.trials) > 1:
         console.print(_trials_table(result))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 
 from rich.console import Console
 
 from jobs.command import Verb, main, table
+from jobs.output.progress import ConsoleProgress
 from pipeline import sample
 from pipeline.corpus import planning, prepare
 from pipeline.corpus.run.inputs import Inputs, list_inputs
@@ -48,17 +50,14 @@ def plan(config: Config) -> Mapping[str, object]:
 
 def execute(config: Config, console: Console) -> None:
     paths = RunPaths.of(config)
-
-    def show(line: str) -> None:
-        console.print(line)
-
     if config.demo.enabled:
         sample.make(paths.sample, config.demo.heldout_share)
         _inputs.cache_clear()  # the sample may be new
     config = preparing.with_sample(config)
     inputs = _inputs(config.corpus, *preflight.written_by(config))
-    preparing.make_vocabulary(config, inputs.sources, show)
-    preparing.make_shards(config, inputs, show)
+    with closing(ConsoleProgress(console)) as progress:
+        preparing.make_vocabulary(config, inputs.sources, progress)
+        preparing.make_shards(config, inputs, progress)
     manifest = shards.read_manifest(paths.shards)
     console.print(
         table(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 
 from rich.console import Console
 
@@ -26,11 +27,8 @@ def plan(config: Config) -> Mapping[str, object]:
 
 def execute(config: Config, console: Console) -> None:
     console.print(table(f"Run {config.run.name} will", todo(config)))
-    progress = ConsoleProgress(console)
-    try:
+    with closing(ConsoleProgress(console)) as progress:
         summary = sequence.run_all(config, progress)
-    finally:
-        progress.close()
     show_learnt(config, console)
     seconds = summary.pop("seconds")
     if scores := score_rows(summary):

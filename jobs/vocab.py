@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 
 from rich.console import Console
 
 from jobs.command import Verb, main
+from jobs.output.progress import ConsoleProgress
 from pipeline import sample
 from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.samples.vocabulary import read_vocabulary
@@ -38,7 +40,8 @@ def execute(config: Config, console: Console) -> None:
         config = preparing.with_sample(config)
         # The same files as jobs.prepare reads, so that it need not train again.
         sources = list_inputs(config.corpus, *preflight.written_by(config)).sources
-    preparing.make_vocabulary(config, sources, lambda line: console.print(line))
+    with closing(ConsoleProgress(console)) as progress:
+        preparing.make_vocabulary(config, sources, progress)
 
 
 VERB = Verb(

@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.cpu import ENVIRONMENT, usable_cpus
 from pipeline.errors import ConfigError
+from pipeline.progress import Say
 
 PARENT = os.environ.get("RAY_TMPDIR")
 """Where local clusters have their folders; by default the system's temporary folder."""
@@ -59,9 +60,7 @@ def connect() -> None:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends the process with a C++ stack
 
 
-def place(
-    workers: int, cpus: float, gpus: float, wait_seconds: float, say: Callable[[str], None]
-) -> None:
+def place(workers: int, cpus: float, gpus: float, wait_seconds: float, say: Say) -> None:
     """Return when the cluster can hold a group of workers.
 
     With `wait_seconds`, the workers are asked of the cluster as a placement group, which is what an

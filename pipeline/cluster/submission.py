@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wait_fixed
 
 from pipeline.errors import ConfigError, TrainingError
+from pipeline.progress import Say
 from pipeline.settings.config import Config, flatten
 from pipeline.settings.reading.config_file import load_config
 
@@ -142,7 +143,7 @@ def submit(client: JobSubmissionClient, job: Submission) -> str:
     )
 
 
-async def follow(client: JobSubmissionClient, name: str, show: Callable[[str], None]) -> None:
+async def follow(client: JobSubmissionClient, name: str, show: Say) -> None:
     """Show the log of a job until it ends.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from pipeline.finetuning.trials.groups import check_workers
 from pipeline.finetuning.trials.on_cluster import cluster_runner
 from pipeline.finetuning.trials.search import grid
 from pipeline.paths import RunPaths, storage_folder
+from pipeline.progress import Progress, Say
 from pipeline.settings.config import Config
 from pipeline.settings.finetuning import FinetuneSettings
 from pipeline.settings.reading.config_file import load_config
@@ -53,7 +54,6 @@ RANDOM = "random"
 REPORT = "comparison"
 """Stem of the report's files: `.md`, `.html`, `.json`."""
 CURVE = "curve.png"
-Show = Callable[[str, str], None]
 
 
 def folder_of(config: Config) -> Path:
@@ -160,13 +160,13 @@ def plan(config: Config) -> Mapping[str, object]:
     }
 
 
-def run(config: Config, show: Show) -> tuple[Comparison, list[Path]]:
+def run(config: Config, progress: Progress) -> tuple[Comparison, list[Path]]:
     """Fine-tune everything that is not finished, and write the report; returns it and its files.
 
     Raises:
         ConfigError, TaskError, ExportError, TrackingError: before anything is trained.
     """
-    tasks, runner = suite_of(config), cluster_runner(show, folder_of(config))
+    tasks, runner = suite_of(config), cluster_runner(progress, folder_of(config))
     check_workers((f"heads.{name}", each) for name, each in tasks.items())
     folder = folder_of(config)
     subjects = subjects_of(config, runner)
@@ -192,7 +192,7 @@ def run(config: Config, show: Show) -> tuple[Comparison, list[Path]]:
     check_examples(judged)
     for each in judged:
         for note in each.examined.notes:
-            show(f"{each.task} {each.subject.name}", note)
+            progress.say(f"{each.task} {each.subject.name}: {note}")
     found = run_trials(runner, [trial for each in judged for trial in each.trials])
     result = comparison.conclude(subjects, judged, found)
     return result, write_report(result, folder)
@@ -321,7 +321,7 @@ def _run_checkpoints(config: Config) -> list[Path]:
     return found
 
 
-def _export(source: Path, output: Path, show: Callable[[str], None], disk: Disk) -> None:
+def _export(source: Path, output: Path, say: Say, disk: Disk) -> None:
     disk.call(_export_there, source, output)
 
 

@@ -20,7 +20,7 @@ from pipeline.corpus.dedup.exchange import concatenate
 from pipeline.corpus.planning import Plan, absolute, plan, reads, unused_words
 from pipeline.corpus.run import alarms, ledger, output_folder
 from pipeline.corpus.run.output_folder import Ledger
-from pipeline.corpus.run.progress import Progress
+from pipeline.corpus.run.progress import WorkProgress
 from pipeline.corpus.run.ray_data import run_on_cluster, spread_on_cluster
 from pipeline.corpus.run.tally import Result, Tally
 from pipeline.corpus.run.work import Job, make_shard, sign_chunk
@@ -30,6 +30,7 @@ from pipeline.corpus.shards.format import Manifest
 from pipeline.corpus.text.sources import EMPTY, Listing, Source
 from pipeline.corpus.text.units import Unit, plan_units
 from pipeline.errors import CorpusError, ShardError
+from pipeline.progress import Progress, Say
 from pipeline.settings.corpus import CorpusSettings, DedupSettings
 from pipeline.storage import filesystem, write_whole
 
@@ -70,7 +71,7 @@ def prepare(
     vocab: str | Path,
     seed: int,
     sources: Listing,
-    show: Callable[[str], None] = print,
+    progress: Progress,
     executor: Executor = ON_CLUSTER,
     heldout: Sequence[Source] = (),
 ) -> Manifest:
@@ -81,7 +82,6 @@ def prepare(
             empty, or hold nothing but what `prepare` wrote there.
         sources: the signed inputs.
         heldout: signed files whose documents are left out of the corpus.
-        show: receives lines of progress.
         executor: does the work.
 
     Raises:
@@ -93,7 +93,7 @@ def prepare(
     """
     folder, vocab = absolute(output), absolute(vocab)
     try:
-        return _prepare(settings, folder, vocab, seed, sources, show, executor, heldout)
+        return _prepare(settings, folder, vocab, seed, sources, progress, executor, heldout)
     except OSError as error:
         raise CorpusError(
             f"{error.filename or folder}: {error.strerror or error}; remove the cause and run "
@@ -112,20 +112,22 @@ def _prepare(
     vocab: str,
     seed: int,
     sources: Listing,
-    show: Callable[[str], None],
+    progress: Progress,
     executor: Executor,
     heldout: Sequence[Source],
 ) -> Manifest:
     planned = plan(settings, vocab, seed, sources, heldout)
     if manifest := _finished(folder, planned):
-        show(f"{folder}: up to date, {manifest.rows:,} samples in {len(manifest.shards)} shards")
+        progress.say(
+            f"{folder}: up to date, {manifest.rows:,} samples in {len(manifest.shards)} shards"
+        )
         # There is some if the last start was killed after it had written the manifest.
         output_folder.remove_work(folder, planned.fingerprint)
-        _show_left_out(sources, show)
-        _show_findings(manifest, show)
+        _say_left_out(sources, progress.say)
+        _say_findings(manifest, progress.say)
         return manifest
     for warning in unused_words(settings):
-        show(f"warning: {warning}")
+        progress.say(f"warning: {warning}")
     job = Job(
         settings=settings,
         folder=folder,
@@ -145,11 +147,11 @@ def _prepare(
     system, root = filesystem(folder)
     clusters: dict[str, int] = {}
     if planned.heldout:
-        job = _sign_heldout(job, planned, executor, show)
+        job = _sign_heldout(job, planned, executor, progress)
     if marks.wanted(settings.dedup):
-        job, clusters = _deduplicate(job, planned, executor, show)
-    progress = Progress(planned.units, show, folder)
-    done = _run(job, planned, executor, progress, listed)
+        job, clusters = _deduplicate(job, planned, executor, progress)
+    work = WorkProgress(planned.units, progress, folder)
+    done = _run(job, planned, executor, work, listed)
     # Not before: until then, the folder may hold an earlier corpus with its own report.
     if clusters and marks.by_document(settings.dedup):
         concatenate([f"{job.marks}/{marks.REPORT}"], f"{folder}/{marks.REPORT}")
@@ -163,24 +165,24 @@ def _prepare(
         )
     shards.write_manifest(folder, manifest)
     output_folder.remove_work(folder, planned.fingerprint)
-    progress.end(manifest)
+    work.end(manifest)
     for place in done.unreadable_places():
-        show(f"unreadable: {place}")
-    _show_left_out(sources, show)
-    _show_findings(manifest, show)
+        progress.say(f"unreadable: {place}")
+    _say_left_out(sources, progress.say)
+    _say_findings(manifest, progress.say)
     return manifest
 
 
-def _show_left_out(sources: Listing, show: Callable[[str], None]) -> None:
+def _say_left_out(sources: Listing, say: Say) -> None:
     for line in sources.left_out_lines():
-        show(f"left out: {line}")
+        say(f"left out: {line}")
 
 
 def _run(
     job: Job,
     planned: Plan,
     executor: Executor,
-    progress: Progress,
+    progress: WorkProgress,
     listed: Iterable[str] = (),
 ) -> Tally:
     """Do the work that is not finished yet; returns the sums of all results.
@@ -225,7 +227,7 @@ def _signing(job: Job, folder: str, settings: CorpusSettings) -> Job:
     return job._replace(folder=folder, work=sign_chunk, settings=settings)
 
 
-def _sign_heldout(job: Job, planned: Plan, executor: Executor, show: Callable[[str], None]) -> Job:
+def _sign_heldout(job: Job, planned: Plan, executor: Executor, progress: Progress) -> Job:
     """Hash the held-out documents; returns the job that leaves them out."""
     # Workers remember what they read from a folder, so each corpus needs a folder of its own.
     folder = f"{job.folder}/_work/heldout-{planned.fingerprint[:16]}"
@@ -235,15 +237,15 @@ def _sign_heldout(job: Job, planned: Plan, executor: Executor, show: Callable[[s
         only_hashes = job.settings.model_copy(update={"dedup": DedupSettings()})
         signing = _signing(job, folder, only_hashes)
         there = planned._replace(units=units, sources=Listing(planned.heldout, []))
-        progress = Progress(units, show, "reading the held-out documents")
-        done = _run(signing, there, executor, progress)
+        work = WorkProgress(units, progress, "reading the held-out documents")
+        done = _run(signing, there, executor, work)
         chunks = [ledger.chunk_name(*key) for key in sorted(done.chunks)]
         heldout_documents.gather_hashes(folder, chunks)
     return job._replace(heldout=folder)
 
 
 def _deduplicate(
-    job: Job, planned: Plan, executor: Executor, show: Callable[[str], None]
+    job: Job, planned: Plan, executor: Executor, progress: Progress
 ) -> tuple[Job, dict[str, int]]:
     """Mark duplicates; returns the job with the marks, and counts of clusters."""
     # Workers remember what they read from a folder, so each corpus needs a folder of its own.
@@ -251,9 +253,9 @@ def _deduplicate(
     system, path = filesystem(f"{folder}/clusters.json")
     if not system.exists(path):
         signing = _signing(job, folder, job.settings)
-        progress = Progress(planned.units, show, "signing documents, to find duplicates")
-        done = _run(signing, planned, executor, progress)
-        show(f"looking for duplicates among {done.counts['documents']:,} documents")
+        work = WorkProgress(planned.units, progress, "signing documents, to find duplicates")
+        done = _run(signing, planned, executor, work)
+        progress.say(f"looking for duplicates among {done.counts['documents']:,} documents")
         clusters = grouping.find_duplicates(
             folder,
             {ledger.chunk_name(*key): done.chunks[key] for key in sorted(done.chunks)},
@@ -281,21 +283,21 @@ def _finished(folder: str, planned: Plan) -> Manifest | None:
     return manifest if same and not ledger.missing_shards(folder, manifest.shards) else None
 
 
-def _show_findings(manifest: Manifest, show: Callable[[str], None]) -> None:
+def _say_findings(manifest: Manifest, say: Say) -> None:
     if again := manifest.drops.get(heldout_documents.REASON):
-        show(f"{again:,} document(s) also stand in corpus.heldout and were left out")
+        say(f"{again:,} document(s) also stand in corpus.heldout and were left out")
     if manifest.boilerplate:
         lines = ", ".join(f"{line} ({count:,})" for line, count in manifest.boilerplate[:5])
-        show(f"lines that were removed from most documents: {lines}")
+        say(f"lines that were removed from most documents: {lines}")
     if lost := manifest.drops.get(marks.LOST):
-        show(
+        say(
             f"{lost:,} paragraph(s) are lost: they were removed from other documents, and the one "
             "that kept them was dropped after deduplication"
         )
     for line in alarms.lines(manifest.shares, manifest.mask_rates):
-        show(line)
+        say(line)
     for warning in manifest.warnings:
-        show(f"warning: {warning}")
+        say(f"warning: {warning}")
 
 
 def _manifest(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +28,7 @@ from pipeline.feed.collate import (
     unscored,
 )
 from pipeline.feed.order import BatchSize, positions_of, quotas, sample_at, source_at
+from pipeline.progress import Say
 from pipeline.settings.corpus import MaskingSettings
 
 
@@ -80,7 +81,7 @@ class Feed(BaseFeed):
         before: int = 0,
         cache: ShardCache | None = None,
         damaged: frozenset[str] = frozenset(),
-        tell: Callable[[str], None] | None = None,
+        tell: Say | None = None,
     ) -> None:
         folders, weights = split_weights(shards)
         keep_freed_memory()

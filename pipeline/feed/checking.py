@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +14,7 @@ from pipeline.corpus.shards.format import Manifest, ShardInfo, read_manifest
 from pipeline.corpus.shards.reader import check_bytes, open_batch
 from pipeline.cpu import usable_cpus
 from pipeline.errors import ShardError
+from pipeline.progress import Say
 from pipeline.storage import write_whole
 
 NOTE = "shards_checked.json"
@@ -24,7 +25,7 @@ Note = dict[str, list]
 """By the path of a shard."""
 
 
-def check_shards(folders: Iterable[str], run: Path, skip: bool, say: Callable[[str], None]) -> None:
+def check_shards(folders: Iterable[str], run: Path, skip: bool, say: Say) -> None:
     """Check the SHA-256 of every local shard, and its ids against the size of the vocabulary.
 
     A shard that has not changed since it was checked for this run is not read again. Those of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 from pipeline.corpus.shards.format import MANIFEST
@@ -13,12 +13,11 @@ from pipeline.feed.checking import check_shards, known_damaged
 from pipeline.feed.collate import Batch
 from pipeline.feed.phases import PhasedFeed
 from pipeline.paths import RunPaths
+from pipeline.progress import Say
 from pipeline.settings.config import Config
 
 
-def open_feed(
-    config: Config, rank: int, world_size: int, tell: Callable[[str], None] | None = None
-) -> BaseFeed:
+def open_feed(config: Config, rank: int, world_size: int, tell: Say | None = None) -> BaseFeed:
     """A rank's feed of the shards that the run trains on, through all phases.
 
     Args:
@@ -63,7 +62,7 @@ def training_folders(config: Config) -> list[str]:
     ]
 
 
-def check(config: Config, say: Callable[[str], None]) -> None:
+def check(config: Config, say: Say) -> None:
     """Check the local shards of the run once, unless `train.check_shards` is off.
 
     Damaged held-out shards are always an error.

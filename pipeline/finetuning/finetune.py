@@ -13,12 +13,12 @@ from pipeline.errors import ConfigError, ExportError, NezhaError
 from pipeline.finetuning.checks import check
 from pipeline.finetuning.examples.data import Examined, examine, hash_of
 from pipeline.finetuning.examples.jsonl import to_json
-from pipeline.finetuning.network import Show
 from pipeline.finetuning.prediction.head_folder import PREDICTIONS, RESULTS, read_results
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials import search
 from pipeline.finetuning.trials.search import Outcome
 from pipeline.finetuning.trials.trial import HEAD, Trial, TrialResult, run_trial_of
+from pipeline.progress import Progress, Say
 from pipeline.settings.finetuning import FinetuneSettings
 
 TRIALS = ".trials"
@@ -55,7 +55,7 @@ class Work(NamedTuple):
     kind: str
     """What such calls are, in the plural, for the line that counts those that are done."""
     function: Callable[..., Any]
-    """Takes the arguments and, by their names, `show`, which takes progress lines, and `disk`, the
+    """Takes the arguments and, by their names, `say`, which takes progress lines, and `disk`, the
     disk that holds the files of the command."""
     arguments: tuple[Any, ...]
     gpus: float = 0.0
@@ -105,7 +105,7 @@ class FinetuneResult(NamedTuple):
 def finetune_with(
     run: Runner,
     jobs: Sequence[Finetuning],
-    show: Callable[[str, str], None],
+    progress: Progress,
     halve: Halve,
 ) -> list[FinetuneResult]:
     """Train every point of each grid with all seeds, and keep the median head of the best point.
@@ -135,7 +135,7 @@ def finetune_with(
         halving = job.settings.search.halving
         fingerprints[number] = hash_of([halving, *(trial.folder.name for trial in own)])
         if known := _known_result(job.output, fingerprints[number]):
-            show(job.name, f"{job.output} is up to date")
+            progress.say(f"{job.name}: {job.output} is up to date")
             results[number] = known
             continue
         if job.output.exists():
@@ -145,12 +145,12 @@ def finetune_with(
                     "choose another name for the head"
                 )
             held = f"{job.output} holds the result of other settings or data"
-            show(job.name, f"{held}, which will be replaced")
+            progress.say(f"{job.name}: {held}, which will be replaced")
         for note in facts.notes:
-            show(job.name, note)
+            progress.say(f"{job.name}: {note}")
         sizes = ", ".join(f"{size:,} {name}" for name, size in facts.sizes.items())
         start = "random weights" if job.scratch else job.export
-        show(job.name, f"{job.settings.task} from {start}: {sizes} examples")
+        progress.update(f"{job.settings.task} from {start}: {sizes} examples", job.name)
         trials[number] = own
     found: Found = {}
     for number, own in trials.items():
@@ -160,7 +160,7 @@ def finetune_with(
     found |= run_trials(run, rest)
     for number, own in trials.items():
         given = jobs[number], examined[number], own, found, fingerprints[number]
-        results[number] = _conclude(run, *given, show)
+        results[number] = _conclude(run, *given, progress.say)
     return [results[number] for number in range(len(jobs))]
 
 
@@ -180,7 +180,7 @@ def examine_with(run: Runner, jobs: Sequence[Finetuning]) -> list[Examined]:
         if isinstance(each, NezhaError)
     ]
     if errors:
-        lines = [f"{name}: {error}" if name else str(error) for name, error in errors]
+        lines = [f"{name}: {error}" for name, error in errors]
         raise type(errors[0][1])("\n".join(lines))
     return found
 
@@ -193,7 +193,7 @@ def trials_of(
     points = list(search.grid(job.settings, job.seed))
     for point, seed in points:
         key = hash_of([examined.fingerprint, point.lr, point.batch, seed])
-        named = f"{job.name} lr {point.lr:g} batch {point.batch} seed {seed}".strip()
+        named = f"{job.name} lr {point.lr:g} batch {point.batch} seed {seed}"
         trials.append(
             Trial(
                 name=named if len(points) > 1 else job.name,
@@ -233,7 +233,7 @@ def outcomes_of(trials: Sequence[Trial], found: Found) -> list[Outcome]:
 def failures(trials: Sequence[Trial], found: Found) -> list[NezhaError]:
     """Why trials failed, each with the trial's name; those that were stopped early did not."""
     return [
-        type(error)(f"{trial.name}: {error}" if trial.name else str(error))
+        type(error)(f"{trial.name}: {error}")
         for trial in trials
         if isinstance(error := found[trial.folder], NezhaError)
         and not isinstance(error, StoppedEarly)
@@ -261,7 +261,7 @@ def _conclude(
     trials: Sequence[Trial],
     found: Found,
     fingerprint: str,
-    show: Callable[[str, str], None],
+    say: Say,
 ) -> FinetuneResult:
     """Choose the point and the head, and move the head to the output folder."""
     metric, outcomes = TASKS[job.settings.task].metric, outcomes_of(trials, found)
@@ -270,7 +270,7 @@ def _conclude(
     if not best:
         raise type(failed[0])("\n".join(map(str, failed)))
     for error in failed:
-        show(job.name, f"failed: {error}")
+        say(f"{job.name}: failed: {error}")
     chosen = search.kept(best, metric)
     trial = trials[outcomes.index(chosen)]
     found[trial.folder] = result = _with_head(run, trial, found)
@@ -297,7 +297,7 @@ def _conclude(
     if examined.predicts:
         target = TASKS[job.settings.task].target
         where = job.output / PREDICTIONS
-        show(job.name, f"the test examples have no {target}: predictions in {where}")
+        say(f"{job.name}: the test examples have no {target}: predictions in {where}")
     return final
 
 
@@ -353,12 +353,12 @@ def _work(trial: Trial, again: bool = False) -> Work:
     )
 
 
-def _run_trial(trial: Trial, again: bool, show: Show, disk: Disk) -> TrialResult:
-    return run_trial_of(disk, trial, show, again=again)
+def _run_trial(trial: Trial, again: bool, say: Say, disk: Disk) -> TrialResult:
+    return run_trial_of(disk, trial, say, again=again)
 
 
 def _examine(
-    settings: FinetuneSettings, export: str, scratch: bool, show: Show, disk: Disk
+    settings: FinetuneSettings, export: str, scratch: bool, say: Say, disk: Disk
 ) -> Examined:
     return examine(settings, fetch_named(disk, export), scratch)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,6 @@ from pipeline.finetuning.tasks.base import Logits, Task
 from pipeline.labels import IGNORED
 from pipeline.precision import resolve_precision
 
-Show = Callable[[str], None]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 

@@ -15,10 +15,11 @@ from torch import nn
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.finetuning.examples.features import training_batches
 from pipeline.finetuning.judging.evaluation import Dataset, answers, scores_of
-from pipeline.finetuning.network import Show, pick_device
+from pipeline.finetuning.network import pick_device
 from pipeline.finetuning.step import Step
 from pipeline.finetuning.tasks.base import Answer, Task, TaskSetup
 from pipeline.finetuning.workers import ALONE, Workers
+from pipeline.progress import Say
 from pipeline.settings.finetuning import FinetuneSettings
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -46,7 +47,7 @@ def train(
     seed: int,
     datasets: Mapping[str, Dataset],
     setup: TaskSetup,
-    show: Show,
+    say: Say,
     report: Report = lambda scores: None,
     workers: Workers = ALONE,
 ) -> Trained:
@@ -93,7 +94,7 @@ def train(
             done += 1
             if time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
                 last_line = time.monotonic()
-                show(f"step {done}/{steps} · loss {loss:.4f}")
+                say(f"step {done}/{steps} · loss {loss:.4f}")
         mean = float(total) / len(features)
         if not math.isfinite(mean):
             raise TrainingError(f"the loss of epoch {epoch + 1} is {mean}: lower finetune.lr")
@@ -101,13 +102,13 @@ def train(
         scores = scores_of(task, dev_set.examples, found)
         epochs.append({"loss": mean} | scores)
         on_dev = f" · dev {task.metric} {scores[task.metric]:.4f}" if scores else ""
-        show(f"epoch {epoch + 1}/{settings.epochs} · loss {mean:.4f}{on_dev}")
+        say(f"epoch {epoch + 1}/{settings.epochs} · loss {mean:.4f}{on_dev}")
         if best is None or not scores or scores[task.metric] > best.dev[task.metric]:
             best_epoch = epoch
             best = Trained(epochs, scores, found, copy.deepcopy(network.state_dict()))
         report(epochs[-1])
         if settings.patience and epoch - best_epoch >= settings.patience:
-            show(f"no better dev score in {settings.patience} epochs: stopped")
+            say(f"no better dev score in {settings.patience} epochs: stopped")
             break
     assert best is not None  # there is at least one epoch
     return best

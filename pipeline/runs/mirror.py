@@ -18,6 +18,7 @@ from pathlib import Path
 from pipeline.background import repeated
 from pipeline.errors import ConfigError, StorageError
 from pipeline.paths import RunPaths
+from pipeline.progress import Say
 from pipeline.runs.store_copy import Mirror
 from pipeline.runs.store_lock import CONTACT_SECONDS, locked
 from pipeline.settings.config import Config
@@ -33,9 +34,7 @@ def stop_this_process() -> None:
 
 
 @contextmanager
-def held(
-    config: Config, say: Callable[[str], None], stop: Callable[[], None] = stop_this_process
-) -> Iterator[None]:
+def held(config: Config, say: Say, stop: Callable[[], None] = stop_this_process) -> Iterator[None]:
     """Hold the run in its object store, and keep its copy there; nothing for a local storage.
 
     Args:

@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.background import repeated
 from pipeline.errors import ConfigError
 from pipeline.process import identity, is_dead
+from pipeline.progress import Say
 from pipeline.runs.store_copy import LOCK, Mirror
 
 BEAT_SECONDS = 5.0
@@ -29,9 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def locked(
-    mirror: Mirror, say: Callable[[str], None], stop: Callable[[], None]
-) -> Iterator[threading.Event]:
+def locked(mirror: Mirror, say: Say, stop: Callable[[], None]) -> Iterator[threading.Event]:
     """Hold the run's lock in the store; yields an event that is set if another command took it.
 
     `stop` is called, in another thread, when that is found.
@@ -83,9 +82,7 @@ def locked(
                 logger.warning("%s: the lock could not be deleted: %s", mirror.url, error)
 
 
-def _wait_until_gone(
-    holder: Callable[[], dict[str, Any]], url: str, say: Callable[[str], None]
-) -> None:
+def _wait_until_gone(holder: Callable[[], dict[str, Any]], url: str, say: Say) -> None:
     """Return when nobody holds the lock; raise ConfigError if its holder gives signs of life."""
     first, deadline = holder(), time.monotonic() + STALE_SECONDS
     if not first or is_dead(first):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import ray
@@ -13,6 +12,7 @@ from model import NezhaConfig
 from pipeline.cluster import ray_cluster
 from pipeline.feed.collate import Batch
 from pipeline.precision import resolve_precision
+from pipeline.progress import Say
 from pipeline.settings.config import Config
 from pipeline.training import batch_split, engine
 from pipeline.training.measure import flops
@@ -35,7 +35,7 @@ class Anchor(NamedTuple):
     seconds_per_parameter: float
 
 
-def measure(config: Config, micro_batch: int, say: Callable[[str], None]) -> Anchor:
+def measure(config: Config, micro_batch: int, say: Say) -> Anchor:
     """Measure one worker of the cluster or of this machine: a GPU, or `cpus_per_worker` CPUs.
 
     Raises:

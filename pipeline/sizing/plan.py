@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.feed.batches import split_weights
 from pipeline.feed.phases import phases_of
 from pipeline.paths import RunPaths
+from pipeline.progress import Say
 from pipeline.settings.config import Config
 from pipeline.sizing import benchmark, model
 from pipeline.storage import filesystem, write_whole
@@ -51,7 +52,7 @@ class Plan(NamedTuple):
     cost: float
 
 
-def make(config: Config, say: Callable[[str], None] = print) -> Plan:
+def make(config: Config, say: Say = print) -> Plan:
     """Plan a run; without `plan.device`, a worker is measured for about a minute.
 
     Args:
@@ -199,9 +200,7 @@ def compare(config: Config) -> dict[str, str]:
     return found
 
 
-def _anchor(
-    config: Config, flops_per_token: float, micro_batch: int, say: Callable[[str], None]
-) -> benchmark.Anchor:
+def _anchor(config: Config, flops_per_token: float, micro_batch: int, say: Say) -> benchmark.Anchor:
     if not config.plan.device:
         return benchmark.measure(config, micro_batch, say)
     precision = "bf16" if config.train.precision == "auto" else config.train.precision

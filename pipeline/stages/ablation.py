@@ -22,13 +22,13 @@ from pipeline import sample
 from pipeline.corpus.run.inputs import list_inputs
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.paths import RunPaths
+from pipeline.progress import Progress
 from pipeline.settings.config import Config, flatten
 from pipeline.settings.corpus import CorpusSettings
 from pipeline.settings.reading.config_file import with_changes
 from pipeline.settings.run import TrackingSettings
 from pipeline.stages import preparing, sequence
 from pipeline.stages.before import given, preflight
-from pipeline.stages.progress import Progress
 from pipeline.storage import write_json, write_whole
 from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files as checkpoints
@@ -261,14 +261,14 @@ def _prepare(config: Config, progress: Progress) -> None:
         return
     inputs = list_inputs(own.corpus, *preflight.written_by(own))
     progress.stage("vocabulary")
-    vocab = preparing.make_vocabulary(own, inputs.sources, progress.say)
+    vocab = preparing.make_vocabulary(own, inputs.sources, progress)
     variants = _variants(own)
     for name in dict.fromkeys(_corpora(variants).values()):
         progress.stage(f"prepare {name}")
         place = {"run.storage": str(paths.run / "corpora"), "run.name": name}
         corpus = with_changes(variants[name], {"corpus.vocab": str(vocab), **place}, "")
         preparing.check_preparation(corpus)
-        preparing.make_shards(corpus, inputs, progress.say)
+        preparing.make_shards(corpus, inputs, progress)
 
 
 def _variants(config: Config) -> dict[str, Config]:

@@ -6,15 +6,15 @@ import json
 
 from pipeline.export import folder as exports
 from pipeline.paths import RunPaths
+from pipeline.progress import Say
 from pipeline.settings.config import Config
 from pipeline.stages import registering
-from pipeline.stages.progress import Show
 from pipeline.storage import write_json
 from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files as checkpoints
 
 
-def make_export(config: Config, run_id: str | None, show: Show) -> str:
+def make_export(config: Config, run_id: str | None, say: Say) -> str:
     """Export the best checkpoint (`checkpoints.best`) and register it; returns the model URI.
 
     An export that is up to date is registered once under each name, alias and store, and again
@@ -32,22 +32,22 @@ def make_export(config: Config, run_id: str | None, show: Show) -> str:
     done = json.loads(marker.read_text("utf-8")) if marker.exists() else {}
     places: list[dict[str, str]] = []
     if {key: done.get(key) for key in made} == made and paths.export.exists():
-        show(f"{paths.export} is up to date")
+        say(f"{paths.export} is up to date")
         places = done.get("places", [])
         if place in places and (uri := _registered(config, done["model_uri"], run_id)):
             return uri
     else:
         scored = "mlm_loss" in checkpoints.read_state(best)["heldout"]
         why = "has the best held-out loss" if scored else "is the newest, as nothing is held out"
-        show(f"{best.name}, which {why}, to {paths.export}")
+        say(f"{best.name}, which {why}, to {paths.export}")
         exports.export_checkpoint(best, paths.vocab, paths.export)
     uri = str(paths.export)
     if run_id and tracking.is_reachable(config):
         uri, note = registering.register_export(config, paths.export, run_id)
         if note:
-            show(note)
+            say(note)
     elif run_id:
-        show(f"{place['store']} does not answer; jobs.export registers the export later")
+        say(f"{place['store']} does not answer; jobs.export registers the export later")
         place = {}
     places += [place] if place and place not in places else []
     write_json(marker, {**made, "places": places, "model_uri": uri})

@@ -8,9 +8,9 @@ from pipeline.finetuning.finetune import FinetuneResult, Finetuning
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials.on_cluster import finetune_all
 from pipeline.paths import RunPaths
+from pipeline.progress import Progress, Say
 from pipeline.settings.config import Config
 from pipeline.stages import recording
-from pipeline.stages.progress import Progress, Show
 from pipeline.tracking import runs as tracking
 
 ON_DEV = "_on_dev"
@@ -46,7 +46,7 @@ def finetune_heads(
         )
         for name, start in cells
     ]
-    results = finetune_all(runs, lambda name, line: progress.update(line, name))
+    results = finetune_all(runs, progress)
     scores: dict[str, dict[str, float | None]] = {}
     for (name, start), result in zip(cells, results, strict=True):
         metric = TASKS[config.heads[name].task].metric
@@ -59,7 +59,7 @@ def finetune_heads(
 
 
 def _record_head(
-    config: Config, parent: str, run: Finetuning, result: FinetuneResult, show: Show
+    config: Config, parent: str, run: Finetuning, result: FinetuneResult, say: Say
 ) -> None:
     """Record a head below a run, and register it, unless that was done."""
     nested = config.tracking.model_copy(update={"parent": parent})
@@ -68,10 +68,10 @@ def _record_head(
         if recording.is_recorded(config, run.output):
             return
         if not tracking.is_reachable(config):
-            show(f"MLflow does not answer; the same command registers {run.output.name} later")
+            say(f"MLflow does not answer; the same command registers {run.output.name} later")
             return
         run_id = recording.start_run(own, run.output.name, run.export)
     except TrackingError as error:  # the head is saved already
-        show(str(error))
+        say(str(error))
     else:
-        recording.record_head(own, result, run_id, show)
+        recording.record_head(own, result, run_id, say)

@@ -12,10 +12,10 @@ from pipeline.corpus.samples.vocabulary_training import check_own, train_vocabul
 from pipeline.corpus.text.sources import Listing
 from pipeline.errors import ConfigError
 from pipeline.paths import RunPaths
+from pipeline.progress import Progress
 from pipeline.settings.config import Config
 from pipeline.settings.corpus import CorpusSettings, MaskingSettings
 from pipeline.stages.before import preflight
-from pipeline.stages.progress import Show
 
 HELDOUT_MASKS = MaskingSettings()
 """Held-out masks are BERT's, fixed, whatever masks training uses: 15 % of the tokens, in whole
@@ -68,22 +68,22 @@ def check_preparation(config: Config) -> None:
         planning.check(_heldout_settings(corpus), paths.heldout, vocab)
 
 
-def make_vocabulary(config: Config, sources: Listing, show: Show) -> Path:
+def make_vocabulary(config: Config, sources: Listing, progress: Progress) -> Path:
     """The given vocabulary, or one that is trained on the inputs."""
     paths = RunPaths.of(config)
     if not config.corpus.vocab:
-        train_vocabulary(config.corpus, paths.vocab, sources, show)
-    show(f"{len(read_vocabulary(paths.vocab)):,} entries in {paths.vocab}")
+        train_vocabulary(config.corpus, paths.vocab, sources, progress)
+    progress.say(f"{len(read_vocabulary(paths.vocab)):,} entries in {paths.vocab}")
     return paths.vocab
 
 
-def make_shards(config: Config, inputs: Inputs, show: Show) -> None:
+def make_shards(config: Config, inputs: Inputs, progress: Progress) -> None:
     """Shards of the inputs, for each phase of the training, and of the held-out inputs."""
     paths, corpus, seed = RunPaths.of(config), config.corpus, config.run.seed
-    given = inputs.sources, show
+    given = inputs.sources, progress
     if inputs.heldout:  # first, as it is small and may be found unusable
         apart = _heldout_settings(corpus)
-        prepare.prepare(apart, paths.heldout, paths.vocab, seed, inputs.heldout, show)
+        prepare.prepare(apart, paths.heldout, paths.vocab, seed, inputs.heldout, progress)
     for settings, folder in _corpora(config):
         prepare.prepare(settings, folder, paths.vocab, seed, *given, heldout=inputs.heldout)
 

@@ -12,10 +12,10 @@ from pipeline.feed import opening
 from pipeline.feed.batches import heldout, open_folder, split_weights
 from pipeline.feed.unigram import unigram_loss
 from pipeline.paths import RunPaths
+from pipeline.progress import Progress, Say
 from pipeline.runs import report
 from pipeline.settings.config import Config
 from pipeline.stages.before import preflight
-from pipeline.stages.progress import Progress, Show
 from pipeline.tracking import pictures
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.datasets import DataUsed, log_data
@@ -72,7 +72,7 @@ def pretrain(config: Config, progress: Progress) -> str | None:
 
     with tracking.end_on_error(config, run_id, draw_report):
         given = (uri, run_id) if run_id else None
-        ray_train.fit(config, given, progress.update, progress.say)
+        ray_train.fit(config, given, progress)
     reference = reference_loss(config, progress.say)
     files = [paths.run / history.FILE, paths.run / step_log.FILE]
     files += drawn(lambda: _draw(config, reference), progress.say)
@@ -98,7 +98,7 @@ def _notes(config: Config) -> list[str]:
     return lines
 
 
-def _log_corpora(config: Config, run_id: str, show: Show) -> None:
+def _log_corpora(config: Config, run_id: str, say: Say) -> None:
     """Tell MLflow what the run is trained and scored on; a store that refuses it is told."""
     paths = RunPaths.of(config)
     folders = [("train", folder) for folder in opening.training_folders(config)]
@@ -108,35 +108,35 @@ def _log_corpora(config: Config, run_id: str, show: Show) -> None:
     try:
         log_data(config, run_id, used)
     except TrackingError as error:
-        show(str(error))
+        say(str(error))
 
 
-def drawn(draw: Callable[[], list[Path]], show: Show) -> list[Path]:
+def drawn(draw: Callable[[], list[Path]], say: Say) -> list[Path]:
     """The files that `draw` makes; none if that fails: the weights are saved already."""
     try:
         return draw()
     except Exception as error:
-        show(f"a picture or the report of the run can't be made: {type(error).__name__}: {error}")
+        say(f"a picture or the report of the run can't be made: {type(error).__name__}: {error}")
         return []
 
 
 def _record(
-    config: Config, run_id: str | None, files: list[Path], tags: dict[str, str], show: Show
+    config: Config, run_id: str | None, files: list[Path], tags: dict[str, str], say: Say
 ) -> str | None:
     """Send MLflow what it missed of a trained run, with files, and end it there; returns its id.
 
     A run that the store does not know, because it is another store, is made there.
     """
     if not tracking.is_reachable(config):
-        show("MLflow does not answer: the run is in its folder; the same command records it")
+        say("MLflow does not answer: the run is in its folder; the same command records it")
         return run_id
     try:
         run_id = tracking.start_run(config, config.run.name, tags, run_id)
     except TrackingError as error:  # the trained network is saved already
-        show(str(error))
+        say(str(error))
         return None
     tracking.note_run(RunPaths.of(config).run, run_id)
-    _log_corpora(config, run_id, show)
+    _log_corpora(config, run_id, say)
     sender = MetricSender(tracking.tracking_uri(config), run_id, system_metrics=False)
     history.send_all(history.read(RunPaths.of(config).run), sender)
     sender.close()
@@ -144,7 +144,7 @@ def _record(
     return run_id
 
 
-def reference_loss(config: Config, show: Show) -> float | None:
+def reference_loss(config: Config, say: Say) -> float | None:
     """What token frequencies of the training shards reach on the held-out masks, in nats a token.
 
     None where there is nothing held out, where training shards lie at a URL, which would have to be
@@ -158,7 +158,7 @@ def reference_loss(config: Config, show: Show) -> float | None:
     try:
         return _unigram_loss(tuple(folders), paths.heldout, train.micro_batch, train.eval_samples)
     except Exception as error:  # whatever it is: the trained network is saved already
-        show(f"the loss of token frequencies alone can't be computed: {error}")
+        say(f"the loss of token frequencies alone can't be computed: {error}")
         return None
 
 

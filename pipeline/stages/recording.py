@@ -15,8 +15,8 @@ from pipeline.finetuning.judging import judge as judging
 from pipeline.finetuning.prediction.head_folder import RESULTS, read_results
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials.trial import read_predictions
+from pipeline.progress import Say
 from pipeline.settings.config import Config
-from pipeline.stages.progress import Show
 from pipeline.stages.registering import head_is_registered, place_of, register_head
 from pipeline.storage import write_whole
 from pipeline.tracking import runs as tracking
@@ -41,7 +41,7 @@ def start_run(config: Config, name: str, export: str) -> str:
     return tracking.start_run(config, f"{config.run.name}-{name}", tags)
 
 
-def record_head(config: Config, result: FinetuneResult, run_id: str, show: Show) -> None:
+def record_head(config: Config, result: FinetuneResult, run_id: str, say: Say) -> None:
     """Send a finished fine-tuning to its run, end the run, and register the head.
 
     If the store refuses to register the head, the reason is shown and nothing fails: the head is
@@ -57,10 +57,10 @@ def record_head(config: Config, result: FinetuneResult, run_id: str, show: Show)
     try:
         made = register_head(config, folder, run_id)
     except TrackingError as error:
-        show(str(error))
+        say(str(error))
     else:
         for line in filter(None, made):
-            show(line)
+            say(line)
         write_whole(str(folder / RECORDED), json.dumps(place_of(config)).encode())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from pipeline.disk import OWN, Disk
 from pipeline.export.origin import compare, read_origin
 from pipeline.feed.opening import open_heldout
 from pipeline.paths import RunPaths
+from pipeline.progress import Progress, Say
 from pipeline.runs import mirror
 from pipeline.settings.config import Config
 from pipeline.training.checkpoints import files
@@ -24,7 +25,6 @@ from pipeline.training.objective import PretrainingObjective
 
 POLL_SECONDS = 5.0
 """Between two looks for a new checkpoint."""
-Say = Callable[[str], None]
 
 
 def score(config: Config, path: Path, disk: Disk = OWN) -> dict[str, float]:
@@ -50,7 +50,7 @@ def score(config: Config, path: Path, disk: Disk = OWN) -> dict[str, float]:
     return evaluate(objective, open_heldout(config, 0, 1), device)
 
 
-def score_where_free(config: Config, path: Path, say: Say) -> dict[str, float]:
+def score_where_free(config: Config, path: Path, progress: Progress) -> dict[str, float]:
     """`score`, on a GPU of the cluster of RAY_ADDRESS that is free, else on a free CPU of it.
 
     Without RAY_ADDRESS, in this process.
@@ -60,17 +60,14 @@ def score_where_free(config: Config, path: Path, say: Say) -> dict[str, float]:
     from pipeline.finetuning.finetune import Work
     from pipeline.finetuning.trials.on_cluster import cluster_runner
 
-    def show(_: str, line: str) -> None:
-        say(line)
-
-    run = cluster_runner(show, RunPaths.of(config).run)
+    run = cluster_runner(progress, RunPaths.of(config).run)
     (found,) = run([Work(path.name, "evaluations", _score_there, (config, path), gpus=1.0)])
     if isinstance(found, Exception):
         raise found
     return found
 
 
-def _score_there(config: Config, path: Path, show: Say, disk: Disk) -> dict[str, float]:
+def _score_there(config: Config, path: Path, say: Say, disk: Disk) -> dict[str, float]:
     return score(config, path, disk)
 
 

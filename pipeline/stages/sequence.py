@@ -15,11 +15,11 @@ from pipeline import sample
 from pipeline.corpus.run.inputs import list_inputs
 from pipeline.finetuning.trials.groups import check_workers
 from pipeline.paths import RunPaths
+from pipeline.progress import Progress
 from pipeline.settings.config import Config
 from pipeline.stages import exporting, heads, preparing
 from pipeline.stages.before import given, preflight
 from pipeline.stages.pretraining import pretrain, reference_loss
-from pipeline.stages.progress import Progress
 from pipeline.storage import write_json
 from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files as checkpoints
@@ -62,9 +62,9 @@ def _run_stages(config: Config, progress: Progress) -> dict[str, Any]:
         preparing.check_preparation(config)
         inputs = list_inputs(config.corpus, *preflight.written_by(config))
         with stage("vocabulary"):
-            preparing.make_vocabulary(config, inputs.sources, progress.say)
+            preparing.make_vocabulary(config, inputs.sources, progress)
         with stage("prepare"):
-            preparing.make_shards(config, inputs, progress.say)
+            preparing.make_shards(config, inputs, progress)
     with stage("pretrain"):
         run_id = pretrain(config, progress)
     with stage("export"):

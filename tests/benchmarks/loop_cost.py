@@ -28,6 +28,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from jobs.output.progress import ConsoleProgress
 from pipeline.feed.opening import open_feed
 from pipeline.paths import RunPaths
 from pipeline.precision import resolve_precision
@@ -190,7 +191,7 @@ def measure(arguments: argparse.Namespace, storage: Path) -> list[tuple[Spent, S
     from tests.benchmarks import loop_cost  # by its name: Ray would copy what `__main__` defines
 
     ray_worker.run = loop_cost.worker
-    ray_train.fit(config, (tracking.tracking_uri(config), run_id), print, print)
+    ray_train.fit(config, (tracking.tracking_uri(config), run_id), ConsoleProgress(Console()))
     read = json.loads((RunPaths.of(config).run / "rounds.json").read_text())
     return [(Spent(*whole), Spent(*bare)) for whole, bare in read]
 

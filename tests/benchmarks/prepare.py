@@ -25,7 +25,9 @@ from pathlib import Path
 
 import psutil
 import ray
+from rich.console import Console
 
+from jobs.output.progress import ConsoleProgress
 from pipeline.corpus import prepare
 from pipeline.corpus.run.tally import Result
 from pipeline.corpus.run.work import Job, make_shard
@@ -37,6 +39,7 @@ from pipeline.corpus.text.units import plan_units
 from pipeline.settings.corpus import CorpusSettings
 from tests.benchmarks import prepare_peers
 from tests.pipeline.corpus.preparing import IN_PROCESS
+from tests.reported import Lines
 
 
 def main() -> None:
@@ -71,7 +74,7 @@ def prepare_in_process(
 ) -> Manifest:
     """Prepare a corpus in this process, the listing and hashing of its inputs included."""
     sources = list_sources(settings.inputs, settings)
-    return prepare.prepare(settings, folder, vocab, seed, sources, silent, IN_PROCESS)
+    return prepare.prepare(settings, folder, vocab, seed, sources, Lines(), IN_PROCESS)
 
 
 def compare(texts: list[str], folder: Path, vocab: Path, peer: Path | None) -> None:
@@ -163,7 +166,7 @@ def two_cores(
     )
     settings = CorpusSettings(inputs=(str(source),), segmenter=segmenter, workers=2)
     small = CorpusSettings(inputs=(str(folder / "one.jsonl"),), segmenter=segmenter, workers=2)
-    prepare.prepare(small, folder / "warm", vocab, 0, list_sources(small.inputs, small), silent)
+    prepare.prepare(small, folder / "warm", vocab, 0, list_sources(small.inputs, small), Lines())
     prepare.make_shard = timed_shard
     finished = threading.Event()
     peak: dict[int, float] = {}
@@ -172,7 +175,9 @@ def two_cores(
     watcher.start()
     before, busy, begun = cpu_seconds(), busy_seconds(), time.perf_counter()
     sources = list_sources(settings.inputs, settings)
-    manifest = prepare.prepare(settings, folder / "big", vocab, 0, sources, print)
+    manifest = prepare.prepare(
+        settings, folder / "big", vocab, 0, sources, ConsoleProgress(Console())
+    )
     seconds = time.perf_counter() - begun
     used = {name: spent - before[name] for name, spent in cpu_seconds().items()}
     used["other programs"] = busy_seconds() - busy - sum(used.values())
@@ -244,10 +249,6 @@ def watch(workers: list[psutil.Process], peak: dict[int, float], finished: threa
                 memory = process.memory_info()
                 held = (memory.rss - memory.shared) / 2**20
                 peak[process.pid] = max(peak.get(process.pid, 0), held)
-
-
-def silent(line: str) -> None:
-    """Shows no progress, so that it is not measured."""
 
 
 def read_texts(path: Path) -> list[str]:

@@ -17,6 +17,7 @@ from pipeline.training.faults import events, workers
 from pipeline.training.launch import ray_train
 from tests.pipeline.cluster.own_disks import hide_the_disk
 from tests.pipeline.training.test_loop import losses, settings
+from tests.reported import Lines
 
 pytestmark = [pytest.mark.ray, pytest.mark.kills]
 TWO = ("scaling.workers=2", "train.micro_batch=4", "train.steps=60", "train.checkpoint_every=10")
@@ -33,10 +34,10 @@ def worker_pid(config, rank):
     return workers.workers(RunPaths.of(config).run)[rank].pid
 
 
-def fit_and_signal(config, rank, number, show):
+def fit_and_signal(config, rank, number, progress):
     """Train; the worker of a rank gets a signal after step 14."""
     with ThreadPoolExecutor(1) as executor:
-        run = executor.submit(ray_train.fit, config, None, show, show)
+        run = executor.submit(ray_train.fit, config, None, progress)
         wait_for_step(config, 14)
         os.kill(worker_pid(config, rank), number)
         run.result()
@@ -49,14 +50,14 @@ def weights(config):
 @pytest.fixture(scope="module")
 def undisturbed(ray_cluster, tmp_path_factory):
     config = settings(tmp_path_factory.mktemp("runs"), "whole", *TWO)
-    ray_train.fit(config, None, lambda _: None, lambda _: None)
+    ray_train.fit(config, None, Lines())
     return config
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_worker_changes_nothing_and_is_told(ray_cluster, undisturbed, tmp_path, rank):
-    config, shown = settings(tmp_path, "killed", *TWO), []
-    fit_and_signal(config, rank, signal.SIGKILL, shown.append)
+    config, shown = settings(tmp_path, "killed", *TWO), Lines()
+    fit_and_signal(config, rank, signal.SIGKILL, shown)
     assert losses(config) == losses(undisturbed)
     assert weights(config) == weights(undisturbed)
     (line,) = [line for line in shown if "restart" in line]
@@ -71,8 +72,8 @@ def test_a_stopped_worker_is_found_and_replaced(
     """Also where the other worker writes its stacks on a disk that the command does not see."""
     if not seen:
         hide_the_disk(monkeypatch, tmp_path / "node")
-    config, shown = settings(tmp_path, "stopped", *TWO, "faults.hang_seconds=5"), []
-    fit_and_signal(config, 1, signal.SIGSTOP, shown.append)
+    config, shown = settings(tmp_path, "stopped", *TWO, "faults.hang_seconds=5"), Lines()
+    fit_and_signal(config, 1, signal.SIGSTOP, shown)
     assert losses(config) == losses(undisturbed)
     (line,) = [line for line in shown if "restart" in line]
     assert re.match(r"worker 1 on [\d.]+ \(pid \d+\) made no step for 5 s", line)
@@ -83,15 +84,15 @@ def test_a_stopped_worker_is_found_and_replaced(
 def test_the_run_ends_when_the_budget_is_spent_and_says_how_to_go_on(ray_cluster, tmp_path):
     config = settings(tmp_path, "spent", *TWO, "faults.max_failures=0")
     with pytest.raises(TrainingError, match=r"the same command goes on from checkpoint_0000"):
-        fit_and_signal(config, 1, signal.SIGKILL, lambda _: None)
+        fit_and_signal(config, 1, signal.SIGKILL, Lines())
     assert [event["kind"] for event in events.read(RunPaths.of(config).run)] == ["start", "stop"]
 
 
 def test_a_users_mistake_in_a_worker_is_not_tried_again(ray_cluster, tmp_path):
-    config, shown = settings(tmp_path, "broken", *TWO), []
+    config, shown = settings(tmp_path, "broken", *TWO), Lines()
     (RunPaths.of(config).shards / "manifest.json").write_text("{}", "utf-8")
     with pytest.raises(Exception, match="damaged"):
-        ray_train.fit(config, None, shown.append, shown.append)
+        ray_train.fit(config, None, shown)
     assert not any("restart" in line for line in shown)
     assert sum("stopped:" in line for line in shown) == 1
 
@@ -101,8 +102,8 @@ def test_workers_without_the_runs_disk_train_the_same(
 ):
     """As on nodes with disks of their own: one is killed, and a checkpoint is fetched."""
     hide_the_disk(monkeypatch, tmp_path / "node")
-    config, shown = settings(tmp_path, "apart", *TWO), []
-    fit_and_signal(config, 0, signal.SIGKILL, shown.append)
+    config, shown = settings(tmp_path, "apart", *TWO), Lines()
+    fit_and_signal(config, 0, signal.SIGKILL, shown)
     assert losses(config) == losses(undisturbed)
     assert weights(config) == weights(undisturbed)
     assert any("restart 1 of 3" in line for line in shown)

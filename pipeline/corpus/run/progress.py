@@ -1,54 +1,46 @@
-"""Progress of a preparation: a line that is rewritten on a terminal, else a line now and then."""
+"""Progress of a preparation: documents and megabytes a second, and the time left."""
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from pipeline.corpus.run.tally import Result, Tally
 from pipeline.corpus.shards.format import Manifest
 from pipeline.corpus.text.units import Unit
-
-QUIET_SECONDS = 10.0
-"""Seconds between two lines where no terminal rewrites them."""
+from pipeline.progress import Progress
 
 
-class Progress:
-    """Counts results; shows documents and megabytes a second and the time left.
+class WorkProgress:
+    """Counts results, and reports how far the work is.
 
     Args:
         what: the folder that is written, or what else the work is for.
     """
 
-    def __init__(self, units: Sequence[Unit], show: Callable[[str], None], what: str) -> None:
+    def __init__(self, units: Sequence[Unit], progress: Progress, what: str) -> None:
         self._what = what
         self._units = len(units)
         self._total = sum(unit.bytes for unit in units)
-        self._show = show
-        self._live = sys.stderr.isatty()
-        self._begun = self._shown = time.monotonic()
+        self._progress = progress
+        self._begun = time.monotonic()
         self._before = self._read = self._text = self._documents = 0
 
     def begin(self, done: Tally) -> None:
-        """Show what is to do. Work that was finished before counts as done, but not as speed."""
+        """Say what is to do. Work that was finished before counts as done, but not as speed."""
         self._before = self._read = done.disk
         chunks = len(done.chunks)
         kept = f", {chunks} chunks are finished already" if chunks else ""
-        self._show(f"{self._what}: {self._units} work units, {self._total / 1e6:,.1f} MB{kept}")
+        self._progress.say(
+            f"{self._what}: {self._units} work units, {self._total / 1e6:,.1f} MB{kept}"
+        )
 
     def add(self, result: Result) -> None:
-        """Count a result, and show the line if it is due."""
+        """Count a result, and report where the work is now."""
         self._read += result.disk
         self._documents += result.counts.get("documents", 0)
         self._text += result.bytes
-        now = time.monotonic()
-        if self._live:
-            sys.stderr.write(f"\r{self.line()}\x1b[K")
-            sys.stderr.flush()
-        elif now - self._shown >= QUIET_SECONDS:
-            self._shown = now
-            self._show(self.line())
+        self._progress.update(self.line())
 
     def line(self) -> str:
         """One line: share done, documents a second, MB of text a second, time left."""
@@ -61,11 +53,9 @@ class Progress:
         )
 
     def end(self, manifest: Manifest) -> None:
-        """Show the totals."""
-        if self._live:
-            sys.stderr.write("\r\x1b[K")
+        """Say the totals."""
         seconds = time.monotonic() - self._begun
-        self._show(
+        self._progress.say(
             f"{manifest.rows:,} samples in {len(manifest.shards)} shards from "
             f"{manifest.counts.get('documents', 0):,} documents, {seconds:.1f} s"
             + "".join(f" · {number:,} {reason}" for reason, number in manifest.drops.items())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from pipeline.corpus.text.reading import Chunk, read_unit
 from pipeline.corpus.text.sources import Source
 from pipeline.corpus.text.units import EXPANSION, Unit, plan_units
 from pipeline.errors import CorpusError, VocabularyError
+from pipeline.progress import Progress
 from pipeline.settings.corpus import CorpusSettings
 from pipeline.storage import write_whole
 
@@ -33,8 +33,6 @@ TRAINING_BYTES = 2e9
 SKIPPED_CHUNKS = 8
 """Of a stream, which can only be read from its start, one chunk in up to so many is counted: more
 would be decompressed for nothing."""
-QUIET_SECONDS = 10.0
-"""Seconds between two lines of progress."""
 COUNTED_CHARACTERS = 1_000_000
 """Characters that are counted at a time, so that table look-ups pay."""
 
@@ -43,7 +41,7 @@ def train_vocabulary(
     settings: CorpusSettings,
     path: str | Path,
     sources: Sequence[Source],
-    show: Callable[[str], None] = print,
+    progress: Progress,
 ) -> dict[str, int]:
     """Train a WordPiece vocabulary of `vocab_size` and write it, one token a line.
 
@@ -53,7 +51,6 @@ def train_vocabulary(
 
     Args:
         sources: the signed inputs.
-        show: receives lines of progress.
 
     Raises:
         CorpusError: the inputs hold no text.
@@ -72,7 +69,7 @@ def train_vocabulary(
         if not first:
             first.append(f"; the first one is {drop.place}: {fault(drop, settings.text_field)}")
 
-    chunks = sampled_chunks(units, settings, show, note)
+    chunks = sampled_chunks(units, settings, progress, note)
     characters, words = count_tokens(chunks, settings, note)
     if not characters and not words:
         raise CorpusError(
@@ -168,17 +165,17 @@ def train_pieces(words: Counter[str], size: int) -> list[str]:
 def sampled_chunks(
     units: Sequence[Unit],
     settings: CorpusSettings,
-    show: Callable[[str], None],
+    progress: Progress,
     note: Callable[[Drop], object],
 ) -> Iterator[Chunk]:
-    """Chunks with about `TRAINING_BYTES` of text in all, spread over the units; shows progress.
+    """Chunks with about `TRAINING_BYTES` of text in all, spread over the units; reports progress.
 
     Of units that are read in one piece every n-th is taken. Of each stream a part is taken, which
     begins at its start. `note` receives the drops of files that can't be read.
     """
     total = sum(_expected_bytes(unit) for unit in units)
     step = max(1, math.ceil(total / TRAINING_BYTES))
-    wanted, counted, shown = min(total, TRAINING_BYTES), 0, time.monotonic()
+    wanted, counted = min(total, TRAINING_BYTES), 0
     whole = [unit for unit in units if not unit.stream][::step]
     for unit in (*whole, *(unit for unit in units if unit.stream)):
         quota = _expected_bytes(unit) / step if step > 1 else math.inf
@@ -194,9 +191,7 @@ def sampled_chunks(
             size = sum(block.size for block in chunk.blocks)
             of_unit += size
             counted += size
-            if time.monotonic() - shown >= QUIET_SECONDS:
-                shown = time.monotonic()
-                show(f"vocabulary: counted {counted / 1e6:,.0f} of {wanted / 1e6:,.0f} MB of text")
+            progress.update(f"counted {counted / 1e6:,.0f} of {wanted / 1e6:,.0f} MB of text")
             if unit.stream and of_unit >= quota:
                 break
 

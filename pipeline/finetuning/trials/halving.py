@@ -16,6 +16,7 @@ from pipeline.cluster import ray_cluster, remote_disk, remote_files
 from pipeline.errors import NezhaError, TrainingError
 from pipeline.finetuning.finetune import Found, StoppedEarly
 from pipeline.finetuning.trials.trial import Trial, TrialResult, read_result, run_trial_of
+from pipeline.progress import Progress
 
 REDUCTION = 2
 """After 1, 2, 4 … epochs, a trial goes on if it is in the better half of those that came so far."""
@@ -25,7 +26,7 @@ def halve(
     trials: Sequence[Trial],
     metric: str,
     threads: int,
-    show: Callable[[str, str], None],
+    progress: Progress,
     offer: remote_disk.Offer,
 ) -> Found:
     """The result of each trial, by its folder, or a `StoppedEarly`, or why it failed.
@@ -35,7 +36,6 @@ def halve(
     Args:
         metric: dev score that decides.
         threads: CPUs of a trial without a GPU.
-        show: takes the name of a trial and a progress line.
         offer: of the folder that holds the trials.
     """
     found: Found = {}
@@ -45,7 +45,7 @@ def halve(
             found[trial.folder] = known
     waiting = [trial for trial in trials if trial.folder not in found]
     if waiting:
-        found |= _tune(waiting, metric, threads, show, offer)
+        found |= _tune(waiting, metric, threads, progress, offer)
     return found
 
 
@@ -53,7 +53,7 @@ def _tune(
     trials: Sequence[Trial],
     metric: str,
     threads: int,
-    show: Callable[[str, str], None],
+    progress: Progress,
     offer: remote_disk.Offer,
 ) -> Found:
     # Tune's own tables would hide our progress lines.
@@ -67,8 +67,9 @@ def _tune(
         def on_trial_result(
             self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
+            epoch = result["training_iteration"]
             name = named[trial.config["number"]]
-            show(name, f"epoch {result['training_iteration']} · dev {metric} {result[metric]:.4f}")
+            progress.update(f"epoch {epoch} · dev {metric} {result[metric]:.4f}", name)
 
     ray_cluster.connect()
     named = [trial.name for trial in trials]

@@ -34,10 +34,10 @@ from pipeline.finetuning.trials.groups import Place, Rendezvous, check_workers, 
 from pipeline.finetuning.trials.halving import halve
 from pipeline.finetuning.trials.trial import Trial
 from pipeline.finetuning.workers import PeerFailed
+from pipeline.progress import Progress
 
 RESTARTS = 3
 """Of a call whose worker process died."""
-Show = Callable[[str, str], None]
 logger = logging.getLogger(__name__)
 
 
@@ -48,12 +48,11 @@ class Member(NamedTuple):
     rank: int
 
 
-def finetune_all(jobs: Sequence[Finetuning], show: Show) -> list[FinetuneResult]:
+def finetune_all(jobs: Sequence[Finetuning], progress: Progress) -> list[FinetuneResult]:
     """Fine-tune on the cluster of this process or a local one.
 
     Args:
         jobs: the fine-tunings; relative paths are those of this process.
-        show: takes the name of a fine-tuning and a progress line.
 
     Returns:
         One result for each job, in the same order.
@@ -66,16 +65,16 @@ def finetune_all(jobs: Sequence[Finetuning], show: Show) -> list[FinetuneResult]
         ray_cluster.connect()
         threads = threads_of_a_task(len(trials), ray_cluster.cpus_by_node())
         with remote_disk.offered(folder) as offer:
-            return halve(trials, metric, threads, show, offer)
+            return halve(trials, metric, threads, progress, offer)
 
     check_workers((f"{job.name}: finetune", job.settings) for job in jobs)
     given = [_with_absolute_paths(job) for job in jobs]
     parents = [str(job.output.parent) for job in given] or [os.getcwd()]
     folder = Path(os.path.commonpath(parents))
-    return finetune_with(cluster_runner(show, folder), given, show, halve_here)
+    return finetune_with(cluster_runner(progress, folder), given, progress, halve_here)
 
 
-def cluster_runner(show: Show, folder: Path) -> Runner:
+def cluster_runner(progress: Progress, folder: Path) -> Runner:
     """What makes calls as Ray tasks, as many at a time as there is room for.
 
     `folder` holds what the calls make; nodes that do not see it send it to this one.
@@ -115,7 +114,7 @@ def cluster_runner(show: Show, folder: Path) -> Runner:
                 places = rendezvous.places(str(number), work.workers)
                 streams, held[number] = groups.start(start, places, options)
                 members |= {each: Member(number, rank) for rank, each in enumerate(streams)}
-            return _collect(works, members, starts, held, show)
+            return _collect(works, members, starts, held, progress)
         finally:
             for group in held.values():
                 groups.end(group)
@@ -155,7 +154,7 @@ def _collect(
     members: dict[Any, Member],
     starts: Mapping[int, Callable[[], Any]],
     held: dict[int, PlacementGroup],
-    show: Show,
+    progress: Progress,
 ) -> list[Any]:
     """Pass progress lines on until each call has a result or an error.
 
@@ -176,11 +175,12 @@ def _collect(
             if isinstance(item, str):
                 waiting.append(stream)
                 if number not in results:
-                    show(work.name, item)
+                    progress.update(item, work.name)
                 continue
             if isinstance(item, WorkerDied) and number in starts and restarts[number] < RESTARTS:
                 restarts[number] += 1
-                show(work.name, f"{item}; it starts again ({restarts[number]} of {RESTARTS})")
+                again = f"it starts again ({restarts[number]} of {RESTARTS})"
+                progress.say(f"{work.name}: {item}; {again}")
                 stream = starts[number]()
                 members[stream] = Member(number, rank)
                 waiting.append(stream)
@@ -192,12 +192,12 @@ def _collect(
             if number in held:
                 groups.end(held.pop(number))
             if isinstance(item, NezhaError):
-                show(work.name, f"failed: {item}")
+                progress.say(f"{work.name}: failed: {item}")
             if len(works) > 2:
                 share = len(results) / len(works)
                 left = math.ceil((time.monotonic() - start_time) * (1 - share) / share / 60)
                 end = f", about {left} minute(s) left" if share < 1 else ""
-                show("", f"{len(results)} of {len(works)} {work.kind} done{end}")
+                progress.update(f"{len(results)} of {len(works)} {work.kind} done{end}")
     except BaseException:
         for stream in waiting:
             ray.cancel(stream, force=True)
@@ -241,7 +241,7 @@ def _run(
         first = place is None or place.rank == 0
         try:
             with joined(place), remote_files.files_of(offer) as disk:
-                result = function(*arguments, show=items.put if first else _ignore, disk=disk)
+                result = function(*arguments, say=items.put if first else _ignore, disk=disk)
             items.put(result if first else PeerFailed("the first worker gave no result"))
         except BaseException as error:
             items.put(error)

@@ -23,12 +23,12 @@ from pipeline.finetuning import network as networks
 from pipeline.finetuning.examples.data import read_examples
 from pipeline.finetuning.examples.jsonl import Example, to_json
 from pipeline.finetuning.judging.evaluation import Dataset, answers, scores_of
-from pipeline.finetuning.network import Show
 from pipeline.finetuning.prediction.head_folder import save
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import Answer, TaskSetup
 from pipeline.finetuning.training import Report, train
 from pipeline.finetuning.workers import Workers
+from pipeline.progress import Say
 from pipeline.settings.finetuning import FinetuneSettings
 from pipeline.whole_folder import whole_folder
 
@@ -71,7 +71,7 @@ class TrialResult(NamedTuple):
 
 
 def run_trial(
-    trial: Trial, show: Show, report: Report = lambda scores: None, again: bool = False
+    trial: Trial, say: Say, report: Report = lambda scores: None, again: bool = False
 ) -> TrialResult:
     """The trial's result, from its folder if it is there (unless `again`), or else computed.
 
@@ -96,7 +96,7 @@ def run_trial(
             task, trial.export, data.labels, settings.dropout, trial.from_scratch
         )
         workers.start_alike(network, trial.seed)
-        trained = train(task, network, settings, trial.seed, sets, setup, show, report, workers)
+        trained = train(task, network, settings, trial.seed, sets, setup, say, report, workers)
     network.load_state_dict(trained.weights)
     found = answers(task, network, sets["test"], settings.batch, setup, settings.precision, workers)
     test = scores_of(task, sets["test"].examples, found)
@@ -135,7 +135,7 @@ def run_trial(
 def run_trial_of(
     disk: Disk,
     trial: Trial,
-    show: Show,
+    say: Say,
     report: Report = lambda scores: None,
     again: bool = False,
 ) -> TrialResult:
@@ -144,7 +144,7 @@ def run_trial_of(
     if not again and (known := disk.call(read_result, folder)):
         return known
     own = trial._replace(export=fetch_named(disk, trial.export), folder=folder)
-    result = run_trial(own, show, report, again)
+    result = run_trial(own, say, report, again)
     if not Workers.of_process().rank:  # which wrote it
         disk.send(folder)
     return result

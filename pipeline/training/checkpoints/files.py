@@ -22,7 +22,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.errors import CheckpointError
+from pipeline.progress import Say
 from pipeline.settings.config import ACCEPTED, Config
 from pipeline.settings.reading import yaml_text
 from pipeline.settings.reading.mistakes import explain
@@ -65,7 +66,7 @@ def origin_of(given: str) -> Path:
     return found
 
 
-def recover(folder: Path, tell: Callable[[str], None]) -> Path | None:
+def recover(folder: Path, tell: Say) -> Path | None:
     """The checkpoint to go on from, verified, after removing what interruptions have left.
 
     Damaged checkpoints that are later than it are renamed to `damaged_…`. Rank 0 of a run that

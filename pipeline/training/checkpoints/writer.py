@@ -24,6 +24,7 @@ from torch import Tensor
 
 from pipeline.disk import OWN, Disk
 from pipeline.errors import CheckpointError, NezhaError
+from pipeline.progress import Say
 from pipeline.settings.training import TrainSettings
 from pipeline.training.checkpoints import files, state, tensors
 from pipeline.training.checkpoints.ranks import attempt, retried
@@ -49,7 +50,7 @@ class Writer:
         self,
         folder: Path,
         settings: TrainSettings,
-        tell: Callable[[str], None],
+        tell: Say,
         disk: Disk = OWN,
     ) -> None:
         self._folder, self._settings, self._tell, self._disk = folder, settings, tell, disk

@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.background import repeated
 from pipeline.errors import ConfigError
 from pipeline.process import identity, is_dead
+from pipeline.progress import Say
 
 FILE = "lock.json"
 BEAT_SECONDS = 5.0
@@ -23,7 +24,7 @@ STALE_SECONDS = 60.0
 
 
 @contextmanager
-def hold(run: Path, say: Callable[[str], None]) -> Iterator[None]:
+def hold(run: Path, say: Say) -> Iterator[None]:
     """Hold the run's lock; that of a process that is gone is taken over.
 
     Whether a process on another host lives is known only by its heartbeat, so its lock may have to
@@ -80,7 +81,7 @@ def _end(reason: str) -> None:
     os._exit(ConfigError.exit_status)
 
 
-def _wait_until_gone(path: Path, draft: Path, say: Callable[[str], None]) -> None:
+def _wait_until_gone(path: Path, draft: Path, say: Say) -> None:
     """Return when the lock's holder is gone and its lock removed; raise ConfigError if it lives.
 
     `draft`: file of this process in the same folder, for the time of the disk's host: clocks of

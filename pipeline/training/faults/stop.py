@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from pipeline.errors import Interrupted
+from pipeline.progress import Say
 from pipeline.training.faults import events
 
 FILE = "STOP"
@@ -23,7 +24,7 @@ def requested(run: Path) -> bool:
 
 
 @contextmanager
-def on_signals(run: Path, say: Callable[[str], None]) -> Iterator[threading.Event]:
+def on_signals(run: Path, say: Say) -> Iterator[threading.Event]:
     """Turn the first Ctrl-C or SIGTERM into a request to stop; the second ends the process.
 
     Outside the main thread, where Python takes no signals, it does nothing.

@@ -23,6 +23,7 @@ from pipeline.cluster import remote_disk
 from pipeline.doctor import cluster as doctor
 from pipeline.errors import NezhaError, TrainingError
 from pipeline.paths import RunPaths
+from pipeline.progress import Progress
 from pipeline.settings.config import Config
 from pipeline.training import batch_split
 from pipeline.training.checkpoints.writer import longest_seconds
@@ -48,15 +49,12 @@ HEALTH_CHECK = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
 def fit(
     config: Config,
     tracking: tuple[str, str] | None,
-    show: Callable[[str], None],
-    say: Callable[[str], None],
+    progress: Progress,
 ) -> dict[str, Any]:
     """Train on the cluster until `train.steps`; returns the state of the last checkpoint.
 
     Args:
         tracking: MLflow's URI and run id; None: MLflow gets nothing.
-        show: takes each progress line, which the next one may replace.
-        say: takes what happened to the run: lines that stay.
 
     Raises:
         ConfigError: the cluster is too small, also after `scaling.wait_seconds`, or has nodes with
@@ -72,9 +70,9 @@ def fit(
     fewest = scaling.min_workers or workers
     for number in range(fewest, workers + 1):
         batch_split.split_batch(config.train, number)
-    cluster.place(fewest, scaling.cpus_per_worker, gpus, scaling.wait_seconds, say)
+    cluster.place(fewest, scaling.cpus_per_worker, gpus, scaling.wait_seconds, progress.say)
     for warning in doctor.refuse_bad_nodes(config):
-        say(warning)
+        progress.say(warning)
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     # Ray's own limit for a worker that does not answer must not come before ours, which writes
     # stacks first.
@@ -86,12 +84,14 @@ def fit(
         stop.clear(paths.run)
         step_log.begin(paths.run)
         start_time = time.time()
-        printer = _ProgressPrinter(paths.run, config, show, say)
+        printer = _ProgressPrinter(paths.run, config, progress)
         try:
-            with printer.running(), stop.on_signals(paths.run, say) as asked:
+            with printer.running(), stop.on_signals(paths.run, progress.say) as asked:
                 state = _in_thread(trainer.fit).return_value
         finally:
-            worker_logs.collect(f"{config.run.storage}/{config.run.name}", start_time, say, offer)
+            worker_logs.collect(
+                f"{config.run.storage}/{config.run.name}", start_time, progress.say, offer
+            )
     stop.raise_if_stopped(paths.run, state, config.train.steps, asked.is_set())
     return state
 
@@ -164,10 +164,8 @@ def _user_error(error: BaseException) -> BaseException:
 class _ProgressPrinter:
     """Shows the records that rank 0 adds to the run's history, as lines and as Ray metrics."""
 
-    def __init__(
-        self, folder: Path, config: Config, show: Callable[[str], None], say: Callable[[str], None]
-    ) -> None:
-        self._steps, self._show, self._say = config.train.steps, show, say
+    def __init__(self, folder: Path, config: Config, progress: Progress) -> None:
+        self._steps, self._progress = config.train.steps, progress
         self._history = journal.Follower(folder / history.FILE)
         self._faults = journal.Follower(folder / events.FILE)
         self._news, self._silent = time.monotonic(), False
@@ -198,13 +196,15 @@ class _ProgressPrinter:
         if records[self._shown :]:
             self._news, self._silent = time.monotonic(), False
         elif not self._silent and time.monotonic() - self._news > SILENT_SECONDS:
-            self._say(f"no logged step for {SILENT_SECONDS:.0f} s; waiting for the workers")
+            self._progress.say(
+                f"no logged step for {SILENT_SECONDS:.0f} s; waiting for the workers"
+            )
             self._silent = True
         for record in records[self._shown :]:
-            self._show(history.progress_line(record, self._steps))
+            self._progress.update(history.progress_line(record, self._steps))
             self._metrics.add(record)
         self._shown = len(records)
         for event in self._faults.read()[self._events :]:
-            self._say(event["text"])
+            self._progress.say(event["text"])
             self._metrics.happened(event["kind"])
             self._events += 1

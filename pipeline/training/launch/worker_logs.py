@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import ray
 
 from pipeline.cluster import ray_cluster, remote_disk, remote_files
+from pipeline.progress import Say
 from pipeline.storage import write_whole
 
 FOLDER = "logs"
@@ -17,7 +17,7 @@ LARGEST_BYTES = 5 << 20
 COLLECT_SECONDS = 30.0
 
 
-def collect(run: str, since: float, say: Callable[[str], None], offer: remote_disk.Offer) -> None:
+def collect(run: str, since: float, say: Say, offer: remote_disk.Offer) -> None:
     """Copy the logs of this job, of nodes that still answer; says where they lie.
 
     Args:

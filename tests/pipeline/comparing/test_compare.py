@@ -11,6 +11,7 @@ from pipeline.finetuning.examples.data import Examined
 from pipeline.paths import storage_folder
 from pipeline.settings.reading.config_file import load_config
 from pipeline.training.checkpoints import files as checkpoints
+from tests.reported import Lines
 
 
 def config(storage, *more):
@@ -117,8 +118,8 @@ def test_a_comparison_finds_the_better_one_and_repeats_nothing(ray_cluster, expo
         "compare.train_limit=10",
     )
     assert compare.plan(chosen)["trials"] == "4 (2 seeds)"
-    lines = []
-    result, files = compare.run(chosen, lambda name, line: lines.append(f"{name}: {line}"))
+    lines = Lines()
+    result, files = compare.run(chosen, lines)
     (row,) = result.rows
     assert [path.name for path in files] == [f"comparison.{end}" for end in ("md", "html", "json")]
     assert row.cells["taught"].score.mean > row.cells["random"].score.mean + 0.3
@@ -133,11 +134,11 @@ def test_a_comparison_finds_the_better_one_and_repeats_nothing(ray_cluster, expo
     assert json.loads(files[2].read_text("utf-8"))["rows"][0]["cells"]["random"]["seeds"] == 2
     assert sum("epoch 1/1" in line for line in lines) == 4
     lines.clear()
-    again, _ = compare.run(chosen, lambda name, line: lines.append(f"{name}: {line}"))
+    again, _ = compare.run(chosen, lines)
     assert again == result
     assert not any("epoch" in line for line in lines)
     with pytest.raises(ExportError, match=r"not a Hugging Face folder"):
         compare.run(
             config(tmp_path, f"heads.names={task(data)}", f"compare.checkpoints=[{tmp_path}]"),
-            lambda name, line: None,
+            Lines(),
         )

@@ -9,6 +9,7 @@ from pipeline.corpus.run.tally import Result
 from pipeline.corpus.run.work import or_failure
 from pipeline.corpus.text.sources import list_sources
 from pipeline.settings.corpus import CorpusSettings
+from tests.reported import reported
 
 IN_PROCESS = Executor(
     run=lambda job, units, workers: (each for unit in units for each in or_failure(job, unit)),
@@ -17,11 +18,13 @@ IN_PROCESS = Executor(
 SMALL = {"shard_megabytes": 0.01, "sequence_length": 48}
 
 
-def run(source, folder, vocab, executor=IN_PROCESS, show=lambda line: None, **settings):
+def run(source, folder, vocab, executor=IN_PROCESS, progress=None, **settings):
     corpus = CorpusSettings(**{"inputs": (str(source),), **SMALL, **settings})
     sources = list_sources(corpus.inputs, corpus)
     heldout = list_sources(corpus.heldout, corpus) if corpus.heldout else ()
-    return prepare.prepare(corpus, folder, vocab, 42, sources, show, executor, heldout)
+    return prepare.prepare(
+        corpus, folder, vocab, 42, sources, reported(progress), executor, heldout
+    )
 
 
 def hashes(folder: Path) -> dict[str, str]:

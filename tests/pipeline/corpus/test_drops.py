@@ -15,6 +15,7 @@ from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.preparing import SMALL, counting, run
 from tests.pipeline.corpus.raw import write_texts
+from tests.reported import Lines
 
 
 def test_a_folder_for_dropped_text_that_is_named_later_gets_all_of_it(vocab, tmp_path):
@@ -53,14 +54,14 @@ def test_every_drop_is_counted_and_can_be_kept(vocab, tmp_path):
     broken = raw.write(tmp_path / "in" / "z.jsonl.gz", raw.jsonl(write_texts(200, seed=1)))
     broken.write_bytes(broken.read_bytes()[:-2000])
     rejected = tmp_path / "rejected"
-    lines: list[str] = []
+    lines = Lines()
     manifest = run(
         source.parent,
         tmp_path / "out",
         vocab,
         dedup={"exact_documents": True},
         keep_rejected=str(rejected),
-        show=lines.append,
+        progress=lines,
     )
     expected = {
         "too_short": 1,
@@ -144,10 +145,10 @@ def test_lines_of_many_documents_are_removed_counted_and_shown(vocab, tmp_path):
     documents += [f"分享到：\n{text}" for text in texts[5:8]] + [f"分享到：\n{foot}", *texts[8:]]
     source = raw.write(tmp_path / "a.jsonl", raw.jsonl(documents))
     settings = {"shard_megabytes": 0.001, "dedup": {"boilerplate_documents": 6}}
-    kept: list[str] = []
+    kept = Lines()
     rejected = tmp_path / "rejected"
     manifest = run(
-        source, tmp_path / "out", vocab, keep_rejected=str(rejected), show=kept.append, **settings
+        source, tmp_path / "out", vocab, keep_rejected=str(rejected), progress=kept, **settings
     )
     assert manifest.drops == {"boilerplate_line": 15, "empty_after_dedup": 1}
     assert manifest.boilerplate == (("分享到：", 9), (foot, 6))
@@ -170,12 +171,12 @@ def test_lost_paragraphs_are_told(vocab, tmp_path):
     names = "张伟李娜刘洋陈静杨帆黄磊周杰吴迪徐峰孙悦马超朱琳胡兵"
     documents = [prose * 2, f"{prose * 2}\n{names}", f"{names}\n{prose}我们。"]
     source = raw.write(tmp_path / "a.jsonl", raw.jsonl([*documents, *write_texts(5)]))
-    told: list[str] = []
+    told = Lines()
     manifest = run(
         source,
         tmp_path / "out",
         vocab,
-        show=told.append,
+        progress=told,
         dedup={"exact_paragraphs": True},
         cleaning={"min_function_characters": 0.01},
     )

@@ -7,6 +7,7 @@ from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.preparing import hashes, run
 from tests.pipeline.corpus.raw import write_texts
+from tests.reported import Lines
 
 
 def test_what_is_left_out_is_said_everywhere(vocab, tmp_path):
@@ -32,8 +33,8 @@ def test_what_is_left_out_is_said_everywhere(vocab, tmp_path):
         f"7 unknown kind: {', '.join(reasons['unknown kind'][:5])} …",
     ]
     for _ in range(2):  # made, and up to date
-        lines: list[str] = []
-        manifest = run(folder, tmp_path / "out", vocab, show=lines.append)
+        lines = Lines()
+        manifest = run(folder, tmp_path / "out", vocab, progress=lines)
         assert {f"left out: {line}" for line in told["left out"].split("\n")} <= set(lines)
     assert manifest.left_out == shards.read_manifest(tmp_path / "out").left_out == reasons
     assert manifest.drops == {"empty_file": 1}

@@ -18,6 +18,7 @@ from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.preparing import IN_PROCESS, SMALL, counting, hashes, run
 from tests.pipeline.corpus.raw import write_texts
+from tests.reported import Lines
 
 
 def test_the_samples_hold_the_text(source, vocab, tmp_path):
@@ -109,7 +110,7 @@ def test_seed_and_dupe_factor(source, vocab, tmp_path):
     assert 2.5 < thrice.rows / once.rows < 3.5
     corpus = CorpusSettings(inputs=(str(source),), **SMALL)
     sources = list_sources(corpus.inputs, corpus)
-    prepare.prepare(corpus, tmp_path / "7", vocab, 7, sources, print, IN_PROCESS)
+    prepare.prepare(corpus, tmp_path / "7", vocab, 7, sources, Lines(), IN_PROCESS)
     assert not set(hashes(tmp_path / "1").values()) & set(hashes(tmp_path / "7").values())
 
 
@@ -149,10 +150,9 @@ def test_a_plan_shows_what_would_be_done(source, vocab, tmp_path):
     assert prepare.summary(plan, tmp_path / "out")["state"].startswith("up to date")
 
 
-def test_progress_shows_rates_and_totals(source, vocab, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.corpus.run.progress.QUIET_SECONDS", 0.0)
-    lines: list[str] = []
-    run(source, tmp_path / "out", vocab, show=lines.append)
+def test_progress_shows_rates_and_totals(source, vocab, tmp_path):
+    lines = Lines()
+    run(source, tmp_path / "out", vocab, progress=lines)
     assert "work units" in lines[0]
     total = next(number for number, line in enumerate(lines) if "samples in" in line)
     assert all("documents" in line and "MB/s" in line and "left" in line for line in lines[1:total])

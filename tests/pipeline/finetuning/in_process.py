@@ -13,9 +13,10 @@ from pipeline.finetuning.finetune import (
     Work,
     finetune_with,
 )
-from pipeline.finetuning.network import Show
 from pipeline.finetuning.trials.trial import Trial
+from pipeline.progress import Progress
 from pipeline.settings.finetuning import FinetuneSettings
+from tests.reported import reported
 
 
 def finetune(
@@ -24,21 +25,22 @@ def finetune(
     output: Path,
     seed: int,
     from_scratch: bool = False,
-    show: Show = lambda line: None,
+    progress: Progress | None = None,
 ) -> FinetuneResult:
     """`finetune_with` for one fine-tuning, which one worker computes."""
+    progress = reported(progress)
 
     def call(work: Work) -> Any:
         try:
-            return work.function(*work.arguments, show=show, disk=OWN)
+            return work.function(
+                *work.arguments, say=lambda line: progress.update(line, work.name), disk=OWN
+            )
         except NezhaError as error:
             return error
 
     def halve(trials: Sequence[Trial], metric: str) -> Found:
         raise AssertionError("a search by halving needs a cluster")
 
-    job = Finetuning("", settings, export, output, seed, from_scratch)
-    (result,) = finetune_with(
-        lambda works: list(map(call, works)), [job], lambda name, line: show(line), halve
-    )
+    job = Finetuning("head", settings, export, output, seed, from_scratch)
+    (result,) = finetune_with(lambda works: list(map(call, works)), [job], progress, halve)
     return result

@@ -24,6 +24,7 @@ from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials.trial import read_predictions
 from tests.pipeline.finetuning.conftest import settings, write_rows
 from tests.pipeline.finetuning.in_process import finetune
+from tests.reported import Lines
 
 RECIPE = {
     "classification": {"epochs": 4, "least": 0.9},
@@ -80,14 +81,14 @@ def test_the_same_arguments_give_the_same_weights(export, data, trained, tmp_pat
 
 def test_a_result_is_kept_until_something_changes(export, data, trained):
     first = trained("classification")
-    lines = []
+    lines = Lines()
 
     def again(**more):
         chosen = settings("classification", data, **({"epochs": 4} | more))
-        return finetune(chosen, str(export), Path(first.folder), 1, show=lines.append)
+        return finetune(chosen, str(export), Path(first.folder), 1, progress=lines)
 
     assert again() == again(gpus=0.5) == first
-    assert lines == [f"{first.folder} is up to date"] * 2
+    assert lines == [f"head: {first.folder} is up to date"] * 2
     assert again(epochs=1) != first
     assert "which will be replaced" in lines[2]
     assert "240 train, 60 dev, 60 test examples" in lines[3]
@@ -102,7 +103,7 @@ def test_the_tokenizer_of_a_head_neither_cuts_nor_pads(trained):
 
 def test_a_search_without_halving_is_another_one(export, data, tmp_path):
     def run(works):
-        return [work.function(*work.arguments, show=lambda line: None, disk=OWN) for work in works]
+        return [work.function(*work.arguments, say=lambda line: None, disk=OWN) for work in works]
 
     def halve(trials, metric):
         stopped = {trial.folder: StoppedEarly("stopped") for trial in trials[1:]}
@@ -112,8 +113,8 @@ def test_a_search_without_halving_is_another_one(export, data, tmp_path):
     for halving in (True, False):
         grid = {"lr": [5e-3, 1e-9], "halving": halving}
         chosen = settings("classification", data, epochs=2, search=grid)
-        job = Finetuning("", chosen, str(export), tmp_path / "head", 1)
-        (result,) = finetune_with(run, [job], lambda name, line: None, halve)
+        job = Finetuning("head", chosen, str(export), tmp_path / "head", 1)
+        (result,) = finetune_with(run, [job], Lines(), halve)
         tried.append(sum(not each["error"] for each in result.trials))
     assert tried == [1, 2]
 
@@ -143,8 +144,8 @@ print(" ".join(network.config.id2label[int(i)] for i in logits.argmax(-1)[1:-1])
 def test_a_grid_is_judged_by_the_mean_over_seeds(export, data, tmp_path):
     search = {"lr": [1e-9, 5e-3], "seeds": [3, 4, 5]}
     chosen = settings("ner", data, epochs=1, search=search)
-    lines = []
-    result = finetune(chosen, str(export), tmp_path / "grid", seed=1, show=lines.append)
+    lines = Lines()
+    result = finetune(chosen, str(export), tmp_path / "grid", seed=1, progress=lines)
     points = [(each["lr"], each["seed"]) for each in result.trials]
     assert points == [(lr, seed) for lr in (1e-9, 5e-3) for seed in (3, 4, 5)]
     good = [each for each in result.trials if each["lr"] == 5e-3]
@@ -164,31 +165,31 @@ def test_a_grid_is_judged_by_the_mean_over_seeds(export, data, tmp_path):
     single = settings("ner", data, epochs=1)
     lines.clear()
     alone = finetune(
-        single, str(export), tmp_path / "x" / "single", int(middle["seed"]), show=lines.append
+        single, str(export), tmp_path / "x" / "single", int(middle["seed"]), progress=lines
     )
     assert (alone.test, alone.epochs) == (result.test, result.epochs)
     weights = [Path(r.folder, "model.safetensors").read_bytes() for r in (alone, result)]
     assert weights[0] == weights[1]
-    assert any(line.startswith("epoch") for line in lines)
+    assert any(": epoch " in line for line in lines)
     lines.clear()
     wider = settings("ner", data, epochs=1, search=search | {"seeds": [3, 4, 5, 6]})
-    finetune(wider, str(export), tmp_path / "grid", seed=1, show=lines.append)
-    computed = sum(line.startswith("epoch") for line in lines)
+    finetune(wider, str(export), tmp_path / "grid", seed=1, progress=lines)
+    computed = sum(": epoch " in line for line in lines)
     assert computed in (2, 3)  # seed 6 twice, and perhaps the head that was moved away
 
 
 def test_a_trial_that_fails_is_named_and_loses_no_other(export, data, tmp_path):
-    lines = []
+    lines = Lines()
     search = {"lr": [1e30, 5e-3]}
     chosen = settings("ner", data, epochs=1, search=search)
-    result = finetune(chosen, str(export), tmp_path / "grid", seed=1, show=lines.append)
+    result = finetune(chosen, str(export), tmp_path / "grid", seed=1, progress=lines)
     assert result.score > 0.3
     assert "lower finetune.lr" in result.trials[0]["error"]
-    assert any("failed: lr 1e+30 batch 16 seed 1: the loss of epoch 1" in line for line in lines)
+    assert any("failed: head lr 1e+30 batch 16 seed 1: the loss of" in line for line in lines)
     # It is tried again, the other is not.
     lines.clear()
-    finetune(chosen, str(export), tmp_path / "grid", seed=1, show=lines.append)
-    assert any("failed: lr 1e+30" in line for line in lines)
+    finetune(chosen, str(export), tmp_path / "grid", seed=1, progress=lines)
+    assert any("failed: head lr 1e+30" in line for line in lines)
 
 
 def test_predictions_of_all_examples_are_kept(trained, data):
@@ -205,9 +206,9 @@ def test_predictions_of_all_examples_are_kept(trained, data):
 
 def test_examples_caps_training_and_without_dev_the_last_epoch_stays(export, data, tmp_path):
     only_train = {"ner": {"train": data["ner"]["train"], "examples": 40}}
-    lines = []
+    lines = Lines()
     result = finetune(
-        settings("ner", only_train, epochs=2), str(export), tmp_path / "x", 1, show=lines.append
+        settings("ner", only_train, epochs=2), str(export), tmp_path / "x", 1, progress=lines
     )
     assert "40 train" in lines[0]
     assert result.score is None
@@ -217,13 +218,13 @@ def test_examples_caps_training_and_without_dev_the_last_epoch_stays(export, dat
 def test_test_examples_without_targets_are_predicted(export, data, tmp_path):
     rows = [{"text": "京好", "id": "a"}, {"text": "坏", "id": "b"}]
     files = data["classification"] | {"test": write_rows(tmp_path / "test.jsonl", *rows)}
-    lines = []
+    lines = Lines()
     chosen = settings("classification", {"classification": files}, epochs=1)
-    result = finetune(chosen, str(export), tmp_path / "out", seed=1, show=lines.append)
+    result = finetune(chosen, str(export), tmp_path / "out", seed=1, progress=lines)
     assert result.test == {}
     assert result.score == result.dev["accuracy"]
     file = tmp_path / "out" / "predictions.jsonl"
-    assert lines[-1] == f"the test examples have no label: predictions in {file}"
+    assert lines[-1] == f"head: the test examples have no label: predictions in {file}"
     found = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
     assert [row["id"] for row in found] == ["a", "b"]
     assert {row["prediction"]["label"] for row in found} <= {"0", "1"}
@@ -243,9 +244,9 @@ def test_right_answers_in_another_scheme_score_1(scheme, export, data, tmp_path)
         return write_rows(tmp_path / f"{split}.jsonl", *rows)
 
     files = {split: rewritten(split) for split in ("train", "dev", "test")}
-    lines = []
+    lines = Lines()
     chosen = settings("ner", {"ner": files}, epochs=RECIPE["ner"]["epochs"])
-    result = finetune(chosen, str(export), tmp_path / "out", seed=1, show=lines.append)
+    result = finetune(chosen, str(export), tmp_path / "out", seed=1, progress=lines)
     assert "are read as IOB1, BIOES" in lines[0]
     assert result.test["f1"] >= RECIPE["ner"]["least"]
 

@@ -9,6 +9,7 @@ from pipeline.finetuning.checks import check
 from pipeline.settings.finetuning import FinetuneSettings
 from tests.pipeline.finetuning.conftest import settings, write_rows
 from tests.pipeline.finetuning.in_process import finetune
+from tests.reported import Lines
 
 
 def test_settings_without_an_effect_are_refused(data):
@@ -135,7 +136,7 @@ def test_all_mistakes_in_the_data_are_one_message(export, tmp_path):
     with pytest.raises(TaskError) as raised:
         finetune(chosen, str(export), tmp_path / "out", seed=1)
     first, *lines = str(raised.value).splitlines()
-    assert first.startswith("5 mistake(s) in the task data; skip_bad: true leaves such lines out")
+    assert first.startswith("head: 5 mistake(s) in the task data; skip_bad: true leaves such")
     for line, (place, reason) in zip(lines, told, strict=True):
         assert place in line
         assert reason in line
@@ -145,13 +146,13 @@ def test_all_mistakes_in_the_data_are_one_message(export, tmp_path):
 def test_bad_lines_are_left_out_where_that_is_asked_for(export, tmp_path):
     files, told = bad_files(tmp_path)
     chosen = settings("classification", {"classification": files}, epochs=1, skip_bad=True)
-    lines = []
-    result = finetune(chosen, str(export), tmp_path / "out", seed=1, show=lines.append)
+    lines = Lines()
+    result = finetune(chosen, str(export), tmp_path / "out", seed=1, progress=lines)
     assert f"{len(told)} bad line(s) are left out, first: " in lines[0]
     assert "2 train, 2 dev, 2 test examples" in lines[1]
     assert result.score is not None
     saved = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
-    assert saved["notes"] == lines[:1]
+    assert [f"head: {note}" for note in saved["notes"]] == lines[:1]
     # What is left must still be something to learn from.
     (tmp_path / "train.jsonl").write_text('{"text": "好", "label": 1}\n')
     (tmp_path / "dev.jsonl").write_text("")

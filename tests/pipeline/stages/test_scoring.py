@@ -19,6 +19,7 @@ from pipeline.training.checkpoints import files
 from pipeline.training.launch import torchrun
 from pipeline.training.measure import history
 from tests.pipeline.training.test_loop import settings
+from tests.reported import Lines
 
 ROOT = Path(__file__).parents[3]
 
@@ -46,8 +47,8 @@ def test_each_checkpoint_of_a_training_is_scored_while_it_runs(tmp_path, monkeyp
     client = mlflow.MlflowClient(tracking.tracking_uri(config))
     shown = client.get_metric_history(run_id, "evaluated/mlm_loss")
     assert {point.step: point.value for point in shown} == pytest.approx(heldout(config))
-    lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if line.startswith("waiting for checkpoints")]
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in lines if "waiting for checkpoints" in line]
     assert [line.partition(" · ")[0] for line in lines if "held-out MLM" in line] == [
         f"step {step}/12" for step in heldout(config)
     ]
@@ -66,15 +67,15 @@ def test_a_cluster_gives_the_same_scores(ray_cluster, tmp_path, monkeypatch):
     path = files.newest(RunPaths.of(config).checkpoints)
     here = scoring.score(config, path)
     assert here["mlm_loss"] == pytest.approx(heldout(config)[12])
-    pids = []
+    pids = Lines()
     monkeypatch.setattr(scoring, "_score_there", _with_pid)
     monkeypatch.setenv("RAY_ADDRESS", ray_cluster.address)
-    there = scoring.score_where_free(config, path, pids.append)
+    there = scoring.score_where_free(config, path, pids)
     assert there == here
     assert len(pids) == 1
-    assert pids[0] != str(os.getpid())
+    assert not pids[0].endswith(f": {os.getpid()}")
 
 
-def _with_pid(config, path, show, disk):
-    show(str(os.getpid()))
+def _with_pid(config, path, say, disk):
+    say(str(os.getpid()))
     return scoring.score(config, path, disk)

@@ -24,19 +24,7 @@ from pipeline.tracking import runs as tracking
 from pipeline.training.launch import ray_train, torchrun
 from tests.pipeline.finetuning.in_process import finetune
 from tests.pipeline.training.test_loop import settings
-
-
-class Lines(list):
-    """Takes what stages report."""
-
-    def say(self, line):
-        self.append(line)
-
-    def update(self, line, subject=""):
-        self.append(line)
-
-    def stage(self, name):
-        self.append(name)
+from tests.reported import Lines
 
 
 @pytest.fixture
@@ -115,7 +103,7 @@ def test_each_phase_has_shards_of_its_length(tmp_path, monkeypatch):
     config = settings(tmp_path, "phases", f"train.phases={phases}", "corpus.keep_rejected=dropped")
     paths, corpus, made = RunPaths.of(config), config.corpus, []
     monkeypatch.setattr(preparing.prepare, "prepare", lambda *given, **_: made.append(given[:2]))
-    preparing.make_shards(config, Inputs([], []), print)
+    preparing.make_shards(config, Inputs([], []), Lines())
     assert [(c.sequence_length, c.keep_rejected, folder) for c, folder in made] == [
         (corpus.sequence_length, corpus.keep_rejected, paths.shards),
         (96, "", paths.run / "shards-96"),
@@ -253,7 +241,7 @@ def test_a_head_from_the_export_is_registered_once_below_its_run(
     monkeypatch.setattr(
         heads,
         "finetune_all",
-        lambda jobs, show: [
+        lambda jobs, progress: [
             finetune(job.settings, job.export, job.output, job.seed, from_scratch=job.from_scratch)
             for job in jobs
         ],
@@ -331,7 +319,7 @@ def test_held_out_masks_do_not_depend_on_those_of_training(tmp_path, monkeypatch
         "corpus.heldout=[b.txt]",
         "corpus.masking={mode: dynamic, probability: 0.4, max_ngram: 3}",
     )
-    preparing.make_shards(config, Inputs([], [heldout]), print)
+    preparing.make_shards(config, Inputs([], [heldout]), Lines())
     assert [given[1].name for given in made] == ["heldout", "shards"]
     held_out, training = (given[0].masking for given in made)
     assert training == config.corpus.masking

@@ -16,6 +16,7 @@ from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.launch import ray_train, ray_worker, torchrun
 from tests.pipeline.training import worlds
 from tests.pipeline.training.test_loop import settings
+from tests.reported import Lines
 
 CPUS = 3
 """CPUs of a worker: the shared cluster's first node has room for one."""
@@ -69,7 +70,7 @@ def test_a_run_grows_and_shrinks_with_the_cluster(ray_cluster, tmp_path, monkeyp
     folder = RunPaths.of(config).checkpoints
     paths = [folder / f"checkpoint_{step:06d}" for step in (6, 12, 18)]
     with ThreadPoolExecutor(1) as executor:
-        run = executor.submit(ray_train.fit, config, None, lambda _: None, lambda _: None)
+        run = executor.submit(ray_train.fit, config, None, Lines())
         wait_for(paths[0], 1, run)
         node = ray_cluster.add_node(num_cpus=CPUS)
         try:
@@ -89,4 +90,4 @@ def test_a_batch_too_small_for_the_largest_number_is_refused(ray_cluster, tmp_pa
     bounds = "scaling.min_workers=1", "scaling.max_workers=20"
     config = settings(tmp_path, "small", *bounds)
     with pytest.raises(ConfigError, match="without a sample when there are 17 "):
-        ray_train.fit(config, None, lambda _: None, lambda _: None)
+        ray_train.fit(config, None, Lines())

@@ -14,6 +14,7 @@ from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.made import VOCABULARY, random_text
 from tests.pipeline.corpus.preparing import run
 from tests.pipeline.corpus.raw import write_texts
+from tests.reported import Lines
 
 WORDS_OF_TWO = {
     "continued": 500,
@@ -106,14 +107,14 @@ def test_a_vocabulary_of_another_language_is_refused(source, tmp_path):
 
 def test_a_document_per_line_of_a_text_file_is_warned_of(vocab, tmp_path):
     lines = "\n".join(text.replace("\n", "") for text in write_texts(60)) + "\n"
-    told: list[str] = []
+    told = Lines()
     out = tmp_path / "out"
-    manifest = run(raw.write(tmp_path / "docs.txt", lines.encode()), out, vocab, show=told.append)
+    manifest = run(raw.write(tmp_path / "docs.txt", lines.encode()), out, vocab, progress=told)
     (warning,) = manifest.warnings
     assert "no second segment is random" in warning
     assert f"warning: {warning}" in told
-    again: list[str] = []
-    run(tmp_path / "docs.txt", out, vocab, show=again.append)
+    again = Lines()
+    run(tmp_path / "docs.txt", out, vocab, progress=again)
     assert f"warning: {warning}" in again
 
 

@@ -17,6 +17,7 @@ from pipeline.settings.reading.config_file import load_config
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.preparing import IN_PROCESS, SMALL, hashes
 from tests.pipeline.corpus.raw import write_texts
+from tests.reported import Lines, reported
 
 
 def names(sources):
@@ -38,9 +39,9 @@ def settings_of(data, **changes):
     return CorpusSettings(**values)
 
 
-def run(corpus, out, vocab, show=lambda line: None, executor=IN_PROCESS):
+def run(corpus, out, vocab, progress=None, executor=IN_PROCESS):
     found = list_inputs(corpus, [str(out)])
-    given = found.sources, show, executor, found.heldout
+    given = found.sources, reported(progress), executor, found.heldout
     return prepare.prepare(corpus, out, vocab, 1, *given)
 
 
@@ -165,9 +166,9 @@ def test_inputs_that_are_all_held_out_are_an_error(data):
 
 
 def test_held_out_documents_in_the_training_text_are_left_out_and_counted(data, vocab, tmp_path):
-    lines: list[str] = []
+    lines = Lines()
     corpus = settings_of(data, keep_rejected=str(tmp_path / "rejected"))
-    manifest = run(corpus, tmp_path / "out", vocab, lines.append)
+    manifest = run(corpus, tmp_path / "out", vocab, lines)
     assert manifest.counts["documents"] == 8
     assert manifest.drops == {"heldout_document": 2}
     assert list(manifest.left_out) == ["named by corpus.heldout"]

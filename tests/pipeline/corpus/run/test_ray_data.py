@@ -21,6 +21,7 @@ from tests.pipeline.cluster.own_disks import hide_the_disk
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.preparing import IN_PROCESS, hashes
 from tests.pipeline.corpus.raw import write_texts
+from tests.reported import Lines, reported
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 DEDUP = {"exact_documents": True, "exact_paragraphs": True, "boilerplate_documents": 100}
@@ -44,10 +45,12 @@ def corpus(tmp_path_factory):
     return folder
 
 
-def make(folder, out, executor=prepare.ON_CLUSTER, workers=0, show=lambda line: None):
+def make(folder, out, executor=prepare.ON_CLUSTER, workers=0, progress=None):
     settings = CorpusSettings(inputs=(str(folder / "in"),), workers=workers, **SETTINGS)
     sources = list_sources(settings.inputs, settings)
-    return prepare.prepare(settings, out, folder / "vocab.txt", 1, sources, show, executor)
+    return prepare.prepare(
+        settings, out, folder / "vocab.txt", 1, sources, reported(progress), executor
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -122,8 +125,8 @@ def test_a_rerun_goes_on_from_what_a_killed_driver_finished(corpus, ray_cluster,
         for path in (out / "_work").glob("*.json")
         if (record := json.loads(path.read_text()))["chunk"] >= 0
     }
-    lines: list[str] = []
-    make(corpus, out, workers=2, show=lines.append)
+    lines = Lines()
+    make(corpus, out, workers=2, progress=lines)
     assert any(f"{len(kept)} chunks are finished already" in line for line in lines)
     assert hashes(out) == hashes(corpus / "expected")
     for (unit, chunk), written in kept.items():
@@ -157,7 +160,7 @@ def test_a_fatal_error_stops_the_preparation_at_once_and_is_named(
     executor = prepare.Executor(run, spread)
     begun = time.monotonic()
     with pytest.raises(CorpusError, match=message):
-        prepare.prepare(corpus_settings, out, folder / "vocab.txt", 1, sources, executor=executor)
+        prepare.prepare(corpus_settings, out, folder / "vocab.txt", 1, sources, Lines(), executor)
     assert time.monotonic() - begun < 60
     assert not (out / "manifest.json").exists()
 

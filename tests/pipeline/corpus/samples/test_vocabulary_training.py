@@ -13,6 +13,7 @@ from pipeline.corpus.text.units import plan_units
 from pipeline.errors import CorpusError, VocabularyError
 from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
+from tests.reported import Lines
 
 TEXTS = [
     "我们在学习，学习使我们快乐！",
@@ -28,7 +29,7 @@ def corpus(tmp_path):
 
 
 def train(corpus, path):
-    return train_vocabulary(corpus, path, list_sources(corpus.inputs, corpus))
+    return train_vocabulary(corpus, path, list_sources(corpus.inputs, corpus), Lines())
 
 
 def test_a_trained_vocabulary(corpus, tmp_path):
@@ -55,15 +56,14 @@ def test_a_large_corpus_is_sampled_over_its_whole_length(tmp_path, monkeypatch, 
     text = sum(file.stat().st_size for file in (tmp_path / "in").iterdir())
     expected = text * (4 if suffix else 1)
     monkeypatch.setattr(vocabulary_training, "TRAINING_BYTES", expected / 8)
-    lines: list[str] = []
-    monkeypatch.setattr(vocabulary_training, "QUIET_SECONDS", 0)
-    chunks = list(vocabulary_training.sampled_chunks(units, corpus, lines.append, Counter()))
+    lines = Lines()
+    chunks = list(vocabulary_training.sampled_chunks(units, corpus, lines, Counter()))
     files = {chunk.blocks[0].source.path for chunk in chunks}
     assert len(files) == 8
     size = sum(block.size for chunk in chunks for block in chunk.blocks)
     # A stream gives at least one chunk.
     assert size < expected / 8 + 8 * 12_000
-    assert "vocabulary: counted" in lines[-1]
+    assert "counted" in lines[-1]
 
 
 def test_other_processes_train_the_same_vocabulary(corpus, tmp_path):
@@ -118,14 +118,14 @@ def test_a_vocabulary_of_somebody_else_is_not_overwritten(tmp_path):
     path = tmp_path / "vocab.txt"
     path.write_text("[PAD]\nmine\n", "utf-8")
     with pytest.raises(VocabularyError, match="was not trained here"):
-        train_vocabulary(corpus, path, sources)
+        train_vocabulary(corpus, path, sources, Lines())
     assert path.read_text("utf-8") == "[PAD]\nmine\n"
     (tmp_path / "vocab.origin.json").write_text("[1]", "utf-8")
     with pytest.raises(VocabularyError, match="was not trained here"):
-        train_vocabulary(corpus, path, sources)
+        train_vocabulary(corpus, path, sources, Lines())
     path.unlink()
-    train_vocabulary(corpus, path, sources)
-    train_vocabulary(corpus.model_copy(update={"vocab_size": 70}), path, sources)
+    train_vocabulary(corpus, path, sources, Lines())
+    train_vocabulary(corpus.model_copy(update={"vocab_size": 70}), path, sources, Lines())
 
 
 def test_an_error_for_want_of_text_names_what_was_dropped(tmp_path):

@@ -19,6 +19,7 @@ from pipeline.finetuning.workers import Workers
 from pipeline.settings.finetuning import FinetuneSettings
 from tests.pipeline.cluster.own_disks import hide_the_disk
 from tests.pipeline.finetuning.in_process import finetune
+from tests.reported import Lines
 
 
 def job(name, data, export, output, seed=1, **more):
@@ -45,11 +46,13 @@ def test_results_come_in_order_and_lines_with_their_names(
         job("a", {"ner": places}, os.path.relpath(export), tmp_path / "a"),
         job("b", data, export, tmp_path / "b", seed=2),
     ]
-    lines = []
-    results = finetune_all(runs, lambda name, line: lines.append((name, line)))
+    lines = Lines()
+    results = finetune_all(runs, lines)
     assert [result.folder for result in results] == [str(tmp_path / "a"), str(tmp_path / "b")]
     for name in "ab":
-        assert [line for whose, line in lines if whose == name][-1].startswith("epoch 1/1")
+        assert [line for line in lines if line.startswith(f"{name}: ")][-1].startswith(
+            f"{name}: epoch 1/1"
+        )
     assert results[0].test["f1"] > 0.5
     before = torch.get_num_threads()
     torch.set_num_threads(threads_of_a_task(2, [4]))
@@ -70,10 +73,10 @@ def test_workers_without_the_commands_disk_make_the_same_heads(
         job("plain", data, export, tmp_path / "heads" / "plain"),
         job("search", data, export, tmp_path / "heads" / "search", epochs=2, search=search),
     ]
-    lines = []
-    results = finetune_all(runs, lambda name, line: lines.append(line))
+    lines = Lines()
+    results = finetune_all(runs, lines)
     monkeypatch.undo()
-    seen = finetune_all([runs[0]._replace(output=tmp_path / "seen" / "plain")], lambda *line: None)
+    seen = finetune_all([runs[0]._replace(output=tmp_path / "seen" / "plain")], Lines())
     assert results[0].epochs == seen[0].epochs
     names = [
         {each.name for each in (tmp_path / of).iterdir()} for of in ("heads/plain", "seen/plain")
@@ -81,7 +84,7 @@ def test_workers_without_the_commands_disk_make_the_same_heads(
     assert names[0] == names[1]
     assert {each.name for each in (tmp_path / "heads").iterdir()} == {"plain", "search", ".trials"}
     assert not list((tmp_path / "node").rglob("result.json"))
-    again = finetune_all(runs, lambda name, line: lines.append(line))
+    again = finetune_all(runs, lines)
     assert again == results
     assert sum("is up to date" in line for line in lines) == 2
 
@@ -101,7 +104,7 @@ def test_a_mistake_is_told_as_it_is_before_anything_is_trained(ray_cluster, expo
     with pytest.raises(
         TaskError, match=r"(?s)^bad: .*pair-dev\.jsonl, line 1: no key 'tokens'"
     ) as told:
-        finetune_all(runs, lambda name, line: None)
+        finetune_all(runs, Lines())
     assert type(told.value) is TaskError
     assert told.value.__cause__ is None
     assert not (tmp_path / "long").exists()
@@ -121,9 +124,9 @@ def test_a_group_has_the_result_of_one_worker(ray_cluster, export, data, tmp_pat
     for workers in (1, 2):
         values = {"workers": workers, "dropout": 0.0, "precision": "fp32"}
         run = job(f"{workers}", data, export, tmp_path / f"{workers}" / "head", **values)
-        lines = []
-        (found[workers],) = finetune_all([run], lambda name, line, kept=lines: kept.append(line))
-        assert sum(line.startswith("epoch 1/1") for line in lines) == 1
+        lines = Lines()
+        (found[workers],) = finetune_all([run], lines)
+        assert sum(line.startswith(f"{workers}: epoch 1/1") for line in lines) == 1
         assert [each.name for each in run.output.parent.iterdir()].count("head") == 1
         trials = list((run.output.parent / ".trials").iterdir())
         assert len(trials) == 1  # and no temporary folder
@@ -131,7 +134,7 @@ def test_a_group_has_the_result_of_one_worker(ray_cluster, export, data, tmp_pat
     assert two.epochs[0]["loss"] == pytest.approx(one.epochs[0]["loss"], rel=1e-4)
     assert two.dev["f1"] == pytest.approx(one.dev["f1"], abs=0.03)
     assert two.test["f1"] == pytest.approx(one.test["f1"], abs=0.03)
-    (again,) = finetune_all([run], lambda name, line: None)
+    (again,) = finetune_all([run], Lines())
     assert again == two
 
 
@@ -141,12 +144,12 @@ def test_more_workers_than_the_cluster_holds_are_refused(ray_cluster, export, da
     with pytest.raises(
         ConfigError, match=r"ner: finetune\.workers=9: needs 9 CPUs and the cluster has \d;"
     ):
-        finetune_all([run], lambda name, line: None)
+        finetune_all([run], Lines())
 
 
-def end_at_worker_1(how, show, disk):
+def end_at_worker_1(how, say, disk):
     """Worker 1 ends; the others wait for it."""
-    show("started")
+    say("started")
     workers = Workers.of_process()
     if workers.rank == 1 and how == "die":
         os._exit(1)
@@ -163,24 +166,22 @@ def end_at_worker_1(how, show, disk):
 def test_the_failure_of_a_worker_ends_its_group_alone(ray_cluster, tmp_path):
     hows = ("die", "fail", "hang", "well")
     works = [Work(how, "calls", end_at_worker_1, (how,), workers=2) for how in hows]
-    lines = []
-    died, failed, hung, well = cluster_runner(lambda *line: lines.append(line), tmp_path)(works)
+    lines = Lines()
+    died, failed, hung, well = cluster_runner(lines, tmp_path)(works)
     assert type(died) is type(hung) is WorkerDied
     assert str(died).startswith("worker 1 of 2 died")
     assert str(hung).startswith("worker 1 of 2 died")
     assert (type(failed), str(failed)) == (TaskError, "a mistake that worker 1 sees")
     assert well == [0, 1]
-    assert lines.count(("well", "started")) == 1
+    assert lines.count("well: started") == 1
     # What the groups held is free again.
     assert (
-        cluster_runner(lambda *line: None, tmp_path)([Work("next", "calls", look_around, ())])[0][
-            "threads"
-        ]
+        cluster_runner(Lines(), tmp_path)([Work("next", "calls", look_around, ())])[0]["threads"]
         == 4
     )
 
 
-def look_around(show, disk):
+def look_around(say, disk):
     return {
         "threads": torch.get_num_threads(),
         "pid": os.getpid(),
@@ -188,24 +189,24 @@ def look_around(show, disk):
     }
 
 
-def die(show, disk):
-    show("about to die")
+def die(say, disk):
+    say("about to die")
     os._exit(1)
 
 
-def die_once(folder, show, disk):
+def die_once(folder, say, disk):
     """Says more before it dies than when it starts again."""
     first = not (folder / "begun").exists()
     (folder / "begun").touch()
     for number in range(9 if first else 2):
-        show(f"line {number}")
+        say(f"line {number}")
         time.sleep(0.1)
     if first:
         os._exit(1)
     return {"well": True}
 
 
-def fail(show, disk):
+def fail(say, disk):
     raise RuntimeError("CUDA out of memory")
 
 
@@ -218,12 +219,12 @@ def test_a_task_has_its_threads_and_a_dead_worker_loses_no_other(ray_cluster, tm
         Work("fails", "calls", fail, ()),
     ]
     works.append(Work("once", "calls", die_once, (tmp_path,)))
-    lines = []
-    facts, error, other, late = cluster_runner(lambda *line: lines.append(line), tmp_path)(works)
+    lines = Lines()
+    facts, error, other, late = cluster_runner(lines, tmp_path)(works)
     assert late == {"well": True}
-    again = [line for name, line in lines if name == "once" and "it starts again" in line]
+    again = [line for line in lines if line.startswith("once: ") and "it starts again" in line]
     assert [line.rpartition(";")[2] for line in again] == [" it starts again (1 of 3)"]
-    assert sum(name == "dies" and "it starts again" in line for name, line in lines) == 3
+    assert sum(line.startswith("dies: ") and "it starts again" in line for line in lines) == 3
     assert (type(other), str(other)) == (TrainingError, "RuntimeError: CUDA out of memory")
     assert facts["threads"] == 1
     assert facts["pid"] != os.getpid()
@@ -240,7 +241,7 @@ def test_halving_stops_bad_trials_and_gives_the_best_point_all_seeds(
     """One trial at a time, the best first: those after it are worse and end early."""
     search = {"lr": [5e-3, 1e-9, 1e-10], "seeds": [1, 2], "halving": True}
     run = job("search", data, export, tmp_path / "head", epochs=4, search=search)
-    (result,) = finetune_all([run], lambda name, line: None)
+    (result,) = finetune_all([run], Lines())
     assert result.kept["lr"] == 5e-3
     errors = {(each["lr"], each["seed"]): each["error"] for each in result.trials}
     assert set(errors) == {(5e-3, 1), (1e-9, 1), (1e-10, 1), (5e-3, 2)}
@@ -248,6 +249,6 @@ def test_halving_stops_bad_trials_and_gives_the_best_point_all_seeds(
     assert stopped
     assert all(error.startswith("stopped after epoch") for error in stopped)
     assert result.deviation is not None
-    lines = []
-    finetune_all([run], lambda name, line: lines.append(line))
-    assert lines == [f"{tmp_path / 'head'} is up to date"]
+    lines = Lines()
+    finetune_all([run], lines)
+    assert lines == [f"search: {tmp_path / 'head'} is up to date"]

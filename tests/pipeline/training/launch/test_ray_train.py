@@ -15,6 +15,7 @@ from pipeline.training.faults import events, workers
 from pipeline.training.launch import ray_train
 from pipeline.training.launch.ray_failures import RestartOrStop
 from tests.pipeline.training.test_loop import losses, settings
+from tests.reported import Lines
 
 pytestmark = pytest.mark.ray
 
@@ -23,9 +24,9 @@ pytestmark = pytest.mark.ray
 def test_two_workers_train_report_and_resume(ray_cluster, tmp_path):
     config = settings(tmp_path, "two", "scaling.workers=2", "train.micro_batch=4")
     run_id = tracking.start_run(config, "two", {})
-    shown: list[str] = []
+    shown = Lines()
     given = tracking.tracking_uri(config), run_id
-    state = ray_train.fit(config, given, shown.append, shown.append)
+    state = ray_train.fit(config, given, shown)
     assert state["step"] == 12
     assert any("held-out MLM" in line for line in shown)
     assert sum("tokens/s" in line for line in shown) == 6
@@ -33,7 +34,7 @@ def test_two_workers_train_report_and_resume(ray_cluster, tmp_path):
 
     paths = RunPaths.of(config)
     checkpoints.remove(paths.checkpoints / "checkpoint_000012")
-    ray_train.fit(config, None, shown.append, shown.append)
+    ray_train.fit(config, None, shown)
     assert losses(config) == whole
 
 
@@ -42,13 +43,13 @@ def test_a_users_mistake_in_a_worker_is_reported_unchanged(ray_cluster, tmp_path
     config = settings(tmp_path, "broken")
     (RunPaths.of(config).shards / "manifest.json").write_text("{}", "utf-8")
     with pytest.raises(NezhaError, match="damaged"):
-        ray_train.fit(config, None, lambda _: None, lambda _: None)
+        ray_train.fit(config, None, Lines())
 
 
 def test_a_cluster_too_small_is_refused_at_once(ray_cluster, tmp_path):
     config = settings(tmp_path, "large", "scaling.workers=64", "train.global_batch=512")
     with pytest.raises(ConfigError, match="need 64 CPUs and the cluster has 4"):
-        ray_train.fit(config, None, lambda _: None, lambda _: None)
+        ray_train.fit(config, None, Lines())
 
 
 def test_each_preemption_is_on_record_once(tmp_path):
@@ -65,7 +66,7 @@ def test_each_preemption_is_on_record_once(tmp_path):
 
 
 def test_progress_is_shown_again_when_the_storage_comes_back(tmp_path, monkeypatch):
-    config, said = settings(tmp_path, "away"), []
+    config, said = settings(tmp_path, "away"), Lines()
     run, read = RunPaths.of(config).run, journal.read
     monkeypatch.setattr(ray_train, "POLL_SECONDS", 0.01)
     failing = iter([OSError(5, "Input/output error")] * 2)
@@ -76,7 +77,7 @@ def test_progress_is_shown_again_when_the_storage_comes_back(tmp_path, monkeypat
         return read(path)
 
     monkeypatch.setattr(ray_train, "RunMetrics", lambda *_: SimpleNamespace(happened=str))
-    printer = ray_train._ProgressPrinter(run, config, said.append, said.append)
+    printer = ray_train._ProgressPrinter(run, config, said)
     monkeypatch.setattr(journal, "read", fail_twice)
     with printer.running():
         events.record(run, "restart", "worker 1 died")
