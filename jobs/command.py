@@ -61,9 +61,9 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
     same command goes on. 130: stopped at once by Ctrl-C or SIGTERM.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    chosen = _parser(verb).parse_intermixed_args(arguments)  # options may stand among the settings
     console = plain_console()
     try:
+        chosen = _parser(verb).parse_intermixed_args(arguments)  # options may be among settings
         overrides = chosen.overrides
         if verb.takes_run:
             runs_given = [text for text in overrides if not is_setting(text)]
@@ -90,6 +90,9 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
         prefix = "error: " if error.exit_status == NezhaError.exit_status else ""
         print_error(f"{prefix}{error}")
         return error.exit_status
+    except OSError as error:  # a file that this user may not read, a full disk
+        print_error(f"error: {error}")
+        return NezhaError.exit_status
     except KeyboardInterrupt as stop:
         reason = str(stop) or "the same command goes on from what is finished"
         print_error(f"stopped: {reason}")

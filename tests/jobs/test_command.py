@@ -38,6 +38,14 @@ def test_a_setting_that_only_another_verb_reads_is_told(capsys):
     assert not capsys.readouterr().err
 
 
+def test_a_file_that_the_system_refuses_is_an_error_without_a_traceback(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(verb(lambda *_: (tmp_path / "file" / "report.html").write_text("")), []) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: [Errno 20] Not a directory:")
+    assert "report.html" in error
+
+
 def test_options_may_stand_among_the_settings():
     seen = []
     given = ["run.name=x", "--dry-run", "run.seed=7"]
