@@ -47,7 +47,6 @@ def export_checkpoint(source: Path, vocab: Path, output: Path) -> Path:
         ExportError: the manifest of a corpus that the checkpoint was trained on is missing.
     """
     with checkpoints.in_use(source):
-        checkpoints.verify(source)
         state = checkpoints.read_state(source)
         config = checkpoints.read_config(source)
         if vocabulary_sha256(vocab) != state["vocab_sha256"]:

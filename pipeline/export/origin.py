@@ -41,6 +41,8 @@ def read_origin(path: Path, vocab_size: int) -> Origin:
         shape = network_config(files.read_config(path).model, vocab_size)
         return Origin(shape, files.read_state(path)["vocab_sha256"])
     try:
+        if not (path / "config.json").is_file():  # transformers would take its defaults
+            raise OSError("no config.json")
         network = NezhaConfig.from_pretrained(path)
         return Origin(network, vocabulary_sha256(path / "vocab.txt"))
     except (OSError, ValueError, VocabularyError) as error:

@@ -142,9 +142,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The weights of a checkpoint or an export, by their Hugging Face names; tied ones once.
 
     Raises:
-        CheckpointError: there are none.
+        CheckpointError: there are none, or the checkpoint is incomplete or damaged.
     """
-    if (path / EXPORTED).exists() or not tensors.files_in(path):
+    if (path / EXPORTED).exists() or not (path / files.STATE).exists():
         try:
             return load_file(path / EXPORTED)
         except (OSError, SafetensorError) as error:
@@ -152,10 +152,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
                 f"{path} has no readable {EXPORTED}: {error}; train.init_from names a "
                 "checkpoint_… folder or an export"
             ) from None
-    with files.in_use(path), tensors.Parameters(path) as stored:
-        return {
-            name: stored.read("weights", name).view(shape) for name, shape in stored.shapes.items()
-        }
+    with files.in_use(path):
+        files.verify(path)
+        with tensors.Parameters(path) as stored:
+            return {
+                name: stored.read("weights", name).view(shape)
+                for name, shape in stored.shapes.items()
+            }
 
 
 def counters(engine: Any) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from pipeline.errors import CheckpointError, VocabularyError
 from pipeline.export.folder import export_checkpoint
 from pipeline.paths import RunPaths
 from pipeline.stages.before import preflight
+from pipeline.training.checkpoints import files, tensors
+from pipeline.training.checkpoints.state import read_weights
 from pipeline.training.launch import torchrun
 from tests.pipeline.training.test_loop import settings
 
@@ -60,3 +62,25 @@ def test_a_folder_that_is_neither_is_refused(trained, tmp_path):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(CheckpointError, match="neither a checkpoint"):
         second(trained, tmp_path, tmp_path / "nothing")
+
+
+def test_a_run_that_has_not_begun_is_no_start(trained, tmp_path):
+    """Its folder has a vocabulary, and was taken for the export of a network of base size."""
+    (tmp_path / "prepared").mkdir()
+    shutil.copy(trained[1] / "vocab.txt", tmp_path / "prepared")
+    with pytest.raises(CheckpointError, match=r"neither a checkpoint.*no config\.json"):
+        second(trained, tmp_path, tmp_path / "prepared")
+
+
+def test_weights_of_a_damaged_checkpoint_are_not_used(trained, tmp_path):
+    """Their shapes are right, so they were trained on and scored."""
+    damaged = shutil.copytree(trained[0], tmp_path / trained[0].name)
+    file = tensors.files_in(damaged)[0]
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 0x40
+    file.write_bytes(data)
+    with pytest.raises(CheckpointError, match="safetensors is damaged"):
+        read_weights(damaged)
+    (damaged / files.COMPLETE).unlink()
+    with pytest.raises(CheckpointError, match="is incomplete"):
+        read_weights(damaged)
