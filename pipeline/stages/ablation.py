@@ -183,7 +183,7 @@ def is_finished(config: Config) -> bool:
         return False
     if checkpoints.read_state(newest)["step"] < config.train.steps:
         return False
-    changed_settings(config, newest, finished=True)
+    changed_settings(config, newest)
     return _heads(config).keys() == config.heads.keys()
 
 

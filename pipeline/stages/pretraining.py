@@ -23,7 +23,7 @@ from pipeline.tracking.metric_sender import MetricSender
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.launch import ray_train
 from pipeline.training.measure import history, step_log
-from pipeline.training.resume import changed_settings
+from pipeline.training.resume import changed_settings, is_finished, recover
 
 CURVE = "loss_curve.png"
 
@@ -41,17 +41,16 @@ def pretrain(config: Config, progress: Progress) -> str | None:
     paths = RunPaths.of(config)
     for line in _notes(config):
         progress.say(line)
-    newest = checkpoints.recover(paths.checkpoints, progress.say)
+    newest = recover(config, progress.say)
     state = checkpoints.read_state(newest) if newest else {}
     tags = {"stage": "pretrain"}
     if newest:
-        finished = state["step"] >= config.train.steps
-        changes = changed_settings(config, newest, finished)
+        changes = changed_settings(config, newest)
         for change in changes:
             progress.say(f"changed since {newest.name}: {change}")
         if changes:
             tags[f"changed_at_step_{state['step']}"] = "\n".join(changes)
-        if finished:
+        if is_finished(config, newest):
             progress.say(f"step {state['step']} is reached: {newest}")
             # An earlier command may have ended between the last step and this.
             names = (history.FILE, step_log.FILE, "*.png", report.FILE)

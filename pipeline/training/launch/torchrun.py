@@ -22,7 +22,7 @@ from pipeline.training.faults.failures import FailurePolicy, describe
 from pipeline.training.faults.memory import OutOfMemory
 from pipeline.training.loop import Context, train
 from pipeline.training.measure import step_log
-from pipeline.training.resume import changed_settings
+from pipeline.training.resume import changed_settings, recover
 
 logger = logging.getLogger(__name__)
 
@@ -100,9 +100,9 @@ def fit(config: Config, tracking: tuple[str, str] | None = None) -> dict[str, An
             if not restarts():
                 step_log.begin(run)
         asked = held.enter_context(stop.on_signals(run, _warn))
-        if rank() == 0 and (newest := files.newest(RunPaths.of(config).checkpoints)):
-            for change in changed_settings(config, newest, finished=False):
-                logger.warning("changed since %s: %s", newest.name, change)
+        if rank() == 0 and (found := recover(config, _warn)):
+            for change in changed_settings(config, found):
+                _warn(f"changed since {found.name}: {change}")
         try:
             state = train(config, context)
         except (Diverged, OutOfMemory) as error:
