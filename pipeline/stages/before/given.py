@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pipeline.corpus import planning
@@ -17,9 +19,12 @@ from pipeline.settings.corpus import CorpusSettings
 from pipeline.training import starting_point
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.network import network_config, vocabulary_size
+from pipeline.training.schedule import learning_rate
 
 MEANT_FOR_THE_RUN = ("sequence_length",)
 """Settings of `corpus` that also mean something for shards which are there: tokens of a step."""
+SAME_RATE = 0.01
+"""Relative difference of two learning rates, because users round them."""
 
 
 def check(config: Config) -> None:
@@ -99,6 +104,19 @@ def check_start(config: Config, vocab_size: int, vocab_sha256: str | None) -> No
     origins.compare(path, origin, network, vocab_sha256 or origin.vocab_sha256)
     if train.init_state != "weights":
         checkpoints.require_state(path)
+    if train.init_state == "branch":
+        _check_rate(path, config.optim.lr)
+
+
+def _check_rate(path: Path, rate: float) -> None:
+    """Refuse a branch that would go on at another learning rate than the run that it leaves."""
+    before, step = checkpoints.read_config(path), checkpoints.step_of(path)
+    reached = learning_rate(step, before.train.steps, before.optim)
+    if not math.isclose(reached, rate, rel_tol=SAME_RATE):
+        raise CheckpointError(
+            f"{path}: a branch goes on at optim.lr={rate:g}, and the learning rate there is "
+            f"{reached:.4g}; take a checkpoint before the decay, or set optim.lr to that rate"
+        )
 
 
 def check_settings(config: Config, manifests: Mapping[str, shards.Manifest]) -> None:

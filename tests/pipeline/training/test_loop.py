@@ -6,9 +6,9 @@ import shutil
 import pytest
 import torch
 
-from pipeline.errors import NezhaError, TrainingError
+from pipeline.errors import ConfigError, NezhaError, TrainingError
 from pipeline.paths import RunPaths
-from pipeline.settings.reading.config_file import load_config
+from pipeline.settings.reading.config_file import load_config, with_changes
 from pipeline.stages.before import preflight
 from pipeline.training import loop
 from pipeline.training.checkpoints import files
@@ -73,6 +73,15 @@ def test_a_run_leaves_checkpoints_history_and_scores(finished):
         times = [value for key, value in record.items() if key.startswith("time/")]
         assert sum(times) == pytest.approx(1.0 if times else 0.0)
         assert bool(times) == ("mlm_loss" in record and record["step"] in (6, 10))
+
+
+def test_a_finished_run_is_not_given_other_settings(finished):
+    """The command ended well, as if it had trained with them."""
+    config, _ = finished
+    for key, value in (("optim.lr", 0.02), ("train.steps", 8)):
+        with pytest.raises(ConfigError, match=f"{key}: .* → {value}"):
+            torchrun.fit(with_changes(config, {key: value}, ""))
+    assert torchrun.fit(config)["step"] == 12
 
 
 def test_a_run_killed_after_a_checkpoint_continues_bit_for_bit(finished, tmp_path):
@@ -169,6 +178,13 @@ def test_a_branch_goes_on_as_the_run_that_it_leaves(tmp_path):
     other = settings(tmp_path, "seed", *start, "optim.warmup=0", "run.seed=7")
     with pytest.raises(NezhaError, match="seed: was 42, is 7"):
         preflight.check_data(other)
+    faster = settings(tmp_path, "faster", *start, "optim.warmup=0", "optim.lr=0.02")
+    with pytest.raises(NezhaError, match=r"optim\.lr=0\.02, and the learning rate there is 0\.01;"):
+        preflight.check_data(faster)
+    ended = f"train.init_from={checkpoint.with_name('checkpoint_000012')}"
+    decayed = settings(tmp_path, "decayed", ended, *start[1:], "optim.warmup=0")
+    with pytest.raises(NezhaError, match="there is 0; take a checkpoint before the decay"):
+        preflight.check_data(decayed)
 
 
 def test_a_growing_batch_is_resumed_bit_for_bit(tmp_path):
