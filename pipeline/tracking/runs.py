@@ -159,7 +159,8 @@ def start_run(config: Config, name: str, tags: Mapping[str, str], resume: str | 
     """Create a run with the settings as its parameters, or reopen the run `resume`.
 
     Parameters cannot change; tags can, so what changed since is in `tags`. A run to resume that was
-    deleted, for good or not, is replaced by a new one, with a warning.
+    deleted, for good or not, or that belongs to another run folder, of which this one is a copy, is
+    replaced by a new one, with a warning.
 
     Returns:
         the run id.
@@ -175,8 +176,8 @@ def start_run(config: Config, name: str, tags: Mapping[str, str], resume: str | 
             path.parent.mkdir(parents=True, exist_ok=True)
             path.open("ab").close()  # MLflow would try for minutes to write where it may not
         client = mlflow.MlflowClient(uri)
-        if resume and not is_active(client, resume):
-            logger.warning("MLflow run %s was deleted from %s; starting a new one", resume, uri)
+        if resume and (why := _not_own(client, resume, config)):
+            logger.warning("MLflow run %s %s; starting a new one", resume, why)
             resume = None
         if resume:
             client.update_run(resume, status="RUNNING")
@@ -195,6 +196,16 @@ def start_run(config: Config, name: str, tags: Mapping[str, str], resume: str | 
             f"tracking.uri={uri}: {error}; start the server or choose another store"
         ) from error
     return run.info.run_id
+
+
+def _not_own(client: mlflow.MlflowClient, run_id: str, config: Config) -> str:
+    """Why a run of the store cannot be gone on with; empty if it can."""
+    if not is_active(client, run_id):
+        return f"was deleted from {tracking_uri(config)}, or never was there"
+    name = client.get_run(run_id).data.params.get("run.name")
+    if name != config.run.name:
+        return f"belongs to run.name={name}, of which {config.run.name} is a copy"
+    return ""
 
 
 def is_active(client: mlflow.MlflowClient, run_id: str) -> bool:

@@ -94,6 +94,18 @@ def test_a_run_that_was_deleted_is_replaced(config):
     }
 
 
+def test_a_copy_of_a_run_folder_does_not_write_into_the_run_of_the_first(config, caplog):
+    first = tracking.start_run(config, "first", {})
+    copy = with_changes(config, {"run.name": "copy"}, "")
+    own = tracking.start_run(copy, "copy", {"changed": "lr"}, resume=first)
+    assert own != first
+    assert "of which copy is a copy" in caplog.text
+    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    assert "changed" not in client.get_run(first).data.tags
+    assert tracking.start_run(copy, "copy", {}, resume=own) == own
+    assert tracking.start_run(config, "first", {}, resume=first) == first
+
+
 def test_a_run_in_the_trash_is_replaced_and_registers_elsewhere(config):
     client = mlflow.MlflowClient(tracking.tracking_uri(config))
     gone = tracking.start_run(config, "trash", {})
