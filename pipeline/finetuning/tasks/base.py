@@ -119,13 +119,12 @@ class Task(ABC):
     def features(self, examples: Sequence[Example], setup: TaskSetup) -> list[Feature]:
         """What the network sees, in the order of the examples."""
 
-    def cut_as_trained(  # noqa: B027
-        self, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
-    ) -> None:
-        """Let a tokenizer cut texts as these examples, which a head is trained on, were cut.
+    def cut_as_trained(self, setup: TaskSetup, examples: Sequence[Example]) -> None:
+        """Let the tokenizer cut texts as these examples, which a head is trained on, were cut.
 
         It is saved with the head, for programs that do not have this code.
         """
+        setup.tokenizer.model_max_length = setup.length
 
     @abstractmethod
     def answer(self, example: Example, outputs: Outputs, setup: TaskSetup) -> Answer:

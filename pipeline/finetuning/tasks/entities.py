@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 import transformers
 from tokenizers import Regex, pre_tokenizers
-from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.features import Feature, Tokens
@@ -135,12 +134,13 @@ class Entities(Task):
                 "begins an entity"
             )
 
-    def cut_as_trained(
-        self, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
-    ) -> None:
-        """Each character is a token if each word is one: BERT's tokenizers keep `2019` whole."""
+    def cut_as_trained(self, setup: TaskSetup, examples: Sequence[Example]) -> None:
+        """Each character is a token if each word is one: BERT's tokenizers keep `2019` whole.
+
+        The tokenizer keeps its own length: behind it other programs find no entities, but we do.
+        """
         if all(len(word) == 1 for example in examples for word in example["tokens"]):
-            backend = tokenizer.backend_tokenizer
+            backend = setup.tokenizer.backend_tokenizer
             single = pre_tokenizers.Split(Regex("."), "isolated")
             backend.pre_tokenizer = pre_tokenizers.Sequence([single, backend.pre_tokenizer])
 

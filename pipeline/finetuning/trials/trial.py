@@ -125,7 +125,7 @@ def run_trial(
                 "longest": data.longest,
                 "precision": settings.precision,
             }
-            task.cut_as_trained(tokenizer, sets["train"].examples)
+            task.cut_as_trained(setup, sets["train"].examples)
             rows = [] if test else _rows(sets["test"].examples, found)
             save(network, tokenizer, trial.export, folder / HEAD, facts, rows)
         (folder / RESULT).write_text(to_json(result._asdict(), indent=2), "utf-8")

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, pipeline
 
 from pipeline.finetuning.prediction.predict import Head
 from pipeline.finetuning.tasks import TASKS
+from pipeline.finetuning.tasks.base import TaskSetup
 from pipeline.settings.finetuning import FinetuneSettings
 from tests.pipeline.finetuning.in_process import finetune
 
@@ -48,7 +49,7 @@ def test_the_tokenizer_of_a_head_for_entities_cuts_texts_as_its_examples_were_cu
     (expected,) = answers_of(heads / "ner", {"text": text})
     assert found == [(each["type"], each["start"], each["end"]) for each in expected["entities"]]
     words = AutoTokenizer.from_pretrained(export, trust_remote_code=True)
-    TASKS["ner"].cut_as_trained(words, [{"tokens": ["王", "2019"]}])
+    TASKS["ner"].cut_as_trained(TaskSetup(words, (), 48), [{"tokens": ["王", "2019"]}])
     parts = words.backend_tokenizer.pre_tokenizer.pre_tokenize_str("王 2019")
     assert parts == [("王", (0, 1)), ("2019", (2, 6))]
 
@@ -65,6 +66,25 @@ def test_the_text_classification_pipeline_gives_our_probabilities(heads):
     (expected,) = answers_of(heads / "multilabel", {"text": "张在京"})
     given = pipeline("text-classification", str(heads / "multilabel"), top_k=None)
     (found,) = given(["张在京"])
+    assert {each["label"]: each["score"] for each in found} == pytest.approx(
+        expected["probabilities"], abs=1e-2
+    )
+
+
+def test_other_programs_cut_texts_as_in_training_but_no_entities(heads):
+    lengths = [
+        AutoTokenizer.from_pretrained(heads / task).model_max_length
+        for task in ("pair", "multilabel", "ner")
+    ]
+    assert lengths[:2] == [48, 48]
+    assert lengths[2] > 512
+
+
+def test_the_text_classification_pipeline_gives_our_probabilities_for_a_long_text(heads):
+    text = "张在京" + "店" * 60 + "书书书"
+    (expected,) = answers_of(heads / "multilabel", {"text": text})
+    given = pipeline("text-classification", str(heads / "multilabel"), top_k=None)
+    (found,) = given([text], truncation=True)
     assert {each["label"]: each["score"] for each in found} == pytest.approx(
         expected["probabilities"], abs=1e-2
     )
