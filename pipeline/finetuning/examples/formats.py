@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -218,7 +219,8 @@ def _conll(lines: Iterable[tuple[str, str]], columns: Columns) -> Iterator[Recor
     numbers = columns.numbers
     word, label = numbers.get("tokens", 0), numbers.get("labels", -1)
     for place, line in itertools.chain(lines, [("", "")]):
-        cells = line.split("\t") if "\t" in line else line.split()
+        # Other white space, such as U+3000, may be a word.
+        cells = line.split("\t") if "\t" in line else re.findall("[^ ]+", line)
         if line.strip() and not line.startswith("-DOCSTART-"):
             start = start or place
             # Of a word of white space, as 199801 has, the columns begin with the separator.

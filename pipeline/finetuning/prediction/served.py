@@ -29,7 +29,8 @@ class ServedHead(PythonModel):
         examples = [self.head.example(row, f"row {number}") for number, row in enumerate(rows)]
         columns = list(self.head.task.answer_form)
         found = [answer or dict.fromkeys(columns) for answer in self.head.answers(examples)]
-        return pd.DataFrame(found, columns=columns, dtype=object)
+        # With rows numbered anew, pandas would join answers to the texts of other rows.
+        return pd.DataFrame(found, index=model_input.index, columns=columns, dtype=object)
 
 
 def _plain(row: dict[str, Any], texts: list[str]) -> dict[str, Any]:

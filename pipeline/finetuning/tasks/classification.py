@@ -60,6 +60,8 @@ class Classification(Task):
     def check_target(self, example: Example, place: str) -> None:
         if "label" in example:
             example["label"] = whole(example["label"])
+        if isinstance(example.get("label"), bool):
+            example["label"] = json.dumps(example["label"])
         require(example, "label", (str, int), place, self.name)
         example["label"] = str(example["label"]).strip()
         if not example["label"]:

@@ -269,6 +269,16 @@ def test_a_column_that_counts_words_holds_none(tmp_path):
     assert example["tokens"] == ["1", "2"], "these are the words: there is no other column"
 
 
+@pytest.mark.parametrize("between", ["\t", " ", "  "])
+@pytest.mark.parametrize("space", ["\u3000", "\xa0"])
+def test_white_space_may_be_a_word_of_columns(space, between, tmp_path):
+    rows = ["王 B-PER", f"{space} O", "京 B-LOC"]
+    text = "\n".join(row.replace(" ", between) for row in rows) + "\n"
+    (example,), findings = read("ner", tmp_path / "a.txt", text)
+    assert findings == Findings.none()
+    assert example == {"tokens": ["王", " ", "京"], "labels": ["B-PER", "O", "B-LOC"]}
+
+
 @pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
 def test_a_brace_may_be_the_first_word(tmp_path, ends):
     text = ends.join(["{ O", "王 B-PER", "", "京 B-LOC", ""])

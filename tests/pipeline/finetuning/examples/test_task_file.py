@@ -64,7 +64,6 @@ def test_compressed_or_not_is_the_same(task, tmp_path):
     [
         ("classification", {"text": 3}, "key text: expected str, found 3"),
         ("classification", {"label": None}, "key label: expected str or int"),
-        ("classification", {"label": True}, "key label: expected str or int"),
         ("classification", {"label": 1.5}, "key label: expected str or int, found 1.5"),
         ("multilabel", {"labels": [1.5]}, "key labels: expected a list of the names"),
         ("regression", {"label": True}, "key label: expected a number, found True"),
@@ -94,6 +93,13 @@ def test_a_malformed_example_is_named_by_file_line_and_key(task, change, message
     assert len(examples) == 1
     (told,) = findings.bad_lines
     assert re.search(f"train.jsonl, line 2.*{message}", told)
+
+
+def test_true_and_false_are_labels(tmp_path):
+    rows = [GOOD["pair"] | {"label": value} for value in (True, False, "true")]
+    examples, findings = read("pair", write(tmp_path / "train.jsonl", *rows))
+    assert findings == Findings.none()
+    assert [each["label"] for each in examples] == ["true", "false", "true"]
 
 
 def test_what_is_no_jsonl_is_refused(tmp_path):

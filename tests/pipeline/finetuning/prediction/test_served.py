@@ -19,10 +19,14 @@ class Echo(Head):
         return [None if self.task.blank(each) else yes for each in examples]
 
 
+def served(task, table):
+    head = ServedHead()
+    head.head = Echo(TASKS[task], TaskSetup(None, (), 32), None, "fp32")
+    return head.predict(None, table)
+
+
 def answers(task, *rows):
-    served = ServedHead()
-    served.head = Echo(TASKS[task], TaskSetup(None, (), 32), None, "fp32")
-    return served.predict(None, pd.DataFrame(rows)).to_dict("records")
+    return served(task, pd.DataFrame(rows)).to_dict("records")
 
 
 @pytest.mark.parametrize("absent", [None, float("nan"), pd.NA, "", " "])
@@ -49,3 +53,11 @@ def test_words_may_stand_in_place_of_the_text():
 def test_a_text_that_is_not_among_the_columns_is_an_error():
     with pytest.raises(TaskError, match="row 0: no key 'text'"):
         answers("classification", {"txt": "好"})
+
+
+@pytest.mark.parametrize("index", [[7, 3], ["b", "a"], [0, 0]])
+def test_answers_have_the_index_of_their_texts(index):
+    texts = pd.DataFrame({"text": ["好", " "]}, index=index)
+    assert served("classification", texts)["label"].to_list() == ["yes", None]
+    assert served("classification", texts).index.to_list() == index
+    assert served("classification", texts[:0]).index.to_list() == []
