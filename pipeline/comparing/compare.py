@@ -267,7 +267,7 @@ def subjects_of(config: Config, runner: Runner) -> list[Subject]:
 
 
 def short_names(paths: Sequence[str]) -> dict[str, str]:
-    """The shortest ends of the paths that differ; of a folder `export`, with the one above it.
+    """The shortest ends of the paths that differ; an `export` or a number with what stands above it.
 
     `random` keeps its name: a folder of that name gets the one above it too.
     """
@@ -275,7 +275,8 @@ def short_names(paths: Sequence[str]) -> dict[str, str]:
     for path in paths:
         parts = path.rstrip("/").split("/")
         others = [other.rstrip("/").split("/") for other in paths if other != path]
-        shortest = 2 if parts[-1] == "export" and len(parts) > 1 else 1
+        says_little = parts[-1] == "export" or parts[-1].isdecimal()
+        shortest = 2 if says_little and len(parts) > 1 else 1
         length = next(
             (
                 n

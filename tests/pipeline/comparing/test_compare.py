@@ -80,6 +80,8 @@ def test_names_are_the_shortest_that_differ():
         "rbt3",
         "nezha@champion",
     ]
+    versions = ["models:/nezha/1", "models:/nezha/2"]
+    assert list(compare.short_names(versions).values()) == ["nezha/1", "nezha/2"]
     assert list(compare.short_names(["/x/random", "random"]).values()) == ["x/random", "random"]
 
 
