@@ -267,7 +267,7 @@ def subjects_of(config: Config, runner: Runner) -> list[Subject]:
 
 
 def short_names(paths: Sequence[str]) -> dict[str, str]:
-    """The shortest ends of the paths that differ; an `export` or a number with what stands above it.
+    """The shortest ends of the paths that differ; of an `export` or a number with what is above.
 
     `random` keeps its name: a folder of that name gets the one above it too.
     """

@@ -26,7 +26,7 @@ from pyarrow import parquet
 
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.columns import Columns, Record
-from pipeline.finetuning.examples.jsonl import Example, parse_object, unique
+from pipeline.finetuning.examples.jsonl import JSON, Example, parse_object, unique
 from pipeline.finetuning.examples.lines import open_bytes, read_lines, uncompressed
 from pipeline.finetuning.examples.tables import (
     TABLES,
@@ -71,7 +71,7 @@ def _as_they_are(path: str, columns: Columns) -> Iterator[Record]:
         if columns.words and hold_words(read_rows(path, read_lines(path), quoted), columns):
             return _conll(((place, "\t".join(cells)) for place, cells in rows), columns)
         return read_table(path, rows, columns)
-    if name.endswith((*PARQUET, ".json", ".jsonl")) or _holds_objects(path, columns):
+    if name.endswith((*PARQUET, ".json", ".jsonl")) or _holds_objects(path):
         for field, number in columns.numbers.items():
             raise TaskError(
                 f"{path}: data.columns says {{{field}: {number}}}, but here columns have names, "
@@ -85,10 +85,9 @@ def _as_they_are(path: str, columns: Columns) -> Iterator[Record]:
     return read_table(path, read_rows(path, read_lines(path), quoted=False), columns)
 
 
-def _holds_objects(path: str, columns: Columns) -> bool:
+def _holds_objects(path: str) -> bool:
     """Whether the first line is an object, and not the word `{` with its label."""
-    first = next((line.strip() for _, line in read_lines(path) if line.strip()), "")
-    return first.startswith("{") and (first.endswith("}") or not columns.words)
+    return bool(JSON.match(next((line for _, line in read_lines(path) if line.strip()), "")))
 
 
 def _objects(lines: Iterable[tuple[str, str]]) -> Iterator[Record]:

@@ -11,6 +11,8 @@ from pipeline.errors import TaskError
 
 Example = dict[str, Any]
 SURROGATE = re.compile("[\ud800-\udfff]")
+JSON = re.compile(r"""\s*(?:\[\s*)?\{\s*["'}]""")
+"""The beginning of an object, or of a list of them; a text may begin with `{` or `[` too."""
 
 
 def bare(line: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from pipeline.cpu import usable_cpus
 from pipeline.errors import ExportError, TaskError
 from pipeline.export.lineage import text_cleaner
 from pipeline.finetuning import network as networks
-from pipeline.finetuning.examples.jsonl import Example, parse_object
+from pipeline.finetuning.examples.jsonl import JSON, Example, parse_object
 from pipeline.finetuning.judging.evaluation import Dataset, answers
 from pipeline.finetuning.prediction.head_folder import read_results
 from pipeline.finetuning.tasks import TASKS, Task
@@ -24,8 +23,6 @@ from pipeline.finetuning.tasks.base import LONGEST_ANSWER, Answer, TaskSetup, is
 LINES = 1024
 """Lines that are read, tokenized and answered at a time."""
 BATCH = 32
-JSON = re.compile(r"\s*(?:\{|\[\s*\{)")
-"""The beginning of an object, or of a list of them, which is refused; a text may begin with `[`."""
 
 
 class Head(NamedTuple):

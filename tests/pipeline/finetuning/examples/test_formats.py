@@ -269,6 +269,13 @@ def test_a_column_that_counts_words_holds_none(tmp_path):
     assert example["tokens"] == ["1", "2"], "these are the words: there is no other column"
 
 
+def test_a_text_of_a_table_may_begin_with_a_brace(tmp_path):
+    text = "{甲}\t好\t1\n乙\t坏\t0\n"
+    examples, findings = read("pair", tmp_path / "a.txt", text)
+    assert findings == Findings.none()
+    assert [each["sentence1"] for each in examples] == ["{甲}", "乙"]
+
+
 @pytest.mark.parametrize("between", ["\t", " ", "  "])
 @pytest.mark.parametrize("space", ["\u3000", "\xa0"])
 def test_white_space_may_be_a_word_of_columns(space, between, tmp_path):

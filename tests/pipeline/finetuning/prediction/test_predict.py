@@ -123,7 +123,8 @@ def test_plain_text_lines():
         parse(TASKS["ner"], '{"text": ', "x")
     with pytest.raises(TaskError, match="x: expected a JSON object"):
         parse(TASKS["classification"], '[ {"text": "很好"}]', "x")
-    assert parse(TASKS["classification"], "[哈哈]很好", "x") == {"text": "[哈哈]很好"}
+    for text in ("[哈哈]很好", "{很好}", "{0}很好", "{", "[{很好}]"):
+        assert parse(TASKS["classification"], text, "x") == {"text": text}
 
 
 def test_an_example_without_a_gold_label_is_read_as_others_are():
