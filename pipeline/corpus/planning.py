@@ -24,7 +24,7 @@ from pipeline.corpus.text.units import Unit, plan_units
 from pipeline.errors import ConfigError
 from pipeline.settings.corpus import CorpusSettings
 
-FORMAT = 8
+FORMAT = 9
 """To be raised when the same text and settings would give other shards."""
 NOT_CONTENT: dict[str, Any] = {
     **dict.fromkeys(("inputs", "heldout", "output", "vocab", "vocab_size"), True),

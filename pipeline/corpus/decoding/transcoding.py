@@ -37,6 +37,9 @@ PRIVATE = str.maketrans(
 """Characters that Unicode got after Python's GB18030, which decodes their bytes to private use, to
 those of GB 18030-2022 and Unicode."""
 IS_PRIVATE = re.compile("[\ue78d-\ue796\ue7c7\ue816-\ue864]")
+FEW, MOST = 4, 0.9
+"""Characters beyond ASCII, and the share of common ones, from which on a line is in GB18030: of
+lines of news 99.8 %, of lines of UTF-8 with a byte changed or cut off 0.07 %."""
 BAD = "\udcff"
 """Stands for bytes that a codec can't decode: no text contains it, and UTF-8 refuses its byte."""
 
@@ -50,27 +53,41 @@ codecs.register_error("mark_bad", _mark_bad)
 
 
 def decode(data: bytes, codec: str, errors: str = "strict") -> str:
-    """The text of a record under the codec of its file, or in UTF-8 if it is evidently that.
+    """The text of a record under its file's codec, or in UTF-8 or GB18030 if it is evidently that.
 
-    A file may be several files in different encodings, joined. GB18030 can decode many lines of
-    UTF-8, so UTF-8 is taken if it gives a larger share of common Chinese characters. A short line
-    of GB18030 may be valid UTF-8 too, but then it holds Latin, Greek or Arabic letters there: of
-    300,000 pieces of 1 to 8 characters of news and reviews, none was taken for UTF-8.
+    A file may be several files in different encodings, joined, and its first bytes may all be
+    ASCII. GB18030 can decode many lines of UTF-8, so UTF-8 is taken if it gives a larger share of
+    common Chinese characters. A short line of GB18030 may be valid UTF-8 too, but then it holds
+    Latin, Greek or Arabic letters there: of 300,000 pieces of 1 to 8 characters of news and
+    reviews, none was taken for UTF-8.
 
     Raises:
-        UnicodeDecodeError: `errors` is strict, and the data is bad in both.
+        UnicodeDecodeError: `errors` is strict, and the data is bad in all of them.
     """
-    if codec == "utf-8" or data.isascii():
+    if data.isascii():
         return data.decode(codec, errors)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
-        return _without_private(data.decode(codec, errors), codec)
+        found = _evidently_gb18030(data) if codec == "utf-8" else ""
+        return found or _without_private(data.decode(codec, errors), codec)
+    if codec == "utf-8":
+        return text
     try:
         other = _without_private(data.decode(codec), codec)
     except UnicodeDecodeError:
         return text
     return text if share_of_common(text) > share_of_common(other) else other
+
+
+def _evidently_gb18030(data: bytes) -> str:
+    """The text of a record that is no UTF-8, if it is one of GB18030; else nothing."""
+    try:
+        text = _without_private(data.decode("gb18030"), "gb18030")
+    except UnicodeDecodeError:
+        return ""
+    beyond = sum(character > "\x7f" for character in text)
+    return text if beyond >= FEW and share_of_common(text) >= MOST else ""
 
 
 def _without_private(text: str, codec: str) -> str:

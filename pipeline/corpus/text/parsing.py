@@ -100,8 +100,7 @@ def _lines(block: Block) -> Iterator[tuple[int, str | Drop]]:
     padded = b"\0" in data
     for line in _split(data):
         try:
-            # The usual case needs no call for each line.
-            text = line.decode() if codec == "utf-8" else decode(line, codec)
+            text = decode(line, codec)
             if padded:
                 text = text.strip("\0")
             yield offset, text.lstrip("\ufeff")

@@ -2,7 +2,7 @@ import codecs
 
 import pytest
 
-from pipeline.corpus.decoding.encodings import find_codec, keeps_ascii
+from pipeline.corpus.decoding.encodings import SAMPLE_BYTES, find_codec, keeps_ascii
 from pipeline.corpus.decoding.transcoding import to_utf8
 from tests.pipeline.corpus import raw
 
@@ -176,6 +176,33 @@ def test_lines_in_utf8_in_a_file_in_another_codec(tmp_path, codec):
         found, dropped = raw.read(path, encoding=codec)
         assert [document.text for document in found][41:] == lines
         assert not dropped
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".csv", ".jsonl", ".jsonl.gz"])
+@pytest.mark.parametrize("begin", ["plain English text", "前面的中文"])
+@pytest.mark.parametrize("target", [16.0, 2e-2])
+def test_lines_in_gb18030_in_a_file_that_begins_otherwise(tmp_path, suffix, begin, target):
+    def encode(lines: list[str], codec: str) -> bytes:
+        if ".jsonl" in suffix:
+            return raw.jsonl(lines).decode().encode(codec)
+        return ("\n\n" if suffix == ".txt" else "\n").join([*lines, ""]).encode(codec)
+
+    first = [f"{begin}: line {number}" for number in range(4000)]
+    data = encode(first, "utf-8") + b"\n" + encode(LINES, "gb18030")
+    head = b"text\n" if suffix == ".csv" else b""
+    path = raw.write(tmp_path / f"a{suffix}", head + data)
+    assert len(head + data) > SAMPLE_BYTES * 3 // 2
+    assert raw.texts(path, shard_megabytes=target) == [*first, *LINES]
+
+
+def test_damaged_lines_of_utf8_are_not_read_as_gb18030(tmp_path):
+    damaged = [LINES[0].encode()[:-1], LINES[0].encode().replace("第".encode(), b"\xe7\xac")]
+    korean = "서울은 대한민국의 수도이다. ".encode("euc_kr")
+    data = b"\n\n".join([*(line.encode() for line in LINES), *damaged, b"caf\xe9 d\xe9j\xe0"])
+    documents, drops = raw.read(raw.write(tmp_path / "a.txt", data))
+    assert [document.text for document in documents] == LINES
+    assert [drop.reason for drop in drops] == ["undecodable"] * 3
+    assert raw.texts(raw.write(tmp_path / "b.txt", korean * 9)) == [(korean * 9).decode("euc_kr")]
 
 
 def test_common_words_of_gb18030_that_are_valid_utf8_stay(tmp_path):
