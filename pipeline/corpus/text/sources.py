@@ -42,6 +42,8 @@ FORMATS = {
     ".xml": "wikidump",
 }
 WIKIEXTRACTOR_NAME = re.compile(r"wiki_\d+$")
+PART_OF_DUMP = re.compile(r"(?<=\.xml)-p\d+p\d+$", re.IGNORECASE)
+"""What follows the suffix of a part of a Wikipedia dump: its first and last page."""
 EMPTY = "empty"
 UNKNOWN_KIND = "unknown kind"
 PACKED_TABLE = "Parquet or Arrow file that was compressed once more, which is not read; unpack it"
@@ -240,9 +242,8 @@ def _kind(path: str, form: str) -> tuple[str, str]:
     """Format and compression by the file's name; the format is empty if it is unknown."""
     stem, dot, suffix = path.rpartition(".")
     compression = COMPRESSIONS.get(dot + suffix.lower(), "")
-    if compression:
-        path = stem
-        _, dot, suffix = path.rpartition(".")
+    path = PART_OF_DUMP.sub("", stem if compression else path)
+    _, dot, suffix = path.rpartition(".")
     if form == "auto":
         if WIKIEXTRACTOR_NAME.search(path):
             form = "wikiextractor"

@@ -21,6 +21,18 @@ def test_a_folder_gives_its_files_of_known_kind_in_order(tmp_path):
     assert names(tmp_path) == ["0/a/1.txt.gz", "0/b/2.jsonl", "0/wiki/AA/wiki_00"]
 
 
+def test_parts_of_a_wikipedia_dump_are_known_by_their_names(tmp_path):
+    parts = [f"zhwiki-20240601-pages-articles{part}" for part in (1, "-multistream2")]
+    for part, suffix in zip(parts, (".xml-p1p187712.bz2", ".xml-p187713p630160"), strict=True):
+        raw.write(tmp_path / f"{part}{suffix}", b"<mediawiki/>")
+    raw.write(tmp_path / "zhwiki-20240601-pages-articles-multistream-index1.txt-p1p9", b"1:2:x")
+    sources = list_sources([str(tmp_path)], CorpusSettings())
+    assert [(each.format, each.compression) for each in sources] == [
+        ("wikidump", ""),
+        ("wikidump", "bz2"),
+    ]
+
+
 def test_names_do_not_depend_on_where_the_inputs_lie(tmp_path):
     for place in ("here", "there/deeper"):
         raw.write(tmp_path / place / "x" / "1.jsonl", b"{}\n")
