@@ -18,6 +18,7 @@ OWN_RUN = "in the folder of this run"
 OTHER_RUN = "in the folder of another run"
 OTHER_CORPUS = "in a corpus that jobs.prepare made"
 TWICE = "named by two inputs"
+COPY = "of the same name as a file that is read, but for the compression"
 SHARD = re.compile(r"(.+)/shard-\d{6,}-\d{4,}\.arrow")
 IN_RUN = re.compile(r"(.+)/(?:vocab\.origin\.json|checkpoints/checkpoint_\d+/[^/]+)")
 """Files that only the folder of a run holds: checkpoints, and the note on its vocabulary."""
@@ -41,8 +42,8 @@ def list_inputs(
 
     Left out of both are the vocabulary, the user dictionary and what the commands write: it would
     be read as text when the same command runs again. So are the folders of other runs and corpora
-    below an input. Left out of the inputs are held-out files, and the second occurrence of a file
-    that two inputs name.
+    below an input. Left out of the inputs are held-out files, the second occurrence of a file that
+    two inputs name, and compressed files that lie beside what they were made from.
 
     Args:
         written: further folders and files that the preparation writes.
@@ -116,7 +117,25 @@ def _split(listed: Listing, reasons: Mapping[str, str]) -> Listing:
             left_out[LeftOut(label, TWICE)] = None
         else:
             kept[path] = each
+    for path, each in _copies(kept).items():
+        left_out[LeftOut(each.label, COPY)] = None
+        del kept[path]
     return Listing(list(kept.values()), list(left_out))
+
+
+def _copies(files: Mapping[str, Source]) -> dict[str, Source]:
+    """The files whose text stands beside them plain, or in another compression.
+
+    Programs for zstd always leave the compressed file where it was, others on demand.
+    """
+    found: dict[str, Source] = {}
+    names: set[str] = set()
+    for path, each in sorted(files.items(), key=lambda item: bool(item[1].compression)):
+        name = each.path.rpartition(".")[0] if each.compression else each.path
+        if name in names:
+            found[path] = each
+        names.add(name)
+    return found
 
 
 def _made_folders(listed: Listing) -> dict[str, str]:

@@ -147,6 +147,21 @@ def test_a_file_that_two_inputs_name_is_read_once(data):
     assert names_of(twice) == ["a.jsonl", "link.jsonl"]
 
 
+def test_a_file_that_lies_there_plain_and_compressed_is_read_once(tmp_path):
+    for name in ("a.jsonl.zst", "a.jsonl", "b.txt.gz", "b.txt.xz", "x/a.jsonl.gz", "wiki_00.bz2"):
+        raw.write(tmp_path / name, raw.jsonl(["一段文字"]))
+    raw.write(tmp_path / "wiki_00", b"")
+    found = list_inputs(CorpusSettings(inputs=(str(tmp_path),))).sources
+    assert names(found) == ["a.jsonl", "b.txt.gz", "wiki_00.bz2", "a.jsonl.gz"]
+    assert {reason: names_of(paths) for reason, paths in found.left_out_by_reason().items()} == {
+        "empty": ["wiki_00"],
+        "of the same name as a file that is read, but for the compression": [
+            "a.jsonl.zst",
+            "b.txt.xz",
+        ],
+    }
+
+
 @pytest.mark.parametrize("heldout", [(), ("no.jsonl",), ("*.none",), ("a.docx",)])
 def test_a_mistake_in_the_held_out_inputs_names_their_setting(data, heldout):
     raw.write(data / "a.docx", b"PK")
