@@ -190,7 +190,7 @@ class CorpusSettings(Settings):
     """From raw text to shards."""
 
     inputs: tuple[PathAsGiven, ...] = ()
-    """Files, folders, globs or URLs (s3://, gs://, hdfs://). The suffix tells the compression."""
+    """Files, folders, globs or URLs (s3://, gs://, hdfs://), plain or compressed."""
     format: Literal[
         "auto",
         "text",

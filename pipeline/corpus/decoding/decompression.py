@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import bz2
+import functools
+import itertools
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any
@@ -19,6 +22,12 @@ COMPRESSIONS = {
     ".zstd": "zstd",
 }
 """Compression by the suffix of a file's name."""
+MAGIC = re.compile(
+    rb"(?P<gzip>\x1f\x8b\x08)|(?P<bz2>BZh[1-9]1AY&SY)|(?P<xz>\xfd7zXZ\0)|(?P<zstd>\x28\xb5\x2f\xfd)"
+)
+"""The first bytes of compressed data."""
+NO_TEXT = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
+PROBED_BYTES = 512
 READ_BYTES = 1 << 20
 COMPRESSED_READ_BYTES = {"gzip": 8192, "bz2": 8192, "xz": 8192, "zstd": 512}
 """Small for zstd, where all that one read decompresses to is held in memory: 32,768 times as much
@@ -47,24 +56,39 @@ class Damage(Exception):
         """Byte of the file, counted from where reading began, up to which it was read."""
 
 
-def decompressed(file: IO[bytes], compression: str) -> Iterator[bytes]:
+def compression_of(head: bytes, named: str) -> str:
+    """The compression of data by its first `PROBED_BYTES`.
+
+    Browsers and servers decompress or compress files under way and leave them their names. Data
+    without a mark is what its name says, unless it is plain text.
+    """
+    if found := MAGIC.match(head):
+        return found.lastgroup or ""
+    return named if NO_TEXT.search(head) else ""
+
+
+def decompressed(file: IO[bytes], named: str) -> Iterator[bytes]:
     """The content of a file, which begins at its current position.
 
     Zero bytes between frames and after the last one are padding.
 
     Args:
-        compression: gzip, bz2, xz, zstd, or empty for a plain file.
+        named: the compression by the file's name: gzip, bz2, xz, zstd, or empty for a plain file.
+            The data decides, see `compression_of`.
 
     Raises:
         Damage: the data is damaged, ends within a frame, or is followed by something else.
     """
+    head = file.read(PROBED_BYTES)
+    compression = compression_of(head, named)
+    size = COMPRESSED_READ_BYTES.get(compression, READ_BYTES)
+    reads = itertools.chain([head], iter(functools.partial(file.read, size), b""))
     if not compression:
-        while data := file.read(READ_BYTES):
-            yield data
+        yield from reads
         return
     frame: Any = None
     frames = produced = begin = read = 0
-    while data := file.read(COMPRESSED_READ_BYTES[compression]):
+    for data in reads:
         read += len(data)
         while data := data.lstrip(b"\0") if frames and frame is None else data:
             if frame is None:

@@ -7,7 +7,12 @@ import re
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
-from pipeline.corpus.decoding.decompression import Damage, decompressed
+from pipeline.corpus.decoding.decompression import (
+    PROBED_BYTES,
+    Damage,
+    compression_of,
+    decompressed,
+)
 from pipeline.corpus.decoding.encodings import SAMPLE_BYTES, find_codec, keeps_ascii, peek
 from pipeline.corpus.decoding.json_lines import DECODER, as_lines, is_array_or_pretty
 from pipeline.corpus.decoding.transcoding import to_utf8
@@ -30,7 +35,7 @@ class Stream(NamedTuple):
     """Text that is read from its start."""
 
     source: Source
-    """With the format of its records, which the first bytes may decide."""
+    """With its compression and the format of its records, which the first bytes may decide."""
     codec: str
     """Codec of `data`; ASCII bytes mean the same as in UTF-8."""
     data: Iterator[bytes]
@@ -57,6 +62,9 @@ def open_stream(file: IO[bytes], source: Source, encoding: str) -> Stream:
     are by their first ones.
     """
     damage: list[Damage] = []
+    compression = compression_of(file.read(PROBED_BYTES), source.compression)
+    source = source._replace(compression=compression)
+    file.seek(0)
     data = _until_damage(decompressed(file, source.compression), damage)
     head = peek(data)
     codec = find_codec(head, encoding)

@@ -122,7 +122,8 @@ def _cut(
             next(csv_values(stream, settings.text_field), None)
         # A file that begins blank is read by one task, which sees whether it is blank to its end.
         blank = BLANK.fullmatch(next(stream.data, b"").decode(stream.codec, "replace"))
-    if table or stream.transcoded or stream.archive or blank:
+    source = source._replace(compression=stream.source.compression)
+    if table or stream.transcoded or stream.archive or blank or source.compression:
         return [_whole(source, target)]
     source, codec = stream.source, stream.codec
     count = -(-source.size // target)

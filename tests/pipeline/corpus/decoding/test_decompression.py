@@ -69,7 +69,7 @@ def test_garbage_after_the_data_is_told_from_damage_in_it(kind):
         read(frame + b"garbage " * 5000, kind)
     assert caught.value.whole
     with pytest.raises(Damage) as caught:
-        read(b"garbage " * 5000, kind)
+        read(b"garbage\0" * 5000, kind)
     assert not caught.value.whole
     broken = bytearray(frame)
     broken[len(broken) // 2 : len(broken) // 2 + 200] = bytes(200)
@@ -94,10 +94,23 @@ def test_garbage_costs_no_document_and_is_said(tmp_path, kind, target):
 @each_compression
 def test_all_bytes_of_a_file_that_is_not_compressed_count_as_bad(tmp_path, kind):
     path = tmp_path / f"a.jsonl{COMPRESS[kind][0]}"
-    path.write_bytes(data := raw.jsonl(["第一篇", "第二篇"]))
+    path.write_bytes(data := b"\x05\0" + raw.jsonl(["第一篇", "第二篇"]))
     documents, (drop,) = raw.read(path)
     assert (documents, drop.reason, drop.size) == ([], "damaged_file", len(data))
     assert f"{path}: byte 0 of {len(data)}: damaged" in drop.text
+
+
+@each_compression
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.jsonl.xz"])
+@pytest.mark.parametrize("target", [16.0, 0.0005])
+def test_the_data_and_not_the_name_tells_the_compression(tmp_path, kind, name, target):
+    texts = [f"第{n}篇，{random.Random(n).random()}" for n in range(300)]
+    (tmp_path / name).write_bytes(COMPRESS[kind][1](raw.jsonl(texts)))
+    (tmp_path / "plain.txt.bz2").write_bytes("\n\n".join(texts).encode())
+    for file in (name, "plain.txt.bz2"):
+        documents, drops = raw.read(tmp_path / file, shard_megabytes=target)
+        assert [document.text for document in documents] == texts
+        assert not drops
 
 
 @each_compression
