@@ -11,7 +11,8 @@ DECODER = json.JSONDecoder(strict=False)
 which the standard forbids; cleaning removes them."""
 BEGINS = re.compile(r'\[\s*\{|\{\s*[\r\n]\s*"')
 """An array of objects, or an object that goes on in the next line."""
-WHITE_SPACE = re.compile(r"\s*")
+BETWEEN = re.compile(r"[\s,]*")
+LINE_BREAK = re.compile(r"[\r\n]")
 CUT_OFF = 16
 """An error in so many last characters of a sample may come from its end: no mark, name or escape of
 JSON is longer."""
@@ -28,11 +29,20 @@ def is_array_or_pretty(text: str, whole: bool, named: bool) -> bool:
         named: the file's name says that it is JSON. Else all of the text must be valid.
     """
     if not BEGINS.match(text):
-        return False
+        return text.startswith("{") and not _is_one_line(text) and _is_json(text, whole)
     line, _, rest = text.partition("\n")
     if rest.strip() and _is_json(line, whole=True):
         return False  # lines of arrays
     return named or _is_json(text, whole)
+
+
+def _is_one_line(text: str) -> bool:
+    """Whether the first object of a text ends in its line."""
+    try:
+        _, end = DECODER.raw_decode(text)
+    except (ValueError, RecursionError):
+        end = len(text.rstrip())
+    return LINE_BREAK.search(text, 0, end) is None
 
 
 def _is_json(text: str, whole: bool) -> bool:
@@ -48,9 +58,14 @@ def _is_json(text: str, whole: bool) -> bool:
             return False
         if not isinstance(value, dict | list):
             return False
-        space = WHITE_SPACE.match(text, at)
-        at = space.end() if space else at
+        at = next_value(text, at)
     return True
+
+
+def next_value(text: str, at: int) -> int:
+    """Where the white space and commas that stand between values end."""
+    between = BETWEEN.match(text, at)
+    return between.end() if between else at
 
 
 def as_lines(stream: Iterable[bytes]) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from typing import Any
 import xxhash
 
 from pipeline.corpus.cleaning.cleaner import Cleaner
-from pipeline.corpus.decoding.json_lines import DECODER
+from pipeline.corpus.decoding.json_lines import DECODER, next_value
 from pipeline.corpus.decoding.transcoding import decode
 from pipeline.corpus.records import Document, Drop
 from pipeline.corpus.text import wikipedia
@@ -132,18 +132,38 @@ def _jsonl(block: Block, text_field: str) -> Iterator[Document | Drop]:
         if isinstance(line, Drop):
             yield line
         elif line and not line.isspace():
-            yield _json_document(block, offset, line, text_field)
+            yield from _json_documents(block, offset, line, text_field)
 
 
-def _json_document(block: Block, offset: int, line: str, text_field: str) -> Document | Drop:
-    try:
-        row = DECODER.decode(line)
-        value = row.get(text_field) if isinstance(row, dict) else None
-        if "\\u" in line:  # an escape such as \ud800 is valid JSON but not a character
+def _json_documents(
+    block: Block, offset: int, line: str, text_field: str
+) -> Iterator[Document | Drop]:
+    """The documents of a line, which may hold several objects; what follows a fault is one drop."""
+    at = 0
+    while (begin := next_value(line, at)) < len(line):
+        offset += len(line[at:begin].encode(block.encoding, "replace"))
+        try:
+            row, at = DECODER.raw_decode(line, begin)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            at = len(line)
+        raw = line[begin:at]
+        yield _json_document(block, offset, row, raw, text_field)
+        if at < len(line):
+            offset += len(raw.encode(block.encoding, "replace"))
+
+
+def _json_document(
+    block: Block, offset: int, row: Any, raw: str, text_field: str
+) -> Document | Drop:
+    value = row.get(text_field) if isinstance(row, dict) else None
+    if "\\u" in raw:  # an escape such as \ud800 is valid JSON but not a character
+        try:
             "".join(value if isinstance(value, list) else [str(value)]).encode("utf-8")
-    except (ValueError, TypeError, RecursionError):
-        value = None
-    return _document(block, offset, value, line)
+        except (ValueError, TypeError):
+            value = None
+    return _document(block, offset, value, raw)
 
 
 def fault(drop: Drop, text_field: str) -> str:

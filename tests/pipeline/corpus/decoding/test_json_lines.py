@@ -23,6 +23,7 @@ FORMS = {
     "pretty objects": "\n".join(dumped(row, 2) for row in ROWS),
     "array of lines": "[\n" + ",\n".join(map(dumped, ROWS)) + "\n]",
     "two arrays": dumped(ROWS[:4]) + dumped(ROWS[4:], 1),
+    "objects from line to line": "\n".join(dumped(row).replace(', "', ',\n"') for row in ROWS),
 }
 
 
@@ -35,6 +36,23 @@ def test_objects_of_arrays_and_over_several_lines_are_records(tmp_path, form, na
     documents, dropped = raw.read(path, shard_megabytes=target)
     assert [document.text for document in documents] == TEXTS
     assert not dropped
+
+
+@pytest.mark.parametrize("between", ["", " ", ",", ",\n", ", "])
+@pytest.mark.parametrize("codec", ["utf-8", "gb18030", "utf-16"])
+@pytest.mark.parametrize("target", [16.0, 2e-4])
+def test_several_objects_of_a_line_are_records(tmp_path, between, codec, target):
+    lines = [between.join(map(dumped, ROWS[:4])) + between, dumped(ROWS[4]) + "]", "", "} {}"]
+    data = "\n".join(lines).encode(codec)
+    documents, dropped = raw.read(raw.write(tmp_path / "a.jsonl", data), shard_megabytes=target)
+    assert [document.text for document in documents] == TEXTS[:5]
+    assert len({document.number for document in documents}) == 5
+    assert [drop.text for drop in dropped] == ["]", "} {}"]
+    if codec == "gb18030":
+        for document, row in zip(documents, ROWS, strict=False):
+            assert data[int(document.place.rpartition(":")[2]) :].startswith(
+                dumped(row).encode(codec)
+            )
 
 
 def test_the_place_of_an_object_is_that_in_the_file(tmp_path):
