@@ -46,6 +46,10 @@ LANGUAGE = re.compile(r"\s*(?:[a-z]{2,3}|simple|[a-z]{2,4}(?:-[a-z]+){1,2})\s*:"
 """Links to the article in another language (`[[ja:北京市]]`) are shown beside the page."""
 REDIRECT = re.compile(r"\s*#\s*(?:redirect|重定向|重新導向)\s*[:：]?\s*\[\[", re.IGNORECASE)
 LINK_TARGET = re.compile(r"\[\[(?:[^\[\]|{}\n-]|-(?!\{)|-\{[^\[\]{}\n]*+\}-)++")
+TEMPLATE = "\0"
+"""Stands where a template was, until the text is whole; XML can't hold this character."""
+AROUND_TEMPLATE = re.compile(f"([（(]?)([{TEMPLATE} ，、；：,;:]+)([）)]?)")
+EMPTY_LINES = re.compile("\n{3,}")
 OPEN_TEMPLATE = re.compile(r"\{\{[^\[\]{}|]*")
 
 
@@ -100,7 +104,9 @@ def plain_text(wikitext: str) -> str:
     except mwparserfromhell.parser.ParserError as error:
         raise MalformedPage(str(error)) from None
     _prune(code)
-    text = code.strip_code(normalize=True, collapse=True)
+    text = code.strip_code(normalize=True, collapse=False)
+    text = AROUND_TEMPLATE.sub(_without_template, text)
+    text = EMPTY_LINES.sub("\n\n", text.strip("\n"))
     return MAGIC_WORD.sub("", without_rows(show_conversions(text)))
 
 
@@ -128,6 +134,9 @@ def _prune(code: Any) -> None:
                     _prune(inner)
                 kept += [node, nodes.Text("\n")] if name != "br" else []
                 continue
+        elif isinstance(node, nodes.Template):
+            kept.append(nodes.Text(TEMPLATE))
+            continue
         elif isinstance(node, nodes.Heading | nodes.ExternalLink):
             inner = node.title
         else:
@@ -136,6 +145,16 @@ def _prune(code: Any) -> None:
             _prune(inner)
         kept.append(node)
     code.nodes = kept
+
+
+def _without_template(match: re.Match[str]) -> str:
+    """What stays of signs around a template: no brackets that it alone filled, such as `（，）`."""
+    begin, signs, end = match.groups()
+    if TEMPLATE not in signs:
+        return match[0]
+    if begin and end:
+        return ""
+    return begin + end or signs.replace(TEMPLATE, "")
 
 
 def without_rows(text: str) -> str:

@@ -118,3 +118,22 @@ def test_other_underscores_are_text():
     assert (
         plain_text("方法__init__和__index__，空格____。") == "方法__init__和__index__，空格____。"
     )
+
+
+@pytest.mark.parametrize(
+    ("markup", "shown"),
+    [
+        ("北京（{{lang-en|Beijing}}），中国首都。", "北京，中国首都。"),
+        ("北京（{{lang-en|Beijing}}；{{bd|1990年}}）是", "北京是"),
+        ("北京 ({{lang|en|a}}, {{b}}) 是", "北京  是"),
+        ("北京（{{lang-en|Beijing}}，简称京）是", "北京（简称京）是"),
+        ("北京（简称京，{{lang-en|Beijing}}）是", "北京（简称京）是"),
+        ("北京（简称{{a}}京，都）是", "北京（简称京，都）是"),
+        ("长{{convert|5|km}}，宽", "长，宽"),
+        ("函数 f() 与（，）和（ ）", "函数 f() 与（，）和（ ）"),
+        ("{{Infobox}}\n\n{{b}}\n\n正文。\n\n{{c}}\n\n\n段。", "正文。\n\n段。"),
+        ("（{{a}}\n\n正文", "（\n\n正文"),
+    ],
+)
+def test_templates_leave_no_empty_brackets(markup, shown):
+    assert plain_text(markup) == shown
