@@ -50,6 +50,10 @@ PACKED_TABLE = "Parquet or Arrow file that was compressed once more, which is no
 ABOUT_DATA_SETS = ("dataset_info.json", "state.json", "dataset_dict.json")
 """Files that Hugging Face's `save_to_disk` writes beside the data."""
 NO_DATA = "description of a data set"
+LFS = b"version https://git-lfs.github.com/spec/"
+POINTER_BYTES = 1024
+"""Most bytes of a pointer of Git LFS."""
+POINTER = "pointer of Git LFS to data that was not fetched"
 SHOWN = 5
 """How many of the files that are left out for one reason are named in messages."""
 HASHED_BYTES = 10**9
@@ -162,7 +166,7 @@ def list_sources(
             for path, file in listed.files.items()
         ]
         new = [item for item in items if isinstance(item, LeftOut)]
-        _check_permissions(new, setting)
+        _check_complete(new, setting)
         if len(new) == len(items) and not any(each.reason == EMPTY for each in new):
             raise _nothing_to_read(text, new, setting, listed.named)
         left_out.extend(new)
@@ -209,19 +213,32 @@ def _source(
         return LeftOut(label, NO_DATA)
     if not file.size:
         return LeftOut(label, EMPTY)
-    if is_local(found.system) and not os.access(path, os.R_OK, effective_ids=True):
-        return LeftOut(label, UNREADABLE)
+    if is_local(found.system):  # there, git leaves pointers
+        if not os.access(path, os.R_OK, effective_ids=True):
+            return LeftOut(label, UNREADABLE)
+        if file.size <= POINTER_BYTES and _begins(path, LFS):
+            return LeftOut(label, POINTER)
     name = f"{index}/{relative}"
     return Source(url, label, name, file.size, form, compression, file.version)
 
 
-def _check_permissions(left_out: Sequence[LeftOut], setting: str) -> None:
-    if unreadable := [each.path for each in left_out if each.reason == UNREADABLE]:
-        raise CorpusError(
-            f"{setting}: no permission to read {len(unreadable)} file(s) or folder(s): "
-            f"{', '.join(unreadable[:SHOWN])}{' …' * (len(unreadable) > SHOWN)}; make them "
-            "readable, or name the files to read with a glob"
-        )
+def _begins(path: str, data: bytes) -> bool:
+    with naming(path), open(path, "rb") as file:
+        return file.read(len(data)) == data
+
+
+def _check_complete(left_out: Sequence[LeftOut], setting: str) -> None:
+    """Refuse inputs of which a part is there that can't be read."""
+    faults = {
+        UNREADABLE: ("no permission to read", "make them readable"),
+        POINTER: (f"{POINTER}:", "fetch it with `git lfs pull`"),
+    }
+    for reason, (fault, advice) in faults.items():
+        if paths := [each.path for each in left_out if each.reason == reason]:
+            raise CorpusError(
+                f"{setting}: {fault} {len(paths)} file(s) or folder(s): {', '.join(paths[:SHOWN])}"
+                f"{' …' * (len(paths) > SHOWN)}; {advice}, or name the files to read with a glob"
+            )
 
 
 def _nothing_to_read(

@@ -163,3 +163,14 @@ def test_large_plain_files_are_cut_and_small_ones_grouped(tmp_path):
     ]
     assert [unit.stream for unit in units] == [False] * 5 + [True]
     assert [unit.number for unit in units] == list(range(6))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet"])
+def test_pointers_of_git_lfs_are_refused_with_what_to_do(tmp_path, name):
+    raw.write(tmp_path / "b.jsonl", raw.jsonl(["一段文字"]))
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n"
+    (tmp_path / name).write_bytes(pointer)
+    for text in (tmp_path, tmp_path / name):
+        with pytest.raises(CorpusError, match=rf"{name}; fetch it with `git lfs pull`"):
+            list_sources([str(text)], CorpusSettings())
+    assert names(tmp_path / "b*") == ["0/b.jsonl"]
