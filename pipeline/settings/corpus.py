@@ -208,7 +208,7 @@ class CorpusSettings(Settings):
     text_field: str = "text"
     """Field or column that holds the text (a string or a list of paragraphs)."""
     encoding: str = "auto"
-    """auto detects UTF-8, GB18030, UTF-16, UTF-32; or a codec. A BOM or valid UTF-8 decides."""
+    """auto: UTF-8, GB18030, Big5, UTF-16 or UTF-32; or a codec. A BOM or valid UTF-8 decides."""
     output: LocalPath = ""
     """Folder of the shards; empty: `shards` in the run folder."""
     heldout: tuple[PathAsGiven, ...] = ()

@@ -38,6 +38,9 @@ TRADITIONAL = frozenset(
 )
 """The 5,401 characters of Big5's first level."""
 COMMON = SIMPLIFIED | TRADITIONAL
+CHINESE = ("gb18030", "big5hkscs")
+"""Codecs of Chinese text beside those of Unicode; the second one is Big5 with its extensions. Of
+pieces of 16 characters of news in either, 99.5 % or more were known."""
 EVIDENT = 30
 """Characters beyond ASCII that tell an encoding: no chance makes so many fit."""
 NEIGHBOURS = {
@@ -81,7 +84,7 @@ def find_codec(head: bytes, encoding: str = "auto") -> str:
     for codec, (script, least) in NEIGHBOURS.items():
         if _script_share(head, codec, script) >= least:
             return codec
-    shares = {codec: _common_share(head, codec) for codec in ("gb18030", *ORDERS["utf-16"])}
+    shares = {codec: _common_share(head, codec) for codec in (*CHINESE, *ORDERS["utf-16"])}
     best = max(shares, key=shares.__getitem__)
     return best if shares[best] > 0.5 else "utf-8"
 
