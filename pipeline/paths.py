@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.hashing import short_hash
 from pipeline.settings.config import Config
 from pipeline.settings.run import RunSettings
 
@@ -59,7 +59,7 @@ def storage_folder(run: RunSettings) -> Path:
     if "://" not in run.storage:
         return Path(run.storage)
     root = run.scratch or temporary_folder("runs")
-    return Path(root, hashlib.sha256(run.storage.rstrip("/").encode()).hexdigest()[:16])
+    return Path(root, short_hash(run.storage.rstrip("/")))
 
 
 def temporary_folder(kind: str) -> Path:

@@ -73,8 +73,9 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
         raise CorpusError(f"{path}: the store can't be reached: {cause}") from error
 
 
-def write_whole(path: str, data: bytes | pa.Buffer) -> None:
+def write_whole(path: str | Path, data: bytes | pa.Buffer) -> None:
     """Write a file completely or not at all; a local file is synced to the disk, then renamed."""
+    path = str(path)
     if "://" in path or _other(path):
         system, inner = filesystem(path)
         system.pipe_file(inner, bytes(data))
@@ -99,10 +100,10 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, values: object) -> None:
+def write_json(path: str | Path, values: object) -> None:
     """Write values as readable JSON, completely or not at all."""
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    write_whole(str(path), text.encode())
+    write_whole(path, text.encode())
 
 
 def read_whole(path: str) -> bytes:

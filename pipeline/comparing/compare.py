@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,6 +39,7 @@ from pipeline.finetuning.finetune import (
 from pipeline.finetuning.trials.groups import check_workers
 from pipeline.finetuning.trials.on_cluster import cluster_runner
 from pipeline.finetuning.trials.search import grid
+from pipeline.hashing import short_hash
 from pipeline.paths import RunPaths, storage_folder
 from pipeline.progress import Progress, Say
 from pipeline.settings.config import Config
@@ -240,7 +240,7 @@ def subjects_of(config: Config, runner: Runner) -> list[Subject]:
     tokens: dict[str, float] = {}
     works, exports = [], {}
     for source in _run_checkpoints(config):
-        digest = _short_hash(str(sorted(checkpoints.read_hashes(source).items())))
+        digest = short_hash(str(sorted(checkpoints.read_hashes(source).items())), 12)
         output = folder_of(config) / "exports" / f"{source.name}-{digest}"
         exports[str(source)] = output
         if not output.exists():
@@ -336,7 +336,7 @@ def _folder(name: str, config: Config) -> Path:
     if ":/" not in name:
         return Path(name)
     store = existing_store(config)
-    target = folder_of(config) / "registered" / _short_hash(name)
+    target = folder_of(config) / "registered" / short_hash(name, 12)
     with whole_folder(target) as folder:
         try:
             got = mlflow.artifacts.download_artifacts(
@@ -346,10 +346,6 @@ def _folder(name: str, config: Config) -> Path:
         except UNREACHABLE as error:
             raise TrackingError(f"{name}: {store} does not have it: {error}") from error
     return target / inside
-
-
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _network_in(folder: Path, name: str) -> Path:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 import os
 import unicodedata
 from collections.abc import Sequence
@@ -22,6 +20,7 @@ from pipeline.corpus.samples.vocabulary import read_vocabulary, vocabulary_sha25
 from pipeline.corpus.text.sources import SHOWN, Listing, Source
 from pipeline.corpus.text.units import Unit, plan_units
 from pipeline.errors import ConfigError
+from pipeline.hashing import hash_of
 from pipeline.settings.corpus import CorpusSettings
 
 FORMAT = 9
@@ -113,7 +112,7 @@ def plan(
         "heldout": [(source.format, source.signature) for source in heldout],
         "settings": settings.model_dump(mode="json", exclude=NOT_CONTENT),
     }
-    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+    digest = hash_of(made_from)
     return Plan(
         sources,
         plan_units(sources, settings),

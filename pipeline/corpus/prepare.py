@@ -32,7 +32,7 @@ from pipeline.corpus.text.units import Unit, plan_units
 from pipeline.errors import CorpusError, ShardError
 from pipeline.progress import Progress, Say
 from pipeline.settings.corpus import CorpusSettings, DedupSettings
-from pipeline.storage import filesystem, write_whole
+from pipeline.storage import filesystem, write_json
 
 EMPTY_FILE = "empty_file"
 UNKNOWN_LISTED = 200
@@ -264,7 +264,7 @@ def _deduplicate(
             f"{folder}/{marks.REPORT}",
             shortest=max(1, job.settings.cleaning.min_characters),
         )
-        write_whole(f"{folder}/clusters.json", json.dumps(clusters).encode())
+        write_json(f"{folder}/clusters.json", clusters)
     return job._replace(marks=folder), json.loads(system.cat_file(path))
 
 

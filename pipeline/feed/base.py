@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
@@ -14,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.feed.collate import Batch
+from pipeline.hashing import hash_of
 
 _AHEAD = 4
 """Steps that the background makes before they are asked for."""
@@ -49,8 +48,7 @@ class BaseFeed(ABC):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of `fingerprint_fields`."""
-        canonical = json.dumps(self.fingerprint_fields, sort_keys=True).encode()
-        return hashlib.sha256(canonical).hexdigest()
+        return hash_of(self.fingerprint_fields)
 
     def iterate(self, first: int, last: int) -> Iterator[list[Batch]]:
         """The micro-batches of steps first … last - 1, made ahead in a background thread.

@@ -15,7 +15,7 @@ from pipeline.corpus.shards.reader import check_bytes, open_batch
 from pipeline.cpu import usable_cpus
 from pipeline.errors import ShardError
 from pipeline.progress import Say
-from pipeline.storage import write_whole
+from pipeline.storage import write_json
 
 NOTE = "shards_checked.json"
 """File in the run's folder: of each shard that was checked, size, time and SHA-256, and what is
@@ -131,7 +131,7 @@ def read_note(run: Path) -> Note:
 
 def write_note(run: Path, note: Note) -> None:
     """Note what was found."""
-    write_whole(str(run / NOTE), json.dumps(note, ensure_ascii=False).encode())
+    write_json(run / NOTE, note)
 
 
 def moved_note(note: Note, folders: Mapping[str, str]) -> Note:

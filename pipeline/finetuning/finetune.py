@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 from pipeline.disk import Disk, fetch_named
 from pipeline.errors import ConfigError, ExportError, NezhaError
 from pipeline.finetuning.checks import check
-from pipeline.finetuning.examples.data import Examined, examine, hash_of
+from pipeline.finetuning.examples.data import Examined, examine
 from pipeline.finetuning.examples.jsonl import to_json
 from pipeline.finetuning.prediction.head_folder import PREDICTIONS, RESULTS, read_results
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials import search
 from pipeline.finetuning.trials.search import Outcome
 from pipeline.finetuning.trials.trial import HEAD, Trial, TrialResult, run_trial_of
+from pipeline.hashing import hash_of
 from pipeline.progress import Progress, Say
 from pipeline.settings.finetuning import FinetuneSettings
 

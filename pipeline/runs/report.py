@@ -71,7 +71,7 @@ def write_report(run: Path) -> Path:
         curves=_curves(records, happened),
         happened=[{**event, "clock": events.clock(event)} for event in happened],
     )
-    write_whole(str(run / FILE), page.encode())
+    write_whole(run / FILE, page.encode())
     return run / FILE
 
 

@@ -26,7 +26,7 @@ from tenacity import (
 )
 
 from pipeline.errors import NezhaError, StorageError
-from pipeline.storage import filesystem, write_whole
+from pipeline.storage import filesystem, write_json
 
 RETRY_SECONDS = 120.0
 """How long what fails is tried again."""
@@ -227,7 +227,7 @@ class Mirror:
 
     def _write_index(self) -> None:
         index = {"holder": self._token, "sent": self._sent}
-        write_whole(str(self.folder / INDEX), json.dumps(index).encode())
+        write_json(self.folder / INDEX, index)
 
 
 def _stamp(info: dict[str, Any]) -> Stamp:

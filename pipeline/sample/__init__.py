@@ -11,7 +11,6 @@ days are in neither, and give the named-entity dev and test sets.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.errors import CorpusError
+from pipeline.hashing import file_sha256
 from pipeline.sample.month import (
     Paragraph,
     label,
@@ -83,7 +83,7 @@ def make(folder: str | Path, heldout_share: float) -> SampleFiles:
     recipe = {
         "recipe": RECIPE,
         "heldout_share": heldout_share,
-        "sources": dict(zip(SOURCES, map(_sha256, sources), strict=True)),
+        "sources": dict(zip(SOURCES, map(file_sha256, sources), strict=True)),
     }
     if _is_valid(manifest, recipe, files):
         return files
@@ -100,7 +100,7 @@ def make(folder: str | Path, heldout_share: float) -> SampleFiles:
     ]
     rows = [_write(path, content) for path, content in zip(files, contents, strict=True)]
     recipe["files"] = {
-        str(path.relative_to(folder)): {"rows": count, "sha256": _sha256(path)}
+        str(path.relative_to(folder)): {"rows": count, "sha256": file_sha256(path)}
         for path, count in zip(files, rows, strict=True)
     }
     _write(manifest, [recipe])
@@ -139,7 +139,7 @@ def _is_valid(manifest: Path, recipe: dict[str, Any], files: SampleFiles) -> boo
         found = json.loads(manifest.read_text(encoding="utf-8"))
         hashes = [found["files"].pop(str(path.relative_to(manifest.parent))) for path in files]
         return found == recipe | {"files": {}} and all(
-            _sha256(path) == entry["sha256"] for path, entry in zip(files, hashes, strict=True)
+            file_sha256(path) == entry["sha256"] for path, entry in zip(files, hashes, strict=True)
         )
     except (OSError, ValueError, KeyError, AttributeError):
         return False
@@ -148,10 +148,5 @@ def _is_valid(manifest: Path, recipe: dict[str, Any], files: SampleFiles) -> boo
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     """Write JSONL; returns the number of rows."""
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    write_whole(str(path), "".join(lines).encode())
+    write_whole(path, "".join(lines).encode())
     return len(lines)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -18,7 +18,7 @@ from pipeline.paths import RunPaths
 from pipeline.progress import Say
 from pipeline.settings.config import Config
 from pipeline.sizing import benchmark, model
-from pipeline.storage import filesystem, write_whole
+from pipeline.storage import filesystem, write_json
 from pipeline.training import batch_split
 from pipeline.training.measure import flops, history
 from pipeline.training.network import count_parameters, network_config, vocabulary_size
@@ -182,7 +182,7 @@ def save(config: Config, plan: Plan) -> None:
     """Keep what `compare` needs in the run folder."""
     seconds = sum(plan.step)
     values = {"step_seconds": seconds, "tokens_per_second": plan.tokens / seconds}
-    write_whole(f"{RunPaths.of(config).run}/{FILE}", json.dumps(values).encode())
+    write_json(f"{RunPaths.of(config).run}/{FILE}", values)
 
 
 def compare(config: Config) -> dict[str, str]:

@@ -318,5 +318,5 @@ def _write(folder: Path, config: Config, rows: list[Row]) -> list[Path]:
     markdown = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     records, text = folder / "ablation.json", folder / "ablation.md"
     write_json(records, [row._asdict() for row in rows])
-    write_whole(str(text), f"# {config.run.name}\n\n{markdown}\n".encode())
+    write_whole(text, f"# {config.run.name}\n\n{markdown}\n".encode())
     return [records, text]

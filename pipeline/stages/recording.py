@@ -18,7 +18,7 @@ from pipeline.finetuning.trials.trial import read_predictions
 from pipeline.progress import Say
 from pipeline.settings.config import Config
 from pipeline.stages.registering import head_is_registered, place_of, register_head
-from pipeline.storage import write_whole
+from pipeline.storage import write_json
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.finetuning import record_finetuning
 from pipeline.tracking.judged_pictures import draw_calibration, draw_confusion
@@ -61,7 +61,7 @@ def record_head(config: Config, result: FinetuneResult, run_id: str, say: Say) -
     else:
         for line in filter(None, made):
             say(line)
-        write_whole(str(folder / RECORDED), json.dumps(place_of(config)).encode())
+        write_json(folder / RECORDED, place_of(config))
 
 
 def is_recorded(config: Config, folder: Path) -> bool:

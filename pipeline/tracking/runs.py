@@ -128,7 +128,7 @@ def address(config: Config, run_id: str) -> str:
 
 def note_run(folder: Path, run_id: str) -> None:
     """Keep the MLflow run of a run folder, for the commands that go on with it."""
-    write_whole(str(folder / NOTE), run_id.encode())
+    write_whole(folder / NOTE, run_id.encode())
 
 
 def noted_run(folder: Path) -> str | None:

@@ -22,9 +22,10 @@ from pipeline.corpus.text.reading import Chunk, read_unit
 from pipeline.corpus.text.sources import Source
 from pipeline.corpus.text.units import EXPANSION, Unit, plan_units
 from pipeline.errors import CorpusError, VocabularyError
+from pipeline.hashing import hash_of
 from pipeline.progress import Progress
 from pipeline.settings.corpus import CorpusSettings
-from pipeline.storage import write_whole
+from pipeline.storage import write_json, write_whole
 
 LETTERS_SHARE = 0.15
 """Share of the vocabulary that is kept for pieces of words in letters and digits."""
@@ -80,8 +81,8 @@ def train_vocabulary(
     tokens = compose_vocabulary(characters, words, settings.vocab_size)
     # In this order, a command that is stopped between the two leaves no file without a note.
     sha256 = hashlib.sha256("\n".join(tokens).encode()).hexdigest()
-    write_whole(str(note_of(path)), json.dumps({"origin": origin, "sha256": sha256}).encode())
-    write_whole(str(path), ("\n".join(tokens) + "\n").encode())
+    write_json(note_of(path), {"origin": origin, "sha256": sha256})
+    write_whole(path, ("\n".join(tokens) + "\n").encode())
     return read_vocabulary(path)
 
 
@@ -256,4 +257,4 @@ def _origin(settings: CorpusSettings, sources: Sequence[Source]) -> str:
         "quality": content_hashes(settings.cleaning),
         "settings": settings.model_dump(mode="json", include=names),
     }
-    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+    return hash_of(made_from)

@@ -159,7 +159,7 @@ def write_shard(
     with pa.ipc.new_file(sink, schema) as writer:
         writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
     data = sink.getvalue()
-    write_whole(str(path), data)
+    write_whole(path, data)
     return ShardInfo(
         name=str(path).rpartition("/")[2],
         rows=rows,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pipeline.corpus.shards.report import LONGEST_WORD
-from pipeline.storage import write_whole
+from pipeline.storage import write_json, write_whole
 
 
 def write_report(report: Mapping[str, Any], folder: Path) -> Path:
     """Write `report.json` and `report.html` into a folder; returns the path of the page."""
-    write_whole(
-        str(folder / "report.json"), json.dumps(report, ensure_ascii=False, indent=1).encode()
-    )
-    write_whole(str(folder / "report.html"), _page(report).encode())
+    write_json(folder / "report.json", report)
+    write_whole(folder / "report.html", _page(report).encode())
     return folder / "report.html"
 
 

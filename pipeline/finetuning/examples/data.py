@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +19,7 @@ from pipeline.finetuning.judging import judge as judging
 from pipeline.finetuning.prediction.head_folder import with_ids
 from pipeline.finetuning.tasks import TASKS, Task
 from pipeline.finetuning.tasks.base import LONGEST_ANSWER, TaskSetup
+from pipeline.hashing import hash_of
 from pipeline.settings.finetuning import FinetuneSettings, TaskData
 
 LISTED = 50
@@ -182,11 +181,6 @@ def fingerprint(settings: FinetuneSettings, export: str, from_scratch: bool) -> 
 
 
 def hash_file(path: str) -> str:
-    """SHA-256 of a file."""
+    """SHA-256 of a file, which may be in an object store."""
     with open_bytes(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def hash_of(values: Sequence[Any]) -> str:
-    """SHA-256 of values that JSON can hold."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

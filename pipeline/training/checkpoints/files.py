@@ -32,6 +32,7 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.errors import CheckpointError
+from pipeline.hashing import file_xxh3
 from pipeline.progress import Say
 from pipeline.settings.config import ACCEPTED, Config
 from pipeline.settings.reading import yaml_text
@@ -120,7 +121,7 @@ def verify(path: Path) -> None:
         raise CheckpointError(f"{path} is incomplete: it has no file {COMPLETE}; take another one")
     for name, expected in read_hashes(path).items():
         file = path / name
-        if not file.exists() or _hash(file) != expected:
+        if not file.exists() or file_xxh3(file) != expected:
             raise CheckpointError(
                 f"{file} is {'damaged' if file.exists() else 'missing'}; restore {path} from a "
                 "copy, or take another checkpoint"
@@ -319,14 +320,6 @@ def _flush(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def _hash(path: Path) -> str:
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

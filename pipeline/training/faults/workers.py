@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.storage import write_whole
+from pipeline.storage import write_json
 
 WORKERS = "workers.json"
 
@@ -20,7 +20,7 @@ class Worker(NamedTuple):
 
 def write_workers(run: Path, found: list[Worker]) -> None:
     """Note where each rank runs; rank 0 calls it before the first step."""
-    write_whole(str(run / WORKERS), json.dumps(found).encode())
+    write_json(run / WORKERS, found)
 
 
 def workers(run: Path) -> dict[int, Worker]:

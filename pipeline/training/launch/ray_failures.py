@@ -60,7 +60,7 @@ def _gather_stacks(run: Path, offer: remote_disk.Offer) -> None:
     found = ray_cluster.on_each_node(_take_stacks, GATHER_SECONDS, offer).values()
     for stacks in (each for each in found if not isinstance(each, Exception)):  # others are lost
         for name, data in stacks.items():
-            write_whole(str(run / hang.STACKS / name), data)
+            write_whole(run / hang.STACKS / name, data)
 
 
 def _take_stacks(_node: str, offer: remote_disk.Offer) -> dict[str, bytes]:

@@ -23,7 +23,7 @@ def rewind(folder: Path, step: int) -> None:
     """Delete the records after a step: a resumed run writes them again."""
     kept = [record for record in read(folder) if record["step"] <= step]
     lines = "".join(json.dumps(record) + "\n" for record in kept)
-    write_whole(str(folder / FILE), lines.encode())
+    write_whole(folder / FILE, lines.encode())
 
 
 def send_all(records: Iterable[Mapping[str, float]], sender: Any) -> None:

@@ -166,7 +166,7 @@ def test_a_commit_that_the_storage_interrupted_is_made_again_whole(tmp_path, mon
         make(tmp_path, 1)
     path, temporary = tmp_path / "checkpoint_000001", tmp_path / ".temporary"
     texts = {files.STATE: '{"step": 1}', files.CONFIG: dump_yaml(Config())}
-    hashes = {TENSORS: files._hash((temporary if temporary.exists() else path) / TENSORS)}
+    hashes = {TENSORS: files.file_xxh3((temporary if temporary.exists() else path) / TENSORS)}
     files.commit(temporary, path, texts, hashes)
     files.verify(path)
     assert files.recover(tmp_path, print) == path
@@ -178,7 +178,7 @@ def test_a_storage_that_does_not_answer_damages_no_checkpoint(tmp_path, monkeypa
     def fail(path):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(files, "_hash", fail)
+    monkeypatch.setattr(files, "file_xxh3", fail)
     with pytest.raises(OSError, match="Input/output"):
         files.recover(tmp_path, print)
     assert list(tmp_path.iterdir()) == [path]
