@@ -49,15 +49,19 @@ def connect() -> None:
     # Notices of a node that has lost a worker, which Ray prints, go into logs too.
     os.environ.setdefault("RAY_COLOR_PREFIX", "0")
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    ray.init(
-        address=address or "local",
-        # Ray's own count of a local machine leaves out the affinity of this process.
-        num_cpus=None if address else usable_cpus(),
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-    )
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends the process with a C++ stack
+    try:
+        ray.init(
+            address=address or "local",
+            # Ray's own count of a local machine leaves out the affinity of this process.
+            num_cpus=None if address else usable_cpus(),
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    except SystemExit:  # how Ray ends a process that gets SIGTERM meanwhile
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends the process with a C++ stack
 
 
 def place(workers: int, cpus: float, gpus: float, wait_seconds: float, say: Say) -> None:

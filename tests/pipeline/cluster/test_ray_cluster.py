@@ -1,6 +1,7 @@
 """The local cluster of a verb, and the wait for a cluster that starts nodes by itself."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -47,6 +48,22 @@ def test_a_local_cluster_leaves_no_folder(tmp_path, ending):
         assert list(parent.iterdir()) == []
     finally:
         parent.rmdir()
+
+
+def test_sigterm_while_ray_starts_is_a_stop(monkeypatch):
+    """Ray ended the process with the status 15 and without a word."""
+
+    def init(**_):
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as Ray does
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        cluster.connect()
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.ray
