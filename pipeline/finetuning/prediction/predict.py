@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,9 +60,10 @@ class Head(NamedTuple):
 
         Empty for a blank line. Raises TaskError for what is no example, or cannot be shown whole.
         """
-        example = parse(self.task, line, place)
+        tokenizer = self.setup.tokenizer
+        example = parse(self.task, line, place, lambda each: self.task.cut(each, tokenizer))
         shown = example and not self.task.blank(example)
-        if shown and (reason := self.task.unfit(example, self.setup.tokenizer, self.setup.length)):
+        if shown and (reason := self.task.unfit(example, tokenizer, self.setup.length)):
             raise TaskError(f"{place}: {reason}")
         return example
 
@@ -117,8 +118,16 @@ def answered(
     ]
 
 
-def parse(task: Task, line: str | Example, place: str) -> Example:
+def parse(
+    task: Task,
+    line: str | Example,
+    place: str,
+    cut: Callable[[Example], Example] = lambda example: example,
+) -> Example:
     """An example without its target, from an object, a line of JSON or of plain text.
+
+    Args:
+        cut: cuts a text into words, as `Task.cut`.
 
     Empty for a blank line. Raises TaskError for a line that is neither.
     """
@@ -128,7 +137,7 @@ def parse(task: Task, line: str | Example, place: str) -> Example:
         if not JSON.match(line):
             if (found := task.from_text(line)) is None:
                 raise TaskError(f"{place}: expected {task.text_form} with {', '.join(task.fields)}")
-            return found
+            return task.check_fields(cut(found), place)
         line = parse_object(line, place)
     found = task.example(task.without_target(line), place)
     if "prediction" in found:
@@ -136,5 +145,5 @@ def parse(task: Task, line: str | Example, place: str) -> Example:
     for key, kind in (task.served | task.fields).items():
         if kind is str and found.get(key, "") is None:  # a text that is null is blank
             found = found | {key: ""}
-    example = task.check_fields(found, place)
+    example = task.check_fields(cut(found), place)
     return {key: value for key, value in example.items() if key != task.target}

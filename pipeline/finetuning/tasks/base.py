@@ -126,6 +126,10 @@ class Task(ABC):
         """
         setup.tokenizer.model_max_length = setup.length
 
+    def cut(self, example: Example, tokenizer: PreTrainedTokenizerBase) -> Example:
+        """An example to be predicted, in words as the tokenizer of the head cuts texts."""
+        return example
+
     @abstractmethod
     def answer(self, example: Example, outputs: Outputs, setup: TaskSetup) -> Answer:
         """The answer for an example."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import transformers
 from tokenizers import Regex, pre_tokenizers
+from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.features import Feature, Tokens
@@ -144,6 +146,21 @@ class Entities(Task):
             single = pre_tokenizers.Split(Regex("."), "isolated")
             backend.pre_tokenizer = pre_tokenizers.Sequence([single, backend.pre_tokenizer])
 
+    def cut(self, example: Example, tokenizer: PreTrainedTokenizerBase) -> Example:
+        """A text becomes words, and single characters elsewhere, as in `[SEP]`."""
+        text = example.get("text")
+        if example.get("tokens") or not isinstance(text, str):
+            return example
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        places: dict[int, list[int]] = {}
+        for word, offsets in zip(encoded.word_ids(), encoded["offset_mapping"], strict=True):
+            places.setdefault(word, []).extend(offsets)
+        words = [(min(each), max(each)) for each in places.values()]
+        whole = [(a, b) for a, b in words if text[a:b] not in tokenizer.all_special_tokens]
+        inside = {i for a, b in whole for i in range(a + 1, b)}
+        cuts = [i for i in range(len(text) + 1) if i not in inside]
+        return example | {"tokens": [text[a:b] for a, b in itertools.pairwise(cuts)]}
+
     def labels_of(self, examples: Iterable[Example]) -> set[str]:
         return {label for example in examples for label in example["labels"]}
 
@@ -153,7 +170,7 @@ class Entities(Task):
         return ["O", *(f"{prefix}-{each}" for each in types for prefix in "BI")]
 
     def from_text(self, line: str) -> Example | None:
-        return {"text": line, "tokens": list(line)}
+        return {"text": line}
 
     def features(self, examples: Sequence[Example], setup: TaskSetup) -> list[Feature]:
         pieces = _pieces(examples, setup)

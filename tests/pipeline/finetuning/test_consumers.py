@@ -11,6 +11,7 @@ from pipeline.finetuning.prediction.predict import Head
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import TaskSetup
 from pipeline.settings.finetuning import FinetuneSettings
+from tests.pipeline.finetuning.conftest import write_rows
 from tests.pipeline.finetuning.in_process import finetune
 
 
@@ -69,6 +70,26 @@ def test_the_text_classification_pipeline_gives_our_probabilities(heads):
     assert {each["label"]: each["score"] for each in found} == pytest.approx(
         expected["probabilities"], abs=1e-2
     )
+
+
+def test_a_text_is_cut_into_the_words_that_a_head_for_entities_was_trained_on(export, tmp_path):
+    rows = [
+        {"tokens": ["王", name, "2019", "play", "京"], "labels": [*"OO", "B-YEAR", "O", "B-LOC"]}
+        for name in "明华" * 20
+    ]
+    data = {"train": write_rows(tmp_path / "train.jsonl", *rows), "length": 16}
+    values = {"task": "ner", "epochs": 8, "lr": 5e-3, "batch": 8, "dropout": 0.0, "data": data}
+    finetune(FinetuneSettings.model_validate(values), str(export), tmp_path / "head", seed=1)
+    head, text = Head.load(str(tmp_path / "head")), "王明2019 play京"
+    example = head.example(text, "here")
+    assert example == head.example({"text": text}, "here")
+    assert example["tokens"] == ["王", "明", "2019", " ", "play", "京"]
+    assert head.example("[SEP]a", "here")["tokens"] == [*"[SEP]a"]
+    (answer,) = head.answers([example])
+    found = [(each["type"], each["start"], each["end"]) for each in answer["entities"]]
+    assert found == [("YEAR", 2, 6), ("LOC", 11, 12)]
+    plain = pipeline("token-classification", str(tmp_path / "head"), aggregation_strategy="first")
+    assert found == [(each["entity_group"], each["start"], each["end"]) for each in plain(text)]
 
 
 def test_other_programs_cut_texts_as_in_training_but_no_entities(heads):

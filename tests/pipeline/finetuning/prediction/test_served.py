@@ -3,12 +3,17 @@
 import numpy as np
 import pandas as pd
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from pipeline.errors import TaskError
 from pipeline.finetuning.prediction.predict import Head
 from pipeline.finetuning.prediction.served import ServedHead
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import TaskSetup
+
+WORDS = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"?": 0}, "?")))
 
 
 class Echo(Head):
@@ -21,7 +26,7 @@ class Echo(Head):
 
 def served(task, table):
     head = ServedHead()
-    head.head = Echo(TASKS[task], TaskSetup(None, (), 32), None, "fp32")
+    head.head = Echo(TASKS[task], TaskSetup(WORDS, (), 32), None, "fp32")
     return head.predict(None, table)
 
 
