@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.tracking.pictures import new_figure
+from pipeline.tracking.pictures import picture, plain
 
 BINS = 10
 NUMBERED = 12
@@ -16,18 +16,18 @@ def draw_confusion(
     labels: Sequence[str], counts: Sequence[Sequence[int]], path: Path, title: str
 ) -> None:
     """Counts [true label][label found] as a PNG; colours are shares of the true label."""
-    figure = new_figure()
-    axes = figure.add_subplot(xlabel="answer", ylabel="truth", title=title)
-    shares = [[count / max(1, sum(row)) for count in row] for row in counts]
-    mesh = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
-    axes.set_xticks(range(len(labels)), labels, rotation=90 if len(labels) > 6 else 0)
-    axes.set_yticks(range(len(labels)), labels)
-    for i, row in enumerate(counts if len(labels) <= NUMBERED else []):
-        for j, count in enumerate(row):
-            color = "white" if shares[i][j] > 0.5 else "black"
-            axes.text(j, i, f"{count:,}", ha="center", va="center", color=color)
-    figure.colorbar(mesh, ax=axes)
-    figure.savefig(path)
+    with picture(path) as figure:
+        axes = figure.add_subplot(xlabel="answer", ylabel="truth", title=plain(title))
+        names = list(map(plain, labels))
+        shares = [[count / max(1, sum(row)) for count in row] for row in counts]
+        mesh = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+        axes.set_xticks(range(len(labels)), names, rotation=90 if len(labels) > 6 else 0)
+        axes.set_yticks(range(len(labels)), names)
+        for i, row in enumerate(counts if len(labels) <= NUMBERED else []):
+            for j, count in enumerate(row):
+                color = "white" if shares[i][j] > 0.5 else "black"
+                axes.text(j, i, f"{count:,}", ha="center", va="center", color=color)
+        figure.colorbar(mesh, ax=axes)
 
 
 def draw_calibration(
@@ -39,34 +39,34 @@ def draw_calibration(
         confidences: probability of each answer, and whether it is right.
         error: expected calibration error, which the title shows.
     """
-    figure = new_figure()
-    axes = figure.add_subplot(
-        xlabel="probability of the answer",
-        ylabel="share that is right",
-        title=f"{title}: calibration error {100 * error:.1f} %",
-        xlim=(0, 1),
-        ylim=(0, 1),
-    )
-    bins: list[list[bool]] = [[] for _ in range(BINS)]
-    for probability, right in confidences:
-        bins[min(BINS - 1, int(probability * BINS))].append(right)
-    middles = [(place + 0.5) / BINS for place in range(BINS)]
-    axes.bar(middles, [sum(each) / max(1, len(each)) for each in bins], 0.9 / BINS)
-    for middle, each in zip(middles, bins, strict=True):
-        if each:
-            axes.text(middle, 0.02, f"{len(each):,}", ha="center", fontsize=7)
-    axes.plot([0, 1], [0, 1], color="gray", linestyle=":", label="perfect calibration")
-    axes.legend(loc="upper left")
-    figure.savefig(path)
+    with picture(path) as figure:
+        axes = figure.add_subplot(
+            xlabel="probability of the answer",
+            ylabel="share that is right",
+            title=f"{plain(title)}: calibration error {100 * error:.1f} %",
+            xlim=(0, 1),
+            ylim=(0, 1),
+        )
+        bins: list[list[bool]] = [[] for _ in range(BINS)]
+        for probability, right in confidences:
+            bins[min(BINS - 1, int(probability * BINS))].append(right)
+        middles = [(place + 0.5) / BINS for place in range(BINS)]
+        axes.bar(middles, [sum(each) / max(1, len(each)) for each in bins], 0.9 / BINS)
+        for middle, each in zip(middles, bins, strict=True):
+            if each:
+                axes.text(middle, 0.02, f"{len(each):,}", ha="center", fontsize=7)
+        axes.plot([0, 1], [0, 1], color="gray", linestyle=":", label="perfect calibration")
+        axes.legend(loc="upper left")
 
 
 def draw_curves(curves: Mapping[str, Sequence[tuple[float, float]]], path: Path) -> None:
     """Scores of tasks over tokens of pretraining, as a PNG: [(tokens, score)] by task."""
-    figure = new_figure()
-    axes = figure.add_subplot(xlabel="tokens of pretraining", ylabel="score", title="Task scores")
-    for name, points in curves.items():
-        if points:
-            axes.plot(*zip(*points, strict=True), marker="o", label=name)
-    axes.legend()
-    axes.grid(alpha=0.3)
-    figure.savefig(path)
+    with picture(path) as figure:
+        axes = figure.add_subplot(
+            xlabel="tokens of pretraining", ylabel="score", title="Task scores"
+        )
+        for name, points in curves.items():
+            if points:
+                axes.plot(*zip(*points, strict=True), marker="o", label=plain(name))
+        axes.legend()
+        axes.grid(alpha=0.3)
