@@ -92,6 +92,15 @@ def test_a_head_answers_in_the_precision_that_it_was_trained_in(head):
     assert coarse["prediction"]["score"] != pytest.approx(expected, abs=1e-6)
 
 
+def test_lines_are_read_whatever_the_name_says_of_their_compression(tmp_path):
+    for name, data in (
+        ("a.txt.gz", "甲\n乙".encode()),
+        ("b.txt", gzip.compress("甲\n乙".encode())),
+    ):
+        (tmp_path / name).write_bytes(data)
+        assert [one for _, one in read_lines(str(tmp_path / name))] == ["甲", "乙"]
+
+
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.txt.gz"])
 def test_a_byte_order_mark_is_not_text(name, tmp_path):
     line = '{"text": "王明"}' if "jsonl" in name else "王明"
