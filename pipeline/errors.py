@@ -48,7 +48,7 @@ class Interrupted(NezhaError):
 
 
 class StorageError(NezhaError):
-    """An object store that does not answer, or does not take a run's files."""
+    """A path or URL that no file system serves, or a store that does not answer or take files."""
 
 
 class TrackingError(NezhaError):

@@ -16,7 +16,7 @@ import pyarrow.fs
 from fsspec.core import url_to_fs
 from fsspec.implementations.arrow import ArrowFSWrapper
 
-from pipeline.errors import CorpusError
+from pipeline.errors import StorageError
 
 Elsewhere = Callable[[str], fsspec.AbstractFileSystem | None]
 _elsewhere: list[Elsewhere] = []
@@ -46,8 +46,8 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     What has no `://` is a local path, whatever characters are in it.
 
     Raises:
-        CorpusError: no installed package knows the protocol, the store can't be reached, or the URL
-            leads through an archive.
+        StorageError: no installed package knows the protocol, the store can't be reached, or the
+            URL leads through an archive.
     """
     if "://" not in path:
         if other := _other(path):
@@ -55,7 +55,7 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
         local = fsspec.filesystem("file")
         return local, local._strip_protocol(path)
     if "::" in path:
-        raise CorpusError(
+        raise StorageError(
             f"{path}: URLs with `::`, which lead through archives or caches, are not read; unpack "
             "the archive, or name the files themselves"
         )
@@ -65,12 +65,12 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
         try:
             found, inner = pyarrow.fs.FileSystem.from_uri(path)
         except (pyarrow.ArrowInvalid, OSError):
-            raise CorpusError(f"{path}: {error}") from None
+            raise StorageError(f"{path}: {error}") from None
         return ArrowFSWrapper(found), inner
     # Some stores are asked at once, and each library raises errors of its own.
     except Exception as error:
         cause = f"{type(error).__name__}: {error}"
-        raise CorpusError(f"{path}: the store can't be reached: {cause}") from error
+        raise StorageError(f"{path}: the store can't be reached: {cause}") from error
 
 
 def write_whole(path: str | Path, data: bytes | pa.Buffer) -> None:

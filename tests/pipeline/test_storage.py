@@ -7,7 +7,7 @@ import pytest
 from pipeline import storage
 from pipeline.corpus import prepare
 from pipeline.corpus.shards import verify
-from pipeline.errors import CorpusError
+from pipeline.errors import StorageError
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.conftest import vocab  # noqa: F401
 from tests.pipeline.corpus.preparing import IN_PROCESS, hashes, run
@@ -57,5 +57,5 @@ def test_a_store_that_cannot_be_reached_is_an_error_that_names_it(monkeypatch, e
         raise error
 
     monkeypatch.setattr(storage, "url_to_fs", refuse)
-    with pytest.raises(CorpusError, match=r"hdfs://far/a\.txt: the store can't be reached: \w+"):
+    with pytest.raises(StorageError, match=r"hdfs://far/a\.txt: the store can't be reached: \w+"):
         storage.filesystem("hdfs://far/a.txt")

@@ -15,7 +15,7 @@ from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.corpus.text.parsing import documents
 from pipeline.corpus.text.reading import Chunk, read_unit
 from pipeline.corpus.text.units import Unit, plan_units
-from pipeline.errors import CorpusError
+from pipeline.errors import CorpusError, StorageError
 from pipeline.settings.corpus import CorpusSettings
 
 
@@ -53,7 +53,7 @@ def _find(manifest: Manifest, folder: str, shard: str, wanted: int) -> str:
         return ""  # jobs.prepare did not make this folder
     # The folder was made from one of the two.
     for heldout in (False, True):
-        with contextlib.suppress(CorpusError, OSError, IndexError):
+        with contextlib.suppress(CorpusError, StorageError, OSError, IndexError):
             units = _units(settings, folder, heldout)
             for chunk in read_unit(units[unit_number], settings):
                 if not isinstance(chunk, Chunk) or chunk.number != chunk_number:

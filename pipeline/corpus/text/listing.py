@@ -13,7 +13,7 @@ from typing import NamedTuple
 import fsspec
 from fsspec.utils import glob_translate
 
-from pipeline.errors import CorpusError
+from pipeline.errors import CorpusError, StorageError
 from pipeline.storage import filesystem
 
 GLOB = re.compile(r"[*?\[]")
@@ -128,7 +128,7 @@ def find_files(text: str, setting: str, is_known: Callable[[str], bool]) -> Foun
     except OSError as error:
         where = error.filename or text
         raise CorpusError(f"{setting}: {where}: {error.strerror or error}") from None
-    except CorpusError as error:
+    except StorageError as error:
         raise CorpusError(f"{setting}: {error}") from error.__cause__
     except Exception as error:  # each library for stores raises errors of its own
         cause = f"{type(error).__name__}: {error}"

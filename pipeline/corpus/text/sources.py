@@ -23,7 +23,7 @@ from pipeline.corpus.text.listing import (
     is_local,
 )
 from pipeline.corpus.threads import in_threads
-from pipeline.errors import CorpusError
+from pipeline.errors import CorpusError, StorageError
 from pipeline.settings.corpus import CorpusSettings
 from pipeline.storage import filesystem
 
@@ -120,7 +120,7 @@ def naming(label: str) -> Iterator[None]:
     """
     try:
         yield
-    except (CorpusError, MemoryError):
+    except (CorpusError, StorageError, MemoryError):
         raise
     except FileNotFoundError:
         raise CorpusError(

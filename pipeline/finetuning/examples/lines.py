@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pipeline.corpus.decoding.decompression import COMPRESSIONS, Damage, decompressed
-from pipeline.errors import CorpusError, TaskError
+from pipeline.errors import StorageError, TaskError
 from pipeline.finetuning.examples.jsonl import bare
 from pipeline.storage import filesystem
 
@@ -33,7 +33,7 @@ def open_bytes(path: str) -> Iterator[Any]:
             yield file
     except FileNotFoundError:
         raise TaskError(f"{path}: no such file") from None
-    except (OSError, CorpusError) as error:
+    except (OSError, StorageError) as error:
         raise TaskError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
