@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping
 from contextlib import closing
@@ -41,7 +42,7 @@ def execute(config: Config, console: Console) -> None:
     for row in rows:
         for failure in row.failed:
             console.print(f"{row.variant}, {failure}")
-    exports = " ".join(export for row in rows for export in row.exports)
+    exports = shlex.join(export for row in rows for export in row.exports)
     console.print(
         f"Also in {RunPaths.of(config).run}/ablation.md. For scores of tasks:\n"
         f"  python -m jobs.compare {exports} --config SUITE"

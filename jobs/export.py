@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping
 
@@ -24,7 +25,8 @@ def execute(config: Config, console: Console) -> None:
     paths = RunPaths.of(config)
     uri = exporting.make_export(config, noted_run(paths.run), console.print)
     console.print(table("Export", {"folder": paths.export, "model URI": uri}))
-    console.print(f"Next: python -m jobs.finetune finetune.checkpoint={paths.export} …")
+    start = shlex.quote(f"finetune.checkpoint={paths.export}")
+    console.print(f"Next: python -m jobs.finetune {start} …")
 
 
 VERB = Verb(

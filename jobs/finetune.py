@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping
 from contextlib import closing
@@ -63,7 +64,8 @@ def execute(config: Config, console: Console) -> None:
     if (output / PREDICTIONS).exists():
         console.print(f"Predictions of the test examples: {output / PREDICTIONS}")
     console.print(f"{result.seconds} s. Next:")
-    console.print(f"  python -m jobs.predict predict.model={result.folder} predict.input=FILE")
+    model = shlex.quote(f"predict.model={result.folder}")
+    console.print(f"  python -m jobs.predict {model} predict.input=FILE")
 
 
 def _trials_table(result: FinetuneResult) -> Table:

@@ -6,6 +6,7 @@ import pytest
 
 from jobs import pretrain
 from jobs.command import main
+from jobs.output import pretraining as told
 from pipeline.settings.reading.config_file import load_config
 from tests.corpora import write_corpus, write_vocabulary
 
@@ -110,21 +111,20 @@ def test_a_finished_run_under_other_settings(capsys, tmp_path):
         pretraining.pretrain(config.model_copy(update={"model": network}), Lines())
 
 
-def test_next_commands_have_settings_that_exist():
-    config = load_config("jobs/configs/demo.yaml", [])
-    commands = [shlex.split(line) for line in pretrain.next_commands(config, None)]
+def test_next_commands_have_settings_that_exist(tmp_path):
+    config = load_config("jobs/configs/demo.yaml", [f"run.storage={tmp_path}/my runs"])
+    commands = [shlex.split(line) for line in told.next_commands(config, None)]
     verbs = [words for words in commands if words[:2] == ["python", "-m"]]
     assert {words[2] for words in verbs} == {"jobs.predict", "jobs.finetune"}
     for words in verbs:
         load_config(None, words[3:])
+        assert any(f"{tmp_path}/my runs" in word for word in words)
 
 
 def test_what_will_be_done_names_stages_and_their_time(monkeypatch, storage):
-    monkeypatch.setattr(
-        pretrain.estimate, "stage_seconds", lambda _: {"pretrain": 240, "heads": 50}
-    )
+    monkeypatch.setattr(told.estimate, "stage_seconds", lambda _: {"pretrain": 240, "heads": 50})
     config = load_config("jobs/configs/demo.yaml", [f"run.storage={storage}"])
-    rows = pretrain.todo(config)
+    rows = told.todo(config)
     assert list(rows) == ["sample", "vocabulary", "prepare", "pretrain", "export", "heads", "all"]
     assert rows["pretrain"].endswith("samples: about 4 minutes")
     assert rows["heads"].endswith("about 50 seconds")

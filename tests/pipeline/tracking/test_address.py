@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy.engine import make_url
 
-from jobs.pretrain import next_commands
+from jobs.output.pretraining import next_commands
 from pipeline.errors import TrackingError
 from pipeline.settings.reading.config_file import load_config
 from pipeline.tracking import runs
