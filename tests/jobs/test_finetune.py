@@ -96,7 +96,7 @@ def test_fine_tune_record_and_predict(export, ray_cluster, tmp_path, capsys, mon
     assert main(predict.VERB, [*wanted, f"predict.output={tmp_path / 'out.jsonl'}"]) == 0
     written = (tmp_path / "out.jsonl").read_text("utf-8").splitlines()
     assert [json.loads(line) for line in written] == printed
-    (tmp_path / "bad.txt").write_text("张明在京\n{\n", "utf-8")
+    (tmp_path / "bad.txt").write_text('张明在京\n{"text": "王\n', "utf-8")
     bad = [wanted[0], f"predict.input={tmp_path / 'bad.txt'}", f"predict.output={tmp_path / 'o'}"]
     assert main(predict.VERB, bad) == 2
     assert "bad.txt, line 2: not JSON" in capsys.readouterr().err
