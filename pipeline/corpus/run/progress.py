@@ -34,6 +34,7 @@ class WorkProgress:
         self._progress.say(
             f"{self._what}: {self._units} work units, {self._total / 1e6:,.1f} MB{kept}"
         )
+        self._progress.update("  0%")  # replaces the line of the work before
 
     def add(self, result: Result) -> None:
         """Count a result, and report where the work is now."""

@@ -155,7 +155,8 @@ def test_progress_shows_rates_and_totals(source, vocab, tmp_path):
     run(source, tmp_path / "out", vocab, progress=lines)
     assert "work units" in lines[0]
     total = next(number for number, line in enumerate(lines) if "samples in" in line)
-    assert all("documents" in line and "MB/s" in line and "left" in line for line in lines[1:total])
+    assert lines[1] == "  0%"
+    assert all("documents" in line and "MB/s" in line and "left" in line for line in lines[2:total])
     assert lines[total - 1].startswith("100%")
     assert lines[total + 1].startswith("shares: unknown tokens 0.00% · random pairs ")
     assert lines[total + 2].startswith("masked words by number of tokens: 1: ")
