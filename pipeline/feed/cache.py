@@ -21,7 +21,8 @@ from tenacity import (
 )
 
 from pipeline.corpus.shards.format import ShardInfo
-from pipeline.corpus.shards.reader import UnreachableShard, check_bytes
+from pipeline.corpus.shards.reader import UnreachableShard
+from pipeline.corpus.shards.shard_file import check_bytes
 from pipeline.errors import ShardError
 from pipeline.paths import temporary_folder
 from pipeline.storage import filesystem

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.corpus.shards.format import Manifest, ShardInfo, read_manifest
-from pipeline.corpus.shards.reader import check_bytes, open_batch
+from pipeline.corpus.shards.shard_file import check_bytes, open_batch
 from pipeline.cpu import usable_cpus
 from pipeline.errors import ShardError
 from pipeline.progress import Say

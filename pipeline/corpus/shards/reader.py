@@ -5,11 +5,9 @@ The columns are read by address; `address_space` says what that assumes.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,18 +20,9 @@ from pipeline.corpus.records import Masks, Pairs
 from pipeline.corpus.samples.masks import no_masks
 from pipeline.corpus.samples.pairs import NO_LABEL
 from pipeline.corpus.shards.address_space import AddressRange
-from pipeline.corpus.shards.format import (
-    SCHEMA_VERSION,
-    Manifest,
-    ShardInfo,
-    read_manifest,
-    shard_schema,
-)
+from pipeline.corpus.shards.format import Manifest, ShardInfo, read_manifest
+from pipeline.corpus.shards.shard_file import COLUMNS, check_size, map_shard
 from pipeline.errors import ShardError
-
-_LISTS = ("input_ids", "word_starts", "masked_positions", "masked_ids")
-_SCALARS = ("segment_b_start", "next_sentence_label", "document")
-_COLUMNS = (*_LISTS, *(f"{name} offsets" for name in _LISTS), *_SCALARS)
 
 
 class DamagedShard(ShardError):
@@ -112,7 +101,7 @@ class ShardFolder:
         self._most_maps = _most_maps() // 2
         self._mapped: OrderedDict[int, tuple[Path, pa.Buffer]] = OrderedDict()
         self._memory = AddressRange(0, 0)
-        self._addresses = np.zeros((len(self._shards), len(_COLUMNS)), np.int64)
+        self._addresses = np.zeros((len(self._shards), len(COLUMNS)), np.int64)
         self._sizes = np.zeros((len(self._shards), 2), np.int64)
         self._id_type = "<u2" if self.manifest.vocab_size <= 2**16 else "<u4"
 
@@ -167,10 +156,10 @@ class ShardFolder:
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self):
             raise IndexError(f"{self.folders}: sample numbers go from 0 to {len(self) - 1}")
         shards = np.searchsorted(self._first_rows, numbers, side="right") - 1
-        self._map(shards)
+        self._map_needed(shards)
         local = numbers - self._first_rows[shards]
         memory = self._memory
-        column = dict(zip(_COLUMNS, self._addresses[shards].T, strict=True))
+        column = dict(zip(COLUMNS, self._addresses[shards].T, strict=True))
         sizes = self._sizes[shards]
 
         starts, lengths = self._list_bounds("input_ids", column, local, shards, sizes[:, 0])
@@ -244,28 +233,28 @@ class ShardFolder:
                 numbers,
             )
 
-    def _map(self, shards: NDArray[np.int64]) -> None:
+    def _map_needed(self, shards: NDArray[np.int64]) -> None:
         """Map these shards where needed, then release others if the limit is exceeded."""
         needed = np.unique(shards).tolist()
         for shard in needed:
             if shard in self._mapped:
                 self._mapped.move_to_end(shard)
-            self._map_shard(shard)
+            self._map(shard)
         while len(self._mapped) > len(needed) and (
             self._held_bytes > self._mapped_bytes or len(self._mapped) > self._most_maps
         ):
             shard, _ = self._mapped.popitem(last=False)
             self._held_bytes -= self._shards[shard][1].bytes
 
-    def _map_shard(self, shard: int) -> None:
+    def _map(self, shard: int) -> None:
         """Map a shard, or look whether the file of a mapped one is still whole."""
         folder, info = self._shards[shard]
         try:
             if shard in self._mapped:
-                _check_size(self._mapped[shard][0], info)
+                check_size(self._mapped[shard][0], info)
                 return
             path = self._locate(folder, info)
-            buffer, *places = _map_shard(path, info, self.manifest, self._longest)
+            buffer, *places = map_shard(path, info, self.manifest, self._longest)
         except UnreachableShard:
             raise
         except ShardError as error:
@@ -274,40 +263,6 @@ class ShardFolder:
         self._addresses[shard], self._sizes[shard] = places
         self._memory = self._memory.including(buffer.address, buffer.address + buffer.size)
         self._held_bytes += info.bytes
-
-
-def check_bytes(path: Path | str, data: bytes, info: ShardInfo) -> None:
-    """Compare the bytes of a shard with the manifest, at about 1.3 GB a second.
-
-    Raises:
-        ShardError: their number or their SHA-256 is another one.
-    """
-    if len(data) != info.bytes:
-        raise ShardError(f"{path}: {len(data)} bytes, the manifest says {info.bytes}")
-    if hashlib.sha256(data).hexdigest() != info.sha256:
-        raise ShardError(f"{path}: its SHA-256 is not the manifest's: it was changed or is damaged")
-
-
-def _most_maps() -> int:
-    """How many memory maps the kernel allows a process."""
-    try:
-        return int(Path("/proc/sys/vm/max_map_count").read_text())
-    except (OSError, ValueError):
-        return 65_530
-
-
-def _check_size(path: Path, info: ShardInfo) -> None:
-    """Refuse a mapped file that was cut: to read it would end the process (SIGBUS).
-
-    A file that was deleted stays readable where it is mapped.
-    """
-    with suppress(FileNotFoundError):
-        size = path.stat().st_size
-        if size < info.bytes:
-            raise ShardError(
-                f"{path}: was cut to {size} of {info.bytes} bytes while it was read; "
-                "run jobs.prepare again"
-            )
 
 
 def flat_pairs(rows: Rows) -> Pairs:
@@ -323,77 +278,9 @@ def flat_pairs(rows: Rows) -> Pairs:
     )
 
 
-def _map_shard(
-    path: Path, info: ShardInfo, manifest: Manifest, longest: int
-) -> tuple[pa.Buffer, list[int], tuple[int, int]]:
-    """Map one shard; returns the buffer that keeps it mapped, column addresses, list sizes."""
+def _most_maps() -> int:
+    """How many memory maps the kernel allows a process."""
     try:
-        size = path.stat().st_size
-        if size != info.bytes:
-            raise ShardError(
-                f"{path}: {size} bytes, the manifest says {info.bytes}; run jobs.prepare again"
-            )
-        whole = pa.memory_map(str(path)).read_buffer()
-    except FileNotFoundError:
-        raise ShardError(
-            f"{path}: listed in the manifest but missing; run jobs.prepare again"
-        ) from None
-    batch = open_batch(path, whole, info, manifest)
-    slack = 4 * (longest + 8)
-    ends = [_values(batch, name) for name in _LISTS]
-    if any(end.address + end.size + slack > whole.address + size for end in ends if end):
-        # Rows are read in windows of one width, so there must be room after the last row.
-        whole = pa.py_buffer(whole.to_pybytes() + bytes(slack))
-        batch = open_batch(path, whole.slice(0, size), info, manifest)
-    buffers = [
-        *(_values(batch, name) for name in _LISTS),
-        *(batch.column(name).buffers()[1] for name in (*_LISTS, *_SCALARS)),
-    ]
-    sizes = len(batch.column("input_ids").values), len(batch.column("masked_positions").values)
-    return whole, [buffer.address if buffer else 0 for buffer in buffers], sizes
-
-
-def _values(batch: pa.RecordBatch, name: str) -> pa.Buffer | None:
-    return batch.column(name).buffers()[3]
-
-
-def open_batch(
-    path: Path | str, buffer: pa.Buffer, info: ShardInfo, manifest: Manifest
-) -> pa.RecordBatch:
-    """The record batch in the bytes of a shard.
-
-    Raises:
-        ShardError: it can't be read, or schema, rows or vocabulary are not those of the manifest.
-    """
-    try:
-        reader = pa.ipc.open_file(buffer)
-        batch = reader.get_batch(0)
-    except (pa.ArrowInvalid, OSError, IndexError) as error:
-        raise ShardError(
-            f"{path}: not a readable shard ({error}); run jobs.prepare again"
-        ) from None
-    tags = {key.decode(): value.decode() for key, value in (reader.schema.metadata or {}).items()}
-    if tags.get("schema_version") != str(SCHEMA_VERSION):
-        raise ShardError(
-            f"{path}: schema version {tags.get('schema_version')}, this program reads "
-            f"{SCHEMA_VERSION}; run jobs.prepare again"
-        )
-    if not reader.schema.equals(shard_schema(manifest.vocab_size, {})):
-        raise ShardError(f"{path}: columns differ from the schema; run jobs.prepare again")
-    if tags.get("vocab_sha256", manifest.vocab_sha256) != manifest.vocab_sha256:
-        raise ShardError(
-            f"{path}: made with another vocabulary than the manifest says; run jobs.prepare again"
-        )
-    size = tags.get("vocab_size", str(manifest.vocab_size))
-    if size != str(manifest.vocab_size):
-        raise ShardError(
-            f"{path}: made with a vocabulary of {size} entries, the manifest says "
-            f"{manifest.vocab_size}; run jobs.prepare again"
-        )
-    found = (reader.num_record_batches, batch.num_rows, len(batch["input_ids"].values))
-    if found != (1, info.rows, info.tokens):
-        raise ShardError(
-            f"{path}: (batches, rows, tokens) are {found}, by the manifest "
-            f"{(1, info.rows, info.tokens)}; run jobs.prepare again"
-        )
-    return batch
+        return int(Path("/proc/sys/vm/max_map_count").read_text())
+    except (OSError, ValueError):
+        return 65_530

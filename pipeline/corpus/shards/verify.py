@@ -18,7 +18,7 @@ from pipeline.corpus.samples.masks import (
 )
 from pipeline.corpus.samples.pairs import NO_LABEL, OTHER
 from pipeline.corpus.shards.format import Manifest, ShardInfo, read_manifest
-from pipeline.corpus.shards.reader import check_bytes, open_batch
+from pipeline.corpus.shards.shard_file import check_bytes, open_batch
 from pipeline.errors import ShardError
 from pipeline.settings.corpus import MaskingSettings
 from pipeline.storage import filesystem, read_whole

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.corpus.shards.reader import DamagedShard, open_batch
+from pipeline.corpus.shards.reader import DamagedShard
+from pipeline.corpus.shards.shard_file import open_batch
 from pipeline.errors import ShardError
 from pipeline.feed import checking
 from pipeline.feed.checking import check_shards, known_damaged, truncated
