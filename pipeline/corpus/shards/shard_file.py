@@ -37,10 +37,7 @@ def check_size(path: Path, info: ShardInfo) -> None:
     with suppress(FileNotFoundError):
         size = path.stat().st_size
         if size < info.bytes:
-            raise ShardError(
-                f"{path}: was cut to {size} of {info.bytes} bytes while it was read; "
-                "run jobs.prepare again"
-            )
+            raise _unusable(path, f"was cut to {size} of {info.bytes} bytes while it was read")
 
 
 def map_shard(
@@ -61,14 +58,10 @@ def map_shard(
     try:
         size = path.stat().st_size
         if size != info.bytes:
-            raise ShardError(
-                f"{path}: {size} bytes, the manifest says {info.bytes}; run jobs.prepare again"
-            )
+            raise _unusable(path, f"{size} bytes, the manifest says {info.bytes}")
         whole = pa.memory_map(str(path)).read_buffer()
     except FileNotFoundError:
-        raise ShardError(
-            f"{path}: listed in the manifest but missing; run jobs.prepare again"
-        ) from None
+        raise _unusable(path, "listed in the manifest but missing") from None
     batch = open_batch(path, whole, info, manifest)
     slack = 4 * (longest + 8)
     ends = [_values(batch, name) for name in _LISTS]
@@ -96,35 +89,31 @@ def open_batch(
         reader = pa.ipc.open_file(buffer)
         batch = reader.get_batch(0)
     except (pa.ArrowInvalid, OSError, IndexError) as error:
-        raise ShardError(
-            f"{path}: not a readable shard ({error}); run jobs.prepare again"
-        ) from None
+        raise _unusable(path, f"not a readable shard ({error})") from None
     tags = {key.decode(): value.decode() for key, value in (reader.schema.metadata or {}).items()}
     if tags.get("schema_version") != str(SCHEMA_VERSION):
-        raise ShardError(
-            f"{path}: schema version {tags.get('schema_version')}, this program reads "
-            f"{SCHEMA_VERSION}; run jobs.prepare again"
-        )
+        version = tags.get("schema_version")
+        raise _unusable(path, f"schema version {version}, this program reads {SCHEMA_VERSION}")
     if not reader.schema.equals(shard_schema(manifest.vocab_size, {})):
-        raise ShardError(f"{path}: columns differ from the schema; run jobs.prepare again")
+        raise _unusable(path, "columns differ from the schema")
     if tags.get("vocab_sha256", manifest.vocab_sha256) != manifest.vocab_sha256:
-        raise ShardError(
-            f"{path}: made with another vocabulary than the manifest says; run jobs.prepare again"
-        )
+        raise _unusable(path, "made with another vocabulary than the manifest says")
     size = tags.get("vocab_size", str(manifest.vocab_size))
     if size != str(manifest.vocab_size):
-        raise ShardError(
-            f"{path}: made with a vocabulary of {size} entries, the manifest says "
-            f"{manifest.vocab_size}; run jobs.prepare again"
+        raise _unusable(
+            path,
+            f"made with a vocabulary of {size} entries, the manifest says {manifest.vocab_size}",
         )
     found = (reader.num_record_batches, batch.num_rows, len(batch["input_ids"].values))
-    if found != (1, info.rows, info.tokens):
-        raise ShardError(
-            f"{path}: (batches, rows, tokens) are {found}, by the manifest "
-            f"{(1, info.rows, info.tokens)}; run jobs.prepare again"
-        )
+    listed = (1, info.rows, info.tokens)
+    if found != listed:
+        raise _unusable(path, f"(batches, rows, tokens) are {found}, by the manifest {listed}")
     return batch
 
 
 def _values(batch: pa.RecordBatch, name: str) -> pa.Buffer | None:
     return batch.column(name).buffers()[3]
+
+
+def _unusable(path: Path | str, why: str) -> ShardError:
+    return ShardError(f"{path}: {why}; run jobs.prepare again")
