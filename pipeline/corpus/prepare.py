@@ -18,7 +18,7 @@ from pipeline.corpus.dedup import grouping, marks
 from pipeline.corpus.dedup import heldout as heldout_documents
 from pipeline.corpus.dedup.exchange import concatenate
 from pipeline.corpus.planning import Plan, absolute, plan, reads, unused_words
-from pipeline.corpus.run import alarms, ledger, output_folder
+from pipeline.corpus.run import alarms, finished, output_folder
 from pipeline.corpus.run.output_folder import Ledger
 from pipeline.corpus.run.progress import WorkProgress
 from pipeline.corpus.run.ray_data import run_on_cluster, spread_on_cluster
@@ -101,7 +101,7 @@ def prepare(
         ) from None
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"{folder}: {ledger.count_chunks(folder):,} finished chunks are kept; the same "
+            f"{folder}: {finished.count_chunks(folder):,} finished chunks are kept; the same "
             "command goes on with the rest"
         ) from None
 
@@ -158,7 +158,7 @@ def _prepare(
     elif system.exists(f"{root}/{marks.REPORT}"):
         system.rm_file(f"{root}/{marks.REPORT}")
     manifest = _manifest(job, planned, done, clusters)
-    if missing := ledger.missing_shards(folder, manifest.shards):
+    if missing := finished.missing_shards(folder, manifest.shards):
         raise CorpusError(
             f"{folder}: {len(missing)} of {len(manifest.shards)} shards vanished while the others "
             f"were made, such as {missing[0]}; the same command makes them again"
@@ -188,13 +188,15 @@ def _run(
     """Do the work that is not finished yet; returns the sums of all results.
 
     Args:
-        listed: see `ledger.resume`.
+        listed: see `finished.resume`.
 
     Raises:
         CorpusError: an error of a worker; too much of the input is bad; units without a result;
             almost all text is unknown to the vocabulary.
     """
-    done, gatherer = ledger.resume(job.folder, job.fingerprint, job.settings.keep_rejected, listed)
+    done, gatherer = finished.resume(
+        job.folder, job.fingerprint, job.settings.keep_rejected, listed
+    )
     progress.begin(done)
     todo = done.unfinished(planned.units)
     begun = {unit.number for unit in todo}
@@ -239,7 +241,7 @@ def _sign_heldout(job: Job, planned: Plan, executor: Executor, progress: Progres
         there = planned._replace(units=units, sources=Listing(planned.heldout, []))
         work = WorkProgress(units, progress, "reading the held-out documents")
         done = _run(signing, there, executor, work)
-        chunks = [ledger.chunk_name(*key) for key in sorted(done.chunks)]
+        chunks = [finished.chunk_name(*key) for key in sorted(done.chunks)]
         heldout_documents.gather_hashes(folder, chunks)
     return job._replace(heldout=folder)
 
@@ -258,7 +260,7 @@ def _deduplicate(
         progress.say(f"looking for duplicates among {done.counts['documents']:,} documents")
         clusters = grouping.find_duplicates(
             folder,
-            {ledger.chunk_name(*key): done.chunks[key] for key in sorted(done.chunks)},
+            {finished.chunk_name(*key): done.chunks[key] for key in sorted(done.chunks)},
             job.settings.dedup,
             partial(executor.spread, folder),
             f"{folder}/{marks.REPORT}",
@@ -280,7 +282,7 @@ def _finished(folder: str, planned: Plan) -> Manifest | None:
     same = manifest.fingerprint == planned.fingerprint
     kept = planned.keep_rejected in ("", manifest.settings.get("keep_rejected"))
     same = same and (kept or not set(manifest.drops) - {EMPTY_FILE})
-    return manifest if same and not ledger.missing_shards(folder, manifest.shards) else None
+    return manifest if same and not finished.missing_shards(folder, manifest.shards) else None
 
 
 def _say_findings(manifest: Manifest, say: Say) -> None:

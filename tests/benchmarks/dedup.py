@@ -33,7 +33,7 @@ from pipeline.corpus import prepare
 from pipeline.corpus.dedup import grouping
 from pipeline.corpus.dedup.signatures import sign
 from pipeline.corpus.planning import plan
-from pipeline.corpus.run import ledger
+from pipeline.corpus.run import finished
 from pipeline.corpus.run.output_folder import Ledger, begin
 from pipeline.corpus.run.tally import Result
 from pipeline.corpus.run.work import Job, or_failure, sign_chunk
@@ -132,7 +132,7 @@ def deduplicate(folder: Path, megabytes: float, workers: int, memory: float) -> 
     results = [each for done in pool.spread(sign_unit, [(job, u) for u in units]) for each in done]
     assert not any(result.error for result in results)
     sizes = {
-        ledger.chunk_name(*result.key): (result.counts["documents"], result.counts["lines"])
+        finished.chunk_name(*result.key): (result.counts["documents"], result.counts["lines"])
         for result in sorted(results, key=lambda result: result.key)
         if result.chunk >= 0
     }
@@ -188,8 +188,8 @@ def many_units(folder: Path, units: int, files: int = 10_000) -> Iterator[tuple[
     out = folder / "out"
     begin(str(out), Ledger(fingerprint=planned.fingerprint, units=count))
     infos = []
-    for first in range(0, count, ledger.GATHER // 2):
-        last = min(count, first + ledger.GATHER // 2)
+    for first in range(0, count, finished.GATHER // 2):
+        last = min(count, first + finished.GATHER // 2)
         lines = []
         for number in range(first, last):
             name = f"shard-{number:06}-0000.arrow"
@@ -204,7 +204,7 @@ def many_units(folder: Path, units: int, files: int = 10_000) -> Iterator[tuple[
         text = "".join(each.model_dump_json() + "\n" for each in lines)
         (out / "_work" / f"finished-{first}-{last - first}.jsonl").write_text(text)
     begun = time.monotonic()
-    tally, _ = ledger.resume(str(out), planned.fingerprint)
+    tally, _ = finished.resume(str(out), planned.fingerprint)
     assert not tally.unfinished(planned.units)
     yield f"resume {count:,} units", time.monotonic() - begun
     manifest = Manifest(

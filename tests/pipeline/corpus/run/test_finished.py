@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from pipeline.corpus.run import ledger
-from pipeline.corpus.run.ledger import count_chunks, record, resume
+from pipeline.corpus.run import finished
+from pipeline.corpus.run.finished import count_chunks, record, resume
 from pipeline.corpus.run.output_folder import Ledger, begin
 from pipeline.corpus.run.tally import END, Result, Tally
 
@@ -22,9 +22,9 @@ def test_records_of_other_inputs_and_of_other_versions_are_deleted(tmp_path):
 
 @pytest.mark.parametrize("killed", [False, True])
 def test_gathered_records_count_once(tmp_path, monkeypatch, killed):
-    monkeypatch.setattr(ledger, "GATHER", 3)
+    monkeypatch.setattr(finished, "GATHER", 3)
     if killed:  # before the single ones are deleted
-        monkeypatch.setattr(ledger, "remove_files", lambda paths: None)
+        monkeypatch.setattr(finished, "remove_files", lambda paths: None)
     folder = str(tmp_path)
     begin(folder, Ledger(fingerprint="f", units=4))
     gatherer = resume(folder, "f")[1]
