@@ -19,7 +19,7 @@ from pipeline.corpus.dedup import heldout as heldout_documents
 from pipeline.corpus.dedup.exchange import concatenate
 from pipeline.corpus.planning import Plan, absolute, plan, reads, unused_words
 from pipeline.corpus.run import alarms, finished, output_folder
-from pipeline.corpus.run.output_folder import Ledger
+from pipeline.corpus.run.output_folder import Claim
 from pipeline.corpus.run.progress import WorkProgress
 from pipeline.corpus.run.ray_data import run_on_cluster, spread_on_cluster
 from pipeline.corpus.run.tally import Result, Tally
@@ -138,7 +138,7 @@ def _prepare(
         tags=_tags(settings, planned, seed),
         work=make_shard,
     )
-    claim = Ledger(
+    claim = Claim(
         fingerprint=planned.fingerprint,
         units=len(planned.units),
         keep_rejected=settings.keep_rejected,

@@ -34,7 +34,7 @@ from pipeline.corpus.dedup import grouping
 from pipeline.corpus.dedup.signatures import sign
 from pipeline.corpus.planning import plan
 from pipeline.corpus.run import finished
-from pipeline.corpus.run.output_folder import Ledger, begin
+from pipeline.corpus.run.output_folder import Claim, begin
 from pipeline.corpus.run.tally import Result
 from pipeline.corpus.run.work import Job, or_failure, sign_chunk
 from pipeline.corpus.samples.vocabulary import SPECIALS
@@ -186,7 +186,7 @@ def many_units(folder: Path, units: int, files: int = 10_000) -> Iterator[tuple[
     count = len(planned.units)
     yield f"plan {count:,} units", time.monotonic() - begun
     out = folder / "out"
-    begin(str(out), Ledger(fingerprint=planned.fingerprint, units=count))
+    begin(str(out), Claim(fingerprint=planned.fingerprint, units=count))
     infos = []
     for first in range(0, count, finished.GATHER // 2):
         last = min(count, first + finished.GATHER // 2)

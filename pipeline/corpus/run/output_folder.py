@@ -1,7 +1,7 @@
 """Which files of an output folder are ours: only those are ever overwritten or deleted.
 
-A folder is ours if it is empty, or if its manifest and the ledger of its unfinished work name all
-files in it. The ledger is written before the first shard, and goes after the manifest is there.
+A folder is ours if it is empty, or if its manifest and the claim of its unfinished work name all
+files in it. The claim is written before the first shard, and goes after the manifest is there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from pipeline.errors import CorpusError
 from pipeline.storage import filesystem, write_whole
 
 WORK = "_work"
-LEDGER = f"{WORK}/ledger"
+CLAIM = f"{WORK}/ledger"
+"""The file that holds the claim."""
 SHOWN = 5
 """How many files of others an error names."""
 _CHUNK = r"(?P<unit>\d{6,})-(?:\d{4,}|end)"
@@ -43,7 +44,7 @@ _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")
 """The names that `write_whole` gives to files that it has not finished."""
 
 
-class Ledger(BaseModel):
+class Claim(BaseModel):
     """Names the files of a preparation that is not finished: those of its work units."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -56,34 +57,34 @@ class Ledger(BaseModel):
     """Folder of the dropped text; empty if it is not kept."""
 
 
-def read_claim(folder: str) -> tuple[Ledger | None, set[str]]:
-    """The ledger of a folder, and the shards that its manifest names.
+def read_claim(folder: str) -> tuple[Claim | None, set[str]]:
+    """The claim of a folder, and the shards that its manifest names.
 
-    A finished corpus has no ledger: one is made from its manifest. None if the folder has neither.
+    A finished corpus has no claim: one is made from its manifest. None if the folder has neither.
 
     Raises:
         CorpusError: the folder holds a file that neither of them names.
     """
     system, root = filesystem(folder)
     entries = {_name(path) for path in _list(system, root)}
-    ledger = _read_ledger(system, root) if WORK in entries else None
+    claim = _claim_in_work(system, root) if WORK in entries else None
     manifest = _read_manifest(system, root) if MANIFEST in entries else None
-    ours = {WORK} if ledger or _is_unused(system, f"{root}/{WORK}") else set()
+    ours = {WORK} if claim or _is_unused(system, f"{root}/{WORK}") else set()
     listed: set[str] = set()
     if manifest:
         listed = {shard["name"] for shard in manifest["shards"]}
         ours |= {MANIFEST, *listed}
         units = max((_unit(_SHARD, name) for name in listed), default=-1) + 1
         rejected = manifest.get("settings", {}).get("keep_rejected", "")
-        ledger = ledger or Ledger(units=manifest.get("units", units), keep_rejected=rejected)
-    if ledger:
+        claim = claim or Claim(units=manifest.get("units", units), keep_rejected=rejected)
+    if claim:
         ours.add(REPORT)
-    units = ledger.units if ledger else 0
+    units = claim.units if claim else 0
     foreign = [name for name in entries if not _is_ours(name, ours, _SHARD, units)]
-    if ledger and WORK in entries:
+    if claim and WORK in entries:
         foreign += _foreign(system, f"{root}/{WORK}", _IN_WORK, units, f"{WORK}/")
     _refuse(foreign, folder, "corpus.output (of held-out text: train.eval_shards)")
-    return ledger, listed
+    return claim, listed
 
 
 def check_output(folder: str, keep_rejected: str) -> None:
@@ -119,8 +120,8 @@ def _check_writable(folder: str) -> None:
         )
 
 
-def begin(folder: str, ledger: Ledger) -> set[str]:
-    """Write the ledger, which makes the folder ours; returns the shards that a manifest names.
+def begin(folder: str, claim: Claim) -> set[str]:
+    """Write the claim, which makes the folder ours; returns the shards that a manifest names.
 
     Dropped text of an earlier corpus is deleted.
 
@@ -128,38 +129,38 @@ def begin(folder: str, ledger: Ledger) -> set[str]:
         CorpusError: the folder, or that of the dropped text, holds files of others.
     """
     before, listed = read_claim(folder)
-    if ledger.keep_rejected:
-        clear_rejected(ledger.keep_rejected, before, ledger.fingerprint)
+    if claim.keep_rejected:
+        clear_rejected(claim.keep_rejected, before, claim.fingerprint)
     # Files of units that the new plan does not have are ours until they are deleted.
-    units = max(ledger.units, before.units if before else 0)
-    data = ledger.model_copy(update={"units": units}).model_dump_json().encode()
-    write_whole(f"{folder}/{LEDGER}", data)
+    units = max(claim.units, before.units if before else 0)
+    data = claim.model_copy(update={"units": units}).model_dump_json().encode()
+    write_whole(f"{folder}/{CLAIM}", data)
     return listed
 
 
 def owned_shards(folder: str, names: Iterable[str]) -> Iterator[str]:
-    """Of the files in a folder, the shards that its ledger names, and unfinished files of ours."""
-    ledger = _read_ledger(*filesystem(folder)) or Ledger()
-    return (name for name in names if _is_ours(name, set(), _SHARD, ledger.units))
+    """Of the files in a folder, the shards that its claim names, and unfinished files of ours."""
+    claim = _claim_in_work(*filesystem(folder)) or Claim()
+    return (name for name in names if _is_ours(name, set(), _SHARD, claim.units))
 
 
 def remove_work(folder: str, fingerprint: str) -> None:
-    """Delete the files in `_work` that are ours, the ledger last, and the folder if it is empty.
+    """Delete the files in `_work` that are ours, the claim last, and the folder if it is empty.
 
-    A file that somebody else has put there meanwhile stays. If the ledger is that of another
+    A file that somebody else has put there meanwhile stays. If the claim is that of another
     corpus, nothing is deleted.
     """
     system, root = filesystem(folder)
-    ledger = _read_ledger(system, root)
-    if not ledger or ledger.fingerprint != fingerprint:
+    claim = _claim_in_work(system, root)
+    if not claim or claim.fingerprint != fingerprint:
         return
     work = f"{root}/{WORK}"
     files = [
         path
         for path in system.find(work)
-        if _is_ours(_below(work, path), set(), _IN_WORK, max(1, ledger.units))
+        if _is_ours(_below(work, path), set(), _IN_WORK, max(1, claim.units))
     ]
-    for path in sorted(files, key=lambda path: path.endswith("/ledger")):
+    for path in sorted(files, key=lambda path: path.endswith(f"/{CLAIM}")):
         system.rm_file(path)
     # Some file systems delete a folder with all that is in it.
     if not system.find(work):
@@ -169,7 +170,7 @@ def remove_work(folder: str, fingerprint: str) -> None:
                 system.rmdir(path)
 
 
-def clear_rejected(folder: str, claim: Ledger | None, fingerprint: str) -> None:
+def clear_rejected(folder: str, claim: Claim | None, fingerprint: str) -> None:
     """Delete the dropped text of an earlier corpus from `corpus.keep_rejected`.
 
     Args:
@@ -186,7 +187,7 @@ def clear_rejected(folder: str, claim: Ledger | None, fingerprint: str) -> None:
             system.rm_file(f"{root}/{name}")
 
 
-def _files_of_rejected(folder: str, claim: Ledger | None) -> list[str]:
+def _files_of_rejected(folder: str, claim: Claim | None) -> list[str]:
     """The files of `corpus.keep_rejected`, all of which the claim must name."""
     system, root = filesystem(folder)
     if system.isfile(root):
@@ -201,9 +202,9 @@ def _files_of_rejected(folder: str, claim: Ledger | None) -> list[str]:
     return files
 
 
-def _read_ledger(system: AbstractFileSystem, root: str) -> Ledger | None:
+def _claim_in_work(system: AbstractFileSystem, root: str) -> Claim | None:
     with contextlib.suppress(OSError, ValidationError):
-        return Ledger.model_validate_json(system.cat_file(f"{root}/{LEDGER}"))
+        return Claim.model_validate_json(system.cat_file(f"{root}/{CLAIM}"))
     return None
 
 
@@ -239,7 +240,7 @@ def _unit(pattern: re.Pattern[str], name: str) -> int:
 
 
 def _is_unused(system: AbstractFileSystem, work: str) -> bool:
-    """Whether a work folder is empty, but for a ledger that was never finished."""
+    """Whether a work folder is empty, but for a claim that was never finished."""
     return all(_name(path).startswith(".ledger.") for path in system.find(work))
 
 

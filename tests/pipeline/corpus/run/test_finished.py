@@ -4,13 +4,13 @@ import pytest
 
 from pipeline.corpus.run import finished
 from pipeline.corpus.run.finished import count_chunks, record, resume
-from pipeline.corpus.run.output_folder import Ledger, begin
+from pipeline.corpus.run.output_folder import Claim, begin
 from pipeline.corpus.run.tally import END, Result, Tally
 
 
 def test_records_of_other_inputs_and_of_other_versions_are_deleted(tmp_path):
     folder = str(tmp_path)
-    begin(folder, Ledger(fingerprint="g", units=1))
+    begin(folder, Claim(fingerprint="g", units=1))
     record(folder, Result(fingerprint="f", unit=0, chunk=0))
     record(folder, Result(fingerprint="g", unit=0, chunk=1))
     older = {"fingerprint": "f", "unit": 0, "part": 2}
@@ -26,7 +26,7 @@ def test_gathered_records_count_once(tmp_path, monkeypatch, killed):
     if killed:  # before the single ones are deleted
         monkeypatch.setattr(finished, "remove_files", lambda paths: None)
     folder = str(tmp_path)
-    begin(folder, Ledger(fingerprint="f", units=4))
+    begin(folder, Claim(fingerprint="f", units=4))
     gatherer = resume(folder, "f")[1]
     for unit in range(4):
         gatherer.add(record(folder, Result(fingerprint="f", unit=unit, chunk=0, bytes=5)))

@@ -1,4 +1,4 @@
-"""An output folder is ours or empty; only files that its manifest or ledger names are deleted."""
+"""An output folder is ours or empty; only files that its manifest or claim names are deleted."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import pytest
 from pipeline.corpus import planning
 from pipeline.corpus.prepare import Executor
 from pipeline.corpus.run import output_folder
-from pipeline.corpus.run.output_folder import Ledger
+from pipeline.corpus.run.output_folder import Claim
 from pipeline.errors import ConfigError, CorpusError
 from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
@@ -125,7 +125,7 @@ def test_brackets_in_the_folder_s_name_hide_no_stale_file(
     assert {path.name for path in out.iterdir()} == {"manifest.json", *hashes(out)}
 
 
-def test_a_shard_without_a_record_is_ours_by_the_ledger(
+def test_a_shard_without_a_record_is_ours_by_the_claim(
     source,
     vocab,
     tmp_path,
@@ -188,7 +188,7 @@ def test_an_older_corpus_is_ours(source, vocab, tmp_path):
 
 
 def test_a_file_of_others_in_the_work_folder_survives_the_end(tmp_path):
-    output_folder.begin(str(tmp_path), Ledger(fingerprint="f", units=1))
+    output_folder.begin(str(tmp_path), Claim(fingerprint="f", units=1))
     (tmp_path / "_work" / "000000-end.json").write_text("{}")
     (tmp_path / "_work" / "mine.txt").write_text("mine")
     output_folder.remove_work(str(tmp_path), "f")
@@ -219,7 +219,7 @@ def test_unfinished_work_of_another_corpus_stays_beside_one_that_is_up_to_date(
 ):
     out = tmp_path / "out"
     run(source, out, vocab)
-    output_folder.begin(str(out), Ledger(fingerprint="other", units=1))
+    output_folder.begin(str(out), Claim(fingerprint="other", units=1))
     run(source, out, vocab)
     assert (out / "_work" / "ledger").exists()
 
