@@ -34,7 +34,7 @@ NOT_CONTENT: dict[str, Any] = {
 """Settings that do not change shards, or whose content is in the fingerprint already."""
 
 
-class Plan(NamedTuple):
+class ReadPlan(NamedTuple):
     """What a preparation would read and do."""
 
     sources: Listing
@@ -87,7 +87,7 @@ def plan(
     seed: int,
     sources: Listing,
     heldout: Sequence[Source] = (),
-) -> Plan:
+) -> ReadPlan:
     """Cut the signed inputs into units and compute the fingerprint; writes nothing.
 
     Args:
@@ -113,7 +113,7 @@ def plan(
         "settings": settings.model_dump(mode="json", exclude=NOT_CONTENT),
     }
     digest = hash_of(made_from)
-    return Plan(
+    return ReadPlan(
         sources,
         plan_units(sources, settings),
         digest,

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from pipeline.corpus.dedup import grouping, marks
 from pipeline.corpus.dedup import heldout as heldout_documents
 from pipeline.corpus.dedup.exchange import concatenate
-from pipeline.corpus.planning import Plan, absolute, plan, reads, unused_words
+from pipeline.corpus.planning import ReadPlan, absolute, plan, reads, unused_words
 from pipeline.corpus.run import alarms, finished, output_folder
 from pipeline.corpus.run.output_folder import Claim
 from pipeline.corpus.run.progress import WorkProgress
@@ -51,7 +51,7 @@ class Executor(NamedTuple):
 ON_CLUSTER = Executor(run_on_cluster, spread_on_cluster)
 
 
-def summary(planned: Plan, output: str | Path) -> dict[str, object]:
+def summary(planned: ReadPlan, output: str | Path) -> dict[str, object]:
     """The facts of a plan, for `--dry-run`."""
     state = "up to date: nothing to do" if _finished(str(output), planned) else "to do"
     return {
@@ -124,7 +124,7 @@ def _prepare(
         # There is some if the last start was killed after it had written the manifest.
         output_folder.remove_work(folder, planned.fingerprint)
         _say_left_out(sources, progress.say)
-        _say_findings(manifest, progress.say)
+        _say_quality(manifest, progress.say)
         return manifest
     for warning in unused_words(settings):
         progress.say(f"warning: {warning}")
@@ -169,7 +169,7 @@ def _prepare(
     for place in done.unreadable_places():
         progress.say(f"unreadable: {place}")
     _say_left_out(sources, progress.say)
-    _say_findings(manifest, progress.say)
+    _say_quality(manifest, progress.say)
     return manifest
 
 
@@ -180,7 +180,7 @@ def _say_left_out(sources: Listing, say: Say) -> None:
 
 def _run(
     job: Job,
-    planned: Plan,
+    planned: ReadPlan,
     executor: Executor,
     progress: WorkProgress,
     listed: Iterable[str] = (),
@@ -229,7 +229,7 @@ def _signing(job: Job, folder: str, settings: CorpusSettings) -> Job:
     return job._replace(folder=folder, work=sign_chunk, settings=settings)
 
 
-def _sign_heldout(job: Job, planned: Plan, executor: Executor, progress: Progress) -> Job:
+def _sign_heldout(job: Job, planned: ReadPlan, executor: Executor, progress: Progress) -> Job:
     """Hash the held-out documents; returns the job that leaves them out."""
     # Workers remember what they read from a folder, so each corpus needs a folder of its own.
     folder = f"{job.folder}/_work/heldout-{planned.fingerprint[:16]}"
@@ -247,7 +247,7 @@ def _sign_heldout(job: Job, planned: Plan, executor: Executor, progress: Progres
 
 
 def _deduplicate(
-    job: Job, planned: Plan, executor: Executor, progress: Progress
+    job: Job, planned: ReadPlan, executor: Executor, progress: Progress
 ) -> tuple[Job, dict[str, int]]:
     """Mark duplicates; returns the job with the marks, and counts of clusters."""
     # Workers remember what they read from a folder, so each corpus needs a folder of its own.
@@ -270,7 +270,7 @@ def _deduplicate(
     return job._replace(marks=folder), json.loads(system.cat_file(path))
 
 
-def _finished(folder: str, planned: Plan) -> Manifest | None:
+def _finished(folder: str, planned: ReadPlan) -> Manifest | None:
     """The manifest of the corpus in a folder, if it is complete and is the planned one.
 
     It is not if it dropped text that the plan keeps: the text is read again then.
@@ -285,7 +285,7 @@ def _finished(folder: str, planned: Plan) -> Manifest | None:
     return manifest if same and not finished.missing_shards(folder, manifest.shards) else None
 
 
-def _say_findings(manifest: Manifest, say: Say) -> None:
+def _say_quality(manifest: Manifest, say: Say) -> None:
     if again := manifest.drops.get(heldout_documents.REASON):
         say(f"{again:,} document(s) also stand in corpus.heldout and were left out")
     if manifest.boilerplate:
@@ -304,7 +304,7 @@ def _say_findings(manifest: Manifest, say: Say) -> None:
 
 def _manifest(
     job: Job,
-    planned: Plan,
+    planned: ReadPlan,
     done: Tally,
     clusters: Mapping[str, int],
 ) -> Manifest:
@@ -329,7 +329,9 @@ def _manifest(
         )
     settings, vocabulary = job.settings, read_vocabulary(job.vocab)
     counts = dict(sorted(done.counts.items()))
-    findings = alarms.judge(counts["tokens"], counts["unknown_tokens"], done.measured, settings)
+    quality = alarms.judge_corpus(
+        counts["tokens"], counts["unknown_tokens"], done.measured, settings
+    )
     return Manifest(
         shards=tuple(sorted(done.shards, key=lambda info: info.name)),
         vocab_sha256=job.vocab_sha256,
@@ -343,9 +345,9 @@ def _manifest(
         dropped=done.dropped(),
         boilerplate=done.boilerplate(),
         left_out=left_out,
-        shares=findings.shares,
-        mask_rates=findings.mask_rates,
-        warnings=findings.warnings,
+        shares=quality.shares,
+        mask_rates=quality.mask_rates,
+        warnings=quality.warnings,
         unknown=dict(
             sorted(done.unknown.items(), key=lambda item: (-item[1], item[0]))[:UNKNOWN_LISTED]
         ),
@@ -355,7 +357,7 @@ def _manifest(
     )
 
 
-def _tags(settings: CorpusSettings, planned: Plan, seed: int) -> dict[str, str]:
+def _tags(settings: CorpusSettings, planned: ReadPlan, seed: int) -> dict[str, str]:
     return {
         "vocab_sha256": planned.vocab_sha256,
         "sequence_length": str(settings.sequence_length),

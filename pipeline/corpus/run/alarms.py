@@ -36,7 +36,7 @@ SIGMAS = 5
 """Chance gives a larger difference about once in a million cases."""
 
 
-class Findings(NamedTuple):
+class CorpusQuality(NamedTuple):
     """What the counts of a corpus say."""
 
     shares: dict[str, float]
@@ -47,9 +47,9 @@ class Findings(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def judge(
+def judge_corpus(
     tokens: int, unknown: int, measured: Mapping[str, int], settings: CorpusSettings
-) -> Findings:
+) -> CorpusQuality:
     """Compare the counts of a corpus with the settings.
 
     Args:
@@ -82,7 +82,7 @@ def judge(
         *_share_warnings(shares, labelled, settings),
         *_rate_warnings(words, hit, settings.masking),
     ]
-    return Findings(shares, rates, tuple(warnings))
+    return CorpusQuality(shares, rates, tuple(warnings))
 
 
 def check_unknown(tokens: int, unknown: int, ended: bool) -> None:

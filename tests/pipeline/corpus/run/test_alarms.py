@@ -29,7 +29,8 @@ WORDS_OF_TWO = {
 
 
 def judge(unknown=0, settings=None, **changes):
-    return alarms.judge(100_000, unknown, WORDS_OF_TWO | changes, settings or CorpusSettings())
+    measured = WORDS_OF_TWO | changes
+    return alarms.judge_corpus(100_000, unknown, measured, settings or CorpusSettings())
 
 
 def test_an_ordinary_corpus_has_no_warning():
