@@ -21,7 +21,7 @@ from pipeline.corpus.planning import ReadPlan, absolute, plan, reads, unused_wor
 from pipeline.corpus.run import alarms, finished, output_folder
 from pipeline.corpus.run.output_folder import Claim
 from pipeline.corpus.run.progress import WorkProgress
-from pipeline.corpus.run.ray_data import run_on_cluster, spread_on_cluster
+from pipeline.corpus.run.ray_data import run_on_cluster, run_tasks_on_cluster
 from pipeline.corpus.run.tally import Result, Tally
 from pipeline.corpus.run.work import Job, make_shard, sign_chunk
 from pipeline.corpus.samples.vocabulary import SPECIALS, read_vocabulary
@@ -44,11 +44,11 @@ class Executor(NamedTuple):
 
     run: Callable[[Job, Sequence[Unit], int], Iterable[Result]]
     """Gives the results of units in any order; the last argument is `corpus.workers`."""
-    spread: Callable[..., list[Any]]
-    """As `grouping.Spread`, after the folder that the function works in."""
+    run_tasks: Callable[..., list[Any]]
+    """As `partition.RunTasks`, after the folder that the function works in."""
 
 
-ON_CLUSTER = Executor(run_on_cluster, spread_on_cluster)
+ON_CLUSTER = Executor(run_on_cluster, run_tasks_on_cluster)
 
 
 def summary(planned: ReadPlan, output: str | Path) -> dict[str, object]:
@@ -262,7 +262,7 @@ def _deduplicate(
             folder,
             {finished.chunk_name(*key): done.chunks[key] for key in sorted(done.chunks)},
             job.settings.dedup,
-            partial(executor.spread, folder),
+            partial(executor.run_tasks, folder),
             f"{folder}/{marks.REPORT}",
             shortest=max(1, job.settings.cleaning.min_characters),
         )

@@ -93,10 +93,10 @@ class Workers:
         self.seconds: collections.Counter[str] = collections.Counter()
         self.largest: collections.Counter[str] = collections.Counter()
 
-    def spread(
+    def run_tasks(
         self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
     ) -> list[Any]:
-        """See `grouping.Spread`."""
+        """See `partition.RunTasks`."""
         results = []
         for result, seconds, memory in self._pool.map(
             measured, [function] * len(arguments), arguments
@@ -129,7 +129,9 @@ def deduplicate(folder: Path, megabytes: float, workers: int, memory: float) -> 
     units = plan_units(list_sources(settings.inputs, settings), settings)
     job = Job(settings, str(folder / "work"), "", "", 0, "f", {}, sign_chunk)
     pool, begun = Workers(workers), time.monotonic()
-    results = [each for done in pool.spread(sign_unit, [(job, u) for u in units]) for each in done]
+    results = [
+        each for done in pool.run_tasks(sign_unit, [(job, u) for u in units]) for each in done
+    ]
     assert not any(result.error for result in results)
     sizes = {
         finished.chunk_name(*result.key): (result.counts["documents"], result.counts["lines"])
@@ -137,7 +139,7 @@ def deduplicate(folder: Path, megabytes: float, workers: int, memory: float) -> 
         if result.chunk >= 0
     }
     report = folder / "duplicates.jsonl"
-    counts = grouping.find_duplicates(job.folder, sizes, dedup, pool.spread, str(report), 1)
+    counts = grouping.find_duplicates(job.folder, sizes, dedup, pool.run_tasks, str(report), 1)
     seconds = time.monotonic() - begun
     reasons = collections.Counter(json.loads(line)["reason"] for line in report.open())
     dropped = sum(reasons.values())

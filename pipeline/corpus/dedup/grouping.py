@@ -5,8 +5,8 @@ documents belong together if a band of their MinHash agrees, or if both belong t
 first document of each component is kept. Documents of equal text are the special case of one hash.
 Last, the lines of the kept documents are compared (`lines`).
 
-Tasks work on groups of chunks and on parts of the hashes (`space`), and exchange data through files
-(`exchange`):
+Tasks work on groups of chunks and on parts of the hashes (`partition`), and exchange data through
+files (`exchange`):
 
     split     a group    joins the documents of its own chunks; sends one row for each hash
     pair      a part     compares the hashes of all groups; sends edges between documents
@@ -56,18 +56,18 @@ from pipeline.corpus.dedup.marks import (
     read_signatures,
     write_marks,
 )
-from pipeline.corpus.dedup.signatures import compares_lines
-from pipeline.corpus.dedup.space import (
+from pipeline.corpus.dedup.partition import (
     COPIES,
     Group,
     Integers,
-    Space,
-    Spread,
+    Partition,
+    RunTasks,
     make_groups,
-    make_space,
+    make_partition,
     slice_of,
     split_by_hash,
 )
+from pipeline.corpus.dedup.signatures import compares_lines
 from pipeline.settings.corpus import DedupSettings
 from pipeline.storage import write_whole
 
@@ -76,7 +76,7 @@ def find_duplicates(
     folder: str,
     sizes: Mapping[str, tuple[int, int]],
     settings: DedupSettings,
-    spread: Spread,
+    run_tasks: RunTasks,
     report: str,
     shortest: int,
 ) -> dict[str, int]:
@@ -96,27 +96,27 @@ def find_duplicates(
     if not sizes:
         return {}
     groups = make_groups(sizes, settings)
-    space = make_space(folder, groups, settings)
-    parts, documents = space.parts, by_document(settings)
+    partition = make_partition(folder, groups, settings)
+    parts, documents = partition.parts, by_document(settings)
     equal: list[str] = []
     edges: list[str] = []
     if documents:
-        spread(split, [(space, group) for group in groups])
+        run_tasks(split, [(partition, group) for group in groups])
         work = [(column, part) for column in range(_columns(settings)) for part in range(parts)]
-        spread(pair, [(space, *each) for each in work])
-        remove(space.paths("hashes", space.groups))
-        files = [space.path("equal", *each) for each in work]
-        equal, edges = files[:parts], make_stars(space, spread, files[parts:])
-    found = spread(mark, [(space, group, equal, edges) for group in groups])
+        run_tasks(pair, [(partition, *each) for each in work])
+        remove(partition.paths("hashes", partition.groups))
+        files = [partition.path("equal", *each) for each in work]
+        equal, edges = files[:parts], make_stars(partition, run_tasks, files[parts:])
+    found = run_tasks(mark, [(partition, group, equal, edges) for group in groups])
     remove([*equal, *edges])
     counts: dict[str, int] = {}
     turn, top = 0, np.zeros((0, 2), np.int64)
     if compares_lines(settings):
-        turn, (distinct, top) = find_lines(space, groups, spread, shortest)
+        turn, (distinct, top) = find_lines(partition, groups, run_tasks, shortest)
         counts = {"distinct_boilerplate_lines": distinct} if settings.boilerplate_documents else {}
     if documents:
-        spread(answer, [(space, group) for group in groups])
-    spread(finish, [(space, group, turn, top) for group in groups])
+        run_tasks(answer, [(partition, group) for group in groups])
+    run_tasks(finish, [(partition, group, turn, top) for group in groups])
     if documents:
         concatenate([f"{folder}/report-{group.number}.jsonl" for group in groups], report)
     kinds = {"exact": documents, "near": settings.near_documents}
@@ -127,15 +127,15 @@ def find_duplicates(
     }
 
 
-def split(space: Space, group: Group) -> None:
+def split(partition: Partition, group: Group) -> None:
     """Join the documents of a group; send each hash once, with the first document that has it."""
-    fields = ("documents", "bands") if space.settings.near_documents else ("documents",)
-    read = [read_signatures(space.folder, name, *fields) for name in group.chunks]
+    fields = ("documents", "bands") if partition.settings.near_documents else ("documents",)
+    read = [read_signatures(partition.folder, name, *fields) for name in group.chunks]
     hashes = np.concatenate([chunk[0] for chunk in read])
     places, equal = first_equal(hashes)
     columns = [(hashes, places)]
     roots = np.arange(len(hashes))
-    if space.settings.near_documents:
+    if partition.settings.near_documents:
         bands = np.concatenate([chunk[1] for chunk in read], axis=1)
         read.clear()
         pairs = []
@@ -150,32 +150,32 @@ def split(space: Space, group: Group) -> None:
         found = values[places]
         members = (roots if number else equal)[places] + group.documents[0]
         rows = np.stack([found, members.astype(np.uint64)], axis=1)
-        bounds = split_by_hash(found, space.parts).tolist()
+        bounds = split_by_hash(found, partition.parts).tolist()
         parts += [rows[a:b].tobytes() for a, b in itertools.pairwise(bounds)]
-    write_parts(space.path("hashes", group.number), parts)
-    write_arrays(f"{space.folder}/group-{group.number}.npz", equal=equal, roots=roots)
+    write_parts(partition.path("hashes", group.number), parts)
+    write_arrays(f"{partition.folder}/group-{group.number}.npz", equal=equal, roots=roots)
 
 
-def pair(space: Space, column: int, part: int) -> None:
+def pair(partition: Partition, column: int, part: int) -> None:
     """Compare one part of one kind of hash; send each edge to the groups of its two documents."""
-    files = space.paths("hashes", space.groups)
-    rows = all_rows(files, column * space.parts + part)
+    files = partition.paths("hashes", partition.groups)
+    rows = all_rows(files, column * partition.parts + part)
     pairs = equal_pairs(rows[:, 0].view(np.uint64), rows[:, 1])
-    send_edges(space.path("equal", column, part), space, pairs)
+    send_edges(partition.path("equal", column, part), partition, pairs)
 
 
-def send_edges(path: str, space: Space, pairs: NDArray[np.int64]) -> None:
+def send_edges(path: str, partition: Partition, pairs: NDArray[np.int64]) -> None:
     """Write edges, each in both directions, so that the group of each end reads it."""
     pairs = np.unique(pairs, axis=0) if len(pairs) else pairs
-    scatter_rows(path, np.concatenate([pairs, pairs[:, ::-1]]), space.documents)
+    scatter_rows(path, np.concatenate([pairs, pairs[:, ::-1]]), partition.documents)
 
 
-def make_stars(space: Space, spread: Spread, files: list[str]) -> list[str]:
+def make_stars(partition: Partition, run_tasks: RunTasks, files: list[str]) -> list[str]:
     """Replace edges until each component is a star; returns the files with the edges of stars."""
     turn = 0
     while files:
-        work = [(space, group, files, turn) for group in range(space.groups)]
-        found = spread(star, work)
+        work = [(partition, group, files, turn) for group in range(partition.groups)]
+        found = run_tasks(star, work)
         if not any(unfinished for _, unfinished in found):
             remove([name for names, _ in found for name in names])
             return files
@@ -185,13 +185,15 @@ def make_stars(space: Space, spread: Spread, files: list[str]) -> list[str]:
     return files
 
 
-def star(space: Space, group: int, files: Sequence[str], turn: int) -> tuple[list[str], int]:
+def star(
+    partition: Partition, group: int, files: Sequence[str], turn: int
+) -> tuple[list[str], int]:
     """One turn of `large_star` or `small_star` for the documents of a group.
 
     Returns:
         The files with the new edges, and how many documents are in no star yet.
     """
-    first, last = space.documents[group : group + 2]
+    first, last = partition.documents[group : group + 2]
     own = np.arange(first, last)
     least, most = own.copy(), np.full(len(own), -1)
     for rows in read_rows(files, group):
@@ -202,13 +204,13 @@ def star(space: Space, group: int, files: Sequence[str], turn: int) -> tuple[lis
     held: list[NDArray[np.int64]] = []
 
     def send() -> None:
-        names.append(space.path("star", turn, group, len(names)))
-        send_edges(names[-1], space, np.concatenate(held))
+        names.append(partition.path("star", turn, group, len(names)))
+        send_edges(names[-1], partition, np.concatenate(held))
         held.clear()
 
     for rows in read_rows(files, group):
         held.append(replace(rows, least[rows[:, 0] - first]))
-        if sum(map(len, held)) * 32 * COPIES > space.memory:
+        if sum(map(len, held)) * 32 * COPIES > partition.memory:
             send()
     if held:
         send()
@@ -217,7 +219,7 @@ def star(space: Space, group: int, files: Sequence[str], turn: int) -> tuple[lis
 
 
 def mark(
-    space: Space, group: Group, equal_files: Sequence[str], edge_files: Sequence[str]
+    partition: Partition, group: Group, equal_files: Sequence[str], edge_files: Sequence[str]
 ) -> NDArray[np.int64]:
     """Mark the documents of a group; returns how many clusters, exact and near, begin in it."""
     first, total = group.documents[0], group.documents[-1] - group.documents[0]
@@ -225,17 +227,17 @@ def mark(
     found = np.full(total, KEPT, np.uint8)
     counts = np.zeros(2, np.int64)
     if equal_files:
-        equal, roots = read_arrays(f"{space.folder}/group-{group.number}.npz", "equal", "roots")
+        equal, roots = read_arrays(f"{partition.folder}/group-{group.number}.npz", "equal", "roots")
         heads, counts[0] = _heads(group, equal, equal_files)
         exact = heads != own
-        if space.settings.near_documents:
+        if partition.settings.near_documents:
             heads, counts[1] = _heads(group, roots, edge_files)
             found[heads != own] = NEAR
         found[exact] = EXACT
         dropped = np.flatnonzero(found != KEPT)
         rows = np.stack([heads[dropped], own[dropped]], axis=1)
-        scatter_rows(space.path("asked", group.number), rows, space.documents)
-    write_arrays(f"{space.folder}/marked-{group.number}.npz", marks=found)
+        scatter_rows(partition.path("asked", group.number), rows, partition.documents)
+    write_arrays(f"{partition.folder}/marked-{group.number}.npz", marks=found)
     return counts
 
 
@@ -257,49 +259,49 @@ def _heads(
     return head[local], int(np.count_nonzero(shared & (head == own) & (local + first == own)))
 
 
-def answer(space: Space, group: Group) -> None:
+def answer(partition: Partition, group: Group) -> None:
     """Send the places of the documents that are kept, to the groups that ask for them."""
-    rows = all_rows(space.paths("asked", space.groups), group.number)
+    rows = all_rows(partition.paths("asked", partition.groups), group.number)
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
     bounds = np.searchsorted(rows[:, 0], group.documents)
-    lines: list[list[bytes]] = [[] for _ in range(space.groups)]
+    lines: list[list[bytes]] = [[] for _ in range(partition.groups)]
     for number, name in enumerate(group.chunks):
         asked = rows[bounds[number] : bounds[number + 1]]
         if not len(asked):
             continue
-        places = read_places(space.folder, name)
-        askers = np.searchsorted(space.documents, asked[:, 1], side="right") - 1
+        places = read_places(partition.folder, name)
+        askers = np.searchsorted(partition.documents, asked[:, 1], side="right") - 1
         for (head, document), asker in zip(asked.tolist(), askers.tolist(), strict=True):
             place = places[head - group.documents[number]]
             lines[asker].append(json.dumps([document, place]).encode() + b"\n")
-    write_parts(space.path("answers", group.number), [b"".join(each) for each in lines])
+    write_parts(partition.path("answers", group.number), [b"".join(each) for each in lines])
 
 
-def finish(space: Space, group: Group, turn: int, top: Integers) -> None:
+def finish(partition: Partition, group: Group, turn: int, top: Integers) -> None:
     """Write the marks of each chunk of a group, and the group's part of the report.
 
     Args:
         turn: after which the marks of lines are final.
         top: [N, 2] documents and number of each line that the report shows.
     """
-    (found,) = read_arrays(f"{space.folder}/marked-{group.number}.npz", "marks")
+    (found,) = read_arrays(f"{partition.folder}/marked-{group.number}.npz", "marks")
     of_lines = np.zeros(0, np.uint8)
-    if compares_lines(space.settings):
-        (of_lines,) = read_arrays(state_path(space, turn, group.number), "marks")
+    if compares_lines(partition.settings):
+        (of_lines,) = read_arrays(state_path(partition, turn, group.number), "marks")
     kept: dict[int, str] = {}
-    if by_document(space.settings):
-        for part in read_parts(space.paths("answers", space.groups), group.number):
+    if by_document(partition.settings):
+        for part in read_parts(partition.paths("answers", partition.groups), group.number):
             kept.update(json.loads(line) for line in part.splitlines())
     lines: list[bytes] = []
     for number, name in enumerate(group.chunks):
         here, lines_here = slice_of(group.documents, number), slice_of(group.lines, number)
         first, last = group.lines[number : number + 2]
         shown = top[(first <= top[:, 1]) & (top[:, 1] < last), ::-1] - [first, 0]
-        write_marks(space.folder, name, Marks(found[here], of_lines[lines_here], shown))
+        write_marks(partition.folder, name, Marks(found[here], of_lines[lines_here], shown))
         if found[here].any():
             begin = int(group.documents[number])
-            lines += _report(read_places(space.folder, name), found[here], begin, kept)
-    write_whole(f"{space.folder}/report-{group.number}.jsonl", b"".join(lines))
+            lines += _report(read_places(partition.folder, name), found[here], begin, kept)
+    write_whole(f"{partition.folder}/report-{group.number}.jsonl", b"".join(lines))
 
 
 def _report(

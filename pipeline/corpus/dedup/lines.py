@@ -34,8 +34,8 @@ from pipeline.corpus.dedup.marks import (
     SINGLE,
     read_signatures,
 )
+from pipeline.corpus.dedup.partition import Group, Integers, Partition, RunTasks, write_hashes
 from pipeline.corpus.dedup.signatures import PARAGRAPH_CHARACTERS
-from pipeline.corpus.dedup.space import Group, Integers, Space, Spread, write_hashes
 
 OPEN, SETTLED, DROPPED = range(3)
 """State of a document: not decided yet; enough of it is left; dropped, here or as a duplicate."""
@@ -70,9 +70,9 @@ class Lines(NamedTuple):
 
 
 def find_lines(
-    space: Space, groups: list[Group], spread: Spread, shortest: int
+    partition: Partition, groups: list[Group], run_tasks: RunTasks, shortest: int
 ) -> tuple[int, Frequent]:
-    """Mark lines; the marks are in the files `state_path(space, turn, group)`.
+    """Mark lines; the marks are in the files `state_path(partition, turn, group)`.
 
     Args:
         shortest: characters that must be left of a document from which lines are removed.
@@ -81,56 +81,56 @@ def find_lines(
         The number of turns, and the lines of many documents.
     """
     frequent = Frequent(0, np.zeros((0, 2), np.int64))
-    if space.settings.boilerplate_documents:
-        spread(count, [(space, group) for group in groups])
-        found = spread(select, [(space, part) for part in range(space.parts)])
-        remove(space.paths("counts", space.groups))
+    if partition.settings.boilerplate_documents:
+        run_tasks(count, [(partition, group) for group in groups])
+        found = run_tasks(select, [(partition, part) for part in range(partition.parts)])
+        remove(partition.paths("counts", partition.groups))
         top = np.concatenate([each.top for each in found])
         frequent = Frequent(sum(each.distinct for each in found), _most_frequent(top))
-    spread(begin, [(space, group) for group in groups])
-    if space.settings.boilerplate_documents:
-        remove(space.paths("common", space.parts))
+    run_tasks(begin, [(partition, group) for group in groups])
+    if partition.settings.boilerplate_documents:
+        remove(partition.paths("common", partition.parts))
     turn = 0
-    waiting = int(space.settings.exact_paragraphs)
+    waiting = int(partition.settings.exact_paragraphs)
     while waiting and turn < TURNS:
-        spread(offer, [(space, group, turn) for group in groups])
-        spread(repeat, [(space, part, turn) for part in range(space.parts)])
-        remove(space.paths("paragraphs", space.groups, turn))
-        waiting = sum(spread(decide, [(space, group, turn, shortest) for group in groups]))
-        remove(space.paths("repeated", space.parts, turn))
-        remove(state_path(space, turn, group.number) for group in groups)
+        run_tasks(offer, [(partition, group, turn) for group in groups])
+        run_tasks(repeat, [(partition, part, turn) for part in range(partition.parts)])
+        remove(partition.paths("paragraphs", partition.groups, turn))
+        waiting = sum(run_tasks(decide, [(partition, group, turn, shortest) for group in groups]))
+        remove(partition.paths("repeated", partition.parts, turn))
+        remove(state_path(partition, turn, group.number) for group in groups)
         turn += 1
     return turn, frequent
 
 
-def state_path(space: Space, turn: int, group: int) -> str:
+def state_path(partition: Partition, turn: int, group: int) -> str:
     """The marks of a group's lines, and the states of its documents, before a turn."""
-    return f"{space.folder}/state-{turn}-{group}.npz"
+    return f"{partition.folder}/state-{turn}-{group}.npz"
 
 
-def count(space: Space, group: Group) -> None:
+def count(partition: Partition, group: Group) -> None:
     """Send each line of the kept documents once, with its number of documents."""
-    lines = _read(space, group)
-    kept = np.flatnonzero((_marks(space, group) == KEPT)[lines.owners])
+    lines = _read(partition, group)
+    kept = np.flatnonzero((_marks(partition, group) == KEPT)[lines.owners])
     hashes, places, which = np.unique(lines.hashes[kept], return_index=True, return_inverse=True)
     total = len(lines.lengths)
     # Each pair of a line and a document once, however often the document holds the line.
     pairs = np.unique(which * total + lines.owners[kept])
     documents = np.bincount(pairs // max(1, total), minlength=len(hashes))
-    path = space.path("counts", group.number)
-    write_hashes(path, space, hashes, kept[places] + group.lines[0], documents)
+    path = partition.path("counts", group.number)
+    write_hashes(path, partition, hashes, kept[places] + group.lines[0], documents)
 
 
-def select(space: Space, part: int) -> Frequent:
+def select(partition: Partition, part: int) -> Frequent:
     """Find the lines of many documents in one part of the hashes; send them to their groups."""
-    rows = all_rows(space.paths("counts", space.groups), part, columns=3)
+    rows = all_rows(partition.paths("counts", partition.groups), part, columns=3)
     _, first, which = np.unique(rows[:, 0].view(np.uint64), return_index=True, return_inverse=True)
     documents = np.zeros(len(first), np.int64)
     np.add.at(documents, which, rows[:, 2])
-    many = documents >= space.settings.boilerplate_documents
+    many = documents >= partition.settings.boilerplate_documents
     chosen = many[which]
     found = np.stack([rows[chosen, 1], documents[which[chosen]]], axis=1)
-    scatter_rows(space.path("common", part), found, space.lines)
+    scatter_rows(partition.path("common", part), found, partition.lines)
     top = np.stack([documents[many], rows[first[many], 1]], axis=1)
     return Frequent(len(top), _most_frequent(top))
 
@@ -140,40 +140,40 @@ def _most_frequent(lines: Integers) -> Integers:
     return lines[np.lexsort((lines[:, 1], -lines[:, 0]))][:SHOWN]
 
 
-def begin(space: Space, group: Group) -> None:
+def begin(partition: Partition, group: Group) -> None:
     """Write the state before the first turn."""
-    lines = _read(space, group)
-    kept = _marks(space, group) == KEPT
+    lines = _read(partition, group)
+    kept = _marks(partition, group) == KEPT
     marks = np.full(len(lines.hashes), SINGLE, np.uint8)
-    if space.settings.boilerplate_documents:
-        rows = all_rows(space.paths("common", space.parts), group.number)
+    if partition.settings.boilerplate_documents:
+        rows = all_rows(partition.paths("common", partition.parts), group.number)
         common = np.isin(lines.hashes, lines.hashes[rows[:, 0] - group.lines[0]])
         marks[common & kept[lines.owners]] = BOILERPLATE
     states = np.where(kept, OPEN, DROPPED).astype(np.uint8)
-    write_arrays(state_path(space, 0, group.number), marks=marks, states=states)
+    write_arrays(state_path(partition, 0, group.number), marks=marks, states=states)
 
 
-def offer(space: Space, group: Group, turn: int) -> None:
+def offer(partition: Partition, group: Group, turn: int) -> None:
     """Send each paragraph of the documents that are not dropped, once, with the state of its
     document."""
-    lines = _read(space, group)
-    marks, states = read_arrays(state_path(space, turn, group.number), "marks", "states")
+    lines = _read(partition, group)
+    marks, states = read_arrays(state_path(partition, turn, group.number), "marks", "states")
     offered = _offered(lines, marks, states)
     hashes, places = np.unique(lines.hashes[offered], return_index=True)
     firsts = offered[places]
-    path = space.path("paragraphs", turn, group.number)
+    path = partition.path("paragraphs", turn, group.number)
     settled = states[lines.owners[firsts]] == SETTLED
-    write_hashes(path, space, hashes, firsts + group.lines[0], settled)
+    write_hashes(path, partition, hashes, firsts + group.lines[0], settled)
 
 
-def repeat(space: Space, part: int, turn: int) -> None:
+def repeat(partition: Partition, part: int, turn: int) -> None:
     """Compare one part of the paragraphs' hashes.
 
     The group of a paragraph that is not the first one gets its number, that of the first one, and
     whether the document of that one is settled. The group of a first one gets its number and that
     of another one.
     """
-    rows = all_rows(space.paths("paragraphs", space.groups, turn), part, columns=3)
+    rows = all_rows(partition.paths("paragraphs", partition.groups, turn), part, columns=3)
     _, first = first_equal(rows[:, 0].view(np.uint64))
     again = np.flatnonzero(first != np.arange(len(first)))
     heads, example = np.unique(first[again], return_index=True)
@@ -182,23 +182,25 @@ def repeat(space: Space, part: int, turn: int) -> None:
         np.stack([numbers[again], numbers[first[again]], rows[first[again], 2]], axis=1),
         np.stack([numbers[heads], numbers[again[example]], np.zeros_like(heads)], axis=1),
     ]
-    scatter_rows(space.path("repeated", turn, part), np.concatenate(pairs), space.lines)
+    scatter_rows(partition.path("repeated", turn, part), np.concatenate(pairs), partition.lines)
 
 
-def decide(space: Space, group: Group, turn: int, shortest: int) -> int:
+def decide(partition: Partition, group: Group, turn: int, shortest: int) -> int:
     """Mark repeated paragraphs, and decide on the documents for which it is possible.
 
     Returns:
         How many documents make another turn necessary.
     """
-    lines = _read(space, group)
-    marks, states = read_arrays(state_path(space, turn, group.number), "marks", "states")
+    lines = _read(partition, group)
+    marks, states = read_arrays(state_path(partition, turn, group.number), "marks", "states")
     # The others were offered without the paragraphs of documents that were dropped before.
     marks[(marks == FIRST) & (states == DROPPED)[lines.owners]] = SINGLE
     offered = _offered(lines, marks, states)
     heads = offered[first_equal(lines.hashes[offered])[1]]
     elsewhere, settled, shared = (np.zeros(len(marks), np.bool_) for _ in range(3))
-    for rows in read_rows(space.paths("repeated", space.parts, turn), group.number, columns=3):
+    for rows in read_rows(
+        partition.paths("repeated", partition.parts, turn), group.number, columns=3
+    ):
         places = rows[:, 0] - group.lines[0]
         earlier = rows[:, 1] < rows[:, 0]
         elsewhere[places[earlier]] = True
@@ -222,7 +224,7 @@ def decide(space: Space, group: Group, turn: int, shortest: int) -> int:
     undecided = states == OPEN
     states[undecided & ~short] = SETTLED
     states[undecided & short & ~doubtful] = DROPPED
-    write_arrays(state_path(space, turn + 1, group.number), marks=marks, states=states)
+    write_arrays(state_path(partition, turn + 1, group.number), marks=marks, states=states)
     keeps = np.zeros(len(states), np.bool_)
     keeps[lines.owners[marks == FIRST]] = True
     return int(np.count_nonzero(undecided & short & (doubtful | keeps)))
@@ -236,14 +238,14 @@ def _offered(
     return np.flatnonzero(paragraph & (marks != BOILERPLATE) & (states != DROPPED)[lines.owners])
 
 
-def _marks(space: Space, group: Group) -> NDArray[np.uint8]:
-    (marks,) = read_arrays(f"{space.folder}/marked-{group.number}.npz", "marks")
+def _marks(partition: Partition, group: Group) -> NDArray[np.uint8]:
+    (marks,) = read_arrays(f"{partition.folder}/marked-{group.number}.npz", "marks")
     return marks
 
 
-def _read(space: Space, group: Group) -> Lines:
+def _read(partition: Partition, group: Group) -> Lines:
     fields = ("lines", "line_sizes", "line_counts", "lengths")
-    read = [read_signatures(space.folder, name, *fields) for name in group.chunks]
+    read = [read_signatures(partition.folder, name, *fields) for name in group.chunks]
     hashes, sizes, counts, lengths = map(np.concatenate, zip(*read, strict=True))
     owners = np.repeat(np.arange(len(lengths)), counts)
     return Lines(hashes, sizes.astype(np.int64), owners, lengths)

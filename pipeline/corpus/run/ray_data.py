@@ -154,7 +154,7 @@ def _items(units: Sequence[Unit], block_bytes: int) -> ray.data.Dataset:
     return items
 
 
-def spread_on_cluster(
+def run_tasks_on_cluster(
     folder: str, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
 ) -> list[Any]:
     """Call a function with each of the argument tuples, as Ray tasks that work in a folder."""

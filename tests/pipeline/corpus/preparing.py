@@ -13,7 +13,7 @@ from tests.reported import reported
 
 IN_PROCESS = Executor(
     run=lambda job, units, workers: (each for unit in units for each in or_failure(job, unit)),
-    spread=lambda folder, function, arguments: [function(*each) for each in arguments],
+    run_tasks=lambda folder, function, arguments: [function(*each) for each in arguments],
 )
 SMALL = {"shard_megabytes": 0.01, "sequence_length": 48}
 
@@ -44,4 +44,4 @@ def counting(stop_after: int | None = None) -> tuple[Executor, list[Result]]:
             if stop_after is not None and len(done) >= stop_after:
                 raise KeyboardInterrupt
 
-    return Executor(work, IN_PROCESS.spread), done
+    return Executor(work, IN_PROCESS.run_tasks), done

@@ -78,7 +78,7 @@ def test_relative_paths_are_those_of_the_caller(source, vocab, tmp_path, monkeyp
         )
         return IN_PROCESS.run(job, units, workers)
 
-    executor = Executor(work, IN_PROCESS.spread)
+    executor = Executor(work, IN_PROCESS.run_tasks)
     run("in", "out", "vocab.txt", executor, keep_rejected="rejected")
     assert all(path.startswith(str(tmp_path)) for path in seen[0])
 

@@ -88,7 +88,7 @@ def test_the_report_of_duplicates_is_that_of_the_corpus_that_was_finished(vocab,
             raise KeyboardInterrupt
         yield from IN_PROCESS.run(job, units, workers)
 
-    executor = Executor(stops_when_duplicates_are_found, IN_PROCESS.spread)
+    executor = Executor(stops_when_duplicates_are_found, IN_PROCESS.run_tasks)
     for settings in (exact, near):
         with pytest.raises(KeyboardInterrupt):
             run(source, out, vocab, executor, **settings)
@@ -164,7 +164,7 @@ def test_a_file_that_vanishes_stops_the_preparation_until_it_is_back(source, voc
             yield result
 
     with pytest.raises(CorpusError, match=r"b\.jsonl: the file vanished"):
-        run(source.parent, out, vocab, Executor(work, IN_PROCESS.spread))
+        run(source.parent, out, vocab, Executor(work, IN_PROCESS.run_tasks))
     assert not (out / "manifest.json").exists()
     raw.write(second, data)
     manifest = run(source.parent, out, vocab)

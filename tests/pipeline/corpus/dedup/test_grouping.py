@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus.dedup import grouping, marks, space
+from pipeline.corpus.dedup import grouping, marks, partition
 from pipeline.corpus.dedup.clusters import join
 from pipeline.corpus.dedup.signatures import Signatures, sign
 from pipeline.corpus.randomness import mix
@@ -245,10 +245,10 @@ def test_the_memory_changes_nothing(tmp_path_factory, shapes, megabytes, kinds, 
 
 def test_little_memory_makes_many_groups_and_parts(tmp_path):
     sizes = {str(number): (10, 0) for number in range(50)}
-    groups = space.make_groups(sizes, DedupSettings(memory_megabytes=0.05))
+    groups = partition.make_groups(sizes, DedupSettings(memory_megabytes=0.05))
     assert len(groups) > 5
     assert [name for group in groups for name in group.chunks] == list(sizes)
     assert [group.documents[0] for group in groups[1:]] == [
         group.documents[-1] for group in groups[:-1]
     ]
-    assert len(space.make_groups(sizes, DedupSettings())) == 1
+    assert len(partition.make_groups(sizes, DedupSettings())) == 1

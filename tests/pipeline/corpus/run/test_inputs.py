@@ -244,7 +244,7 @@ def test_an_output_folder_under_the_inputs_is_up_to_date_when_the_command_runs_a
         calls.append(units)
         return IN_PROCESS.run(job, units, workers)
 
-    again = run(corpus, data / "out", vocab, executor=prepare.Executor(work, IN_PROCESS.spread))
+    again = run(corpus, data / "out", vocab, executor=prepare.Executor(work, IN_PROCESS.run_tasks))
     assert again == first
     assert not calls
 

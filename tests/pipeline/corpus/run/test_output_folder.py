@@ -237,7 +237,7 @@ def test_units_without_a_result_are_refused_and_made_by_the_same_command(
             yield next(results)
 
     with pytest.raises(CorpusError, match=r"\d+ of \d+ work units gave no complete result"):
-        run(source, out, vocab, Executor(stops, IN_PROCESS.spread))
+        run(source, out, vocab, Executor(stops, IN_PROCESS.run_tasks))
     assert not (out / "manifest.json").exists()
     run(source, out, vocab)
     run(source, tmp_path / "whole", vocab)
@@ -251,7 +251,7 @@ def test_an_end_without_its_chunks_is_no_result(source, vocab, tmp_path):
                 yield result
 
     with pytest.raises(CorpusError, match=r"1 of \d+ work units gave no complete result"):
-        run(source, tmp_path / "out", vocab, Executor(loses, IN_PROCESS.spread))
+        run(source, tmp_path / "out", vocab, Executor(loses, IN_PROCESS.run_tasks))
 
 
 def test_a_shard_that_vanishes_before_the_end_is_noticed(source, vocab, tmp_path):
@@ -262,5 +262,5 @@ def test_a_shard_that_vanishes_before_the_end_is_noticed(source, vocab, tmp_path
         (out / "shard-000002-0000.arrow").unlink()
 
     with pytest.raises(CorpusError, match=r"1 of \d+ shards vanished .*shard-000002-0000"):
-        run(source, out, vocab, Executor(loses, IN_PROCESS.spread))
+        run(source, out, vocab, Executor(loses, IN_PROCESS.run_tasks))
     run(source, out, vocab)

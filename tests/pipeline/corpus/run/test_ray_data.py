@@ -142,7 +142,7 @@ def test_a_fatal_error_stops_the_preparation_at_once_and_is_named(
     raw.write(folder / "in" / "b.jsonl", b"{broken}\n" * 300_000)
     (folder / "vocab.txt").write_bytes((corpus / "vocab.txt").read_bytes())
     settings, message = {}, "unreadable or malformed"
-    run, spread = prepare.ON_CLUSTER
+    run, run_tasks = prepare.ON_CLUSTER
     if damage == "vanished":
         message = r"a\.jsonl: the file vanished"
 
@@ -157,7 +157,7 @@ def test_a_fatal_error_stops_the_preparation_at_once_and_is_named(
         inputs=(str(folder / "in"),), shard_megabytes=0.2, workers=2, **settings
     )
     sources = list_sources(corpus_settings.inputs, corpus_settings)
-    executor = prepare.Executor(run, spread)
+    executor = prepare.Executor(run, run_tasks)
     begun = time.monotonic()
     with pytest.raises(CorpusError, match=message):
         prepare.prepare(corpus_settings, out, folder / "vocab.txt", 1, sources, Lines(), executor)

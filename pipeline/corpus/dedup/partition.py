@@ -28,7 +28,7 @@ ROW_BYTES = 24
 COPIES = 5
 """Arrays of the size of its data that a task holds while it sorts them."""
 Integers = NDArray[np.int64]
-Spread = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], list[Any]]
+RunTasks = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], list[Any]]
 """Calls a function with each of the argument tuples, perhaps at once on many machines."""
 
 
@@ -43,8 +43,8 @@ class Group(NamedTuple):
     """[C + 1] the same for compared lines."""
 
 
-class Space(NamedTuple):
-    """What all tasks know."""
+class Partition(NamedTuple):
+    """How documents and lines are divided among groups, and hashes among parts."""
 
     folder: str
     settings: DedupSettings
@@ -96,12 +96,12 @@ def make_groups(sizes: Mapping[str, tuple[int, int]], settings: DedupSettings) -
     ]
 
 
-def make_space(folder: str, groups: Sequence[Group], settings: DedupSettings) -> Space:
-    """What the tasks of these groups know."""
+def make_partition(folder: str, groups: Sequence[Group], settings: DedupSettings) -> Partition:
+    """The partition into these groups, and into as many parts as the memory of a task asks for."""
     documents = np.array([*(g.documents[0] for g in groups), groups[-1].documents[-1]])
     lines = np.array([*(g.lines[0] for g in groups), groups[-1].lines[-1]])
     parts = 1 + int(ROW_BYTES * COPIES * max(documents[-1], lines[-1]) // memory_of(settings))
-    return Space(folder, settings, documents, lines, parts)
+    return Partition(folder, settings, documents, lines, parts)
 
 
 def split_by_hash(hashes: NDArray[np.uint64], parts: int) -> Integers:
@@ -110,10 +110,12 @@ def split_by_hash(hashes: NDArray[np.uint64], parts: int) -> Integers:
     return np.array([0, *np.searchsorted(hashes, edges), len(hashes)], np.int64)
 
 
-def write_hashes(path: str, space: Space, hashes: NDArray[np.uint64], *columns: Integers) -> None:
+def write_hashes(
+    path: str, partition: Partition, hashes: NDArray[np.uint64], *columns: Integers
+) -> None:
     """Write rows of a sorted hash and numbers, in parts by hash."""
     rows = np.stack([hashes, *(column.astype(np.uint64) for column in columns)], axis=1)
-    write_rows(path, rows, split_by_hash(hashes, space.parts))
+    write_rows(path, rows, split_by_hash(hashes, partition.parts))
 
 
 def slice_of(offsets: Integers, number: int) -> slice:
