@@ -44,7 +44,7 @@ def plan(config: Config) -> Mapping[str, object]:
             f"train a vocabulary of {corpus.vocab_size:,}": paths.vocab,
             "write": paths.shards,
         }
-    planned = planning.plan(corpus, paths.vocab, config.run.seed, inputs.sources, inputs.heldout)
+    planned = planning.plan(corpus, paths.vocab, config.run.seed, inputs)
     return prepare.summary(planned, paths.shards) | apart
 
 

@@ -14,6 +14,7 @@ import tokenizers
 from pipeline.corpus.cleaning import languages, quality
 from pipeline.corpus.cleaning.cleaner import Cleaner
 from pipeline.corpus.run import output_folder
+from pipeline.corpus.run.inputs import Inputs
 from pipeline.corpus.samples.segmentation import Segmenter, load_segmenter, uncut_words
 from pipeline.corpus.samples.user_dictionary import read_user_dictionary
 from pipeline.corpus.samples.vocabulary import read_vocabulary, vocabulary_sha256
@@ -81,17 +82,10 @@ def check(settings: CorpusSettings, output: str | Path, vocab: str | Path | None
         read_vocabulary(vocab)
 
 
-def plan(
-    settings: CorpusSettings,
-    vocab: str | Path,
-    seed: int,
-    sources: Listing,
-    heldout: Sequence[Source] = (),
-) -> ReadPlan:
+def plan(settings: CorpusSettings, vocab: str | Path, seed: int, inputs: Inputs) -> ReadPlan:
     """Cut the signed inputs into units and compute the fingerprint; writes nothing.
 
-    Args:
-        heldout: files whose documents are left out, if `dedup.heldout_documents` is set.
+    The held-out files count only if `dedup.heldout_documents` is set.
 
     Raises:
         CorpusError: an input that can't be cut, such as a damaged Parquet file.
@@ -99,7 +93,8 @@ def plan(
         ConfigError: an unknown segmenter.
     """
     segmenter = _segmenter(settings).identity
-    heldout = heldout if settings.dedup.heldout_documents else ()
+    sources = inputs.sources
+    heldout = inputs.heldout if settings.dedup.heldout_documents else ()
     vocab_sha256 = vocabulary_sha256(vocab)
     made_from = {
         "format": FORMAT,

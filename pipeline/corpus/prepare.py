@@ -19,6 +19,7 @@ from pipeline.corpus.dedup import heldout as heldout_documents
 from pipeline.corpus.dedup.exchange import concatenate
 from pipeline.corpus.planning import ReadPlan, absolute, plan, reads, unused_words
 from pipeline.corpus.run import alarms, finished, output_folder
+from pipeline.corpus.run.inputs import Inputs
 from pipeline.corpus.run.output_folder import Claim
 from pipeline.corpus.run.progress import WorkProgress
 from pipeline.corpus.run.ray_data import run_on_cluster, run_tasks_on_cluster
@@ -27,7 +28,7 @@ from pipeline.corpus.run.work import Job, make_shard, sign_chunk
 from pipeline.corpus.samples.vocabulary import SPECIALS, read_vocabulary
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.shards.format import Manifest
-from pipeline.corpus.text.sources import EMPTY, Listing, Source
+from pipeline.corpus.text.sources import EMPTY, Listing
 from pipeline.corpus.text.units import Unit, plan_units
 from pipeline.errors import CorpusError, ShardError
 from pipeline.progress import Progress, Say
@@ -70,18 +71,16 @@ def prepare(
     output: str | Path,
     vocab: str | Path,
     seed: int,
-    sources: Listing,
+    inputs: Inputs,
     progress: Progress,
     executor: Executor = ON_CLUSTER,
-    heldout: Sequence[Source] = (),
 ) -> Manifest:
     """Make a corpus of shards in a folder.
 
     Args:
         output: folder of this node, or fsspec URL that all workers can reach. It must be new,
             empty, or hold nothing but what `prepare` wrote there.
-        sources: the signed inputs.
-        heldout: signed files whose documents are left out of the corpus.
+        inputs: the signed inputs.
         executor: does the work.
 
     Raises:
@@ -93,7 +92,7 @@ def prepare(
     """
     folder, vocab = absolute(output), absolute(vocab)
     try:
-        return _prepare(settings, folder, vocab, seed, sources, progress, executor, heldout)
+        return _prepare(settings, folder, vocab, seed, inputs, progress, executor)
     except OSError as error:
         raise CorpusError(
             f"{error.filename or folder}: {error.strerror or error}; remove the cause and run "
@@ -111,19 +110,18 @@ def _prepare(
     folder: str,
     vocab: str,
     seed: int,
-    sources: Listing,
+    inputs: Inputs,
     progress: Progress,
     executor: Executor,
-    heldout: Sequence[Source],
 ) -> Manifest:
-    planned = plan(settings, vocab, seed, sources, heldout)
+    planned = plan(settings, vocab, seed, inputs)
     if manifest := _finished(folder, planned):
         progress.say(
             f"{folder}: up to date, {manifest.rows:,} samples in {len(manifest.shards)} shards"
         )
         # There is some if the last start was killed after it had written the manifest.
         output_folder.remove_work(folder, planned.fingerprint)
-        _say_left_out(sources, progress.say)
+        _say_left_out(inputs.sources, progress.say)
         _say_quality(manifest, progress.say)
         return manifest
     for warning in unused_words(settings):
@@ -168,7 +166,7 @@ def _prepare(
     work.end(manifest)
     for place in done.unreadable_places():
         progress.say(f"unreadable: {place}")
-    _say_left_out(sources, progress.say)
+    _say_left_out(inputs.sources, progress.say)
     _say_quality(manifest, progress.say)
     return manifest
 

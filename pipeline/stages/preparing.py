@@ -80,12 +80,11 @@ def make_vocabulary(config: Config, sources: Listing, progress: Progress) -> Pat
 def make_shards(config: Config, inputs: Inputs, progress: Progress) -> None:
     """Shards of the inputs, for each phase of the training, and of the held-out inputs."""
     paths, corpus, seed = RunPaths.of(config), config.corpus, config.run.seed
-    given = inputs.sources, progress
     if inputs.heldout:  # first, as it is small and may be found unusable
         apart = _heldout_settings(corpus)
-        prepare.prepare(apart, paths.heldout, paths.vocab, seed, inputs.heldout, progress)
+        prepare.prepare(apart, paths.heldout, paths.vocab, seed, Inputs(inputs.heldout), progress)
     for settings, folder in _corpora(config):
-        prepare.prepare(settings, folder, paths.vocab, seed, *given, heldout=inputs.heldout)
+        prepare.prepare(settings, folder, paths.vocab, seed, inputs, progress)
 
 
 def _corpora(config: Config) -> list[tuple[CorpusSettings, Path]]:

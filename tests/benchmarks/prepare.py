@@ -29,6 +29,7 @@ from rich.console import Console
 
 from jobs.output.progress import ConsoleProgress
 from pipeline.corpus import prepare
+from pipeline.corpus.run.inputs import Inputs
 from pipeline.corpus.run.tally import Result
 from pipeline.corpus.run.work import Job, make_shard
 from pipeline.corpus.shards.format import Manifest
@@ -73,8 +74,8 @@ def prepare_in_process(
     settings: CorpusSettings, folder: Path, vocab: Path, seed: int = 0
 ) -> Manifest:
     """Prepare a corpus in this process, the listing and hashing of its inputs included."""
-    sources = list_sources(settings.inputs, settings)
-    return prepare.prepare(settings, folder, vocab, seed, sources, Lines(), IN_PROCESS)
+    inputs = Inputs(list_sources(settings.inputs, settings))
+    return prepare.prepare(settings, folder, vocab, seed, inputs, Lines(), IN_PROCESS)
 
 
 def compare(texts: list[str], folder: Path, vocab: Path, peer: Path | None) -> None:
@@ -166,7 +167,8 @@ def two_cores(
     )
     settings = CorpusSettings(inputs=(str(source),), segmenter=segmenter, workers=2)
     small = CorpusSettings(inputs=(str(folder / "one.jsonl"),), segmenter=segmenter, workers=2)
-    prepare.prepare(small, folder / "warm", vocab, 0, list_sources(small.inputs, small), Lines())
+    warm = Inputs(list_sources(small.inputs, small))
+    prepare.prepare(small, folder / "warm", vocab, 0, warm, Lines())
     prepare.make_shard = timed_shard
     finished = threading.Event()
     peak: dict[int, float] = {}
@@ -174,9 +176,9 @@ def two_cores(
     watcher = threading.Thread(target=watch, args=(workers, peak, finished))
     watcher.start()
     before, busy, begun = cpu_seconds(), busy_seconds(), time.perf_counter()
-    sources = list_sources(settings.inputs, settings)
+    inputs = Inputs(list_sources(settings.inputs, settings))
     manifest = prepare.prepare(
-        settings, folder / "big", vocab, 0, sources, ConsoleProgress(Console())
+        settings, folder / "big", vocab, 0, inputs, ConsoleProgress(Console())
     )
     seconds = time.perf_counter() - begun
     used = {name: spent - before[name] for name, spent in cpu_seconds().items()}

@@ -31,8 +31,8 @@ class Inputs(NamedTuple):
 
     sources: Listing
     """Files to train on, and what is left out of them."""
-    heldout: Listing
-    """Files that are held out."""
+    heldout: Listing = Listing([], [])
+    """Files that are held out; their documents are left out of the corpus."""
 
 
 def list_inputs(

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.corpus import planning, prepare
+from pipeline.corpus.run.inputs import Inputs
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.text.sources import list_sources
 from pipeline.errors import CorpusError
@@ -39,7 +40,7 @@ def test_a_folder_for_dropped_text_that_is_named_later_gets_all_of_it(vocab, tmp
     finished = run(source, tmp_path / "done", vocab, **settings)
     again = {**settings, "keep_rejected": str(tmp_path / "later")}
     corpus = CorpusSettings(**{"inputs": (str(source),), **SMALL, **again})
-    planned = planning.plan(corpus, vocab, 42, list_sources(corpus.inputs, corpus))
+    planned = planning.plan(corpus, vocab, 42, Inputs(list_sources(corpus.inputs, corpus)))
     assert prepare.summary(planned, tmp_path / "done")["state"] == "to do"
     assert run(source, tmp_path / "done", vocab, **again).shards == finished.shards
     assert kept(tmp_path / "later") == kept(tmp_path / "all")

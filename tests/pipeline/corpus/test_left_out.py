@@ -1,6 +1,7 @@
 """What is left out is said in the plan, while preparing, and in the manifest."""
 
 from pipeline.corpus import planning, prepare
+from pipeline.corpus.run.inputs import Inputs
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.text.sources import list_sources
 from pipeline.settings.corpus import CorpusSettings
@@ -25,7 +26,7 @@ def test_what_is_left_out_is_said_everywhere(vocab, tmp_path):
     }
     corpus = CorpusSettings(inputs=(str(folder),))
     sources = list_sources(corpus.inputs, corpus)
-    told = prepare.summary(planning.plan(corpus, vocab, 42, sources), tmp_path / "out")
+    told = prepare.summary(planning.plan(corpus, vocab, 42, Inputs(sources)), tmp_path / "out")
     assert told["read"].startswith("1 file(s)")
     assert told["left out"].split("\n") == [
         f"1 empty: {folder}/empty.csv",

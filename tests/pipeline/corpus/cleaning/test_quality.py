@@ -146,9 +146,9 @@ def test_named_files_are_no_text_count_by_content_and_are_refused_early(tmp_path
 
     def plan():
         corpus = CorpusSettings(inputs=inputs, cleaning={"flagged_words": str(words)})
-        sources = list_inputs(corpus).sources
-        assert [source.name for source in sources] == ["0/a.jsonl"]
-        return planning.plan(corpus, vocab, 0, sources).fingerprint
+        found = list_inputs(corpus)
+        assert [source.name for source in found.sources] == ["0/a.jsonl"]
+        return planning.plan(corpus, vocab, 0, found).fingerprint
 
     before = plan()
     words.write_text("下载", "utf-8")

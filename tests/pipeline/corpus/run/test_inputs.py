@@ -40,9 +40,8 @@ def settings_of(data, **changes):
 
 
 def run(corpus, out, vocab, progress=None, executor=IN_PROCESS):
-    found = list_inputs(corpus, [str(out)])
-    given = found.sources, reported(progress), executor, found.heldout
-    return prepare.prepare(corpus, out, vocab, 1, *given)
+    inputs = list_inputs(corpus, [str(out)])
+    return prepare.prepare(corpus, out, vocab, 1, inputs, reported(progress), executor)
 
 
 def link(path):

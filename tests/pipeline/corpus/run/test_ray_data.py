@@ -13,6 +13,7 @@ import pytest
 import zstandard
 
 from pipeline.corpus import prepare
+from pipeline.corpus.run.inputs import Inputs
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.text.sources import list_sources
 from pipeline.errors import CorpusError
@@ -47,9 +48,9 @@ def corpus(tmp_path_factory):
 
 def make(folder, out, executor=prepare.ON_CLUSTER, workers=0, progress=None):
     settings = CorpusSettings(inputs=(str(folder / "in"),), workers=workers, **SETTINGS)
-    sources = list_sources(settings.inputs, settings)
+    inputs = Inputs(list_sources(settings.inputs, settings))
     return prepare.prepare(
-        settings, out, folder / "vocab.txt", 1, sources, reported(progress), executor
+        settings, out, folder / "vocab.txt", 1, inputs, reported(progress), executor
     )
 
 
@@ -156,11 +157,11 @@ def test_a_fatal_error_stops_the_preparation_at_once_and_is_named(
     corpus_settings = CorpusSettings(
         inputs=(str(folder / "in"),), shard_megabytes=0.2, workers=2, **settings
     )
-    sources = list_sources(corpus_settings.inputs, corpus_settings)
+    inputs = Inputs(list_sources(corpus_settings.inputs, corpus_settings))
     executor = prepare.Executor(run, run_tasks)
     begun = time.monotonic()
     with pytest.raises(CorpusError, match=message):
-        prepare.prepare(corpus_settings, out, folder / "vocab.txt", 1, sources, Lines(), executor)
+        prepare.prepare(corpus_settings, out, folder / "vocab.txt", 1, inputs, Lines(), executor)
     assert time.monotonic() - begun < 60
     assert not (out / "manifest.json").exists()
 
