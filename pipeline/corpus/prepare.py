@@ -7,48 +7,33 @@ manifest is written only when the records account for every work unit.
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from pipeline.corpus.dedup import grouping, marks
-from pipeline.corpus.dedup import heldout as heldout_documents
+from pipeline.corpus.dedup import heldout, marks
 from pipeline.corpus.dedup.exchange import concatenate
+from pipeline.corpus.first_pass import mark_duplicates, sign_heldout
 from pipeline.corpus.planning import ReadPlan, absolute, plan, reads, unused_words
 from pipeline.corpus.run import alarms, finished, output_folder
 from pipeline.corpus.run.inputs import Inputs
 from pipeline.corpus.run.output_folder import Claim
+from pipeline.corpus.run.passes import Executor, run_pass
 from pipeline.corpus.run.progress import WorkProgress
 from pipeline.corpus.run.ray_data import run_on_cluster, run_tasks_on_cluster
-from pipeline.corpus.run.tally import Result, Tally
-from pipeline.corpus.run.work import Job, make_shard, sign_chunk
+from pipeline.corpus.run.tally import Tally
+from pipeline.corpus.run.work import Job, make_shard
 from pipeline.corpus.samples.vocabulary import SPECIALS, read_vocabulary
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.shards.format import Manifest
 from pipeline.corpus.text.sources import EMPTY, Listing
-from pipeline.corpus.text.units import Unit, plan_units
 from pipeline.errors import CorpusError, ShardError
 from pipeline.progress import Progress, Say
-from pipeline.settings.corpus import CorpusSettings, DedupSettings
-from pipeline.storage import filesystem, write_json
+from pipeline.settings.corpus import CorpusSettings
+from pipeline.storage import filesystem
 
 EMPTY_FILE = "empty_file"
 UNKNOWN_LISTED = 200
 """How many unknown characters the manifest lists."""
-
-
-class Executor(NamedTuple):
-    """What does the work."""
-
-    run: Callable[[Job, Sequence[Unit], int], Iterable[Result]]
-    """Gives the results of units in any order; the last argument is `corpus.workers`."""
-    run_tasks: Callable[..., list[Any]]
-    """As `partition.RunTasks`, after the folder that the function works in."""
-
-
 ON_CLUSTER = Executor(run_on_cluster, run_tasks_on_cluster)
 
 
@@ -145,11 +130,11 @@ def _prepare(
     system, root = filesystem(folder)
     clusters: dict[str, int] = {}
     if planned.heldout:
-        job = _sign_heldout(job, planned, executor, progress)
+        job = sign_heldout(job, planned, executor, progress)
     if marks.wanted(settings.dedup):
-        job, clusters = _deduplicate(job, planned, executor, progress)
+        job, clusters = mark_duplicates(job, planned, executor, progress)
     work = WorkProgress(planned.units, progress, folder)
-    done = _run(job, planned, executor, work, listed)
+    done = run_pass(job, planned.units, planned.sources, executor, work, listed)
     # Not before: until then, the folder may hold an earlier corpus with its own report.
     if clusters and marks.by_document(settings.dedup):
         concatenate([f"{job.marks}/{marks.REPORT}"], f"{folder}/{marks.REPORT}")
@@ -176,98 +161,6 @@ def _say_left_out(sources: Listing, say: Say) -> None:
         say(f"left out: {line}")
 
 
-def _run(
-    job: Job,
-    planned: ReadPlan,
-    executor: Executor,
-    progress: WorkProgress,
-    listed: Iterable[str] = (),
-) -> Tally:
-    """Do the work that is not finished yet; returns the sums of all results.
-
-    Args:
-        listed: see `finished.resume`.
-
-    Raises:
-        CorpusError: an error of a worker; too much of the input is bad; units without a result;
-            almost all text is unknown to the vocabulary.
-    """
-    done, gatherer = finished.resume(
-        job.folder, job.fingerprint, job.settings.keep_rejected, listed
-    )
-    progress.begin(done)
-    todo = done.unfinished(planned.units)
-    begun = {unit.number for unit in todo}
-    job = job._replace(finished=frozenset(key for key in done.chunks if key[0] in begun))
-    # The size of a compressed file's text is unknown until its end is read.
-    known = not any(source.compression for source in planned.sources)
-    total = sum(source.size for source in planned.sources) if known else math.inf
-    for result in executor.run(job, todo, job.settings.workers):
-        if result.error:
-            raise CorpusError(result.error)
-        done.add(result)
-        gatherer.add(result)
-        progress.add(result)
-        alarms.check_unknown(done.counts["tokens"], done.counts["unknown_tokens"], ended=False)
-        if done.bad_bytes > job.settings.max_bad_share * total:
-            break
-    done.check_bad_share(total, job.settings.max_bad_share)
-    if missing := done.unfinished(planned.units):
-        raise CorpusError(
-            f"{job.folder}: {len(missing)} of {len(planned.units)} work units gave no complete "
-            f"result, the first one of {missing[0].ranges[0].source.path}; no manifest was "
-            "written; the same command goes on with them (finished shards are kept)"
-        )
-    return done
-
-
-def _signing(job: Job, folder: str, settings: CorpusSettings) -> Job:
-    """The job of a first pass, which signs documents and keeps no dropped text."""
-    settings = settings.model_copy(update={"keep_rejected": ""})
-    return job._replace(folder=folder, work=sign_chunk, settings=settings)
-
-
-def _sign_heldout(job: Job, planned: ReadPlan, executor: Executor, progress: Progress) -> Job:
-    """Hash the held-out documents; returns the job that leaves them out."""
-    # Workers remember what they read from a folder, so each corpus needs a folder of its own.
-    folder = f"{job.folder}/_work/heldout-{planned.fingerprint[:16]}"
-    system, path = filesystem(f"{folder}/{heldout_documents.HASHES}")
-    if not system.exists(path):
-        units = plan_units(planned.heldout, job.settings)
-        only_hashes = job.settings.model_copy(update={"dedup": DedupSettings()})
-        signing = _signing(job, folder, only_hashes)
-        there = planned._replace(units=units, sources=Listing(planned.heldout, []))
-        work = WorkProgress(units, progress, "reading the held-out documents")
-        done = _run(signing, there, executor, work)
-        chunks = [finished.chunk_name(*key) for key in sorted(done.chunks)]
-        heldout_documents.gather_hashes(folder, chunks)
-    return job._replace(heldout=folder)
-
-
-def _deduplicate(
-    job: Job, planned: ReadPlan, executor: Executor, progress: Progress
-) -> tuple[Job, dict[str, int]]:
-    """Mark duplicates; returns the job with the marks, and counts of clusters."""
-    # Workers remember what they read from a folder, so each corpus needs a folder of its own.
-    folder = f"{job.folder}/_work/duplicates-{planned.fingerprint[:16]}"
-    system, path = filesystem(f"{folder}/clusters.json")
-    if not system.exists(path):
-        signing = _signing(job, folder, job.settings)
-        work = WorkProgress(planned.units, progress, "signing documents, to find duplicates")
-        done = _run(signing, planned, executor, work)
-        progress.say(f"looking for duplicates among {done.counts['documents']:,} documents")
-        clusters = grouping.find_duplicates(
-            folder,
-            {finished.chunk_name(*key): done.chunks[key] for key in sorted(done.chunks)},
-            job.settings.dedup,
-            partial(executor.run_tasks, folder),
-            f"{folder}/{marks.REPORT}",
-            shortest=max(1, job.settings.cleaning.min_characters),
-        )
-        write_json(f"{folder}/clusters.json", clusters)
-    return job._replace(marks=folder), json.loads(system.cat_file(path))
-
-
 def _finished(folder: str, planned: ReadPlan) -> Manifest | None:
     """The manifest of the corpus in a folder, if it is complete and is the planned one.
 
@@ -284,7 +177,7 @@ def _finished(folder: str, planned: ReadPlan) -> Manifest | None:
 
 
 def _say_quality(manifest: Manifest, say: Say) -> None:
-    if again := manifest.drops.get(heldout_documents.REASON):
+    if again := manifest.drops.get(heldout.REASON):
         say(f"{again:,} document(s) also stand in corpus.heldout and were left out")
     if manifest.boilerplate:
         lines = ", ".join(f"{line} ({count:,})" for line, count in manifest.boilerplate[:5])
@@ -317,7 +210,7 @@ def _manifest(
         drops[EMPTY_FILE] = empty
     if not done.shards:
         cause = "check corpus.format, corpus.text_field and corpus.cleaning"
-        if drops and max(drops, key=drops.__getitem__) == heldout_documents.REASON:
+        if drops and max(drops, key=drops.__getitem__) == heldout.REASON:
             cause = (
                 "the documents also stand in corpus.heldout, so they are left out; name other "
                 "files in corpus.inputs or in corpus.heldout"

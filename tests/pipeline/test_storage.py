@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pipeline import storage
-from pipeline.corpus import prepare
+from pipeline.corpus.run.passes import Executor
 from pipeline.corpus.shards import verify
 from pipeline.errors import StorageError
 from tests.pipeline.corpus import raw
@@ -32,7 +32,7 @@ def test_a_corpus_goes_from_s3_to_s3(bucket, client, vocab, tmp_path, monkeypatc
     manifest = run(f"{bucket}/in", f"{bucket}/out", vocab, **settings)
     assert len(manifest.shards) > 1
     assert verify.verify(f"{bucket}/out").problems == []
-    nothing = prepare.Executor(lambda *_: pytest.fail("was finished"), IN_PROCESS.run_tasks)
+    nothing = Executor(lambda *_: pytest.fail("was finished"), IN_PROCESS.run_tasks)
     assert run(f"{bucket}/in", f"{bucket}/out", vocab, nothing, **settings) == manifest
     monkeypatch.undo()
     raw.write(tmp_path / "in" / "a.jsonl", raw.jsonl(texts))

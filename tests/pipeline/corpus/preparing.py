@@ -4,8 +4,8 @@ import hashlib
 from pathlib import Path
 
 from pipeline.corpus import prepare
-from pipeline.corpus.prepare import Executor
 from pipeline.corpus.run.inputs import Inputs
+from pipeline.corpus.run.passes import Executor
 from pipeline.corpus.run.tally import Result
 from pipeline.corpus.run.work import or_failure
 from pipeline.corpus.text.sources import Listing, list_sources

@@ -8,8 +8,8 @@ import pytest
 import zstandard
 
 from pipeline.corpus import planning, prepare
-from pipeline.corpus.prepare import Executor
 from pipeline.corpus.run.inputs import Inputs
+from pipeline.corpus.run.passes import Executor
 from pipeline.corpus.samples.vocabulary import build_tokenizer
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from pipeline.corpus.prepare import Executor
+from pipeline.corpus.run.passes import Executor
 from pipeline.corpus.shards import format as shards
 from pipeline.errors import CorpusError
 from tests.pipeline.corpus import raw

@@ -10,6 +10,7 @@ import pytest
 from pipeline.corpus import prepare
 from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.run.origins import origins_of
+from pipeline.corpus.run.passes import Executor
 from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.errors import ConfigError, CorpusError
 from pipeline.settings.corpus import CorpusSettings
@@ -243,7 +244,7 @@ def test_an_output_folder_under_the_inputs_is_up_to_date_when_the_command_runs_a
         calls.append(units)
         return IN_PROCESS.run(job, units, workers)
 
-    again = run(corpus, data / "out", vocab, executor=prepare.Executor(work, IN_PROCESS.run_tasks))
+    again = run(corpus, data / "out", vocab, executor=Executor(work, IN_PROCESS.run_tasks))
     assert again == first
     assert not calls
 

@@ -6,9 +6,9 @@ import os
 import pytest
 
 from pipeline.corpus import planning
-from pipeline.corpus.prepare import Executor
 from pipeline.corpus.run import output_folder
 from pipeline.corpus.run.output_folder import Claim
+from pipeline.corpus.run.passes import Executor
 from pipeline.errors import ConfigError, CorpusError
 from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw

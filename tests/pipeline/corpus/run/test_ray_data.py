@@ -14,6 +14,7 @@ import zstandard
 
 from pipeline.corpus import prepare
 from pipeline.corpus.run.inputs import Inputs
+from pipeline.corpus.run.passes import Executor
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.text.sources import list_sources
 from pipeline.errors import CorpusError
@@ -158,7 +159,7 @@ def test_a_fatal_error_stops_the_preparation_at_once_and_is_named(
         inputs=(str(folder / "in"),), shard_megabytes=0.2, workers=2, **settings
     )
     inputs = Inputs(list_sources(corpus_settings.inputs, corpus_settings))
-    executor = prepare.Executor(run, run_tasks)
+    executor = Executor(run, run_tasks)
     begun = time.monotonic()
     with pytest.raises(CorpusError, match=message):
         prepare.prepare(corpus_settings, out, folder / "vocab.txt", 1, inputs, Lines(), executor)
