@@ -306,7 +306,7 @@ def _mean_length(folders: Sequence[str], weights: Sequence[str], limit: int) -> 
     manifests = [read_manifest(folder) for folder in folders]
     # Without weights each folder has the share of its samples.
     shares = list(map(float, weights)) or [float(manifest.rows) for manifest in manifests]
-    means = [sum(shard.tokens for shard in m.shards) / m.rows for m in manifests]
+    means = [m.tokens / m.rows for m in manifests]
     return sum(map(operator.mul, shares, means)) / sum(shares)
 
 

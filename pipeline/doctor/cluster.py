@@ -97,7 +97,7 @@ def check_shared(config: Config) -> list[Finding]:
         if "://" not in folder or config.train.window_shards:
             continue
         try:
-            size = sum(shard.bytes for shard in shards.read_manifest(folder).shards) / 1e9
+            size = shards.read_manifest(folder).bytes / 1e9
         except (ShardError, OSError) as error:
             advice = "prepare the corpus first, or correct train.shards"
             found.append(Finding("", f"{folder}: {error}", advice, True))

@@ -251,7 +251,7 @@ def _is_there(path: str) -> bool:
 
 def _mean_length(corpora: Sequence[shards.Manifest]) -> float:
     """Tokens of a sample of all corpora together; 0 if there are none."""
-    tokens = sum(shard.tokens for each in corpora for shard in each.shards)
+    tokens = sum(each.tokens for each in corpora)
     return tokens / max(1, sum(each.rows for each in corpora))
 
 
@@ -260,7 +260,7 @@ def _disk(
 ) -> dict[str, float]:
     dupe = config.corpus.pairs.dupe_factor
     made = config.plan.corpus_gigabytes * 1e9 / model.TEXT_BYTES * model.SHARD_BYTES * dupe
-    made = made or sum(shard.bytes for each in corpora for shard in each.shards)
+    made = made or sum(each.bytes for each in corpora)
     train = config.train
     # The newest ones, the best one, one that is being written, and those that are kept for ever.
     kept = train.keep_last + 2 + (train.steps // train.keep_every if train.keep_every else 0)

@@ -85,6 +85,16 @@ class Manifest(BaseModel):
         return sum(shard.rows for shard in self.shards)
 
     @property
+    def tokens(self) -> int:
+        """Tokens of all samples."""
+        return sum(shard.tokens for shard in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all shards."""
+        return sum(shard.bytes for shard in self.shards)
+
+    @property
     def maskable(self) -> Maskable:
         """What masking needs to know about the vocabulary."""
         special = tuple(sorted(self.special_ids.values()))

@@ -68,7 +68,7 @@ def corpus_report(reader: ShardFolder, tokens: Sequence[str], samples: int) -> d
         "unknown": [[*item] for item in _sum_of(m.unknown for m in manifests).most_common(_TOP)],
         "samples": len(reader),
         "measured_samples": len(read),
-        "tokens": sum(shard.tokens for m in manifests for shard in m.shards),
+        "tokens": sum(m.tokens for m in manifests),
         "mean_length": total / max(1, len(read)),
         "full_share": float(lengths[longest] / max(1, len(read))),
         "masked_share": chosen / max(1, total),

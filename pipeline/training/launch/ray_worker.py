@@ -108,7 +108,7 @@ def _with_folders(shards: Sequence[str], found: Mapping[str, str]) -> tuple[str,
 
 
 def _gigabytes(folder: Path) -> float:
-    return sum(shard.bytes for shard in read_manifest(str(folder)).shards) / 1e9
+    return read_manifest(folder).bytes / 1e9
 
 
 def _stop_of(disk: Disk, run: Path) -> Callable[[], bool]:

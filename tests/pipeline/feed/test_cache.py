@@ -133,7 +133,7 @@ def test_a_cached_shard_that_was_damaged_is_fetched_again(store, tmp_path):
 
 def test_a_corpus_larger_than_the_cache_needs_a_window(store, tmp_path):
     url, manifest, _ = store
-    size = sum(shard.bytes for shard in manifest.shards)
+    size = manifest.bytes
     cache = ShardCache(str(tmp_path), limit_gigabytes=0.9 * size / 1e9)
     options = {"global_batch": 4, "micro_batch": 4, "rank": 0, "world_size": 1, "seed": 0}
     with pytest.raises(ShardError, match=r"set train\.window_shards"):

@@ -92,13 +92,13 @@ def test_the_samples_of_prepared_corpora_are_planned_with(tmp_path, monkeypatch)
     for name, length in (("short", 32), ("long", 64)):
         pretrain.write_prose(tmp_path / name, length, 20)
     corpora = [read_manifest(tmp_path / name) for name in ("short", "long")]
-    tokens = sum(shard.tokens for each in corpora for shard in each.shards)
+    tokens = sum(each.tokens for each in corpora)
     mean = tokens / sum(each.rows for each in corpora)
     files = f"train.shards=[{tmp_path / 'short'}, {tmp_path / 'long'}]"
     made = plan.make(load_config(None, [*GPU, files, "train.micro_batch=8"]))
     assert made.tokens == pytest.approx(256 * mean)
     assert made.memory[1].activations == pytest.approx(round(8 * mean) * 1e5 / 2)
-    assert made.disk["shards"] == sum(shard.bytes for each in corpora for shard in each.shards)
+    assert made.disk["shards"] == sum(each.bytes for each in corpora)
     missing = f"train.shards=[{tmp_path / 'short'}, {tmp_path / 'none'}]"
     assert plan.make(load_config(None, [*GPU, missing])).tokens == 256 * 128
 
