@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from jobs.command import Verb, main, table
-from pipeline.corpus.shards.format import MANIFEST
+from pipeline.corpus.shards.format import is_corpus
 from pipeline.corpus.shards.verify import verify
 from pipeline.errors import ShardError
 from pipeline.feed.opening import training_folders
@@ -44,7 +44,7 @@ def execute(config: Config, console: Console) -> None:
 def _folders(config: Config) -> list[str]:
     """The folders to train on, and the held-out folder if there is one."""
     paths = RunPaths.of(config)
-    heldout = [str(paths.heldout)] if (paths.heldout / MANIFEST).exists() else []
+    heldout = [str(paths.heldout)] if is_corpus(paths.heldout) else []
     return training_folders(config) + heldout
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from pipeline.corpus.shards.format import MANIFEST
+from pipeline.corpus.shards.format import is_corpus
 from pipeline.feed.base import BaseFeed
 from pipeline.feed.batches import Feed, heldout, split_weights
 from pipeline.feed.cache import ShardCache
@@ -74,7 +74,7 @@ def check(config: Config, say: Say) -> None:
         return
     paths, skip = RunPaths.of(config), config.faults.damaged_shard == "skip"
     check_shards(training_folders(config), paths.run, skip, say)
-    if (paths.heldout / MANIFEST).exists():
+    if is_corpus(paths.heldout):
         check_shards([str(paths.heldout)], paths.run, skip=False, say=say)
 
 

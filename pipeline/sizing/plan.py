@@ -18,7 +18,7 @@ from pipeline.paths import RunPaths
 from pipeline.progress import Say
 from pipeline.settings.config import Config
 from pipeline.sizing import benchmark, model
-from pipeline.storage import filesystem, write_json
+from pipeline.storage import write_json
 from pipeline.training import batch_split
 from pipeline.training.measure import flops, history
 from pipeline.training.network import count_parameters, network_config, vocabulary_size
@@ -239,14 +239,9 @@ def _mean_lengths(config: Config) -> list[float]:
 def _finished(given: Sequence[str]) -> list[shards.Manifest]:
     """The manifests of corpora that a run will train on; none before all are prepared."""
     folders, _ = split_weights(given)
-    if not all(_is_there(f"{folder}/{shards.MANIFEST}") for folder in folders):
+    if not all(map(shards.is_corpus, folders)):
         return []
     return [shards.read_manifest(folder) for folder in folders]
-
-
-def _is_there(path: str) -> bool:
-    found, place = filesystem(path)
-    return bool(found.exists(place))
 
 
 def _mean_length(corpora: Sequence[shards.Manifest]) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from pipeline.corpus.shards.format import MANIFEST, read_manifest
+from pipeline.corpus.shards.format import is_corpus, read_manifest
 from pipeline.errors import TrackingError
 from pipeline.feed import opening
 from pipeline.feed.batches import heldout, open_folder, split_weights
@@ -89,7 +89,7 @@ def _notes(config: Config) -> list[str]:
             f"samples of {', '.join(given)} have up to {length} tokens, and corpus.sequence_length="
             f"{own.sequence_length}: steps that are given in tokens are counted with the latter"
         )
-    if not (paths.heldout / MANIFEST).exists():
+    if not is_corpus(paths.heldout):
         lines.append(
             "nothing is held out (corpus.heldout, or prepared: train.eval_shards): nothing is "
             "evaluated, and the newest checkpoint is the one to export"
@@ -101,7 +101,7 @@ def _log_corpora(config: Config, run_id: str, say: Say) -> None:
     """Tell MLflow what the run is trained and scored on; a store that refuses it is told."""
     paths = RunPaths.of(config)
     folders = [("train", folder) for folder in opening.training_folders(config)]
-    if (paths.heldout / MANIFEST).exists():
+    if is_corpus(paths.heldout):
         folders.append(("heldout", str(paths.heldout)))
     used = [DataUsed(use, at, read_manifest(at).content_sha256) for use, at in folders]
     try:
@@ -152,7 +152,7 @@ def reference_loss(config: Config, say: Say) -> float | None:
     """
     paths, train = RunPaths.of(config), config.train
     folders, _ = split_weights(paths.training)
-    if not (paths.heldout / MANIFEST).exists() or any("://" in folder for folder in folders):
+    if not is_corpus(paths.heldout) or any("://" in folder for folder in folders):
         return None
     try:
         return _unigram_loss(tuple(folders), paths.heldout, train.micro_batch, train.eval_samples)

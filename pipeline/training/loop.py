@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from model import NezhaConfig
-from pipeline.corpus.shards.format import MANIFEST
+from pipeline.corpus.shards.format import is_corpus
 from pipeline.disk import OWN, Disk
 from pipeline.feed.base import BaseFeed
 from pipeline.feed.batches import compare_fingerprints
@@ -139,7 +139,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
     guard = divergence.DivergenceGuard(config.faults, recent)
     watchdog = Watchdog(paths.run, rank, config.faults.hang_seconds)
     writing_seconds = longest_seconds(config.train)
-    evaluating = (paths.heldout / MANIFEST).exists()
+    evaluating = is_corpus(paths.heldout)
     peak = flops.peak_of(device, precision, config.engine.peak_tflops)
     interval = Interval(device, flops.Speed(shape, world_size, peak), config.train.nsp_weight)
     if rank == 0 and "interval" in saved:

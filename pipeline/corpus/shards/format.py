@@ -17,7 +17,7 @@ from pipeline.corpus.records import Masks, Pairs
 from pipeline.corpus.samples.masks import Maskable, no_masks
 from pipeline.corpus.samples.vocabulary import SPECIALS
 from pipeline.errors import ShardError
-from pipeline.storage import read_whole, write_whole
+from pipeline.storage import filesystem, read_whole, write_whole
 
 SCHEMA_VERSION = 2
 """To be raised when shards or manifests change, or when a seed gives other masks."""
@@ -189,7 +189,13 @@ def _arrow(values: np.ndarray, offsets: np.ndarray | None, kind: pa.DataType) ->
 def write_manifest(folder: str | Path, manifest: Manifest) -> None:
     """Write `manifest.json`, after all shards: it makes the folder a finished corpus."""
     text = json.dumps(manifest.model_dump(mode="json"), ensure_ascii=False, indent=1)
-    write_whole(f"{str(folder).rstrip('/')}/{MANIFEST}", (text + "\n").encode())
+    write_whole(_manifest_path(folder), (text + "\n").encode())
+
+
+def is_corpus(folder: str | Path) -> bool:
+    """Whether a folder, a path or a URL, holds a manifest, as only a finished corpus does."""
+    system, inner = filesystem(_manifest_path(folder))
+    return bool(system.exists(inner))
 
 
 def _faults(manifest: Manifest) -> Iterator[str]:
@@ -210,7 +216,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     Raises:
         ShardError: there is none, it can't be read, is damaged, or has another schema version.
     """
-    path = f"{str(folder).rstrip('/')}/{MANIFEST}"
+    path = _manifest_path(folder)
     try:
         values = json.loads(read_whole(path))
         version = values["schema_version"]
@@ -234,3 +240,7 @@ def read_manifest(folder: str | Path) -> Manifest:
         f"{path}: schema version {version}, this program reads {SCHEMA_VERSION}; "
         "run jobs.prepare again, or use the program that wrote it"
     )
+
+
+def _manifest_path(folder: str | Path) -> str:
+    return f"{str(folder).rstrip('/')}/{MANIFEST}"

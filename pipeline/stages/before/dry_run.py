@@ -65,7 +65,7 @@ def _training(config: Config) -> dict[str, object]:
             f"{phase.global_batch} samples of {phase.sequence_length} tokens a step, of "
             + ", ".join(read.shards)
         )
-    if not train.shards and (paths.shards / shards.MANIFEST).exists():
+    if not train.shards and shards.is_corpus(paths.shards):
         rows = shards.read_manifest(paths.shards).rows
         facts["epochs"] = f"{first.samples / rows:.2f} of {rows:,} samples"
     elif not train.shards:

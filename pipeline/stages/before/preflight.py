@@ -59,9 +59,7 @@ def check(config: Config) -> None:
         read_vocabulary(paths.vocab)
     if corpus.inputs:
         list_inputs(corpus, *written_by(config), signed=False)
-    elif not (
-        config.demo.enabled or config.train.shards or (paths.shards / shards.MANIFEST).exists()
-    ):
+    elif not (config.demo.enabled or config.train.shards or shards.is_corpus(paths.shards)):
         raise CorpusError(
             "nothing to train on: set corpus.inputs to your text, train.shards to prepared "
             "shards, or demo.enabled=true for the sample"
@@ -111,7 +109,7 @@ def check_data(config: Config) -> None:
     given.check_settings(config, manifests)
     feed = open_feed(config, rank=0, world_size=1)
     vocabularies = {str(paths.vocab): vocabulary_sha256(paths.vocab)}
-    if config.train.eval_shards or (paths.heldout / shards.MANIFEST).exists():
+    if config.train.eval_shards or shards.is_corpus(paths.heldout):
         vocabularies[str(paths.heldout)] = shards.read_manifest(paths.heldout).vocab_sha256
     for name, sha256 in vocabularies.items():
         if sha256 != feed.vocab_sha256:

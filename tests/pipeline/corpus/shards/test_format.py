@@ -15,7 +15,7 @@ from pipeline.corpus.samples.pairs import build_pairs
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.shards import reader
 from pipeline.corpus.shards.address_space import AddressRange
-from pipeline.corpus.shards.format import read_manifest, write_shard
+from pipeline.corpus.shards.format import is_corpus, read_manifest, write_shard
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
 from pipeline.errors import ShardError
 from pipeline.settings.corpus import PairSettings
@@ -100,7 +100,11 @@ def test_ids_outside_the_vocabulary_are_refused(tmp_path):
 def test_shards_and_manifest_go_to_object_stores(tmp_path):
     pairs = some_pairs()
     written = write_corpus("memory://corpus", (pairs, None))
+    assert not is_corpus(tmp_path)
     assert read_manifest("memory://corpus") == written == write_corpus(tmp_path, (pairs, None))
+    assert is_corpus("memory://corpus/")
+    assert is_corpus(tmp_path)
+    assert not is_corpus("memory://other")
 
 
 @settings(max_examples=40)
