@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+Integers = NDArray[np.int64]
+
 
 def offsets_of(lengths: NDArray[np.integer] | NDArray[np.bool_]) -> NDArray[np.int64]:
     """[N + 1] offsets of rows of these [N] lengths: row i is [offsets[i], offsets[i + 1])."""

@@ -18,6 +18,11 @@ SPACE, IN_SPAN, PUNCTUATION, HAN = range(4)
 PROBE = "a"
 
 
+def code_points(text: str) -> NDArray[np.uint32]:
+    """[L] code points of a text."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+
+
 class CharacterTable:
     """A number, at least 0, for each character: computed when first needed, then looked up."""
 
@@ -75,7 +80,7 @@ class Scanner:
 
     def scan(self, text: str) -> Scan:
         """Kinds of all characters of a text."""
-        codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
+        codes = code_points(text)
         return Scan(text, codes, self._kinds.look_up(codes))
 
     def words(self, text: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.corpus.arrays import ranges
+from pipeline.corpus.arrays import Integers, ranges
 from pipeline.corpus.records import Masks
 from pipeline.corpus.samples.pairs import NO_LABEL
 from pipeline.corpus.shards.reader import Rows
@@ -15,8 +15,6 @@ from pipeline.labels import IGNORED
 
 WIDTH_MULTIPLE = 8
 """Rows are padded to a multiple of this, because tensor cores compute such widths fastest."""
-
-Integers = NDArray[np.int64]
 
 
 class Batch(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.corpus.characters import code_points
 from pipeline.corpus.cleaning import quality
 from pipeline.corpus.cleaning.html_text import strip_html
 from pipeline.corpus.records import Drop
@@ -151,7 +152,7 @@ def simplify(text: str) -> str:
 
 def han_share(text: str) -> float:
     """Share of the visible characters that are Han."""
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+    codes = code_points(text)
     # Below `first` the subtraction wraps around to a large number: one comparison tests both ends.
     han = sum(np.count_nonzero(codes - first <= last - first) for first, last in HAN_RANGES)
     return han / max(1, len(codes) - text.count(" ") - text.count("\n"))

@@ -19,7 +19,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from pipeline.corpus.characters import CharacterTable
+from pipeline.corpus.characters import CharacterTable, code_points
 from pipeline.corpus.cleaning import languages
 from pipeline.corpus.randomness import mix
 from pipeline.errors import ConfigError
@@ -103,20 +103,20 @@ def reason_to_drop(text: str, settings: CleaningSettings, named: Named) -> str:
 
 def symbol_share(text: str) -> float:
     """Share of the visible characters that are digits or symbols, ordinary punctuation excepted."""
-    kinds = _kinds().look_up(_codes(text))
+    kinds = _kinds().look_up(code_points(text))
     return int((kinds == 2).sum()) / max(1, int((kinds > 0).sum()))
 
 
 def function_share(text: str) -> float:
     """Share of the visible characters that are `FUNCTION_CHARACTERS`."""
-    codes = _codes(text)
+    codes = code_points(text)
     wanted = np.array([ord(character) for character in FUNCTION_CHARACTERS], np.uint32)
     return int(np.isin(codes, wanted).sum()) / max(1, int((codes > 0x20).sum()))
 
 
 def repeated_ngram_share(text: str) -> float:
     """Share of the characters that lie in an n-gram which occurred earlier in the text."""
-    codes = _codes(text).astype(np.uint64)
+    codes = code_points(text).astype(np.uint64)
     if len(codes) <= NGRAM:
         return 0.0
     count = len(codes) - NGRAM + 1
@@ -179,7 +179,7 @@ class CharacterModel:
     """Probabilities of characters after the two before them, by interpolated counts of a text."""
 
     def __init__(self, text: str) -> None:
-        codes = _codes(text)
+        codes = code_points(text)
         self._total = len(codes)
         single, pair, triple = _contexts(codes)
         self._singles = np.bincount(single, minlength=0x110000)
@@ -188,7 +188,7 @@ class CharacterModel:
 
     def perplexity(self, text: str) -> float:
         """exp of the mean negative log-probability of the characters."""
-        codes = _codes(text)
+        codes = code_points(text)
         single, pair, triple = _contexts(codes)
         singles, pairs = self._singles[single], self._pairs[pair]
         shares = (
@@ -246,10 +246,6 @@ def _version(path: str, setting: str) -> str:
         return system.ukey(inner)
     except OSError as error:
         raise ConfigError(f"corpus.cleaning.{setting}: {path}: {error}") from None
-
-
-def _codes(text: str) -> NDArray[np.uint32]:
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
 def _contexts(codes: NDArray[np.uint32]) -> list[NDArray[np.uint64]]:

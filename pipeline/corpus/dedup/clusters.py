@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-Integers = NDArray[np.int64]
+from pipeline.corpus.arrays import Integers
 
 
 def first_equal(hashes: NDArray[np.uint64]) -> tuple[Integers, Integers]:

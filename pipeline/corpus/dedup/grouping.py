@@ -27,6 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.corpus.arrays import Integers
 from pipeline.corpus.dedup.array_files import read_arrays, write_arrays
 from pipeline.corpus.dedup.clusters import (
     equal_pairs,
@@ -59,7 +60,6 @@ from pipeline.corpus.dedup.marks import (
 from pipeline.corpus.dedup.partition import (
     COPIES,
     Group,
-    Integers,
     Partition,
     RunTasks,
     make_groups,

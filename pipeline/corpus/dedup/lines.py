@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.corpus.arrays import Integers
 from pipeline.corpus.dedup.array_files import read_arrays, write_arrays
 from pipeline.corpus.dedup.clusters import first_equal
 from pipeline.corpus.dedup.exchange import all_rows, read_rows, remove, scatter_rows
@@ -34,7 +35,7 @@ from pipeline.corpus.dedup.marks import (
     SINGLE,
     read_signatures,
 )
-from pipeline.corpus.dedup.partition import Group, Integers, Partition, RunTasks, write_hashes
+from pipeline.corpus.dedup.partition import Group, Partition, RunTasks, write_hashes
 from pipeline.corpus.dedup.signatures import PARAGRAPH_CHARACTERS
 
 OPEN, SETTLED, DROPPED = range(3)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.corpus.arrays import offsets_of
+from pipeline.corpus.arrays import Integers, offsets_of
 from pipeline.corpus.dedup.exchange import SUFFIX, write_rows
 from pipeline.settings.corpus import DedupSettings
 
@@ -27,7 +27,6 @@ ROW_BYTES = 24
 """Bytes of the largest rows that tasks exchange: three numbers."""
 COPIES = 5
 """Arrays of the size of its data that a task holds while it sorts them."""
-Integers = NDArray[np.int64]
 RunTasks = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], list[Any]]
 """Calls a function with each of the argument tuples, perhaps at once on many machines."""
 
