@@ -34,7 +34,7 @@ from pipeline.corpus.dedup import grouping
 from pipeline.corpus.dedup.signatures import sign
 from pipeline.corpus.planning import plan
 from pipeline.corpus.run import finished
-from pipeline.corpus.run.inputs import Inputs
+from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.run.output_folder import Claim, begin
 from pipeline.corpus.run.tally import Result
 from pipeline.corpus.run.work import Job, or_failure, sign_chunk
@@ -182,10 +182,10 @@ def many_units(folder: Path, units: int, files: int = 10_000) -> Iterator[tuple[
     size = len(line.encode()) / 1e6
     settings = CorpusSettings(inputs=(str(folder / "many"),), shard_megabytes=size)
     begun = time.monotonic()
-    sources = list_sources(settings.inputs, settings)
+    inputs = list_inputs(settings)
     yield f"list and hash {files:,} files", time.monotonic() - begun
     begun = time.monotonic()
-    planned = plan(settings, vocab, 0, Inputs(sources))
+    planned = plan(settings, vocab, 0, inputs)
     count = len(planned.units)
     yield f"plan {count:,} units", time.monotonic() - begun
     out = folder / "out"

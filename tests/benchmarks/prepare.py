@@ -29,7 +29,7 @@ from rich.console import Console
 
 from jobs.output.progress import ConsoleProgress
 from pipeline.corpus import prepare
-from pipeline.corpus.run.inputs import Inputs
+from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.run.tally import Result
 from pipeline.corpus.run.work import Job, make_shard
 from pipeline.corpus.shards.format import Manifest
@@ -74,7 +74,7 @@ def prepare_in_process(
     settings: CorpusSettings, folder: Path, vocab: Path, seed: int = 0
 ) -> Manifest:
     """Prepare a corpus in this process, the listing and hashing of its inputs included."""
-    inputs = Inputs(list_sources(settings.inputs, settings))
+    inputs = list_inputs(settings)
     return prepare.prepare(settings, folder, vocab, seed, inputs, Lines(), IN_PROCESS)
 
 
@@ -167,7 +167,7 @@ def two_cores(
     )
     settings = CorpusSettings(inputs=(str(source),), segmenter=segmenter, workers=2)
     small = CorpusSettings(inputs=(str(folder / "one.jsonl"),), segmenter=segmenter, workers=2)
-    warm = Inputs(list_sources(small.inputs, small))
+    warm = list_inputs(small)
     prepare.prepare(small, folder / "warm", vocab, 0, warm, Lines())
     prepare.make_shard = timed_shard
     finished = threading.Event()
@@ -176,7 +176,7 @@ def two_cores(
     watcher = threading.Thread(target=watch, args=(workers, peak, finished))
     watcher.start()
     before, busy, begun = cpu_seconds(), busy_seconds(), time.perf_counter()
-    inputs = Inputs(list_sources(settings.inputs, settings))
+    inputs = list_inputs(settings)
     manifest = prepare.prepare(
         settings, folder / "big", vocab, 0, inputs, ConsoleProgress(Console())
     )

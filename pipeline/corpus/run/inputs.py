@@ -88,7 +88,7 @@ def _list_apart(
     setting: str,
     reasons: Mapping[str, str],
 ) -> Listing:
-    found = list_sources(inputs, settings, signed=False, setting=setting)
+    found = list_sources(inputs, settings, setting)
     named = {_real(input_folder(text)) for text in inputs}
     made = {folder: why for folder, why in _made_folders(found).items() if folder not in named}
     listed = _split(found, {**made, **reasons})

@@ -136,19 +136,15 @@ def naming(label: str) -> Iterator[None]:
 
 
 def list_sources(
-    inputs: Sequence[str],
-    settings: CorpusSettings,
-    signed: bool = True,
-    setting: str = "corpus.inputs",
+    inputs: Sequence[str], settings: CorpusSettings, setting: str = "corpus.inputs"
 ) -> Listing:
     """List the files behind files, folders, globs and URLs; a folder's files in order of name.
 
-    In folders and globs, some files are left out, each with its reason: hidden and empty ones, what
-    is no regular file, links that lead nowhere, in a circle or to what is read already, and under
-    `format: auto` files of unknown kind.
+    The files are not signed. In folders and globs, some files are left out, each with its reason:
+    hidden and empty ones, what is no regular file, links that lead nowhere, in a circle or to what
+    is read already, and under `format: auto` files of unknown kind.
 
     Args:
-        signed: see `sign_sources`.
         setting: names the inputs in messages.
 
     Raises:
@@ -173,8 +169,7 @@ def list_sources(
         sources.extend(item for item in items if isinstance(item, Source))
     if not sources:
         raise CorpusError(f"{setting}: {', '.join(inputs)}: all {len(left_out)} files are empty")
-    listing = Listing(sources, left_out)
-    return sign_sources(listing) if signed else listing
+    return Listing(sources, left_out)
 
 
 def sign_sources(listing: Listing) -> Listing:

@@ -4,11 +4,10 @@ import hashlib
 from pathlib import Path
 
 from pipeline.corpus import prepare
-from pipeline.corpus.run.inputs import Inputs
+from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.run.passes import Executor
 from pipeline.corpus.run.tally import Result
 from pipeline.corpus.run.work import or_failure
-from pipeline.corpus.text.sources import Listing, list_sources
 from pipeline.settings.corpus import CorpusSettings
 from tests.reported import reported
 
@@ -21,9 +20,7 @@ SMALL = {"shard_megabytes": 0.01, "sequence_length": 48}
 
 def run(source, folder, vocab, executor=IN_PROCESS, progress=None, **settings):
     corpus = CorpusSettings(**{"inputs": (str(source),), **SMALL, **settings})
-    sources = list_sources(corpus.inputs, corpus)
-    heldout = list_sources(corpus.heldout, corpus) if corpus.heldout else Listing([], [])
-    inputs = Inputs(sources, heldout)
+    inputs = list_inputs(corpus)
     return prepare.prepare(corpus, folder, vocab, 42, inputs, reported(progress), executor)
 
 

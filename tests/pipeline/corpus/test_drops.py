@@ -8,9 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.corpus import planning, prepare
-from pipeline.corpus.run.inputs import Inputs
+from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.shards import format as shards
-from pipeline.corpus.text.sources import list_sources
 from pipeline.errors import CorpusError
 from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
@@ -40,7 +39,7 @@ def test_a_folder_for_dropped_text_that_is_named_later_gets_all_of_it(vocab, tmp
     finished = run(source, tmp_path / "done", vocab, **settings)
     again = {**settings, "keep_rejected": str(tmp_path / "later")}
     corpus = CorpusSettings(**{"inputs": (str(source),), **SMALL, **again})
-    planned = planning.plan(corpus, vocab, 42, Inputs(list_sources(corpus.inputs, corpus)))
+    planned = planning.plan(corpus, vocab, 42, list_inputs(corpus))
     assert prepare.summary(planned, tmp_path / "done")["state"] == "to do"
     assert run(source, tmp_path / "done", vocab, **again).shards == finished.shards
     assert kept(tmp_path / "later") == kept(tmp_path / "all")
@@ -249,6 +248,7 @@ def test_an_error_for_malformed_objects_names_their_fields(vocab, tmp_path):
 
 
 def test_an_error_for_documents_that_are_all_held_out_says_so(source, vocab, tmp_path):
+    copy = raw.write(tmp_path / "heldout" / "b.jsonl", source.read_bytes())
     with pytest.raises(CorpusError, match=r"also stand in corpus\.heldout") as caught:
-        run(source, tmp_path / "out", vocab, heldout=(str(source),))
+        run(source, tmp_path / "out", vocab, heldout=(str(copy),))
     assert "corpus.format" not in str(caught.value)

@@ -1,9 +1,8 @@
 """What is left out is said in the plan, while preparing, and in the manifest."""
 
 from pipeline.corpus import planning, prepare
-from pipeline.corpus.run.inputs import Inputs
+from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.shards import format as shards
-from pipeline.corpus.text.sources import list_sources
 from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.preparing import hashes, run
@@ -25,8 +24,7 @@ def test_what_is_left_out_is_said_everywhere(vocab, tmp_path):
         "unknown kind": [f"{folder}/{number}.docx" for number in range(7)],
     }
     corpus = CorpusSettings(inputs=(str(folder),))
-    sources = list_sources(corpus.inputs, corpus)
-    told = prepare.summary(planning.plan(corpus, vocab, 42, Inputs(sources)), tmp_path / "out")
+    told = prepare.summary(planning.plan(corpus, vocab, 42, list_inputs(corpus)), tmp_path / "out")
     assert told["read"].startswith("1 file(s)")
     assert told["left out"].split("\n") == [
         f"1 empty: {folder}/empty.csv",

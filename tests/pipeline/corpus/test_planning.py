@@ -5,8 +5,7 @@ from importlib import metadata
 import pytest
 
 from pipeline.corpus import planning
-from pipeline.corpus.run.inputs import Inputs
-from pipeline.corpus.text.sources import list_sources
+from pipeline.corpus.run.inputs import list_inputs
 from pipeline.errors import ConfigError
 from pipeline.settings.corpus import CorpusSettings
 
@@ -24,8 +23,7 @@ def test_the_fingerprint_covers_the_libraries_that_shape_the_text(
 ):
     def fingerprint(**changes):
         corpus = CorpusSettings(inputs=(str(source),), **changes)
-        sources = list_sources(corpus.inputs, corpus)
-        return planning.plan(corpus, vocab, 42, Inputs(sources)).fingerprint
+        return planning.plan(corpus, vocab, 42, list_inputs(corpus)).fingerprint
 
     before, unused = fingerprint(**settings), fingerprint()
     (package,) = metadata.packages_distributions()[library]

@@ -8,12 +8,11 @@ import pytest
 import zstandard
 
 from pipeline.corpus import planning, prepare
-from pipeline.corpus.run.inputs import Inputs
+from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.run.passes import Executor
 from pipeline.corpus.samples.vocabulary import build_tokenizer
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
-from pipeline.corpus.text.sources import list_sources
 from pipeline.errors import ConfigError, CorpusError, VocabularyError
 from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
@@ -110,7 +109,7 @@ def test_seed_and_dupe_factor(source, vocab, tmp_path):
     thrice = run(source, tmp_path / "3", vocab, pairs={"dupe_factor": 3})
     assert 2.5 < thrice.rows / once.rows < 3.5
     corpus = CorpusSettings(inputs=(str(source),), **SMALL)
-    inputs = Inputs(list_sources(corpus.inputs, corpus))
+    inputs = list_inputs(corpus)
     prepare.prepare(corpus, tmp_path / "7", vocab, 7, inputs, Lines(), IN_PROCESS)
     assert not set(hashes(tmp_path / "1").values()) & set(hashes(tmp_path / "7").values())
 
@@ -142,7 +141,7 @@ def test_mistakes_are_found_before_anything_is_written(source, vocab, tmp_path):
 
 def test_a_plan_shows_what_would_be_done(source, vocab, tmp_path):
     corpus = CorpusSettings(inputs=(str(source),), **SMALL)
-    plan = planning.plan(corpus, vocab, 42, Inputs(list_sources(corpus.inputs, corpus)))
+    plan = planning.plan(corpus, vocab, 42, list_inputs(corpus))
     told = prepare.summary(plan, tmp_path / "out")
     assert told["state"] == "to do"
     assert told["read"] == f"1 file(s), {source.stat().st_size / 1e6:.1f} MB"

@@ -13,10 +13,9 @@ import pytest
 import zstandard
 
 from pipeline.corpus import prepare
-from pipeline.corpus.run.inputs import Inputs
+from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.run.passes import Executor
 from pipeline.corpus.shards import format as shards
-from pipeline.corpus.text.sources import list_sources
 from pipeline.errors import CorpusError
 from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.cluster.own_disks import hide_the_disk
@@ -49,7 +48,7 @@ def corpus(tmp_path_factory):
 
 def make(folder, out, executor=prepare.ON_CLUSTER, workers=0, progress=None):
     settings = CorpusSettings(inputs=(str(folder / "in"),), workers=workers, **SETTINGS)
-    inputs = Inputs(list_sources(settings.inputs, settings))
+    inputs = list_inputs(settings)
     return prepare.prepare(
         settings, out, folder / "vocab.txt", 1, inputs, reported(progress), executor
     )
@@ -158,7 +157,7 @@ def test_a_fatal_error_stops_the_preparation_at_once_and_is_named(
     corpus_settings = CorpusSettings(
         inputs=(str(folder / "in"),), shard_megabytes=0.2, workers=2, **settings
     )
-    inputs = Inputs(list_sources(corpus_settings.inputs, corpus_settings))
+    inputs = list_inputs(corpus_settings)
     executor = Executor(run, run_tasks)
     begun = time.monotonic()
     with pytest.raises(CorpusError, match=message):

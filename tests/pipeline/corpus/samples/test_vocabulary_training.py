@@ -5,6 +5,7 @@ from random import Random
 
 import pytest
 
+from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.samples import vocabulary_training
 from pipeline.corpus.samples.vocabulary import SPECIALS, build_tokenizer, vocabulary_sha256
 from pipeline.corpus.samples.vocabulary_training import compose_vocabulary, train_vocabulary
@@ -29,7 +30,7 @@ def corpus(tmp_path):
 
 
 def train(corpus, path):
-    return train_vocabulary(corpus, path, list_sources(corpus.inputs, corpus), Lines())
+    return train_vocabulary(corpus, path, list_inputs(corpus).sources, Lines())
 
 
 def test_a_trained_vocabulary(corpus, tmp_path):
@@ -114,7 +115,7 @@ def test_no_text_is_an_error(tmp_path):
 def test_a_vocabulary_of_somebody_else_is_not_overwritten(tmp_path):
     corpus = CorpusSettings(inputs=(str(tmp_path / "a.jsonl"),), vocab_size=64)
     raw.write(tmp_path / "a.jsonl", raw.jsonl(["我们学习中国经济发展，今天天气很好。"] * 20))
-    sources = list_sources(corpus.inputs, corpus)
+    sources = list_inputs(corpus).sources
     path = tmp_path / "vocab.txt"
     path.write_text("[PAD]\nmine\n", "utf-8")
     with pytest.raises(VocabularyError, match="was not trained here"):

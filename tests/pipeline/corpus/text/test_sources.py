@@ -3,7 +3,7 @@ import os
 import fsspec
 import pytest
 
-from pipeline.corpus.text.sources import list_sources
+from pipeline.corpus.text.sources import list_sources, sign_sources
 from pipeline.corpus.text.units import plan_units
 from pipeline.errors import CorpusError
 from pipeline.settings.corpus import CorpusSettings
@@ -13,6 +13,11 @@ from tests.pipeline.corpus import raw
 def names(*inputs, **settings):
     corpus = CorpusSettings(**settings)
     return [source.name for source in list_sources(list(map(str, inputs)), corpus)]
+
+
+def signed(place):
+    """The signed first file behind an input."""
+    return sign_sources(list_sources([str(place)], CorpusSettings()))[0]
 
 
 def test_a_folder_gives_its_files_of_known_kind_in_order(tmp_path):
@@ -36,10 +41,7 @@ def test_parts_of_a_wikipedia_dump_are_known_by_their_names(tmp_path):
 def test_names_do_not_depend_on_where_the_inputs_lie(tmp_path):
     for place in ("here", "there/deeper"):
         raw.write(tmp_path / place / "x" / "1.jsonl", b"{}\n")
-    first, second = (
-        list_sources([str(tmp_path / place)], CorpusSettings())[0]
-        for place in ("here", "there/deeper")
-    )
+    first, second = (signed(tmp_path / place) for place in ("here", "there/deeper"))
     assert (first.name, first.signature) == (second.name, second.signature)
 
 
@@ -49,31 +51,28 @@ def test_a_text_is_the_same_on_a_disk_and_in_an_object_store(tmp_path, monkeypat
     local = raw.write(tmp_path / "x" / "1.jsonl", text).parent
     fsspec.filesystem("memory").pipe_file("/moved/x/1.jsonl", text)
 
-    def signed():
-        places = str(local), "memory://moved/x"
-        return [list_sources([place], CorpusSettings())[0] for place in places]
-
-    near, far = signed()
+    near, far = signed(local), signed("memory://moved/x")
     assert (near.name, near.signature) == (far.name, far.signature)
     monkeypatch.setattr("pipeline.corpus.text.sources.HASHED_BYTES", 10)
-    near, far = signed()  # a large text is not fetched to be signed
+    # A large text is not fetched to be signed.
+    near, far = signed(local), signed("memory://moved/x")
     assert near.signature != far.signature
 
 
 def test_a_signature_changes_with_the_content(tmp_path):
     path = raw.write(tmp_path / "a.jsonl", b'{"text": "1"}\n')
-    before = list_sources([str(path)], CorpusSettings())[0].signature
+    before = signed(path).signature
     raw.write(path, b'{"text": "2"}\n')
-    assert list_sources([str(path)], CorpusSettings())[0].signature != before
+    assert signed(path).signature != before
 
 
 def test_a_signature_of_large_inputs_contains_the_modification_time(tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.corpus.text.sources.HASHED_BYTES", 10)
     path = raw.write(tmp_path / "a.jsonl", b'{"text": "1"}\n')
-    before = list_sources([str(path)], CorpusSettings())[0].signature
-    assert list_sources([str(path)], CorpusSettings())[0].signature == before
+    before = signed(path).signature
+    assert signed(path).signature == before
     os.utime(path, (1, 1))
-    assert list_sources([str(path)], CorpusSettings())[0].signature != before
+    assert signed(path).signature != before
 
 
 def test_globs_and_urls(tmp_path):
