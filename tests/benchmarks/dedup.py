@@ -207,7 +207,7 @@ def many_units(folder: Path, units: int, files: int = 10_000) -> Iterator[tuple[
         text = "".join(each.model_dump_json() + "\n" for each in lines)
         (out / "_work" / f"finished-{first}-{last - first}.jsonl").write_text(text)
     begun = time.monotonic()
-    tally, _ = finished.resume(str(out), planned.fingerprint)
+    tally, _ = finished.resume(str(out), planned.fingerprint, "", ())
     assert not tally.unfinished(planned.units)
     yield f"resume {count:,} units", time.monotonic() - begun
     manifest = Manifest(

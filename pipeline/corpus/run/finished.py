@@ -66,7 +66,7 @@ class Gatherer:
 
 
 def resume(
-    folder: str, fingerprint: str, keep_rejected: str = "", listed: Iterable[str] = ()
+    folder: str, fingerprint: str, keep_rejected: str, listed: Iterable[str]
 ) -> tuple[Tally, Gatherer]:
     """The recorded results of this fingerprint. All other files of ours are deleted.
 

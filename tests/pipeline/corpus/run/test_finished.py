@@ -15,7 +15,7 @@ def test_records_of_other_inputs_and_of_other_versions_are_deleted(tmp_path):
     record(folder, Result(fingerprint="g", unit=0, chunk=1))
     older = {"fingerprint": "f", "unit": 0, "part": 2}
     (tmp_path / "_work" / "000000-0002.json").write_text(json.dumps(older))
-    assert set(resume(folder, "f")[0].chunks) == {(0, 0)}
+    assert set(resume(folder, "f", "", ())[0].chunks) == {(0, 0)}
     left = {path.name for path in (tmp_path / "_work").iterdir()}
     assert left == {"000000-0000.json", "ledger"}
 
@@ -27,7 +27,7 @@ def test_gathered_records_count_once(tmp_path, monkeypatch, killed):
         monkeypatch.setattr(finished, "remove_files", lambda paths: None)
     folder = str(tmp_path)
     begin(folder, Claim(fingerprint="f", units=4))
-    gatherer = resume(folder, "f")[1]
+    gatherer = resume(folder, "f", "", ())[1]
     for unit in range(4):
         gatherer.add(record(folder, Result(fingerprint="f", unit=unit, chunk=0, bytes=5)))
         gatherer.add(record(folder, Result(fingerprint="f", unit=unit, chunks=1)))
@@ -37,12 +37,12 @@ def test_gathered_records_count_once(tmp_path, monkeypatch, killed):
         "finished-0-2.jsonl",
         "finished-1-1.jsonl",
     ]
-    tally, _ = resume(folder, "f")
+    tally, _ = resume(folder, "f", "", ())
     assert tally.bytes == 20
     assert tally.ends == dict.fromkeys(range(4), 1)
     assert count_chunks(folder) == 4
     assert len(list((tmp_path / "_work").glob("0*.json"))) == 2
-    resume(folder, "other")
+    resume(folder, "other", "", ())
     assert {path.name for path in (tmp_path / "_work").iterdir()} == {"ledger"}
 
 
