@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from jobs.command import Verb, main, table
+from jobs.output import samples
 from pipeline.corpus.run.origins import origins_of
 from pipeline.corpus.shards import preview, report, report_page
 from pipeline.corpus.shards.reader import flat_pairs
@@ -35,12 +36,12 @@ def execute(config: Config, console: Console) -> None:
     pairs = flat_pairs(rows)
     masks = preview.masks_of(rows, pairs, numbers, reader.manifest, config)
     origins = origins_of(reader, numbers, pairs.documents)
-    console.print(preview.LEGEND)
+    console.print(samples.LEGEND)
     for row, number in enumerate(numbers.tolist()):
         console.print()
         place = origins.get(int(pairs.documents[row]), "its file was not found")
         maskable = reader.manifest.maskable
-        sample = preview.show_sample(pairs, masks, row, number, tokens, maskable, place)
+        sample = samples.show_sample(pairs, masks, row, number, tokens, maskable, place)
         console.print(sample)
     measured = report.corpus_report(reader, tokens, config.preview.measured)
     page = report_page.write_report(measured, paths.run / "report")
