@@ -15,6 +15,7 @@ LEAVES = (
     "pipeline.cpu",
     "pipeline.disk",
     "pipeline.errors",
+    "pipeline.figures",
     "pipeline.hashing",
     "pipeline.labels",
     "pipeline.precision",

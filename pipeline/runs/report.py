@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 
 from pipeline import journal
 from pipeline.errors import TrainingError
+from pipeline.figures import svg_of
 from pipeline.storage import write_whole
 from pipeline.tracking.pictures import plot_by_step
 from pipeline.training.faults import events
@@ -94,9 +94,7 @@ def _curves(records: Sequence[Mapping[str, float]], happened: Sequence[Mapping[s
     speed.set_xlabel("step")
     if losses.get_legend_handles_labels()[0]:  # none of a run that ended before its first record
         losses.legend()
-    out = io.StringIO()
-    figure.savefig(out, format="svg")
-    return "<svg" + out.getvalue().partition("<svg")[2]
+    return svg_of(figure)
 
 
 def _marks(happened: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:

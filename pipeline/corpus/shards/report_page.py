@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import html
-import io
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 
 from pipeline.corpus.shards.report import LONGEST_WORD
+from pipeline.figures import svg_of
 from pipeline.storage import write_json, write_whole
 
 
@@ -52,31 +53,26 @@ def summary(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _page(report: Mapping[str, Any]) -> str:
-    title = html.escape("Corpus " + ", ".join(report["folders"]))
-    facts = "".join(
-        f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
-        for name, value in summary(report).items()
-    )
+    text = resources.files("pipeline.corpus.shards").joinpath("report.html.j2").read_text("utf-8")
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-        "<style>body{font:15px sans-serif;margin:2em auto;max-width:70em}"
-        "th{text-align:left;padding-right:1em}td,th{vertical-align:top}"
-        "svg{width:100%;height:auto}</style>"
-        f"<h1>{title}</h1><table>{facts}</table>{_pictures(report)}"
-        f"<h2>Most frequent words</h2>{_counted(report['top_words'])}"
-        f"<h2>Unknown characters</h2>{_counted(report['unknown'])}"
-        f"<h2>Lines removed from most documents</h2>{_counted(report['boilerplate'])}"
-        f"<h2>Some of what was dropped</h2>{_table(report['dropped'])}</html>\n"
+        jinja2.Environment(autoescape=True)
+        .from_string(text)
+        .render(
+            title="Corpus " + ", ".join(report["folders"]),
+            facts=summary(report),
+            pictures=_pictures(report),
+            tables={
+                "Most frequent words": _counted(report["top_words"]),
+                "Unknown characters": _counted(report["unknown"]),
+                "Lines removed from most documents": _counted(report["boilerplate"]),
+                "Some of what was dropped": report["dropped"],
+            },
+        )
     )
 
 
-def _counted(rows: Sequence[Sequence[Any]]) -> str:
-    return _table([(name, f"{number:,}") for name, number in rows])
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    cells = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
-    return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
+def _counted(rows: Sequence[Sequence[Any]]) -> list[tuple[str, str]]:
+    return [(name, f"{number:,}") for name, number in rows]
 
 
 def _pictures(report: Mapping[str, Any]) -> str:
@@ -98,6 +94,4 @@ def _pictures(report: Mapping[str, Any]) -> str:
     drops.set_title("Dropped, by reason")
     drops.barh(list(report["drops"]), list(report["drops"].values()))
     unused.set_axis_off()
-    target = io.StringIO()
-    figure.savefig(target, format="svg", metadata={"Date": None})
-    return "<svg" + target.getvalue().partition("<svg")[2]
+    return svg_of(figure)
