@@ -26,7 +26,7 @@ from pipeline.settings.corpus import CorpusSettings
 
 FORMAT = 9
 """To be raised when the same text and settings would give other shards."""
-NOT_CONTENT: dict[str, Any] = {
+EXCLUDED_FROM_FINGERPRINT: dict[str, Any] = {
     **dict.fromkeys(("inputs", "heldout", "output", "vocab", "vocab_size"), True),
     **dict.fromkeys(("user_dictionary", "workers", "keep_rejected", "max_bad_share"), True),
     "dedup": {"memory_megabytes"},
@@ -105,7 +105,7 @@ def plan(settings: CorpusSettings, vocab: str | Path, seed: int, inputs: Inputs)
         "quality": quality.content_hashes(settings.cleaning),
         "sources": [(source.name, source.format, source.signature) for source in sources],
         "heldout": [(source.format, source.signature) for source in heldout],
-        "settings": settings.model_dump(mode="json", exclude=NOT_CONTENT),
+        "settings": settings.model_dump(mode="json", exclude=EXCLUDED_FROM_FINGERPRINT),
     }
     digest = hash_of(made_from)
     return ReadPlan(

@@ -37,11 +37,11 @@ INLINE_TAG = re.compile(
 )
 DECLARATION = re.compile(r"<!doctype\b[^<>]{0,2000}>|<\?xml\b[^<>]{0,2000}\?>", re.IGNORECASE)
 NOT_SHOWN = re.compile(r"<!--|<(script|style|svg)\b[^<>]{0,2000}>", re.IGNORECASE)
-"""What begins a part that is not shown."""
+"""The beginning of a part that is not shown."""
 CODE = re.compile("[{}();=]|//|/[*]|<")
-"""What stands in every script, style or drawing."""
+"""Signs of which every script, style or drawing holds some."""
 TYPE_PARAMETER = re.compile("(?<=[A-Za-z0-9_])<[ABIQSU]>")
-"""What stands after a name, as in `List<A>`, and would have an end tag in HTML."""
+"""A type parameter after a name, as in `List<A>`; as a tag of HTML it would have an end tag."""
 ENDS = {
     "<!--": re.compile("-->"),
     **{name: re.compile(rf"</{name}\s*>", re.IGNORECASE) for name in ("script", "style", "svg")},
@@ -85,7 +85,7 @@ def _has_tags(text: str) -> bool:
 
 
 def _type_parameters(text: str) -> set[str]:
-    """Those that no end tag closes."""
+    """The type parameters in a text: of what looks like one, those without an end tag."""
     found = set(TYPE_PARAMETER.findall(text))
     return {tag for tag in found if f"</{tag[1]}" not in text.upper()}
 

@@ -45,7 +45,7 @@ TRAINED_CHARACTERS = 20_000_000
 
 
 class Named(NamedTuple):
-    """What the files hold that the settings name; None for a file that they do not name."""
+    """The contents of the files that the settings name; None where they name no file."""
 
     flagged: re.Pattern[str] | None
     good: CharacterModel | None
@@ -71,7 +71,10 @@ def load_named(
 
 
 def versions(settings: CleaningSettings) -> tuple[str, str]:
-    """What changes when the named files change: those of the flagged words and of the good text."""
+    """Version stamps of the files of flagged words and of good text.
+
+    A stamp changes when its file changes; it is empty if no file is named.
+    """
     words, text = settings.flagged_words, settings.good_text
     return (
         _version(words, "flagged_words") if words else "",

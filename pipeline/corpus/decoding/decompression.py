@@ -33,7 +33,7 @@ COMPRESSED_READ_BYTES = {"gzip": 8192, "bz2": 8192, "xz": 8192, "zstd": 512}
 """Small for zstd, where all that one read decompresses to is held in memory: 32,768 times as much
 at most."""
 PART_BYTES = 1 << 22
-"""What is decompressed at a time, so that a file of a few bytes that becomes terabytes (a zip bomb)
+"""Bytes that are decompressed at a time, so that a small file that becomes terabytes (a zip bomb)
 takes no more memory than others."""
 FRAMES: dict[str, Callable[[], Any]] = {
     "gzip": lambda: zlib.decompressobj(wbits=31),
@@ -111,7 +111,7 @@ def decompressed(file: IO[bytes], named: str) -> Iterator[bytes]:
 
 
 def _parts(compression: str, frame: Any, data: bytes) -> Iterator[bytes]:
-    """What a frame makes of its next bytes, PART_BYTES at a time."""
+    """The decompressed form of the next bytes of a frame, PART_BYTES at a time."""
     if compression == "zstd":  # which has no limit
         yield frame.decompress(data)
         return

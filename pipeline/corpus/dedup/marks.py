@@ -34,7 +34,7 @@ REPORT = "duplicates.jsonl"
 
 
 class Marks(NamedTuple):
-    """What is dropped of a chunk of D documents and L compared lines."""
+    """Which of a chunk's D documents and L compared lines are dropped."""
 
     documents: NDArray[np.uint8]
     """[D] `KEPT`, `EXACT` or `NEAR`"""
@@ -77,7 +77,7 @@ def write_marks(folder: str, name: str, marks: Marks) -> None:
 
 
 def read_marks(folder: str, name: str) -> Marks:
-    """What is dropped of a chunk."""
+    """The marks of a chunk."""
     return Marks(*read_arrays(f"{folder}/{name}.marks.npz", *Marks._fields))
 
 

@@ -37,7 +37,7 @@ SIGMAS = 5
 
 
 class CorpusQuality(NamedTuple):
-    """What the counts of a corpus say."""
+    """Shares and rates of a corpus, and warnings about those that are unusual."""
 
     shares: dict[str, float]
     """Shares by name: `unknown_tokens`, `samples_without_words`, `random_pairs`, `masked_tokens`;

@@ -16,7 +16,7 @@ from pipeline.errors import CorpusError
 
 
 class Executor(NamedTuple):
-    """What does the work."""
+    """Runs work units, and functions over tasks."""
 
     run: Callable[[Job, Sequence[Unit], int], Iterable[Result]]
     """Gives the results of units in any order; the last argument is `corpus.workers`."""

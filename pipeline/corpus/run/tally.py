@@ -1,4 +1,4 @@
-"""What the results of a preparation add up to; of each chunk only a few numbers are held."""
+"""The sums of the results of a preparation; only a few numbers of each chunk are held."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ SHOWN_CHARACTERS = 80
 
 
 class Job(NamedTuple):
-    """What all units of one preparation share."""
+    """The settings, paths and marks that all units of one preparation share."""
 
     settings: CorpusSettings
     folder: str

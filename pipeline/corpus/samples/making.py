@@ -23,7 +23,7 @@ from pipeline.settings.corpus import CorpusSettings
 BATCH_CHARACTERS = 1 << 18
 """Characters that are segmented and encoded at a time: few enough for the CPU's cache."""
 PAIRS, MASKS = 1, 2
-"""Which random stream of a chunk: the pairs' or the masks'."""
+"""Numbers of the two random streams of a chunk: for pairs, and for masks."""
 
 
 class Samples(NamedTuple):

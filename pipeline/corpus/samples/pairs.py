@@ -101,7 +101,10 @@ def _split_long(sentences: Sentences, room: int, size: int) -> Sentences:
 
 
 class _Partners:
-    """Documents sorted by number, so that all but a given one are an interval's complement."""
+    """Draws a document other than a given one.
+
+    Documents are sorted by number, so equal numbers are neighbours and can be skipped.
+    """
 
     def __init__(self, documents: NDArray[np.uint64]) -> None:
         _, which, counts = np.unique(documents, return_inverse=True, return_counts=True)

@@ -25,7 +25,9 @@ PAGE = 4096
 
 
 class AddressRange:
-    """The memory between two addresses. It makes no difference how high they are.
+    """The memory between two addresses.
+
+    The addresses may be any; only memory that an index selects is read.
 
     Args:
         low: address of the first byte, a multiple of 8.

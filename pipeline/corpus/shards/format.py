@@ -199,7 +199,7 @@ def is_corpus(folder: str | Path) -> bool:
 
 
 def _faults(manifest: Manifest) -> Iterator[str]:
-    """What contradicts itself in a manifest, so that its shards can't be read by it."""
+    """The contradictions in a manifest, because of which its shards can't be read."""
     names = Counter(info.name for info in manifest.shards)
     if again := [name for name, count in names.items() if count > 1]:
         yield f"shards are listed more than once: {', '.join(again[:SHOWN])}"

@@ -67,7 +67,7 @@ class Chunk(NamedTuple):
 
     unit: int
     number: int
-    """Which chunk of the unit."""
+    """Number of the chunk in its unit."""
     blocks: tuple[Block, ...]
 
 

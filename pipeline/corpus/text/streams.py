@@ -44,7 +44,7 @@ class Stream(NamedTuple):
     archive: bool
     """The data is a tar archive, which holds files and is no text."""
     damage: list[Damage]
-    """What ended the data, once it is read to its end; empty for a whole file."""
+    """The damage that ended the data, known once it is read to its end; empty for a whole file."""
 
     @property
     def cut_short(self) -> bool:

@@ -110,7 +110,7 @@ def csv_values(stream: Stream, text_field: str) -> Iterator[tuple[Any, int]]:
 
 
 def _delimiter(lines: _Lines, form: str, text_field: str) -> str:
-    """What a first line `sep=…` names, else that under which the header holds the text column."""
+    """The delimiter that a first line `sep=…` names, else one that the header shows."""
     usual = DELIMITERS[form]
     for line in lines:
         if named := SEPARATOR.fullmatch(line):

@@ -40,7 +40,7 @@ class FileRange(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """What one task reads."""
+    """The file ranges that one task reads."""
 
     number: int
     ranges: tuple[FileRange, ...]

@@ -148,7 +148,7 @@ def _prune(code: Any) -> None:
 
 
 def _without_template(match: re.Match[str]) -> str:
-    """What stays of signs around a template: no brackets that it alone filled, such as `（，）`."""
+    """The signs around a removed template, without brackets that it alone filled (`（，）`)."""
     begin, signs, end = match.groups()
     if TEMPLATE not in signs:
         return match[0]
@@ -191,8 +191,10 @@ def show_conversions(text: str) -> str:
 
 
 def _shown(content: str) -> str:
-    """What a conversion shows: its text; of rules (`zh-hans:计算机; zh-hant:電腦`) the text of the
-    first of the `PREFERRED` variants that has one, else the first text.
+    """The text that a reader sees of a conversion.
+
+    Of rules (`zh-hans:计算机; zh-hant:電腦`) it is the text of the first of the `PREFERRED`
+    variants that has one, else the first text.
 
     A variant as a flag (`-{zh-hans|计算机}-`) and the flag R say that the text contains no rules.
     """

@@ -152,7 +152,7 @@ def check_settings(config: Config, manifests: Mapping[str, shards.Manifest]) -> 
 
 def _content(corpus: CorpusSettings) -> dict[str, Any]:
     """Settings that change shards, as manifests hold them, by dotted name."""
-    return _flat(corpus.model_dump(mode="json", exclude=planning.NOT_CONTENT))
+    return _flat(corpus.model_dump(mode="json", exclude=planning.EXCLUDED_FROM_FINGERPRINT))
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
