@@ -57,6 +57,15 @@ ALLOWED = {
         "pipeline.cluster.remote_disk",
         "pipeline.storage",
     ),
+    "pipeline.cluster.peers": (),
+    "pipeline.cluster.groups": ("pipeline.cluster.peers",),
+    "pipeline.cluster.calls": (
+        "pipeline.cluster.groups",
+        "pipeline.cluster.peers",
+        "pipeline.cluster.ray_cluster",
+        "pipeline.cluster.remote_disk",
+        "pipeline.cluster.remote_files",
+    ),
     "pipeline.tracking": (
         "model",
         "pipeline.settings",
@@ -94,6 +103,8 @@ ALLOWED = {
     ),
     "pipeline.finetuning": (
         "model",
+        "pipeline.cluster.calls",
+        "pipeline.cluster.peers",
         "pipeline.cluster.ray_cluster",
         "pipeline.cluster.remote_disk",
         "pipeline.cluster.remote_files",
@@ -127,6 +138,7 @@ ALLOWED = {
     ),
     "pipeline.comparing": (
         "model",
+        "pipeline.cluster.calls",
         "pipeline.corpus.shards",
         "pipeline.export",
         "pipeline.feed",

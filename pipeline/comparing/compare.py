@@ -11,6 +11,7 @@ import mlflow
 from transformers import AutoConfig
 
 import model  # noqa: F401  registers Nezha with the Auto classes
+from pipeline.cluster.calls import Runner, Work, cluster_runner
 from pipeline.comparing import comparison, report
 from pipeline.comparing.comparison import Comparison, Judged, Subject
 from pipeline.corpus.shards.format import MANIFEST, read_manifest
@@ -30,14 +31,11 @@ from pipeline.finetuning.checks import check
 from pipeline.finetuning.finetune import (
     TRIALS,
     Finetuning,
-    Runner,
-    Work,
     examine_with,
     run_trials,
     trials_of,
 )
-from pipeline.finetuning.trials.groups import check_workers
-from pipeline.finetuning.trials.on_cluster import cluster_runner
+from pipeline.finetuning.trials.on_cluster import check_workers
 from pipeline.finetuning.trials.search import grid
 from pipeline.hashing import short_hash
 from pipeline.paths import RunPaths, storage_folder

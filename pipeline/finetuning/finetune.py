@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.cluster.calls import Runner, Work
 from pipeline.disk import Disk, fetch_named
 from pipeline.errors import ConfigError, ExportError, NezhaError
 from pipeline.finetuning.checks import check
@@ -48,25 +49,6 @@ class Finetuning(NamedTuple):
         return self.from_scratch or self.settings.from_scratch
 
 
-class Work(NamedTuple):
-    """A call that a runner makes, here or in a worker."""
-
-    name: str
-    """Is put before its progress lines."""
-    kind: str
-    """What such calls are, in the plural, for the line that counts those that are done."""
-    function: Callable[..., Any]
-    """Takes the arguments and, by their names, `say`, which takes progress lines, and `disk`, the
-    disk that holds the files of the command."""
-    arguments: tuple[Any, ...]
-    gpus: float = 0.0
-    """GPUs that it uses where the cluster has any; if it has several workers, each of them."""
-    workers: int = 1
-    """Processes that make the call together, as a process group of torch."""
-
-
-Runner = Callable[[Sequence[Work]], list[Any]]
-"""Makes all calls; returns, in order, what each returned, or the NezhaError that it raised."""
 Found = dict[Path, TrialResult | NezhaError]
 """What became of trials, by their folders."""
 Halve = Callable[[Sequence[Trial], str], Found]

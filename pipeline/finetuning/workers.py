@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipeline.errors import TrainingError
+from pipeline.cluster.peers import reported_by_others
 
 T = TypeVar("T")
-
-
-class PeerFailed(TrainingError):
-    """Another worker of the group reports the cause; this one only lost its connection to it."""
 
 
 class Workers(NamedTuple):
@@ -79,12 +74,3 @@ class Workers(NamedTuple):
 
 
 ALONE = Workers()
-
-
-@contextmanager
-def reported_by_others() -> Iterator[None]:
-    """Raise PeerFailed where a connection breaks: another worker has ended, and has the reason."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise PeerFailed(f"the connection to other workers broke: {error}") from error

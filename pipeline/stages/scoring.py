@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline.cluster.calls import Work, cluster_runner
 from pipeline.corpus.shards.format import read_manifest
 from pipeline.disk import OWN, Disk
 from pipeline.export.origin import compare, read_origin
@@ -57,9 +58,6 @@ def score_where_free(config: Config, path: Path, progress: Progress) -> dict[str
     """
     if not os.environ.get("RAY_ADDRESS"):
         return score(config, path)
-    from pipeline.finetuning.finetune import Work
-    from pipeline.finetuning.trials.on_cluster import cluster_runner
-
     run = cluster_runner(progress, RunPaths.of(config).run)
     (found,) = run([Work(path.name, "evaluations", _score_there, (config, path), gpus=1.0)])
     if isinstance(found, Exception):

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline import sample
 from pipeline.corpus.run.inputs import list_inputs
-from pipeline.finetuning.trials.groups import check_workers
+from pipeline.finetuning.trials.on_cluster import check_workers
 from pipeline.paths import RunPaths
 from pipeline.progress import Progress
 from pipeline.settings.config import Config

@@ -11,12 +11,12 @@ import ray
 import torch
 
 from pipeline.cluster import ray_cluster, remote_disk, remote_files
+from pipeline.cluster.calls import threads_of_a_task
 from pipeline.disk import fetch_named
 from pipeline.errors import NezhaError, TaskError
 from pipeline.finetuning.examples.input_lines import read_input
 from pipeline.finetuning.prediction.predict import LINES, Head, answered
 from pipeline.finetuning.tasks import TASKS
-from pipeline.finetuning.trials.on_cluster import threads_of_a_task
 
 
 def predict_on_cluster(

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.cluster.calls import Work
 from pipeline.disk import OWN
 from pipeline.errors import NezhaError
 from pipeline.finetuning.finetune import (
     FinetuneResult,
     Finetuning,
     Found,
-    Work,
     finetune_with,
 )
 from pipeline.finetuning.trials.trial import Trial

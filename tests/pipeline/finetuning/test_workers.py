@@ -3,13 +3,14 @@
 import pytest
 import torch
 
+from pipeline.cluster.peers import PeerFailed
 from pipeline.finetuning import network as networks
 from pipeline.finetuning.examples.data import read_examples
 from pipeline.finetuning.judging.evaluation import Dataset
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import TaskSetup
 from pipeline.finetuning.training import train
-from pipeline.finetuning.workers import ALONE, PeerFailed, Workers
+from pipeline.finetuning.workers import ALONE, Workers
 from pipeline.settings.finetuning import FinetuneSettings
 from tests.pipeline.training import spawn
 

@@ -1,21 +1,15 @@
 """Fine-tunings as Ray tasks."""
 
 import os
-import time
 
 import pytest
 import torch
 
-from pipeline.errors import ConfigError, TaskError, TrainingError
-from pipeline.finetuning.finetune import Finetuning, Work
+from pipeline.cluster.calls import threads_of_a_task
+from pipeline.errors import ConfigError, TaskError
+from pipeline.finetuning.finetune import Finetuning
 from pipeline.finetuning.prediction.predict_on_cluster import predict_on_cluster
-from pipeline.finetuning.trials.on_cluster import (
-    WorkerDied,
-    cluster_runner,
-    finetune_all,
-    threads_of_a_task,
-)
-from pipeline.finetuning.workers import Workers
+from pipeline.finetuning.trials.on_cluster import finetune_all
 from pipeline.settings.finetuning import FinetuneSettings
 from tests.pipeline.cluster.own_disks import hide_the_disk
 from tests.pipeline.finetuning.in_process import finetune
@@ -25,14 +19,6 @@ from tests.reported import Lines
 def job(name, data, export, output, seed=1, **more):
     values = {"task": "ner", "lr": 5e-3, "batch": 16, "epochs": 1, "data": data["ner"]} | more
     return Finetuning(name, FinetuneSettings.model_validate(values), str(export), output, seed)
-
-
-@pytest.mark.parametrize(
-    ("tasks", "cpus_by_node", "threads"),
-    [(4, [2], 1), (1, [2], 2), (4, [8], 2), (2, [4, 4, 4, 4], 4), (9, [2], 1), (3, [16], 5)],
-)
-def test_tasks_share_the_cpus_and_each_fits_on_a_node(tasks, cpus_by_node, threads):
-    assert threads_of_a_task(tasks, cpus_by_node) == threads
 
 
 @pytest.mark.ray
@@ -110,12 +96,6 @@ def test_a_mistake_is_told_as_it_is_before_anything_is_trained(ray_cluster, expo
     assert not (tmp_path / "long").exists()
 
 
-def test_workers_of_a_group_fit_on_the_nodes_together():
-    assert threads_of_a_task(4, [3, 3, 3], 4) == 1  # with 2 CPUs each, a node would hold one
-    assert threads_of_a_task(4, [8], 2) == 2
-    assert threads_of_a_task(3, [1, 1], 3) == 1
-
-
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_group_has_the_result_of_one_worker(ray_cluster, export, data, tmp_path):
@@ -145,92 +125,6 @@ def test_more_workers_than_the_cluster_holds_are_refused(ray_cluster, export, da
         ConfigError, match=r"ner: finetune\.workers=9: needs 9 CPUs and the cluster has \d;"
     ):
         finetune_all([run], Lines())
-
-
-def end_at_worker_1(how, say, disk):
-    """Worker 1 ends; the others wait for it."""
-    say("started")
-    workers = Workers.of_process()
-    if workers.rank == 1 and how == "die":
-        os._exit(1)
-    if workers.rank == 1 and how == "fail":
-        raise TaskError("a mistake that worker 1 sees")
-    if how == "hang":  # nobody calls, so that no connection breaks
-        time.sleep(0 if workers.rank == 1 else 600)
-        os._exit(1)
-    return workers.collect([workers.rank])
-
-
-@pytest.mark.slow
-@pytest.mark.ray
-def test_the_failure_of_a_worker_ends_its_group_alone(ray_cluster, tmp_path):
-    hows = ("die", "fail", "hang", "well")
-    works = [Work(how, "calls", end_at_worker_1, (how,), workers=2) for how in hows]
-    lines = Lines()
-    died, failed, hung, well = cluster_runner(lines, tmp_path)(works)
-    assert type(died) is type(hung) is WorkerDied
-    assert str(died).startswith("worker 1 of 2 died")
-    assert str(hung).startswith("worker 1 of 2 died")
-    assert (type(failed), str(failed)) == (TaskError, "a mistake that worker 1 sees")
-    assert well == [0, 1]
-    assert lines.count("well: started") == 1
-    # What the groups held is free again.
-    assert (
-        cluster_runner(Lines(), tmp_path)([Work("next", "calls", look_around, ())])[0]["threads"]
-        == 4
-    )
-
-
-def look_around(say, disk):
-    return {
-        "threads": torch.get_num_threads(),
-        "pid": os.getpid(),
-        "policy": os.environ["OMP_WAIT_POLICY"],
-    }
-
-
-def die(say, disk):
-    say("about to die")
-    os._exit(1)
-
-
-def die_once(folder, say, disk):
-    """Says more before it dies than when it starts again."""
-    first = not (folder / "begun").exists()
-    (folder / "begun").touch()
-    for number in range(9 if first else 2):
-        say(f"line {number}")
-        time.sleep(0.1)
-    if first:
-        os._exit(1)
-    return {"well": True}
-
-
-def fail(say, disk):
-    raise RuntimeError("CUDA out of memory")
-
-
-@pytest.mark.ray
-def test_a_task_has_its_threads_and_a_dead_worker_loses_no_other(ray_cluster, tmp_path):
-    """What a worker process sees, in place of a fine-tuning."""
-    works = [
-        Work("looks", "calls", look_around, ()),
-        Work("dies", "calls", die, ()),
-        Work("fails", "calls", fail, ()),
-    ]
-    works.append(Work("once", "calls", die_once, (tmp_path,)))
-    lines = Lines()
-    facts, error, other, late = cluster_runner(lines, tmp_path)(works)
-    assert late == {"well": True}
-    again = [line for line in lines if line.startswith("once: ") and "it starts again" in line]
-    assert [line.rpartition(";")[2] for line in again] == [" it starts again (1 of 3)"]
-    assert sum(line.startswith("dies: ") and "it starts again" in line for line in lines) == 3
-    assert (type(other), str(other)) == (TrainingError, "RuntimeError: CUDA out of memory")
-    assert facts["threads"] == 1
-    assert facts["pid"] != os.getpid()
-    assert facts["policy"] == "PASSIVE"
-    assert type(error) is WorkerDied
-    assert "the worker process died" in str(error)
 
 
 @pytest.mark.long

@@ -13,11 +13,8 @@ import torch.distributed as dist
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from pipeline.cluster import ray_cluster
 from pipeline.cluster.interfaces import use_interface_of
-from pipeline.errors import ConfigError
-from pipeline.finetuning.workers import reported_by_others
-from pipeline.settings.finetuning import FinetuneSettings
+from pipeline.cluster.peers import reported_by_others
 
 
 class Place(NamedTuple):
@@ -91,22 +88,3 @@ def start(
 def end(group: PlacementGroup) -> None:
     """Give up what a group holds. Ray ends the tasks that still run there."""
     ray.util.remove_placement_group(group)
-
-
-def check_workers(settings: Iterable[tuple[str, FinetuneSettings]]) -> None:
-    """Raise ConfigError where the cluster can't hold the workers of a trial.
-
-    Args:
-        settings: of fine-tunings, each with its name for the message.
-    """
-    for name, each in settings:
-        if each.workers == 1:
-            continue
-        ray_cluster.connect()
-        gpus = ray_cluster.gpus_of_a_task(each.gpus)
-        bundle = {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
-        lacking = ray_cluster.lacking(each.workers, bundle)
-        if lacking and not any(map(ray_cluster.can_start, bundle)):
-            raise ConfigError(
-                f"{name}.workers={each.workers}: needs {lacking}; lower it, or add nodes"
-            )
