@@ -11,37 +11,8 @@ from pipeline.finetuning.examples.data import Examined
 from pipeline.paths import storage_folder
 from pipeline.settings.reading.config_file import load_config
 from pipeline.training.checkpoints import files as checkpoints
+from tests.pipeline.comparing.given import config, task
 from tests.reported import Lines
-
-
-def config(storage, *more):
-    return load_config(None, [f"run.storage={storage}", "run.name=suite", *more])
-
-
-def task(data, name="ner", **more):
-    values = {"task": name, "epochs": 1, "lr": 5e-3, "batch": 16}
-    files = data[name] | {"length": 48}
-    return json.dumps(values | {"data": files} | more)
-
-
-def test_the_suite_is_that_of_heads_recipes_and_limits(data, tmp_path):
-    recipe = tmp_path / "pairs.yaml"
-    recipe.write_text(f"run: {{name: pairs}}\nfinetune: {task(data, 'pair')}\n", "utf-8")
-    given = [f"heads.names={task(data)}", f"compare.tasks=[{recipe}]", "compare.seeds=2"]
-    suite = compare.suite_of(config(tmp_path, *given, "compare.train_limit=9", "run.seed=5"))
-    assert list(suite) == ["names", "pairs"]
-    assert all(each.search.seeds == (5, 6) for each in suite.values())
-    assert all(each.data.examples == 9 for each in suite.values())
-    folder = tmp_path / "data" / "names"
-    folder.mkdir(parents=True)
-    for split in ("train", "dev"):
-        (folder / f"{split}.jsonl.gz").write_bytes(b"")
-    moved = compare.suite_of(config(tmp_path, given[0], f"compare.data={tmp_path}/data"))
-    assert moved["names"].data.train == str(folder / "train.jsonl.gz")
-    assert moved["names"].data.test == ""
-    (folder / "dev.csv").touch()
-    with pytest.raises(ConfigError, match=r"several files for dev: dev\.csv, dev\.jsonl\.gz"):
-        compare.suite_of(config(tmp_path, given[0], f"compare.data={tmp_path}/data"))
 
 
 def test_checkpoints_are_judged_on_the_same_examples():
@@ -70,19 +41,6 @@ def test_what_cannot_be_compared_is_said_at_once(data, tmp_path):
     assert "there is no" in told(good, f"compare.data={tmp_path}")
     with pytest.raises(ConfigError, match="twice"):
         config(tmp_path, "compare.checkpoints=[a, a]")
-
-
-def test_names_are_the_shortest_that_differ():
-    paths = ["/runs/a/export", "/runs/b/export", "/x/rbt3", "models:/nezha@champion"]
-    assert list(compare.short_names(paths).values()) == [
-        "a/export",
-        "b/export",
-        "rbt3",
-        "nezha@champion",
-    ]
-    versions = ["models:/nezha/1", "models:/nezha/2"]
-    assert list(compare.short_names(versions).values()) == ["nezha/1", "nezha/2"]
-    assert list(compare.short_names(["/x/random", "random"]).values()) == ["x/random", "random"]
 
 
 def test_a_run_is_found_in_the_folder_of_its_storage(data, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs import evaluate
-from pipeline.comparing.compare import tokens_of
+from pipeline.comparing.subjects import tokens_of
 from pipeline.corpus.shards.format import read_manifest
 from pipeline.errors import CheckpointError, VocabularyError
 from pipeline.paths import RunPaths

@@ -1,0 +1,164 @@
+"""The checkpoints of a comparison, as Hugging Face folders."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from pathlib import Path
+
+import mlflow
+from transformers import AutoConfig
+
+import model  # noqa: F401  registers Nezha with the Auto classes
+from pipeline.cluster.calls import Runner, Work
+from pipeline.comparing.comparison import Subject
+from pipeline.corpus.shards.format import MANIFEST, read_manifest
+from pipeline.disk import Disk
+from pipeline.errors import CheckpointError, ExportError, NezhaError, TrackingError
+from pipeline.export.folder import export_checkpoint, moved
+from pipeline.feed.batches import split_weights
+from pipeline.feed.phases import phases_of
+from pipeline.hashing import short_hash
+from pipeline.paths import RunPaths, storage_folder
+from pipeline.progress import Say
+from pipeline.settings.config import Config
+from pipeline.tracking.runs import UNREACHABLE, existing_store
+from pipeline.training.checkpoints import files as checkpoints
+from pipeline.whole_folder import whole_folder
+
+RANDOM = "random"
+"""Names random weights among the checkpoints."""
+
+
+def subjects_of(config: Config, runner: Runner, folder: Path) -> list[Subject]:
+    """What is compared: the checkpoints that are named, and those of the run.
+
+    `folder` takes their exports and the registered versions that are named.
+
+    Raises:
+        ExportError: one is not a usable Hugging Face folder.
+        TrackingError: a registered version can't be had.
+    """
+    named = [each for each in config.compare.checkpoints if each != RANDOM]
+    folders = {each: str(_folder(each, config, folder)) for each in named}
+    tokens: dict[str, float] = {}
+    works, exports = [], {}
+    for source in run_checkpoints(config):
+        digest = short_hash(str(sorted(checkpoints.read_hashes(source).items())), 12)
+        output = folder / "exports" / f"{source.name}-{digest}"
+        exports[str(source)] = output
+        if not output.exists():
+            works.append(Work(source.name, "exports", _export, (source, output)))
+    for failed in (each for each in runner(works) if isinstance(each, NezhaError)):
+        raise failed
+    for name, output in exports.items():
+        folders[name] = str(output)
+        tokens[name] = tokens_of(Path(name))
+    order = [*config.compare.checkpoints, *exports]
+    names = short_names(order)
+    first = next(iter(folders.values()))
+    subjects = []
+    for each in order:
+        export = first if each == RANDOM else folders[each]
+        try:
+            network = AutoConfig.from_pretrained(export, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise ExportError(f"{each}: not a Hugging Face folder: {error}") from error
+        size = network.num_hidden_layers, network.hidden_size
+        seen = tokens.get(each, 0.0 if each == RANDOM and tokens else None)
+        subjects.append(Subject(names[each], export, each == RANDOM, *size, seen))
+    return subjects
+
+
+def short_names(paths: Sequence[str]) -> dict[str, str]:
+    """The shortest ends of the paths that differ; of an `export` or a number with what is above.
+
+    `random` keeps its name: a folder of that name gets the one above it too.
+    """
+    names = {}
+    for path in paths:
+        parts = path.rstrip("/").split("/")
+        others = [other.rstrip("/").split("/") for other in paths if other != path]
+        says_little = parts[-1] == "export" or parts[-1].isdecimal()
+        shortest = 2 if says_little and len(parts) > 1 else 1
+        length = next(
+            (
+                n
+                for n in range(shortest, len(parts))
+                if all(other[-n:] != parts[-n:] for other in others)
+            ),
+            len(parts),
+        )
+        names[path] = "/".join(parts[-length:])
+    return names
+
+
+def tokens_of(checkpoint: Path) -> float:
+    """Tokens that a checkpoint was trained on: the samples of each phase, at their mean length."""
+    config, tokens = checkpoints.read_config(checkpoint), 0.0
+    for phase in phases_of(config, checkpoints.read_state(checkpoint)["step"]):
+        folders, weights = split_weights(phase.shards)
+        there = [moved(folder, checkpoint, config) for folder in folders]
+        tokens += phase.samples * _mean_length(there, weights, phase.sequence_length)
+    return tokens
+
+
+def _mean_length(folders: Sequence[str], weights: Sequence[str], limit: int) -> float:
+    """Mean tokens of a sample of these shards; their limit where the manifests are not there."""
+    if not all(Path(folder, MANIFEST).exists() for folder in folders):
+        return float(limit)
+    manifests = [read_manifest(folder) for folder in folders]
+    # Without weights each folder has the share of its samples.
+    shares = list(map(float, weights)) or [float(manifest.rows) for manifest in manifests]
+    means = [m.tokens / m.rows for m in manifests]
+    return sum(map(operator.mul, shares, means)) / sum(shares)
+
+
+def run_checkpoints(config: Config) -> list[Path]:
+    """The complete checkpoints of `compare.run`, oldest first."""
+    if not (name := config.compare.run):
+        return []
+    run = Path(name) if "/" in name else storage_folder(config.run) / name
+    folder = run / "checkpoints"
+    found = checkpoints.complete(folder.absolute())
+    if not found:
+        raise CheckpointError(f"compare.run={name}: {folder} has no complete checkpoint")
+    return found
+
+
+def _export(source: Path, output: Path, say: Say, disk: Disk) -> None:
+    disk.call(_export_there, source, output)
+
+
+def _export_there(source: Path, output: Path) -> None:
+    config = checkpoints.read_config(source)
+    export_checkpoint(source, Path(moved(RunPaths.of(config).vocab, source, config)), output)
+
+
+def _folder(name: str, config: Config, kept_in: Path) -> Path:
+    """The Hugging Face folder of a checkpoint that the user named.
+
+    `kept_in`: folder that takes what comes from the registry.
+    """
+    if ":/" not in name:
+        return Path(name)
+    store = existing_store(config)
+    target = kept_in / "registered" / short_hash(name, 12)
+    with whole_folder(target) as folder:
+        try:
+            got = mlflow.artifacts.download_artifacts(
+                artifact_uri=name, dst_path=str(folder), tracking_uri=store
+            )
+            inside = _network_in(Path(got), name).relative_to(folder)
+        except UNREACHABLE as error:
+            raise TrackingError(f"{name}: {store} does not have it: {error}") from error
+    return target / inside
+
+
+def _network_in(folder: Path, name: str) -> Path:
+    """The Hugging Face folder inside the artifacts of a model. Raises ExportError without one."""
+    found = [path.parent for path in folder.rglob("config.json")]
+    usable = [path for path in found if list(path.glob("*.safetensors"))]
+    if not usable:
+        raise ExportError(f"{name}: the registered model holds no Hugging Face folder")
+    return min(usable, key=lambda path: len(path.parts))
