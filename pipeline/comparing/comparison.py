@@ -146,7 +146,7 @@ def _row(judged: Sequence[Judged], found: Any, done: Mapping[Any, TrialResult]) 
     differences = {
         name: compare(shares[first], own)
         for name, own in shares.items()
-        if name != first and first in shares and task.name not in judging.NUMBERS
+        if name != first and first in shares and task.metric_is_ratio
     }
     on = "test" if "test" in examined.trivial else "dev"
     return Row(
@@ -154,7 +154,7 @@ def _row(judged: Sequence[Judged], found: Any, done: Mapping[Any, TrialResult]) 
         task.metric,
         examined.sizes,
         examined.trivial[on][task.metric],
-        judging.trivial_name(task),
+        task.trivial,
         cells,
         differences,
     )

@@ -54,7 +54,7 @@ def check(settings: FinetuneSettings, group: str = "finetune") -> None:
         mistakes.append(f"{group}.workers: need a GPU each; {group}.gpus={settings.gpus:g} is less")
     if several and settings.search.halving:
         mistakes.append(f"{group}.workers: search.halving has trials of one worker; leave one out")
-    if settings.label_weights and settings.task not in ("", "classification", "pair", "ner"):
+    if settings.label_weights and settings.task and not TASKS[settings.task].has_label_weights:
         mistakes.append(f"{group}.label_weights: has no effect on {settings.task}: leave it out")
     if mistakes:
         raise ConfigError(f"{len(mistakes)} wrong setting(s):\n  " + "\n  ".join(mistakes))

@@ -15,7 +15,6 @@ from pipeline.finetuning import network as networks
 from pipeline.finetuning.examples.jsonl import Example
 from pipeline.finetuning.examples.lines import open_bytes
 from pipeline.finetuning.examples.task_file import Findings, read_task_file
-from pipeline.finetuning.judging import judge as judging
 from pipeline.finetuning.prediction.head_folder import with_ids
 from pipeline.finetuning.tasks import TASKS, Task
 from pipeline.finetuning.tasks.base import LONGEST_ANSWER, TaskSetup
@@ -50,7 +49,7 @@ class Examined(NamedTuple):
     """Examples by set."""
     notes: list[str]
     trivial: dict[str, dict[str, float]]
-    """Scores on dev and test of answers that ignore the input (`judging.trivial_answers`)."""
+    """Scores on dev and test of answers that ignore the input (`Task.trivial_answers`)."""
     predicts: bool
     """Whether the test examples have no targets and are predicted."""
     judged_on: dict[str, str]
@@ -71,7 +70,7 @@ def examine(settings: FinetuneSettings, export: str, from_scratch: bool) -> Exam
     for name in ("dev", "test"):
         examples = data.sets[name]
         if examples and all(task.target in example for example in examples):
-            found = judging.trivial_answers(task, data.sets["train"], examples)
+            found = task.trivial_answers(data.sets["train"], examples)
             trivial[name] = task.scores(examples, found)
     return Examined(
         fingerprint=fingerprint(settings, export, from_scratch),

@@ -43,6 +43,12 @@ def classification(truth: Sequence[str], found: Sequence[str]) -> dict[str, floa
     return scores
 
 
+def accuracy(truth: Sequence[object], found: Sequence[object]) -> dict[str, float]:
+    """The share of right answers."""
+    right = [each == own for each, own in zip(truth, found, strict=True)]
+    return {"accuracy": sum(right) / len(right)}
+
+
 def regression(truth: Sequence[float], found: Sequence[float]) -> dict[str, float]:
     """Spearman's and Pearson's correlation (scipy); 0 where one side is constant."""
     if len(set(truth)) < 2 or len(set(found)) < 2:

@@ -62,7 +62,7 @@ def submission(task: Task, rows: Iterable[dict[str, Any]]) -> Iterator[str]:
         (key, {} if row["prediction"] is None else task.submitted(row, row["prediction"]))
         for key, row in with_ids(task, rows)
     )
-    if task.name == "span":
+    if task.submitted_as_one:
         yield to_json({str(key): text or "" for key, text in found})
         return
     for key, answer in found:

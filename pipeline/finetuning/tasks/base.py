@@ -9,6 +9,7 @@ import json
 import re
 import unicodedata
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -65,9 +66,19 @@ class Task(ABC):
     """Whether an example is several input sequences, one for each choice."""
     has_labels: ClassVar[bool] = True
     """Whether answers come from a fixed set of labels."""
+    has_label_weights: ClassVar[bool] = False
+    """Whether the loss can weigh labels."""
     answer_form: ClassVar[dict[str, Any]]
     """Keys of an answer with the types of their values: a type, a list of one form, or a dictionary
-    of forms; `{str: form}` is a dictionary with any keys."""
+    of forms; `{str: form}` is a dictionary with any keys. The first key is what is scored."""
+    scored_by: ClassVar[str]
+    """The function of `judging.metrics` that takes true and given answers and gives the scores."""
+    metric_is_ratio: ClassVar[bool] = True
+    """Whether `metric` is a ratio of sums over the examples; a correlation is none."""
+    trivial: ClassVar[str] = "most frequent label"
+    """What the trivial answers are, for tables."""
+    submitted_as_one: ClassVar[bool] = False
+    """Whether a submission to CLUE is one object of all answers by `id`."""
     aliases: ClassVar[dict[str, tuple[str, ...]]] = {}
     """Names that published files have for a field or the target."""
     order: ClassVar[tuple[str, ...]] = ()
@@ -138,9 +149,50 @@ class Task(ABC):
     def submitted(self, example: Example, answer: Answer) -> Any:
         """An answer as CLUE's submissions have it: keys of a line beside `id`, or a text."""
 
-    @abstractmethod
+    def truth(self, example: Example) -> Any:
+        """The true answer of an example, as `scored_by` takes it."""
+        return example[self.target]
+
     def scores(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
         """Scores by name, `metric` first."""
+        from pipeline.finetuning.judging import metrics  # a served head gives no scores
+
+        scored = next(iter(self.answer_form))
+        found: dict[str, float] = getattr(metrics, self.scored_by)(
+            [self.truth(example) for example in examples], [answer[scored] for answer in answers]
+        )
+        return found
+
+    def share(self, example: Example, answer: Answer) -> tuple[float, float]:
+        """What an example adds to the numerator and the denominator of the metric.
+
+        Minus the error and 1 where the metric is no ratio.
+        """
+        return float(answer[self.target] == example[self.target]), 1.0
+
+    def confidences(self, example: Example, answer: Answer) -> list[tuple[float, bool]]:
+        """The probability of each answer (of each entity that was found), and whether it is right.
+
+        Empty where answers have no probability.
+        """
+        shares = answer.get("probabilities", [])
+        values = shares.values() if isinstance(shares, dict) else shares
+        hits, possible = self.share(example, answer)
+        return [(max(values), hits == possible)] if values else []
+
+    def trivial_answers(
+        self, train: Sequence[Example], examples: Sequence[Example]
+    ) -> list[Answer]:
+        """Answers that ignore what is asked: the baseline that a network has to beat."""
+        targets = Counter(example[self.target] for example in train)
+        return [{self.target: targets.most_common(1)[0][0]}] * len(examples)
+
+    def label_pairs(self, example: Example, answer: Answer) -> list[tuple[str, str]]:
+        """The true label and the one that was found; of entities, for each word its type.
+
+        Empty where an answer is not one label.
+        """
+        return []
 
     def logits(self, output: Any, batch: FeatureBatch) -> Tensor:
         """[..., K] from the network's output."""

@@ -33,6 +33,8 @@ class Choice(Task):
     fields: ClassVar = {"context": str, "question": str, "choices": list}
     target = "answer"
     answer_form: ClassVar = {"answer": int, "choice": str, "probabilities": [float]}
+    scored_by = "accuracy"
+    trivial = "most frequent place"
     sample: ClassVar = {
         "context": "他去了北京。",
         "question": "他去了哪里？",
@@ -138,10 +140,6 @@ class Choice(Task):
         best = int(shares.argmax())
         choice = example["choices"][best]
         return {"answer": best, "choice": choice, "probabilities": shares.tolist()}
-
-    def scores(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
-        right = [e["answer"] == a["answer"] for e, a in zip(examples, answers, strict=True)]
-        return {"accuracy": sum(right) / len(right)}
 
 
 def _readings(example: Example) -> dict[str, int]:

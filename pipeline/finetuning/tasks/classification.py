@@ -47,7 +47,9 @@ class Classification(Task):
     metric = "accuracy"
     fields: ClassVar = {"text": str}
     target = "label"
+    has_label_weights = True
     answer_form: ClassVar = {"label": str, "probabilities": {str: float}}
+    scored_by = "classification"
     aliases: ClassVar = {"text": ("sentence", "text_a", "content", "review"), "label": ("class",)}
     sample: ClassVar = {"text": "房间很干净。"}
 
@@ -96,11 +98,8 @@ class Classification(Task):
     def submitted(self, example: Example, answer: Answer) -> Any:
         return {"label": answer["label"]}
 
-    def scores(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
-        from pipeline.finetuning.judging import metrics  # a served head gives no scores
-
-        truth = [example["label"] for example in examples]
-        return metrics.classification(truth, [answer["label"] for answer in answers])
+    def label_pairs(self, example: Example, answer: Answer) -> list[tuple[str, str]]:
+        return [(example["label"], answer["label"])]
 
 
 class Pair(Classification):
@@ -140,7 +139,10 @@ class MultiLabel(Classification):
     name = "multilabel"
     metric = "f1"
     target = "labels"
+    has_label_weights = False
     answer_form: ClassVar = {"labels": [str], "probabilities": {str: float}}
+    scored_by = "multilabel"
+    trivial = "labels of most examples"
     aliases: ClassVar = {"text": Classification.aliases["text"], "labels": ("label", "tags")}
     problem_type = "multi_label_classification"
     may_be_blank = frozenset(("labels",))
@@ -205,11 +207,24 @@ class MultiLabel(Classification):
     def submitted(self, example: Example, answer: Answer) -> Any:
         return {"labels": answer["labels"]}
 
-    def scores(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
-        from pipeline.finetuning.judging import metrics  # a served head gives no scores
+    def share(self, example: Example, answer: Answer) -> tuple[float, float]:
+        truth, given = set(example["labels"]), set(answer["labels"])
+        return 2.0 * len(truth & given), float(len(truth) + len(given))
 
-        truth = [example["labels"] for example in examples]
-        return metrics.multilabel(truth, [answer["labels"] for answer in answers])
+    def confidences(self, example: Example, answer: Answer) -> list[tuple[float, bool]]:
+        """Of each label, that it belongs to the example or that it does not."""
+        shares = answer["probabilities"].items()
+        return [(max(p, 1 - p), (p > 0.5) == (label in example["labels"])) for label, p in shares]
+
+    def trivial_answers(
+        self, train: Sequence[Example], examples: Sequence[Example]
+    ) -> list[Answer]:
+        counts = Counter(label for example in train for label in example["labels"])
+        frequent = [label for label in counts if 2 * counts[label] > len(train)]
+        return [{"labels": frequent}] * len(examples)
+
+    def label_pairs(self, example: Example, answer: Answer) -> list[tuple[str, str]]:
+        return []
 
 
 class Regression(Classification):
@@ -218,7 +233,11 @@ class Regression(Classification):
     name = "regression"
     metric = "spearman"
     has_labels = False
+    has_label_weights = False
     answer_form: ClassVar = {"score": float}
+    scored_by = "regression"
+    metric_is_ratio = False
+    trivial = "mean"
     aliases: ClassVar = {"text": Classification.aliases["text"], "label": ("score",)}
     problem_type = "regression"
 
@@ -253,11 +272,17 @@ class Regression(Classification):
     def submitted(self, example: Example, answer: Answer) -> Any:
         return answer
 
-    def scores(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
-        from pipeline.finetuning.judging import metrics  # a served head gives no scores
+    def share(self, example: Example, answer: Answer) -> tuple[float, float]:
+        return -abs(answer["score"] - example["label"]), 1.0
 
-        truth = [example["label"] for example in examples]
-        return metrics.regression(truth, [answer["score"] for answer in answers])
+    def trivial_answers(
+        self, train: Sequence[Example], examples: Sequence[Example]
+    ) -> list[Answer]:
+        targets = [example["label"] for example in train]
+        return [{"score": sum(targets) / len(targets)}] * len(examples)
+
+    def label_pairs(self, example: Example, answer: Answer) -> list[tuple[str, str]]:
+        return []
 
 
 class Similarity(Regression):

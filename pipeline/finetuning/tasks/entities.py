@@ -55,6 +55,9 @@ class Entities(Task):
         "labels": [str],
         "entities": [{"text": str, "type": str, "start": int, "end": int, "probability": float}],
     }
+    has_label_weights = True
+    scored_by = "entities"
+    trivial = "no entity"
     sample: ClassVar = {"text": "王明在北京。"}
 
     def published(self, record: Example) -> Example:
@@ -216,11 +219,39 @@ class Entities(Task):
         shares[words] = np.exp(scores[np.arange(len(chosen)), chosen])
         return {"labels": labels, "entities": entities_of(example["tokens"], labels, shares)}
 
-    def scores(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
-        from pipeline.finetuning.judging import metrics  # a served head gives no scores
+    def share(self, example: Example, answer: Answer) -> tuple[float, float]:
+        truth, given = _entities(example["labels"]), _entities(answer["labels"])
+        return 2.0 * len(truth & given), float(len(truth) + len(given))
 
-        truth = [example["labels"] for example in examples]
-        return metrics.entities(truth, [answer["labels"] for answer in answers])
+    def confidences(self, example: Example, answer: Answer) -> list[tuple[float, bool]]:
+        right = {(kind, start, end + 1) for kind, start, end in _entities(example["labels"])}
+        starts = np.cumsum([0, *(len(word) for word in example["tokens"])])
+        words = {int(place): number for number, place in enumerate(starts)}
+        return [
+            (
+                entity["probability"],
+                (entity["type"], words.get(entity["start"]), words.get(entity["end"])) in right,
+            )
+            for entity in answer.get("entities", [])
+        ]
+
+    def trivial_answers(
+        self, train: Sequence[Example], examples: Sequence[Example]
+    ) -> list[Answer]:
+        return [{"labels": ["O"] * len(example["tokens"])} for example in examples]
+
+    def label_pairs(self, example: Example, answer: Answer) -> list[tuple[str, str]]:
+        return [
+            (truth[2:] or "O", given[2:] or "O")
+            for truth, given in zip(example["labels"], answer["labels"], strict=True)
+        ]
+
+
+def _entities(labels: Sequence[str]) -> set[tuple[str, int, int]]:
+    """(type, first word, last word) of each entity."""
+    from seqeval.metrics.sequence_labeling import get_entities  # a served head judges nothing
+
+    return set(get_entities(list(labels)))
 
 
 def _places(key: str, value: Any) -> list[Place] | None:

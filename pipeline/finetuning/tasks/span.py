@@ -30,6 +30,7 @@ FORM = 'a list in JSON, as [{"text": "北京", "start": 3}], or the text of one 
 """How a file gives answers, for messages."""
 CANDIDATES = 5
 """Answer spans that a prediction lists."""
+SENTENCE_ENDS = "。！？!?\n"
 
 
 class Span(Task):
@@ -44,6 +45,9 @@ class Span(Task):
         "answer": str,
         "candidates": [{"text": str, "start": int, "end": int, "probability": float}],
     }
+    scored_by = "spans"
+    trivial = "first sentence"
+    submitted_as_one = True
     sample: ClassVar = {"context": "他去了北京。", "question": "他去了哪里？"}
     has_labels = False
 
@@ -140,11 +144,25 @@ class Span(Task):
         ]
         return {"answer": candidates[0]["text"], "candidates": candidates}
 
-    def scores(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
-        from pipeline.finetuning.judging import metrics  # a served head gives no scores
+    def truth(self, example: Example) -> Any:
+        return [each["text"] for each in example["answers"]]
 
-        truth = [[each["text"] for each in example["answers"]] for example in examples]
-        return metrics.spans(truth, [answer["answer"] for answer in answers])
+    def share(self, example: Example, answer: Answer) -> tuple[float, float]:
+        return self.scores([example], [answer])["f1"], 1.0
+
+    def confidences(self, example: Example, answer: Answer) -> list[tuple[float, bool]]:
+        right = self.share(example, answer)[0] == 1
+        return [(each["probability"], right) for each in answer.get("candidates", [])[:1]]
+
+    def trivial_answers(
+        self, train: Sequence[Example], examples: Sequence[Example]
+    ) -> list[Answer]:
+        return [{"answer": _first_sentence(example["context"])} for example in examples]
+
+
+def _first_sentence(context: str) -> str:
+    ends = [place for mark in SENTENCE_ENDS if (place := context.find(mark)) > 0]
+    return context[: min(ends, default=len(context))]
 
 
 def _listed(answers: Any) -> Any:

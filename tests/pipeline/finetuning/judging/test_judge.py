@@ -72,13 +72,3 @@ def test_confidences_and_confusion_and_the_worst():
     spans = judging.judge(TASKS["span"], *CASES["span"])
     assert spans.confidences == [(0.5, False), (0.7, True)]
     assert spans.confusion == []
-
-
-def test_trivial_answers():
-    train = [{"label": each} for each in "0110111"]
-    given = [{"label": "0"}, {"label": "1"}]
-    assert judging.trivial_answers(TASKS["pair"], train, given) == [{"label": "1"}] * 2
-    examples = CASES["ner"][0]
-    assert judging.trivial_answers(TASKS["ner"], examples, examples)[0]["labels"] == ["O"] * 4
-    examples = CASES["span"][0]
-    assert judging.trivial_answers(TASKS["span"], examples, examples)[0]["answer"] == "北京"

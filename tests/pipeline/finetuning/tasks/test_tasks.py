@@ -397,3 +397,12 @@ def test_absent_choices_get_no_probability(export, tokenizer):
     shares = networks.forward(kind, network, batch, networks.pick_device()).softmax(-1)
     assert shares[1, 2] == 0
     assert shares[:, :2].min() > 0
+
+
+def test_trivial_answers_are_those_of_the_training_examples_or_of_none():
+    train = [{"label": each} for each in "0110111"]
+    given = [{"label": "0"}, {"label": "1"}]
+    assert TASKS["pair"].trivial_answers(train, given) == [{"label": "1"}] * 2
+    assert TASKS["ner"].trivial_answers([], [{"tokens": [*"张明在京"]}]) == [{"labels": ["O"] * 4}]
+    examples = [{"context": "北京。上海很好。", "question": "?"}]
+    assert TASKS["span"].trivial_answers([], examples) == [{"answer": "北京"}]
