@@ -9,7 +9,7 @@ import xxhash
 from safetensors import SafetensorError
 
 from pipeline.errors import ConfigError, ExportError, NezhaError
-from pipeline.finetuning import network as networks
+from pipeline.finetuning import loading
 from pipeline.finetuning.tasks import TASKS
 from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import load_config
@@ -85,8 +85,8 @@ def test_code_in_an_export_is_not_executed(tmp_path, kind, monkeypatch):
     config["model_type"] = kind
     (export / "config.json").write_text(json.dumps(config), "utf-8")
     try:
-        networks.load_tokenizer(str(export))
-        networks.build(TASKS["ner"], str(export), ["O"], 0.1, from_scratch=False)
+        loading.load_tokenizer(str(export))
+        loading.build(TASKS["ner"], str(export), ["O"], 0.1, from_scratch=False)
     except ExportError:
         assert kind == "another"
     else:

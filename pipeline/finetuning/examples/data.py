@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import TaskError
-from pipeline.finetuning import network as networks
+from pipeline.finetuning import loading
 from pipeline.finetuning.examples.jsonl import Example
 from pipeline.finetuning.examples.lines import open_bytes
 from pipeline.finetuning.examples.task_file import Findings, read_task_file
@@ -63,8 +63,8 @@ def examine(settings: FinetuneSettings, export: str, from_scratch: bool) -> Exam
         TaskError: the data are missing or malformed; one message lists every line.
         ExportError: `export` is not a usable Hugging Face folder.
     """
-    task, tokenizer = TASKS[settings.task], networks.load_tokenizer(export)
-    networks.check_length(export, settings.data.length)
+    task, tokenizer = TASKS[settings.task], loading.load_tokenizer(export)
+    loading.check_length(export, settings.data.length)
     data = read_examples(settings, tokenizer)
     trivial = {}
     for name in ("dev", "test"):

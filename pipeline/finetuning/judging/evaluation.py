@@ -39,7 +39,7 @@ def answers(
     dataset: Dataset,
     batch: int,
     setup: TaskSetup,
-    precision: Precision = "auto",
+    precision: Precision,
     workers: Workers = ALONE,
 ) -> list[Answer]:
     """One answer for each example. The workers share the features, and all get all answers."""

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pipeline.errors import ExportError, TaskError
 from pipeline.export.lineage import LINEAGE
 from pipeline.finetuning.examples.jsonl import to_json
-from pipeline.finetuning.network import quiet
+from pipeline.finetuning.loading import quiet
 from pipeline.finetuning.tasks import TASKS, Task
 
 RESULTS = "results.json"

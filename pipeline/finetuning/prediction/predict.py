@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from pipeline.cpu import usable_cpus
 from pipeline.errors import ExportError, TaskError
 from pipeline.export.lineage import text_cleaner
+from pipeline.finetuning import loading
 from pipeline.finetuning import network as networks
 from pipeline.finetuning.examples.jsonl import JSON, Example, parse_object
 from pipeline.finetuning.judging.evaluation import Dataset, answers
@@ -40,11 +41,11 @@ class Head(NamedTuple):
         torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
         results = read_results(Path(folder))
         task = TASKS[results["task"]]
-        tokenizer, clean = networks.load_tokenizer(folder), text_cleaner(folder)
+        tokenizer, clean = loading.load_tokenizer(folder), text_cleaner(folder)
         labels, length, stride = results["labels"], results["length"], results.get("stride")
         longest = results.get("longest", LONGEST_ANSWER)
         setup = TaskSetup(tokenizer, labels, length, stride, clean, longest)
-        network, report = networks.load(task, folder)
+        network, report = loading.load(task, folder)
         if report["missing_keys"]:  # transformers draws them at random
             raise ExportError(
                 f"{folder}: {len(report['missing_keys'])} weights of the head are missing, first "

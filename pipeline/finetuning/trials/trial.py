@@ -19,7 +19,7 @@ import transformers
 
 from pipeline.disk import Disk, fetch_named
 from pipeline.export.lineage import text_cleaner
-from pipeline.finetuning import network as networks
+from pipeline.finetuning import loading
 from pipeline.finetuning.examples.data import read_examples
 from pipeline.finetuning.examples.jsonl import Example, to_json
 from pipeline.finetuning.judging.evaluation import Dataset, answers, scores_of
@@ -85,14 +85,14 @@ def run_trial(
     if not again and (known := read_result(trial.folder)):
         return known
     start_time, settings, workers = time.monotonic(), trial.settings, Workers.of_process()
-    task, tokenizer = TASKS[settings.task], networks.load_tokenizer(trial.export)
+    task, tokenizer = TASKS[settings.task], loading.load_tokenizer(trial.export)
     data = read_examples(settings, tokenizer)
     length, stride = settings.data.length, settings.data.stride
     clean = text_cleaner(trial.export)
     setup = TaskSetup(tokenizer, data.labels, length, stride, clean, data.longest)
     sets = {name: Dataset.of(task, each, setup) for name, each in data.sets.items()}
     with _reproducible(trial.seed):
-        network = networks.build(
+        network = loading.build(
             task, trial.export, data.labels, settings.dropout, trial.from_scratch
         )
         workers.start_alike(network, trial.seed)

@@ -6,6 +6,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 
 from pipeline.errors import ConfigError, TaskError
+from pipeline.finetuning import loading
 from pipeline.finetuning import network as networks
 from pipeline.finetuning.examples.data import read_examples
 from pipeline.finetuning.judging.evaluation import Dataset
@@ -35,19 +36,19 @@ def settings(task, data, **more):
 
 def trained(export, chosen, lines=None):
     """The network after training, and what `train` returned."""
-    task, tokenizer = TASKS[chosen.task], networks.load_tokenizer(str(export))
+    task, tokenizer = TASKS[chosen.task], loading.load_tokenizer(str(export))
     data = read_examples(chosen, tokenizer)
     setup = TaskSetup(tokenizer, data.labels, chosen.data.length)
     sets = {name: Dataset.of(task, each, setup) for name, each in data.sets.items()}
     torch.manual_seed(0)
-    network = networks.build(task, str(export), data.labels, chosen.dropout, False)
+    network = loading.build(task, str(export), data.labels, chosen.dropout, False)
     lines = [] if lines is None else lines
     return network, train(task, network, chosen, 1, sets, setup, lines.append)
 
 
 def test_lower_layers_learn_more_slowly(export, data):
     chosen = settings("ner", data, layer_decay=0.5, lr=1.0, weight_decay=0.3)
-    network = networks.build(TASKS["ner"], str(export), ["O", "B-X", "I-X"], 0.0, False)
+    network = loading.build(TASKS["ner"], str(export), ["O", "B-X", "I-X"], 0.0, False)
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     rates, decays = {}, {}
     for group in parameter_groups(network, chosen):

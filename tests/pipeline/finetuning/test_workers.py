@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.cluster.peers import PeerFailed
-from pipeline.finetuning import network as networks
+from pipeline.finetuning import loading
 from pipeline.finetuning.examples.data import read_examples
 from pipeline.finetuning.judging.evaluation import Dataset
 from pipeline.finetuning.tasks import TASKS
@@ -18,13 +18,13 @@ from tests.pipeline.training import spawn
 def after_training(export, values):
     """Weights, epochs and dev answers of this process, alone or as one of a group."""
     settings = FinetuneSettings.model_validate(values)
-    task, tokenizer = TASKS[settings.task], networks.load_tokenizer(export)
+    task, tokenizer = TASKS[settings.task], loading.load_tokenizer(export)
     data = read_examples(settings, tokenizer)
     setup = TaskSetup(tokenizer, data.labels, settings.data.length)
     sets = {name: Dataset.of(task, each, setup) for name, each in data.sets.items()}
     workers = Workers.of_process()
     torch.manual_seed(workers.rank)  # the first one's weights count
-    network = networks.build(task, export, data.labels, settings.dropout, False)
+    network = loading.build(task, export, data.labels, settings.dropout, False)
     workers.start_alike(network, 0)
     shown = []
     result = train(

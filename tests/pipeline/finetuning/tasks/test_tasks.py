@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from pipeline.corpus.samples.vocabulary import build_tokenizer
 from pipeline.errors import TaskError
 from pipeline.export.tokenizer import export_tokenizer
+from pipeline.finetuning import loading
 from pipeline.finetuning import network as networks
 from pipeline.finetuning.examples.data import read_examples
 from pipeline.finetuning.examples.features import collate
@@ -72,7 +73,7 @@ def check_round_trip(task, examples, tokenizer, length):
 
 @pytest.fixture(scope="module")
 def tokenizer(export):
-    return networks.load_tokenizer(str(export))
+    return loading.load_tokenizer(str(export))
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -363,8 +364,10 @@ def test_padding_does_not_change_the_logits(task, export, data, tokenizer, monke
     examples = read_task_file(TASKS[task], data[task]["dev"], Findings.none())
     labels = kind.label_set(examples)
     features = kind.features(examples, TaskSetup(tokenizer, labels, 32))
-    network = networks.build(kind, str(export), labels, 0.1, from_scratch=True)
-    alone, together = (networks.infer(kind, network, features, n, 0) for n in (1, len(features)))
+    network = loading.build(kind, str(export), labels, 0.1, from_scratch=True)
+    alone, together = (
+        networks.infer(kind, network, features, n, 0, "auto") for n in (1, len(features))
+    )
     for one, other in zip(alone, together, strict=True):
         assert one == pytest.approx(other[tuple(map(slice, one.shape))], abs=1e-5)
 
@@ -392,9 +395,9 @@ def test_absent_choices_get_no_probability(export, tokenizer):
         ],
         TaskSetup(tokenizer, [], 32),
     )
-    network = networks.build(kind, str(export), [], 0.1, from_scratch=True).eval()
+    network = loading.build(kind, str(export), [], 0.1, from_scratch=True).eval()
     batch = collate(features, tokenizer.pad_token_id, multiple_choice=True)
-    shares = networks.forward(kind, network, batch, networks.pick_device()).softmax(-1)
+    shares = networks.forward(kind, network, batch, networks.pick_device(), "auto").softmax(-1)
     assert shares[1, 2] == 0
     assert shares[:, :2].min() > 0
 
