@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.jsonl import Example
+
+if TYPE_CHECKING:  # tasks import tables, which import this
+    from pipeline.finetuning.tasks.base import Task
 
 Record = tuple[str, Example | TaskError]
 """Its place, for messages, and the record or why it cannot be read."""
@@ -33,8 +36,8 @@ class Columns(NamedTuple):
     """Whether text files hold words with labels in CoNLL's columns."""
 
     @classmethod
-    def of(cls, task: Any, renamed: Mapping[str, str | int] | None = None) -> Columns:
-        """The columns that a Task needs and knows."""
+    def of(cls, task: Task, renamed: Mapping[str, str | int] | None = None) -> Columns:
+        """The columns that a task needs and knows."""
         needed = [name for name in task.fields if name in task.sample]
         return cls(
             renamed=renamed or {},

@@ -10,9 +10,8 @@ from pipeline.finetuning.examples.columns import Columns
 from pipeline.finetuning.examples.formats import PARQUET, read_records
 from pipeline.finetuning.examples.jsonl import Example
 from pipeline.finetuning.examples.lines import Line, read_lines, uncompressed
-from pipeline.finetuning.examples.tables import TABLES
+from pipeline.finetuning.examples.tables import LABEL, TABLES
 from pipeline.finetuning.tasks import Task
-from pipeline.finetuning.tasks.bio import LABEL
 
 RECORDS = (*TABLES, *PARQUET, ".json", ".conll", ".bio", ".bmes")
 """Suffixes of files that hold records; the lines of others are examples each."""

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.columns import Columns, Record
-from pipeline.finetuning.tasks.bio import LABEL
 
 TABLES = (".csv", ".tsv", ".tab")
+LABEL = re.compile(r"O|[BIESMLUW]-\S+")
+"""A label of BIO, IOB1, IOE, BIOES, BILOU or BMES."""
 LOOKAHEAD = 1000
 """Rows of a table without names that show whether its first line holds names after all."""
 FEW = 20

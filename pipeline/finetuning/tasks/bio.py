@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,8 +11,6 @@ from numpy.typing import NDArray
 
 from pipeline.errors import TaskError
 
-LABEL = re.compile(r"O|[BIESMLUW]-\S+")
-"""A label of BIO, IOB1, IOE, BIOES, BILOU or BMES."""
 GOES_ON = frozenset("BIM")
 """Letters after which an entity may go on."""
 BEGINS = frozenset("BSUW")

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.features import Feature, Tokens
 from pipeline.finetuning.examples.jsonl import Example, require
+from pipeline.finetuning.examples.tables import LABEL
 from pipeline.finetuning.tasks.base import (
     Answer,
     Logits,
@@ -24,7 +25,6 @@ from pipeline.finetuning.tasks.base import (
     log_softmax,
 )
 from pipeline.finetuning.tasks.bio import (
-    LABEL,
     Place,
     best_labels,
     entities_of,
