@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mlflow
-from transformers import AutoConfig
 
-import model  # noqa: F401  registers Nezha with the Auto classes
 from pipeline.cluster.calls import Runner, Work
 from pipeline.comparing.comparison import Subject
 from pipeline.corpus.shards.format import MANIFEST, read_manifest
@@ -18,6 +16,7 @@ from pipeline.errors import CheckpointError, ExportError, NezhaError, TrackingEr
 from pipeline.export.folder import export_checkpoint, moved
 from pipeline.feed.batches import split_weights
 from pipeline.feed.phases import phases_of
+from pipeline.finetuning.loading import load_config
 from pipeline.hashing import short_hash
 from pipeline.paths import RunPaths, storage_folder
 from pipeline.progress import Say
@@ -60,10 +59,7 @@ def subjects_of(config: Config, runner: Runner, folder: Path) -> list[Subject]:
     subjects = []
     for each in order:
         export = first if each == RANDOM else folders[each]
-        try:
-            network = AutoConfig.from_pretrained(export, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            raise ExportError(f"{each}: not a Hugging Face folder: {error}") from error
+        network = load_config(export)
         size = network.num_hidden_layers, network.hidden_size
         seen = tokens.get(each, 0.0 if each == RANDOM and tokens else None)
         subjects.append(Subject(names[each], export, each == RANDOM, *size, seen))

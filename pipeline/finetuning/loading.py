@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from model import NezhaConfig  # its package registers Nezha with the Auto classes
@@ -23,9 +29,17 @@ def inputs_of(config: Any) -> list[str]:
     return [name for name in INPUTS if several or name != "token_type_ids"]
 
 
+def load_config(folder: str) -> PreTrainedConfig:
+    """The configuration of a network. Raises ExportError for what is no Hugging Face folder."""
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # a configuration of wrong types has a class of its own
+        raise ExportError(f"{folder}: not a Hugging Face folder: {error}") from error
+
+
 def check_length(export: str, length: int) -> None:
     """Raise ExportError where a network has learned positions for fewer tokens."""
-    config = AutoConfig.from_pretrained(export, trust_remote_code=False)
+    config = load_config(export)
     # Not by its class: code that an export brings has a class of its own.
     relative = config.model_type == NezhaConfig.model_type and not config.absolute_positions
     positions = getattr(config, "max_position_embeddings", None)
@@ -43,14 +57,14 @@ def load_tokenizer(export: str) -> PreTrainedTokenizerBase:
             f"{export or 'finetune.checkpoint'}: not a Hugging Face folder (config.json is "
             "missing); give the folder that `python -m jobs.export` made"
         )
+    config = load_config(export)
     try:
-        config = AutoConfig.from_pretrained(export, trust_remote_code=False)
         # The names are saved with the tokenizer. Without them transformers 5 gives no segments, and
         # a pair head scores in another program what it does not score here.
         tokenizer = AutoTokenizer.from_pretrained(
             export, model_input_names=inputs_of(config), trust_remote_code=False
         )
-    except Exception as error:  # a configuration of wrong types has a class of its own
+    except Exception as error:  # tokenizers have errors of their own
         if "sentencepiece" in str(error):  # which would not help: nothing names the tokenizer
             raise ExportError(
                 f"{export}: it has no tokenizer.json, and no tokenizer_class in its "
