@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from pipeline.comparing.significance import Difference, compare
-from pipeline.finetuning.examples.data import Examined
+from pipeline.finetuning.examination import Examined
 from pipeline.finetuning.finetune import failures, outcomes_of
 from pipeline.finetuning.judging import judge as judging
 from pipeline.finetuning.tasks import TASKS

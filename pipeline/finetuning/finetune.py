@@ -12,7 +12,7 @@ from pipeline.cluster.calls import Runner, Work
 from pipeline.disk import Disk, fetch_named
 from pipeline.errors import ConfigError, ExportError, NezhaError
 from pipeline.finetuning.checks import check
-from pipeline.finetuning.examples.data import Examined, examine
+from pipeline.finetuning.examination import Examined, examine
 from pipeline.finetuning.examples.jsonl import to_json
 from pipeline.finetuning.prediction.head_folder import PREDICTIONS, RESULTS, read_results
 from pipeline.finetuning.tasks import TASKS

@@ -1,30 +1,25 @@
-"""The examples of a task, what is wrong with them, and what a fine-tuning depends on."""
+"""The examples of a task, and what is wrong with them."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import random
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import TaskError
-from pipeline.finetuning import loading
 from pipeline.finetuning.examples.jsonl import Example
 from pipeline.finetuning.examples.lines import open_bytes
 from pipeline.finetuning.examples.task_file import Findings, read_task_file
 from pipeline.finetuning.prediction.head_folder import with_ids
 from pipeline.finetuning.tasks import TASKS, Task
 from pipeline.finetuning.tasks.base import LONGEST_ANSWER, TaskSetup
-from pipeline.hashing import hash_of
 from pipeline.settings.finetuning import FinetuneSettings, TaskData
 
 LISTED = 50
 """Mistakes in task data that a message lists."""
-RECIPE = 5
-"""Version of what fine-tuning computes. Raise it with a change that changes results."""
 
 
 class TaskExamples(NamedTuple):
@@ -40,50 +35,11 @@ class TaskExamples(NamedTuple):
     """`TaskSetup.longest`: tokens of the longest answer span of the training examples."""
 
 
-class Examined(NamedTuple):
-    """What is known of a fine-tuning before anything is trained."""
-
-    fingerprint: str
-    """Hash of the settings, data and weights that all its trials have in common."""
-    sizes: dict[str, int]
-    """Examples by set."""
-    notes: list[str]
-    trivial: dict[str, dict[str, float]]
-    """Scores on dev and test of answers that ignore the input (`Task.trivial_answers`)."""
-    predicts: bool
-    """Whether the test examples have no targets and are predicted."""
-    judged_on: dict[str, str]
-    """Hash of the examples of dev and of test that are used: equal hashes, comparable scores."""
-
-
-def examine(settings: FinetuneSettings, export: str, from_scratch: bool) -> Examined:
-    """Read and check everything, before any training.
-
-    Raises:
-        TaskError: the data are missing or malformed; one message lists every line.
-        ExportError: `export` is not a usable Hugging Face folder.
-    """
-    task, tokenizer = TASKS[settings.task], loading.load_tokenizer(export)
-    loading.check_length(export, settings.data.length)
-    data = read_examples(settings, tokenizer)
-    trivial = {}
-    for name in ("dev", "test"):
-        examples = data.sets[name]
-        if examples and all(task.target in example for example in examples):
-            found = task.trivial_answers(data.sets["train"], examples)
-            trivial[name] = task.scores(examples, found)
-    return Examined(
-        fingerprint=fingerprint(settings, export, from_scratch),
-        sizes={name: len(each) for name, each in data.sets.items()},
-        notes=data.notes,
-        trivial=trivial,
-        predicts=bool(data.sets["test"]) and "test" not in trivial,
-        judged_on={name: hash_of(data.sets[name]) for name in ("dev", "test")},
-    )
-
-
 def read_examples(settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase) -> TaskExamples:
-    """The examples by set, with their labels. Raises TaskError, as `examine`."""
+    """The examples by set, with their labels.
+
+    Raises TaskError where data are missing or malformed; one message lists every line.
+    """
     task: Task = TASKS[settings.task]
     data, findings, skip = settings.data, Findings.none(), settings.skip_bad
 
@@ -158,25 +114,6 @@ def spread(examples: list[Example], limit: int) -> list[Example]:
     draw = random.Random(0)
     ends = [i * len(examples) // limit for i in range(limit + 1)]
     return [examples[draw.randrange(*part)] for part in itertools.pairwise(ends)]
-
-
-def fingerprint(settings: FinetuneSettings, export: str, from_scratch: bool) -> str:
-    """Hash of settings, data and start, without what differs between the trials of a grid.
-
-    `gpus` is left out too: it says where a trial runs, and changes no result. Several workers draw
-    other dropout than one.
-    """
-    chosen: dict[str, Any] = settings.model_dump(mode="json")
-    if settings.workers == 1:
-        del chosen["workers"]  # what was made before there was this setting stays valid
-    for name in ("name", "checkpoint", "search", "lr", "batch", "gpus"):
-        del chosen[name]
-    places = chosen["data"]
-    data = [places.pop(name) for name in ("train", "dev", "test")]
-    suffixes = {".json", ".txt"} if from_scratch else {".json", ".txt", ".safetensors", ".bin"}
-    files = sorted(path for path in Path(export).iterdir() if path.suffix in suffixes)
-    hashes = [hash_file(path) if path else "" for path in [*data, *map(str, files)]]
-    return hash_of([RECIPE, chosen | {"from_scratch": from_scratch}, hashes])
 
 
 def hash_file(path: str) -> str:

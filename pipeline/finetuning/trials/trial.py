@@ -79,7 +79,7 @@ def run_trial(
     Equal trials give an equal result on the same machine with the same number of threads.
 
     Raises:
-        TaskError, ExportError: as `data.examine`.
+        TaskError, ExportError: as `examination.examine`.
         TrainingError: the loss is not a number.
     """
     if not again and (known := read_result(trial.folder)):

@@ -7,7 +7,7 @@ import pytest
 from pipeline.comparing import compare
 from pipeline.comparing.comparison import Judged, Subject
 from pipeline.errors import CheckpointError, ConfigError, ExportError, TaskError
-from pipeline.finetuning.examples.data import Examined
+from pipeline.finetuning.examination import Examined
 from pipeline.paths import storage_folder
 from pipeline.settings.reading.config_file import load_config
 from pipeline.training.checkpoints import files as checkpoints

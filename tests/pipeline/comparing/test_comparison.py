@@ -7,7 +7,7 @@ import pytest
 from pipeline.comparing import compare, comparison, report
 from pipeline.comparing.comparison import Judged, Subject
 from pipeline.errors import TrainingError
-from pipeline.finetuning.examples.data import Examined
+from pipeline.finetuning.examination import Examined
 from pipeline.finetuning.trials.trial import Trial, TrialResult, write_predictions
 from pipeline.settings.finetuning import FinetuneSettings
 

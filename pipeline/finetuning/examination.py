@@ -1,0 +1,77 @@
+"""What is known of a fine-tuning before anything is trained, and what its result depends on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.finetuning import loading
+from pipeline.finetuning.checks import SETS
+from pipeline.finetuning.examples.data import hash_file, read_examples
+from pipeline.finetuning.tasks import TASKS
+from pipeline.hashing import hash_of
+from pipeline.settings.finetuning import FinetuneSettings
+
+RECIPE = 5
+"""Version of what fine-tuning computes. Raise it with a change that changes results."""
+
+
+class Examined(NamedTuple):
+    """What is known of a fine-tuning before anything is trained."""
+
+    fingerprint: str
+    """Hash of the settings, data and weights that all its trials have in common."""
+    sizes: dict[str, int]
+    """Examples by set."""
+    notes: list[str]
+    trivial: dict[str, dict[str, float]]
+    """Scores on dev and test of answers that ignore the input (`Task.trivial_answers`)."""
+    predicts: bool
+    """Whether the test examples have no targets and are predicted."""
+    judged_on: dict[str, str]
+    """Hash of the examples of dev and of test that are used: equal hashes, comparable scores."""
+
+
+def examine(settings: FinetuneSettings, export: str, from_scratch: bool) -> Examined:
+    """Read and check everything, before any training.
+
+    Raises:
+        TaskError: the data are missing or malformed; one message lists every line.
+        ExportError: `export` is not a usable Hugging Face folder.
+    """
+    task, tokenizer = TASKS[settings.task], loading.load_tokenizer(export)
+    loading.check_length(export, settings.data.length)
+    data = read_examples(settings, tokenizer)
+    trivial = {}
+    for name in SETS:
+        examples = data.sets[name]
+        if examples and all(task.target in example for example in examples):
+            found = task.trivial_answers(data.sets["train"], examples)
+            trivial[name] = task.scores(examples, found)
+    return Examined(
+        fingerprint=fingerprint(settings, export, from_scratch),
+        sizes={name: len(each) for name, each in data.sets.items()},
+        notes=data.notes,
+        trivial=trivial,
+        predicts=bool(data.sets["test"]) and "test" not in trivial,
+        judged_on={name: hash_of(data.sets[name]) for name in SETS},
+    )
+
+
+def fingerprint(settings: FinetuneSettings, export: str, from_scratch: bool) -> str:
+    """Hash of settings, data and start, without what differs between the trials of a grid.
+
+    `gpus` is left out too: it says where a trial runs, and changes no result. Several workers draw
+    other dropout than one.
+    """
+    chosen: dict[str, Any] = settings.model_dump(mode="json")
+    if settings.workers == 1:
+        del chosen["workers"]  # what was made before there was this setting stays valid
+    for name in ("name", "checkpoint", "search", "lr", "batch", "gpus"):
+        del chosen[name]
+    places = chosen["data"]
+    data = [places.pop(name) for name in ("train", "dev", "test")]
+    suffixes = {".json", ".txt"} if from_scratch else {".json", ".txt", ".safetensors", ".bin"}
+    files = sorted(path for path in Path(export).iterdir() if path.suffix in suffixes)
+    hashes = [hash_file(path) if path else "" for path in [*data, *map(str, files)]]
+    return hash_of([RECIPE, chosen | {"from_scratch": from_scratch}, hashes])
