@@ -36,7 +36,8 @@ def run(given: dict[str, Any]) -> dict[str, Any]:
         ConfigError: the shards lie on another node's disk, and are too large to be copied.
     """
     # The controller imports this module too, and does not need what training needs.
-    from pipeline.training.loop import Context, train
+    from pipeline.training.context import Context
+    from pipeline.training.loop import train
 
     context = ray.train.get_context()
     config = Config.model_validate(given["config"], context=ACCEPTED)

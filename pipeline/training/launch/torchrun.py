@@ -16,11 +16,12 @@ from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.faults import FaultSettings
 from pipeline.training.checkpoints import files
+from pipeline.training.context import Context
 from pipeline.training.faults import events, hang, lock, stop
 from pipeline.training.faults.divergence import Diverged
 from pipeline.training.faults.failures import FailurePolicy, describe
 from pipeline.training.faults.memory import OutOfMemory
-from pipeline.training.loop import Context, train
+from pipeline.training.loop import train
 from pipeline.training.measure import step_log
 from pipeline.training.resume import changed_settings, recover
 

@@ -10,7 +10,7 @@ from pipeline.errors import ConfigError, NezhaError, TrainingError
 from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import load_config, with_changes
 from pipeline.stages.before import preflight
-from pipeline.training import loop
+from pipeline.training import loop, opening
 from pipeline.training.checkpoints import files
 from pipeline.training.launch import torchrun
 from pipeline.training.measure import history
@@ -208,4 +208,4 @@ def test_ranks_agree_on_a_precision():
 
 
 def agreed(*precisions):
-    return loop.common_precision(precisions[torch.distributed.get_rank()])
+    return opening.common_precision(precisions[torch.distributed.get_rank()])

@@ -6,7 +6,8 @@ import torch
 
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
-from pipeline.training.loop import Context, train
+from pipeline.training.context import Context
+from pipeline.training.loop import train
 from pipeline.training.measure import history
 from tests.pipeline.training import spawn
 

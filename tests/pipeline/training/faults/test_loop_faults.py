@@ -12,14 +12,16 @@ import torch
 from pipeline import journal
 from pipeline.errors import CheckpointError, Interrupted
 from pipeline.paths import RunPaths
-from pipeline.training import loop
+from pipeline.training import loop, opening
 from pipeline.training.checkpoints import files, tensors
+from pipeline.training.context import Context
 from pipeline.training.faults import events, failures, stop
 from pipeline.training.faults.divergence import Diverged
 from pipeline.training.faults.memory import OutOfMemory
 from pipeline.training.launch import torchrun
 from pipeline.training.measure import step_log
 from pipeline.training.measure.ledger import ledger
+from pipeline.training.objective import PretrainingObjective
 from tests.pipeline.training.test_loop import losses, settings
 
 
@@ -34,7 +36,7 @@ def kinds(config):
 
 def poison(monkeypatch, bad):
     """Losses of training become NaN whenever `bad` says so."""
-    forward = loop.PretrainingObjective.forward
+    forward = PretrainingObjective.forward
 
     def poisoned(self, batch, *divisors):
         loss, statistics, right = forward(self, batch, *divisors)
@@ -42,7 +44,7 @@ def poison(monkeypatch, bad):
             loss, statistics = loss * torch.nan, statistics * torch.nan
         return loss, statistics, right
 
-    monkeypatch.setattr(loop.PretrainingObjective, "forward", poisoned)
+    monkeypatch.setattr(PretrainingObjective, "forward", poisoned)
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
@@ -62,7 +64,7 @@ def test_bad_steps_in_a_row_go_back_past_their_data(tmp_path, monkeypatch):
     calls, poisoned = iter(range(10**6)), range(14, 18)  # steps 8 and 9
     poison(monkeypatch, lambda: next(calls) in poisoned)
     used = []
-    iterate = loop.open_feed
+    iterate = opening.open_feed
 
     def open_feed(*arguments):
         feed = iterate(*arguments)
@@ -70,7 +72,7 @@ def test_bad_steps_in_a_row_go_back_past_their_data(tmp_path, monkeypatch):
         feed.step = lambda number: used.append(number) or step(number)
         return feed
 
-    monkeypatch.setattr(loop, "open_feed", open_feed)
+    monkeypatch.setattr(opening, "open_feed", open_feed)
     with pytest.raises(Interrupted, match="gradients of 2 steps in a row are not finite"):
         torchrun.fit(config)
     used.clear()
@@ -134,14 +136,14 @@ def test_out_of_memory_says_what_to_lower_and_halves_the_micro_batch(tmp_path, m
     """As if more than four samples did not fit."""
     whole = settings(tmp_path, "whole", "train.micro_batch=4")
     torchrun.fit(whole)
-    forward = loop.PretrainingObjective.forward
+    forward = PretrainingObjective.forward
 
     def limited(self, batch, *divisors):
         if self.training and len(batch.next_sentence_label) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB.")
         return forward(self, batch, *divisors)
 
-    monkeypatch.setattr(loop.PretrainingObjective, "forward", limited)
+    monkeypatch.setattr(PretrainingObjective, "forward", limited)
     config = settings(tmp_path, "large")
     with pytest.raises(
         OutOfMemory, match=r"asked for 2.50 GiB more; the peak so far was \d"
@@ -177,7 +179,7 @@ def test_each_rank_whose_memory_runs_out_records_the_same_micro_batch(tmp_path, 
 def noticed(report):
     """A worker whose node will be taken away, as it knows from step 4 on."""
     calls = iter(range(100))
-    return loop.Context(
+    return Context(
         rank=0,
         world_size=1,
         host="here",
