@@ -12,7 +12,8 @@ from jobs.output import samples
 from pipeline.corpus.run.origins import origins_of
 from pipeline.corpus.shards import preview, report, report_page
 from pipeline.corpus.shards.reader import flat_pairs
-from pipeline.feed.batches import open_folder, split_weights
+from pipeline.feed.batches import open_folder
+from pipeline.feed.weights import split_weights
 from pipeline.paths import RunPaths
 from pipeline.runs import mirror
 from pipeline.settings.config import Config

@@ -17,7 +17,7 @@ from pipeline.export.lineage import LINEAGE
 from pipeline.export.model_card import model_card
 from pipeline.export.scale import rescale_embeddings
 from pipeline.export.tokenizer import export_tokenizer, recorded_cleaning
-from pipeline.feed.batches import split_weights
+from pipeline.feed.weights import split_weights
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.training.checkpoints import files as checkpoints

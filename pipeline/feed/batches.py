@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +17,7 @@ from pipeline.corpus.samples.pairs import NO_LABEL
 from pipeline.corpus.shards.format import SCHEMA_VERSION
 from pipeline.corpus.shards.reader import DamagedShard, Rows, ShardFolder, flat_pairs
 from pipeline.cpu import keep_freed_memory
-from pipeline.errors import CheckpointError, ShardError
+from pipeline.errors import ShardError
 from pipeline.feed.base import BaseFeed
 from pipeline.feed.cache import ShardCache
 from pipeline.feed.collate import (
@@ -27,13 +27,10 @@ from pipeline.feed.collate import (
     number_words,
     unscored,
 )
-from pipeline.feed.order import BatchSize, positions_of, quotas, sample_at, source_at
+from pipeline.feed.order import BatchSize, positions_of, sample_at, source_at
+from pipeline.feed.weights import quotas, split_weights
 from pipeline.progress import Say
 from pipeline.settings.corpus import MaskingSettings
-
-
-class FingerprintError(ShardError, CheckpointError):
-    """The data or its order differs from what a checkpoint was trained with."""
 
 
 class Feed(BaseFeed):
@@ -247,57 +244,6 @@ def open_folder(*folders: str, cache: ShardCache | None = None) -> ShardFolder:
         return ShardFolder(*folders)
     cache = cache or ShardCache()
     return ShardFolder(*folders, locate=cache.locate, mapped_bytes=cache.limit_bytes)
-
-
-def compare_fingerprints(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Check that two `fingerprint_fields` are equal.
-
-    Raises:
-        FingerprintError: they differ; the message names each such field with both values.
-    """
-    differing = [name for name in {**saved, **now} if saved.get(name) != now.get(name)]
-    if differing:
-        lines = [f"{name}: was {saved.get(name)}, is {now.get(name)}" for name in differing]
-        raise FingerprintError(
-            "the checkpoint was trained on other data or in another order:\n  "
-            + "\n  ".join(lines)
-            + "\nto go on, set these back; to start a new run, choose another run.name"
-        )
-
-
-def compare_order(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Check that a branch goes on in the data of the run that it leaves; its masks may be others.
-
-    Raises:
-        FingerprintError: as `compare_fingerprints`.
-    """
-    compare_fingerprints({**saved, "masking": now["masking"]}, now)
-
-
-def split_weights(shards: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Folders and weights of `PATH@WEIGHT` arguments; the weights are empty if none is given.
-
-    Raises:
-        ShardError: there is no folder, only some have weights, or a weight is not a number above 0.
-    """
-    if not shards:
-        raise ShardError("no shard folders; set train.shards")
-    # An @ that a slash follows belongs to the path.
-    split = [
-        (path, weight) if path and "/" not in weight else (shard, "")
-        for shard in shards
-        for path, _, weight in [shard.rpartition("@")]
-    ]
-    folders, weights = [path for path, _ in split], [weight for _, weight in split]
-    if not any(weights):
-        return folders, []
-    try:
-        quotas(weights)
-    except (ValueError, ZeroDivisionError):
-        raise ShardError(
-            f"train.shards: {list(shards)}: give every folder a weight above 0, or none"
-        ) from None
-    return folders, weights
 
 
 def _need_room(reader: ShardFolder, cache: ShardCache) -> None:

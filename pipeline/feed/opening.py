@@ -7,11 +7,12 @@ from functools import partial
 
 from pipeline.corpus.shards.format import is_corpus
 from pipeline.feed.base import BaseFeed
-from pipeline.feed.batches import Feed, heldout, split_weights
+from pipeline.feed.batches import Feed, heldout
 from pipeline.feed.cache import ShardCache
 from pipeline.feed.checking import check_shards, known_damaged
 from pipeline.feed.collate import Batch
 from pipeline.feed.phases import PhasedFeed
+from pipeline.feed.weights import split_weights
 from pipeline.paths import RunPaths
 from pipeline.progress import Say
 from pipeline.settings.config import Config

@@ -8,9 +8,7 @@ contain the end of one epoch and the start of the next: nothing is dropped or pa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
 from functools import lru_cache
-from math import gcd, lcm
 from typing import NamedTuple
 
 import numpy as np
@@ -134,20 +132,6 @@ def _permute_cells(
         else:
             column = (column + (draw(keys, row * _ROUNDS + turn) >> np.uint64(32))) % widths
     return (row * widths + column).astype(np.int64)
-
-
-def quotas(weights: Sequence[str]) -> tuple[int, ...]:
-    """The smallest whole numbers in the ratio of the weights as written: 0.2, 0.6 give 1, 3.
-
-    Raises:
-        ValueError: a weight is not a number above 0.
-    """
-    fractions = [Fraction(weight) for weight in weights]
-    if any(fraction <= 0 for fraction in fractions):
-        raise ValueError("a weight must be above 0")
-    unit = lcm(*(fraction.denominator for fraction in fractions))
-    whole = [int(fraction * unit) for fraction in fractions]
-    return tuple(number // gcd(*whole) for number in whole)
 
 
 def source_at(

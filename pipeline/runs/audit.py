@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline import journal
 from pipeline.errors import CheckpointError
 from pipeline.feed.base import BaseFeed
-from pipeline.feed.batches import compare_fingerprints
+from pipeline.feed.fingerprints import require_same_data
 from pipeline.feed.opening import open_feed
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
@@ -73,7 +73,7 @@ def audit(config: Config) -> Audit:
     given = given.model_copy(update={"run": given.run.model_copy(update=place)})
     feed = open_feed(given, rank=0, world_size=1)
     for attempt in attempts:
-        compare_fingerprints(attempt.fingerprint, feed.fingerprint_fields)
+        require_same_data(attempt.fingerprint, feed.fingerprint_fields)
     kept = {(line["attempt"], line["step"]): line for line in lines if line.keys() >= KEYS}
     last = files.step_of(newest)
     problems: list[str] = []

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from pipeline.cluster import ray_cluster
 from pipeline.corpus.shards import format as shards
 from pipeline.errors import ConfigError
-from pipeline.feed.batches import split_weights
 from pipeline.feed.phases import phases_of
+from pipeline.feed.weights import split_weights
 from pipeline.paths import RunPaths
 from pipeline.progress import Say
 from pipeline.settings.config import Config

@@ -9,8 +9,9 @@ from pathlib import Path
 from pipeline.corpus.shards.format import is_corpus, read_manifest
 from pipeline.errors import TrackingError
 from pipeline.feed import opening
-from pipeline.feed.batches import heldout, open_folder, split_weights
+from pipeline.feed.batches import heldout, open_folder
 from pipeline.feed.unigram import unigram_loss
+from pipeline.feed.weights import split_weights
 from pipeline.paths import RunPaths
 from pipeline.progress import Progress, Say
 from pipeline.runs import report

@@ -10,7 +10,7 @@ from model import NezhaConfig, NezhaForPreTraining
 from pipeline.corpus.samples.vocabulary import read_vocabulary
 from pipeline.corpus.shards import format as shards
 from pipeline.errors import ConfigError
-from pipeline.feed.batches import split_weights
+from pipeline.feed.weights import split_weights
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.training import ModelSettings

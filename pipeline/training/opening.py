@@ -15,7 +15,7 @@ import torch.distributed as dist
 from model import NezhaConfig
 from pipeline.disk import Disk
 from pipeline.feed.base import BaseFeed
-from pipeline.feed.batches import compare_fingerprints
+from pipeline.feed.fingerprints import require_same_data
 from pipeline.feed.opening import open_feed
 from pipeline.paths import RunPaths
 from pipeline.precision import resolve_precision
@@ -142,7 +142,7 @@ def _begin(
     # An export or a checkpoint of another run counts only at the beginning.
     origin = _origin(train.init_from, disk) if train.init_from and not found else None
     if found:
-        compare_fingerprints(files.read_state(found)["fingerprint_fields"], feed.fingerprint_fields)
+        require_same_data(files.read_state(found)["fingerprint_fields"], feed.fingerprint_fields)
     elif origin and train.init_adapt:
         told = starting_point.load(network, origin, paths.vocab)
         if context.rank == 0:

@@ -12,7 +12,7 @@ from pipeline.corpus.samples.vocabulary import vocabulary_sha256
 from pipeline.corpus.shards import format as shards
 from pipeline.errors import CheckpointError, ConfigError
 from pipeline.export import origin as origins
-from pipeline.feed.batches import split_weights
+from pipeline.feed.weights import split_weights
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.corpus import CorpusSettings

@@ -14,7 +14,7 @@ from pipeline.corpus.samples.vocabulary_training import note_of
 from pipeline.corpus.shards import format as shards
 from pipeline.cpu import usable_cpus
 from pipeline.errors import ConfigError, CorpusError, VocabularyError
-from pipeline.feed.batches import compare_fingerprints, compare_order
+from pipeline.feed.fingerprints import require_same_data, require_same_order
 from pipeline.feed.opening import open_feed, training_folders
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
@@ -122,10 +122,10 @@ def check_data(config: Config) -> None:
         given.check_start(config, feed.vocab_size, feed.vocab_sha256)
         if config.train.init_state == "branch":
             before = checkpoints.read_state(checkpoints.origin_of(config.train.init_from))
-            compare_order(before["fingerprint_fields"], feed.fingerprint_fields)
+            require_same_order(before["fingerprint_fields"], feed.fingerprint_fields)
     if found:
         saved = checkpoints.read_state(found)
-        compare_fingerprints(saved["fingerprint_fields"], feed.fingerprint_fields)
+        require_same_data(saved["fingerprint_fields"], feed.fingerprint_fields)
 
 
 def split(config: Config) -> batch_split.Split:

@@ -17,9 +17,9 @@ from pipeline.cluster.remote_disk import Offer, RemoteDisk, disk_of
 from pipeline.corpus.shards.format import read_manifest
 from pipeline.disk import Disk, fetch_named
 from pipeline.errors import ConfigError
-from pipeline.feed.batches import split_weights
 from pipeline.feed.checking import moved_note, read_note, write_note
 from pipeline.feed.opening import training_folders
+from pipeline.feed.weights import split_weights
 from pipeline.paths import RunPaths
 from pipeline.settings.config import ACCEPTED, Config
 from pipeline.settings.reading.config_file import dump_yaml

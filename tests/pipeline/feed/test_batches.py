@@ -7,9 +7,10 @@ import pytest
 
 from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.errors import CheckpointError, ShardError
-from pipeline.feed import base, batches
-from pipeline.feed.batches import Feed, compare_fingerprints, heldout
+from pipeline.feed import base
+from pipeline.feed.batches import Feed, heldout
 from pipeline.feed.collate import WIDTH_MULTIPLE, collate, pack
+from pipeline.feed.fingerprints import require_same_data
 from pipeline.settings.corpus import MaskingSettings
 from tests.pipeline.corpus.made import make_corpus
 
@@ -243,8 +244,8 @@ def test_the_fingerprint_names_what_differs(corpus, other):
         assert change.fingerprint != saved.fingerprint
         for error in (CheckpointError, ShardError):
             with pytest.raises(error, match=rf"\n  {field}: was "):
-                compare_fingerprints(saved.fingerprint_fields, change.fingerprint_fields)
-    compare_fingerprints(saved.fingerprint_fields, feed_of(corpus).fingerprint_fields)
+                require_same_data(saved.fingerprint_fields, change.fingerprint_fields)
+    require_same_data(saved.fingerprint_fields, feed_of(corpus).fingerprint_fields)
 
 
 def test_a_moved_corpus_is_the_same_corpus(corpus, tmp_path):
@@ -265,11 +266,6 @@ def test_shards_without_masks_allow_dynamic_masking_only(tmp_path):
 def test_wrong_shard_settings_are_refused(corpus, shards):
     with pytest.raises(ShardError, match=r"train\.shards"):
         feed_of(*(shard.format(a=corpus) for shard in shards))
-
-
-def test_an_at_sign_in_a_path_is_not_a_weight():
-    assert batches.split_weights(["/a@b/c", "d"]) == (["/a@b/c", "d"], [])
-    assert batches.split_weights(["s3://k@b/c@0.5", "d@1"]) == (["s3://k@b/c", "d"], ["0.5", "1"])
 
 
 def test_an_empty_corpus_is_refused(tmp_path):

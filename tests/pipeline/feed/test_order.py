@@ -3,12 +3,11 @@
 import time
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.corpus.randomness import key_of
-from pipeline.feed.order import BatchSize, permuted, positions_of, quotas, sample_at, source_at
+from pipeline.feed.order import BatchSize, permuted, positions_of, sample_at, source_at
 
 
 @given(st.integers(1, 400), st.integers(0, 2**64 - 1))
@@ -113,25 +112,6 @@ def test_late_positions_cost_no_more_than_early_ones():
         assert set(epochs.tolist()) == {1}
         assert samples.max() < 10**8
     assert time.perf_counter() - began < 1
-
-
-@pytest.mark.parametrize(
-    ("weights", "shares"),
-    [
-        (["0.2", "0.6"], (1, 3)),
-        (["1"], (1,)),
-        (["2", "4.7", "1e-1"], (20, 47, 1)),
-        (["3/4", "1/4"], (3, 1)),
-    ],
-)
-def test_quotas_are_exact(weights, shares):
-    assert quotas(weights) == shares
-
-
-@pytest.mark.parametrize("weight", ["0", "-1", "x", ""])
-def test_a_weight_that_is_not_a_number_above_0_is_refused(weight):
-    with pytest.raises(ValueError):  # noqa: PT011
-        quotas(["1", weight])
 
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=4), st.integers(0, 2**32 - 1))

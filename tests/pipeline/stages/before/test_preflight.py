@@ -7,7 +7,7 @@ import pytest
 from pipeline import cpu
 from pipeline.corpus.run.inputs import list_inputs
 from pipeline.errors import ConfigError
-from pipeline.feed.batches import FingerprintError
+from pipeline.feed.fingerprints import FingerprintError
 from pipeline.settings.reading.config_file import load_config
 from pipeline.stages.before import dry_run, preflight
 from pipeline.training.launch import torchrun
