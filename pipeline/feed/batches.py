@@ -27,7 +27,8 @@ from pipeline.feed.collate import (
     number_words,
     unscored,
 )
-from pipeline.feed.order import BatchSize, positions_of, sample_at, source_at
+from pipeline.feed.order import BatchSize, positions_of
+from pipeline.feed.sources import Sources
 from pipeline.feed.weights import quotas, split_weights
 from pipeline.progress import Say
 from pipeline.settings.corpus import MaskingSettings
@@ -39,14 +40,13 @@ class Feed(BaseFeed):
     Args:
         shards: corpus folders or URLs: either all `PATH`, or all `PATH@WEIGHT`, where the weight is
             the share of the samples.
-        global_batch: samples of a step over all ranks; with `growing`, of the steps from there on.
+        size: samples of each step over all ranks.
         micro_batch: samples of one batch at most; all ranks make equally many batches of a step.
         seed: seed of the order and of dynamic masks.
         masking: draws new masks in every epoch if its mode is `dynamic`; otherwise, and if it is
             None, the masks in the shards are used.
         window: how many shards are shuffled together; 0 shuffles all.
         batches: micro-batches of a rank in a step; 0: as many as `micro_batch` needs.
-        first_batch, growing: samples of step 0, and the steps in which they grow to `global_batch`.
         steps: steps of the run, over which the share of masked tokens may change.
         before: steps of the run before step 0 of this feed.
         cache: keeps shards of object stores on the local disk.
@@ -64,7 +64,7 @@ class Feed(BaseFeed):
         self,
         shards: Sequence[str],
         *,
-        global_batch: int,
+        size: BatchSize,
         micro_batch: int,
         rank: int,
         world_size: int,
@@ -72,8 +72,6 @@ class Feed(BaseFeed):
         masking: MaskingSettings | None = None,
         window: int = 0,
         batches: int = 0,
-        first_batch: int = 0,
-        growing: int = 0,
         steps: int = 1,
         before: int = 0,
         cache: ShardCache | None = None,
@@ -92,9 +90,9 @@ class Feed(BaseFeed):
         self._vocabulary = manifest.maskable
         if not self._masking:
             _need_static_masks(self._reader)
-        self._size = BatchSize(global_batch, first_batch, growing)
+        self._size = size
         self._steps, self._before = steps, before
-        largest_part = -(-global_batch // world_size)
+        largest_part = -(-size.full // world_size)
         self.batches = batches or -(-largest_part // micro_batch)
         self._rank, self._world_size = rank, world_size
         self._seed, self._window = seed, window
@@ -103,35 +101,34 @@ class Feed(BaseFeed):
         rows = self._reader.shard_rows
         per_folder = [len(manifest.shards) for manifest in self._reader.manifests]
         bounds = offsets_of(np.array(per_folder)) if weights else np.array([0, len(rows)])
-        self._shares = quotas(weights) if weights else (1,)
-        self._source_rows = [rows[a:b] for a, b in pairwise(bounds)]
-        self._first_samples = offsets_of(np.array([rows.sum() for rows in self._source_rows]))
-        if not all(rows.sum() for rows in self._source_rows):
+        source_rows = [rows[a:b] for a, b in pairwise(bounds)]
+        if not all(rows.sum() for rows in source_rows):
             raise ShardError(f"{', '.join(folders)}: no samples; prepare them from more text")
+        self._sources = Sources(source_rows, quotas(weights) if weights else (1,), seed, window)
 
         self._steps_ahead = self._steps_of_a_window()
         self.vocab_sha256, self.vocab_size = manifest.vocab_sha256, manifest.vocab_size
         self.fingerprint_fields: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "corpora": [manifest.content_sha256 for manifest in self._reader.manifests],
-            "weights": list(self._shares),
+            "weights": list(self._sources.shares),
             "vocabulary": manifest.vocab_sha256,
             "seed": seed,
-            "global_batch": global_batch,
+            "global_batch": size.full,
             "window": window,
             "masking": self._masking.model_dump() if self._masking else "static",
         }
-        if growing:
-            self.fingerprint_fields["batch_growth"] = [first_batch, growing]
+        if size.growing:
+            self.fingerprint_fields["batch_growth"] = [size.first, size.growing]
 
     def step(self, step: int) -> list[Batch]:
         positions = positions_of(step, self._size, self._rank, self._world_size)
-        samples, epochs = self._samples_at(positions)
+        samples, epochs = self._sources.samples_at(positions)
         rows, unusable = self._read(samples)
         if self._steps_ahead:
             later = step + self._steps_ahead
             positions = positions_of(later, self._size, self._rank, self._world_size)
-            self._cache.prefetch(self._reader.shards_of(self._samples_at(positions)[0]))
+            self._cache.prefetch(self._reader.shards_of(self._sources.samples_at(positions)[0]))
         masks = rows.masks
         if self._masking:
             masking = at_progress(self._masking, (self._before + step) / self._steps)
@@ -174,34 +171,20 @@ class Feed(BaseFeed):
 
     def samples(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         positions = positions_of(step, self._size, rank=0, world_size=1)
-        return self._samples_at(positions)
+        return self._sources.samples_at(positions)
 
     @property
     def source_bounds(self) -> NDArray[np.int64]:
-        return self._first_samples
+        return self._sources.bounds
 
     def _steps_of_a_window(self) -> int:
         """Steps to fetch shards of object stores ahead; 0 if the cache can't hold two windows."""
         shards = [shard for manifest in self._reader.manifests for shard in manifest.shards]
-        held = 2 * self._window * len(self._shares) * max(shard.bytes for shard in shards)
+        held = 2 * self._window * len(self._sources.shares) * max(shard.bytes for shard in shards)
         remote = any("://" in folder for folder in self._reader.folders)
         if not self._window or not remote or held > self._cache.limit_bytes:
             return 0
         return math.ceil(self._window * max(shard.rows for shard in shards) / self._size.full)
-
-    def _samples_at(
-        self, positions: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """[N] sample numbers through all folders, and [N] epochs of their sources."""
-        if len(self._shares) == 1:
-            return sample_at(positions, self._source_rows[0], self._seed, self._window)
-        sources, within = source_at(positions, self._shares, self._seed)
-        samples, epochs = np.empty_like(within), np.empty_like(within)
-        for source, rows in enumerate(self._source_rows):
-            at = sources == source
-            numbers, epochs[at] = sample_at(within[at], rows, self._seed + source, self._window)
-            samples[at] = self._first_samples[source] + numbers
-        return samples, epochs
 
 
 def _unscored_rows(rows: Rows, masks: Masks, which: NDArray[np.bool_]) -> tuple[Rows, Masks]:

@@ -11,7 +11,8 @@ from pipeline.feed.batches import Feed, heldout
 from pipeline.feed.cache import ShardCache
 from pipeline.feed.checking import check_shards, known_damaged
 from pipeline.feed.collate import Batch
-from pipeline.feed.phases import PhasedFeed
+from pipeline.feed.order import BatchSize
+from pipeline.feed.phases import PhasedFeed, first_batch_size
 from pipeline.feed.weights import split_weights
 from pipeline.paths import RunPaths
 from pipeline.progress import Say
@@ -42,14 +43,14 @@ def open_feed(config: Config, rank: int, world_size: int, tell: Say | None = Non
         damaged=known_damaged(paths.run) if skip else frozenset(),
         tell=tell if skip else None,
     )
-    first = open_one(
-        paths.training,
-        global_batch=train.global_batch,
-        first_batch=train.first_batch or 0,
-        growing=train.batch_warmup,
-    )
+    first = open_one(paths.training, size=first_batch_size(train))
     later = [
-        open_one(shards, global_batch=phase.global_batch, batches=first.batches, before=phase.after)
+        open_one(
+            shards,
+            size=BatchSize(phase.global_batch),
+            batches=first.batches,
+            before=phase.after,
+        )
         for phase, shards in zip(train.phases, paths.later, strict=True)
     ]
     return PhasedFeed([first, *later], [phase.after for phase in train.phases]) if later else first

@@ -15,6 +15,7 @@ from pipeline.feed.collate import Batch
 from pipeline.feed.order import BatchSize
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
+from pipeline.settings.training import TrainSettings
 
 
 class Phase(NamedTuple):
@@ -27,12 +28,17 @@ class Phase(NamedTuple):
     """Folders or URLs, each `PATH` or `PATH@WEIGHT`."""
 
 
+def first_batch_size(train: TrainSettings) -> BatchSize:
+    """Samples of each step of a run's first phase, the only one in which they may grow."""
+    return BatchSize(train.global_batch, train.first_batch or 0, train.batch_warmup)
+
+
 def phases_of(config: Config, steps: int | None = None) -> list[Phase]:
     """The phases of a run, up to its last step or to another one; the first is there always."""
     train, paths = config.train, RunPaths.of(config)
     last = train.steps if steps is None else steps
     ends = [min(last, end) for end in (*(phase.after for phase in train.phases), last)]
-    size = BatchSize(train.global_batch, train.first_batch or 0, train.batch_warmup)
+    size = first_batch_size(train)
     first = Phase(ends[0], size.before(ends[0]), config.corpus.sequence_length, paths.training)
     later = [
         Phase(end - begin, (end - begin) * phase.global_batch, phase.sequence_length, shards)

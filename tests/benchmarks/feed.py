@@ -28,7 +28,7 @@ from pipeline.corpus.shards.format import write_manifest, write_shard
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
 from pipeline.feed.batches import Feed
 from pipeline.feed.collate import collate, pack
-from pipeline.feed.order import sample_at
+from pipeline.feed.order import BatchSize, sample_at
 from pipeline.settings.corpus import MaskingSettings, PairSettings
 from tests.pipeline.corpus.made import write_corpus
 
@@ -116,7 +116,7 @@ def feeding(folder: str) -> dict[str, float]:
     ):
         feed = Feed(
             [folder],
-            global_batch=BATCH,
+            size=BatchSize(BATCH),
             micro_batch=micro_batch,
             rank=0,
             world_size=1,
@@ -174,7 +174,7 @@ def resuming(folder: Path, samples: int = 10**8) -> dict[str, float]:
         began = time.perf_counter()
         feed = Feed(
             [str(many)],
-            global_batch=BATCH,
+            size=BatchSize(BATCH),
             micro_batch=BATCH,
             rank=0,
             world_size=1,

@@ -11,6 +11,7 @@ from pipeline.feed import base
 from pipeline.feed.batches import Feed, heldout
 from pipeline.feed.collate import WIDTH_MULTIPLE, collate, pack
 from pipeline.feed.fingerprints import require_same_data
+from pipeline.feed.order import BatchSize
 from pipeline.settings.corpus import MaskingSettings
 from tests.pipeline.corpus.made import make_corpus
 
@@ -32,7 +33,7 @@ def other(tmp_path_factory):
 
 
 def feed_of(*shards, rank=0, world_size=1, **changes):
-    values = dict(global_batch=24, micro_batch=8, seed=3) | changes
+    values = dict(size=BatchSize(24), micro_batch=8, seed=3) | changes
     return Feed(shards, rank=rank, world_size=world_size, **values)
 
 
@@ -131,7 +132,7 @@ def test_folders_without_weights_are_one_corpus(corpus, other):
 
 
 def test_weights_are_shares_of_the_samples(corpus, other):
-    feed = feed_of(f"{corpus}@1", f"{other}@3", global_batch=40)
+    feed = feed_of(f"{corpus}@1", f"{other}@3", size=BatchSize(40))
     first = len(ShardFolder(corpus))
     for step in range(4):
         numbers, _ = samples_of(feed.step(step))
@@ -236,7 +237,7 @@ def test_the_fingerprint_names_what_differs(corpus, other):
     assert saved.fingerprint == feed_of(corpus, rank=1, world_size=2, micro_batch=4).fingerprint
     for change, field in (
         (feed_of(corpus, seed=4), "seed"),
-        (feed_of(corpus, global_batch=48), "global_batch"),
+        (feed_of(corpus, size=BatchSize(48)), "global_batch"),
         (feed_of(corpus, masking=DYNAMIC), "masking"),
         (feed_of(corpus, window=1), "window"),
         (feed_of(other), "corpora"),

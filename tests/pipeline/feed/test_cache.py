@@ -13,6 +13,7 @@ from pipeline.errors import ShardError
 from pipeline.feed import cache as caching
 from pipeline.feed.batches import Feed, open_folder
 from pipeline.feed.cache import ShardCache
+from pipeline.feed.order import BatchSize
 from pipeline.settings.run import RunSettings
 from tests.pipeline.corpus.made import make_corpus
 
@@ -103,7 +104,7 @@ def test_only_what_the_store_lacks_is_left_out(store, tmp_path, monkeypatch, pro
     options = {"rank": 0, "world_size": 1, "seed": 0, "window": 1, "tell": told.append}
     limit = 1e-9 if problem == "limit" else 1.0
     cache = ShardCache(str(tmp_path / "cache"), limit)
-    feed = Feed([url], global_batch=4, micro_batch=4, **options, cache=cache)
+    feed = Feed([url], size=BatchSize(4), micro_batch=4, **options, cache=cache)
     if problem == "missing":
         used = feed._reader.shards_of(feed.samples(0)[0])
         for _, shard in used:
@@ -135,7 +136,7 @@ def test_a_corpus_larger_than_the_cache_needs_a_window(store, tmp_path):
     url, manifest, _ = store
     size = manifest.bytes
     cache = ShardCache(str(tmp_path), limit_gigabytes=0.9 * size / 1e9)
-    options = {"global_batch": 4, "micro_batch": 4, "rank": 0, "world_size": 1, "seed": 0}
+    options = {"size": BatchSize(4), "micro_batch": 4, "rank": 0, "world_size": 1, "seed": 0}
     with pytest.raises(ShardError, match=r"set train\.window_shards"):
         Feed([url], **options, cache=cache)
     assert Feed([url], **options, cache=cache, window=1).step(0)
@@ -170,7 +171,7 @@ def slow(store, monkeypatch):
 def feed_of(url, folder, samples, limit_gigabytes=1.0):
     cache = ShardCache(str(folder), limit_gigabytes)
     options = {"rank": 0, "world_size": 1, "seed": 0, "window": 1, "cache": cache}
-    return Feed([url], global_batch=samples, micro_batch=samples, **options)
+    return Feed([url], size=BatchSize(samples), micro_batch=samples, **options)
 
 
 def wait_for(condition):

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.errors import ShardError
 from pipeline.feed.batches import Feed
+from pipeline.feed.order import BatchSize
 from pipeline.feed.phases import PhasedFeed, phases_of
 from pipeline.settings.config import Config
 from pipeline.settings.corpus import MaskingSettings
@@ -25,8 +26,8 @@ def corpora(tmp_path_factory):
 
 def feeds_of(corpora, rank=0, world_size=1, **changes):
     common = dict(micro_batch=8, seed=3, rank=rank, world_size=world_size, steps=20, **changes)
-    first = Feed(corpora[:1], global_batch=24, **common)
-    later = Feed(corpora[1:], global_batch=9, batches=first.batches, before=5, **common)
+    first = Feed(corpora[:1], size=BatchSize(24), **common)
+    later = Feed(corpora[1:], size=BatchSize(9), batches=first.batches, before=5, **common)
     return PhasedFeed([first, later], [5]), first, later
 
 
