@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.feed.collate import Batch
 from pipeline.training.objective import STATISTICS, summarize, to_device
+from pipeline.training.ranks import sum_over_ranks
 
 LENGTHS = ("1", "2", "3", "4", "5plus")
 """Lengths of words in tokens; a Han character is one token."""
@@ -36,9 +37,7 @@ def evaluate(
         if counts:
             sums += statistics
             words += count_words(right, torch.from_numpy(batch.masked_words).to(device))
-    if dist.is_initialized():
-        dist.all_reduce(sums)
-        dist.all_reduce(words)
+    sum_over_ranks(sums, words)
     objective.train()
     scores = summarize(sums)
     scores["perplexity"] = float(torch.exp(torch.tensor(scores["mlm_loss"], dtype=torch.float64)))

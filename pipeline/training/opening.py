@@ -20,8 +20,9 @@ from pipeline.feed.opening import open_feed
 from pipeline.paths import RunPaths
 from pipeline.precision import resolve_precision
 from pipeline.settings.config import Config
-from pipeline.training import batch_split, engine, starting_point
-from pipeline.training.checkpoints import files, ranks, state
+from pipeline.training import batch_split, engine, ranks, starting_point
+from pipeline.training.checkpoints import files, state
+from pipeline.training.checkpoints.retries import retried
 from pipeline.training.checkpoints.writer import Writer, longest_seconds
 from pipeline.training.context import Context
 from pipeline.training.faults import divergence, events, failures, workers
@@ -137,7 +138,7 @@ def _begin(
     paths, disk, train = RunPaths.of(config), context.disk, config.train
     network = build_network(shape, config.run.seed, config.engine.attention)
     recover = partial(disk.call, _recover, paths.run, paths.checkpoints)
-    name = ranks.on_rank_zero(lambda: ranks.retried(recover, train.checkpoint_retry_seconds))
+    name = ranks.on_rank_zero(lambda: retried(recover, train.checkpoint_retry_seconds))
     found = disk.fetch(paths.checkpoints / name) if name else None
     # An export or a checkpoint of another run counts only at the beginning.
     origin = _origin(train.init_from, disk) if train.init_from and not found else None

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from pipeline.errors import CheckpointError
 from pipeline.training import engine as engines
 from pipeline.training.checkpoints import files, tensors
-from pipeline.training.checkpoints.ranks import on_rank_zero
 from pipeline.training.lamb.fragments import FlatTensor, locate
+from pipeline.training.ranks import on_rank_zero
 
 COUNTERS = ("global_steps", "global_samples", "skipped_steps")
 """DeepSpeed's own."""

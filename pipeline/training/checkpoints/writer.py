@@ -27,7 +27,8 @@ from pipeline.errors import CheckpointError, NezhaError
 from pipeline.progress import Say
 from pipeline.settings.training import TrainSettings
 from pipeline.training.checkpoints import files, state, tensors
-from pipeline.training.checkpoints.ranks import attempt, retried
+from pipeline.training.checkpoints.retries import retried
+from pipeline.training.ranks import attempt
 
 RENDEZVOUS_SECONDS = 1800.0
 """How long ranks wait for each other when the storage holds up none of them."""

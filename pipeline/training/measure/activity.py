@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from model import NezhaForPreTraining
 from pipeline.feed.collate import Batch
+from pipeline.training.ranks import sum_over_ranks
 from pipeline.training.transfer import upload
 
 TOKENS = 1024
@@ -47,9 +47,7 @@ def activity(network: NezhaForPreTraining, batch: Batch, device: torch.device) -
     network.train(training)
     entropies = torch.stack([_entropy_sums(weights, mask) for weights in found])
     on = torch.stack(alive).double()
-    if dist.is_initialized():
-        dist.all_reduce(entropies)
-        dist.all_reduce(on)
+    sum_over_ranks(entropies, on)
     heads = entropies[..., 0] / entropies[..., 1]
     values = {"attention_entropy/lowest": float(heads.min())}
     for layer, (of_heads, of_units) in enumerate(zip(heads, on, strict=True)):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 import torch
-import torch.distributed as dist
 
 from pipeline.training.measure.flops import Counts, Speed
 from pipeline.training.objective import STATISTICS, summarize
+from pipeline.training.ranks import sum_over_ranks
 
 
 class Interval:
@@ -32,8 +32,7 @@ class Interval:
     def sums(self) -> list[float]:
         """STATISTICS of all ranks since the last logged step, for a checkpoint between two."""
         sums = self._sums.clone()
-        if dist.is_initialized():
-            dist.all_reduce(sums)
+        sum_over_ranks(sums)
         return sums.tolist()
 
     def resume(self, sums: list[float]) -> None:
@@ -59,8 +58,7 @@ class Interval:
             what `summarize` returns and, unless every step was profiled, what `Speed.of` returns,
             `step_seconds` and `seconds_left` (for the `remaining` steps of the run).
         """
-        if dist.is_initialized():
-            dist.all_reduce(self._sums)
+        sum_over_ranks(self._sums)
         values = summarize(self._sums, self._nsp_weight)
         if self._steps:
             self._all_seconds += self._seconds

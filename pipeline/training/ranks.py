@@ -1,4 +1,4 @@
-"""What one rank does for all, and what is tried again while the storage fails."""
+"""What ranks do together: one acts for all, and all agree or add up."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch.distributed as dist
-from tenacity import Retrying, before_sleep_log, retry_if_exception_type, stop_after_delay
-from tenacity.wait import wait_exponential
+from torch import Tensor
 
 from pipeline.disk import Disk
 from pipeline.errors import CheckpointError, ConfigError, NezhaError
@@ -32,6 +31,13 @@ def on_rank_zero(action: Callable[[], T]) -> T:
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
+
+
+def sum_over_ranks(*tensors: Tensor) -> None:
+    """Replace tensors by their sums over all ranks; a process without a group is the only rank."""
+    if dist.is_initialized():
+        for tensor in tensors:
+            dist.all_reduce(tensor)
 
 
 def require_shared(folder: Path, host: str, disk: Disk) -> None:
@@ -72,19 +78,3 @@ def attempt(action: Callable[[], T]) -> tuple[T | None, NezhaError | None]:
     except Exception as error:  # whatever it is, the other ranks must not wait for ever
         logger.exception("rank %d failed", dist.get_rank())
         return None, CheckpointError(f"{type(error).__name__}: {error}")
-
-
-def retried(action: Callable[[], T], seconds: float) -> T:
-    """Act, and try again for so long while the storage is full or does not answer.
-
-    Raises:
-        OSError: it did not answer in time.
-    """
-    attempts = Retrying(
-        retry=retry_if_exception_type(OSError),
-        stop=stop_after_delay(seconds),
-        wait=wait_exponential(max=15),
-        before_sleep=before_sleep_log(logger, logging.WARNING),
-        reraise=True,
-    )
-    return attempts(action)
