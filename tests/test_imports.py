@@ -39,7 +39,7 @@ ALLOWED = {
     ),
     "pipeline.runs.store_copy": ("pipeline.storage",),
     "pipeline.runs.store_lock": (
-        "pipeline.process",
+        "pipeline.holders",
         "pipeline.runs.store_copy",
     ),
     "pipeline.runs.mirror": (
@@ -94,9 +94,9 @@ ALLOWED = {
         "pipeline.corpus.shards",
         "pipeline.doctor",
         "pipeline.feed",
+        "pipeline.holders",
         "pipeline.journal",
         "pipeline.paths",
-        "pipeline.process",
         "pipeline.settings",
         "pipeline.storage",
         "pipeline.tracking",
@@ -150,9 +150,9 @@ ALLOWED = {
     ),
     "pipeline.runs": (
         "pipeline.feed",
+        "pipeline.holders",
         "pipeline.journal",
         "pipeline.paths",
-        "pipeline.process",
         "pipeline.settings",
         "pipeline.storage",
         "pipeline.tracking.pictures",

@@ -101,8 +101,8 @@ def _pushing(mirror: Mirror, lost: threading.Event) -> Iterator[None]:
     def finish() -> None:
         if lost.is_set():
             raise StorageError(
-                f"{mirror.url}: another command has taken this run over, because no sign of life "
-                f"of this one reached the store; what is newer here is in {mirror.folder}"
+                f"{mirror.url}: another command has taken this run over, because no heartbeat of "
+                f"this one reached the store; what is newer here is in {mirror.folder}"
             )
         mirror.insist(mirror.push, f"did not take the newest files, which are in {mirror.folder}")
 

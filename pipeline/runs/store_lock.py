@@ -12,15 +12,12 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
+from pipeline import holders
 from pipeline.background import repeated
 from pipeline.errors import ConfigError
-from pipeline.process import identity, is_dead
 from pipeline.progress import Say
 from pipeline.runs.store_copy import LOCK, Mirror
 
-BEAT_SECONDS = 5.0
-STALE_SECONDS = 30.0
-"""A lock that has not changed for so long belongs to a command that is gone."""
 SETTLE_SECONDS = 1.0
 """Of two commands that take a lock at the same time, the last writer has it after that time."""
 CONTACT_SECONDS = 20.0
@@ -39,22 +36,31 @@ def locked(mirror: Mirror, say: Say, stop: Callable[[], None]) -> Iterator[threa
         ConfigError: another command works on the run.
         StorageError: the store does not answer.
     """
-    own = {**identity(), "token": uuid.uuid4().hex}
+    own = {**holders.identity(), "token": uuid.uuid4().hex}
     lost, beats = threading.Event(), count(1)
 
-    def holder() -> dict[str, Any]:
+    def holder() -> dict[str, Any] | None:
         data = mirror.read(LOCK)
-        return json.loads(data) if data else {}
+        return json.loads(data) or None if data else None
+
+    def is_own() -> bool:
+        return (holder() or {}).get("token") == own["token"]
 
     def write(beat: int) -> None:
         mirror.write(LOCK, json.dumps({**own, "beat": beat}).encode())
 
     def acquire() -> None:
-        _wait_until_gone(holder, mirror.url, say)
+        begun = time.monotonic()
+
+        def look() -> tuple[dict[str, Any] | None, object]:
+            found = holder()
+            return found, found  # its number of beats changes
+
+        holders.wait_until_gone(look, lambda: time.monotonic() - begun, mirror.url, say)
         write(0)
 
     def confirm() -> None:
-        if holder().get("token") != own["token"]:
+        if not is_own():
             raise ConfigError(f"{mirror.url}: another command has just begun to work on this run")
 
     mirror.insist(acquire, "cannot be used", CONTACT_SECONDS)
@@ -63,16 +69,16 @@ def locked(mirror: Mirror, say: Say, stop: Callable[[], None]) -> Iterator[threa
 
     def beat() -> None:
         try:
-            if holder().get("token") == own["token"]:
+            if is_own():
                 write(next(beats))
             elif not lost.is_set():
                 lost.set()
                 stop()
         except Exception as error:  # the store may come back
-            logger.warning("%s: no sign of life could be written: %s", mirror.url, error)
+            logger.warning("%s: no heartbeat could be written: %s", mirror.url, error)
 
     try:
-        with repeated(beat, BEAT_SECONDS, "store-lock"):
+        with repeated(beat, holders.BEAT_SECONDS, "store-lock"):
             yield lost
     finally:
         if not lost.is_set():
@@ -80,21 +86,3 @@ def locked(mirror: Mirror, say: Say, stop: Callable[[], None]) -> Iterator[threa
                 mirror.delete(LOCK)
             except Exception as error:
                 logger.warning("%s: the lock could not be deleted: %s", mirror.url, error)
-
-
-def _wait_until_gone(holder: Callable[[], dict[str, Any]], url: str, say: Say) -> None:
-    """Return when nobody holds the lock; raise ConfigError if its holder gives signs of life."""
-    first, deadline = holder(), time.monotonic() + STALE_SECONDS
-    if not first or is_dead(first):
-        return
-    say(f"waiting up to {STALE_SECONDS:.0f} s for a sign of life of {first['host']}")
-    while time.monotonic() < deadline:
-        time.sleep(min(1.0, BEAT_SECONDS))
-        now = holder()
-        if not now:
-            return
-        if now != first:
-            raise ConfigError(
-                f"another command works on {url}: process {now['pid']} on {now['host']}; wait for "
-                "its end, or choose another run.name"
-            )

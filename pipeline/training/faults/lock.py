@@ -12,15 +12,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pipeline import holders
 from pipeline.background import repeated
 from pipeline.errors import ConfigError
-from pipeline.process import identity, is_dead
 from pipeline.progress import Say
 
 FILE = "lock.json"
-BEAT_SECONDS = 5.0
-STALE_SECONDS = 60.0
-"""A lock without a heartbeat for so long belongs to a host that is gone."""
 
 
 @contextmanager
@@ -39,13 +36,13 @@ def hold(run: Path, say: Say) -> Iterator[None]:
     """
     made = [folder for folder in (run, *run.parents) if not folder.exists()]
     run.mkdir(parents=True, exist_ok=True)
-    own = identity()
+    own = holders.identity()
     path, draft = run / FILE, run / f".{FILE}.{own['host']}.{own['pid']}"
     draft.write_text(json.dumps(own), "utf-8")
     try:
         # A link appears with its content or not at all, and never in place of another lock.
         while not _linked(draft, path):
-            _wait_until_gone(path, draft, say)
+            _remove_when_gone(path, draft, say)
     finally:
         draft.unlink()
 
@@ -55,10 +52,10 @@ def hold(run: Path, say: Say) -> Iterator[None]:
             if holder == own:
                 os.utime(path)
             elif holder:
-                _end(f"another command has taken {run} over, because this one gave no sign of life")
+                _end(f"another command has taken {run} over, because this one gave no heartbeat")
 
     try:
-        with repeated(beat, BEAT_SECONDS, "lock"):
+        with repeated(beat, holders.BEAT_SECONDS, "lock"):
             yield
     finally:
         if _read(path) == own:
@@ -72,7 +69,7 @@ def is_held(run: Path) -> bool:
     """Whether a command seems to work on the run."""
     holder = _read(run / FILE)
     silence = time.time() - _modified(run / FILE)
-    return holder is not None and not is_dead(holder) and silence < STALE_SECONDS
+    return holder is not None and not holders.is_dead(holder) and silence < holders.STALE_SECONDS
 
 
 def _end(reason: str) -> None:
@@ -81,26 +78,15 @@ def _end(reason: str) -> None:
     os._exit(ConfigError.exit_status)
 
 
-def _wait_until_gone(path: Path, draft: Path, say: Say) -> None:
-    """Return when the lock's holder is gone and its lock removed; raise ConfigError if it lives.
+def _remove_when_gone(path: Path, draft: Path, say: Say) -> None:
+    """Remove the lock when its holder is gone; raise ConfigError if it lives.
 
     `draft`: file of this process in the same folder, for the time of the disk's host: clocks of
     other hosts may differ from it.
     """
-    holder, beaten, told = _read(path), _modified(path), False
-    while holder is not None and not is_dead(holder) and _silence(path, draft) < STALE_SECONDS:
-        here = holder.get("host") == socket.gethostname()
-        alive = here and holder.get("pid") != os.getpid()
-        if alive or _modified(path) != beaten:
-            raise ConfigError(
-                f"another command works on this run: process {holder.get('pid')} on "
-                f"{holder.get('host')} ({path}); wait for its end, or choose another run.name"
-            )
-        if not told:
-            say(f"waiting up to {STALE_SECONDS:.0f} s for a sign of life of {holder.get('host')}")
-            told = True
-        time.sleep(min(1.0, BEAT_SECONDS))
-        holder = _read(path)
+    holder = holders.wait_until_gone(
+        lambda: (_read(path), _modified(path)), lambda: _silence(path, draft), str(path), say
+    )
     old = path.with_name(f".{FILE}.{socket.gethostname()}.{os.getpid()}.old")
     try:
         path.rename(old)

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from pipeline import holders
 from pipeline.errors import ConfigError, Interrupted, StorageError, TrackingError
 from pipeline.paths import RunPaths
 from pipeline.runs import mirror, store_copy, store_lock
@@ -176,13 +177,13 @@ def configure(storage, *overrides):
 
 
 def test_a_run_has_one_command_at_a_time(tmp_path, url, monkeypatch):
-    monkeypatch.setattr(store_lock, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(holders, "BEAT_SECONDS", 0.05)
     monkeypatch.setattr(store_lock, "SETTLE_SECONDS", 0.01)
-    monkeypatch.setattr(store_lock, "STALE_SECONDS", 0.5)
+    monkeypatch.setattr(holders, "STALE_SECONDS", 0.5)
     config = configure(url.removesuffix("/a"), f"run.scratch={tmp_path}")
     with mirror.held(config, print):
         with (
-            pytest.raises(ConfigError, match=rf"another command works on {url}: process \d+ on"),
+            pytest.raises(ConfigError, match=rf"another command works on this run: .*\({url}\)"),
             mirror.held(config, print),
         ):
             pass
@@ -200,7 +201,7 @@ def test_a_run_has_one_command_at_a_time(tmp_path, url, monkeypatch):
 
     with pytest.raises(StorageError, match="another command has taken this run over"):
         lose()
-    assert "sign of life of gone" in lines[0]
+    assert "heartbeat of gone" in lines[0]
     assert stops == [1]
 
 

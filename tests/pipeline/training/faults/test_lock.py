@@ -10,12 +10,13 @@ import time
 
 import pytest
 
+from pipeline import holders
 from pipeline.errors import ConfigError
 from pipeline.training.faults import lock
 
 
 def test_a_second_command_is_refused_while_the_first_lives(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(holders, "BEAT_SECONDS", 0.05)
     with lock.hold(tmp_path, print):
         path = tmp_path / lock.FILE
         os.utime(path, (0, 0))
@@ -59,7 +60,7 @@ def test_a_process_that_has_the_number_of_a_dead_one_is_not_taken_for_it(tmp_pat
 
 
 def test_the_lock_of_another_host_is_watched_for_its_heartbeat(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(holders, "BEAT_SECONDS", 0.05)
     path, said = tmp_path / lock.FILE, []
     path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": "1"}))
     beats = threading.Timer(0.3, lambda: os.utime(path))
@@ -69,14 +70,14 @@ def test_the_lock_of_another_host_is_watched_for_its_heartbeat(tmp_path, monkeyp
         lock.hold(tmp_path, said.append),
     ):
         pass
-    assert said == ["waiting up to 60 s for a sign of life of elsewhere"]
-    monkeypatch.setattr(lock, "STALE_SECONDS", 0.5)
+    assert said == ["waiting up to 60 s for a heartbeat of elsewhere"]
+    monkeypatch.setattr(holders, "STALE_SECONDS", 0.5)
     with lock.hold(tmp_path, said.append):
         assert json.loads(path.read_text())["pid"] == os.getpid()
 
 
 def test_a_command_whose_run_was_taken_over_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(holders, "BEAT_SECONDS", 0.05)
     ended = []
     monkeypatch.setattr(lock, "_end", ended.append)
     with lock.hold(tmp_path, print):
@@ -88,7 +89,7 @@ def test_a_command_whose_run_was_taken_over_ends(tmp_path, monkeypatch):
 
 def test_clocks_of_hosts_may_differ(tmp_path, monkeypatch):
     """The age of a heartbeat is measured by the clock of the disk."""
-    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(holders, "BEAT_SECONDS", 0.05)
     path, now = tmp_path / lock.FILE, time.time
     path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": "1"}))
     monkeypatch.setattr(time, "time", lambda: now() + 3600)
@@ -98,7 +99,7 @@ def test_clocks_of_hosts_may_differ(tmp_path, monkeypatch):
 
 
 def test_a_lock_that_cannot_be_read_is_held_until_it_is_stale(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "STALE_SECONDS", 0.5)
+    monkeypatch.setattr(holders, "STALE_SECONDS", 0.5)
     path = tmp_path / lock.FILE
     path.touch()
     assert lock.is_held(tmp_path)
