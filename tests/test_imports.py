@@ -16,6 +16,7 @@ LEAVES = (
     "pipeline.disk",
     "pipeline.errors",
     "pipeline.figures",
+    "pipeline.file_lock",
     "pipeline.hashing",
     "pipeline.labels",
     "pipeline.precision",

@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.cluster.ray_cluster import may_have_other_nodes
 from pipeline.disk import OWN, Disk
+from pipeline.file_lock import file_lock
 from pipeline.paths import temporary_folder
 
 PIECE_BYTES = 16 << 20
@@ -136,8 +137,7 @@ class RemoteDisk(Disk):
             self._use(target.parent)
         target.parent.mkdir(parents=True, exist_ok=True)
         # Of the processes of a node one copies; the others wait, and then find all in place.
-        with (target.parent / f".{target.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with file_lock(target.parent / f".{target.name}.lock"):
             listed = self._get(self._submit(_list, source))
             for name, size, modified in listed:
                 self._fetch_file(source / name, target / name, size, modified)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from tenacity import (
@@ -24,6 +23,7 @@ from pipeline.corpus.shards.format import ShardInfo
 from pipeline.corpus.shards.reader import UnreachableShard
 from pipeline.corpus.shards.shard_file import check_bytes
 from pipeline.errors import ShardError
+from pipeline.file_lock import file_lock
 from pipeline.paths import temporary_folder
 from pipeline.storage import filesystem
 
@@ -68,7 +68,7 @@ class ShardCache:
         path = self._path(shard)
         if self._is_whole(path, shard):  # this needs no lock, so it does not wait for others
             return path
-        with self._locked(f"lock-{shard.sha256[:2]}"):
+        with file_lock(self.folder / f"lock-{shard.sha256[:2]}"):
             # One process of the node fetches the shard; the others wait and then find it.
             if not self._is_whole(path, shard):
                 self._fetch(f"{folder}/{shard.name}", shard, path)
@@ -113,12 +113,6 @@ class ShardCache:
             return False
         return True
 
-    @contextlib.contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
-        with (self.folder / name).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
     def _make_room(self, part: Path, needed: int) -> None:
         """Delete shards until there is room for one more, and reserve it with an empty file."""
         part.unlink(missing_ok=True)  # a process that was killed may have left it
@@ -141,7 +135,7 @@ class ShardCache:
 
     def _fetch(self, url: str, shard: ShardInfo, path: Path) -> None:
         part = path.with_suffix(".part")
-        with self._locked("lock"):
+        with file_lock(self.folder / "lock"):
             self._make_room(part, shard.bytes)
         attempts = Retrying(
             retry=retry_if_not_exception_type(FileNotFoundError),

@@ -7,13 +7,12 @@ needed there.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from tenacity import (
 )
 
 from pipeline.errors import NezhaError, StorageError
+from pipeline.file_lock import file_lock
 from pipeline.storage import filesystem, write_json
 
 RETRY_SECONDS = 120.0
@@ -54,7 +54,8 @@ class Mirror:
 
     def pull(self) -> None:
         """Make the local folder as new as the store, and become the store's last holder."""
-        with self._alone():
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with file_lock(self.folder):
             self._download()
             self._write_index()
             self.write(HOLDER, self._token.encode())
@@ -62,12 +63,15 @@ class Mirror:
     def refresh(self) -> None:
         """Make the local folder as new as the store, which keeps its last holder."""
         if self._list_store():
-            with self._alone():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with file_lock(self.folder):
                 if not self._download():
                     self._write_index()  # with a token that the store does not get
 
     def _download(self) -> bool:
         """Get what differs from the store; returns whether this node held the store last.
+
+        Of the commands of this node, one at a time downloads.
 
         Then the local folder is as new, or newer: a command that was killed had not uploaded its
         last changes. The node keeps its token, so that the folder counts as the newest also if this
@@ -102,17 +106,6 @@ class Mirror:
             name: (here.get(name) if name in same else None, stamp) for name, stamp in there.items()
         }
         return held_last
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Of the commands of this node, one at a time downloads."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.folder, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
     def push(self) -> None:
         """Upload what has changed, and delete what is gone here."""
