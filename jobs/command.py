@@ -20,7 +20,7 @@ from rich.table import Table
 from jobs.output.console import plain_console, print_error
 from pipeline.cpu import ENVIRONMENT
 from pipeline.errors import ConfigError, NezhaError
-from pipeline.runs import mirror
+from pipeline.runs import run_in_store
 from pipeline.settings.config import Config
 from pipeline.settings.reading.config_file import dump_yaml, load_config
 
@@ -76,9 +76,9 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
         with ExitStack() as folders:
             for config in runs if "run" in verb.groups else ():
                 if chosen.dry_run or verb.reads_only:
-                    mirror.fetch(config)
+                    run_in_store.fetch(config)
                 else:
-                    folders.enter_context(mirror.held(config, console.print))
+                    folders.enter_context(run_in_store.hold(config, console.print))
             plans = [verb.plan(config) for config in runs]  # refuses before the first one starts
             for config, plan in zip(runs, plans, strict=True):
                 if chosen.dry_run:

@@ -15,7 +15,7 @@ from pipeline.corpus.shards.reader import flat_pairs
 from pipeline.feed.batches import open_folder
 from pipeline.feed.weights import split_weights
 from pipeline.paths import RunPaths
-from pipeline.runs import mirror
+from pipeline.runs import run_in_store
 from pipeline.settings.config import Config
 
 
@@ -47,7 +47,7 @@ def execute(config: Config, console: Console) -> None:
     measured = report.corpus_report(reader, tokens, config.preview.measured)
     page = report_page.write_report(measured, paths.run / "report")
     for path in page.parent.iterdir():
-        mirror.add(config, path)
+        run_in_store.upload(config, path)
     console.print(table("Corpus", report_page.summary(measured)))
     for manifest in reader.manifests:
         for warning in manifest.warnings:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from jobs.command import Verb, main
 from pipeline.paths import RunPaths
-from pipeline.runs import mirror
+from pipeline.runs import run_in_store
 from pipeline.runs.report import FILE, write_report
 from pipeline.settings.config import Config
 
@@ -20,7 +20,7 @@ def plan(config: Config) -> Mapping[str, object]:
 
 def execute(config: Config, console: Console) -> None:
     page = write_report(RunPaths.of(config).run)
-    mirror.add(config, page)
+    run_in_store.upload(config, page)
     console.print(page)
 
 

@@ -43,7 +43,7 @@ ALLOWED = {
         "pipeline.holders",
         "pipeline.runs.store_copy",
     ),
-    "pipeline.runs.mirror": (
+    "pipeline.runs.run_in_store": (
         "pipeline.paths",
         "pipeline.runs.store_copy",
         "pipeline.runs.store_lock",

@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 Stamp = list[Any]
 
 
-class Mirror:
+class StoreCopy:
     """A local folder and its copy at a URL."""
 
     def __init__(self, folder: Path, url: str) -> None:

@@ -16,7 +16,7 @@ from pipeline import holders
 from pipeline.background import repeated
 from pipeline.errors import ConfigError
 from pipeline.progress import Say
-from pipeline.runs.store_copy import LOCK, Mirror
+from pipeline.runs.store_copy import LOCK, StoreCopy
 
 SETTLE_SECONDS = 1.0
 """Of two commands that take a lock at the same time, the last writer has it after that time."""
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def locked(mirror: Mirror, say: Say, stop: Callable[[], None]) -> Iterator[threading.Event]:
+def locked(copy: StoreCopy, say: Say, stop: Callable[[], None]) -> Iterator[threading.Event]:
     """Hold the run's lock in the store; yields an event that is set if another command took it.
 
     `stop` is called, in another thread, when that is found.
@@ -40,14 +40,14 @@ def locked(mirror: Mirror, say: Say, stop: Callable[[], None]) -> Iterator[threa
     lost, beats = threading.Event(), count(1)
 
     def holder() -> dict[str, Any] | None:
-        data = mirror.read(LOCK)
+        data = copy.read(LOCK)
         return json.loads(data) or None if data else None
 
     def is_own() -> bool:
         return (holder() or {}).get("token") == own["token"]
 
     def write(beat: int) -> None:
-        mirror.write(LOCK, json.dumps({**own, "beat": beat}).encode())
+        copy.write(LOCK, json.dumps({**own, "beat": beat}).encode())
 
     def acquire() -> None:
         begun = time.monotonic()
@@ -56,16 +56,16 @@ def locked(mirror: Mirror, say: Say, stop: Callable[[], None]) -> Iterator[threa
             found = holder()
             return found, found  # its number of beats changes
 
-        holders.wait_until_gone(look, lambda: time.monotonic() - begun, mirror.url, say)
+        holders.wait_until_gone(look, lambda: time.monotonic() - begun, copy.url, say)
         write(0)
 
     def confirm() -> None:
         if not is_own():
-            raise ConfigError(f"{mirror.url}: another command has just begun to work on this run")
+            raise ConfigError(f"{copy.url}: another command has just begun to work on this run")
 
-    mirror.insist(acquire, "cannot be used", CONTACT_SECONDS)
+    copy.insist(acquire, "cannot be used", CONTACT_SECONDS)
     time.sleep(SETTLE_SECONDS)
-    mirror.insist(confirm, "cannot be used", CONTACT_SECONDS)
+    copy.insist(confirm, "cannot be used", CONTACT_SECONDS)
 
     def beat() -> None:
         try:
@@ -75,7 +75,7 @@ def locked(mirror: Mirror, say: Say, stop: Callable[[], None]) -> Iterator[threa
                 lost.set()
                 stop()
         except Exception as error:  # the store may come back
-            logger.warning("%s: no heartbeat could be written: %s", mirror.url, error)
+            logger.warning("%s: no heartbeat could be written: %s", copy.url, error)
 
     try:
         with repeated(beat, holders.BEAT_SECONDS, "store-lock"):
@@ -83,6 +83,6 @@ def locked(mirror: Mirror, say: Say, stop: Callable[[], None]) -> Iterator[threa
     finally:
         if not lost.is_set():
             try:
-                mirror.delete(LOCK)
+                copy.delete(LOCK)
             except Exception as error:
-                logger.warning("%s: the lock could not be deleted: %s", mirror.url, error)
+                logger.warning("%s: the lock could not be deleted: %s", copy.url, error)

@@ -16,7 +16,7 @@ from pipeline.export.origin import compare, read_origin
 from pipeline.feed.opening import open_heldout
 from pipeline.paths import RunPaths
 from pipeline.progress import Progress, Say
-from pipeline.runs import mirror
+from pipeline.runs import run_in_store
 from pipeline.settings.config import Config
 from pipeline.training.checkpoints import files
 from pipeline.training.checkpoints.state import load_weights
@@ -79,7 +79,7 @@ def each_checkpoint(config: Config, say: Say) -> Iterator[Path]:
     seen = {-1}
     said = False
     while max(seen) < config.train.steps:
-        mirror.fetch(config)
+        run_in_store.fetch(config)
         new = [
             path
             for path in files.complete(RunPaths.of(config).checkpoints)

@@ -9,19 +9,19 @@ import time
 import pytest
 
 from pipeline.paths import RunPaths
-from pipeline.runs import mirror
+from pipeline.runs import run_in_store
 from pipeline.settings.reading.config_file import load_config
 from pipeline.training.checkpoints import files
 from pipeline.training.launch import torchrun
 from tests.corpora import write_corpus, write_vocabulary
 from tests.pipeline.object_store import bucket, object_store  # noqa: F401
-from tests.pipeline.runs.test_mirror import stored
+from tests.pipeline.runs.test_run_in_store import stored
 from tests.pipeline.training import test_loop
 
 pytestmark = pytest.mark.kills
 TRAIN = """
 import sys, time
-from pipeline.runs import mirror
+from pipeline.runs import run_in_store
 from pipeline.settings.reading.config_file import load_config
 from pipeline.training import loop
 from pipeline.training.launch import torchrun
@@ -30,9 +30,9 @@ def slowly(*given, of=loop.learning_rate):
     time.sleep(0.5)
     return of(*given)
 
-loop.learning_rate, mirror.PUSH_SECONDS = slowly, 0.2
+loop.learning_rate, run_in_store.PUSH_SECONDS = slowly, 0.2
 config = load_config(None, sys.argv[1:])
-with mirror.held(config, print):
+with run_in_store.hold(config, print):
     torchrun.fit(config)
 """
 
@@ -51,7 +51,7 @@ def test_a_run_goes_on_where_another_node_was_lost(tmp_path, bucket):  # noqa: F
     first, second = (
         load_config(None, [*shared, f"run.scratch={tmp_path / name}"]) for name in ("one", "two")
     )
-    with mirror.held(first, print):
+    with run_in_store.hold(first, print):
         paths = RunPaths.of(first)
         vocab = write_vocabulary(paths.vocab)
         write_corpus(paths.shards, vocab)
@@ -64,7 +64,7 @@ def test_a_run_goes_on_where_another_node_was_lost(tmp_path, bucket):  # noqa: F
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    with mirror.held(second, print):
+    with run_in_store.hold(second, print):
         paths = RunPaths.of(second)
         found = files.newest(paths.checkpoints)
         assert found

@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from pipeline.background import repeated
 from pipeline.errors import ConfigError, StorageError
 from pipeline.paths import RunPaths
 from pipeline.progress import Say
-from pipeline.runs.store_copy import Mirror
+from pipeline.runs.store_copy import StoreCopy
 from pipeline.runs.store_lock import CONTACT_SECONDS, locked
 from pipeline.settings.config import Config
 
@@ -34,12 +34,13 @@ def stop_this_process() -> None:
 
 
 @contextmanager
-def held(config: Config, say: Say, stop: Callable[[], None] = stop_this_process) -> Iterator[None]:
+def hold(config: Config, say: Say) -> Iterator[None]:
     """Hold the run in its object store, and keep its copy there; nothing for a local storage.
+
+    If another command takes the run over, this process is asked to stop.
 
     Args:
         say: takes a line if something takes time.
-        stop: is called if another command takes the run over.
 
     Raises:
         ConfigError: another command works on the run, or several processes would hold it.
@@ -48,8 +49,8 @@ def held(config: Config, say: Say, stop: Callable[[], None] = stop_this_process)
     if "://" not in config.run.storage:
         yield
         return
-    mirror = _mirror_of(config)
-    with locked(mirror, say, stop) as lost, _pushing(mirror, lost):
+    copy = _copy_of(config)
+    with locked(copy, say, stop_this_process) as lost, _pushing(copy, lost):
         yield
 
 
@@ -63,51 +64,51 @@ def fetch(config: Config) -> None:
         StorageError: the store does not answer.
     """
     if "://" in config.run.storage:
-        mirror = _mirror_of(config)
-        mirror.insist(mirror.refresh, "could not be read", CONTACT_SECONDS)
+        copy = _copy_of(config)
+        copy.insist(copy.refresh, "could not be read", CONTACT_SECONDS)
 
 
-def add(config: Config, path: Path) -> None:
+def upload(config: Config, path: Path) -> None:
     """Upload a file that a command made in a run which it does not hold."""
     if "://" in config.run.storage:
-        mirror = _mirror_of(config)
-        name = path.relative_to(mirror.folder).as_posix()
-        mirror.insist(lambda: mirror.write(name, path.read_bytes()), f"did not take {path}")
+        copy = _copy_of(config)
+        name = path.relative_to(copy.folder).as_posix()
+        copy.insist(lambda: copy.write(name, path.read_bytes()), f"did not take {path}")
 
 
-def _mirror_of(config: Config) -> Mirror:
+def _copy_of(config: Config) -> StoreCopy:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ConfigError(
             f"run.storage={config.run.storage}: the processes of torchrun need a folder that all "
             "of them see; jobs.pretrain takes a URL"
         )
     url = f"{config.run.storage.rstrip('/')}/{config.run.name}"
-    return Mirror(RunPaths.of(config).run, url)
+    return StoreCopy(RunPaths.of(config).run, url)
 
 
 @contextmanager
-def _pushing(mirror: Mirror, lost: threading.Event) -> Iterator[None]:
+def _pushing(copy: StoreCopy, lost: threading.Event) -> Iterator[None]:
     """Pull; push every PUSH_SECONDS in the background, and at the end."""
-    mirror.insist(mirror.pull, "could not be read")
+    copy.insist(copy.pull, "could not be read")
 
     def push() -> None:
         if lost.is_set():
             return
         try:
-            mirror.push()
+            copy.push()
         except Exception as error:  # the next one, or the last one, may succeed
-            logger.warning("%s: an upload failed and is tried again: %s", mirror.url, error)
+            logger.warning("%s: an upload failed and is tried again: %s", copy.url, error)
 
     def finish() -> None:
         if lost.is_set():
             raise StorageError(
-                f"{mirror.url}: another command has taken this run over, because no heartbeat of "
-                f"this one reached the store; what is newer here is in {mirror.folder}"
+                f"{copy.url}: another command has taken this run over, because no heartbeat of "
+                f"this one reached the store; what is newer here is in {copy.folder}"
             )
-        mirror.insist(mirror.push, f"did not take the newest files, which are in {mirror.folder}")
+        copy.insist(copy.push, f"did not take the newest files, which are in {copy.folder}")
 
     try:
-        with repeated(push, PUSH_SECONDS, "mirror"):
+        with repeated(push, PUSH_SECONDS, "uploads"):
             yield
     except BaseException:
         try:

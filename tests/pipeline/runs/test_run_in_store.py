@@ -9,8 +9,8 @@ import pytest
 from pipeline import holders
 from pipeline.errors import ConfigError, Interrupted, StorageError, TrackingError
 from pipeline.paths import RunPaths
-from pipeline.runs import mirror, store_copy, store_lock
-from pipeline.runs.store_copy import Mirror
+from pipeline.runs import run_in_store, store_copy, store_lock
+from pipeline.runs.store_copy import StoreCopy
 from pipeline.settings.reading.config_file import load_config
 from pipeline.stages.before import preflight
 from pipeline.storage import filesystem
@@ -43,7 +43,7 @@ CHECKPOINT = ("checkpoints/checkpoint_000002/a", "checkpoints/checkpoint_000002/
 
 
 def test_another_node_gets_what_was_pushed(tmp_path, url):
-    one, other = (Mirror(tmp_path / name, url) for name in ("one", "other"))
+    one, other = (StoreCopy(tmp_path / name, url) for name in ("one", "other"))
     one.pull()
     local = ("STOP", "lock.json", "ray/state", ".checkpoint_000003.tmp/a", "b.tmp")
     for name in (*CHECKPOINT, "metrics.jsonl", *local):
@@ -64,9 +64,9 @@ def test_another_node_gets_what_was_pushed(tmp_path, url):
 
 
 def test_a_node_that_was_killed_keeps_what_it_had_not_sent(tmp_path, url):
-    Mirror(tmp_path / "one", url).pull()
+    StoreCopy(tmp_path / "one", url).pull()
     write(tmp_path / "one", "metrics.jsonl", "newer")
-    again = Mirror(tmp_path / "one", url)
+    again = StoreCopy(tmp_path / "one", url)
     again.pull()
     again.push()
     assert filesystem(url)[0].cat(f"{filesystem(url)[1]}/metrics.jsonl") == b"newer"
@@ -74,9 +74,9 @@ def test_a_node_that_was_killed_keeps_what_it_had_not_sent(tmp_path, url):
 
 def test_a_failed_start_on_that_node_does_not_make_its_files_old(tmp_path, url, monkeypatch):
     """The store fails after the index was written, so the start is repeated."""
-    Mirror(tmp_path / "one", url).pull()
+    StoreCopy(tmp_path / "one", url).pull()
     write(tmp_path / "one", "metrics.jsonl", "newer")
-    again = Mirror(tmp_path / "one", url)
+    again = StoreCopy(tmp_path / "one", url)
     take, answers = again.write, iter([False, True])
 
     def fail_once(*given):
@@ -94,22 +94,22 @@ def test_a_failed_start_on_that_node_does_not_make_its_files_old(tmp_path, url, 
 
 
 def test_logs_that_nodes_wrote_into_the_store_stay_there(tmp_path, url):
-    Mirror(tmp_path / "one", url).pull()
+    StoreCopy(tmp_path / "one", url).pull()
     system, inner = filesystem(url)
     system.pipe(f"{inner}/logs/20261126-010203/node/worker.out", b"x")
-    again = Mirror(tmp_path / "one", url)
+    again = StoreCopy(tmp_path / "one", url)
     again.pull()
     write(again.folder, "metrics.jsonl")
     again.push()
     assert stored(url) == ["holder", "logs/20261126-010203/node/worker.out", "metrics.jsonl"]
-    other = Mirror(tmp_path / "other", url)
+    other = StoreCopy(tmp_path / "other", url)
     other.pull()
     assert names(other.folder) == [".mirror.json", "metrics.jsonl"]
 
 
 def test_a_marker_is_there_only_with_all_its_files(tmp_path, url, monkeypatch):
     """At every moment of an upload, a replacement and a deletion."""
-    one, seen = Mirror(tmp_path / "one", url), []
+    one, seen = StoreCopy(tmp_path / "one", url), []
     one.pull()
 
     def seen_after(do):
@@ -135,7 +135,7 @@ def test_a_marker_is_there_only_with_all_its_files(tmp_path, url, monkeypatch):
 
 
 def test_what_an_interrupted_upload_left_is_not_restored_but_removed(tmp_path, url):
-    one, other = (Mirror(tmp_path / name, url) for name in ("one", "other"))
+    one, other = (StoreCopy(tmp_path / name, url) for name in ("one", "other"))
     one.pull()
     one.write(CHECKPOINT[0], b"x")
     other.pull()
@@ -146,7 +146,7 @@ def test_what_an_interrupted_upload_left_is_not_restored_but_removed(tmp_path, u
 
 def test_what_was_deleted_already_does_not_stop_the_uploads(tmp_path, url):
     """As after a deletion that reached the store, but whose answer was lost."""
-    one = Mirror(tmp_path / "one", url)
+    one = StoreCopy(tmp_path / "one", url)
     one.pull()
     write(one.folder, "old")
     one.push()
@@ -159,15 +159,15 @@ def test_what_was_deleted_already_does_not_stop_the_uploads(tmp_path, url):
 
 def test_a_store_that_fails_for_a_moment_does_not_end_a_start(tmp_path, url, monkeypatch):
     monkeypatch.setattr(store_lock, "SETTLE_SECONDS", 0.01)
-    read, answers = Mirror.read, iter([True, False])  # the second time: whose lock it is now
+    read, answers = StoreCopy.read, iter([True, False])  # the second time: whose lock it is now
 
     def fail_once(self, name):
         if name == store_copy.LOCK and not next(answers, True):
             raise OSError("no answer")
         return read(self, name)
 
-    monkeypatch.setattr(Mirror, "read", fail_once)
-    with mirror.held(configure(url.removesuffix("/a"), f"run.scratch={tmp_path}"), print):
+    monkeypatch.setattr(StoreCopy, "read", fail_once)
+    with run_in_store.hold(configure(url.removesuffix("/a"), f"run.scratch={tmp_path}"), print):
         pass
     assert stored(url) == ["holder"]
 
@@ -181,10 +181,10 @@ def test_a_run_has_one_command_at_a_time(tmp_path, url, monkeypatch):
     monkeypatch.setattr(store_lock, "SETTLE_SECONDS", 0.01)
     monkeypatch.setattr(holders, "STALE_SECONDS", 0.5)
     config = configure(url.removesuffix("/a"), f"run.scratch={tmp_path}")
-    with mirror.held(config, print):
+    with run_in_store.hold(config, print):
         with (
             pytest.raises(ConfigError, match=rf"another command works on this run: .*\({url}\)"),
-            mirror.held(config, print),
+            run_in_store.hold(config, print),
         ):
             pass
         write(RunPaths.of(config).run, "metrics.jsonl")
@@ -193,9 +193,10 @@ def test_a_run_has_one_command_at_a_time(tmp_path, url, monkeypatch):
     lock = {"host": "gone", "pid": 1, "token": "a", "beat": 3}
     filesystem(url)[0].pipe(f"{filesystem(url)[1]}/lock.json", json.dumps(lock).encode())
     lines, stops = [], []
+    monkeypatch.setattr(run_in_store, "stop_this_process", lambda: stops.append(1))
 
     def lose() -> None:
-        with mirror.held(config, lines.append, lambda: stops.append(1)):
+        with run_in_store.hold(config, lines.append):
             filesystem(url)[0].pipe(f"{filesystem(url)[1]}/lock.json", json.dumps(lock).encode())
             time.sleep(0.3)
 
@@ -207,28 +208,28 @@ def test_a_run_has_one_command_at_a_time(tmp_path, url, monkeypatch):
 
 def test_reading_takes_a_run_from_nobody(tmp_path, url):
     config = configure(url.removesuffix("/a"), f"run.scratch={tmp_path / 'reader'}")
-    mirror.fetch(config)
+    run_in_store.fetch(config)
     assert not RunPaths.of(config).run.exists()  # there is nothing to read yet
-    one = Mirror(tmp_path / "one", url)
+    one = StoreCopy(tmp_path / "one", url)
     one.pull()
     write(one.folder, "metrics.jsonl")
     one.push()
     one.write(store_copy.LOCK, b"{}")
     holder = one.read("holder")
-    mirror.fetch(config)
+    run_in_store.fetch(config)
     page = RunPaths.of(config).run / "report.html"
     page.write_text("made here")
-    mirror.add(config, page)
+    run_in_store.upload(config, page)
     assert one.read("holder") == holder
     assert stored(url) == ["holder", "lock.json", "metrics.jsonl", "report.html"]
     write(one.folder, "metrics.jsonl", "more")
     one.push()
     assert stored(url) == ["holder", "lock.json", "metrics.jsonl", "report.html"]
-    mirror.fetch(config)
+    run_in_store.fetch(config)
     assert (page.parent / "metrics.jsonl").read_text() == "more"
     # What a killed command of that node had not sent stays, also if somebody there reads.
     write(one.folder, "checkpoints/unsent")
-    Mirror(one.folder, url).refresh()
+    StoreCopy(one.folder, url).refresh()
     assert (one.folder / "checkpoints/unsent").exists()
 
 
@@ -241,8 +242,8 @@ def test_a_stop_stays_a_stop_if_the_last_upload_fails(tmp_path, url, monkeypatch
         raise OSError("no answer")
 
     def stopped() -> None:
-        with mirror.held(config, print):
-            monkeypatch.setattr(Mirror, "push", fail)
+        with run_in_store.hold(config, print):
+            monkeypatch.setattr(StoreCopy, "push", fail)
             raise Interrupted("stopped")
 
     with pytest.raises(Interrupted):
@@ -261,6 +262,6 @@ def test_what_takes_no_url_is_refused_by_name(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with (
         pytest.raises(ConfigError, match="the processes of torchrun need a folder"),
-        mirror.held(configure("s3://bucket/runs"), print),
+        run_in_store.hold(configure("s3://bucket/runs"), print),
     ):
         pass
