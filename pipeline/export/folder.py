@@ -121,7 +121,7 @@ def _lineage(state: dict[str, Any], config: Config, source: Path) -> dict[str, A
     lineage = {key: state.get(key) for key in (*kept, "precision")}
     return lineage | {
         "heldout_set": _heldout_set(source, config),
-        "workers": len(workers.workers(source.absolute().parents[1])) or None,
+        "workers": len(workers.read_workers(source.absolute().parents[1])) or None,
         "run": config.run.name,
         "checkpoint": source.name,
         "settings": config.model_dump(mode="json"),

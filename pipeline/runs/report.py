@@ -16,7 +16,7 @@ from pipeline.storage import write_whole
 from pipeline.tracking.pictures import plot_by_step
 from pipeline.training.faults import events
 from pipeline.training.measure import history, step_log
-from pipeline.training.measure.ledger import goodput, ledger
+from pipeline.training.measure.lost_time import goodput, seconds_by_cause
 
 FILE = "report.html"
 MARKS = {"start": "tab:orange", "skipped": "tab:red", "spike": "tab:purple", "rewind": "tab:brown"}
@@ -60,7 +60,7 @@ def write_report(run: Path) -> Path:
     if not records and not happened:
         raise TrainingError(f"{run}: no records of a training")
     attempts = step_log.attempts(happened)
-    seconds = ledger(lines, attempts)
+    seconds = seconds_by_cause(lines, attempts)
     page = PAGE.render(
         name=run.name,
         steps=int(max((record["step"] for record in records), default=0)),

@@ -28,8 +28,8 @@ RESTART_SECONDS = 180.0
 """Start of workers, of DeepSpeed, and reading a checkpoint."""
 
 
-class Plan(NamedTuple):
-    """A plan; bytes and seconds."""
+class RunPlan(NamedTuple):
+    """What a run will need: memory of a worker, time, disk and cost; in bytes and seconds."""
 
     anchor: benchmark.Anchor
     measured: bool
@@ -52,7 +52,7 @@ class Plan(NamedTuple):
     cost: float
 
 
-def make(config: Config, say: Say = print) -> Plan:
+def make(config: Config, say: Say = print) -> RunPlan:
     """Plan a run; without `plan.device`, a worker is measured for about a minute.
 
     Args:
@@ -114,7 +114,7 @@ def make(config: Config, say: Say = print) -> Plan:
     good = model.goodput(given.node_failure_hours * 3600, nodes, saving, RESTART_SECONDS)
     seconds = work / max(good.share, 0.01)
     limit = (given.memory_gigabytes or 0) * 1e9 or anchor.memory
-    return Plan(
+    return RunPlan(
         anchor=anchor,
         measured=not given.device,
         network=network,
@@ -132,7 +132,7 @@ def make(config: Config, say: Say = print) -> Plan:
     )
 
 
-def rows(config: Config, plan: Plan) -> dict[str, str]:
+def rows(config: Config, plan: RunPlan) -> dict[str, str]:
     """The plan as rows of a table, each with its formula in numbers."""
     network, machine, step = plan.network, plan.machine, plan.step
     seconds = sum(step)
@@ -178,7 +178,7 @@ def rows(config: Config, plan: Plan) -> dict[str, str]:
     return found
 
 
-def save(config: Config, plan: Plan) -> None:
+def save(config: Config, plan: RunPlan) -> None:
     """Keep what `compare` needs in the run folder."""
     seconds = sum(plan.step)
     values = {"step_seconds": seconds, "tokens_per_second": plan.tokens / seconds}

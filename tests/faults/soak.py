@@ -26,7 +26,7 @@ from pipeline.runs.audit import audit
 from pipeline.training.checkpoints import files
 from pipeline.training.faults import events, workers
 from pipeline.training.measure import step_log
-from pipeline.training.measure.ledger import goodput, ledger
+from pipeline.training.measure.lost_time import goodput, seconds_by_cause
 from tests.faults.test_driver import ROOT, assert_gone, children, command
 from tests.pipeline.training.test_loop import losses, settings
 
@@ -56,7 +56,7 @@ def main() -> int:
         found = audit(killed)
         print("\n".join(found.problems or found.epochs))
         print(f"{undisturbed:.0f} s undisturbed, {lost:.0f} s with the kills")
-        seconds = ledger(journal.read(run / step_log.FILE), step_log.attempts(happened))
+        seconds = seconds_by_cause(journal.read(run / step_log.FILE), step_log.attempts(happened))
         print(f"goodput: {goodput(seconds):.1%} of {sum(seconds.values()):.0f} s; the rest:")
         for cause, value in sorted(seconds.items(), key=lambda item: -item[1]):
             print(f"  {cause}: {value:.1f} s")
@@ -119,7 +119,7 @@ def kill_and_finish(cluster: Cluster, config, kills: int, choose: random.Random)
             wait_for_writing(config, process)
         step = files.step_of(files.newest(RunPaths.of(config).checkpoints))
         kind = choose.choice(["worker", "node", "command"])
-        running = workers.workers(RunPaths.of(config).run)
+        running = workers.read_workers(RunPaths.of(config).run)
         worker = choose.choice(list(running.values()))
         if kind == "worker":
             os.kill(worker.pid, signal.SIGKILL)
@@ -143,7 +143,7 @@ def wait_for_checkpoint(config, process, step: int, gone: dict[int, workers.Work
     while (
         (newest := files.newest(paths.checkpoints)) is None
         or files.step_of(newest) < step
-        or workers.workers(paths.run) == gone
+        or workers.read_workers(paths.run) == gone
     ):
         if process.poll() is not None:
             raise SystemExit(process.communicate()[0])

@@ -43,7 +43,7 @@ def test_a_killed_worker_changes_nothing_and_is_told(tmp_path, rank):
     assert first.returncode == 0, output
     process = command(killed)
     wait_for_step(killed, 14, process)
-    os.kill(workers.workers(RunPaths.of(killed).run)[rank].pid, signal.SIGKILL)
+    os.kill(workers.read_workers(RunPaths.of(killed).run)[rank].pid, signal.SIGKILL)
     output, _ = process.communicate()
     assert process.returncode == 0, output
     assert losses(killed) == losses(whole)

@@ -31,7 +31,7 @@ def wait_for_step(config, step):
 
 
 def worker_pid(config, rank):
-    return workers.workers(RunPaths.of(config).run)[rank].pid
+    return workers.read_workers(RunPaths.of(config).run)[rank].pid
 
 
 def fit_and_signal(config, rank, number, progress):

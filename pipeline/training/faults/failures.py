@@ -16,7 +16,7 @@ from pipeline.training.checkpoints import files
 from pipeline.training.faults import events, memory
 from pipeline.training.faults.divergence import Diverged
 from pipeline.training.faults.hang import STACKS, waiting_ranks
-from pipeline.training.faults.workers import workers
+from pipeline.training.faults.workers import read_workers
 
 MAX_REWINDS = 3
 """Rewinds from one checkpoint. If the run diverges on all data, the data is not the cause."""
@@ -167,7 +167,7 @@ def describe(errors: Mapping[int, Exception], run: Path, hang_seconds: float) ->
 
 
 def _named(rank: int, run: Path) -> str:
-    worker = workers(run).get(rank)
+    worker = read_workers(run).get(rank)
     return f"worker {rank} on {worker.host} (pid {worker.pid})" if worker else f"worker {rank}"
 
 
@@ -192,5 +192,5 @@ def hung_ranks(run: Path, errors: Mapping[int, Exception]) -> list[int]:
     wrote its stacks, all of them made no step.
     """
     waited = waiting_ranks(run)
-    silent = set(workers(run)) - waited - {r for r, e in errors.items() if not is_death(e)}
+    silent = set(read_workers(run)) - waited - {r for r, e in errors.items() if not is_death(e)}
     return sorted(silent or waited) if waited else []

@@ -23,7 +23,7 @@ def write_workers(run: Path, found: list[Worker]) -> None:
     write_json(run / WORKERS, found)
 
 
-def workers(run: Path) -> dict[int, Worker]:
+def read_workers(run: Path) -> dict[int, Worker]:
     """Where each rank ran last."""
     path = run / WORKERS
     if not path.exists():

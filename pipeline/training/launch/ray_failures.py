@@ -16,7 +16,7 @@ from pipeline.settings.config import Config
 from pipeline.storage import write_whole
 from pipeline.training.faults import events, hang
 from pipeline.training.faults.failures import FailurePolicy, hung_ranks
-from pipeline.training.faults.workers import Worker, workers
+from pipeline.training.faults.workers import Worker, read_workers
 
 GATHER_SECONDS = 45.0
 """How long nodes have to start a process and give the stacks that were written there."""
@@ -33,7 +33,7 @@ class RestartOrStop(UserCallback):
         if lost := {rank for rank, error in worker_exceptions.items() if _is_preempted(error)}:
             # Ray asks again and again until the node is gone, and counts these failures apart.
             # After a restart, the same rank is another process.
-            found = workers(self._run)
+            found = read_workers(self._run)
             gone = {found.get(rank) for rank in lost}
             if not gone <= self._preempted:
                 text = f"the nodes of workers {sorted(lost)} were taken away; the workers restart"
@@ -43,7 +43,7 @@ class RestartOrStop(UserCallback):
         _gather_stacks(self._run, self._offer)
         hung = hung_ranks(self._run, worker_exceptions)
         error = self._policy.decide(worker_exceptions)
-        found = workers(self._run)
+        found = read_workers(self._run)
         for worker in (found[rank] for rank in hung if rank in found):
             # A stopped process does not take Ray's request to end.
             there = {f"node:{worker.host}": 0.001}

@@ -20,7 +20,7 @@ from pipeline.training.faults.divergence import Diverged
 from pipeline.training.faults.memory import OutOfMemory
 from pipeline.training.launch import torchrun
 from pipeline.training.measure import step_log
-from pipeline.training.measure.ledger import ledger
+from pipeline.training.measure.lost_time import seconds_by_cause
 from pipeline.training.objective import PretrainingObjective
 from tests.pipeline.training.test_loop import losses, settings
 
@@ -226,7 +226,7 @@ def test_a_restart_by_torchrun_is_no_time_between_commands(tmp_path, monkeypatch
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     torchrun.fit(config)
     lines = journal.read(paths.run / step_log.FILE)
-    seconds = ledger(lines, step_log.attempts(events.read(paths.run)))
+    seconds = seconds_by_cause(lines, step_log.attempts(events.read(paths.run)))
     assert seconds["between commands"] == 0 < seconds["restart"]
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.training.measure.ledger import goodput, ledger
+from pipeline.training.measure.lost_time import goodput, seconds_by_cause
 from pipeline.training.measure.step_log import Attempt
 
 
@@ -24,7 +24,7 @@ def test_every_second_has_a_cause():
         step(3, 4, 215.0, applied=False, step=10.0),
         step(3, 5, 225.0, step=8.0, evaluation=2.0),
     ]
-    seconds = ledger(lines, attempts)
+    seconds = seconds_by_cause(lines, attempts)
     assert {cause: value for cause, value in seconds.items() if value} == {
         "training": 9.0 + 9.5 + 10.0 + 8.0,
         "start": 10.0 + 5.0,
@@ -38,4 +38,4 @@ def test_every_second_has_a_cause():
     }
     assert sum(seconds.values()) == 125.0
     assert goodput(seconds) == pytest.approx(36.5 / 125)
-    assert goodput(ledger([], [])) == 0.0
+    assert goodput(seconds_by_cause([], [])) == 0.0

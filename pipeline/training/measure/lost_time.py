@@ -14,7 +14,9 @@ CAUSES = (
 )
 
 
-def ledger(lines: Sequence[Mapping[str, Any]], attempts: Sequence[Attempt]) -> dict[str, float]:
+def seconds_by_cause(
+    lines: Sequence[Mapping[str, Any]], attempts: Sequence[Attempt]
+) -> dict[str, float]:
     """Seconds by cause, in the order of CAUSES; together they are the wall time.
 
     `training` are the steps whose updates the weights contain. Steps that were lost with a failure,
