@@ -1,8 +1,13 @@
-"""The precision that a network computes in."""
+"""The device that a network computes on, and its precision there."""
 
 from __future__ import annotations
 
 import torch
+
+
+def pick_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def resolve_precision(precision: str, device: torch.device | str) -> str:

@@ -14,8 +14,8 @@ from pipeline.corpus.shards.format import MANIFEST, read_manifest
 from pipeline.disk import Disk
 from pipeline.errors import CheckpointError, ExportError, NezhaError, TrackingError
 from pipeline.export.folder import export_checkpoint, moved
-from pipeline.feed.weights import split_weights
 from pipeline.feed.phases import phases_of
+from pipeline.feed.weights import split_weights
 from pipeline.finetuning.loading import load_config
 from pipeline.hashing import short_hash
 from pipeline.paths import RunPaths, storage_folder

@@ -20,11 +20,6 @@ from pipeline.precision import resolve_precision
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
-def pick_device() -> torch.device:
-    """The GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
     """Products in the given precision; `auto` is bf16 where the device computes in it.
 

@@ -15,10 +15,10 @@ from torch import nn
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.finetuning.examples.features import training_batches
 from pipeline.finetuning.judging.evaluation import Dataset, answers, scores_of
-from pipeline.finetuning.network import pick_device
 from pipeline.finetuning.step import Step
 from pipeline.finetuning.tasks.base import Answer, Task, TaskSetup
 from pipeline.finetuning.workers import ALONE, Workers
+from pipeline.precision import pick_device
 from pipeline.progress import Say
 from pipeline.settings.finetuning import FinetuneSettings
 

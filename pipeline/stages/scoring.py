@@ -7,14 +7,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from pipeline.cluster.calls import Work, cluster_runner
 from pipeline.corpus.shards.format import read_manifest
 from pipeline.disk import OWN, Disk
 from pipeline.export.origin import compare, read_origin
 from pipeline.feed.opening import open_heldout
 from pipeline.paths import RunPaths
+from pipeline.precision import pick_device
 from pipeline.progress import Progress, Say
 from pipeline.runs import run_in_store
 from pipeline.settings.config import Config
@@ -46,7 +45,7 @@ def score(config: Config, path: Path, disk: Disk = OWN) -> dict[str, float]:
     compare(path, origin, origin.network, manifest.vocab_sha256)
     network = build_network(origin.network, config.run.seed, config.engine.attention)
     load_weights(network, given)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = pick_device()
     objective = PretrainingObjective(network).to(device)
     return evaluate(objective, open_heldout(config, 0, 1), device)
 

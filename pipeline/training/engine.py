@@ -15,7 +15,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from model.layers_nezha import NezhaLayer
 from pipeline.errors import ConfigError
-from pipeline.precision import resolve_precision
+from pipeline.precision import pick_device, resolve_precision
 from pipeline.settings.config import Config
 from pipeline.training.batch_split import Split
 from pipeline.training.deepspeed_config import HALF, deepspeed_config
@@ -68,10 +68,11 @@ def initialize(module: nn.Module, config: Config, split: Split, precision: str) 
     Raises:
         ConfigError: settings that cannot work on this machine.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = pick_device()
     join()
     deepspeed = _import_deepspeed(device)
-    deepspeed.init_distributed(dist_backend="nccl" if device == "cuda" else "gloo", verbose=False)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    deepspeed.init_distributed(dist_backend=backend, verbose=False)
     check(config, device)
     if config.engine.activation_checkpointing:
         _checkpoint_activations(module)

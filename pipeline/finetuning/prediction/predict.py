@@ -20,6 +20,7 @@ from pipeline.finetuning.judging.evaluation import Dataset, answers
 from pipeline.finetuning.prediction.head_folder import read_results
 from pipeline.finetuning.tasks import TASKS, Task
 from pipeline.finetuning.tasks.base import LONGEST_ANSWER, Answer, TaskSetup, is_visible
+from pipeline.precision import pick_device
 
 LINES = 1024
 """Lines that are read, tokenized and answered at a time."""
@@ -51,7 +52,7 @@ class Head(NamedTuple):
                 f"{folder}: {len(report['missing_keys'])} weights of the head are missing, first "
                 f"{min(report['missing_keys'])}; its answers would be random"
             )
-        device, precision = networks.pick_device(), results.get("precision", "auto")
+        device, precision = pick_device(), results.get("precision", "auto")
         if precision == "fp16" and device.type != "cuda":  # as in training: only GPUs compute in it
             precision = "auto"
         return cls(task, setup, network.to(device), precision)

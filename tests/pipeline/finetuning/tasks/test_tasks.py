@@ -25,6 +25,7 @@ from pipeline.finetuning.judging.evaluation import Dataset
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import TaskSetup
 from pipeline.labels import IGNORED
+from pipeline.precision import pick_device
 from pipeline.settings.corpus import CleaningSettings
 from pipeline.settings.finetuning import FinetuneSettings
 from tests.pipeline.finetuning.conftest import MAKERS, write_rows
@@ -397,7 +398,7 @@ def test_absent_choices_get_no_probability(export, tokenizer):
     )
     network = loading.build(kind, str(export), [], 0.1, from_scratch=True).eval()
     batch = collate(features, tokenizer.pad_token_id, multiple_choice=True)
-    shares = networks.forward(kind, network, batch, networks.pick_device(), "auto").softmax(-1)
+    shares = networks.forward(kind, network, batch, pick_device(), "auto").softmax(-1)
     assert shares[1, 2] == 0
     assert shares[:, :2].min() > 0
 
