@@ -39,6 +39,14 @@ def keep_freed_memory() -> None:
         mallopt(MMAP_THRESHOLD, LARGE)
 
 
+def use_threads(count: int) -> None:
+    """Let torch and the tokenizer use so many threads in this process."""
+    import torch  # most processes that read this file never load it
+
+    torch.set_num_threads(count)
+    os.environ["RAYON_NUM_THREADS"] = str(count)  # the tokenizer's
+
+
 def usable_cpus() -> int:
     """CPUs that this process may use: by its affinity and by the quota of its container."""
     cpus = len(os.sched_getaffinity(0))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import queue
 import threading
 import time
@@ -15,13 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
-import torch
 from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 
 from pipeline.cluster import groups, ray_cluster, remote_disk, remote_files
 from pipeline.cluster.groups import Place, Rendezvous, joined
 from pipeline.cluster.peers import PeerFailed
+from pipeline.cpu import use_threads
 from pipeline.errors import NezhaError, TrainingError
 from pipeline.progress import Progress
 
@@ -217,8 +216,7 @@ def _run(
 
     Of a group, the first worker does so, and the others raise PeerFailed at their end.
     """
-    torch.set_num_threads(threads)
-    os.environ["RAYON_NUM_THREADS"] = str(threads)  # the tokenizer's threads
+    use_threads(threads)
     items: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def call() -> None:

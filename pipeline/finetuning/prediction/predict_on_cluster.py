@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ray
-import torch
 
 from pipeline.cluster import ray_cluster, remote_disk, remote_files
 from pipeline.cluster.calls import threads_of_a_task
+from pipeline.cpu import use_threads
 from pipeline.disk import fetch_named
 from pipeline.errors import NezhaError, TaskError
 from pipeline.finetuning.examples.input_lines import read_input
@@ -78,7 +78,7 @@ class _Worker:
     def __init__(self, folder: str, batch: int, threads: int, offer: remote_disk.Offer) -> None:
         own = fetch_named(remote_disk.disk_of(offer), folder)
         self._head, self._batch = Head.load(own), batch
-        torch.set_num_threads(threads)
+        use_threads(threads)
 
     def __call__(self, block: dict[str, Any]) -> dict[str, list[str]]:
         if wrong := [each for each in block["error"] if each]:

@@ -10,9 +10,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline.cluster import ray_cluster, remote_disk, remote_files
+from pipeline.cpu import use_threads
 from pipeline.errors import NezhaError, TrainingError
 from pipeline.finetuning.finetune import Found, StoppedEarly
 from pipeline.finetuning.trials.trial import Trial, TrialResult, read_result, run_trial_of
@@ -109,8 +108,7 @@ def _trainable(
     def train(config: Mapping[str, int]) -> None:
         from ray import tune
 
-        torch.set_num_threads(cpus)
-        os.environ["RAYON_NUM_THREADS"] = str(cpus)  # the tokenizer's threads
+        use_threads(cpus)
         trial, epochs = trials[config["number"]], count(1)
 
         def report(scores: Mapping[str, float]) -> None:
