@@ -75,8 +75,7 @@ def start(
         options: `num_cpus` and `num_gpus` of each worker.
     """
     places = list(places)
-    bundle = {"CPU": options["num_cpus"]}
-    bundle |= {"GPU": options["num_gpus"]} if options["num_gpus"] else {}
+    bundle = ray_cluster.bundle_of(options["num_cpus"], options["num_gpus"])
     group = ray.util.placement_group([bundle] * len(places), strategy="PACK")
     found = []
     for place in places:

@@ -73,7 +73,7 @@ def place(workers: int, cpus: float, gpus: float, wait_seconds: float, say: Say)
     Raises:
         ConfigError: too few CPUs or GPUs, now or after `wait_seconds`.
     """
-    bundle = {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
+    bundle = bundle_of(cpus, gpus)
     if not wait_seconds:
         require(workers, bundle)
         return
@@ -125,6 +125,11 @@ def lacking(
         for name, each in bundle.items()
         if workers * each > have[name]
     )
+
+
+def bundle_of(cpus: float, gpus: float) -> dict[str, float]:
+    """CPUs and GPUs of a worker, as Ray reserves them; without GPUs it names none."""
+    return {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
 
 
 def count(resource: str) -> int:

@@ -53,7 +53,7 @@ def check_workers(settings: Iterable[tuple[str, FinetuneSettings]]) -> None:
             continue
         ray_cluster.connect()
         gpus = ray_cluster.gpus_of_a_task(each.gpus)
-        bundle = {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
+        bundle = ray_cluster.bundle_of(1.0, gpus)
         lacking = ray_cluster.lacking(each.workers, bundle)
         if lacking and not any(map(ray_cluster.can_start, bundle)):
             raise ConfigError(

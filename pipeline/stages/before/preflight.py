@@ -87,7 +87,7 @@ def check_room(config: Config) -> None:
         have = {name: ray_cluster.count(name) for name in have}
     most = batch_split.choose_workers(config, have["GPU"], have["CPU"])
     gpus = bool(have["GPU"]) if scaling.gpus_per_worker is None else scaling.gpus_per_worker
-    bundle = {"CPU": scaling.cpus_per_worker, **({"GPU": float(gpus)} if gpus else {})}
+    bundle = ray_cluster.bundle_of(scaling.cpus_per_worker, float(gpus))
     ray_cluster.require(scaling.min_workers or most, bundle, have)
 
 

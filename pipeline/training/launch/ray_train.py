@@ -118,7 +118,7 @@ def _trainer(
             num_workers=(fewest, most) if fewest < most else most,
             elastic_resize_monitor_interval_s=RESIZE_SECONDS,
             use_gpu=gpus > 0,
-            resources_per_worker={"CPU": scaling.cpus_per_worker} | ({"GPU": gpus} if gpus else {}),
+            resources_per_worker=cluster.bundle_of(scaling.cpus_per_worker, gpus),
         ),
         run_config=RunConfig(
             name=config.run.name,
