@@ -7,6 +7,11 @@ class NezhaError(Exception):
     exit_status = 2
     """What the verb's process ends with."""
 
+    def __str__(self) -> str:
+        # Pickle makes an exception again from all its arguments, of which only the first is the
+        # message.
+        return str(self.args[0]) if self.args else ""
+
 
 class ConfigError(NezhaError):
     """Settings that are misspelt, out of range, or impossible together or on this machine."""

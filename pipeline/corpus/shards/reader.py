@@ -30,10 +30,7 @@ class DamagedShard(ShardError):
 
     def __init__(self, message: str, shards: list[int]) -> None:
         super().__init__(message, shards)
-        self.message, self.shards = message, shards
-
-    def __str__(self) -> str:
-        return self.message
+        self.shards = shards
 
 
 class UnreachableShard(ShardError):

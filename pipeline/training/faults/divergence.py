@@ -23,10 +23,7 @@ class Diverged(TrainingError):
 
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message, step)
-        self.message, self.step = message, step
-
-    def __str__(self) -> str:
-        return self.message
+        self.step = step
 
 
 class DivergenceGuard:

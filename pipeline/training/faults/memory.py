@@ -23,10 +23,7 @@ class OutOfMemory(TrainingError):
 
     def __init__(self, message: str, micro_batch: int) -> None:
         super().__init__(message, micro_batch)
-        self.message, self.micro_batch = message, micro_batch
-
-    def __str__(self) -> str:
-        return self.message
+        self.micro_batch = micro_batch
 
 
 @contextmanager
