@@ -79,7 +79,8 @@ def _caller(job: str) -> Any:
 def offered_reading() -> Iterator[Offer]:
     """Offer the files of this node for reading, to processes on nodes that do not have them.
 
-    The offered folder is one that no other node sees, so that each of them compares files.
+    No other node can see the offered folder, so each node compares every file with its own copy
+    before it uses it.
     """
     with offered(temporary_folder("offers")) as offer:
         yield offer

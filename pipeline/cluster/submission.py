@@ -32,7 +32,7 @@ IN_IMAGE = ("torch", "deepspeed", "ray")
 
 
 class Submission(NamedTuple):
-    """A job to submit."""
+    """A command as a job of Ray: what runs, in which environment, and what is reserved for it."""
 
     name: str
     """Name of all submissions of the same command on the same run: `RUN-VERB`."""

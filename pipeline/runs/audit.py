@@ -30,7 +30,7 @@ SHOWN = 5
 
 
 class Audit(NamedTuple):
-    """What was found."""
+    """What a run consumed, and where that differs from the order that its settings define."""
 
     steps: int
     """Steps that the newest checkpoint contains."""

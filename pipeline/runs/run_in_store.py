@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 def stop_this_process() -> None:
-    """Ask it to stop, as a scheduler does: what nobody will keep need not be computed."""
+    """Send SIGTERM to this process: its results could not be uploaded any more."""
     os.kill(os.getpid(), signal.SIGTERM)
 
 

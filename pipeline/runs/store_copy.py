@@ -95,7 +95,7 @@ class StoreCopy:
                     if base != str(self.folder):  # which is locked
                         os.rmdir(base)
             for name in sorted(there.keys() - same):
-                if _vouched(name, there):
+                if _is_complete(name, there):
                     target = self.folder / name
                     target.parent.mkdir(parents=True, exist_ok=True)
                     self.system.get_file(self._at(name), str(target))
@@ -113,7 +113,7 @@ class StoreCopy:
         changed = {name for name, stamp in here.items() if _local(self._sent.get(name)) != stamp}
         if not changed and here.keys() == self._sent.keys():
             return
-        # A marker must not vouch for files that are being replaced.
+        # A marker must not say that files are complete while they are being replaced.
         touched = {os.path.dirname(name) for name in changed | (self._sent.keys() - here.keys())}
         markers = {name for name in self._sent if _is_marker(name)}
         for name in sorted(name for name in markers if os.path.dirname(name) in touched):
@@ -237,7 +237,7 @@ def _is_marker(name: str) -> bool:
     return os.path.basename(name) in MARKERS
 
 
-def _vouched(name: str, there: dict[str, Stamp]) -> bool:
+def _is_complete(name: str, there: dict[str, Stamp]) -> bool:
     """Whether a file of a checkpoint in the store belongs to a complete one."""
     folder = os.path.dirname(name)
     return (

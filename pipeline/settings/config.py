@@ -24,8 +24,8 @@ from pipeline.settings.training import (
 )
 
 ACCEPTED = "accepted"
-"""Context of the validation of settings that a command or a checkpoint had accepted. A check that
-came later must not keep a run from going on."""
+"""Validation context of settings that were valid when the run began: checks that were added later
+are skipped, so that it can be resumed."""
 
 
 class Config(Settings):

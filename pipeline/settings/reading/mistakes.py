@@ -25,12 +25,16 @@ def explain(error: ValidationError) -> list[str]:
 
 
 def _most_precise(items: Sequence[Any]) -> Any:
-    """Of what each kind of a union has against a value, what goes deepest into the value."""
+    """Of the errors of one value, the one to show.
+
+    pydantic gives one error for each member of a union. Return the one with the longest location:
+    the member that the value fits best.
+    """
     deepest = max(items, key=lambda item: len(item["loc"]))
     place = _outside_union(deepest["loc"])
     if len(deepest["loc"]) > len(place) + 1 or len(items) == 1:
         return deepest
-    return {**deepest, "loc": place}  # of no kind at all
+    return {**deepest, "loc": place}  # the value fits no member
 
 
 def _outside_union(location: Location) -> Location:

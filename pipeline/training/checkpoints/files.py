@@ -191,7 +191,7 @@ def commit(
     (temporary / COMPLETE).unlink(missing_ok=True)  # of an attempt that failed
     digests = {name: xxhash.xxh3_128_hexdigest(text.encode()) for name, text in texts.items()}
     content = {**texts, HASHES: json.dumps({**hashes, **digests}, indent=2)}
-    # A power failure must not leave the marker without the files that it vouches for.
+    # After a power failure the marker must not say that files are complete which are not there.
     for name, text in content.items():
         (temporary / name).write_bytes(text.encode())
         _flush(temporary / name)

@@ -186,10 +186,9 @@ def _first_line(error: Exception) -> str:
 
 
 def hung_ranks(run: Path, errors: Mapping[int, Exception]) -> list[int]:
-    """The ranks that the others waited for in vain.
+    """Ranks that hang: they wrote no stacks and raised nothing, while others wrote theirs.
 
-    They neither wrote their stacks nor raised: a stopped process can do neither. If every rank
-    wrote its stacks, all of them made no step.
+    A stopped process can do neither. If every rank wrote its stacks, all of them made no step.
     """
     waited = waiting_ranks(run)
     silent = set(read_workers(run)) - waited - {r for r, e in errors.items() if not is_death(e)}

@@ -80,7 +80,7 @@ class StepLog:
 
 
 def begin(run: Path) -> None:
-    """Note that a command begins to train a run; the ledger of its time starts there."""
+    """Note that a command begins to train a run; its wall time counts from there."""
     run.mkdir(parents=True, exist_ok=True)
     journal.append(run / FILE, {"command": True, "end": round(time.time(), 3)})
 
@@ -118,6 +118,6 @@ def next_attempt(happened: Sequence[Mapping[str, Any]]) -> int:
 
 
 def owner(step: int, found: Sequence[Attempt]) -> Attempt | None:
-    """The attempt whose step it is that the weights contain: the last that began before it."""
+    """The attempt that made this step of the final weights: the last that started before it."""
     before = [attempt for attempt in found if attempt.step < step]
     return before[-1] if before else None
