@@ -110,7 +110,9 @@ class StoreCopy:
     def push(self) -> None:
         """Upload what has changed, and delete what is gone here."""
         here = self._list_folder()
-        changed = {name for name, stamp in here.items() if _local(self._sent.get(name)) != stamp}
+        changed = {
+            name for name, stamp in here.items() if self._sent.get(name, (None,))[0] != stamp
+        }
         if not changed and here.keys() == self._sent.keys():
             return
         # A marker must not say that files are complete while they are being replaced.
@@ -227,10 +229,6 @@ def _stamp(info: dict[str, Any]) -> Stamp:
     """Size and time of a file in a store; file systems name the time differently."""
     times = (info.get(key) for key in ("mtime", "LastModified", "updated", "created"))
     return [info["size"], str(next(filter(None, times), ""))]
-
-
-def _local(sent: tuple[Stamp | None, Stamp] | None) -> Stamp | None:
-    return sent and sent[0]
 
 
 def _is_marker(name: str) -> bool:

@@ -7,11 +7,6 @@ import math
 from pipeline.settings.training import OptimSettings
 
 
-def warmup_steps(total_steps: int, settings: OptimSettings) -> int:
-    """`optim.warmup` as a number of steps; a value below 1 is a share of all steps."""
-    return _steps(settings.warmup, total_steps)
-
-
 def learning_rate(step: int, total_steps: int, settings: OptimSettings) -> float:
     """Rate of optimizer step `step`, 0-based, of `total_steps`.
 
@@ -24,14 +19,14 @@ def learning_rate(step: int, total_steps: int, settings: OptimSettings) -> float
     the end). `nvidia` is `polynomial` as NVIDIA's LAMB recipe counts it: its t is the share of all
     steps, so the rate drops when the warm-up ends.
     """
-    warmup = warmup_steps(total_steps, settings)
+    warmup = steps_of(settings.warmup, total_steps)
     if step < warmup:
         return settings.lr * (step + 1) / (warmup + 1)
     start = warmup
     if settings.schedule == "nvidia":
         start = 0
     elif settings.decay is not None:
-        start = max(warmup, total_steps - _steps(settings.decay, total_steps))
+        start = max(warmup, total_steps - steps_of(settings.decay, total_steps))
     done = min(1.0, max(0, step - start) / max(1, total_steps - start))
     factor = {
         "linear": 1 - done,
@@ -44,5 +39,6 @@ def learning_rate(step: int, total_steps: int, settings: OptimSettings) -> float
     return settings.lr * factor
 
 
-def _steps(length: float, total_steps: int) -> int:
+def steps_of(length: float, total_steps: int) -> int:
+    """`optim.warmup` or `optim.decay` in steps; a value below 1 is a share of all steps."""
     return round(length * total_steps) if length < 1 else round(length)

@@ -102,7 +102,11 @@ def _background(worker: Any, folder: Path, config: Any, text: str) -> Any:
     from pipeline.training.checkpoints.writer import Writer
 
     writer = Writer(folder, config.train, print)
-    return (lambda step: writer.begin(worker, step, {}, text)), lambda: writer.writes
+
+    def is_writing() -> bool:
+        return writer._thread is not None and writer._thread.is_alive()
+
+    return (lambda step: writer.begin(worker, step, {}, text)), is_writing
 
 
 def _inline(worker: Any, folder: Path, config: Any, text: str) -> Any:

@@ -67,11 +67,6 @@ class Writer:
         """Whether `wait` would raise an error that this rank knows already."""
         return self._error is not None
 
-    @property
-    def writes(self) -> bool:
-        """Whether a checkpoint is being written."""
-        return self._thread is not None and self._thread.is_alive()
-
     def begin(self, engine: Any, step: int, content: dict[str, Any], config_yaml: str) -> Path:
         """Copy the state, and begin to write `folder/checkpoint_<step>`.
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.settings.training import OptimSettings
-from pipeline.training.schedule import learning_rate, warmup_steps
+from pipeline.training.schedule import learning_rate, steps_of
 
 SCHEDULES = ("linear", "polynomial", "cosine", "sqrt", "constant")
 
@@ -19,7 +19,7 @@ def test_it_rises_to_the_peak_and_never_rises_again(total, warmup, schedule):
     settings = OptimSettings(lr=0.5, warmup=warmup, schedule=schedule)
     rates = [learning_rate(step, total, settings) for step in range(total)]
     assert all(0 < rate <= 0.5 for rate in rates)
-    top = min(warmup_steps(total, settings), total)
+    top = min(steps_of(settings.warmup, total), total)
     assert rates[:top] == sorted(rates[:top])
     assert rates[top:] == sorted(rates[top:], reverse=True)
     if top < total:
@@ -44,9 +44,9 @@ def test_shapes(schedule, middle):
 
 
 def test_warmup_is_a_count_or_a_share():
-    assert warmup_steps(2000, OptimSettings(warmup=0.01)) == 20
-    assert warmup_steps(2000, OptimSettings(warmup=1)) == 1
-    assert warmup_steps(2000, OptimSettings(warmup=0)) == 0
+    assert steps_of(0.01, 2000) == 20
+    assert steps_of(1, 2000) == 1
+    assert steps_of(0, 2000) == 0
 
 
 @pytest.mark.parametrize("decay", [0.2, 220])
