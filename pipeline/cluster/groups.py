@@ -13,6 +13,7 @@ import torch.distributed as dist
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from pipeline.cluster import ray_cluster
 from pipeline.cluster.interfaces import use_interface_of
 from pipeline.cluster.peers import reported_by_others
 
