@@ -26,7 +26,7 @@ class Difference(NamedTuple):
     """`McNemar` or `bootstrap`."""
 
 
-def compare(first: NDArray[np.float64], second: NDArray[np.float64], seed: int = 0) -> Difference:
+def compare(first: NDArray[np.float64], second: NDArray[np.float64]) -> Difference:
     """Compare two networks that answered the same N examples.
 
     Args:
@@ -39,7 +39,7 @@ def compare(first: NDArray[np.float64], second: NDArray[np.float64], seed: int =
     the bootstrap.
     """
     means = [ratio(each.sum(1)).mean() for each in (first, second)]
-    drawn = bootstrap(first, second, seed)
+    drawn = bootstrap(first, second)
     low, high = np.quantile(drawn, [0.025, 0.975])
     if _is_right_or_wrong(first) and _is_right_or_wrong(second):
         votes = [each[..., 0].mean(0) for each in (first, second)]
@@ -61,14 +61,12 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
     return float(stats.binomtest(only_first, only_first + only_second, 0.5).pvalue)
 
 
-def bootstrap(
-    first: NDArray[np.float64], second: NDArray[np.float64], seed: int
-) -> NDArray[np.float64]:
+def bootstrap(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
     """[RESAMPLES] differences of mean scores, with examples and seeds drawn with replacement.
 
     The same examples are drawn for both networks (Efron and Tibshirani 1993; Koehn 2004).
     """
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(0)
     number = first.shape[1]
     times = draw.multinomial(number, np.full(number, 1 / number), RESAMPLES).astype(np.float64)
     found = []

@@ -52,7 +52,9 @@ def read_origin(path: Path, vocab_size: int) -> Origin:
         ) from None
 
 
-def compare(path: Path, origin: Origin, network: NezhaConfig, vocab_sha256: str) -> None:
+def require_same_network(
+    path: Path, origin: Origin, network: NezhaConfig, vocab_sha256: str
+) -> None:
     """Refuse weights that would mean something else in another network or vocabulary.
 
     Raises:

@@ -200,10 +200,10 @@ def summarize(rows: Iterable[Row]) -> list[dict[str, str]]:
         line = {"variant": row.variant, "runs": str(len(row.runs))}
         names = {name: None for scores in row.runs for name in scores if name != "seed"}
         for name in names:
-            line[name] = spread([scores[name] for scores in row.runs if name in scores])
+            line[name] = mean_and_deviation([scores[name] for scores in row.runs if name in scores])
         both = [scores for scores in row.runs if scores["seed"] in reference]
         if row is not rows[0] and both:
-            line["difference"] = spread(
+            line["difference"] = mean_and_deviation(
                 [scores["mlm_loss"] - reference[scores["seed"]] for scores in both], sign="+"
             )
         if row.failed:
@@ -212,7 +212,7 @@ def summarize(rows: Iterable[Row]) -> list[dict[str, str]]:
     return table
 
 
-def spread(values: list[float], sign: str = "") -> str:
+def mean_and_deviation(values: list[float], sign: str = "") -> str:
     """`mean ± standard deviation` of the sample; a single value stands alone."""
     mean = f"{fmean(values):{sign}.3f}"
     return f"{mean} ± {stdev(values):.3f}" if len(values) > 1 else mean

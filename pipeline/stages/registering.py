@@ -16,7 +16,7 @@ from pipeline.settings.config import Config
 from pipeline.tracking import registry
 from pipeline.tracking.datasets import DataUsed, log_data
 from pipeline.tracking.runs import tracking_uri
-from pipeline.tracking.versions import Figure, Registered, address_of, has_alias
+from pipeline.tracking.versions import ComparedScore, Registered, address_of, has_alias
 
 SERVED = "pipeline.finetuning.prediction.served"
 """The module whose `ServedHead` is what MLflow serves."""
@@ -39,7 +39,7 @@ def register_export(config: Config, folder: Path, run_id: str) -> Registered:
     loss, data = (lineage["heldout"] or {}).get("mlm_loss"), lineage.get("heldout_set")
     judged = None
     if loss is not None and data:
-        judged = Figure("heldout_mlm_loss", loss, data, lower_is_better=True)
+        judged = ComparedScore("heldout_mlm_loss", loss, data, lower_is_better=True)
     tags = {
         "pretraining_run": run_id,
         "corpus_fingerprint": lineage["fingerprint"],
@@ -75,7 +75,9 @@ def register_head(config: Config, folder: Path, run_id: str) -> Registered:
     judged = None
     if task.metric in scores:
         examples = results["judged_on"][on]
-        judged = Figure(f"{on}_{task.metric}", scores[task.metric], examples, lower_is_better=False)
+        judged = ComparedScore(
+            f"{on}_{task.metric}", scores[task.metric], examples, lower_is_better=False
+        )
     tags = {
         "task": task.name,
         "from_scratch": results["from_scratch"] or None,

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.cluster.calls import Work, cluster_runner
 from pipeline.corpus.shards.format import read_manifest
 from pipeline.disk import OWN, Disk
-from pipeline.export.origin import compare, read_origin
+from pipeline.export.origin import read_origin, require_same_network
 from pipeline.feed.opening import open_heldout
 from pipeline.paths import RunPaths
 from pipeline.precision import pick_device
@@ -42,7 +42,7 @@ def score(config: Config, path: Path, disk: Disk = OWN) -> dict[str, float]:
     config = config.model_copy(update={"train": train})
     manifest, given = read_manifest(folder), disk.fetch(path)
     origin = read_origin(given, manifest.vocab_size)
-    compare(path, origin, origin.network, manifest.vocab_sha256)
+    require_same_network(path, origin, origin.network, manifest.vocab_sha256)
     network = build_network(origin.network, config.run.seed, config.engine.attention)
     load_weights(network, given)
     device = pick_device()

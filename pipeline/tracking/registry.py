@@ -26,7 +26,7 @@ from model import NezhaForMaskedLM
 from pipeline.errors import TrackingError
 from pipeline.settings.config import Config
 from pipeline.tracking.runs import UNREACHABLE, is_active, start_run, tracking_uri
-from pipeline.tracking.versions import Figure, Registered, register_version, version_of
+from pipeline.tracking.versions import ComparedScore, Registered, register_version, version_of
 
 HEAD = NezhaForMaskedLM
 """The network that MLflow's loaders make of an export: it answers `fill-mask`."""
@@ -40,7 +40,7 @@ SCALARS = {
 
 
 def register_export(
-    config: Config, folder: Path, run_id: str, tags: Mapping[str, Any], judged: Figure | None
+    config: Config, folder: Path, run_id: str, tags: Mapping[str, Any], judged: ComparedScore | None
 ) -> Registered:
     """Log an export as the run's model, register it, and move the aliases.
 
@@ -81,7 +81,7 @@ def register_head(
     forms: tuple[Mapping[str, Any], Mapping[str, Any]],
     code: tuple[Path, Path],
     tags: Mapping[str, Any],
-    judged: Figure | None,
+    judged: ComparedScore | None,
     packages: tuple[str, ...] = (),
 ) -> Registered:
     """Log the folder of a head as the model of its run, register it, and move the aliases.
@@ -152,7 +152,7 @@ def _register(
     info: Any,
     run_id: str,
     tags: Mapping[str, Any],
-    judged: Figure | None,
+    judged: ComparedScore | None,
 ) -> Registered:
     """A version of a model that was just logged, unless the name is empty."""
     if not name:

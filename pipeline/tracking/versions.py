@@ -27,7 +27,7 @@ class Registered(NamedTuple):
     """What became of the alias `champion`; empty where nothing is registered."""
 
 
-class Figure(NamedTuple):
+class ComparedScore(NamedTuple):
     """A figure that versions of one model are compared by."""
 
     name: str
@@ -74,7 +74,7 @@ def register_version(
     run_id: str | None,
     model_id: str | None,
     tags: Mapping[str, Any],
-    judged: Figure | None,
+    judged: ComparedScore | None,
 ) -> Registered:
     """Make a version of a logged model, with its tags and aliases.
 
@@ -154,7 +154,7 @@ def _versions_of(client: mlflow.MlflowClient, name: str, run_id: str, **tags: st
     ]
 
 
-def _why_not_champion(champion: Any | None, judged: Figure | None) -> str | None:
+def _why_not_champion(champion: Any | None, judged: ComparedScore | None) -> str | None:
     """Why a version does not take the alias from the one that has it; None if it does."""
     by_hand = "; `python -m jobs.promote` makes it so"
     if champion is None:

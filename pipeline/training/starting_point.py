@@ -102,7 +102,7 @@ def _contradictions(given: Given) -> list[str]:
     return wrong
 
 
-def compare(path: Path, given: NezhaConfig, wanted: NezhaConfig) -> None:
+def require_fitting_shape(path: Path, given: NezhaConfig, wanted: NezhaConfig) -> None:
     """Refuse weights that no change makes fit.
 
     Raises:
@@ -135,7 +135,7 @@ def load(network: NezhaForPreTraining, path: Path, vocab: Path) -> str:
         CheckpointError, VocabularyError: as `read` and `compare`.
     """
     given, wanted = read(path), cast(NezhaConfig, network.config)
-    compare(path, given.config, wanted)
+    require_fitting_shape(path, given.config, wanted)
     rows = _rows(given.vocabulary, read_vocabulary(vocab))
     generator = torch.Generator().manual_seed(0)  # all ranks draw the same shares
     own, used, fresh = network.state_dict(), set(), []

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.jsonl import Example
 from pipeline.finetuning.examples.lines import open_bytes
-from pipeline.finetuning.examples.task_file import Findings, read_task_file
+from pipeline.finetuning.examples.task_file import DataMistakes, read_task_file
 from pipeline.finetuning.prediction.head_folder import with_ids
 from pipeline.finetuning.tasks import TASKS, Task
 from pipeline.finetuning.tasks.base import LONGEST_ANSWER, TaskSetup
@@ -41,14 +41,14 @@ def read_examples(settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase
     Raises TaskError where data are missing or malformed; one message lists every line.
     """
     task: Task = TASKS[settings.task]
-    data, findings, skip = settings.data, Findings.none(), settings.skip_bad
+    data, findings, skip = settings.data, DataMistakes.none(), settings.skip_bad
 
     def fits(example: Example) -> str:
         return task.unfit(example, tokenizer, data.length)
 
     train_examples = read_task_file(task, data.train, findings, None, fits, columns=data.columns)
     labels = task.label_set(train_examples)
-    chosen = spread(train_examples, data.examples)
+    chosen = choose_evenly(train_examples, data.examples)
     for those, of in (train_examples, ""), (chosen, f", in the {len(chosen)} of data.examples"):
         if findings.bad_lines and not skip:
             break  # they may hold what there is to learn
@@ -65,7 +65,7 @@ def read_examples(settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase
     test = read(data.test, target_needed=False) if data.test else []
     if not any(task.target in example for example in test):
         try:
-            list(with_ids(task, spread(test, data.eval_examples)))
+            list(with_ids(task, choose_evenly(test, data.eval_examples)))
         except TaskError as error:
             findings.problems.append(f"{data.test}: {error}")
     wrong = findings.problems + ([] if skip else findings.bad_lines)
@@ -81,8 +81,8 @@ def read_examples(settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase
     sizes = task.target_sizes(chosen, setup)
     used = {
         "train": [each for each, size in zip(chosen, sizes, strict=True) if size],
-        "dev": spread(dev, data.eval_examples),
-        "test": spread(test, data.eval_examples),
+        "dev": choose_evenly(dev, data.eval_examples),
+        "test": choose_evenly(test, data.eval_examples),
     }
     if not used["train"]:
         raise TaskError(f"{data.train}: no window of data.length={data.length} shows an answer")
@@ -103,7 +103,7 @@ def _hidden(path: str, hidden: int, total: int, data: TaskData, what: str) -> st
     )
 
 
-def spread(examples: list[Example], limit: int) -> list[Example]:
+def choose_evenly(examples: list[Example], limit: int) -> list[Example]:
     """`limit` examples in their order, or all of them if the limit is 0 or larger.
 
     One is drawn from each of `limit` parts of equal size, always the same one. Examples at even

@@ -21,7 +21,7 @@ Placed = list[tuple[str, Example]]
 """Examples, each with its place: file and line."""
 
 
-class Findings(NamedTuple):
+class DataMistakes(NamedTuple):
     """What is wrong with task data, and what a user should know of it."""
 
     problems: list[str]
@@ -32,14 +32,14 @@ class Findings(NamedTuple):
     """What was done with the data."""
 
     @classmethod
-    def none(cls) -> Findings:
+    def none(cls) -> DataMistakes:
         return cls([], [], [])
 
 
 def read_task_file(
     task: Task,
     path: str,
-    findings: Findings,
+    findings: DataMistakes,
     labels: Sequence[str] | None = None,
     fits: Callable[[Example], str] = lambda example: "",
     target_needed: bool = True,
@@ -141,7 +141,7 @@ def _with_good_targets(task: Task, found: Placed, bad: dict[str, str]) -> Placed
     return good
 
 
-def _drop_targets(task: Task, path: str, found: Placed, findings: Findings) -> None:
+def _drop_targets(task: Task, path: str, found: Placed, findings: DataMistakes) -> None:
     """Leave out the keys that stand for no target."""
     targets = [example.pop(task.target, None) for _, example in found]
     if not all(map(_is_none, targets)):

@@ -31,7 +31,7 @@ def to_bio(labels: Sequence[str]) -> list[str]:
     return found
 
 
-class Place(NamedTuple):
+class EntitySpan(NamedTuple):
     """Where an entity stands, as a file says it."""
 
     start: Any
@@ -42,7 +42,7 @@ class Place(NamedTuple):
     """What stands there; None if the file does not say it."""
 
 
-def labels_of_places(places: Iterable[Place], text: str) -> list[str]:
+def labels_of_places(places: Iterable[EntitySpan], text: str) -> list[str]:
     """BIO labels of the characters of a text.
 
     Raises TaskError where an entity does not lie in the text, other characters stand there than

@@ -25,7 +25,7 @@ from pipeline.finetuning.tasks.base import (
     log_softmax,
 )
 from pipeline.finetuning.tasks.bio import (
-    Place,
+    EntitySpan,
     best_labels,
     entities_of,
     labels_of_places,
@@ -254,12 +254,12 @@ def _entities(labels: Sequence[str]) -> set[tuple[str, int, int]]:
     return set(get_entities(list(labels)))
 
 
-def _places(key: str, value: Any) -> list[Place] | None:
+def _places(key: str, value: Any) -> list[EntitySpan] | None:
     """The places of entities under a key of a record; None if it holds no places."""
     if key == "label" and isinstance(value, dict):
         try:
             return [
-                Place(first, last + 1, kind, text)
+                EntitySpan(first, last + 1, kind, text)
                 for kind, texts in value.items()
                 for text, spans in texts.items()
                 for first, last in spans
@@ -274,11 +274,11 @@ def _places(key: str, value: Any) -> list[Place] | None:
     return [_place(key, each) for each in value]
 
 
-def _place(key: str, entity: Any) -> Place:
+def _place(key: str, entity: Any) -> EntitySpan:
     if isinstance(entity, dict) and {"start", "end", "type"} <= entity.keys():
-        return Place(entity["start"], entity["end"], entity["type"], entity.get("text"))
+        return EntitySpan(entity["start"], entity["end"], entity["type"], entity.get("text"))
     if isinstance(entity, list) and len(entity) == 3:
-        return Place(*entity)
+        return EntitySpan(*entity)
     form = "objects with start, end and type, or lists [start, end, type]"
     raise TaskError(f"key {key}: expected {form}, found {entity!r:.60}")
 

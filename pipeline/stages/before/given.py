@@ -98,10 +98,10 @@ def check_start(config: Config, vocab_size: int, vocab_sha256: str | None) -> No
             f"{path}: no such folder; train.init_from names a run, a checkpoint or an export"
         )
     if train.init_adapt:
-        starting_point.compare(path, starting_point.read(path).config, network)
+        starting_point.require_fitting_shape(path, starting_point.read(path).config, network)
         return
     origin = origins.read_origin(path, vocab_size)
-    origins.compare(path, origin, network, vocab_sha256 or origin.vocab_sha256)
+    origins.require_same_network(path, origin, network, vocab_sha256 or origin.vocab_sha256)
     if train.init_state != "weights":
         checkpoints.require_state(path)
     if train.init_state == "branch":

@@ -15,7 +15,7 @@ import pytest
 
 from jobs import promote
 from jobs.command import main
-from pipeline.finetuning.examples.task_file import Findings, read_task_file
+from pipeline.finetuning.examples.task_file import DataMistakes, read_task_file
 from pipeline.finetuning.prediction import carried_code
 from pipeline.finetuning.prediction.predict import Head
 from pipeline.finetuning.tasks import TASKS
@@ -164,7 +164,7 @@ def test_what_the_registry_says_of_a_head(heads, data):  # noqa: F811
     assert version.run_id == run_id
     assert version.tags["task"] == "pair"
     assert float(version.tags["judged_value"]) == pytest.approx(result.test["accuracy"])
-    truth = read_task_file(TASKS["pair"], data["pair"]["test"], Findings.none())
+    truth = read_task_file(TASKS["pair"], data["pair"]["test"], DataMistakes.none())
     assert version.tags["judged_on"] == hash_of(truth), "what was judged, not the file"
     assert len(version.tags["git_commit"]) >= 40
     used = client.get_run(run_id).inputs.dataset_inputs

@@ -2,7 +2,7 @@
 
 import json
 
-from pipeline.finetuning.examples.task_file import Findings, read_task_file
+from pipeline.finetuning.examples.task_file import DataMistakes, read_task_file
 from pipeline.finetuning.tasks import TASKS
 
 
@@ -10,7 +10,7 @@ def read(task, path, text=None, **more):
     """Examples and findings of a file, written first if there is a text."""
     if text is not None:
         path.write_text(text, "utf-8")
-    findings = Findings.none()
+    findings = DataMistakes.none()
     return read_task_file(TASKS[task], str(path), findings, **more), findings
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from pipeline.finetuning.examples.task_file import Findings
+from pipeline.finetuning.examples.task_file import DataMistakes
 from tests.pipeline.finetuning.examples.reading import lines, read
 
 ENTITY = {"text": "好王明", "entities": [{"start": 1, "end": 3, "type": "x", "text": "王明"}]}
@@ -247,7 +247,7 @@ def test_columns_of_words_can_be_counted(tmp_path):
     text = "1 王 B-PER NR\n2 明 I-PER NR\n\n1 在 O P\n"
     counted = {"columns": {"tokens": 1, "labels": 2}}
     examples, findings = read("ner", tmp_path / "a.conll", text, **counted)
-    assert findings == Findings.none()
+    assert findings == DataMistakes.none()
     assert examples == [
         {"tokens": ["王", "明"], "labels": ["B-PER", "I-PER"]},
         {"tokens": ["在"], "labels": ["O"]},
@@ -263,7 +263,7 @@ def test_a_column_that_counts_words_holds_none(tmp_path):
         (problem,) = read("ner", tmp_path / "a.conll", shifted)[1].problems
         assert "line 1: the first column counts the words" in problem
     examples, findings = read("ner", tmp_path / "a.conll", columns={"tokens": 1})
-    assert findings == Findings.none()
+    assert findings == DataMistakes.none()
     assert [each["tokens"] for each in examples] == [["王", "明"], ["在"]]
     (example,), _ = read("ner", tmp_path / "b.conll", "1 B-X\n2 I-X\n")
     assert example["tokens"] == ["1", "2"], "these are the words: there is no other column"
@@ -272,7 +272,7 @@ def test_a_column_that_counts_words_holds_none(tmp_path):
 def test_a_text_of_a_table_may_begin_with_a_brace(tmp_path):
     text = "{甲}\t好\t1\n乙\t坏\t0\n"
     examples, findings = read("pair", tmp_path / "a.txt", text)
-    assert findings == Findings.none()
+    assert findings == DataMistakes.none()
     assert [each["sentence1"] for each in examples] == ["{甲}", "乙"]
 
 
@@ -282,7 +282,7 @@ def test_white_space_may_be_a_word_of_columns(space, between, tmp_path):
     rows = ["王 B-PER", f"{space} O", "京 B-LOC"]
     text = "\n".join(row.replace(" ", between) for row in rows) + "\n"
     (example,), findings = read("ner", tmp_path / "a.txt", text)
-    assert findings == Findings.none()
+    assert findings == DataMistakes.none()
     assert example == {"tokens": ["王", " ", "京"], "labels": ["B-PER", "O", "B-LOC"]}
 
 

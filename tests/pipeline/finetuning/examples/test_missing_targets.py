@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline.finetuning.examples.task_file import Findings
+from pipeline.finetuning.examples.task_file import DataMistakes
 from pipeline.finetuning.tasks import TASKS
 from tests.pipeline.finetuning.examples.reading import lines, read
 from tests.pipeline.finetuning.examples.test_formats import SQUAD
@@ -22,7 +22,7 @@ def test_minus_beside_plus_is_a_label(tmp_path):
     rows = [{"text": "好", "label": label} for label in "+-0-"]
     examples, findings = read("classification", tmp_path / "a.jsonl", lines(*rows))
     assert [each["label"] for each in examples] == list("+-0-")
-    assert findings == Findings.none()
+    assert findings == DataMistakes.none()
     # A dev file without + follows the labels of the training examples.
     for labels, kept in ((["+", "-"], 1), (["+", "0"], 0)):
         examples, findings = read(
@@ -34,7 +34,7 @@ def test_minus_beside_plus_is_a_label(tmp_path):
 def test_an_empty_cell_of_labels_says_that_there_is_none(tmp_path):
     text = "text\ttags\n好\t甲\n坏\t\n"
     examples, findings = read("multilabel", tmp_path / "a.tsv", text)
-    assert findings == Findings.none()
+    assert findings == DataMistakes.none()
     assert [each["labels"] for each in examples] == [["甲"], []]
     text = "text\ttags\n好\t\n坏\t\n"
     examples, _ = read("multilabel", tmp_path / "b.tsv", text, target_needed=False)
@@ -46,7 +46,7 @@ def test_questions_without_any_answer_are_predicted(tmp_path):
     examples, findings = read("span", tmp_path / "a.jsonl", lines(row, row), target_needed=False)
     assert (examples, findings) == (
         [{"context": "在北京。", "question": "哪？"}] * 2,
-        Findings.none(),
+        DataMistakes.none(),
     )
     answered = row | {"answers": ["北京"]}
     findings = read("span", tmp_path / "b.jsonl", lines(row, answered), target_needed=False)[1]
@@ -65,7 +65,7 @@ def test_a_test_set_has_no_targets(tmp_path):
 def test_a_label_that_is_null_is_none(tmp_path):
     text = lines({"text": "好", "label": None}, {"text": "坏", "label": None})
     examples, findings = read("classification", tmp_path / "a.jsonl", text, target_needed=False)
-    assert (examples, findings) == ([{"text": "好"}, {"text": "坏"}], Findings.none())
+    assert (examples, findings) == ([{"text": "好"}, {"text": "坏"}], DataMistakes.none())
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_test_set_whose_labels_are_all_minus_one_has_none(tmp_path, values, kn
 def test_an_empty_answer_is_none(tmp_path):
     row = {"context": "甲", "question": "乙", "choice": ["丙", "丁"], "answer": ""}
     (example,), findings = read("choice", tmp_path / "a.jsonl", lines(row), target_needed=False)
-    assert findings == Findings.none()
+    assert findings == DataMistakes.none()
     assert "answer" not in example
     _, findings = read("choice", tmp_path / "a.jsonl")
     assert "no key 'answer'" in findings.bad_lines[0]
@@ -107,7 +107,7 @@ def test_a_target_that_holds_nothing_is_none_for_each_task(task, values, tmp_pat
     rows = [FIELDS[task] | {TASKS[task].target: value} for value in values]
     given = {"target_needed": False}
     examples, findings = read(task, tmp_path / "a.jsonl", lines(*rows), **given)
-    assert (examples, findings) == ([FIELDS[task]] * 2, Findings.none())
+    assert (examples, findings) == ([FIELDS[task]] * 2, DataMistakes.none())
     if task != "multilabel":  # of which an empty list says that no label holds
         assert len(read(task, tmp_path / "a.jsonl")[1].bad_lines) == 2
 
@@ -120,7 +120,7 @@ def test_an_empty_cell_in_each_row_is_no_label(tmp_path):
         ("span", "context,question,answers\n在北京,哪,\n"),
     ):
         examples, findings = read(task, tmp_path / "a.csv", text, target_needed=False)
-        assert findings == Findings.none()
+        assert findings == DataMistakes.none()
         assert [each for each in examples if TASKS[task].target in each] == []
 
 
@@ -128,7 +128,7 @@ def test_an_empty_cell_in_each_row_is_no_label(tmp_path):
 def test_a_text_without_entities_beside_others(key, tmp_path):
     rows = [{"text": "王明", key: [[0, 2, "P"]]}, {"text": "在", key: []}]
     examples, findings = read("ner", tmp_path / "a.jsonl", lines(*rows), target_needed=False)
-    assert findings == Findings.none()
+    assert findings == DataMistakes.none()
     assert [each["labels"] for each in examples] == [["B-P", "I-P"], ["O"]]
     (example,), _ = read("ner", tmp_path / "b.jsonl", lines(rows[1]), target_needed=False)
     assert "labels" not in example

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from pipeline.finetuning.examples.task_file import Findings
+from pipeline.finetuning.examples.task_file import DataMistakes
 from tests.pipeline.finetuning.examples.reading import lines, read
 
 PAIRS = [("甲", "乙", "是"), ("丙", "丁", "否")] * 12
@@ -35,9 +35,9 @@ def test_unknown_names_of_columns_are_no_example(heading, task, columns, tmp_pat
     )
     named = dict(zip(("sentence1", "sentence2", "label"), heading, strict=True))
     examples, findings = read(task, path, columns=named)
-    assert (len(examples), findings) == (len(rows), Findings.none())
+    assert (len(examples), findings) == (len(rows), DataMistakes.none())
     examples, findings = read(task, path, table(*rows), columns=columns)
-    assert (len(examples), findings) == (len(rows), Findings.none())
+    assert (len(examples), findings) == (len(rows), DataMistakes.none())
 
 
 def test_a_label_that_stands_once_in_a_few_rows_is_a_label(tmp_path):
@@ -78,7 +78,7 @@ def test_a_name_of_two_columns_is_refused(name, tmp_path):
 
 def test_columns_without_a_name_do_no_harm(tmp_path):
     examples, findings = read("classification", tmp_path / "a.csv", "text,label,,\n好,a,,\n")
-    assert (examples, findings) == ([{"text": "好", "label": "a"}], Findings.none())
+    assert (examples, findings) == ([{"text": "好", "label": "a"}], DataMistakes.none())
 
 
 def test_numbers_of_columns_are_for_tables(tmp_path):
@@ -98,7 +98,7 @@ def test_words_with_labels_may_stand_in_a_table(name, tmp_path):
     if name.endswith("csv"):
         text = text.replace(",", '","').replace("\t", ",")
     examples, findings = read("ner", tmp_path / name, text)
-    assert findings == Findings.none()
+    assert findings == DataMistakes.none()
     assert examples == [
         {"tokens": ["王", "明"], "labels": ["B-P", "I-P"]},
         {"tokens": [","], "labels": ["O"]},

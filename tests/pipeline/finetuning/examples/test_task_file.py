@@ -11,14 +11,14 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.finetuning.examples.data import spread
-from pipeline.finetuning.examples.task_file import Findings, read_task_file
+from pipeline.finetuning.examples.data import choose_evenly
+from pipeline.finetuning.examples.task_file import DataMistakes, read_task_file
 from pipeline.finetuning.tasks import TASKS
 
 
 def read(task, path, *arguments, **more):
     """Examples and findings of a file."""
-    findings = Findings.none()
+    findings = DataMistakes.none()
     return read_task_file(TASKS[task], str(path), findings, *arguments, **more), findings
 
 
@@ -52,7 +52,7 @@ def test_compressed_or_not_is_the_same(task, tmp_path):
     text = (tmp_path / "a.jsonl").read_bytes()
     compressors = {"gz": gzip.compress, "bz2": bz2.compress, "zst": zstandard.compress}
     expected, findings = read(task, plain)
-    assert findings == Findings.none()
+    assert findings == DataMistakes.none()
     assert len(expected) == 2
     for suffix, compress in compressors.items():
         (tmp_path / f"a.jsonl.{suffix}").write_bytes(compress(text))
@@ -98,7 +98,7 @@ def test_a_malformed_example_is_named_by_file_line_and_key(task, change, message
 def test_true_and_false_are_labels(tmp_path):
     rows = [GOOD["pair"] | {"label": value} for value in (True, False, "true")]
     examples, findings = read("pair", write(tmp_path / "train.jsonl", *rows))
-    assert findings == Findings.none()
+    assert findings == DataMistakes.none()
     assert [each["label"] for each in examples] == ["true", "false", "true"]
 
 
@@ -134,7 +134,7 @@ def test_a_byte_order_mark_is_not_text(tmp_path):
     path.write_text(f"\ufeff{row}\r\n\ufeff\ufeff{row}\r\n", "utf-8")
     assert read("classification", path) == (
         [{"text": "好", "label": "1"}] * 2,
-        Findings.none(),
+        DataMistakes.none(),
     )
 
 
@@ -189,7 +189,7 @@ def test_invisible_characters_at_the_ends_of_an_answer_are_left_out(space, tmp_p
     answer = {"text": f"{space}北京{space}", "start": 1}
     row = {"context": f"在{space}北京{space}。", "question": "哪？", "answers": [answer]}
     (example,), findings = read("span", write(tmp_path / "a.jsonl", row))
-    assert findings == Findings.none()
+    assert findings == DataMistakes.none()
     assert example["answers"] == [{"text": "北京", "start": 1 + len(space)}]
 
 
@@ -223,7 +223,7 @@ def test_answers_of_a_file_are_all_texts_or_all_indices(rows, expected, tmp_path
     ]
     examples, findings = read("choice", write(tmp_path / "a.jsonl", *given))
     if isinstance(expected, list):
-        assert findings == Findings.none()
+        assert findings == DataMistakes.none()
         assert [each["answer"] for each in examples] == expected
     else:
         assert examples == []
@@ -242,7 +242,7 @@ def test_answers_of_a_file_are_all_texts_or_all_indices(rows, expected, tmp_path
 def test_a_number_that_is_whole_is_one_whatever_its_type(task, key, given, taken, tmp_path):
     """pandas writes 1.0 where another row has no label."""
     (example,), findings = read(task, write(tmp_path / "a.jsonl", GOOD[task] | {key: given}))
-    assert (example[key], findings) == (taken, Findings.none())
+    assert (example[key], findings) == (taken, DataMistakes.none())
 
 
 def test_what_teaches_nothing():
@@ -279,19 +279,19 @@ def test_label_sets():
 
 @given(st.integers(0, 300), st.integers(0, 400))
 def test_spread_takes_as_many_as_asked_for_in_order(n, limit):
-    chosen = spread(list(range(n)), limit)
+    chosen = choose_evenly(list(range(n)), limit)
     assert len(chosen) == (min(n, limit) or n if limit else n)
     assert chosen == sorted(set(chosen))
     if 0 < limit < n:
         for place, each in enumerate(chosen):
             assert place * n // limit <= each < (place + 1) * n // limit
-    assert chosen == spread(list(range(n)), limit)
+    assert chosen == choose_evenly(list(range(n)), limit)
 
 
 @pytest.mark.parametrize("period", [2, 3, 4, 5])
 def test_labels_that_repeat_with_a_period_are_all_drawn(period):
     labels = [place % period for place in range(1200)]
-    drawn = Counter(spread(labels, 1200 // period))
+    drawn = Counter(choose_evenly(labels, 1200 // period))
     fair = 1200 / period / period
     assert {0.7 < drawn[label] / fair < 1.3 for label in range(period)} == {True}
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import TaskError
-from pipeline.finetuning.examples.task_file import Findings
+from pipeline.finetuning.examples.task_file import DataMistakes
 from pipeline.finetuning.tasks import TASKS
 from tests.pipeline.finetuning.examples.reading import lines, read
 from tests.pipeline.finetuning.examples.test_formats import C3, CLUENER, CMRC, ENTITY, WSC
@@ -107,7 +107,7 @@ def test_a_misspelt_target_is_not_replaced_by_another_column(name, tmp_path):
     hidden, findings = read(
         "classification", tmp_path / "b.jsonl", lines({"text": "好"}), target_needed=False, **given
     )
-    assert (hidden, findings) == ([{"text": "好"}], Findings.none())
+    assert (hidden, findings) == ([{"text": "好"}], DataMistakes.none())
 
 
 def test_signs_between_labels_in_a_cell_are_told(tmp_path):

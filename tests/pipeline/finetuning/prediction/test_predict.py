@@ -17,7 +17,7 @@ from pipeline.errors import ExportError, TaskError
 from pipeline.export.lineage import LINEAGE, left_steps, packages
 from pipeline.finetuning.examples.input_lines import read_input
 from pipeline.finetuning.examples.lines import read_lines
-from pipeline.finetuning.examples.task_file import Findings, read_task_file
+from pipeline.finetuning.examples.task_file import DataMistakes, read_task_file
 from pipeline.finetuning.prediction import predict as prediction
 from pipeline.finetuning.prediction.head_folder import RESULTS
 from pipeline.finetuning.prediction.predict import Head, parse, predict
@@ -47,7 +47,7 @@ def test_predictions_score_what_fine_tuning_reported(task, head, data, monkeypat
     monkeypatch.setattr(prediction, "LINES", 7)
     result = head(task)
     found = list(predict(result.folder, read_lines(data[task]["test"])))
-    truth = read_task_file(TASKS[task], data[task]["test"], Findings.none())
+    truth = read_task_file(TASKS[task], data[task]["test"], DataMistakes.none())
     assert [{**row, "prediction": None} for row in found] == [
         {key: row[key] for key in row if key != TASKS[task].target} | {"prediction": None}
         for row in truth
@@ -154,7 +154,7 @@ def test_a_text_file_is_read_as_fine_tuning_reads_it(task, text, tmp_path):
     path.write_text(text, "utf-8")
     kind = TASKS[task]
     found = [parse(kind, row, place) for place, row in read_input(str(path), kind, {})]
-    known = read_task_file(kind, str(path), Findings.none(), target_needed=task != "pair")
+    known = read_task_file(kind, str(path), DataMistakes.none(), target_needed=task != "pair")
     assert found == [{key: row[key] for key in row if key != kind.target} for row in known]
     assert known
 

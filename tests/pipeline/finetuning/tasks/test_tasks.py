@@ -20,7 +20,7 @@ from pipeline.finetuning import loading
 from pipeline.finetuning import network as networks
 from pipeline.finetuning.examples.data import read_examples
 from pipeline.finetuning.examples.features import collate
-from pipeline.finetuning.examples.task_file import Findings, read_task_file
+from pipeline.finetuning.examples.task_file import DataMistakes, read_task_file
 from pipeline.finetuning.judging.evaluation import Dataset
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import TaskSetup
@@ -165,7 +165,7 @@ def test_the_same_on_public_sets(shared, folder, task, length, least):
     }
     fast = build_tokenizer(shared / "vocab" / "vocab.txt", lowercase=True)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=fast, **special)
-    findings = Findings.none()
+    findings = DataMistakes.none()
     path = str(shared / "tasks" / folder / "dev.jsonl.gz")
     examples = read_task_file(TASKS[task], path, findings)[:400]
     assert findings.bad_lines == []
@@ -253,7 +253,7 @@ def test_an_answer_with_invisible_ends_has_a_target(space, length, tokenizer, tm
         "answers": [{"text": f"王{space}明{space}", "start": 6}],
     }
     (tmp_path / "a.jsonl").write_text(json.dumps(row), "utf-8")
-    examples = read_task_file(TASKS["span"], str(tmp_path / "a.jsonl"), Findings.none())
+    examples = read_task_file(TASKS["span"], str(tmp_path / "a.jsonl"), DataMistakes.none())
     scores, features = check_round_trip("span", examples, tokenizer, length)
     assert scores == {"f1": 1.0, "exact_match": 1.0}
     assert any(feature.target != [0, 0] for feature in features)
@@ -362,7 +362,7 @@ def test_choices_that_cannot_stay_whole_are_told(tokenizer):
 def test_padding_does_not_change_the_logits(task, export, data, tokenizer, monkeypatch):
     monkeypatch.setattr(networks, "autocast", lambda *_: contextlib.nullcontext())
     kind = TASKS[task]
-    examples = read_task_file(TASKS[task], data[task]["dev"], Findings.none())
+    examples = read_task_file(TASKS[task], data[task]["dev"], DataMistakes.none())
     labels = kind.label_set(examples)
     features = kind.features(examples, TaskSetup(tokenizer, labels, 32))
     network = loading.build(kind, str(export), labels, 0.1, from_scratch=True)
