@@ -59,7 +59,7 @@ ALLOWED = {
         "pipeline.storage",
     ),
     "pipeline.cluster.peers": (),
-    "pipeline.cluster.groups": ("pipeline.cluster.peers",),
+    "pipeline.cluster.groups": ("pipeline.cluster.peers", "pipeline.cluster.ray_cluster"),
     "pipeline.cluster.calls": (
         "pipeline.cluster.groups",
         "pipeline.cluster.peers",

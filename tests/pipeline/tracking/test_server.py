@@ -59,7 +59,7 @@ def test_runs_metrics_and_versions_are_kept(server, tmp_path):
     assert len(client.get_metric_history(run_id, "heldout/mlm_loss")) == 29
     assert client.get_run(run_id).info.status == "FINISHED"
     assert [file.path for file in client.list_artifacts(run_id)] == ["metrics.jsonl"]
-    judged = versions.Figure("loss", 1.5, "here", lower_is_better=True)
+    judged = versions.ComparedScore("loss", 1.5, "here", lower_is_better=True)
     place = client.get_run(run_id).info.artifact_uri
     made = versions.register_version(client, server, "served", place, run_id, None, {}, judged)
     assert made.note == "served: version 1 is candidate and champion"
