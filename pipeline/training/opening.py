@@ -104,21 +104,21 @@ def open_parts(config: Config, context: Context, stack: ExitStack) -> Parts:
     stack.callback(writer.close)
     stack.callback(watchdog.beat, longest_seconds(config.train))
     return Parts(
-        worker,
-        feed,
-        split,
-        precision,
-        saved,
-        skipped,
-        record,
-        recorder,
-        steps_log,
-        guard,
-        watchdog,
-        interval,
-        profiler,
-        noise,
-        writer,
+        worker=worker,
+        feed=feed,
+        split=split,
+        precision=precision,
+        saved=saved,
+        skipped=skipped,
+        record=record,
+        recorder=recorder,
+        steps_log=steps_log,
+        guard=guard,
+        watchdog=watchdog,
+        interval=interval,
+        profiler=profiler,
+        noise=noise,
+        writer=writer,
     )
 
 
