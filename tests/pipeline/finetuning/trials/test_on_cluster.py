@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 
+from pipeline.cluster import ray_cluster as ray_cluster_of_process
 from pipeline.cluster.calls import threads_of_a_task
 from pipeline.errors import ConfigError, TaskError
 from pipeline.finetuning.finetune import Finetuning
@@ -32,7 +33,7 @@ def test_results_come_in_order_and_lines_with_their_names(
         job("a", {"ner": places}, os.path.relpath(export), tmp_path / "a"),
         job("b", data, export, tmp_path / "b", seed=2),
     ]
-    lines = Lines()
+    lines, cpus = Lines(), ray_cluster_of_process.cpus_by_node()
     results = finetune_all(runs, lines)
     assert [result.folder for result in results] == [str(tmp_path / "a"), str(tmp_path / "b")]
     for name in "ab":
@@ -41,7 +42,7 @@ def test_results_come_in_order_and_lines_with_their_names(
         )
     assert results[0].test["f1"] > 0.5
     before = torch.get_num_threads()
-    torch.set_num_threads(threads_of_a_task(2, [4]))
+    torch.set_num_threads(threads_of_a_task(2, cpus))
     try:
         here = finetune(runs[1].settings, str(export), tmp_path / "here", seed=2)
     finally:

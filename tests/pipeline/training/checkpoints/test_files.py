@@ -139,7 +139,7 @@ def test_exactly_the_last_the_regular_and_the_best_are_kept(tmp_path, keep_last,
 def test_one_that_another_process_reads_is_not_deleted(tmp_path):
     paths = [make(tmp_path, step, loss=1 / step) for step in (1, 2, 3)]
     code = "import sys; from pathlib import Path; from pipeline.training.checkpoints import files\n"
-    code += "with files.in_use(Path(sys.argv[1])): print(); sys.stdin.read()"
+    code += "with files.in_use(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", code, str(paths[1])]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
         reader.stdout.readline()
