@@ -25,7 +25,7 @@ from pipeline.settings.reading.config_file import load_config
 from pipeline.stages import registering
 from pipeline.tracking import runs as tracking
 from pipeline.tracking import versions
-from pipeline.tracking.versions import Figure
+from pipeline.tracking.versions import ComparedScore
 from tests.pipeline.finetuning.conftest import data, export  # noqa: F401
 from tests.pipeline.finetuning.in_process import finetune
 
@@ -187,7 +187,7 @@ def test_champion_moves_to_what_is_better_on_the_same_data(tmp_path, monkeypatch
         ).note
 
     def loss(value, on="a"):
-        return Figure("loss", value, on, lower_is_better=True)
+        return ComparedScore("loss", value, on, lower_is_better=True)
 
     assert add(loss(2.0)).endswith("and champion")
     assert "its loss is 2.1000, and that of version 1 is 2.0000" in add(loss(2.1))
