@@ -16,7 +16,7 @@ from model.weights.convert import (
 from model.weights.remote_code import flat_code
 from pipeline.errors import VocabularyError
 from pipeline.export.tokenizer import tokenizer_beside
-from pipeline.whole_folder import whole_folder
+from pipeline.files.whole_folder import whole_folder
 
 WRITTEN = {
     "config.json",

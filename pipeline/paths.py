@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.hashing import short_hash
+from pipeline.files.hashing import short_hash
 from pipeline.settings.config import Config
 from pipeline.settings.run import RunSettings
 

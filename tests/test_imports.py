@@ -8,25 +8,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# These import nothing of ours, and all of pipeline may import them.
+# These import nothing of ours. All of pipeline may import them, and `pipeline.files`.
 LEAVES = (
     "pipeline.background",
     "pipeline.cluster.interfaces",
     "pipeline.cpu",
-    "pipeline.disk",
     "pipeline.errors",
     "pipeline.figures",
-    "pipeline.file_lock",
-    "pipeline.hashing",
     "pipeline.labels",
     "pipeline.precision",
     "pipeline.progress",
-    "pipeline.whole_folder",
 )
-# Each package may import itself, the leaves and what stands here.
+# Each package may import itself, the leaves, `pipeline.files` and what stands here.
 ALLOWED = {
-    "pipeline.journal": (),
-    "pipeline.storage": (),
+    "pipeline.files": (),
     "pipeline.settings": (),
     "pipeline.paths": ("pipeline.settings",),
     "pipeline.doctor": (
@@ -35,14 +30,10 @@ ALLOWED = {
         "pipeline.feed.opening",
         "pipeline.paths",
         "pipeline.settings",
-        "pipeline.storage",
         "pipeline.tracking",
     ),
-    "pipeline.runs.store_copy": ("pipeline.storage",),
-    "pipeline.runs.store_lock": (
-        "pipeline.holders",
-        "pipeline.runs.store_copy",
-    ),
+    "pipeline.runs.store_copy": (),
+    "pipeline.runs.store_lock": ("pipeline.runs.store_copy",),
     "pipeline.runs.run_in_store": (
         "pipeline.paths",
         "pipeline.runs.store_copy",
@@ -54,10 +45,7 @@ ALLOWED = {
         "pipeline.cluster.ray_cluster",
         "pipeline.paths",
     ),
-    "pipeline.cluster.remote_files": (
-        "pipeline.cluster.remote_disk",
-        "pipeline.storage",
-    ),
+    "pipeline.cluster.remote_files": ("pipeline.cluster.remote_disk",),
     "pipeline.cluster.peers": (),
     "pipeline.cluster.groups": ("pipeline.cluster.peers", "pipeline.cluster.ray_cluster"),
     "pipeline.cluster.calls": (
@@ -70,20 +58,17 @@ ALLOWED = {
     "pipeline.tracking": (
         "model",
         "pipeline.settings",
-        "pipeline.storage",
     ),
     "pipeline.corpus": (
         "pipeline.cluster.ray_cluster",
         "pipeline.cluster.remote_disk",
         "pipeline.cluster.remote_files",
         "pipeline.settings",
-        "pipeline.storage",
     ),
     "pipeline.feed": (
         "pipeline.corpus",
         "pipeline.paths",
         "pipeline.settings",
-        "pipeline.storage",
     ),
     "pipeline.training": (
         "model",
@@ -95,11 +80,8 @@ ALLOWED = {
         "pipeline.corpus.shards",
         "pipeline.doctor",
         "pipeline.feed",
-        "pipeline.holders",
-        "pipeline.journal",
         "pipeline.paths",
         "pipeline.settings",
-        "pipeline.storage",
         "pipeline.tracking",
     ),
     "pipeline.finetuning": (
@@ -113,12 +95,8 @@ ALLOWED = {
         "pipeline.export.lineage",
         "pipeline.export.tokenizer",
         "pipeline.settings",
-        "pipeline.storage",
     ),
-    "pipeline.sample": (
-        "pipeline.corpus",
-        "pipeline.storage",
-    ),
+    "pipeline.sample": ("pipeline.corpus",),
     "pipeline.export": (
         "model",
         "pipeline.corpus",
@@ -134,7 +112,6 @@ ALLOWED = {
         "pipeline.feed",
         "pipeline.paths",
         "pipeline.settings",
-        "pipeline.storage",
         "pipeline.training",
     ),
     "pipeline.comparing": (
@@ -151,11 +128,8 @@ ALLOWED = {
     ),
     "pipeline.runs": (
         "pipeline.feed",
-        "pipeline.holders",
-        "pipeline.journal",
         "pipeline.paths",
         "pipeline.settings",
-        "pipeline.storage",
         "pipeline.tracking.pictures",
         "pipeline.training",
     ),
@@ -166,7 +140,7 @@ ALLOWED = {
     ),
 }
 RULES = (
-    {package: (*others, *LEAVES) for package, others in ALLOWED.items()}
+    {package: (*others, *LEAVES, "pipeline.files") for package, others in ALLOWED.items()}
     | dict.fromkeys(LEAVES, ())
     | {"model": ()}
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.corpus.decoding.decompression import COMPRESSIONS
 from pipeline.errors import ConfigError
-from pipeline.storage import whole_file
+from pipeline.files.storage import whole_file
 
 OTHER_FORMS = (".parquet", ".arrow", ".csv", ".tsv", ".xlsx")
 STANDARD = "-"

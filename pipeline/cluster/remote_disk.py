@@ -23,8 +23,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.cluster.ray_cluster import may_have_other_nodes
-from pipeline.disk import OWN, Disk
-from pipeline.file_lock import file_lock
+from pipeline.files.disk import OWN, Disk
+from pipeline.files.file_lock import file_lock
 from pipeline.paths import temporary_folder
 
 PIECE_BYTES = 16 << 20

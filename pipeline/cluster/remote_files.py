@@ -11,8 +11,8 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 from pipeline.cluster.remote_disk import Offer, RemoteDisk, disk_of
-from pipeline.disk import Disk
-from pipeline.storage import elsewhere, write_whole
+from pipeline.files.disk import Disk
+from pipeline.files.storage import elsewhere, write_whole
 
 
 @contextmanager

@@ -11,19 +11,19 @@ import mlflow
 from pipeline.cluster.calls import Runner, Work
 from pipeline.comparing.comparison import Subject
 from pipeline.corpus.shards.format import MANIFEST, read_manifest
-from pipeline.disk import Disk
 from pipeline.errors import CheckpointError, ExportError, NezhaError, TrackingError
 from pipeline.export.folder import export_checkpoint, moved
 from pipeline.feed.phases import phases_of
 from pipeline.feed.weights import split_weights
+from pipeline.files.disk import Disk
+from pipeline.files.hashing import short_hash
+from pipeline.files.whole_folder import whole_folder
 from pipeline.finetuning.loading import load_config
-from pipeline.hashing import short_hash
 from pipeline.paths import RunPaths, storage_folder
 from pipeline.progress import Say
 from pipeline.settings.config import Config
 from pipeline.tracking.runs import UNREACHABLE, existing_store
 from pipeline.training.checkpoints import files as checkpoints
-from pipeline.whole_folder import whole_folder
 
 RANDOM = "random"
 """Names random weights among the checkpoints."""

@@ -15,9 +15,9 @@ from pipeline.corpus.run.passes import Executor, run_pass
 from pipeline.corpus.run.progress import WorkProgress
 from pipeline.corpus.run.work import Job, sign_chunk
 from pipeline.corpus.text.units import plan_units
+from pipeline.files.storage import filesystem, write_json
 from pipeline.progress import Progress
 from pipeline.settings.corpus import CorpusSettings, DedupSettings
-from pipeline.storage import filesystem, write_json
 
 
 def sign_heldout(job: Job, planned: ReadPlan, executor: Executor, progress: Progress) -> Job:

@@ -21,7 +21,7 @@ from pipeline.corpus.samples.vocabulary import read_vocabulary, vocabulary_sha25
 from pipeline.corpus.text.sources import SHOWN, Listing, Source
 from pipeline.corpus.text.units import Unit, plan_units
 from pipeline.errors import ConfigError
-from pipeline.hashing import hash_of
+from pipeline.files.hashing import hash_of
 from pipeline.settings.corpus import CorpusSettings
 
 FORMAT = 9

@@ -27,9 +27,9 @@ from pipeline.corpus.shards import format as shards
 from pipeline.corpus.shards.format import Manifest
 from pipeline.corpus.text.sources import EMPTY, Listing
 from pipeline.errors import CorpusError, ShardError
+from pipeline.files.storage import filesystem
 from pipeline.progress import Progress, Say
 from pipeline.settings.corpus import CorpusSettings
-from pipeline.storage import filesystem
 
 EMPTY_FILE = "empty_file"
 UNKNOWN_LISTED = 200

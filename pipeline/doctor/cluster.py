@@ -22,8 +22,8 @@ from pipeline.doctor.findings import Finding, judge
 from pipeline.doctor.node import Facts, examine
 from pipeline.errors import ConfigError, ShardError
 from pipeline.feed.opening import training_folders
+from pipeline.files.storage import filesystem
 from pipeline.settings.config import Config
-from pipeline.storage import filesystem
 from pipeline.tracking.runs import is_reachable, tracking_uri
 
 NODE_SECONDS = 30.0

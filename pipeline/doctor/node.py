@@ -17,7 +17,7 @@ import torch
 
 from pipeline.cpu import usable_cpus
 from pipeline.errors import NezhaError
-from pipeline.storage import filesystem
+from pipeline.files.storage import filesystem
 
 PACKAGES = ("torch", "ray", "deepspeed", "transformers", "pyarrow", "numpy", "mlflow")
 MEASURED_BYTES = 32 << 20

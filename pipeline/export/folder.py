@@ -18,13 +18,13 @@ from pipeline.export.model_card import model_card
 from pipeline.export.scale import rescale_embeddings
 from pipeline.export.tokenizer import export_tokenizer, recorded_cleaning
 from pipeline.feed.weights import split_weights
+from pipeline.files.whole_folder import whole_folder
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.checkpoints.state import load_weights
 from pipeline.training.faults import workers
-from pipeline.training.network import network_config
-from pipeline.whole_folder import whole_folder
+from pipeline.training.start.network import network_config
 
 FORM = 2
 """To be raised when the same checkpoint gives another export: then it is made again."""

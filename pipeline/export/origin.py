@@ -10,7 +10,7 @@ from pipeline.corpus.samples.vocabulary import vocabulary_sha256
 from pipeline.errors import CheckpointError, VocabularyError
 from pipeline.settings.training import ModelSettings
 from pipeline.training.checkpoints import files
-from pipeline.training.network import network_config
+from pipeline.training.start.network import network_config
 
 FREE = {
     *("size", "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),

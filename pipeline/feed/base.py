@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.feed.collate import Batch
-from pipeline.hashing import hash_of
+from pipeline.files.hashing import hash_of
 
 _AHEAD = 4
 """Steps that the background makes before they are asked for."""

@@ -23,9 +23,9 @@ from pipeline.corpus.shards.format import ShardInfo
 from pipeline.corpus.shards.reader import UnreachableShard
 from pipeline.corpus.shards.shard_file import check_bytes
 from pipeline.errors import ShardError
-from pipeline.file_lock import file_lock
+from pipeline.files.file_lock import file_lock
+from pipeline.files.storage import filesystem
 from pipeline.paths import temporary_folder
-from pipeline.storage import filesystem
 
 _ATTEMPTS = 5
 _FIRST_WAIT_SECONDS = 0.5

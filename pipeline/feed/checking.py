@@ -14,8 +14,8 @@ from pipeline.corpus.shards.format import Manifest, ShardInfo, read_manifest
 from pipeline.corpus.shards.shard_file import check_bytes, open_batch
 from pipeline.cpu import usable_cpus
 from pipeline.errors import ShardError
+from pipeline.files.storage import write_json
 from pipeline.progress import Say
-from pipeline.storage import write_json
 
 NOTE = "shards_checked.json"
 """File in the run's folder: of each shard that was checked, size, time and SHA-256, and what is

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.files.hashing import hash_of
 from pipeline.finetuning import loading
 from pipeline.finetuning.checks import SETS
 from pipeline.finetuning.examples.data import hash_file, read_examples
 from pipeline.finetuning.tasks import TASKS
-from pipeline.hashing import hash_of
 from pipeline.settings.finetuning import FinetuneSettings
 
 RECIPE = 5

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.cluster.calls import Runner, Work
-from pipeline.disk import Disk, fetch_named
 from pipeline.errors import ConfigError, ExportError, NezhaError
+from pipeline.files.disk import Disk, fetch_named
+from pipeline.files.hashing import hash_of
 from pipeline.finetuning.checks import check
 from pipeline.finetuning.examination import Examined, examine
 from pipeline.finetuning.examples.jsonl import to_json
@@ -19,7 +20,6 @@ from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials import search
 from pipeline.finetuning.trials.search import Outcome
 from pipeline.finetuning.trials.trial import HEAD, Trial, TrialResult, run_trial_of
-from pipeline.hashing import hash_of
 from pipeline.progress import Progress, Say
 from pipeline.settings.finetuning import FinetuneSettings
 

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import journal
 from pipeline.errors import CheckpointError
 from pipeline.feed.base import BaseFeed
 from pipeline.feed.fingerprints import require_same_data
 from pipeline.feed.opening import open_feed
+from pipeline.files import journal
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.training.checkpoints import files

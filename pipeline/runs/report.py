@@ -9,10 +9,10 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
-from pipeline import journal
 from pipeline.errors import TrainingError
 from pipeline.figures import svg_of
-from pipeline.storage import write_whole
+from pipeline.files import journal
+from pipeline.files.storage import write_whole
 from pipeline.tracking.pictures import plot_by_step
 from pipeline.training.faults import events
 from pipeline.training.measure import history, step_log

@@ -25,8 +25,8 @@ from tenacity import (
 )
 
 from pipeline.errors import NezhaError, StorageError
-from pipeline.file_lock import file_lock
-from pipeline.storage import filesystem, write_json
+from pipeline.files.file_lock import file_lock
+from pipeline.files.storage import filesystem, write_json
 
 RETRY_SECONDS = 120.0
 """How long what fails is tried again."""

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
-from pipeline import holders
 from pipeline.background import repeated
 from pipeline.errors import ConfigError
+from pipeline.files import holders
 from pipeline.progress import Say
 from pipeline.runs.store_copy import LOCK, StoreCopy
 

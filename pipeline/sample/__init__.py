@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.errors import CorpusError
-from pipeline.hashing import file_sha256
+from pipeline.files.hashing import file_sha256
+from pipeline.files.storage import write_whole
 from pipeline.sample.month import (
     Paragraph,
     label,
@@ -29,7 +30,6 @@ from pipeline.sample.month import (
     text_of,
 )
 from pipeline.sample.reviews import split_reviews
-from pipeline.storage import write_whole
 
 RECIPE = 2
 """To be raised when the same sources give other files: then the sample is made again."""

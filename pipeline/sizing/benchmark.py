@@ -17,8 +17,8 @@ from pipeline.settings.config import Config
 from pipeline.training import batch_split, engine
 from pipeline.training.measure import flops
 from pipeline.training.measure.random_batch import random_batch
-from pipeline.training.network import build_network, network_config, vocabulary_size
 from pipeline.training.objective import PretrainingObjective, to_device
+from pipeline.training.start.network import build_network, network_config, vocabulary_size
 
 STEPS = 4
 """Measured steps, of which the fastest counts; one more warms up."""

@@ -14,14 +14,14 @@ from pipeline.corpus.shards import format as shards
 from pipeline.errors import ConfigError
 from pipeline.feed.phases import phases_of
 from pipeline.feed.weights import split_weights
+from pipeline.files.storage import write_json
 from pipeline.paths import RunPaths
 from pipeline.progress import Say
 from pipeline.settings.config import Config
 from pipeline.sizing import benchmark, model
-from pipeline.storage import write_json
 from pipeline.training import batch_split
 from pipeline.training.measure import flops, history
-from pipeline.training.network import count_parameters, network_config, vocabulary_size
+from pipeline.training.start.network import count_parameters, network_config, vocabulary_size
 
 FILE = "plan.json"
 RESTART_SECONDS = 180.0

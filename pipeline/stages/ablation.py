@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from pipeline import sample
 from pipeline.corpus.run.inputs import list_inputs
 from pipeline.errors import ConfigError, TrainingError
+from pipeline.files.storage import write_json, write_whole
 from pipeline.paths import RunPaths
 from pipeline.progress import Progress
 from pipeline.settings.config import Config, flatten
@@ -29,11 +30,10 @@ from pipeline.settings.reading.config_file import with_changes
 from pipeline.settings.run import TrackingSettings
 from pipeline.stages import preparing, sequence
 from pipeline.stages.before import given, preflight
-from pipeline.storage import write_json, write_whole
 from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.faults import lock
-from pipeline.training.resume import changed_settings
+from pipeline.training.start.resume import changed_settings
 
 TEXTS = ("inputs", "heldout", "output", "vocab", "vocab_size")
 """Settings of `corpus` that belong to all variants: they are read once, and scored alike."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 from pipeline.export import folder as exports
+from pipeline.files.storage import write_json
 from pipeline.paths import RunPaths
 from pipeline.progress import Say
 from pipeline.settings.config import Config
 from pipeline.stages import registering
-from pipeline.storage import write_json
 from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files as checkpoints
 

@@ -24,7 +24,7 @@ from pipeline.tracking.metric_sender import MetricSender
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.launch import ray_train
 from pipeline.training.measure import history, step_log
-from pipeline.training.resume import changed_settings, is_finished, recover
+from pipeline.training.start.resume import changed_settings, is_finished, recover
 
 CURVE = "loss_curve.png"
 

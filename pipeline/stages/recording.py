@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.errors import TrackingError
+from pipeline.files.storage import write_json
 from pipeline.finetuning.checks import SETS
 from pipeline.finetuning.examples.jsonl import to_json
 from pipeline.finetuning.finetune import FinetuneResult
@@ -18,7 +19,6 @@ from pipeline.finetuning.trials.trial import read_predictions
 from pipeline.progress import Say
 from pipeline.settings.config import Config
 from pipeline.stages.registering import head_is_registered, place_of, register_head
-from pipeline.storage import write_json
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.finetuning import record_finetuning
 from pipeline.tracking.judged_pictures import draw_calibration, draw_confusion

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pipeline.cluster.calls import Work, cluster_runner
 from pipeline.corpus.shards.format import read_manifest
-from pipeline.disk import OWN, Disk
 from pipeline.export.origin import read_origin, require_same_network
 from pipeline.feed.opening import open_heldout
+from pipeline.files.disk import OWN, Disk
 from pipeline.paths import RunPaths
 from pipeline.precision import pick_device
 from pipeline.progress import Progress, Say
@@ -20,8 +20,8 @@ from pipeline.settings.config import Config
 from pipeline.training.checkpoints import files
 from pipeline.training.checkpoints.state import load_weights
 from pipeline.training.evaluation import evaluate
-from pipeline.training.network import build_network
 from pipeline.training.objective import PretrainingObjective
+from pipeline.training.start.network import build_network
 
 POLL_SECONDS = 5.0
 """Between two looks for a new checkpoint."""

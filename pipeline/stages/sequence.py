@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline import sample
 from pipeline.corpus.run.inputs import list_inputs
+from pipeline.files.storage import write_json
 from pipeline.finetuning.trials.on_cluster import check_workers
 from pipeline.paths import RunPaths
 from pipeline.progress import Progress
@@ -20,7 +21,6 @@ from pipeline.settings.config import Config
 from pipeline.stages import exporting, heads, preparing
 from pipeline.stages.before import given, preflight
 from pipeline.stages.pretraining import pretrain, reference_loss
-from pipeline.storage import write_json
 from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.faults import lock

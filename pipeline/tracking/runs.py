@@ -20,8 +20,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import Interrupted, TrackingError
+from pipeline.files.storage import write_whole
 from pipeline.settings.config import Config, flatten
-from pipeline.storage import write_whole
 from pipeline.tracking.metric_names import grouped
 
 UNREACHABLE = (MlflowException, OSError, SQLAlchemyError)

@@ -26,7 +26,6 @@ from pipeline.settings.reading.config_file import dump_yaml
 from pipeline.training import batch_split, engine
 from pipeline.training.checkpoints import files
 from pipeline.training.checkpoints.writer import longest_seconds
-from pipeline.training.context import Context
 from pipeline.training.evaluation import evaluate
 from pipeline.training.faults import divergence, events, failures, memory
 from pipeline.training.measure import flops, history, step_log
@@ -34,8 +33,9 @@ from pipeline.training.measure.activity import activity
 from pipeline.training.measure.dynamics import dynamics
 from pipeline.training.measure.time_shares import StepProfiler
 from pipeline.training.objective import STATISTICS, dropout_of, to_device
-from pipeline.training.opening import Parts, open_parts
 from pipeline.training.schedule import learning_rate
+from pipeline.training.start.context import Context
+from pipeline.training.start.opening import Parts, open_parts
 from pipeline.training.transfer import upload
 
 

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.disk import Disk
 from pipeline.errors import CheckpointError, ConfigError, NezhaError
+from pipeline.files.disk import Disk
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from model import NezhaConfig
 from model.attention.table_factors import table_factors
 from model.attention.triton_attention import Tiles, tiles_for
 from pipeline.training.measure.flops import Counts, needed_flops, peak_tflops
-from pipeline.training.network import SIZES
+from pipeline.training.start.network import SIZES
 
 
 class Device(NamedTuple):

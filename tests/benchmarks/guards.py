@@ -21,8 +21,8 @@ from pipeline.settings.reading.config_file import load_config
 from pipeline.training import batch_split, engine
 from pipeline.training.faults.divergence import FEWEST, DivergenceGuard
 from pipeline.training.measure.random_batch import random_batch
-from pipeline.training.network import build_network, network_config, vocabulary_size
 from pipeline.training.objective import STATISTICS, PretrainingObjective, to_device
+from pipeline.training.start.network import build_network, network_config, vocabulary_size
 
 ROUNDS = 20
 BETWEEN_CHECKPOINTS = 100

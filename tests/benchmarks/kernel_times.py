@@ -29,8 +29,8 @@ from model import NezhaConfig, NezhaForPreTraining
 from model.attention import triton_attention as attention
 from pipeline.training.engine import compile_layers
 from pipeline.training.measure.flops import Counts, needed_flops, peak_tflops
-from pipeline.training.network import SIZES
 from pipeline.training.objective import Inputs, PretrainingObjective
+from pipeline.training.start.network import SIZES
 
 WARM_UP, CALLS, SHOWN = 2, 5, 25
 TOKENS, HEADS, WIDTH, CLIP = 32768, 12, 64, 64

@@ -27,7 +27,7 @@ from pipeline.training import batch_split
 from pipeline.training import engine as engines
 from pipeline.training.lamb import optimizer as lamb
 from pipeline.training.lamb import steps as lamb_steps
-from pipeline.training.network import build_network, network_config
+from pipeline.training.start.network import build_network, network_config
 
 
 def main() -> None:

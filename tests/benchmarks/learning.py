@@ -45,7 +45,7 @@ from pipeline.settings.config import Config
 from pipeline.settings.reading.config_file import load_config
 from pipeline.training import loop
 from pipeline.training.launch import torchrun
-from pipeline.training.network import network_config
+from pipeline.training.start.network import network_config
 
 SAMPLES, MICRO_BATCH = 1024, 16
 """Held-out samples, and those of one forward pass."""

@@ -39,8 +39,8 @@ from pipeline.tracking import runs as tracking
 from pipeline.training import engine, loop
 from pipeline.training.lamb import optimizer as lamb
 from pipeline.training.launch import ray_train, ray_worker
-from pipeline.training.network import build_network, network_config
 from pipeline.training.objective import PretrainingObjective, to_device
+from pipeline.training.start.network import build_network, network_config
 
 LOGGED, BARE = 10, 5
 """Steps of the loop and of the bare loop in a round."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from pipeline.storage import filesystem, read_whole
+from pipeline.files.storage import filesystem, read_whole
 from pipeline.tracking import runs as tracking
 from tests.cluster.test_local import ROOT, clean, local, processes_of
 from tests.pipeline.corpus import raw

@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipeline import journal
+from pipeline.files import journal
 from pipeline.paths import RunPaths
 from pipeline.runs.audit import audit
 from pipeline.training.checkpoints import files

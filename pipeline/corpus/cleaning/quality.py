@@ -23,8 +23,8 @@ from pipeline.corpus.characters import CharacterTable, code_points
 from pipeline.corpus.cleaning import languages
 from pipeline.corpus.randomness import mix
 from pipeline.errors import ConfigError
+from pipeline.files.storage import filesystem, read_whole
 from pipeline.settings.corpus import CleaningSettings
-from pipeline.storage import filesystem, read_whole
 
 NGRAM = 10
 """Characters of an n-gram: about as long as six words, of which Gopher counts five to ten."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.text.listing import is_local
-from pipeline.storage import filesystem, write_whole
+from pipeline.files.storage import filesystem, write_whole
 
 
 def write_arrays(path: str, **arrays: NDArray[Any]) -> None:

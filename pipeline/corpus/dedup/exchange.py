@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.storage import filesystem, whole_file, write_whole
+from pipeline.files.storage import filesystem, whole_file, write_whole
 
 SUFFIX = ".parts"
 

@@ -68,8 +68,8 @@ from pipeline.corpus.dedup.partition import (
     split_by_hash,
 )
 from pipeline.corpus.dedup.signatures import compares_lines
+from pipeline.files.storage import write_whole
 from pipeline.settings.corpus import DedupSettings
-from pipeline.storage import write_whole
 
 
 def find_duplicates(

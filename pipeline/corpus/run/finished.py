@@ -15,7 +15,7 @@ from pipeline.corpus.run.output_folder import WORK, owned_shards
 from pipeline.corpus.run.tally import END, Result, Tally
 from pipeline.corpus.shards.format import MANIFEST, ShardInfo
 from pipeline.corpus.threads import in_threads
-from pipeline.storage import filesystem, write_whole
+from pipeline.files.storage import filesystem, write_whole
 
 RECORD = re.compile(r"\d{6,}-(\d{4,}|end)\.json")
 GATHERED = re.compile(r"finished-(?P<number>\d+)-(?P<chunks>\d+)\.jsonl")

@@ -11,8 +11,8 @@ from pipeline.corpus.shards.format import MANIFEST
 from pipeline.corpus.text.listing import input_folder, is_local
 from pipeline.corpus.text.sources import LeftOut, Listing, Source, list_sources, sign_sources
 from pipeline.errors import CorpusError
+from pipeline.files.storage import filesystem
 from pipeline.settings.corpus import CorpusSettings
-from pipeline.storage import filesystem
 
 OWN_RUN = "in the folder of this run"
 OTHER_RUN = "in the folder of another run"

@@ -20,7 +20,7 @@ from pipeline.corpus.dedup.marks import REPORT
 from pipeline.corpus.shards.format import MANIFEST
 from pipeline.corpus.text.listing import is_local
 from pipeline.errors import CorpusError
-from pipeline.storage import filesystem, write_whole
+from pipeline.files.storage import filesystem, write_whole
 
 WORK = "_work"
 CLAIM = f"{WORK}/ledger"

@@ -22,8 +22,8 @@ from pipeline.corpus.text.parsing import clean_documents, fault
 from pipeline.corpus.text.reading import Chunk, End, read_unit
 from pipeline.corpus.text.units import Unit
 from pipeline.errors import NezhaError
+from pipeline.files.storage import write_whole
 from pipeline.settings.corpus import CorpusSettings
-from pipeline.storage import write_whole
 
 T = TypeVar("T")
 UNKNOWN = 1000

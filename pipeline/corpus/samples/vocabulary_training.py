@@ -22,10 +22,10 @@ from pipeline.corpus.text.reading import Chunk, read_unit
 from pipeline.corpus.text.sources import Source
 from pipeline.corpus.text.units import EXPANSION, Unit, plan_units
 from pipeline.errors import CorpusError, VocabularyError
-from pipeline.hashing import hash_of
+from pipeline.files.hashing import hash_of
+from pipeline.files.storage import write_json, write_whole
 from pipeline.progress import Progress
 from pipeline.settings.corpus import CorpusSettings
-from pipeline.storage import write_json, write_whole
 
 LETTERS_SHARE = 0.15
 """Share of the vocabulary that is kept for pieces of words in letters and digits."""

@@ -17,7 +17,7 @@ from pipeline.corpus.records import Masks, Pairs
 from pipeline.corpus.samples.masks import Maskable, no_masks
 from pipeline.corpus.samples.vocabulary import SPECIALS
 from pipeline.errors import ShardError
-from pipeline.storage import filesystem, read_whole, write_whole
+from pipeline.files.storage import filesystem, read_whole, write_whole
 
 SCHEMA_VERSION = 2
 """To be raised when shards or manifests change, or when a seed gives other masks."""

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from pipeline.corpus.shards.report import LONGEST_WORD
 from pipeline.figures import svg_of
-from pipeline.storage import write_json, write_whole
+from pipeline.files.storage import write_json, write_whole
 
 
 def write_report(report: Mapping[str, Any], folder: Path) -> Path:

@@ -20,8 +20,8 @@ from pipeline.corpus.samples.pairs import NO_LABEL, OTHER
 from pipeline.corpus.shards.format import Manifest, ShardInfo, read_manifest
 from pipeline.corpus.shards.shard_file import check_bytes, open_batch
 from pipeline.errors import ShardError
+from pipeline.files.storage import filesystem, read_whole
 from pipeline.settings.corpus import MaskingSettings
-from pipeline.storage import filesystem, read_whole
 
 _SIGMAS = 6
 """A share is wrong if it is more than this many standard deviations from its setting."""

@@ -14,7 +14,7 @@ import fsspec
 from fsspec.utils import glob_translate
 
 from pipeline.errors import CorpusError, StorageError
-from pipeline.storage import filesystem
+from pipeline.files.storage import filesystem
 
 GLOB = re.compile(r"[*?\[]")
 

@@ -23,8 +23,8 @@ from pipeline.corpus.text.tables import (
 )
 from pipeline.corpus.text.units import FileRange, Unit, shard_bytes
 from pipeline.errors import CorpusError
+from pipeline.files.storage import filesystem
 from pipeline.settings.corpus import CorpusSettings
-from pipeline.storage import filesystem
 
 SEARCHED_BYTES = 1 << 16
 """Bytes that are read at a time to find a boundary between records."""

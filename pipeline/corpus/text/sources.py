@@ -24,8 +24,8 @@ from pipeline.corpus.text.listing import (
 )
 from pipeline.corpus.threads import in_threads
 from pipeline.errors import CorpusError, StorageError
+from pipeline.files.storage import filesystem
 from pipeline.settings.corpus import CorpusSettings
-from pipeline.storage import filesystem
 
 FORMATS = {
     ".jsonl": "jsonl",

@@ -19,8 +19,8 @@ from pipeline.corpus.text.sources import Source, naming
 from pipeline.corpus.text.streams import BLANK, open_stream
 from pipeline.corpus.text.tables import DELIMITERS, arrow_batches, column_of, csv_values
 from pipeline.corpus.threads import in_threads
+from pipeline.files.storage import filesystem
 from pipeline.settings.corpus import CorpusSettings
-from pipeline.storage import filesystem
 
 EXPANSION = 4
 """Bytes of text expected in a compressed byte, to group small compressed files into units."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from pipeline.corpus.decoding.decompression import COMPRESSIONS, Damage, decompressed
 from pipeline.errors import StorageError, TaskError
+from pipeline.files.storage import filesystem
 from pipeline.finetuning.examples.jsonl import bare
-from pipeline.storage import filesystem
 
 Line = tuple[str, str]
 """Place and text."""

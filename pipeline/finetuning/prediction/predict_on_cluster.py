@@ -12,8 +12,8 @@ import ray
 from pipeline.cluster import ray_cluster, remote_disk, remote_files
 from pipeline.cluster.calls import threads_of_a_task
 from pipeline.cpu import use_threads
-from pipeline.disk import fetch_named
 from pipeline.errors import NezhaError, TaskError
+from pipeline.files.disk import fetch_named
 from pipeline.finetuning.examples.input_lines import read_input
 from pipeline.finetuning.prediction.predict import LINES, Head, answered
 from pipeline.finetuning.tasks import TASKS

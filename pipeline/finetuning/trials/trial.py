@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 
-from pipeline.disk import Disk, fetch_named
 from pipeline.export.lineage import text_cleaner
+from pipeline.files.disk import Disk, fetch_named
+from pipeline.files.whole_folder import whole_folder
 from pipeline.finetuning import loading
 from pipeline.finetuning.examples.data import read_examples
 from pipeline.finetuning.examples.jsonl import Example, to_json
@@ -30,7 +31,6 @@ from pipeline.finetuning.training import Report, train
 from pipeline.finetuning.workers import Workers
 from pipeline.progress import Say
 from pipeline.settings.finetuning import FinetuneSettings
-from pipeline.whole_folder import whole_folder
 
 RESULT = "result.json"
 HEAD = "head"

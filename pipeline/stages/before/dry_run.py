@@ -13,7 +13,7 @@ from pipeline.settings.config import Config
 from pipeline.stages.before import preflight
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.deepspeed_config import deepspeed_config
-from pipeline.training.network import count_parameters, network_config, vocabulary_size
+from pipeline.training.start.network import count_parameters, network_config, vocabulary_size
 
 
 def pretrain(config: Config) -> dict[str, object]:

@@ -12,8 +12,8 @@ from pipeline.feed.phases import phases_of
 from pipeline.settings.config import Config
 from pipeline.training import batch_split
 from pipeline.training.measure.random_batch import random_batch
-from pipeline.training.network import build_network, network_config, vocabulary_size
 from pipeline.training.objective import PretrainingObjective, to_device
+from pipeline.training.start.network import build_network, network_config, vocabulary_size
 
 MEASURED_TOKENS = 1024
 """Tokens of a measurement; a network of base size takes some seconds for them."""

@@ -16,10 +16,10 @@ from pipeline.feed.weights import split_weights
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.corpus import CorpusSettings
-from pipeline.training import starting_point
 from pipeline.training.checkpoints import files as checkpoints
-from pipeline.training.network import network_config, vocabulary_size
 from pipeline.training.schedule import learning_rate
+from pipeline.training.start import starting_point
+from pipeline.training.start.network import network_config, vocabulary_size
 
 MEANT_FOR_THE_RUN = ("sequence_length",)
 """Settings of `corpus` that also mean something for shards which are there: tokens of a step."""

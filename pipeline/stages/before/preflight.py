@@ -23,7 +23,7 @@ from pipeline.stages.before import given
 from pipeline.tracking.runs import tracking_uri
 from pipeline.training import batch_split, engine
 from pipeline.training.checkpoints import files as checkpoints
-from pipeline.training.network import network_config, vocabulary_size
+from pipeline.training.start.network import network_config, vocabulary_size
 
 
 def written_by(config: Config) -> tuple[tuple[str, ...], str]:

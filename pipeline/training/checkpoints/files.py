@@ -32,7 +32,7 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.errors import CheckpointError
-from pipeline.hashing import file_xxh3
+from pipeline.files.hashing import file_xxh3
 from pipeline.progress import Say
 from pipeline.settings.config import ACCEPTED, Config
 from pipeline.settings.reading import yaml_text

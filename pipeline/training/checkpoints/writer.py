@@ -22,8 +22,8 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.disk import OWN, Disk
 from pipeline.errors import CheckpointError, NezhaError
+from pipeline.files.disk import OWN, Disk
 from pipeline.progress import Say
 from pipeline.settings.training import TrainSettings
 from pipeline.training.checkpoints import files, state, tensors

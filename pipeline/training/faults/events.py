@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline import journal
+from pipeline.files import journal
 
 FILE = "faults.jsonl"
 

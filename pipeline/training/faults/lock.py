@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline import holders
 from pipeline.background import repeated
 from pipeline.errors import ConfigError
+from pipeline.files import holders
 from pipeline.progress import Say
 
 FILE = "lock.json"

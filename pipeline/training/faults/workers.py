@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.storage import write_json
+from pipeline.files.storage import write_json
 
 WORKERS = "workers.json"
 

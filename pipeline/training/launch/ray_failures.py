@@ -11,9 +11,9 @@ import ray
 from ray.train import UserCallback
 
 from pipeline.cluster import ray_cluster, remote_disk
+from pipeline.files.storage import write_whole
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
-from pipeline.storage import write_whole
 from pipeline.training.faults import events, hang
 from pipeline.training.faults.failures import FailurePolicy, hung_ranks
 from pipeline.training.faults.workers import Worker, read_workers

@@ -16,12 +16,12 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from pipeline import journal
 from pipeline.background import repeated
 from pipeline.cluster import ray_cluster as cluster
 from pipeline.cluster import remote_disk
 from pipeline.doctor import cluster as doctor
 from pipeline.errors import NezhaError, TrainingError
+from pipeline.files import journal
 from pipeline.paths import RunPaths
 from pipeline.progress import Progress
 from pipeline.settings.config import Config

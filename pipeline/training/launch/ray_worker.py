@@ -15,11 +15,11 @@ from ray.train.v2._internal.execution.context import get_train_context
 
 from pipeline.cluster.remote_disk import Offer, RemoteDisk, disk_of
 from pipeline.corpus.shards.format import read_manifest
-from pipeline.disk import Disk, fetch_named
 from pipeline.errors import ConfigError
 from pipeline.feed.checking import moved_note, read_note, write_note
 from pipeline.feed.opening import training_folders
 from pipeline.feed.weights import split_weights
+from pipeline.files.disk import Disk, fetch_named
 from pipeline.paths import RunPaths
 from pipeline.settings.config import ACCEPTED, Config
 from pipeline.settings.reading.config_file import dump_yaml
@@ -36,8 +36,8 @@ def run(given: dict[str, Any]) -> dict[str, Any]:
         ConfigError: the shards lie on another node's disk, and are too large to be copied.
     """
     # The controller imports this module too, and does not need what training needs.
-    from pipeline.training.context import Context
     from pipeline.training.loop import train
+    from pipeline.training.start.context import Context
 
     context = ray.train.get_context()
     config = Config.model_validate(given["config"], context=ACCEPTED)

@@ -16,14 +16,14 @@ from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.faults import FaultSettings
 from pipeline.training.checkpoints import files
-from pipeline.training.context import Context
 from pipeline.training.faults import events, hang, lock, stop
 from pipeline.training.faults.divergence import Diverged
 from pipeline.training.faults.failures import FailurePolicy, describe
 from pipeline.training.faults.memory import OutOfMemory
 from pipeline.training.loop import train
 from pipeline.training.measure import step_log
-from pipeline.training.resume import changed_settings, recover
+from pipeline.training.start.context import Context
+from pipeline.training.start.resume import changed_settings, recover
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import ray
 
 from pipeline.cluster import ray_cluster, remote_disk, remote_files
+from pipeline.files.storage import write_whole
 from pipeline.progress import Say
-from pipeline.storage import write_whole
 
 FOLDER = "logs"
 LARGEST_BYTES = 5 << 20

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline import journal
-from pipeline.disk import OWN, Disk
-from pipeline.storage import write_whole
+from pipeline.files import journal
+from pipeline.files.disk import OWN, Disk
+from pipeline.files.storage import write_whole
 
 FILE = "metrics.jsonl"
 

@@ -7,7 +7,7 @@ import numpy as np
 from pipeline.feed.collate import Batch
 from pipeline.labels import IGNORED
 from pipeline.settings.config import Config
-from pipeline.training.network import vocabulary_size
+from pipeline.training.start.network import vocabulary_size
 
 
 def random_batch(config: Config, samples: int) -> Batch:

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import journal
 from pipeline.corpus.randomness import mix
-from pipeline.disk import OWN, Disk
+from pipeline.files import journal
+from pipeline.files.disk import OWN, Disk
 
 FILE = "steps.jsonl"
 FLUSH_SECONDS = 2.0

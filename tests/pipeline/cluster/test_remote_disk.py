@@ -16,7 +16,7 @@ from pipeline.cluster.remote_disk import (
     disk_of,
     offered,
 )
-from pipeline.disk import OWN
+from pipeline.files.disk import OWN
 
 
 @pytest.fixture(autouse=True)

@@ -5,12 +5,12 @@ from functools import partial
 import numpy as np
 import pytest
 
-from pipeline import storage
 from pipeline.cluster import remote_disk
 from pipeline.cluster.remote_disk import offered
 from pipeline.cluster.remote_files import files_of
 from pipeline.corpus.dedup.array_files import map_array, write_array
-from pipeline.storage import filesystem, read_whole
+from pipeline.files import storage
+from pipeline.files.storage import filesystem, read_whole
 
 
 def test_storage_finds_files_that_only_that_node_has(ray_cluster, tmp_path, monkeypatch):

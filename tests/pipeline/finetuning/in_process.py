@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cluster.calls import Work
-from pipeline.disk import OWN
 from pipeline.errors import NezhaError
+from pipeline.files.disk import OWN
 from pipeline.finetuning.finetune import (
     FinetuneResult,
     Finetuning,

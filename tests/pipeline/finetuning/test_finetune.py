@@ -12,8 +12,8 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from pipeline.disk import OWN
 from pipeline.errors import TrainingError
+from pipeline.files.disk import OWN
 from pipeline.finetuning.finetune import (
     Finetuning,
     StoppedEarly,

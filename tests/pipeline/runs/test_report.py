@@ -7,8 +7,8 @@ import pytest
 
 from jobs import report
 from jobs.command import main
-from pipeline import journal
 from pipeline.errors import TrainingError
+from pipeline.files import journal
 from pipeline.runs.report import write_report
 from pipeline.stages import pretraining
 from pipeline.training.faults import events

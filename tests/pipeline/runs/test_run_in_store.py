@@ -6,14 +6,14 @@ import time
 
 import pytest
 
-from pipeline import holders
 from pipeline.errors import ConfigError, Interrupted, StorageError, TrackingError
+from pipeline.files import holders
+from pipeline.files.storage import filesystem
 from pipeline.paths import RunPaths
 from pipeline.runs import run_in_store, store_copy, store_lock
 from pipeline.runs.store_copy import StoreCopy
 from pipeline.settings.reading.config_file import load_config
 from pipeline.stages.before import preflight
-from pipeline.storage import filesystem
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ from pipeline.settings.reading.config_file import load_config
 from pipeline.sizing import benchmark, model, plan
 from pipeline.training.checkpoints import files
 from pipeline.training.launch import torchrun
-from pipeline.training.network import (
+from pipeline.training.objective import PretrainingObjective
+from pipeline.training.start.network import (
     build_network,
     count_parameters,
     network_config,
     vocabulary_size,
 )
-from pipeline.training.objective import PretrainingObjective
 from tests.benchmarks import pretrain
 from tests.corpora import write_vocabulary
 from tests.pipeline.training.test_loop import settings

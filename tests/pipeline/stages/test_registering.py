@@ -15,11 +15,11 @@ import pytest
 
 from jobs import promote
 from jobs.command import main
+from pipeline.files.hashing import hash_of
 from pipeline.finetuning.examples.task_file import DataMistakes, read_task_file
 from pipeline.finetuning.prediction import carried_code
 from pipeline.finetuning.prediction.predict import Head
 from pipeline.finetuning.tasks import TASKS
-from pipeline.hashing import hash_of
 from pipeline.settings.finetuning import FinetuneSettings
 from pipeline.settings.reading.config_file import load_config
 from pipeline.stages import registering

@@ -10,10 +10,11 @@ from pipeline.errors import ConfigError, NezhaError, TrainingError
 from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import load_config, with_changes
 from pipeline.stages.before import preflight
-from pipeline.training import loop, opening
+from pipeline.training import loop
 from pipeline.training.checkpoints import files
 from pipeline.training.launch import torchrun
 from pipeline.training.measure import history
+from pipeline.training.start import opening
 from tests.corpora import write_corpus, write_vocabulary
 from tests.pipeline.training import spawn, worlds
 

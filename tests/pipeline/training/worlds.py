@@ -6,9 +6,9 @@ import torch
 
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
-from pipeline.training.context import Context
 from pipeline.training.loop import train
 from pipeline.training.measure import history
+from pipeline.training.start.context import Context
 from tests.pipeline.training import spawn
 
 

@@ -11,8 +11,8 @@ import pytest
 from pipeline.corpus.text.listing import find_files
 from pipeline.corpus.text.sources import list_sources
 from pipeline.errors import CorpusError
+from pipeline.files.storage import filesystem
 from pipeline.settings.corpus import CorpusSettings
-from pipeline.storage import filesystem
 from tests.pipeline.corpus import raw
 
 
@@ -252,7 +252,7 @@ def test_a_store_that_cannot_be_listed_is_an_error_that_names_the_input(monkeypa
     monkeypatch.setattr(type(filesystem("memory://x")[0]), "isdir", refuse)
     with pytest.raises(CorpusError, match=r"corpus\.inputs: memory://x/a.*: .*no (route|cred)"):
         found("memory://x/a.txt")
-    monkeypatch.setattr("pipeline.storage.url_to_fs", refuse)
+    monkeypatch.setattr("pipeline.files.storage.url_to_fs", refuse)
     with pytest.raises(CorpusError, match=r"corpus\.inputs: ftp://x/a.*: .*no (route|cred)"):
         found("ftp://x/a.txt")
 

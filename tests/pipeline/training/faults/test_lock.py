@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from pipeline import holders
 from pipeline.errors import ConfigError
+from pipeline.files import holders
 from pipeline.training.faults import lock
 
 

@@ -9,12 +9,11 @@ import time
 import pytest
 import torch
 
-from pipeline import journal
 from pipeline.errors import CheckpointError, Interrupted
+from pipeline.files import journal
 from pipeline.paths import RunPaths
-from pipeline.training import loop, opening
+from pipeline.training import loop
 from pipeline.training.checkpoints import files, tensors
-from pipeline.training.context import Context
 from pipeline.training.faults import events, failures, stop
 from pipeline.training.faults.divergence import Diverged
 from pipeline.training.faults.memory import OutOfMemory
@@ -22,6 +21,8 @@ from pipeline.training.launch import torchrun
 from pipeline.training.measure import step_log
 from pipeline.training.measure.lost_time import seconds_by_cause
 from pipeline.training.objective import PretrainingObjective
+from pipeline.training.start import opening
+from pipeline.training.start.context import Context
 from tests.pipeline.training.test_loop import losses, settings
 
 

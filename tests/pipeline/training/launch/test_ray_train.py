@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import journal
 from pipeline.cluster.remote_disk import Offer
 from pipeline.errors import ConfigError, NezhaError
+from pipeline.files import journal
 from pipeline.paths import RunPaths
 from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files as checkpoints

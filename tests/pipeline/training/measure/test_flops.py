@@ -6,8 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model import NezhaConfig
 from pipeline.training.measure.flops import Counts, Speed, needed_flops, peak_of, peak_tflops
-from pipeline.training.network import build_network
 from pipeline.training.objective import Inputs, PretrainingObjective
+from pipeline.training.start.network import build_network
 from tests.benchmarks import step
 
 SMALL = NezhaConfig(

@@ -1,4 +1,4 @@
-from pipeline import journal
+from pipeline.files import journal
 from pipeline.training.measure import history
 
 

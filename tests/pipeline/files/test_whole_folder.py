@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from pipeline.whole_folder import whole_folder
+from pipeline.files.whole_folder import whole_folder
 
 
 def test_the_new_folder_takes_the_place_of_the_old_one(tmp_path):

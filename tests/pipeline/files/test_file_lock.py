@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from pipeline.file_lock import file_lock
+from pipeline.files.file_lock import file_lock
 
 
 @pytest.mark.parametrize("name", ["", "made", "there"])

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from pipeline.disk import OWN, Disk
+from pipeline.files.disk import OWN, Disk
 
 
 class Context(NamedTuple):

@@ -13,26 +13,27 @@ import torch
 import torch.distributed as dist
 
 from model import NezhaConfig
-from pipeline.disk import Disk
 from pipeline.feed.base import BaseFeed
 from pipeline.feed.fingerprints import require_same_data
 from pipeline.feed.opening import open_feed
+from pipeline.files.disk import Disk
 from pipeline.paths import RunPaths
 from pipeline.precision import resolve_precision
 from pipeline.settings.config import Config
-from pipeline.training import batch_split, engine, ranks, starting_point
+from pipeline.training import batch_split, engine, ranks
 from pipeline.training.checkpoints import files, state
 from pipeline.training.checkpoints.retries import retried
 from pipeline.training.checkpoints.writer import Writer, longest_seconds
-from pipeline.training.context import Context
 from pipeline.training.faults import divergence, events, failures, workers
 from pipeline.training.faults.hang import Watchdog
 from pipeline.training.measure import flops, history, step_log
 from pipeline.training.measure.noise_scale import NoiseScale
 from pipeline.training.measure.throughput import Interval
 from pipeline.training.measure.time_shares import StepProfiler
-from pipeline.training.network import build_network, network_config
 from pipeline.training.objective import PretrainingObjective
+from pipeline.training.start import starting_point
+from pipeline.training.start.context import Context
+from pipeline.training.start.network import build_network, network_config
 
 
 class Parts(NamedTuple):

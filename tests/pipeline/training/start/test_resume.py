@@ -8,7 +8,7 @@ from pipeline.settings.config import Config
 from pipeline.settings.reading.config_file import dump_yaml
 from pipeline.training.checkpoints import files
 from pipeline.training.faults import events
-from pipeline.training.resume import changed_settings, recover
+from pipeline.training.start.resume import changed_settings, recover
 from tests.pipeline.training.checkpoints.test_files import make
 
 

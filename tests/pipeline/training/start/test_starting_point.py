@@ -8,10 +8,10 @@ from transformers import BertConfig, BertForPreTraining
 from model import NezhaConfig, NezhaForPreTraining
 from pipeline.errors import CheckpointError
 from pipeline.paths import RunPaths
-from pipeline.training import starting_point
 from pipeline.training.faults import events
 from pipeline.training.launch import torchrun
-from pipeline.training.network import build_network
+from pipeline.training.start import starting_point
+from pipeline.training.start.network import build_network
 from tests.corpora import LETTERS, SPECIAL_IDS
 from tests.pipeline.training.test_loop import settings
 

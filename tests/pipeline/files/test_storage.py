@@ -4,10 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline import storage
 from pipeline.corpus.run.passes import Executor
 from pipeline.corpus.shards import verify
 from pipeline.errors import StorageError
+from pipeline.files import storage
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.conftest import vocab  # noqa: F401
 from tests.pipeline.corpus.preparing import IN_PROCESS, hashes, run

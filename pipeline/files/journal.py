@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.disk import Disk
+from pipeline.files.disk import Disk
 
 logger = logging.getLogger(__name__)
 

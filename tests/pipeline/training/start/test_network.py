@@ -3,7 +3,7 @@
 from pipeline.corpus.samples.vocabulary import read_vocabulary
 from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import load_config
-from pipeline.training.network import vocabulary_size
+from pipeline.training.start.network import vocabulary_size
 from tests.corpora import write_corpus, write_vocabulary
 
 

@@ -11,7 +11,7 @@ from pipeline.paths import RunPaths
 from pipeline.settings.config import Config, flatten
 from pipeline.training.checkpoints import files
 from pipeline.training.faults import events
-from pipeline.training.network import network_config
+from pipeline.training.start.network import network_config
 
 HARMLESS = {
     *("train.checkpoint_every", "train.checkpoint_retry_seconds", "train.checkpoint_errors"),

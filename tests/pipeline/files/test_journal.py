@@ -1,6 +1,6 @@
 """Records stay readable whatever ended the writer."""
 
-from pipeline import journal
+from pipeline.files import journal
 
 
 def test_a_line_that_was_cut_hides_no_other(tmp_path):
