@@ -20,6 +20,7 @@ from rich.table import Table
 from jobs.output.console import plain_console, print_error
 from pipeline.cpu import ENVIRONMENT
 from pipeline.errors import ConfigError, NezhaError
+from pipeline.files.urls import is_url
 from pipeline.runs import run_in_store
 from pipeline.settings.config import Config
 from pipeline.settings.reading.config_file import dump_yaml, load_config
@@ -161,7 +162,7 @@ def _run_settings(argument: str) -> list[str]:
     """The settings that a run's folder stands for; a setting stays as it is."""
     if is_setting(argument):
         return [argument]
-    if "://" in argument:
+    if is_url(argument):
         storage, _, name = argument.rstrip("/").rpartition("/")
     else:
         folder = Path(argument).absolute()

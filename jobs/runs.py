@@ -11,13 +11,14 @@ from rich.table import Table
 
 from jobs.command import Verb, main
 from pipeline.errors import ConfigError
+from pipeline.files.urls import is_url
 from pipeline.runs.listing import RunState, list_runs
 from pipeline.settings.config import Config
 
 
 def _runs(config: Config) -> list[RunState]:
     storage = Path(config.run.storage)
-    if "://" in config.run.storage:
+    if is_url(config.run.storage):
         raise ConfigError(f"run.storage={config.run.storage}: jobs.runs lists folders, no URLs")
     if not storage.is_dir():
         raise ConfigError(f"run.storage={storage}: no such folder")

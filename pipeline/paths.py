@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.files.hashing import short_hash
+from pipeline.files.urls import is_url
 from pipeline.settings.config import Config
 from pipeline.settings.run import RunSettings
 
@@ -56,7 +57,7 @@ class RunPaths(NamedTuple):
 
 def storage_folder(run: RunSettings) -> Path:
     """`run.storage`; for a URL, the folder in which this machine works on its runs."""
-    if "://" not in run.storage:
+    if not is_url(run.storage):
         return Path(run.storage)
     root = run.scratch or temporary_folder("runs")
     return Path(root, short_hash(run.storage.rstrip("/")))

@@ -15,6 +15,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wait_fixed
 
 from pipeline.errors import ConfigError, TrainingError
+from pipeline.files.urls import is_url
 from pipeline.progress import Say
 from pipeline.settings.config import Config, flatten
 from pipeline.settings.reading.config_file import load_config
@@ -199,7 +200,7 @@ def _check_places(config: Config, root: Path) -> None:
         for key, values in flatten(config)
         for value in map(str, values if isinstance(values, tuple) else (values,))
         if (os.path.isabs(value) and Path(value).is_relative_to(root))
-        or (key in RELATIVE and "://" not in value and not os.path.isabs(value))
+        or (key in RELATIVE and not is_url(value) and not os.path.isabs(value))
     ]
     if inside:
         raise ConfigError(

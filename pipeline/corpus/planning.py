@@ -22,6 +22,7 @@ from pipeline.corpus.text.sources import SHOWN, Listing, Source
 from pipeline.corpus.text.units import Unit, plan_units
 from pipeline.errors import ConfigError
 from pipeline.files.hashing import hash_of
+from pipeline.files.urls import is_url
 from pipeline.settings.corpus import CorpusSettings
 
 FORMAT = 9
@@ -143,7 +144,7 @@ def reads(sources: Listing) -> dict[str, object]:
 
 def absolute(path: str | Path) -> str:
     """A path that workers understand, whose working directory differs; a URL is not changed."""
-    return str(path).rstrip("/") if "://" in str(path) else os.path.abspath(path)
+    return str(path).rstrip("/") if is_url(str(path)) else os.path.abspath(path)
 
 
 def text_libraries(settings: CorpusSettings, sources: Sequence[Source]) -> dict[str, str]:

@@ -23,6 +23,7 @@ from pipeline.doctor.node import Facts, examine
 from pipeline.errors import ConfigError, ShardError
 from pipeline.feed.opening import training_folders
 from pipeline.files.storage import filesystem
+from pipeline.files.urls import is_url
 from pipeline.settings.config import Config
 from pipeline.tracking.runs import is_reachable, tracking_uri
 
@@ -65,7 +66,7 @@ def examine_nodes(config: Config, quick: bool) -> tuple[list[Facts], list[Findin
             failed[name] = f"can't be examined: {_last_line(each)}"
         else:
             facts.append(each)
-    remote = any("://" in folder for folder in training_folders(config))
+    remote = any(is_url(folder) for folder in training_folders(config))
     return facts, judge(facts, failed, asked, config.train.shard_cache_gigabytes * remote)
 
 
@@ -94,7 +95,7 @@ def check_shared(config: Config) -> list[Finding]:
         found.append(Finding("", f"{tracking_uri(config)} does not answer", advice, False))
     cache = config.train.shard_cache_gigabytes
     for folder in training_folders(config):
-        if "://" not in folder or config.train.window_shards:
+        if not is_url(folder) or config.train.window_shards:
             continue
         try:
             size = shards.read_manifest(folder).bytes / 1e9

@@ -18,6 +18,7 @@ import torch
 from pipeline.cpu import usable_cpus
 from pipeline.errors import NezhaError
 from pipeline.files.storage import filesystem
+from pipeline.files.urls import is_url
 
 PACKAGES = ("torch", "ray", "deepspeed", "transformers", "pyarrow", "numpy", "mlflow")
 MEASURED_BYTES = 32 << 20
@@ -97,7 +98,7 @@ def examine_storage(storage: str, marker: str, quick: bool) -> tuple[str, float,
     try:
         system, folder = filesystem(storage)
         if not system.exists(f"{folder}/{marker}"):
-            return OTHER_BUCKET if "://" in storage else OWN_DISK, 0.0, 0.0
+            return OTHER_BUCKET if is_url(storage) else OWN_DISK, 0.0, 0.0
         name, data = f"{folder}/.doctor-{uuid.uuid4().hex}", os.urandom(MEASURED_BYTES)
         size = 1 if quick else MEASURED_BYTES
         try:

@@ -30,6 +30,7 @@ from pipeline.feed.collate import (
 from pipeline.feed.order import BatchSize, positions_of
 from pipeline.feed.sources import Sources
 from pipeline.feed.weights import quotas, split_weights
+from pipeline.files.urls import is_url
 from pipeline.progress import Say
 from pipeline.settings.corpus import MaskingSettings
 
@@ -181,7 +182,7 @@ class Feed(BaseFeed):
         """Steps to fetch shards of object stores ahead; 0 if the cache can't hold two windows."""
         shards = [shard for manifest in self._reader.manifests for shard in manifest.shards]
         held = 2 * self._window * len(self._sources.shares) * max(shard.bytes for shard in shards)
-        remote = any("://" in folder for folder in self._reader.folders)
+        remote = any(is_url(folder) for folder in self._reader.folders)
         if not self._window or not remote or held > self._cache.limit_bytes:
             return 0
         return math.ceil(self._window * max(shard.rows for shard in shards) / self._size.full)
@@ -223,7 +224,7 @@ def heldout(
 
 def open_folder(*folders: str, cache: ShardCache | None = None) -> ShardFolder:
     """Open corpus folders for reading; shards of folders with a URL are read from the cache."""
-    if not any("://" in folder for folder in folders):
+    if not any(is_url(folder) for folder in folders):
         return ShardFolder(*folders)
     cache = cache or ShardCache()
     return ShardFolder(*folders, locate=cache.locate, mapped_bytes=cache.limit_bytes)
@@ -235,7 +236,7 @@ def _need_room(reader: ShardFolder, cache: ShardCache) -> None:
         shard.bytes
         for folder, manifest in zip(reader.folders, reader.manifests, strict=True)
         for shard in manifest.shards
-        if "://" in folder
+        if is_url(folder)
     )
     if size > cache.limit_bytes:
         raise ShardError(

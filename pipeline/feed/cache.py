@@ -25,6 +25,7 @@ from pipeline.corpus.shards.shard_file import check_bytes
 from pipeline.errors import ShardError
 from pipeline.files.file_lock import file_lock
 from pipeline.files.storage import filesystem
+from pipeline.files.urls import is_url
 from pipeline.paths import temporary_folder
 
 _ATTEMPTS = 5
@@ -57,7 +58,7 @@ class ShardCache:
             ShardError: it is missing, or its hash is not that of the manifest.
             UnreachableShard: it can't be fetched, or it is larger than the limit.
         """
-        if "://" not in folder:
+        if not is_url(folder):
             return Path(folder) / shard.name
         if shard.bytes > self.limit_bytes:
             raise UnreachableShard(
@@ -82,7 +83,7 @@ class ShardCache:
         """
         for folder, shard in shards:
             known = shard.sha256 in self._asked or self._path(shard).exists()
-            if "://" in folder and not known:
+            if is_url(folder) and not known:
                 self._asked.add(shard.sha256)
                 self._waiting.put((folder, shard))
         if self._asked and not self._fetcher:

@@ -15,6 +15,7 @@ from pipeline.corpus.shards.shard_file import check_bytes, open_batch
 from pipeline.cpu import usable_cpus
 from pipeline.errors import ShardError
 from pipeline.files.storage import write_json
+from pipeline.files.urls import is_url
 from pipeline.progress import Say
 
 NOTE = "shards_checked.json"
@@ -40,7 +41,7 @@ def check_shards(folders: Iterable[str], run: Path, skip: bool, say: Say) -> Non
     Raises:
         ShardError: shards are missing or damaged; the message names all of them.
     """
-    local = [folder for folder in folders if "://" not in folder]
+    local = [folder for folder in folders if not is_url(folder)]
     listed = [
         (Path(folder, info.name), info, manifest)
         for folder, manifest in ((folder, read_manifest(folder)) for folder in local)
@@ -81,7 +82,7 @@ def known_damaged(run: Path) -> frozenset[str]:
 def truncated(folders: Iterable[str]) -> list[str]:
     """Local shards that are shorter than their manifest says; reading them ends a process."""
     found = []
-    for folder in (folder for folder in folders if "://" not in folder):
+    for folder in (folder for folder in folders if not is_url(folder)):
         with suppress(ShardError):  # of a folder without a manifest, which others report
             for info in read_manifest(folder).shards:
                 path = Path(folder, info.name)

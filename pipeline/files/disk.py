@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipeline.files.urls import is_url
+
 T = TypeVar("T")
 
 
@@ -49,4 +51,4 @@ OWN = Disk()
 
 def fetch_named(disk: Disk, given: str) -> str:
     """What a user named, on this node: a path is fetched, a URL stays."""
-    return given if "://" in given else str(disk.fetch(Path(given)))
+    return given if is_url(given) else str(disk.fetch(Path(given)))

@@ -17,6 +17,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.arrow import ArrowFSWrapper
 
 from pipeline.errors import StorageError
+from pipeline.files.urls import is_url
 
 Elsewhere = Callable[[str], fsspec.AbstractFileSystem | None]
 _elsewhere: list[Elsewhere] = []
@@ -49,7 +50,7 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
         StorageError: no installed package knows the protocol, the store can't be reached, or the
             URL leads through an archive.
     """
-    if "://" not in path:
+    if not is_url(path):
         if other := _other(path):
             return other, path
         local = fsspec.filesystem("file")
@@ -76,7 +77,7 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
 def write_whole(path: str | Path, data: bytes | pa.Buffer) -> None:
     """Write a file completely or not at all; a local file is synced to the disk, then renamed."""
     path = str(path)
-    if "://" in path or _other(path):
+    if is_url(path) or _other(path):
         system, inner = filesystem(path)
         system.pipe_file(inner, bytes(data))
         return

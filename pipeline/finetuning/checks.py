@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 from pipeline.errors import ConfigError
+from pipeline.files.urls import is_url
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials import search
 from pipeline.settings.finetuning import FinetuneSettings
@@ -69,7 +70,7 @@ def check_files(settings: FinetuneSettings, group: str, to_come: Path | None = N
     missing = [
         f"{group}.data.{name}: {path}: no such file"
         for name, path in files.items()
-        if path and "://" not in path and not Path(path).exists()
+        if path and not is_url(path) and not Path(path).exists()
         if to_come is None or not Path(path).is_relative_to(to_come)
     ]
     if missing:

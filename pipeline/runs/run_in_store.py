@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pipeline.background import repeated
 from pipeline.errors import ConfigError, StorageError
+from pipeline.files.urls import is_url
 from pipeline.paths import RunPaths
 from pipeline.progress import Say
 from pipeline.runs.store_copy import StoreCopy
@@ -46,7 +47,7 @@ def hold(config: Config, say: Say) -> Iterator[None]:
         ConfigError: another command works on the run, or several processes would hold it.
         StorageError: the store does not answer, or did not take the last changes.
     """
-    if "://" not in config.run.storage:
+    if not is_url(config.run.storage):
         yield
         return
     copy = _copy_of(config)
@@ -63,14 +64,14 @@ def fetch(config: Config) -> None:
     Raises:
         StorageError: the store does not answer.
     """
-    if "://" in config.run.storage:
+    if is_url(config.run.storage):
         copy = _copy_of(config)
         copy.insist(copy.refresh, "could not be read", CONTACT_SECONDS)
 
 
 def upload(config: Config, path: Path) -> None:
     """Upload a file that a command made in a run which it does not hold."""
-    if "://" in config.run.storage:
+    if is_url(config.run.storage):
         copy = _copy_of(config)
         name = path.relative_to(copy.folder).as_posix()
         copy.insist(lambda: copy.write(name, path.read_bytes()), f"did not take {path}")

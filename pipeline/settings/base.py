@@ -10,6 +10,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from pipeline.files.urls import is_url
+
 
 class Settings(BaseModel):
     """Base of all groups: immutable; unknown names are errors; docstrings are the help texts.
@@ -46,11 +48,11 @@ def absolute(path: str) -> str:
     `~` is the home folder, which a shell does not put into `a.b=~/c`.
     """
     path = os.path.expanduser(path.removeprefix("file://"))
-    return path if not path or "://" in path else str(Path(path).absolute())
+    return path if not path or is_url(path) else str(Path(path).absolute())
 
 
 def _local(path: str) -> str:
-    if "://" in path:
+    if is_url(path):
         raise ValueError(
             "must be a local path; URLs are for corpus.inputs, corpus.heldout, train.shards and "
             "run.storage"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from pipeline.files.urls import is_url
 from pipeline.settings.base import Settings
 
 
@@ -22,7 +23,7 @@ class Need(NamedTuple):
 def _remote(config: Any) -> bool:
     train = config.train
     shards = [*train.shards, *(shard for phase in train.phases for shard in phase.shards)]
-    return any("://" in shard for shard in shards)
+    return any(is_url(shard) for shard in shards)
 
 
 def _may_have_pairs(config: Any) -> bool:
@@ -38,7 +39,7 @@ def _compares_documents(config: Any) -> bool:
 
 
 NEEDS = (
-    Need("run.scratch", "a URL as run.storage", lambda c: "://" in c.run.storage),
+    Need("run.scratch", "a URL as run.storage", lambda c: is_url(c.run.storage)),
     Need("demo.heldout_share", "demo.enabled=true", lambda c: c.demo.enabled),
     Need("corpus.heldout", "corpus.inputs", lambda c: c.corpus.inputs),
     Need(

@@ -12,6 +12,7 @@ from pipeline.feed import opening
 from pipeline.feed.batches import heldout, open_folder
 from pipeline.feed.unigram import unigram_loss
 from pipeline.feed.weights import split_weights
+from pipeline.files.urls import is_url
 from pipeline.paths import RunPaths
 from pipeline.progress import Progress, Say
 from pipeline.runs import report
@@ -153,7 +154,7 @@ def reference_loss(config: Config, say: Say) -> float | None:
     """
     paths, train = RunPaths.of(config), config.train
     folders, _ = split_weights(paths.training)
-    if not is_corpus(paths.heldout) or any("://" in folder for folder in folders):
+    if not is_corpus(paths.heldout) or any(is_url(folder) for folder in folders):
         return None
     try:
         return _unigram_loss(tuple(folders), paths.heldout, train.micro_batch, train.eval_samples)

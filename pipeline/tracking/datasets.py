@@ -11,6 +11,7 @@ import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag
 
 from pipeline.errors import TrackingError
+from pipeline.files.urls import is_url
 from pipeline.settings.config import Config
 from pipeline.tracking.runs import UNREACHABLE, tracking_uri
 
@@ -36,7 +37,7 @@ def log_data(config: Config, run_id: str, used: Iterable[DataUsed]) -> None:
             Dataset(
                 name=Path(each.path).name,
                 digest=each.digest[:32],
-                source_type="local" if "://" not in each.path else "http",
+                source_type="http" if is_url(each.path) else "local",
                 source=json.dumps({"uri": each.path}),
             ),
             [InputTag("mlflow.data.context", each.use)],

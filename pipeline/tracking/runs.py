@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import Interrupted, TrackingError
 from pipeline.files.storage import write_whole
+from pipeline.files.urls import is_url
 from pipeline.settings.config import Config, flatten
 from pipeline.tracking.metric_names import grouped
 
@@ -38,7 +39,7 @@ def tracking_uri(config: Config) -> str:
         TrackingError: a scheme that MLflow 3 refuses, a database without its driver or in memory,
             or no server where the storage is a URL.
     """
-    if "://" in config.run.storage and not config.tracking.uri:
+    if is_url(config.run.storage) and not config.tracking.uri:
         raise TrackingError(
             f"tracking.uri: name a server, because run.storage={config.run.storage} is a URL, and "
             "SQLite needs a disk"

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.files.storage import filesystem, whole_file, write_whole
+from pipeline.files.urls import is_url
 
 SUFFIX = ".parts"
 
@@ -73,7 +74,7 @@ def remove(paths: Iterable[str]) -> None:
 def concatenate(paths: Sequence[str], target: str) -> None:
     """Write the content of files, one after another, to a file; a local one appears when whole."""
     system, inner = filesystem(target)
-    local = "://" not in target
+    local = not is_url(target)
     with whole_file(Path(inner)) if local else system.open(inner, "wb") as file:
         for path in paths:
             source, there = filesystem(path)

@@ -31,6 +31,7 @@ from pipeline.corpus.run.tally import Result
 from pipeline.corpus.run.work import Job, chunks_or_failure, or_failure
 from pipeline.corpus.text.units import Unit, shard_bytes
 from pipeline.errors import CorpusError
+from pipeline.files.urls import is_url
 
 QUEUED, QUEUED_A_CPU = 64, 2
 """Tasks of byte ranges that are submitted at a time, so that no CPU waits for the driver."""
@@ -65,7 +66,7 @@ def run_on_cluster(job: Job, units: Sequence[Unit], workers: int) -> Iterator[Re
 @contextlib.contextmanager
 def _offered(folder: str) -> Iterator[remote_disk.Offer]:
     """Offer this node's disk to workers that do not see the output folder."""
-    if "://" in folder:  # but the vocabulary, for one, may be on the disk
+    if is_url(folder):  # but the vocabulary, for one, may be on the disk
         offer = remote_disk.offered_reading()
     else:
         offer = remote_disk.offered(Path(folder), place=WORK)

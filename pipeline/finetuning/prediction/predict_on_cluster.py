@@ -14,6 +14,7 @@ from pipeline.cluster.calls import threads_of_a_task
 from pipeline.cpu import use_threads
 from pipeline.errors import NezhaError, TaskError
 from pipeline.files.disk import fetch_named
+from pipeline.files.urls import is_url
 from pipeline.finetuning.examples.input_lines import read_input
 from pipeline.finetuning.prediction.predict import LINES, Head, answered
 from pipeline.finetuning.tasks import TASKS
@@ -55,7 +56,7 @@ def predict_on_cluster(
                 yield {"place": "", "line": "", "error": str(error)}
 
         found = (
-            ray.data.from_items([{"path": path if "://" in path else os.path.abspath(path)}])
+            ray.data.from_items([{"path": path if is_url(path) else os.path.abspath(path)}])
             .flat_map(lines)
             .map_batches(
                 _Worker,

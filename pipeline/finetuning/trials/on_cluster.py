@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline.cluster import ray_cluster, remote_disk
 from pipeline.cluster.calls import cluster_runner, threads_of_a_task
 from pipeline.errors import ConfigError
+from pipeline.files.urls import is_url
 from pipeline.finetuning.finetune import FinetuneResult, Finetuning, Found, finetune_with
 from pipeline.finetuning.trials.halving import halve
 from pipeline.finetuning.trials.trial import Trial
@@ -63,5 +64,5 @@ def check_workers(settings: Iterable[tuple[str, FinetuneSettings]]) -> None:
 
 def _with_absolute_paths(job: Finetuning) -> Finetuning:
     """Workers have working directories of their own. The settings make their paths absolute."""
-    export = job.export if "://" in job.export else os.path.abspath(job.export)
+    export = job.export if is_url(job.export) else os.path.abspath(job.export)
     return job._replace(export=export, output=job.output.absolute())

@@ -20,6 +20,7 @@ from pipeline.feed.checking import moved_note, read_note, write_note
 from pipeline.feed.opening import training_folders
 from pipeline.feed.weights import split_weights
 from pipeline.files.disk import Disk, fetch_named
+from pipeline.files.urls import is_url
 from pipeline.paths import RunPaths
 from pipeline.settings.config import ACCEPTED, Config
 from pipeline.settings.reading.config_file import dump_yaml
@@ -73,7 +74,7 @@ def with_copies(config: Config, disk: RemoteDisk) -> Config:
     run = config.run.model_copy(update={"storage": str(disk.here.parent), "scratch": ""})
     moved = config.model_copy(update={"run": run})
     paths, folders = RunPaths.of(moved), training_folders(moved)
-    local = [Path(folder) for folder in folders if "://" not in folder]
+    local = [Path(folder) for folder in folders if not is_url(folder)]
     local = [each for each in local if each.is_relative_to(disk.here) or not disk.sees(each)]
     size = sum(disk.call(_gigabytes, folder) for folder in local)
     if size > config.train.shard_cache_gigabytes:
