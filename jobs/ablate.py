@@ -15,6 +15,7 @@ from jobs.output.progress import ConsoleProgress
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.stages import ablation
+from pipeline.stages.ablation_table import as_table, summarize
 
 
 def plan(config: Config) -> Mapping[str, object]:
@@ -31,13 +32,12 @@ def plan(config: Config) -> Mapping[str, object]:
 def execute(config: Config, console: Console) -> None:
     with closing(ConsoleProgress(console)) as progress:
         rows = ablation.run(config, progress)
-    lines = ablation.summarize(rows)
-    columns = {name: None for line in lines for name in line}
+    columns, *lines = as_table(summarize(rows))
     table = Table(title=f"{config.run.name}: mean ± standard deviation")
     for name in columns:
         table.add_column(name, overflow="fold")  # a narrow terminal must not cut figures off
     for line in lines:
-        table.add_row(*(line.get(name, "") for name in columns))
+        table.add_row(*line)
     console.print(table)
     for row in rows:
         for failure in row.failed:

@@ -18,6 +18,7 @@ LEAVES = (
     "pipeline.labels",
     "pipeline.precision",
     "pipeline.progress",
+    "pipeline.tables",
 )
 # Each package may import itself, the leaves, `pipeline.files` and what stands here.
 ALLOWED = {

@@ -10,9 +10,7 @@ import jinja2
 
 from pipeline.comparing.comparison import Comparison, Row
 from pipeline.comparing.significance import Difference
-
-Table = list[list[str]]
-"""Rows of cells; the first row is the heading."""
+from pipeline.tables import Table, markdown_table
 
 
 def score_table(comparison: Comparison) -> Table:
@@ -113,7 +111,7 @@ def to_markdown(comparison: Comparison) -> str:
     """All tables, for a README."""
     parts = ["# Comparison"]
     for title, text, table in sections(comparison):
-        parts += [f"## {title}", text, _markdown_table(table)]
+        parts += [f"## {title}", text, markdown_table(table)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -151,8 +149,3 @@ def _difference(found: Difference) -> str:
     p = f"p = {found.p:.3f}" if found.p >= 0.001 else "p < 0.001"
     interval = f"{100 * found.low:+.1f} … {100 * found.high:+.1f}"
     return f"{100 * found.mean:+.1f} ({interval}), {p} ({found.test})"
-
-
-def _markdown_table(table: Table) -> str:
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
-    return "\n".join([lines[0], "|" + "---|" * len(table[0]), *lines[1:]])

@@ -13,9 +13,8 @@ All runs are scored on the held-out samples of the first variant, whose masks ar
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from pipeline import sample
@@ -29,7 +28,9 @@ from pipeline.settings.corpus import CorpusSettings
 from pipeline.settings.reading.config_file import with_changes
 from pipeline.settings.run import TrackingSettings
 from pipeline.stages import preparing, sequence
+from pipeline.stages.ablation_table import Row, as_table, summarize
 from pipeline.stages.before import given, preflight
+from pipeline.tables import markdown_table
 from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.faults import lock
@@ -47,17 +48,6 @@ class Cell(NamedTuple):
     variant: str
     seed: int
     config: Config
-
-
-class Row(NamedTuple):
-    """What the runs of a variant reached."""
-
-    variant: str
-    runs: list[dict[str, float]]
-    """Scores of each run that has ended, by name."""
-    failed: list[str]
-    """A line for each run that could not go on."""
-    exports: list[str]
 
 
 def cells(config: Config, parent: str = "") -> list[Cell]:
@@ -187,37 +177,6 @@ def is_finished(config: Config) -> bool:
     return _heads(config).keys() == config.heads.keys()
 
 
-def summarize(rows: Iterable[Row]) -> list[dict[str, str]]:
-    """The table: a mapping from column to text for each variant, as mean ± standard deviation.
-
-    `difference` is that of the held-out MLM loss to the first variant, seed by seed: its deviation
-    leaves out what both have from their common seed.
-    """
-    rows = list(rows)
-    reference = {scores["seed"]: scores["mlm_loss"] for scores in rows[0].runs}
-    table = []
-    for row in rows:
-        line = {"variant": row.variant, "runs": str(len(row.runs))}
-        names = {name: None for scores in row.runs for name in scores if name != "seed"}
-        for name in names:
-            line[name] = mean_and_deviation([scores[name] for scores in row.runs if name in scores])
-        both = [scores for scores in row.runs if scores["seed"] in reference]
-        if row is not rows[0] and both:
-            line["difference"] = mean_and_deviation(
-                [scores["mlm_loss"] - reference[scores["seed"]] for scores in both], sign="+"
-            )
-        if row.failed:
-            line["failed"] = str(len(row.failed))
-        table.append(line)
-    return table
-
-
-def mean_and_deviation(values: list[float], sign: str = "") -> str:
-    """`mean ± standard deviation` of the sample; a single value stands alone."""
-    mean = f"{fmean(values):{sign}.3f}"
-    return f"{mean} ± {stdev(values):.3f}" if len(values) > 1 else mean
-
-
 def _refuse_other_texts(own: Config, variants: Mapping[str, Config]) -> None:
     """Raise ConfigError for a variant with other texts: it would be trained on those of all."""
     keys = [f"corpus.{name}" for name in TEXTS] + ["train.eval_shards"]
@@ -311,12 +270,8 @@ def _heads(config: Config) -> dict[str, float | None]:
 
 
 def _write(folder: Path, config: Config, rows: list[Row]) -> list[Path]:
-    table = summarize(rows)
-    columns = list({name: None for line in table for name in line})
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[line.get(name, "") for name in columns] for line in table]
-    markdown = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = markdown_table(as_table(summarize(rows)))
     records, text = folder / "ablation.json", folder / "ablation.md"
     write_json(records, [row._asdict() for row in rows])
-    write_whole(text, f"# {config.run.name}\n\n{markdown}\n".encode())
+    write_whole(text, f"# {config.run.name}\n\n{table}\n".encode())
     return [records, text]

@@ -13,6 +13,7 @@ from pipeline.finetuning.checks import SETS
 from pipeline.finetuning.examples.jsonl import to_json
 from pipeline.finetuning.finetune import FinetuneResult
 from pipeline.finetuning.judging import judge as judging
+from pipeline.finetuning.judging.metrics import calibration_bins
 from pipeline.finetuning.prediction.head_folder import RESULTS, read_results
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials.trial import read_predictions
@@ -100,7 +101,8 @@ def _judge(output: Path) -> tuple[dict[str, float], list[Path]]:
         if judged.calibration_error is not None:
             errors[name] = judged.calibration_error
             path = folder / f"calibration_{name}.png"
-            draw_calibration(judged.confidences, errors[name], path, f"{output.name}, {name}")
+            bins = [(each.number, each.accuracy) for each in calibration_bins(judged.confidences)]
+            draw_calibration(bins, errors[name], path, f"{output.name}, {name}")
     return errors, [output / RESULTS, *sorted(folder.iterdir())]
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pipeline.tracking.pictures import picture, plain
 
-BINS = 10
 NUMBERED = 12
 """Most labels for which every cell of the confusion matrix shows its number."""
 
@@ -31,12 +30,12 @@ def draw_confusion(
 
 
 def draw_calibration(
-    confidences: Sequence[tuple[float, bool]], error: float, path: Path, title: str
+    bins: Sequence[tuple[int, float]], error: float, path: Path, title: str
 ) -> None:
-    """Share of right answers over their probability, in ten bins of equal width, as a PNG.
+    """Share of right answers over their probability, as a PNG.
 
     Args:
-        confidences: probability of each answer, and whether it is right.
+        bins: number of answers and share of right ones, in intervals of equal width from 0 to 1.
         error: expected calibration error, which the title shows.
     """
     with picture(path) as figure:
@@ -47,14 +46,11 @@ def draw_calibration(
             xlim=(0, 1),
             ylim=(0, 1),
         )
-        bins: list[list[bool]] = [[] for _ in range(BINS)]
-        for probability, right in confidences:
-            bins[min(BINS - 1, int(probability * BINS))].append(right)
-        middles = [(place + 0.5) / BINS for place in range(BINS)]
-        axes.bar(middles, [sum(each) / max(1, len(each)) for each in bins], 0.9 / BINS)
-        for middle, each in zip(middles, bins, strict=True):
-            if each:
-                axes.text(middle, 0.02, f"{len(each):,}", ha="center", fontsize=7)
+        middles = [(place + 0.5) / len(bins) for place in range(len(bins))]
+        axes.bar(middles, [accuracy for _, accuracy in bins], 0.9 / len(bins))
+        for middle, (count, _) in zip(middles, bins, strict=True):
+            if count:
+                axes.text(middle, 0.02, f"{count:,}", ha="center", fontsize=7)
         axes.plot([0, 1], [0, 1], color="gray", linestyle=":", label="perfect calibration")
         axes.legend(loc="upper left")
 

@@ -72,8 +72,8 @@ def judge(task: Task, examples: Sequence[Example], found: Sequence[Answer]) -> J
         for i in order[:WORST]
         if scores[i] < 1 and added[i, 1]  # else there is nothing to find, and nothing was found
     ]
-    sure, right = [pair[0] for pair in confidences], [pair[1] for pair in confidences]
-    error = metrics.calibration_error(sure, right) if confidences else None
+    bins = metrics.calibration_bins(confidences)
+    error = metrics.calibration_error(bins) if confidences else None
     pairs = Counter(labels for pair in answered for labels in task.label_pairs(*pair))
     labels = in_order(label for pair in pairs for label in pair)
     return Judgement(

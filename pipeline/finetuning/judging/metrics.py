@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -15,7 +16,6 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from pipeline.finetuning.tasks.base import in_order
 
 BINS = 10
-"""Of the calibration error."""
 _HAN = "\u4e00-\u9fa5"
 _CMRC_MARKS = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
 _LATIN = rf"[^\W{_HAN}]+"
@@ -59,18 +59,35 @@ def regression(truth: Sequence[float], found: Sequence[float]) -> dict[str, floa
     }
 
 
-def calibration_error(confidences: Sequence[float], right: Sequence[bool]) -> float:
+class Bin(NamedTuple):
+    """Answers whose probability lies in one of ten intervals of equal width."""
+
+    number: int
+    confidence: float
+    """Mean probability of the answers; 0 where there are none."""
+    accuracy: float
+    """Share of right answers; 0 where there are none."""
+
+
+def calibration_bins(confidences: Sequence[tuple[float, bool]]) -> list[Bin]:
+    """Answers by their probability: [(probability, whether the answer is right)] → ten bins."""
+    inside: list[list[tuple[float, bool]]] = [[] for _ in range(BINS)]
+    for probability, right in confidences:
+        inside[min(BINS - 1, int(probability * BINS))].append((probability, right))
+    bins = []
+    for each in inside:
+        confidence, accuracy = np.mean(each, axis=0) if each else (0.0, 0.0)
+        bins.append(Bin(len(each), float(confidence), float(accuracy)))
+    return bins
+
+
+def calibration_error(bins: Sequence[Bin]) -> float:
     """Expected calibration error: the mean distance of confidence and accuracy over bins.
 
-    There are ten bins of equal width, and each counts by its share of the answers (Guo et al.
-    2017, arXiv 1706.04599, equation 3).
+    Each counts by its share of the answers (Guo et al. 2017, arXiv 1706.04599, equation 3).
     """
-    given, truth = np.asarray(confidences), np.asarray(right, dtype=float)
-    if not given.size:
-        return 0.0
-    places = np.minimum((given * BINS).astype(int), BINS - 1)
-    gaps = np.bincount(places, weights=truth - given, minlength=BINS)
-    return float(np.abs(gaps).sum() / given.size)
+    gaps = [each.number * abs(each.accuracy - each.confidence) for each in bins]
+    return sum(gaps) / max(1, sum(each.number for each in bins))
 
 
 def multilabel(truth: Sequence[list[str]], found: Sequence[list[str]]) -> dict[str, float]:

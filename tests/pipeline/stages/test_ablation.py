@@ -10,6 +10,7 @@ from pipeline.errors import ConfigError, NezhaError, TrainingError
 from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import load_config, with_changes
 from pipeline.stages import ablation
+from pipeline.stages.ablation_table import summarize
 from pipeline.tracking import runs as tracking
 from pipeline.training.faults import lock
 from pipeline.training.launch import ray_train, torchrun
@@ -83,7 +84,7 @@ def test_an_ablation_goes_on_where_it_was_stopped_and_compares_by_seed(config, m
     assert trained == ["lamb-5", "adamw-5", "lamb-6", "lamb-6", "adamw-6"]
     assert [[scores["seed"] for scores in row.runs] for row in rows] == [[5, 6], [5, 6]]
 
-    reference, other = ablation.summarize(rows)
+    reference, other = summarize(rows)
     assert "difference" not in reference
     losses = [[scores["mlm_loss"] for scores in row.runs] for row in rows]
     mean = sum(b - a for a, b in zip(*losses, strict=True)) / 2
@@ -130,7 +131,7 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(config, monkeypatch):
     lamb, adamw = ablation.run(config, Lines())
     assert (len(lamb.runs), len(adamw.runs)) == (2, 1)
     assert adamw.failed == ["seed 5: it diverged"]
-    assert ablation.summarize([lamb, adamw])[1]["failed"] == "1"
+    assert summarize([lamb, adamw])[1]["failed"] == "1"
 
 
 def test_variants_with_the_same_corpus_share_it():
