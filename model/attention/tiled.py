@@ -105,7 +105,7 @@ def cpu_attention_backward(
     return dq, dk.to(k.dtype), dv.to(v.dtype)
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     q, k, v, table, mask, *ctx.numbers, seed = inputs
     ctx.save_for_backward(q, k, v, table, mask, seed)
 
@@ -115,7 +115,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *cpu_attention_backward(grad, *tensors, *ctx.numbers, seed), *[None] * 7
 
 
-cpu_attention.register_autograd(_backward, setup_context=_keep)
+cpu_attention.register_autograd(_backward, setup_context=_save_for_backward)
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:

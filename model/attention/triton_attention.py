@@ -242,7 +242,7 @@ def triton_attention_backward(
     return dq, dk, dv
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     q, k, v, bias, cu_seqlens, *ctx.numbers, seed = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(q, k, v, *output, bias, cu_seqlens, seed)
@@ -253,7 +253,7 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     return *triton_attention_backward(grad, *tensors, *ctx.numbers, seed), *[None] * 8
 
 
-triton_attention.register_autograd(_backward, setup_context=_keep)
+triton_attention.register_autograd(_backward, setup_context=_save_for_backward)
 
 
 def _unit_stride(x: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ def row_losses(scores: Tensor, labels: Tensor, wanted: bool) -> tuple[Tensor, Te
     return losses, right, scores
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*output[2:])
@@ -115,4 +115,4 @@ def _backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
     return *(gradient * grad for gradient in ctx.saved_tensors), None, None
 
 
-cross_entropy.register_autograd(_backward, setup_context=_keep)
+cross_entropy.register_autograd(_backward, setup_context=_save_for_backward)

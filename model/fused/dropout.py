@@ -179,7 +179,7 @@ def cpu_dropout(x: Tensor, rate: float, seed: Tensor) -> Tensor:
     return keep.mul_(bits(x)).view(x.dtype).mul_(keep_scale(rate))
 
 
-def _keep_seed(ctx: Any, inputs: tuple[Tensor, float, Tensor], output: Tensor) -> None:
+def _save_seed(ctx: Any, inputs: tuple[Tensor, float, Tensor], output: Tensor) -> None:
     _, ctx.rate, seed = inputs
     ctx.save_for_backward(seed)
 
@@ -189,7 +189,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     return cpu_dropout(grad, ctx.rate, seed), None, None
 
 
-cpu_dropout.register_autograd(_backward, setup_context=_keep_seed)
+cpu_dropout.register_autograd(_backward, setup_context=_save_seed)
 
 
 def plain_dropout(x: Tensor, rate: float) -> Tensor:
