@@ -7,6 +7,7 @@ not decodable, any other object is not a string.
 from __future__ import annotations
 
 import csv
+import functools
 import itertools
 import re
 import sys
@@ -26,6 +27,7 @@ SEPARATOR = re.compile(r"sep=(.)\s*", re.IGNORECASE)
 LINE_END = re.compile(r"\r\n|\r|\n")
 NUMBER = re.compile(r'\s*"?[+-]?\d[\d.:/-]*"?\s*')
 """A number or date, as columns beside the text hold."""
+ESCAPED_QUOTE = re.compile(r'(?<!\\)((?:\\\\)*)\\"')
 DIGITS = re.compile(r"\d{1,400}")  # Python reads no number of more than 4,300 digits
 RECORD_BYTES = 256 << 20
 """Longest record of text. A longer one is cut here, so that memory is bounded."""
@@ -60,7 +62,8 @@ def csv_values(stream: Stream, text_field: str) -> Iterator[tuple[Any, int]]:
 
     A quoted field may contain line breaks, delimiters and doubled quotes (RFC 4180). Where a quote
     is not closed, or closes in a later row, only the line in which it opens is dropped. In TSV such
-    a quote is text, as many writers of TSV do not quote. A first line `sep=;`, as Excel writes it,
+    a quote is text, as many writers of TSV do not quote. Records that are a row only if `\\"` stands
+    for a quote, as Spark and MySQL write it, are read so. A first line `sep=;`, as Excel writes it,
     names the delimiter.
 
     Raises:
@@ -68,15 +71,17 @@ def csv_values(stream: Stream, text_field: str) -> Iterator[tuple[Any, int]]:
     """
     form, label = stream.source.format, stream.source.label
     lines = _Lines(_lines(stream.data), stream.codec)
-    delimiter = _delimiter(lines, form, text_field)
-    records = csv.reader(lines, delimiter=delimiter, strict=True)
+    delimiter, spaced = _delimiter(lines, form, text_field)
+    style: dict[str, Any] = {"delimiter": delimiter, "skipinitialspace": spaced, "strict": True}
+    records = csv.reader(lines, **style)
+    with_escapes = csv.reader(map(functools.partial(ESCAPED_QUOTE.sub, r'\1""'), lines), **style)
     column = width = -1
     while True:
         try:
-            row = next(records)
+            row = _next_row(lines, records, with_escapes, width)
         except StopIteration:
             return
-        except csv.Error:
+        if row is None:
             text, size = lines.back_to_second()
             row = text.rstrip("\r\n").split("\t")
             if width < 0 and form != "tsv":
@@ -101,28 +106,59 @@ def csv_values(stream: Stream, text_field: str) -> Iterator[tuple[Any, int]]:
         if width < 0:
             names = [name.strip() for name in row]
             column, width = column_of(names, text_field, label), len(row)
+        elif width == 1:  # more fields are those of a text that is not quoted
+            yield _text_or_bytes(delimiter.join(row)), size
         elif column >= len(row) or any(row[width:]):
             yield tuple(row), size
-        elif BAD in row[column]:
-            yield row[column].encode("utf-8", "mark_bad"), size
         else:
-            yield row[column], size
+            yield _text_or_bytes(row[column]), size
 
 
-def _delimiter(lines: _Lines, form: str, text_field: str) -> str:
-    """The delimiter that a first line `sep=…` names, else one that the header shows."""
+def _text_or_bytes(field: str) -> str | bytes:
+    """The field, or its bytes if some of them could not be decoded."""
+    return field.encode("utf-8", "mark_bad") if BAD in field else field
+
+
+def _next_row(
+    lines: _Lines, records: Iterator[list[str]], with_escapes: Iterator[list[str]], width: int
+) -> list[str] | None:
+    """The next record, read with escapes if only so it has `width` fields; None: an open quote."""
+    row = _next(records)
+    if width < 0 or len(row or ()) == width or not ESCAPED_QUOTE.search(lines.text):
+        return row
+    lines.back()
+    escaped = _next(with_escapes)
+    if len(escaped or ()) == width:
+        return escaped
+    lines.back()
+    return _next(records)
+
+
+def _next(records: Iterator[list[str]]) -> list[str] | None:
+    try:
+        return next(records)
+    except csv.Error:
+        return None
+
+
+def _delimiter(lines: _Lines, form: str, text_field: str) -> tuple[str, bool]:
+    """The delimiter that a first line `sep=…` names, else one that the header shows.
+
+    Also whether a space follows each delimiter of the header, which then is no part of a field.
+    """
     usual = DELIMITERS[form]
     for line in lines:
         if named := SEPARATOR.fullmatch(line):
             lines.take()
-            return named[1]
+            return named[1], False
         if line.strip():
             lines.back()
-            marks = (usual, *(mark for mark in ",;\t" if mark != usual))
+            marks = (usual, *(mark for mark in ",;\t|" if mark != usual))
             fields = {mark: [name.strip(' "\r\n') for name in line.split(mark)] for mark in marks}
-            return next((mark for mark in marks if text_field in fields[mark]), usual)
+            found = next((mark for mark in marks if text_field in fields[mark]), usual)
+            return found, 0 < line.count(found) == line.count(f"{found} ")
         lines.take()
-    return usual
+    return usual, False
 
 
 class _Lines:
@@ -166,7 +202,9 @@ class _Lines:
         self._again.extendleft(reversed(self._record))
         self.take()
 
-    def _text(self) -> str:
+    @property
+    def text(self) -> str:
+        """The lines of the record."""
         return "".join(line for line, _ in self._record)
 
     def learn(self, delimiter: str, row: Sequence[str], width: int) -> None:
@@ -176,7 +214,7 @@ class _Lines:
         """
         if not row or self._quotes:
             return
-        text = self._text()
+        text = self.text
         if width < 0:
             self._end = "".join(LINE_END.findall(text)[-1:])
             self._quotes = all(
@@ -187,7 +225,7 @@ class _Lines:
 
     def _breaks_differ(self) -> bool:
         """Whether all line breaks within the record are other ones than those that end rows."""
-        text = self._text()
+        text = self.text
         ends = LINE_END.findall(text)
         last = ends.pop() if text.endswith(("\n", "\r")) else self._end
         return bool(ends) and last == self._end and self._end not in ends

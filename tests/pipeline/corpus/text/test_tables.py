@@ -67,6 +67,7 @@ def test_the_column_can_be_named_and_a_missing_one_is_said_before_any_work(tmp_p
         ("a.csv", 'id\t"text"', "\t"),
         ("a.csv", "\ufeffsep=|\r\nid|text", "|"),
         ("a.csv", "\n\nid,text", ","),
+        ("a.csv", "id|text", "|"),
         ("a.tsv", "id;text", ";"),
         ("a.tsv", '"id\ttext', "\t"),
     ],
@@ -150,6 +151,34 @@ def test_fields_of_csv_with_line_breaks_and_commas_stay_whole(tmp_path):
         rows = [[text if name == "text" else "是" for name in header] for text in texts]
         path = raw.write(tmp_path / "a.csv", written([header, *rows]))
         assert raw.texts(path) == texts
+
+
+@pytest.mark.parametrize("tabs", [False, True])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("header", [("id", "text"), ("text", "id"), ("id", "text", "label")])
+def test_quotes_that_a_backslash_escapes(tmp_path, header, end, tabs):
+    """As Spark, and MySQL on demand, write them; a file may hold such rows beside others."""
+    mark = "\t" if tabs else ","
+    texts = ['他说"好"。', f'"开{mark}"头', '行末"', f'他说"好{end}第二行', f'"好"{mark}"不"', "C:\\"]
+    rows = [dict.fromkeys(header, "1") | {"text": text} for text in [*texts, "完"]]
+    quoted = [
+        mark.join('"' + value.replace('"', '\\"') + '"' for value in row.values()) for row in rows
+    ]
+    data = end.join([mark.join(header), *quoted, ""]).encode()
+    path = raw.write(tmp_path / ("a.tsv" if tabs else "a.csv"), data)
+    documents, dropped = raw.read(path)
+    assert [document.text for document in documents] == [*texts, "完"]
+    assert not dropped
+
+
+def test_a_space_behind_each_delimiter_is_no_part_of_a_field(tmp_path):
+    data = 'id, text, label\n1, "一,二", 好\n2, "他说""好""", 好\n3, 三, 好\n'
+    assert raw.texts(raw.write(tmp_path / "a.csv", data.encode())) == ["一,二", '他说"好"', "三"]
+
+
+def test_the_only_column_may_hold_delimiters_without_quotes(tmp_path):
+    data = 'text\n一,二\n"三,四"\n五\n'
+    assert raw.texts(raw.write(tmp_path / "a.csv", data.encode())) == ["一,二", "三,四", "五"]
 
 
 def test_a_field_longer_than_the_limit_of_the_csv_module(tmp_path):
