@@ -12,15 +12,10 @@ import pyarrow.parquet
 
 from pipeline.corpus.records import Drop
 from pipeline.corpus.text import wikipedia
+from pipeline.corpus.text.csv_rows import DELIMITERS, RECORD_BYTES, csv_values
 from pipeline.corpus.text.sources import Source, naming
 from pipeline.corpus.text.streams import BLANK, Stream, open_stream
-from pipeline.corpus.text.tables import (
-    DELIMITERS,
-    RECORD_BYTES,
-    arrow_batches,
-    column_values,
-    csv_values,
-)
+from pipeline.corpus.text.tables import arrow_batches, column_values
 from pipeline.corpus.text.units import FileRange, Unit, shard_bytes
 from pipeline.errors import CorpusError
 from pipeline.files.storage import filesystem

@@ -15,9 +15,10 @@ from typing import IO, NamedTuple
 
 import pyarrow.parquet
 
+from pipeline.corpus.text.csv_rows import DELIMITERS, csv_values
 from pipeline.corpus.text.sources import Source, naming
 from pipeline.corpus.text.streams import BLANK, open_stream
-from pipeline.corpus.text.tables import DELIMITERS, arrow_batches, column_of, csv_values
+from pipeline.corpus.text.tables import arrow_batches, column_of
 from pipeline.corpus.threads import in_threads
 from pipeline.files.storage import filesystem
 from pipeline.settings.corpus import CorpusSettings
