@@ -100,15 +100,30 @@ def _prepare(
     executor: Executor,
 ) -> Manifest:
     planned = plan(settings, vocab, seed, inputs)
-    if manifest := _finished(folder, planned):
-        progress.say(
-            f"{folder}: up to date, {manifest.rows:,} samples in {len(manifest.shards)} shards"
-        )
-        # There is some if the last start was killed after it had written the manifest.
-        output_folder.remove_work(folder, planned.fingerprint)
-        _say_left_out(inputs.sources, progress.say)
-        _say_quality(manifest, progress.say)
-        return manifest
+    if not (manifest := _finished(folder, planned)):
+        with output_folder.held(folder, progress.say):
+            manifest = _finished(folder, planned)  # another command may have made it meanwhile
+            if not manifest:
+                return _make(settings, folder, vocab, seed, planned, executor, progress)
+    progress.say(
+        f"{folder}: up to date, {manifest.rows:,} samples in {len(manifest.shards)} shards"
+    )
+    # There is some if the last start was killed after it had written the manifest.
+    output_folder.remove_work(folder, planned.fingerprint)
+    _say_left_out(inputs.sources, progress.say)
+    _say_quality(manifest, progress.say)
+    return manifest
+
+
+def _make(
+    settings: CorpusSettings,
+    folder: str,
+    vocab: str,
+    seed: int,
+    planned: ReadPlan,
+    executor: Executor,
+    progress: Progress,
+) -> Manifest:
     for warning in unused_words(settings):
         progress.say(f"warning: {warning}")
     job = Job(
@@ -151,7 +166,7 @@ def _prepare(
     work.end(manifest)
     for place in done.unreadable_places():
         progress.say(f"unreadable: {place}")
-    _say_left_out(inputs.sources, progress.say)
+    _say_left_out(planned.sources, progress.say)
     _say_quality(manifest, progress.say)
     return manifest
 

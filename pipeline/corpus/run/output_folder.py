@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Literal
 
 from fsspec import AbstractFileSystem
@@ -20,11 +21,15 @@ from pipeline.corpus.dedup.marks import REPORT
 from pipeline.corpus.shards.format import MANIFEST
 from pipeline.corpus.text.listing import is_local
 from pipeline.errors import CorpusError
+from pipeline.files.file_lock import file_lock
 from pipeline.files.storage import filesystem, write_whole
+from pipeline.progress import Say
 
 WORK = "_work"
 CLAIM = f"{WORK}/ledger"
 """The file that holds the claim."""
+LOCK = ".prepare.lock"
+"""The file that the command which works on a local folder holds, and removes at its end."""
 SHOWN = 5
 """How many files of others an error names."""
 _CHUNK = r"(?P<unit>\d{6,})-(?:\d{4,}|end)"
@@ -69,7 +74,7 @@ def read_claim(folder: str) -> tuple[Claim | None, set[str]]:
     entries = {_name(path) for path in _list(system, root)}
     claim = _claim_in_work(system, root) if WORK in entries else None
     manifest = _read_manifest(system, root) if MANIFEST in entries else None
-    ours = {WORK} if claim or _is_unused(system, f"{root}/{WORK}") else set()
+    ours = {LOCK, WORK} if claim or _is_unused(system, f"{root}/{WORK}") else {LOCK}
     listed: set[str] = set()
     if manifest:
         listed = {shard["name"] for shard in manifest["shards"]}
@@ -118,6 +123,27 @@ def _check_writable(folder: str) -> None:
             f"{folder}: can't be written: no permission to write in {place}; name another one, or "
             "change its permissions"
         )
+
+
+@contextlib.contextmanager
+def held(folder: str, say: Say) -> Iterator[None]:
+    """Let one command at a time work on a local folder; others wait, also on other hosts.
+
+    Raises:
+        CorpusError: it holds files of others.
+    """
+    read_claim(folder)
+    system, place = filesystem(folder)
+    if not is_local(system):
+        yield
+        return
+    path = Path(place, LOCK)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(path, lambda: say(f"{folder}: waiting for another command that prepares it")):
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def begin(folder: str, claim: Claim) -> set[str]:

@@ -1,7 +1,9 @@
 """A lock is held by one user at a time, on files and on folders."""
 
+import errno
 import fcntl
 import os
+import threading
 
 import pytest
 
@@ -19,3 +21,33 @@ def test_nobody_else_gets_a_lock_that_is_held(tmp_path, name):
     fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(other)
     assert (tmp_path / "there").read_text() == "kept"
+
+
+def test_a_lock_whose_file_was_removed_under_its_holder_is_taken_again(tmp_path):
+    """Else the next one would lock a file of the same name beside it."""
+    path, waits, order = tmp_path / "lock", threading.Event(), []
+
+    def wait_for_it():
+        with file_lock(path, waits.set):
+            order.append("second")
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(os.open(path, os.O_RDWR), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    waiter = threading.Thread(target=wait_for_it)
+    with file_lock(path):
+        waiter.start()
+        assert waits.wait(10)
+        path.unlink()
+        order.append("first")
+    waiter.join(10)
+    assert order == ["first", "second"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_does_not_stop_the_work(tmp_path, monkeypatch, number):
+    def fail(descriptor, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with file_lock(tmp_path / "lock"):
+        pass
