@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import sample
@@ -77,14 +78,27 @@ def make_vocabulary(config: Config, sources: Listing, progress: Progress) -> Pat
     return paths.vocab
 
 
-def make_shards(config: Config, inputs: Inputs, progress: Progress) -> None:
-    """Shards of the inputs, for each phase of the training, and of the held-out inputs."""
+def make_shards(
+    config: Config, inputs: Inputs, progress: Progress, wanted: Sequence[str] | None = None
+) -> None:
+    """Shards of the inputs, for each phase of the training, and of the held-out inputs.
+
+    Args:
+        wanted: the folders that training reads: shards of the inputs that go elsewhere are not
+            made. None: all are made.
+    """
     paths, corpus, seed = RunPaths.of(config), config.corpus, config.run.seed
     if inputs.heldout:  # first, as it is small and may be found unusable
         apart = _heldout_settings(corpus)
         prepare.prepare(apart, paths.heldout, paths.vocab, seed, Inputs(inputs.heldout), progress)
     for settings, folder in _corpora(config):
-        prepare.prepare(settings, folder, paths.vocab, seed, inputs, progress)
+        if wanted is None or str(folder) in wanted:
+            prepare.prepare(settings, folder, paths.vocab, seed, inputs, progress)
+        else:
+            progress.say(
+                f"{folder}: not made, because train.shards names other folders to train on; add "
+                "this one to it, or leave train.shards out, to train on corpus.inputs"
+            )
 
 
 def _corpora(config: Config) -> list[tuple[CorpusSettings, Path]]:

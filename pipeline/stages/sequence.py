@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline import sample
 from pipeline.corpus.run.inputs import list_inputs
+from pipeline.feed.opening import training_folders
 from pipeline.files.storage import write_json
 from pipeline.finetuning.trials.on_cluster import check_workers
 from pipeline.paths import RunPaths
@@ -64,7 +65,7 @@ def _run_stages(config: Config, progress: Progress) -> dict[str, Any]:
         with stage("vocabulary"):
             preparing.make_vocabulary(config, inputs.sources, progress)
         with stage("prepare"):
-            preparing.make_shards(config, inputs, progress)
+            preparing.make_shards(config, inputs, progress, training_folders(config))
     with stage("pretrain"):
         run_id = pretrain(config, progress)
     with stage("export"):

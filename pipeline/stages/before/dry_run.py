@@ -23,10 +23,10 @@ def pretrain(config: Config) -> dict[str, object]:
         NezhaError: as `preflight.check`.
     """
     preflight.check(config)
-    reads = "the sample package" if config.demo.enabled else ", ".join(config.corpus.inputs)
+    reads = ["the sample package"] if config.demo.enabled else config.corpus.inputs
     return {
         "run folder": RunPaths.of(config).run,
-        "read": reads or ", ".join(config.train.shards),
+        "read": ", ".join([*reads, *config.train.shards]),
         **_training(config),
         "heads": ", ".join(config.heads) or "none",
     }

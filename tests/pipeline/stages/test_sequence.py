@@ -15,6 +15,7 @@ from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.corpus.text.sources import Source
 from pipeline.errors import ConfigError, ShardError, TrackingError, TrainingError
 from pipeline.feed.batches import heldout
+from pipeline.feed.opening import training_folders
 from pipeline.feed.unigram import unigram_loss
 from pipeline.paths import RunPaths
 from pipeline.settings.finetuning import FinetuneSettings, TaskData
@@ -109,6 +110,26 @@ def test_each_phase_has_shards_of_its_length(tmp_path, monkeypatch):
         (96, "", paths.run / "shards-96"),
     ]
     assert str(paths.run / "shards-96") in preflight.written_by(config)[0]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_shards_that_training_does_not_read_are_not_made(tmp_path, monkeypatch, own):
+    """`train.shards` names others. What is held out, and phases without shards, are made."""
+    folder, made, lines = tmp_path / "run" / "shards", [], Lines()
+    config = settings(
+        tmp_path,
+        "run",
+        "corpus.inputs=[a.txt]",
+        "corpus.heldout=[b.txt]",
+        f"train.shards=[{f'{folder}@2,' * own}/elsewhere@1]",
+        "train.phases=[{after: 2, sequence_length: 96, global_batch: 4}]",
+    )
+    monkeypatch.setattr(preparing.prepare, "prepare", lambda *given, **_: made.append(given[1]))
+    inputs = Inputs([], [Source("b.txt", "b.txt", "0/b.txt", 1, "lines", "", "")])
+    preparing.make_shards(config, inputs, lines, training_folders(config))
+    names = ["heldout", *["shards"] * own, "shards-96"]
+    assert [each.name for each in made] == names
+    assert any("train.shards names other folders" in line for line in lines) == (not own)
 
 
 @pytest.fixture
