@@ -197,19 +197,20 @@ def remove_work(folder: str, fingerprint: str) -> None:
 
 
 def clear_rejected(folder: str, claim: Claim | None, fingerprint: str) -> None:
-    """Delete the dropped text of an earlier corpus from `corpus.keep_rejected`.
+    """Delete the dropped text of an earlier corpus, and half files, from `corpus.keep_rejected`.
 
     Args:
         claim: of the output folder; it names the folder of its dropped text.
-        fingerprint: of the corpus to be made; what an interrupted start of it left is kept.
+        fingerprint: of the corpus to be made; what an interrupted start of it has finished is kept.
 
     Raises:
         CorpusError: the folder holds a file that the claim does not name, or is a file.
     """
     system, root = filesystem(folder)
     files = _files_of_rejected(folder, claim)
-    if claim and claim.fingerprint != fingerprint:
-        for name in files:
+    earlier = claim is not None and claim.fingerprint != fingerprint
+    for name in files:
+        if earlier or _TEMPORARY.fullmatch(_name(name)):
             system.rm_file(f"{root}/{name}")
 
 

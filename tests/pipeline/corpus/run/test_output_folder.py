@@ -169,6 +169,18 @@ def test_dropped_text_of_an_earlier_corpus_does_not_mix_with_the_new_one(
         planning.check(corpus, tmp_path / "other", vocab)
 
 
+def test_dropped_text_that_a_killed_process_left_half_written_is_deleted(vocab, tmp_path):
+    rejected = tmp_path / "rejected"
+    source = raw.write(tmp_path / "a.jsonl", raw.jsonl([*write_texts(40), "短"]))
+    executor, _ = counting(stop_after=1)
+    with pytest.raises(KeyboardInterrupt):
+        run(source, tmp_path / "out", vocab, executor, keep_rejected=str(rejected))
+    half = raw.write(rejected / "too_short" / ".000000-0000.jsonl.17.tmp", b"half")
+    run(source, tmp_path / "out", vocab, keep_rejected=str(rejected))
+    assert list(rejected.rglob("*.jsonl"))
+    assert not half.exists()
+
+
 @pytest.mark.parametrize("rejected", ["out", "out/rejected", "."])
 def test_shards_and_dropped_text_have_folders_apart(vocab, tmp_path, rejected):
     corpus = CorpusSettings(inputs=("a",), keep_rejected=str(tmp_path / rejected))
