@@ -37,9 +37,9 @@ def csv_values(stream: Stream, text_field: str) -> Iterator[tuple[Any, int]]:
 
     A quoted field may contain line breaks, delimiters and doubled quotes (RFC 4180). Where a quote
     is not closed, or closes in a later row, only the line in which it opens is dropped. In TSV such
-    a quote is text, as many writers of TSV do not quote. Records that are a row only if `\\"` is a
-    quote, as Spark and MySQL write it, are read so. A first line `sep=;`, as Excel writes it, names
-    the delimiter.
+    a quote is text, as many writers of TSV do not quote. Where rows show that `\\"` stands for a
+    quote, as Spark and MySQL write it, it does. A first line `sep=;`, as Excel writes it, names the
+    delimiter.
 
     Raises:
         CorpusError: the file has no text column, or a quote in its header is not closed.
@@ -48,12 +48,12 @@ def csv_values(stream: Stream, text_field: str) -> Iterator[tuple[Any, int]]:
     lines = _Lines(_lines(stream.data), stream.codec)
     delimiter, spaced = _delimiter(lines, form, text_field)
     style: dict[str, Any] = {"delimiter": delimiter, "skipinitialspace": spaced, "strict": True}
-    records = csv.reader(lines, **style)
-    with_escapes = csv.reader(map(functools.partial(ESCAPED_QUOTE.sub, r'\1""'), lines), **style)
+    doubled = map(functools.partial(ESCAPED_QUOTE.sub, r'\1""'), lines)
+    readers: list[Iterator[list[str]]] = [csv.reader(each, **style) for each in (lines, doubled)]
     column = width = -1
     while True:
         try:
-            row = _next_row(lines, records, with_escapes, width)
+            row = _next_row(lines, readers, width)
         except StopIteration:
             return
         if row is None:
@@ -62,7 +62,7 @@ def csv_values(stream: Stream, text_field: str) -> Iterator[tuple[Any, int]]:
             if width < 0 and form != "tsv":
                 raise CorpusError(
                     f"{label}: a quote in the header is not closed; correct the line {text!r:.60}"
-                ) from None
+                )
             if width >= 0 and (form != "tsv" or len(row) != width):
                 yield (text,), size
                 continue
@@ -94,19 +94,23 @@ def _text_or_bytes(field: str) -> str | bytes:
     return field.encode("utf-8", "mark_bad") if BAD in field else field
 
 
-def _next_row(
-    lines: _Lines, records: Iterator[list[str]], with_escapes: Iterator[list[str]], width: int
-) -> list[str] | None:
-    """The next record, read with escapes if only so it has `width` fields; None: an open quote."""
-    row = _next(records)
+def _next_row(lines: _Lines, readers: list[Iterator[list[str]]], width: int) -> list[str] | None:
+    """The next record; None: a quote in it is not closed.
+
+    Args:
+        readers: one that takes `\\"` for a quote and one that does not. If only the second one
+            finds `width` fields, it reads as the file was written, and they change places.
+    """
+    row = _next(readers[0])
     if width < 0 or len(row or ()) == width or not ESCAPED_QUOTE.search(lines.text):
         return row
     lines.back()
-    escaped = _next(with_escapes)
-    if len(escaped or ()) == width:
-        return escaped
+    other = _next(readers[1])
+    if len(other or ()) == width:
+        readers.reverse()
+        return other
     lines.back()
-    return _next(records)
+    return _next(readers[0])
 
 
 def _next(records: Iterator[list[str]]) -> list[str] | None:

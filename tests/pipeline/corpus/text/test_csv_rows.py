@@ -170,6 +170,17 @@ def test_quotes_that_a_backslash_escapes(tmp_path, header, end, tabs):
     assert not dropped
 
 
+def test_rows_that_escape_quotes_tell_how_later_ones_are_read(tmp_path):
+    """By itself each of these, with the next row, is also a row whose quotes are doubled."""
+    texts = ['他说"好"。', '开"', "\n二\n", '好"', "\n三"]
+    quoted = [text.replace('"', '\\"') for text in texts]
+    rows = "".join(f'{number},"{text}"\n' for number, text in enumerate(quoted))
+    assert raw.texts(raw.write(tmp_path / "a.csv", f"id,text\n{rows}".encode())) == texts
+    doubled = ['他说"好"。', "C:\\", '反斜线\\"和"引号', "C:\\", "完"]
+    path = raw.write(tmp_path / "b.csv", written([("id", "text"), *enumerate(doubled)]))
+    assert raw.texts(path) == doubled
+
+
 def test_a_space_behind_each_delimiter_is_no_part_of_a_field(tmp_path):
     data = 'id, text, label\n1, "一,二", 好\n2, "他说""好""", 好\n3, 三, 好\n'
     assert raw.texts(raw.write(tmp_path / "a.csv", data.encode())) == ["一,二", '他说"好"', "三"]
