@@ -85,6 +85,10 @@ def die_once(folder, say, disk):
     return {"well": True}
 
 
+def go_on(say, disk):
+    time.sleep(3)
+
+
 def fail(say, disk):
     raise RuntimeError("CUDA out of memory")
 
@@ -110,3 +114,19 @@ def test_a_task_has_its_threads_and_a_dead_worker_loses_no_other(ray_cluster, tm
     assert facts["policy"] == "PASSIVE"
     assert type(error) is WorkerDied
     assert "the worker process died" in str(error)
+
+
+@pytest.mark.ray
+def test_a_failure_is_told_at_once_while_other_calls_go_on(ray_cluster, tmp_path):
+    """That of a single call is told once, by who made it."""
+    told = []
+    for others in ([], [Work("goes on", "calls", go_on, ())]):
+        told.append(Lines())
+        works = [Work("fails", "calls", fail, ()), *others]
+        assert (
+            str(cluster_runner(told[-1], tmp_path)(works)[0]) == "RuntimeError: CUDA out of memory"
+        )
+    assert [[line for line in lines if "failed" in line] for lines in told] == [
+        [],
+        ["fails: failed: RuntimeError: CUDA out of memory"],
+    ]
