@@ -34,9 +34,16 @@ class Columns(NamedTuple):
     """Fields, or the target, that may hold nothing."""
     words: bool
     """Whether text files hold words with labels in CoNLL's columns."""
+    setting: str
+    """What sets `renamed`, for messages."""
 
     @classmethod
-    def of(cls, task: Task, renamed: Mapping[str, str | int] | None = None) -> Columns:
+    def of(
+        cls,
+        task: Task,
+        renamed: Mapping[str, str | int] | None = None,
+        setting: str = "data.columns",
+    ) -> Columns:
         """The columns that a task needs and knows."""
         needed = [name for name in task.fields if name in task.sample]
         return cls(
@@ -48,6 +55,7 @@ class Columns(NamedTuple):
             target=task.target,
             may_be_blank=task.may_be_blank,
             words=task.words_in_columns,
+            setting=setting,
         )
 
     @property

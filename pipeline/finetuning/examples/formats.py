@@ -74,8 +74,8 @@ def _as_they_are(path: str, columns: Columns) -> Iterator[Record]:
     if name.endswith((*PARQUET, ".json", ".jsonl")) or _holds_objects(path):
         for field, number in columns.numbers.items():
             raise TaskError(
-                f"{path}: data.columns says {{{field}: {number}}}, but here columns have names, "
-                f"not numbers; set it to the name, as {{{field}: NAME}}"
+                f"{path}: {columns.setting} says {{{field}: {number}}}, but here columns have "
+                f"names, not numbers; set it to the name, as {{{field}: NAME}}"
             )
         if name.endswith(PARQUET):
             return _parquet(path, columns)
@@ -232,8 +232,8 @@ def _conll(lines: Iterable[tuple[str, str]], columns: Columns) -> Iterator[Recor
             others = width > 2 and len(words) > 1 and "tokens" not in numbers
             if others and words in (counted[1:], counted[:-1]):
                 raise TaskError(
-                    f"{start}: the first column counts the words; set data.columns to the number "
-                    "of the column that holds them, as {tokens: 1}"
+                    f"{start}: the first column counts the words; set {columns.setting} to the "
+                    "number of the column that holds them, as {tokens: 1}"
                 )
             if labels and len(labels) != len(words):
                 yield start, TaskError(f"{start}: {len(words)} words but {len(labels)} labels")

@@ -27,7 +27,7 @@ def read_input(
     Raises TaskError for a file that is missing, damaged or of another form, and for its first
     malformed record.
     """
-    named = Columns.of(task, columns)
+    named = Columns.of(task, columns, "predict.columns")
     records = uncompressed(path).endswith(RECORDS) or columns
     if not records and not _holds_records(itertools.islice(read_lines(path), LOOKAHEAD), named):
         yield from read_lines(path)

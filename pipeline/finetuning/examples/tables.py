@@ -100,7 +100,7 @@ def _names(path: str, first: list[str], columns: Columns) -> list[str]:
     for field in (*columns.needed, *columns.either):
         if (number := columns.numbers.get(field, 0)) >= len(first):
             raise TaskError(
-                f"{path}, line 1: data.columns says {{{field}: {number}}}, but there are "
+                f"{path}, line 1: {columns.setting} says {{{field}: {number}}}, but there are "
                 f"{len(first)} column(s), counted from 0"
             )
     if numbers:
@@ -113,7 +113,7 @@ def _names(path: str, first: list[str], columns: Columns) -> list[str]:
     example = ", ".join(f"{field}: {place}" for place, field in enumerate(fields))
     raise TaskError(
         f"{path}, line 1: {', '.join(first)[:80]!r} does not name the columns "
-        f"({columns.wanted}); set data.columns to their names or, for a file without "
+        f"({columns.wanted}); set {columns.setting} to their names or, for a file without "
         f"names, to their numbers, as {{{example}}}"
     )
 
@@ -138,15 +138,15 @@ def _check_without_names(
         example = ", ".join(f"{field}: {first[field]}" for field in named)
         raise TaskError(
             f"{path}, line 1: {', '.join(whole[0])[:80]!r} looks like names of columns, not like "
-            f"an example; set data.columns to these names, as {{{example}}}, or give the file a "
-            f"first line with {', '.join(name for name in names if name in named)}"
+            f"an example; set {columns.setting} to these names, as {{{example}}}, or give the file "
+            f"a first line with {', '.join(name for name in names if name in named)}"
         )
     if not columns.renamed and all(IDENTIFIER.fullmatch(row[0]) for row in whole):
         moved = ", ".join(f"{field}: {place}" for place, field in enumerate(columns.needed, 1))
         raise TaskError(
             f"{path}, line 1: {whole[0][0]!r} and all that stands below it looks like an "
-            f"identifier, not like {names[0]}; set data.columns to the numbers of the columns, as "
-            f"{{{moved}}}"
+            f"identifier, not like {names[0]}; set {columns.setting} to the numbers of the "
+            f"columns, as {{{moved}}}"
         )
 
 

@@ -205,6 +205,13 @@ def test_a_third_column_is_no_part_of_a_pair():
         parse(TASKS["pair"], "很好\t很好\t是", "x")
 
 
+@pytest.mark.parametrize(("columns", "text"), [({}, "x\ty\n"), ({"text": 7}, "x\ty\n")])
+def test_messages_name_the_setting_of_this_verb(columns, text, tmp_path):
+    (tmp_path / "a.tsv").write_text(text, "utf-8")
+    with pytest.raises(TaskError, match=r"line 1: .*predict\.columns (says|to)"):
+        list(read_input(str(tmp_path / "a.tsv"), TASKS["classification"], columns))
+
+
 def test_an_answer_replaces_no_field():
     with pytest.raises(TaskError, match="x: the answer would replace the key prediction"):
         parse(TASKS["classification"], {"text": "好", "prediction": 1}, "x")
