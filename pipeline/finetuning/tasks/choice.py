@@ -46,8 +46,11 @@ class Choice(Task):
     may_be_blank = frozenset(("context", "question"))
 
     def published(self, record: Example) -> Example:
-        """An answer may be a text (`unify`); an empty one is none."""
+        """An answer may be a text (`unify`); an empty one is none. C3's context is lines."""
         found = super().published(record)
+        lines = found.get("context")
+        if isinstance(lines, list) and lines and all(isinstance(each, str) for each in lines):
+            found = found | {"context": "\n".join(lines)}
         answer = found.get("answer")
         if isinstance(answer, str) and not answer.strip():  # Hugging Face's test set of C3
             return {key: found[key] for key in found if key != "answer"}

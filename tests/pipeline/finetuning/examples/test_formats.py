@@ -198,6 +198,12 @@ PUBLISHED = [
         'context,question,choices,answer\n甲,乙,"[""去 北京"", ""去 上海""]",0\n',
         {"choices": ["去 北京", "去 上海"], "answer": 0},
     ),
+    (
+        "choice",
+        "hugging_face_c3.jsonl",
+        lines({"context": ["甲", "乙"], "question": "？", "choice": ["好", "坏"], "answer": "坏"}),
+        {"context": "甲\n乙", "choices": ["好", "坏"], "answer": 1},
+    ),
     ("multilabel", "topics.csv", 'text,labels\n好,"[""甲"", ""乙""]"\n', {"labels": ["乙", "甲"]}),
 ]
 
