@@ -24,7 +24,7 @@ from pipeline.settings.finetuning import FinetuneSettings
 
 SECONDS_BETWEEN_LINES = 10.0
 Report = Callable[[Mapping[str, float]], None]
-LAYER = re.compile(r"\.layer\.(\d+)\.")
+LAYER = re.compile(r"\.layers?\.(\d+)\.")
 
 
 class Trained(NamedTuple):
@@ -59,8 +59,7 @@ def train(
             the same result.
 
     Raises:
-        ConfigError: fp16 without a GPU.
-        TaskError: `label_weights` names a label that does not occur.
+        ConfigError: fp16 without a GPU, or a `layer_decay` without an effect.
         TrainingError: the loss is not a number.
     """
     features, dev_set = datasets["train"].features, datasets["dev"]
@@ -120,11 +119,17 @@ def parameter_groups(network: nn.Module, settings: FinetuneSettings) -> list[dic
     Matrices get weight decay; biases and LayerNorm, which are vectors, get none. With `layer_decay`
     d, the head and the pooler have the rate `lr`, layer i of L has lr · d^(L−i), and the embeddings
     have lr · d^(L+1) (Clark et al. 2020, ELECTRA, appendix B).
+
+    Raises ConfigError for a `layer_decay` where layers share their weights, as in ALBERT.
     """
     named = [(name, each) for name, each in network.named_parameters() if each.requires_grad]
-    layers = 1 + max(
-        (int(found[1]) for name, _ in named if (found := LAYER.search(name))), default=0
-    )
+    numbers = [int(found[1]) for name, _ in named if (found := LAYER.search(name))]
+    if settings.layer_decay < 1 and not numbers:
+        raise ConfigError(
+            f"finetune.layer_decay={settings.layer_decay:g}: this network has no layers with "
+            "weights of their own; leave it out"
+        )
+    layers = 1 + max(numbers, default=0)
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in named:
         if found := LAYER.search(name):

@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import model
-from pipeline.errors import ExportError
+from pipeline.errors import ConfigError, ExportError
 from pipeline.finetuning.prediction.predict import Head
 from pipeline.finetuning.tasks import TASKS
 from tests.pipeline.finetuning.conftest import settings, write_rows
@@ -102,6 +102,13 @@ def test_a_network_with_other_dropouts_and_segments_can_be_the_start(
     assert {each["label"]: each["score"] for each in found} == pytest.approx(
         expected["probabilities"], abs=1e-2
     )
+
+
+def test_a_decay_by_layer_is_refused_where_layers_share_their_weights(export, data, tmp_path):
+    config = transformers.AlbertConfig(**SMALL, embedding_size=16)
+    start = folder_of(transformers.AlbertModel, config, export, tmp_path / "start")
+    with pytest.raises(ConfigError, match=r"layer_decay=0\.5: this network has no layers with"):
+        finetune(settings("pair", data, layer_decay=0.5), start, tmp_path / "head", seed=1)
 
 
 def test_more_tokens_than_a_network_has_positions_are_refused(export, data, tmp_path):
