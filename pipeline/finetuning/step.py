@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import TaskError
 from pipeline.finetuning.examples.features import Feature, collate
 from pipeline.finetuning.judging.evaluation import Dataset
 from pipeline.finetuning.network import forward, loss_sum, target_weight
@@ -68,8 +67,7 @@ def label_weights(
 ) -> Tensor | None:
     """fp32 [K] weights of the labels in the loss; None where all have 1.
 
-    `balanced` gives a label N / (K · its number of the N targets), as in scikit-learn. Raises
-    TaskError for a weight of a label that does not occur in the training examples.
+    `balanced` gives a label N / (K · its number of the N targets), as in scikit-learn.
     """
     chosen = settings.label_weights
     if not chosen:
@@ -80,9 +78,4 @@ def label_weights(
         )
         return counts.sum() / (len(labels) * counts.clamp(min=1).float())
     assert isinstance(chosen, dict)
-    if unknown := sorted(set(chosen) - set(labels)):
-        raise TaskError(
-            f"finetune.label_weights: label {unknown[0]!r} does not occur in the training examples "
-            f"({', '.join(labels)})"
-        )
     return torch.tensor([chosen.get(label, 1.0) for label in labels])

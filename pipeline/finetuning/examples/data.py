@@ -57,6 +57,12 @@ def read_examples(settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase
             findings.problems.append(problem)
             break
     known = labels if train_examples else None
+    weighed = settings.label_weights if isinstance(settings.label_weights, dict) else {}
+    if train_examples and (unknown := sorted(set(weighed) - set(labels))):
+        findings.problems.append(
+            f"label_weights: label {unknown[0]!r} does not occur in the training examples "
+            f"({', '.join(labels)})"
+        )
 
     def read(path: str, target_needed: bool = True) -> list[Example]:
         return read_task_file(task, path, findings, known, fits, target_needed, data.columns)

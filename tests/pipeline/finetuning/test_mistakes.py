@@ -112,6 +112,13 @@ def test_the_examples_that_are_used_must_have_several_labels(export, tmp_path):
         finetune(settings("classification", given), str(export), tmp_path / "out", seed=1)
 
 
+def test_the_weight_of_an_unknown_label_is_told_with_other_mistakes(export, data, tmp_path):
+    missing = {"ner": data["ner"] | {"dev": str(tmp_path / "none")}}
+    chosen = settings("ner", missing, label_weights={"PER": 2.0})
+    with pytest.raises(TaskError, match=r"(?s)label_weights: label 'PER' .*none: no such file"):
+        finetune(chosen, str(export), tmp_path / "out", seed=1)
+
+
 def bad_files(folder):
     """Train, dev and test files with one mistake of each kind, and what a message says of each."""
     good = [{"text": "好", "label": 1}, {"text": "坏", "label": 0}]
