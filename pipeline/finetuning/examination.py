@@ -12,7 +12,7 @@ from pipeline.finetuning.examples.data import hash_file, read_examples
 from pipeline.finetuning.tasks import TASKS
 from pipeline.settings.finetuning import FinetuneSettings
 
-RECIPE = 5
+RECIPE = 6
 """Version of what fine-tuning computes. Raise it with a change that changes results."""
 
 

@@ -90,7 +90,14 @@ def run_trial(
     length, stride = settings.data.length, settings.data.stride
     clean = text_cleaner(trial.export)
     setup = TaskSetup(tokenizer, data.labels, length, stride, clean, data.longest)
-    sets = {name: Dataset.of(task, each, setup) for name, each in data.sets.items()}
+    task.cut_as_trained(setup, data.sets["train"])
+    test_set = [
+        each if task.target in each else task.cut(each, tokenizer) for each in data.sets["test"]
+    ]
+    sets = {
+        name: Dataset.of(task, each, setup)
+        for name, each in (data.sets | {"test": test_set}).items()
+    }
     with _reproducible(trial.seed):
         network = loading.build(
             task, trial.export, data.labels, settings.dropout, trial.from_scratch
@@ -125,7 +132,6 @@ def run_trial(
                 "longest": data.longest,
                 "precision": settings.precision,
             }
-            task.cut_as_trained(setup, sets["train"].examples)
             rows = [] if test else _rows(sets["test"].examples, found)
             save(network, tokenizer, trial.export, folder / HEAD, facts, rows)
         (folder / RESULT).write_text(to_json(result._asdict(), indent=2), "utf-8")

@@ -92,6 +92,22 @@ def test_a_text_is_cut_into_the_words_that_a_head_for_entities_was_trained_on(ex
     assert found == [(each["entity_group"], each["start"], each["end"]) for each in plain(text)]
 
 
+@pytest.mark.parametrize("word", ["play", "2019"])
+def test_most_examples_tell_whether_a_text_is_cut_into_words(word, export, tmp_path):
+    """A few odd words of several characters, as an emoji, do not turn characters into words."""
+    odd = {"tokens": ["好", "☺️", "……", "王"], "labels": ["O"] * 4}
+    for tokens in ["王", *word, "在"], ["王", word, "在"]:
+        row = {"tokens": tokens, "labels": ["B-PER", *"O" * (len(tokens) - 1)]}
+        data = {"train": write_rows(tmp_path / "train.jsonl", odd, row, row), "length": 16}
+        data["test"] = write_rows(tmp_path / "test.jsonl", {"text": f"王{word}在"})
+        values = {"task": "ner", "epochs": 1, "data": data}
+        finetune(FinetuneSettings.model_validate(values), str(export), tmp_path / "head", seed=1)
+        head = Head.load(str(tmp_path / "head"))
+        assert head.example(f"王{word}在", "here")["tokens"] == tokens
+        (line,) = (tmp_path / "head" / "predictions.jsonl").read_text("utf-8").splitlines()
+        assert json.loads(line)["tokens"] == tokens
+
+
 def test_other_programs_cut_texts_as_in_training_but_no_entities(heads):
     lengths = [
         AutoTokenizer.from_pretrained(heads / task).model_max_length
