@@ -84,6 +84,8 @@ def read_examples(settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase
     if bad := findings.bad_lines:
         notes.append(f"{len(bad)} bad line(s) are left out, first: {bad[0]}")
     setup = TaskSetup(tokenizer, labels, data.length, data.stride)
+    if differs := task.cut_otherwise(chosen, tokenizer):
+        notes.append(f"{data.train}: {differs}")
     sizes = task.target_sizes(chosen, setup)
     used = {
         "train": [each for each, size in zip(chosen, sizes, strict=True) if size],

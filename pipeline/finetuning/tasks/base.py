@@ -24,6 +24,8 @@ from pipeline.finetuning.examples.jsonl import Example, require
 
 Answer = dict[str, Any]
 Logits = NDArray[np.floating]
+PADDLE = "\x02"
+"""What PaddleNLP's tables, as that of MSRA-NER, have between words."""
 LONGEST_ANSWER = 64
 """Tokens that an answer span may have even if those of the training examples are shorter."""
 Outputs = Sequence[tuple[Feature, Logits]]
@@ -136,6 +138,10 @@ class Task(ABC):
         It is saved with the head, for programs that do not have this code.
         """
         setup.tokenizer.model_max_length = setup.length
+
+    def cut_otherwise(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> str:
+        """In what `cut` differs from these examples, for a note; empty if in nothing."""
+        return ""
 
     def cut(self, example: Example, tokenizer: PreTrainedTokenizerBase) -> Example:
         """An example to be predicted, in words as the tokenizer of the head cuts texts."""
@@ -297,8 +303,11 @@ def in_order(labels: Iterable[str]) -> list[str]:
 def listed(cell: str, key: str, words: bool) -> list[Any]:
     """A list in a cell of a table: JSON or, of `words`, what stands between white space.
 
-    Raises TaskError, without a place, for what is neither.
+    Where PaddleNLP's separator stands in the cell, white space may be a word. Raises TaskError,
+    without a place, for what is neither.
     """
+    if words and PADDLE in cell:
+        return cell.split(PADDLE)
     if words and not cell.lstrip().startswith("["):
         return cell.split()
     try:

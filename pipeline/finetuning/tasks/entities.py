@@ -17,6 +17,7 @@ from pipeline.finetuning.examples.features import Feature, Tokens
 from pipeline.finetuning.examples.jsonl import Example, require
 from pipeline.finetuning.examples.tables import LABEL
 from pipeline.finetuning.tasks.base import (
+    PADDLE,
     Answer,
     Logits,
     Outputs,
@@ -36,6 +37,13 @@ from pipeline.finetuning.tasks.bio import (
 )
 from pipeline.labels import IGNORED
 
+PLACES = (
+    ("start", "end", "type"),
+    ("start", "end", "label"),
+    ("start_offset", "end_offset", "label"),
+)
+"""Keys of an entity in predictions, in spaCy's and in doccano's files. The end is excluded."""
+
 
 class Entities(Task):
     """Every word (in Chinese, every character) gets a BIO label. Logits [S, K].
@@ -50,7 +58,11 @@ class Entities(Task):
     metric = "f1"
     fields: ClassVar = {"tokens": list}
     words_in_columns = True
-    aliases: ClassVar = {"tokens": ("words", "chars"), "labels": ("tags", "ner_tags")}
+    aliases: ClassVar = {
+        "tokens": ("words", "chars"),
+        "text": ("text_a",),
+        "labels": ("tags", "ner_tags"),
+    }
     target = "labels"
     answer_form: ClassVar = {
         "labels": [str],
@@ -66,10 +78,15 @@ class Entities(Task):
 
         They are CLUENER's `label` ({type: {text: [[first, last], …]}}), doccano's `label` or
         `labels` ([[start, end, type], …], the end excluded), or a list `entities` of such triples
-        or of objects with `start`, `end` and `type`, as predictions have it. A list of labels in a
-        table is JSON, or words between white space.
+        or of objects with these (`PLACES`). A list of labels in a table is JSON, or words between
+        white space or as PaddleNLP has them.
         """
         found = super().published(record)
+        for key, name in ("text", "tokens"), ("label", "labels"):
+            cell = found.get(key)
+            if name not in found and isinstance(cell, str) and _is_list(key, cell):
+                found = {name if each == key else each: found[each] for each in found}
+                found[name] = listed(cell, name, words=True)
         if isinstance(found.get("labels"), str):
             return found | {"labels": listed(found["labels"], "labels", words=True)}
         if not isinstance(found.get("text"), str):
@@ -151,13 +168,23 @@ class Entities(Task):
         pairs = (two for words in sentences for two in itertools.pairwise(words))
         single = Counter(a + b for a, b in pairs if len(a) == len(b) == 1)
         longer = Counter(word for words in sentences for word in words if len(word) > 1)
-        texts = sorted({*single, *longer})
-        encoded = setup.tokenizer(texts or [""], add_special_tokens=False)
-        kept = [text for i, text in enumerate(texts) if len({*encoded.word_ids(i)}) == 1]
+        sizes = _words_in({*single, *longer}, setup.tokenizer)
+        kept = [text for text in sizes if sizes[text] == 1]
         if sum(map(single.__getitem__, kept)) >= sum(map(longer.__getitem__, kept)):
             backend = setup.tokenizer.backend_tokenizer
             single = pre_tokenizers.Split(Regex("."), "isolated")
             backend.pre_tokenizer = pre_tokenizers.Sequence([single, backend.pre_tokenizer])
+
+    def cut_otherwise(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> str:
+        """Words of several Chinese characters are cut in texts; signs, as `……`, say nothing."""
+        words = Counter(word for example in examples for word in example["tokens"])
+        sizes = _words_in(filter(str.isalnum, words), tokenizer)
+        cut = {word: words[word] for word in sizes if sizes[word] > 1}
+        return cut and (
+            f"{sum(cut.values()):,} of {words.total():,} words are not single characters or words "
+            f"of letters, as {max(cut, key=cut.__getitem__)!r}: the head answers as it is judged "
+            "where it is given `tokens`, and worse for texts, which are cut into characters"
+        )
 
     def cut(self, example: Example, tokenizer: PreTrainedTokenizerBase) -> Example:
         """A text becomes words, and single characters elsewhere, as in `[SEP]`."""
@@ -284,13 +311,27 @@ def _places(key: str, value: Any) -> list[EntitySpan] | None:
     return [_place(key, each) for each in value]
 
 
+def _is_list(key: str, cell: str) -> bool:
+    """Whether a cell holds words with PaddleNLP's separator or, of `label`, labels."""
+    return PADDLE in cell or (key == "label" and bool(LABEL.fullmatch((cell.split() or [""])[0])))
+
+
 def _place(key: str, entity: Any) -> EntitySpan:
-    if isinstance(entity, dict) and {"start", "end", "type"} <= entity.keys():
-        return EntitySpan(entity["start"], entity["end"], entity["type"], entity.get("text"))
+    if isinstance(entity, dict):
+        for names in PLACES:
+            if entity.keys() >= {*names}:
+                return EntitySpan(*map(entity.__getitem__, names), entity.get("text"))
     if isinstance(entity, list) and len(entity) == 3:
         return EntitySpan(*entity)
     form = "objects with start, end and type, or lists [start, end, type]"
     raise TaskError(f"key {key}: expected {form}, found {entity!r:.60}")
+
+
+def _words_in(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Words of each different text, as the tokenizer cuts it."""
+    different = sorted({*texts})
+    encoded = tokenizer(different or [""], add_special_tokens=False)
+    return {text: len({*encoded.word_ids(i)}) for i, text in enumerate(different)}
 
 
 def _pieces(examples: Sequence[Example], setup: TaskSetup) -> dict[str, list[int]]:

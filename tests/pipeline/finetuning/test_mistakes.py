@@ -168,6 +168,18 @@ def test_bad_lines_are_left_out_where_that_is_asked_for(export, tmp_path):
         finetune(chosen, str(export), tmp_path / "other", seed=1)
 
 
+def test_words_that_texts_are_not_cut_into_are_told(export, tmp_path):
+    note = "1 of 6 words are not single characters or words of letters, as '书店'"
+    for first, told in ("书店", [note]), ("书", []):
+        row = {"tokens": [first, "play", "2019", "……", "☺️", "王"], "labels": [*"OOOOO", "B-PER"]}
+        data = {"ner": {"train": write_rows(tmp_path / "train.jsonl", row)}}
+        lines = Lines()
+        chosen = settings("ner", data, epochs=1)
+        finetune(chosen, str(export), tmp_path / "out", seed=1, progress=lines)
+        found = [line for line in lines if "words are not" in line]
+        assert [line.partition("jsonl: ")[2].partition(":")[0] for line in found] == told
+
+
 def test_a_long_list_of_mistakes_is_cut(export, tmp_path):
     path = write_rows(tmp_path / "a.jsonl", *["{}"] * 70)
     chosen = settings("classification", {"classification": {"train": path}})

@@ -204,6 +204,22 @@ PUBLISHED = [
         lines({"context": ["甲", "乙"], "question": "？", "choice": ["好", "坏"], "answer": "坏"}),
         {"context": "甲\n乙", "choices": ["好", "坏"], "answer": 1},
     ),
+    (
+        "ner",
+        "msra_of_paddle.tsv",
+        "text_a\tlabel\n在\x02 \x02京\tO\x02O\x02B-LOC\n好\tO\n",
+        {"tokens": ["在", " ", "京"], "labels": ["O", "O", "B-LOC"]},
+    ),
+    ("ner", "labels.csv", "text,label\n在京,O B-LOC\n", {"labels": ["O", "B-LOC"]}),
+    *(
+        (
+            "ner",
+            f"{start}_{kind}.jsonl",
+            lines({"text": "好王明", "entities": [{start: 1, end: 3, kind: "x"}]}),
+            {"labels": ["O", "B-x", "I-x"]},
+        )
+        for start, end, kind in (("start", "end", "label"), ("start_offset", "end_offset", "label"))
+    ),
     ("multilabel", "topics.csv", 'text,labels\n好,"[""甲"", ""乙""]"\n', {"labels": ["乙", "甲"]}),
 ]
 
