@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipeline.finetuning.examples.lines import lines_of
 from pipeline.finetuning.prediction.head_folder import read_results, submission
 from pipeline.finetuning.prediction.predict import predict
 from pipeline.finetuning.tasks import TASKS, Task
+from pipeline.paths import temporary_folder
 from pipeline.settings.config import Config
 from pipeline.settings.finetuning import PredictSettings
 
@@ -26,8 +28,11 @@ from pipeline.settings.finetuning import PredictSettings
 def plan(config: Config) -> Mapping[str, object]:
     chosen = config.predict
     if not chosen.model:
-        raise ConfigError("predict.model: name a folder that `python -m jobs.finetune` made")
-    task = read_results(Path(chosen.model))["task"]
+        raise ConfigError(
+            "predict.model: name a folder that `python -m jobs.finetune` made, or its version in "
+            "the registry (models:/NAME@ALIAS)"
+        )
+    task = read_results(_model(config))["task"]
     if chosen.input == "-" and (chosen.workers or chosen.columns):
         raise ConfigError(
             "predict.input: name a file; standard input has lines of text or JSON, without columns "
@@ -40,21 +45,39 @@ def plan(config: Config) -> Mapping[str, object]:
 
 
 def execute(config: Config, console: Console) -> None:
-    chosen = config.predict
-    task = TASKS[read_results(Path(chosen.model))["task"]]
-    rows = _rows(chosen, task)
+    chosen, model = config.predict, _model(config)
+    task = TASKS[read_results(model)["task"]]
+    rows = _rows(chosen, task, str(model.absolute()))
     found = submission(task, rows) if chosen.form == "clue" else map(to_json, rows)
     count = lines.write(found, chosen.output, "predict.output")
     if chosen.output != lines.STANDARD:
         console.print(f"{count} line(s) of predictions in {chosen.output}")
 
 
-def _rows(chosen: PredictSettings, task: Task) -> Iterator[dict[str, Any]]:
+def _model(config: Config) -> Path:
+    """The folder of the head."""
+    name = config.predict.model
+    if ":/" not in name:
+        return Path(name)
+    from pipeline.tracking.runs import existing_store  # MLflow takes seconds to be imported
+
+    return _fetched(name, existing_store(config))
+
+
+@functools.cache
+def _fetched(name: str, store: str) -> Path:
+    """A registered version, fetched once by a command."""
+    from pipeline.tracking.registry import fetch_registered
+
+    return fetch_registered(name, store, temporary_folder("heads"))
+
+
+def _rows(chosen: PredictSettings, task: Task, model: str) -> Iterator[dict[str, Any]]:
     if chosen.workers:
         from pipeline.finetuning.prediction.predict_on_cluster import predict_on_cluster
 
         return predict_on_cluster(
-            str(Path(chosen.model).absolute()),
+            model,
             task.name,
             chosen.input,
             chosen.columns,
@@ -63,7 +86,7 @@ def _rows(chosen: PredictSettings, task: Task) -> Iterator[dict[str, Any]]:
         )
     standard = chosen.input == "-"
     given = _standard_input() if standard else read_input(chosen.input, task, chosen.columns)
-    return predict(chosen.model, given, chosen.batch)
+    return predict(model, given, chosen.batch)
 
 
 def _standard_input() -> Iterator[tuple[str, str]]:
@@ -78,7 +101,7 @@ VERB = Verb(
         "table or a published data set in, a line of JSON out for each example. A blank line has\n"
         "the prediction null. predict.form=clue writes a submission to CLUE instead."
     ),
-    groups=("predict",),
+    groups=("predict", "run.storage", "tracking.uri"),
     plan=plan,
     execute=execute,
 )

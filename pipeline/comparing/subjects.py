@@ -6,23 +6,21 @@ import operator
 from collections.abc import Sequence
 from pathlib import Path
 
-import mlflow
-
 from pipeline.cluster.calls import Runner, Work
 from pipeline.comparing.comparison import Subject
 from pipeline.corpus.shards.format import MANIFEST, read_manifest
-from pipeline.errors import CheckpointError, ExportError, NezhaError, TrackingError
+from pipeline.errors import CheckpointError, NezhaError
 from pipeline.export.folder import export_checkpoint, moved
 from pipeline.feed.phases import phases_of
 from pipeline.feed.weights import split_weights
 from pipeline.files.disk import Disk
 from pipeline.files.hashing import short_hash
-from pipeline.files.whole_folder import whole_folder
 from pipeline.finetuning.loading import load_config
 from pipeline.paths import RunPaths, storage_folder
 from pipeline.progress import Say
 from pipeline.settings.config import Config
-from pipeline.tracking.runs import UNREACHABLE, existing_store
+from pipeline.tracking.registry import fetch_registered
+from pipeline.tracking.runs import existing_store
 from pipeline.training.checkpoints import files as checkpoints
 
 RANDOM = "random"
@@ -39,7 +37,10 @@ def subjects_of(config: Config, runner: Runner, folder: Path) -> list[Subject]:
         TrackingError: a registered version can't be had.
     """
     named = [each for each in config.compare.checkpoints if each != RANDOM]
-    folders = {each: str(_folder(each, config, folder)) for each in named}
+    folders = {
+        each: str(fetch_registered(each, existing_store(config), folder)) if ":/" in each else each
+        for each in named
+    }
     tokens: dict[str, float] = {}
     works, exports = [], {}
     for source in run_checkpoints(config):
@@ -129,32 +130,3 @@ def _export(source: Path, output: Path, say: Say, disk: Disk) -> None:
 def _export_there(source: Path, output: Path) -> None:
     config = checkpoints.read_config(source)
     export_checkpoint(source, Path(moved(RunPaths.of(config).vocab, source, config)), output)
-
-
-def _folder(name: str, config: Config, kept_in: Path) -> Path:
-    """The Hugging Face folder of a checkpoint that the user named.
-
-    `kept_in`: folder that takes what comes from the registry.
-    """
-    if ":/" not in name:
-        return Path(name)
-    store = existing_store(config)
-    target = kept_in / "registered" / short_hash(name, 12)
-    with whole_folder(target) as folder:
-        try:
-            got = mlflow.artifacts.download_artifacts(
-                artifact_uri=name, dst_path=str(folder), tracking_uri=store
-            )
-            inside = _network_in(Path(got), name).relative_to(folder)
-        except UNREACHABLE as error:
-            raise TrackingError(f"{name}: {store} does not have it: {error}") from error
-    return target / inside
-
-
-def _network_in(folder: Path, name: str) -> Path:
-    """The Hugging Face folder inside the artifacts of a model. Raises ExportError without one."""
-    found = [path.parent for path in folder.rglob("config.json")]
-    usable = [path for path in found if list(path.glob("*.safetensors"))]
-    if not usable:
-        raise ExportError(f"{name}: the registered model holds no Hugging Face folder")
-    return min(usable, key=lambda path: len(path.parts))

@@ -170,7 +170,8 @@ class PredictSettings(Settings):
     """Predictions of a fine-tuned head."""
 
     model: PathAsGiven = ""
-    """Folder that fine-tuning made."""
+    """Folder that fine-tuning made, or its version in the registry (`models:/NAME/2`,
+    `models:/NAME@ALIAS`)."""
     input: PathAsGiven = "-"
     """Lines of text or JSON, a table or a published data set, plain or compressed; `-` reads
     standard input."""

@@ -23,7 +23,9 @@ from mlflow.types import schema as types
 from transformers import AutoTokenizer
 
 from model import NezhaForMaskedLM
-from pipeline.errors import TrackingError
+from pipeline.errors import ExportError, TrackingError
+from pipeline.files.hashing import short_hash
+from pipeline.files.whole_folder import whole_folder
 from pipeline.settings.config import Config
 from pipeline.tracking.runs import UNREACHABLE, is_active, start_run, tracking_uri
 from pipeline.tracking.versions import ComparedScore, Registered, register_version, version_of
@@ -159,6 +161,29 @@ def _register(
         return Registered(info.model_uri, "")
     source = client.get_logged_model(info.model_id).artifact_location
     return register_version(client, config, name, source, run_id, info.model_id, tags, judged)
+
+
+def fetch_registered(name: str, store: str, kept_in: Path) -> Path:
+    """The Hugging Face folder of a registered version (`models:/…`), in a folder in `kept_in`.
+
+    Raises:
+        ExportError: the version holds no such folder.
+        TrackingError: the store does not have it.
+    """
+    target = kept_in / "registered" / short_hash(name, 12)
+    with whole_folder(target) as folder:
+        try:
+            got = mlflow.artifacts.download_artifacts(
+                artifact_uri=name, dst_path=str(folder), tracking_uri=store
+            )
+        except UNREACHABLE as error:
+            raise TrackingError(f"{name}: {store} does not have it: {error}") from error
+        found = [path.parent for path in Path(got).rglob("config.json")]
+        usable = [path for path in found if list(path.glob("*.safetensors"))]
+        if not usable:
+            raise ExportError(f"{name}: the registered model holds no Hugging Face folder")
+        inside = min(usable, key=lambda path: len(path.parts)).relative_to(folder)
+    return target / inside
 
 
 def _schema(forms: Mapping[str, Any]) -> types.Schema:

@@ -93,6 +93,11 @@ def test_fine_tune_record_and_predict(export, ray_cluster, tmp_path, capsys, mon
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["text"] for row in printed] == ["张明在京", "", "王华在沪，"]
     assert printed[1]["prediction"] is None
+    registered = f"run.storage={tmp_path}", "predict.model=models:/nezha-ner@candidate"
+    assert main(predict.VERB, [*registered, wanted[1]]) == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == printed
+    assert main(predict.VERB, [registered[0], "predict.model=models:/nezha-ner/9", wanted[1]]) == 2
+    assert "models:/nezha-ner/9: " in capsys.readouterr().err
     assert main(predict.VERB, [*wanted, f"predict.output={tmp_path / 'out.jsonl'}"]) == 0
     written = (tmp_path / "out.jsonl").read_text("utf-8").splitlines()
     assert [json.loads(line) for line in written] == printed
