@@ -22,8 +22,11 @@ SPEED = ("tokens_per_second", "mfu", "tflops_per_worker", "step_seconds", "secon
 LAMB = ("trust_ratio", "weight_norm", "update_norm")
 JUDGED = ("heldout", "dev", "test")
 """Words that a name begins with, and that become its group."""
-REFUSED = re.compile(r"[^\w.\- /]")
-"""Characters that MLflow refuses in a name; labels of tasks may have them."""
+REFUSED = re.compile(r"[^\w.\- /]|/(?=/|$|\.\.?(?:/|$))")
+"""Characters that MLflow refuses in a name; labels of tasks may have them.
+
+A slash is refused where a path would lose it or what stands before it: `a/`, `a//b`, `a/../b`.
+"""
 
 
 def grouped(name: str) -> str:
@@ -45,8 +48,9 @@ def grouped(name: str) -> str:
 
 
 def accepted(name: str) -> str:
-    """The name, with `:` and the hexadecimal code for each character that MLflow refuses.
+    """The name of a metric or parameter, without characters that MLflow refuses.
 
-    `f1_C++` → `f1_C:2b:2b`. One refused name would keep all metrics of its request from MLflow.
+    Each becomes `:` and its hexadecimal code: `f1_C++` → `f1_C:2b:2b`. One refused name would keep
+    all metrics of its request from MLflow.
     """
     return REFUSED.sub(lambda found: f":{ord(found[0]):x}", name)

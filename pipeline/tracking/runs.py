@@ -23,7 +23,7 @@ from pipeline.errors import Interrupted, TrackingError
 from pipeline.files.storage import write_whole
 from pipeline.files.urls import is_url
 from pipeline.settings.config import Config, flatten
-from pipeline.tracking.metric_names import grouped
+from pipeline.tracking.metric_names import accepted, grouped
 
 UNREACHABLE = (MlflowException, OSError, SQLAlchemyError)
 """What MLflow raises for a store that cannot be used."""
@@ -190,7 +190,7 @@ def start_run(config: Config, name: str, tags: Mapping[str, str], resume: str | 
         if parent:
             tags = {**tags, MLFLOW_PARENT_RUN_ID: parent}
         run = client.create_run(_experiment(client, config, uri), run_name=name, tags=dict(tags))
-        params = [Param(key, str(value)[:6000]) for key, value in flatten(config)]
+        params = [Param(accepted(key), str(value)[:6000]) for key, value in flatten(config)]
         client.log_batch(run.info.run_id, params=params)
     except UNREACHABLE as error:
         raise TrackingError(

@@ -16,6 +16,9 @@ from pipeline.tracking.metric_names import grouped
         ("trust_ratio/layer_01", "lamb/trust_ratio/layer_01"),
         ("speed/checkpoint_copy_seconds", "speed/checkpoint_copy_seconds"),
         ("test_f1_C++", "test/f1_C:2b:2b"),
+        ("dev/f1_/", "dev/f1_:2f"),
+        ("dev/f1_n/a", "dev/f1_n/a"),
+        ("dev/f1_a//b/..", "dev/f1_a:2f/b:2f.."),
     ],
 )
 def test_a_name_gets_its_group(name, shown):

@@ -1,4 +1,5 @@
 import http.server
+import json
 import threading
 import time
 
@@ -42,6 +43,18 @@ def test_a_run_has_the_settings_the_metrics_and_the_files(config, tmp_path):
     assert run.data.params["optim.lr"] == str(config.optim.lr)
     assert points(config, run_id, "train/loss") == [(10, 7.0), (20, 6.5)]
     assert [item.path for item in client.list_artifacts(run_id)] == ["note.txt"]
+
+
+def test_names_of_heads_and_labels_may_hold_what_mlflow_refuses(config):
+    labels = ["C++", "好评！", "/", "a//b", "..", "n/a", "体育、娱乐"]
+    heads = f"heads={json.dumps({'情感（酒店）': {'task': 'ner'}})}"
+    named = load_config(None, [f"run.storage={config.run.storage}", heads])
+    run_id = tracking.start_run(named, "labels", {})
+    scores = {"loss": 1.0} | {f"f1_{label}": 0.5 for label in labels}
+    record_finetuning(named, run_id, [scores], {})
+    data = mlflow.MlflowClient(tracking.tracking_uri(config)).get_run(run_id).data
+    assert data.params["heads.情感:ff08酒店:ff09.task"] == "ner"
+    assert sum(name.startswith("dev/f1_") for name in data.metrics) == len(labels)
 
 
 @pytest.mark.parametrize(
