@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -175,6 +175,7 @@ def _parquet(path: str, columns: Columns) -> Iterator[Record]:
         with open_bytes(path) as file:
             table, number = parquet.ParquetFile(file), 0
             check_names(table.schema_arrow.names, path)
+            names = _class_names(table.schema_arrow)
             for batch in table.iter_batches(1024):
                 for row in _rows(batch):
                     number += 1
@@ -182,9 +183,38 @@ def _parquet(path: str, columns: Columns) -> Iterator[Record]:
                     if isinstance(row, str):
                         yield place, TaskError(f"{place}: {row}")
                     else:
-                        yield place, columns.without_empty(row)
+                        yield place, columns.without_empty(_named(row, names))
     except pa.ArrowException as error:
         raise TaskError(f"{path}: {error}") from error
+
+
+def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """Names of the classes, by column, that stand as numbers in lists, as `ner_tags`.
+
+    Hugging Face's datasets write the names into the metadata. Other columns of classes keep their
+    numbers, which the same data have in other forms.
+    """
+    written = (schema.metadata or {}).get(b"huggingface", b"{}")
+    features = json.loads(written).get("info", {}).get("features", {})
+    inner = {
+        column: each[0] if isinstance(each, list) else each.get("feature", {})
+        for column, each in features.items()
+        if each
+    }
+    return {
+        column: each["names"]
+        for column, each in inner.items()
+        if isinstance(each, dict) and each.get("_type") == "ClassLabel"
+    }
+
+
+def _named(row: Example, names: Mapping[str, list[str]]) -> Example:
+    """A row with names of classes in place of their numbers."""
+    lists = {column: row[column] for column in names if isinstance(row.get(column), list)}
+    return row | {
+        column: [names[column][each] if each in range(len(names[column])) else each for each in own]
+        for column, own in lists.items()
+    }
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[Example | str]:

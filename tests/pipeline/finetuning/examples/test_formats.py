@@ -255,6 +255,21 @@ def test_parquet_rows_are_examples(tmp_path):
     assert "b.parquet" in read("ner", tmp_path / "b.parquet")[1].problems[0]
 
 
+@pytest.mark.parametrize("listed", [lambda each: {"feature": each}, lambda each: [each]])
+def test_hugging_faces_names_of_classes_are_those_of_labels(listed, tmp_path):
+    tags = {"names": ["O", "B-PER", "I-PER"], "_type": "ClassLabel"}
+    features = {"tokens": listed({"dtype": "string"}), "ner_tags": listed(tags), "kind": tags}
+    table = pa.table({"tokens": [["在", "王", "明"]], "ner_tags": [[0, 1, 2]], "kind": [1]})
+    info = {"huggingface": json.dumps({"info": {"features": features}})}
+    parquet.write_table(table.replace_schema_metadata(info), tmp_path / "a.parquet")
+    (example,), findings = read("ner", tmp_path / "a.parquet")
+    assert findings == DataMistakes.none()
+    assert example["labels"] == ["O", "B-PER", "I-PER"]
+    assert example["kind"] == 1
+    parquet.write_table(table, tmp_path / "b.parquet")
+    assert "0 is not O, B-TYPE" in read("ner", tmp_path / "b.parquet")[1].bad_lines[0]
+
+
 def test_a_row_of_parquet_that_is_not_utf_8_is_named(tmp_path):
     data = pa.array(["很好".encode(), b"\xff", "很坏".encode()], pa.binary())
     text = pa.Array.from_buffers(pa.string(), 3, data.buffers())
