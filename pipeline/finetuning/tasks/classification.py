@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -305,12 +306,17 @@ def _marked(text: Any, target: dict[str, Any]) -> str:
     wrong = [key for key, kind in kinds.items() if not isinstance(target.get(key), kind)]
     if wrong or not isinstance(text, str):
         raise TaskError(f"key target: expected {', '.join(kinds)} of a text, found {target!r:.60}")
-    spans = [
-        (target["span1_index"], target["span1_text"], "[{}]"),
-        (target["span2_index"], target["span2_text"], "_{}_"),
-    ]
-    for start, span, form in sorted(spans, reverse=True):
-        if text[start : start + len(span)] != span:
+    signs: list[tuple[int, bool, int, str]] = []
+    for name, (opening, closing) in ("span1", "[]"), ("span2", "__"):
+        start, span = target[f"{name}_index"], target[f"{name}_text"]
+        end = start + len(span)
+        if start < 0 or not span or text[start:end] != span:
             raise TaskError(f"{span!r} does not stand at character {start} of the text")
-        text = text[:start] + form.format(span) + text[start + len(span) :]
-    return text
+        # Spans may touch, or one may lie in the other: then the inner one closes first.
+        signs += [(end, False, -start, closing), (start, True, -end, opening)]
+    places = sorted(signs)
+    parts = itertools.pairwise([0, *(place for place, *_ in places), len(text)])
+    return "".join(
+        text[start:end] + sign
+        for (start, end), sign in zip(parts, [*(sign for *_, sign in places), ""], strict=True)
+    )

@@ -204,6 +204,30 @@ PUBLISHED = [
         lines({"context": ["甲", "乙"], "question": "？", "choice": ["好", "坏"], "answer": "坏"}),
         {"context": "甲\n乙", "choices": ["好", "坏"], "answer": 1},
     ),
+    *(
+        (
+            "classification",
+            f"wsc_{text}.json",
+            lines(
+                {
+                    "target": {
+                        "span1_text": "他的父亲",
+                        "span1_index": 0,
+                        "span2_text": text,
+                        "span2_index": place,
+                    },
+                    "text": "他的父亲他说",
+                    "label": "true",
+                }
+            ),
+            {"text": marked},
+        )
+        for text, place, marked in (
+            ("他", 0, "[_他_的父亲]他说"),
+            ("父亲", 2, "[他的_父亲_]他说"),
+            ("他说", 4, "[他的父亲]_他说_"),
+        )
+    ),
     (
         "ner",
         "msra_of_paddle.tsv",
