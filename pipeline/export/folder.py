@@ -107,20 +107,10 @@ def moved(folder: str | Path, source: Path, config: Config) -> str:
     return str(now / Path(folder).relative_to(own) if Path(folder).is_relative_to(own) else folder)
 
 
-def _heldout_set(source: Path, config: Config) -> str | None:
-    """What names the held-out samples of the scores: equal names, comparable losses."""
-    try:
-        manifest = read_manifest(moved(RunPaths.of(config).heldout, source, config))
-    except (ShardError, OSError):
-        return None
-    return f"{manifest.content_sha256} {config.train.eval_samples}"
-
-
 def _lineage(state: dict[str, Any], config: Config, source: Path) -> dict[str, Any]:
-    kept = ("step", "samples_seen", "fingerprint", "vocab_sha256", "heldout", "mlflow_run")
-    lineage = {key: state.get(key) for key in (*kept, "precision")}
+    kept = ("step", "samples_seen", "fingerprint", "vocab_sha256", "heldout", "heldout_set")
+    lineage = {key: state.get(key) for key in (*kept, "mlflow_run", "precision")}
     return lineage | {
-        "heldout_set": _heldout_set(source, config),
         "workers": len(workers.read_workers(source.absolute().parents[1])) or None,
         "run": config.run.name,
         "checkpoint": source.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from pipeline.corpus.shards.format import is_corpus
+from pipeline.corpus.shards.format import is_corpus, read_manifest
 from pipeline.feed.base import BaseFeed
 from pipeline.feed.batches import Feed, heldout
 from pipeline.feed.cache import ShardCache
@@ -84,6 +84,18 @@ def open_heldout(config: Config, rank: int, world_size: int) -> Iterator[Batch]:
     """A rank's share of the held-out samples that an evaluation reads."""
     folder, train = str(RunPaths.of(config).heldout), config.train
     return heldout(folder, train.micro_batch, train.eval_samples, rank, world_size)
+
+
+def heldout_set(config: Config) -> str | None:
+    """What names the held-out samples of a run, if it has some: equal names, comparable losses.
+
+    Raises:
+        ShardError: they cannot be read.
+    """
+    folder = RunPaths.of(config).heldout
+    if not is_corpus(folder):
+        return None
+    return f"{read_manifest(folder).content_sha256} {config.train.eval_samples}"
 
 
 def _cache(config: Config) -> ShardCache:

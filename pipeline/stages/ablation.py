@@ -12,7 +12,6 @@ All runs are scored on the held-out samples of the first variant, whose masks ar
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,14 +26,13 @@ from pipeline.settings.config import Config, flatten
 from pipeline.settings.corpus import CorpusSettings
 from pipeline.settings.reading.config_file import with_changes
 from pipeline.settings.run import TrackingSettings
-from pipeline.stages import preparing, sequence
+from pipeline.stages import preparing, scoring, sequence
 from pipeline.stages.ablation_table import Row, as_table, summarize
 from pipeline.stages.before import given, preflight
 from pipeline.tables import markdown_table
 from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.faults import lock
-from pipeline.training.start.resume import changed_settings
 
 TEXTS = ("inputs", "heldout", "output", "vocab", "vocab_size")
 """Settings of `corpus` that belong to all variants: they are read once, and scored alike."""
@@ -141,40 +139,23 @@ def _train_and_compare(config: Config, parent: str | None, progress: Progress) -
     planned = cells(config, parent or "")
     for cell in planned:
         preflight.check(cell.config)
-    failed: dict[str, list[str]] = {}
+    rows = {name: Row(name, [], [], []) for name in config.ablate.variants}
     for number, cell in enumerate(planned, 1):
-        if is_finished(cell.config):
-            continue
         progress.say(f"run {number} of {len(planned)}: {cell.config.run.name}")
+        row = rows[cell.variant]
         try:
-            sequence.run_all(cell.config, progress)
+            # Of a finished run it checks that the settings, the data and the scores are its own.
+            summary = sequence.run_all(cell.config, progress)
         except TrainingError as error:
             progress.say(str(error))
-            failed.setdefault(cell.variant, []).append(f"seed {cell.seed}: {error}")
-    rows = [
-        _row(name, [each for each in planned if each.variant == name], failed.get(name, []))
-        for name in config.ablate.variants
-    ]
-    files = _write(RunPaths.of(config).run, config, rows)
+            row.failed.append(f"seed {cell.seed}: {error}")
+        else:
+            row.runs.append({"seed": cell.seed, **_scores(cell.config, summary, progress)})
+            row.exports.append(str(RunPaths.of(cell.config).export))
+    files = _write(RunPaths.of(config).run, config, list(rows.values()))
     if parent:
         tracking.finish_run(config, parent, artifacts=files)
-    return rows
-
-
-def is_finished(config: Config) -> bool:
-    """Whether a run has reached its last step, and its heads are fine-tuned.
-
-    Raises:
-        ConfigError: it has, but with other settings.
-    """
-    paths = RunPaths.of(config)
-    newest = checkpoints.newest(paths.checkpoints)
-    if not newest or not paths.summary.exists():
-        return False
-    if checkpoints.read_state(newest)["step"] < config.train.steps:
-        return False
-    changed_settings(config, newest)
-    return _heads(config).keys() == config.heads.keys()
+    return list(rows.values())
 
 
 def _refuse_other_texts(own: Config, variants: Mapping[str, Config]) -> None:
@@ -248,25 +229,16 @@ def _start(config: Config) -> str | None:
     return run_id
 
 
-def _row(variant: str, planned: list[Cell], failed: list[str]) -> Row:
-    row = Row(variant, [], failed, [])
-    for cell in planned:
-        if not is_finished(cell.config):
-            continue
-        paths = RunPaths.of(cell.config)
-        state = checkpoints.read_state(checkpoints.newest(paths.checkpoints))  # type: ignore[arg-type]
-        scores = {name: state["heldout"][name] for name in SHOWN if name in state["heldout"]}
-        heads = {name: score for name, score in _heads(cell.config).items() if score is not None}
-        row.runs.append({"seed": cell.seed, **scores, **heads})
-        row.exports.append(str(paths.export))
-    return row
-
-
-def _heads(config: Config) -> dict[str, float | None]:
-    """Test scores of the heads of a finished run, by name."""
-    summary = json.loads(RunPaths.of(config).summary.read_text("utf-8"))
+def _scores(config: Config, summary: Mapping[str, Any], progress: Progress) -> dict[str, float]:
+    """Held-out scores of the last checkpoint of a finished run, and test scores of its heads."""
+    last = checkpoints.newest(RunPaths.of(config).checkpoints)
+    found = scoring.held_out_scores(config, last, progress)  # type: ignore[arg-type]
     named = {key.rpartition("_")[0]: value for key, value in summary.items()}
-    return {name: named[name]["pretrained"] for name in config.heads if name in named}
+    heads = {name: named[name]["pretrained"] for name in config.heads if name in named}
+    return {
+        **{name: found[name] for name in SHOWN if name in found},
+        **{name: score for name, score in heads.items() if score is not None},
+    }
 
 
 def _write(folder: Path, config: Config, rows: list[Row]) -> list[Path]:

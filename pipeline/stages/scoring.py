@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.cluster.calls import Work, cluster_runner
 from pipeline.corpus.shards.format import read_manifest
 from pipeline.export.origin import read_origin, require_same_network
-from pipeline.feed.opening import open_heldout
+from pipeline.feed.opening import heldout_set, open_heldout
 from pipeline.files.disk import OWN, Disk
 from pipeline.paths import RunPaths
 from pipeline.precision import pick_device
@@ -62,6 +62,17 @@ def score_where_free(config: Config, path: Path, progress: Progress) -> dict[str
     if isinstance(found, Exception):
         raise found
     return found
+
+
+def held_out_scores(config: Config, checkpoint: Path, progress: Progress) -> dict[str, float]:
+    """Held-out scores of a checkpoint of the run: those that training noted, if they are of the
+    samples that are held out now; else new ones.
+    """
+    state, now = files.read_state(checkpoint), heldout_set(config)
+    if now is None or now == state.get("heldout_set"):
+        return state["heldout"]
+    progress.say(f"{checkpoint.name} was scored on other held-out samples: it is scored again")
+    return score_where_free(config, checkpoint, progress)
 
 
 def _score_there(config: Config, path: Path, say: Say, disk: Disk) -> dict[str, float]:

@@ -22,6 +22,7 @@ from pipeline.settings.config import Config
 from pipeline.stages import exporting, heads, preparing
 from pipeline.stages.before import given, preflight
 from pipeline.stages.pretraining import pretrain, reference_loss
+from pipeline.stages.scoring import held_out_scores
 from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.faults import lock
@@ -70,7 +71,7 @@ def _run_stages(config: Config, progress: Progress) -> dict[str, Any]:
         run_id = pretrain(config, progress)
     with stage("export"):
         model_uri = exporting.make_export(config, run_id, progress.say)
-    summary = _pretraining_summary(config, run_id) | {"model_uri": model_uri}
+    summary = _pretraining_summary(config, run_id, progress) | {"model_uri": model_uri}
     if config.heads:
         with stage("heads"):
             summary |= heads.finetune_heads(config, run_id, progress)
@@ -81,10 +82,10 @@ def _run_stages(config: Config, progress: Progress) -> dict[str, Any]:
     return summary
 
 
-def _pretraining_summary(config: Config, run_id: str | None) -> dict[str, Any]:
+def _pretraining_summary(config: Config, run_id: str | None, progress: Progress) -> dict[str, Any]:
     paths = RunPaths.of(config)
     records = history.read(paths.run)
-    scores = checkpoints.read_state(checkpoints.best(paths.checkpoints))["heldout"]
+    scores = held_out_scores(config, checkpoints.best(paths.checkpoints), progress)
     speeds = [record["tokens_per_second"] for record in records if "tokens_per_second" in record]
     return {
         "unigram_loss": reference_loss(config, lambda line: None),

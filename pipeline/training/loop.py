@@ -15,10 +15,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from pipeline.corpus.shards.format import is_corpus
 from pipeline.feed.base import BaseFeed
 from pipeline.feed.collate import Batch
-from pipeline.feed.opening import open_heldout
+from pipeline.feed.opening import heldout_set, open_heldout
 from pipeline.labels import IGNORED
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
@@ -85,7 +84,7 @@ def train(config: Config, context: Context, settings: str = "") -> dict[str, Any
 def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
     """`train`, with a micro-batch that fits."""
     steps, writing_seconds, rescued = config.train.steps, longest_seconds(config.train), False
-    evaluating = is_corpus(RunPaths.of(config).heldout)
+    judged_on = heldout_set(config)
     with ExitStack() as stack:
         parts = open_parts(config, context, stack)
         worker, saved, skipped = parts.worker, parts.saved, parts.skipped
@@ -133,14 +132,14 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
 
             steps_log.lap("other")
             scores = {}
-            if evaluating and (saving or step % config.train.eval_every == 0):
+            if judged_on and (saving or step % config.train.eval_every == 0):
                 scores = _evaluate(config, context, worker, step, parts.recorder)
                 watchdog.beat()
                 steps_log.lap("evaluation")
 
             warned = bool(consumed.preempted) and not rescued
             if saving or stopping or warned:
-                saved = _state(parts, context, step, scores)
+                saved = _state(parts, context, step, scores, judged_on)
                 watchdog.beat(writing_seconds)
                 folder = writer.begin(worker, step, saved, settings)
                 context.report(scores, folder)
@@ -181,7 +180,9 @@ def _log(parts: Parts, context: Context, step: int, rate: float, remaining: int)
     parts.recorder.write(step, values)
 
 
-def _state(parts: Parts, context: Context, step: int, scores: dict[str, float]) -> dict[str, Any]:
+def _state(
+    parts: Parts, context: Context, step: int, scores: dict[str, float], judged_on: str | None
+) -> dict[str, Any]:
     """The state of a checkpoint, when all that it contains is on record.
 
     Raises:
@@ -193,6 +194,7 @@ def _state(parts: Parts, context: Context, step: int, scores: dict[str, float]) 
     return {
         **_read_so_far(parts.feed, step, parts.skipped),
         "heldout": scores,
+        "heldout_set": judged_on,
         "interval": parts.interval.sums(),
         "precision": parts.precision,
         "mlflow_run": context.tracking[1] if context.tracking else None,

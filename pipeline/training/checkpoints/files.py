@@ -102,6 +102,8 @@ def recover(folder: Path, tell: Say) -> Path | None:
 def best(folder: Path) -> Path:
     """The complete checkpoint with the lowest held-out MLM loss; of equals, the newest.
 
+    Only those are compared that were scored on the same samples as the newest one is.
+
     Raises:
         CheckpointError: there is none.
     """
@@ -301,7 +303,8 @@ def _best(states: Mapping[Path, dict[str, Any]]) -> Path:
         loss = states[path].get("heldout", {}).get("mlm_loss", math.inf)
         return (loss if math.isfinite(loss) else math.inf, -step_of(path))
 
-    return min(states, key=rank)
+    judged_on = states[max(states, key=step_of)].get("heldout_set")
+    return min((path for path in states if states[path].get("heldout_set") == judged_on), key=rank)
 
 
 def step_of(path: Path) -> int:

@@ -2,18 +2,22 @@
 
 import contextlib
 import json
+from pathlib import Path
 
 import mlflow
 import pytest
 
 from pipeline.errors import ConfigError, NezhaError, TrainingError
+from pipeline.feed.fingerprints import FingerprintError
 from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import load_config, with_changes
-from pipeline.stages import ablation
+from pipeline.stages import ablation, scoring
 from pipeline.stages.ablation_table import summarize
 from pipeline.tracking import runs as tracking
+from pipeline.training.checkpoints import files
 from pipeline.training.faults import lock
 from pipeline.training.launch import ray_train, torchrun
+from tests.corpora import write_corpus
 from tests.pipeline.stages.test_sequence import Lines
 from tests.pipeline.training.test_loop import settings
 
@@ -189,10 +193,16 @@ def test_wrong_variants_are_refused(variants, part):
 
 
 @pytest.mark.long
-def test_heads_that_are_not_fine_tuned_yet_make_a_run_unfinished(config):
-    ablation.run(config, Lines())
-    cell = ablation.cells(config)[0].config
-    assert ablation.is_finished(cell)
-    more = with_changes(cell, {"heads": {"ner": {"task": "ner"}}}, "")
-    assert not ablation.is_finished(more)
-    assert not ablation.is_finished(with_changes(cell, {"train.steps": 3}, ""))
+def test_finished_runs_are_held_against_the_settings_of_now(config):
+    """Runs of other data, and scores of other held-out samples, stood in the table in silence."""
+    one = with_changes(config, {"ablate.seeds": [5], "ablate.variants": {"lamb": {}}}, "")
+    (before,) = ablation.run(one, Lines())
+    with pytest.raises(FingerprintError, match="masking: was static"):
+        ablation.run(with_changes(one, {"corpus.masking.mode": "dynamic"}, ""), Lines())
+    other = RunPaths.of(config).run / "other"
+    write_corpus(other, Path(config.corpus.vocab), documents=6, seed=2)
+    again = with_changes(one, {"train.eval_shards": str(other)}, "")
+    (after,) = ablation.run(again, Lines())
+    last = files.newest(RunPaths.of(ablation.cells(again)[0].config).checkpoints)
+    assert after.runs[0]["mlm_loss"] == pytest.approx(scoring.score(again, last)["mlm_loss"])
+    assert after.runs[0]["mlm_loss"] != before.runs[0]["mlm_loss"]

@@ -17,11 +17,11 @@ from pipeline.training.checkpoints import files, tensors
 TENSORS = tensors.file_of(0)
 
 
-def make(folder, step, loss=1.0):
+def make(folder, step, loss=1.0, **more):
     """A complete checkpoint with made-up contents."""
     temporary = folder / ".temporary"
     temporary.mkdir()
-    state = json.dumps({"step": step, "heldout": {"mlm_loss": loss}, "engine": {"a": 1}})
+    state = json.dumps({"step": step, "heldout": {"mlm_loss": loss}, "engine": {"a": 1}, **more})
     path = folder / f"checkpoint_{step:06d}"
     texts = {files.STATE: state, files.CONFIG: dump_yaml(Config())}
     files.commit(temporary, path, texts, write_tensors(temporary))
@@ -121,6 +121,15 @@ def test_the_best_has_the_lowest_heldout_loss(tmp_path):
     assert files.best(tmp_path).name == "checkpoint_000001"
     with pytest.raises(CheckpointError, match="no complete checkpoint"):
         files.best(tmp_path / "nowhere")
+
+
+def test_losses_on_two_held_out_sets_are_not_compared(tmp_path):
+    """The lowest one was on a set that is easier than the one which is used now."""
+    for step, loss, judged_on in ((1, 0.1, "easy"), (2, 0.8, "hard"), (3, 0.9, "hard")):
+        make(tmp_path, step, loss, heldout_set=judged_on)
+    assert files.best(tmp_path).name == "checkpoint_000002"
+    files.prune(tmp_path, keep_last=1)
+    assert names(tmp_path) == [2, 3]
 
 
 @pytest.mark.parametrize(
