@@ -22,7 +22,8 @@ def in_steps(values: Mapping[str, Any]) -> dict[str, Any]:
     A step has `train.global_batch` × `corpus.sequence_length` tokens, as papers count them: short
     samples count as full ones, and so do the steps of a batch warm-up and of later phases. Lengths
     are rounded up. Text that is no number of tokens stays, and all text stays if one of the two
-    settings is no number: the settings' own checks report it.
+    settings is no number: the settings' own checks report it. Variants of an ablation have as many
+    tokens, so more steps where their steps have fewer: they get these lengths as they are given.
     """
     tokens = _given(values, "train", "global_batch", TrainSettings)
     tokens *= _given(values, "corpus", "sequence_length", CorpusSettings)
@@ -34,7 +35,28 @@ def in_steps(values: Mapping[str, Any]) -> dict[str, Any]:
     train = result.get("train")
     if isinstance(train, Mapping) and isinstance(phases := train.get("phases"), list | tuple):
         result["train"] = {**train, "phases": [_phase_in_steps(each, tokens) for each in phases]}
+    if isinstance(ablate := values.get("ablate"), Mapping) and "variants" in ablate:
+        result["ablate"] = {**ablate, "variants": _with_tokens(ablate["variants"], values, result)}
     return result
+
+
+def _with_tokens(variants: Any, given: Mapping[str, Any], result: Mapping[str, Any]) -> Any:
+    """Variants with the lengths that `result` has in steps as they are given, unless they change
+    them.
+    """
+    if not isinstance(variants, Mapping):
+        return variants
+    lengths = {
+        f"{group}.{name}": value
+        for group in LENGTHS
+        if isinstance(given.get(group), Mapping)
+        for name, value in given[group].items()
+        if result[group][name] != value
+    }
+    return {
+        name: {**lengths, **changes} if isinstance(changes, Mapping) else changes
+        for name, changes in variants.items()
+    }
 
 
 def _phase_in_steps(phase: Any, tokens: float) -> Any:

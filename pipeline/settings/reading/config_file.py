@@ -14,14 +14,15 @@ from pipeline.errors import ConfigError
 from pipeline.settings.base import Settings
 from pipeline.settings.config import Config
 from pipeline.settings.reading import yaml_text
-from pipeline.settings.reading.fields import is_text
+from pipeline.settings.reading.fields import is_group, is_text
 from pipeline.settings.reading.mistakes import explain
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, apply `a.b=c` overrides and check everything.
 
-    The value of an override is text as it is for a setting that is text, and YAML for others.
+    The value of an override is text as it is for a setting that is text, and YAML for others. One
+    that is a group of settings adds to the group; an empty one makes all its settings the default.
     A file with `base: OTHER.yaml`, a path relative to the file, changes the settings of the other
     file. It adds to groups; an empty group replaces the other file's.
 
@@ -31,15 +32,11 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     """
     mistakes: list[str] = []
     values: dict[str, Any] = _read_yaml(Path(path)) if path else {}
-    given: list[str] = []
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             mistakes.append(f"{override}: an override has the form a.b=c")
             continue
-        if inside := [before for before in given if before.startswith(f"{key}.")]:
-            mistakes.append(f"{override}: would replace {inside[0]}, which is given before it")
-        given.append(override)
         try:
             _put(values, key.split("."), _value(key.split("."), text))
         except (yaml.YAMLError, TypeError, ValueError) as error:
@@ -51,7 +48,7 @@ def with_changes(config: Config, changes: Mapping[str, Any], where: str) -> Conf
     """The settings with others in their place, checked like those of a file.
 
     Args:
-        changes: values by dotted name.
+        changes: values by dotted name; groups of settings as in the overrides of `load_config`.
         where: the place of a mistake, for messages, such as ` in FILE`.
 
     Raises:
@@ -129,6 +126,10 @@ def _kind(value: object) -> str:
 
 
 def _put(values: dict[str, Any], keys: list[str], value: Any) -> None:
+    if isinstance(value, dict) and value and is_group(keys):
+        for name, inside in value.items():
+            _put(values, [*keys, name], inside)
+        return
     for key in keys[:-1]:
         if values.get(key) is None:
             values[key] = {}

@@ -7,6 +7,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.settings.base import Settings
 from pipeline.settings.config import Config
 
 Location = Sequence[str | int]
@@ -15,10 +16,20 @@ Location = Sequence[str | int]
 
 def is_text(location: Location) -> bool:
     """Whether a setting can be nothing but text; false for what is no setting."""
+    return _type_of(location) is str
+
+
+def is_group(location: Location) -> bool:
+    """Whether a location names a group of settings, and no single one."""
+    found = _type_of(location)
+    return isinstance(found, type) and issubclass(found, Settings)
+
+
+def _type_of(location: Location) -> Any:
     try:
-        return field_of(location)[0] is str
+        return field_of(location)[0]
     except (KeyError, AttributeError, StopIteration, ValueError):
-        return False
+        return None
 
 
 def field_of(location: Location) -> tuple[Any, list[Any]]:

@@ -10,7 +10,7 @@ from pipeline.errors import ConfigError
 from pipeline.settings import deepspeed
 from pipeline.settings.config import Config
 from pipeline.settings.reading.config_file import dump_yaml, load_config
-from pipeline.settings.training import ModelSettings
+from pipeline.settings.training import ModelSettings, OptimSettings
 
 
 def test_every_mistake_is_reported_at_once_with_key_values_and_nearest_name(tmp_path):
@@ -255,9 +255,14 @@ def test_a_key_that_stands_twice_is_refused_and_anchors_are_not(tmp_path):
     assert load_config(path).heads["b"].lr == 2e-3
 
 
-def test_a_group_does_not_replace_what_was_given_before_it():
-    with pytest.raises(ConfigError, match=r"optim=.*: would replace optim\.lr=0\.5"):
-        load_config(None, ["optim.lr=0.5", "optim={clip: 2}"])
+def test_a_group_adds_to_what_was_given_before_it(tmp_path):
+    (tmp_path / "c.yaml").write_text("optim: {lr: 0.5, eps: 0.1}\nheads: {a: {task: ner}}\n")
+    given = ["optim={clip: 2}", "corpus={dedup: {near_documents: true}}", "heads={b: {task: ner}}"]
+    config = load_config(tmp_path / "c.yaml", ["corpus.dedup.bands=4", *given])
+    assert (config.optim.lr, config.optim.eps, config.optim.clip) == (0.5, 0.1, 2)
+    assert (config.corpus.dedup.bands, config.corpus.dedup.near_documents) == (4, True)
+    assert list(config.heads) == ["b"]  # a single setting, whose value this is
+    assert load_config(tmp_path / "c.yaml", ["optim={}"]).optim == OptimSettings()
     config = load_config(None, ["optim={clip: 2}", "optim.lr=0.5", "optim.lr=0.25"])
     assert (config.optim.lr, config.optim.clip) == (0.25, 2)
 

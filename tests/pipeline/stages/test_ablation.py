@@ -192,6 +192,21 @@ def test_wrong_variants_are_refused(variants, part):
     assert part in str(raised.value)
 
 
+def test_variants_with_other_batches_have_as_many_tokens():
+    """They had the steps of the first one, and so other numbers of tokens."""
+    variants = "{a: {}, b: {train: {global_batch: 16}}, c: {train.steps: 49, optim: {eps: 0.1}}}"
+    phase = "{after: 40960 tokens, sequence_length: 256, global_batch: 4}"
+    given = ["train={steps: 51200 tokens, global_batch: 8}", "optim={lr: 0.5, warmup: 2048 tokens}"]
+    more = ["train.eval_shards=held", f"train.phases=[{phase}]", "ablate.seeds=[1]"]
+    config = load_config(None, [*given, *more, f"ablate.variants={variants}"])
+    a, b, c = (cell.config for cell in ablation.cells(config))
+    found = [
+        (each.train.steps, each.optim.warmup, each.train.phases[0].after) for each in (a, b, c)
+    ]
+    assert found == [(50, 2, 40), (25, 1, 20), (49, 2, 40)]
+    assert (c.optim.lr, c.optim.eps) == (0.5, 0.1)  # a group adds to the group
+
+
 @pytest.mark.long
 def test_finished_runs_are_held_against_the_settings_of_now(config):
     """Runs of other data, and scores of other held-out samples, stood in the table in silence."""

@@ -83,7 +83,7 @@ def test_a_run_without_held_out_text_has_a_summary(tmp_path, in_this_process):
     assert "nothing is held out" in told
     assert "checkpoint_000002, which is the newest, as nothing is held out, to" in told
     assert "best held-out loss" not in told
-    summary = sequence._pretraining_summary(config, run_id)
+    summary = sequence._pretraining_summary(config, run_id, Lines())
     assert summary["heldout_mlm_loss"] is None
     assert summary["unigram_loss"] is None
     assert summary["tokens_per_second"] > 0
@@ -155,7 +155,7 @@ def test_shards_prepared_elsewhere_give_the_reference_loss(prepared_elsewhere, i
     assert mlflow_run(config, run_id).info.status == "FINISHED"
     (shards,), folder = config.train.shards, config.train.eval_shards
     expected = unigram_loss(ShardFolder(shards), heldout(folder, 8, 10_000, 0, 1))
-    assert sequence._pretraining_summary(config, run_id)["unigram_loss"] == expected
+    assert sequence._pretraining_summary(config, run_id, Lines())["unigram_loss"] == expected
     assert 3.0 < expected < np.log(65) + 0.1
 
 
