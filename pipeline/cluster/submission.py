@@ -11,14 +11,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ray._private.ray_constants import RAY_RUNTIME_ENV_IGNORE_GITIGNORE
+from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
 from ray.job_submission import JobStatus, JobSubmissionClient
 from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wait_fixed
 
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.files.urls import is_url
 from pipeline.progress import Say
-from pipeline.settings.config import Config, flatten
-from pipeline.settings.reading.config_file import load_config
+from pipeline.settings.config import Config
+from pipeline.settings.reading.config_file import files_of, load_config
 
 UPLOADED = ("jobs", "model", "pipeline")
 """Folders of the working directory that a job needs; the rest stays here."""
@@ -26,8 +28,12 @@ LARGEST_BYTES = 20 << 20
 """Code is far smaller; more than this is data that belongs on shared storage."""
 AGENT_SECONDS = 120
 """How long a new cluster may take until its agent accepts jobs."""
-RELATIVE = ("corpus.inputs", "corpus.heldout")
+RELATIVE = ("corpus.inputs", "corpus.heldout", "predict.input", "predict.output")
 """Settings whose relative paths stay relative; those of others were made absolute."""
+NAMES = ("predict.model", "compare.run", "compare.checkpoints")
+"""Settings whose values may be relative paths, or other names."""
+STANDARD = "-"
+"""Stands for standard input and output."""
 IN_IMAGE = ("torch", "deepspeed", "ray")
 """Packages that nodes must have: builds for their devices, and Ray, which is running."""
 
@@ -80,23 +86,27 @@ def plan(
     if verb not in (verbs := sorted(verbs_of(root))):
         raise ConfigError(f"there is no verb {verb}; there are {', '.join(verbs)}")
     config = load_config(config_file, overrides)
+    files = [Path(os.path.abspath(file)) for file in files_of(config_file)] if config_file else []
     include = set(UPLOADED)
     words = ["python", "-m", f"jobs.{verb}"]
     if config_file:
-        file = Path(config_file).absolute()
-        if not file.is_relative_to(root):
-            raise ConfigError(f"{config_file}: the file must be inside {root}, to be uploaded")
-        words += ["--config", str(file.relative_to(root))]
-        include.add(file.relative_to(root).parts[0])
+        for file in files:
+            if not file.is_relative_to(root):
+                raise ConfigError(f"{file}: the file must be inside {root}, to be uploaded")
+            include.add(file.relative_to(root).parts[0])
+        words += ["--config", str(files[0].relative_to(root))]
     _check_places(config, root)
-    _check_size(root, include)
+    excludes = excluded(root, include)
+    uploaded = uploaded_files(root, excludes)
+    if missing := [str(file) for file in files if file not in uploaded]:
+        raise ConfigError(
+            f"{', '.join(missing)}: Ray uploads no files that .gitignore or .rayignore names; take "
+            "another place for it"
+        )
+    _check_size(root, uploaded)
     environment: dict[str, Any] = {
         "working_dir": str(root),
-        # Not `/*` with exceptions: Ray would leave out the folder itself.
-        "excludes": [
-            *(f"/{name}" for name in sorted(os.listdir(root)) if name not in include),
-            "__pycache__",
-        ],
+        "excludes": excludes,
         "env_vars": {"NO_COLOR": "1"},
     }
     if install:
@@ -108,6 +118,22 @@ def plan(
         metadata={"run": config.run.name, "verb": verb, "storage": config.run.storage},
         cpus=cpus,
     )
+
+
+def excluded(root: Path, include: Iterable[str]) -> list[str]:
+    """Ray's patterns for what is not uploaded: all but some of the folders and files of `root`."""
+    names = sorted(set(os.listdir(root)) - set(include))
+    # Not `/*` with exceptions: Ray would leave out the folder itself.
+    literal = [re.sub(r"[][*?\\]", r"\\\g<0>", name).replace(" ", "[ ]") for name in names]
+    return [*(f"/{name}" for name in literal), "__pycache__"]
+
+
+def uploaded_files(root: Path, excludes: list[str]) -> list[Path]:
+    """What Ray uploads of a folder; it follows links, and heeds .gitignore and .rayignore."""
+    found: list[Path] = []
+    heeded = os.environ.get(RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1"
+    _dir_travel(root, [_get_excludes(root, excludes)], found.append, include_gitignore=heeded)
+    return [path for path in found if path.is_file()]
 
 
 def submit(client: JobSubmissionClient, job: Submission) -> str:
@@ -197,10 +223,10 @@ def _check_places(config: Config, root: Path) -> None:
     """Refuse local paths inside the working directory: the cluster deletes its copy of it."""
     inside = [
         f"{key}={value}"
-        for key, values in flatten(config)
-        for value in map(str, values if isinstance(values, tuple) else (values,))
+        for key, value in _texts(config.model_dump(mode="json"))
         if (os.path.isabs(value) and Path(value).is_relative_to(root))
-        or (key in RELATIVE and not is_url(value) and not os.path.isabs(value))
+        or (key in RELATIVE and _is_relative(value) and value != STANDARD)
+        or (key in NAMES and _is_relative(value) and Path(root, value).exists())
     ]
     if inside:
         raise ConfigError(
@@ -209,13 +235,24 @@ def _check_places(config: Config, root: Path) -> None:
         )
 
 
-def _check_size(root: Path, include: Iterable[str]) -> None:
-    sizes = {
-        path.relative_to(root): path.stat().st_size
-        for name in include
-        for path in ([root / name] if (root / name).is_file() else (root / name).rglob("*"))
-        if path.is_file() and "__pycache__" not in path.parts
-    }
+def _is_relative(path: str) -> bool:
+    return bool(path) and "://" not in path and not os.path.isabs(path)
+
+
+def _texts(values: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in settings, in lists and groups too, with the dotted name of its setting."""
+    if isinstance(values, dict):
+        for name, inside in values.items():
+            yield from _texts(inside, f"{key}.{name}" if key else name)
+    elif isinstance(values, list):
+        for inside in values:
+            yield from _texts(inside, key)
+    elif isinstance(values, str):
+        yield key, values
+
+
+def _check_size(root: Path, files: Iterable[Path]) -> None:
+    sizes = {path.relative_to(root): path.stat().st_size for path in files}
     if sum(sizes.values()) > LARGEST_BYTES:
         largest = sorted(sizes, key=lambda path: -sizes[path])[:3]
         raise ConfigError(

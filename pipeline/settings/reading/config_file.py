@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
             nearest valid name.
     """
     mistakes: list[str] = []
-    values: dict[str, Any] = _read_yaml(Path(path)) if path else {}
+    read = _read_files(Path(path)).values() if path else ()
+    values = reduce(_merged, reversed(read), {})
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
@@ -78,8 +80,31 @@ def dump_yaml(config: Settings) -> str:
     return yaml_text.dump(config.model_dump(mode="json"))
 
 
-def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The settings of a file and of its bases; `above` are the files that it is a base of."""
+def files_of(path: str | Path) -> list[Path]:
+    """A file of settings and its bases, which `load_config` reads with it.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    return list(_read_files(Path(path)))
+
+
+def _read_files(path: Path) -> dict[Path, dict[str, Any]]:
+    """The settings in a file, then those in its base, and so on."""
+    found: dict[Path, dict[str, Any]] = {}
+    while True:
+        values = _read_yaml(path)
+        base = values.pop("base", None)
+        found[path] = values
+        if base is None:
+            return found
+        other = path.parent / os.path.expanduser(str(base))
+        if other.resolve() in [each.resolve() for each in found]:
+            raise ConfigError(f"{path}: base: {base} leads back to this file")
+        path = other
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml_text.load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
@@ -90,13 +115,7 @@ def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ConfigError(f"{path}: this is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: must hold groups of settings, but holds {_kind(values)}")
-    base = values.pop("base", None)
-    if base is None:
-        return values
-    other = path.parent / os.path.expanduser(str(base))
-    if other.resolve() in (path.resolve(), *above):
-        raise ConfigError(f"{path}: base: {base} leads back to this file")
-    return _merged(_read_yaml(other, (*above, path.resolve())), values)
+    return values
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -76,6 +76,69 @@ def test_data_among_the_code_is_refused(monkeypatch, tmp_path):
         plan(*SHARED, root=tmp_path, config=config)
 
 
+@pytest.fixture
+def other_root(monkeypatch, tmp_path):
+    """The root of a checkout with files of a user beside the code."""
+    for name in submission.UPLOADED:
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("old [data]", "a*", "trailing "):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "big.bin").touch()
+    (tmp_path / "common").mkdir()
+    (tmp_path / "common" / "base.yaml").write_text("run: {name: based}\n")
+    (tmp_path / "mine.yaml").write_text("base: common/base.yaml\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_bases_of_the_settings_are_uploaded_and_nothing_else(other_root):
+    """The job failed, as the base was not there; `[` in the name of a folder uploaded it."""
+    job = plan(*SHARED, root=other_root, config="mine.yaml")
+    found = submission.uploaded_files(other_root, job.runtime_env["excludes"])
+    names = {path.relative_to(other_root).as_posix() for path in found}
+    assert {"mine.yaml", "common/base.yaml"} <= names
+    assert {name.split("/")[0] for name in names} == {*submission.UPLOADED, "mine.yaml", "common"}
+    (other_root / ".gitignore").write_text("common/*\n")
+    with pytest.raises(
+        ConfigError, match=r"common/base\.yaml: Ray uploads no files that \.gitignore"
+    ):
+        plan(*SHARED, root=other_root, config="mine.yaml")
+    (other_root / "common" / "base.yaml").write_text("base: ../../out.yaml\n")
+    (other_root.parent / "out.yaml").write_text("{}\n")
+    with pytest.raises(ConfigError, match=r"out\.yaml: the file must be inside"):
+        plan(*SHARED, root=other_root, config="mine.yaml")
+
+
+def test_what_a_link_leads_to_is_uploaded_and_so_counted(other_root):
+    with (other_root / "old [data]" / "big.bin").open("wb") as file:
+        file.truncate(30 << 20)
+    plan(*SHARED, root=other_root, config="mine.yaml")
+    (other_root / "pipeline" / "linked").symlink_to(other_root / "old [data]")
+    with pytest.raises(ConfigError, match=r"pipeline/linked/big\.bin \(30 MB\)"):
+        plan(*SHARED, root=other_root, config="mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("verb", "setting"),
+    [
+        (
+            "pretrain",
+            "train.phases=[{after: 9, sequence_length: 64, global_batch: 4, shards: [a]}]",
+        ),
+        ("predict", "predict.input=in.jsonl"),
+        ("predict", "predict.output=out.jsonl"),
+        ("predict", "predict.model=common"),
+        ("ablate", "ablate.variants={a: {train.shards: [common]}}"),
+    ],
+)
+def test_files_that_the_job_does_not_see_are_refused_wherever_they_are_named(
+    other_root, verb, setting
+):
+    setting = setting.replace("[common]", f"[{other_root}/common]")
+    with pytest.raises(ConfigError, match="the job does not see files of this folder"):
+        plan(*SHARED, setting, root=other_root, verb=verb, config=None)
+
+
 class Client:
     """Stands for Ray's client: it keeps the jobs that it is given."""
 
