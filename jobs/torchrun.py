@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 
 from rich.console import Console
 
 from jobs.command import Verb, main, table
+from jobs.output.progress import ConsoleProgress
 from pipeline.paths import RunPaths
 from pipeline.runs.report import write_report
 from pipeline.settings.config import Config
@@ -24,7 +26,8 @@ def plan(config: Config) -> Mapping[str, object]:
 
 
 def execute(config: Config, console: Console) -> None:
-    state = torchrun.fit(config)
+    with closing(ConsoleProgress(console)) as progress:
+        state = torchrun.fit(config, progress=progress)
     if torchrun.rank() == 0:
         write_report(RunPaths.of(config).run)
         console.print(table("Trained", {"step": state["step"], **state["heldout"]}))

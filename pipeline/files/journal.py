@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,8 @@ class Appender:
 class Follower:
     """Reads a file of records often, and again only after it has changed."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, needed: Collection[str] = ()) -> None:
+        self._path, self._needed = path, needed
         self._stamp: tuple[int, int, int] | None = None
         self._records: list[dict[str, Any]] = []
 
@@ -63,17 +63,24 @@ class Follower:
             return []
         stamp = status.st_ino, status.st_size, status.st_mtime_ns
         if stamp != self._stamp:
-            self._records, self._stamp = read(self._path), stamp
+            self._records, self._stamp = read(self._path, self._needed), stamp
         return self._records
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """All records, oldest first, except lines that were cut."""
-    return read_checked(path)[0]
+def read(path: Path, needed: Collection[str] = ()) -> list[dict[str, Any]]:
+    """All records, oldest first, except lines that were cut, or that lack what a record needs."""
+    return read_checked(path, needed)[0]
 
 
-def read_checked(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """All records, oldest first, and the numbers (from 1) of the lines that are none."""
+def read_checked(
+    path: Path, needed: Collection[str] = ()
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """All records, oldest first, and the numbers (from 1) of the lines that are none.
+
+    Args:
+        path: the file.
+        needed: keys of every record.
+    """
     if not path.exists():
         return [], []
     records, damaged = [], []
@@ -82,7 +89,7 @@ def read_checked(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
             record = json.loads(line)
         except ValueError:
             record = None
-        if isinstance(record, dict):
+        if isinstance(record, dict) and record.keys() >= set(needed):
             records.append(record)
         elif line:
             damaged.append(number)

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from pipeline.errors import TrainingError
 from pipeline.figures import svg_of
-from pipeline.files import journal
 from pipeline.files.storage import write_whole
 from pipeline.tracking.pictures import plot_by_step
 from pipeline.training.faults import events
@@ -56,7 +55,7 @@ def write_report(run: Path) -> Path:
         TrainingError: the run has no records.
     """
     records, happened = history.read(run), events.read(run)
-    lines = journal.read(run / step_log.FILE)
+    lines = step_log.read(run)
     if not records and not happened:
         raise TrainingError(f"{run}: no records of a training")
     attempts = step_log.attempts(happened)

@@ -132,7 +132,7 @@ def verify(path: Path) -> None:
 
 def read_hashes(path: Path) -> dict[str, str]:
     """Hash of each file, by its name inside the checkpoint."""
-    return _read_json(path / HASHES)
+    return _read_json(path / HASHES, STATE, CONFIG)
 
 
 def require_state(path: Path) -> None:
@@ -152,14 +152,14 @@ def tensor_hashes(path: Path) -> dict[str, str]:
 
 def read_state(path: Path) -> dict[str, Any]:
     """The loop's state that was saved with a checkpoint."""
-    state = _read_json(path / STATE)
-    state.pop("engine", None)
+    state = _read_json(path / STATE, "step", "engine")
+    del state["engine"]
     return state
 
 
 def read_counters(path: Path) -> dict[str, Any]:
     """Steps, loss scale and number of workers of the engine that saved a checkpoint."""
-    return _read_json(path / STATE)["engine"]
+    return _read_json(path / STATE, "engine")["engine"]
 
 
 def read_config(path: Path) -> Config:
@@ -325,8 +325,11 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, *needed: str) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text("utf-8"))
+        found = json.loads(path.read_text("utf-8"))
+        if not isinstance(found, dict) or not found.keys() >= set(needed):
+            raise ValueError(f"it lacks {' or '.join(needed)}")
     except (FileNotFoundError, ValueError) as error:
         raise CheckpointError(f"{path} is unreadable: {error}; take another checkpoint") from None
+    return found

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.files import journal
 
 FILE = "faults.jsonl"
+NEEDED = ("time", "kind", "text")
 
 
 def record(run: Path, kind: str, text: str, **facts: Any) -> None:
@@ -33,4 +34,4 @@ def clock(event: Mapping[str, Any]) -> str:
 
 def read(run: Path) -> list[dict[str, Any]]:
     """All events, oldest first."""
-    return journal.read(run / FILE)
+    return journal.read(run / FILE, NEEDED)

@@ -17,13 +17,16 @@ class RunMetrics:
     Each number of a record is a gauge `nezha_NAME` with the label `run`; Ray puts `ray_` before it.
     """
 
-    def __init__(self, run: str, step: int) -> None:
-        """`step`: the last one that was trained before."""
-        self._run, self._step = run, step
+    def __init__(self, run: str) -> None:
+        self._run, self._step = run, 0
         self._gauges: dict[str, Gauge] = {}
         self._started, self._trained = time.monotonic(), 0.0
         self._restarts = 0
         self.set("restarts", 0)
+
+    def begin(self, step: int) -> None:
+        """Note the last step that was trained before."""
+        self._step = step
 
     def set(self, name: str, value: float) -> None:
         """Set a gauge; what is not a letter, a digit or `_` in its name becomes `_`."""

@@ -1,4 +1,4 @@
-"""Training on Ray Train: starts workers, restarts them after failures, shows their progress."""
+"""Training on Ray Train: starts workers, and restarts them after failures."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import ray.train
@@ -16,33 +14,29 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from pipeline.background import repeated
 from pipeline.cluster import ray_cluster as cluster
 from pipeline.cluster import remote_disk
 from pipeline.doctor import cluster as doctor
 from pipeline.errors import NezhaError, TrainingError
-from pipeline.files import journal
 from pipeline.paths import RunPaths
 from pipeline.progress import Progress
 from pipeline.settings.config import Config
 from pipeline.training import batch_split
 from pipeline.training.checkpoints.writer import longest_seconds
-from pipeline.training.faults import events, hang, stop
+from pipeline.training.faults import hang, stop
 from pipeline.training.faults.failures import original
 from pipeline.training.launch import ray_worker, worker_logs
 from pipeline.training.launch.ray_failures import RestartOrStop
 from pipeline.training.launch.ray_metrics import RunMetrics
 from pipeline.training.launch.rendezvous import NodeTorchConfig
-from pipeline.training.measure import history, step_log
+from pipeline.training.launch.watcher import Watcher
+from pipeline.training.measure import step_log
 
-POLL_SECONDS = 1.0
 RESIZE_SECONDS = 60.0
 """Seconds between two looks for nodes that were added, in an elastic run."""
 RENDEZVOUS_SECONDS = 7200
 """How long workers wait for each other at the start, while some copy shards. What hangs later is
 found by `faults.hang_seconds`."""
-SILENT_SECONDS = 300.0
-"""Seconds without a logged step after which a line says so."""
 HEALTH_CHECK = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
 
 
@@ -84,9 +78,9 @@ def fit(
         stop.clear(paths.run)
         step_log.begin(paths.run)
         start_time = time.time()
-        printer = _ProgressPrinter(paths.run, config, progress)
+        watcher = Watcher(paths.run, config, progress, RunMetrics(config.run.name))
         try:
-            with printer.running(), stop.on_signals(paths.run, progress.say) as asked:
+            with watcher.running(), stop.on_signals(paths.run, progress.say) as asked:
                 state = _in_thread(trainer.fit).return_value
         finally:
             worker_logs.collect(
@@ -159,52 +153,3 @@ def _user_error(error: BaseException) -> BaseException:
         return error
     inner = original(getattr(error, "controller_failure", error))
     return inner if isinstance(inner, NezhaError) else TrainingError(f"training failed: {error}")
-
-
-class _ProgressPrinter:
-    """Shows the records that rank 0 adds to the run's history, as lines and as Ray metrics."""
-
-    def __init__(self, folder: Path, config: Config, progress: Progress) -> None:
-        self._steps, self._progress = config.train.steps, progress
-        self._history = journal.Follower(folder / history.FILE)
-        self._faults = journal.Follower(folder / events.FILE)
-        self._news, self._silent = time.monotonic(), False
-        records = self._history.read()
-        self._shown, self._events = len(records), len(self._faults.read())
-        last = int(max((record["step"] for record in records), default=0))
-        self._metrics = RunMetrics(config.run.name, last)
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Show what is new every POLL_SECONDS, and at the end."""
-
-        def show() -> None:
-            with suppress(OSError):  # the storage may come back, and the next call shows all
-                self.show_new()
-
-        try:
-            with repeated(show, POLL_SECONDS, "progress"):
-                yield
-        finally:
-            show()
-
-    def show_new(self) -> None:
-        """Show what is new, and say once that nothing has been for a while."""
-        records = self._history.read()
-        # A resumed worker rewinds the history to its checkpoint.
-        self._shown = min(self._shown, len(records))
-        if records[self._shown :]:
-            self._news, self._silent = time.monotonic(), False
-        elif not self._silent and time.monotonic() - self._news > SILENT_SECONDS:
-            self._progress.say(
-                f"no logged step for {SILENT_SECONDS:.0f} s; waiting for the workers"
-            )
-            self._silent = True
-        for record in records[self._shown :]:
-            self._progress.update(history.progress_line(record, self._steps))
-            self._metrics.add(record)
-        self._shown = len(records)
-        for event in self._faults.read()[self._events :]:
-            self._progress.say(event["text"])
-            self._metrics.happened(event["kind"])
-            self._events += 1

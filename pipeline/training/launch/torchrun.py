@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import socket
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ import torch
 from pipeline.errors import ConfigError, Interrupted
 from pipeline.feed import opening
 from pipeline.paths import RunPaths
+from pipeline.progress import Progress, Say
 from pipeline.settings.config import Config
 from pipeline.settings.faults import FaultSettings
 from pipeline.training.checkpoints import files
@@ -20,12 +21,27 @@ from pipeline.training.faults import events, hang, lock, stop
 from pipeline.training.faults.divergence import Diverged
 from pipeline.training.faults.failures import FailurePolicy, describe
 from pipeline.training.faults.memory import OutOfMemory
+from pipeline.training.launch.watcher import Watcher
 from pipeline.training.loop import train
 from pipeline.training.measure import step_log
 from pipeline.training.start.context import Context
 from pipeline.training.start.resume import changed_settings, recover
 
-logger = logging.getLogger(__name__)
+
+class _Log:
+    """Logs what work reports."""
+
+    def say(self, line: str) -> None:
+        logging.getLogger(__name__).warning(line)
+
+    def update(self, line: str, subject: str = "") -> None:
+        logging.getLogger(__name__).info(line)
+
+    def stage(self, name: str) -> None:
+        pass
+
+
+LOGGED: Progress = _Log()
 
 
 def rank() -> int:
@@ -61,11 +77,14 @@ def with_workers(config: Config) -> Config:
     return config.model_copy(update={"scaling": scaling})
 
 
-def fit(config: Config, tracking: tuple[str, str] | None = None) -> dict[str, Any]:
+def fit(
+    config: Config, tracking: tuple[str, str] | None = None, progress: Progress = LOGGED
+) -> dict[str, Any]:
     """Train as the rank that RANK, WORLD_SIZE and LOCAL_RANK name; without them, alone.
 
     Args:
         tracking: MLflow's URI and run id, for the metrics.
+        progress: takes the lines of rank 0.
 
     Returns:
         the state of the last checkpoint.
@@ -76,6 +95,7 @@ def fit(config: Config, tracking: tuple[str, str] | None = None) -> dict[str, An
     """
     config = with_workers(config)
     run = RunPaths.of(config).run
+    say = progress.say if rank() == 0 else lambda line: None
     device = torch.device("cpu")
     if config.scaling.gpus_per_worker == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -91,21 +111,23 @@ def fit(config: Config, tracking: tuple[str, str] | None = None) -> dict[str, An
         tracking=tracking,
         stop=lambda: stop.requested(run),
     )
-    with contextlib.ExitStack() as held:
+    with ExitStack() as held:
         if rank() == 0:
-            held.enter_context(lock.hold(run, _warn))
+            held.enter_context(lock.hold(run, say))
             stop.clear(run)
-            _tell_restart(config)
+            _tell_restart(config, say)
             hang.clear(run)
-            opening.check(config, _warn)
+            opening.check(config, say)
             if not restarts():
                 step_log.begin(run)
-        asked = held.enter_context(stop.on_signals(run, _warn))
-        if rank() == 0 and (found := recover(config, _warn)):
+        asked = held.enter_context(stop.on_signals(run, say))
+        if rank() == 0 and (found := recover(config, say)):
             for change in changed_settings(config, found):
-                _warn(f"changed since {found.name}: {change}")
+                say(f"changed since {found.name}: {change}")
+        watched = Watcher(run, config, progress).running() if rank() == 0 else nullcontext()
         try:
-            state = train(config, context)
+            with watched:
+                state = train(config, context)
         except (Diverged, OutOfMemory) as error:
             # The loss is the same on all ranks; memory may run out on one of them alone.
             decides = rank() == 0 or isinstance(error, OutOfMemory)
@@ -137,7 +159,7 @@ def _refuse_settings_of_ray(config: Config) -> None:
         raise ConfigError("\n".join(mistakes))
 
 
-def _tell_restart(config: Config) -> None:
+def _tell_restart(config: Config, say: Say) -> None:
     """Record that torchrun has started all workers again because one of them failed."""
     if not restarts():
         return
@@ -150,9 +172,4 @@ def _tell_restart(config: Config) -> None:
     place = f"from {newest.name}" if newest else "from the start"
     text = f"{what}; restart {restarts()} of {limit} by torchrun, {place}"
     events.record(paths.run, "restart", text)
-    _warn(text)
-
-
-def _warn(line: str) -> None:
-    if rank() == 0:
-        logger.warning(line)
+    say(text)

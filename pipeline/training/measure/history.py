@@ -12,11 +12,12 @@ from pipeline.files.disk import OWN, Disk
 from pipeline.files.storage import write_whole
 
 FILE = "metrics.jsonl"
+NEEDED = ("step",)
 
 
 def read(folder: Path) -> list[dict[str, float]]:
     """All records, oldest first."""
-    return journal.read(folder / FILE)
+    return journal.read(folder / FILE, NEEDED)
 
 
 def rewind(folder: Path, step: int) -> None:

@@ -19,6 +19,7 @@ from pipeline.files import journal
 from pipeline.files.disk import OWN, Disk
 
 FILE = "steps.jsonl"
+NEEDED = ("end",)
 FLUSH_SECONDS = 2.0
 """Longest time for which lines are kept in memory."""
 
@@ -77,6 +78,11 @@ class StepLog:
         self._seconds.clear()
         line = {"attempt": self._attempt, **facts, "end": round(time.time(), 3)}
         self._lines.append({**line, "seconds": seconds})
+
+
+def read(run: Path) -> list[dict[str, Any]]:
+    """All lines, oldest first."""
+    return journal.read(run / FILE, NEEDED)
 
 
 def begin(run: Path) -> None:

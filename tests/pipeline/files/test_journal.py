@@ -16,9 +16,19 @@ def test_a_line_that_was_cut_hides_no_other(tmp_path):
     assert path.read_text("utf-8").count("\n") == 4
 
 
+def test_a_line_that_lacks_what_a_record_needs_is_none(tmp_path):
+    path = tmp_path / "records.jsonl"
+    path.write_text('{"step": 1}\n{}\n[]\n{"loss": 2}\n{"step": 2, "loss": 2}\n')
+    assert journal.read_checked(path, ("step",)) == (
+        [{"step": 1}, {"step": 2, "loss": 2}],
+        [2, 3, 4],
+    )
+    assert journal.Follower(path, ("step", "loss")).read() == [{"step": 2, "loss": 2}]
+
+
 def test_a_file_is_read_again_only_after_it_has_changed(tmp_path, monkeypatch):
     path, reads, read = tmp_path / "metrics.jsonl", [], journal.read
-    monkeypatch.setattr(journal, "read", lambda path: reads.append(path) or read(path))
+    monkeypatch.setattr(journal, "read", lambda *given: reads.append(given) or read(*given))
     follower = journal.Follower(path)
     assert follower.read() == []
     for step in (1, 2):

@@ -68,8 +68,8 @@ def test_damaged_and_incomplete_checkpoints_are_set_aside(tmp_path):
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(tmp_path):
-    for step in (2, 3):
-        (make(tmp_path, step) / files.HASHES).write_text("{")
+    for step, hashes in ((2, "{"), (3, "{}")):
+        (make(tmp_path, step) / files.HASHES).write_text(hashes)
     for _ in range(2):  # also when the damaged ones were set aside before
         with pytest.raises(CheckpointError, match=r"no checkpoint is usable \(damaged_"):
             files.recover(tmp_path, print)
@@ -77,9 +77,10 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(tmp_path):
     assert files.recover(tmp_path / "nowhere", print) is None
 
 
-def test_an_old_damaged_checkpoint_stops_nothing(tmp_path, caplog):
+@pytest.mark.parametrize("state", ["", "{}", "[]"])
+def test_an_old_damaged_checkpoint_stops_nothing(tmp_path, caplog, state):
     old, path = make(tmp_path, 1, loss=0.1), make(tmp_path, 2)
-    (old / files.STATE).write_text("")
+    (old / files.STATE).write_text(state)
     assert files.best(tmp_path) == files.newest(tmp_path) == path
     assert f"{old / files.STATE} is unreadable" in caplog.text
     files.prune(tmp_path, 1)
@@ -174,7 +175,7 @@ def test_a_commit_that_the_storage_interrupted_is_made_again_whole(tmp_path, mon
     with pytest.raises(OSError, match="no space"):
         make(tmp_path, 1)
     path, temporary = tmp_path / "checkpoint_000001", tmp_path / ".temporary"
-    texts = {files.STATE: '{"step": 1}', files.CONFIG: dump_yaml(Config())}
+    texts = {files.STATE: '{"step": 1, "engine": {}}', files.CONFIG: dump_yaml(Config())}
     hashes = {TENSORS: files.file_xxh3((temporary if temporary.exists() else path) / TENSORS)}
     files.commit(temporary, path, texts, hashes)
     files.verify(path)

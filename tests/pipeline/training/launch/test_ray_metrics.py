@@ -39,7 +39,8 @@ def published(monkeypatch):
 
 def test_records_and_goodput(published):
     values, clock = published
-    metrics = ray_metrics.RunMetrics("r", step=100)
+    metrics = ray_metrics.RunMetrics("r")
+    metrics.begin(100)
     clock[0] += 50
     metrics.add({"step": 110, "loss": 6.5, "step_seconds": 2.0, "time/data": 0.1})
     assert values["nezha_loss"] == 6.5

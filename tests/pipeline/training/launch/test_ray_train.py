@@ -1,13 +1,11 @@
 """The loop under Ray Train with two workers."""
 
-import time
 from types import SimpleNamespace
 
 import pytest
 
 from pipeline.cluster.remote_disk import Offer
 from pipeline.errors import ConfigError, NezhaError
-from pipeline.files import journal
 from pipeline.paths import RunPaths
 from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files as checkpoints
@@ -63,25 +61,3 @@ def test_each_preemption_is_on_record_once(tmp_path):
         callback.after_exception(None, lost)
     told = [event["text"] for event in events.read(run)]
     assert told == ["the nodes of workers [1] were taken away; the workers restart"] * 2
-
-
-def test_progress_is_shown_again_when_the_storage_comes_back(tmp_path, monkeypatch):
-    config, said = settings(tmp_path, "away"), Lines()
-    run, read = RunPaths.of(config).run, journal.read
-    monkeypatch.setattr(ray_train, "POLL_SECONDS", 0.01)
-    failing = iter([OSError(5, "Input/output error")] * 2)
-
-    def fail_twice(path):
-        if error := next(failing, None):
-            raise error
-        return read(path)
-
-    monkeypatch.setattr(ray_train, "RunMetrics", lambda *_: SimpleNamespace(happened=str))
-    printer = ray_train._ProgressPrinter(run, config, said)
-    monkeypatch.setattr(journal, "read", fail_twice)
-    with printer.running():
-        events.record(run, "restart", "worker 1 died")
-        deadline = time.monotonic() + 10
-        while not said and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert said == ["worker 1 died"]

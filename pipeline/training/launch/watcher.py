@@ -1,0 +1,93 @@
+"""What a run's own records say while it trains, as lines for a person and as numbers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.background import repeated
+from pipeline.files import journal
+from pipeline.progress import Progress
+from pipeline.settings.config import Config
+from pipeline.training.faults import events
+from pipeline.training.measure import history
+
+POLL_SECONDS = 1.0
+SILENT_SECONDS = 300.0
+"""Seconds without a logged step after which a line says so."""
+
+
+class Metrics(Protocol):
+    """Takes what is new, as numbers."""
+
+    def begin(self, step: int) -> None:
+        """Take the last step that was trained before."""
+
+    def add(self, record: Mapping[str, float]) -> None:
+        """Take a record of the history."""
+
+    def happened(self, kind: str) -> None:
+        """Take the kind of an event."""
+
+
+class Watcher:
+    """Shows what is added to a run's history and to its record of faults.
+
+    Args:
+        folder: the run's.
+        config: its settings.
+        progress: takes the lines.
+        metrics: takes the numbers too.
+    """
+
+    def __init__(
+        self, folder: Path, config: Config, progress: Progress, metrics: Metrics | None = None
+    ) -> None:
+        self._steps, self._progress, self._metrics = config.train.steps, progress, metrics
+        self._history = journal.Follower(folder / history.FILE, history.NEEDED)
+        self._faults = journal.Follower(folder / events.FILE, events.NEEDED)
+        self._news, self._silent = time.monotonic(), False
+        records = self._history.read()
+        self._shown, self._events = len(records), len(self._faults.read())
+        if metrics:
+            metrics.begin(int(max((record["step"] for record in records), default=0)))
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Show what is new every POLL_SECONDS, and at the end."""
+
+        def show() -> None:
+            with suppress(OSError):  # the storage may come back, and the next call shows all
+                self.show_new()
+
+        try:
+            with repeated(show, POLL_SECONDS, "progress"):
+                yield
+        finally:
+            show()
+
+    def show_new(self) -> None:
+        """Show what is new, and say once that nothing has been for a while."""
+        records = self._history.read()
+        # A resumed worker rewinds the history to its checkpoint.
+        self._shown = min(self._shown, len(records))
+        if records[self._shown :]:
+            self._news, self._silent = time.monotonic(), False
+        elif not self._silent and time.monotonic() - self._news > SILENT_SECONDS:
+            self._progress.say(
+                f"no logged step for {SILENT_SECONDS:.0f} s; waiting for the workers"
+            )
+            self._silent = True
+        for record in records[self._shown :]:
+            self._progress.update(history.progress_line(record, self._steps))
+            if self._metrics:
+                self._metrics.add(record)
+        self._shown = len(records)
+        for event in self._faults.read()[self._events :]:
+            self._progress.say(event["text"])
+            if self._metrics:
+                self._metrics.happened(event["kind"])
+            self._events += 1
