@@ -45,7 +45,7 @@ def plan(config: Config) -> Mapping[str, object]:
             raise ConfigError(
                 "evaluate.follow scores the checkpoints of a run; leave train.init_from out"
             )
-        what: object = f"each checkpoint of {RunPaths.of(config).run}, to step {config.train.steps}"
+        what: object = f"each checkpoint of {RunPaths.of(config).run}, to the last step"
     else:
         what = subject(config)
     return {"score": what, "on": f"{samples:,} samples of {folder}"}
@@ -68,7 +68,7 @@ def follow(config: Config, progress: Progress) -> None:
         scores = score_where_free(config, path, progress)
         step = checkpoints.step_of(path)
         record = {"step": step} | {f"heldout_{key}": scores[key] for key in scores}
-        progress.say(progress_line(record, config.train.steps))
+        progress.say(progress_line(record, checkpoints.read_config(path).train.steps))
         run_id = tracking.noted_run(RunPaths.of(config).run)
         if sender is None and run_id:
             uri = tracking.tracking_uri(config)
@@ -108,7 +108,7 @@ VERB = Verb(
     ),
     groups=(
         *("run", "train.eval_shards", "train.eval_samples", "train.micro_batch"),
-        *("train.init_from", "train.steps", "engine.attention", "tracking", "evaluate"),
+        *("train.init_from", "engine.attention", "tracking", "evaluate"),
     ),
     plan=plan,
     execute=execute,

@@ -62,7 +62,7 @@ class PhaseSettings(Settings):
     """Later steps of a run, which read samples of another length."""
 
     after: Length
-    """Steps of the run, or `N tokens`, before this phase."""
+    """Steps of the run, or `N tokens`, before this phase; those that a rewind gave up count too."""
     sequence_length: SampleLength
     """Tokens of its samples, in place of `corpus.sequence_length`."""
     global_batch: Positive
@@ -142,7 +142,7 @@ class TrainSettings(Settings):
             raise ValueError("train.first_batch and train.batch_warmup need each other")
         if self.first_batch and self.first_batch >= self.global_batch:
             raise ValueError("train.first_batch must be smaller than train.global_batch")
-        if self.batch_warmup >= self.steps:
+        if self.batch_warmup >= self.steps and self.init_state != "branch":
             raise ValueError(
                 f"train.batch_warmup={self.batch_warmup} must be below train.steps={self.steps}: "
                 "no step would have train.global_batch samples"

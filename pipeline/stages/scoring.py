@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -86,9 +87,9 @@ def each_checkpoint(config: Config, say: Say) -> Iterator[Path]:
     begun. A checkpoint that the run deletes before its turn is left out. One that the caller works
     on is not deleted.
     """
-    seen = {-1}
+    seen, last = {-1}, math.inf
     said = False
-    while max(seen) < config.train.steps:
+    while max(seen) < last:
         run_in_store.fetch(config)
         new = [
             path
@@ -105,4 +106,5 @@ def each_checkpoint(config: Config, say: Say) -> Iterator[Path]:
         seen.add(files.step_of(new[0]))
         with files.in_use(new[0]):
             if (new[0] / files.COMPLETE).exists():
+                last = files.read_config(new[0]).train.steps
                 yield new[0]

@@ -166,10 +166,11 @@ def test_a_second_phase_continues_without_the_first(tmp_path):
 def test_a_branch_goes_on_as_the_run_that_it_leaves(tmp_path):
     """Same data, rate and optimizer; its own masks may be others."""
     masks = "corpus.masking={mode: dynamic, probability: 0.3, final_probability: 0.1}"
-    stable = settings(tmp_path, "stable", "optim.decay=0.5", *DROPLESS)
+    growth = "train.first_batch=6", "train.batch_warmup=6"  # as long as the branch
+    stable = settings(tmp_path, "stable", "optim.decay=0.5", *growth, *DROPLESS)
     torchrun.fit(stable)
     checkpoint = RunPaths.of(stable).checkpoints / "checkpoint_000006"
-    start = f"train.init_from={checkpoint}", "train.init_state=branch", "train.steps=6"
+    start = (f"train.init_from={checkpoint}", "train.init_state=branch", "train.steps=6", *growth)
     branch = settings(tmp_path, "branch", *start, "optim.warmup=0", *DROPLESS)
     preflight.check_data(branch)
     torchrun.fit(branch)
