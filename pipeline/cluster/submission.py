@@ -236,7 +236,7 @@ def _check_places(config: Config, root: Path) -> None:
 
 
 def _is_relative(path: str) -> bool:
-    return bool(path) and "://" not in path and not os.path.isabs(path)
+    return bool(path) and not is_url(path) and not os.path.isabs(path)
 
 
 def _texts(values: Any, key: str = "") -> Iterator[tuple[str, str]]:

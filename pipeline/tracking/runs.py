@@ -9,7 +9,7 @@ import shlex
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import mlflow
@@ -20,6 +20,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import Interrupted, TrackingError
+from pipeline.files.file_lock import file_lock
 from pipeline.files.storage import write_whole
 from pipeline.files.urls import is_url
 from pipeline.settings.config import Config, flatten
@@ -173,10 +174,7 @@ def start_run(config: Config, name: str, tags: Mapping[str, str], resume: str | 
     mlflow.set_tracking_uri(uri)
     parent = config.tracking.parent
     try:
-        if path := _file(uri):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.open("ab").close()  # MLflow would try for minutes to write where it may not
-        client = mlflow.MlflowClient(uri)
+        client = _writing_client(uri)
         if resume and (why := _not_own(client, resume, config)):
             logger.warning("MLflow run %s %s; starting a new one", resume, why)
             resume = None
@@ -197,6 +195,17 @@ def start_run(config: Config, name: str, tags: Mapping[str, str], resume: str | 
             f"tracking.uri={uri}: {error}; start the server or choose another store"
         ) from error
     return run.info.run_id
+
+
+def _writing_client(uri: str) -> mlflow.MlflowClient:
+    """A client of a store whose tables are there; one command at a time makes those of a file."""
+    with ExitStack() as held:
+        if path := _file(uri):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("ab").close()  # MLflow would try for minutes to write where it may not
+            with suppress(OSError):  # a file system without locks
+                held.enter_context(file_lock(path.with_name(f"{path.name}.lock")))
+        return mlflow.MlflowClient(uri)
 
 
 def _not_own(client: mlflow.MlflowClient, run_id: str, config: Config) -> str:
@@ -275,4 +284,9 @@ def _experiment(client: mlflow.MlflowClient, config: Config, uri: str) -> str:
     # A database stores no files; MLflow would put them into the working directory.
     place = Path(config.run.storage, "mlartifacts")
     location = None if uri.startswith("http") else place.as_uri()
-    return client.create_experiment(name, artifact_location=location)
+    try:
+        return client.create_experiment(name, artifact_location=location)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return client.get_experiment_by_name(name).experiment_id  # another command was faster

@@ -1,7 +1,10 @@
 import http.server
 import json
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -14,6 +17,8 @@ from pipeline.tracking import metric_sender
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.finetuning import record_finetuning
 from pipeline.tracking.metric_sender import MetricSender
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +60,23 @@ def test_names_of_heads_and_labels_may_hold_what_mlflow_refuses(config):
     data = mlflow.MlflowClient(tracking.tracking_uri(config)).get_run(run_id).data
     assert data.params["heads.情感:ff08酒店:ff09.task"] == "ner"
     assert sum(name.startswith("dev/f1_") for name in data.metrics) == len(labels)
+
+
+def test_commands_that_begin_at_once_share_a_new_store(tmp_path):
+    """Both made the tables of the file; each failed, and left a file that no command could use."""
+    code = (
+        "import sys; from pipeline.settings.reading.config_file import load_config\n"
+        "from pipeline.tracking import runs\n"
+        "runs.start_run(load_config(None, sys.argv[1:]), 'r', {})"
+    )
+    command = [sys.executable, "-c", code, f"run.storage={tmp_path}"]
+    begun = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) for _ in range(2)]
+    for each in begun:
+        _, errors = each.communicate()
+        assert each.returncode == 0, errors
+    client = mlflow.MlflowClient(tracking.tracking_uri(load_config(None, command[3:])))
+    experiment = client.get_experiment_by_name("nezha").experiment_id
+    assert len(client.search_runs([experiment])) == 2
 
 
 @pytest.mark.parametrize(
