@@ -41,8 +41,8 @@ class RunPlan(NamedTuple):
     """Of a step."""
     memory: dict[int, model.Memory]
     """By ZeRO stage."""
-    largest_micro_batch: int
-    """That fits; 0 where the memory is not known or nothing fits."""
+    largest_micro_batch: int | None
+    """That fits; None where the memory is not known."""
     step: model.StepTime
     seconds: float
     """Of the whole run."""
@@ -114,6 +114,7 @@ def make(config: Config, say: Say = print) -> RunPlan:
     good = model.goodput(given.node_failure_hours * 3600, nodes, saving, RESTART_SECONDS)
     seconds = work / max(good.share, 0.01)
     limit = (given.memory_gigabytes or 0) * 1e9 or anchor.memory
+    largest = model.largest_micro_batch(memories[stage], network, length, limit)
     return RunPlan(
         anchor=anchor,
         measured=not given.device,
@@ -122,7 +123,7 @@ def make(config: Config, say: Say = print) -> RunPlan:
         split=split,
         tokens=tokens,
         memory=memories,
-        largest_micro_batch=model.largest_micro_batch(memories[stage], network, length, limit),
+        largest_micro_batch=largest if limit else None,
         step=step,
         seconds=seconds,
         goodput=good,
@@ -155,8 +156,15 @@ def rows(config: Config, plan: RunPlan) -> dict[str, str]:
         parts = " + ".join(f"{name} {_size(getattr(memory, name))}" for name in memory._fields)
         chosen = " (chosen)" if stage == config.engine.zero_stage else ""
         found[f"memory, ZeRO {stage}{chosen}"] = f"{_size(sum(memory))} = {parts}"
-    if plan.largest_micro_batch:
-        found["largest micro-batch"] = f"{plan.largest_micro_batch} samples (a tenth kept free)"
+    if (largest := plan.largest_micro_batch) is not None:
+        found["largest micro-batch"] = f"{largest} samples (a tenth kept free)"
+        if largest < plan.split.micro_batch:
+            found["largest micro-batch"] += (
+                f"; the {plan.split.micro_batch} of the batch do not fit: lower train.micro_batch"
+                if largest
+                else "; nothing fits: raise engine.zero_stage or the number of workers, or set "
+                "engine.activation_checkpointing or engine.offload"
+            )
     found |= {
         "step": (
             f"{seconds:.3f} s = compute {step.compute:.3f} + gradients {step.communication:.3f} "

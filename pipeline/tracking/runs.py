@@ -286,7 +286,8 @@ def _experiment(client: mlflow.MlflowClient, config: Config, uri: str) -> str:
     location = None if uri.startswith("http") else place.as_uri()
     try:
         return client.create_experiment(name, artifact_location=location)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+    except MlflowException:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
             raise
-        return client.get_experiment_by_name(name).experiment_id  # another command was faster
+        return experiment.experiment_id  # another command was faster

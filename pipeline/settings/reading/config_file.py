@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,9 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
             nearest valid name.
     """
     mistakes: list[str] = []
-    read = _read_files(Path(path)).values() if path else ()
-    values = reduce(_merged, reversed(read), {})
+    values: dict[str, Any] = {}
+    for inside in reversed(_read_files(Path(path)).values() if path else []):
+        values = _merged(values, inside)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:

@@ -1,5 +1,7 @@
 """A plan against the real network, and against a run."""
 
+import re
+
 import pytest
 
 from pipeline.corpus.samples.vocabulary import read_vocabulary
@@ -49,6 +51,20 @@ def test_nezha_on_gpus_that_are_not_here(size, monkeypatch):
     assert "(chosen)" in " ".join(shown)
     priced = load_config(f"jobs/configs/nezha_{size}.yaml", [*GPU, "plan.hourly_price=2"])
     assert plan.make(priced).cost == pytest.approx(made.seconds / 3600 * 16 * 2)
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "told"),
+    [("0.1", "^0 samples.*nothing fits"), ("5", "32 of the batch do not fit"), ("80", r"free\)$")],
+)
+def test_what_does_not_fit_is_told(monkeypatch, gigabytes, told):
+    """Where nothing fits, the row was missing."""
+    monkeypatch.setattr(benchmark, "activation_bytes", lambda config, shape: 2e6)
+    given = [*GPU, "train.global_batch=512", f"plan.memory_gigabytes={gigabytes}"]
+    config = load_config(None, given)
+    assert re.search(told, plan.rows(config, plan.make(config))["largest micro-batch"])
+    unknown = load_config(None, [*given, "plan.memory_gigabytes=null"])
+    assert "largest micro-batch" not in plan.rows(unknown, plan.make(unknown))
 
 
 def test_recomputed_activations_leave_room_for_a_larger_micro_batch():
