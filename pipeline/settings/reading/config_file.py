@@ -32,7 +32,8 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     """
     mistakes: list[str] = []
     values: dict[str, Any] = {}
-    for inside in reversed(_read_files(Path(path)).values() if path else []):
+    read = _read_files(Path(path)) if path else {}
+    for inside in reversed(read.values()):
         values = _merged(values, inside)
     for override in overrides:
         key, equals, text = override.partition("=")
