@@ -8,11 +8,13 @@ Python and the libraries take, so that is measured before the network is built a
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 from statistics import median
 
+from pipeline.cpu import ENVIRONMENT
 from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import dump_yaml, load_config
 from pipeline.sizing import plan
@@ -61,7 +63,9 @@ def main(folder: Path) -> None:
         planned = sum(made.step)
         (paths.run / "given.yaml").write_text(dump_yaml(config), "utf-8")
         command = [sys.executable, "-c", RUN, str(paths.run / "given.yaml")]
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        output = subprocess.run(
+            command, check=True, capture_output=True, text=True, env=ENVIRONMENT | os.environ
+        ).stdout
         before, peak = map(int, output.split()[-2:])
         records = history.read(paths.run)
         step = median(r["step_seconds"] for r in records if "step_seconds" in r)
