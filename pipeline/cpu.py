@@ -18,9 +18,9 @@ ENVIRONMENT = {
     # sample run's time.
     "MALLOC_ARENA_MAX": "1",
     # Products in bf16 that torch (the first) and oneDNN keep ready, one for each shape. Batches
-    # without padding have ever new shapes, and with the default, 1,024, a worker grew by over a
-    # gigabyte. No step has as many as 128.
-    "LRU_CACHE_CAPACITY": "128",
+    # without padding have ever new shapes, and with the default, 1,024 each, a worker grew by over
+    # a gigabyte (`tests/benchmarks/RESULTS.md`). A step has fewer than 128 shapes.
+    "LRU_CACHE_CAPACITY": "16",
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
 }
 """What libraries read when a process starts, unless the user has set it."""

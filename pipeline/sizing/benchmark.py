@@ -35,8 +35,14 @@ class Anchor(NamedTuple):
     seconds_per_parameter: float
 
 
-def measure(config: Config, micro_batch: int, say: Say) -> Anchor:
+def measure(config: Config, micro_batch: int, mean_length: float, say: Say) -> Anchor:
     """Measure one worker of the cluster or of this machine: a GPU, or `cpus_per_worker` CPUs.
+
+    Args:
+        config: the run's settings.
+        micro_batch: samples.
+        mean_length: tokens of a sample: short ones cost more for each token.
+        say: takes what it waits for.
 
     Raises:
         ConfigError: no worker fits the cluster, also after `scaling.wait_seconds`.
@@ -51,10 +57,11 @@ def measure(config: Config, micro_batch: int, say: Say) -> Anchor:
         max_retries=0,
         runtime_env=ray_cluster.runtime_env(gpus),
     )
-    return ray.get(task(_measure).remote(config.model_dump(mode="json"), micro_batch, bool(gpus)))
+    values = config.model_dump(mode="json")
+    return ray.get(task(_measure).remote(values, micro_batch, mean_length, bool(gpus)))
 
 
-def _measure(values: dict[str, Any], micro_batch: int, gpu: bool) -> Anchor:
+def _measure(values: dict[str, Any], micro_batch: int, mean_length: float, gpu: bool) -> Anchor:
     config = Config.model_validate(values)
     device = torch.device("cuda" if gpu else "cpu")
     if not gpu:
@@ -65,7 +72,7 @@ def _measure(values: dict[str, Any], micro_batch: int, gpu: bool) -> Anchor:
     objective = PretrainingObjective(build_network(shape, 0, config.engine.attention))
     split = batch_split.Split(micro_batch, world_size=1, accumulation=1)
     worker = engine.initialize(objective, config, split, precision)
-    batch = random_batch(config, micro_batch)
+    batch = random_batch(config, micro_batch, mean_length)
     inputs, divisors = to_device(batch, device), torch.ones(2, device=device)
     passes, steps = [], []
     for _ in range(1 + STEPS):
@@ -101,7 +108,7 @@ def assumed(config: Config, precision: str, peak: float, flops_per_token: float)
     )
 
 
-def activation_bytes(config: Config, shape: NezhaConfig) -> float:
+def activation_bytes(config: Config, shape: NezhaConfig, mean_length: float) -> float:
     """Bytes that the backward pass keeps for each token, from networks of one and two layers.
 
     A network's layers keep equally much, so two sizes that fit anywhere give the sum for all. With
@@ -113,7 +120,8 @@ def activation_bytes(config: Config, shape: NezhaConfig) -> float:
     for layers in (1, 2):
         small = NezhaConfig(**{**shape.to_dict(), "num_hidden_layers": layers})
         objective = PretrainingObjective(build_network(small, 0, config.engine.attention))
-        batch = random_batch(config, max(1, 512 // config.corpus.sequence_length))
+        samples = max(1, round(512 / min(mean_length, config.corpus.sequence_length)))
+        batch = random_batch(config, samples, mean_length)
         kept.append(_kept(objective, batch) / batch.tokens)
     layer = kept[1] - kept[0]
     if config.engine.activation_checkpointing:

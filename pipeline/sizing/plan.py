@@ -72,9 +72,12 @@ def make(config: Config, say: Say = print) -> RunPlan:
     parameters, each = count_parameters(shape), benchmark.flops_of(config, shape)
     workers = _workers(config)
     split = batch_split.split_batch(config.train, workers)
-    anchor = _anchor(config, each, split.micro_batch, say)
-    half = anchor.precision != "fp32"
-    kept = benchmark.activation_bytes(config, shape) * (0.5 if half else 1.0)
+    phases, lengths = phases_of(config), _mean_lengths(config)
+    anchor = _anchor(config, each, split.micro_batch, lengths[0], say)
+    half, gpu = anchor.precision != "fp32", bool(config.plan.device or anchor.memory)
+    # Attention on a GPU has no padding, however short the samples are.
+    kept = benchmark.activation_bytes(config, shape, math.inf if gpu else lengths[0])
+    kept *= 0.5 if half else 1.0
     network = model.Network(parameters, each, kept)
     given, length = config.plan, config.corpus.sequence_length
     machine = model.Machine(
@@ -86,7 +89,6 @@ def make(config: Config, say: Say = print) -> RunPlan:
         given.local_gigabytes * 1e9,
     )
     stage = config.engine.zero_stage
-    phases, lengths = phases_of(config), _mean_lengths(config)
 
     def step_of(tokens: float) -> model.StepTime:
         return model.step_time(network, machine, stage, tokens, split.accumulation)
@@ -208,9 +210,11 @@ def compare(config: Config) -> dict[str, str]:
     return found
 
 
-def _anchor(config: Config, flops_per_token: float, micro_batch: int, say: Say) -> benchmark.Anchor:
+def _anchor(
+    config: Config, flops_per_token: float, micro_batch: int, mean_length: float, say: Say
+) -> benchmark.Anchor:
     if not config.plan.device:
-        return benchmark.measure(config, micro_batch, say)
+        return benchmark.measure(config, micro_batch, mean_length, say)
     precision = "bf16" if config.train.precision == "auto" else config.train.precision
     peak = config.engine.peak_tflops or flops.peak_tflops(config.plan.device, precision)
     if not peak:

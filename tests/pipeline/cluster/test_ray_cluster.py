@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from pipeline import cpu
 from pipeline.cluster import ray_cluster as cluster
 from pipeline.errors import ConfigError
 from pipeline.settings.reading.config_file import load_config
@@ -93,7 +94,7 @@ def test_gpus_that_could_be_started_are_never_replaced_by_cpus(ray_cluster, monk
     assert cluster.gpus_per_worker(None) == 0
     assert cluster.gpus_of_a_task(0.5) == 0
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    own = {"OMP_WAIT_POLICY": "ACTIVE", "MALLOC_ARENA_MAX": "1"}
+    own = cpu.ENVIRONMENT | {"OMP_WAIT_POLICY": "ACTIVE"}
     assert cluster.runtime_env(0) == {"env_vars": own}
     monkeypatch.setattr(
         cluster.state, "get_max_resources_from_cluster_config", lambda: {"CPU": 8, "GPU": 8}

@@ -30,14 +30,16 @@ def test_activations_of_any_depth_follow_from_one_and_two_layers():
     config = load_config(None, ["model={size: tiny, num_hidden_layers: 5}"])
     shape = network_config(config.model, config.corpus.vocab_size)
     objective = PretrainingObjective(build_network(shape, 0, "auto"))
-    batch = benchmark.random_batch(config, 4)
-    kept = benchmark._kept(objective, batch) / batch.tokens
-    assert benchmark.activation_bytes(config, shape) == pytest.approx(kept, rel=0.02)
+    for samples, mean in ((4, 128), (13, 40)):  # of about 512 tokens
+        batch = benchmark.random_batch(config, samples, mean)
+        kept = benchmark._kept(objective, batch) / batch.tokens
+        found = benchmark.activation_bytes(config, shape, mean)
+        assert found == pytest.approx(kept, rel=0.02)
 
 
 @pytest.mark.parametrize("size", ["base", "large"])
 def test_nezha_on_gpus_that_are_not_here(size, monkeypatch):
-    monkeypatch.setattr(benchmark, "activation_bytes", lambda config, shape: 1e5)
+    monkeypatch.setattr(benchmark, "activation_bytes", lambda *_: 1e5)
     config = load_config(f"jobs/configs/nezha_{size}.yaml", GPU)
     made = plan.make(config)
     assert made.network.parameters == pytest.approx({"base": 103e6, "large": 326e6}[size], rel=0.03)
@@ -59,7 +61,7 @@ def test_nezha_on_gpus_that_are_not_here(size, monkeypatch):
 )
 def test_what_does_not_fit_is_told(monkeypatch, gigabytes, told):
     """Where nothing fits, the row was missing."""
-    monkeypatch.setattr(benchmark, "activation_bytes", lambda config, shape: 2e6)
+    monkeypatch.setattr(benchmark, "activation_bytes", lambda *_: 2e6)
     given = [*GPU, "train.global_batch=512", f"plan.memory_gigabytes={gigabytes}"]
     config = load_config(None, given)
     assert re.search(told, plan.rows(config, plan.make(config))["largest micro-batch"])
@@ -81,7 +83,7 @@ def test_recomputed_activations_leave_room_for_a_larger_micro_batch():
 
 
 def test_each_phase_takes_its_own_time_and_memory(monkeypatch):
-    monkeypatch.setattr(benchmark, "activation_bytes", lambda config, shape: 1e5)
+    monkeypatch.setattr(benchmark, "activation_bytes", lambda *_: 1e5)
     steps = [*GPU, "train.steps=100", "train.global_batch=256", "train.micro_batch=16"]
     later = "train.phases=[{after: 90, sequence_length: 512, global_batch: 128}]"
     short, grown, phased = (
@@ -96,7 +98,7 @@ def test_each_phase_takes_its_own_time_and_memory(monkeypatch):
 
 
 def test_checkpoints_that_are_kept_for_ever_take_disk(monkeypatch):
-    monkeypatch.setattr(benchmark, "activation_bytes", lambda config, shape: 1e5)
+    monkeypatch.setattr(benchmark, "activation_bytes", lambda *_: 1e5)
     steps = ["train.steps=1000", "train.checkpoint_every=100", "train.keep_last=3"]
     for every, kept in ((0, 5), (200, 10)):
         made = plan.make(load_config(None, [*GPU, *steps, f"train.keep_every={every}"]))
@@ -104,7 +106,7 @@ def test_checkpoints_that_are_kept_for_ever_take_disk(monkeypatch):
 
 
 def test_the_samples_of_prepared_corpora_are_planned_with(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "activation_bytes", lambda config, shape: 1e5)
+    monkeypatch.setattr(benchmark, "activation_bytes", lambda *_: 1e5)
     for name, length in (("short", 32), ("long", 64)):
         pretrain.write_prose(tmp_path / name, length, 20)
     corpora = [read_manifest(tmp_path / name) for name in ("short", "long")]
@@ -150,7 +152,7 @@ def test_workers_are_those_that_the_run_would_have(monkeypatch):
 @pytest.mark.ray
 def test_a_worker_that_fits_no_cluster_is_refused(ray_cluster):
     with pytest.raises(ConfigError, match="need 1000 CPUs"):
-        benchmark.measure(load_config(None, ["scaling.cpus_per_worker=1000"]), 1, print)
+        benchmark.measure(load_config(None, ["scaling.cpus_per_worker=1000"]), 1, 8, print)
 
 
 def test_what_is_missing_is_said():
@@ -165,7 +167,7 @@ def test_the_plan_is_held_against_the_run(tmp_path):
     anchor = benchmark.Anchor("here", 0.0, "fp32", 1e-5, 1e-9)
     assert plan.compare(config) == {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(benchmark, "measure", lambda config, micro_batch, say: anchor)
+        patch.setattr(benchmark, "measure", lambda *_: anchor)
         plan.save(config, plan.make(config))
     torchrun.fit(config)
     found = plan.compare(config)
