@@ -79,13 +79,19 @@ def _is_blank_line(cells: Sequence[str]) -> bool:
 
 
 def _quoted_rows(path: str, lines: Iterator[tuple[str, str]]) -> Iterator[Row]:
-    reader = csv.reader(line + "\n" for _, line in lines)
+    first = list(itertools.islice(lines, 1))
+    spaced = all(0 < line.count(",") == line.count(", ") for _, line in first)
+    given = (line + "\n" for _, line in itertools.chain(first, lines))
+    reader = csv.reader(given, strict=True, skipinitialspace=spaced)
     while True:
         line = reader.line_num + 1
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            raise TaskError(f"{path}, line {line}: {error}") from None
+            raise TaskError(
+                f"{path}, line {line}: {error}; within a field in quotes, quotes are written twice "
+                '(""), not as \\"'
+            ) from None
         if cells is None:
             return
         yield f"{path}, line {line}", cells or [""]

@@ -114,3 +114,19 @@ def test_a_table_of_sentences_is_none_of_words(tmp_path):
     (problem,) = read("ner", tmp_path / "a.tsv")[1].problems
     assert "'王, B-P' does not name the columns (tokens or text)" in problem
     assert "as {tokens: 0}" in problem
+
+
+def test_spaces_behind_commas_are_no_part_of_a_quoted_text(tmp_path):
+    text = 'label, text\n0, "好, 很好"\n1, "他说""坏"""\n'
+    examples, findings = read("classification", tmp_path / "a.csv", text)
+    assert [each["text"] for each in examples] == ["好, 很好", '他说"坏"']
+    assert findings == DataMistakes.none()
+
+
+@pytest.mark.parametrize("row", [r'0,"他说\"好\"。"', '0,"他说'])
+def test_a_quote_that_no_csv_has_is_refused_with_its_line(row, tmp_path):
+    """Such a text was read with other signs, or with all rows behind it."""
+    rows = f"label,text\n1,坏\n{row}\n1,差\n"
+    (problem,) = read("classification", tmp_path / "a.csv", rows)[1].problems
+    assert "a.csv, line 3: " in problem
+    assert "quotes are written twice" in problem
