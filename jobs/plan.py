@@ -9,7 +9,8 @@ from rich.console import Console
 
 from jobs.command import Verb, main, table
 from pipeline.settings.config import Config
-from pipeline.sizing import plan as plans
+from pipeline.sizing import plan_table
+from pipeline.sizing.plan import make
 
 
 def plan(config: Config) -> Mapping[str, object]:
@@ -18,12 +19,12 @@ def plan(config: Config) -> Mapping[str, object]:
 
 
 def execute(config: Config, console: Console) -> None:
-    if happened := plans.compare(config):
+    if happened := plan_table.compare(config):
         console.print(table(f"Run {config.run.name}, against its plan", happened))
         return
-    made = plans.make(config, console.print)
-    plans.save(config, made)
-    console.print(table(f"Plan of run {config.run.name}", plans.rows(config, made)))
+    made = make(config, console.print)
+    plan_table.save(config, made)
+    console.print(table(f"Plan of run {config.run.name}", plan_table.rows(config, made)))
     console.print("After the run, the same command holds the plan against what happened.")
 
 

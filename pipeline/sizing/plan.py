@@ -1,29 +1,25 @@
-"""The plan of a run: memory, time, cost and disk, and how it compares with what happened."""
+"""The plan of a run: memory, time, cost and disk."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from statistics import median
 from typing import NamedTuple
 
+from model import NezhaConfig
 from pipeline.cluster import ray_cluster
 from pipeline.corpus.shards import format as shards
 from pipeline.errors import ConfigError
 from pipeline.feed.phases import phases_of
 from pipeline.feed.weights import split_weights
-from pipeline.files.storage import write_json
 from pipeline.paths import RunPaths
 from pipeline.progress import Say
 from pipeline.settings.config import Config
 from pipeline.sizing import benchmark, model
 from pipeline.training import batch_split
-from pipeline.training.measure import flops, history
+from pipeline.training.measure import flops
 from pipeline.training.start.network import count_parameters, network_config, vocabulary_size
 
-FILE = "plan.json"
 RESTART_SECONDS = 180.0
 """Start of workers, of DeepSpeed, and reading a checkpoint."""
 
@@ -63,23 +59,13 @@ def make(config: Config, say: Say = print) -> RunPlan:
         ConfigError: the peak of `plan.device` is not known, the number of workers is missing, or
             the cluster has no room for one worker.
     """
-    corpora = _finished(RunPaths.of(config).training)
-    if corpora:
-        length = max(each.sequence_length for each in corpora)
-        corpus = config.corpus.model_copy(update={"sequence_length": length})
-        config = config.model_copy(update={"corpus": corpus})
-    shape = network_config(config.model, vocabulary_size(config))
-    parameters, each = count_parameters(shape), benchmark.flops_of(config, shape)
-    workers = _workers(config)
+    config = _as_prepared(config)
+    shape, workers = network_config(config.model, vocabulary_size(config)), _workers(config)
     split = batch_split.split_batch(config.train, workers)
     phases, lengths = phases_of(config), _mean_lengths(config)
-    anchor = _anchor(config, each, split.micro_batch, lengths[0], say)
-    half, gpu = anchor.precision != "fp32", bool(config.plan.device or anchor.memory)
-    # Attention on a GPU has no padding, however short the samples are.
-    kept = benchmark.activation_bytes(config, shape, math.inf if gpu else lengths[0])
-    kept *= 0.5 if half else 1.0
-    network = model.Network(parameters, each, kept)
-    given, length = config.plan, config.corpus.sequence_length
+    anchor = _anchor(config, shape, split.micro_batch, lengths[0], say)
+    network = _network(config, shape, anchor, lengths[0])
+    given, stage = config.plan, config.engine.zero_stage
     machine = model.Machine(
         workers,
         min(workers, given.workers_per_node),
@@ -88,35 +74,32 @@ def make(config: Config, say: Say = print) -> RunPlan:
         given.network_gigabytes * 1e9,
         given.local_gigabytes * 1e9,
     )
-    stage = config.engine.zero_stage
 
     def step_of(tokens: float) -> model.StepTime:
         return model.step_time(network, machine, stage, tokens, split.accumulation)
 
-    tokens = config.train.global_batch * lengths[0]
-    step = step_of(tokens)
     work = sum(
         phase.steps * sum(step_of(phase.samples / phase.steps * mean))
         for phase, mean in zip(phases, lengths, strict=True)
         if phase.steps
     )
-    batch = round(
-        max(
-            -(-samples // (workers * split.accumulation)) * mean
-            for samples, mean in zip(_batches(config), lengths, strict=True)
-        )
+    batch = max(
+        -(-samples // (workers * split.accumulation)) * mean
+        for samples, mean in zip(_batches(config), lengths, strict=True)
     )
+    half, offload = anchor.precision != "fp32", config.engine.offload
     memories = {
-        number: model.memory(network, number, workers, half, batch, config.engine.offload)
+        number: model.memory(network, number, workers, half, round(batch), offload)
         for number in (1, 2, 3)
     }
-    size = model.checkpoint_bytes(parameters)
+    limit = (given.memory_gigabytes or 0) * 1e9 or anchor.memory
+    length = config.corpus.sequence_length
+    largest = model.largest_micro_batch(memories[stage], network, length, limit)
+    size = model.checkpoint_bytes(network.parameters)
     nodes = math.ceil(workers / given.workers_per_node)
     saving = size / nodes / (given.storage_gigabytes * 1e9)
     good = model.goodput(given.node_failure_hours * 3600, nodes, saving, RESTART_SECONDS)
-    seconds = work / max(good.share, 0.01)
-    limit = (given.memory_gigabytes or 0) * 1e9 or anchor.memory
-    largest = model.largest_micro_batch(memories[stage], network, length, limit)
+    seconds, tokens = work / max(good.share, 0.01), config.train.global_batch * lengths[0]
     return RunPlan(
         anchor=anchor,
         measured=not given.device,
@@ -126,7 +109,7 @@ def make(config: Config, say: Say = print) -> RunPlan:
         tokens=tokens,
         memory=memories,
         largest_micro_batch=largest if limit else None,
-        step=step,
+        step=step_of(tokens),
         seconds=seconds,
         goodput=good,
         checkpoint=size,
@@ -135,83 +118,28 @@ def make(config: Config, say: Say = print) -> RunPlan:
     )
 
 
-def rows(config: Config, plan: RunPlan) -> dict[str, str]:
-    """The plan as rows of a table, each with its formula in numbers."""
-    network, machine, step = plan.network, plan.machine, plan.step
-    seconds = sum(step)
-    mean = plan.seconds * plan.goodput.share / config.train.steps
-    share = network.flops_per_token / plan.anchor.seconds_per_token / 1e12
-    found = {
-        "network": f"{network.parameters:,} parameters, {network.flops_per_token:.3g} FLOP/token",
-        "workers": f"{machine.workers}, {machine.per_node} on a node",
-        "speed of a worker": (
-            f"{1 / plan.anchor.seconds_per_token:,.0f} tokens/s, {share:.2f} TFLOP/s in "
-            f"{plan.anchor.precision} on {plan.anchor.device}, "
-            + ("measured now" if plan.measured else f"assumed (plan.mfu={config.plan.mfu:g})")
-        ),
-        "batch": (
-            f"{config.train.global_batch:,} = {machine.workers} × {plan.split.accumulation} × "
-            f"{plan.split.micro_batch} samples, {plan.tokens:,.0f} tokens"
-        ),
-    }
-    for stage, memory in plan.memory.items():
-        parts = " + ".join(f"{name} {_size(getattr(memory, name))}" for name in memory._fields)
-        chosen = " (chosen)" if stage == config.engine.zero_stage else ""
-        found[f"memory, ZeRO {stage}{chosen}"] = f"{_size(sum(memory))} = {parts}"
-    if (largest := plan.largest_micro_batch) is not None:
-        found["largest micro-batch"] = f"{largest} samples (a tenth kept free)"
-        if largest < plan.split.micro_batch:
-            found["largest micro-batch"] += (
-                f"; the {plan.split.micro_batch} of the batch do not fit: lower train.micro_batch"
-                if largest
-                else "; nothing fits: raise engine.zero_stage or the number of workers, or set "
-                "engine.activation_checkpointing or engine.offload"
-            )
-    found |= {
-        "step": (
-            f"{seconds:.3f} s = compute {step.compute:.3f} + gradients {step.communication:.3f} "
-            f"+ optimizer {step.optimizer:.3f}"
-        ),
-        "tokens a second": f"{plan.tokens / seconds:,.0f}",
-        "run": (
-            f"{plan.seconds / 86400:.2f} days = {config.train.steps:,} steps × {mean:.3f} s / "
-            f"{plan.goodput.share:.1%} goodput"
-        ),
-        "checkpoint": (
-            f"{_size(plan.checkpoint)}, best every {plan.goodput.interval / seconds:,.0f} steps "
-            f"(Young/Daly); train.checkpoint_every={config.train.checkpoint_every}"
-        ),
-        "disk": ", ".join(f"{name} {_size(size)}" for name, size in plan.disk.items()),
-    }
-    if plan.cost:
-        found["cost"] = f"{plan.cost:,.0f} = {machine.workers} × {plan.seconds / 3600:,.1f} h"
-    return found
+def _as_prepared(config: Config) -> Config:
+    """The settings with the sample length of the corpora that training reads, if they are there."""
+    corpora = _finished(RunPaths.of(config).training)
+    if not corpora:
+        return config
+    length = max(each.sequence_length for each in corpora)
+    corpus = config.corpus.model_copy(update={"sequence_length": length})
+    return config.model_copy(update={"corpus": corpus})
 
 
-def save(config: Config, plan: RunPlan) -> None:
-    """Keep what `compare` needs in the run folder."""
-    seconds = sum(plan.step)
-    values = {"step_seconds": seconds, "tokens_per_second": plan.tokens / seconds}
-    write_json(f"{RunPaths.of(config).run}/{FILE}", values)
-
-
-def compare(config: Config) -> dict[str, str]:
-    """What was planned and what happened, of a run that has logged steps; else empty."""
-    folder = RunPaths.of(config).run
-    path = Path(folder, FILE)
-    records = history.read(Path(folder))
-    if not path.exists() or not records:
-        return {}
-    planned, found = json.loads(path.read_text("utf-8")), {}
-    for name, value in planned.items():
-        if values := [record[name] for record in records if name in record]:
-            actual = median(values)
-            found[name] = f"planned {value:,.4g}, was {actual:,.4g} ({actual / value - 1:+.0%})"
-    return found
+def _network(
+    config: Config, shape: NezhaConfig, anchor: benchmark.Anchor, mean_length: float
+) -> model.Network:
+    gpu = config.plan.device or anchor.memory
+    # Attention on a GPU has no padding, however short the samples are.
+    kept = benchmark.activation_bytes(config, shape, math.inf if gpu else mean_length)
+    kept *= 1.0 if anchor.precision == "fp32" else 0.5
+    return model.Network(count_parameters(shape), benchmark.flops_of(config, shape), kept)
 
 
 def _anchor(
-    config: Config, flops_per_token: float, micro_batch: int, mean_length: float, say: Say
+    config: Config, shape: NezhaConfig, micro_batch: int, mean_length: float, say: Say
 ) -> benchmark.Anchor:
     if not config.plan.device:
         return benchmark.measure(config, micro_batch, mean_length, say)
@@ -222,7 +150,7 @@ def _anchor(
             f"plan.device={config.plan.device}: the peak in {precision} is not known; give the "
             "name that CUDA reports, such as A100-SXM or H100 SXM, or set engine.peak_tflops"
         )
-    return benchmark.assumed(config, precision, peak, flops_per_token)
+    return benchmark.assumed(config, precision, peak, benchmark.flops_of(config, shape))
 
 
 def _workers(config: Config) -> int:
@@ -272,7 +200,3 @@ def _disk(
     # The newest ones, the best one, one that is being written, and those that are kept for ever.
     kept = train.keep_last + 2 + (train.steps // train.keep_every if train.keep_every else 0)
     return {"shards": made, "checkpoints": checkpoint * kept}
-
-
-def _size(size: float) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -10,7 +10,7 @@ BASE = "jobs/configs/nezha_base.yaml"
 
 
 def test_a_plan_shows_time_memory_and_cost(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "activation_bytes", lambda config, shape: 1e5)
+    monkeypatch.setattr(benchmark, "activation_bytes", lambda *_: 1e5)
     machine = ["plan.device=A100-SXM", "scaling.workers=16", "plan.hourly_price=2"]
     given = ["--config", BASE, *machine, f"run.storage={tmp_path}"]
     assert main(plan.VERB, [*given, "--dry-run"]) == 0

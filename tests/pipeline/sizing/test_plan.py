@@ -9,7 +9,7 @@ from pipeline.corpus.shards.format import read_manifest
 from pipeline.errors import ConfigError
 from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import load_config
-from pipeline.sizing import benchmark, model, plan
+from pipeline.sizing import benchmark, model, plan, plan_table
 from pipeline.training.checkpoints import files
 from pipeline.training.launch import torchrun
 from pipeline.training.objective import PretrainingObjective
@@ -48,7 +48,7 @@ def test_nezha_on_gpus_that_are_not_here(size, monkeypatch):
     assert made.step.compute == pytest.approx(made.tokens * made.network.flops_per_token / peak)
     assert sum(made.memory[1]) > sum(made.memory[2]) > sum(made.memory[3])
     assert made.cost == 0
-    shown = plan.rows(config, made)
+    shown = plan_table.rows(config, made)
     assert "assumed (plan.mfu=0.3)" in shown["speed of a worker"]
     assert "(chosen)" in " ".join(shown)
     priced = load_config(f"jobs/configs/nezha_{size}.yaml", [*GPU, "plan.hourly_price=2"])
@@ -64,9 +64,9 @@ def test_what_does_not_fit_is_told(monkeypatch, gigabytes, told):
     monkeypatch.setattr(benchmark, "activation_bytes", lambda *_: 2e6)
     given = [*GPU, "train.global_batch=512", f"plan.memory_gigabytes={gigabytes}"]
     config = load_config(None, given)
-    assert re.search(told, plan.rows(config, plan.make(config))["largest micro-batch"])
+    assert re.search(told, plan_table.rows(config, plan.make(config))["largest micro-batch"])
     unknown = load_config(None, [*given, "plan.memory_gigabytes=null"])
-    assert "largest micro-batch" not in plan.rows(unknown, plan.make(unknown))
+    assert "largest micro-batch" not in plan_table.rows(unknown, plan.make(unknown))
 
 
 def test_recomputed_activations_leave_room_for_a_larger_micro_batch():
@@ -165,12 +165,12 @@ def test_what_is_missing_is_said():
 def test_the_plan_is_held_against_the_run(tmp_path):
     config = settings(tmp_path, "planned", "train.steps=6", "scaling.workers=1")
     anchor = benchmark.Anchor("here", 0.0, "fp32", 1e-5, 1e-9)
-    assert plan.compare(config) == {}
+    assert plan_table.compare(config) == {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(benchmark, "measure", lambda *_: anchor)
-        plan.save(config, plan.make(config))
+        plan_table.save(config, plan.make(config))
     torchrun.fit(config)
-    found = plan.compare(config)
+    found = plan_table.compare(config)
     assert found.keys() == {"step_seconds", "tokens_per_second"}
     assert "%" in found["step_seconds"]
-    assert (RunPaths.of(config).run / plan.FILE).exists()
+    assert (RunPaths.of(config).run / plan_table.FILE).exists()

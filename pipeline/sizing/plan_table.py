@@ -1,0 +1,94 @@
+"""A plan as a table, and how it compares with what happened."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import median
+
+from pipeline.files.storage import write_json
+from pipeline.paths import RunPaths
+from pipeline.settings.config import Config
+from pipeline.sizing.plan import RunPlan
+from pipeline.training.measure import history
+
+FILE = "plan.json"
+
+
+def rows(config: Config, plan: RunPlan) -> dict[str, str]:
+    """The plan as rows of a table, each with its formula in numbers."""
+    network, machine, step = plan.network, plan.machine, plan.step
+    seconds = sum(step)
+    mean = plan.seconds * plan.goodput.share / config.train.steps
+    share = network.flops_per_token / plan.anchor.seconds_per_token / 1e12
+    found = {
+        "network": f"{network.parameters:,} parameters, {network.flops_per_token:.3g} FLOP/token",
+        "workers": f"{machine.workers}, {machine.per_node} on a node",
+        "speed of a worker": (
+            f"{1 / plan.anchor.seconds_per_token:,.0f} tokens/s, {share:.2f} TFLOP/s in "
+            f"{plan.anchor.precision} on {plan.anchor.device}, "
+            + ("measured now" if plan.measured else f"assumed (plan.mfu={config.plan.mfu:g})")
+        ),
+        "batch": (
+            f"{config.train.global_batch:,} = {machine.workers} × {plan.split.accumulation} × "
+            f"{plan.split.micro_batch} samples, {plan.tokens:,.0f} tokens"
+        ),
+    }
+    for stage, memory in plan.memory.items():
+        parts = " + ".join(f"{name} {_size(getattr(memory, name))}" for name in memory._fields)
+        chosen = " (chosen)" if stage == config.engine.zero_stage else ""
+        found[f"memory, ZeRO {stage}{chosen}"] = f"{_size(sum(memory))} = {parts}"
+    if (largest := plan.largest_micro_batch) is not None:
+        found["largest micro-batch"] = f"{largest} samples (a tenth kept free)"
+        if largest < plan.split.micro_batch:
+            found["largest micro-batch"] += (
+                f"; the {plan.split.micro_batch} of the batch do not fit: lower train.micro_batch"
+                if largest
+                else "; nothing fits: raise engine.zero_stage or the number of workers, or set "
+                "engine.activation_checkpointing or engine.offload"
+            )
+    found |= {
+        "step": (
+            f"{seconds:.3f} s = compute {step.compute:.3f} + gradients {step.communication:.3f} "
+            f"+ optimizer {step.optimizer:.3f}"
+        ),
+        "tokens a second": f"{plan.tokens / seconds:,.0f}",
+        "run": (
+            f"{plan.seconds / 86400:.2f} days = {config.train.steps:,} steps × {mean:.3f} s / "
+            f"{plan.goodput.share:.1%} goodput"
+        ),
+        "checkpoint": (
+            f"{_size(plan.checkpoint)}, best every {plan.goodput.interval / seconds:,.0f} steps "
+            f"(Young/Daly); train.checkpoint_every={config.train.checkpoint_every}"
+        ),
+        "disk": ", ".join(f"{name} {_size(size)}" for name, size in plan.disk.items()),
+    }
+    if plan.cost:
+        found["cost"] = f"{plan.cost:,.0f} = {machine.workers} × {plan.seconds / 3600:,.1f} h"
+    return found
+
+
+def save(config: Config, plan: RunPlan) -> None:
+    """Keep what `compare` needs in the run folder."""
+    seconds = sum(plan.step)
+    values = {"step_seconds": seconds, "tokens_per_second": plan.tokens / seconds}
+    write_json(f"{RunPaths.of(config).run}/{FILE}", values)
+
+
+def compare(config: Config) -> dict[str, str]:
+    """What was planned and what happened, of a run that has logged steps; else empty."""
+    folder = RunPaths.of(config).run
+    path = Path(folder, FILE)
+    records = history.read(Path(folder))
+    if not path.exists() or not records:
+        return {}
+    planned, found = json.loads(path.read_text("utf-8")), {}
+    for name, value in planned.items():
+        if values := [record[name] for record in records if name in record]:
+            actual = median(values)
+            found[name] = f"planned {value:,.4g}, was {actual:,.4g} ({actual / value - 1:+.0%})"
+    return found
+
+
+def _size(size: float) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
