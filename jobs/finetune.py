@@ -15,9 +15,10 @@ from jobs.command import Verb, main, table
 from jobs.output.progress import ConsoleProgress
 from pipeline.errors import ConfigError
 from pipeline.finetuning.checks import SETS, check, check_files
-from pipeline.finetuning.finetune import FinetuneResult, Finetuning
 from pipeline.finetuning.prediction.head_folder import PREDICTIONS, RESULTS, read_results
+from pipeline.finetuning.result import FinetuneResult
 from pipeline.finetuning.trials.on_cluster import finetune_all
+from pipeline.finetuning.trials.running import Finetuning
 from pipeline.finetuning.trials.search import Score, grid
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config

@@ -11,14 +11,9 @@ from pipeline.comparing.comparison import Comparison, Judged
 from pipeline.comparing.subjects import RANDOM, run_checkpoints, subjects_of
 from pipeline.comparing.suite import suite_of
 from pipeline.errors import ConfigError, TaskError
-from pipeline.finetuning.finetune import (
-    TRIALS,
-    Finetuning,
-    examine_with,
-    run_trials,
-    trials_of,
-)
+from pipeline.finetuning.finetune import TRIALS, examine_with
 from pipeline.finetuning.trials.on_cluster import check_workers
+from pipeline.finetuning.trials.running import Finetuning, run_trials, trials_of
 from pipeline.finetuning.trials.search import grid
 from pipeline.paths import RunPaths
 from pipeline.progress import Progress
@@ -67,11 +62,10 @@ def run(config: Config, progress: Progress) -> tuple[Comparison, list[Path]]:
     jobs = [
         Finetuning(
             f"{name} {subject.name}",
-            settings,
+            settings.model_copy(update={"from_scratch": subject.from_scratch}),
             subject.export,
             folder,
             config.run.seed,
-            subject.from_scratch,
         )
         for name, settings in tasks.items()
         for subject in subjects

@@ -12,10 +12,10 @@ import yaml
 
 from pipeline.comparing.significance import Difference, compare
 from pipeline.finetuning.examination import Examined
-from pipeline.finetuning.finetune import failures, outcomes_of
 from pipeline.finetuning.judging import judge as judging
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials import search
+from pipeline.finetuning.trials.running import failures, outcomes_of
 from pipeline.finetuning.trials.search import Outcome, Score
 from pipeline.finetuning.trials.trial import Trial, TrialResult, read_predictions
 

@@ -32,7 +32,7 @@ class Examined(NamedTuple):
     """Hash of the examples of dev and of test that are used: equal hashes, comparable scores."""
 
 
-def examine(settings: FinetuneSettings, export: str, from_scratch: bool) -> Examined:
+def examine(settings: FinetuneSettings, export: str) -> Examined:
     """Read and check everything, before any training.
 
     Raises:
@@ -49,7 +49,7 @@ def examine(settings: FinetuneSettings, export: str, from_scratch: bool) -> Exam
             found = task.trivial_answers(data.sets["train"], examples)
             trivial[name] = task.scores(examples, found)
     return Examined(
-        fingerprint=fingerprint(settings, export, from_scratch),
+        fingerprint=fingerprint(settings, export),
         sizes={name: len(each) for name, each in data.sets.items()},
         notes=data.notes,
         trivial=trivial,
@@ -58,7 +58,7 @@ def examine(settings: FinetuneSettings, export: str, from_scratch: bool) -> Exam
     )
 
 
-def fingerprint(settings: FinetuneSettings, export: str, from_scratch: bool) -> str:
+def fingerprint(settings: FinetuneSettings, export: str) -> str:
     """Hash of settings, data and start, without what differs between the trials of a grid.
 
     `gpus` is left out too: it says where a trial runs, and changes no result. Several workers draw
@@ -71,7 +71,9 @@ def fingerprint(settings: FinetuneSettings, export: str, from_scratch: bool) -> 
         del chosen[name]
     places = chosen["data"]
     data = [places.pop(name) for name in ("train", "dev", "test")]
-    suffixes = {".json", ".txt"} if from_scratch else {".json", ".txt", ".safetensors", ".bin"}
+    suffixes = {".json", ".txt"}
+    if not settings.from_scratch:
+        suffixes |= {".safetensors", ".bin"}
     files = sorted(path for path in Path(export).iterdir() if path.suffix in suffixes)
     hashes = [hash_file(path) if path else "" for path in [*data, *map(str, files)]]
-    return hash_of([RECIPE, chosen | {"from_scratch": from_scratch}, hashes])
+    return hash_of([RECIPE, chosen, hashes])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pipeline.errors import TrackingError
 from pipeline.finetuning.checks import check, check_files
-from pipeline.finetuning.finetune import FinetuneResult, Finetuning
+from pipeline.finetuning.result import FinetuneResult
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials.on_cluster import finetune_all
+from pipeline.finetuning.trials.running import Finetuning
 from pipeline.paths import RunPaths
 from pipeline.progress import Progress, Say
 from pipeline.settings.config import Config
@@ -38,11 +39,10 @@ def finetune_heads(
     runs = [
         Finetuning(
             f"{name} {start}",
-            config.heads[name],
+            config.heads[name].model_copy(update={"from_scratch": start == "scratch"}),
             str(config.heads[name].checkpoint or paths.export),
             paths.heads / f"{name}-{start}",
             config.run.seed,
-            from_scratch=start == "scratch",
         )
         for name, start in cells
     ]
@@ -53,7 +53,7 @@ def finetune_heads(
         where = "" if result.scored_on == "test" else ON_DEV
         scores.setdefault(f"{name}_{metric}{where}", {})[start] = result.score
     for run, result in zip(runs, results, strict=True):
-        if run_id and not run.from_scratch:
+        if run_id and not run.settings.from_scratch:
             _record_head(config, run_id, run, result, progress.say)
     return scores
 

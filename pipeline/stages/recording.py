@@ -11,10 +11,10 @@ from pipeline.errors import TrackingError
 from pipeline.files.storage import write_json
 from pipeline.finetuning.checks import SETS
 from pipeline.finetuning.examples.jsonl import to_json
-from pipeline.finetuning.finetune import FinetuneResult
 from pipeline.finetuning.judging import judge as judging
 from pipeline.finetuning.judging.metrics import calibration_bins
 from pipeline.finetuning.prediction.head_folder import RESULTS, read_results
+from pipeline.finetuning.result import FinetuneResult
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials.trial import read_predictions
 from pipeline.progress import Say

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.cluster import ray_cluster, remote_disk, remote_files
 from pipeline.cpu import use_threads
 from pipeline.errors import NezhaError, TrainingError
-from pipeline.finetuning.finetune import Found, StoppedEarly
+from pipeline.finetuning.trials.running import Found, StoppedEarly
 from pipeline.finetuning.trials.trial import Trial, TrialResult, read_result, run_trial_of
 from pipeline.progress import Progress
 

@@ -10,8 +10,10 @@ from pipeline.cluster import ray_cluster, remote_disk
 from pipeline.cluster.calls import cluster_runner, threads_of_a_task
 from pipeline.errors import ConfigError
 from pipeline.files.urls import is_url
-from pipeline.finetuning.finetune import FinetuneResult, Finetuning, Found, finetune_with
+from pipeline.finetuning.finetune import finetune_with
+from pipeline.finetuning.result import FinetuneResult
 from pipeline.finetuning.trials.halving import halve
+from pipeline.finetuning.trials.running import Finetuning, Found
 from pipeline.finetuning.trials.trial import Trial
 from pipeline.progress import Progress
 from pipeline.settings.finetuning import FinetuneSettings

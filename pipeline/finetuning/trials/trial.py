@@ -46,7 +46,6 @@ class Trial(NamedTuple):
     """Those of one point of the grid."""
     export: str
     seed: int
-    from_scratch: bool
     folder: Path
     """Where its result is kept."""
     with_head: bool
@@ -100,7 +99,7 @@ def run_trial(
     }
     with _reproducible(trial.seed):
         network = loading.build(
-            task, trial.export, data.labels, settings.dropout, trial.from_scratch
+            task, trial.export, data.labels, settings.dropout, settings.from_scratch
         )
         workers.start_alike(network, trial.seed)
         trained = train(task, network, settings, trial.seed, sets, setup, say, report, workers)

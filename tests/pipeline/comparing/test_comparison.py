@@ -36,7 +36,7 @@ def trial(folder: Path, subject: str, seed: int, right: list[bool]):
     settings = FinetuneSettings(task="classification")
     dev = {"accuracy": sum(right) / len(right), "matthews": 0.5}
     result = TrialResult(3e-5, 32, seed, [], dev, {}, 10, 2.0, {})
-    return Trial(f"t {subject} {seed}", settings, "", seed, False, folder, False), result
+    return Trial(f"t {subject} {seed}", settings, "", seed, folder, False), result
 
 
 def test_scores_differences_cost_and_failures(tmp_path):

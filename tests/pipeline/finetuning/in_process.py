@@ -7,12 +7,9 @@ from typing import Any
 from pipeline.cluster.calls import Work
 from pipeline.errors import NezhaError
 from pipeline.files.disk import OWN
-from pipeline.finetuning.finetune import (
-    FinetuneResult,
-    Finetuning,
-    Found,
-    finetune_with,
-)
+from pipeline.finetuning.finetune import finetune_with
+from pipeline.finetuning.result import FinetuneResult
+from pipeline.finetuning.trials.running import Finetuning, Found
 from pipeline.finetuning.trials.trial import Trial
 from pipeline.progress import Progress
 from pipeline.settings.finetuning import FinetuneSettings
@@ -24,7 +21,6 @@ def finetune(
     export: str,
     output: Path,
     seed: int,
-    from_scratch: bool = False,
     progress: Progress | None = None,
 ) -> FinetuneResult:
     """`finetune_with` for one fine-tuning, which one worker computes."""
@@ -41,6 +37,6 @@ def finetune(
     def halve(trials: Sequence[Trial], metric: str) -> Found:
         raise AssertionError("a search by halving needs a cluster")
 
-    job = Finetuning("head", settings, export, output, seed, from_scratch)
+    job = Finetuning("head", settings, export, output, seed)
     (result,) = finetune_with(lambda works: list(map(call, works)), [job], progress, halve)
     return result

@@ -14,13 +14,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline.errors import TrainingError
 from pipeline.files.disk import OWN
-from pipeline.finetuning.finetune import (
-    Finetuning,
-    StoppedEarly,
-    finetune_with,
-    run_trials,
-)
+from pipeline.finetuning.finetune import finetune_with
 from pipeline.finetuning.tasks import TASKS
+from pipeline.finetuning.trials.running import Finetuning, StoppedEarly, run_trials
 from pipeline.finetuning.trials.trial import read_predictions
 from tests.pipeline.finetuning.conftest import settings, write_rows
 from tests.pipeline.finetuning.in_process import finetune

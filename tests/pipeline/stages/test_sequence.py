@@ -263,8 +263,7 @@ def test_a_head_from_the_export_is_registered_once_below_its_run(
         heads,
         "finetune_all",
         lambda jobs, progress: [
-            finetune(job.settings, job.export, job.output, job.seed, from_scratch=job.from_scratch)
-            for job in jobs
+            finetune(job.settings, job.export, job.output, job.seed) for job in jobs
         ],
     )
     rows = [{"text": text, "label": label} for text, label in (("好", "yes"), ("坏", "no"))]

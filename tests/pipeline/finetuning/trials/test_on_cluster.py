@@ -8,9 +8,9 @@ import torch
 from pipeline.cluster import ray_cluster as ray_cluster_of_process
 from pipeline.cluster.calls import threads_of_a_task
 from pipeline.errors import ConfigError, TaskError
-from pipeline.finetuning.finetune import Finetuning
 from pipeline.finetuning.prediction.predict_on_cluster import predict_on_cluster
 from pipeline.finetuning.trials.on_cluster import finetune_all
+from pipeline.finetuning.trials.running import Finetuning
 from pipeline.settings.finetuning import FinetuneSettings
 from tests.pipeline.cluster.own_disks import hide_the_disk
 from tests.pipeline.finetuning.in_process import finetune

@@ -1,0 +1,154 @@
+"""The result of a fine-tuning: the best point, and the head that is kept in the output folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.cluster.calls import Runner
+from pipeline.errors import ExportError, NezhaError
+from pipeline.finetuning.examination import Examined
+from pipeline.finetuning.examples.jsonl import to_json
+from pipeline.finetuning.prediction.head_folder import PREDICTIONS, RESULTS, read_results
+from pipeline.finetuning.tasks import TASKS
+from pipeline.finetuning.trials import search
+from pipeline.finetuning.trials.running import Finetuning, Found, failures, outcomes_of, work_of
+from pipeline.finetuning.trials.search import Outcome
+from pipeline.finetuning.trials.trial import HEAD, Trial, TrialResult
+from pipeline.progress import Say
+
+
+class FinetuneResult(NamedTuple):
+    """A fine-tuned head. Where the metric allows it, scores lie between 0 and 1."""
+
+    metric: str
+    """The score that chose the best epoch: accuracy, f1 or spearman."""
+    score: float | None
+    """Its mean over the seeds, on test; on dev where test has no targets; None without either."""
+    deviation: float | None
+    """Its standard deviation over the seeds; None for one seed."""
+    trivial: dict[str, dict[str, float]]
+    """Scores on dev and test of answers that ignore the input."""
+    kept: dict[str, Any]
+    """`lr`, `batch` and `seed` of the trial whose head is kept, and `rule`: why that one."""
+    dev: dict[str, float]
+    """Scores of the head that is kept."""
+    test: dict[str, float]
+    epochs: list[dict[str, float]]
+    """`loss` and dev scores of each epoch of the head that is kept."""
+    trials: list[dict[str, Any]]
+    """lr, batch, seed, best dev scores, test scores and error of each trial."""
+    seconds: float
+    """Computing time of all trials, one after another."""
+    folder: str
+
+    @property
+    def scored_on(self) -> str:
+        """The set whose score over the seeds is `score`."""
+        return "test" if self.test else "dev"
+
+
+def known_result(output: Path, fingerprint: str) -> FinetuneResult | None:
+    """The result in the folder, if it has this fingerprint."""
+    try:
+        found = read_results(output)
+    except ExportError:
+        return None
+    if found["fingerprint"] != fingerprint:
+        return None
+    return FinetuneResult(**{name: found[name] for name in FinetuneResult._fields})
+
+
+def conclude(
+    run: Runner,
+    job: Finetuning,
+    examined: Examined,
+    trials: Sequence[Trial],
+    found: Found,
+    fingerprint: str,
+    say: Say,
+) -> FinetuneResult:
+    """Choose the point and the head, and move the head to the output folder."""
+    metric, outcomes = TASKS[job.settings.task].metric, outcomes_of(trials, found)
+    failed = failures(trials, found)
+    best = search.best_point(_comparable(job, trials, outcomes), metric)
+    if not best:
+        raise type(failed[0])("\n".join(map(str, failed)))
+    for error in failed:
+        say(f"{job.name}: failed: {error}")
+    chosen = search.kept(best, metric)
+    trial = trials[outcomes.index(chosen)]
+    found[trial.folder] = result = _with_head(run, trial, found)
+    scored = search.score(best, metric)
+    rule = f"median of {len(best)} seeds by dev {metric}" if len(best) > 1 else "the only seed"
+    final = FinetuneResult(
+        metric=metric,
+        score=scored[1].mean if scored else None,
+        deviation=scored[1].deviation if scored else None,
+        trivial=examined.trivial,
+        kept={"lr": chosen.lr, "batch": chosen.batch, "seed": chosen.seed, "rule": rule},
+        dev=result.dev,
+        test=result.test,
+        epochs=result.epochs,
+        trials=[outcome._asdict() for outcome in outcomes],
+        seconds=round(
+            sum(r.seconds for t in trials if isinstance(r := found[t.folder], TrialResult)), 1
+        ),
+        folder=str(job.output),
+    )
+    _move_head(job, examined, trial, final, "" if failed else fingerprint)
+    for other in trials:
+        shutil.rmtree(other.folder / HEAD, ignore_errors=True)
+    if examined.predicts:
+        target = TASKS[job.settings.task].target
+        where = job.output / PREDICTIONS
+        say(f"{job.name}: the test examples have no {target}: predictions in {where}")
+    return final
+
+
+def _comparable(
+    job: Finetuning, trials: Sequence[Trial], outcomes: Sequence[Outcome]
+) -> Sequence[Outcome]:
+    """Those of the points that all seeds tried; after halving it is the first seed's choice."""
+    if not job.settings.search.halving:
+        return outcomes
+    seeds = {trial.seed for trial in trials}
+    return [o for o in outcomes if sum(o.point == p.point for p in outcomes) == len(seeds)]
+
+
+def _with_head(run: Runner, trial: Trial, found: Found) -> TrialResult:
+    """The trial's result; the trial runs again if its head was moved away as that of another job.
+
+    Raises what the trial raises.
+    """
+    result = found[trial.folder]
+    if not (trial.folder / HEAD).exists():
+        (result,) = run([work_of(trial, again=True)])
+    if isinstance(result, NezhaError):
+        raise result
+    return result
+
+
+def _move_head(
+    job: Finetuning, examined: Examined, trial: Trial, final: FinetuneResult, fingerprint: str
+) -> None:
+    """Write what is known of the head into its folder, and move that to the output folder."""
+    head = trial.folder / HEAD
+    facts = json.loads((head / RESULTS).read_text("utf-8"))
+    facts |= {
+        "data": job.settings.data.model_dump(mode="json"),
+        "notes": examined.notes,
+        "judged_on": examined.judged_on,
+        **final._asdict(),
+        "export": job.export,
+        "from_scratch": job.settings.from_scratch,
+        "settings": job.settings.model_dump(mode="json"),
+        "trial_folder": str(trial.folder),
+        "fingerprint": fingerprint,
+    }
+    (head / RESULTS).write_text(to_json(facts, indent=2), "utf-8")
+    shutil.rmtree(job.output, ignore_errors=True)
+    head.rename(job.output)
