@@ -93,7 +93,7 @@ def test_bad_steps_in_a_row_go_back_past_their_data(tmp_path, monkeypatch):
 
 def test_a_held_out_loss_that_is_not_finite_is_never_committed(tmp_path, monkeypatch):
     config = settings(tmp_path, "wild", "train.log_every=20", "faults.spike=stop")
-    scores = {"mlm_loss": float("nan")}
+    scores = {"mlm_loss": float("nan"), "mlm_accuracy": 0.0}
     monkeypatch.setattr(loop, "evaluate", lambda *_: scores)
     with pytest.raises(Diverged, match="step 6: the held-out loss is not finite"):
         torchrun.fit(config)
