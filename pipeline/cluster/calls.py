@@ -174,7 +174,7 @@ def _collect(
             results[number] = item
             if number in held:
                 groups.end(held.pop(number))
-            if isinstance(item, NezhaError) and waiting:  # the last one is its caller's to tell
+            if isinstance(item, NezhaError) and len(works) > 1:  # one alone is its caller's to tell
                 progress.say(f"{work.name}: failed: {item}")
             if len(works) > 2:
                 share = len(results) / len(works)
