@@ -17,7 +17,7 @@ ENVIRONMENT = {
     # back to the kernel after each step, whatever `keep_freed_memory` asks for: a tenth of the
     # sample run's time.
     "MALLOC_ARENA_MAX": "1",
-    # Products in bf16 that torch (the first) and oneDNN keep ready, one for each shape. Batches
+    # How many products in bf16 torch (the first) and oneDNN keep ready, one for each shape. Batches
     # without padding have ever new shapes, and with the default, 1,024 each, a worker grew by over
     # a gigabyte (`tests/benchmarks/RESULTS.md`). A step has fewer than 128 shapes.
     "LRU_CACHE_CAPACITY": "16",

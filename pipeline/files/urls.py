@@ -1,4 +1,4 @@
-"""What of the settings' paths is a URL of an object store."""
+"""Which paths of the settings are URLs."""
 
 from __future__ import annotations
 
