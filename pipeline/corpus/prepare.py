@@ -194,6 +194,8 @@ def _finished(folder: str, planned: ReadPlan) -> Manifest | None:
 def _say_quality(manifest: Manifest, say: Say) -> None:
     if again := manifest.drops.get(heldout.REASON):
         say(f"{again:,} document(s) also stand in corpus.heldout and were left out")
+    if near := manifest.drops.get(marks.REASONS[marks.NEAR_HELDOUT]):
+        say(f"{near:,} document(s) are near duplicates of held-out ones and were left out")
     if manifest.boilerplate:
         lines = ", ".join(f"{line} ({count:,})" for line, count in manifest.boilerplate[:5])
         say(f"lines that were removed from most documents: {lines}")
@@ -225,7 +227,8 @@ def _manifest(
         drops[EMPTY_FILE] = empty
     if not done.shards:
         cause = "check corpus.format, corpus.text_field and corpus.cleaning"
-        if drops and max(drops, key=drops.__getitem__) == heldout.REASON:
+        near = marks.REASONS[marks.NEAR_HELDOUT]
+        if drops and max(drops, key=drops.__getitem__) in (heldout.REASON, near):
             cause = (
                 "the documents also stand in corpus.heldout, so they are left out; name other "
                 "files in corpus.inputs or in corpus.heldout"

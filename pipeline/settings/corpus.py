@@ -126,7 +126,8 @@ class DedupSettings(Settings):
     boilerplate_documents: Count = 0
     """Remove lines of this many documents or more (0: none); a second pass, so not in `web`."""
     heldout_documents: bool = True
-    """Drop training documents whose cleaned text is that of a document in `corpus.heldout`."""
+    """Drop training documents whose cleaned text is that of a document in `corpus.heldout`; with
+    `near_documents`, also those that MinHash LSH finds similar to one."""
     near_documents: bool = False
     """Keep only the first of documents that MinHash LSH finds similar."""
     ngram: Positive = 5

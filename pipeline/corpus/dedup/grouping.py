@@ -5,6 +5,9 @@ documents belong together if a band of their MinHash agrees, or if both belong t
 first document of each component is kept. Documents of equal text are the special case of one hash.
 Last, the lines of the kept documents are compared (`lines`).
 
+Held-out documents, if there are any, are numbered before those of the training text, so they are
+kept instead of training documents near them. They are not dropped themselves.
+
 Tasks work on groups of chunks and on parts of the hashes (`partition`), and exchange data through
 files (`exchange`):
 
@@ -50,6 +53,7 @@ from pipeline.corpus.dedup.marks import (
     EXACT,
     KEPT,
     NEAR,
+    NEAR_HELDOUT,
     REASONS,
     Marks,
     by_document,
@@ -79,6 +83,7 @@ def find_duplicates(
     run_tasks: RunTasks,
     report: str,
     shortest: int,
+    heldout: int = 0,
 ) -> dict[str, int]:
     """Mark the duplicates of the whole corpus; the marks do not depend on the memory.
 
@@ -89,6 +94,7 @@ def find_duplicates(
         report: path of the list of dropped documents: a JSON line for each, in order, with the
             place of the document that is kept instead.
         shortest: characters that must be left of a document from which lines are removed.
+        heldout: how many of the first documents are held-out text.
 
     Returns:
         Counts of clusters by kind, and of distinct boilerplate lines.
@@ -96,7 +102,7 @@ def find_duplicates(
     if not sizes:
         return {}
     groups = make_groups(sizes, settings)
-    partition = make_partition(folder, groups, settings)
+    partition = make_partition(folder, groups, settings, heldout)
     parts, documents = partition.parts, by_document(settings)
     equal: list[str] = []
     edges: list[str] = []
@@ -228,12 +234,14 @@ def mark(
     counts = np.zeros(2, np.int64)
     if equal_files:
         equal, roots = read_arrays(f"{partition.folder}/group-{group.number}.npz", "equal", "roots")
-        heads, counts[0] = _heads(group, equal, equal_files)
+        heads, counts[0] = _heads(group, equal, equal_files, partition.heldout)
         exact = heads != own
         if partition.settings.near_documents:
-            heads, counts[1] = _heads(group, roots, edge_files)
+            heads, counts[1] = _heads(group, roots, edge_files, partition.heldout)
             found[heads != own] = NEAR
+            found[heads < partition.heldout] = NEAR_HELDOUT
         found[exact] = EXACT
+        found[own < partition.heldout] = KEPT
         dropped = np.flatnonzero(found != KEPT)
         rows = np.stack([heads[dropped], own[dropped]], axis=1)
         scatter_rows(partition.path("asked", group.number), rows, partition.documents)
@@ -242,13 +250,14 @@ def mark(
 
 
 def _heads(
-    group: Group, local: NDArray[np.int64], files: Sequence[str]
+    group: Group, local: NDArray[np.int64], files: Sequence[str], heldout: int
 ) -> tuple[NDArray[np.int64], int]:
     """[D] the first document of each one's cluster, and how many clusters begin in the group.
 
     Args:
         local: [D] the first member of the cluster within the group.
         files: edges of stars, and of pairs of equal documents, which are stars too.
+        heldout: number of held-out documents, whose clusters are not counted.
     """
     first = group.documents[0]
     own = np.arange(len(local)) + first
@@ -256,7 +265,8 @@ def _heads(
     for rows in read_rows(files, group.number):
         np.minimum.at(head, rows[:, 0] - first, rows[:, 1])
         shared[rows[:, 0] - first] = True
-    return head[local], int(np.count_nonzero(shared & (head == own) & (local + first == own)))
+    begins = shared & (head == own) & (local + first == own) & (own >= heldout)
+    return head[local], int(np.count_nonzero(begins))
 
 
 def answer(partition: Partition, group: Group) -> None:

@@ -19,8 +19,8 @@ from pipeline.corpus.records import Document, Drop
 from pipeline.errors import CorpusError
 from pipeline.settings.corpus import DedupSettings
 
-KEPT, EXACT, NEAR = range(3)
-REASONS = ("", "duplicate_document", "near_duplicate_document")
+KEPT, EXACT, NEAR, NEAR_HELDOUT = range(4)
+REASONS = ("", "duplicate_document", "near_duplicate_document", "near_heldout_document")
 """Reason of a drop, by mark."""
 SINGLE, FIRST, REPEATED, BOILERPLATE = range(4)
 """Marks of lines: one that stays; a paragraph that stays and is removed from other documents; one
@@ -37,7 +37,7 @@ class Marks(NamedTuple):
     """Which of a chunk's D documents and L compared lines are dropped."""
 
     documents: NDArray[np.uint8]
-    """[D] `KEPT`, `EXACT` or `NEAR`"""
+    """[D] `KEPT`, `EXACT`, `NEAR` or `NEAR_HELDOUT`"""
     lines: NDArray[np.uint8]
     """[L] `SINGLE`, `FIRST`, `REPEATED` or `BOILERPLATE`; [0] if lines are not compared."""
     shown: NDArray[np.int64]

@@ -53,6 +53,8 @@ class Partition(NamedTuple):
     """[G + 1] the same for compared lines."""
     parts: int
     """Parts of each kind of hash."""
+    heldout: int
+    """How many of the first documents are held out."""
 
     @property
     def groups(self) -> int:
@@ -95,12 +97,14 @@ def make_groups(sizes: Mapping[str, tuple[int, int]], settings: DedupSettings) -
     ]
 
 
-def make_partition(folder: str, groups: Sequence[Group], settings: DedupSettings) -> Partition:
+def make_partition(
+    folder: str, groups: Sequence[Group], settings: DedupSettings, heldout: int
+) -> Partition:
     """The partition into these groups, and into as many parts as the memory of a task asks for."""
     documents = np.array([*(g.documents[0] for g in groups), groups[-1].documents[-1]])
     lines = np.array([*(g.lines[0] for g in groups), groups[-1].lines[-1]])
     parts = 1 + int(ROW_BYTES * COPIES * max(documents[-1], lines[-1]) // memory_of(settings))
-    return Partition(folder, settings, documents, lines, parts)
+    return Partition(folder, settings, documents, lines, parts, heldout)
 
 
 def split_by_hash(hashes: NDArray[np.uint64], parts: int) -> Integers:

@@ -42,7 +42,8 @@ _SEEN = r"\.seen-[0-9a-f]{32}"
 _IN_WORK = re.compile(
     rf"(?:{_CHUNK}\.json|ledger|{_GATHERED}|{_SEEN}|{_FIRST_PASS}/(?:{WORK}/)?(?:{_GATHERED}|{_SEEN}"
     r"|\d{6,}-(?:\d{4,}|end)\.(?:json|signatures\.npz|marks\.npz)"
-    r"|ledger|clusters\.json|duplicates\.jsonl|hashes\.npy|[a-z]+(?:-\d+)+\.(?:parts|npz|jsonl)))"
+    r"|ledger|(?:sizes|clusters)\.json|duplicates\.jsonl|hashes\.npy"
+    r"|[a-z]+(?:-\d+)+\.(?:parts|npz|jsonl)))"
 )
 """A first pass may have more units than the corpus, so the numbers of its units do not count."""
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")

@@ -3,6 +3,7 @@
 import json
 import os
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -213,6 +214,35 @@ def test_case_white_space_and_normal_form_hide_no_held_out_document(data, vocab,
     raw.write(data / "heldout.jsonl", raw.jsonl([*changed, texts[3] + "了"]))
     manifest = run(settings_of(data), tmp_path / "out", vocab)
     assert manifest.drops == {"heldout_document": 3}
+
+
+@pytest.mark.parametrize("memory", [1000.0, 0.01])
+def test_near_duplicates_of_held_out_documents_are_left_out(data, vocab, tmp_path, memory):
+    texts = [f"{number}：{text}" for number, text in enumerate(write_texts(10))]
+    raw.write(data / "a.jsonl", raw.jsonl([*texts, texts[0] + "了", texts[6] + "了"]))
+    # The first two are near each other, and stay held out both.
+    heldout = [texts[3] + "吗", texts[3] + "呢", texts[0], texts[5] + "吗"]
+    raw.write(data / "heldout.jsonl", raw.jsonl(heldout))
+    lines = Lines()
+    near = {"near_documents": True, "memory_megabytes": memory}
+    manifest = run(settings_of(data, dedup=near), tmp_path / "out", vocab, lines)
+    assert manifest.drops == {
+        "heldout_document": 1,
+        "near_duplicate_document": 1,
+        "near_heldout_document": 3,
+    }
+    assert manifest.counts["documents"] == 7
+    assert manifest.counts["near_duplicate_clusters"] == 1
+    assert any("3 document(s) are near duplicates of held-out ones" in line for line in lines)
+    report = [json.loads(line) for line in (tmp_path / "out" / "duplicates.jsonl").open()]
+    kept = [Path(line["kept"].partition(":")[0]).name for line in report]
+    assert [line["reason"] for line in report] == [
+        "near_heldout_document",
+        "near_heldout_document",
+        "near_heldout_document",
+        "near_duplicate_document",
+    ]
+    assert kept == ["heldout.jsonl"] * 3 + ["a.jsonl"]
 
 
 def test_the_setting_keeps_held_out_documents(data, vocab, tmp_path):
