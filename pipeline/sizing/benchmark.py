@@ -16,6 +16,7 @@ from pipeline.progress import Say
 from pipeline.settings.config import Config
 from pipeline.training import batch_split, engine
 from pipeline.training.measure import flops
+from pipeline.training.measure.peak_memory import peak_bytes
 from pipeline.training.measure.random_batch import random_batch
 from pipeline.training.objective import PretrainingObjective, to_device
 from pipeline.training.start.network import build_network, network_config, vocabulary_size
@@ -30,6 +31,10 @@ class Anchor(NamedTuple):
     device: str
     memory: float
     """Bytes of the GPU; 0: a CPU."""
+    peak: float
+    """Most bytes that the worker took; 0: not measured."""
+    tokens: int
+    """Of the micro-batch with which that was."""
     precision: str
     seconds_per_token: float
     seconds_per_parameter: float
@@ -87,6 +92,8 @@ def _measure(values: dict[str, Any], micro_batch: int, mean_length: float, gpu: 
     return Anchor(
         device=torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU thread(s)",
         memory=torch.cuda.get_device_properties(0).total_memory if gpu else 0.0,
+        peak=peak_bytes(device),
+        tokens=batch.tokens,
         precision=precision,
         seconds_per_token=min(passes[1:]) / batch.tokens,
         seconds_per_parameter=min(steps[1:]) / parameters,
@@ -102,6 +109,8 @@ def assumed(config: Config, precision: str, peak: float, flops_per_token: float)
     return Anchor(
         device=config.plan.device,
         memory=(config.plan.memory_gigabytes or 0.0) * 1e9,
+        peak=0.0,
+        tokens=0,
         precision=precision,
         seconds_per_token=flops_per_token / (peak * 1e12 * config.plan.mfu),
         seconds_per_parameter=30 / 2e12,

@@ -52,16 +52,28 @@ class Memory(NamedTuple):
     optimizer: float
     buckets: float
     activations: float
+    checkpoint: float
+    """The copy that is written while training goes on; a GPU's is in the host's memory."""
+    other: float = 0.0
+    """What a measured worker took besides: temporaries, and on CPUs Python and its libraries."""
 
 
 def memory(
-    network: Network, stage: int, workers: int, half: bool, tokens: int, offload: bool = False
+    network: Network,
+    stage: int,
+    workers: int,
+    half: bool,
+    tokens: int,
+    *,
+    offload: bool = False,
+    gpu: bool = True,
 ) -> Memory:
     """Bytes on a worker.
 
     With P parameters on N workers: weights 2·P bytes in half precision, else 4·P; gradients 4·P,
     which are summed in fp32; optimizer state 8·P, and a master copy 4·P; ZeRO divides by N the
-    optimizer state and the master copy (stage 1), the gradients (2), the weights (3).
+    optimizer state and the master copy (stage 1), the gradients (2), the weights (3). The copy for
+    a checkpoint has 12·P/N bytes.
 
     Args:
         network: the network.
@@ -70,6 +82,7 @@ def memory(
         half: bf16 or fp16.
         tokens: of a micro-batch.
         offload: the optimizer state and the master copy are in the host's memory.
+        gpu: a worker is a GPU.
     """
     size = network.parameters
     shared = [workers if stage >= least else 1 for least in (3, 2, 1)]
@@ -79,6 +92,7 @@ def memory(
         optimizer=0 if offload else 12 * size / shared[2],
         buckets=4 * min(size, REDUCE_BUCKET) + (2 if half else 4) * min(size, GATHER_BUCKET),
         activations=tokens * network.activation_bytes,
+        checkpoint=0 if gpu else checkpoint_bytes(size) / workers,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 from model import NezhaConfig
@@ -87,9 +88,19 @@ def make(config: Config, say: Say = print) -> RunPlan:
         -(-samples // (workers * split.accumulation)) * mean
         for samples, mean in zip(_batches(config), lengths, strict=True)
     )
-    half, offload = anchor.precision != "fp32", config.engine.offload
+    memory_of = partial(
+        model.memory,
+        network,
+        half=anchor.precision != "fp32",
+        offload=config.engine.offload,
+        gpu=_has_gpu(config, anchor),
+    )
+    other = 0.0
+    if anchor.peak:  # of a worker that was alone and wrote no checkpoint
+        known = memory_of(stage=stage, workers=1, tokens=anchor.tokens)
+        other = anchor.peak - (sum(known) - known.checkpoint)
     memories = {
-        number: model.memory(network, number, workers, half, round(batch), offload)
+        number: memory_of(stage=number, workers=workers, tokens=round(batch))._replace(other=other)
         for number in (1, 2, 3)
     }
     limit = (given.memory_gigabytes or 0) * 1e9 or anchor.memory
@@ -128,12 +139,16 @@ def _as_prepared(config: Config) -> Config:
     return config.model_copy(update={"corpus": corpus})
 
 
+def _has_gpu(config: Config, anchor: benchmark.Anchor) -> bool:
+    return bool(config.plan.device or anchor.memory)
+
+
 def _network(
     config: Config, shape: NezhaConfig, anchor: benchmark.Anchor, mean_length: float
 ) -> model.Network:
-    gpu = config.plan.device or anchor.memory
     # Attention on a GPU has no padding, however short the samples are.
-    kept = benchmark.activation_bytes(config, shape, math.inf if gpu else mean_length)
+    length = math.inf if _has_gpu(config, anchor) else mean_length
+    kept = benchmark.activation_bytes(config, shape, length)
     kept *= 1.0 if anchor.precision == "fp32" else 0.5
     return model.Network(count_parameters(shape), benchmark.flops_of(config, shape), kept)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 
@@ -13,6 +14,12 @@ from pipeline.sizing.plan import RunPlan
 from pipeline.training.measure import history
 
 FILE = "plan.json"
+HAPPENED: dict[str, Callable[[Iterable[float]], float]] = {
+    "step_seconds": median,
+    "tokens_per_second": median,
+    "peak_gigabytes": max,
+}
+"""The metrics of a run that are planned, and how its logged values become one."""
 
 
 def rows(config: Config, plan: RunPlan) -> dict[str, str]:
@@ -35,7 +42,7 @@ def rows(config: Config, plan: RunPlan) -> dict[str, str]:
         ),
     }
     for stage, memory in plan.memory.items():
-        parts = " + ".join(f"{name} {_size(getattr(memory, name))}" for name in memory._fields)
+        parts = " + ".join(f"{k} {_size(v)}" for k, v in memory._asdict().items() if v)
         chosen = " (chosen)" if stage == config.engine.zero_stage else ""
         found[f"memory, ZeRO {stage}{chosen}"] = f"{_size(sum(memory))} = {parts}"
     if (largest := plan.largest_micro_batch) is not None:
@@ -72,6 +79,8 @@ def save(config: Config, plan: RunPlan) -> None:
     """Keep what `compare` needs in the run folder."""
     seconds = sum(plan.step)
     values = {"step_seconds": seconds, "tokens_per_second": plan.tokens / seconds}
+    if plan.anchor.peak:
+        values["peak_gigabytes"] = sum(plan.memory[config.engine.zero_stage]) / 1e9
     write_json(f"{RunPaths.of(config).run}/{FILE}", values)
 
 
@@ -85,7 +94,7 @@ def compare(config: Config) -> dict[str, str]:
     planned, found = json.loads(path.read_text("utf-8")), {}
     for name, value in planned.items():
         if values := [record[name] for record in records if name in record]:
-            actual = median(values)
+            actual = HAPPENED[name](values)
             found[name] = f"planned {value:,.4g}, was {actual:,.4g} ({actual / value - 1:+.0%})"
     return found
 

@@ -18,7 +18,14 @@ from __future__ import annotations
 
 import re
 
-SPEED = ("tokens_per_second", "mfu", "tflops_per_worker", "step_seconds", "seconds_left")
+SPEED = (
+    "tokens_per_second",
+    "mfu",
+    "tflops_per_worker",
+    "step_seconds",
+    "seconds_left",
+    "peak_gigabytes",
+)
 LAMB = ("trust_ratio", "weight_norm", "update_norm")
 JUDGED = ("heldout", "dev", "test")
 """Words that a name begins with, and that become its group."""

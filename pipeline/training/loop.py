@@ -30,6 +30,7 @@ from pipeline.training.faults import divergence, events, failures, memory
 from pipeline.training.measure import flops, history, step_log
 from pipeline.training.measure.activity import activity
 from pipeline.training.measure.dynamics import dynamics
+from pipeline.training.measure.peak_memory import peak_bytes
 from pipeline.training.measure.time_shares import StepProfiler
 from pipeline.training.objective import STATISTICS, dropout_of, to_device
 from pipeline.training.schedule import learning_rate
@@ -174,6 +175,7 @@ def _log(parts: Parts, context: Context, step: int, rate: float, remaining: int)
     values |= {"lr": rate} | dynamics(parts.worker) | parts.profiler.take_shares()
     values |= parts.noise.values()
     values |= parts.writer.take_seconds()
+    values["peak_gigabytes"] = peak_bytes(context.device) / 1e9
     what = parts.guard.after_interval(step, values["loss"])
     if what and context.rank == 0:
         parts.record("spike", what, step=step)

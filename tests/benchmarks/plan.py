@@ -2,8 +2,7 @@
 
     python -m tests.benchmarks.plan FOLDER
 
-Each run is a process of its own. Memory is its resident peak; the plan has no figure for what
-Python and the libraries take, so that is measured before the network is built and added.
+Each run is a process of its own. Memory is its resident peak.
 """
 
 from __future__ import annotations
@@ -26,16 +25,10 @@ NETWORKS = {
     "small 6 × 512": "{size: small}",
 }
 RUN = """
-import resource, sys
+import sys
 from pipeline.settings.reading.config_file import load_config
 from pipeline.training.launch import torchrun
-from pipeline.training import engine
-engine.join()
-engine._import_deepspeed("cpu")
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-before = peak()
 torchrun.fit(load_config(sys.argv[1]))
-print("peak", before, peak())
 """
 
 
@@ -63,16 +56,14 @@ def main(folder: Path) -> None:
         planned = sum(made.step)
         (paths.run / "given.yaml").write_text(dump_yaml(config), "utf-8")
         command = [sys.executable, "-c", RUN, str(paths.run / "given.yaml")]
-        output = subprocess.run(
-            command, check=True, capture_output=True, text=True, env=ENVIRONMENT | os.environ
-        ).stdout
-        before, peak = map(int, output.split()[-2:])
+        subprocess.run(command, check=True, capture_output=True, env=ENVIRONMENT | os.environ)
         records = history.read(paths.run)
         step = median(r["step_seconds"] for r in records if "step_seconds" in r)
-        memory = before + sum(made.memory[1])
+        peak = max(r["peak_gigabytes"] for r in records if "peak_gigabytes" in r)
+        memory = sum(made.memory[1]) / 1e9
         print(
             f"| {name} | {planned:.3f} s | {step:.3f} s | {step / planned - 1:+.0%} "
-            f"| {memory / 1e6:,.0f} MB | {peak / 1e6:,.0f} MB | {peak / memory - 1:+.0%} |"
+            f"| {memory:,.3f} GB | {peak:,.3f} GB | {peak / memory - 1:+.0%} |"
         )
 
 

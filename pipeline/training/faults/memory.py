@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +10,7 @@ import torch
 
 from pipeline.errors import TrainingError
 from pipeline.settings.config import Config
+from pipeline.training.measure.peak_memory import peak_bytes
 
 SHORT = r"out of memory|can't allocate memory|unable to allocate|low on memory|\bOOM\b"
 """In the messages of CUDA, torch's allocator for CPUs, NumPy, and Ray's memory monitor."""
@@ -66,10 +66,10 @@ def advice(config: Config) -> str:
 
 
 def _peak(device: torch.device) -> str:
+    peak = _gib(peak_bytes(device))
     if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        return f"{_gib(torch.cuda.max_memory_allocated(device))} of {_gib(total)}"
-    return _gib(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        return f"{peak} of {_gib(torch.cuda.get_device_properties(device).total_memory)}"
+    return peak
 
 
 def _gib(count: int) -> str:

@@ -164,13 +164,19 @@ def test_what_is_missing_is_said():
 
 def test_the_plan_is_held_against_the_run(tmp_path):
     config = settings(tmp_path, "planned", "train.steps=6", "scaling.workers=1")
-    anchor = benchmark.Anchor("here", 0.0, "fp32", 1e-5, 1e-9)
+    anchor = benchmark.Anchor("here", 0.0, 2e9, 100, "fp32", 1e-5, 1e-9)
     assert plan_table.compare(config) == {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(benchmark, "measure", lambda *_: anchor)
-        plan_table.save(config, plan.make(config))
+        made = plan.make(config)
+    # One worker with the measured micro-batch takes what was measured, and writes checkpoints.
+    alone = made.memory[1]
+    known = sum(alone) - alone.activations - alone.checkpoint
+    assert known + 100 * made.network.activation_bytes == pytest.approx(2e9)
+    assert alone.checkpoint == model.checkpoint_bytes(made.network.parameters)
+    plan_table.save(config, made)
     torchrun.fit(config)
     found = plan_table.compare(config)
-    assert found.keys() == {"step_seconds", "tokens_per_second"}
+    assert found.keys() == {"step_seconds", "tokens_per_second", "peak_gigabytes"}
     assert "%" in found["step_seconds"]
     assert (RunPaths.of(config).run / plan_table.FILE).exists()
