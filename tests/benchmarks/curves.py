@@ -25,6 +25,7 @@ from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.reading.config_file import load_config
 from pipeline.training.checkpoints import files as checkpoints
+from tests import small_run
 from tests.pipeline.training import spawn, worlds
 
 TARGET = 1e-4
@@ -136,8 +137,8 @@ class Bench:
 def _row(
     name: str, config: Config, reference: str, other: Config, target: float = TARGET
 ) -> dict[str, object]:
-    curve = worlds.losses(config)
-    difference = worlds.distance(curve, worlds.losses(other))
+    curve = small_run.losses(config)
+    difference = worlds.distance(curve, small_run.losses(other))
     return {
         "run": name,
         "reference": reference,
@@ -151,7 +152,7 @@ def _row(
 def _weights(config: Config) -> dict[str, str]:
     newest = checkpoints.newest(RunPaths.of(config).checkpoints)
     assert newest is not None  # the run has ended
-    return checkpoints.tensor_hashes(newest)
+    return small_run.weights(config, checkpoints.step_of(newest))
 
 
 if __name__ == "__main__":

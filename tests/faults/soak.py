@@ -28,7 +28,7 @@ from pipeline.training.faults import events, workers
 from pipeline.training.measure import step_log
 from pipeline.training.measure.lost_time import goodput, seconds_by_cause
 from tests.faults.test_driver import ROOT, assert_gone, children, command
-from tests.pipeline.training.test_loop import losses, settings
+from tests.small_run import losses, settings, weights
 
 EVERY = 10
 """Steps between checkpoints."""
@@ -155,11 +155,6 @@ def wait_for_writing(config, process) -> None:
     folder = RunPaths.of(config).checkpoints
     while process.poll() is None and not any(folder.glob(".checkpoint_*.tmp")):
         time.sleep(0.001)
-
-
-def weights(config, steps: int) -> dict[str, str]:
-    folder = RunPaths.of(config).checkpoints / f"checkpoint_{steps:06d}"
-    return files.tensor_hashes(folder)
 
 
 def seconds_of(action) -> float:

@@ -13,10 +13,9 @@ from pipeline.runs import run_in_store
 from pipeline.settings.reading.config_file import load_config
 from pipeline.training.checkpoints import files
 from pipeline.training.launch import torchrun
-from tests.corpora import write_corpus, write_vocabulary
+from tests import small_run
 from tests.pipeline.object_store import bucket, object_store  # noqa: F401
 from tests.pipeline.runs.test_run_in_store import stored
-from tests.pipeline.training import test_loop
 
 pytestmark = pytest.mark.kills
 TRAIN = """
@@ -39,23 +38,15 @@ with run_in_store.hold(config, print):
 
 def test_a_run_goes_on_where_another_node_was_lost(tmp_path, bucket):  # noqa: F811
     """On a real server: the weights are those of an undisturbed run on a disk."""
-    whole = test_loop.settings(tmp_path, "whole", "train.checkpoint_every=2")
+    whole = small_run.settings(tmp_path, "whole", "train.checkpoint_every=2")
     torchrun.fit(whole)
-    model = f"model={test_loop.MODEL}"
-    shared = [
-        *(f"run.storage={bucket}/runs", "run.name=a"),
-        *(model, "train={global_batch: 16, micro_batch: 8, precision: fp32, log_every: 2}"),
-        *("train.profile_every=5", "train.eval_every=6", "optim.lr=0.01"),
-        *("train.checkpoint_every=2", "train.steps=12"),
-    ]
+    run = (f"run.storage={bucket}/runs", "run.name=a")
+    shared = [*run, *small_run.SHORT, "train.checkpoint_every=2"]
     first, second = (
         load_config(None, [*shared, f"run.scratch={tmp_path / name}"]) for name in ("one", "two")
     )
     with run_in_store.hold(first, print):
-        paths = RunPaths.of(first)
-        vocab = write_vocabulary(paths.vocab)
-        write_corpus(paths.shards, vocab)
-        write_corpus(paths.heldout, vocab, documents=8, seed=1)
+        small_run.write_data(first)
     command = [sys.executable, "-c", TRAIN, *shared, f"run.scratch={tmp_path / 'one'}"]
     process = subprocess.Popen(command)
     url = f"{bucket}/runs/a"
@@ -71,9 +62,8 @@ def test_a_run_goes_on_where_another_node_was_lost(tmp_path, bucket):  # noqa: F
         assert 2 <= files.step_of(found) < 12
         files.verify(found)
         torchrun.fit(second)
-    assert test_loop.losses(second) == test_loop.losses(whole)
-    ends = [RunPaths.of(run).checkpoints / "checkpoint_000012" for run in (second, whole)]
-    assert files.tensor_hashes(ends[0]) == files.tensor_hashes(ends[1])
+    assert small_run.losses(second) == small_run.losses(whole)
+    assert small_run.weights(second, 12) == small_run.weights(whole, 12)
     kept = {name.split("/")[1] for name in stored(url) if name.startswith("checkpoints/")}
     assert kept == {path.name for path in paths.checkpoints.iterdir()}
     assert "lock.json" not in stored(url)

@@ -96,7 +96,7 @@ def test_a_finished_run_under_other_settings(capsys, tmp_path):
     from pipeline.stages import pretraining
     from pipeline.training.launch import torchrun
     from tests.pipeline.stages.test_sequence import Lines
-    from tests.pipeline.training.test_loop import settings
+    from tests.small_run import settings
 
     config = settings(tmp_path, "finished", "train.steps=6")
     torchrun.fit(config)

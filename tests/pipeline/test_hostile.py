@@ -16,7 +16,7 @@ from pipeline.settings.reading.config_file import load_config
 from pipeline.training.checkpoints import files, tensors
 from pipeline.training.launch import torchrun
 from tests.jobs.test_finetune import make_export
-from tests.pipeline.training.test_loop import settings
+from tests.small_run import settings
 
 
 class Payload:

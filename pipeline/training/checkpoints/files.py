@@ -144,12 +144,6 @@ def require_state(path: Path) -> None:
         )
 
 
-def tensor_hashes(path: Path) -> dict[str, str]:
-    """Hash of each tensor file; equal ones mean equal weights and moments on as many ranks."""
-    hashes = read_hashes(path).items()
-    return {name: value for name, value in hashes if name.endswith(".safetensors")}
-
-
 def read_state(path: Path) -> dict[str, Any]:
     """The loop's state that was saved with a checkpoint."""
     state = _read_json(path / STATE, "step", "engine")

@@ -8,7 +8,7 @@ from pipeline.export.fill_masks import best_answers, held_out_samples
 from pipeline.paths import RunPaths
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.launch import torchrun
-from tests.pipeline.training.test_loop import settings
+from tests.small_run import settings
 
 
 @pytest.fixture(scope="module")

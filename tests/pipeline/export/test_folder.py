@@ -23,7 +23,7 @@ from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.checkpoints.state import load_weights
 from pipeline.training.launch import torchrun
 from tests.corpora import write_vocabulary
-from tests.pipeline.training.test_loop import settings
+from tests.small_run import settings
 
 TEXT = "一丂七，丄 abc丅丆[MASK]万"
 

@@ -11,7 +11,7 @@ from pipeline.stages.before import preflight
 from pipeline.training.checkpoints import files, tensors
 from pipeline.training.checkpoints.state import read_weights
 from pipeline.training.launch import torchrun
-from tests.pipeline.training.test_loop import settings
+from tests.small_run import settings
 
 
 @pytest.fixture(scope="module")

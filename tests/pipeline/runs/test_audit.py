@@ -13,7 +13,7 @@ from pipeline.runs.audit import audit
 from pipeline.training.checkpoints import files
 from pipeline.training.launch import torchrun
 from pipeline.training.measure import step_log
-from tests.pipeline.training.test_loop import settings
+from tests.small_run import settings
 
 
 @pytest.fixture(scope="module")

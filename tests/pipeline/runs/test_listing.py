@@ -9,7 +9,7 @@ from pipeline.paths import RunPaths
 from pipeline.runs.listing import list_runs
 from pipeline.training.faults import lock, stop
 from pipeline.training.launch import torchrun
-from tests.pipeline.training.test_loop import settings
+from tests.small_run import settings
 
 
 def test_states_of_runs(tmp_path, monkeypatch, capsys):

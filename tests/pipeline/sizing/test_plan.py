@@ -21,7 +21,7 @@ from pipeline.training.start.network import (
 )
 from tests.benchmarks import pretrain
 from tests.corpora import write_vocabulary
-from tests.pipeline.training.test_loop import settings
+from tests.small_run import settings
 
 GPU = ("plan.device=A100-SXM", "scaling.workers=16", "plan.memory_gigabytes=40")
 

@@ -19,7 +19,7 @@ from pipeline.training.faults import lock
 from pipeline.training.launch import ray_train, torchrun
 from tests.corpora import write_corpus
 from tests.pipeline.stages.test_sequence import Lines
-from tests.pipeline.training.test_loop import settings
+from tests.small_run import settings
 
 VARIANTS = {"lamb": {}, "adamw": {"optim.name": "adamw"}}
 

@@ -18,8 +18,8 @@ from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files
 from pipeline.training.launch import torchrun
 from pipeline.training.measure import history
-from tests.pipeline.training.test_loop import settings
 from tests.reported import Lines
+from tests.small_run import settings
 
 ROOT = Path(__file__).parents[3]
 

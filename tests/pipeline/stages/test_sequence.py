@@ -24,8 +24,8 @@ from pipeline.stages.before import preflight
 from pipeline.tracking import runs as tracking
 from pipeline.training.launch import ray_train, torchrun
 from tests.pipeline.finetuning.in_process import finetune
-from tests.pipeline.training.test_loop import settings
 from tests.reported import Lines
+from tests.small_run import settings
 
 
 @pytest.fixture

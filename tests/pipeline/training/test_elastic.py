@@ -15,8 +15,8 @@ from pipeline.paths import RunPaths
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.launch import ray_train, ray_worker, torchrun
 from tests.pipeline.training import worlds
-from tests.pipeline.training.test_loop import settings
 from tests.reported import Lines
+from tests.small_run import losses, settings
 
 CPUS = 3
 """CPUs of a worker: the shared cluster's first node has room for one."""
@@ -81,9 +81,9 @@ def test_a_run_grows_and_shrinks_with_the_cluster(ray_cluster, tmp_path, monkeyp
         assert run.result()["step"] == 18
     steady = settings(tmp_path, "steady", *common)
     torchrun.fit(steady)
-    curve = worlds.losses(config)
+    curve = losses(config)
     assert len(curve) == 18
-    assert worlds.distance(curve, worlds.losses(steady)) < 1e-4
+    assert worlds.distance(curve, losses(steady)) < 1e-4
 
 
 def test_a_batch_too_small_for_the_largest_number_is_refused(ray_cluster, tmp_path):

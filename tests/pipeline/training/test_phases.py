@@ -18,8 +18,8 @@ from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.launch import torchrun
 from pipeline.training.measure import history
 from pipeline.training.schedule import learning_rate
-from tests.corpora import write_corpus, write_vocabulary
-from tests.pipeline.training.test_loop import MODEL, settings
+from tests.corpora import write_corpus
+from tests.small_run import MODEL, settings, weights, write_data
 
 CONFIGS = Path(__file__).parents[3] / "jobs/configs"
 FIRST, SECOND = "lamb_phase1_128.yaml", "lamb_phase2_512.yaml"
@@ -28,7 +28,6 @@ END = "checkpoint_000006"
 
 def phase(file, folder, length, *overrides):
     """The settings of a file, made smaller, with a corpus of samples of this length."""
-    vocab = write_vocabulary(folder / "vocab.txt")
     config = load_config(
         CONFIGS / file,
         [
@@ -36,7 +35,7 @@ def phase(file, folder, length, *overrides):
             f"model={MODEL}",
             "corpus.inputs=[]",
             "corpus.heldout=[]",
-            f"corpus.vocab={vocab}",
+            f"corpus.vocab={folder / 'vocab.txt'}",
             "train.steps=6",
             "train.global_batch=16",
             "train.micro_batch=8",
@@ -47,9 +46,7 @@ def phase(file, folder, length, *overrides):
             *overrides,
         ],
     )
-    paths = RunPaths.of(config)
-    write_corpus(paths.shards, vocab, seed=length, length=length)
-    write_corpus(paths.heldout, vocab, documents=8, seed=1, length=length)
+    write_data(config, length, seed=length)
     return config
 
 
@@ -140,24 +137,22 @@ def test_a_phase_with_another_vocabulary_is_refused(first, tmp_path):
 def test_one_run_in_phases_resumes_bit_for_bit_and_is_audited(tmp_path):
     phased = "train.phases=[{after: 5, sequence_length: 96, global_batch: 6}]"
     states = []
-    for name in ("whole", "killed"):
-        config = settings(tmp_path, name, phased)
-        paths = RunPaths.of(config)
+    whole, config = (settings(tmp_path, name, phased) for name in ("whole", "killed"))
+    for run in (whole, config):
+        paths = RunPaths.of(run)
         (folder,) = paths.later[0]
         assert folder == f"{paths.shards}-96"
         write_corpus(Path(folder), paths.vocab, seed=2, length=96)
-        states.append(torchrun.fit(config))
+        states.append(torchrun.fit(run))
     assert states[0]["samples_seen"] == 5 * 16 + 7 * 6
     checkpoints.remove(paths.checkpoints / "checkpoint_000012")
     assert torchrun.fit(config) == states[1]  # from step 6, which is in the second phase
-    ends = [RunPaths.of(config).run.parent / name / "checkpoints" for name in ("whole", "killed")]
-    first, second = (checkpoints.tensor_hashes(end / "checkpoint_000012") for end in ends)
-    assert first == second
+    assert weights(whole, 12) == weights(config, 12)
     found = audit(config)
     assert found.problems == []
     assert len(found.epochs) == 2
     longest = max(shard.tokens for shard in read_manifest(folder).shards)
-    assert 7 * 6 <= tokens_of(ends[0] / "checkpoint_000012") - 5 * 16 * 24 <= longest
+    assert 7 * 6 <= tokens_of(paths.checkpoints / "checkpoint_000012") - 5 * 16 * 24 <= longest
     other = load_config(None, [f"run.storage={tmp_path}", "run.name=killed", f"model={MODEL}"])
     other = other.model_copy(update={"train": config.train.model_copy(update={"phases": ()})})
     with pytest.raises(CheckpointError, match="phases: was"):

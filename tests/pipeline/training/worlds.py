@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.training.loop import train
-from pipeline.training.measure import history
 from pipeline.training.start.context import Context
 from tests.pipeline.training import spawn
 
@@ -19,12 +17,6 @@ class Interrupted(Exception):
 def fit(config: Config, workers: int, interrupted: bool = False) -> None:
     """Train on that many ranks to the end, or end them all after their first checkpoint."""
     spawn.run(workers, _be_worker, config, interrupted)
-
-
-def losses(config: Config) -> dict[int, float]:
-    """Loss of each logged step of the run."""
-    records = history.read(RunPaths.of(config).run)
-    return {int(record["step"]): record["loss"] for record in records if "loss" in record}
 
 
 def distance(curve: dict[int, float], other: dict[int, float]) -> float:

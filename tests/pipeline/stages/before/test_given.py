@@ -12,7 +12,7 @@ from pipeline.settings.reading.config_file import with_changes
 from pipeline.stages import sequence
 from pipeline.stages.before import given, preflight
 from tests.pipeline.stages.test_sequence import Lines
-from tests.pipeline.training.test_loop import settings
+from tests.small_run import settings
 
 TEXT = {"corpus.inputs": ["text.txt"]}
 

@@ -12,7 +12,7 @@ from pipeline.settings.reading.config_file import load_config
 from pipeline.stages.before import dry_run, preflight
 from pipeline.training.launch import torchrun
 from tests.pipeline.corpus import raw
-from tests.pipeline.training.test_loop import settings
+from tests.small_run import settings
 
 
 def test_another_order_is_refused_before_workers_start(tmp_path):

@@ -24,11 +24,7 @@ from pipeline.training.measure.lost_time import seconds_by_cause
 from pipeline.training.objective import PretrainingObjective
 from pipeline.training.start import opening
 from pipeline.training.start.context import Context
-from tests.pipeline.training.test_loop import losses, settings
-
-
-def weights(config, step=12):
-    return files.tensor_hashes(RunPaths.of(config).checkpoints / f"checkpoint_{step:06d}")
+from tests.small_run import losses, settings, weights
 
 
 def kinds(config):
@@ -121,7 +117,7 @@ def test_sigterm_stops_with_a_checkpoint_from_which_the_run_is_as_if_undisturbed
     assert kinds(config) == ["interrupted"]
     torchrun.fit(config)
     assert losses(config) == losses(whole)
-    assert weights(config) == weights(whole)
+    assert weights(config, 12) == weights(whole, 12)
 
 
 def test_a_stop_between_two_logged_steps_changes_no_logged_loss(tmp_path, monkeypatch):

@@ -12,8 +12,8 @@ from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.faults import events, workers
 from pipeline.training.launch import ray_train
 from pipeline.training.launch.ray_failures import RestartOrStop
-from tests.pipeline.training.test_loop import losses, settings
 from tests.reported import Lines
+from tests.small_run import losses, settings
 
 pytestmark = pytest.mark.ray
 

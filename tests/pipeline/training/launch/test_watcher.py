@@ -10,8 +10,8 @@ from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import dump_yaml
 from pipeline.training.faults import events
 from pipeline.training.launch import torchrun, watcher
-from tests.pipeline.training.test_loop import settings
 from tests.reported import Lines
+from tests.small_run import settings
 
 ROOT = Path(__file__).parents[4]
 

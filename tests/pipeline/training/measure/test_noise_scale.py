@@ -13,8 +13,8 @@ from pipeline.training.measure import history, noise_scale
 from pipeline.training.measure.noise_scale import Small, separate, squared_gradient_norm
 from pipeline.training.objective import PretrainingObjective, to_device
 from tests.pipeline.training.test_evaluation import as_batch
-from tests.pipeline.training.test_loop import losses, settings
 from tests.pipeline.training.test_objective import batch, network
+from tests.small_run import losses, settings
 
 
 def test_known_noise_is_found():

@@ -13,7 +13,7 @@ from pipeline.training.launch import torchrun
 from pipeline.training.start import starting_point
 from pipeline.training.start.network import build_network
 from tests.corpora import LETTERS, SPECIAL_IDS
-from tests.pipeline.training.test_loop import settings
+from tests.small_run import settings
 
 WORDS = [*SPECIAL_IDS, *LETTERS]
 SHAPE = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
