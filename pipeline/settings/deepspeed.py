@@ -6,79 +6,60 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_BATCH = "train.global_batch, train.micro_batch and the number of workers determine it"
-_PRECISION = "train.precision determines it"
-_SUMS = "gradients are added up in fp32, so that sums do not depend on how a batch was split"
-_DATA = "the feed alone decides which samples a step sees"
-_NETWORK = "it changes the network that is trained"
-_PARTITION = "LAMB's norms and our checkpoints would not find the parameters"
-_PARALLEL = "workers share the batch only, not the network"
-_UNUSED = "it would have no effect: what it belongs to is not used here"
-_FILES = "checkpoints are ours: train.checkpoint_every, train.keep_last"
-
-REFUSED = {
-    "optimizer": "set optim.*; DeepSpeed's LAMB is not exact when it is sharded",
-    "scheduler": "set optim.lr, optim.warmup and optim.schedule",
-    "train_batch_size": _BATCH,
-    "train_micro_batch_size_per_gpu": _BATCH,
-    "gradient_accumulation_steps": _BATCH,
-    "managed_gradient_accumulation": _BATCH,
-    "elasticity": "set scaling.min_workers and scaling.max_workers",
-    "autotuning": _BATCH,
-    "gradient_clipping": "set optim.clip",
-    "fp16.enabled": _PRECISION,
-    "fp16.auto_cast": _PRECISION,
-    "fp16.fp16_master_weights_and_grads": "LAMB needs master weights in fp32",
-    "bf16.enabled": _PRECISION,
-    "bf16.bf16_master_weights_and_grads": "LAMB needs master weights in fp32",
-    "bf16.bf16_optimizer_states": "LAMB needs moments in fp32",
-    "bfloat16": _PRECISION,
-    "amp": _PRECISION,
-    "torch_autocast": _PRECISION,
-    "data_types": _SUMS,
-    "communication_data_type": _SUMS,
-    "gradient_allreduce_op": _SUMS,
-    "zero_optimization.stage": "set engine.zero_stage",
-    "zero_optimization.round_robin_gradients": _PARTITION,
-    "zero_optimization.offload_optimizer": "set engine.offload",
-    "zero_optimization.cpu_offload": "set engine.offload",
-    "zero_optimization.cpu_offload_param": "only optimizer state can be offloaded: engine.offload",
-    "zero_optimization.offload_param": "only optimizer state can be offloaded: engine.offload",
-    "zero_optimization.compute_grad_norm": "optim.clip needs the norm",
-    "zero_optimization.elastic_checkpoint": _FILES,
-    "zero_optimization.zero_hpz_partition_size": _PARTITION,
-    "zero_optimization.mics_shard_size": _PARTITION,
-    "zero_optimization.zero_quantized_weights": _NETWORK,
-    "zero_optimization.zero_quantized_nontrainable_weights": _NETWORK,
-    "zero_optimization.zero_quantized_gradients": _SUMS,
-    "zero_optimization.zenflow": _SUMS,
-    "zero_allow_untested_optimizer": "our optimizer needs it",
-    "zero_force_ds_cpu_optimizer": "our optimizer needs it",
-    "sparse_gradients": _SUMS,
-    "data_efficiency": _DATA,
-    "curriculum_learning": _DATA,
-    "progressive_layer_drop": _NETWORK,
-    "compression_training": _NETWORK,
-    "quantize_training": _NETWORK,
-    "weight_quantization": _NETWORK,
-    "sparse_attention": _NETWORK,
-    "hybrid_engine": _NETWORK,
-    "tensor_parallel": _PARALLEL,
-    "expert_parallel": _PARALLEL,
-    "pipeline": _PARALLEL,
-    "sequence_parallel_size": _PARALLEL,
-    "seq_parallel_communication_data_type": _PARALLEL,
-    "use_data_before_expert_parallelism": _PARALLEL,
-    "compile": "set engine.compile",
-    "activation_checkpointing": "set engine.activation_checkpointing",
-    "dataloader_drop_last": _DATA,
-    "aio": _UNUSED,
-    "eigenvalue": _UNUSED,
-    "vocabulary_size": _UNUSED,
-    "checkpoint": _FILES,
-    "nebula": _FILES,
-    "datastates_ckpt": _FILES,
+_REASONS = {
+    "set optim.*; DeepSpeed's LAMB is not exact when it is sharded": "optimizer",
+    "set optim.lr, optim.warmup and optim.schedule": "scheduler",
+    "train.global_batch, train.micro_batch and the number of workers determine it": (
+        "train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps "
+        "managed_gradient_accumulation autotuning"
+    ),
+    "set scaling.min_workers and scaling.max_workers": "elasticity",
+    "set optim.clip": "gradient_clipping",
+    "train.precision determines it": (
+        "fp16.enabled fp16.auto_cast bf16.enabled bfloat16 amp torch_autocast"
+    ),
+    "LAMB needs master weights in fp32": (
+        "fp16.fp16_master_weights_and_grads bf16.bf16_master_weights_and_grads"
+    ),
+    "LAMB needs moments in fp32": "bf16.bf16_optimizer_states",
+    "gradients are added up in fp32, so that sums do not depend on how a batch was split": (
+        "data_types communication_data_type gradient_allreduce_op "
+        "zero_optimization.zero_quantized_gradients zero_optimization.zenflow sparse_gradients"
+    ),
+    "set engine.zero_stage": "zero_optimization.stage",
+    "LAMB's norms and our checkpoints would not find the parameters": (
+        "zero_optimization.round_robin_gradients zero_optimization.zero_hpz_partition_size "
+        "zero_optimization.mics_shard_size"
+    ),
+    "set engine.offload": "zero_optimization.offload_optimizer zero_optimization.cpu_offload",
+    "only optimizer state can be offloaded: engine.offload": (
+        "zero_optimization.cpu_offload_param zero_optimization.offload_param"
+    ),
+    "optim.clip needs the norm": "zero_optimization.compute_grad_norm",
+    "checkpoints are ours: train.checkpoint_every, train.keep_last": (
+        "zero_optimization.elastic_checkpoint checkpoint nebula datastates_ckpt"
+    ),
+    "it changes the network that is trained": (
+        "zero_optimization.zero_quantized_weights "
+        "zero_optimization.zero_quantized_nontrainable_weights progressive_layer_drop "
+        "compression_training quantize_training weight_quantization sparse_attention "
+        "hybrid_engine"
+    ),
+    "our optimizer needs it": "zero_allow_untested_optimizer zero_force_ds_cpu_optimizer",
+    "the feed alone decides which samples a step sees": (
+        "data_efficiency curriculum_learning dataloader_drop_last"
+    ),
+    "workers share the batch only, not the network": (
+        "tensor_parallel expert_parallel pipeline sequence_parallel_size "
+        "seq_parallel_communication_data_type use_data_before_expert_parallelism"
+    ),
+    "set engine.compile": "compile",
+    "set engine.activation_checkpointing": "activation_checkpointing",
+    "it would have no effect: what it belongs to is not used here": (
+        "aio eigenvalue vocabulary_size"
+    ),
 }
+REFUSED = {key: reason for reason, keys in _REASONS.items() for key in keys.split()}
 """Keys that would break a promise or do nothing, each with the reason or the setting to use."""
 
 TAKEN = (
