@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from jobs.command import Verb, main, table
-from pipeline.errors import TrainingError
+from pipeline.errors import TrainingError, raise_all
 from pipeline.paths import RunPaths
 from pipeline.runs.audit import audit
 from pipeline.settings.config import Config
@@ -30,10 +30,7 @@ def execute(config: Config, console: Console) -> None:
         "problems": len(found.problems) or "none",
     }
     console.print(table(str(RunPaths.of(config).run), facts))
-    if found.problems:
-        raise TrainingError(
-            f"{len(found.problems)} problem(s):\n  " + "\n  ".join(found.problems[:100])
-        )
+    raise_all(TrainingError, found.problems, "problem(s)", most=100)
 
 
 VERB = Verb(

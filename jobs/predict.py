@@ -13,7 +13,7 @@ from rich.console import Console
 from jobs.command import Verb, main
 from jobs.output import lines
 from pipeline.corpus.decoding.decompression import READ_BYTES
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, raise_all
 from pipeline.finetuning.examples.input_lines import read_input
 from pipeline.finetuning.examples.jsonl import to_json
 from pipeline.finetuning.examples.lines import lines_of
@@ -38,8 +38,8 @@ def plan(config: Config) -> Mapping[str, object]:
             "predict.input: name a file; standard input has lines of text or JSON, without columns "
             "(predict.columns), and cannot be shared among workers (predict.workers)"
         )
-    if wrong := TASKS[task].wrong_columns(chosen.columns):
-        raise ConfigError("\n".join(f"predict.columns: {mistake}" for mistake in wrong))
+    wrong = TASKS[task].wrong_columns(chosen.columns)
+    raise_all(ConfigError, [f"predict.columns: {mistake}" for mistake in wrong])
     lines.check_output(chosen.output, "predict.output", chosen.input)
     return {"task": task, "model": chosen.model, "read": chosen.input, "write": chosen.output}
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from jobs.command import Verb, main, table
 from pipeline.corpus.shards.format import is_corpus
 from pipeline.corpus.shards.verify import verify
-from pipeline.errors import ShardError
+from pipeline.errors import ShardError, raise_all
 from pipeline.feed.opening import training_folders
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
@@ -33,12 +33,8 @@ def execute(config: Config, console: Console) -> None:
         }
         console.print(table(folder, facts))
         problems += [f"{folder}: {problem}" for problem in checked.problems]
-    if problems:
-        raise ShardError(
-            f"{len(problems)} problem(s):\n  "
-            + "\n  ".join(problems)
-            + "\ndelete the shards that are named above and run jobs.prepare again"
-        )
+    advice = "delete the shards that are named above and run jobs.prepare again"
+    raise_all(ShardError, problems, "problem(s)", advice)
 
 
 def _folders(config: Config) -> list[str]:

@@ -1,5 +1,9 @@
 """Errors that the user can correct. Their messages say what is wrong, where, and what to do."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class NezhaError(Exception):
     """Base class; a verb prints such an error without a traceback."""
@@ -58,3 +62,24 @@ class StorageError(NezhaError):
 
 class TrackingError(NezhaError):
     """An MLflow store or server that cannot be used."""
+
+
+def raise_all(
+    kind: type[Exception],
+    mistakes: Sequence[str],
+    what: str = "",
+    advice: str = "",
+    most: int | None = None,
+) -> None:
+    """Raise one error of all mistakes, if there are any; of more than `most`, the first ones.
+
+    `what` they are, such as `wrong setting(s)`, makes a first line with their number.
+    """
+    if not mistakes:
+        return
+    lines = list(mistakes[:most])
+    if left := len(mistakes) - len(lines):
+        lines.append(f"… and {left} more")
+    if what:
+        lines = [f"{len(mistakes)} {what}:", *(f"  {line}" for line in lines)]
+    raise kind("\n".join([*lines, *filter(None, [advice])]))

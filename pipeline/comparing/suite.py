@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, raise_all
 from pipeline.finetuning.checks import check
 from pipeline.settings.config import Config
 from pipeline.settings.finetuning import FinetuneSettings
@@ -51,8 +51,7 @@ def suite_of(config: Config) -> dict[str, FinetuneSettings]:
                 f"heads.{name}.checkpoint, from_scratch: leave them out; compare.checkpoints says "
                 "what to start from"
             )
-    if mistakes:
-        raise ConfigError("\n".join(mistakes))
+    raise_all(ConfigError, mistakes)
     return tasks
 
 

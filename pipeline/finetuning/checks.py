@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, raise_all
 from pipeline.files.urls import is_url
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials import search
@@ -57,8 +57,7 @@ def check(settings: FinetuneSettings, group: str = "finetune") -> None:
         mistakes.append(f"{group}.workers: search.halving has trials of one worker; leave one out")
     if settings.label_weights and settings.task and not TASKS[settings.task].has_label_weights:
         mistakes.append(f"{group}.label_weights: has no effect on {settings.task}: leave it out")
-    if mistakes:
-        raise ConfigError(f"{len(mistakes)} wrong setting(s):\n  " + "\n  ".join(mistakes))
+    raise_all(ConfigError, mistakes, "wrong setting(s)")
 
 
 def check_files(settings: FinetuneSettings, group: str, to_come: Path | None = None) -> None:
@@ -73,5 +72,4 @@ def check_files(settings: FinetuneSettings, group: str, to_come: Path | None = N
         if path and not is_url(path) and not Path(path).exists()
         if to_come is None or not Path(path).is_relative_to(to_come)
     ]
-    if missing:
-        raise ConfigError("\n".join(missing))
+    raise_all(ConfigError, missing)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
+from pipeline.errors import raise_all
 from pipeline.settings.base import Number, Settings
 
 NAME = r"[A-Za-z0-9_-]+"
@@ -37,8 +38,7 @@ class AblationSettings(Settings):
             for key in changes
             if f"{key}.".startswith(FIXED)
         ]
-        if mistakes:
-            raise ValueError("\n".join(mistakes))
+        raise_all(ValueError, mistakes)
         return variants
 
     @field_validator("seeds")

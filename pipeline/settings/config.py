@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationInfo, model_validator
 
+from pipeline.errors import raise_all
 from pipeline.settings.ablation import AblationSettings
 from pipeline.settings.base import FolderName, Settings
 from pipeline.settings.corpus import CorpusSettings, DemoSettings, PreviewSettings
@@ -89,8 +90,7 @@ class Config(Settings):
         ]
         if "" in self.heads:
             mistakes.append("heads: a head needs a name")
-        if mistakes:
-            raise ValueError("\n".join(mistakes))
+        raise_all(ValueError, mistakes)
         return self
 
 

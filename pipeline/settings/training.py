@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.errors import raise_all
 from pipeline.settings.base import (
     AboveZero,
     Count,
@@ -226,8 +227,7 @@ class EngineSettings(Settings):
     @field_validator("deepspeed")
     @classmethod
     def _refuse_keys(cls, given: dict[str, Any]) -> dict[str, Any]:
-        if mistakes := refused(given):
-            raise ValueError("\n".join(f"engine.deepspeed.{mistake}" for mistake in mistakes))
+        raise_all(ValueError, [f"engine.deepspeed.{mistake}" for mistake in refused(given)])
         return given
 
 
@@ -267,6 +267,5 @@ class ScalingSettings(Settings):
                 "scaling.gpus_per_worker to 0 or 1, and scaling.workers (or min_workers and "
                 "max_workers)"
             )
-        if mistakes:
-            raise ValueError("\n".join(mistakes))
+        raise_all(ValueError, mistakes)
         return self

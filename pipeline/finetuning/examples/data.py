@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from pipeline.errors import TaskError
+from pipeline.errors import TaskError, raise_all
 from pipeline.finetuning.examples.jsonl import Example
 from pipeline.finetuning.examples.lines import open_bytes
 from pipeline.finetuning.examples.task_file import DataMistakes, read_task_file
@@ -75,11 +75,8 @@ def read_examples(settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase
         except TaskError as error:
             findings.problems.append(f"{data.test}: {error}")
     wrong = findings.problems + ([] if skip else findings.bad_lines)
-    if wrong:
-        more = [f"… and {len(wrong) - LISTED} more"] if len(wrong) > LISTED else []
-        lines = "\n  ".join([*wrong[:LISTED], *more])
-        advice = "" if findings.problems else "; skip_bad: true leaves such lines out"
-        raise TaskError(f"{len(wrong)} mistake(s) in the task data{advice}:\n  {lines}")
+    advice = "" if findings.problems else "; skip_bad: true leaves such lines out"
+    raise_all(TaskError, wrong, f"mistake(s) in the task data{advice}", most=LISTED)
     notes = findings.notes
     if bad := findings.bad_lines:
         notes.append(f"{len(bad)} bad line(s) are left out, first: {bad[0]}")

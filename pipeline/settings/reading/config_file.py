@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, raise_all
 from pipeline.settings.base import Settings
 from pipeline.settings.config import Config
 from pipeline.settings.reading import yaml_text
@@ -71,8 +71,7 @@ def _validated(values: dict[str, Any], mistakes: list[str], where: str) -> Confi
         config = Config.model_validate(values)
     except ValidationError as error:
         mistakes.extend(explain(error))
-    if mistakes:
-        raise ConfigError(f"{len(mistakes)} wrong setting(s){where}:\n  " + "\n  ".join(mistakes))
+    raise_all(ConfigError, mistakes, f"wrong setting(s){where}")
     return config
 
 
