@@ -17,8 +17,9 @@ from pipeline.errors import ConfigError, raise_all
 from pipeline.finetuning.examples.input_lines import read_input
 from pipeline.finetuning.examples.jsonl import to_json
 from pipeline.finetuning.examples.lines import lines_of
-from pipeline.finetuning.prediction.head_folder import read_results, submission
+from pipeline.finetuning.prediction.head_folder import read_results
 from pipeline.finetuning.prediction.predict import predict
+from pipeline.finetuning.submission import submission
 from pipeline.finetuning.tasks import TASKS, Task
 from pipeline.paths import temporary_folder
 from pipeline.settings.config import Config

@@ -97,6 +97,12 @@ ALLOWED = {
         "pipeline.export.tokenizer",
         "pipeline.settings",
     ),
+    "pipeline.finetuning.examples": (
+        "pipeline.corpus.decoding.decompression",
+        "pipeline.finetuning.submission",
+        "pipeline.finetuning.tasks",
+        "pipeline.settings",
+    ),
     "pipeline.sample": ("pipeline.corpus",),
     "pipeline.export": (
         "model",

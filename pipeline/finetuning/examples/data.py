@@ -13,7 +13,7 @@ from pipeline.errors import TaskError, raise_all
 from pipeline.finetuning.examples.jsonl import Example
 from pipeline.finetuning.examples.lines import open_bytes
 from pipeline.finetuning.examples.task_file import DataMistakes, read_task_file
-from pipeline.finetuning.prediction.head_folder import with_ids
+from pipeline.finetuning.submission import with_ids
 from pipeline.finetuning.tasks import TASKS, Task
 from pipeline.finetuning.tasks.base import LONGEST_ANSWER, TaskSetup
 from pipeline.settings.finetuning import FinetuneSettings, TaskData

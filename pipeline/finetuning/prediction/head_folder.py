@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline.errors import ExportError, TaskError
+from pipeline.errors import ExportError
 from pipeline.export.lineage import LINEAGE
 from pipeline.finetuning.examples.jsonl import to_json
 from pipeline.finetuning.loading import quiet
-from pipeline.finetuning.tasks import TASKS, Task
+from pipeline.finetuning.submission import submission
+from pipeline.finetuning.tasks import TASKS
 
 RESULTS = "results.json"
 PREDICTIONS = "predictions.jsonl"
@@ -50,44 +51,6 @@ def save(
         (folder / PREDICTIONS).write_text(lines, encoding="utf-8")
         submitted = "".join(submission(TASKS[results["task"]], predictions))
         (folder / SUBMISSION).write_text(submitted, encoding="utf-8")
-
-
-def submission(task: Task, rows: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """Examples with their `prediction` as CLUE's benchmarks take them.
-
-    A line for each example, of its `id` and its answer; for answer spans one object of all answers
-    by `id`. Raises TaskError as `with_ids`.
-    """
-    found = (
-        (key, {} if row["prediction"] is None else task.submitted(row, row["prediction"]))
-        for key, row in with_ids(task, rows)
-    )
-    if task.submitted_as_one:
-        yield to_json({str(key): text or "" for key, text in found})
-        return
-    for key, answer in found:
-        yield to_json({"id": key} | answer)
-
-
-def with_ids(
-    task: Task, examples: Iterable[dict[str, Any]]
-) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Examples, each with its `id` in a submission.
-
-    Those without one are counted from 0, and so are those of a multiple choice, where several have
-    the same. Raises TaskError where two would have the same id, as answer spans write them: 1 is
-    also "1".
-    """
-    seen: dict[str, int] = {}
-    for number, example in enumerate(examples):
-        key = example.get("id")
-        key = number if task.multiple_choice or key is None else key
-        if (before := seen.setdefault(str(key), number)) != number:
-            raise TaskError(
-                f"examples {before + 1} and {number + 1}, counted from 1, would both have the id "
-                f"{str(key)!r} in a submission to CLUE; give each an id of its own, or none to all"
-            )
-        yield key, example
 
 
 def read_results(folder: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pipeline.errors import TaskError
-from pipeline.finetuning.prediction.head_folder import submission
+from pipeline.finetuning.submission import submission
 from pipeline.finetuning.tasks import TASKS
 from tests.pipeline.finetuning.examples.test_formats import CLUENER
 
