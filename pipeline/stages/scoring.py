@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.cluster.calls import Work, cluster_runner
 from pipeline.corpus.shards.format import read_manifest
-from pipeline.export.origin import read_origin, require_same_network
+from pipeline.export import trained_with
 from pipeline.feed.opening import heldout_set, open_heldout
 from pipeline.files.disk import OWN, Disk
 from pipeline.paths import RunPaths
@@ -42,9 +42,9 @@ def score(config: Config, path: Path, disk: Disk = OWN) -> dict[str, float]:
     train = config.train.model_copy(update={"eval_shards": str(folder)})
     config = config.model_copy(update={"train": train})
     manifest, given = read_manifest(folder), disk.fetch(path)
-    origin = read_origin(given, manifest.vocab_size)
-    require_same_network(path, origin, origin.network, manifest.vocab_sha256)
-    network = build_network(origin.network, config.run.seed, config.engine.attention)
+    own = trained_with.read(given, manifest.vocab_size)
+    trained_with.require_same(path, own, own.network, manifest.vocab_sha256)
+    network = build_network(own.network, config.run.seed, config.engine.attention)
     load_weights(network, given)
     device = pick_device()
     objective = PretrainingObjective(network).to(device)

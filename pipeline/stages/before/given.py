@@ -11,7 +11,7 @@ from pipeline.corpus import planning
 from pipeline.corpus.samples.vocabulary import vocabulary_sha256
 from pipeline.corpus.shards import format as shards
 from pipeline.errors import CheckpointError, ConfigError
-from pipeline.export import origin as origins
+from pipeline.export import trained_with
 from pipeline.feed.weights import split_weights
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
@@ -100,8 +100,8 @@ def check_start(config: Config, vocab_size: int, vocab_sha256: str | None) -> No
     if train.init_adapt:
         starting_point.require_fitting_shape(path, starting_point.read(path).config, network)
         return
-    origin = origins.read_origin(path, vocab_size)
-    origins.require_same_network(path, origin, network, vocab_sha256 or origin.vocab_sha256)
+    own = trained_with.read(path, vocab_size)
+    trained_with.require_same(path, own, network, vocab_sha256 or own.vocab_sha256)
     if train.init_state != "weights":
         checkpoints.require_state(path)
     if train.init_state == "branch":

@@ -1,4 +1,4 @@
-"""The network and the vocabulary that the weights of a checkpoint or an export belong to."""
+"""The network and the vocabulary that weights of a checkpoint or an export were trained with."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ FIELDS = ModelSettings.model_fields.keys() - FREE
 """Fields of the network that decide what its weights mean. Shapes show only some of them."""
 
 
-class Origin(NamedTuple):
-    """What weights belong to."""
+class TrainedWith(NamedTuple):
+    """What weights were trained with."""
 
     network: NezhaConfig
     vocab_sha256: str
 
 
-def read_origin(path: Path, vocab_size: int) -> Origin:
+def read(path: Path, vocab_size: int) -> TrainedWith:
     """Read a `checkpoint_…` folder or an export.
 
     Args:
@@ -39,12 +39,12 @@ def read_origin(path: Path, vocab_size: int) -> Origin:
     """
     if (path / files.STATE).exists():
         shape = network_config(files.read_config(path).model, vocab_size)
-        return Origin(shape, files.read_state(path)["vocab_sha256"])
+        return TrainedWith(shape, files.read_state(path)["vocab_sha256"])
     try:
         if not (path / "config.json").is_file():  # transformers would take its defaults
             raise OSError("no config.json")
         network = NezhaConfig.from_pretrained(path)
-        return Origin(network, vocabulary_sha256(path / "vocab.txt"))
+        return TrainedWith(network, vocabulary_sha256(path / "vocab.txt"))
     except (OSError, ValueError, VocabularyError) as error:
         raise CheckpointError(
             f"{path} is neither a checkpoint_… folder nor an export with config.json and "
@@ -52,24 +52,23 @@ def read_origin(path: Path, vocab_size: int) -> Origin:
         ) from None
 
 
-def require_same_network(
-    path: Path, origin: Origin, network: NezhaConfig, vocab_sha256: str
-) -> None:
+def require_same(path: Path, trained: TrainedWith, network: NezhaConfig, vocab_sha256: str) -> None:
     """Refuse weights that would mean something else in another network or vocabulary.
 
     Raises:
         VocabularyError: the ids of the vocabulary are others.
         CheckpointError: fields of the network differ; the message names them.
     """
-    if origin.vocab_sha256 != vocab_sha256:
+    if trained.vocab_sha256 != vocab_sha256:
         raise VocabularyError(
             f"{path} was trained with another vocabulary; set corpus.vocab to its own, and prepare "
             "shards with it"
         )
     lines = [
-        f"model.{name}: {getattr(origin.network, name)} there, {getattr(network, name)} here"
+        f"model.{name}: {there} there, {here} here"
         for name in sorted(FIELDS)
-        if getattr(origin.network, name) != getattr(network, name)
+        for there, here in [(getattr(trained.network, name), getattr(network, name))]
+        if there != here
     ]
     if lines:
         raise CheckpointError(f"{path} holds weights of another network:\n  " + "\n  ".join(lines))
