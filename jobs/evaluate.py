@@ -5,36 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from contextlib import closing
-from pathlib import Path
 
 from rich.console import Console
 
 from jobs.command import Verb, main, table
 from jobs.output.progress import ConsoleProgress
 from pipeline.corpus.shards.format import read_manifest
-from pipeline.errors import CheckpointError, ConfigError
+from pipeline.errors import ConfigError
 from pipeline.paths import RunPaths
-from pipeline.progress import Progress
 from pipeline.settings.config import Config
-from pipeline.stages.scoring import each_checkpoint, score_where_free
-from pipeline.tracking import runs as tracking
-from pipeline.tracking.metric_sender import MetricSender
-from pipeline.training.checkpoints import files as checkpoints
+from pipeline.stages import scoring
 from pipeline.training.evaluation import LENGTHS
-from pipeline.training.measure.history import progress_line
-
-
-def subject(config: Config) -> Path:
-    """What to score: `train.init_from`, or the run's best checkpoint, also if it started there."""
-    given, folder = config.train.init_from, RunPaths.of(config).checkpoints
-    try:
-        own = checkpoints.best(folder)
-    except CheckpointError:
-        if given:
-            return checkpoints.origin_of(given)
-        raise
-    started_there = checkpoints.read_config(own).train.init_from == given
-    return own if started_there or not given else checkpoints.origin_of(given)
 
 
 def plan(config: Config) -> Mapping[str, object]:
@@ -47,36 +28,18 @@ def plan(config: Config) -> Mapping[str, object]:
             )
         what: object = f"each checkpoint of {RunPaths.of(config).run}, to the last step"
     else:
-        what = subject(config)
+        what = scoring.subject(config)
     return {"score": what, "on": f"{samples:,} samples of {folder}"}
 
 
 def execute(config: Config, console: Console) -> None:
     with closing(ConsoleProgress(console)) as progress:
         if config.evaluate.follow:
-            follow(config, progress)
+            scoring.follow(config, progress)
             return
-        path = subject(config)
-        scores = score_where_free(config, path, progress)
+        path = scoring.subject(config)
+        scores = scoring.score_where_free(config, path, progress)
     console.print(table(f"{path} on {RunPaths.of(config).heldout}", shown(scores)))
-
-
-def follow(config: Config, progress: Progress) -> None:
-    """Score the run's checkpoints as they appear; each is a line, and a step of MLflow's run."""
-    sender = None
-    for path in each_checkpoint(config, progress.say):
-        scores = score_where_free(config, path, progress)
-        step = checkpoints.step_of(path)
-        record = {"step": step} | {f"heldout_{key}": scores[key] for key in scores}
-        progress.say(progress_line(record, checkpoints.read_config(path).train.steps))
-        run_id = tracking.noted_run(RunPaths.of(config).run)
-        if sender is None and run_id:
-            uri = tracking.tracking_uri(config)
-            sender = MetricSender(uri, run_id, system_metrics=False)
-        if sender:
-            sender.log(step, {f"evaluated/{key}": scores[key] for key in scores})
-    if sender:
-        sender.close()
 
 
 def shown(scores: Mapping[str, float]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.cluster.calls import Work, cluster_runner
 from pipeline.corpus.shards.format import read_manifest
+from pipeline.errors import CheckpointError
 from pipeline.export import trained_with
 from pipeline.feed.opening import heldout_set, open_heldout
 from pipeline.files.disk import OWN, Disk
@@ -18,14 +19,30 @@ from pipeline.precision import pick_device
 from pipeline.progress import Progress, Say
 from pipeline.runs import run_in_store
 from pipeline.settings.config import Config
+from pipeline.tracking import runs as tracking
+from pipeline.tracking.metric_sender import MetricSender
 from pipeline.training.checkpoints import files
 from pipeline.training.checkpoints.state import load_weights
 from pipeline.training.evaluation import evaluate
+from pipeline.training.measure.history import progress_line
 from pipeline.training.objective import PretrainingObjective
 from pipeline.training.start.network import build_network
 
 POLL_SECONDS = 5.0
 """Between two looks for a new checkpoint."""
+
+
+def subject(config: Config) -> Path:
+    """What to score: `train.init_from`, or the run's best checkpoint, also if it started there."""
+    given, folder = config.train.init_from, RunPaths.of(config).checkpoints
+    try:
+        own = files.best(folder)
+    except CheckpointError:
+        if given:
+            return files.origin_of(given)
+        raise
+    started_there = files.read_config(own).train.init_from == given
+    return own if started_there or not given else files.origin_of(given)
 
 
 def score(config: Config, path: Path, disk: Disk = OWN) -> dict[str, float]:
@@ -108,3 +125,21 @@ def each_checkpoint(config: Config, say: Say) -> Iterator[Path]:
             if (new[0] / files.COMPLETE).exists():
                 last = files.read_config(new[0]).train.steps
                 yield new[0]
+
+
+def follow(config: Config, progress: Progress) -> None:
+    """Score the run's checkpoints as they appear; each is a line, and a step of MLflow's run."""
+    sender = None
+    for path in each_checkpoint(config, progress.say):
+        scores = score_where_free(config, path, progress)
+        step = files.step_of(path)
+        record = {"step": step} | {f"heldout_{key}": scores[key] for key in scores}
+        progress.say(progress_line(record, files.read_config(path).train.steps))
+        run_id = tracking.noted_run(RunPaths.of(config).run)
+        if sender is None and run_id:
+            uri = tracking.tracking_uri(config)
+            sender = MetricSender(uri, run_id, system_metrics=False)
+        if sender:
+            sender.log(step, {f"evaluated/{key}": scores[key] for key in scores})
+    if sender:
+        sender.close()

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs import evaluate
 from pipeline.comparing.subjects import tokens_of
 from pipeline.corpus.shards.format import read_manifest
 from pipeline.errors import CheckpointError, VocabularyError
 from pipeline.paths import RunPaths
 from pipeline.runs.audit import audit
 from pipeline.settings.reading.config_file import load_config
+from pipeline.stages import scoring
 from pipeline.stages.before import preflight
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.launch import torchrun
@@ -82,13 +82,13 @@ def test_the_second_phase_starts_from_weights_or_full_state(first):
     courses = {}
     for state, steps in (("weights", 6), ("full", 12)):
         config = second(first, state, "engine.zero_stage=2")
-        assert evaluate.subject(config) == first
+        assert scoring.subject(config) == first
         ended = torchrun.fit(config)
         path = RunPaths.of(config).checkpoints / END
         assert (ended["step"], ended["samples_seen"], optimizer_step(path)) == (6, 96, steps)
-        assert evaluate.subject(config).parent == path.parent
+        assert scoring.subject(config).parent == path.parent
         other = config.train.model_copy(update={"init_from": "elsewhere"})
-        assert evaluate.subject(config.model_copy(update={"train": other})) == Path("elsewhere")
+        assert scoring.subject(config.model_copy(update={"train": other})) == Path("elsewhere")
         courses[state] = training(path.parents[1])
         assert [rate for rate, _ in courses[state]] == [
             learning_rate(step, 6, config.optim) for step in range(6)
@@ -115,7 +115,7 @@ def test_a_second_phase_that_was_stopped_continues_from_its_own_checkpoint(first
 def test_a_run_folder_stands_for_its_newest_checkpoint(first):
     config = second(first, "full", "run.name=by-folder", f"train.init_from={first.parents[1]}")
     preflight.check_data(config)
-    assert evaluate.subject(config) == first
+    assert scoring.subject(config) == first
     assert torchrun.fit(config)["step"] == 6
     assert optimizer_step(RunPaths.of(config).checkpoints / END) == 12
     nothing = first.parents[2] / "nothing"
