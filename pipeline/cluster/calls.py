@@ -174,7 +174,8 @@ def _collect(
             results[number] = item
             if number in held:
                 groups.end(held.pop(number))
-            if isinstance(item, NezhaError) and len(works) > 1:  # one alone is its caller's to tell
+            # One alone is its caller's to tell, and so are mistakes, all in one error.
+            if isinstance(item, TrainingError) and len(works) > 1:
                 progress.say(f"{work.name}: failed: {item}")
             if len(works) > 2:
                 share = len(results) / len(works)

@@ -88,10 +88,12 @@ def test_a_mistake_is_told_as_it_is_before_anything_is_trained(ray_cluster, expo
         job("long", data, export, tmp_path / "long", epochs=1000),
         job("bad", bad, export, tmp_path / "bad"),
     ]
+    lines = Lines()
     with pytest.raises(
         TaskError, match=r"(?s)^bad: .*pair-dev\.jsonl, line 1: no key 'tokens'"
     ) as told:
-        finetune_all(runs, Lines())
+        finetune_all(runs, lines)
+    assert not any("failed" in line for line in lines), "the error tells it"
     assert type(told.value) is TaskError
     assert told.value.__cause__ is None
     assert not (tmp_path / "long").exists()
