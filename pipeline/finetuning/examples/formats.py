@@ -26,7 +26,7 @@ from pyarrow import parquet
 
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.columns import Columns, Record
-from pipeline.finetuning.examples.jsonl import JSON, Example, parse_object, unique
+from pipeline.finetuning.examples.jsonl import JSON, Example, parse_object, unique, without
 from pipeline.finetuning.examples.lines import open_bytes, read_lines, uncompressed
 from pipeline.finetuning.examples.tables import (
     TABLES,
@@ -58,7 +58,7 @@ def read_records(path: str, columns: Columns) -> Iterator[Record]:
                 record = TaskError(f"{place}: no {lost[0]!r}; there is {', '.join(record)}")
             else:
                 new = {field: record[each] for field, each in wanted.items() if each in record}
-                record = {key: record[key] for key in record if key not in wanted.values()} | new
+                record = without(record, *wanted.values()) | new
         yield place, record
 
 

@@ -56,6 +56,11 @@ def to_json(value: Any, indent: int | None = None) -> str:
     return SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text) + "\n"
 
 
+def without(record: Example, *keys: str) -> Example:
+    """A record without these keys, whether it has them or not."""
+    return {key: value for key, value in record.items() if key not in keys}
+
+
 def require(
     example: Example, key: str, kind: type | tuple[type, ...], place: str, needed_by: str
 ) -> None:

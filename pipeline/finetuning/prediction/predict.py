@@ -15,7 +15,7 @@ from pipeline.errors import ExportError, TaskError
 from pipeline.export.lineage import text_cleaner
 from pipeline.finetuning import loading
 from pipeline.finetuning import network as networks
-from pipeline.finetuning.examples.jsonl import JSON, Example, parse_object
+from pipeline.finetuning.examples.jsonl import JSON, Example, parse_object, without
 from pipeline.finetuning.judging.evaluation import Dataset, answers
 from pipeline.finetuning.prediction.head_folder import read_results
 from pipeline.finetuning.tasks import TASKS, Task
@@ -148,4 +148,4 @@ def parse(
         if kind is str and found.get(key, "") is None:  # a text that is null is blank
             found = found | {key: ""}
     example = task.check_fields(cut(found), place)
-    return {key: value for key, value in example.items() if key != task.target}
+    return without(example, task.target)

@@ -20,7 +20,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.features import Feature, FeatureBatch, Tokens
-from pipeline.finetuning.examples.jsonl import Example, require
+from pipeline.finetuning.examples.jsonl import Example, require, without
 
 Answer = dict[str, Any]
 Logits = NDArray[np.floating]
@@ -223,8 +223,7 @@ class Task(ABC):
     def without_target(self, record: Example) -> Example:
         """A record of a file without what `published` takes for its target."""
         names = (self.target, *self.aliases.get(self.target, ()))
-        target = next((name for name in names if name in record), None)
-        return {key: record[key] for key in record if key != target}
+        return without(record, *[name for name in names if name in record][:1])
 
     def labels_of(self, examples: Iterable[Example]) -> set[str]:
         """All labels that occur as targets."""

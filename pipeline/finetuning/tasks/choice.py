@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.features import Feature, FeatureBatch, Tokens
-from pipeline.finetuning.examples.jsonl import Example, require
+from pipeline.finetuning.examples.jsonl import Example, require, without
 from pipeline.finetuning.tasks.base import Answer, Outputs, Task, TaskSetup, softmax, whole
 
 SPECIAL = 3
@@ -53,7 +53,7 @@ class Choice(Task):
             found = found | {"context": "\n".join(lines)}
         answer = found.get("answer")
         if isinstance(answer, str) and not answer.strip():  # Hugging Face's test set of C3
-            return {key: found[key] for key in found if key != "answer"}
+            return without(found, "answer")
         return found
 
     def submitted(self, example: Example, answer: Answer) -> Any:

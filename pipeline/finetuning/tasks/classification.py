@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.features import Feature, FeatureBatch
-from pipeline.finetuning.examples.jsonl import Example, require
+from pipeline.finetuning.examples.jsonl import Example, require, without
 from pipeline.finetuning.tasks.base import (
     Answer,
     Outputs,
@@ -126,7 +126,7 @@ class Pair(Classification):
             if not all(isinstance(each, str) for each in record["keyword"]):
                 raise TaskError(f"key keyword: expected words, found {record['keyword']!r:.60}")
             pair = {"sentence1": " ".join(record["keyword"]), "sentence2": record["abst"]}
-            record = {key: record[key] for key in record if key not in ("keyword", "abst")} | pair
+            record = without(record, "keyword", "abst") | pair
         return super().published(record)
 
     def from_text(self, line: str) -> Example | None:

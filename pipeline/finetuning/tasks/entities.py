@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.features import Feature, Tokens
-from pipeline.finetuning.examples.jsonl import Example, require
+from pipeline.finetuning.examples.jsonl import Example, require, without
 from pipeline.finetuning.examples.tables import LABEL
 from pipeline.finetuning.tasks.base import (
     PADDLE,
@@ -98,7 +98,7 @@ class Entities(Task):
         places = next((each for each in read if each is not None), None)
         if places is None:
             return found
-        kept = {key: found[key] for key in found if key not in ("label", "entities")}
+        kept = without(found, "label", "entities")
         if not places:  # no entity or, in all of a test set, no target: `check_target` knows
             return kept | {"labels": []}
         tokens = list(found["text"])
@@ -106,11 +106,8 @@ class Entities(Task):
 
     def without_target(self, record: Example) -> Example:
         found = super().without_target(record)
-        return {
-            key: each
-            for key, each in found.items()
-            if key not in ("label", "entities") or not isinstance(each, list | dict)
-        }
+        places = [key for key in ("label", "entities") if isinstance(found.get(key), list | dict)]
+        return without(found, *places)
 
     def submitted(self, example: Example, answer: Answer) -> Any:
         """CLUENER's form."""
@@ -127,7 +124,7 @@ class Entities(Task):
 
     def check_target(self, example: Example, place: str) -> None:
         # Tokens of a text are ours: a message should name the keys that the file has.
-        given = {key: example[key] for key in example if key != "tokens" or "text" not in example}
+        given = without(example, "tokens") if "text" in example else example
         require(given, "labels", list, place, self.name)
         if not example["labels"] and "text" in example:  # a text without entities
             example["labels"] = ["O"] * len(example["tokens"])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.features import Feature, FeatureBatch
-from pipeline.finetuning.examples.jsonl import Example, require
+from pipeline.finetuning.examples.jsonl import Example, require, without
 from pipeline.finetuning.tasks.base import (
     Answer,
     Logits,
@@ -59,7 +59,7 @@ class Span(Task):
             return found  # the checks of fields and target name what is wrong
         answers = [_placed(each, found["context"]) for each in answers]
         if answers and all(_is_missing(each) for each in answers):
-            return {key: found[key] for key in found if key != "answers"}
+            return without(found, "answers")
         return found | {"answers": answers}
 
     def submitted(self, example: Example, answer: Answer) -> Any:
@@ -190,8 +190,7 @@ def _placed(answer: Any, context: str) -> Any:
     if isinstance(answer, str):
         return {"text": answer, "start": context.find(answer)}
     if isinstance(answer, dict) and "answer_start" in answer and "start" not in answer:
-        kept = {key: answer[key] for key in answer if key != "answer_start"}
-        return kept | {"start": answer["answer_start"]}
+        return without(answer, "answer_start") | {"start": answer["answer_start"]}
     return answer
 
 
