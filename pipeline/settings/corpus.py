@@ -35,6 +35,9 @@ A1), as are 100 characters for its 50 words. The other four keep 99 % of the doc
 news each: Gopher's and C4's count English words, and its 0.1 for repeated 10-grams of words would
 drop nearly half of them, because fixed phrases of ten characters are common."""
 
+SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030", "big5": "big5hkscs"}
+"""Codecs by the names that programs give to texts which hold more characters than these codecs,
+as browsers read them (https://encoding.spec.whatwg.org)."""
 IN_HAN = {"zh", "yue", "wuu", "ja"}
 """Codes of the languages that are written in Han characters."""
 
@@ -256,13 +259,14 @@ class CorpusSettings(Settings):
     @field_validator("encoding")
     @classmethod
     def _check_encoding(cls, value: str) -> str:
-        """The codec's own name, so that each spelling of it means the same."""
+        """The codec's own name, so that each spelling of it means the same; or its superset's."""
         if value == "auto":
             return value
         try:
             "a".encode(value)  # codecs that are no text encodings raise a LookupError too
             codecs.getincrementaldecoder(value)("backslashreplace").decode(b"a")  # not IDNA
-            return codecs.lookup(value).name
+            name = codecs.lookup(value).name
+            return SUPERSETS.get(name, name)
         except (LookupError, UnicodeError):
             raise ValueError(
                 f"unknown encoding {value!r}: use auto, utf-8, gb18030, big5, utf-16 or another "

@@ -42,17 +42,33 @@ FEW, MOST = 4, 0.9
 `CHINESE`: of lines of news 99.8 %, of lines of UTF-8 with a byte changed or cut off 0.07 %."""
 BAD = "\udcff"
 """Stands for bytes that a codec can't decode: no text contains it, and UTF-8 refuses its byte."""
+EURO = b"\x80"
+"""€ in Windows' code page 936, which is GB18030 otherwise."""
+OTHER_BIG5 = {"big5hkscs": "cp950", "cp950": "big5hkscs"}
+"""Extensions of Big5. A text in one of them is hardly ever read otherwise in the other one."""
+
+
+def _with_euro(error: UnicodeError) -> tuple[str | bytes, int]:
+    if isinstance(error, UnicodeDecodeError) and error.encoding == "gb18030":
+        end = error.start + len(EURO)
+        if error.object[error.start : end] == EURO:
+            return "€", end
+    raise error
 
 
 def _mark_bad(error: UnicodeError) -> tuple[str | bytes, int]:
     assert isinstance(error, UnicodeDecodeError | UnicodeEncodeError)
-    return (BAD if isinstance(error, UnicodeDecodeError) else b"\xff"), error.end
+    try:
+        return _with_euro(error)
+    except UnicodeError:
+        return (BAD if isinstance(error, UnicodeDecodeError) else b"\xff"), error.end
 
 
+codecs.register_error("with_euro", _with_euro)
 codecs.register_error("mark_bad", _mark_bad)
 
 
-def decode(data: bytes, codec: str, errors: str = "strict") -> str:
+def decode(data: bytes, codec: str, errors: str = "with_euro") -> str:
     """The text of a record under its file's codec, or another one if it is evidently that.
 
     A file may be several files in different encodings, joined, and its first bytes may all be
@@ -62,7 +78,7 @@ def decode(data: bytes, codec: str, errors: str = "strict") -> str:
     reviews, none was taken for UTF-8.
 
     Raises:
-        UnicodeDecodeError: `errors` is strict, and the data is bad in all of them.
+        UnicodeDecodeError: `errors` is not `mark_bad`, and the data is bad in all of them.
     """
     if data.isascii():
         return data.decode(codec, errors)
@@ -70,11 +86,11 @@ def decode(data: bytes, codec: str, errors: str = "strict") -> str:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         found = _evidently_chinese(data) if codec == "utf-8" else ""
-        return found or _without_private(data.decode(codec, errors), codec)
+        return found or _decoded(data, codec, errors)
     if codec == "utf-8":
         return text
     try:
-        other = _without_private(data.decode(codec), codec)
+        other = _decoded(data, codec)
     except UnicodeDecodeError:
         return text
     return text if share_of_common(text) > share_of_common(other) else other
@@ -84,13 +100,23 @@ def _evidently_chinese(data: bytes) -> str:
     """The text of a record that is no UTF-8, if it is evidently one of `CHINESE`; else nothing."""
     for codec in CHINESE:
         try:
-            text = _without_private(data.decode(codec), codec)
+            text = _decoded(data, codec)
         except UnicodeDecodeError:
             continue
         beyond = sum(character > "\x7f" for character in text)
         if beyond >= FEW and share_of_common(text) >= MOST:
             return text
     return ""
+
+
+def _decoded(data: bytes, codec: str, errors: str = "with_euro") -> str:
+    """The text of a record under its file's codec, or the other extension of Big5."""
+    for each in (codec, OTHER_BIG5.get(codec)):
+        try:
+            return _without_private(data.decode(each or codec, "with_euro"), codec)
+        except UnicodeDecodeError:
+            continue
+    return _without_private(data.decode(codec, errors), codec)
 
 
 def _without_private(text: str, codec: str) -> str:

@@ -261,3 +261,45 @@ def test_characters_that_unicode_got_after_pythons_gb18030(tmp_path, name):
     }
     path = raw.write(tmp_path / name, rows[name])
     assert raw.texts(path, encoding="gb18030") == ["龴龵龶龷龸龹龺龻︐︒︑︙ḿ\U00020087"]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl", "a.json"])
+@pytest.mark.parametrize(
+    ("codec", "named", "line"),
+    [
+        ("gb18030", "gb2312", "朱镕基和陶喆在𠮷野家说①。"),
+        ("gb18030", "GBK", "㐀和𠮷两个字"),
+        ("big5hkscs", "big5", "嘅啲咁係喺香港粵語"),
+    ],
+)
+def test_a_named_codec_stands_for_its_superset(tmp_path, name, codec, named, line):
+    """Programs call texts in GB18030 GB2312 or GBK, and those of Hong Kong Big5."""
+    rows = {
+        "a.txt": line,
+        "a.csv": f"text\n{line}\n",
+        "a.jsonl": f'{{"text": "{line}"}}\n',
+        "a.json": f'[\n{{"text": "{line}"}}]',
+    }
+    path = raw.write(tmp_path / name, rows[name].encode(codec))
+    assert raw.read(path, encoding=named)[1] == []
+    assert raw.texts(path, encoding=named) == [line]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.json"])
+@pytest.mark.parametrize("encoding", ["auto", "gbk", "cp936"])
+def test_the_euro_of_windows_is_read_in_gb18030(tmp_path, name, encoding):
+    line = NEWS.encode("gb18030") + b"\x80" + "100，约合人民币八百元。".encode("gb18030")
+    rows = {
+        "a.txt": line,
+        "a.csv": b"text\n" + line,
+        "a.json": b'[\n{"text": "' + line + b'"}]',
+    }
+    path = raw.write(tmp_path / name, rows[name])
+    assert raw.texts(path, encoding=encoding) == [NEWS + "€100，约合人民币八百元。"]
+
+
+@pytest.mark.parametrize("encoding", ["auto", "big5", "cp950"])
+def test_lines_in_both_extensions_of_big5(tmp_path, encoding):
+    taiwan, hong_kong = "今天天氣很好，這本書要€100。", "今日天氣好好，佢哋喺圖書館睇書。"
+    data = taiwan.encode("cp950") + b"\n\n" + hong_kong.encode("big5hkscs")
+    assert raw.texts(raw.write(tmp_path / "a.txt", data), encoding=encoding) == [taiwan, hong_kong]
