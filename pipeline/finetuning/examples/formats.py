@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -32,8 +31,10 @@ from pipeline.finetuning.examples.tables import (
     TABLES,
     check_names,
     hold_words,
+    is_comment,
     read_rows,
     read_table,
+    word_cells,
 )
 
 PARQUET = (".parquet", ".pq")
@@ -242,14 +243,16 @@ def _conll(lines: Iterable[tuple[str, str]], columns: Columns) -> Iterator[Recor
     """Sentences between blank lines: the first column is a word, the last one its label.
 
     The numbers of `columns` choose other columns. A line without a label is a word of a file to be
-    predicted; -DOCSTART- is left out. Raises TaskError where the first column counts the words.
+    predicted; -DOCSTART- and comments before a sentence, as MultiCoNER's `# id …`, are left out.
+    Raises TaskError where the first column counts the words.
     """
     start, words, labels, width = "", [], [], 0
     numbers = columns.numbers
     word, label = numbers.get("tokens", 0), numbers.get("labels", -1)
     for place, line in itertools.chain(lines, [("", "")]):
-        # Other white space, such as U+3000, may be a word.
-        cells = line.split("\t") if "\t" in line else re.findall("[^ ]+", line)
+        cells = word_cells(line)
+        if not words and is_comment(line, label):
+            continue
         if line.strip() and not line.startswith("-DOCSTART-"):
             start = start or place
             # Of a word of white space, as 199801 has, the columns begin with the separator.

@@ -10,7 +10,7 @@ from pipeline.finetuning.examples.columns import Columns
 from pipeline.finetuning.examples.formats import PARQUET, read_records
 from pipeline.finetuning.examples.jsonl import Example
 from pipeline.finetuning.examples.lines import Line, read_lines, uncompressed
-from pipeline.finetuning.examples.tables import LABEL, TABLES
+from pipeline.finetuning.examples.tables import LABEL, TABLES, is_comment, word_cells
 from pipeline.finetuning.tasks import Task
 
 RECORDS = (*TABLES, *PARQUET, ".json", ".conll", ".bio", ".bmes")
@@ -47,7 +47,8 @@ def _holds_records(lines: Iterable[Line], columns: Columns) -> bool:
     if not filled:
         return False
     if columns.words:
-        ends = [line.split()[1:][-1:] for line in filled]
-        return all(end and LABEL.fullmatch(end[0]) for end in ends)
+        cells = [word_cells(line) for line in filled if not is_comment(line)]
+        ends = [each[-1].strip() for each in cells if len(each) > 1]
+        return 0 < len(ends) == len(cells) and all(map(LABEL.fullmatch, ends))
     first = {name.strip() for name in filled[0].split("\t")}
     return len(first) > 1 and columns.are_named(first)

@@ -42,6 +42,24 @@ def hold_words(rows: Iterable[Row], columns: Columns) -> bool:
     return bool(filled) and all(map(LABEL.fullmatch, labels))
 
 
+def word_cells(line: str) -> list[str]:
+    """CoNLL's columns of a word, between which is a tab or spaces."""
+    if "\t" in line:
+        return line.split("\t")
+    cells = re.findall("[^ ]+", line)  # other white space, such as U+3000, may be a word
+    is_space = line.startswith(" ") and len(cells) == 1 and LABEL.fullmatch(cells[0])
+    return [" ", *cells] if is_space else cells
+
+
+def is_comment(line: str, label: int = -1) -> bool:
+    """Whether a line is none of a word, as the `# id …` before each sentence of MultiCoNER.
+
+    Args:
+        label: number of the column that would hold the label.
+    """
+    return line.startswith("# ") and not LABEL.fullmatch("".join(word_cells(line)[label:][:1]))
+
+
 def check_names(names: Sequence[str], place: str) -> None:
     """Raise TaskError where two columns have one name; nothing reads those without a name."""
     if twice := [name for name, times in Counter(names).items() if name and times > 1]:

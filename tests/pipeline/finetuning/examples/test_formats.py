@@ -338,13 +338,23 @@ def test_a_text_of_a_table_may_begin_with_a_brace(tmp_path):
 
 
 @pytest.mark.parametrize("between", ["\t", " ", "  "])
-@pytest.mark.parametrize("space", ["\u3000", "\xa0"])
+@pytest.mark.parametrize("space", ["\u3000", "\xa0", " ", ""])
 def test_white_space_may_be_a_word_of_columns(space, between, tmp_path):
     rows = ["王 B-PER", f"{space} O", "京 B-LOC"]
     text = "\n".join(row.replace(" ", between) for row in rows) + "\n"
     (example,), findings = read("ner", tmp_path / "a.txt", text)
     assert findings == DataMistakes.none()
     assert example == {"tokens": ["王", " ", "京"], "labels": ["B-PER", "O", "B-LOC"]}
+
+
+def test_comments_before_sentences_of_columns_are_left_out(tmp_path):
+    text = "# id 6d3a domain=zh\n王 _ _ B-PER\n# _ _ O\n\n# id 7\n# _ _ O\n京 _ _ B-LOC\n"
+    examples, findings = read("ner", tmp_path / "a.conll", text)
+    assert findings == DataMistakes.none()
+    assert examples == [
+        {"tokens": ["王", "#"], "labels": ["B-PER", "O"]},
+        {"tokens": ["#", "京"], "labels": ["O", "B-LOC"]},
+    ]
 
 
 @pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])

@@ -164,6 +164,7 @@ def test_a_text_file_is_read_as_fine_tuning_reads_it(task, text, tmp_path):
     [
         ("ner", ["王明 B", "京 B-LOC"]),
         ("ner", ["王", "明"]),
+        ("ner", ["# 王明", "# B-LOC 京"]),
         ("classification", ["text", "很好"]),
         ("classification", ['{"text": "好\\t坏", "label": 1}']),
         ("pair", ["很好\t不坏", "", "好\t坏"]),
@@ -210,6 +211,14 @@ def test_messages_name_the_setting_of_this_verb(columns, text, tmp_path):
     (tmp_path / "a.tsv").write_text(text, "utf-8")
     with pytest.raises(TaskError, match=r"line 1: .*predict\.columns (says|to)"):
         list(read_input(str(tmp_path / "a.tsv"), TASKS["classification"], columns))
+
+
+@pytest.mark.parametrize("space", [" ", "  ", "\u3000 "])
+def test_columns_are_read_as_in_fine_tuning(space, tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text(f"# id 7 domain=zh\n王 B-PER\n{space}O\n京 B-LOC\n", "utf-8")
+    ((_, example),) = read_input(str(path), TASKS["ner"], {})
+    assert example["tokens"] == ["王", " ", "京"]
 
 
 def test_an_answer_replaces_no_field():
