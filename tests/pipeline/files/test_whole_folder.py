@@ -1,8 +1,11 @@
 """A folder appears whole, or stays as it was."""
 
+import os
 import shutil
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from pipeline.files.whole_folder import whole_folder
 
@@ -57,3 +60,17 @@ def test_two_that_make_it_at_once_do_not_meet(tmp_path):
         (first / "a").touch()
         assert list(second.iterdir()) == []
     assert list(tmp_path.rglob("*")) == [target, target / "a"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660), (0o077, 0o600)])
+def test_who_may_read_the_folder_may_read_its_files(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        with whole_folder(tmp_path / "folder") as temporary:
+            (temporary / "inner").mkdir()
+            save_file({"a": torch.zeros(1)}, temporary / "inner" / "model.safetensors")
+            (temporary / "config.json").touch()
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "folder").rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {mode}
