@@ -27,7 +27,7 @@ def plan(config: Config) -> Mapping[str, object]:
 
 def execute(config: Config, console: Console) -> None:
     with closing(ConsoleProgress(console)) as progress:
-        state = torchrun.fit(config, progress=progress)
+        state = torchrun.fit(config, progress)
     if torchrun.rank() == 0:
         write_report(RunPaths.of(config).run)
         console.print(table("Trained", {"step": state["step"], **state["heldout"]}))

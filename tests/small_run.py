@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pipeline.paths import RunPaths
+from pipeline.precision import pick_device
 from pipeline.settings.config import Config
 from pipeline.settings.reading.config_file import load_config
 from pipeline.training.checkpoints import files
+from pipeline.training.launch import torchrun
 from pipeline.training.measure import history
+from pipeline.training.start.context import Context
 from tests.corpora import write_corpus, write_vocabulary
+from tests.reported import Lines
 
 MODEL = "{size: tiny, num_hidden_layers: 2, hidden_size: 32, num_attention_heads: 2}"
 SHORT = (
@@ -37,6 +42,24 @@ def write_data(config: Config, length: int = 48, seed: int = 0) -> None:
     vocab = write_vocabulary(paths.vocab)
     write_corpus(paths.shards, vocab, seed=seed, length=length)
     write_corpus(paths.heldout, vocab, documents=8, seed=1, length=length)
+
+
+def fit(config: Config) -> dict[str, Any]:
+    """Train without Ray, in this process; returns the state of the last checkpoint."""
+    return torchrun.fit(config, Lines())
+
+
+def alone(**changes: Any) -> Context:
+    """What a launcher tells the only worker of a run."""
+    context = Context(
+        rank=0,
+        world_size=1,
+        host="here",
+        device=pick_device(),
+        threads=1,
+        report=lambda *_: None,
+    )
+    return context._replace(**changes)
 
 
 def losses(config: Config) -> dict[int, float]:

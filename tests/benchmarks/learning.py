@@ -44,8 +44,8 @@ from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.reading.config_file import load_config
 from pipeline.training import loop
-from pipeline.training.launch import torchrun
 from pipeline.training.start.network import network_config
+from tests.small_run import fit
 
 SAMPLES, MICRO_BATCH = 1024, 16
 """Held-out samples, and those of one forward pass."""
@@ -142,7 +142,7 @@ def train_ours(chosen: argparse.Namespace, steps: int, name: str) -> list[list[f
         return scores
 
     loop._optimizer_step, loop.evaluate = first_step, timed
-    torchrun.fit(config)
+    fit(config)
     return points
 
 

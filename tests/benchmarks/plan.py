@@ -27,8 +27,8 @@ NETWORKS = {
 RUN = """
 import sys
 from pipeline.settings.reading.config_file import load_config
-from pipeline.training.launch import torchrun
-torchrun.fit(load_config(sys.argv[1]))
+from tests.small_run import fit
+fit(load_config(sys.argv[1]))
 """
 
 

@@ -29,6 +29,7 @@ from pipeline.training.launch import torchrun
 from pipeline.training.measure import history
 from tests.benchmarks.feed import SPECIAL_IDS, VOCABULARY, prose
 from tests.pipeline.corpus.made import write_corpus
+from tests.small_run import fit
 
 
 def write_prose(folder: Path, length: int, samples: int) -> Path:
@@ -68,7 +69,7 @@ def run(chosen: argparse.Namespace, folder: Path) -> dict[str, float]:
             *chosen.set,
         ],
     )
-    torchrun.fit(config)
+    fit(config)
     records = [record for record in history.read(RunPaths.of(config).run) if "loss" in record]
     values = defaultdict(list)
     for record in records[1:]:

@@ -12,7 +12,6 @@ from pipeline.paths import RunPaths
 from pipeline.runs import run_in_store
 from pipeline.settings.reading.config_file import load_config
 from pipeline.training.checkpoints import files
-from pipeline.training.launch import torchrun
 from tests import small_run
 from tests.pipeline.object_store import bucket, object_store  # noqa: F401
 from tests.pipeline.runs.test_run_in_store import stored
@@ -23,7 +22,7 @@ import sys, time
 from pipeline.runs import run_in_store
 from pipeline.settings.reading.config_file import load_config
 from pipeline.training import loop
-from pipeline.training.launch import torchrun
+from tests import small_run
 
 def slowly(*given, of=loop.learning_rate):
     time.sleep(0.5)
@@ -32,14 +31,14 @@ def slowly(*given, of=loop.learning_rate):
 loop.learning_rate, run_in_store.PUSH_SECONDS = slowly, 0.2
 config = load_config(None, sys.argv[1:])
 with run_in_store.hold(config, print):
-    torchrun.fit(config)
+    small_run.fit(config)
 """
 
 
 def test_a_run_goes_on_where_another_node_was_lost(tmp_path, bucket):  # noqa: F811
     """On a real server: the weights are those of an undisturbed run on a disk."""
     whole = small_run.settings(tmp_path, "whole", "train.checkpoint_every=2")
-    torchrun.fit(whole)
+    small_run.fit(whole)
     run = (f"run.storage={bucket}/runs", "run.name=a")
     shared = [*run, *small_run.SHORT, "train.checkpoint_every=2"]
     first, second = (
@@ -61,7 +60,7 @@ def test_a_run_goes_on_where_another_node_was_lost(tmp_path, bucket):  # noqa: F
         assert found
         assert 2 <= files.step_of(found) < 12
         files.verify(found)
-        torchrun.fit(second)
+        small_run.fit(second)
     assert small_run.losses(second) == small_run.losses(whole)
     assert small_run.weights(second, 12) == small_run.weights(whole, 12)
     kept = {name.split("/")[1] for name in stored(url) if name.startswith("checkpoints/")}

@@ -94,12 +94,11 @@ def test_a_vocabulary_that_the_shards_were_not_made_with(capsys, storage, tmp_pa
 def test_a_finished_run_under_other_settings(capsys, tmp_path):
     from pipeline.errors import ConfigError
     from pipeline.stages import pretraining
-    from pipeline.training.launch import torchrun
-    from tests.pipeline.stages.test_sequence import Lines
-    from tests.small_run import settings
+    from tests.reported import Lines
+    from tests.small_run import fit, settings
 
     config = settings(tmp_path, "finished", "train.steps=6")
-    torchrun.fit(config)
+    fit(config)
     optim = config.optim.model_copy(update={"lr": 0.5})
     changed = config.model_copy(update={"optim": optim})
     with pytest.raises(

@@ -14,9 +14,8 @@ from pipeline.finetuning.tasks import TASKS
 from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import load_config
 from pipeline.training.checkpoints import files, tensors
-from pipeline.training.launch import torchrun
 from tests.jobs.test_finetune import make_export
-from tests.small_run import settings
+from tests.small_run import fit, settings
 
 
 class Payload:
@@ -31,7 +30,7 @@ class Payload:
 
 def test_a_pickle_with_mended_hashes_is_not_executed(tmp_path):
     config, marker = settings(tmp_path, "run", "train.steps=6"), tmp_path / "executed"
-    torchrun.fit(config)
+    fit(config)
     newest, file = files.newest(RunPaths.of(config).checkpoints), tensors.file_of(0)
     (newest / file).write_bytes(pickle.dumps(Payload(marker)))
     hashes = files.read_hashes(newest)
@@ -40,7 +39,7 @@ def test_a_pickle_with_mended_hashes_is_not_executed(tmp_path):
     files.verify(newest)
     longer = config.model_copy(update={"train": config.train.model_copy(update={"steps": 12})})
     with pytest.raises((NezhaError, SafetensorError)):
-        torchrun.fit(longer)
+        fit(longer)
     assert not marker.exists()
 
 

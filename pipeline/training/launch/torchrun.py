@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from contextlib import ExitStack, nullcontext
@@ -26,22 +25,6 @@ from pipeline.training.loop import train
 from pipeline.training.measure import step_log
 from pipeline.training.start.context import Context
 from pipeline.training.start.resume import changed_settings, recover
-
-
-class _Log:
-    """Logs what work reports."""
-
-    def say(self, line: str) -> None:
-        logging.getLogger(__name__).warning(line)
-
-    def update(self, line: str, subject: str = "") -> None:
-        logging.getLogger(__name__).info(line)
-
-    def stage(self, name: str) -> None:
-        pass
-
-
-LOGGED: Progress = _Log()
 
 
 def rank() -> int:
@@ -77,13 +60,10 @@ def with_workers(config: Config) -> Config:
     return config.model_copy(update={"scaling": scaling})
 
 
-def fit(
-    config: Config, tracking: tuple[str, str] | None = None, progress: Progress = LOGGED
-) -> dict[str, Any]:
+def fit(config: Config, progress: Progress) -> dict[str, Any]:
     """Train as the rank that RANK, WORLD_SIZE and LOCAL_RANK name; without them, alone.
 
     Args:
-        tracking: MLflow's URI and run id, for the metrics.
         progress: takes the lines of rank 0.
 
     Returns:
@@ -108,7 +88,6 @@ def fit(
         device=device,
         threads=max(1, int(config.scaling.cpus_per_worker)),
         report=lambda *_: None,
-        tracking=tracking,
         stop=lambda: stop.requested(run),
     )
     with ExitStack() as held:

@@ -7,14 +7,13 @@ from pipeline.export import folder as export
 from pipeline.export.fill_masks import best_answers, held_out_samples
 from pipeline.paths import RunPaths
 from pipeline.training.checkpoints import files as checkpoints
-from pipeline.training.launch import torchrun
-from tests.small_run import settings
+from tests.small_run import fit, settings
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     config = settings(tmp_path_factory.mktemp("runs"), "filled", "train.steps=12")
-    torchrun.fit(config)
+    fit(config)
     paths = RunPaths.of(config)
     best = checkpoints.best(paths.checkpoints)
     export.export_checkpoint(best, paths.vocab, paths.export)

@@ -21,9 +21,8 @@ from pipeline.stages.registering import known_address, register_export
 from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.checkpoints.state import load_weights
-from pipeline.training.launch import torchrun
 from tests.corpora import write_vocabulary
-from tests.small_run import settings
+from tests.small_run import fit, settings
 
 TEXT = "一丂七，丄 abc丅丆[MASK]万"
 
@@ -42,7 +41,7 @@ def export_of(run, folder, **settings):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     config = settings(tmp_path_factory.mktemp("runs"), "exported", "train.steps=6")
-    torchrun.fit(config)
+    fit(config)
     paths = RunPaths.of(config)
     export.export_checkpoint(checkpoints.best(paths.checkpoints), paths.vocab, paths.export)
     return config, paths

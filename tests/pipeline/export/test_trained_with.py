@@ -10,15 +10,14 @@ from pipeline.paths import RunPaths
 from pipeline.stages.before import preflight
 from pipeline.training.checkpoints import files, tensors
 from pipeline.training.checkpoints.state import read_weights
-from pipeline.training.launch import torchrun
-from tests.small_run import settings
+from tests.small_run import fit, settings
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A checkpoint, the export of it, and the folder of both."""
     config = settings(tmp_path_factory.mktemp("runs"), "first", "train.steps=6")
-    torchrun.fit(config)
+    fit(config)
     paths = RunPaths.of(config)
     checkpoint = paths.checkpoints / "checkpoint_000006"
     return checkpoint, export_checkpoint(checkpoint, paths.vocab, paths.export)

@@ -11,20 +11,19 @@ from pipeline.errors import CheckpointError
 from pipeline.paths import RunPaths
 from pipeline.runs.audit import audit
 from pipeline.training.checkpoints import files
-from pipeline.training.launch import torchrun
 from pipeline.training.measure import step_log
-from tests.small_run import settings
+from tests.small_run import fit, settings
 
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory):
     """A run of 12 steps that was begun again from step 6, after a crash had cut a line."""
     config = settings(tmp_path_factory.mktemp("runs"), "resumed", "run.seed=3", "train.steps=12")
-    torchrun.fit(config)
+    fit(config)
     files.remove(RunPaths.of(config).checkpoints / "checkpoint_000012")
     path = RunPaths.of(config).run / step_log.FILE
     path.write_text(path.read_text("utf-8")[:-9], "utf-8")
-    torchrun.fit(config)
+    fit(config)
     return config
 
 
@@ -42,7 +41,7 @@ def test_a_branch_leaves_out_nothing_of_its_own(resumed, tmp_path):
     origin = RunPaths.of(resumed).run
     branch = ("train.init_state=branch", f"train.init_from={origin}", "optim.warmup=0")
     config = settings(tmp_path, "branch", "run.seed=3", "train.steps=6", *branch)
-    torchrun.fit(config)
+    fit(config)
     found = audit(config)
     assert (found.problems, found.left_out, found.steps) == ([], 0, 6)
 

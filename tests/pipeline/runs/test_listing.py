@@ -8,17 +8,16 @@ from pipeline.errors import Interrupted
 from pipeline.paths import RunPaths
 from pipeline.runs.listing import list_runs
 from pipeline.training.faults import lock, stop
-from pipeline.training.launch import torchrun
-from tests.small_run import settings
+from tests.small_run import fit, settings
 
 
 def test_states_of_runs(tmp_path, monkeypatch, capsys):
-    torchrun.fit(settings(tmp_path, "whole", "train.steps=6"))
+    fit(settings(tmp_path, "whole", "train.steps=6"))
     asked = iter([False] * 3 + [True])
     monkeypatch.setattr(stop, "requested", lambda run: next(asked))
     config = settings(tmp_path, "cut")
     with pytest.raises(Interrupted):
-        torchrun.fit(config)
+        fit(config)
     (tmp_path / "no run").mkdir()
     cut, whole = list_runs(tmp_path)
     assert (whole.name, whole.state, whole.step, whole.steps) == ("whole", "finished", 6, 6)

@@ -11,7 +11,6 @@ from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import load_config
 from pipeline.sizing import benchmark, model, plan, plan_table
 from pipeline.training.checkpoints import files
-from pipeline.training.launch import torchrun
 from pipeline.training.objective import PretrainingObjective
 from pipeline.training.start.network import (
     build_network,
@@ -21,7 +20,7 @@ from pipeline.training.start.network import (
 )
 from tests.benchmarks import pretrain
 from tests.corpora import write_vocabulary
-from tests.small_run import settings
+from tests.small_run import fit, settings
 
 GPU = ("plan.device=A100-SXM", "scaling.workers=16", "plan.memory_gigabytes=40")
 
@@ -132,7 +131,7 @@ def test_a_given_vocabulary_is_planned_with(tmp_path):
 
 def test_a_checkpoint_takes_what_was_planned(tmp_path):
     config = settings(tmp_path, "stored", "train.steps=6", "scaling.workers=1")
-    torchrun.fit(config)
+    fit(config)
     paths = RunPaths.of(config)
     shape = network_config(config.model, vocabulary_size(config))
     planned = model.checkpoint_bytes(count_parameters(shape))
@@ -175,7 +174,7 @@ def test_the_plan_is_held_against_the_run(tmp_path):
     assert known + 100 * made.network.activation_bytes == pytest.approx(2e9)
     assert alone.checkpoint == model.checkpoint_bytes(made.network.parameters)
     plan_table.save(config, made)
-    torchrun.fit(config)
+    fit(config)
     found = plan_table.compare(config)
     assert found.keys() == {"step_seconds", "tokens_per_second", "peak_gigabytes"}
     assert "%" in found["step_seconds"]

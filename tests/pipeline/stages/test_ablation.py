@@ -1,6 +1,5 @@
 """Ablations, with the training loop in this process instead of Ray workers."""
 
-import contextlib
 import json
 from pathlib import Path
 
@@ -15,37 +14,19 @@ from pipeline.stages import ablation, scoring
 from pipeline.stages.ablation_table import summarize
 from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files
-from pipeline.training.faults import lock
-from pipeline.training.launch import ray_train, torchrun
+from pipeline.training.launch import ray_train
 from tests.corpora import write_corpus
-from tests.pipeline.stages.test_sequence import Lines
+from tests.reported import Lines
 from tests.small_run import settings
 
 VARIANTS = {"lamb": {}, "adamw": {"optim.name": "adamw"}}
-
-
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch):
-    """Training alone takes the lock that the stages hold here."""
-    monkeypatch.setattr(lock, "hold", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr(
-        ray_train, "fit", lambda config, tracking, *_: torchrun.fit(config, tracking)
-    )
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 @pytest.fixture
-def config(tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    made = RunPaths.of(settings(tmp_path / "elsewhere", "made"))
-    return settings(
-        tmp_path,
-        "compared",
-        "train.steps=2",
-        f"train.shards=[{made.shards}]",
-        f"train.eval_shards={made.heldout}",
-        f"corpus.vocab={made.vocab}",
-        f"ablate={{seeds: [5, 6], variants: {json.dumps(VARIANTS)}}}",
-    )
+def config(tmp_path, prepared_elsewhere):
+    variants = f"ablate={{seeds: [5, 6], variants: {json.dumps(VARIANTS)}}}"
+    return settings(tmp_path, "compared", *prepared_elsewhere, variants)
 
 
 def test_runs_of_an_ablation_need_no_alias(config):

@@ -16,10 +16,9 @@ from pipeline.settings.reading.config_file import dump_yaml, with_changes
 from pipeline.stages import scoring
 from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files
-from pipeline.training.launch import torchrun
 from pipeline.training.measure import history
 from tests.reported import Lines
-from tests.small_run import settings
+from tests.small_run import fit, settings
 
 ROOT = Path(__file__).parents[3]
 
@@ -64,7 +63,7 @@ def test_a_followed_run_is_no_other_start(tmp_path):
 @pytest.mark.ray
 def test_a_cluster_gives_the_same_scores(ray_cluster, tmp_path, monkeypatch):
     config = settings(tmp_path, "scored")
-    torchrun.fit(config)
+    fit(config)
     path = files.newest(RunPaths.of(config).checkpoints)
     here = scoring.score(config, path)
     assert here["mlm_loss"] == pytest.approx(heldout(config)[12])

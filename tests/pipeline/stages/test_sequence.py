@@ -22,17 +22,10 @@ from pipeline.settings.finetuning import FinetuneSettings, TaskData
 from pipeline.stages import exporting, heads, preparing, pretraining, sequence
 from pipeline.stages.before import preflight
 from pipeline.tracking import runs as tracking
-from pipeline.training.launch import ray_train, torchrun
+from pipeline.training.launch import ray_train
 from tests.pipeline.finetuning.in_process import finetune
 from tests.reported import Lines
 from tests.small_run import settings
-
-
-@pytest.fixture
-def in_this_process(monkeypatch):
-    monkeypatch.setattr(
-        ray_train, "fit", lambda config, tracking, *_: torchrun.fit(config, tracking)
-    )
 
 
 def mlflow_run(config, run_id):
@@ -132,25 +125,11 @@ def test_shards_that_training_does_not_read_are_not_made(tmp_path, monkeypatch, 
     assert any("train.shards names other folders" in line for line in lines) == (not own)
 
 
-@pytest.fixture
-def prepared_elsewhere(tmp_path):
-    """A run that names its shards, and whose own folders of shards don't exist."""
-    (tmp_path / "elsewhere").mkdir()
-    made = RunPaths.of(settings(tmp_path / "elsewhere", "made"))
-    config = settings(
-        tmp_path,
-        "given",
-        "train.steps=2",
-        f"train.shards=[{made.shards}]",
-        f"train.eval_shards={made.heldout}",
-        f"corpus.vocab={made.vocab}",
-    )
+def test_shards_prepared_elsewhere_give_the_reference_loss(
+    tmp_path, prepared_elsewhere, in_this_process
+):
+    config = settings(tmp_path, "given", *prepared_elsewhere)
     shutil.rmtree(tmp_path / "given" / "shards")
-    return config
-
-
-def test_shards_prepared_elsewhere_give_the_reference_loss(prepared_elsewhere, in_this_process):
-    config = prepared_elsewhere
     run_id = pretraining.pretrain(config, Lines())
     assert mlflow_run(config, run_id).info.status == "FINISHED"
     (shards,), folder = config.train.shards, config.train.eval_shards

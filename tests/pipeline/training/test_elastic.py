@@ -13,10 +13,10 @@ from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator impor
 from pipeline.errors import ConfigError
 from pipeline.paths import RunPaths
 from pipeline.training.checkpoints import files as checkpoints
-from pipeline.training.launch import ray_train, ray_worker, torchrun
+from pipeline.training.launch import ray_train, ray_worker
 from tests.pipeline.training import worlds
 from tests.reported import Lines
-from tests.small_run import losses, settings
+from tests.small_run import fit, losses, settings
 
 CPUS = 3
 """CPUs of a worker: the shared cluster's first node has room for one."""
@@ -80,7 +80,7 @@ def test_a_run_grows_and_shrinks_with_the_cluster(ray_cluster, tmp_path, monkeyp
         wait_for(paths[2], 1, run)
         assert run.result()["step"] == 18
     steady = settings(tmp_path, "steady", *common)
-    torchrun.fit(steady)
+    fit(steady)
     curve = losses(config)
     assert len(curve) == 18
     assert worlds.distance(curve, losses(steady)) < 1e-4

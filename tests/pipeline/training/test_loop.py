@@ -12,12 +12,11 @@ from pipeline.settings.reading.config_file import with_changes
 from pipeline.stages.before import preflight
 from pipeline.training import loop
 from pipeline.training.checkpoints import files
-from pipeline.training.launch import torchrun
 from pipeline.training.measure import history
 from pipeline.training.start import opening
 from tests.corpora import write_corpus
 from tests.pipeline.training import spawn, worlds
-from tests.small_run import losses, settings, weights
+from tests.small_run import fit, losses, settings, weights
 
 DROPLESS = ("model.hidden_dropout_prob=0", "model.attention_probs_dropout_prob=0")
 
@@ -25,7 +24,7 @@ DROPLESS = ("model.hidden_dropout_prob=0", "model.attention_probs_dropout_prob=0
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     config = settings(tmp_path_factory.mktemp("runs"), "whole")
-    return config, torchrun.fit(config)
+    return config, fit(config)
 
 
 def test_a_run_leaves_checkpoints_history_and_scores(finished):
@@ -53,34 +52,34 @@ def test_a_finished_run_is_not_given_other_settings(finished):
     config, _ = finished
     for key, value in (("optim.lr", 0.02), ("train.steps", 8)):
         with pytest.raises(ConfigError, match=f"{key}: .* → {value}"):
-            torchrun.fit(with_changes(config, {key: value}, ""))
-    assert torchrun.fit(config)["step"] == 12
+            fit(with_changes(config, {key: value}, ""))
+    assert fit(config)["step"] == 12
 
 
 def test_a_run_killed_after_a_checkpoint_continues_bit_for_bit(finished, tmp_path):
     whole, _ = finished
     config = settings(tmp_path, "killed")
-    torchrun.fit(config)
+    fit(config)
     paths = RunPaths.of(config)
     files.remove(paths.checkpoints / "checkpoint_000012")
-    torchrun.fit(config)
+    fit(config)
     assert losses(config) == losses(whole)
     assert weights(config, 12) == weights(whole, 12)
 
 
 def test_other_data_under_an_old_checkpoint_is_refused(finished, tmp_path):
     config = settings(tmp_path, "mixed")
-    torchrun.fit(config)
+    fit(config)
     paths = RunPaths.of(config)
     write_corpus(paths.shards, paths.vocab, seed=5)
     files.remove(paths.checkpoints / "checkpoint_000012")
     with pytest.raises(NezhaError, match="corpora: was"):
-        torchrun.fit(config)
+        fit(config)
 
 
 def test_dynamic_masks_train_too(tmp_path):
     config = settings(tmp_path, "dynamic", "corpus.masking.mode=dynamic", "train.steps=6")
-    state = torchrun.fit(config)
+    state = fit(config)
     assert json.loads(json.dumps(state))["fingerprint_fields"]["masking"]["mode"] == "dynamic"
 
 
@@ -115,21 +114,21 @@ def test_weights_that_are_not_finite_are_not_committed(tmp_path, monkeypatch):
     answers = iter([True, False])
     monkeypatch.setattr(loop.engine, "weights_are_finite", lambda _: next(answers))
     with pytest.raises(TrainingError, match=r"step 4: weights are not finite; lower optim\.lr"):
-        torchrun.fit(config)
+        fit(config)
     found = files.newest(RunPaths.of(config).checkpoints)
     assert found.name == "checkpoint_000002"
 
 
 def test_a_second_phase_continues_without_the_first(tmp_path):
     first = settings(tmp_path, "first", "train.steps=6")
-    torchrun.fit(first)
+    fit(first)
     origin = RunPaths.of(first).checkpoints / "checkpoint_000006"
     second = settings(tmp_path, "second", f"train.init_from={origin}")
-    assert torchrun.fit(second)["step"] == 12
+    assert fit(second)["step"] == 12
     whole = losses(second)
     files.remove(RunPaths.of(second).checkpoints / "checkpoint_000012")
     files.remove(origin)
-    assert torchrun.fit(second)["step"] == 12
+    assert fit(second)["step"] == 12
     assert losses(second) == whole
 
 
@@ -138,12 +137,12 @@ def test_a_branch_goes_on_as_the_run_that_it_leaves(tmp_path):
     masks = "corpus.masking={mode: dynamic, probability: 0.3, final_probability: 0.1}"
     growth = "train.first_batch=6", "train.batch_warmup=6"  # as long as the branch
     stable = settings(tmp_path, "stable", "optim.decay=0.5", *growth, *DROPLESS)
-    torchrun.fit(stable)
+    fit(stable)
     checkpoint = RunPaths.of(stable).checkpoints / "checkpoint_000006"
     start = (f"train.init_from={checkpoint}", "train.init_state=branch", "train.steps=6", *growth)
     branch = settings(tmp_path, "branch", *start, "optim.warmup=0", *DROPLESS)
     preflight.check_data(branch)
-    torchrun.fit(branch)
+    fit(branch)
     whole, own = losses(stable), losses(branch)
     assert own == {step: whole[step + 6] for step in (2, 4, 6)}
     preflight.check_data(settings(tmp_path, "masks", *start, "optim.warmup=0", masks))
@@ -165,11 +164,11 @@ def test_a_growing_batch_is_resumed_bit_for_bit(tmp_path):
     courses = []
     for name in ("whole", "again"):
         config = settings(tmp_path, name, *growth, masks, "train.nsp_weight=0.5")
-        state = torchrun.fit(config)
+        state = fit(config)
         assert state["samples_seen"] == sum(6 + 10 * step // 8 for step in range(8)) + 4 * 16
         if name == "again":
             files.remove(RunPaths.of(config).checkpoints / "checkpoint_000012")
-            torchrun.fit(config)
+            fit(config)
         courses.append(losses(config))
     assert courses[0] == courses[1]
 

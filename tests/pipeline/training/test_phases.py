@@ -15,11 +15,10 @@ from pipeline.settings.reading.config_file import load_config
 from pipeline.stages import scoring
 from pipeline.stages.before import preflight
 from pipeline.training.checkpoints import files as checkpoints
-from pipeline.training.launch import torchrun
 from pipeline.training.measure import history
 from pipeline.training.schedule import learning_rate
 from tests.corpora import write_corpus
-from tests.small_run import MODEL, settings, weights, write_data
+from tests.small_run import MODEL, fit, settings, weights, write_data
 
 CONFIGS = Path(__file__).parents[3] / "jobs/configs"
 FIRST, SECOND = "lamb_phase1_128.yaml", "lamb_phase2_512.yaml"
@@ -53,7 +52,7 @@ def phase(file, folder, length, *overrides):
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     config = phase(FIRST, tmp_path_factory.mktemp("phases"), 24)
-    torchrun.fit(config)
+    fit(config)
     return RunPaths.of(config).checkpoints / END
 
 
@@ -83,7 +82,7 @@ def test_the_second_phase_starts_from_weights_or_full_state(first):
     for state, steps in (("weights", 6), ("full", 12)):
         config = second(first, state, "engine.zero_stage=2")
         assert scoring.subject(config) == first
-        ended = torchrun.fit(config)
+        ended = fit(config)
         path = RunPaths.of(config).checkpoints / END
         assert (ended["step"], ended["samples_seen"], optimizer_step(path)) == (6, 96, steps)
         assert scoring.subject(config).parent == path.parent
@@ -98,17 +97,17 @@ def test_the_second_phase_starts_from_weights_or_full_state(first):
     assert losses["weights"][0] == pytest.approx(losses["full"][0], rel=1e-6)
     assert losses["weights"][1] != losses["full"][1]
     fresh = second(first, "fresh", "train.init_from=''", "train.init_state=weights")
-    torchrun.fit(fresh)
+    fit(fresh)
     assert losses["full"][0] != pytest.approx(training(RunPaths.of(fresh).run)[0][1], rel=1e-3)
 
 
 def test_a_second_phase_that_was_stopped_continues_from_its_own_checkpoint(first):
     config = second(first, "full", "run.name=stopped")
     paths = RunPaths.of(config)
-    torchrun.fit(config)
+    fit(config)
     whole = training(paths.run)
     checkpoints.remove(paths.checkpoints / END)
-    torchrun.fit(config)
+    fit(config)
     assert training(paths.run) == whole
 
 
@@ -116,7 +115,7 @@ def test_a_run_folder_stands_for_its_newest_checkpoint(first):
     config = second(first, "full", "run.name=by-folder", f"train.init_from={first.parents[1]}")
     preflight.check_data(config)
     assert scoring.subject(config) == first
-    assert torchrun.fit(config)["step"] == 6
+    assert fit(config)["step"] == 6
     assert optimizer_step(RunPaths.of(config).checkpoints / END) == 12
     nothing = first.parents[2] / "nothing"
     (nothing / "checkpoints").mkdir(parents=True)
@@ -143,10 +142,10 @@ def test_one_run_in_phases_resumes_bit_for_bit_and_is_audited(tmp_path):
         (folder,) = paths.later[0]
         assert folder == f"{paths.shards}-96"
         write_corpus(Path(folder), paths.vocab, seed=2, length=96)
-        states.append(torchrun.fit(run))
+        states.append(fit(run))
     assert states[0]["samples_seen"] == 5 * 16 + 7 * 6
     checkpoints.remove(paths.checkpoints / "checkpoint_000012")
-    assert torchrun.fit(config) == states[1]  # from step 6, which is in the second phase
+    assert fit(config) == states[1]  # from step 6, which is in the second phase
     assert weights(whole, 12) == weights(config, 12)
     found = audit(config)
     assert found.problems == []

@@ -11,7 +11,7 @@ from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import with_changes
 from pipeline.stages import sequence
 from pipeline.stages.before import given, preflight
-from tests.pipeline.stages.test_sequence import Lines
+from tests.reported import Lines
 from tests.small_run import settings
 
 TEXT = {"corpus.inputs": ["text.txt"]}

@@ -12,13 +12,13 @@ from pipeline.settings.reading.config_file import load_config
 from pipeline.stages.before import dry_run, preflight
 from pipeline.training.launch import torchrun
 from tests.pipeline.corpus import raw
-from tests.small_run import settings
+from tests.small_run import fit, settings
 
 
 def test_another_order_is_refused_before_workers_start(tmp_path):
     """Ray would start them again and again."""
     config = settings(tmp_path, "other", "train.steps=6")
-    torchrun.fit(config)
+    fit(config)
     preflight.check_data(config)
     run = config.run.model_copy(update={"seed": 7})
     with pytest.raises(FingerprintError, match="seed: was 42, is 7"):

@@ -23,8 +23,7 @@ from pipeline.training.measure import step_log
 from pipeline.training.measure.lost_time import seconds_by_cause
 from pipeline.training.objective import PretrainingObjective
 from pipeline.training.start import opening
-from pipeline.training.start.context import Context
-from tests.small_run import losses, settings, weights
+from tests.small_run import alone, fit, losses, settings, weights
 
 
 def kinds(config):
@@ -51,7 +50,7 @@ def test_a_bad_step_is_skipped_and_written_down(tmp_path, monkeypatch, stage):
     calls = iter(range(10**6))
     poison(monkeypatch, lambda: next(calls) == 6)  # the first micro-batch of step 4
     linear = F.linear
-    torchrun.fit(config)
+    fit(config)
     assert F.linear is linear  # DeepSpeed replaces it for ZeRO 3
     started, skipped = events.read(RunPaths.of(config).run)
     assert (started["kind"], skipped["kind"], skipped["step"]) == ("start", "skipped", 4)
@@ -74,16 +73,16 @@ def test_bad_steps_in_a_row_go_back_past_their_data(tmp_path, monkeypatch):
 
     monkeypatch.setattr(opening, "open_feed", open_feed)
     with pytest.raises(Interrupted, match="gradients of 2 steps in a row are not finite"):
-        torchrun.fit(config)
+        fit(config)
     used.clear()
-    state = torchrun.fit(config)
+    state = fit(config)
     assert used == list(range(9, 15))  # behind step 6 of the checkpoint and 7 … 9 of the rewind
     assert (state["step"], state["batches_skipped"]) == (12, 3)
     assert kinds(config) == ["skipped", "skipped", "rewind"]
 
     used.clear()
     files.remove(RunPaths.of(config).checkpoints / "checkpoint_000012")
-    torchrun.fit(config)
+    fit(config)
     assert used == list(range(9, 15))  # a rerun does not replay what diverged
 
 
@@ -92,13 +91,13 @@ def test_a_held_out_loss_that_is_not_finite_is_never_committed(tmp_path, monkeyp
     scores = {"mlm_loss": float("nan"), "mlm_accuracy": 0.0}
     monkeypatch.setattr(loop, "evaluate", lambda *_: scores)
     with pytest.raises(Diverged, match="step 6: the held-out loss is not finite"):
-        torchrun.fit(config)
+        fit(config)
     assert files.newest(RunPaths.of(config).checkpoints) is None
 
 
 def test_sigterm_stops_with_a_checkpoint_from_which_the_run_is_as_if_undisturbed(tmp_path):
     whole, config = (settings(tmp_path, name) for name in ("whole", "asked"))
-    torchrun.fit(whole)
+    fit(whole)
     history = RunPaths.of(config).run / "metrics.jsonl"
 
     def ask():
@@ -109,33 +108,33 @@ def test_sigterm_stops_with_a_checkpoint_from_which_the_run_is_as_if_undisturbed
     threading.Thread(target=ask, daemon=True).start()
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted, match=r"stopped after step \d+ of 12, with a checkpoint"):
-        torchrun.fit(config)
+        fit(config)
     assert signal.getsignal(signal.SIGTERM) == before
     assert not stop.requested(RunPaths.of(config).run)
     newest = files.newest(RunPaths.of(config).checkpoints)
     assert files.step_of(newest) < 12
     assert kinds(config) == ["interrupted"]
-    torchrun.fit(config)
+    fit(config)
     assert losses(config) == losses(whole)
     assert weights(config, 12) == weights(whole, 12)
 
 
 def test_a_stop_between_two_logged_steps_changes_no_logged_loss(tmp_path, monkeypatch):
     whole, config = (settings(tmp_path, name, "train.log_every=4") for name in ("whole", "asked"))
-    torchrun.fit(whole)
+    fit(whole)
     asked = iter([False] * 4 + [True])
     monkeypatch.setattr(stop, "requested", lambda run: next(asked))
     with pytest.raises(Interrupted, match="step 5 of 12"):
-        torchrun.fit(config)
+        fit(config)
     monkeypatch.setattr(stop, "requested", lambda run: False)
-    torchrun.fit(config)
+    fit(config)
     assert losses(config) == losses(whole)
 
 
 def test_out_of_memory_says_what_to_lower_and_halves_the_micro_batch(tmp_path, monkeypatch):
     """As if more than four samples did not fit."""
     whole = settings(tmp_path, "whole", "train.micro_batch=4")
-    torchrun.fit(whole)
+    fit(whole)
     forward = PretrainingObjective.forward
 
     def limited(self, batch, *divisors):
@@ -148,15 +147,15 @@ def test_out_of_memory_says_what_to_lower_and_halves_the_micro_batch(tmp_path, m
     with pytest.raises(
         OutOfMemory, match=r"asked for 2.50 GiB more; the peak so far was \d"
     ) as error:
-        torchrun.fit(config)
+        fit(config)
     assert "lower train.micro_batch (now 8; the global batch stays)" in str(error.value)
     shrinking = config.model_copy(
         update={"faults": config.faults.model_copy(update={"shrink_on_oom": True})}
     )
     with pytest.raises(Interrupted, match="goes on with half the micro-batch") as stopped:
-        torchrun.fit(shrinking)
+        fit(shrinking)
     assert "set faults.shrink_on_oom" not in str(stopped.value)  # it is set
-    assert torchrun.fit(shrinking)["samples_seen"] == 12 * 16
+    assert fit(shrinking)["samples_seen"] == 12 * 16
     assert kinds(config) == ["stop", "shrink"]
     assert losses(config) == losses(whole)
 
@@ -172,22 +171,14 @@ def test_each_rank_whose_memory_runs_out_records_the_same_micro_batch(tmp_path, 
     for rank in ("1", "0"):
         monkeypatch.setenv("RANK", rank)
         with pytest.raises(Interrupted, match="goes on with half the micro-batch"):
-            torchrun.fit(config)
+            fit(config)
         assert failures.fitting(config, events.read(RunPaths.of(config).run)).train.micro_batch == 4
 
 
 def noticed(report):
     """A worker whose node will be taken away, as it knows from step 4 on."""
     calls = iter(range(100))
-    return Context(
-        rank=0,
-        world_size=1,
-        host="here",
-        device=torch.device("cpu"),
-        threads=1,
-        report=report,
-        preempted=lambda: next(calls) >= 3,
-    )
+    return alone(report=report, preempted=lambda: next(calls) >= 3)
 
 
 def test_a_notice_of_preemption_gives_one_checkpoint_and_training_goes_on(tmp_path):
@@ -221,10 +212,10 @@ def test_a_checkpoint_that_a_preemption_could_not_get_is_not_told_as_written(tmp
 def test_a_restart_by_torchrun_is_no_time_between_commands(tmp_path, monkeypatch):
     config = settings(tmp_path, "again", "train.steps=6")
     paths = RunPaths.of(config)
-    torchrun.fit(config)
+    fit(config)
     files.remove(paths.checkpoints / "checkpoint_000006")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    torchrun.fit(config)
+    fit(config)
     lines = journal.read(paths.run / step_log.FILE)
     seconds = seconds_by_cause(lines, step_log.attempts(events.read(paths.run)))
     assert seconds["between commands"] == 0 < seconds["restart"]
@@ -238,8 +229,7 @@ def test_the_time_to_repeat_a_checkpoint_is_no_hang(tmp_path, monkeypatch):
     )
     patience = ("faults.hang_seconds=60", "train.checkpoint_retry_seconds=100")
     config = settings(tmp_path, "patient", "train.steps=6", *patience)
-    context = noticed(lambda *_: None)._replace(preempted=lambda: False)
-    loop.train(config, context)
+    loop.train(config, alone())
     # When the only checkpoint is begun, when it is awaited, and when the worker ends.
     assert [seconds for seconds in limits if seconds != 60] == [60 + 2 * 100] * 3
 
@@ -248,5 +238,5 @@ def test_the_time_to_repeat_a_checkpoint_is_no_hang(tmp_path, monkeypatch):
 
     config = settings(tmp_path, "failed", "train.steps=6", *patience)
     with pytest.raises(RuntimeError, match="is gone"):
-        loop.train(config, context._replace(report=fail))
+        loop.train(config, alone(report=fail))
     assert limits[-1] == 60 + 2 * 100  # the checkpoint that was begun is still completed

@@ -40,7 +40,7 @@ def test_progress_is_shown_again_when_the_storage_comes_back(tmp_path, monkeypat
 def test_a_training_without_ray_shows_its_steps(tmp_path):
     """Nothing was shown but the last scores."""
     said = Lines()
-    torchrun.fit(settings(tmp_path, "shown", "train.steps=6"), progress=said)
+    torchrun.fit(settings(tmp_path, "shown", "train.steps=6"), said)
     said.remove("training on 1 worker(s), from step 0")
     steps = [line.partition(" · ")[0] for line in said]
     assert steps == ["step 2/6", "step 4/6", "step 6/6", "step 6/6"]

@@ -8,13 +8,12 @@ from pipeline.feed.collate import first_samples
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.training import batch_split, engine
-from pipeline.training.launch import torchrun
 from pipeline.training.measure import history, noise_scale
 from pipeline.training.measure.noise_scale import Small, separate, squared_gradient_norm
 from pipeline.training.objective import PretrainingObjective, to_device
 from tests.pipeline.training.test_evaluation import as_batch
 from tests.pipeline.training.test_objective import batch, network
-from tests.small_run import losses, settings
+from tests.small_run import fit, losses, settings
 
 
 def test_known_noise_is_found():
@@ -58,7 +57,7 @@ def test_a_run_shows_it_and_is_not_changed_by_it(tmp_path, stage, monkeypatch):
         chosen = f"train.profile_every={every}", f"engine.zero_stage={stage}", "train.log_every=1"
         more = "model.hidden_dropout_prob=0.1", "train.eval_every=100", "train.checkpoint_every=100"
         runs.append(settings(tmp_path, f"every{every}", *chosen, *more))
-        torchrun.fit(runs[-1])
+        fit(runs[-1])
     assert losses(runs[0]) == losses(runs[1])
     plain, shown = (history.read(RunPaths.of(run).run) for run in runs)
     assert not any("gradient_noise_scale" in record for record in plain)

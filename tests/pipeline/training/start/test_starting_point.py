@@ -9,11 +9,10 @@ from model import NezhaConfig, NezhaForPreTraining
 from pipeline.errors import CheckpointError
 from pipeline.paths import RunPaths
 from pipeline.training.faults import events
-from pipeline.training.launch import torchrun
 from pipeline.training.start import starting_point
 from pipeline.training.start.network import build_network
 from tests.corpora import LETTERS, SPECIAL_IDS
-from tests.small_run import settings
+from tests.small_run import fit, settings
 
 WORDS = [*SPECIAL_IDS, *LETTERS]
 SHAPE = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
@@ -194,6 +193,6 @@ def test_a_run_starts_from_weights_that_were_made_to_fit(tmp_path):
     folder(tmp_path / "given", [*SPECIAL_IDS, *reversed(LETTERS)])
     origin = f"train.init_from={tmp_path / 'given'}", "train.init_adapt=true"
     config = settings(tmp_path, "warm", *origin, "train.steps=2", "model.num_hidden_layers=3")
-    assert torchrun.fit(config)["step"] == 2
+    assert fit(config)["step"] == 2
     (told, _) = [event["text"] for event in events.read(RunPaths.of(config).run)]
     assert "2 layers of 32 became 3 of 32; of the vocabulary 65 tokens kept" in told
