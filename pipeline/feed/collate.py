@@ -1,4 +1,4 @@
-"""Samples and their masks to the arrays that the network takes, padded or packed end to end."""
+"""Samples and their masks as padded batches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.corpus.arrays import Integers, ranges
+from pipeline.corpus.arrays import Integers
 from pipeline.corpus.records import Masks
 from pipeline.corpus.samples.pairs import NO_LABEL
 from pipeline.corpus.shards.reader import Rows
@@ -49,25 +49,6 @@ BY_SAMPLE = (
     *("next_sentence_label", "samples"),
 )
 """Fields of a batch with a row for each sample."""
-
-
-class PackedBatch(NamedTuple):
-    """A batch without padding: B samples end to end, with T tokens in all."""
-
-    input_ids: Integers
-    """[T]"""
-    token_type_ids: Integers
-    """[T]"""
-    cu_seqlens: NDArray[np.int32]
-    """[B + 1] where each sample begins, and T."""
-    longest: int
-    """Tokens of the longest sample."""
-    next_sentence_label: Integers
-    """[B]"""
-    masked_positions: Integers
-    """[M] indices into the T tokens."""
-    masked_labels: Integers
-    """[M]"""
 
 
 def collate(
@@ -139,22 +120,4 @@ def unscored(batch: Batch) -> Batch:
         masked_positions=batch.masked_positions[:0],
         masked_labels=batch.masked_labels[:0],
         masked_words=batch.masked_words[:0],
-    )
-
-
-def pack(batch: Batch) -> PackedBatch:
-    """Put the samples of a padded batch end to end."""
-    lengths = batch.attention_mask.sum(axis=1)
-    width = batch.input_ids.shape[1]
-    tokens = ranges(np.arange(len(lengths)) * width, lengths)
-    cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])
-    row, column = np.divmod(batch.masked_positions, width)
-    return PackedBatch(
-        batch.input_ids.ravel()[tokens],
-        batch.token_type_ids.ravel()[tokens],
-        cu_seqlens.astype(np.int32),
-        int(lengths.max()),
-        batch.next_sentence_label,
-        cu_seqlens[row] + column,
-        batch.masked_labels,
     )

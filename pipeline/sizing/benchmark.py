@@ -10,7 +10,6 @@ import torch
 
 from model import NezhaConfig
 from pipeline.cluster import ray_cluster
-from pipeline.feed.collate import Batch
 from pipeline.precision import resolve_precision
 from pipeline.progress import Say
 from pipeline.settings.config import Config
@@ -18,7 +17,7 @@ from pipeline.training import batch_split, engine
 from pipeline.training.measure import flops
 from pipeline.training.measure.peak_memory import peak_bytes
 from pipeline.training.measure.random_batch import random_batch
-from pipeline.training.objective import PretrainingObjective, to_device
+from pipeline.training.objective import Inputs, PretrainingObjective
 from pipeline.training.start.network import build_network, network_config, vocabulary_size
 
 STEPS = 4
@@ -77,8 +76,8 @@ def _measure(values: dict[str, Any], micro_batch: int, mean_length: float, gpu: 
     objective = PretrainingObjective(build_network(shape, 0, config.engine.attention))
     split = batch_split.Split(micro_batch, world_size=1, accumulation=1)
     worker = engine.initialize(objective, config, split, precision)
-    batch = random_batch(config, micro_batch, mean_length)
-    inputs, divisors = to_device(batch, device), torch.ones(2, device=device)
+    inputs = random_batch(config, micro_batch, mean_length, device)
+    divisors = torch.ones(2, device=device)
     passes, steps = [], []
     for _ in range(1 + STEPS):
         start_time = _now(device)
@@ -95,7 +94,7 @@ def _measure(values: dict[str, Any], micro_batch: int, mean_length: float, gpu: 
         peak=peak_bytes(device),
         tokens=batch.tokens,
         precision=precision,
-        seconds_per_token=min(passes[1:]) / batch.tokens,
+        seconds_per_token=min(passes[1:]) / len(inputs.input_ids),
         seconds_per_parameter=min(steps[1:]) / parameters,
     )
 
@@ -130,15 +129,15 @@ def activation_bytes(config: Config, shape: NezhaConfig, mean_length: float) -> 
         small = NezhaConfig(**{**shape.to_dict(), "num_hidden_layers": layers})
         objective = PretrainingObjective(build_network(small, 0, config.engine.attention))
         samples = max(1, round(512 / min(mean_length, config.corpus.sequence_length)))
-        batch = random_batch(config, samples, mean_length)
-        kept.append(_kept(objective, batch) / batch.tokens)
+        inputs = random_batch(config, samples, mean_length)
+        kept.append(_kept(objective, inputs) / len(inputs.input_ids))
     layer = kept[1] - kept[0]
     if config.engine.activation_checkpointing:
         layer = 4.0 * shape.hidden_size
     return kept[0] + (shape.num_hidden_layers - 1) * layer
 
 
-def _kept(objective: PretrainingObjective, batch: Batch) -> float:
+def _kept(objective: PretrainingObjective, inputs: Inputs) -> float:
     """Bytes of all tensors that autograd saves, each storage once and the parameters not at all."""
     own = {parameter.untyped_storage().data_ptr() for parameter in objective.parameters()}
     sizes: dict[int, int] = {}
@@ -150,7 +149,7 @@ def _kept(objective: PretrainingObjective, batch: Batch) -> float:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss, *_ = objective(to_device(batch, torch.device("cpu")))
+        loss, *_ = objective(inputs)
     del loss
     return float(sum(sizes.values()))
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from model import NezhaForPreTraining
 from model.fused.dropout import masks_by_sample
-from pipeline.feed.collate import Batch, pack
+from pipeline.feed.collate import Batch
 from pipeline.labels import IGNORED
 from pipeline.training.transfer import upload
 
@@ -40,20 +40,23 @@ class Inputs(NamedTuple):
 
 
 def to_device(batch: Batch, device: torch.device) -> Inputs:
-    """Tensors of the arrays that the objective reads."""
-    packed = pack(batch)
+    """What the objective reads of a padded batch."""
+    inside = batch.attention_mask.astype(bool)
+    lengths = inside.sum(axis=1)
+    begins = np.concatenate([[0], np.cumsum(lengths)])
+    row, column = np.divmod(batch.masked_positions, batch.input_ids.shape[1])
 
     def tensor(array: np.ndarray) -> Tensor:
         return upload(torch.from_numpy(array), device)
 
     return Inputs(
-        tensor(packed.input_ids),
-        tensor(packed.token_type_ids),
-        tensor(packed.cu_seqlens),
-        packed.longest,
-        tensor(packed.masked_positions),
-        tensor(packed.masked_labels),
-        tensor(packed.next_sentence_label),
+        tensor(batch.input_ids[inside]),
+        tensor(batch.token_type_ids[inside]),
+        tensor(begins.astype(np.int32)),
+        int(lengths.max()),
+        tensor(begins[row] + column),
+        tensor(batch.masked_labels),
+        tensor(batch.next_sentence_label),
     )
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -27,9 +28,10 @@ from pipeline.corpus.samples.pairs import build_pairs
 from pipeline.corpus.shards.format import write_manifest, write_shard
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
 from pipeline.feed.batches import Feed
-from pipeline.feed.collate import collate, pack
+from pipeline.feed.collate import collate
 from pipeline.feed.order import BatchSize, sample_at
 from pipeline.settings.corpus import MaskingSettings, PairSettings
+from pipeline.training.objective import to_device
 from tests.pipeline.corpus.made import write_corpus
 
 BATCH, LENGTH, ROUNDS, STEPS = 256, 128, 9, 60
@@ -145,7 +147,7 @@ def parts(folder: str) -> dict[str, float]:
         "lay end to end for masking": lambda: flat_pairs(rows),
         "draw masks": lambda: whole_word_masks(pairs, DYNAMIC, vocabulary, 0, epochs, samples),
         "collate": lambda: collate(rows, rows.masks, samples, 0, 0, BATCH),
-        "pack": lambda: pack(batch),
+        "pack": lambda: to_device(batch, torch.device("cpu")),
     }
     times = {}
     for name, job in work.items():

@@ -21,7 +21,7 @@ from pipeline.settings.reading.config_file import load_config
 from pipeline.training import batch_split, engine
 from pipeline.training.faults.divergence import FEWEST, DivergenceGuard
 from pipeline.training.measure.random_batch import random_batch
-from pipeline.training.objective import STATISTICS, PretrainingObjective, to_device
+from pipeline.training.objective import STATISTICS, PretrainingObjective
 from pipeline.training.start.network import build_network, network_config, vocabulary_size
 
 ROUNDS = 20
@@ -36,7 +36,7 @@ def main() -> None:
     precision = engine.resolve_precision("auto", device)
     split = batch_split.Split(samples, 1, 1)
     worker = engine.initialize(PretrainingObjective(network), config, split, precision)
-    inputs = to_device(random_batch(config, samples), device)
+    inputs = random_batch(config, samples, device=device)
     divisors = torch.full((2,), float(samples), device=device)
     sums = torch.ones(len(STATISTICS), device=device)
     guard = DivergenceGuard(config.faults, [1.0] * FEWEST)

@@ -12,7 +12,7 @@ from pipeline.feed.phases import phases_of
 from pipeline.settings.config import Config
 from pipeline.training import batch_split
 from pipeline.training.measure.random_batch import random_batch
-from pipeline.training.objective import PretrainingObjective, to_device
+from pipeline.training.objective import PretrainingObjective
 from pipeline.training.start.network import build_network, network_config, vocabulary_size
 
 MEASURED_TOKENS = 1024
@@ -54,8 +54,7 @@ def seconds_per_token(config: Config) -> float:
     """Measured seconds of a forward and backward pass on one thread, for each token."""
     shape = network_config(config.model, vocabulary_size(config))
     objective = PretrainingObjective(build_network(shape, 0, config.engine.attention))
-    batch = random_batch(config, max(1, MEASURED_TOKENS // config.corpus.sequence_length))
-    inputs = to_device(batch, torch.device("cpu"))
+    inputs = random_batch(config, max(1, MEASURED_TOKENS // config.corpus.sequence_length))
     threads, seconds = torch.get_num_threads(), []
     torch.set_num_threads(1)
     for _ in range(REPEATS):
@@ -63,4 +62,4 @@ def seconds_per_token(config: Config) -> float:
         objective(inputs)[0].backward()
         seconds.append(time.monotonic() - start_time)
     torch.set_num_threads(threads)
-    return min(seconds) / batch.tokens
+    return min(seconds) / len(inputs.input_ids)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
+import torch
 
-from pipeline.feed.collate import Batch
-from pipeline.labels import IGNORED
 from pipeline.settings.config import Config
+from pipeline.training.objective import Inputs
 from pipeline.training.start.network import vocabulary_size
 
+CPU = torch.device("cpu")
 
-def random_batch(config: Config, samples: int, mean_length: float = math.inf) -> Batch:
+
+def random_batch(
+    config: Config, samples: int, mean_length: float = math.inf, device: torch.device = CPU
+) -> Inputs:
     """Random tokens with the share of masks that training has.
 
     Args:
@@ -21,27 +24,20 @@ def random_batch(config: Config, samples: int, mean_length: float = math.inf) ->
         mean_length: tokens of a sample. One sample is full, because a batch is padded to its
             longest sample where attention needs that; the others share the rest.
     """
-    corpus, draw = config.corpus, np.random.default_rng(0)
+    corpus, draw = config.corpus, torch.Generator().manual_seed(0)
     width = corpus.sequence_length
     rest = (samples * min(mean_length, width) - width) / max(1, samples - 1)
-    lengths = np.full(samples, max(1, round(rest)))
-    lengths[0] = width
-    inside = np.arange(width) < lengths[:, None]
-    places = np.flatnonzero(inside)
-    masked = draw.choice(places, max(1, int(corpus.masking.probability * len(places))), False)
-    masked.sort()
-    ids = draw.integers(5, vocabulary_size(config), inside.shape)
-    labels = np.full_like(ids, IGNORED)
-    labels.ravel()[masked] = ids.ravel()[masked]
-    return Batch(
-        input_ids=ids,
-        token_type_ids=np.zeros_like(ids),
-        attention_mask=inside.astype(np.int64),
-        labels=labels,
-        next_sentence_label=draw.integers(0, 2, samples),
-        masked_positions=masked,
-        masked_labels=ids.ravel()[masked],
-        samples=np.arange(samples, dtype=np.uint64),
-        tokens=len(places),
-        squares=int(lengths @ lengths),
+    lengths = torch.tensor([width] + [max(1, round(rest))] * (samples - 1))
+    tokens = int(lengths.sum())
+    ids = torch.randint(5, vocabulary_size(config), (tokens,), generator=draw)
+    masks = max(1, int(corpus.masking.probability * tokens))
+    masked = torch.randperm(tokens, generator=draw)[:masks].sort().values
+    return Inputs(
+        ids.to(device),
+        torch.zeros_like(ids).to(device),
+        torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]).int().to(device),
+        width,
+        masked.to(device),
+        ids[masked].to(device),
+        torch.randint(0, 2, (samples,), generator=draw).to(device),
     )

@@ -9,7 +9,7 @@ from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.errors import CheckpointError, ShardError
 from pipeline.feed import base
 from pipeline.feed.batches import Feed, heldout
-from pipeline.feed.collate import WIDTH_MULTIPLE, collate, pack
+from pipeline.feed.collate import WIDTH_MULTIPLE, collate
 from pipeline.feed.fingerprints import require_same_data
 from pipeline.feed.order import BatchSize
 from pipeline.settings.corpus import MaskingSettings
@@ -172,17 +172,6 @@ def test_closing_ends_the_background_thread(corpus):
     assert feed_threads()
     steps.close()
     assert not feed_threads()
-
-
-def test_packed_batches_hold_the_same_tokens(corpus):
-    batch = feed_of(corpus).step(0)[0]
-    packed = pack(batch)
-    mask = batch.attention_mask.astype(bool)
-    for name in ("input_ids", "token_type_ids"):
-        assert (getattr(packed, name) == getattr(batch, name)[mask]).all()
-    assert (np.diff(packed.cu_seqlens) == batch.attention_mask.sum(axis=1)).all()
-    assert packed.longest == batch.attention_mask.sum(axis=1).max()
-    assert (batch.labels[mask][packed.masked_positions] == packed.masked_labels).all()
 
 
 def test_rows_that_end_at_their_longest_sample_make_the_same_batch(corpus):

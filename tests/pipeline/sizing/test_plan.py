@@ -30,8 +30,8 @@ def test_activations_of_any_depth_follow_from_one_and_two_layers():
     shape = network_config(config.model, config.corpus.vocab_size)
     objective = PretrainingObjective(build_network(shape, 0, "auto"))
     for samples, mean in ((4, 128), (13, 40)):  # of about 512 tokens
-        batch = benchmark.random_batch(config, samples, mean)
-        kept = benchmark._kept(objective, batch) / batch.tokens
+        inputs = benchmark.random_batch(config, samples, mean)
+        kept = benchmark._kept(objective, inputs) / len(inputs.input_ids)
         found = benchmark.activation_bytes(config, shape, mean)
         assert found == pytest.approx(kept, rel=0.02)
 

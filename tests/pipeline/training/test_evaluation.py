@@ -10,35 +10,15 @@ from rich.console import Console
 from jobs import evaluate as verb
 from jobs.command import table
 from pipeline.feed.batches import heldout
-from pipeline.feed.collate import Batch
 from pipeline.settings.config import Config
 from pipeline.training import batch_split, engine, evaluation
 from pipeline.training.evaluation import count_words, evaluate, summarize_words
 from pipeline.training.objective import PretrainingObjective
 from tests.corpora import LETTERS, SPECIAL_IDS, write_corpus, write_vocabulary
 from tests.pipeline.training import spawn
-from tests.pipeline.training.test_objective import batch, network, padded, part
+from tests.pipeline.training.test_objective import CPU, LENGTH, batch, network, part
 
-CPU = torch.device("cpu")
 SIZE = len(SPECIAL_IDS) + len(LETTERS)
-
-
-def as_batch(inputs, words):
-    """The padded feed batch of packed inputs."""
-    ones = padded(inputs, torch.ones_like(inputs.input_ids)).numpy()
-    return Batch(
-        padded(inputs, inputs.input_ids).numpy(),
-        padded(inputs, inputs.token_type_ids).numpy(),
-        ones,
-        np.full_like(ones, -100),
-        inputs.next_sentence_label.numpy(),
-        ones.ravel().nonzero()[0][inputs.masked_positions],
-        inputs.masked_labels.numpy(),
-        np.arange(len(ones), dtype=np.uint64),
-        int(ones.sum()),
-        int((ones.sum(1) ** 2).sum()),
-        np.asarray(words),
-    )
 
 
 def slow_words(right, words):
@@ -81,19 +61,18 @@ def test_no_words_have_no_scores():
 
 
 def test_evaluation_over_parts_is_evaluation_of_the_whole():
-    inputs, _ = batch(8)
-    objective = PretrainingObjective(network())
-    words = torch.arange(len(inputs.masked_labels)) // 3
-    cut = int((inputs.masked_positions < inputs.cu_seqlens[3]).sum())
+    given, objective = batch(8), PretrainingObjective(network())
+    words = np.arange(len(given.masked_labels)) // 3
+    cut = int((given.masked_positions < 3 * LENGTH).sum())
     words[cut:] += 1  # no word spans two samples
-    whole = evaluate(objective, [as_batch(inputs, words)], CPU)
+    whole = evaluate(objective, [given._replace(masked_words=words)], CPU)
     parts = [
-        as_batch(part(inputs, slice(0, 3)), words[:cut]),
-        as_batch(part(inputs, slice(3, 8)), words[cut:]),
+        part(given, slice(0, 3))._replace(masked_words=words[:cut]),
+        part(given, slice(3, 8))._replace(masked_words=words[cut:]),
     ]
     assert evaluate(objective, parts, CPU) == pytest.approx(whole, rel=1e-5)
     assert whole["perplexity"] == pytest.approx(2.718281828 ** whole["mlm_loss"], rel=1e-6)
-    assert whole["masked_tokens"] == len(inputs.masked_labels)
+    assert whole["masked_tokens"] == len(given.masked_labels)
     assert whole["masked_words"] == len(set(words.tolist()))
     assert objective.training
 

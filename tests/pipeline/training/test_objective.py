@@ -1,11 +1,13 @@
+import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from model import NezhaConfig, NezhaForPreTraining
 from model.fused.dropout import masks_by_sample
-from pipeline.training.objective import Inputs, PretrainingObjective, summarize
+from pipeline.feed.collate import BY_SAMPLE, Batch
+from pipeline.training.objective import PretrainingObjective, summarize, to_device
 
+CPU = torch.device("cpu")
 VOCABULARY, LENGTH = 50, 12
 
 
@@ -24,84 +26,77 @@ def network(vocabulary: int = VOCABULARY, dropout: float = 0.0) -> NezhaForPreTr
     )
 
 
-def batch(samples: int, seed: int = 0) -> tuple[Inputs, torch.Tensor]:
-    """Random inputs with 1 to 4 masks a sample, and the same labels in Hugging Face's form."""
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(5, VOCABULARY, (samples, LENGTH), generator=generator)
-    labels = torch.full_like(ids, -100)
-    for row in range(samples):
-        chosen = torch.randperm(LENGTH, generator=generator)[: 1 + row % 4]
-        labels[row, chosen] = ids[row, chosen]
-        ids[row, chosen] = 4
-    lengths = torch.full((samples,), LENGTH)
-    lengths[0] -= 3
-    inside = torch.arange(LENGTH) < lengths[:, None]
-    labels[~inside] = -100
-    packed = labels[inside]
-    positions = (packed != -100).nonzero().flatten()
-    inputs = Inputs(
-        ids[inside],
-        (torch.arange(LENGTH) > 6).long().expand(samples, -1)[inside],
-        torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)]).int(),
-        LENGTH,
-        positions,
-        packed[positions],
-        torch.randint(0, 2, (samples,), generator=generator),
-    )
-    return inputs, labels
-
-
-def padded(inputs: Inputs, tokens: torch.Tensor) -> torch.Tensor:
-    return nn.utils.rnn.pad_sequence(
-        tokens.split(inputs.cu_seqlens.diff().tolist()), batch_first=True
+def batch(samples: int) -> Batch:
+    """Random samples with 1 to 4 masks each; the first one is shorter."""
+    random = np.random.default_rng(0)
+    lengths = np.array([LENGTH - 3] + [LENGTH] * (samples - 1))
+    inside = np.arange(LENGTH) < lengths[:, None]
+    ids = random.integers(5, VOCABULARY, inside.shape)
+    chosen = [random.permutation(length)[: 1 + row % 4] for row, length in enumerate(lengths)]
+    masked = np.concatenate([np.sort(each) + row * LENGTH for row, each in enumerate(chosen)])
+    labels = np.full_like(ids, -100)
+    labels.ravel()[masked] = ids.ravel()[masked]
+    ids.ravel()[masked] = 4
+    return Batch(
+        ids,
+        ((np.arange(LENGTH) > 6) & inside).astype(np.int64),
+        inside.astype(np.int64),
+        labels,
+        random.integers(0, 2, samples),
+        masked,
+        labels.ravel()[masked],
+        np.arange(samples, dtype=np.uint64),
+        int(lengths.sum()),
+        int(lengths @ lengths),
     )
 
 
-def part(inputs: Inputs, rows: slice) -> Inputs:
-    first, last = (int(inputs.cu_seqlens[row]) for row in (rows.start, rows.stop))
-    inside = (inputs.masked_positions >= first) & (inputs.masked_positions < last)
-    return Inputs(
-        inputs.input_ids[first:last],
-        inputs.token_type_ids[first:last],
-        inputs.cu_seqlens[rows.start : rows.stop + 1] - first,
-        LENGTH,
-        inputs.masked_positions[inside] - first,
-        inputs.masked_labels[inside],
-        inputs.next_sentence_label[rows],
+def part(whole: Batch, rows: slice) -> Batch:
+    """Some samples of a batch."""
+    row = whole.masked_positions // LENGTH
+    inside = (row >= rows.start) & (row < rows.stop)
+    return whole._replace(
+        **{name: getattr(whole, name)[rows] for name in BY_SAMPLE},
+        masked_positions=whole.masked_positions[inside] - rows.start * LENGTH,
+        masked_labels=whole.masked_labels[inside],
     )
+
+
+def test_what_the_objective_reads_has_no_padding():
+    given = batch(6)
+    inputs, inside = to_device(given, CPU), given.attention_mask.astype(bool)
+    for name in ("input_ids", "token_type_ids"):
+        assert (getattr(inputs, name).numpy() == getattr(given, name)[inside]).all()
+    assert (inputs.cu_seqlens.diff().numpy() == given.attention_mask.sum(axis=1)).all()
+    assert inputs.longest == LENGTH
+    assert (given.labels[inside][inputs.masked_positions] == inputs.masked_labels.numpy()).all()
 
 
 def test_loss_is_that_of_the_hugging_face_model():
-    inputs, labels = batch(8)
-    model = network().eval()
-    expected = model(
-        padded(inputs, inputs.input_ids),
-        attention_mask=padded(inputs, torch.ones_like(inputs.input_ids)),
-        token_type_ids=padded(inputs, inputs.token_type_ids),
-        labels=labels,
-        next_sentence_label=inputs.next_sentence_label,
-    ).loss
-    loss, statistics, _ = PretrainingObjective(model)(inputs, len(inputs.masked_labels), 8)
+    given, model = batch(8), network().eval()
+    names = ("input_ids", "attention_mask", "token_type_ids", "labels", "next_sentence_label")
+    expected = model(**{name: torch.from_numpy(getattr(given, name)) for name in names}).loss
+    inputs, masked = to_device(given, CPU), len(given.masked_labels)
+    loss, statistics, _ = PretrainingObjective(model)(inputs, masked, 8)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert summarize(statistics)["loss"] == pytest.approx(expected.item(), rel=1e-5)
-    weighted, statistics, _ = PretrainingObjective(model, 0.1)(inputs, len(inputs.masked_labels), 8)
+    weighted, statistics, _ = PretrainingObjective(model, 0.1)(inputs, masked, 8)
     assert weighted.item() < loss.item()
     assert summarize(statistics, 0.1)["loss"] == pytest.approx(weighted.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
 def test_gradient_does_not_depend_on_the_split(dropout):
-    inputs, _ = batch(8)
+    given = batch(8)
     objective = PretrainingObjective(network(dropout=dropout))
-    masked = len(inputs.masked_labels)
 
     def gradients(*slices):
         objective.zero_grad()
         for rows in slices:
             torch.manual_seed(1)
-            keys = torch.arange(8)[rows]
-            with masks_by_sample(keys, inputs.cu_seqlens.diff()[rows].long()):
-                objective(part(inputs, rows), masked, 8)[0].backward()
+            inputs = to_device(part(given, rows), CPU)
+            with masks_by_sample(torch.arange(8)[rows], inputs.cu_seqlens.diff().long()):
+                objective(inputs, len(given.masked_labels), 8)[0].backward()
         return {name: p.grad.clone() for name, p in objective.named_parameters()}
 
     whole = gradients(slice(0, 8))
@@ -111,7 +106,7 @@ def test_gradient_does_not_depend_on_the_split(dropout):
 
 
 def test_pairs_without_a_label_leave_the_nsp_loss_out():
-    inputs, _ = batch(4)
+    inputs = to_device(batch(4), CPU)
     unlabelled = inputs._replace(next_sentence_label=torch.full((4,), -100))
     loss, statistics, _ = PretrainingObjective(network())(unlabelled, len(inputs.masked_labels))
     scores = summarize(statistics)
@@ -120,7 +115,7 @@ def test_pairs_without_a_label_leave_the_nsp_loss_out():
 
 
 def test_the_loss_of_pairs_has_a_weight():
-    inputs, _ = batch(4)
+    inputs = to_device(batch(4), CPU)
     shared = network()
     with torch.no_grad():
         without, whole, quarter = (

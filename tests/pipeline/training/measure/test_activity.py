@@ -7,19 +7,13 @@ import pytest
 import torch
 
 from pipeline.training.measure.activity import activity
-from tests.pipeline.training.test_evaluation import CPU, as_batch
-from tests.pipeline.training.test_objective import batch, network
-
-
-def looked_at(net):
-    inputs, _ = batch(6)
-    given = as_batch(inputs, np.zeros(0))
-    return given, activity(net, given, CPU)
+from tests.pipeline.training.test_objective import CPU, batch, network
 
 
 def test_values_equal_those_of_each_token_alone():
     net = network(dropout=0.5)
-    given, found = looked_at(net)
+    given = batch(6)
+    found = activity(net, given, CPU)
     assert net.training, "the network was left in another mode"
     net.eval()
     seen = {}
@@ -57,6 +51,6 @@ def test_heads_that_look_everywhere_and_units_that_are_off():
         second.intermediate.dense.weight.zero_()
         second.intermediate.dense.bias[:12] = 1.0
         second.intermediate.dense.bias[12:] = -1.0
-    _, found = looked_at(net)
+    found = activity(net, batch(6), CPU)
     assert found["attention_entropy/layer_00"] == pytest.approx(1.0, abs=1e-5)
     assert found["dead_units/layer_01"] == 0.75

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from pipeline.feed.collate import first_samples
 from pipeline.paths import RunPaths
@@ -11,8 +10,7 @@ from pipeline.training import batch_split, engine
 from pipeline.training.measure import history, noise_scale
 from pipeline.training.measure.noise_scale import Small, separate, squared_gradient_norm
 from pipeline.training.objective import PretrainingObjective, to_device
-from tests.pipeline.training.test_evaluation import as_batch
-from tests.pipeline.training.test_objective import batch, network
+from tests.pipeline.training.test_objective import CPU, batch, network
 from tests.small_run import fit, losses, settings
 
 
@@ -32,8 +30,7 @@ def test_known_noise_is_found():
 
 
 def test_the_first_samples_of_a_batch_are_those_of_a_smaller_one():
-    inputs, _ = batch(6)
-    whole = as_batch(inputs, np.zeros(0))
+    whole = batch(6)
     found = first_samples(whole, 2)
     assert found.input_ids.tolist() == whole.input_ids[:2].tolist()
     rows = whole.masked_positions // whole.input_ids.shape[1]
@@ -69,11 +66,9 @@ def test_a_run_shows_it_and_is_not_changed_by_it(tmp_path, stage, monkeypatch):
 
 def test_the_gradient_is_that_of_half_a_batch():
     """Of an engine's network, beside a plain backward pass."""
-    inputs, _ = batch(6)
-    given = as_batch(inputs, np.zeros(0))
-    net = network()
-    packed = to_device(given, torch.device("cpu"))
-    loss, _, _ = PretrainingObjective(net)(packed, len(given.masked_labels), 6)
+    given, net = batch(6), network()
+    inputs = to_device(given, CPU)
+    loss, _, _ = PretrainingObjective(net)(inputs, len(given.masked_labels), 6)
     loss.backward()
     expected = sum(float(each.grad.double().square().sum()) for each in net.parameters())
     engine.join()
