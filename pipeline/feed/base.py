@@ -27,6 +27,8 @@ class BaseFeed(ABC):
     vocab_size: int
     fingerprint_fields: dict[str, Any]
     """All that the order and the content of the batches depend on."""
+    source_bounds: NDArray[np.int64]
+    """First sample of each source, whose epochs are counted apart, and the end of the last."""
 
     @abstractmethod
     def step(self, step: int) -> list[Batch]:
@@ -39,11 +41,6 @@ class BaseFeed(ABC):
     @abstractmethod
     def samples(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Of a global step: the numbers of its samples, through all shards, and their epochs."""
-
-    @property
-    @abstractmethod
-    def source_bounds(self) -> NDArray[np.int64]:
-        """First sample of each source, whose epochs are counted apart, and the end of the last."""
 
     @property
     def fingerprint(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -27,8 +28,7 @@ from pipeline.feed.collate import (
     number_words,
     unscored,
 )
-from pipeline.feed.order import BatchSize, positions_of
-from pipeline.feed.sources import Sources
+from pipeline.feed.order import BatchSize, mixed_at, positions_of
 from pipeline.feed.weights import quotas, split_weights
 from pipeline.files.urls import is_url
 from pipeline.progress import Say
@@ -105,14 +105,17 @@ class Feed(BaseFeed):
         source_rows = [rows[a:b] for a, b in pairwise(bounds)]
         if not all(rows.sum() for rows in source_rows):
             raise ShardError(f"{', '.join(folders)}: no samples; prepare them from more text")
-        self._sources = Sources(source_rows, quotas(weights) if weights else (1,), seed, window)
-
-        self._steps_ahead = self._steps_of_a_window()
+        self.source_bounds = offsets_of(np.array([rows.sum() for rows in source_rows]))
+        shares = quotas(weights) if weights else (1,)
+        self._samples_at = partial(
+            mixed_at, rows=source_rows, shares=shares, seed=seed, window=window
+        )
+        self._steps_ahead = self._steps_of_a_window(len(shares))
         self.vocab_sha256, self.vocab_size = manifest.vocab_sha256, manifest.vocab_size
         self.fingerprint_fields: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "corpora": [manifest.content_sha256 for manifest in self._reader.manifests],
-            "weights": list(self._sources.shares),
+            "weights": list(shares),
             "vocabulary": manifest.vocab_sha256,
             "seed": seed,
             "global_batch": size.full,
@@ -124,12 +127,12 @@ class Feed(BaseFeed):
 
     def step(self, step: int) -> list[Batch]:
         positions = positions_of(step, self._size, self._rank, self._world_size)
-        samples, epochs = self._sources.samples_at(positions)
+        samples, epochs = self._samples_at(positions)
         rows, unusable = self._read(samples)
         if self._steps_ahead:
             later = step + self._steps_ahead
             positions = positions_of(later, self._size, self._rank, self._world_size)
-            self._cache.prefetch(self._reader.shards_of(self._sources.samples_at(positions)[0]))
+            self._cache.prefetch(self._reader.shards_of(self._samples_at(positions)[0]))
         masks = rows.masks
         if self._masking:
             masking = at_progress(self._masking, (self._before + step) / self._steps)
@@ -172,16 +175,12 @@ class Feed(BaseFeed):
 
     def samples(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         positions = positions_of(step, self._size, rank=0, world_size=1)
-        return self._sources.samples_at(positions)
+        return self._samples_at(positions)
 
-    @property
-    def source_bounds(self) -> NDArray[np.int64]:
-        return self._sources.bounds
-
-    def _steps_of_a_window(self) -> int:
+    def _steps_of_a_window(self, sources: int) -> int:
         """Steps to fetch shards of object stores ahead; 0 if the cache can't hold two windows."""
         shards = [shard for manifest in self._reader.manifests for shard in manifest.shards]
-        held = 2 * self._window * len(self._sources.shares) * max(shard.bytes for shard in shards)
+        held = 2 * self._window * sources * max(shard.bytes for shard in shards)
         remote = any(is_url(folder) for folder in self._reader.folders)
         if not self._window or not remote or held > self._cache.limit_bytes:
             return 0

@@ -148,3 +148,34 @@ def source_at(
     slots = permuted(within, int(bounds[-1]), keys)
     sources = np.searchsorted(bounds, slots, side="right") - 1
     return sources, cycles * np.diff(bounds)[sources] + slots - bounds[sources]
+
+
+def mixed_at(
+    positions: NDArray[np.int64],
+    rows: Sequence[NDArray[np.int64]],
+    shares: Sequence[int],
+    seed: int,
+    window: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The samples at these positions of sources that are mixed.
+
+    Args:
+        positions: [N]
+        rows: of each source, the samples [K] of each of its shards.
+        shares: of each source, its samples in a cycle of sum(shares) positions.
+        window: as `sample_at`.
+
+    Returns:
+        [N] sample numbers through all sources, and [N] epochs of their sources.
+    """
+    if len(shares) == 1:
+        return sample_at(positions, rows[0], seed, window)
+    sources, within = source_at(positions, shares, seed)
+    samples, epochs = np.empty_like(within), np.empty_like(within)
+    first = 0
+    for source, of_shards in enumerate(rows):
+        at = sources == source
+        numbers, epochs[at] = sample_at(within[at], of_shards, seed + source, window)
+        samples[at] = first + numbers
+        first += of_shards.sum()
+    return samples, epochs

@@ -66,6 +66,11 @@ class PhasedFeed(BaseFeed):
         first, *later = feeds
         self._feeds, self._begins = feeds, np.array([0, *after])
         self._offsets = np.cumsum([0, *(feed.source_bounds[-1] for feed in feeds)])
+        bounds = [
+            offset + feed.source_bounds[:-1]
+            for offset, feed in zip(self._offsets[:-1], feeds, strict=True)
+        ]
+        self.source_bounds = np.concatenate([*bounds, self._offsets[-1:]])
         self.batches, self.vocab_size = first.batches, first.vocab_size
         self.vocab_sha256 = first.vocab_sha256
         if any(feed.vocab_sha256 != first.vocab_sha256 for feed in later):
@@ -96,14 +101,6 @@ class PhasedFeed(BaseFeed):
         phase, within = self._at(step)
         samples, epochs = self._feeds[phase].samples(within)
         return samples + self._offsets[phase], epochs
-
-    @property
-    def source_bounds(self) -> NDArray[np.int64]:
-        bounds = [
-            offset + feed.source_bounds[:-1]
-            for offset, feed in zip(self._offsets[:-1], self._feeds, strict=True)
-        ]
-        return np.concatenate([*bounds, self._offsets[-1:]])
 
     def _at(self, step: int) -> tuple[int, int]:
         """The phase of a global step, and the number of the step in it."""
