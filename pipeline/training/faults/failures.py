@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +21,17 @@ MAX_REWINDS = 3
 """Rewinds from one checkpoint. If the run diverges on all data, the data is not the cause."""
 
 
-@dataclass
-class FailureCounter:
-    """Counts failures since the last new checkpoint, so that a long run may fail often."""
-
-    limit: int
-    """Restarts allowed; -1: any number."""
-    failures: int = 0
-    newest: Path | None = None
-    """The newest checkpoint at the last failure."""
-
-    def count(self, newest: Path | None) -> bool:
-        """Count one failure; returns whether the workers may be restarted."""
-        if newest != self.newest:
-            self.failures, self.newest = 0, newest
-        self.failures += 1
-        return self.limit < 0 or self.failures <= self.limit
-
-
 class FailurePolicy:
-    """Decides what failed workers mean for a run."""
+    """Decides what failed workers mean for a run.
+
+    Failures count since the last new checkpoint, so that a long run may fail often.
+    """
 
     def __init__(self, config: Config) -> None:
         self._config, self._faults, self._paths = config, config.faults, RunPaths.of(config)
-        self._counter = FailureCounter(config.faults.max_failures)
+        self._failures = 0
+        self._newest: Path | None = None
+        """The newest checkpoint at the last failure."""
 
     def decide(self, errors: Mapping[int, Exception]) -> NezhaError | None:
         """Decide, and write the decision into the run's record.
@@ -73,15 +59,18 @@ class FailurePolicy:
         what = describe(errors, self._paths.run, self._faults.hang_seconds)
         if any(map(memory.is_short, map(original, errors.values()))):
             what += f"; {memory.advice(self._fitting())}"
-        if self._counter.count(newest):
-            number = f"restart {self._counter.failures}"
-            number += f" of {self._counter.limit}" if self._counter.limit >= 0 else ""
+        if newest != self._newest:
+            self._failures, self._newest = 0, newest
+        self._failures += 1
+        limit = self._faults.max_failures
+        if limit < 0 or self._failures <= limit:
+            number = f"restart {self._failures}" + (f" of {limit}" if limit >= 0 else "")
             events.record(self._paths.run, "restart", f"{what}; {number}, {place}")
             return None
         return self._stop(
             TrainingError(
-                f"{what}; that is failure number {self._counter.failures} without a new checkpoint "
-                f"(faults.max_failures={self._counter.limit}); the same command goes on {place}"
+                f"{what}; that is failure number {self._failures} without a new checkpoint "
+                f"(faults.max_failures={limit}); the same command goes on {place}"
             )
         )
 
