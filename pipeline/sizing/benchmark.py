@@ -92,7 +92,7 @@ def _measure(values: dict[str, Any], micro_batch: int, mean_length: float, gpu: 
         device=torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU thread(s)",
         memory=torch.cuda.get_device_properties(0).total_memory if gpu else 0.0,
         peak=peak_bytes(device),
-        tokens=batch.tokens,
+        tokens=len(inputs.input_ids),
         precision=precision,
         seconds_per_token=min(passes[1:]) / len(inputs.input_ids),
         seconds_per_parameter=min(steps[1:]) / parameters,

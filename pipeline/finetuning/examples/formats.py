@@ -246,7 +246,9 @@ def _conll(lines: Iterable[tuple[str, str]], columns: Columns) -> Iterator[Recor
     predicted; -DOCSTART- and comments before a sentence, as MultiCoNER's `# id …`, are left out.
     Raises TaskError where the first column counts the words.
     """
-    start, words, labels, width = "", [], [], 0
+    start, width = "", 0
+    words: list[str] = []
+    labels: list[str] = []
     numbers = columns.numbers
     word, label = numbers.get("tokens", 0), numbers.get("labels", -1)
     for place, line in itertools.chain(lines, [("", "")]):
