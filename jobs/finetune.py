@@ -24,6 +24,7 @@ from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.stages import recording
 from pipeline.tracking import runs as tracking
+from pipeline.tracking.named_model import folder_of
 
 
 def plan(config: Config) -> Mapping[str, object]:
@@ -48,8 +49,9 @@ def execute(config: Config, console: Console) -> None:
     settings, output = config.finetune, _output(config)
     # A head that is recorded may be up to date: then there is nothing to record.
     recorded = recording.is_recorded(config, output)
+    export = str(folder_of(config, _export(config), RunPaths.of(config).run))
     run_id = "" if recorded else recording.start_run(config, output.name, _export(config))
-    job = Finetuning(output.name, settings, _export(config), output, config.run.seed)
+    job = Finetuning(output.name, settings, export, output, config.run.seed)
     with closing(ConsoleProgress(console)) as progress, tracking.end_on_error(config, run_id):
         (result,) = finetune_all([job], progress)
     if not (recorded and (output / recording.RECORDED).exists()):  # a new head has no such file

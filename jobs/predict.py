@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from pipeline.finetuning.tasks import TASKS, Task
 from pipeline.paths import temporary_folder
 from pipeline.settings.config import Config
 from pipeline.settings.finetuning import PredictSettings
+from pipeline.tracking.named_model import folder_of
 
 
 def plan(config: Config) -> Mapping[str, object]:
@@ -57,20 +57,7 @@ def execute(config: Config, console: Console) -> None:
 
 def _model(config: Config) -> Path:
     """The folder of the head."""
-    name = config.predict.model
-    if ":/" not in name:
-        return Path(name)
-    from pipeline.tracking.runs import existing_store  # MLflow takes seconds to be imported
-
-    return _fetched(name, existing_store(config))
-
-
-@functools.cache
-def _fetched(name: str, store: str) -> Path:
-    """A registered version, fetched once by a command."""
-    from pipeline.tracking.registry import fetch_registered
-
-    return fetch_registered(name, store, temporary_folder("heads"))
+    return folder_of(config, config.predict.model, temporary_folder("heads"))
 
 
 def _rows(chosen: PredictSettings, task: Task, model: str) -> Iterator[dict[str, Any]]:

@@ -19,8 +19,7 @@ from pipeline.finetuning.loading import load_config
 from pipeline.paths import RunPaths, storage_folder
 from pipeline.progress import Say
 from pipeline.settings.config import Config
-from pipeline.tracking.registry import fetch_registered
-from pipeline.tracking.runs import existing_store
+from pipeline.tracking.named_model import folder_of
 from pipeline.training.checkpoints import files as checkpoints
 
 RANDOM = "random"
@@ -37,10 +36,7 @@ def subjects_of(config: Config, runner: Runner, folder: Path) -> list[Subject]:
         TrackingError: a registered version can't be had.
     """
     named = [each for each in config.compare.checkpoints if each != RANDOM]
-    folders = {
-        each: str(fetch_registered(each, existing_store(config), folder)) if ":/" in each else each
-        for each in named
-    }
+    folders = {each: str(folder_of(config, each, folder)) for each in named}
     tokens: dict[str, float] = {}
     works, exports = [], {}
     for source in run_checkpoints(config):

@@ -60,6 +60,16 @@ def _local(path: str) -> str:
     return path
 
 
+def is_registered(name: str) -> bool:
+    """Whether a name is that of a version in MLflow's registry, and no path."""
+    return name.startswith("models:/")
+
+
+def absolute_unless_registered(name: str) -> str:
+    """A path made absolute as by `absolute`, or the name of a registered version."""
+    return name if is_registered(name) else absolute(name)
+
+
 def check_folder_name(name: str) -> str:
     """Refuse a name whose folder would be another one than a new one in its place."""
     if name in (".", "..") or re.search(r"[/\\:\0]", name):  # MLflow's names hold no `:`
@@ -86,4 +96,6 @@ PathAsGiven = Annotated[str, AfterValidator(os.path.expanduser)]
 """A path, a URL or a name, in which `~` is the home folder, as in all paths."""
 LocalPath = Annotated[Location, AfterValidator(_local)]
 """A path, and no URL."""
+LocalModel = Annotated[str, AfterValidator(absolute_unless_registered), AfterValidator(_local)]
+"""A folder, or a registered version (`models:/NAME/2`, `models:/NAME@ALIAS`)."""
 FolderName = Annotated[str, AfterValidator(check_folder_name)]

@@ -11,14 +11,14 @@ from pipeline.settings.base import (
     Count,
     Decay,
     FolderName,
-    LocalPath,
+    LocalModel,
     Location,
     NotNegative,
     Number,
     PathAsGiven,
     Positive,
     Settings,
-    absolute,
+    absolute_unless_registered,
 )
 
 
@@ -83,8 +83,9 @@ class FinetuneSettings(Settings):
     ] = ""
     """One label, several labels or a number for a text; a label or a number (similarity) for a
     pair; named entities; multiple choice; answer spans."""
-    checkpoint: LocalPath = ""
-    """Export folder to start from; empty: the run's own."""
+    checkpoint: LocalModel = ""
+    """Export folder or registry version (`models:/NAME@ALIAS`) to start from; empty: the run's
+    own."""
     data: TaskData = TaskData()
     epochs: Positive = 3
     """Passes over the training examples."""
@@ -159,7 +160,7 @@ class CompareSettings(Settings):
     @classmethod
     def _check_checkpoints(cls, checkpoints: tuple[str, ...]) -> tuple[str, ...]:
         places = tuple(
-            each if each == "random" or ":/" in each else absolute(each) for each in checkpoints
+            each if each == "random" else absolute_unless_registered(each) for each in checkpoints
         )
         if len(set(places)) < len(places):
             raise ValueError("must not name a checkpoint twice")

@@ -129,8 +129,13 @@ def check_a_second_head(folder, arguments, tmp_path, capsys):
         message = capsys.readouterr().err
         assert "holds a head for ner, trained on" in message
         assert "another finetune.name" in message
-    assert main(finetune.VERB, [*second, "finetune.name=second"]) == 0
-    assert (folder.parent / "second" / "results.json").exists()
+    # It starts from the version of the first, which the registry keeps.
+    start = "finetune.checkpoint=models:/nezha-ner"
+    assert main(finetune.VERB, [*second, "finetune.name=second", f"{start}/9"]) == 2
+    assert "models:/nezha-ner/9: " in capsys.readouterr().err
+    assert main(finetune.VERB, [*second, "finetune.name=second", f"{start}@candidate"]) == 0
+    results = json.loads((folder.parent / "second" / "results.json").read_text("utf-8"))
+    assert results["export"].startswith(f"{folder.parents[1]}/registered/")
     assert (folder / "results.json").read_bytes() == before
 
 
