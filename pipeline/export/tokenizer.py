@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, normalizers
-from transformers import PreTrainedTokenizerFast
+from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from pipeline.corpus.cleaning.cleaner import Cleaner, simplify
 from pipeline.corpus.records import Drop
@@ -29,6 +29,11 @@ NOT_FOLDED = ("html", "mojibake")
 """Steps of the cleaning that change documents, not characters: a tokenizer can't take them."""
 INPUTS = ["input_ids", "token_type_ids", "attention_mask"]
 """What a network of ours reads. transformers 5 leaves token_type_ids out unless they are named."""
+SETTINGS = "tokenizer_config.json"
+BERT_SETTINGS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
+"""Those of BERT's normaliser, as `BertTokenizer` calls them."""
+KEPT = ("model_max_length", "padding_side", "truncation_side")
+"""Settings of a tokenizer that programs obey and that are not in its tokenizer.json."""
 PLACEHOLDER = 0x10F000
 """First of the private-use characters that stand for characters of a phrase."""
 
@@ -48,34 +53,34 @@ def export_tokenizer(
     return for_transformers(tokenizer)
 
 
-def for_transformers(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+def for_transformers(tokenizer: Tokenizer, **settings: Any) -> PreTrainedTokenizerFast:
     """A tokenizer as transformers saves and loads it, with BERT's special tokens.
 
     `BertTokenizer` makes a tokenizer of its own from the vocabulary and the settings. It folds
     nothing, but case and accents as this one does.
+
+    Args:
+        settings: of `KEPT`, where they are others than those of an export.
     """
     special = {
         f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")
     }
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        model_max_length=512,
         model_input_names=INPUTS,
         **special,
         **_bert_settings(tokenizer),
+        **{"model_max_length": 512, **settings},
     )
 
 
 def _bert_settings(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The settings of BERT's normaliser, if there is one, as `BertTokenizer` calls them."""
+    """`BERT_SETTINGS` of BERT's normaliser, if there is one."""
     whole = json.loads(tokenizer.to_str())["normalizer"] or {}
     for each in whole.get("normalizers", [whole]):
         if each["type"] == "BertNormalizer":
-            return {
-                "do_lower_case": each["lowercase"],
-                "strip_accents": each["strip_accents"],
-                "tokenize_chinese_chars": each["handle_chinese_chars"],
-            }
+            values = (each[key] for key in ("lowercase", "strip_accents", "handle_chinese_chars"))
+            return dict(zip(BERT_SETTINGS, values, strict=True))
     return {}
 
 
@@ -95,29 +100,58 @@ def tokenizer_beside(
     folder = source if source.is_dir() else source.parent
     whole, listed = folder / "tokenizer.json", vocab or folder / "vocab.txt"
     if whole.exists() and not vocab:
-        try:
-            tokenizer = Tokenizer.from_file(str(whole))
-        except Exception as error:  # the library has no class for it
-            raise VocabularyError(f"{whole}: {error}; give a vocab.txt instead") from None
-        ids = tokenizer.get_vocab()
-        if missing := [token for token in SPECIALS if token not in ids]:
-            raise VocabularyError(f"{whole}: no {', '.join(missing)}; give a vocab.txt instead")
-        if sorted(ids.values()) != list(range(len(ids))):
-            raise VocabularyError(f"{whole}: its ids have gaps; give a vocab.txt instead")
-        listing = [token for _, token in sorted((number, token) for token, number in ids.items())]
-        return for_transformers(tokenizer), "".join(f"{token}\n" for token in listing)
-    if not vocab and not listed.exists():
+        tokenizer = _whole_tokenizer(whole)
+    elif listed.exists():
+        tokenizer = _bert_tokenizer(listed, folder)
+    else:
         return None
-    settings = folder / "tokenizer_config.json"
+    known = _settings_in(folder)
+    kept = {name: known[name] for name in KEPT if name in known}
+    ids = tokenizer.get_vocab()
+    listing = sorted(ids, key=ids.__getitem__)
+    return for_transformers(tokenizer, **kept), "".join(f"{token}\n" for token in listing)
+
+
+def _whole_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a tokenizer.json; raises VocabularyError."""
     try:
-        known = json.loads(settings.read_text("utf-8")) if settings.exists() else {}
-        lowercase = known.get("do_lower_case")
-        if not isinstance(lowercase, bool | None):
-            raise ValueError(f"do_lower_case is {lowercase!r}, neither true nor false")
-    except (OSError, ValueError, AttributeError) as error:
-        raise VocabularyError(f"{settings}: {error}; correct or remove it") from None
-    tokenizer = build_tokenizer(listed, lowercase is not False)
-    return for_transformers(tokenizer), "".join(f"{each}\n" for each in read_vocabulary(listed))
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library has no class for it
+        raise VocabularyError(f"{path}: {error}; give a vocab.txt instead") from None
+    ids = tokenizer.get_vocab()
+    if missing := [token for token in SPECIALS if token not in ids]:
+        raise VocabularyError(f"{path}: no {', '.join(missing)}; give a vocab.txt instead")
+    if sorted(ids.values()) != list(range(len(ids))):
+        raise VocabularyError(f"{path}: its ids have gaps; give a vocab.txt instead")
+    return tokenizer
+
+
+def _bert_tokenizer(vocab: Path, folder: Path) -> Tokenizer:
+    """The tokenizer of a vocab.txt with the settings in a folder; raises VocabularyError.
+
+    If the vocab.txt is the vocabulary of the folder, the tokens are added that were added to it
+    there. (With a tokenizer.json the class would read that instead.)
+    """
+    ids, known = read_vocabulary(vocab), _settings_in(folder)
+    try:
+        if vocab.parent == folder and not (folder / "tokenizer.json").exists():
+            return BertTokenizer.from_pretrained(folder, vocab=ids).backend_tokenizer
+        settings = {name: known[name] for name in BERT_SETTINGS if name in known}
+        return BertTokenizer(vocab=ids, **settings).backend_tokenizer
+    except Exception as error:  # transformers and tokenizers have no class for it
+        raise VocabularyError(f"{folder / SETTINGS}: {error}; correct or remove it") from None
+
+
+def _settings_in(folder: Path) -> dict[str, Any]:
+    """What the tokenizer_config.json of a folder says, if there is one; raises VocabularyError."""
+    path = folder / SETTINGS
+    try:
+        known = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        if not isinstance(known, dict):
+            raise ValueError("no mapping")
+    except (OSError, ValueError) as error:
+        raise VocabularyError(f"{path}: {error}; correct or remove it") from None
+    return known
 
 
 def recorded_cleaning(settings: Sequence[dict[str, Any]]) -> tuple[bool, CleaningSettings]:

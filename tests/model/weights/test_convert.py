@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
-from transformers import AutoTokenizer, pipeline
+from transformers import AutoTokenizer, BertTokenizer, pipeline
 
 import model as nezha
 from jobs.convert import main
@@ -394,6 +394,49 @@ def test_the_folder_works_whole(place: str, lower: bool, tmp_path: Path) -> None
     assert tokens == ["[CLS]", *word, "北", "[SEP]", "京", "[SEP]"]
     fill = pipeline("fill-mask", str(out), tokenizer=str(out), trust_remote_code=True)
     assert fill("北[MASK]")[0]["token_str"] in VOCABULARY
+
+
+@pytest.mark.parametrize("form", ["transformers 4", "transformers 4.34 and newer"])
+def test_tokens_that_were_added_beside_a_vocabulary_stay(form: str, tmp_path: Path) -> None:
+    """As the tokenizers of transformers 4 that are not fast write them."""
+    folder, words = folder_with_config(tmp_path / "in"), VOCABULARY[:-2]
+    torch.save(small().state_dict(), folder / "pytorch_model.bin")
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in words), "utf-8")
+    added = {"<e>": len(words), "京a": len(words) + 1}
+    flags: dict[str, Any] = dict.fromkeys(["lstrip", "rstrip", "single_word", "normalized"], False)
+    decoder = {
+        str(number): {"content": token, "special": token == "<e>", **flags}
+        for token, number in added.items()
+    }
+    if form == "transformers 4":
+        (folder / "added_tokens.json").write_text(json.dumps(added), "utf-8")
+    else:
+        text = json.dumps({"added_tokens_decoder": decoder})
+        (folder / "tokenizer_config.json").write_text(text, "utf-8")
+    assert main(["--input", str(folder), "--output", str(tmp_path / "out")]) == 0
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    ids = tokenizer("北<e>京a京", add_special_tokens=False)["input_ids"]
+    assert ids == [5, added["<e>"], added["京a"], 6]
+    assert (tmp_path / "out" / "vocab.txt").read_text("utf-8").split() == [*words, *added]
+
+
+@pytest.mark.parametrize("place", ["beside", "named", "tokenizer.json"])
+def test_the_settings_of_a_tokenizer_stay(place: str, tmp_path: Path) -> None:
+    folder = folder_with_config(tmp_path / "in")
+    torch.save(small().state_dict(), folder / "pytorch_model.bin")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"北京ab", "é", "##京"]
+    vocab = (tmp_path if place == "named" else folder) / "vocab.txt"
+    vocab.write_text("".join(f"{token}\n" for token in words), "utf-8")
+    settings = {"strip_accents": False, "tokenize_chinese_chars": False}
+    if place == "tokenizer.json":
+        BertTokenizer(str(vocab), **settings).save_pretrained(folder)
+    sides = {"model_max_length": 32, "padding_side": "left", "truncation_side": "left"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | sides))
+    named = ["--vocab", str(vocab)] if place == "named" else []
+    assert main(["--input", str(folder), "--output", str(tmp_path / "out"), *named]) == 0
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.tokenize("É 北京") == ["é", "北", "##京"]
+    assert {name: getattr(tokenizer, name) for name in sides} == sides
 
 
 def test_a_vocabulary_of_another_network_is_refused(
