@@ -27,9 +27,10 @@ from .attention.interface import ALL_ATTENTION_FUNCTIONS, eager_attention_forwar
 from .configuration_nezha import NezhaConfig
 from .fused.cross_entropy import Decoder
 from .fused.dropout import Dropout
+from .traceable import Traceable
 
 
-class NezhaEmbeddings(nn.Module):
+class NezhaEmbeddings(Traceable, nn.Module):
     """Token ids → word + token-type vectors, normalised; positions enter in the attention.
 
     With `config.absolute_positions` learned vectors of positions are added, as in BERT.
@@ -71,7 +72,7 @@ class NezhaEmbeddings(nn.Module):
         return self.dropout(self.LayerNorm(summed))
 
 
-class NezhaSelfAttention(nn.Module):
+class NezhaSelfAttention(Traceable, nn.Module):
     """Queries, keys and values, and the attention between them; also serves cross-attention."""
 
     def __init__(self, config: NezhaConfig, layer_idx: int, is_causal: bool = False) -> None:
@@ -135,7 +136,7 @@ class NezhaSelfAttention(nn.Module):
         return (keys, values) if cache is None else cache.update(keys, values, self.layer_idx)
 
 
-class NezhaAttention(nn.Module):
+class NezhaAttention(Traceable, nn.Module):
     """Attention with its output projection and residual."""
 
     def __init__(self, config: NezhaConfig, layer_idx: int, is_causal: bool = False) -> None:
@@ -150,7 +151,7 @@ class NezhaAttention(nn.Module):
         return self.output(context, hidden_states)
 
 
-class NezhaLayer(GradientCheckpointingLayer):
+class NezhaLayer(Traceable, GradientCheckpointingLayer):
     """Self-attention, cross-attention in a decoder that has it, feed-forward."""
 
     def __init__(self, config: NezhaConfig, layer_idx: int) -> None:
@@ -192,7 +193,7 @@ class NezhaLayer(GradientCheckpointingLayer):
         return self.output(self.intermediate(x), x)
 
 
-class NezhaEncoder(nn.Module):
+class NezhaEncoder(Traceable, nn.Module):
     """The stack of layers, and the one position table that they share."""
 
     position_table: Tensor
@@ -254,7 +255,7 @@ class NezhaEncoder(nn.Module):
         return hidden_states
 
 
-class NezhaLMPredictionHead(nn.Module):
+class NezhaLMPredictionHead(Traceable, nn.Module):
     """Hidden states → scores over the vocabulary, or their loss."""
 
     def __init__(self, config: NezhaConfig) -> None:
@@ -281,7 +282,7 @@ class NezhaLMPredictionHead(nn.Module):
         return F.cross_entropy(scores, labels, reduction="sum"), scores.argmax(-1) == labels
 
 
-class NezhaPreTrainingHeads(nn.Module):
+class NezhaPreTrainingHeads(Traceable, nn.Module):
     """The modules under `cls`: the LM head, the next-sentence head, or both."""
 
     def __init__(self, config: NezhaConfig, predictions: bool, seq_relationship: bool) -> None:

@@ -42,12 +42,13 @@ from .layers_nezha import (
     NezhaLMPredictionHead,
     NezhaSelfAttention,
 )
+from .traceable import Traceable
 
 # Without an entry transformers would make no causal mask for it.
 AttentionMaskInterface.register("flash", sdpa_mask)
 
 
-class NezhaPreTrainedModel(PreTrainedModel):
+class NezhaPreTrainedModel(Traceable, PreTrainedModel):
     """Weight initialisation, loading and the choice of attention, shared by all Nezha classes."""
 
     config_class = NezhaConfig

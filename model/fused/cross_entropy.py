@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..traceable import Traceable
 from .operators import check_transforms, operator
 
 try:
@@ -24,7 +25,7 @@ ELEMENTS = {"cpu": 2**24, "cuda": 2**27}
 """Scores that exist at a time: 64 MiB in float32 on a CPU, 256 MiB in half precision on a GPU."""
 
 
-class Decoder(nn.Linear):
+class Decoder(Traceable, nn.Linear):
     """A linear layer whose outputs are the scores of classes, such as the words of a vocabulary."""
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Any:

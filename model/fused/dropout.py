@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..traceable import Traceable
 from .operators import only_torch_operators, operator, transforms_are_active
 
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -205,7 +206,7 @@ def plain_dropout(x: Tensor, rate: float) -> Tensor:
     return x * kept / (1 - rate)
 
 
-class Dropout(nn.Dropout):
+class Dropout(Traceable, nn.Dropout):
     """`nn.Dropout`, by the operator for CPUs where that applies."""
 
     def forward(self, x: Tensor) -> Tensor:

@@ -127,6 +127,22 @@ def test_onnx_of_every_head(head: Any, dynamo: bool, tmp_path: Path) -> None:
         np.testing.assert_allclose(one, two.numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_saved_trace_of_every_head(head: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """Of a class whose module has a name that TorchScript cannot read, as that of an export."""
+    net = build(head, num_hidden_layers=1)
+    for each in {type(module) for module in net.modules()}:
+        if each.__module__.startswith("model."):
+            monkeypatch.setattr(each, "__module__", "transformers_modules.a-b.1c.heads_nezha")
+    example, other = inputs_for(head), inputs_for(head, batch=3, length=33)
+    torch.jit.save(torch.jit.trace(net, tuple(example.values()), strict=False), tmp_path / "net.pt")
+    with torch.no_grad():
+        found = torch.jit.load(tmp_path / "net.pt")(*other.values())
+        for one, two in zip(found.values(), net(**other).to_tuple(), strict=True):
+            torch.testing.assert_close(one, two)
+
+
 class Sequences(torch.utils.data.Dataset):
     """Four sequences; the label is whether the second token is 7, or some of the words."""
 
