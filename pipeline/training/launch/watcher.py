@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from pipeline.background import repeated
 from pipeline.files import journal
@@ -15,22 +15,12 @@ from pipeline.settings.config import Config
 from pipeline.training.faults import events
 from pipeline.training.measure import history
 
+if TYPE_CHECKING:  # without Ray there are none
+    from pipeline.training.launch.ray_metrics import RunMetrics
+
 POLL_SECONDS = 1.0
 SILENT_SECONDS = 300.0
 """Seconds without a logged step after which a line says so."""
-
-
-class Metrics(Protocol):
-    """Takes what is new, as numbers."""
-
-    def begin(self, step: int) -> None:
-        """Take the last step that was trained before."""
-
-    def add(self, record: Mapping[str, float]) -> None:
-        """Take a record of the history."""
-
-    def happened(self, kind: str) -> None:
-        """Take the kind of an event."""
 
 
 class Watcher:
@@ -44,7 +34,7 @@ class Watcher:
     """
 
     def __init__(
-        self, folder: Path, config: Config, progress: Progress, metrics: Metrics | None = None
+        self, folder: Path, config: Config, progress: Progress, metrics: RunMetrics | None = None
     ) -> None:
         self._steps, self._progress, self._metrics = config.train.steps, progress, metrics
         self._history = journal.Follower(folder / history.FILE, history.NEEDED)
