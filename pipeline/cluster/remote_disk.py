@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import functools
-import hashlib
 import os
 import shutil
 import time
@@ -25,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.cluster.ray_cluster import may_have_other_nodes
 from pipeline.files.disk import OWN, Disk
 from pipeline.files.file_lock import file_lock
+from pipeline.files.hashing import short_hash
 from pipeline.paths import temporary_folder
 
 PIECE_BYTES = 16 << 20
@@ -96,7 +96,7 @@ def copies(offer: Offer) -> Path:
     # A folder of its own, because what is old in it is removed.
     own = temporary_folder("nodes")
     root = Path(offer.scratch, own.name) if offer.scratch else own
-    return root / _digest(offer.folder) / Path(offer.folder).name
+    return root / short_hash(offer.folder) / Path(offer.folder).name
 
 
 def disk_of(offer: Offer) -> Disk:
@@ -190,7 +190,7 @@ class RemoteDisk(Disk):
     def _copy_of(self, path: Path) -> Path:
         if path.is_relative_to(self.here):
             return path
-        return self.root / _digest(str(path)) / path.name
+        return self.root / short_hash(str(path)) / path.name
 
     def _send_file(self, source: Path, target: Path) -> None:
         waiting = self._submit(_write, target, 0, b"")  # a file may be empty
@@ -234,10 +234,6 @@ class _Caller:
 
     def call(self, function: Callable[[], Any]) -> Any:
         return function()
-
-
-def _digest(path: str) -> str:
-    return hashlib.sha256(path.encode()).hexdigest()[:16]
 
 
 def _remove_unused(root: Path) -> None:

@@ -39,7 +39,7 @@ def open_feed(config: Config, rank: int, world_size: int, tell: Say | None = Non
         masking=config.corpus.masking,
         window=train.window_shards,
         steps=train.steps,
-        cache=_cache(config),
+        cache=ShardCache(train.shard_cache, train.shard_cache_gigabytes),
         damaged=known_damaged(paths.run) if skip else frozenset(),
         tell=tell if skip else None,
     )
@@ -96,7 +96,3 @@ def heldout_set(config: Config) -> str | None:
     if not is_corpus(folder):
         return None
     return f"{read_manifest(folder).content_sha256} {config.train.eval_samples}"
-
-
-def _cache(config: Config) -> ShardCache:
-    return ShardCache(config.train.shard_cache, config.train.shard_cache_gigabytes)

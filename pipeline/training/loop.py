@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from pipeline.feed.base import BaseFeed
 from pipeline.feed.collate import Batch
 from pipeline.feed.opening import heldout_set, open_heldout
 from pipeline.labels import IGNORED
@@ -193,8 +192,14 @@ def _state(
     parts.steps_log.flush()
     if not engine.weights_are_finite(parts.worker):
         raise divergence.diverged(step, "weights are not finite")
+    feed, skipped = parts.feed, parts.skipped
     return {
-        **_read_so_far(parts.feed, step, parts.skipped),
+        "step": step,
+        "samples_seen": feed.samples_before(step + skipped) - feed.samples_before(skipped),
+        "batches_skipped": skipped,
+        "fingerprint": feed.fingerprint,
+        "fingerprint_fields": feed.fingerprint_fields,
+        "vocab_sha256": feed.vocab_sha256,
         "heldout": scores,
         "heldout_set": judged_on,
         "interval": parts.interval.sums(),
@@ -210,18 +215,6 @@ def _await_rescue(parts: Parts, context: Context, step: int, folder: Path, final
     if complete:  # else `wait` told why
         text = f"a node will be taken away; {folder.name} was written before"
         parts.record("preempted", text, step=step)
-
-
-def _read_so_far(feed: BaseFeed, step: int, skipped: int) -> dict[str, Any]:
-    """Of the state of a checkpoint: how far the run has read, and what."""
-    return {
-        "step": step,
-        "samples_seen": feed.samples_before(step + skipped) - feed.samples_before(skipped),
-        "batches_skipped": skipped,
-        "fingerprint": feed.fingerprint,
-        "fingerprint_fields": feed.fingerprint_fields,
-        "vocab_sha256": feed.vocab_sha256,
-    }
 
 
 def _evaluate(

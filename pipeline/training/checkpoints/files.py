@@ -252,11 +252,6 @@ def remove(path: Path) -> None:
         _delete(deleted)
 
 
-def discard(temporary: Path) -> None:
-    """Delete what was written of a checkpoint that can't be completed."""
-    shutil.rmtree(temporary, ignore_errors=True)
-
-
 def _remove_remnants(folder: Path) -> None:
     """Delete what interrupted writes and deletions have left."""
     for remnant in folder.glob(".checkpoint_*"):

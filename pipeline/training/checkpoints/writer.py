@@ -9,6 +9,7 @@ through a process group of their own, so they never meet the collectives of the 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import threading
 import time
@@ -191,7 +192,7 @@ class Writer:
             self._disk.drop(temporary)
             if rank == 0:
                 with suppress(OSError):
-                    self._disk.call(files.discard, temporary)
+                    self._disk.call(shutil.rmtree, temporary, ignore_errors=True)
         return outcome[0]
 
     def _retried(self, action: Callable[[], Any], path: Path) -> tuple[Any, NezhaError | None]:

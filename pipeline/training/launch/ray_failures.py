@@ -15,7 +15,7 @@ from pipeline.files.storage import write_whole
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.training.faults import events, hang
-from pipeline.training.faults.failures import FailurePolicy, hung_ranks
+from pipeline.training.faults.failures import FailurePolicy, hung_ranks, original
 from pipeline.training.faults.workers import Worker, read_workers
 
 GATHER_SECONDS = 45.0
@@ -69,7 +69,7 @@ def _take_stacks(_node: str, offer: remote_disk.Offer) -> dict[str, bytes]:
 
 def _is_preempted(error: Exception) -> bool:
     """Whether the worker's node was taken away by the cloud; Ray wraps what it found."""
-    return bool(getattr(getattr(error, "health_check_failure", error), "preempted", False))
+    return getattr(original(error), "preempted", False)
 
 
 def _kill(pid: int) -> None:

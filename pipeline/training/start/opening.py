@@ -17,7 +17,6 @@ from model import NezhaConfig
 from pipeline.feed.base import BaseFeed
 from pipeline.feed.fingerprints import require_same_data
 from pipeline.feed.opening import open_feed
-from pipeline.files.disk import Disk
 from pipeline.paths import RunPaths
 from pipeline.precision import resolve_precision
 from pipeline.settings.config import Config
@@ -145,7 +144,9 @@ def _begin(
     name = ranks.on_rank_zero(lambda: retried(recover, train.checkpoint_retry_seconds))
     found = disk.fetch(paths.checkpoints / name) if name else None
     # An export or a checkpoint of another run counts only at the beginning.
-    origin = _origin(train.init_from, disk) if train.init_from and not found else None
+    origin = None
+    if train.init_from and not found:
+        origin = disk.fetch(disk.call(files.origin_of, train.init_from))
     if found:
         require_same_data(files.read_state(found)["fingerprint_fields"], feed.fingerprint_fields)
     elif origin and train.init_adapt:
@@ -191,11 +192,6 @@ def _recover(run: Path, checkpoints: Path) -> str | None:
     """The name of the checkpoint to go on from."""
     found = files.recover(checkpoints, partial(events.record, run, "damaged"))
     return found.name if found else None
-
-
-def _origin(given: str, disk: Disk) -> Path:
-    """The checkpoint or the export that `train.init_from` names, on this node."""
-    return disk.fetch(disk.call(files.origin_of, given))
 
 
 def common_precision(precision: str) -> str:

@@ -11,12 +11,12 @@ from pipeline.cluster import remote_disk
 from pipeline.cluster.remote_disk import (
     PIECE_BYTES,
     RemoteDisk,
-    _digest,
     _remove_unused,
     disk_of,
     offered,
 )
 from pipeline.files.disk import OWN
+from pipeline.files.hashing import short_hash
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +128,7 @@ def test_copies_that_nobody_uses_are_removed(disk, tmp_path):
         assert disk.here.exists()
         assert not old.exists()
         del long
-    os.utime(disk.root / _digest(offer.folder), (0, 0))
+    os.utime(disk.root / short_hash(offer.folder), (0, 0))
     _remove_unused(disk.root)
     assert {path.name for path in disk.root.iterdir()} == {"new", disk.here.parent.name}
 
