@@ -136,7 +136,8 @@ def load(network: NezhaForPreTraining, path: Path, vocab: Path) -> str:
     """
     given, wanted = read(path), cast(NezhaConfig, network.config)
     require_fitting_shape(path, given.config, wanted)
-    rows = _rows(given.vocabulary, read_vocabulary(vocab))
+    tokens, known = read_vocabulary(vocab), given.vocabulary
+    parts = [[known[token]] if token in known else _pieces(token, known) for token in tokens]
     generator = torch.Generator().manual_seed(0)  # all ranks draw the same shares
     own, used, fresh = network.state_dict(), set(), []
     for name, value in own.items():
@@ -149,13 +150,15 @@ def load(network: NezhaForPreTraining, path: Path, vocab: Path) -> str:
         used.add(source)
         weight = given.weights[source].float()
         if name in BY_TOKEN:
-            weight = rows(weight)
+            weight = _rows(weight, parts)
         value.copy_(_widened(weight, value.shape, name, generator))
     unused = [name for name in given.weights if name not in used and name not in TIED]
+    kept, unknown = sum(token in known for token in tokens), sum(not part for part in parts)
     told = (
         f"started from {path}: {given.config.num_hidden_layers} layers of "
         f"{given.config.hidden_size} became {wanted.num_hidden_layers} of {wanted.hidden_size}; of "
-        f"the vocabulary {rows}"
+        f"the vocabulary {kept} tokens kept, {len(parts) - kept - unknown} made from word pieces, "
+        f"{unknown} from the mean"
     )
     clips = given.config.max_relative_position, wanted.max_relative_position
     if clips[0] != clips[1] and ABSOLUTE not in given.weights:
@@ -164,26 +167,10 @@ def load(network: NezhaForPreTraining, path: Path, vocab: Path) -> str:
     return told + (f"; left out: {', '.join(unused)}" if unused else "")
 
 
-class _Rows:
-    """Rows of one vocabulary from those of another."""
-
-    def __init__(self, parts: list[list[int]], kept: int) -> None:
-        self._parts, self._kept = parts, kept
-
-    def __call__(self, weight: Tensor) -> Tensor:
-        """[V', …] from [V, …]."""
-        mean = weight.mean(0)
-        return torch.stack([weight[part].mean(0) if part else mean for part in self._parts])
-
-    def __str__(self) -> str:
-        unknown = sum(not part for part in self._parts)
-        new = len(self._parts) - self._kept - unknown
-        return f"{self._kept} tokens kept, {new} made from word pieces, {unknown} from the mean"
-
-
-def _rows(given: Mapping[str, int], wanted: Mapping[str, int]) -> _Rows:
-    parts = [[given[token]] if token in given else _pieces(token, given) for token in wanted]
-    return _Rows(parts, sum(token in given for token in wanted))
+def _rows(weight: Tensor, parts: list[list[int]]) -> Tensor:
+    """A row for each token [V', …]: the mean of its parts' rows in [V, …], or of all rows."""
+    mean = weight.mean(0)
+    return torch.stack([weight[part].mean(0) if part else mean for part in parts])
 
 
 def _pieces(token: str, vocabulary: Mapping[str, int]) -> list[int]:
