@@ -92,7 +92,7 @@ ALLOWED = {
         "pipeline.cluster.ray_cluster",
         "pipeline.cluster.remote_disk",
         "pipeline.cluster.remote_files",
-        "pipeline.corpus.decoding.decompression",
+        "pipeline.corpus.decoding",
         "pipeline.export.lineage",
         "pipeline.export.tokenizer",
         "pipeline.settings",

@@ -105,7 +105,7 @@ def _json(path: str) -> Iterator[Record]:
     lines = list(read_lines(path))
     filled = [(place, line) for place, line in lines if line.strip()]
     try:
-        first = json.loads(filled[0][1]) if filled else None
+        first = json.loads(filled[0][1], strict=False) if filled else None
     except (ValueError, RecursionError):
         first = None
     if isinstance(first, dict) and (len(filled) > 1 or "data" not in first):
@@ -113,7 +113,7 @@ def _json(path: str) -> Iterator[Record]:
         return
     try:
         text = "\n".join(line for _, line in lines)
-        document = json.loads(text, object_pairs_hook=unique) if filled else []
+        document = json.loads(text, object_pairs_hook=unique, strict=False) if filled else []
     except TaskError as error:
         raise TaskError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:

@@ -16,14 +16,20 @@ JSON = re.compile(r"""\s*(?:\[\s*)?\{\s*["'}]""")
 
 
 def bare(line: str) -> str:
-    """A line without byte order marks at its beginning and without its line end."""
-    return line.lstrip("\ufeff").rstrip("\r\n")
+    """A line without byte order marks at its beginning and without its line end.
+
+    Zero bytes, with which a crash or a copying program pads a file, are no part of it.
+    """
+    return line.strip("\0").lstrip("\ufeff").rstrip("\r\n")
 
 
 def parse_object(line: str, place: str) -> Example:
-    """A line as a JSON object. Raises TaskError when it is something else."""
+    """A line as a JSON object. Raises TaskError when it is something else.
+
+    Strings may hold tabs and control characters, as many writers of JSON leave them.
+    """
     try:
-        example = json.loads(line, object_pairs_hook=unique)
+        example = json.loads(line, object_pairs_hook=unique, strict=False)
     except TaskError as error:
         raise TaskError(f"{place}: {error}") from None
     except (ValueError, RecursionError) as error:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pipeline.corpus.decoding.decompression import COMPRESSIONS, Damage, decompressed
+from pipeline.corpus.decoding.encodings import find_codec, keeps_ascii, peek
+from pipeline.corpus.decoding.transcoding import decode, to_utf8
 from pipeline.errors import StorageError, TaskError
 from pipeline.files.storage import filesystem
 from pipeline.finetuning.examples.jsonl import bare
@@ -40,7 +43,7 @@ def open_bytes(path: str) -> Iterator[Any]:
 def read_lines(path: str) -> Iterator[Line]:
     """The lines of a file, blank ones included.
 
-    Raises TaskError when the file is missing, damaged or not UTF-8.
+    Raises TaskError when the file is missing, damaged or in an unknown encoding.
     """
     suffix = path.lower().rpartition(".")[2]
     with open_bytes(path) as file:
@@ -48,21 +51,28 @@ def read_lines(path: str) -> Iterator[Line]:
 
 
 def lines_of(parts: Iterable[bytes], name: str) -> Iterator[Line]:
-    """The lines of a text that comes in parts.
+    """The lines of a text that comes in parts, in an encoding that a corpus may have.
 
     A byte order mark at the beginning of a line is left out: files with one are also concatenated.
 
     Args:
         name: of the text, for places.
 
-    Raises TaskError when the text is not UTF-8, or compressed data is damaged.
+    Raises TaskError when the encoding is unknown, or compressed data is damaged.
     """
     number = 0
     try:
+        remaining = iter(parts)
+        head = peek(remaining)
+        codec, parts = find_codec(head), itertools.chain([head], remaining)
+        if not keeps_ascii(codec):
+            codec, parts = "utf-8", to_utf8(parts, codec)
         for number, line in enumerate(_cut(parts), 1):
-            yield f"{name}, line {number}", bare(line.decode("utf-8"))
+            yield f"{name}, line {number}", bare(decode(line, codec))
     except UnicodeDecodeError as error:
-        raise TaskError(f"{name}, line {number}: {error}; expected UTF-8 text") from error
+        raise TaskError(
+            f"{name}, line {number}: {error}; expected text in UTF-8, UTF-16, GB18030 or Big5"
+        ) from error
     except Damage as error:
         raise TaskError(f"{name}, after line {number}: {error}") from error
 

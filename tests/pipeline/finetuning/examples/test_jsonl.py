@@ -25,10 +25,29 @@ def test_damaged_compressed_data_is_named_and_not_called_another_encoding(tmp_pa
     assert "UTF-8" not in str(raised.value)
 
 
-def test_text_in_another_encoding_is_named(tmp_path):
+def test_text_in_no_known_encoding_is_named(tmp_path):
     path = raw.write(tmp_path / "a.jsonl", "好\n".encode() + "好".encode("gbk"))
-    with pytest.raises(TaskError, match="expected UTF-8 text"):
+    with pytest.raises(TaskError, match=r"line 2: .*; expected text in UTF-8"):
         list(read_lines(str(path)))
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "gb18030", "big5", "utf-16", "utf-16-le", "utf-8-sig"])
+@pytest.mark.parametrize("suffix", [".txt", ".csv.gz"])
+def test_lines_are_decoded_as_those_of_a_corpus(tmp_path, encoding, suffix):
+    lines = ["房間很大，服務也好。", "", "下次不來了。"]
+    path = raw.write(tmp_path / f"a{suffix}", "\r\n".join(lines).encode(encoding))
+    assert [line for _, line in read_lines(str(path))] == lines
+
+
+@pytest.mark.parametrize("padding", [1, 5000])
+def test_zero_bytes_that_pad_a_file_are_no_text(tmp_path, padding):
+    data = "1\t好\n".encode() + bytes(padding) + "2\t坏\n".encode() + bytes(padding)
+    path = raw.write(tmp_path / "a.tsv", bytes(padding) + data)
+    assert [line for _, line in read_lines(str(path))] == ["1\t好", "2\t坏", ""]
+
+
+def test_strings_may_hold_control_characters():
+    assert parse_object('{"text": "好\t坏\x01"}', "line 1") == {"text": "好\t坏\x01"}
 
 
 @pytest.mark.parametrize("name", ["a::b.jsonl", "第 一[新].jsonl", "*#?.jsonl.zstd", "A.JSONL.GZ"])

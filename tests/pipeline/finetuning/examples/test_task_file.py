@@ -114,7 +114,7 @@ def test_what_is_no_jsonl_is_refused(tmp_path):
     assert "line 2: not JSON" in one_problem("ner", path)
     path.write_text("[1]\n")
     assert "line 1: expected a JSON object, found" in one_problem("ner", path)
-    path.write_bytes("{}".encode("utf-16"))
+    path.write_bytes(b"{\xff}")
     assert "UTF-8" in one_problem("ner", path)
     path.with_suffix(".gz").write_bytes(b"no gzip")
     assert "train.gz" in one_problem("ner", path.with_suffix(".gz"))
