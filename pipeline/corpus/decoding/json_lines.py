@@ -11,7 +11,7 @@ DECODER = json.JSONDecoder(strict=False)
 which the standard forbids; cleaning removes them."""
 BEGINS = re.compile(r'\[\s*\{|\{\s*[\r\n]\s*"')
 """An array of objects, or an object that goes on in the next line."""
-BETWEEN = re.compile(r"[\s,]*")
+BETWEEN = re.compile(r"[\s,\0]*")
 LINE_BREAK = re.compile(r"[\r\n]")
 CUT_OFF = 16
 """An error in so many last characters of a sample may come from its end: no mark, name or escape of
@@ -63,7 +63,7 @@ def _is_json(text: str, whole: bool) -> bool:
 
 
 def next_value(text: str, at: int) -> int:
-    """Where the white space and commas that stand between values end."""
+    """Where the white space, commas and zero bytes that stand between values end."""
     between = BETWEEN.match(text, at)
     return between.end() if between else at
 

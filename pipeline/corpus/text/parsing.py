@@ -138,7 +138,10 @@ def _jsonl(block: Block, text_field: str) -> Iterator[Document | Drop]:
 def _json_documents(
     block: Block, offset: int, line: str, text_field: str
 ) -> Iterator[Document | Drop]:
-    """The documents of a line, which may hold several objects; what follows a fault is one drop."""
+    """The documents of a line, which may hold several objects; what follows a fault is one drop.
+
+    A drop ends at zero bytes: where a crash left them, the writer went on with another object.
+    """
     at = 0
     while (begin := next_value(line, at)) < len(line):
         offset += len(line[at:begin].encode(block.encoding, "replace"))
@@ -147,7 +150,8 @@ def _json_documents(
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
-            at = len(line)
+            zeros = line.find("\0", begin)
+            at = zeros if zeros >= 0 else len(line)
         raw = line[begin:at]
         yield _json_document(block, offset, row, raw, text_field)
         if at < len(line):

@@ -123,6 +123,22 @@ def test_json_strings_may_hold_tabs_and_control_characters_as_they_are(tmp_path,
     assert fault(*raw.read(path, format="jsonl")[1], "text").endswith("one of: a")
 
 
+@pytest.mark.parametrize("zeros", [1, 5000])
+@pytest.mark.parametrize("torn", ["", '{"text": "写到一', '{"te', "}"])
+def test_objects_behind_the_zero_bytes_of_a_crash_are_read(tmp_path, torn, zeros):
+    """The writer went on in the line that the crash had cut off."""
+    first, second = (raw.jsonl([f"第{number}段文字。"]) for number in "一二")
+    begin = first.removesuffix(b"\n") + (b"\n" + torn.encode() if torn else b"")
+    path = raw.write(tmp_path / "a.jsonl", begin + bytes(zeros) + second + first)
+    documents, drops = raw.read(path)
+    assert [each.text[1] for each in documents] == ["一", "二", "一"]
+    assert [drop.text for drop in drops] == [torn] * bool(torn)
+    places = [each.place for each in documents]
+    data = path.read_bytes()
+    second_place = data.index('{"text": "第二'.encode())
+    assert places == [f"{path}:{i}" for i in (0, second_place, second_place + len(second))]
+
+
 def test_undecodable_lines_are_dropped_with_file_and_byte(tmp_path):
     data = raw.jsonl(["好的一行"]) + b'{"text": "\xff\xfe"}\n' + raw.jsonl(["又一行"])
     path = raw.write(tmp_path / "a.jsonl", data)
