@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import http.client
 import logging
 import os
 import shlex
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -15,7 +12,9 @@ from pathlib import Path
 import mlflow
 from mlflow.entities import LifecycleStage, Param
 from mlflow.exceptions import MlflowException
+from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.rest_utils import http_request
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -145,16 +144,21 @@ def is_reachable(config: Config) -> bool:
     if not uri.startswith("http"):
         return True
     try:
+        # By MLflow's own client: others know neither its certificates nor its credentials.
         # `/health` answers also where the database is down.
-        asked = f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/get?experiment_id=0"
-        urllib.request.urlopen(asked, timeout=REACH_SECONDS).close()
-    except urllib.error.HTTPError as error:
-        # A proxy answers 502 to 504 for a server that is down, and the server 503 for a database.
-        # Other refusals are told by MLflow.
-        return error.code < 500
-    except (OSError, http.client.HTTPException):
+        answer = http_request(
+            get_default_host_creds(uri),
+            "/api/2.0/mlflow/experiments/get?experiment_id=0",
+            "GET",
+            max_retries=0,
+            timeout=REACH_SECONDS,
+            raise_on_status=False,
+        )
+    except MlflowException:
         return False
-    return True
+    # A proxy answers 502 to 504 for a server that is down, and the server 503 for a database.
+    # Other refusals are told by MLflow.
+    return answer.status_code < 500
 
 
 def start_run(config: Config, name: str, tags: Mapping[str, str], resume: str | None = None) -> str:

@@ -1,8 +1,6 @@
-import http.server
 import json
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -219,24 +217,6 @@ def test_an_outage_stops_nothing_and_is_counted_and_filled(config, caplog, monke
 def test_a_server_that_is_down_is_told_from_one_that_refuses(monkeypatch):
     assert not tracking.is_reachable(load_config(None, ["tracking.uri=http://127.0.0.1:9"]))
     assert tracking.is_reachable(load_config(None, []))
-
-
-@pytest.mark.parametrize(
-    ("code", "reachable"), [(200, True), (401, True), (404, True), (500, False), (503, False)]
-)
-def test_a_server_without_its_database_is_down(code, reachable):
-    """It is healthy, and answers nothing else."""
-
-    class Server(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200 if self.path == "/health" else code)
-            self.end_headers()
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        assert tracking.is_reachable(load_config(None, [f"tracking.uri={address}"])) is reachable
-        server.shutdown()
 
 
 def test_what_changed_since_is_a_tag(config):
