@@ -11,11 +11,12 @@ from pipeline import paths
 from pipeline.corpus.shards.reader import ShardFolder, UnreachableShard
 from pipeline.errors import ShardError
 from pipeline.feed import cache as caching
-from pipeline.feed.batches import Feed, open_folder
+from pipeline.feed.batches import open_folder
 from pipeline.feed.cache import ShardCache
 from pipeline.feed.order import BatchSize
 from pipeline.settings.run import RunSettings
 from tests.pipeline.corpus.made import make_corpus
+from tests.pipeline.feed.test_batches import feed_of
 
 
 @pytest.fixture
@@ -101,10 +102,8 @@ def test_an_error_of_the_store_is_tried_again(store, tmp_path, monkeypatch):
 def test_only_what_the_store_lacks_is_left_out(store, tmp_path, monkeypatch, problem):
     url = store[0]
     told = []
-    options = {"rank": 0, "world_size": 1, "seed": 0, "window": 1, "tell": told.append}
-    limit = 1e-9 if problem == "limit" else 1.0
-    cache = ShardCache(str(tmp_path / "cache"), limit)
-    feed = Feed([url], size=BatchSize(4), micro_batch=4, **options, cache=cache)
+    cache = ShardCache(str(tmp_path / "cache"), 1e-9 if problem == "limit" else 1.0)
+    feed = feed_of(url, size=BatchSize(4), window=1, tell=told.append, cache=cache)
     if problem == "missing":
         used = feed._reader.shards_of(feed.samples(0)[0])
         for _, shard in used:
@@ -136,11 +135,10 @@ def test_a_corpus_larger_than_the_cache_needs_a_window(store, tmp_path):
     url, manifest, _ = store
     size = manifest.bytes
     cache = ShardCache(str(tmp_path), limit_gigabytes=0.9 * size / 1e9)
-    options = {"size": BatchSize(4), "micro_batch": 4, "rank": 0, "world_size": 1, "seed": 0}
     with pytest.raises(ShardError, match=r"set train\.window_shards"):
-        Feed([url], **options, cache=cache)
-    assert Feed([url], **options, cache=cache, window=1).step(0)
-    assert Feed([url], **options, cache=ShardCache(str(tmp_path), size / 1e9)).step(0)
+        feed_of(url, cache=cache)
+    assert feed_of(url, cache=cache, window=1).step(0)
+    assert feed_of(url, cache=ShardCache(str(tmp_path), size / 1e9)).step(0)
 
 
 def test_wrong_bytes_are_refused_and_not_kept(store, tmp_path):
@@ -168,12 +166,6 @@ def slow(store, monkeypatch):
     return store[0], store[1], opened
 
 
-def feed_of(url, folder, samples, limit_gigabytes=1.0):
-    cache = ShardCache(str(folder), limit_gigabytes)
-    options = {"rank": 0, "world_size": 1, "seed": 0, "window": 1, "cache": cache}
-    return Feed([url], size=BatchSize(samples), micro_batch=samples, **options)
-
-
 def wait_for(condition):
     end = time.monotonic() + 20
     while not condition():
@@ -184,7 +176,8 @@ def wait_for(condition):
 def test_the_next_window_is_fetched_while_the_current_one_is_read(slow, tmp_path):
     url, manifest, opened = slow
     size = max(shard.rows for shard in manifest.shards)
-    feed = feed_of(url, tmp_path / "cache", samples=size)
+    cache = ShardCache(str(tmp_path / "cache"))
+    feed = feed_of(url, size=BatchSize(size), seed=0, window=1, cache=cache)
     feed.step(0)
     # The batch does not wait for the next shard.
     assert len(list((tmp_path / "cache").glob("*.arrow"))) < len(manifest.shards)
@@ -199,7 +192,8 @@ def test_the_next_window_is_fetched_while_the_current_one_is_read(slow, tmp_path
 def test_nothing_is_fetched_ahead_if_there_is_no_room(slow, tmp_path):
     url, manifest, _ = slow
     size, largest = (max(getattr(s, name) for s in manifest.shards) for name in ("rows", "bytes"))
-    feed = feed_of(url, tmp_path / "cache", size, limit_gigabytes=1.9 * largest / 1e9)
+    cache = ShardCache(str(tmp_path / "cache"), limit_gigabytes=1.9 * largest / 1e9)
+    feed = feed_of(url, size=BatchSize(size), seed=0, window=1, cache=cache)
     feed.step(0)
     assert not feed._cache._asked
     assert feed.step(1)

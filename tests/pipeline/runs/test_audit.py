@@ -10,6 +10,7 @@ from jobs.command import main
 from pipeline.errors import CheckpointError
 from pipeline.paths import RunPaths
 from pipeline.runs.audit import audit
+from pipeline.settings.reading.config_file import with_changes
 from pipeline.training.checkpoints import files
 from pipeline.training.measure import step_log
 from tests.small_run import fit, settings
@@ -48,8 +49,8 @@ def test_a_branch_leaves_out_nothing_of_its_own(resumed, tmp_path):
 
 def test_a_run_in_a_store_is_read_where_this_machine_works_on_it(resumed, tmp_path):
     """Its own settings may name a folder of another machine."""
-    place = {"storage": "memory://runs", "scratch": str(tmp_path)}
-    config = resumed.model_copy(update={"run": resumed.run.model_copy(update=place)})
+    place = {"run.storage": "memory://runs", "run.scratch": str(tmp_path)}
+    config = with_changes(resumed, place, "")
     shutil.copytree(RunPaths.of(resumed).run, RunPaths.of(config).run)
     assert audit(config).problems == []
 

@@ -19,6 +19,7 @@ from pipeline.feed.opening import training_folders
 from pipeline.feed.unigram import unigram_loss
 from pipeline.paths import RunPaths
 from pipeline.settings.finetuning import FinetuneSettings, TaskData
+from pipeline.settings.reading.config_file import with_changes
 from pipeline.stages import exporting, heads, preparing, pretraining, sequence
 from pipeline.stages.before import preflight
 from pipeline.tracking import runs as tracking
@@ -86,8 +87,8 @@ def test_samples_of_another_length_are_told(tmp_path):
     """Steps in tokens are counted before shards are looked at."""
     config = settings(tmp_path, "length")
     length = read_manifest(RunPaths.of(config).shards).sequence_length
-    same = config.corpus.model_copy(update={"sequence_length": length})
-    assert pretraining._notes(config.model_copy(update={"corpus": same})) == []
+    same = with_changes(config, {"corpus.sequence_length": length}, "")
+    assert pretraining._notes(same) == []
     (line,) = pretraining._notes(config)
     assert f"have up to {length} tokens, and corpus.sequence_length=128" in line
 
@@ -202,12 +203,12 @@ def test_an_export_is_made_once_and_registered_wherever_it_is_wanted(
     written = (RunPaths.of(config).export / "model.safetensors").stat().st_mtime_ns
     assert exporting.make_export(config, run_id, lines.say) == "uri 1"
     changes = [
-        {"alias": "staging"},
-        {"registered_model": "other"},
-        {"uri": f"sqlite:///{tmp_path}/x.db"},
+        {"tracking.alias": "staging"},
+        {"tracking.registered_model": "other"},
+        {"tracking.uri": f"sqlite:///{tmp_path}/x.db"},
     ]
     for number, change in enumerate(changes, 2):
-        other = config.model_copy(update={"tracking": config.tracking.model_copy(update=change)})
+        other = with_changes(config, change, "")
         chosen = other.tracking
         for _ in range(2):
             assert exporting.make_export(other, run_id, lines.say) == f"uri {number}"
@@ -221,8 +222,7 @@ def test_an_export_is_made_once_and_registered_wherever_it_is_wanted(
 def test_a_finished_run_is_recorded_whole_in_another_store(tmp_path, in_this_process):
     config = settings(tmp_path, "moved", "train.steps=2")
     first = pretraining.pretrain(config, Lines())
-    there = config.tracking.model_copy(update={"uri": f"sqlite:///{tmp_path}/other.db"})
-    config = config.model_copy(update={"tracking": there})
+    config = with_changes(config, {"tracking.uri": f"sqlite:///{tmp_path}/other.db"}, "")
     second = pretraining.pretrain(config, Lines())
     assert second != first
     run = mlflow_run(config, second)
@@ -280,9 +280,9 @@ def test_a_head_from_the_export_is_registered_once_below_its_run(
     assert export.tags["head.mine-pretrained"] == "nezha-mine-pretrained/1"
     names = {model.name for model in client.search_registered_models()}
     assert names == {"nezha", "nezha-mine-pretrained"}
-    other = config.tracking.model_copy(update={"registered_model": "other"})
-    exporting.make_export(config.model_copy(update={"tracking": other}), parent, print)
-    heads.finetune_heads(config.model_copy(update={"tracking": other}), parent, Lines())
+    other = with_changes(config, {"tracking.registered_model": "other"}, "")
+    exporting.make_export(other, parent, print)
+    heads.finetune_heads(other, parent, Lines())
     assert len(client.search_model_versions("name='other-mine-pretrained'")) == 1
 
 
@@ -296,9 +296,7 @@ def test_a_finished_run_left_open_is_closed(tmp_path, in_this_process):
 
 
 def test_held_out_shards_that_do_not_exist_are_refused(tmp_path):
-    config = settings(tmp_path, "misspelt")
-    train = config.train.model_copy(update={"eval_shards": "nowhere"})
-    config = config.model_copy(update={"train": train})
+    config = with_changes(settings(tmp_path, "misspelt"), {"train.eval_shards": "nowhere"}, "")
     with pytest.raises(ShardError, match="nowhere"):
         preflight.check_data(config)
 
@@ -327,18 +325,13 @@ def test_held_out_masks_do_not_depend_on_those_of_training(tmp_path, monkeypatch
 
 
 def test_a_head_of_a_run_has_its_name_already(tmp_path):
-    config = settings(tmp_path, "heads").model_copy(
-        update={"heads": {"mine": FinetuneSettings(task="pair", name="other")}}
-    )
+    config = settings(tmp_path, "heads", "heads.mine={task: pair, name: other}")
     with pytest.raises(ConfigError, match=r"heads\.mine\.name: leave it out"):
         heads.check_heads(config)
 
 
 def test_a_head_that_cannot_work_is_refused_before_anything_runs(tmp_path):
-    config = settings(tmp_path, "heads").model_copy(
-        update={"heads": {"mine": FinetuneSettings(task="pair")}}
-    )
-    lines = Lines()
+    config, lines = settings(tmp_path, "heads", "heads.mine={task: pair}"), Lines()
     with pytest.raises(ConfigError, match=r"heads\.mine\.data\.train: name"):
         sequence.run_all(config, lines)
     assert lines == []

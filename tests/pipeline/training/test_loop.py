@@ -1,6 +1,5 @@
 """The loop without Ray, in one process and in several: real engine, real shards."""
 
-import json
 import shutil
 
 import pytest
@@ -77,12 +76,6 @@ def test_other_data_under_an_old_checkpoint_is_refused(finished, tmp_path):
         fit(config)
 
 
-def test_dynamic_masks_train_too(tmp_path):
-    config = settings(tmp_path, "dynamic", "corpus.masking.mode=dynamic", "train.steps=6")
-    state = fit(config)
-    assert json.loads(json.dumps(state))["fingerprint_fields"]["masking"]["mode"] == "dynamic"
-
-
 @pytest.mark.slow
 def test_the_curve_is_the_same_on_any_number_of_workers(tmp_path):
     """Also interrupted on two workers and resumed on one or four; three have unequal shares."""
@@ -119,11 +112,12 @@ def test_weights_that_are_not_finite_are_not_committed(tmp_path, monkeypatch):
     assert found.name == "checkpoint_000002"
 
 
-def test_a_second_phase_continues_without_the_first(tmp_path):
+@pytest.mark.parametrize("state", ["weights", "full"])
+def test_a_second_phase_continues_without_the_first(tmp_path, state):
     first = settings(tmp_path, "first", "train.steps=6")
     fit(first)
     origin = RunPaths.of(first).checkpoints / "checkpoint_000006"
-    second = settings(tmp_path, "second", f"train.init_from={origin}")
+    second = settings(tmp_path, "second", f"train.init_from={origin}", f"train.init_state={state}")
     assert fit(second)["step"] == 12
     whole = losses(second)
     files.remove(RunPaths.of(second).checkpoints / "checkpoint_000012")

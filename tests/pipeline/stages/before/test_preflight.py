@@ -8,7 +8,7 @@ from pipeline import cpu
 from pipeline.corpus.run.inputs import list_inputs
 from pipeline.errors import ConfigError
 from pipeline.feed.fingerprints import FingerprintError
-from pipeline.settings.reading.config_file import load_config
+from pipeline.settings.reading.config_file import load_config, with_changes
 from pipeline.stages.before import dry_run, preflight
 from pipeline.training.launch import torchrun
 from tests.pipeline.corpus import raw
@@ -20,9 +20,8 @@ def test_another_order_is_refused_before_workers_start(tmp_path):
     config = settings(tmp_path, "other", "train.steps=6")
     fit(config)
     preflight.check_data(config)
-    run = config.run.model_copy(update={"seed": 7})
     with pytest.raises(FingerprintError, match="seed: was 42, is 7"):
-        preflight.check_data(config.model_copy(update={"run": run}))
+        preflight.check_data(with_changes(config, {"run.seed": 7}, ""))
 
 
 def test_a_dry_run_shows_deepspeeds_configuration(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from pipeline.errors import ShardError, TrainingError
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
+from pipeline.settings.reading.config_file import with_changes
 from pipeline.training.faults import events, failures, hang, workers
 from pipeline.training.faults.divergence import diverged
 from pipeline.training.faults.hang import STACKS
@@ -96,8 +97,7 @@ def test_a_run_that_diverges_goes_back_past_the_data_and_stops_if_that_does_not_
 
 def test_spike_stop_does_not_rewind(run):
     config, paths, _ = run
-    faults = config.faults.model_copy(update={"spike": "stop"})
-    policy = failures.FailurePolicy(config.model_copy(update={"faults": faults}))
+    policy = failures.FailurePolicy(with_changes(config, {"faults.spike": "stop"}, ""))
     error = diverged(130, "the loss jumped")
     assert policy.decide({0: error}) is error
     assert failures.batches_skipped(paths.run, 0) == 0
@@ -149,14 +149,12 @@ def test_a_worker_that_the_system_killed_for_its_memory_is_told_what_to_lower(ru
     assert policy.decide({1: killed}) is None
     ((_, text),) = texts(paths)
     assert "; lower train.micro_batch (now 32; the global batch stays)" in text
-    faults = config.faults.model_copy(update={"shrink_on_oom": True})
-    shrinking = failures.FailurePolicy(config.model_copy(update={"faults": faults}))
+    shrinking = failures.FailurePolicy(with_changes(config, {"faults.shrink_on_oom": True}, ""))
     assert shrinking.decide({1: killed}) is None
     assert texts(paths)[-1][0] == "shrink"
-    assert failures.fitting(config, events.read(RunPaths.of(config).run)).train.micro_batch == 16
-    other = config.model_copy(update={"train": config.train.model_copy(update={"micro_batch": 8})})
-    assert (
-        failures.fitting(other, events.read(RunPaths.of(other).run)).train.micro_batch == 8
-    )  # another setting is not touched
+    happened = events.read(paths.run)
+    assert failures.fitting(config, happened).train.micro_batch == 16
+    other = with_changes(config, {"train.micro_batch": 8}, "")
+    assert failures.fitting(other, happened).train.micro_batch == 8  # another setting stays
     assert policy.decide({1: killed}) is None
     assert "lower train.micro_batch (now 16;" in texts(paths)[-1][1]  # what did not fit

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from pipeline.errors import CheckpointError, Interrupted
 from pipeline.files import journal
 from pipeline.paths import RunPaths
+from pipeline.settings.reading.config_file import with_changes
 from pipeline.training import loop
 from pipeline.training.checkpoints import files, tensors
 from pipeline.training.faults import events, failures, stop
@@ -149,9 +150,7 @@ def test_out_of_memory_says_what_to_lower_and_halves_the_micro_batch(tmp_path, m
     ) as error:
         fit(config)
     assert "lower train.micro_batch (now 8; the global batch stays)" in str(error.value)
-    shrinking = config.model_copy(
-        update={"faults": config.faults.model_copy(update={"shrink_on_oom": True})}
-    )
+    shrinking = with_changes(config, {"faults.shrink_on_oom": True}, "")
     with pytest.raises(Interrupted, match="goes on with half the micro-batch") as stopped:
         fit(shrinking)
     assert "set faults.shrink_on_oom" not in str(stopped.value)  # it is set

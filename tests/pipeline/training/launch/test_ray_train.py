@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.cluster.remote_disk import Offer
-from pipeline.errors import ConfigError, NezhaError
+from pipeline.errors import ConfigError
 from pipeline.paths import RunPaths
 from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files as checkpoints
@@ -34,14 +34,6 @@ def test_two_workers_train_report_and_resume(ray_cluster, tmp_path):
     checkpoints.remove(paths.checkpoints / "checkpoint_000012")
     ray_train.fit(config, None, shown)
     assert losses(config) == whole
-
-
-@pytest.mark.long
-def test_a_users_mistake_in_a_worker_is_reported_unchanged(ray_cluster, tmp_path):
-    config = settings(tmp_path, "broken")
-    (RunPaths.of(config).shards / "manifest.json").write_text("{}", "utf-8")
-    with pytest.raises(NezhaError, match="damaged"):
-        ray_train.fit(config, None, Lines())
 
 
 def test_a_cluster_too_small_is_refused_at_once(ray_cluster, tmp_path):
