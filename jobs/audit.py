@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from jobs.command import Verb, main, table
+from jobs.command import RUN, Verb, main, table
 from pipeline.errors import TrainingError, raise_all
 from pipeline.paths import RunPaths
 from pipeline.runs.audit import audit
@@ -39,7 +39,7 @@ VERB = Verb(
         "an epoch exactly once, through all restarts and numbers of workers. Names each step\n"
         "whose record is missing, damaged or differs from the order; then the exit status is 2."
     ),
-    groups=("run",),
+    groups=RUN,
     plan=plan,
     execute=execute,
     reads_only=True,

@@ -38,13 +38,18 @@ logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(mes
 logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
+RUN = ("run.storage", "run.name", "run.scratch")
+"""Settings that say where a run is."""
+
+
 class Verb(NamedTuple):
     """What a file in `jobs/` defines."""
 
     help: str
     """What the verb does, in one paragraph."""
     groups: tuple[str, ...]
-    """Groups and single settings (`run`, `corpus.vocab`) that it reads; `--help` lists them."""
+    """Groups and single settings (`run`, `corpus.vocab`) that it reads: `--help` lists them, and
+    others that are given on the command line are told to have no effect."""
     plan: Callable[[Config], Mapping[str, object]]
     """What it would do, for `--dry-run`; it checks the settings and changes nothing."""
     execute: Callable[[Config, Console], None]
@@ -71,11 +76,11 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
             if len(runs_given) > 1:
                 raise ConfigError(f"{', '.join(runs_given)}: one run at a time")
             overrides = [given for text in overrides for given in _run_settings(text)]
-        _name_those_of_other_verbs(verb, overrides)
         files = chosen.config, *chosen.then
         runs = [load_config(file, overrides) for file in files]
+        _tell_unread(verb, overrides)
         with ExitStack() as folders:
-            for config in runs if "run" in verb.groups else ():
+            for config in runs if _reads(verb, "run.name") else ():
                 if chosen.dry_run or verb.reads_only:
                     run_in_store.fetch(config)
                 else:
@@ -147,15 +152,17 @@ def is_setting(argument: str) -> bool:
     return bool(equals) and "/" not in key
 
 
-def _name_those_of_other_verbs(verb: Verb, overrides: Sequence[str]) -> None:
-    """Tell which settings only another verb reads; scripts give all verbs the same ones."""
-    verbs = {path.stem for path in Path(__file__).parent.glob("*.py")}
-    read = {name.partition(".")[0] for name in verb.groups}
-    others = (verbs & Config.model_fields.keys()) - read
-    for key in (text.partition("=")[0] for text in overrides):
-        if (group := key.partition(".")[0]) in others:
-            line = f"note: {key} has no effect here: only jobs.{group} reads it"
-            plain_console(stderr=True).print(line)
+def _tell_unread(verb: Verb, overrides: Sequence[str]) -> None:
+    """Tell which settings have no effect here; scripts give all verbs the same ones."""
+    keys = [text.partition("=")[0] for text in overrides]
+    if unread := [key for key in keys if not _reads(verb, key)]:
+        plain_console(stderr=True).print(f"note: no effect here: {', '.join(unread)}")
+
+
+def _reads(verb: Verb, key: str) -> bool:
+    """Whether a verb reads a setting, or one of a group of settings."""
+    pairs = ((f"{key}.", f"{name}.") for name in verb.groups)
+    return any(given.startswith(name) or name.startswith(given) for given, name in pairs)
 
 
 def _run_settings(argument: str) -> list[str]:

@@ -79,7 +79,9 @@ VERB = Verb(
         "Short forms: A B … (compare.checkpoints), --tasks FILE …, --run RUN, --data FOLDER,\n"
         "--seeds N, --train-limit N, --eval-limit N (compare.NAME)."
     ),
-    groups=("run", "tracking", "compare", "heads"),
+    groups=(
+        *("run", "tracking.uri", "tracking.experiment", "tracking.parent", "compare", "heads"),
+    ),
     plan=compare.plan,
     execute=execute,
 )

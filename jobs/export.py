@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from jobs.command import Verb, main, table
+from jobs.command import RUN, Verb, main, table
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.stages import exporting
@@ -31,7 +31,7 @@ def execute(config: Config, console: Console) -> None:
 
 VERB = Verb(
     help="Write a run's best checkpoint as a Hugging Face folder and register it in MLflow.",
-    groups=("run", "corpus.vocab", "tracking"),
+    groups=(*RUN, "corpus.vocab", "tracking"),
     plan=plan,
     execute=execute,
 )

@@ -76,7 +76,7 @@ VERB = Verb(
         "mask it on a Ray cluster. corpus.heldout becomes a corpus of its own. Finished work is\n"
         "kept: the same command goes on after an interruption, and does nothing if all is done."
     ),
-    groups=("run", "corpus", "demo"),
+    groups=("run", "corpus", "demo", "train.phases", "train.eval_shards"),
     plan=plan,
     execute=execute,
 )

@@ -64,7 +64,9 @@ VERB = Verb(
         "Show samples of the run's corpus in the terminal, with words, masks, replacements, label\n"
         "and source document, and write a report on the corpus: report.html and report.json."
     ),
-    groups=("run", "preview"),
+    groups=(
+        *("run", "preview", "train.shards", "corpus.output", "corpus.vocab", "corpus.masking"),
+    ),
     plan=plan,
     execute=execute,
     reads_only=True,

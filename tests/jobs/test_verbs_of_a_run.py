@@ -1,0 +1,41 @@
+"""The verbs that make a run, look at it and use it, called as on the command line."""
+
+import pytest
+
+from jobs import (
+    ablate,
+    audit,
+    evaluate,
+    export,
+    plan,
+    pretrain,
+    promote,
+    report,
+    runs,
+    sample,
+    torchrun,
+)
+from jobs.command import main
+from pipeline.paths import RunPaths
+from pipeline.settings.reading.config_file import dump_yaml
+from pipeline.tracking import runs as tracking
+from tests.pipeline.training.test_loop import settings
+
+
+@pytest.mark.slow
+def test_the_verbs_of_a_run(tmp_path, capsys):
+    config = settings(tmp_path, "run", "train.steps=6")
+    file = tmp_path / "run.yaml"
+    file.write_text(dump_yaml(config), "utf-8")
+    given = ["--config", str(file)]
+    tracking.note_run(RunPaths.of(config).run, tracking.start_run(config, "run", {}))
+    for verb in (torchrun, audit, evaluate, report, export, sample):
+        assert main(verb.VERB, given) == 0, capsys.readouterr().err
+    storage = [f"run.storage={tmp_path}"]
+    assert main(runs.VERB, storage) == 0
+    assert main(promote.VERB, [*storage, "promote.version=1"]) == 0
+    for verb in (pretrain, plan):
+        assert main(verb.VERB, [*given, "--dry-run"]) == 0
+    variants = "ablate.variants={a: {}, b: {optim.lr: 0.1}}"
+    heldout = f"train.eval_shards={RunPaths.of(config).heldout}"
+    assert main(ablate.VERB, [*given, variants, heldout, "--dry-run"]) == 0
