@@ -40,6 +40,21 @@ NOT_TEXT = {
     *("mapframe", "maplink", "syntaxhighlight", "source", "indicator", "includeonly"),
 }
 """Tags whose content is no text of the page."""
+POSITIONS = {
+    **dict.fromkeys(("nowrap", "nobr", "nobold", "small", "big", "ruby", "僻字", "formatnum"), "1"),
+    **dict.fromkeys(("lang", "color", "colour", "font color", "字体"), "2"),
+    **dict.fromkeys(("le", "lj", "internal link helper", "ilh"), "31"),
+    **dict.fromkeys(("tsl", "translink"), "432"),
+}
+"""Templates that show a parameter as it is, or as a link: its number, or numbers to be tried."""
+LINK_TEMPLATE = re.compile(r"link-[a-z-]{2,}|internal link helper/[a-z-]{2,}")
+QUOTES = re.compile(r"<(nowiki|pre|code|math)\b.*?</\1>|'{2,}", re.IGNORECASE | re.DOTALL)
+"""Bold and italics, which MediaWiki ends with the line; the parser takes only pairs for marks."""
+REMAINS = re.compile(
+    r"<!--.*|</?(?:ref|references|nowiki|noinclude|onlyinclude|gallery)(?:\s[^<>\n]*)?>",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Tags without a counterpart; a comment without an end goes to the end of the page."""
 LINES = {"p", "div", "blockquote", "center", "ul", "ol", "dl", "li", "dd", "dt", "poem", "h2", "h3"}
 """HTML tags whose content stands on lines of its own."""
 LANGUAGE = re.compile(r"\s*(?:[a-z]{2,3}|simple|[a-z]{2,4}(?:-[a-z]+){1,2})\s*:")
@@ -97,6 +112,7 @@ def plain_text(wikitext: str) -> str:
             "corpus.format wikidump needs mwparserfromhell: pip install 'nezha-pretrain[wiki]', or "
             "run WikiExtractor on the dump and give its output as corpus.inputs"
         ) from None
+    wikitext = QUOTES.sub(_without_quotes, wikitext)
     # A link to a page may not have braces in its name, unless they are a conversion.
     wikitext = LINK_TARGET.sub(lambda match: show_conversions(match[0]), wikitext)
     try:
@@ -105,7 +121,7 @@ def plain_text(wikitext: str) -> str:
         raise MalformedPage(str(error)) from None
     _prune(code)
     text = code.strip_code(normalize=True, collapse=False)
-    text = AROUND_TEMPLATE.sub(_without_template, text)
+    text = AROUND_TEMPLATE.sub(_without_template, REMAINS.sub("", text))
     text = EMPTY_LINES.sub("\n\n", text.strip("\n"))
     return MAGIC_WORD.sub("", without_rows(show_conversions(text)))
 
@@ -118,6 +134,8 @@ def _prune(code: Any) -> None:
     for node in code.nodes:
         if isinstance(node, nodes.Wikilink):
             title = str(node.title)
+            if node.text is not None and not node.text.strip():  # `[[北京|]]` shows the title
+                node.text = None
             if NAMESPACES.match(title) or (node.text is None and LANGUAGE.match(title)):
                 continue
             if title.startswith(":"):  # a link to a page of pictures, categories, languages
@@ -135,7 +153,12 @@ def _prune(code: Any) -> None:
                 kept += [node, nodes.Text("\n")] if name != "br" else []
                 continue
         elif isinstance(node, nodes.Template):
-            kept.append(nodes.Text(TEMPLATE))
+            shown = _parameter(node)
+            if shown is None:
+                kept.append(nodes.Text(TEMPLATE))
+            else:
+                _prune(shown)
+                kept += shown.nodes
             continue
         elif isinstance(node, nodes.Heading | nodes.ExternalLink):
             inner = node.title
@@ -145,6 +168,27 @@ def _prune(code: Any) -> None:
             _prune(inner)
         kept.append(node)
     code.nodes = kept
+
+
+def _without_quotes(match: re.Match[str]) -> str:
+    """Text that may hold quotes as it is; nothing for marks, and for four of them the first one."""
+    return match[0] if match[1] else "'" * (len(match[0]) == 4)
+
+
+def _parameter(template: Any) -> Any:
+    """The parameter that a template shows as it is; None if it is not known to show one.
+
+    Links to articles that exist in another language only, as `{{link-en|演算法|Algorithm}}`, are
+    parts of sentences.
+    """
+    name, colon, after = str(template.name).strip().lower().partition(":")
+    if colon and POSITIONS.get(name) == "1":
+        import mwparserfromhell
+
+        return mwparserfromhell.parse(after)
+    numbers = "31" if LINK_TEMPLATE.fullmatch(name) else POSITIONS.get(name, "")
+    found = (template.get(number).value for number in ("lt", *numbers) if template.has(number))
+    return next((each for each in found if numbers and each.strip()), None)
 
 
 def _without_template(match: re.Match[str]) -> str:

@@ -125,7 +125,7 @@ def test_other_underscores_are_text():
     [
         ("北京（{{lang-en|Beijing}}），中国首都。", "北京，中国首都。"),
         ("北京（{{lang-en|Beijing}}；{{bd|1990年}}）是", "北京是"),
-        ("北京 ({{lang|en|a}}, {{b}}) 是", "北京  是"),
+        ("北京 ({{lang-en|a}}, {{b}}) 是", "北京  是"),
         ("北京（{{lang-en|Beijing}}，简称京）是", "北京（简称京）是"),
         ("北京（简称京，{{lang-en|Beijing}}）是", "北京（简称京）是"),
         ("北京（简称{{a}}京，都）是", "北京（简称京，都）是"),
@@ -136,4 +136,38 @@ def test_other_underscores_are_text():
     ],
 )
 def test_templates_leave_no_empty_brackets(markup, shown):
+    assert plain_text(markup) == shown
+
+
+@pytest.mark.parametrize(
+    ("markup", "shown"),
+    [
+        ("'''北京是首都\n下一段''斜", "北京是首都\n下一段斜"),
+        ("'''''粗斜'''体''，O'Brien", "粗斜体，O'Brien"),
+        ("甲''''乙''''", "甲'乙'"),
+        ("<nowiki>''甲''</nowiki>''乙''", "''甲''乙"),
+        ("北京<ref name=a>没有结束\n正文", "北京没有结束\n正文"),
+        ("北京</ref>是首都<references>", "北京是首都"),
+        ("甲<!-- 乙 -->丙<!-- 没有结束\n丁", "甲丙"),
+        ("[[北京|]]和[[上海| ]]", "北京和上海"),
+    ],
+)
+def test_marks_without_a_counterpart_are_not_shown(markup, shown):
+    assert plain_text(markup) == shown
+
+
+@pytest.mark.parametrize(
+    ("markup", "shown"),
+    [
+        ("研究{{link-en|演算法|Algorithm}}的人", "研究演算法的人"),
+        ("{{le|数学|Math|''数学史''}}和{{Link-ja|东京湾|x}}", "数学史和东京湾"),
+        ("{{tsl|en|Foo|本地}}、{{tsl|en|Foo|本地|显示}}、{{tsl|en|Foo}}", "本地、显示、Foo"),
+        ("{{internal link helper/en|甲|A|lt=乙}}、{{ilh|lang-code=en|1=丙|2=C}}", "乙、丙"),
+        ("{{nowrap|[[张三]]和{{le|李四|Li}}}}说", "张三和李四说"),
+        ("{{color|red|红}}{{ruby|漢|かん}}{{lang|en|Beijing}}", "红漢Beijing"),
+        ("{{formatnum:1234}}人，{{小|大}}，{{lang|en}}，{{nowrap}}", "1234人，，，"),
+        ("{{le|-{zh-hans:计算机;zh-hant:電腦}-|x}}", "计算机"),
+    ],
+)
+def test_templates_that_show_a_parameter(markup, shown):
     assert plain_text(markup) == shown
