@@ -68,8 +68,10 @@ def _as_they_are(path: str, columns: Columns) -> Iterator[Record]:
     name = uncompressed(path)
     if name.endswith(TABLES):
         quoted = name.endswith(".csv")
-        rows = read_rows(path, read_lines(path), quoted)
-        if columns.words and hold_words(read_rows(path, read_lines(path), quoted), columns):
+        rows = read_rows(path, read_lines(path), quoted, columns)
+        if columns.words and hold_words(
+            read_rows(path, read_lines(path), quoted, columns), columns
+        ):
             return _conll(((place, "\t".join(cells)) for place, cells in rows), columns)
         return read_table(path, rows, columns)
     if name.endswith((*PARQUET, ".json", ".jsonl")) or _holds_objects(path):
@@ -83,7 +85,7 @@ def _as_they_are(path: str, columns: Columns) -> Iterator[Record]:
         return _json(path) if name.endswith(".json") else _objects(read_lines(path))
     if columns.words:
         return _conll(read_lines(path), columns)
-    return read_table(path, read_rows(path, read_lines(path), quoted=False), columns)
+    return read_table(path, read_rows(path, read_lines(path), False, columns), columns)
 
 
 def _holds_objects(path: str) -> bool:

@@ -12,6 +12,10 @@ from pipeline.errors import TaskError
 from pipeline.finetuning.examples.columns import Columns, Record
 
 TABLES = (".csv", ".tsv", ".tab")
+DELIMITERS = (",", ";", "\t", "|")
+"""What stands between the columns of CSV."""
+SEPARATOR = re.compile(r"sep=(.)", re.IGNORECASE)
+"""The first line with which Excel names the delimiter."""
 LABEL = re.compile(r"O|[BIESMLUW]-\S+")
 """A label of BIO, IOB1, IOE, BIOES, BILOU or BMES."""
 LOOKAHEAD = 1000
@@ -29,9 +33,11 @@ Row = tuple[str, list[str]]
 """Its place and its cells."""
 
 
-def read_rows(path: str, lines: Iterator[tuple[str, str]], quoted: bool) -> Iterator[Row]:
+def read_rows(
+    path: str, lines: Iterator[tuple[str, str]], quoted: bool, columns: Columns
+) -> Iterator[Row]:
     """The rows of a table, the first line and blank ones included."""
-    return _quoted_rows(path, lines) if quoted else _plain_rows(lines)
+    return _quoted_rows(path, lines, columns) if quoted else _plain_rows(lines)
 
 
 def hold_words(rows: Iterable[Row], columns: Columns) -> bool:
@@ -96,11 +102,18 @@ def _is_blank_line(cells: Sequence[str]) -> bool:
     return len(cells) == 1 and not cells[0].strip()
 
 
-def _quoted_rows(path: str, lines: Iterator[tuple[str, str]]) -> Iterator[Row]:
-    first = list(itertools.islice(lines, 1))
-    spaced = all(0 < line.count(",") == line.count(", ") for _, line in first)
-    given = (line + "\n" for _, line in itertools.chain(first, lines))
-    reader = csv.reader(given, strict=True, skipinitialspace=spaced)
+def _quoted_rows(path: str, lines: Iterator[tuple[str, str]], columns: Columns) -> Iterator[Row]:
+    remaining = (line for _, line in lines)
+    *blank, first = _to_first_filled(remaining)
+    mark = ""
+    if named := SEPARATOR.fullmatch(first):
+        mark = named[1]
+        *more, first = _to_first_filled(remaining)
+        blank += ["", *more]
+    mark = mark or _delimiter(first, columns)
+    spaced = 0 < first.count(mark) == first.count(f"{mark} ")
+    given = (f"{line}\n" for line in itertools.chain(blank, [first], remaining))
+    reader = csv.reader(given, strict=True, skipinitialspace=spaced, delimiter=mark)
     while True:
         line = reader.line_num + 1
         try:
@@ -113,6 +126,24 @@ def _quoted_rows(path: str, lines: Iterator[tuple[str, str]]) -> Iterator[Row]:
         if cells is None:
             return
         yield f"{path}, line {line}", cells or [""]
+
+
+def _to_first_filled(lines: Iterator[str]) -> list[str]:
+    """Lines up to the first one that is not blank; a blank one if there is none."""
+    head = []
+    for line in lines:
+        head.append(line)
+        if line.strip():
+            return head
+    return [*head, ""]
+
+
+def _delimiter(line: str, columns: Columns) -> str:
+    """What stands between the columns that a line names, as programs write it."""
+    for mark in DELIMITERS:
+        if columns.are_named([name.strip(' "') for name in line.split(mark)]):
+            return mark
+    return DELIMITERS[0]
 
 
 def _names(path: str, first: list[str], columns: Columns) -> list[str]:

@@ -130,3 +130,14 @@ def test_a_quote_that_no_csv_has_is_refused_with_its_line(row, tmp_path):
     (problem,) = read("classification", tmp_path / "a.csv", rows)[1].problems
     assert "a.csv, line 3: " in problem
     assert "quotes are written twice" in problem
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("head", ["", "\n \n", "sep={}\n", "\nsep={}\n\n"])
+@pytest.mark.parametrize("heading", ["label{}text", '"label"{}"text"', "label{} text"])
+def test_csv_has_the_delimiter_that_its_heading_shows(mark, head, heading, tmp_path):
+    text = (head + heading).replace("{}", mark) + f'\n1{mark}"好;坏 , 行"\nx{mark}y{mark}z\n'
+    examples, findings = read("classification", tmp_path / "a.csv", text)
+    assert examples == [{"label": "1", "text": "好;坏 , 行"}]
+    last = text.count("\n")
+    assert findings.bad_lines == [f"{tmp_path}/a.csv, line {last}: 3 columns, expected label, text"]
