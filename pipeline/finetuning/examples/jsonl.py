@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from typing import Any
 
+from pipeline.corpus.decoding.transcoding import BAD
 from pipeline.errors import TaskError
 
 Example = dict[str, Any]
@@ -80,5 +81,10 @@ def require(
     if not isinstance(value, kinds) or isinstance(value, bool):
         raise TaskError(f"{place}, key {key}: expected {names}, found {value!r:.60}")
     for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and BAD in text:
+            raise TaskError(
+                f"{place}, key {key}: bytes that are no text; expected UTF-8, UTF-16, GB18030 or "
+                "Big5"
+            )
         if isinstance(text, str) and SURROGATE.search(text):
             raise TaskError(f"{place}, key {key}: half of a surrogate pair is not a character")

@@ -43,7 +43,7 @@ def open_bytes(path: str) -> Iterator[Any]:
 def read_lines(path: str) -> Iterator[Line]:
     """The lines of a file, blank ones included.
 
-    Raises TaskError when the file is missing, damaged or in an unknown encoding.
+    Raises TaskError when the file is missing or damaged.
     """
     suffix = path.lower().rpartition(".")[2]
     with open_bytes(path) as file:
@@ -58,7 +58,9 @@ def lines_of(parts: Iterable[bytes], name: str) -> Iterator[Line]:
     Args:
         name: of the text, for places.
 
-    Raises TaskError when the encoding is unknown, or compressed data is damaged.
+    Bytes that the encoding does not have become `BAD`, which no field of an example may hold.
+
+    Raises TaskError when compressed data is damaged.
     """
     number = 0
     try:
@@ -68,11 +70,7 @@ def lines_of(parts: Iterable[bytes], name: str) -> Iterator[Line]:
         if not keeps_ascii(codec):
             codec, parts = "utf-8", to_utf8(parts, codec)
         for number, line in enumerate(_cut(parts), 1):
-            yield f"{name}, line {number}", bare(decode(line, codec))
-    except UnicodeDecodeError as error:
-        raise TaskError(
-            f"{name}, line {number}: {error}; expected text in UTF-8, UTF-16, GB18030 or Big5"
-        ) from error
+            yield f"{name}, line {number}", bare(decode(line, codec, "mark_bad"))
     except Damage as error:
         raise TaskError(f"{name}, after line {number}: {error}") from error
 

@@ -25,12 +25,6 @@ def test_damaged_compressed_data_is_named_and_not_called_another_encoding(tmp_pa
     assert "UTF-8" not in str(raised.value)
 
 
-def test_text_in_no_known_encoding_is_named(tmp_path):
-    path = raw.write(tmp_path / "a.jsonl", "好\n".encode() + "好".encode("gbk"))
-    with pytest.raises(TaskError, match=r"line 2: .*; expected text in UTF-8"):
-        list(read_lines(str(path)))
-
-
 @pytest.mark.parametrize("encoding", ["gbk", "gb18030", "big5", "utf-16", "utf-16-le", "utf-8-sig"])
 @pytest.mark.parametrize("suffix", [".txt", ".csv.gz"])
 def test_lines_are_decoded_as_those_of_a_corpus(tmp_path, encoding, suffix):

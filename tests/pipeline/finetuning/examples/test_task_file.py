@@ -114,8 +114,6 @@ def test_what_is_no_jsonl_is_refused(tmp_path):
     assert "line 2: not JSON" in one_problem("ner", path)
     path.write_text("[1]\n")
     assert "line 1: expected a JSON object, found" in one_problem("ner", path)
-    path.write_bytes(b"{\xff}")
-    assert "UTF-8" in one_problem("ner", path)
     path.with_suffix(".gz").write_bytes(b"no gzip")
     assert "train.gz" in one_problem("ner", path.with_suffix(".gz"))
 
@@ -317,3 +315,27 @@ def test_the_public_sets_are_read(shared, folder, task, rows, labels):
     for found in (findings, of_dev):
         assert found.problems == found.bad_lines == []
         assert bool(found.notes) == (task == "ner")  # a few lines begin entities with I-
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv"])
+@pytest.mark.parametrize("encoding", ["utf-8", "gb18030"])
+def test_a_line_with_bytes_that_are_no_text_is_one_bad_line(tmp_path, name, encoding):
+    rows = [
+        ("很好的房间，服务也很周到。", "1"),
+        ("房间?很小", "0"),
+        ("早餐不好吃，不会再来了。", "0"),
+    ]
+    if "json" in name:
+        text = "".join(f'{{"text": "{text}", "label": "{label}"}}\n' for text, label in rows)
+    else:
+        mark = "," if name.endswith("csv") else "\t"
+        text = "".join(f"{text.replace(',', '')}{mark}{label}\n" for text, label in rows)
+        text = f"text{mark}label\n{text}"
+    path = tmp_path / name
+    path.write_bytes(text.encode(encoding).replace(b"?", b"\xff"))
+    examples, findings = read("classification", path)
+    assert [(each["text"], each["label"]) for each in examples] == [rows[0], rows[2]]
+    (bad,) = findings.bad_lines
+    line = 2 if "json" in name else 3
+    assert bad.startswith(f"{path}, line {line}, key text: bytes that are no text; expected UTF-8")
+    assert not findings.problems
