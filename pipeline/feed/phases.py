@@ -26,6 +26,8 @@ class Phase(NamedTuple):
     sequence_length: int
     shards: tuple[str, ...]
     """Folders or URLs, each `PATH` or `PATH@WEIGHT`."""
+    global_batch: int
+    """Samples of its largest steps."""
 
 
 def first_batch_size(train: TrainSettings) -> BatchSize:
@@ -39,9 +41,16 @@ def phases_of(config: Config, steps: int | None = None) -> list[Phase]:
     last = train.steps if steps is None else steps
     ends = [min(last, end) for end in (*(phase.after for phase in train.phases), last)]
     size = first_batch_size(train)
-    first = Phase(ends[0], size.before(ends[0]), config.corpus.sequence_length, paths.training)
+    length, batch = config.corpus.sequence_length, train.global_batch
+    first = Phase(ends[0], size.before(ends[0]), length, paths.training, batch)
     later = [
-        Phase(end - begin, (end - begin) * phase.global_batch, phase.sequence_length, shards)
+        Phase(
+            steps=end - begin,
+            samples=(end - begin) * phase.global_batch,
+            sequence_length=phase.sequence_length,
+            shards=shards,
+            global_batch=phase.global_batch,
+        )
         for phase, shards, (begin, end) in zip(
             train.phases, paths.later, pairwise(ends), strict=True
         )

@@ -11,7 +11,7 @@ from model import NezhaConfig
 from pipeline.cluster import ray_cluster
 from pipeline.corpus.shards import format as shards
 from pipeline.errors import ConfigError
-from pipeline.feed.phases import phases_of
+from pipeline.feed.phases import Phase, phases_of
 from pipeline.feed.weights import split_weights
 from pipeline.paths import RunPaths
 from pipeline.progress import Say
@@ -63,7 +63,8 @@ def make(config: Config, say: Say = print) -> RunPlan:
     config = _as_prepared(config)
     shape, workers = network_config(config.model, vocabulary_size(config)), _workers(config)
     split = batch_split.split_batch(config.train, workers)
-    phases, lengths = phases_of(config), _mean_lengths(config)
+    phases = phases_of(config)
+    lengths = [_mean_length(each) for each in phases]
     anchor = _anchor(config, shape, split.micro_batch, lengths[0], say)
     network = _network(config, shape, anchor, lengths[0])
     given, stage = config.plan, config.engine.zero_stage
@@ -85,8 +86,8 @@ def make(config: Config, say: Say = print) -> RunPlan:
         if phase.steps
     )
     batch = max(
-        -(-samples // (workers * split.accumulation)) * mean
-        for samples, mean in zip(_batches(config), lengths, strict=True)
+        -(-phase.global_batch // (workers * split.accumulation)) * mean
+        for phase, mean in zip(phases, lengths, strict=True)
     )
     memory_of = partial(
         model.memory,
@@ -178,19 +179,6 @@ def _workers(config: Config) -> int:
     return batch_split.choose_workers(config, ray_cluster.count("GPU"), ray_cluster.count("CPU"))
 
 
-def _batches(config: Config) -> list[int]:
-    """Samples of the largest steps of each phase."""
-    return [config.train.global_batch, *(phase.global_batch for phase in config.train.phases)]
-
-
-def _mean_lengths(config: Config) -> list[float]:
-    """Tokens of a sample in each phase: the mean of its corpora, or what a sample holds at most."""
-    return [
-        _mean_length(_finished(phase.shards)) or float(phase.sequence_length)
-        for phase in phases_of(config)
-    ]
-
-
 def _finished(given: Sequence[str]) -> list[shards.Manifest]:
     """The manifests of corpora that a run will train on; none before all are prepared."""
     folders, _ = split_weights(given)
@@ -199,10 +187,11 @@ def _finished(given: Sequence[str]) -> list[shards.Manifest]:
     return [shards.read_manifest(folder) for folder in folders]
 
 
-def _mean_length(corpora: Sequence[shards.Manifest]) -> float:
-    """Tokens of a sample of all corpora together; 0 if there are none."""
-    tokens = sum(each.tokens for each in corpora)
-    return tokens / max(1, sum(each.rows for each in corpora))
+def _mean_length(phase: Phase) -> float:
+    """Tokens of a sample: the mean of the phase's corpora, or what a sample holds at most."""
+    corpora = _finished(phase.shards)
+    tokens, rows = (sum(getattr(each, name) for each in corpora) for name in ("tokens", "rows"))
+    return tokens / rows if tokens else float(phase.sequence_length)
 
 
 def _disk(
