@@ -41,8 +41,9 @@ class HostCopy:
             this rank's parts and the shapes of their parameters, as `tensors.write` takes them.
             The parts are valid until the next call.
         """
-        flats, optimizer = locate(engine), engines.optimizer_of(engine)
-        sources = [_state_of(optimizer, flat, kind) for flat in flats for kind in tensors.KINDS]
+        optimizer = engines.optimizer_of(engine)
+        held = [(flat, kind) for flat in locate(engine) for kind in tensors.KINDS]
+        sources = [_state_of(optimizer, flat, kind) for flat, kind in held]
         if [source.shape for source in sources] != [buffer.shape for buffer in self._buffers]:
             self._buffers = [
                 torch.empty(source.shape, pin_memory=source.is_cuda) for source in sources
@@ -53,15 +54,12 @@ class HostCopy:
             torch.cuda.synchronize(engine.device)
         parts: dict[str, Tensor] = {}
         shapes: dict[str, list[int]] = {}
-        buffers = iter(self._buffers)
-        for flat in flats:
-            for kind in tensors.KINDS:
-                copied = next(buffers).view(-1)
-                for index, start, offset, length in flat.fragments:
-                    name = _public(flat.names[index])
-                    shapes[name] = list(flat.shapes[index])
-                    part = tensors.name_of(kind, name, start)
-                    parts[part] = copied.narrow(0, offset, length)
+        for buffer, (flat, kind) in zip(self._buffers, held, strict=True):
+            for index, start, offset, length in flat.fragments:
+                name = _public(flat.names[index])
+                shapes[name] = list(flat.shapes[index])
+                part = buffer.view(-1).narrow(0, offset, length)
+                parts[tensors.name_of(kind, name, start)] = part
         return parts, shapes
 
 

@@ -12,6 +12,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -80,21 +81,20 @@ class Parameters:
 
     def __init__(self, checkpoint: Path) -> None:
         self._checkpoint = checkpoint
-        self._files = []
+        self._files = ExitStack()
         self._parts: dict[tuple[str, str], dict[int, Any]] = {}
         self.shapes: dict[str, list[int]] = {}
         """Shapes of all parameters, by their Hugging Face names."""
         for path in files_in(checkpoint):
             try:
-                file = safe_open(path, framework="pt").__enter__()
-                self._files.append(file)
+                file = self._files.enter_context(safe_open(path, framework="pt"))
                 self.shapes |= json.loads(file.metadata()["shapes"])
                 for key in file.keys():  # noqa: SIM118
                     kind, name, start = key.split("/")
                     self._parts.setdefault((kind, name), {})[int(start)] = file.get_slice(key)
             except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
                 raise CheckpointError(f"{path} is unreadable: {error}") from None
-        if not self._files:
+        if not self._parts:
             raise CheckpointError(
                 f"{checkpoint} has no file {file_of(0)}; it is no checkpoint of this version"
             )
@@ -104,8 +104,7 @@ class Parameters:
 
     def __exit__(self, *_: object) -> None:
         self._parts.clear()
-        for file in self._files:
-            file.__exit__(None, None, None)
+        self._files.close()
 
     def read(self, kind: str, name: str, start: int = 0, length: int | None = None) -> Tensor:
         """Elements of a flattened parameter, in fp32. [length], by default all from `start`."""
