@@ -7,8 +7,7 @@ no token switches on learns nothing any more.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -40,9 +39,17 @@ def activity(network: NezhaForPreTraining, batch: Batch, device: torch.device) -
     part = slice(0, max(1, TOKENS // length)), slice(0, length)
     given = batch.input_ids[part], batch.attention_mask[part], batch.token_type_ids[part]
     ids, mask, types = (upload(torch.from_numpy(array), device) for array in given)
+    alive: list[Tensor] = []  # of each layer, which units are on: bool [units]
+
+    def look(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        alive.append((output > 0)[mask.bool()].any(0))
+
     training = network.training
     network.eval()
-    with _watched(network, mask.bool()) as alive:
+    layers: Any = network.nezha.encoder.layer
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.callback(layer.intermediate.dense.register_forward_hook(look).remove)
         found = network.nezha(ids, mask, types, output_attentions=True).attentions
     network.train(training)
     entropies = torch.stack([_entropy_sums(weights, mask) for weights in found])
@@ -71,24 +78,3 @@ def _entropy_sums(weights: Tensor, mask: Tensor) -> Tensor:
     most = mask.sum(1).double().log().clamp(min=1e-9)[:, None, None]
     counts = queries.sum().expand(weights.shape[1])
     return torch.stack([(entropies / most * queries).sum((0, 2)), counts], dim=1)
-
-
-@contextmanager
-def _watched(network: NezhaForPreTraining, tokens: Tensor) -> Iterator[list[Tensor]]:
-    """Within it, a forward pass adds, layer by layer, which units are on: bool [units].
-
-    Args:
-        tokens: bool [B, S]
-    """
-    alive: list[Tensor] = []
-
-    def look(module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
-        alive.append((output > 0)[tokens].any(0))
-
-    layers: Any = network.nezha.encoder.layer
-    hooks = [layer.intermediate.dense.register_forward_hook(look) for layer in layers]
-    try:
-        yield alive
-    finally:
-        for hook in hooks:
-            hook.remove()
