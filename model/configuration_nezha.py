@@ -38,16 +38,8 @@ class NezhaConfig(BertConfig):
     eos_token_id: int | list[int] | None = 3
 
     def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**kwargs)
-        self._check()
-
-    @property
-    def attention_head_size(self) -> int:
-        """Width of one head, d."""
-        return self.hidden_size // self.num_attention_heads
-
-    def _check(self) -> None:
         """Raise ValueError for sizes that a network cannot have."""
+        super().__post_init__(**kwargs)
         if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
@@ -69,3 +61,8 @@ class NezhaConfig(BertConfig):
             )
         if self.add_cross_attention and not self.is_decoder:
             raise ValueError("add_cross_attention=True needs is_decoder=True")
+
+    @property
+    def attention_head_size(self) -> int:
+        """Width of one head, d."""
+        return self.hidden_size // self.num_attention_heads

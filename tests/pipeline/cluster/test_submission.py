@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
 from ray.job_submission import JobStatus
 
 from pipeline.cluster import submission
@@ -32,12 +31,10 @@ def test_the_plain_line_says_all_that_is_submitted(monkeypatch):
     command = words[words.index("--") + 1 :]
     assert command == ["python", "-m", "jobs.prepare", "--config", DEMO, *SHARED]
     environment = json.loads(words[words.index("--runtime-env-json") + 1])
-    uploaded = []
-    excluded = _get_excludes(ROOT, environment["excludes"])
-    _dir_travel(ROOT, [excluded], uploaded.append, include_gitignore=True)
+    uploaded = submission.uploaded_files(ROOT, environment["excludes"])
     names = {path.relative_to(ROOT).as_posix() for path in uploaded}
     assert {DEMO, "pipeline/corpus/prepare.py", "model/__init__.py"} <= names
-    assert {name.split("/")[0] for name in names} <= {".", *submission.UPLOADED}
+    assert {name.split("/")[0] for name in names} <= set(submission.UPLOADED)
     assert not any("__pycache__" in name for name in names)
 
 
