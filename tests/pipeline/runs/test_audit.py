@@ -55,9 +55,13 @@ def test_a_run_in_a_store_is_read_where_this_machine_works_on_it(resumed, tmp_pa
     assert audit(config).problems == []
 
 
-def lines_of(config):
-    path = RunPaths.of(config).run / step_log.FILE
-    return path, path.read_text("utf-8").splitlines()
+@pytest.fixture
+def record(resumed):
+    """The record of the run's steps, which a test may change."""
+    path = RunPaths.of(resumed).run / step_log.FILE
+    whole = path.read_bytes()
+    yield path
+    path.write_bytes(whole)
 
 
 def change(**values):
@@ -78,30 +82,20 @@ def change(**values):
         (change(batch=1), "more than once"),
     ],
 )
-def test_what_is_wrong_with_the_records_is_named(resumed, edit, problem, capsys):
-    path, lines = lines_of(resumed)
-    whole = path.read_bytes()
+def test_what_is_wrong_with_the_records_is_named(resumed, record, edit, problem, capsys):
+    lines = record.read_text("utf-8").splitlines()
     third = 3  # its line, after that of the command
     sums = json.loads(lines[third - 1])
     if edit.__name__ == "changed" and problem.endswith("more than once"):
         edit = change(batch=1, sum=sums["sum"])
-    try:
-        path.write_text(
-            "\n".join([*lines[:third], edit(lines[third]), *lines[third + 1 :]]) + "\n", "utf-8"
-        )
-        assert any(problem in found for found in audit(resumed).problems)
-        assert main(verb.VERB, [str(RunPaths.of(resumed).run)]) == 2
-        assert problem in capsys.readouterr().err
-    finally:
-        path.write_bytes(whole)
+    lines[third] = edit(lines[third])
+    record.write_text("\n".join(lines) + "\n", "utf-8")
+    assert any(problem in found for found in audit(resumed).problems)
+    assert main(verb.VERB, [str(record.parent)]) == 2
+    assert problem in capsys.readouterr().err
 
 
-def test_a_run_without_records_is_refused(resumed, tmp_path):
-    path, _ = lines_of(resumed)
-    whole = path.read_bytes()
-    try:
-        path.unlink()
-        with pytest.raises(CheckpointError, match="no record of what was consumed"):
-            audit(resumed)
-    finally:
-        path.write_bytes(whole)
+def test_a_run_without_records_is_refused(resumed, record):
+    record.unlink()
+    with pytest.raises(CheckpointError, match="no record of what was consumed"):
+        audit(resumed)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from pipeline.settings.config import Config
 from pipeline.training import batch_split
 from pipeline.training import engine as engines
+from pipeline.training.lamb.fragments import FlatTensor
 
 WIDTH = 21
 """Odd, so that partitions divide parameters and need padding."""
@@ -102,3 +103,11 @@ def full_state_dict(engine: Any) -> dict[str, Tensor] | None:
         if torch.distributed.get_rank() == 0:
             tensors[name.removeprefix("network.")] = whole.detach().to("cpu", copy=True)
     return tensors if torch.distributed.get_rank() == 0 else None
+
+
+def padding(flat: FlatTensor) -> Tensor:
+    """Which elements of a flat tensor belong to no parameter, bool."""
+    unused = torch.ones(flat.tensor.numel(), dtype=torch.bool)
+    for _, _, offset, length in flat.fragments:
+        unused[offset : offset + length] = False
+    return unused

@@ -112,13 +112,11 @@ def test_one_bad_weight_anywhere_is_found():
 def finite_or_not():
     worker = networks.make_engine({"engine": {"zero_stage": 3}})
     flat, results = locate(worker)[0], []
-    used = torch.zeros(flat.tensor.numel(), dtype=torch.bool)
-    for _, _, offset, length in flat.fragments:
-        used[offset : offset + length] = True
-    flat.tensor.data[~used] = torch.nan  # padding
+    padding = networks.padding(flat)
+    flat.tensor.data[padding] = torch.nan
     results.append(engine.weights_are_finite(worker))
     if torch.distributed.get_rank():
-        flat.tensor.data[used.nonzero()[-1]] = torch.inf
+        flat.tensor.data[(~padding).nonzero()[-1]] = torch.inf
     results.append(engine.weights_are_finite(worker))
     return results
 

@@ -14,9 +14,7 @@ from tests.pipeline.training.checkpoints.test_files import make
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    path = make(tmp_path, 7)
-    (path / files.CONFIG).write_text(dump_yaml(Config()), "utf-8")
-    return path
+    return make(tmp_path, 7)
 
 
 def changed(checkpoint, **groups):
@@ -26,9 +24,7 @@ def changed(checkpoint, **groups):
 @pytest.fixture
 def last(tmp_path):
     """The checkpoint after the last step."""
-    path = make(tmp_path, Config().train.steps)
-    (path / files.CONFIG).write_text(dump_yaml(Config()), "utf-8")
-    return path
+    return make(tmp_path, Config().train.steps)
 
 
 def test_what_may_change_is_shown(checkpoint):
