@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipeline.paths import RunPaths
-from pipeline.precision import pick_device
 from pipeline.settings.config import Config
 from pipeline.settings.reading.config_file import load_config
 from pipeline.training.checkpoints import files
@@ -55,7 +56,7 @@ def alone(**changes: Any) -> Context:
         rank=0,
         world_size=1,
         host="here",
-        device=pick_device(),
+        device=torch.device("cuda:0" if torch.cuda.is_available() else "cpu"),
         threads=1,
         report=lambda *_: None,
     )
