@@ -6,6 +6,7 @@ import pytest
 
 from jobs import command
 from pipeline.settings.base import Settings
+from tests.pipeline.finetuning.conftest import export  # noqa: F401
 
 READ_ALL = ("pipeline.settings", "pipeline.paths", "jobs.command", "tests.")
 """Modules that read settings which the verb may not need: checks, all paths, the help text."""

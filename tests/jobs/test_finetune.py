@@ -6,39 +6,10 @@ import random
 
 import mlflow
 import pytest
-import torch
-from transformers import PreTrainedTokenizerFast
 
 from jobs import finetune, predict
 from jobs.command import main
-from model import NezhaConfig, NezhaForPreTraining
-from model.weights.remote_code import write_remote_code
-from pipeline.corpus.samples.vocabulary import build_tokenizer
 from tests.pipeline.finetuning.in_process import finetune as fine_tune
-
-
-@pytest.fixture(scope="module")
-def export(tmp_path_factory):
-    return make_export(tmp_path_factory.mktemp("run") / "export")
-
-
-def make_export(folder):
-    """A tiny pretrained network with its tokenizer and code."""
-    folder.mkdir()
-    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"在京沪张王明华，"]
-    vocab += [f"[unused{i}]" for i in range(1, 99)]
-    (folder / "vocab.txt").write_text("\n".join(vocab) + "\n", "utf-8")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = NezhaConfig(vocab_size=len(vocab), intermediate_size=32, **sizes)
-    NezhaForPreTraining(config).save_pretrained(folder)
-    write_remote_code(folder, config)
-    special = {
-        f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")
-    }
-    tokenizer = build_tokenizer(folder / "vocab.txt", lowercase=True)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.long

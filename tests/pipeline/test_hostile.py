@@ -14,7 +14,7 @@ from pipeline.finetuning.tasks import TASKS
 from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import load_config
 from pipeline.training.checkpoints import files, tensors
-from tests.jobs.test_finetune import make_export
+from tests.pipeline.finetuning.conftest import make_export
 from tests.small_run import fit, settings
 
 

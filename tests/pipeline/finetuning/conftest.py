@@ -5,11 +5,11 @@ import random
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
 
 from model import NezhaConfig, NezhaForPreTraining
 from model.weights.remote_code import write_remote_code
 from pipeline.corpus.samples.vocabulary import build_tokenizer
+from pipeline.export.tokenizer import for_transformers
 from pipeline.settings.finetuning import FinetuneSettings
 
 CHARACTERS = "在京沪港张王李赵明华说了好坏书店很太的是一二三四五六七八九十，。？！"
@@ -18,8 +18,12 @@ WORDS = ["play", "##ing", *"0123456789abc", *(f"##{c}" for c in "0123456789abc")
 
 @pytest.fixture(scope="session")
 def export(tmp_path_factory):
+    return make_export(tmp_path_factory.mktemp("run") / "export")
+
+
+def make_export(folder):
     """A Hugging Face folder as `jobs.export` makes it: 2 layers of 32."""
-    folder = tmp_path_factory.mktemp("export")
+    folder.mkdir()
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *CHARACTERS, *WORDS]
     vocab += [f"[unused{i}]" for i in range(1, 60)]
     (folder / "vocab.txt").write_text("\n".join(vocab) + "\n", "utf-8")
@@ -37,11 +41,8 @@ def export(tmp_path_factory):
     network = NezhaForPreTraining(config)
     network.save_pretrained(folder)
     write_remote_code(folder, network.config)
-    special = {
-        f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")
-    }
     tokenizer = build_tokenizer(folder / "vocab.txt", lowercase=True)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    for_transformers(tokenizer).save_pretrained(folder)
     return folder
 
 

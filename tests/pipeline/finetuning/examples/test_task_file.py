@@ -12,14 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.finetuning.examples.data import choose_evenly
-from pipeline.finetuning.examples.task_file import DataMistakes, read_task_file
+from pipeline.finetuning.examples.task_file import DataMistakes
 from pipeline.finetuning.tasks import TASKS
-
-
-def read(task, path, *arguments, **more):
-    """Examples and findings of a file."""
-    findings = DataMistakes.none()
-    return read_task_file(TASKS[task], str(path), findings, *arguments, **more), findings
+from tests.pipeline.finetuning.conftest import write_rows
+from tests.pipeline.finetuning.examples.reading import read
 
 
 def one_problem(task, path):
@@ -41,14 +37,9 @@ GOOD = {
 }
 
 
-def write(path, *rows):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
-    return str(path)
-
-
 @pytest.mark.parametrize("task", GOOD)
 def test_compressed_or_not_is_the_same(task, tmp_path):
-    plain = write(tmp_path / "a.jsonl", GOOD[task], GOOD[task])
+    plain = write_rows(tmp_path / "a.jsonl", GOOD[task], GOOD[task])
     text = (tmp_path / "a.jsonl").read_bytes()
     compressors = {"gz": gzip.compress, "bz2": bz2.compress, "zst": zstandard.compress}
     expected, findings = read(task, plain)
@@ -88,7 +79,7 @@ def test_compressed_or_not_is_the_same(task, tmp_path):
 )
 def test_a_malformed_example_is_named_by_file_line_and_key(task, change, message, tmp_path):
     bad = {key: value for key, value in (GOOD[task] | change).items() if value is not ...}
-    path = write(tmp_path / "train.jsonl", GOOD[task], bad)
+    path = write_rows(tmp_path / "train.jsonl", GOOD[task], bad)
     examples, findings = read(task, path)
     assert len(examples) == 1
     (told,) = findings.bad_lines
@@ -97,7 +88,7 @@ def test_a_malformed_example_is_named_by_file_line_and_key(task, change, message
 
 def test_true_and_false_are_labels(tmp_path):
     rows = [GOOD["pair"] | {"label": value} for value in (True, False, "true")]
-    examples, findings = read("pair", write(tmp_path / "train.jsonl", *rows))
+    examples, findings = read("pair", write_rows(tmp_path / "train.jsonl", *rows))
     assert findings == DataMistakes.none()
     assert [each["label"] for each in examples] == ["true", "false", "true"]
 
@@ -119,11 +110,11 @@ def test_what_is_no_jsonl_is_refused(tmp_path):
 
 
 def test_labels_come_from_training_and_others_are_refused(tmp_path):
-    path = write(tmp_path / "dev.jsonl", GOOD["classification"])
-    _, findings = read("classification", path, ["0", "2"])
+    path = write_rows(tmp_path / "dev.jsonl", GOOD["classification"])
+    _, findings = read("classification", path, labels=["0", "2"])
     assert "dev.jsonl, line 1: label '1' does not occur" in findings.bad_lines[0]
     assert "(0, 2)" in findings.bad_lines[0]
-    assert read("classification", path, ["1"])[0] == [{"text": "好", "label": "1"}]
+    assert read("classification", path, labels=["1"])[0] == [{"text": "好", "label": "1"}]
 
 
 def test_a_byte_order_mark_is_not_text(tmp_path):
@@ -148,10 +139,10 @@ def test_text_without_a_visible_character_is_named(blank, tmp_path):
         bad = GOOD[task] | {key: blank}
         if task == "ner":
             bad = {"text": blank, "labels": ["O"] * len(blank)}
-        _, findings = read(task, write(tmp_path / "a.jsonl", GOOD[task], bad))
+        _, findings = read(task, write_rows(tmp_path / "a.jsonl", GOOD[task], bad))
         assert "line 2, key" in findings.bad_lines[0]
         assert "no visible character" in findings.bad_lines[0]
-    assert read("choice", write(tmp_path / "b.jsonl", GOOD["choice"] | {"context": blank}))[0]
+    assert read("choice", write_rows(tmp_path / "b.jsonl", GOOD["choice"] | {"context": blank}))[0]
 
 
 def test_half_a_character_is_named(tmp_path):
@@ -163,22 +154,22 @@ def test_half_a_character_is_named(tmp_path):
 
 def test_an_id_names_one_example(tmp_path):
     rows = [GOOD["classification"] | {"id": name} for name in ("a", "b", "a", 1, "1")]
-    path = write(tmp_path / "a.jsonl", *rows)
+    path = write_rows(tmp_path / "a.jsonl", *rows)
     examples, findings = read("classification", path)
     assert len(examples) == 4
     assert findings.bad_lines == [f"{path}, line 3, key id: 'a' is also in {path}, line 1"]
     # In C3 it names a context, which may have several questions.
     rows = [GOOD["choice"] | {"id": 1, "question": text} for text in ("甲", "乙", "甲")]
-    examples, findings = read("choice", write(tmp_path / "b.jsonl", *rows))
+    examples, findings = read("choice", write_rows(tmp_path / "b.jsonl", *rows))
     assert (len(examples), len(findings.bad_lines)) == (2, 1)
 
 
 def test_targets_may_be_absent_from_a_whole_file_alone(tmp_path):
     without = {"text": "好"}
-    path = write(tmp_path / "a.jsonl", without, without)
+    path = write_rows(tmp_path / "a.jsonl", without, without)
     assert read("classification", path, target_needed=False)[0] == [without] * 2
     assert len(read("classification", path)[1].bad_lines) == 2
-    path = write(tmp_path / "b.jsonl", without, GOOD["classification"])
+    path = write_rows(tmp_path / "b.jsonl", without, GOOD["classification"])
     assert "line 1: no key 'label'" in read("classification", path, target_needed=False)[1][1][0]
 
 
@@ -186,18 +177,18 @@ def test_targets_may_be_absent_from_a_whole_file_alone(tmp_path):
 def test_invisible_characters_at_the_ends_of_an_answer_are_left_out(space, tmp_path):
     answer = {"text": f"{space}北京{space}", "start": 1}
     row = {"context": f"在{space}北京{space}。", "question": "哪？", "answers": [answer]}
-    (example,), findings = read("span", write(tmp_path / "a.jsonl", row))
+    (example,), findings = read("span", write_rows(tmp_path / "a.jsonl", row))
     assert findings == DataMistakes.none()
     assert example["answers"] == [{"text": "北京", "start": 1 + len(space)}]
 
 
 def test_where_an_answer_stands_is_told(tmp_path):
     row = GOOD["span"] | {"answers": [{"text": "北京", "start": -1}]}
-    told = one_problem("span", write(tmp_path / "a.jsonl", row))
+    told = one_problem("span", write_rows(tmp_path / "a.jsonl", row))
     assert "does not stand at character -1" in told
     assert "it stands at character 1" in told
     row = GOOD["span"] | {"answers": ["上海"]}  # without a place, of which nothing can be said
-    told = one_problem("span", write(tmp_path / "a.jsonl", row))
+    told = one_problem("span", write_rows(tmp_path / "a.jsonl", row))
     assert told.endswith("key answers: '上海' does not stand in the context")
 
 
@@ -219,7 +210,7 @@ def test_answers_of_a_file_are_all_texts_or_all_indices(rows, expected, tmp_path
     given = [
         GOOD["choice"] | {"choices": list(choices), "answer": answer} for choices, answer in rows
     ]
-    examples, findings = read("choice", write(tmp_path / "a.jsonl", *given))
+    examples, findings = read("choice", write_rows(tmp_path / "a.jsonl", *given))
     if isinstance(expected, list):
         assert findings == DataMistakes.none()
         assert [each["answer"] for each in examples] == expected
@@ -239,7 +230,7 @@ def test_answers_of_a_file_are_all_texts_or_all_indices(rows, expected, tmp_path
 )
 def test_a_number_that_is_whole_is_one_whatever_its_type(task, key, given, taken, tmp_path):
     """pandas writes 1.0 where another row has no label."""
-    (example,), findings = read(task, write(tmp_path / "a.jsonl", GOOD[task] | {key: given}))
+    (example,), findings = read(task, write_rows(tmp_path / "a.jsonl", GOOD[task] | {key: given}))
     assert (example[key], findings) == (taken, DataMistakes.none())
 
 
@@ -310,7 +301,7 @@ def test_the_public_sets_are_read(shared, folder, task, rows, labels):
     train, findings = read(task, shared / "tasks" / folder / "train.jsonl.gz")
     names = TASKS[task].label_set(train)
     assert len(names) == labels
-    dev, of_dev = read(task, shared / "tasks" / folder / "dev.jsonl.gz", names)
+    dev, of_dev = read(task, shared / "tasks" / folder / "dev.jsonl.gz", labels=names)
     assert len(dev) == rows
     for found in (findings, of_dev):
         assert found.problems == found.bad_lines == []

@@ -11,11 +11,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerFast
 
 from pipeline.corpus.samples.vocabulary import build_tokenizer
 from pipeline.errors import TaskError
-from pipeline.export.tokenizer import export_tokenizer
+from pipeline.export.tokenizer import export_tokenizer, for_transformers
 from pipeline.finetuning import loading
 from pipeline.finetuning import network as networks
 from pipeline.finetuning.examples.data import read_examples
@@ -160,11 +159,8 @@ def test_a_question_leaves_room_to_the_context(question, length, tokenizer):
     ],
 )
 def test_the_same_on_public_sets(shared, folder, task, length, least):
-    special = {
-        f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")
-    }
-    fast = build_tokenizer(shared / "vocab" / "vocab.txt", lowercase=True)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=fast, **special)
+    vocab = shared / "vocab" / "vocab.txt"
+    tokenizer = for_transformers(build_tokenizer(vocab, lowercase=True))
     findings = DataMistakes.none()
     path = str(shared / "tasks" / folder / "dev.jsonl.gz")
     examples = read_task_file(TASKS[task], path, findings)[:400]
