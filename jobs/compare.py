@@ -15,19 +15,17 @@ from rich.table import Table
 from jobs.command import Verb, is_setting, main
 from jobs.output.progress import ConsoleProgress
 from pipeline.comparing import compare
-from pipeline.comparing.comparison import Comparison
+from pipeline.comparing.recording import record
 from pipeline.comparing.report import sections
 from pipeline.settings.config import Config
 from pipeline.tracking import runs as tracking
-from pipeline.tracking.finetuning import record_comparison
 
 
 def execute(config: Config, console: Console) -> None:
     run_id = tracking.start_run(config, f"{config.run.name}-compare", {"stage": "compare"})
     with closing(ConsoleProgress(console)) as progress, tracking.end_on_error(config, run_id):
         result, files = compare.run(config, progress)
-    origins = {each.name: each._asdict() for each in result.subjects}
-    record_comparison(config, run_id, _scores(result), origins, result.curve(), files)
+    record(config, run_id, result, files)
     for title, text, rows in sections(result):
         shown = Table(*rows[0], title=title, title_justify="left", caption=text)
         for row in rows[1:]:
@@ -35,17 +33,6 @@ def execute(config: Config, console: Console) -> None:
         console.print(shown)
     for path in files:
         console.print(path)
-
-
-def _scores(result: Comparison) -> dict[str, dict[str, float]]:
-    """Mean and deviation of each task, by checkpoint."""
-    scores: dict[str, dict[str, float]] = {each.name: {} for each in result.subjects}
-    for row in result.rows:
-        for name, cell in row.cells.items():
-            scores[name][f"{row.task}/{row.metric}"] = cell.score.mean
-            if cell.score.deviation is not None:
-                scores[name][f"{row.task}/deviation"] = cell.score.deviation
-    return scores
 
 
 def overrides(arguments: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -22,7 +23,8 @@ from pipeline.finetuning.trials.trial import Trial, TrialResult, read_prediction
 PUBLISHED = "published.yaml"
 
 
-class Subject(NamedTuple):
+@dataclass(frozen=True)
+class Subject:
     """A checkpoint that is compared."""
 
     name: str
@@ -35,7 +37,8 @@ class Subject(NamedTuple):
     """Tokens that it was pretrained on, if it is a checkpoint of a run."""
 
 
-class Cell(NamedTuple):
+@dataclass(frozen=True)
+class Cell:
     """A subject on a task."""
 
     score: Score
@@ -50,7 +53,8 @@ class Cell(NamedTuple):
     """Computing time of all its trials."""
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True)
+class Row:
     """A task, with what is true of all subjects."""
 
     task: str
@@ -65,7 +69,8 @@ class Row(NamedTuple):
     """The first subject minus each of the others."""
 
 
-class Comparison(NamedTuple):
+@dataclass(frozen=True)
+class Comparison:
     """All that is shown."""
 
     subjects: list[Subject]

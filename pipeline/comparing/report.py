@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import resources
 
 import jinja2
@@ -124,21 +125,7 @@ def to_html(comparison: Comparison, pictures: Sequence[str] = ()) -> str:
 
 def to_json(comparison: Comparison) -> str:
     """Every number, for programs."""
-    values = comparison._asdict() | {
-        "subjects": [subject._asdict() for subject in comparison.subjects],
-        "rows": [
-            row._asdict()
-            | {
-                "cells": {
-                    name: cell._asdict() | {"score": cell.score._asdict()}
-                    for name, cell in row.cells.items()
-                },
-                "differences": {name: each._asdict() for name, each in row.differences.items()},
-            }
-            for row in comparison.rows
-        ],
-    }
-    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(asdict(comparison), indent=2, ensure_ascii=False) + "\n"
 
 
 def _seconds(row: Row, name: str) -> float:

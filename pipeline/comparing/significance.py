@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,8 @@ from pipeline.finetuning.judging.judge import ratio
 RESAMPLES = 2000
 
 
-class Difference(NamedTuple):
+@dataclass(frozen=True)
+class Difference:
     """The score of A minus that of B on the same examples, both averaged over seeds."""
 
     mean: float

@@ -81,31 +81,3 @@ def record_nested(
     for key, score in metrics.items():
         client.log_metric(run.info.run_id, accepted(key), score)
     client.set_terminated(run.info.run_id, "FAILED" if error else "FINISHED")
-
-
-def record_comparison(
-    config: Config,
-    run_id: str,
-    subjects: Mapping[str, Mapping[str, float]],
-    origins: Mapping[str, Mapping[str, Any]],
-    curves: Mapping[str, Sequence[tuple[float, float]]],
-    files: Iterable[Path],
-) -> None:
-    """Record a comparison in its run and end it; each checkpoint becomes a nested run.
-
-    Args:
-        subjects: scores (`TASK/METRIC`, `TASK/deviation`) by checkpoint.
-        origins: parameters by checkpoint.
-        curves: (tokens, score) by task; the tokens are the steps of the metric `curve/TASK`.
-        files: the report.
-    """
-    client = mlflow.MlflowClient(tracking_uri(config))
-    try:
-        for name, scores in subjects.items():
-            record_nested(config, run_id, name, origins[name], scores)
-        for task, points in curves.items():
-            for tokens, value in points:
-                client.log_metric(run_id, accepted(f"curve/{task}"), value, step=round(tokens))
-    except UNREACHABLE as error:
-        logger.warning("MLflow run %s could not store the comparison: %s", run_id, error)
-    finish_run(config, run_id, artifacts=files)

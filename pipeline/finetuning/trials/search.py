@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import mean, median_low, stdev
 from typing import Any, NamedTuple
 
@@ -27,7 +28,8 @@ class Outcome(NamedTuple):
         return self.lr, self.batch
 
 
-class Score(NamedTuple):
+@dataclass(frozen=True)
+class Score:
     """A score over seeds."""
 
     mean: float

@@ -1,0 +1,48 @@
+"""A comparison in MLflow."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+import mlflow
+
+from pipeline.comparing.comparison import Comparison
+from pipeline.settings.config import Config
+from pipeline.tracking.finetuning import record_nested
+from pipeline.tracking.metric_names import accepted
+from pipeline.tracking.runs import UNREACHABLE, finish_run, tracking_uri
+
+logger = logging.getLogger(__name__)
+
+
+def record(config: Config, run_id: str, result: Comparison, files: Iterable[Path]) -> None:
+    """Record a comparison in its run, with the files of its report, and end the run.
+
+    Each checkpoint becomes a nested run. The steps of the metric `curve/TASK` are the tokens of
+    pretraining.
+    """
+    client = mlflow.MlflowClient(tracking_uri(config))
+    try:
+        for subject in result.subjects:
+            scores = _scores(result, subject.name)
+            record_nested(config, run_id, subject.name, asdict(subject), scores)
+        for task, points in result.curve().items():
+            for tokens, value in points:
+                client.log_metric(run_id, accepted(f"curve/{task}"), value, step=round(tokens))
+    except UNREACHABLE as error:
+        logger.warning("MLflow run %s could not store the comparison: %s", run_id, error)
+    finish_run(config, run_id, artifacts=files)
+
+
+def _scores(result: Comparison, name: str) -> dict[str, float]:
+    """Mean and deviation of each task, of one checkpoint."""
+    scores = {}
+    for row in result.rows:
+        if cell := row.cells.get(name):
+            scores[f"{row.task}/{row.metric}"] = cell.score.mean
+            if cell.score.deviation is not None:
+                scores[f"{row.task}/deviation"] = cell.score.deviation
+    return scores
