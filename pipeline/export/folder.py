@@ -21,6 +21,7 @@ from pipeline.feed.weights import split_weights
 from pipeline.files.whole_folder import whole_folder
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
+from pipeline.settings.corpus import STEPS
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.checkpoints.state import load_weights
 from pipeline.training.faults import workers
@@ -67,7 +68,7 @@ def export_checkpoint(source: Path, vocab: Path, output: Path) -> Path:
         export_tokenizer(vocab, lowercase, cleaning).save_pretrained(temporary)
         shutil.copyfile(vocab, temporary / "vocab.txt")
         lineage = _lineage(state, config, source)
-        steps = [name for name, value in cleaning.model_dump().items() if value is True]
+        steps = [step for step in STEPS if getattr(cleaning, step)]
         lineage |= {"cleaning": steps, "lowercase": lowercase, **_objective(manifests, config)}
         (temporary / LINEAGE).write_text(json.dumps(lineage, indent=2, ensure_ascii=False), "utf-8")
         card = model_card(lineage, network.num_parameters())

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.corpus.cleaning.cleaner import Cleaner
 from pipeline.errors import ExportError
-from pipeline.settings.corpus import CleaningSettings
+from pipeline.settings.corpus import STEPS, CleaningSettings
 
 LINEAGE = "training.json"
 """File in an export, and in the heads made from it, that says what it was made from."""
@@ -38,10 +38,9 @@ def text_cleaner(folder: str | Path) -> Callable[[str], str]:
 
     Texts of folders without a `training.json`, which other programs made, are left as they are.
     """
-    steps = dict.fromkeys(left_steps(folder), True)
-    others = dict.fromkeys(CleaningSettings.model_fields.keys() - steps.keys(), False)
-    off = {name: value for name, value in others.items() if _is_step(name)}
-    return Cleaner(CleaningSettings(**steps, **off)).clean  # type: ignore[arg-type]
+    left = left_steps(folder)
+    chosen = CleaningSettings.model_validate({step: step in left for step in STEPS})
+    return Cleaner(chosen).clean
 
 
 def packages(folder: str | Path) -> tuple[str, ...]:
@@ -57,7 +56,3 @@ def left_steps(folder: str | Path) -> list[str]:
         return []
     taken = read_lineage(path.parent).get("cleaning", ())  # older exports did not say it
     return [step for step in LEFT_TO_THE_CALLER if step in taken]
-
-
-def _is_step(name: str) -> bool:
-    return CleaningSettings.model_fields[name].annotation is bool

@@ -23,7 +23,7 @@ from pipeline.corpus.records import Drop
 from pipeline.corpus.samples.vocabulary import SPECIALS, build_tokenizer, read_vocabulary
 from pipeline.errors import VocabularyError
 from pipeline.export.character_map import character_map
-from pipeline.settings.corpus import CleaningSettings
+from pipeline.settings.corpus import STEPS, CleaningSettings
 
 NOT_FOLDED = ("html", "mojibake")
 """Steps of the cleaning that change documents, not characters: a tokenizer can't take them."""
@@ -159,13 +159,10 @@ def recorded_cleaning(settings: Sequence[dict[str, Any]]) -> tuple[bool, Cleanin
 
     A step that one corpus did not take is not folded: the network has seen both forms.
     """
-    steps = [each.get("cleaning", {}) for each in settings]
-    common = {
-        name: bool(steps) and all(step.get(name) is True for step in steps)
-        for name, field in CleaningSettings.model_fields.items()
-        if field.annotation is bool
-    }
-    return all(each.get("lowercase", True) for each in settings), CleaningSettings(**common)  # type: ignore[arg-type]
+    taken = [each.get("cleaning", {}) for each in settings]
+    common = {name: bool(taken) and all(each.get(name) is True for each in taken) for name in STEPS}
+    lowercase = all(each.get("lowercase", True) for each in settings)
+    return lowercase, CleaningSettings.model_validate(common)
 
 
 def _folds(cleaning: CleaningSettings, bert: Any) -> list[normalizers.Normalizer]:

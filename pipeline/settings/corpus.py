@@ -119,6 +119,10 @@ class CleaningSettings(Settings):
         return self
 
 
+STEPS = [name for name, field in CleaningSettings.model_fields.items() if field.annotation is bool]
+"""Steps of the cleaning; the other settings choose documents."""
+
+
 class DedupSettings(Settings):
     """Removal of duplicates from the whole corpus."""
 
