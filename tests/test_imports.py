@@ -98,7 +98,7 @@ ALLOWED = {
         "pipeline.settings",
     ),
     "pipeline.finetuning.examples": (
-        "pipeline.corpus.decoding.decompression",
+        "pipeline.corpus.decoding",
         "pipeline.finetuning.submission",
         "pipeline.finetuning.tasks",
         "pipeline.settings",

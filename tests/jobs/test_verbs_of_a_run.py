@@ -19,7 +19,7 @@ from jobs.command import main
 from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import dump_yaml
 from pipeline.tracking import runs as tracking
-from tests.pipeline.training.test_loop import settings
+from tests.small_run import settings
 
 
 @pytest.mark.slow
