@@ -48,10 +48,12 @@ POSITIONS = {
 }
 """Templates that show a parameter as it is, or as a link: its number, or numbers to be tried."""
 LINK_TEMPLATE = re.compile(r"link-[a-z-]{2,}|internal link helper/[a-z-]{2,}")
-QUOTES = re.compile(r"<(nowiki|pre|code|math)\b.*?</\1>|'{2,}", re.IGNORECASE | re.DOTALL)
+QUOTES = re.compile(
+    r"<(nowiki|pre|code|math)(?:\s[^<>]*)?(?<!/)>.*?</\1>|'{2,}", re.IGNORECASE | re.DOTALL
+)
 """Bold and italics, which MediaWiki ends with the line; the parser takes only pairs for marks."""
 REMAINS = re.compile(
-    r"<!--.*|</?(?:ref|references|nowiki|noinclude|onlyinclude|gallery)(?:\s[^<>\n]*)?>",
+    r"<!--.*|</?(?:ref|references|nowiki|noinclude|onlyinclude|gallery)(?:\s[^<>\n]*)?/?>",
     re.IGNORECASE | re.DOTALL,
 )
 """Tags without a counterpart; a comment without an end goes to the end of the page."""

@@ -146,6 +146,8 @@ def test_templates_leave_no_empty_brackets(markup, shown):
         ("'''''粗斜'''体''，O'Brien", "粗斜体，O'Brien"),
         ("甲''''乙''''", "甲'乙'"),
         ("<nowiki>''甲''</nowiki>''乙''", "''甲''乙"),
+        ("甲<nowiki/>''乙\n<nowiki>''</nowiki>", "甲乙\n''"),
+        ("甲<ref>源<nowiki/>http://a.cn</ref>乙", "甲乙"),
         ("北京<ref name=a>没有结束\n正文", "北京没有结束\n正文"),
         ("北京</ref>是首都<references>", "北京是首都"),
         ("甲<!-- 乙 -->丙<!-- 没有结束\n丁", "甲丙"),
