@@ -23,6 +23,17 @@ MARKS = (
 )
 ORDERS = {"utf-16": ("utf-16-le", "utf-16-be"), "utf-32": ("utf-32-le", "utf-32-be")}
 """Codecs that leave the order of bytes to the mark, and what they may mean without one."""
+FOREIGN = re.compile(
+    rb"(?P<archive>PK\x03\x04|Rar!\x1a\x07|7z\xbc\xaf\x27\x1c|.{257}ustar)"
+    rb"|(?P<table>PAR1|ARROW1|\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1)|(?P<document>%PDF-\d|\{\\rtf1)",
+    re.DOTALL,
+)
+"""The first bytes of files that are no text but often have the name of one."""
+KINDS = {
+    "archive": "an archive or a document of an office program; unpack it, or save it as text (CSV)",
+    "table": "a Parquet, Arrow or Excel file; give it its own name, or save it as CSV in UTF-8",
+    "document": "a PDF or RTF document; save it as text",
+}
 PADDING = re.compile(rb"(?:\0\0\0\0)+")
 """Zero bytes that are no text in any encoding; the length keeps the alignment of UTF-32."""
 SIMPLIFIED = frozenset(
@@ -49,6 +60,12 @@ NEIGHBOURS = {
 }
 """Codecs whose bytes are common Chinese characters in GB18030; their own script, and the share of
 the characters beyond ASCII from which on a text is in it."""
+
+
+def what_else(head: bytes) -> str:
+    """What data is that is no text, and what to do, by its first bytes; empty if it may be text."""
+    found = FOREIGN.match(head)
+    return KINDS[found.lastgroup or ""] if found else ""
 
 
 def find_codec(head: bytes, encoding: str = "auto") -> str:

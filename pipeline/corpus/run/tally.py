@@ -25,7 +25,7 @@ NO_DOCUMENTS = {
     "undecodable",
     "empty_file",
     "damaged_file",
-    "archive",
+    "no_text",
     LOST,
     *LINE_REASONS,
 }

@@ -126,9 +126,9 @@ def _blocks_of(
             yield from _range_blocks(file, file_range, target)
         else:
             stream = open_stream(file, source, settings.encoding)
-            if stream.archive:
-                message = f"{source.label}: is a tar archive; unpack it"
-                yield Drop("archive", message, source.label, source.size)
+            if stream.foreign:
+                message = f"{source.label}: is {stream.foreign}"
+                yield Drop("no_text", message, source.label, source.size)
                 return
             blocks = (
                 _csv_blocks(file, stream, target, settings.text_field)

@@ -13,7 +13,13 @@ from pipeline.corpus.decoding.decompression import (
     compression_of,
     decompressed,
 )
-from pipeline.corpus.decoding.encodings import SAMPLE_BYTES, find_codec, keeps_ascii, peek
+from pipeline.corpus.decoding.encodings import (
+    SAMPLE_BYTES,
+    find_codec,
+    keeps_ascii,
+    peek,
+    what_else,
+)
 from pipeline.corpus.decoding.json_lines import DECODER, as_lines, is_array_or_pretty
 from pipeline.corpus.decoding.transcoding import to_utf8
 from pipeline.corpus.text.sources import Source
@@ -27,9 +33,6 @@ WIKIEXTRACTOR = re.compile(
 """The tag that begins a document of WikiExtractor, whose attributes depend on its version. A title
 may hold quotes and `">`."""
 
-TAR = b"ustar"
-"""At byte 257 of a tar archive."""
-
 
 class Stream(NamedTuple):
     """Text that is read from its start."""
@@ -41,8 +44,8 @@ class Stream(NamedTuple):
     data: Iterator[bytes]
     transcoded: bool
     """`data` holds other bytes than the file, so it can't be cut into ranges of the file."""
-    archive: bool
-    """The data is a tar archive, which holds files and is no text."""
+    foreign: str
+    """What the data is if it is no text, as an archive, see `what_else`."""
     damage: list[Damage]
     """The damage that ended the data, known once it is read to its end; empty for a whole file."""
 
@@ -68,7 +71,7 @@ def open_stream(file: IO[bytes], source: Source, encoding: str) -> Stream:
     data = _until_damage(decompressed(file, source.compression), damage)
     head = peek(data)
     codec = find_codec(head, encoding)
-    archive, one_a_line = head[257:262] == TAR, True
+    foreign, one_a_line = what_else(head), True
     if source.format in ("wikiextractor", "lines", "jsonl"):
         first = head[:SAMPLE_BYTES].decode(codec, "ignore").lstrip("\ufeff\0 \t\r\n")
         whole = len(head) <= SAMPLE_BYTES
@@ -83,10 +86,10 @@ def open_stream(file: IO[bytes], source: Source, encoding: str) -> Stream:
     data = itertools.chain([head], data)
     if not one_a_line:
         utf8 = data if codec == "utf-8" else to_utf8(data, codec)
-        return Stream(source, "utf-8", as_lines(utf8), True, archive, damage)
+        return Stream(source, "utf-8", as_lines(utf8), True, foreign, damage)
     if keeps_ascii(codec):
-        return Stream(source, codec, data, False, archive, damage)
-    return Stream(source, "utf-8", to_utf8(data, codec), True, archive, damage)
+        return Stream(source, codec, data, False, foreign, damage)
+    return Stream(source, "utf-8", to_utf8(data, codec), True, foreign, damage)
 
 
 def _are_objects(text: str, whole: bool) -> bool:

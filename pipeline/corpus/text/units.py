@@ -118,13 +118,13 @@ def _cut(
             column_of(arrow_batches(file)[0].names, settings.text_field, source.label)
             return [_whole(source, target)]
         stream = open_stream(file, source, settings.encoding)
-        if table and not stream.archive:
+        if table and not stream.foreign:
             # The first row is read, so that a missing column is found before any work is done.
             next(csv_values(stream, settings.text_field), None)
         # A file that begins blank is read by one task, which sees whether it is blank to its end.
         blank = BLANK.fullmatch(next(stream.data, b"").decode(stream.codec, "replace"))
     source = source._replace(compression=stream.source.compression)
-    if table or stream.transcoded or stream.archive or blank or source.compression:
+    if table or stream.transcoded or stream.foreign or blank or source.compression:
         return [_whole(source, target)]
     source, codec = stream.source, stream.codec
     count = -(-source.size // target)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pipeline.corpus.decoding.decompression import COMPRESSIONS, Damage, decompressed
-from pipeline.corpus.decoding.encodings import find_codec, keeps_ascii, peek
+from pipeline.corpus.decoding.encodings import find_codec, keeps_ascii, peek, what_else
 from pipeline.corpus.decoding.transcoding import decode, to_utf8
 from pipeline.errors import StorageError, TaskError
 from pipeline.files.storage import filesystem
@@ -60,12 +60,14 @@ def lines_of(parts: Iterable[bytes], name: str) -> Iterator[Line]:
 
     Bytes that the encoding does not have become `BAD`, which no field of an example may hold.
 
-    Raises TaskError when compressed data is damaged.
+    Raises TaskError when compressed data is damaged, or the data is no text.
     """
     number = 0
     try:
         remaining = iter(parts)
         head = peek(remaining)
+        if what := what_else(head):
+            raise TaskError(f"{name}: is {what}")
         codec, parts = find_codec(head), itertools.chain([head], remaining)
         if not keeps_ascii(codec):
             codec, parts = "utf-8", to_utf8(parts, codec)

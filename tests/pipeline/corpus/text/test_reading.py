@@ -367,5 +367,18 @@ def test_a_tar_archive_is_no_text(tmp_path, name, target):
     path = raw.write(tmp_path / name, held.getvalue())
     documents, (drop,) = raw.read(path, shard_megabytes=target)
     assert not documents
-    assert (drop.reason, drop.text) == ("archive", f"{path}: is a tar archive; unpack it")
-    assert drop.size == path.stat().st_size
+    assert (drop.reason, drop.size) == ("no_text", path.stat().st_size)
+    assert drop.text.startswith(f"{path}: is an archive or a document of an office program; unpack")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl.gz"])
+@pytest.mark.parametrize(
+    ("begin", "kind"),
+    [(b"PK\x03\x04", "an archive"), (b"PAR1", "a Parquet, Arrow or Excel"), (b"%PDF-1.7", "a PDF")],
+)
+def test_files_of_other_programs_are_no_text_whatever_their_name(tmp_path, name, begin, kind):
+    path = raw.write(tmp_path / name, begin + bytes(range(256)) * 300)
+    documents, (drop,) = raw.read(path)
+    assert not documents
+    assert drop.reason == "no_text"
+    assert drop.text.startswith(f"{path}: is {kind}")

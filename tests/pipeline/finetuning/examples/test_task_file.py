@@ -330,3 +330,12 @@ def test_a_line_with_bytes_that_are_no_text_is_one_bad_line(tmp_path, name, enco
     line = 2 if "json" in name else 3
     assert bad.startswith(f"{path}, line {line}, key text: bytes that are no text; expected UTF-8")
     assert not findings.problems
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.xlsx", "a.jsonl", "a.txt"])
+def test_files_of_office_programs_are_named(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"PK\x03\x04\x14\x00\x06\x00" + bytes(range(256)) * 99)
+    for task in ("classification", "ner", "span"):
+        said = f"{path}: is an archive or a document of an office program; unpack it, or save it"
+        assert one_problem(task, path).startswith(said)
