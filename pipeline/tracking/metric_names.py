@@ -55,7 +55,7 @@ def grouped(name: str) -> str:
 
 
 def accepted(name: str) -> str:
-    """The name of a metric or parameter, without characters that MLflow refuses.
+    """The name of a metric, parameter or tag, without characters that MLflow refuses.
 
     Each becomes `:` and its hexadecimal code: `f1_C++` → `f1_C:2b:2b`. One refused name would keep
     all metrics of its request from MLflow.

@@ -27,6 +27,7 @@ from pipeline.errors import ExportError, TrackingError
 from pipeline.files.hashing import short_hash
 from pipeline.files.whole_folder import whole_folder
 from pipeline.settings.config import Config
+from pipeline.tracking.metric_names import accepted
 from pipeline.tracking.runs import UNREACHABLE, is_active, start_run, tracking_uri
 from pipeline.tracking.versions import ComparedScore, Registered, register_version, version_of
 
@@ -122,7 +123,8 @@ def register_head(
         made = _register(client, config, name, info, run_id, facts, judged)
         if origin and name:
             version = client.get_model_version_by_alias(name, config.tracking.alias).version
-            client.set_model_version_tag(base, origin, f"head.{folder.name}", f"{name}/{version}")
+            tag = accepted(f"head.{folder.name}")
+            client.set_model_version_tag(base, origin, tag, f"{name}/{version}")
     return made
 
 

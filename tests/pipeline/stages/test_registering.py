@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -173,6 +174,21 @@ def test_what_the_registry_says_of_a_head(heads, data):  # noqa: F811
     pins = Path(files).read_text()
     assert f"mlflow=={mlflow.__version__}" in pins
     assert "+cpu" not in pins
+
+
+def test_a_head_of_any_name_and_its_export_name_each_other(heads, tmp_path):
+    config, made = heads
+    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    run_id = tracking.start_run(config, "pretraining", {})
+    versions.register_version(client, config, "nezha", str(tmp_path), run_id, None, {}, None)
+    head = shutil.copytree(made["classification"][0].folder, tmp_path / "情感（酒店） 50%")
+    (tmp_path / "training.json").write_text(json.dumps({"mlflow_run": run_id}), "utf-8")
+    results = json.loads((head / "results.json").read_text("utf-8")) | {"export": str(tmp_path)}
+    (head / "results.json").write_text(json.dumps(results), "utf-8")
+    registering.register_head(config, head, run_id)
+    name = f"nezha-{head.name}"
+    assert client.get_model_version(name, "1").tags["export_version"] == "nezha/1"
+    assert f"{name}/1" in client.get_model_version("nezha", "1").tags.values()
 
 
 def test_champion_moves_to_what_is_better_on_the_same_data(tmp_path, monkeypatch, capsys):
