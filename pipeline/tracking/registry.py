@@ -35,6 +35,8 @@ HEAD = NezhaForMaskedLM
 """The network that MLflow's loaders make of an export: it answers `fill-mask`."""
 NEEDED = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "mlflow")
 """Packages that an export or a head needs, in the versions that it was made with."""
+HEAD_NEEDED = ("xxhash",)
+"""Packages that the code of a head needs, and that none of those brings."""
 SCALARS = {
     str: types.DataType.string,
     int: types.DataType.long,
@@ -117,7 +119,7 @@ def register_head(
                 code_paths=[str(package)],
                 input_example=pd.DataFrame([example]),
                 signature=ModelSignature(_schema(forms[0]), _schema(forms[1])),
-                pip_requirements=requirements(packages),
+                pip_requirements=requirements((*HEAD_NEEDED, *packages)),
             )
         facts = {"stage": "head", **tags}
         made = _register(client, config, name, info, run_id, facts, judged)

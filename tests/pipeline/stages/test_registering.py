@@ -1,5 +1,7 @@
 """Registered heads and exports: served without this repository, and linked in the registry."""
 
+import ast
+import importlib.metadata
 import json
 import os
 import shutil
@@ -13,6 +15,8 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from jobs import promote
 from jobs.command import main
@@ -24,8 +28,8 @@ from pipeline.finetuning.tasks import TASKS
 from pipeline.settings.finetuning import FinetuneSettings
 from pipeline.settings.reading.config_file import load_config
 from pipeline.stages import registering
+from pipeline.tracking import registry, versions
 from pipeline.tracking import runs as tracking
-from pipeline.tracking import versions
 from pipeline.tracking.versions import ComparedScore
 from tests.pipeline.finetuning.conftest import data, export  # noqa: F401
 from tests.pipeline.finetuning.in_process import finetune
@@ -113,6 +117,34 @@ print(json.dumps(found))
         assert alike(first, json.loads(json.dumps(expected))), task
         if task in BLANK:
             assert set(second.values()) == {None}
+
+
+def test_an_environment_for_serving_has_what_the_code_of_a_head_imports():
+    """pip installs the requirements of a head, what they need, and nothing else."""
+    brought = set()
+    waiting = [Requirement(pin).name for pin in registry.requirements(registry.HEAD_NEEDED)]
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name not in brought:
+            brought.add(name)
+            needs = map(Requirement, importlib.metadata.requires(name) or [])
+            waiting += [n.name for n in needs if not n.marker or n.marker.evaluate({"extra": ""})]
+    imported = set()
+    for path in carried_code.modules_of(registering.SERVED):
+        for node in ast.parse(path.read_text("utf-8")).body:  # not what functions import, or `try`
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(str(node.module).partition(".")[0])
+    packages = importlib.metadata.packages_distributions()
+    # Kernels are imported where Triton is, and scores (seqeval) are not served.
+    others = {"triton", "seqeval", *carried_code.OWN}
+    missing = {
+        name
+        for name in imported - others
+        if name in packages and not brought & set(map(canonicalize_name, packages[name]))
+    }
+    assert not missing
 
 
 @pytest.mark.long
