@@ -159,10 +159,10 @@ def on_node(node: str, function: Callable[..., Any], gpu: bool = False) -> Any:
 
 def on_each_node(
     function: Callable[..., Any], seconds: float, *arguments: Any
-) -> dict[str, Any | Exception]:
+) -> tuple[dict[str, Any], dict[str, Exception]]:
     """What `function(name, *arguments)` returns on each node, by the node's name `ADDRESS/ID`.
 
-    Nodes do not wait for one another. Instead of a result there is a GetTimeoutError of a node that
+    Nodes do not wait for one another. The errors of the others are a GetTimeoutError of a node that
     has not answered after `seconds`, and another RayError of one that is lost or where the function
     raised an error.
     """
@@ -171,19 +171,15 @@ def on_each_node(
         for node in alive()
     }
     tasks = {name: task.remote(name, *arguments) for name, task in tasks.items()}
-    done, _ = ray.wait(list(tasks.values()), num_returns=len(tasks), timeout=seconds)
+    ray.wait(list(tasks.values()), num_returns=len(tasks), timeout=seconds)
+    found, failed = {}, {}
+    for name, task in tasks.items():
+        try:
+            found[name] = ray.get(task, timeout=0)
+        except ray.exceptions.RayError as error:
+            failed[name] = error
     # Tasks that hang end with the job; to cancel one that is just ending crashes Ray 2.60.
-    return {
-        name: _result(task) if task in done else ray.exceptions.GetTimeoutError(name)
-        for name, task in tasks.items()
-    }
-
-
-def _result(task: Any) -> Any | Exception:
-    try:
-        return ray.get(task)
-    except ray.exceptions.RayError as error:
-        return error
+    return found, failed
 
 
 def may_have_other_nodes() -> bool:

@@ -54,18 +54,14 @@ def examine_nodes(config: Config, quick: bool) -> tuple[list[Facts], list[Findin
     try:
         wanted = (config.run.storage, marker, config.train.shard_cache, quick)
         before = time.time()
-        found = on_each_node(examine, START_SECONDS + NODE_SECONDS, *wanted)
+        found, errors = on_each_node(examine, START_SECONDS + NODE_SECONDS, *wanted)
         asked = before, time.time()
     finally:
         system.rm_file(f"{folder}/{marker}")
-    facts, failed = [], {}
-    for name, each in found.items():
-        if isinstance(each, ray.exceptions.GetTimeoutError):
-            failed[name] = "does not answer"
-        elif isinstance(each, Exception):
-            failed[name] = f"can't be examined: {_last_line(each)}"
-        else:
-            facts.append(each)
+    facts, failed = list(found.values()), {}
+    for name, each in errors.items():
+        late = isinstance(each, ray.exceptions.GetTimeoutError)
+        failed[name] = "does not answer" if late else f"can't be examined: {_last_line(each)}"
     remote = any(is_url(folder) for folder in training_folders(config))
     return facts, judge(facts, failed, asked, config.train.shard_cache_gigabytes * remote)
 

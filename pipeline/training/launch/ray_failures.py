@@ -57,8 +57,8 @@ def _gather_stacks(run: Path, offer: remote_disk.Offer) -> None:
     """Copy the stacks that workers wrote on nodes that do not see the run's folder."""
     if offer.caller is None:
         return  # there is no other node
-    found = ray_cluster.on_each_node(_take_stacks, GATHER_SECONDS, offer).values()
-    for stacks in (each for each in found if not isinstance(each, Exception)):  # others are lost
+    found, _ = ray_cluster.on_each_node(_take_stacks, GATHER_SECONDS, offer)
+    for stacks in found.values():
         for name, data in stacks.items():
             write_whole(run / hang.STACKS / name, data)
 

@@ -28,10 +28,10 @@ def collect(run: str, since: float, say: Say, offer: remote_disk.Offer) -> None:
     """
     job = ray.get_runtime_context().get_job_id()
     target = f"{run}/{FOLDER}/{time.strftime('%Y%m%d-%H%M%S')}"
-    found = ray_cluster.on_each_node(_copy, COLLECT_SECONDS, target, job, since, offer).values()
-    failed = sum(isinstance(each, Exception) for each in found)  # no reason for a run to fail
-    copied = sum(each for each in found if not isinstance(each, Exception))
-    missing = f"; {failed} node(s) did not give theirs" if failed else ""
+    # That nodes give none is no reason for a run to fail.
+    found, failed = ray_cluster.on_each_node(_copy, COLLECT_SECONDS, target, job, since, offer)
+    copied = sum(found.values())
+    missing = f"; {len(failed)} node(s) did not give theirs" if failed else ""
     if copied or failed:
         say(f"logs of the workers: {copied} files in {target}{missing}")
 

@@ -131,12 +131,14 @@ def test_each_node_answers_or_tells_why_not(ray_cluster):
         raise TimeoutError(name)
 
     try:
-        names = list(cluster.on_each_node(answer, 60, ""))
-        assert cluster.on_each_node(answer, 60, "") == {name: name for name in names}
-        found = cluster.on_each_node(answer, 10, names[1])
-        assert found[names[0]] == names[0]
-        assert isinstance(found[names[1]], ray.exceptions.GetTimeoutError)
-        for error in cluster.on_each_node(fail, 60).values():
+        found, failed = cluster.on_each_node(answer, 60, "")
+        first, second = found
+        assert (found, failed) == ({first: first, second: second}, {})
+        found, failed = cluster.on_each_node(answer, 10, second)
+        assert found == {first: first}
+        assert isinstance(failed[second], ray.exceptions.GetTimeoutError)
+        _, failed = cluster.on_each_node(fail, 60)
+        for error in failed.values():
             assert isinstance(error, ray.exceptions.RayTaskError)
             assert not isinstance(error, ray.exceptions.GetTimeoutError)
     finally:
