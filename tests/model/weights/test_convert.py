@@ -50,6 +50,12 @@ def folder_with_config(folder: Path, name: str = "config.json", **changes: Any) 
     return folder
 
 
+def saved(folder: Path, state: dict[str, Any], **changes: Any) -> Path:
+    """A folder with weights as transformers once saved them."""
+    torch.save(state, folder_with_config(folder, **changes) / "pytorch_model.bin")
+    return folder
+
+
 def assert_same(folder: Path, net: Any) -> None:
     loaded = type(net).from_pretrained(folder)
     for name, value in net.state_dict().items():
@@ -114,8 +120,7 @@ def test_huawei_pytorch(tmp_path: Path) -> None:
     state |= {f"bert.{name}": value for name, value in tables().items()}
     assert "bert.encoder.layer.0.output.LayerNorm.gamma" in state
     state.pop("cls.predictions.decoder.bias")
-    folder = folder_with_config(tmp_path / "in", "bert_config.json")
-    torch.save(state, folder / "pytorch_model.bin")
+    folder = saved(tmp_path / "in", state, name="bert_config.json")
     assert convert(folder, tmp_path / "out") == "NezhaForPreTraining"
     assert_same(tmp_path / "out", net)
 
@@ -151,8 +156,7 @@ def test_huawei_tensorflow(tmp_path: Path) -> None:
 
 def test_half_precision_files_load_into_float32(tmp_path: Path) -> None:
     net = small()
-    folder = folder_with_config(tmp_path / "in")
-    torch.save({k: v.half() for k, v in net.state_dict().items()}, folder / "pytorch_model.bin")
+    folder = saved(tmp_path / "in", {k: v.half() for k, v in net.state_dict().items()})
     convert(folder, tmp_path / "out")
     assert_same(tmp_path / "out", net.half().float())
 
@@ -162,8 +166,7 @@ def test_everything_that_does_not_fit_is_listed(tmp_path: Path) -> None:
     state["nezha.surprise"] = state.pop("nezha.pooler.dense.bias")
     state["cls.seq_relationship.weight"] = torch.zeros(3, 8)
     state["cls.seq_relationship.bias"] = torch.zeros(2, dtype=torch.long)
-    folder = folder_with_config(tmp_path / "in")
-    torch.save(state, folder / "pytorch_model.bin")
+    folder = saved(tmp_path / "in", state)
     with pytest.raises(WeightsError) as caught:
         convert(folder, tmp_path / "out")
     for part in [
@@ -179,8 +182,7 @@ def test_everything_that_does_not_fit_is_listed(tmp_path: Path) -> None:
 def test_a_decoder_of_its_own_never_replaces_the_embeddings(tmp_path: Path) -> None:
     """A file may repeat tied weights; where they differ, one of them would be lost."""
     state = {name: value.clone() for name, value in small().state_dict().items()}
-    folder = folder_with_config(tmp_path / "in")
-    torch.save(state, folder / "pytorch_model.bin")
+    folder = saved(tmp_path / "in", state)
     convert(folder, tmp_path / "out")
     for name in ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias"):
         torch.save(state | {name: state[name] + 1}, folder / "pytorch_model.bin")
@@ -200,8 +202,7 @@ def test_a_decoder_of_its_own_never_replaces_the_embeddings(tmp_path: Path) -> N
 def test_two_names_for_one_weight(tmp_path: Path) -> None:
     state = small().state_dict()
     state["bert.pooler.dense.bias"] = state["nezha.pooler.dense.bias"]
-    folder = folder_with_config(tmp_path / "in")
-    torch.save(state, folder / "pytorch_model.bin")
+    folder = saved(tmp_path / "in", state)
     with pytest.raises(WeightsError, match=r"nezha\.pooler\.dense\.bias"):
         convert(folder, tmp_path / "out")
 
@@ -244,8 +245,7 @@ class Malicious:
 
 
 def test_a_malicious_pickle_is_refused_and_nothing_runs(tmp_path: Path) -> None:
-    folder = folder_with_config(tmp_path / "in", model_type="nezha")
-    torch.save({"weight": Malicious(tmp_path / "marker")}, folder / "pytorch_model.bin")
+    folder = saved(tmp_path / "in", {"weight": Malicious(tmp_path / "marker")}, model_type="nezha")
     with pytest.raises(WeightsError, match="pytorch_model"):
         convert(folder, tmp_path / "out")
     with pytest.raises(Exception, match=r"[Ww]eights"):
@@ -266,8 +266,7 @@ def test_a_malicious_pickle_is_refused_and_nothing_runs(tmp_path: Path) -> None:
     ],
 )
 def test_impossible_configurations(changes: dict, reason: str, tmp_path: Path) -> None:
-    folder = folder_with_config(tmp_path / "in", **changes)
-    torch.save(small().state_dict(), folder / "pytorch_model.bin")
+    folder = saved(tmp_path / "in", small().state_dict(), **changes)
     with pytest.raises(WeightsError, match=reason):
         convert(folder, tmp_path / "out")
     with pytest.raises(Exception, match=reason):
@@ -332,8 +331,7 @@ def test_an_encoder_saved_from_a_network_and_a_class_that_is_named(
 def test_folders_that_would_become_a_mixture_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = folder_with_config(tmp_path / "in")
-    torch.save(small().state_dict(), folder / "pytorch_model.bin")
+    folder = saved(tmp_path / "in", small().state_dict())
     out = tmp_path / "out"
     arguments = ["--input", str(folder), "--output", str(out)]
     assert main(arguments) == 0
@@ -362,8 +360,7 @@ def test_folders_that_would_become_a_mixture_are_refused(
 def test_files_of_a_tokenizer_that_cannot_be_used_are_named(
     name: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = folder_with_config(tmp_path / "in")
-    torch.save(small().state_dict(), folder / "pytorch_model.bin")
+    folder = saved(tmp_path / "in", small().state_dict())
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in VOCABULARY), "utf-8")
     (folder / name).write_text(text, "utf-8")
     assert main(["--input", str(folder), "--output", str(tmp_path / "out")]) == 2
@@ -376,8 +373,7 @@ VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"北京abc", "##b"]
 @pytest.mark.parametrize("lower", [True, False])
 @pytest.mark.parametrize("place", ["beside", "named", "tokenizer.json"])
 def test_the_folder_works_whole(place: str, lower: bool, tmp_path: Path) -> None:
-    folder = folder_with_config(tmp_path / "in")
-    torch.save(small().state_dict(), folder / "pytorch_model.bin")
+    folder = saved(tmp_path / "in", small().state_dict())
     (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": lower}))
     vocab = (tmp_path if place == "named" else folder) / "vocab.txt"
     vocab.write_text("".join(f"{token}\n" for token in VOCABULARY), "utf-8")
@@ -442,8 +438,7 @@ def test_the_settings_of_a_tokenizer_stay(place: str, tmp_path: Path) -> None:
 def test_a_vocabulary_of_another_network_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = folder_with_config(tmp_path / "in")
-    torch.save(small().state_dict(), folder / "pytorch_model.bin")
+    folder = saved(tmp_path / "in", small().state_dict())
     vocab = folder / "vocab.txt"
     vocab.write_text("".join(f"{token}\n" for token in [*VOCABULARY, "d"]), "utf-8")
     assert main(["--input", str(folder), "--output", str(tmp_path / "out")]) == 2
