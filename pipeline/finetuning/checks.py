@@ -30,6 +30,14 @@ def check(settings: FinetuneSettings, group: str = "finetune") -> None:
     if settings.task:
         wrong = TASKS[settings.task].wrong_columns(settings.data.columns)
         mistakes += [f"{group}.data.columns: {mistake}" for mistake in wrong]
+    length, stride = settings.data.length, settings.data.stride
+    if stride is not None and settings.task in ("pair", "similarity", "choice"):
+        mistakes.append(f"{group}.data.stride: has no effect on {settings.task}: leave it out")
+    elif stride is not None and stride >= length // 2 - 3:
+        mistakes.append(
+            f"{group}.data.stride={stride} must be smaller than half of data.length={length}, so "
+            "that a window goes on from the one before"
+        )
     trials = [(point.lr, point.batch) for point, _ in search.grid(settings, 0)]
     if len(trials) > 1 and not settings.data.dev:
         mistakes.append(f"{group}.search: needs {group}.data.dev to compare the trials on")

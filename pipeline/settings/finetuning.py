@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from pipeline.settings.base import (
     AboveZero,
@@ -122,18 +122,6 @@ class FinetuneSettings(Settings):
     own (`gpus`), or its share of the CPUs, and `micro_batch` counts for each."""
     from_scratch: bool = False
     """Start from random weights of the same network, to show what pretraining is worth."""
-
-    @model_validator(mode="after")
-    def _check_stride(self) -> FinetuneSettings:
-        if self.data.stride is not None:
-            if self.task in ("pair", "similarity", "choice"):
-                raise ValueError(f"data.stride has no effect on {self.task}: leave it out")
-            if self.data.stride >= self.data.length // 2 - 3:
-                raise ValueError(
-                    f"data.stride={self.data.stride} must be smaller than half of data.length="
-                    f"{self.data.length}, so that a window goes on from the one before"
-                )
-        return self
 
 
 class CompareSettings(Settings):

@@ -22,6 +22,12 @@ def test_settings_without_an_effect_are_refused(data):
     assert "patience: needs" in told("ner", only_train, patience=1)
     assert "micro_batch=16 must be smaller" in told("ner", micro_batch=16)
     assert "has no effect on span" in told("span", label_weights="balanced")
+
+    def with_stride(task):
+        return {task: data[task] | {"stride": 21, "length": 48}}
+
+    assert "finetune.data.stride: has no effect on pair" in told("pair", with_stride("pair"))
+    assert "finetune.data.stride=21 must be smaller" in told("ner", with_stride("ner"))
     shared = told("ner", workers=2, batch=15, micro_batch=8)
     assert "micro_batch=8 must be smaller than finetune.batch=15 / finetune.workers=2" in shared
     check(settings("ner", data, workers=2, batch=15, micro_batch=7))
