@@ -15,7 +15,14 @@ from pipeline.finetuning.prediction.head_folder import RESULTS
 from pipeline.finetuning.result import FinetuneResult, conclude, known_result
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials import search
-from pipeline.finetuning.trials.running import Finetuning, Found, outcomes_of, run_trials, trials_of
+from pipeline.finetuning.trials.running import (
+    Finetuning,
+    Found,
+    Planned,
+    outcomes_of,
+    run_trials,
+    trials_of,
+)
 from pipeline.finetuning.trials.trial import Trial
 from pipeline.progress import Progress, Say
 from pipeline.settings.finetuning import FinetuneSettings
@@ -50,42 +57,51 @@ def finetune_with(
     for job in jobs:
         check(job.settings)
     examined = examine_with(run, jobs)
-    results: dict[int, FinetuneResult] = {}
-    trials: dict[int, list[Trial]] = {}
-    fingerprints: dict[int, str] = {}
-    for number, (job, facts) in enumerate(zip(jobs, examined, strict=True)):
-        own = trials_of(job, facts, job.output.parent / TRIALS)
-        # How a search ends shapes its result, and no trial's.
-        halving = job.settings.search.halving
-        fingerprints[number] = hash_of([halving, *(trial.folder.name for trial in own)])
-        if known := known_result(job.output, fingerprints[number]):
-            progress.say(f"{job.name}: {job.output} is up to date")
-            results[number] = known
-            continue
-        if job.output.exists():
-            if not (job.output / RESULTS).exists() and not _is_empty(job.output):
-                raise ConfigError(
-                    f"{job.output} holds no head (no {RESULTS}) and would be replaced: move it, or "
-                    "choose another name for the head"
-                )
-            held = f"{job.output} holds the result of other settings or data"
-            progress.say(f"{job.name}: {held}, which will be replaced")
-        for note in facts.notes:
-            progress.say(f"{job.name}: {note}")
-        sizes = ", ".join(f"{size:,} {name}" for name, size in facts.sizes.items())
-        start = "random weights" if job.settings.from_scratch else job.export
-        progress.update(f"{job.settings.task} from {start}: {sizes} examples", job.name)
-        trials[number] = own
+    planned = [_plan(job, facts) for job, facts in zip(jobs, examined, strict=True)]
+    known = [known_result(each.job.output, each.fingerprint) for each in planned]
+    waiting = []
+    for each, result in zip(planned, known, strict=True):
+        if result:
+            progress.say(f"{each.job.name}: {each.job.output} is up to date")
+        else:
+            _announce(each, progress)
+            waiting.append(each)
     found: Found = {}
-    for number, own in trials.items():
-        if jobs[number].settings.search.halving:
-            trials[number] = _halved(jobs[number], own, found, halve)
-    rest = [trial for own in trials.values() for trial in own if trial.folder not in found]
+    for place, each in enumerate(waiting):
+        if each.job.settings.search.halving:
+            waiting[place] = each._replace(trials=_halved(each, found, halve))
+    rest = [trial for each in waiting for trial in each.trials if trial.folder not in found]
     found |= run_trials(run, rest)
-    for number, own in trials.items():
-        given = jobs[number], examined[number], own, found, fingerprints[number]
-        results[number] = conclude(run, *given, progress.say)
-    return [results[number] for number in range(len(jobs))]
+    new = (conclude(run, each, found, progress.say) for each in waiting)
+    return [result or next(new) for result in known]
+
+
+def _plan(job: Finetuning, examined: Examined) -> Planned:
+    trials = trials_of(job, examined, job.output.parent / TRIALS)
+    # How a search ends shapes its result, and no trial's.
+    names = [job.settings.search.halving, *(trial.folder.name for trial in trials)]
+    return Planned(job, examined, trials, hash_of(names))
+
+
+def _announce(planned: Planned, progress: Progress) -> None:
+    """Tell what a fine-tuning begins with.
+
+    Raises ConfigError where it would replace what is no head.
+    """
+    job = planned.job
+    if job.output.exists():
+        if not (job.output / RESULTS).exists() and not _is_empty(job.output):
+            raise ConfigError(
+                f"{job.output} holds no head (no {RESULTS}) and would be replaced: move it, or "
+                "choose another name for the head"
+            )
+        held = f"{job.output} holds the result of other settings or data"
+        progress.say(f"{job.name}: {held}, which will be replaced")
+    for note in planned.examined.notes:
+        progress.say(f"{job.name}: {note}")
+    sizes = ", ".join(f"{size:,} {name}" for name, size in planned.examined.sizes.items())
+    start = "random weights" if job.settings.from_scratch else job.export
+    progress.update(f"{job.settings.task} from {start}: {sizes} examples", job.name)
 
 
 def examine_with(run: Runner, jobs: Sequence[Finetuning]) -> list[Examined]:
@@ -106,12 +122,12 @@ def examine_with(run: Runner, jobs: Sequence[Finetuning]) -> list[Examined]:
     return found
 
 
-def _halved(job: Finetuning, trials: Sequence[Trial], found: Found, halve: Halve) -> list[Trial]:
+def _halved(planned: Planned, found: Found, halve: Halve) -> list[Trial]:
     """Search with the first seed alone; returns its trials, and the other seeds of the best point.
 
     `found` takes the results of the search.
     """
-    metric = TASKS[job.settings.task].metric
+    trials, metric = planned.trials, TASKS[planned.job.settings.task].metric
     first = [trial for trial in trials if trial.seed == trials[0].seed]
     found |= halve(first, metric)
     best = search.best_point(outcomes_of(first, found), metric)

@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 
 from pipeline.cluster.calls import Runner
 from pipeline.errors import ExportError, NezhaError
-from pipeline.finetuning.examination import Examined
 from pipeline.finetuning.examples.jsonl import to_json
 from pipeline.finetuning.prediction.head_folder import PREDICTIONS, RESULTS, read_results
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials import search
-from pipeline.finetuning.trials.running import Finetuning, Found, failures, outcomes_of, work_of
+from pipeline.finetuning.trials.running import Found, Planned, failures, outcomes_of, work_of
 from pipeline.finetuning.trials.search import Outcome
 from pipeline.finetuning.trials.trial import HEAD, Trial, TrialResult
 from pipeline.progress import Say
@@ -62,19 +61,12 @@ def known_result(output: Path, fingerprint: str) -> FinetuneResult | None:
     return FinetuneResult(**{name: found[name] for name in FinetuneResult._fields})
 
 
-def conclude(
-    run: Runner,
-    job: Finetuning,
-    examined: Examined,
-    trials: Sequence[Trial],
-    found: Found,
-    fingerprint: str,
-    say: Say,
-) -> FinetuneResult:
+def conclude(run: Runner, planned: Planned, found: Found, say: Say) -> FinetuneResult:
     """Choose the point and the head, and move the head to the output folder."""
+    job, trials = planned.job, planned.trials
     metric, outcomes = TASKS[job.settings.task].metric, outcomes_of(trials, found)
     failed = failures(trials, found)
-    best = search.best_point(_comparable(job, trials, outcomes), metric)
+    best = search.best_point(_comparable(planned, outcomes), metric)
     if not best:
         raise type(failed[0])("\n".join(map(str, failed)))
     for error in failed:
@@ -88,7 +80,7 @@ def conclude(
         metric=metric,
         score=scored[1].mean if scored else None,
         deviation=scored[1].deviation if scored else None,
-        trivial=examined.trivial,
+        trivial=planned.examined.trivial,
         kept={"lr": chosen.lr, "batch": chosen.batch, "seed": chosen.seed, "rule": rule},
         dev=result.dev,
         test=result.test,
@@ -99,23 +91,21 @@ def conclude(
         ),
         folder=str(job.output),
     )
-    _move_head(job, examined, trial, final, "" if failed else fingerprint)
+    _move_head(planned, trial, final, "" if failed else planned.fingerprint)
     for other in trials:
         shutil.rmtree(other.folder / HEAD, ignore_errors=True)
-    if examined.predicts:
+    if planned.examined.predicts:
         target = TASKS[job.settings.task].target
         where = job.output / PREDICTIONS
         say(f"{job.name}: the test examples have no {target}: predictions in {where}")
     return final
 
 
-def _comparable(
-    job: Finetuning, trials: Sequence[Trial], outcomes: Sequence[Outcome]
-) -> Sequence[Outcome]:
+def _comparable(planned: Planned, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
     """Those of the points that all seeds tried; after halving it is the first seed's choice."""
-    if not job.settings.search.halving:
+    if not planned.job.settings.search.halving:
         return outcomes
-    seeds = {trial.seed for trial in trials}
+    seeds = {trial.seed for trial in planned.trials}
     return [o for o in outcomes if sum(o.point == p.point for p in outcomes) == len(seeds)]
 
 
@@ -132,11 +122,9 @@ def _with_head(run: Runner, trial: Trial, found: Found) -> TrialResult:
     return result
 
 
-def _move_head(
-    job: Finetuning, examined: Examined, trial: Trial, final: FinetuneResult, fingerprint: str
-) -> None:
+def _move_head(planned: Planned, trial: Trial, final: FinetuneResult, fingerprint: str) -> None:
     """Write what is known of the head into its folder, and move that to the output folder."""
-    head = trial.folder / HEAD
+    job, examined, head = planned.job, planned.examined, trial.folder / HEAD
     facts = json.loads((head / RESULTS).read_text("utf-8"))
     facts |= {
         "data": job.settings.data.model_dump(mode="json"),

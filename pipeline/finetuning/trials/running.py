@@ -35,6 +35,16 @@ class Finetuning(NamedTuple):
     seed: int
 
 
+class Planned(NamedTuple):
+    """A fine-tuning whose data are examined."""
+
+    job: Finetuning
+    examined: Examined
+    trials: list[Trial]
+    fingerprint: str
+    """Of its result."""
+
+
 Found = dict[Path, TrialResult | NezhaError]
 """What became of trials, by their folders."""
 
