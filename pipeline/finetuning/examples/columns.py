@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.errors import TaskError
@@ -16,47 +16,24 @@ Record = tuple[str, Example | TaskError]
 
 
 class Columns(NamedTuple):
-    """How the columns of a file are called."""
+    """How the columns of a file with examples of a task are called."""
 
-    renamed: Mapping[str, str | int]
+    task: Task
+    renamed: Mapping[str, str | int] = {}
     """Name of a field → name of its column, or its number from 0 in a file without names."""
-    known: Mapping[str, Sequence[str]]
-    """Name of a field → names that published files have for it."""
-    needed: Sequence[str]
-    """Fields without which there is no example."""
-    either: Sequence[str]
-    """Fields of which an example has one; empty if all that it has are `needed`."""
-    order: Sequence[str]
-    """Fields and target, as they stand in a file without names; empty if files differ in that."""
-    target: str
-    """Key of what is to be predicted."""
-    may_be_blank: Collection[str]
-    """Fields, or the target, that may hold nothing."""
-    words: bool
-    """Whether text files hold words with labels in CoNLL's columns."""
-    setting: str
+    setting: str = "data.columns"
     """What sets `renamed`, for messages."""
 
-    @classmethod
-    def of(
-        cls,
-        task: Task,
-        renamed: Mapping[str, str | int] | None = None,
-        setting: str = "data.columns",
-    ) -> Columns:
-        """The columns that a task needs and knows."""
-        needed = [name for name in task.fields if name in task.sample]
-        return cls(
-            renamed=renamed or {},
-            known=task.aliases,
-            needed=needed,
-            either=[each for each in (*task.fields, *task.sample) if each not in needed],
-            order=task.order,
-            target=task.target,
-            may_be_blank=task.may_be_blank,
-            words=task.words_in_columns,
-            setting=setting,
-        )
+    @property
+    def needed(self) -> list[str]:
+        """Fields without which there is no example."""
+        return [name for name in self.task.fields if name in self.task.sample]
+
+    @property
+    def either(self) -> list[str]:
+        """Fields of which an example has one; empty if all that it has are `needed`."""
+        needed = self.needed
+        return [each for each in (*self.task.fields, *self.task.sample) if each not in needed]
 
     @property
     def numbers(self) -> dict[str, int]:
@@ -80,12 +57,13 @@ class Columns(NamedTuple):
         """What a file may call a field."""
         renamed = self.renamed.get(field)
         own = {renamed} if isinstance(renamed, str) else set()
-        return {field, *own, *self.known.get(field, ())}
+        return {field, *own, *self.task.aliases.get(field, ())}
 
     def without_empty(self, row: Example) -> Example:
         """A row without the cells that hold nothing, unless that says something.
 
         A text that holds nothing is a blank one, and some targets hold no label.
         """
-        kept = set().union(*map(self.names_of, (*self.needed, *self.either, *self.may_be_blank)))
+        fields = (*self.needed, *self.either, *self.task.may_be_blank)
+        kept = set().union(*map(self.names_of, fields))
         return {name: row[name] for name in row if row[name] not in ("", None) or name in kept}

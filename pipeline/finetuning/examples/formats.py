@@ -69,7 +69,7 @@ def _as_they_are(path: str, columns: Columns) -> Iterator[Record]:
     if name.endswith(TABLES):
         quoted = name.endswith(".csv")
         rows = read_rows(path, read_lines(path), quoted, columns)
-        if columns.words and hold_words(
+        if columns.task.words_in_columns and hold_words(
             read_rows(path, read_lines(path), quoted, columns), columns
         ):
             return _conll(((place, "\t".join(cells)) for place, cells in rows), columns)
@@ -83,7 +83,7 @@ def _as_they_are(path: str, columns: Columns) -> Iterator[Record]:
         if name.endswith(PARQUET):
             return _parquet(path, columns)
         return _json(path) if name.endswith(".json") else _objects(read_lines(path))
-    if columns.words:
+    if columns.task.words_in_columns:
         return _conll(read_lines(path), columns)
     return read_table(path, read_rows(path, read_lines(path), False, columns), columns)
 

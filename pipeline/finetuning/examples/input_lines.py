@@ -27,7 +27,7 @@ def read_input(
     Raises TaskError for a file that is missing, damaged or of another form, and for its first
     malformed record.
     """
-    named = Columns.of(task, columns, "predict.columns")
+    named = Columns(task, columns, "predict.columns")
     records = uncompressed(path).endswith(RECORDS) or columns
     if not records and not _holds_records(itertools.islice(read_lines(path), LOOKAHEAD), named):
         yield from read_lines(path)
@@ -46,7 +46,7 @@ def _holds_records(lines: Iterable[Line], columns: Columns) -> bool:
     filled = [line for _, line in lines if line.strip()]
     if not filled:
         return False
-    if columns.words:
+    if columns.task.words_in_columns:
         cells = [word_cells(line) for line in filled if not is_comment(line)]
         ends = [each[-1].strip() for each in cells if len(each) > 1]
         return 0 < len(ends) == len(cells) and all(map(LABEL.fullmatch, ends))

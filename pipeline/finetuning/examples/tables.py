@@ -162,8 +162,8 @@ def _names(path: str, first: list[str], columns: Columns) -> list[str]:
         return [numbers.get(place, f"column {place}") for place in range(len(first))]
     if columns.are_named(first):
         return first
-    if len(first) == len(columns.order):
-        return list(columns.order)
+    if len(first) == len(columns.task.order):
+        return list(columns.task.order)
     fields = columns.needed or columns.either[:1]
     example = ", ".join(f"{field}: {place}" for place, field in enumerate(fields))
     raise TaskError(
@@ -185,10 +185,11 @@ def _check_without_names(
     if not whole:
         return
     first, rest = dict(zip(names, whole[0], strict=True)), whole[1:]
-    named = [name for name in first if name in columns.known or name in columns.needed]
-    labels = [row[names.index(columns.target)] for row in rest] if columns.target in first else []
+    target = columns.task.target
+    named = [name for name in first if name in columns.task.aliases or name in columns.needed]
+    labels = [row[names.index(target)] for row in rest] if target in first else []
     if any(first[name].lower() in columns.names_of(name) for name in named) or (
-        columns.target in first and _names_labels(first[columns.target], labels)
+        target in first and _names_labels(first[target], labels)
     ):
         example = ", ".join(f"{field}: {first[field]}" for field in named)
         raise TaskError(

@@ -59,7 +59,7 @@ def read_task_file(
     """
     bad: dict[str, str] = {}
     try:
-        places, found = _parsed(task, read_records(path, Columns.of(task, columns)), bad)
+        places, found = _parsed(task, read_records(path, Columns(task, columns or {})), bad)
         if NO_GOLD_LABEL not in (labels or ()):
             found, disputed = _without_disputed(task, found, labels)
             if disputed:
