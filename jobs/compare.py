@@ -48,12 +48,11 @@ def overrides(arguments: Sequence[str]) -> list[str]:
         is_value = before in ("--config", "--then")
         is_name = not (is_setting(word) or word.startswith("-") or is_value)
         (names if is_name else kept).append(word)
-    lists = {"checkpoints": names, "tasks": given.tasks}
-    # JSON is YAML: no character of a path changes its meaning.
-    kept += [f"compare.{key}={json.dumps(v)}" for key, v in lists.items() if v]
-    for name in ("run", "data", "seeds", "train_limit", "eval_limit"):
-        if (value := getattr(given, name)) is not None:
-            kept.append(f"compare.{name}={value}")
+    for name, value in {"checkpoints": names, **vars(given)}.items():
+        if value not in (None, []):
+            # JSON is YAML: no character of a path in a list changes its meaning.
+            text = json.dumps(value) if isinstance(value, list) else value
+            kept.append(f"compare.{name}={text}")
     return kept
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -169,10 +170,8 @@ def text_of(paragraph: Paragraph) -> str:
 
 def _person_ranges(tags: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Ranges of neighbouring `nr` tags."""
-    start = None
-    for i, tag in enumerate([*tags, ""]):
+    stop = 0
+    for tag, group in itertools.groupby(tags):
+        start, stop = stop, stop + len(list(group))
         if tag == "nr":
-            start = i if start is None else start
-        elif start is not None:
-            yield start, i
-            start = None
+            yield start, stop
