@@ -1,4 +1,4 @@
-"""Comparing checkpoints: a suite of tasks and some checkpoints become tables and pictures."""
+"""Fine-tunes checkpoints on a suite of tasks, and writes a report that compares them."""
 
 from __future__ import annotations
 

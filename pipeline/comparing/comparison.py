@@ -39,7 +39,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Cell:
-    """A subject on a task."""
+    """What a checkpoint reached on a task."""
 
     score: Score
     on: str
@@ -71,7 +71,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that is shown."""
+    """What a comparison found: all that its report shows."""
 
     subjects: list[Subject]
     rows: list[Row]
@@ -111,7 +111,7 @@ def conclude(subjects: Sequence[Subject], judged: Sequence[Judged], found: Any) 
 
     Args:
         judged: the trials of each subject on each task.
-        found: what became of each trial, by its folder (`finetune.run_trials`).
+        found: what became of each trial, by its folder, as `run_trials` returns it.
     """
     by_task: dict[str, list[Judged]] = {}
     for each in judged:

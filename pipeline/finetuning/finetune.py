@@ -30,7 +30,8 @@ from pipeline.settings.finetuning import FinetuneSettings
 TRIALS = ".trials"
 """Folder, beside the heads, of the results of all trials."""
 Halve = Callable[[Sequence[Trial], str], Found]
-"""Runs trials of one seed, and stops those early whose dev score (named) is low."""
+"""Takes trials of one seed and the name of a dev score; runs them, and stops those early whose dev
+score is low."""
 
 
 def finetune_with(

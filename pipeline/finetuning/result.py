@@ -110,7 +110,7 @@ def _comparable(planned: Planned, outcomes: Sequence[Outcome]) -> Sequence[Outco
 
 
 def _with_head(run: Runner, trial: Trial, found: Found) -> TrialResult:
-    """The trial's result; the trial runs again if its head was moved away as that of another job.
+    """The trial's result. The trial runs again if another job has moved its head away.
 
     Raises what the trial raises.
     """

@@ -217,7 +217,7 @@ def _importable(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _run_of(client: mlflow.MlflowClient, config: Config, run_id: str) -> Iterator[str]:
-    """Make a run the active one, whose status is afterwards what it was before."""
+    """Make a run MLflow's active one while the block runs, and set its status back afterwards."""
     if is_active(client, run_id):
         status = client.get_run(run_id).info.status
     else:

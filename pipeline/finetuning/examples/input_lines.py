@@ -39,9 +39,9 @@ def read_input(
 
 
 def _holds_records(lines: Iterable[Line], columns: Columns) -> bool:
-    """Whether fine-tuning would find more in these lines than one text or object in each.
+    """Whether lines are those of a table with names of columns, or words with labels of entities.
 
-    The first of them names columns, or all that are filled end in a label of a named entity.
+    Otherwise each line is an example of its own.
     """
     filled = [line for _, line in lines if line.strip()]
     if not filled:

@@ -39,7 +39,7 @@ class Judgement(NamedTuple):
 def shares(task: Task, examples: Sequence[Example], found: Sequence[Answer]) -> NDArray[np.float64]:
     """[N, 2]: what each example adds to the numerator and denominator of the task's metric.
 
-    Minus the error and 1 where the metric is no ratio.
+    Of a metric that is no ratio, as a correlation: minus the error of the example, and 1.
     """
     return np.array(
         [task.share(example, answer) for example, answer in zip(examples, found, strict=True)]

@@ -23,10 +23,10 @@ _CMRC_TOKEN = re.compile(rf"[{_HAN}]|{_LATIN}(?:[.,]{_LATIN})*|[^\w\s]")
 
 
 def classification(truth: Sequence[str], found: Sequence[str]) -> dict[str, float]:
-    """Accuracy, F1, Matthews' correlation, and `f1_LABEL` of each label (scikit-learn).
+    """Accuracy, F1, Matthews' correlation, and the F1 of each label as `f1_LABEL` (scikit-learn).
 
-    That of a label `macro` is `f1_label_macro`.
-    `f1` is that of the last label if there are two labels, else `f1_macro`, the mean over labels.
+    `f1` is the F1 of the last label if there are two labels; else it is `f1_macro`, the mean over
+    the labels. The F1 of a label that is called `macro` is `f1_label_macro`.
     """
     labels = in_order([*truth, *found])
     each = f1_score(truth, found, labels=labels, average=None, zero_division=0)

@@ -48,8 +48,7 @@ def finetune_all(jobs: Sequence[Finetuning], progress: Progress) -> list[Finetun
 def check_workers(settings: Iterable[tuple[str, FinetuneSettings]]) -> None:
     """Raise ConfigError where the cluster can't hold the workers of a trial.
 
-    Args:
-        settings: of fine-tunings, each with its name for the message.
+    `settings` of fine-tunings stand behind their names, which the message tells.
     """
     for name, each in settings:
         if each.workers == 1:
