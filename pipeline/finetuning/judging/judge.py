@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from pipeline.finetuning.examples.jsonl import Example
 from pipeline.finetuning.judging import metrics
-from pipeline.finetuning.tasks.base import Answer, Task, in_order
+from pipeline.finetuning.tasks.base import Answer, Task
+from pipeline.finetuning.tasks.cells import in_order
 
 WORST = 50
 """Examples in the table of the worst."""

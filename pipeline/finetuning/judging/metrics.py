@@ -13,7 +13,7 @@ from seqeval.metrics import classification_report
 from seqeval.scheme import IOB2
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from pipeline.finetuning.tasks.base import in_order
+from pipeline.finetuning.tasks.cells import in_order
 
 BINS = 10
 _HAN = "\u4e00-\u9fa5"

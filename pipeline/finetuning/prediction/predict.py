@@ -19,7 +19,8 @@ from pipeline.finetuning.examples.jsonl import JSON, Example, parse_object, with
 from pipeline.finetuning.judging.evaluation import Dataset, answers
 from pipeline.finetuning.prediction.head_folder import read_results
 from pipeline.finetuning.tasks import TASKS, Task
-from pipeline.finetuning.tasks.base import LONGEST_ANSWER, Answer, TaskSetup, is_visible
+from pipeline.finetuning.tasks.base import LONGEST_ANSWER, Answer, TaskSetup
+from pipeline.finetuning.tasks.cells import is_visible
 from pipeline.precision import pick_device
 
 LINES = 1024

@@ -5,9 +5,6 @@ Logits reach the loss as [..., K] with targets [...]; a target of -100 is not co
 
 from __future__ import annotations
 
-import json
-import re
-import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,11 +18,10 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.features import Feature, FeatureBatch, Tokens
 from pipeline.finetuning.examples.jsonl import Example, require, without
+from pipeline.finetuning.tasks.cells import in_order, is_visible, listed
 
 Answer = dict[str, Any]
 Logits = NDArray[np.floating]
-PADDLE = "\x02"
-"""What PaddleNLP's tables, as that of MSRA-NER, have between words."""
 LONGEST_ANSWER = 64
 """Tokens that an answer span may have even if those of the training examples are shorter."""
 Outputs = Sequence[tuple[Feature, Logits]]
@@ -289,45 +285,6 @@ class Task(ABC):
                     f"{place}, key {key}: expected a list of strings that are not empty"
                 )
         return example
-
-
-def in_order(labels: Iterable[str]) -> list[str]:
-    """Different labels, sorted: by their value if all are whole numbers, otherwise as texts."""
-    different = sorted(set(labels))
-    if all(re.fullmatch("-?[0-9]+", label) for label in different):
-        different.sort(key=int)
-    return different
-
-
-def listed(cell: str, key: str, words: bool) -> list[Any]:
-    """A list in a cell of a table: JSON or, of `words`, what stands between white space.
-
-    Where PaddleNLP's separator stands in the cell, white space may be a word. Raises TaskError,
-    without a place, for what is neither.
-    """
-    if words and PADDLE in cell:
-        return cell.split(PADDLE)
-    if words and not cell.lstrip().startswith("["):
-        return cell.split()
-    try:
-        found = json.loads(cell)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, list):
-        form = 'a list in JSON, as ["去 北京", "去 上海"]' + ", or words between spaces" * words
-        raise TaskError(f"key {key}: expected {form}; found {cell!r:.60}")
-    return found
-
-
-def whole(value: Any) -> Any:
-    """A float that is whole as an int: pandas writes all numbers of a column like a missing one."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def is_visible(character: str) -> bool:
-    """Whether a character is neither white space nor invisible."""
-    unseen = unicodedata.category(character)[0] in "CZ" or "\ufe00" <= character <= "\ufe0f"
-    return not (unseen or character.isspace())
 
 
 def encode(setup: TaskSetup, *texts: list[str], **options: Any) -> BatchEncoding:

@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.features import Feature, FeatureBatch, Tokens
 from pipeline.finetuning.examples.jsonl import Example, require, without
-from pipeline.finetuning.tasks.base import Answer, Outputs, Task, TaskSetup, softmax, whole
+from pipeline.finetuning.tasks.base import Answer, Outputs, Task, TaskSetup, softmax
+from pipeline.finetuning.tasks.cells import whole
 
 SPECIAL = 3
 """[CLS] and two [SEP]."""

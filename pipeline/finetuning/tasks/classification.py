@@ -24,12 +24,11 @@ from pipeline.finetuning.tasks.base import (
     Task,
     TaskSetup,
     encode,
-    listed,
     log_softmax,
     softmax,
     tokens_at,
-    whole,
 )
+from pipeline.finetuning.tasks.cells import listed, whole
 
 SEPARATOR = re.compile(r"[,|;、，；]")
 """What other programs put between the labels in a cell."""

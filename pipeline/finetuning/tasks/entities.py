@@ -13,21 +13,11 @@ from tokenizers import Regex, pre_tokenizers
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.errors import TaskError
-from pipeline.finetuning.examples.features import Feature, Tokens
+from pipeline.finetuning.examples.features import Feature
 from pipeline.finetuning.examples.jsonl import Example, require, without
 from pipeline.finetuning.examples.tables import LABEL
-from pipeline.finetuning.tasks.base import (
-    PADDLE,
-    Answer,
-    Logits,
-    Outputs,
-    Task,
-    TaskSetup,
-    listed,
-    log_softmax,
-)
+from pipeline.finetuning.tasks.base import Answer, Logits, Outputs, Task, TaskSetup, log_softmax
 from pipeline.finetuning.tasks.bio import (
-    EntitySpan,
     best_labels,
     entities_of,
     labels_of_places,
@@ -35,16 +25,12 @@ from pipeline.finetuning.tasks.bio import (
     with_invisible,
     without_invisible,
 )
-from pipeline.labels import IGNORED
+from pipeline.finetuning.tasks.cells import listed
+from pipeline.finetuning.tasks.entity_records import is_list_cell, places_of
+from pipeline.finetuning.tasks.entity_windows import count_words, feature_of, pieces_of, windows_of
 
 SEEN = 2_000
 """Examples, about, that show whether characters or words are tokens."""
-PLACES = (
-    ("start", "end", "type"),
-    ("start", "end", "label"),
-    ("start_offset", "end_offset", "label"),
-)
-"""Keys of an entity in predictions, in spaCy's and in doccano's files. The end is excluded."""
 
 
 class Entities(Task):
@@ -80,13 +66,13 @@ class Entities(Task):
 
         They are CLUENER's `label` ({type: {text: [[first, last], …]}}), doccano's `label` or
         `labels` ([[start, end, type], …], the end excluded), or a list `entities` of such triples
-        or of objects with these (`PLACES`). A list of labels in a table is JSON, or words between
-        white space or as PaddleNLP has them.
+        or of objects with the keys of `entity_records.PLACES`. A list of labels in a table is JSON,
+        or words between white space or as PaddleNLP has them.
         """
         found = super().published(record)
         for key, name in ("text", "tokens"), ("label", "labels"):
             cell = found.get(key)
-            if name not in found and isinstance(cell, str) and _is_list(key, cell):
+            if name not in found and isinstance(cell, str) and is_list_cell(key, cell):
                 found = {name if each == key else each: found[each] for each in found}
                 found[name] = listed(cell, name, words=True)
         if isinstance(found.get("labels"), str):
@@ -94,7 +80,7 @@ class Entities(Task):
         if not isinstance(found.get("text"), str):
             return found
         keys = ("labels",) if "labels" in found else ("label", "entities")
-        read = (_places(key, found.get(key)) for key in keys)
+        read = (places_of(key, found.get(key)) for key in keys)
         places = next((each for each in read if each is not None), None)
         if places is None:
             return found
@@ -167,7 +153,7 @@ class Entities(Task):
         pairs = (two for words in sentences for two in itertools.pairwise(words))
         single = Counter(a + b for a, b in pairs if len(a) == len(b) == 1)
         longer = Counter(word for words in sentences for word in words if len(word) > 1)
-        sizes = _words_in({*single, *longer}, setup.tokenizer)
+        sizes = count_words({*single, *longer}, setup.tokenizer)
         kept = [text for text in sizes if sizes[text] == 1]
         if sum(map(single.__getitem__, kept)) >= sum(map(longer.__getitem__, kept)):
             backend = setup.tokenizer.backend_tokenizer
@@ -177,7 +163,7 @@ class Entities(Task):
     def cut_otherwise(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> str:
         """Words of several Chinese characters are cut in texts; signs, as `……`, say nothing."""
         words = Counter(word for example in examples for word in example["tokens"])
-        sizes = _words_in((each for each in words if len(each) > 1 and each.isalnum()), tokenizer)
+        sizes = count_words((each for each in words if len(each) > 1 and each.isalnum()), tokenizer)
         cut = {word: words[word] for word in sizes if sizes[word] > 1}
         if not cut:
             return ""
@@ -214,18 +200,18 @@ class Entities(Task):
         return {"text": line}
 
     def features(self, examples: Sequence[Example], setup: TaskSetup) -> list[Feature]:
-        pieces = _pieces(examples, setup)
+        pieces = pieces_of(examples, setup)
         number = {label: i for i, label in enumerate(setup.labels)}
         features = []
         for i, example in enumerate(examples):
             labels = [number[label] for label in example.get("labels", [])]
             sizes = [len(pieces[word]) for word in example["tokens"]]
-            for window in _windows(sizes, setup.length - 2, setup.stride or 0):
-                features.append(_feature(i, example["tokens"], labels, pieces, window, setup))
+            for window in windows_of(sizes, setup.length - 2, setup.stride or 0):
+                features.append(feature_of(i, example["tokens"], labels, pieces, window, setup))
         return features
 
     def visible(self, examples: list[Example], setup: TaskSetup) -> list[Example]:
-        pieces = _pieces(examples, setup)
+        pieces = pieces_of(examples, setup)
 
         def reduced(example: Example) -> Example:
             seen = [bool(pieces[word]) for word in example["tokens"]]
@@ -290,94 +276,3 @@ def _entities(labels: Sequence[str]) -> set[tuple[str, int, int]]:
     from seqeval.metrics.sequence_labeling import get_entities  # a served head judges nothing
 
     return set(get_entities(list(labels)))
-
-
-def _places(key: str, value: Any) -> list[EntitySpan] | None:
-    """The places of entities under a key of a record; None if it holds no places."""
-    if key == "label" and isinstance(value, dict):
-        try:
-            return [
-                EntitySpan(first, last + 1, kind, text)
-                for kind, texts in value.items()
-                for text, spans in texts.items()
-                for first, last in spans
-            ]
-        except (AttributeError, TypeError, ValueError):
-            form = "{type: {text: [[first, last], …]}}"
-            raise TaskError(f"key label: expected {form}, found {value!r:.60}") from None
-    if not isinstance(value, list):
-        return None
-    if key != "entities" and not all(isinstance(each, list) for each in value):
-        return None  # these are the labels of words
-    return [_place(key, each) for each in value]
-
-
-def _is_list(key: str, cell: str) -> bool:
-    """Whether a cell holds words with PaddleNLP's separator or, of `label`, labels."""
-    return PADDLE in cell or (key == "label" and bool(LABEL.fullmatch((cell.split() or [""])[0])))
-
-
-def _place(key: str, entity: Any) -> EntitySpan:
-    if isinstance(entity, dict):
-        for start, end, kind in PLACES:
-            if entity.keys() >= {start, end, kind}:
-                return EntitySpan(entity[start], entity[end], entity[kind], entity.get("text"))
-    if isinstance(entity, list) and len(entity) == 3:
-        return EntitySpan(*entity)
-    form = "objects with start, end and type, or lists [start, end, type]"
-    raise TaskError(f"key {key}: expected {form}, found {entity!r:.60}")
-
-
-def _words_in(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Words of each different text, as the tokenizer cuts it."""
-    different = sorted({*texts})
-    encoded = tokenizer(different or [""], add_special_tokens=False)
-    return {text: len({*encoded.word_ids(i)}) for i, text in enumerate(different)}
-
-
-def _pieces(examples: Sequence[Example], setup: TaskSetup) -> dict[str, list[int]]:
-    """Token ids of each word that occurs."""
-    words = sorted({word for example in examples for word in example["tokens"]})
-    ids = setup.tokenizer(words, add_special_tokens=False)["input_ids"] if words else []
-    return dict(zip(words, ids, strict=True))
-
-
-def _feature(
-    example: int,
-    words: Sequence[str],
-    labels: Sequence[int],
-    pieces: dict[str, list[int]],
-    window: range,
-    setup: TaskSetup,
-) -> Feature:
-    ids, origin, target = [setup.tokenizer.cls_token_id], [(-1, -1)], [IGNORED]
-    for word in window:
-        for place, piece in enumerate(pieces[words[word]][: setup.length - 2]):
-            ids.append(piece)
-            origin.append((-1, -1) if place else (word, word + 1))
-            target.append(IGNORED if place or not labels else labels[word])
-    ids.append(setup.tokenizer.sep_token_id)
-    origin.append((-1, -1))
-    target.append(IGNORED)
-    return Feature(example, [Tokens(ids, [0] * len(ids))], target, origin)
-
-
-def _windows(sizes: Sequence[int], room: int, stride: int) -> list[range]:
-    """Ranges of words, of these numbers of pieces, with at most `room` pieces in each.
-
-    A range begins with the last words of the one before, which have at most `stride` pieces, as
-    long as it then holds another word.
-    """
-    fitting = [min(size, room) for size in sizes]
-    windows, start, used = [], 0, 0
-    for word, size in enumerate(fitting):
-        if used + size > room:
-            windows.append(range(start, word))
-            start, used = word, 0
-            while (
-                used + fitting[start - 1] <= min(stride, room - size) and start - 1 > windows[-1][0]
-            ):
-                start -= 1
-                used += fitting[start]
-        used += size
-    return [*windows, range(start, len(fitting))]

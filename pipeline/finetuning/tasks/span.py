@@ -21,10 +21,10 @@ from pipeline.finetuning.tasks.base import (
     Task,
     TaskSetup,
     encode,
-    is_visible,
     softmax,
     tokens_at,
 )
+from pipeline.finetuning.tasks.cells import is_visible
 
 FORM = 'a list in JSON, as [{"text": "北京", "start": 3}], or the text of one answer'
 """How a file gives answers, for messages."""
