@@ -19,14 +19,10 @@ character. Test files may lack the targets. A new task is a class like these, in
 
 from pipeline.finetuning.tasks.base import Task
 from pipeline.finetuning.tasks.choice import Choice
-from pipeline.finetuning.tasks.classification import (
-    Classification,
-    MultiLabel,
-    Pair,
-    Regression,
-    Similarity,
-)
+from pipeline.finetuning.tasks.classification import Classification, Pair
 from pipeline.finetuning.tasks.entities import Entities
+from pipeline.finetuning.tasks.multilabel import MultiLabel
+from pipeline.finetuning.tasks.regression import Regression, Similarity
 from pipeline.finetuning.tasks.span import Span
 
 TASKS: dict[str, Task] = {

@@ -1,0 +1,86 @@
+"""A number for a text, or for a pair of texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from pipeline.errors import TaskError
+from pipeline.finetuning.examples.jsonl import Example
+from pipeline.finetuning.tasks.base import Answer, Outputs, TaskSetup
+from pipeline.finetuning.tasks.classification import Classification, Pair
+
+
+class Regression(Classification):
+    """A text gets a number. Logits [1]; the loss is the squared error."""
+
+    name = "regression"
+    metric = "spearman"
+    has_labels = False
+    has_label_weights = False
+    answer_form: ClassVar = {"score": float}
+    scored_by = "regression"
+    metric_is_ratio = False
+    trivial = "mean"
+    aliases: ClassVar = {"text": Classification.aliases["text"], "label": ("score",)}
+    problem_type = "regression"
+
+    def check_target(self, example: Example, place: str) -> None:
+        given = example.get("label", "")
+        try:
+            value = float(given)
+        except (TypeError, ValueError, OverflowError):
+            value = math.nan
+        if isinstance(given, bool) or not math.isfinite(value):
+            raise TaskError(
+                f"{place}, key label: expected a number, found {example.get('label')!r:.60}"
+            )
+        example["label"] = value
+
+    def labels_of(self, examples: Iterable[Example]) -> set[str]:
+        return set()
+
+    def label_set(self, examples: Iterable[Example]) -> list[str]:
+        return ["score"]
+
+    def nothing_to_learn(self, examples: list[Example]) -> str:
+        numbers = {example["label"] for example in examples}
+        return "" if len(numbers) > 1 else f"every label is {numbers.pop():g}"
+
+    def encoded(self, example: Example, setup: TaskSetup) -> list[Any]:
+        return [float(example["label"])]
+
+    def answer(self, example: Example, outputs: Outputs, setup: TaskSetup) -> Answer:
+        return {"score": float(np.mean([logits[0] for _, logits in outputs]))}
+
+    def submitted(self, example: Example, answer: Answer) -> Any:
+        return answer
+
+    def share(self, example: Example, answer: Answer) -> tuple[float, float]:
+        return -abs(answer["score"] - example["label"]), 1.0
+
+    def trivial_answers(
+        self, train: Sequence[Example], examples: Sequence[Example]
+    ) -> list[Answer]:
+        targets = [example["label"] for example in train]
+        return [{"score": sum(targets) / len(targets)}] * len(examples)
+
+    def label_pairs(self, example: Example, answer: Answer) -> list[tuple[str, str]]:
+        return []
+
+
+class Similarity(Regression):
+    """A pair of texts gets a number, as in STS-B. Logits [1]."""
+
+    name = "similarity"
+    fields: ClassVar = Pair.fields
+    aliases: ClassVar = {**Pair.aliases, "label": ("score",)}
+    order: ClassVar = Pair.order
+    sample: ClassVar = Pair.sample
+    text_form = Pair.text_form
+
+    def from_text(self, line: str) -> Example | None:
+        return Pair.from_text(self, line)  # type: ignore[arg-type]
