@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any
 import ray
 import ray.util
 from ray._private.state import state
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.cpu import ENVIRONMENT, usable_cpus
@@ -24,6 +26,8 @@ from pipeline.progress import Say
 
 PARENT = os.environ.get("RAY_TMPDIR")
 """Where local clusters have their folders; by default the system's temporary folder."""
+ANSWER_SECONDS = 10.0
+"""How long the port of a cluster may take to answer."""
 POLL_SECONDS = 5.0
 """Seconds between two looks at what a cluster lacks."""
 
@@ -34,11 +38,19 @@ def connect() -> None:
     A local cluster listens on this machine alone and, by Ray's default, asks for a token. It ends
     with this process, and its folder is removed. To join a cluster that asks for a token,
     RAY_AUTH_MODE=token must be in the environment before the start.
+
+    Raises:
+        ConfigError: no cluster answers at the address, or it does not let this process in; or Ray
+            does not start here.
     """
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")
-    if not address:
+    if address:
+        _check_answers(address)
+        # Ray tries 20 times, for up to 80 seconds each.
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "2")
+    else:
         # Ray Train asks "the newest cluster of this folder" whether its controller lives, and ends
         # the run if that is another one. In a folder of its own, there is no other one.
         folder = os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="nezha-", dir=PARENT)
@@ -59,9 +71,33 @@ def connect() -> None:
         )
     except SystemExit:  # how Ray ends a process that gets SIGTERM meanwhile
         raise KeyboardInterrupt from None
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        raise ConfigError(_not_joined(address, error)) from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends the process with a C++ stack
+
+
+def _check_answers(address: str) -> None:
+    """Refuse `host:port` where nothing listens; other forms of addresses are Ray's to judge."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal() or "/" in host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(_not_joined(address, error)) from error
+
+
+def _not_joined(address: str | None, error: Exception) -> str:
+    what = str(error).strip() or type(error).__name__
+    if not address:
+        return f"Ray did not start on this machine: {what}\nTry again when less runs on it."
+    return (
+        f"RAY_ADDRESS={address}: this Ray cluster cannot be joined: {what}\n"
+        "Start it (`ray start --head`), or leave RAY_ADDRESS out to use this machine alone. If it "
+        "asks for a token, RAY_AUTH_MODE=token and the token must be set here too."
+    )
 
 
 def place(workers: int, cpus: float, gpus: float, wait_seconds: float, say: Say) -> None:

@@ -90,6 +90,19 @@ def test_jobs_run_on_it_with_the_token_and_are_refused_without(cluster, words):
 
 @pytest.mark.ray
 @pytest.mark.slow
+def test_a_command_with_a_wrong_token_is_told_of_it(cluster, words):
+    folder, variables = cluster
+    address = json.loads((folder / "nodes.json").read_text())["address"]
+    wrong = {"RAY_AUTH_TOKEN_PATH": "/dev/null", "RAY_AUTH_TOKEN": "0" * 32}
+    command = [sys.executable, "-m", "jobs.prepare", *words, "run.name=refused"]
+    refused = run(command, variables, RAY_ADDRESS=address, **wrong)
+    assert refused.returncode == 2
+    assert f"error: RAY_ADDRESS={address}: this Ray cluster cannot be joined" in refused.stderr
+    assert "RAY_AUTH_MODE=token" in refused.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_node_is_lost_and_another_joins(cluster):
     folder, _ = cluster
     assert "node 2 of 1 CPU(s) has joined" in local(folder, "add", "--cpus", "1").stdout

@@ -1,6 +1,7 @@
 """The local cluster of a verb, and the wait for a cluster that starts nodes by itself."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -65,6 +66,29 @@ def test_sigterm_while_ray_starts_is_a_stop(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         cluster.connect()
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "[::1]:1", "no-such-host:6379", "somewhere"])
+def test_an_address_without_a_cluster_is_told_at_once(address, monkeypatch):
+    """Ray tried for 20 minutes, without a word."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setenv("RAY_gcs_server_port_wait_time_s", "2")  # which `connect` sets else
+    with pytest.raises(ConfigError, match=f"^RAY_ADDRESS={re.escape(address)}: .* cannot be joi"):
+        cluster.connect()
+
+
+def test_a_cluster_that_does_not_start_here_is_told(monkeypatch, tmp_path):
+    def init(**_):
+        raise RuntimeError("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(cluster, "PARENT", str(tmp_path))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ConfigError, match="did not start on this machine: The current node timed"):
+        cluster.connect()
 
 
 @pytest.mark.ray
