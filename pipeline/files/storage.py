@@ -19,6 +19,7 @@ from fsspec.implementations.arrow import ArrowFSWrapper
 from pipeline.errors import StorageError
 from pipeline.files.urls import is_url
 
+GOOGLE_SECONDS = 10
 Elsewhere = Callable[[str], fsspec.AbstractFileSystem | None]
 _elsewhere: list[Elsewhere] = []
 
@@ -64,7 +65,7 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
         return url_to_fs(path)
     except (ImportError, ValueError) as error:
         try:
-            found, inner = pyarrow.fs.FileSystem.from_uri(path)
+            found, inner = pyarrow.fs.FileSystem.from_uri(_with_limit(path))
         except (pyarrow.ArrowInvalid, OSError):
             raise StorageError(f"{path}: {error}") from None
         return ArrowFSWrapper(found), inner
@@ -72,6 +73,16 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     except Exception as error:
         cause = f"{type(error).__name__}: {error}"
         raise StorageError(f"{path}: the store can't be reached: {cause}") from error
+
+
+def _with_limit(url: str) -> str:
+    """The URL; one of Google's store says how long to try, which is 15 minutes otherwise.
+
+    No signal ends a process meanwhile.
+    """
+    if not url.startswith(("gs://", "gcs://")) or "retry_limit_seconds" in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}retry_limit_seconds={GOOGLE_SECONDS}"
 
 
 def write_whole(path: str | Path, data: bytes | pa.Buffer) -> None:

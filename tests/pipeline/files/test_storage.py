@@ -1,6 +1,7 @@
 """Object stores, through a real server."""
 
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,3 +60,29 @@ def test_a_store_that_cannot_be_reached_is_an_error_that_names_it(monkeypatch, e
     monkeypatch.setattr(storage, "url_to_fs", refuse)
     with pytest.raises(StorageError, match=r"hdfs://far/a\.txt: the store can't be reached: \w+"):
         storage.filesystem("hdfs://far/a.txt")
+
+
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        ("gs://b/x.txt", "gs://b/x.txt?retry_limit_seconds=10"),
+        ("gs://b/x.txt?project_id=p", "gs://b/x.txt?project_id=p&retry_limit_seconds=10"),
+        ("gs://b/x.txt?retry_limit_seconds=300", "gs://b/x.txt?retry_limit_seconds=300"),
+        ("hdfs://host/x.txt", "hdfs://host/x.txt"),
+    ],
+)
+def test_google_is_not_tried_for_a_quarter_of_an_hour(monkeypatch, url, asked):
+    urls = []
+
+    def from_uri(given):
+        urls.append(given)
+        raise OSError("no network here")
+
+    def refuse(path):
+        raise ImportError("gcsfs is not installed")
+
+    monkeypatch.setattr(storage, "url_to_fs", refuse)
+    monkeypatch.setattr(storage.pyarrow.fs, "FileSystem", SimpleNamespace(from_uri=from_uri))
+    with pytest.raises(StorageError, match="gcsfs is not installed"):
+        storage.filesystem(url)
+    assert urls == [asked]
