@@ -23,9 +23,10 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
+from pipeline.corpus.decoding.json_lines import DECODER
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.columns import Columns, Record
-from pipeline.finetuning.examples.jsonl import JSON, Example, parse_object, unique, without
+from pipeline.finetuning.examples.jsonl import JSON, UNIQUE, Example, parse_object, without
 from pipeline.finetuning.examples.lines import open_bytes, read_lines, uncompressed
 from pipeline.finetuning.examples.tables import (
     TABLES,
@@ -107,7 +108,7 @@ def _json(path: str) -> Iterator[Record]:
     lines = list(read_lines(path))
     filled = [(place, line) for place, line in lines if line.strip()]
     try:
-        first = json.loads(filled[0][1], strict=False) if filled else None
+        first = DECODER.decode(filled[0][1]) if filled else None
     except (ValueError, RecursionError):
         first = None
     if isinstance(first, dict) and (len(filled) > 1 or "data" not in first):
@@ -115,7 +116,7 @@ def _json(path: str) -> Iterator[Record]:
         return
     try:
         text = "\n".join(line for _, line in lines)
-        document = json.loads(text, object_pairs_hook=unique, strict=False) if filled else []
+        document = UNIQUE.decode(text) if filled else []
     except TaskError as error:
         raise TaskError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:

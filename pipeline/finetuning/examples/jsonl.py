@@ -25,12 +25,9 @@ def bare(line: str) -> str:
 
 
 def parse_object(line: str, place: str) -> Example:
-    """A line as a JSON object. Raises TaskError when it is something else.
-
-    Strings may hold tabs and control characters, as many writers of JSON leave them.
-    """
+    """A line as a JSON object. Raises TaskError when it is something else."""
     try:
-        example = json.loads(line, object_pairs_hook=unique, strict=False)
+        example = UNIQUE.decode(line)
     except TaskError as error:
         raise TaskError(f"{place}: {error}") from None
     except (ValueError, RecursionError) as error:
@@ -48,6 +45,11 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, times in counts.items() if times > 1)
         raise TaskError(f"key {twice}: it occurs twice in one object")
     return found
+
+
+UNIQUE = json.JSONDecoder(object_pairs_hook=unique, strict=False)
+"""Reads JSON whose keys are unique. Strings may hold tabs and control characters, which many
+writers leave as they are."""
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
