@@ -31,8 +31,12 @@ class BaseFeed(ABC):
     """First sample of each source, whose epochs are counted apart, and the end of the last."""
 
     @abstractmethod
-    def step(self, step: int) -> list[Batch]:
-        """This rank's micro-batches of a global step (0, 1, 2 …)."""
+    def step(self, step: int, done: float = 0.0) -> list[Batch]:
+        """This rank's micro-batches of a global step (0, 1, 2 …).
+
+        Args:
+            done: share of the training that is over, on which masks may depend.
+        """
 
     @abstractmethod
     def samples_before(self, step: int) -> int:
@@ -47,16 +51,17 @@ class BaseFeed(ABC):
         """SHA-256 of `fingerprint_fields`."""
         return hash_of(self.fingerprint_fields)
 
-    def iterate(self, first: int, last: int) -> Iterator[list[Batch]]:
-        """The micro-batches of steps first … last - 1, made ahead in a background thread.
+    def iterate(self, first: int, last: int, skipped: int = 0) -> Iterator[list[Batch]]:
+        """The micro-batches of steps first … last - 1 of a run, made ahead in a background thread.
 
+        `skipped` global batches are those of another run, or were given up, and count as no steps.
         An error in the thread is raised here; closing the iterator ends the thread.
         """
         with ThreadPoolExecutor(1, thread_name_prefix="feed") as executor:
             waiting: deque[Future[list[Batch]]] = deque()
             try:
                 for step in range(first, last):
-                    waiting.append(executor.submit(self.step, step))
+                    waiting.append(executor.submit(self.step, step + skipped, step / last))
                     if len(waiting) > _AHEAD:
                         yield waiting.popleft().result()
                 while waiting:

@@ -48,8 +48,6 @@ class Feed(BaseFeed):
             None, the masks in the shards are used.
         window: how many shards are shuffled together; 0 shuffles all.
         batches: micro-batches of a rank in a step; 0: as many as `micro_batch` needs.
-        steps: steps of the run, over which the share of masked tokens may change.
-        before: steps of the run before step 0 of this feed.
         cache: keeps shards of object stores on the local disk.
         damaged: local paths of shards whose samples are left out: they keep their places in the
             order, and nothing in them is scored.
@@ -73,8 +71,6 @@ class Feed(BaseFeed):
         masking: MaskingSettings | None = None,
         window: int = 0,
         batches: int = 0,
-        steps: int = 1,
-        before: int = 0,
         cache: ShardCache | None = None,
         damaged: frozenset[str] = frozenset(),
         tell: Say | None = None,
@@ -92,7 +88,6 @@ class Feed(BaseFeed):
         if not self._masking:
             _need_static_masks(self._reader)
         self._size = size
-        self._steps, self._before = steps, before
         largest_part = -(-size.full // world_size)
         self.batches = batches or -(-largest_part // micro_batch)
         self._rank, self._world_size = rank, world_size
@@ -125,7 +120,7 @@ class Feed(BaseFeed):
         if size.growing:
             self.fingerprint_fields["batch_growth"] = [size.first, size.growing]
 
-    def step(self, step: int) -> list[Batch]:
+    def step(self, step: int, done: float = 0.0) -> list[Batch]:
         positions = positions_of(step, self._size, self._rank, self._world_size)
         samples, epochs = self._samples_at(positions)
         rows, unusable = self._read(samples)
@@ -135,7 +130,7 @@ class Feed(BaseFeed):
             self._cache.prefetch(self._reader.shards_of(self._samples_at(positions)[0]))
         masks = rows.masks
         if self._masking:
-            masking = at_progress(self._masking, (self._before + step) / self._steps)
+            masking = at_progress(self._masking, done)
             masks = whole_word_masks(
                 flat_pairs(rows), masking, self._vocabulary, self._seed, epochs, samples
             )

@@ -38,7 +38,6 @@ def open_feed(config: Config, rank: int, world_size: int, tell: Say | None = Non
         seed=config.run.seed,
         masking=config.corpus.masking,
         window=train.window_shards,
-        steps=train.steps,
         cache=ShardCache(train.shard_cache, train.shard_cache_gigabytes),
         damaged=known_damaged(paths.run) if skip else frozenset(),
         tell=tell if skip else None,
@@ -49,7 +48,6 @@ def open_feed(config: Config, rank: int, world_size: int, tell: Say | None = Non
             shards,
             size=BatchSize(phase.global_batch),
             batches=first.batches,
-            before=phase.after,
         )
         for phase, shards in zip(train.phases, paths.later, strict=True)
     ]

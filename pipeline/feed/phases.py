@@ -93,11 +93,11 @@ class PhasedFeed(BaseFeed):
         ]
         self.fingerprint_fields = {**first.fingerprint_fields, "phases": phases}
 
-    def step(self, step: int) -> list[Batch]:
+    def step(self, step: int, done: float = 0.0) -> list[Batch]:
         phase, within = self._at(step)
         return [
             batch._replace(samples=batch.samples + np.uint64(self._offsets[phase]))
-            for batch in self._feeds[phase].step(within)
+            for batch in self._feeds[phase].step(within, done)
         ]
 
     def samples_before(self, step: int) -> int:

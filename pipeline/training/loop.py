@@ -90,7 +90,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
         worker, saved, skipped = parts.worker, parts.saved, parts.skipped
         steps_log, watchdog, writer = parts.steps_log, parts.watchdog, parts.writer
         interval, profiler, noise = parts.interval, parts.profiler, parts.noise
-        batches = parts.feed.iterate(saved["step"] + skipped, steps + skipped)
+        batches = parts.feed.iterate(saved["step"], steps, skipped)
         for step, micro_batches in enumerate(batches, saved["step"] + 1):
             watchdog.beat()
             steps_log.lap("data")
@@ -139,7 +139,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
 
             warned = bool(consumed.preempted) and not rescued
             if saving or stopping or warned:
-                saved = _state(parts, context, step, scores, judged_on)
+                saved = _state(parts, context, step, saved, scores, judged_on)
                 watchdog.beat(writing_seconds)
                 folder = writer.begin(worker, step, saved, settings)
                 context.report(scores, folder)
@@ -182,9 +182,16 @@ def _log(parts: Parts, context: Context, step: int, rate: float, remaining: int)
 
 
 def _state(
-    parts: Parts, context: Context, step: int, scores: dict[str, float], judged_on: str | None
+    parts: Parts,
+    context: Context,
+    step: int,
+    saved: dict[str, Any],
+    scores: dict[str, float],
+    judged_on: str | None,
 ) -> dict[str, Any]:
     """The state of a checkpoint, when all that it contains is on record.
+
+    `saved`: the state before it, from this start of the workers or the one that they went on from.
 
     Raises:
         Diverged: weights are not finite, so there must be no checkpoint.
@@ -195,7 +202,9 @@ def _state(
     feed, skipped = parts.feed, parts.skipped
     return {
         "step": step,
-        "samples_seen": feed.samples_before(step + skipped) - feed.samples_before(skipped),
+        "samples_seen": saved["samples_seen"]
+        + feed.samples_before(step + skipped)
+        - feed.samples_before(saved["step"] + skipped),
         "batches_skipped": skipped,
         "fingerprint": feed.fingerprint,
         "fingerprint_fields": feed.fingerprint_fields,

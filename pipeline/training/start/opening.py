@@ -158,7 +158,7 @@ def _begin(
         state.load_weights(network, origin)
     objective = PretrainingObjective(network, train.nsp_weight)
     worker = engine.initialize(objective, config, split, precision)
-    saved: dict[str, Any] = {"step": 0, "batches_skipped": 0}
+    saved: dict[str, Any] = {"step": 0, "samples_seen": 0, "batches_skipped": 0}
     if found:
         saved = state.restore(worker, found)
         dist.barrier()  # another rank of this node may read the copy

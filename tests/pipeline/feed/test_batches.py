@@ -153,7 +153,7 @@ def feed_threads():
 def test_an_error_in_the_background_is_raised_to_the_caller(corpus, monkeypatch):
     feed = feed_of(corpus)
 
-    def fail_at_two(step):
+    def fail_at_two(step, done):
         if step == 2:
             raise ShardError("gone")
         return []
@@ -268,10 +268,10 @@ def test_the_background_thread_makes_steps_ahead(corpus, monkeypatch):
     feed, made = feed_of(corpus), threading.Event()
     step = feed.step
 
-    def report(number):
+    def report(number, done):
         if number == base._AHEAD:
             made.set()
-        return step(number)
+        return step(number, done)
 
     monkeypatch.setattr(feed, "step", report)
     steps = feed.iterate(0, 100)

@@ -60,7 +60,8 @@ def test_a_bad_step_is_skipped_and_written_down(tmp_path, monkeypatch, stage):
 
 
 def test_bad_steps_in_a_row_go_back_past_their_data(tmp_path, monkeypatch):
-    config = settings(tmp_path, "rewound", "faults.bad_steps=2", "train.profile_every=0")
+    growth = "train.first_batch=8", "train.batch_warmup=8"
+    config = settings(tmp_path, "rewound", "faults.bad_steps=2", "train.profile_every=0", *growth)
     calls, poisoned = iter(range(10**6)), range(14, 18)  # steps 8 and 9
     poison(monkeypatch, lambda: next(calls) in poisoned)
     used = []
@@ -69,7 +70,7 @@ def test_bad_steps_in_a_row_go_back_past_their_data(tmp_path, monkeypatch):
     def open_feed(*arguments):
         feed = iterate(*arguments)
         step = feed.step
-        feed.step = lambda number: used.append(number) or step(number)
+        feed.step = lambda *given: used.append(given) or step(*given)
         return feed
 
     monkeypatch.setattr(opening, "open_feed", open_feed)
@@ -77,14 +78,17 @@ def test_bad_steps_in_a_row_go_back_past_their_data(tmp_path, monkeypatch):
         fit(config)
     used.clear()
     state = fit(config)
-    assert used == list(range(9, 15))  # behind step 6 of the checkpoint and 7 … 9 of the rewind
+    # Behind step 6 of the checkpoint and 7 … 9 of the rewind; half of the steps are done.
+    expected = [(9 + n, (6 + n) / 12) for n in range(6)]
+    assert used == expected
     assert (state["step"], state["batches_skipped"]) == (12, 3)
+    assert state["samples_seen"] == sum(range(8, 14)) + 6 * 16
     assert kinds(config) == ["skipped", "skipped", "rewind"]
 
     used.clear()
     files.remove(RunPaths.of(config).checkpoints / "checkpoint_000012")
     fit(config)
-    assert used == list(range(9, 15))  # a rerun does not replay what diverged
+    assert used == expected  # a rerun does not replay what diverged
 
 
 def test_a_held_out_loss_that_is_not_finite_is_never_committed(tmp_path, monkeypatch):
