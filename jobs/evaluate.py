@@ -71,7 +71,7 @@ VERB = Verb(
     ),
     groups=(
         *("run", "train.eval_shards", "train.eval_samples", "train.micro_batch"),
-        *("train.init_from", "engine.attention", "tracking.uri", "evaluate"),
+        *("train.init_from", "train.nsp_weight", "engine.attention", "tracking.uri", "evaluate"),
     ),
     plan=plan,
     execute=execute,

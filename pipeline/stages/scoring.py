@@ -64,7 +64,7 @@ def score(config: Config, path: Path, disk: Disk = OWN) -> dict[str, float]:
     network = build_network(own.network, config.run.seed, config.engine.attention)
     load_weights(network, given)
     device = pick_device()
-    objective = PretrainingObjective(network).to(device)
+    objective = PretrainingObjective(network, config.train.nsp_weight).to(device)
     return evaluate(objective, open_heldout(config, 0, 1), device)
 
 

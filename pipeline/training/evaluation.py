@@ -7,10 +7,15 @@ from itertools import chain, repeat
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.feed.collate import Batch
-from pipeline.training.objective import STATISTICS, summarize, to_device
+from pipeline.training.objective import (
+    STATISTICS,
+    PretrainingObjective,
+    summarize,
+    to_device,
+)
 from pipeline.training.ranks import sum_over_ranks
 
 LENGTHS = ("1", "2", "3", "4", "5plus")
@@ -19,15 +24,15 @@ LENGTHS = ("1", "2", "3", "4", "5plus")
 
 @torch.no_grad()
 def evaluate(
-    objective: nn.Module, batches: Iterable[Batch], device: torch.device
+    objective: PretrainingObjective, batches: Iterable[Batch], device: torch.device
 ) -> dict[str, float]:
     """Scores over the batches of all ranks; every rank calls it and gets the same.
 
     Returns:
-        `mlm_loss` (nats for each masked token), `perplexity`, `mlm_accuracy` (of tokens),
-        `masked_tokens`; where the corpus has pairs, `nsp_loss` and `nsp_accuracy`; `word_accuracy`
-        (share of words with every token right) and `masked_words`, and both for each length that
-        occurs: `word_accuracy_1` … `word_accuracy_5plus`.
+        `loss`, which is what is trained; `mlm_loss` (nats for each masked token), `perplexity`,
+        `mlm_accuracy` (of tokens), `masked_tokens`; where the corpus has pairs, `nsp_loss` and
+        `nsp_accuracy`; `word_accuracy` (share of words with every token right) and `masked_words`,
+        and both for each length that occurs: `word_accuracy_1` … `word_accuracy_5plus`.
     """
     objective.eval()
     sums = torch.zeros(len(STATISTICS), dtype=torch.float64, device=device)
@@ -39,7 +44,7 @@ def evaluate(
             words += count_words(right, torch.from_numpy(batch.masked_words).to(device))
     sum_over_ranks(sums, words)
     objective.train()
-    scores = summarize(sums)
+    scores = summarize(sums, objective.nsp_weight)
     scores["perplexity"] = float(torch.exp(torch.tensor(scores["mlm_loss"], dtype=torch.float64)))
     scores["masked_tokens"] = float(sums[STATISTICS.index("masked")])
     return scores | summarize_words(words)

@@ -86,7 +86,7 @@ class PretrainingObjective(nn.Module):
 
     def __init__(self, network: NezhaForPreTraining, nsp_weight: float = 1.0) -> None:
         super().__init__()
-        self.network, self._nsp_weight = network, nsp_weight
+        self.network, self.nsp_weight = network, nsp_weight
 
     def forward(
         self,
@@ -130,7 +130,7 @@ class PretrainingObjective(nn.Module):
                     labelled.sum(),
                 ]
             )
-        return mlm / masked_total + self._nsp_weight * nsp / pairs_total, statistics, right
+        return mlm / masked_total + self.nsp_weight * nsp / pairs_total, statistics, right
 
 
 def summarize(statistics: Tensor, nsp_weight: float = 1.0) -> dict[str, float]:

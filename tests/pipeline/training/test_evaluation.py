@@ -61,7 +61,7 @@ def test_no_words_have_no_scores():
 
 
 def test_evaluation_over_parts_is_evaluation_of_the_whole():
-    given, objective = batch(8), PretrainingObjective(network())
+    given, objective = batch(8), PretrainingObjective(network(), nsp_weight=0.3)
     words = np.arange(len(given.masked_labels)) // 3
     cut = int((given.masked_positions < 3 * LENGTH).sum())
     words[cut:] += 1  # no word spans two samples
@@ -72,6 +72,7 @@ def test_evaluation_over_parts_is_evaluation_of_the_whole():
     ]
     assert evaluate(objective, parts, CPU) == pytest.approx(whole, rel=1e-5)
     assert whole["perplexity"] == pytest.approx(2.718281828 ** whole["mlm_loss"], rel=1e-6)
+    assert whole["loss"] == pytest.approx(whole["mlm_loss"] + 0.3 * whole["nsp_loss"])
     assert whole["masked_tokens"] == len(given.masked_labels)
     assert whole["masked_words"] == len(set(words.tolist()))
     assert objective.training
