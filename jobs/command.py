@@ -19,8 +19,9 @@ from rich.table import Table
 
 from jobs.output.console import plain_console, print_error
 from pipeline.cpu import ENVIRONMENT
-from pipeline.errors import ConfigError, NezhaError
+from pipeline.errors import ConfigError, NezhaError, raise_all
 from pipeline.files.urls import is_url
+from pipeline.paths import RunPaths
 from pipeline.runs import run_in_store
 from pipeline.settings.config import Config
 from pipeline.settings.reading.config_file import dump_yaml, load_config
@@ -79,6 +80,8 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
         files = chosen.config, *chosen.then
         runs = [load_config(file, overrides) for file in files]
         _tell_unread(verb, overrides)
+        if _reads(verb, "train.init_from") and not verb.reads_only:
+            _refuse_wrong_order(runs)
         with ExitStack() as folders:
             for config in runs if _reads(verb, "run.name") else ():
                 if chosen.dry_run or verb.reads_only:
@@ -150,6 +153,31 @@ def is_setting(argument: str) -> bool:
     """Whether an argument is `a.b=c`; a path may hold `=` too, behind a `/`."""
     key, equals, _ = argument.partition("=")
     return bool(equals) and "/" not in key
+
+
+def _refuse_wrong_order(runs: Sequence[Config]) -> None:
+    """Refuse runs that follow each other of which one would be refused after those before it.
+
+    Raises:
+        ConfigError: two have the same folder, or one starts from what is not there and what none
+            before it makes. The first one is checked when it begins.
+    """
+    mistakes, made = [], list[Path]()
+    for config in runs:
+        paths, start = RunPaths.of(config), Path(config.train.init_from).resolve()
+        there = start.exists() or any(start.is_relative_to(run.resolve()) for run in made)
+        if paths.run in made:
+            mistakes.append(
+                f"{paths.run}: two runs would have this folder; give each file of settings a "
+                "run.name of its own, and none behind the files"
+            )
+        elif made and not there and not paths.checkpoints.exists():
+            mistakes.append(
+                f"run {config.run.name}: train.init_from={config.train.init_from}: no such folder, "
+                f"and the runs before it do not make it; theirs: {', '.join(map(str, made))}"
+            )
+        made.append(paths.run)
+    raise_all(ConfigError, mistakes)
 
 
 def _tell_unread(verb: Verb, overrides: Sequence[str]) -> None:

@@ -36,11 +36,16 @@ def first_batch_size(train: TrainSettings) -> BatchSize:
 
 
 def phases_of(config: Config, steps: int | None = None) -> list[Phase]:
-    """The phases of a run, up to its last step or to another one; the first is there always."""
+    """The phases of a run, up to its last step or to another one; the first is there always.
+
+    Rewinds are not foreseen.
+    """
     train, paths = config.train, RunPaths.of(config)
     last = train.steps if steps is None else steps
     ends = [min(last, end) for end in (*(phase.after for phase in train.phases), last)]
     size = first_batch_size(train)
+    if train.init_state == "branch":  # of a run at its peak rate, whose batches have grown
+        size = BatchSize(train.global_batch)
     length, batch = config.corpus.sequence_length, train.global_batch
     first = Phase(ends[0], size.before(ends[0]), length, paths.training, batch)
     later = [

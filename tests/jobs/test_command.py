@@ -64,6 +64,26 @@ def test_runs_that_follow_each_other_are_all_checked_before_the_first(tmp_path, 
     assert len(done) == 2
 
 
+def test_a_run_that_the_runs_before_it_make_impossible_is_refused_before_the_first(
+    tmp_path, capsys
+):
+    done, files = [], [str(tmp_path / f"{name}.yaml") for name in ("small", "large")]
+    start = f"{tmp_path}/runs/small/export"
+    Path(files[0]).write_text("run: {name: small}\n")
+    Path(files[1]).write_text(f"run: {{name: large}}\ntrain: {{init_from: {start}}}\n")
+    trains = verb(lambda config, _: done.append(config.run.name))._replace(groups=("run", "train"))
+    both = ["--config", files[0], "--then", files[1]]
+    assert main(trains, [*both, f"run.storage={tmp_path}/runs"]) == 0
+    assert done == ["small", "large"]
+    assert main(trains, [*both, f"run.storage={tmp_path}/other"]) == 2
+    assert f"{start}: no such folder, and the runs before it do not make" in capsys.readouterr().err
+    assert main(trains, [*both, f"run.storage={tmp_path}/runs", "run.name=x"]) == 2
+    assert f"{tmp_path}/runs/x: two runs would have this folder" in capsys.readouterr().err
+    Path(start).mkdir(parents=True)
+    assert main(trains, [*both, f"run.storage={tmp_path}/other"]) == 0
+    assert done == ["small", "large"] * 2
+
+
 def test_a_dry_run_shows_settings_and_plan_and_does_nothing(capsys):
     def execute(config, console):
         raise AssertionError("it did something")

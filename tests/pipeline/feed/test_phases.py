@@ -94,7 +94,7 @@ def test_phases_share_a_vocabulary(corpora):
 def test_what_each_phase_of_a_run_reads():
     later = {"after": 5, "sequence_length": 256, "global_batch": 9, "shards": ["b@2"]}
     train = {"steps": 8, "global_batch": 24, "first_batch": 4, "batch_warmup": 4, "shards": ["a"]}
-    config = Config.model_validate({"train": {**train, "phases": [later]}})
+    config = Config.model_validate({"train": train | {"phases": [later]}})
     first, second = phases_of(config)
     # 4, 9, 14 and 19 samples while the batch grows.
     assert first[:3] == (5, 4 + 9 + 14 + 19 + 24, 128)
@@ -102,3 +102,6 @@ def test_what_each_phase_of_a_run_reads():
     assert [Path(each.shards[0]).name for each in (first, second)] == ["a", "b@2"]
     assert [phase[:2] for phase in phases_of(config, 2)] == [(2, 13), (0, 0)]
     assert phases_of(config, 6)[1][:2] == (1, 9)
+    branch = train | {"phases": [], "init_from": "c", "init_state": "branch"}
+    config = Config.model_validate({"train": branch, "optim": {"warmup": 0}})
+    assert [phase[:2] for phase in phases_of(config)] == [(8, 8 * 24)]
