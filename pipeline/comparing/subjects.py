@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from pipeline.corpus.shards.format import MANIFEST, read_manifest
 from pipeline.errors import CheckpointError, NezhaError
 from pipeline.export.folder import export_checkpoint, moved
 from pipeline.feed.phases import phases_of
-from pipeline.feed.weights import split_weights
+from pipeline.feed.weights import mean_length, split_weights
 from pipeline.files.disk import Disk
 from pipeline.files.hashing import short_hash
 from pipeline.finetuning.loading import load_config
@@ -100,11 +99,7 @@ def _mean_length(folders: Sequence[str], weights: Sequence[str], limit: int) -> 
     """Mean tokens of a sample of these shards; their limit where the manifests are not there."""
     if not all(Path(folder, MANIFEST).exists() for folder in folders):
         return float(limit)
-    manifests = [read_manifest(folder) for folder in folders]
-    # Without weights each folder has the share of its samples.
-    shares = list(map(float, weights)) or [float(manifest.rows) for manifest in manifests]
-    means = [m.tokens / m.rows for m in manifests]
-    return sum(map(operator.mul, shares, means)) / sum(shares)
+    return mean_length([read_manifest(folder) for folder in folders], weights)
 
 
 def run_checkpoints(config: Config) -> list[Path]:

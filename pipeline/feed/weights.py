@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from math import gcd, lcm
 
+from pipeline.corpus.shards.format import Manifest
 from pipeline.errors import ShardError
 
 
@@ -33,6 +34,13 @@ def split_weights(shards: Sequence[str]) -> tuple[list[str], list[str]]:
             f"train.shards: {list(shards)}: give every folder a weight above 0, or none"
         ) from None
     return folders, weights
+
+
+def mean_length(corpora: Sequence[Manifest], weights: Sequence[str]) -> float:
+    """Mean tokens of a sample that training reads; without weights a corpus gives all it has."""
+    shares = list(map(float, map(Fraction, weights))) or [float(each.rows) for each in corpora]
+    means = [each.tokens / max(1, each.rows) for each in corpora]
+    return sum(share * mean for share, mean in zip(shares, means, strict=True)) / sum(shares)
 
 
 def quotas(weights: Sequence[str]) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from pipeline.cluster import ray_cluster
 from pipeline.corpus.shards import format as shards
 from pipeline.errors import ConfigError
 from pipeline.feed.phases import Phase, phases_of
-from pipeline.feed.weights import split_weights
+from pipeline.feed.weights import mean_length, split_weights
 from pipeline.paths import RunPaths
 from pipeline.progress import Say
 from pipeline.settings.config import Config
@@ -190,8 +190,9 @@ def _finished(given: Sequence[str]) -> list[shards.Manifest]:
 def _mean_length(phase: Phase) -> float:
     """Tokens of a sample: the mean of the phase's corpora, or what a sample holds at most."""
     corpora = _finished(phase.shards)
-    tokens, rows = (sum(getattr(each, name) for each in corpora) for name in ("tokens", "rows"))
-    return tokens / rows if tokens else float(phase.sequence_length)
+    if not any(each.rows for each in corpora):
+        return float(phase.sequence_length)
+    return mean_length(corpora, split_weights(phase.shards)[1])
 
 
 def _disk(

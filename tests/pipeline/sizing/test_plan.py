@@ -116,6 +116,10 @@ def test_the_samples_of_prepared_corpora_are_planned_with(tmp_path, monkeypatch)
     assert made.tokens == pytest.approx(256 * mean)
     assert made.memory[1].activations == pytest.approx(round(8 * mean) * 1e5 / 2)
     assert made.disk["shards"] == sum(each.bytes for each in corpora)
+    short, long = (each.tokens / each.rows for each in corpora)
+    mixed = f"train.shards=[{tmp_path / 'short'}@0.6, {tmp_path / 'long'}@0.2]"
+    tokens = plan.make(load_config(None, [*GPU, mixed])).tokens
+    assert tokens == pytest.approx(256 * (0.75 * short + 0.25 * long))
     missing = f"train.shards=[{tmp_path / 'short'}, {tmp_path / 'none'}]"
     assert plan.make(load_config(None, [*GPU, missing])).tokens == 256 * 128
 
