@@ -26,6 +26,7 @@ def execute(config: Config, console: Console) -> None:
         "steps done again": found.repeated or "none",
         "steps without an update": ", ".join(map(str, found.unapplied)) or "none",
         "batches left out by rewinds": found.left_out or "none",
+        "samples left out, of damaged shards": f"{found.damaged:,}" if found.damaged else "none",
         "samples": "\n".join(found.epochs),
         "problems": len(found.problems) or "none",
     }

@@ -137,7 +137,9 @@ class Feed(BaseFeed):
         if unusable.any():
             rows, masks = _unscored_rows(rows, masks, unusable)
         return [
-            collate(rows, masks, samples, self._pad_id, first, last)
+            collate(rows, masks, samples, self._pad_id, first, last)._replace(
+                damaged=int(unusable[first:last].sum())
+            )
             for first, last in pairwise(
                 len(samples) * part // self.batches for part in range(self.batches + 1)
             )

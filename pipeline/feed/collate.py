@@ -42,6 +42,8 @@ class Batch(NamedTuple):
     """Sum of the squared lengths of the samples: pairs of tokens that attend to one another."""
     masked_words: Integers = np.zeros(0, np.int64)
     """[M] ascending number of the word to which each masked token belongs; [0] in training."""
+    damaged: int = 0
+    """Samples of damaged shards; another sample stands for each, in which nothing is scored."""
 
 
 BY_SAMPLE = (

@@ -44,6 +44,8 @@ class Audit(NamedTuple):
     """Steps whose gradients were not finite: their samples changed no weight."""
     left_out: int
     """Global batches that rewinds left out."""
+    damaged: int
+    """Samples that were left out in their places in the order, because their shards are damaged."""
     epochs: list[str]
     """Of each epoch: how many of its samples were used, and how often."""
     problems: list[str]
@@ -93,6 +95,7 @@ def audit(config: Config) -> Audit:
         repeated=sum(step <= last for _, step in kept) - len(chosen),
         unapplied=[line["step"] for line in chosen if not line["applied"]],
         left_out=left_out,
+        damaged=sum(line.get("damaged", 0) for line in chosen),
         epochs=epochs,
         problems=problems + wrong,
     )

@@ -55,6 +55,8 @@ class Consumed(NamedTuple):
     """Ranks that could not write the checkpoint which was begun."""
     preempted: float
     """Ranks that know that a node will be taken away."""
+    damaged: float
+    """Samples of damaged shards, which were left out."""
 
 
 def train(config: Config, context: Context, settings: str = "") -> dict[str, Any]:
@@ -115,7 +117,12 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
                 noise.after_step(consumed.samples)
             steps_log.lap("step")
             steps_log.add(
-                step, step - 1 + skipped, int(consumed.samples), int(consumed.checksum), not bad
+                step,
+                step - 1 + skipped,
+                int(consumed.samples),
+                int(consumed.checksum),
+                not bad,
+                int(consumed.damaged),
             )
             interval.add(sums, counts[: len(flops.Counts._fields)], profiler.active)
             _guard_step(parts, context, step, bad)
@@ -249,7 +256,7 @@ def _optimizer_step(
     flags: tuple[bool, bool, bool],
     dropout_key: tuple[int, int],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One global batch; returns this rank's sums [6], and what all ranks consumed [9]."""
+    """One global batch; returns this rank's sums [6], and what all ranks consumed [10]."""
     samples = np.concatenate([batch.samples for batch in micro_batches])
     own = Consumed(
         sum(len(batch.masked_labels) for batch in micro_batches),
@@ -259,6 +266,7 @@ def _optimizer_step(
         len(samples),
         step_log.checksum_of(samples),
         *flags,
+        sum(batch.damaged for batch in micro_batches),
     )
     counts = upload(torch.tensor(own, dtype=torch.float64), device)
     if split.world_size > 1:

@@ -46,7 +46,9 @@ class StepLog:
         self._seconds[cause] = self._seconds.get(cause, 0.0) + now - self._last
         self._last = now
 
-    def add(self, step: int, batch: int, samples: int, checksum: int, applied: bool) -> None:
+    def add(
+        self, step: int, batch: int, samples: int, checksum: int, applied: bool, damaged: int = 0
+    ) -> None:
         """Note a step.
 
         Args:
@@ -55,9 +57,10 @@ class StepLog:
             samples: how many samples all ranks consumed together.
             checksum: sum of their `checksum_of`.
             applied: whether the weights were updated.
+            damaged: how many of the samples were left out, because their shards are damaged.
         """
         facts = {"step": step, "batch": batch, "samples": samples, "sum": checksum}
-        self._note({**facts, "applied": applied})
+        self._note({**facts, "applied": applied} | ({"damaged": damaged} if damaged else {}))
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 

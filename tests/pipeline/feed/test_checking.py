@@ -130,6 +130,7 @@ def test_a_shard_that_is_damaged_while_it_is_mapped(corpus, damage):
             assert left_out == (sample in damaged)
             assert sample not in damaged or batch.next_sentence_label[row] == -100
         assert np.array_equal(batch.labels.ravel()[batch.masked_positions], batch.masked_labels)
+        assert batch.damaged == len(damaged & set(batch.samples.tolist()))
     assert len(told) == 1
     assert "its samples are left out" in told[0]
 

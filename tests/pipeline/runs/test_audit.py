@@ -13,6 +13,7 @@ from pipeline.runs.audit import audit
 from pipeline.settings.reading.config_file import with_changes
 from pipeline.training.checkpoints import files
 from pipeline.training.measure import step_log
+from tests.corpora import write_corpus
 from tests.small_run import fit, settings
 
 
@@ -36,6 +37,21 @@ def test_every_sample_of_a_resumed_run_is_used_once(resumed, capsys):
     assert sum(int(line.split()[2]) for line in found.epochs) == 12 * 16
     assert main(verb.VERB, [str(RunPaths.of(resumed).run)]) == 0
     assert "steps done again" in capsys.readouterr().out
+
+
+def test_samples_of_damaged_shards_are_not_among_those_that_were_used(tmp_path, capsys):
+    shards = f"{tmp_path}/damaged/shards", f"{tmp_path}/more"
+    given = "faults.damaged_shard=skip", f"train.shards=[{shards[0]}@0.5, {shards[1]}@0.5]"
+    config = settings(tmp_path, "damaged", *given)
+    folder = write_corpus(tmp_path / "more", RunPaths.of(config).vocab, seed=2)
+    for shard in folder.glob("*.arrow"):
+        shard.write_bytes(b"nothing")
+    fit(config)
+    found = audit(config)
+    assert found.problems == []
+    assert found.damaged == 12 * 16 / 2
+    assert main(verb.VERB, [str(RunPaths.of(config).run)]) == 0
+    assert "of damaged shards │ 96" in capsys.readouterr().out
 
 
 def test_a_branch_leaves_out_nothing_of_its_own(resumed, tmp_path):
