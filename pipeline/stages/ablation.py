@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from pipeline import sample
 from pipeline.corpus.run.inputs import list_inputs
 from pipeline.errors import ConfigError, TrainingError
+from pipeline.feed.opening import training_folders
 from pipeline.files.storage import write_json, write_whole
 from pipeline.paths import RunPaths
 from pipeline.progress import Progress
@@ -70,16 +71,23 @@ def cells(config: Config, parent: str = "") -> list[Cell]:
     reference = next(iter(variants))
     made: dict[str, Any] = {}
     if own.corpus.inputs:
-        places = {name: folder / "corpora" / of for name, of in _corpora(variants).items()}
+        first = _corpora(variants)
+        places = {of: RunPaths.of(_making(variants[of], of, folder)) for of in first.values()}
         made = {
             name: {
                 "corpus.inputs": (),
                 "corpus.heldout": (),
                 "corpus.vocab": str(RunPaths.of(config).vocab),
-                "train.shards": (str(place / "shards"),),
-                "train.eval_shards": own.train.eval_shards or str(places[reference] / "heldout"),
+                "train.shards": places[of].training,
+                "train.phases": [
+                    phase.model_dump() | {"shards": phase.shards or shards}
+                    for phase, shards in zip(
+                        variants[name].train.phases, places[of].later, strict=True
+                    )
+                ],
+                "train.eval_shards": str(places[reference].heldout),
             }
-            for name, place in places.items()
+            for name, of in first.items()
         }
     common = {
         "demo": {},
@@ -174,12 +182,23 @@ def _refuse_other_texts(own: Config, variants: Mapping[str, Config]) -> None:
 
 
 def _corpora(variants: Mapping[str, Config]) -> dict[str, str]:
-    """For each variant the first one whose shards are the same."""
-    first: dict[str, str] = {}
+    """For each variant the first one whose shards are the same, those of later phases too."""
+    first: dict[tuple[str, ...], str] = {}
     return {
-        name: first.setdefault(_stored(config.corpus).model_dump_json(), name)
+        name: first.setdefault((_stored(config.corpus).model_dump_json(), *_lengths(config)), name)
         for name, config in variants.items()
     }
+
+
+def _lengths(config: Config) -> list[str]:
+    """Of each phase the length of its samples, or the shards that are given for it."""
+    return [str(phase.shards or phase.sequence_length) for phase in config.train.phases]
+
+
+def _making(variant: Config, name: str, folder: Path) -> Config:
+    """The settings with which the corpora of a variant are made, in the ablation's folder."""
+    place = {"run.storage": str(folder / "corpora"), "run.name": name, "corpus.output": ""}
+    return with_changes(variant, place, "")
 
 
 def _stored(corpus: CorpusSettings) -> CorpusSettings:
@@ -205,10 +224,10 @@ def _prepare(config: Config, progress: Progress) -> None:
     variants = _variants(own)
     for name in dict.fromkeys(_corpora(variants).values()):
         progress.stage(f"prepare {name}")
-        place = {"run.storage": str(paths.run / "corpora"), "run.name": name}
-        corpus = with_changes(variants[name], {"corpus.vocab": str(vocab), **place}, "")
+        corpus = _making(variants[name], name, paths.run)
+        corpus = with_changes(corpus, {"corpus.vocab": str(vocab)}, "")
         preparing.check_preparation(corpus)
-        preparing.make_shards(corpus, inputs, progress)
+        preparing.make_shards(corpus, inputs, progress, training_folders(corpus))
 
 
 def _variants(config: Config) -> dict[str, Config]:

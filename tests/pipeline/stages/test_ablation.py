@@ -8,14 +8,15 @@ import pytest
 
 from pipeline.errors import ConfigError, NezhaError, TrainingError
 from pipeline.feed.fingerprints import FingerprintError
+from pipeline.feed.opening import training_folders
 from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import load_config, with_changes
-from pipeline.stages import ablation, scoring
+from pipeline.stages import ablation, preparing, scoring
 from pipeline.stages.ablation_table import summarize
 from pipeline.tracking import runs as tracking
 from pipeline.training.checkpoints import files
 from pipeline.training.launch import ray_train
-from tests.corpora import write_corpus
+from tests.corpora import write_corpus, write_vocabulary
 from tests.reported import Lines
 from tests.small_run import settings
 
@@ -126,22 +127,46 @@ def test_variants_with_the_same_corpus_share_it():
         "static": {"corpus.masking.mode": "static"},
         "alone": {"corpus.pairs.task": "none"},
         "adamw": {"optim.name": "adamw"},
+        "phases": {"train.phases": [{"after": 5, "sequence_length": 256, "global_batch": 8}]},
+        "later": {"train.phases": [{"after": 9, "sequence_length": 256, "global_batch": 4}]},
     }
     config = load_config(
         None,
         [
             "demo.enabled=true",
+            "corpus.output=/elsewhere",
             "corpus.masking.mode=dynamic",
             f"ablate={{seeds: [1], variants: {json.dumps(variants)}}}",
         ],
     )
     cells = {cell.variant: cell.config for cell in ablation.cells(config)}
     places = {name: cell.train.shards[0].split("/")[-2] for name, cell in cells.items()}
-    assert places == {name: name for name in ("words", "static", "alone")} | {
+    assert places == {name: name for name in ("words", "static", "alone", "phases")} | {
         "characters": "words",
         "adamw": "words",
+        "later": "phases",
     }
+    for name in ("phases", "later"):
+        (phase,) = cells[name].train.phases
+        assert phase.shards == (f"{cells[name].train.shards[0]}-256",)
     assert {cell.train.eval_shards.split("/")[-2] for cell in cells.values()} == {"words"}
+
+
+def test_what_the_variants_read_is_what_is_made(tmp_path, monkeypatch):
+    for name in ("inputs", "heldout"):
+        (tmp_path / f"{name}.txt").write_text("天" * 50, "utf-8")
+    phase = "{after: 5, sequence_length: 256, global_batch: 8}"
+    variants = f"{{a: {{}}, b: {{train.phases: [{phase}]}}, c: {{corpus.pairs.task: none}}}}"
+    given = [f"corpus.{name}=[{tmp_path}/{name}.txt]" for name in ("inputs", "heldout")]
+    given += [f"run.storage={tmp_path}", "corpus.output=/elsewhere", f"ablate.variants={variants}"]
+    config, made = load_config(None, [*given, "ablate.seeds=[1]"]), []
+    vocab = write_vocabulary(tmp_path / "vocab.txt")
+    monkeypatch.setattr(preparing, "make_vocabulary", lambda *_: vocab)
+    monkeypatch.setattr(preparing.prepare, "prepare", lambda *given, **_: made.append(given[1]))
+    ablation._prepare(config, Lines())
+    read = [folder for each in ablation.cells(config) for folder in training_folders(each.config)]
+    assert {str(folder) for folder in made if folder.name != "heldout"} == set(read)
+    assert len(set(read)) == 4
 
 
 @pytest.mark.parametrize(
