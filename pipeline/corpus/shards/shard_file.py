@@ -64,8 +64,8 @@ def map_shard(
         raise _unusable(path, "listed in the manifest but missing") from None
     batch = open_batch(path, whole, info, manifest)
     slack = 4 * (longest + 8)
-    ends = [_values(batch, name) for name in _LISTS]
-    if any(end.address + end.size + slack > whole.address + size for end in ends if end):
+    lists = [_values(batch, name) or whole.slice(0, 0) for name in _LISTS]
+    if any(each.address + each.size + slack > whole.address + size for each in lists):
         # Rows are read in windows of one width, so there must be room after the last row.
         whole = pa.py_buffer(whole.to_pybytes() + bytes(slack))
         batch = open_batch(path, whole.slice(0, size), info, manifest)
@@ -74,7 +74,8 @@ def map_shard(
         *(batch.column(name).buffers()[1] for name in (*_LISTS, *_SCALARS)),
     ]
     sizes = len(batch.column("input_ids").values), len(batch.column("masked_positions").values)
-    return whole, [buffer.address if buffer else 0 for buffer in buffers], sizes
+    # Of a column without values too, an address in the file: its empty rows are read as windows.
+    return whole, [(buffer or whole).address for buffer in buffers], sizes
 
 
 def open_batch(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.corpus.records import Masks
-from pipeline.corpus.samples.masks import sample_keys
+from pipeline.corpus.samples.masks import no_masks, sample_keys
 from pipeline.corpus.samples.pairs import build_pairs
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.shards import reader
@@ -139,6 +139,18 @@ def test_samples_are_numbered_through_all_folders(tmp_path):
     both = together.rows(np.array([0, at]))
     assert both.documents[1] == alone.documents[0]
     assert (both.input_ids[1, : alone.lengths[0]] == alone.input_ids[0, : alone.lengths[0]]).all()
+
+
+@pytest.mark.parametrize("length", [64, 4096])
+def test_a_shard_in_which_nothing_is_masked_is_read_together_with_others(tmp_path, length):
+    """Such as one of a single short sample, for which no mask was drawn; or one without masks."""
+    pairs = some_pairs()
+    masked, none = some_masks(pairs), no_masks(len(pairs.documents))
+    made = [(pairs, none), (pairs, masked), (pairs, None)]
+    rows = write_corpus(tmp_path, *made, masks="static", sequence_length=length).shards[0].rows
+    read = ShardFolder(tmp_path).rows(np.arange(3 * rows)[::-1])
+    assert np.diff(read.masks.offsets).tolist() == [0] * rows + [1] * rows + [0] * rows
+    assert (read.masks.ids == 7).all()
 
 
 def test_the_mapped_bytes_stay_within_the_limit(tmp_path):
