@@ -14,7 +14,7 @@ from pipeline.corpus.records import Document, Masks, Pairs, Sentences
 from pipeline.corpus.samples.encoder import Encoder
 from pipeline.corpus.samples.masks import Maskable, whole_word_masks
 from pipeline.corpus.samples.measuring import measure
-from pipeline.corpus.samples.pairs import build_pairs, truncated_tokens
+from pipeline.corpus.samples.pairs import build_pairs, room_for_text, truncated_tokens
 from pipeline.corpus.samples.segmentation import load_segmenter, word_boundaries
 from pipeline.corpus.samples.sentences import sentence_ends
 from pipeline.corpus.samples.vocabulary import SPECIALS
@@ -88,6 +88,10 @@ def tokenize(
 ) -> Sentences:
     """Cut documents into sentences and encode them; adds to `counts` and `unknown`."""
     segmenter = load_segmenter(settings.segmenter, settings.user_dictionary)
+    limit = settings.sequence_length
+    if settings.pairs.task == "none":
+        # What a sample has no room for would be a sample of a few tokens.
+        limit = room_for_text(settings.pairs, limit)
     ids, starts, lengths, per_document, numbers = [], [], [], [], []
     for batch in _batched(documents):
         # A document ends its line, so that neither words nor spans go on into the next one.
@@ -98,7 +102,7 @@ def tokenize(
         ends: list[int] = []
         begin = 0
         for each in texts:
-            found = sentence_ends(each, settings.sequence_length)
+            found = sentence_ends(each, limit)
             ends.extend([begin + end for end in found])
             per_document.append(len(found))
             begin += len(each)

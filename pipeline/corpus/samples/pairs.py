@@ -37,7 +37,7 @@ def build_pairs(
     Sentences longer than a sample are cut at words first. Each document is used `dupe_factor`
     times; `truncated_tokens` counts what truncation lost.
     """
-    room = sequence_length - (2 if settings.task == "none" else 3)
+    room = room_for_text(settings, sequence_length)
     # Half, because a pair has two segments: two that fill the room would lose every second token.
     size = room if settings.task == "none" else (room + 1) // 2
     text = _split_long(_without_empty(sentences), room, size)
@@ -45,6 +45,11 @@ def build_pairs(
     for turn in range(settings.dupe_factor):
         chosen += _choose_segments(text, settings, room, Random(f"pairs {seed} {turn}"))
     return _assemble(text, np.array(chosen, np.int64).reshape(-1, 6), cls_id, sep_id)
+
+
+def room_for_text(settings: PairSettings, sequence_length: int) -> int:
+    """Tokens of a sample beside its special ones, at most."""
+    return sequence_length - (2 if settings.task == "none" else 3)
 
 
 def truncated_tokens(sentences: Sentences, pairs: Pairs, settings: PairSettings) -> int:

@@ -42,6 +42,17 @@ def test_the_samples_hold_the_text(source, vocab, tmp_path):
     assert manifest.masks == "static"
 
 
+@pytest.mark.parametrize("length", [16, 48])
+def test_text_without_a_pause_fills_the_samples(vocab, tmp_path, length):
+    text = "我们学习中国经济发展" * 100
+    source = raw.write(tmp_path / "a.jsonl", raw.jsonl([text]))
+    out = tmp_path / "out"
+    manifest = run(source, out, vocab, sequence_length=length, pairs={"task": "none"})
+    full, rest = divmod(len(text), length - 2)
+    lengths = ShardFolder(out).rows(np.arange(manifest.rows)).lengths.tolist()
+    assert lengths == [length] * full + [rest + 2] * (rest > 0)
+
+
 def test_a_finished_folder_is_left_alone_and_a_changed_setting_makes_it_new(
     source, vocab, tmp_path
 ):
