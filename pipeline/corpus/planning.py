@@ -130,8 +130,9 @@ def unused_words(settings: CorpusSettings) -> list[str]:
     shown = ", ".join(map(repr, words[:SHOWN])) + " …" * (len(words) > SHOWN)
     return [
         f"{len(words):,} words of corpus.user_dictionary have no effect, because "
-        f"{settings.segmenter} cuts them to pieces: {shown}; a higher frequency helps, but no word "
-        "can hold signs or spaces"
+        f"{settings.segmenter} cuts them to pieces or they hold no two Han characters side by "
+        f"side: {shown}; a higher frequency helps against the former, but no word can hold signs "
+        "or spaces"
     ]
 
 

@@ -12,17 +12,18 @@ import functools
 import hashlib
 import importlib.metadata
 import logging
+import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.corpus.samples.user_dictionary import Entry, read_user_dictionary
+from pipeline.corpus.samples.user_dictionary import Entry, read_bytes, read_user_dictionary
 from pipeline.errors import ConfigError, CorpusError
 
 GROUP = "nezha_pretrain.segmenters"
+HAN_PAIR = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af]{2}")
 TESTED_WORDS = 100_000
 """Most words of a user dictionary that are tested, in a few seconds."""
 
@@ -42,8 +43,6 @@ def load_segmenter(name: str, user_dictionary: str = "") -> Segmenter:
     Raises:
         ConfigError: there is no such segmenter, or the user dictionary can't be read.
     """
-    if user_dictionary:
-        read_user_dictionary(user_dictionary)
     return _load(name, user_dictionary, _user(user_dictionary))
 
 
@@ -55,20 +54,24 @@ def _load(name: str, user_dictionary: str, digest: str) -> Segmenter:
     if name not in found.names:
         names = ", ".join(sorted({*BUILT_IN, *found.names}))
         raise ConfigError(f"corpus.segmenter: no segmenter {name!r}; choose one of: {names}")
+    if user_dictionary:
+        read_user_dictionary(user_dictionary)
     return found[name].load()(user_dictionary)
 
 
 def uncut_words(name: str, user_dictionary: str) -> list[str]:
-    """The words of a user dictionary that the segmenter does not even cut out of themselves.
+    """The words of a user dictionary that change no sample.
 
-    Segmenters cut at signs and spaces before they look words up, and a word of low frequency is
-    less likely than its parts.
+    The segmenter does not even cut them out of themselves: segmenters cut at signs and spaces
+    before they look words up, and a word of low frequency is less likely than its parts. Or they
+    hold no neighbours between which the segmenter decides (`Encoder.encode`), as in A股.
     """
     segmenter = load_segmenter(name, user_dictionary)
     return [
         entry.word
         for entry in read_user_dictionary(user_dictionary)[:TESTED_WORDS]
-        if entry.frequency != 0 and list(segmenter.cut(entry.word)) != [entry.word]
+        if entry.frequency != 0
+        and (list(segmenter.cut(entry.word)) != [entry.word] or not HAN_PAIR.search(entry.word))
     ]
 
 
@@ -126,7 +129,7 @@ def _entries(user_dictionary: str) -> list[Entry]:
 
 
 def _user(dictionary: str) -> str:
-    return f" user {_digest(Path(dictionary).read_bytes())}" if dictionary else ""
+    return f" user {_digest(read_bytes(dictionary))}" if dictionary else ""
 
 
 def _digest(data: bytes) -> str:

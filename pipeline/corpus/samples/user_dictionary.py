@@ -42,19 +42,27 @@ def read_user_dictionary(path: str, clean: Callable[[str], str] = lambda word: w
         ConfigError: the file can't be read, has no words, or has a line that is not an entry, or
             whose word `clean` changes.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
-        raise ConfigError(f"corpus.user_dictionary: {path}: {reason}") from None
     entries = [
         _entry(line, f"corpus.user_dictionary: {path}, line {number}", clean)
-        for number, line in enumerate(LINE_END.split(data.removeprefix(b"\xef\xbb\xbf")), 1)
+        for number, line in enumerate(LINE_END.split(read_bytes(path)), 1)
         if line.strip()
     ]
     if not entries:
         raise ConfigError(f"corpus.user_dictionary: {path}: it holds no words")
     return entries
+
+
+def read_bytes(path: str) -> bytes:
+    """The content of a dictionary file, without a byte-order mark.
+
+    Raises:
+        ConfigError: it can't be read.
+    """
+    try:
+        return Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise ConfigError(f"corpus.user_dictionary: {path}: {reason}") from None
 
 
 def _entry(line: bytes, place: str, clean: Callable[[str], str]) -> Entry:

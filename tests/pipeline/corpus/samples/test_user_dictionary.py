@@ -1,6 +1,7 @@
 import pytest
 
 from pipeline.corpus import planning
+from pipeline.corpus.samples import segmentation
 from pipeline.corpus.samples.segmentation import load_segmenter
 from pipeline.corpus.samples.user_dictionary import Entry, read_user_dictionary
 from pipeline.errors import ConfigError
@@ -108,14 +109,32 @@ def test_both_segmenters_take_the_fields_alike(tmp_path, segmenter):
     assert words[-2:] == ["油菜花", "。"]
 
 
+def test_a_dictionary_is_read_into_words_only_when_it_has_changed(tmp_path, monkeypatch):
+    path = tmp_path / "words.txt"
+    path.write_text("云计算 1000\n", "utf-8")
+    first = load_segmenter("rjieba", str(path))
+    read: list[str] = []
+
+    def count(path):
+        read.append(path)
+        return read_user_dictionary(path)
+
+    monkeypatch.setattr(segmentation, "read_user_dictionary", count)
+    assert load_segmenter("rjieba", str(path)) is first
+    assert not read
+    path.write_text("云计算机 1000\n", "utf-8")
+    assert load_segmenter("rjieba", str(path)).identity != first.identity
+    assert read
+
+
 @pytest.mark.parametrize("segmenter", ["rjieba", "jieba"])
 def test_words_that_the_segmenter_never_cuts_out_are_named(tmp_path, segmenter):
-    words = ["云计算", "哈利·波特", "5·12地震", "新冠 病毒", "iPhone手机"]
+    words = ["云计算", "哈利·波特", "5·12地震", "新冠 病毒", "iPhone手机", "A股", "2020年"]
     path = raw.write(tmp_path / "words.txt", "\n".join(f"{word} 1000" for word in words).encode())
     corpus = CorpusSettings(segmenter=segmenter, user_dictionary=str(path))
     (warning,) = planning.unused_words(corpus)
-    assert warning.startswith("3 words of corpus.user_dictionary have no effect")
-    assert "'哈利·波特', '5·12地震', '新冠 病毒'" in warning
+    assert warning.startswith("5 words of corpus.user_dictionary have no effect")
+    assert "'哈利·波特', '5·12地震', '新冠 病毒', 'A股', '2020年'" in warning
     path.write_text("云计算\n领先者 0\n" if segmenter == "jieba" else "云计算\n", "utf-8")
     assert planning.unused_words(corpus) == []
     assert planning.unused_words(CorpusSettings()) == []
