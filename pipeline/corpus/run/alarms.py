@@ -71,6 +71,11 @@ def judge_corpus(
             f"{shares['samples_without_words']:.0%} of the samples have no word that could be "
             "masked, because each word holds an [UNK]; check corpus.vocab and corpus.cleaning"
         )
+    if settings.masking.mode == "static" and not measured["masked_tokens"]:
+        raise CorpusError(
+            f"no token of the {measured['measured']:,} sample(s) is masked, so there is nothing to "
+            "predict; the text is too short for corpus.masking: add text"
+        )
     words = [measured[f"words_{size}"] for size in range(1, LONGEST_WORD + 1)]
     hit = [measured[f"masked_words_{size}"] for size in range(1, LONGEST_WORD + 1)]
     rates = {

@@ -90,11 +90,17 @@ def test_settings_decide_what_is_usual():
     [
         ({"unknown": 60_000}, r"60% of the tokens are \[UNK\]"),
         ({"without_words": 600}, "60% of the samples have no word"),
+        ({"masked_tokens": 0}, r"no token of the 1,000 sample\(s\) is masked"),
     ],
 )
 def test_what_training_cannot_work_on_is_refused(changes, message):
     with pytest.raises(CorpusError, match=message):
         judge(**changes)
+
+
+def test_masks_that_are_drawn_while_training_may_be_none_at_first():
+    dynamic = CorpusSettings(masking={"mode": "dynamic"})
+    assert judge(settings=dynamic, masked_tokens=0).shares["masked_tokens"] == 0
 
 
 def test_a_vocabulary_of_another_language_is_refused(source, tmp_path):
