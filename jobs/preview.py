@@ -35,7 +35,7 @@ def execute(config: Config, console: Console) -> None:
     numbers = preview.choose_samples(config.preview.samples, len(reader), config.run.seed)
     rows = reader.rows(numbers)
     pairs = flat_pairs(rows)
-    masks = preview.masks_of(rows, pairs, numbers, reader.manifest, config)
+    masks = preview.masks_of(rows, pairs, numbers, reader.manifests, config)
     origins = origins_of(reader, numbers, pairs.documents)
     console.print(samples.LEGEND)
     for row, number in enumerate(numbers.tolist()):

@@ -1,5 +1,7 @@
 """`jobs.preview` and `jobs.verify` on a small corpus, called as on the command line."""
 
+import re
+
 import pytest
 
 from jobs import preview, verify
@@ -28,8 +30,16 @@ def test_preview_shows_samples_and_writes_the_report(run, tmp_path, capsys):
 def test_preview_draws_masks_if_the_shards_have_none(run, tmp_path, capsys):
     digest = vocabulary_sha256(tmp_path / "vocab.txt")
     make_corpus(tmp_path / "bare", vocab_sha256=digest, static=False)
-    assert main(preview.VERB, [*run, f"train.shards=[{tmp_path / 'bare'}]"]) == 0
-    assert " 0 masked" not in capsys.readouterr().out
+    for shards in ("bare", f"run/shards, {tmp_path}/bare"):
+        assert main(preview.VERB, [*run, f"train.shards=[{tmp_path}/{shards}]"]) == 0
+        assert " 0 masked" not in capsys.readouterr().out
+
+
+def test_preview_shows_the_masks_of_training_and_not_others_in_the_shards(run, capsys):
+    masking = "{mode: dynamic, probability: 0.0001}"
+    assert main(preview.VERB, [*run, "preview.samples=3", f"corpus.masking={masking}"]) == 0
+    # One token of a sample, to within a word; the shards hold 15 %.
+    assert max(map(int, re.findall(r"(\d+) masked", capsys.readouterr().out))) <= 3
 
 
 def test_preview_refuses_another_vocabulary(run, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +32,20 @@ def read_tokens(vocab: str | Path, manifest: Manifest) -> list[str]:
 
 
 def masks_of(
-    rows: Rows, pairs: Pairs, numbers: NDArray[np.int64], manifest: Manifest, config: Config
+    rows: Rows,
+    pairs: Pairs,
+    numbers: NDArray[np.int64],
+    manifests: Sequence[Manifest],
+    config: Config,
 ) -> Masks:
-    """The shards' own masks; if they hold none, those that the feed draws in the first epoch."""
-    if manifest.masks == "static":
-        return rows.masks
+    """The masks that training reads: the shards' own, or those that the feed draws at first.
+
+    They are drawn if the settings say so, or if shards hold none.
+    """
     masking, seed = config.corpus.masking, config.run.seed
-    return whole_word_masks(pairs, masking, manifest.maskable, seed, samples=numbers)
+    if masking.mode == "static" and all(each.masks == "static" for each in manifests):
+        return rows.masks
+    return whole_word_masks(pairs, masking, manifests[0].maskable, seed, samples=numbers)
 
 
 def choose_samples(count: int, of: int, seed: int) -> NDArray[np.int64]:
