@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
@@ -15,7 +16,6 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.features import Feature
 from pipeline.finetuning.examples.jsonl import Example, require, without
-from pipeline.finetuning.examples.tables import LABEL
 from pipeline.finetuning.tasks.base import Answer, Logits, Outputs, Task, TaskSetup, log_softmax
 from pipeline.finetuning.tasks.bio import (
     best_labels,
@@ -29,6 +29,8 @@ from pipeline.finetuning.tasks.cells import listed
 from pipeline.finetuning.tasks.entity_records import is_list_cell, places_of
 from pipeline.finetuning.tasks.entity_windows import count_words, feature_of, pieces_of, windows_of
 
+LABEL = re.compile(r"O|[BIESMLUW]-\S.*")
+"""As `tables.LABEL`, but in a list, and of entities given by their places, types may hold spaces."""
 SEEN = 2_000
 """Examples, about, that show whether characters or words are tokens."""
 

@@ -244,6 +244,14 @@ PUBLISHED = [
         )
         for start, end, kind in (("start", "end", "label"), ("start_offset", "end_offset", "label"))
     ),
+    *(
+        ("ner", "spaced_type.jsonl", lines(row), {"labels": ["O", "B-产品 名", "I-产品 名"]})
+        for row in (
+            {"text": "好王明", "label": [[1, 3, "产品 名"]]},
+            {"text": "好王明", "label": {"产品 名": {"王明": [[1, 2]]}}},
+            {"tokens": ["好", "王", "明"], "labels": ["O", "B-产品 名", "I-产品 名"]},
+        )
+    ),
     ("multilabel", "topics.csv", 'text,labels\n好,"[""甲"", ""乙""]"\n', {"labels": ["乙", "甲"]}),
 ]
 
