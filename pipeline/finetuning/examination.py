@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pipeline.files.hashing import hash_of
 from pipeline.finetuning import loading
 from pipeline.finetuning.checks import SETS
-from pipeline.finetuning.examples.data import hash_file, read_examples
+from pipeline.finetuning.examples.data import TaskExamples, hash_file, read_examples
 from pipeline.finetuning.tasks import TASKS
 from pipeline.settings.finetuning import FinetuneSettings
 
@@ -49,7 +49,7 @@ def examine(settings: FinetuneSettings, export: str) -> Examined:
             found = task.trivial_answers(data.sets["train"], examples)
             trivial[name] = task.scores(examples, found)
     return Examined(
-        fingerprint=fingerprint(settings, export),
+        fingerprint=fingerprint(settings, data, export),
         sizes={name: len(each) for name, each in data.sets.items()},
         notes=data.notes,
         trivial=trivial,
@@ -58,22 +58,22 @@ def examine(settings: FinetuneSettings, export: str) -> Examined:
     )
 
 
-def fingerprint(settings: FinetuneSettings, export: str) -> str:
-    """Hash of settings, data and start, without what differs between the trials of a grid.
+def fingerprint(settings: FinetuneSettings, data: TaskExamples, export: str) -> str:
+    """Hash of settings, examples and start, without what differs between the trials of a grid.
 
     `gpus` is left out too: it says where a trial runs, and changes no result. Several workers draw
-    other dropout than one.
+    other dropout than one. The examples count as they are read: the name of a file tells its form.
     """
     chosen: dict[str, Any] = settings.model_dump(mode="json")
     if settings.workers == 1:
         del chosen["workers"]  # what was made before there was this setting stays valid
     for name in ("name", "checkpoint", "search", "lr", "batch", "gpus"):
         del chosen[name]
-    places = chosen["data"]
-    data = [places.pop(name) for name in ("train", "dev", "test")]
+    for name in data.sets:
+        del chosen["data"][name]
     suffixes = {".json", ".txt"}
     if not settings.from_scratch:
         suffixes |= {".safetensors", ".bin"}
     files = sorted(path for path in Path(export).iterdir() if path.suffix in suffixes)
-    hashes = [hash_file(path) if path else "" for path in [*data, *map(str, files)]]
-    return hash_of([RECIPE, chosen, hashes])
+    read = [data.sets, data.labels, data.longest]
+    return hash_of([RECIPE, chosen, read, [hash_file(str(path)) for path in files]])

@@ -92,6 +92,17 @@ def test_a_result_is_kept_until_something_changes(export, data, trained):
     assert sum("240 train" in line for line in lines) == 2
 
 
+def test_a_file_under_a_name_of_another_form_is_other_data(export, data, tmp_path):
+    """In CSV quotes stand around a text; in TSV they are a part of it."""
+    rows = ["text\tlabel", *['"很好"\t1', '"太坏"\t0'] * 4]
+    found = []
+    for name in ("a.tsv", "a.csv"):
+        train = write_rows(tmp_path / name, *rows)
+        chosen = settings("classification", {"classification": {"train": train}}, epochs=1)
+        found.append(finetune(chosen, str(export), tmp_path / "head", 1))
+    assert found[0].epochs != found[1].epochs
+
+
 def test_the_tokenizer_of_a_head_neither_cuts_nor_pads(trained):
     tokenizer = Tokenizer.from_file(f"{trained('classification').folder}/tokenizer.json")
     assert tokenizer.truncation is tokenizer.padding is None
