@@ -30,7 +30,7 @@ from pipeline.finetuning.tasks.entity_records import is_list_cell, places_of
 from pipeline.finetuning.tasks.entity_windows import count_words, feature_of, pieces_of, windows_of
 
 LABEL = re.compile(r"O|[BIESMLUW]-\S.*")
-"""As `tables.LABEL`, but in a list, and of entities given by their places, types may hold spaces."""
+"""As `tables.LABEL`, but in lists, and of entities by their places, types may hold spaces."""
 SEEN = 2_000
 """Examples, about, that show whether characters or words are tokens."""
 
