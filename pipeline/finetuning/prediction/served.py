@@ -20,11 +20,15 @@ class ServedHead(PythonModel):
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
         """One row of answers for each row of texts; a blank text has empty answers.
 
-        MLflow makes a DataFrame of what a caller gives: rows by column, or a list of mappings.
+        MLflow makes a DataFrame of what a caller gives: rows by column, a list of mappings, or
+        texts by column.
 
         Raises TaskError for a row that cannot be read.
         """
         texts = [key for key, form in self.head.task.served.items() if form is str]
+        # Of columns that are lists of texts, MLflow makes a single row, with lists in its cells.
+        if given := [key for key in texts if key in model_input]:
+            model_input = model_input.explode(given)
         rows = [_plain(row, texts) for row in model_input.to_dict("records")]
         examples = [self.head.example(row, f"row {number}") for number, row in enumerate(rows)]
         columns = list(self.head.task.answer_form)

@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.models.utils import _enforce_schema
+from mlflow.types import ColSpec, Schema
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
@@ -58,6 +60,17 @@ def test_words_may_stand_in_place_of_the_text():
 def test_a_text_that_is_not_among_the_columns_is_an_error():
     with pytest.raises(TaskError, match="row 0: no key 'text'"):
         answers("classification", {"txt": "好"})
+
+
+@pytest.mark.parametrize(
+    "columns", [{"text": ["好", " "]}, {"sentence1": ["好", "好"], "sentence2": ["甲", " "]}]
+)
+def test_lists_of_texts_by_column_are_rows(columns):
+    """As `load_model(…).predict({"text": […]})` gives them; MLflow hands over the table."""
+    schema = Schema([ColSpec("string", key) for key in columns])
+    task = "classification" if "text" in columns else "pair"
+    found = served(task, _enforce_schema(columns, schema))
+    assert [set(each.values()) for each in found.to_dict("records")] == [{"yes"}, {None}]
 
 
 @pytest.mark.parametrize("index", [[7, 3], ["b", "a"], [0, 0]])
