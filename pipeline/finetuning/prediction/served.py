@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,11 @@ from pipeline.finetuning.prediction.predict import Head
 
 class ServedHead(PythonModel):
     """Answers of the head whose folder is the artifact `head`."""
+
+    def __init__(self) -> None:
+        # MLflow answers each request in a thread, and a tokenizer cuts texts as its last caller
+        # asked.
+        self._turn = threading.Lock()
 
     def load_context(self, context: Any) -> None:
         self.head = Head.load(context.artifacts["head"])
@@ -30,9 +36,11 @@ class ServedHead(PythonModel):
         if given := [key for key in texts if key in model_input]:
             model_input = model_input.explode(given)
         rows = [_plain(row, texts) for row in model_input.to_dict("records")]
-        examples = [self.head.example(row, f"row {number}") for number, row in enumerate(rows)]
         columns = list(self.head.task.answer_form)
-        found = [answer or dict.fromkeys(columns) for answer in self.head.answers(examples)]
+        with self._turn:
+            examples = [self.head.example(row, f"row {number}") for number, row in enumerate(rows)]
+            answers = self.head.answers(examples)
+        found = [answer or dict.fromkeys(columns) for answer in answers]
         # With rows numbered anew, pandas would join answers to the texts of other rows.
         return pd.DataFrame(found, index=model_input.index, columns=columns, dtype=object)
 

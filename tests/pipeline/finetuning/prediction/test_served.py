@@ -1,5 +1,8 @@
 """Rows that a served head takes, and its answers."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -30,6 +33,26 @@ def served(task, table):
     head = ServedHead()
     head.head = Echo(TASKS[task], TaskSetup(WORDS, (), 32), None, "fp32")
     return head.predict(None, table)
+
+
+def test_requests_that_come_together_are_answered_one_after_another():
+    """One that cut its question changed how the context of another was cut."""
+    inside, most = [], []
+
+    class Slow(Echo):
+        def answers(self, examples, batch=1):
+            inside.append(examples)
+            time.sleep(0.05)
+            most.append(len(inside))
+            inside.pop()
+            return super().answers(examples, batch)
+
+    head = ServedHead()
+    head.head = Slow(TASKS["span"], TaskSetup(WORDS, (), 32), None, "fp32")
+    rows = pd.DataFrame([{"context": "在北京", "question": "哪？"}])
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: head.predict(None, rows), range(4)))
+    assert most == [1] * 4
 
 
 def answers(task, *rows):
