@@ -245,6 +245,10 @@ PUBLISHED = [
         for start, end, kind in (("start", "end", "label"), ("start_offset", "end_offset", "label"))
     ),
     *(
+        ("ner", f"empty_{key}.jsonl", lines(ENTITY | {key: []}), {"labels": ["O", "B-x", "I-x"]})
+        for key in ("label", "labels")
+    ),
+    *(
         ("ner", "spaced_type.jsonl", lines(row), {"labels": ["O", "B-产品 名", "I-产品 名"]})
         for row in (
             {"text": "好王明", "label": [[1, 3, "产品 名"]]},
