@@ -81,9 +81,10 @@ class Entities(Task):
             return found | {"labels": listed(found["labels"], "labels", words=True)}
         if not isinstance(found.get("text"), str):
             return found
-        keys = ("labels",) if "labels" in found else ("label", "entities")
-        read = (places_of(key, found.get(key)) for key in keys)
-        places = next((each for each in read if each is not None), None)
+        keys = ("labels",) if found.get("labels") else ("label", "entities")
+        read = [places_of(key, found.get(key)) for key in keys]
+        # An empty list beside another one says nothing.
+        places = max((each for each in read if each is not None), key=bool, default=None)
         if places is None:
             return found
         kept = without(found, "label", "entities")
