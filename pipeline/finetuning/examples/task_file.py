@@ -49,7 +49,7 @@ def read_task_file(
 
     Args:
         findings: takes what is wrong: the file is missing, empty or of another form, a field is
-            missing or has another type, a text is blank, an `id` occurs twice.
+            missing or has another type, a text is blank.
         labels: labels that may occur; None: any.
         fits: why an example cannot be used; empty if it can.
         target_needed: whether a file without any target is wrong; otherwise its examples have
@@ -75,6 +75,7 @@ def read_task_file(
     except TaskError as error:
         findings.problems.append(str(error))
         return []
+    findings.notes.extend(_repeated(task, path, found))
     examples = list(_usable(task, found, labels, fits, bad))
     findings.bad_lines.extend(bad[place] for place in places if place in bad)
     if not places:
@@ -155,24 +156,38 @@ def _usable(
     fits: Callable[[Example], str],
     bad: dict[str, str],
 ) -> Iterator[Example]:
-    """The examples with known labels, whose `id` is new and that fit."""
-    seen: dict[str, str] = {}
+    """The examples with known labels that fit."""
     for place, example in found:
         unknown: set[str] = set()
         if labels is not None and task.target in example:
             unknown = task.labels_of([example]) - set(labels)
-        same = task.identity(example)
         if unknown:
             bad[place] = (
                 f"{place}: label {min(unknown)!r} does not occur in the training examples "
                 f"({', '.join(labels or ())})"
             )
-        elif same is not None and seen.setdefault(repr(same), place) != place:
-            bad[place] = f"{place}, key id: {same!r} is also in {seen[repr(same)]}"
         elif reason := fits(example):
             bad[place] = f"{place}: {reason}"
         else:
             yield example
+
+
+def _repeated(task: Task, path: str, found: Placed) -> Iterator[str]:
+    """A note on examples with the `id` of an earlier one, as where a file was joined to itself.
+
+    They are used: an `id` may also be that of a customer, or of another source.
+    """
+    seen: dict[str, str] = {}
+    again = [
+        (place, seen[same])
+        for place, example in found
+        if (key := task.identity(example)) is not None
+        if seen.setdefault(same := repr(key), place) != place
+    ]
+    if again:
+        place, before = again[0]
+        count = f"{len(again)} of {len(found)} examples have the id of one before them"
+        yield f"{path}: {count}, first: {place} that of {before}"
 
 
 @contextmanager

@@ -258,7 +258,7 @@ class Task(ABC):
         return examples
 
     def identity(self, example: Example) -> Any:
-        """What must not occur twice in a file; None where an example has no `id`."""
+        """What tells an example from others of its file; None where it has no `id`."""
         return example.get("id")
 
     def example(self, record: Example, place: str) -> Example:

@@ -152,16 +152,20 @@ def test_half_a_character_is_named(tmp_path):
     )
 
 
-def test_an_id_names_one_example(tmp_path):
-    rows = [GOOD["classification"] | {"id": name} for name in ("a", "b", "a", 1, "1")]
+def test_examples_with_one_id_are_used_and_told(tmp_path):
+    """It may be that of a customer, or of another source."""
+    rows = [GOOD["classification"] | {"id": name} for name in ("a", "b", "a", 1, "1", "b")]
     path = write_rows(tmp_path / "a.jsonl", *rows)
     examples, findings = read("classification", path)
-    assert len(examples) == 4
-    assert findings.bad_lines == [f"{path}, line 3, key id: 'a' is also in {path}, line 1"]
+    assert len(examples) == 6
+    assert not findings.bad_lines
+    count = "2 of 6 examples have the id of one before them"
+    assert findings.notes == [f"{path}: {count}, first: {path}, line 3 that of {path}, line 1"]
     # In C3 it names a context, which may have several questions.
     rows = [GOOD["choice"] | {"id": 1, "question": text} for text in ("甲", "乙", "甲")]
     examples, findings = read("choice", write_rows(tmp_path / "b.jsonl", *rows))
-    assert (len(examples), len(findings.bad_lines)) == (2, 1)
+    assert len(examples) == 3
+    assert "1 of 3 examples have the id" in findings.notes[0]
 
 
 def test_targets_may_be_absent_from_a_whole_file_alone(tmp_path):
