@@ -73,6 +73,14 @@ def test_a_starting_point_that_does_not_exist(capsys, storage):
     assert "/absent, which is not there yet" in capsys.readouterr().out
 
 
+def test_shards_that_are_not_there(capsys, storage, tmp_path):
+    vocab = write_vocabulary(tmp_path / "vocab.txt")
+    given = [f"run.storage={storage}", f"corpus.vocab={vocab}", "train.shards=[/absent@1]"]
+    assert "/absent" in refused(capsys, *given)
+    assert main(pretrain.VERB, ["--dry-run", *given]) == 0
+    assert "read │ /absent, which is not there yet" in " ".join(capsys.readouterr().out.split())
+
+
 def test_data_of_a_head_that_do_not_exist(capsys, storage):
     head = "heads.a={task: ner, data: {train: /absent.jsonl}}"
     message = refused(capsys, f"run.storage={storage}", "demo.enabled=true", head)

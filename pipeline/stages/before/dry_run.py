@@ -7,6 +7,8 @@ from pathlib import Path
 
 from pipeline.corpus.shards import format as shards
 from pipeline.feed.phases import phases_of
+from pipeline.feed.weights import split_weights
+from pipeline.files.urls import is_url
 from pipeline.paths import RunPaths
 from pipeline.precision import resolve_precision
 from pipeline.settings.config import Config
@@ -24,9 +26,10 @@ def pretrain(config: Config) -> dict[str, object]:
     """
     preflight.check(config)
     reads = ["the sample package"] if config.demo.enabled else config.corpus.inputs
+    named = map(_found, split_weights(config.train.shards)[0]) if config.train.shards else ()
     return {
         "run folder": RunPaths.of(config).run,
-        "read": ", ".join([*reads, *config.train.shards]),
+        "read": ", ".join([*reads, *named]),
         **_training(config),
         "heads": ", ".join(config.heads) or "none",
     }
@@ -73,7 +76,11 @@ def _training(config: Config) -> dict[str, object]:
     if found := checkpoints.newest(paths.checkpoints):
         facts["continue from"] = found
     elif train.init_from:
-        there = "" if Path(train.init_from).exists() else ", which is not there yet"
-        facts["start from"] = f"{train.init_from}{there}"
+        facts["start from"] = _found(train.init_from)
     facts["DeepSpeed"] = json.dumps(deepspeed_config(config, split, precision))
     return facts
+
+
+def _found(path: str) -> str:
+    """A path of the settings; if it is not there, that is told: a run before this may make it."""
+    return path if is_url(path) or Path(path).exists() else f"{path}, which is not there yet"
