@@ -106,7 +106,7 @@ def plan(settings: CorpusSettings, vocab: str | Path, seed: int, inputs: Inputs)
         "quality": quality.content_hashes(settings.cleaning),
         "sources": [(source.name, source.format, source.signature) for source in sources],
         "heldout": [(source.format, source.signature) for source in heldout],
-        "settings": settings.model_dump(mode="json", exclude=EXCLUDED_FROM_FINGERPRINT),
+        "settings": settings.of_shards().model_dump(mode="json", exclude=EXCLUDED_FROM_FINGERPRINT),
     }
     digest = hash_of(made_from)
     return ReadPlan(

@@ -206,6 +206,11 @@ def _say_quality(manifest: Manifest, say: Say) -> None:
         )
     for line in alarms.lines(manifest.shares, manifest.mask_rates):
         say(line)
+    if manifest.masks == "none":
+        share = manifest.settings["masking"]["probability"]
+        say(
+            f"masks were drawn for these figures, {share:.1%} of the tokens; training draws its own"
+        )
     for warning in manifest.warnings:
         say(f"warning: {warning}")
 
@@ -270,7 +275,7 @@ def _tags(settings: CorpusSettings, planned: ReadPlan, seed: int) -> dict[str, s
     return {
         "vocab_sha256": planned.vocab_sha256,
         "sequence_length": str(settings.sequence_length),
-        "masking": settings.masking.model_dump_json(),
+        "masking": settings.of_shards().masking.model_dump_json(),
         "pairs": settings.pairs.model_dump_json(),
         "seed": str(seed),
         "segmenter": planned.segmenter,

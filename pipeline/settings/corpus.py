@@ -246,6 +246,12 @@ class CorpusSettings(Settings):
     max_bad_share: Share = 0.5
     """Stop when a larger share of the input bytes is unreadable or of the documents malformed."""
 
+    def of_shards(self) -> CorpusSettings:
+        """Those that shards depend on: if training draws the masks, shards hold none."""
+        if self.masking.mode == "static":
+            return self
+        return self.model_copy(update={"masking": MaskingSettings(mode="dynamic")})
+
     @field_validator("cleaning", mode="before")
     @classmethod
     def _name_preset(cls, value: Any) -> Any:

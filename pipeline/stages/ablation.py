@@ -24,7 +24,6 @@ from pipeline.files.storage import write_json, write_whole
 from pipeline.paths import RunPaths
 from pipeline.progress import Progress
 from pipeline.settings.config import Config, flatten
-from pipeline.settings.corpus import CorpusSettings
 from pipeline.settings.reading.config_file import with_changes
 from pipeline.settings.run import TrackingSettings
 from pipeline.stages import preparing, scoring, sequence
@@ -185,7 +184,9 @@ def _corpora(variants: Mapping[str, Config]) -> dict[str, str]:
     """For each variant the first one whose shards are the same, those of later phases too."""
     first: dict[tuple[str, ...], str] = {}
     return {
-        name: first.setdefault((_stored(config.corpus).model_dump_json(), *_lengths(config)), name)
+        name: first.setdefault(
+            (config.corpus.of_shards().model_dump_json(), *_lengths(config)), name
+        )
         for name, config in variants.items()
     }
 
@@ -199,14 +200,6 @@ def _making(variant: Config, name: str, folder: Path) -> Config:
     """The settings with which the corpora of a variant are made, in the ablation's folder."""
     place = {"run.storage": str(folder / "corpora"), "run.name": name, "corpus.output": ""}
     return with_changes(variant, place, "")
-
-
-def _stored(corpus: CorpusSettings) -> CorpusSettings:
-    """The settings that shards depend on: with dynamic masks they hold none."""
-    if corpus.masking.mode == "static":
-        return corpus
-    default = type(corpus.masking)(mode="dynamic")
-    return corpus.model_copy(update={"masking": default})
 
 
 def _prepare(config: Config, progress: Progress) -> None:

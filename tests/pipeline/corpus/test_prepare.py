@@ -131,6 +131,18 @@ def test_dynamic_masking_leaves_the_masks_out(source, vocab, tmp_path):
     assert len(folder.rows(np.arange(20)).masks.positions) == 0
 
 
+def test_masks_that_training_draws_change_no_shard(source, vocab, tmp_path):
+    def prepared(folder, executor=IN_PROCESS, **masking):
+        return run(source, folder, vocab, executor, masking={"mode": "dynamic", **masking})
+
+    before = prepared(tmp_path / "out", probability=0.3)
+    changed = {"probability": 0.15, "final_probability": 0.1, "max_ngram": 3, "whole_words": False}
+    executor, done = counting()
+    assert prepared(tmp_path / "out", executor, **changed) == before
+    assert not done
+    assert prepared(tmp_path / "other", **changed).shards == before.shards
+
+
 def test_one_document_alone_is_paired_within_itself_and_reported(vocab, tmp_path):
     source = raw.write(tmp_path / "a.jsonl", raw.jsonl(["".join(write_texts(20))]))
     manifest = run(source, tmp_path / "out", vocab)
