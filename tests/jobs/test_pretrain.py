@@ -78,7 +78,7 @@ def test_shards_that_are_not_there(capsys, storage, tmp_path):
     given = [f"run.storage={storage}", f"corpus.vocab={vocab}", "train.shards=[/absent@1]"]
     assert "/absent" in refused(capsys, *given)
     assert main(pretrain.VERB, ["--dry-run", *given]) == 0
-    assert "read │ /absent, which is not there yet" in " ".join(capsys.readouterr().out.split())
+    assert "read │ /absent@1, which is not there yet" in " ".join(capsys.readouterr().out.split())
 
 
 def test_data_of_a_head_that_do_not_exist(capsys, storage):

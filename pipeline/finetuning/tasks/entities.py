@@ -29,8 +29,8 @@ from pipeline.finetuning.tasks.cells import listed
 from pipeline.finetuning.tasks.entity_records import is_list_cell, places_of
 from pipeline.finetuning.tasks.entity_windows import count_words, feature_of, pieces_of, windows_of
 
-LABEL = re.compile(r"O|[BIESMLUW]-\S.*")
-"""As `tables.LABEL`, but in lists, and of entities by their places, types may hold spaces."""
+LABEL_IN_LIST = re.compile(r"O|[BIESMLUW]-\S.*")
+"""As `tables.LABEL`. The type may hold spaces, because they do not part labels in a list."""
 SEEN = 2_000
 """Examples, about, that show whether characters or words are tokens."""
 
@@ -125,7 +125,7 @@ class Entities(Task):
             each.strip() if isinstance(each, str) else each for each in example["labels"]
         ]
         for label in example["labels"]:
-            if not isinstance(label, str) or not LABEL.fullmatch(label):
+            if not isinstance(label, str) or not LABEL_IN_LIST.fullmatch(label):
                 raise TaskError(
                     f"{place}, key labels: {label!r} is not O, B-TYPE or I-TYPE, nor a label of "
                     "IOB1, BIOES, BILOU or BMES"

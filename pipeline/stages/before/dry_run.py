@@ -26,7 +26,9 @@ def pretrain(config: Config) -> dict[str, object]:
     """
     preflight.check(config)
     reads = ["the sample package"] if config.demo.enabled else config.corpus.inputs
-    named = map(_found, split_weights(config.train.shards)[0]) if config.train.shards else ()
+    given = config.train.shards
+    folders = split_weights(given)[0] if given else ()
+    named = (f"{text}{_absent(path)}" for text, path in zip(given, folders, strict=True))
     return {
         "run folder": RunPaths.of(config).run,
         "read": ", ".join([*reads, *named]),
@@ -76,11 +78,11 @@ def _training(config: Config) -> dict[str, object]:
     if found := checkpoints.newest(paths.checkpoints):
         facts["continue from"] = found
     elif train.init_from:
-        facts["start from"] = _found(train.init_from)
+        facts["start from"] = f"{train.init_from}{_absent(train.init_from)}"
     facts["DeepSpeed"] = json.dumps(deepspeed_config(config, split, precision))
     return facts
 
 
-def _found(path: str) -> str:
-    """A path of the settings; if it is not there, that is told: a run before this may make it."""
-    return path if is_url(path) or Path(path).exists() else f"{path}, which is not there yet"
+def _absent(path: str) -> str:
+    """A note that a path of the settings is not there; a run before this one may make it."""
+    return "" if is_url(path) or Path(path).exists() else ", which is not there yet"
