@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from pipeline.corpus.arrays import Integers
 
@@ -36,17 +38,11 @@ def join(total: int, pairs: Iterable[Integers]) -> Integers:
         total: number of members, 0 … total - 1.
         pairs: arrays [E, 2] of members that belong together.
     """
-    label = np.arange(total)
     edges = np.concatenate([np.zeros((0, 2), np.int64), *pairs])
-    while True:
-        low = np.minimum(label[edges[:, 0]], label[edges[:, 1]])
-        before = label.copy()
-        for side in (0, 1):
-            np.minimum.at(label, edges[:, side], low)
-            np.minimum.at(label, before[edges[:, side]], low)
-        label = label[label]
-        if np.array_equal(label, before):
-            return label
+    graph = coo_array((np.ones(len(edges), np.int8), tuple(edges.T)), shape=(total, total))
+    _, component = connected_components(graph, directed=False)
+    first, _ = first_equal(component)
+    return first[component]
 
 
 def large_star(edges: Integers, least: Integers) -> Integers:
