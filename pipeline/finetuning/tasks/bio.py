@@ -36,7 +36,7 @@ class EntitySpan(NamedTuple):
 
     start: Any
     end: Any
-    """Its characters are [start, end)."""
+    """Its characters are [start, end), or [start, end] where its text shows it."""
     kind: Any
     text: Any = None
     """What stands there; None if the file does not say it."""
@@ -55,6 +55,8 @@ def labels_of_places(places: Iterable[EntitySpan], text: str) -> list[str]:
                 f"an entity from {start!r} to {end!r} of type {kind!r}; expected two whole numbers "
                 "and a name"
             )
+        if given is not None and text[start:end] != given == text[start : end + 1]:
+            end += 1
         if not 0 <= start < end <= len(text):
             raise TaskError(f"the entity from {start} to {end} does not lie in the text")
         if given is not None and text[start:end] != given:

@@ -13,8 +13,11 @@ PLACES = (
     ("start", "end", "type"),
     ("start", "end", "label"),
     ("start_offset", "end_offset", "label"),
+    ("start_idx", "end_idx", "type"),
+    ("start_pos", "end_pos", "label_type"),
 )
-"""Keys of an entity in predictions, in spaCy's and in doccano's files. The end is excluded."""
+"""Keys of an entity in predictions, in spaCy's, doccano's, CMeEE's and CCKS' files. The end is
+excluded, or included where the entity's own text, `text` or `entity`, shows it."""
 
 
 def places_of(key: str, value: Any) -> list[EntitySpan] | None:
@@ -46,7 +49,8 @@ def _place(key: str, entity: Any) -> EntitySpan:
     if isinstance(entity, dict):
         for start, end, kind in PLACES:
             if entity.keys() >= {start, end, kind}:
-                return EntitySpan(entity[start], entity[end], entity[kind], entity.get("text"))
+                text = entity.get("text", entity.get("entity"))
+                return EntitySpan(entity[start], entity[end], entity[kind], text)
     if isinstance(entity, list) and len(entity) == 3:
         return EntitySpan(*entity)
     form = "objects with start, end and type, or lists [start, end, type]"

@@ -242,7 +242,29 @@ PUBLISHED = [
             lines({"text": "好王明", "entities": [{start: 1, end: 3, kind: "x"}]}),
             {"labels": ["O", "B-x", "I-x"]},
         )
-        for start, end, kind in (("start", "end", "label"), ("start_offset", "end_offset", "label"))
+        for start, end, kind in (
+            ("start", "end", "label"),
+            ("start_offset", "end_offset", "label"),
+            ("start_pos", "end_pos", "label_type"),
+        )
+    ),
+    *(
+        (
+            "ner",
+            f"end_{end}.json",
+            json.dumps(
+                [
+                    {
+                        "text": "好王明王",
+                        "entities": [
+                            {"start_idx": 1, "end_idx": end, "type": "x", "entity": "王明"}
+                        ],
+                    }
+                ]
+            ),
+            {"labels": ["O", "B-x", "I-x", "O"]},
+        )
+        for end in (2, 3)  # the second edition of CMeEE includes the end
     ),
     *(
         ("ner", f"empty_{key}.jsonl", lines(ENTITY | {key: []}), {"labels": ["O", "B-x", "I-x"]})
