@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -63,6 +64,13 @@ def main() -> int:
 
 def start(folder: Path, nodes: int, cpus: int, hidden: list[Path]) -> int:
     """Start a cluster and say how to use it; returns the exit status."""
+    if shlex.quote(sys.executable) != sys.executable:
+        print(
+            f"{sys.executable}: Ray starts no job with a Python whose path has a space or another "
+            "sign of the shell in it; move this project to another folder, and run `make cluster`",
+            file=sys.stderr,
+        )
+        return 2
     if any(running(pid, folder) for pid in pids(folder)):
         print(f"a cluster runs in {folder}; `make cluster-stop` ends it", file=sys.stderr)
         return 2

@@ -71,6 +71,7 @@ VERB = Verb(
     ),
     groups=(
         *("run", "train.eval_shards", "train.eval_samples", "train.micro_batch"),
+        *("train.shard_cache", "train.shard_cache_gigabytes"),
         *("train.init_from", "train.nsp_weight", "engine.attention", "tracking.uri", "evaluate"),
     ),
     plan=plan,

@@ -61,7 +61,7 @@ def execute(config: Config, console: Console) -> None:
     manifest = shards.read_manifest(paths.shards)
     console.print(
         table(
-            str(paths.shards),
+            paths.shards,
             {"samples": f"{manifest.rows:,}", "shards": len(manifest.shards)}
             | {name: f"{count:,}" for name, count in manifest.counts.items()}
             | {f"dropped: {reason}": f"{count:,}" for reason, count in manifest.drops.items()}

@@ -40,7 +40,7 @@ def execute(config: Config, console: Console) -> None:
 def _folders(config: Config) -> list[str]:
     """The folders to train on, and the held-out folder if there is one."""
     paths = RunPaths.of(config)
-    heldout = [str(paths.heldout)] if is_corpus(paths.heldout) else []
+    heldout = [paths.heldout] if is_corpus(paths.heldout) else []
     return training_folders(config) + heldout
 
 

@@ -20,13 +20,14 @@ class RunPaths(NamedTuple):
     sample: Path
     """Texts and tasks made from the sample package."""
     vocab: Path
-    shards: Path
-    """Shards that are made from `corpus.inputs`."""
+    shards: str
+    """Folder or URL of the shards that are made from `corpus.inputs`."""
     training: tuple[str, ...]
     """Shard folders or URLs to train on, each `PATH` or `PATH@WEIGHT`."""
     later: tuple[tuple[str, ...], ...]
     """The same of each of `train.phases`."""
-    heldout: Path
+    heldout: str
+    """Folder or URL of the held-out shards."""
     checkpoints: Path
     export: Path
     heads: Path
@@ -36,18 +37,18 @@ class RunPaths(NamedTuple):
     def of(cls, config: Config) -> RunPaths:
         """The layout of `run.storage`/`run.name`, with the places that the user chose instead."""
         run = storage_folder(config.run) / config.run.name
-        shards = Path(config.corpus.output or run / "shards")
+        shards = config.corpus.output.rstrip("/") or str(run / "shards")
         return cls(
             run=run,
             sample=run / "sample",
             vocab=Path(config.corpus.vocab or run / "vocab.txt"),
             shards=shards,
-            training=config.train.shards or (str(shards),),
+            training=config.train.shards or (shards,),
             later=tuple(
                 phase.shards or (f"{shards}-{phase.sequence_length}",)
                 for phase in config.train.phases
             ),
-            heldout=Path(config.train.eval_shards or run / "heldout"),
+            heldout=config.train.eval_shards.rstrip("/") or str(run / "heldout"),
             checkpoints=run / "checkpoints",
             export=run / "export",
             heads=run / "heads",

@@ -21,8 +21,8 @@ def write_vocabulary(path: Path) -> Path:
 
 
 def write_corpus(
-    folder: Path, vocab: Path, documents: int = 40, seed: int = 0, length: int = 48
-) -> Path:
+    folder: str | Path, vocab: Path, documents: int = 40, seed: int = 0, length: int = 48
+) -> str | Path:
     """Documents of sentences in which each word of two characters determines the next one."""
     random = np.random.default_rng(seed)
     first = len(SPECIAL_IDS)

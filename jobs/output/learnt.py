@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from pipeline.corpus.shards.format import is_corpus
 from pipeline.export.fill_masks import Token, best_answers, held_out_samples
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
@@ -33,7 +34,7 @@ def show_learnt(config: Config, console: Console) -> None:
             f"masked-token loss while training: {losses[0]:.2f} {curve(losses)} {losses[-1]:.2f}"
             f"   (picture: {paths.run / CURVE})"
         )
-    if paths.heldout.exists():
+    if is_corpus(paths.heldout):
         console.print(
             "held-out text; masked characters stand in brackets, ✓ answered rightly, "
             "else answer → truth:"

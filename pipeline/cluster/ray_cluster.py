@@ -5,9 +5,11 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import shlex
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -66,6 +68,7 @@ def connect() -> None:
             address=address or "local",
             # Ray's own count of a local machine leaves out the affinity of this process.
             num_cpus=None if address else usable_cpus(),
+            runtime_env=_quoted_python(),
             log_to_driver=False,
             logging_level=logging.WARNING,
         )
@@ -76,6 +79,15 @@ def connect() -> None:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends the process with a C++ stack
+
+
+def _quoted_python() -> dict[str, str] | None:
+    """Ray's environment for an interpreter whose path a shell would take apart, as at a space.
+
+    Ray starts a worker that has an environment by a line of bash, with this path as it is.
+    """
+    quoted = shlex.quote(sys.executable)
+    return None if quoted == sys.executable else {"py_executable": quoted}
 
 
 def _check_answers(address: str) -> None:

@@ -24,12 +24,12 @@ class Token(NamedTuple):
     """What the network answers, where the token was masked."""
 
 
-def held_out_samples(export: Path, heldout: Path, number: int, length: int) -> list[list[Token]]:
+def held_out_samples(export: Path, heldout: str, number: int, length: int) -> list[list[Token]]:
     """Samples of a held-out folder with its own masks, chosen at even distances.
 
     Only the first `length` tokens of a sample are returned; the network sees all of it.
     """
-    reader = open_folder(str(heldout))
+    reader = open_folder(heldout)
     numbers = np.linspace(0, len(reader), min(number, len(reader)), endpoint=False).astype(np.int64)
     rows = reader.rows(numbers)
     pad_id = reader.manifest.special_ids["[PAD]"]

@@ -197,14 +197,19 @@ def _unscored_rows(rows: Rows, masks: Masks, which: NDArray[np.bool_]) -> tuple[
 
 
 def heldout(
-    folder: str, micro_batch: int, samples: int, rank: int, world_size: int
+    folder: str,
+    micro_batch: int,
+    samples: int,
+    rank: int,
+    world_size: int,
+    cache: ShardCache | None = None,
 ) -> Iterator[Batch]:
     """The first `samples` samples of a folder in order, with the shards' own masks and words.
 
     Each rank reads a contiguous part; ranks may yield unequal numbers of batches. A rank whose part
     is empty yields one sample in which nothing is scored, so that it can join collective calls.
     """
-    reader = open_folder(folder)
+    reader = open_folder(folder, cache=cache)
     _need_static_masks(reader)
     total = min(samples, len(reader))
     own = positions_of(0, BatchSize(total), rank, world_size)

@@ -38,7 +38,7 @@ def open_feed(config: Config, rank: int, world_size: int, tell: Say | None = Non
         seed=config.run.seed,
         masking=config.corpus.masking,
         window=train.window_shards,
-        cache=ShardCache(train.shard_cache, train.shard_cache_gigabytes),
+        cache=_cache(config),
         damaged=known_damaged(paths.run) if skip else frozenset(),
         tell=tell if skip else None,
     )
@@ -75,13 +75,17 @@ def check(config: Config, say: Say) -> None:
     paths, skip = RunPaths.of(config), config.faults.damaged_shard == "skip"
     check_shards(training_folders(config), paths.run, skip, say)
     if is_corpus(paths.heldout):
-        check_shards([str(paths.heldout)], paths.run, skip=False, say=say)
+        check_shards([paths.heldout], paths.run, skip=False, say=say)
 
 
 def open_heldout(config: Config, rank: int, world_size: int) -> Iterator[Batch]:
     """A rank's share of the held-out samples that an evaluation reads."""
-    folder, train = str(RunPaths.of(config).heldout), config.train
-    return heldout(folder, train.micro_batch, train.eval_samples, rank, world_size)
+    folder, train = RunPaths.of(config).heldout, config.train
+    return heldout(folder, train.micro_batch, train.eval_samples, rank, world_size, _cache(config))
+
+
+def _cache(config: Config) -> ShardCache:
+    return ShardCache(config.train.shard_cache, config.train.shard_cache_gigabytes)
 
 
 def heldout_set(config: Config) -> str | None:

@@ -54,8 +54,8 @@ def absolute(path: str) -> str:
 def _local(path: str) -> str:
     if is_url(path):
         raise ValueError(
-            "must be a local path; URLs are for corpus.inputs, corpus.heldout, train.shards and "
-            "run.storage"
+            "must be a local path; URLs are for corpus.inputs, corpus.heldout, corpus.output, "
+            "train.shards, train.eval_shards and run.storage"
         )
     return path
 

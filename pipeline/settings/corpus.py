@@ -217,8 +217,8 @@ class CorpusSettings(Settings):
     """Field or column that holds the text (a string or a list of paragraphs)."""
     encoding: str = "auto"
     """auto: UTF-8, GB18030, Big5, UTF-16 or UTF-32; or a codec. A BOM or valid UTF-8 decides."""
-    output: LocalPath = ""
-    """Folder of the shards; empty: `shards` in the run folder."""
+    output: Location = ""
+    """Folder or URL of the shards; empty: `shards` in the run folder."""
     heldout: tuple[PathAsGiven, ...] = ()
     """Inputs that are prepared separately, for evaluation."""
     vocab: LocalPath = ""

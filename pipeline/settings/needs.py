@@ -23,7 +23,7 @@ class Need(NamedTuple):
 def _remote(config: Any) -> bool:
     train = config.train
     shards = [*train.shards, *(shard for phase in train.phases for shard in phase.shards)]
-    return any(is_url(shard) for shard in shards)
+    return any(map(is_url, (*shards, train.eval_shards, config.corpus.output)))
 
 
 def _may_have_pairs(config: Any) -> bool:
@@ -72,7 +72,11 @@ NEEDS = (
         "corpus.masking.mode=dynamic, because it changes masks while training",
         lambda c: c.corpus.masking.mode == "dynamic",
     ),
-    Need("train.shard_cache", "a URL in train.shards", _remote),
+    Need(
+        "train.shard_cache",
+        "a URL of shards (train.shards, train.eval_shards or corpus.output)",
+        _remote,
+    ),
     Need("train.nsp_weight", "sentence pairs (corpus.pairs.task=nsp or sop)", _may_have_pairs),
     Need(
         "optim.decay",

@@ -95,8 +95,8 @@ class TrainSettings(Settings):
     """Steps in which the global batch grows evenly; 0: all steps have `global_batch` samples."""
     micro_batch: Positive = 32
     """Largest number of samples that one worker processes at a time."""
-    eval_shards: LocalPath = ""
-    """Held-out shard folder; empty: the folder made from `corpus.heldout`."""
+    eval_shards: Location = ""
+    """Held-out shard folder or URL; empty: the folder made from `corpus.heldout`."""
     eval_samples: Positive = 2048
     """Largest number of held-out samples in an evaluation."""
     eval_every: Length = 100

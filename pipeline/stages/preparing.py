@@ -92,7 +92,7 @@ def make_shards(
         apart = _heldout_settings(corpus)
         prepare.prepare(apart, paths.heldout, paths.vocab, seed, Inputs(inputs.heldout), progress)
     for settings, folder in _corpora(config):
-        if wanted is None or str(folder) in wanted:
+        if wanted is None or folder in wanted:
             prepare.prepare(settings, folder, paths.vocab, seed, inputs, progress)
         else:
             progress.say(
@@ -101,7 +101,7 @@ def make_shards(
             )
 
 
-def _corpora(config: Config) -> list[tuple[CorpusSettings, Path]]:
+def _corpora(config: Config) -> list[tuple[CorpusSettings, str]]:
     """Settings and folder of each corpus that is made from the inputs: one for each length.
 
     Dropped text is kept once.
@@ -111,7 +111,7 @@ def _corpora(config: Config) -> list[tuple[CorpusSettings, Path]]:
     for phase, shards in zip(config.train.phases, paths.later, strict=True):
         if not phase.shards:
             changed = {"sequence_length": phase.sequence_length, "keep_rejected": ""}
-            found[Path(*shards)] = corpus.model_copy(update=changed)
+            found[shards[0]] = corpus.model_copy(update=changed)
     return [(settings, folder) for folder, settings in found.items()]
 
 

@@ -104,7 +104,7 @@ def _log_corpora(config: Config, run_id: str, say: Say) -> None:
     paths = RunPaths.of(config)
     folders = [("train", folder) for folder in opening.training_folders(config)]
     if is_corpus(paths.heldout):
-        folders.append(("heldout", str(paths.heldout)))
+        folders.append(("heldout", paths.heldout))
     used = [DataUsed(use, at, read_manifest(at).content_sha256) for use, at in folders]
     try:
         log_data(config, run_id, used)
@@ -164,9 +164,9 @@ def reference_loss(config: Config, say: Say) -> float | None:
 
 
 @cache
-def _unigram_loss(folders: tuple[str, ...], held: Path, micro_batch: int, samples: int) -> float:
+def _unigram_loss(folders: tuple[str, ...], held: str, micro_batch: int, samples: int) -> float:
     """Computed once for the curve and for the summary: it reads the whole corpus."""
-    batches = heldout(str(held), micro_batch, samples, 0, 1)
+    batches = heldout(held, micro_batch, samples, 0, 1)
     return unigram_loss(open_folder(*folders), batches)
 
 

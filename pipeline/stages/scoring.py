@@ -13,7 +13,7 @@ from pipeline.corpus.shards.format import read_manifest
 from pipeline.errors import CheckpointError
 from pipeline.export import trained_with
 from pipeline.feed.opening import heldout_set, open_heldout
-from pipeline.files.disk import OWN, Disk
+from pipeline.files.disk import OWN, Disk, fetch_named
 from pipeline.paths import RunPaths
 from pipeline.precision import pick_device
 from pipeline.progress import Progress, Say
@@ -55,8 +55,8 @@ def score(config: Config, path: Path, disk: Disk = OWN) -> dict[str, float]:
         CheckpointError, VocabularyError: the weights can't be read, or have another vocabulary than
             the held-out samples.
     """
-    folder = disk.fetch(RunPaths.of(config).heldout)
-    train = config.train.model_copy(update={"eval_shards": str(folder)})
+    folder = fetch_named(disk, RunPaths.of(config).heldout)
+    train = config.train.model_copy(update={"eval_shards": folder})
     config = config.model_copy(update={"train": train})
     manifest, given = read_manifest(folder), disk.fetch(path)
     own = trained_with.read(given, manifest.vocab_size)

@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -85,7 +86,7 @@ def test_the_run_ends_when_the_budget_is_spent_and_says_how_to_go_on(ray_cluster
 
 def test_a_users_mistake_in_a_worker_is_not_tried_again(ray_cluster, tmp_path):
     config, shown = settings(tmp_path, "broken", *TWO), Lines()
-    (RunPaths.of(config).shards / "manifest.json").write_text("{}", "utf-8")
+    Path(RunPaths.of(config).shards, "manifest.json").write_text("{}", "utf-8")
     with pytest.raises(NezhaError, match="damaged"):
         ray_train.fit(config, None, shown)
     assert not any("restart" in line for line in shown)

@@ -44,8 +44,8 @@ def check(config: Config) -> None:
     named = [train.shards, *(phase.shards for phase in train.phases)]
     folders = [folder for each in named if each for folder in split_weights(each)[0]]
     if train.eval_shards and not corpus.heldout:
-        folders.append(str(paths.heldout))
-    own = str(paths.shards) if corpus.inputs else ""
+        folders.append(paths.heldout)
+    own = paths.shards if corpus.inputs else ""
     check_samples(config, [shards.read_manifest(folder) for folder in folders if folder != own])
     if train.init_from and not checkpoints.newest(paths.checkpoints):
         known = vocabulary_sha256(paths.vocab) if corpus.vocab else None
@@ -126,7 +126,7 @@ def check_settings(config: Config, manifests: Mapping[str, shards.Manifest]) -> 
         config: the run's settings.
         manifests: of the folders that it trains on.
     """
-    corpus, own = config.corpus, str(RunPaths.of(config).shards)
+    corpus, own = config.corpus, RunPaths.of(config).shards
     if corpus.inputs:  # held-out shards, at least, are made with the settings
         manifests = {folder: made for folder, made in manifests.items() if folder == own}
     kept_apart = {*MEANT_FOR_THE_RUN, *(["masking"] if corpus.masking.mode == "dynamic" else [])}

@@ -110,7 +110,7 @@ def check_data(config: Config) -> None:
     feed = open_feed(config, rank=0, world_size=1)
     vocabularies = {str(paths.vocab): vocabulary_sha256(paths.vocab)}
     if config.train.eval_shards or shards.is_corpus(paths.heldout):
-        vocabularies[str(paths.heldout)] = shards.read_manifest(paths.heldout).vocab_sha256
+        vocabularies[paths.heldout] = shards.read_manifest(paths.heldout).vocab_sha256
     for name, sha256 in vocabularies.items():
         if sha256 != feed.vocab_sha256:
             raise VocabularyError(

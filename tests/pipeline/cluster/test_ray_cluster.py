@@ -52,6 +52,26 @@ def test_a_local_cluster_leaves_no_folder(tmp_path, ending):
         parent.rmdir()
 
 
+@pytest.mark.ray
+def test_python_may_lie_in_a_folder_whose_name_has_a_space(tmp_path):
+    """Ray did not quote its path, and a worker with an environment never came."""
+    link = tmp_path / "我的 项目"
+    link.symlink_to(sys.prefix)
+    program = """
+import ray
+from pipeline.cluster import ray_cluster
+ray_cluster.connect()
+task = ray.remote(runtime_env=ray_cluster.runtime_env(0))(lambda: "done")
+print(ray.get(task.remote(), timeout=60))
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    python = link / "bin" / "python"
+    done = subprocess.run(
+        [python, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "done\n", done.stderr
+
+
 def test_sigterm_while_ray_starts_is_a_stop(monkeypatch):
     """Ray ended the process with the status 15 and without a word."""
 

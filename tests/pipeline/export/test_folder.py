@@ -121,7 +121,7 @@ def test_how_text_was_cleaned_is_never_guessed(run, tmp_path):
     shutil.copytree(paths.run, tmp_path / "moved")
     best = checkpoints.best(tmp_path / "moved" / "checkpoints")
     manifest = tmp_path / "moved" / "shards" / "manifest.json"
-    shutil.copy(paths.heldout / "manifest.json", manifest)
+    shutil.copy(f"{paths.heldout}/manifest.json", manifest)
     with pytest.raises(ExportError, match=r"not the corpus that .* was trained on"):
         export.export_checkpoint(best, paths.vocab, tmp_path / "out")
     manifest.unlink()

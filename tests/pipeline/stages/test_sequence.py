@@ -14,16 +14,18 @@ from pipeline.corpus.shards.format import read_manifest
 from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.corpus.text.sources import Source
 from pipeline.errors import ConfigError, ShardError, TrackingError, TrainingError
+from pipeline.export.fill_masks import held_out_samples
 from pipeline.feed.batches import heldout
 from pipeline.feed.opening import training_folders
 from pipeline.feed.unigram import unigram_loss
 from pipeline.paths import RunPaths
 from pipeline.settings.finetuning import FinetuneSettings, TaskData
 from pipeline.settings.reading.config_file import with_changes
-from pipeline.stages import exporting, heads, preparing, pretraining, sequence
+from pipeline.stages import exporting, heads, preparing, pretraining, scoring, sequence
 from pipeline.stages.before import preflight
 from pipeline.tracking import runs as tracking
 from pipeline.training.launch import ray_train
+from tests import small_run
 from tests.pipeline.finetuning.in_process import finetune
 from tests.reported import Lines
 from tests.small_run import settings
@@ -67,6 +69,23 @@ def test_a_finished_run_that_was_not_recorded_is_recorded_whole(
     assert recorded[0] == recorded[1] >= {"metrics.jsonl", "steps.jsonl", "report.html"}
 
 
+def test_shards_and_held_out_shards_may_be_at_urls(tmp_path, in_this_process):
+    """The run is the one whose shards lie on the disk."""
+    urls = ("corpus.output=memory://b/shards/", "train.eval_shards=memory://b/heldout")
+    urls += (f"train.shard_cache={tmp_path}/cache",)
+    found = []
+    for name, places in (("disk", ()), ("store", urls)):
+        config = settings(tmp_path, name, *places)
+        preflight.check_data(config)
+        run_id, paths = pretraining.pretrain(config, Lines()), RunPaths.of(config)
+        exporting.make_export(config, run_id, Lines().say)
+        score = scoring.score(config, scoring.subject(config))
+        shown = held_out_samples(paths.export, paths.heldout, 2, 8)
+        found.append((small_run.losses(config), small_run.weights(config, 12), score, shown))
+    assert found[0] == found[1]
+    assert not {"shards", "heldout"} & {path.name for path in paths.run.iterdir()}
+
+
 def test_a_run_without_held_out_text_has_a_summary(tmp_path, in_this_process):
     config = settings(tmp_path, "alone", "train.steps=2")
     shutil.rmtree(RunPaths.of(config).heldout)
@@ -101,7 +120,7 @@ def test_each_phase_has_shards_of_its_length(tmp_path, monkeypatch):
     preparing.make_shards(config, Inputs([], []), Lines())
     assert [(c.sequence_length, c.keep_rejected, folder) for c, folder in made] == [
         (corpus.sequence_length, corpus.keep_rejected, paths.shards),
-        (96, "", paths.run / "shards-96"),
+        (96, "", f"{paths.run}/shards-96"),
     ]
     assert str(paths.run / "shards-96") in preflight.written_by(config)[0]
 
@@ -122,7 +141,7 @@ def test_shards_that_training_does_not_read_are_not_made(tmp_path, monkeypatch, 
     inputs = Inputs([], [Source("b.txt", "b.txt", "0/b.txt", 1, "lines", "", "")])
     preparing.make_shards(config, inputs, lines, training_folders(config))
     names = ["heldout", *["shards"] * own, "shards-96"]
-    assert [each.name for each in made] == names
+    assert [Path(each).name for each in made] == names
     assert any("train.shards names other folders" in line for line in lines) == (not own)
 
 
@@ -317,7 +336,7 @@ def test_held_out_masks_do_not_depend_on_those_of_training(tmp_path, monkeypatch
         "corpus.masking={mode: dynamic, probability: 0.4, max_ngram: 3}",
     )
     preparing.make_shards(config, Inputs([], [heldout]), Lines())
-    assert [given[1].name for given in made] == ["heldout", "shards"]
+    assert [Path(given[1]).name for given in made] == ["heldout", "shards"]
     held_out, training = (given[0].masking for given in made)
     assert training == config.corpus.masking
     assert (held_out.mode, held_out.probability, held_out.max_ngram) == ("static", 0.15, 1)

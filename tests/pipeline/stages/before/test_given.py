@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -93,7 +94,7 @@ def other(tmp_path, vocab):
 def test_settings_that_the_shards_were_not_made_with(tmp_path):
     """They were accepted, and the shards' own masks and pairs were trained on."""
     config = settings(tmp_path, "made")
-    path = RunPaths.of(config).shards / shards.MANIFEST
+    path = Path(RunPaths.of(config).shards, shards.MANIFEST)
     manifest = json.loads(path.read_text("utf-8"))
     manifest["settings"] = given.CorpusSettings().model_dump(mode="json")
     path.write_text(json.dumps(manifest), "utf-8")

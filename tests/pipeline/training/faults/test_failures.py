@@ -134,7 +134,7 @@ def test_a_cut_event_hides_no_other(run):
 def test_a_death_by_a_truncated_shard_stops_the_run_and_names_it(run, phase):
     """Reading what was cut from a mapped file ends the process (SIGBUS) without a word."""
     _, paths, policy = run
-    folder = paths.shards if phase == "first" else Path(*paths.later[0])
+    folder = Path(paths.shards if phase == "first" else paths.later[0][0])
     make_corpus(folder)
     shard = folder / "shard-00001.arrow"
     shard.open("r+b").truncate(100)
