@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import itertools
 import re
 from collections.abc import Iterable, Iterator
@@ -85,7 +86,7 @@ def decode(data: bytes, codec: str, errors: str = "with_euro") -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
-        found = _evidently_chinese(data) if codec == "utf-8" else ""
+        found = "" if _is_likely(data, codec) else _evidently_chinese(data)
         return found or _decoded(data, codec, errors)
     if codec == "utf-8":
         return text
@@ -94,6 +95,24 @@ def decode(data: bytes, codec: str, errors: str = "with_euro") -> str:
     except UnicodeDecodeError:
         return text
     return text if share_of_common(text) > share_of_common(other) else other
+
+
+def _is_likely(data: bytes, codec: str) -> bool:
+    """Whether a record that is no UTF-8 need not be tried in another codec than its file's.
+
+    GB18030 decodes nearly all of Big5, to rare characters and private use. Text of GB2312 may hold
+    few common ones: kana, Greek, Cyrillic.
+    """
+    if codec not in CHINESE:
+        return codec != "utf-8"
+    if codec == "gb18030":
+        with contextlib.suppress(UnicodeDecodeError):
+            data.decode("gb2312")
+            return True
+    try:
+        return share_of_common(_decoded(data, codec)) >= MOST
+    except UnicodeDecodeError:
+        return False
 
 
 def _evidently_chinese(data: bytes) -> str:

@@ -3,7 +3,7 @@ import codecs
 import pytest
 
 from pipeline.corpus.decoding.encodings import SAMPLE_BYTES, find_codec, keeps_ascii
-from pipeline.corpus.decoding.transcoding import to_utf8
+from pipeline.corpus.decoding.transcoding import decode, to_utf8
 from tests.pipeline.corpus import raw
 
 NEWS = "一九九八年新年讲话。中国与世界各国人民的友谊，在新的一年里将继续发展！"
@@ -178,6 +178,24 @@ def test_lines_in_utf8_in_a_file_in_another_codec(tmp_path, codec):
         found, dropped = raw.read(path, encoding=codec)
         assert [document.text for document in found][41:] == lines
         assert not dropped
+
+
+@pytest.mark.parametrize("first", ["gb18030", "big5"])
+@pytest.mark.parametrize("suffix", [".txt", ".csv"])
+def test_files_in_both_codecs_of_chinese_may_be_joined(tmp_path, suffix, first):
+    lines = {"gb18030": LINES, "big5": TRADITIONAL}
+    second = next(codec for codec in lines if codec != first)
+    between = "\n\n" if suffix == ".txt" else "\n"
+    data = b"text\n" if suffix == ".csv" else b""
+    for codec in (first, first, second):
+        data += between.join([*lines[codec], ""]).encode(codec)
+    assert raw.texts(raw.write(tmp_path / f"a{suffix}", data)) == lines[first] * 2 + lines[second]
+
+
+def test_kana_in_gb2312_is_not_taken_for_big5():
+    """Where these bytes are the most common characters."""
+    text = "これはひらがなです"
+    assert decode(text.encode("gb18030"), "gb18030") == text
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".csv", ".jsonl", ".jsonl.gz"])
