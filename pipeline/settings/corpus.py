@@ -46,7 +46,7 @@ class CleaningSettings(Settings):
     """What happens to the text before it is segmented. Every drop is counted by reason."""
 
     control_characters: bool = True
-    """Remove control, zero-width and private-use characters."""
+    """Remove control, invisible and private-use characters."""
     whitespace: bool = True
     """Replace each stretch of white space by one space, and strip lines."""
     html: bool = True

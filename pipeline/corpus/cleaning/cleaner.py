@@ -17,12 +17,15 @@ from pipeline.corpus.cleaning.html_text import strip_html
 from pipeline.corpus.records import Drop
 from pipeline.settings.corpus import CleaningSettings
 
-# Category Cc without tab and line feed; soft hyphen, zero-width, bidirectional and invisible marks;
+# Category Cc without tab and line feed; what Unicode calls default ignorable (soft hyphen, zero-
+# width and bidirectional marks, fillers, variation selectors); stand-ins for objects (U+FFFC);
 # private use; surrogates; noncharacters. `re` finds a plain set of characters fast, so exceptions
 # are tested after it.
 CONTROL = re.compile(
-    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"
-    "\ufff9-\ufffb\ufffe\uffff\ud800-\udfff\ue000-\uf8ff\U000e0000-\U000e0fff\U000f0000-\U0010ffff]"
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
+    "\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffc\ufffe\uffff"
+    "\ud800-\udfff\ue000-\uf8ff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+    "\U000f0000-\U0010ffff]"
     "(?<!\u200d(?=[\u2600-\u27bf\U0001f000-\U0001faff]))"  # joins emoji
 )
 LINE_BREAK = re.compile("[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029](?:(?<=\r)\n)?")
@@ -123,7 +126,7 @@ def _load_named(settings: CleaningSettings, versions: tuple[str, str]) -> qualit
 
 
 def remove_control(text: str) -> str:
-    """Remove control, zero-width and private-use characters; turn line breaks into line feeds."""
+    """Remove control, invisible and private-use characters; turn line breaks into line feeds."""
     if LINE_BREAK.search(text):
         text = LINE_BREAK.sub("\n", text)
     return CONTROL.sub("", text) if CONTROL.search(text) else text

@@ -35,6 +35,12 @@ def test_joiners_are_kept_in_emoji_only():
     assert remove_control("👩\u200d🔬 汉\u200d字") == "👩\u200d🔬 汉字"
 
 
+@pytest.mark.parametrize("code", [0x34F, 0x180B, 0x3164, 0xFE00, 0xFE0F, 0xFFA0, 0xFFFC, 0xE0100])
+def test_what_shows_nothing_does_not_divide_words(code):
+    """A filler, a variation selector or the place of a picture; some became [UNK]."""
+    assert remove_control(f"北{chr(code)}京❤{chr(code)}") == "北京❤"
+
+
 def test_whitespace():
     assert collapse_whitespace("  一\u3000二 \t 三 \n\n \n 四\xa0五 ") == "一 二 三\n四 五"
 
