@@ -42,11 +42,19 @@ NOT_TEXT = {
 """Tags whose content is no text of the page."""
 POSITIONS = {
     **dict.fromkeys(("nowrap", "nobr", "nobold", "small", "big", "ruby", "僻字", "formatnum"), "1"),
+    **dict.fromkeys(("sub", "sup", "em", "strong", "code", "mono", "abbr", "nihongo", "val"), "1"),
+    **dict.fromkeys(("quote", "cquote", "quotation", "blockquote", "quote box", "flag"), "1"),
     **dict.fromkeys(("lang", "color", "colour", "font color", "字体"), "2"),
     **dict.fromkeys(("le", "lj", "internal link helper", "ilh"), "31"),
     **dict.fromkeys(("tsl", "translink"), "432"),
 }
 """Templates that show a parameter as it is, or as a link: its number, or numbers to be tried."""
+NAMED = ("lt", "text", "quote")
+"""Names under which such templates may have the parameter."""
+MEASURES = {"convert", "cvt"}
+"""Templates that show numbers with their units, and then in other units."""
+MEASURE = re.compile(r"([^|]*\d[^|]*)\|(?:([^|]+)\|([^|]*\d[^|]*)\|)?([^|]+)")
+"""The parameters of one: a number and its unit, `10|-|20|km` or `5|ft|10|in`."""
 LINK_TEMPLATE = re.compile(r"link-[a-z-]{2,}|internal link helper/[a-z-]{2,}")
 QUOTES = re.compile(
     r"<(nowiki|pre|code|math)(?:\s[^<>]*)?(?<!/)>.*?</\1>|'{2,}", re.IGNORECASE | re.DOTALL
@@ -185,12 +193,20 @@ def _parameter(template: Any) -> Any:
     """
     name, colon, after = str(template.name).strip().lower().partition(":")
     if colon and POSITIONS.get(name) == "1":
-        import mwparserfromhell
-
-        return mwparserfromhell.parse(after)
+        return _parsed(after)
     numbers = "31" if LINK_TEMPLATE.fullmatch(name) else POSITIONS.get(name, "")
-    found = (template.get(number).value for number in ("lt", *numbers) if template.has(number))
+    if name in MEASURES:
+        values = [str(each.value).strip() for each in template.params if not each.showkey]
+        measure = MEASURE.match("|".join(values))
+        return _parsed(" ".join(filter(None, measure.groups()))) if measure else None
+    found = (template.get(number).value for number in (*NAMED, *numbers) if template.has(number))
     return next((each for each in found if numbers and each.strip()), None)
+
+
+def _parsed(wikitext: str) -> Any:
+    import mwparserfromhell
+
+    return mwparserfromhell.parse(wikitext)
 
 
 def _without_template(match: re.Match[str]) -> str:

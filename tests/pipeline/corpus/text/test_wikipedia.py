@@ -129,7 +129,7 @@ def test_other_underscores_are_text():
         ("北京（{{lang-en|Beijing}}，简称京）是", "北京（简称京）是"),
         ("北京（简称京，{{lang-en|Beijing}}）是", "北京（简称京）是"),
         ("北京（简称{{a}}京，都）是", "北京（简称京，都）是"),
-        ("长{{convert|5|km}}，宽", "长，宽"),
+        ("长{{foo|5|km}}，宽", "长，宽"),
         ("函数 f() 与（，）和（ ）", "函数 f() 与（，）和（ ）"),
         ("{{Infobox}}\n\n{{b}}\n\n正文。\n\n{{c}}\n\n\n段。", "正文。\n\n段。"),
         ("（{{a}}\n\n正文", "（\n\n正文"),
@@ -169,6 +169,12 @@ def test_marks_without_a_counterpart_are_not_shown(markup, shown):
         ("{{color|red|红}}{{ruby|漢|かん}}{{lang|en|Beijing}}", "红漢Beijing"),
         ("{{formatnum:1234}}人，{{小|大}}，{{lang|en}}，{{nowrap}}", "1234人，，，"),
         ("{{le|-{zh-hans:计算机;zh-hant:電腦}-|x}}", "计算机"),
+        ("他说：{{quote|知识就是[[力量]]。|培根}}于是", "他说：知识就是力量。于是"),
+        ("{{Cquote|quote=甲}}{{blockquote|text=乙|sign=丙}}", "甲乙"),
+        ("H{{sub|2}}O，{{nihongo|东京塔|東京タワー|Tower}}是塔", "H2O，东京塔是塔"),
+        ("长{{convert|1,300|mi|km|0}}，", "长1,300 mi，"),
+        ("高{{Cvt|10|-|20|m|ft|abbr=on}}。", "高10 - 20 m。"),
+        ("身高{{convert|5|ft|10|in|cm}}{{convert|abbr=on}}", "身高5 ft 10 in"),
     ],
 )
 def test_templates_that_show_a_parameter(markup, shown):
