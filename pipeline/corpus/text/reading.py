@@ -15,7 +15,7 @@ from pipeline.corpus.text import wikipedia
 from pipeline.corpus.text.csv_rows import DELIMITERS, RECORD_BYTES, csv_values
 from pipeline.corpus.text.sources import Source, naming
 from pipeline.corpus.text.streams import BLANK, Stream, open_stream
-from pipeline.corpus.text.tables import arrow_batches, column_values
+from pipeline.corpus.text.tables import arrow_batches, column_values, plain
 from pipeline.corpus.text.units import FileRange, Unit, shard_bytes
 from pipeline.errors import CorpusError
 from pipeline.files.storage import filesystem
@@ -24,7 +24,7 @@ from pipeline.settings.corpus import CorpusSettings
 SEARCHED_BYTES = 1 << 16
 """Bytes that are read at a time to find a boundary between records."""
 ROWS = 4096
-"""Rows of Parquet or Arrow that are read at a time."""
+"""Rows of Parquet or Arrow that are read at a time; fewer where they hold more than a shard."""
 FIRST_ROW = 2
 """Number of the first row of CSV after the header, as spreadsheets count."""
 BOUNDARY_BYTES = 4096
@@ -119,9 +119,9 @@ def _blocks_of(
                 "listed; do not change inputs while they are read, and run again"
             )
         if source.format == "parquet":
-            yield from _parquet_blocks(file, file_range, settings)
+            yield from _parquet_blocks(file, file_range, target, settings)
         elif source.format == "arrow":
-            yield from _arrow_blocks(file, file_range, settings)
+            yield from _arrow_blocks(file, file_range, target, settings)
         elif file_range.encoding:
             yield from _range_blocks(file, file_range, target)
         else:
@@ -266,7 +266,7 @@ def _damage(stream: Stream) -> Iterator[Drop]:
 
 
 def _parquet_blocks(
-    file: IO[bytes], file_range: FileRange, settings: CorpusSettings
+    file: IO[bytes], file_range: FileRange, target: int, settings: CorpusSettings
 ) -> Iterator[Block | Drop]:
     """Blocks of the row groups of a range."""
     table = pyarrow.parquet.ParquetFile(file)
@@ -275,41 +275,47 @@ def _parquet_blocks(
     first = sum(table.metadata.row_group(i).num_rows for i in range(file_range.start))
     groups = list(range(file_range.start, file_range.end))
     rows = sum(table.metadata.row_group(group).num_rows for group in groups)
-    field = settings.text_field
-    batches = table.iter_batches(batch_size=ROWS, row_groups=groups, columns=[field])
+    size = sum(table.metadata.row_group(group).total_byte_size for group in groups)
+    batches = table.iter_batches(
+        _rows_at_a_time(rows, size, target), row_groups=groups, columns=[settings.text_field]
+    )
     parts = ((batch, file_range.size * batch.num_rows // rows) for batch in batches)
-    yield from _column_blocks(parts, file_range, first, settings)
+    yield from _column_blocks(parts, file_range, first, target, settings)
 
 
 def _arrow_blocks(
-    file: IO[bytes], file_range: FileRange, settings: CorpusSettings
+    file: IO[bytes], file_range: FileRange, target: int, settings: CorpusSettings
 ) -> Iterator[Block | Drop]:
     """Blocks of the record batches of a whole file."""
 
     def parts() -> Iterator[tuple[pa.RecordBatch, int]]:
         before = 0
         for batch in arrow_batches(file)[1]:
-            texts = batch.select([settings.text_field])
-            for start in range(0, batch.num_rows, ROWS):
-                here = file.tell()
-                yield texts.slice(start, ROWS), max(0, here - before)
-                before = max(here, before)
+            here = file.tell()
+            yield batch.select([settings.text_field]), max(0, here - before)
+            before = max(here, before)
 
     rows = False
-    for block in _column_blocks(parts(), file_range, 0, settings):
+    for block in _column_blocks(parts(), file_range, 0, target, settings):
         rows = True
         yield block
     if not rows:
         yield _empty(file_range.source)
 
 
+def _rows_at_a_time(rows: int, size: int, target: int) -> int:
+    """Rows that hold `target` bytes or a little more, if `rows` hold `size`; at most `ROWS`."""
+    return min(ROWS, rows * target // max(1, size) + 1)
+
+
 def _column_blocks(
     parts: Iterable[tuple[pa.RecordBatch, int]],
     file_range: FileRange,
     row: int,
+    target: int,
     settings: CorpusSettings,
 ) -> Iterator[Block | Drop]:
-    """Blocks of the text column, and a drop where the data is damaged.
+    """Blocks of the text column, of about `target` bytes at most; a drop where it is damaged.
 
     Args:
         parts: the column, and the bytes on disk that it stands for.
@@ -319,9 +325,13 @@ def _column_blocks(
     codec = "utf-8" if settings.encoding == "auto" else settings.encoding
     try:
         for batch, disk in parts:
-            values = column_values(batch.column(0), codec)
-            yield Block(source, row, "", b"", batch.nbytes, disk, values)
-            row += batch.num_rows
+            column = plain(batch.column(0))
+            step = _rows_at_a_time(len(column), column.nbytes, target)
+            for start in range(0, len(column), step):
+                part = column.slice(start, step)
+                read = disk * len(part) // len(column)
+                yield Block(source, row, "", b"", part.nbytes, read, column_values(part, codec))
+                row += len(part)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # a disk or network failed; errors about damaged data have no number

@@ -52,10 +52,13 @@ def arrow_batches(file: IO[bytes]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]
     return whole.schema, map(whole.get_batch, range(whole.num_record_batches))
 
 
+def plain(column: pa.Array) -> pa.Array:
+    """The column with a value in each row, where it was numbers of values."""
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
 def column_values(column: pa.Array, codec: str) -> tuple[Any, ...]:
-    """Values of a column of strings, of lists of strings, or of their bytes in a codec."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
+    """Values of a plain column of strings, of lists of strings, or of their bytes in a codec."""
     try:
         values = column.to_pylist()
     except UnicodeDecodeError:  # Arrow does not check its strings, which are UTF-8

@@ -4,7 +4,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.corpus.text.reading import read_unit
+from pipeline.corpus.text.sources import list_sources
+from pipeline.corpus.text.units import plan_units
 from pipeline.errors import CorpusError
+from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
 
 TEXTS = ["第一篇", "", "第三篇"]
@@ -27,6 +31,27 @@ def test_parquet_columns_of_every_type_of_text(tmp_path, kind):
     documents, dropped = raw.read(tmp_path / "a.parquet")
     assert [document.text for document in documents] == TEXTS
     assert not dropped
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+@pytest.mark.parametrize("numbered", [False, True])
+def test_long_rows_are_many_shards_and_not_one(tmp_path, name, numbered):
+    """Thousands of rows at a time would be gigabytes, where a row is a book."""
+    books = [f"第{n}本" * 1000 for n in range(100)]
+    column = pa.array(books).dictionary_encode() if numbered else pa.array(books)
+    path, table = tmp_path / name, pa.table({"text": column})
+    if name == "a.parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.ipc.new_file(path, table.schema) as file:
+            file.write_table(table)
+    settings = CorpusSettings(inputs=(str(path),), shard_megabytes=0.05)
+    (unit,) = plan_units(list_sources(settings.inputs, settings), settings)
+    *chunks, _ = read_unit(unit, settings)
+    sizes = [sum(block.size for block in chunk.blocks) for chunk in chunks]
+    assert sum(sizes) > 700_000
+    assert max(sizes) < 150_000
+    assert raw.texts(path, shard_megabytes=0.05) == books
 
 
 @pytest.mark.parametrize("kind", ["string", "large_string", "binary", "list", "words"])
