@@ -268,19 +268,24 @@ def _damage(stream: Stream) -> Iterator[Drop]:
 def _parquet_blocks(
     file: IO[bytes], file_range: FileRange, target: int, settings: CorpusSettings
 ) -> Iterator[Block | Drop]:
-    """Blocks of the row groups of a range."""
+    """Blocks of the row groups of a range. Where one is damaged, the next one is read on."""
     table = pyarrow.parquet.ParquetFile(file)
     if not table.metadata.num_rows and not file_range.start:
         yield _empty(file_range.source)
-    first = sum(table.metadata.row_group(i).num_rows for i in range(file_range.start))
-    groups = list(range(file_range.start, file_range.end))
-    rows = sum(table.metadata.row_group(group).num_rows for group in groups)
-    size = sum(table.metadata.row_group(group).total_byte_size for group in groups)
-    batches = table.iter_batches(
-        _rows_at_a_time(rows, size, target), row_groups=groups, columns=[settings.text_field]
-    )
-    parts = ((batch, file_range.size * batch.num_rows // rows) for batch in batches)
-    yield from _column_blocks(parts, file_range, first, target, settings)
+    groups = [table.metadata.row_group(group) for group in range(file_range.end)]
+    first = sum(group.num_rows for group in groups[: file_range.start])
+    rows = sum(group.num_rows for group in groups[file_range.start :])
+    for number, group in enumerate(groups[file_range.start :], file_range.start):
+        size = file_range.size * group.num_rows // max(1, rows)
+        batches = table.iter_batches(
+            _rows_at_a_time(group.num_rows, group.total_byte_size, target),
+            row_groups=[number],
+            columns=[settings.text_field],
+        )
+        parts = ((batch, size * batch.num_rows // group.num_rows) for batch in batches)
+        of_group = file_range._replace(start=number, end=number + 1, size=size)
+        yield from _column_blocks(parts, of_group, first, target, settings)
+        first += group.num_rows
 
 
 def _arrow_blocks(

@@ -82,10 +82,21 @@ def plan_units(sources: Sequence[Source], settings: CorpusSettings) -> list[Unit
                 continue
             if weight + size > target:
                 close()
-            group.append(file_range)
+            _add(group, file_range)
             weight += size
     close()
     return units
+
+
+def _add(group: list[FileRange], new: FileRange) -> None:
+    """Add a range; one that goes on where the last one ends becomes one with it.
+
+    Each range costs an opening of its file, and a Parquet file may have thousands of row groups.
+    """
+    if group and group[-1].source == new.source and group[-1].end == new.start:
+        last = group.pop()
+        new = new._replace(start=last.start, size=last.size + new.size)
+    group.append(new)
 
 
 def shard_bytes(settings: CorpusSettings) -> int:

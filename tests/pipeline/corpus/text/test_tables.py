@@ -54,6 +54,17 @@ def test_long_rows_are_many_shards_and_not_one(tmp_path, name, numbered):
     assert raw.texts(path, shard_megabytes=0.05) == books
 
 
+def test_many_small_row_groups_are_read_together(tmp_path):
+    """Opening the file for each of them takes time quadratic in their number."""
+    texts = [f"第{n}篇" for n in range(60)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=1)
+    settings = CorpusSettings(inputs=(str(tmp_path / "a.parquet"),), shard_megabytes=0.002)
+    units = plan_units(list_sources(settings.inputs, settings), settings)
+    assert len(units) > 2
+    assert [len(unit.ranges) for unit in units] == [1] * len(units)
+    assert raw.texts(tmp_path / "a.parquet", shard_megabytes=0.002) == texts
+
+
 @pytest.mark.parametrize("kind", ["string", "large_string", "binary", "list", "words"])
 def test_a_parquet_row_that_is_not_utf8_is_dropped_with_its_place(tmp_path, kind):
     values = [b"\xe5\xa5\xbd", b"\xff\xfe", b"\xe4\xba\x8c"]
