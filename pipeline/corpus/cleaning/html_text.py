@@ -49,6 +49,11 @@ ENDS = {
 ESCAPED = re.compile(r"&lt;(?:/[a-z][a-z0-9]{0,15}|br\s?/?)&gt;", re.IGNORECASE)
 """The end of an element, or a line break, of HTML that was escaped whole, as feeds hold it."""
 ENTITY = re.compile(r"&(?:#[0-9]{1,8}|#[xX][0-9a-fA-F]{1,8}|[a-zA-Z][a-zA-Z0-9]{1,31});?")
+SURROGATES = re.compile(
+    r"&#(?:[xX]([dD][89abAB][0-9a-fA-F]{2})|(5529[6-9]|55[3-9]\d\d|56[0-2]\d\d|563[01]\d));"
+    r"&#(?:[xX]([dD][c-fC-F][0-9a-fA-F]{2})|(563[2-9]\d|56[4-9]\d\d|57[0-2]\d\d|573[0-3]\d|5734[0-3]));"
+)
+"""A character as two entities, one for each half of it in UTF-16, as many programs escape emoji."""
 PLAIN_ENTITIES = re.compile(r"&(?:#|lt|gt|amp|quot|nbsp)", re.IGNORECASE)
 """Entities that are taken as such also without a semicolon and before a letter or digit."""
 NAME_GOES_ON = re.compile("[a-zA-Z0-9_=]")
@@ -138,8 +143,15 @@ def decode_entities(text: str) -> str:
     def decode_address(match: re.Match[str]) -> str:
         return ENTITY.sub(functools.partial(decode, in_address=True), match[0])
 
+    text = SURROGATES.sub(_joined, text)
     parts, end = [], 0
     for address in ADDRESS.finditer(text):
         parts += [ENTITY.sub(decode, text[end : address.start()]), decode_address(address)]
         end = address.end()
     return "".join([*parts, ENTITY.sub(decode, text[end:])])
+
+
+def _joined(match: re.Match[str]) -> str:
+    """The character of two surrogates, which `SURROGATES` finds."""
+    high, low = (int(half, 16) if half[0] in "dD" else int(half) for half in match.groups() if half)
+    return chr(0x10000 + (high - 0xD800) * 0x400 + low - 0xDC00)

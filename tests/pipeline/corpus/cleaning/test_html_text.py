@@ -95,6 +95,8 @@ def test_what_only_looks_like_an_entity_is_left(text):
         ("&lt;1&gt; &amp;amp; &quot;&#20013;&#x6587;&quot;&nbsp;&hellip;", '<1> &amp; "中文"\xa0…'),
         ("第一&nbsp第二 a&lt1 &amp& &copy 2020 &copy，&reg", "第一\xa0第二 a<1 && © 2020 ©，®"),
         ("&#20013国&copy;", "中国©"),
+        ("&#55362;&#57271;野家 &#xD83D;&#xde00;", "𠮷野家 😀"),
+        ("&#55357;&#55357;&#56832;", "\ufffd😀"),
         ("http://a.cn/x中文&copy 2020，a?b=1，&lt1", "http://a.cn/x中文© 2020，a?b=1，<1"),
         ("http://a.cn/?x=1&amp;copy=2&amp;y=3，&copy;", "http://a.cn/?x=1&copy=2&y=3，©"),
     ],
