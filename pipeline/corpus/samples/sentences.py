@@ -8,13 +8,15 @@ CLOSERS = "”’」』）)】》〉\"'"
 # A sentence ends after 。！？｡ and the closing marks that follow, unless a comma shows that it goes
 # on (“好吧。”，他说). An ellipsis ends a sentence only before a closing or opening quote:
 # 我……我不知道。 is one sentence. White space must follow an ASCII full stop: 3.14, www.example.com.
+# ASCII ! and ? between ASCII characters end none: http://example.com/?id=1.
 # The pattern begins with a plain set of characters, which `re` finds quickly. The quantifiers after
 # it are possessive: otherwise a failed look-ahead would backtrack and cut before the closing quote.
 # Marks that end no sentence match too, with the empty group: the search goes on after them, and so
 # needs linear time. None of them ends a sentence by itself, as what follows them is the same.
 END = re.compile(
     r"[。！？!?｡…\n.](?:"
-    rf"(?<=[。！？!?｡])[。！？!?｡…{CLOSERS}]*+(?:(?=[，、；：,])()|)"
+    rf"(?<=[。！？!?｡])[。！？!?｡…{CLOSERS}]*+"
+    r"(?:(?=[，、；：,])()|(?<=[!-~][!?])(?=[0-9A-Za-z])()|)"
     rf"|(?<=…)…*+(?:[{CLOSERS}]++(?![，、；：,。！？!?｡…])|(?<=……)(?=[“‘「『])|())"
     r"|(?<=\n)"
     r"|(?<=[^\W\d]\.)(?=\s))"

@@ -30,6 +30,7 @@ def split_sentences(text, limit):
         ["This is one. ".strip(), "This is two."],
         ["标题", "正文没有句号", "结尾。"],
         ["『好。』", "「行！」", "走。"],
+        ["见http://a.cn/?id=1!b。", "去吗?", "去!", "好。"],
     ],
 )
 def test_sentences_end_where_a_reader_expects_it(sentences):
