@@ -19,6 +19,8 @@ OTHER_RUN = "in the folder of another run"
 OTHER_CORPUS = "in a corpus that jobs.prepare made"
 TWICE = "named by two inputs"
 COPY = "of the same name as a file that is read, but for the compression"
+CACHE = "what map or filter of Hugging Face's datasets left beside the data"
+CACHE_NAME = re.compile(r"(.*)/cache-[0-9a-f]{16}(?:_\d+_of_\d+)?\.arrow")
 SHARD = re.compile(r"(.+)/shard-\d{6,}-\d{4,}\.arrow")
 IN_RUN = re.compile(r"(.+)/(?:vocab\.origin\.json|checkpoints/checkpoint_\d+/[^/]+)")
 """Files that only the folder of a run holds: checkpoints, and the note on its vocabulary."""
@@ -43,7 +45,8 @@ def list_inputs(
     Left out of both are the vocabulary, the user dictionary and what the commands write: it would
     be read as text when the same command runs again. So are the folders of other runs and corpora
     below an input. Left out of the inputs are held-out files, the second occurrence of a file that
-    two inputs name, and compressed files that lie beside what they were made from.
+    two inputs name, compressed files that lie beside what they were made from, and what Hugging
+    Face's `datasets` caches beside its data.
 
     Args:
         written: further folders and files that the preparation writes.
@@ -120,6 +123,8 @@ def _split(listed: Listing, reasons: Mapping[str, str]) -> Listing:
     for path, each in _copies(kept).items():
         left_out[LeftOut(each.label, COPY)] = None
         del kept[path]
+    for path in _caches(kept):
+        left_out[LeftOut(kept.pop(path).label, CACHE)] = None
     return Listing(list(kept.values()), list(left_out))
 
 
@@ -136,6 +141,20 @@ def _copies(files: Mapping[str, Source]) -> dict[str, Source]:
             found[path] = each
         names.add(name)
     return found
+
+
+def _caches(files: Mapping[str, Source]) -> list[str]:
+    """The tables that `datasets` keeps of a step, where the data that it began with are there too.
+
+    Its old versions gave the data themselves such a name, without others beside them.
+    """
+    names = {path: CACHE_NAME.fullmatch(each.path) for path, each in files.items()}
+    data = {
+        each.path.rpartition("/")[0]
+        for path, each in files.items()
+        if each.format == "arrow" and not names[path]
+    }
+    return [path for path, name in names.items() if name and name[1] in data]
 
 
 def _made_folders(listed: Listing) -> dict[str, str]:

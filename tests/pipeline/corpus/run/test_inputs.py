@@ -6,10 +6,11 @@ import unicodedata
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.corpus import prepare
-from pipeline.corpus.run.inputs import list_inputs
+from pipeline.corpus.run.inputs import CACHE, list_inputs
 from pipeline.corpus.run.origins import origins_of
 from pipeline.corpus.run.passes import Executor
 from pipeline.corpus.shards.reader import ShardFolder
@@ -161,6 +162,21 @@ def test_a_file_that_lies_there_plain_and_compressed_is_read_once(tmp_path):
             "b.txt.xz",
         ],
     }
+
+
+def test_what_a_step_of_hugging_faces_datasets_left_beside_the_data_is_not_read(tmp_path):
+    """`map` writes all rows of a saved data set once more, into its folder."""
+    table = pa.table({"text": ["甲乙丙"]})
+    caches = ["cache-ed205e500a7dc44c.arrow", "cache-ed205e500a7dc44c_00000_of_00002.arrow"]
+    for name in ["data-00000-of-00001.arrow", "cache-mine.arrow", *caches]:
+        with pa.ipc.new_stream(tmp_path / name, table.schema) as file:
+            file.write_table(table)
+    for text in (tmp_path, tmp_path / "*.arrow"):
+        sources = list_inputs(CorpusSettings(inputs=(str(text),))).sources
+        assert names(sources) == ["cache-mine.arrow", "data-00000-of-00001.arrow"]
+        assert sources.left_out_by_reason()[CACHE] == [f"{tmp_path}/{name}" for name in caches]
+    alone = CorpusSettings(inputs=(f"{tmp_path}/{caches[0]}",))
+    assert names(list_inputs(alone).sources) == caches[:1]
 
 
 @pytest.mark.parametrize("heldout", [(), ("no.jsonl",), ("*.none",), ("a.docx",)])
