@@ -131,6 +131,8 @@ def plain_text(wikitext: str) -> str:
         raise MalformedPage(str(error)) from None
     _prune(code)
     text = code.strip_code(normalize=True, collapse=False)
+    if "&#" in wikitext:  # an entity may stand for half of a character
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     text = AROUND_TEMPLATE.sub(_without_template, REMAINS.sub("", text))
     text = EMPTY_LINES.sub("\n\n", text.strip("\n"))
     return MAGIC_WORD.sub("", without_rows(show_conversions(text)))

@@ -158,6 +158,11 @@ def test_marks_without_a_counterpart_are_not_shown(markup, shown):
     assert plain_text(markup) == shown
 
 
+def test_characters_that_are_written_as_two_entities():
+    """mwparserfromhell leaves two surrogates, which no file can hold."""
+    assert plain_text("&#xD842;&#xDFB7;野家&#55357;&#56832;&#55357;。") == "𠮷野家😀\ufffd。"
+
+
 @pytest.mark.parametrize(
     ("markup", "shown"),
     [
