@@ -53,7 +53,16 @@ def arrow_batches(file: IO[bytes]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]
 
 
 def plain(column: pa.Array) -> pa.Array:
-    """The column with a value in each row, where it was numbers of values."""
+    """The column with a value in each row, where it was numbers of values.
+
+    Raises:
+        pa.ArrowInvalid: it is damaged; Arrow would read any memory as its values, or crash.
+    """
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        if "Invalid UTF8" not in str(error):  # which is told after all else, and is one row's fault
+            raise
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 

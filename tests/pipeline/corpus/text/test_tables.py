@@ -1,5 +1,6 @@
 """Parquet and Arrow: columns of every type, rows that are no text, and damage."""
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -128,6 +129,27 @@ def test_damaged_pages_of_parquet_are_dropped_with_the_row(tmp_path):
     assert [document.text for document in documents] == [f"第{n}篇" for n in range(500)]
     assert drop.reason == "damaged_file"
     assert f"{path}: row 500" in drop.text
+
+
+@pytest.mark.parametrize("kind", ["text", "list", "numbered"])
+def test_arrow_whose_lengths_are_damaged_is_dropped(tmp_path, kind):
+    """Arrow does not check them: it takes any memory for text, or ends the process."""
+    values = pa.array(["第一篇文字"] * 100)
+    column = {
+        "text": values,
+        "list": pa.ListArray.from_arrays(range(101), values),
+        "numbered": pa.array([str(n) for n in range(100)]).dictionary_encode(),
+    }[kind]
+    table = pa.table({"text": column})
+    with pa.ipc.new_stream(tmp_path / "a.arrow", table.schema) as file:
+        file.write_table(table)
+    numbers = (np.arange(40, 60, dtype=np.int32) * (15 if kind == "text" else 1)).tobytes()
+    data = (tmp_path / "a.arrow").read_bytes()
+    assert data.count(numbers) == 1
+    (tmp_path / "a.arrow").write_bytes(data.replace(numbers, b"\x7f" * len(numbers)))
+    documents, (drop,) = raw.read(tmp_path / "a.arrow")
+    assert not documents
+    assert (drop.reason, drop.place) == ("damaged_file", f"{tmp_path}/a.arrow: row 0")
 
 
 def test_two_columns_of_the_name_are_refused(tmp_path):
