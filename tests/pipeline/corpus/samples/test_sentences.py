@@ -31,6 +31,8 @@ def split_sentences(text, limit):
         ["标题", "正文没有句号", "结尾。"],
         ["『好。』", "「行！」", "走。"],
         ["见http://a.cn/?id=1!b。", "去吗?", "去!", "好。"],
+        ['"这是对的。"', "他说。", '"走吧。"', '"好。"', "天亮了。"],
+        ["他停住了……", '"谁？"', '没人答。"'],
     ],
 )
 def test_sentences_end_where_a_reader_expects_it(sentences):
@@ -44,7 +46,7 @@ def test_long_sentences_are_cut_at_a_pause_or_at_the_limit():
     assert split_sentences("一" * 20, 8) == ["一" * 8, "一" * 8, "一" * 4]
 
 
-@given(st.text(st.sampled_from("汉字。！？…”“，\n .a1")), st.integers(2, 20))
+@given(st.text(st.sampled_from('汉字。！？…”“"，\n .a1')), st.integers(2, 20))
 def test_ends_ascend_and_no_sentence_exceeds_the_limit(text, limit):
     ends = sentence_ends(text, limit)
     assert ends == sorted(set(ends)) or not text
@@ -78,6 +80,11 @@ def test_marks_are_skipped_where_none_of_them_ends_a_sentence(text):
 def test_many_marks_that_end_no_sentence_are_read_once(text):
     """At each mark anew, this would take hours."""
     assert sentence_ends(text, 10**7) == [len(text)]
+
+
+def test_a_straight_quote_in_one_line_does_not_count_in_the_next_one():
+    text = '屏幕5"大。\n"好。"他说。'
+    assert split_sentences(text, 128) == ['屏幕5"大。', '"好。"', "他说。"]
 
 
 def test_a_half_width_full_stop_ends_a_sentence():
