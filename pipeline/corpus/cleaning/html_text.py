@@ -31,11 +31,16 @@ INLINE_TAG = re.compile(
     rf"<{COMPARED}"
     r"/?(?:a|abbr|acronym|area|audio|b|base|bdi|bdo|big|button|caption|cite|code|col|colgroup|data"
     r"|datalist|del|dfn|em|embed|font|i|iframe|img|input|ins|kbd|label|link|map|mark|marquee|meta"
-    r"|meter|nobr|nowiki|o:p|output|param|path|picture|progress|q|rb|ref|rp|rt|rtc|ruby|s|samp|slot"
-    r"|small|source|span|strike|strong|sub|sup|time|track|tt|u|var|wbr)" + ATTRIBUTES,
+    r"|meter|nobr|nowiki|object|output|param|path|picture|progress|q|rb|ref|rp|rt|rtc|ruby|s|samp"
+    r"|slot|small|source|span|strike|strong|sub|sup|time|track|tt|u|var|wbr|(?:o|st1|v|w):[a-z]+)"
+    + ATTRIBUTES,
     re.IGNORECASE,
 )
-DECLARATION = re.compile(r"<!doctype\b[^<>]{0,2000}>|<\?xml\b[^<>]{0,2000}\?>", re.IGNORECASE)
+DECLARATION = re.compile(
+    r"<!doctype\b[^<>]{0,2000}>|<\?xml\b[^<>]{0,2000}>|<!\[(?:if\b[^<>\[\]]{0,200}|endif)\]>",
+    re.IGNORECASE,
+)
+"""Declarations, as Word and Internet Explorer write them too."""
 NOT_SHOWN = re.compile(r"<!--|<(script|style|svg)\b[^<>]{0,2000}>", re.IGNORECASE)
 """The beginning of a part that is not shown."""
 CODE = re.compile("[{}();=]|//|/[*]|<")

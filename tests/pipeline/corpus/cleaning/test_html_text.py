@@ -31,6 +31,9 @@ def test_html():
         ('<img src=a.jpg alt="图<1>" data=\'{"a":"<i>"}\'>图', "图"),
         ('<div data-v-1a2b="" @click="x" :key="i" (b)="c" data_x="1">文</div / >', "文"),
         ("<script>alert(1)\n正文", "alert(1)\n正文"),
+        ('<st1:chsdate w:st="on" Year="2008">2008年</st1:chsdate><o:p></o:p>起', "2008年起"),
+        ('<?xml:namespace prefix = o ns = "urn:a" /><![if !vml]>正<![endif]>文', "正文"),
+        ("<object data=a><param name=b>正</object>文", "正文"),
     ],
 )
 def test_tags_of_html5_and_attributes_as_pages_have_them(page, shown):
