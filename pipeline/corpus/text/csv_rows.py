@@ -269,7 +269,10 @@ def _are_values(fields: Sequence[str], any_numbers: bool) -> bool:
 
 
 def _lines(stream: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines with their ends, which are \\n, \\r or \\r\\n; \\r\\n may come as two lines."""
+    """Lines with their ends, which are \\n, \\r or \\r\\n; \\r\\n may come as two lines.
+
+    A line of more than `RECORD_BYTES` comes in pieces.
+    """
     held = bytearray()
     for data in stream:
         held += data
@@ -278,5 +281,8 @@ def _lines(stream: Iterable[bytes]) -> Iterator[bytes]:
             whole = last.endswith((b"\n", b"\r"))
             held = bytearray() if whole else bytearray(last)
             yield from (*lines, last) if whole else lines
+        elif len(held) > RECORD_BYTES:
+            yield bytes(held)
+            held = bytearray()
     if held:
         yield bytes(held)

@@ -15,6 +15,8 @@ import pyarrow.ipc
 from pipeline.corpus.decoding.transcoding import decode
 from pipeline.errors import CorpusError
 
+SHOWN_NAMES = 1000
+"""Characters of the names of columns that a message shows."""
 ARROW_FILE = b"ARROW1"
 """The first bytes of Arrow's file format."""
 
@@ -31,8 +33,9 @@ def column_of(names: Sequence[str], text_field: str, label: str) -> int:
             "corpus.text_field names; rename all but one of them"
         )
     if text_field not in names:
+        shown = ", ".join(names)[:SHOWN_NAMES]
         raise CorpusError(
-            f"{label}: no column {text_field!r}; set corpus.text_field to one of {', '.join(names)}"
+            f"{label}: no column {text_field!r}; set corpus.text_field to one of {shown}"
         )
     return list(names).index(text_field)
 

@@ -204,6 +204,20 @@ def test_an_open_quote_is_not_searched_further_than_a_record_may_be(tmp_path, mo
     assert raw.texts(path) == lines[2:]
 
 
+def test_a_line_without_end_is_cut_so_that_memory_is_bounded(monkeypatch):
+    monkeypatch.setattr(csv_rows, "RECORD_BYTES", 100)
+    pieces = list(csv_rows._lines([b"text\n", *[b"x" * 40] * 50, b"\n", b"end"]))
+    assert b"".join(pieces) == b"text\n" + b"x" * 2000 + b"\nend"
+    assert max(map(len, pieces)) <= 140
+
+
+def test_a_message_does_not_show_a_header_of_any_length(tmp_path):
+    path = raw.write(tmp_path / "a.csv", b"x" * 10**6)
+    with pytest.raises(CorpusError) as error:
+        raw.texts(path)
+    assert len(str(error.value)) < 2000
+
+
 def test_zero_bytes_and_a_second_mark_in_csv(tmp_path):
     data = "\0\0\ufeff\ufefftext,id\n甲\0,1\n\ufeff乙,2\n".encode() + b"\0" * 100
     path = raw.write(tmp_path / "a.csv", data)
