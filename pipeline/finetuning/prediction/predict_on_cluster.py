@@ -19,6 +19,10 @@ from pipeline.finetuning.examples.input_lines import read_input
 from pipeline.finetuning.prediction.predict import LINES, Head, answered
 from pipeline.finetuning.tasks import TASKS
 
+BLOCK_BYTES = 1 << 17
+"""Lines that one worker takes, unless they are fewer than `LINES`. Ray's own 128 MB would be all of
+most files, and one worker would answer them. Smaller objects would stay in the driver's memory."""
+
 
 def predict_on_cluster(
     folder: str,
@@ -44,6 +48,7 @@ def predict_on_cluster(
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
+    context.target_max_block_size = BLOCK_BYTES
 
     with remote_disk.offered_reading() as offer:
 
@@ -57,7 +62,8 @@ def predict_on_cluster(
 
         found = (
             ray.data.from_items([{"path": path if is_url(path) else os.path.abspath(path)}])
-            .flat_map(lines)
+            # Workers may have all CPUs of a small machine: they wait for lines, and would for ever.
+            .flat_map(lines, num_cpus=0)
             .map_batches(
                 _Worker,
                 fn_constructor_args=(folder, batch, cpus, offer),

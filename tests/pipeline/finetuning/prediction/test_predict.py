@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from pipeline.finetuning.examples.input_lines import read_input
 from pipeline.finetuning.examples.lines import read_lines
 from pipeline.finetuning.examples.task_file import DataMistakes, read_task_file
 from pipeline.finetuning.prediction import predict as prediction
+from pipeline.finetuning.prediction import predict_on_cluster as on_cluster
 from pipeline.finetuning.prediction.head_folder import RESULTS
 from pipeline.finetuning.prediction.predict import Head, parse, predict
 from pipeline.finetuning.prediction.predict_on_cluster import predict_on_cluster
@@ -332,6 +334,29 @@ def test_workers_wait_for_gpus_that_the_cluster_can_start(ray_cluster, monkeypat
         with pytest.raises(Asked) as asked:
             list(predict_on_cluster("head", "ner", "lines.jsonl", {}, 2, 2))
         assert asked.value.args == (gpus,)
+
+
+class ProcessNumber:
+    """Stands for a worker that holds a head; the answer to each line is the worker's process."""
+
+    def __init__(self, *arguments):
+        pass
+
+    def __call__(self, block):
+        rows = [{"line": json.loads(line), "by": os.getpid()} for line in block["line"]]
+        return {"answer": list(map(json.dumps, rows)), "error": [""] * len(rows)}
+
+
+@pytest.mark.ray
+def test_workers_share_a_small_file_and_may_have_all_cpus(ray_cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(on_cluster, "_Worker", ProcessNumber)
+    path = tmp_path / "in.txt"
+    lines = ["书店很好" * 20 + str(number) for number in range(6000)]
+    path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    workers = int(ray.cluster_resources()["CPU"])
+    found = list(predict_on_cluster("head", "classification", str(path), {}, 32, workers))
+    assert [row["line"] for row in found] == lines
+    assert len({row["by"] for row in found}) > 1
 
 
 @pytest.mark.long
