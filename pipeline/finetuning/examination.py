@@ -47,7 +47,7 @@ def examine(settings: FinetuneSettings, export: str) -> Examined:
         examples = data.sets[name]
         if examples and all(task.target in example for example in examples):
             found = task.trivial_answers(data.sets["train"], examples)
-            trivial[name] = task.scores(examples, found)
+            trivial[name] = task.scores(examples, found, data.labels)
     return Examined(
         fingerprint=fingerprint(settings, data, export),
         sizes={name: len(each) for name, each in data.sets.items()},

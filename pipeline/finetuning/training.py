@@ -98,7 +98,7 @@ def train(
         if not math.isfinite(mean):
             raise TrainingError(f"the loss of epoch {epoch + 1} is {mean}: lower finetune.lr")
         found = answers(task, network, dev_set, settings.batch, setup, precision, workers)
-        scores = scores_of(task, dev_set.examples, found)
+        scores = scores_of(task, dev_set.examples, found, setup.labels)
         epochs.append({"loss": mean} | scores)
         on_dev = f" · dev {task.metric} {scores[task.metric]:.4f}" if scores else ""
         say(f"epoch {epoch + 1}/{settings.epochs} · loss {mean:.4f}{on_dev}")

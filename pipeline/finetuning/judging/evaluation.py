@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import nn
@@ -26,11 +27,13 @@ class Dataset(NamedTuple):
         return cls(examples, task.features(examples, setup) if examples else [])
 
 
-def scores_of(task: Task, examples: list[Example], found: list[Answer]) -> dict[str, float]:
+def scores_of(
+    task: Task, examples: list[Example], found: list[Answer], labels: Sequence[str]
+) -> dict[str, float]:
     """Scores of the answers; none where examples or their targets are missing."""
     if not examples or not all(task.target in example for example in examples):
         return {}
-    return task.scores(examples, found)
+    return task.scores(examples, found, labels)
 
 
 def answers(

@@ -22,24 +22,31 @@ _LATIN = rf"[^\W{_HAN}]+"
 _CMRC_TOKEN = re.compile(rf"[{_HAN}]|{_LATIN}(?:[.,]{_LATIN})*|[^\w\s]")
 
 
-def classification(truth: Sequence[str], found: Sequence[str]) -> dict[str, float]:
+def classification(
+    truth: Sequence[str], found: Sequence[str], labels: Sequence[str] = ()
+) -> dict[str, float]:
     """Accuracy, F1, Matthews' correlation, and the F1 of each label as `f1_LABEL` (scikit-learn).
 
-    `f1` is the F1 of the last label if there are two labels; else it is `f1_macro`, the mean over
-    the labels. The F1 of a label that is called `macro` is `f1_label_macro`.
+    `f1` is the F1 of the last label if the head has two labels; else it is `f1_macro`, the mean
+    over the labels that occur. The F1 of a label that is called `macro` is `f1_label_macro`.
+
+    Args:
+        labels: those of the head; empty: those that occur.
     """
-    labels = in_order([*truth, *found])
-    each = f1_score(truth, found, labels=labels, average=None, zero_division=0)
+    occurring = in_order([*truth, *found])
+    labels = labels or occurring
+    each = f1_score(truth, found, labels=occurring, average=None, zero_division=0)
+    of_label = dict(zip(occurring, map(float, each), strict=True))
     macro = float(np.mean(each))
     scores = {
         "accuracy": float(accuracy_score(truth, found)),
-        "f1": float(each[-1]) if len(labels) <= 2 else macro,
+        "f1": of_label.get(labels[-1], 0.0) if len(labels) <= 2 else macro,
         "f1_macro": macro,
         "matthews": float(matthews_corrcoef(truth, found)),
     }
-    for label, value in zip(labels, each, strict=True):
+    for label, value in of_label.items():
         taken = f"f1_{label}" in scores
-        scores[f"f1_label_{label}" if taken else f"f1_{label}"] = float(value)
+        scores[f"f1_label_{label}" if taken else f"f1_{label}"] = value
     return scores
 
 

@@ -71,6 +71,8 @@ class Task(ABC):
     of forms; `{str: form}` is a dictionary with any keys. The first key is what is scored."""
     scored_by: ClassVar[str]
     """The function of `judging.metrics` that takes true and given answers and gives the scores."""
+    scored_with_labels: ClassVar[bool] = False
+    """Whether that function also takes the labels of the head."""
     metric_is_ratio: ClassVar[bool] = True
     """Whether `metric` is a ratio of sums over the examples; a correlation is none."""
     trivial: ClassVar[str] = "most frequent label"
@@ -155,13 +157,17 @@ class Task(ABC):
         """The true answer of an example, as `scored_by` takes it."""
         return example[self.target]
 
-    def scores(self, examples: Sequence[Example], answers: Sequence[Answer]) -> dict[str, float]:
-        """Scores by name, `metric` first."""
+    def scores(
+        self, examples: Sequence[Example], answers: Sequence[Answer], labels: Sequence[str] = ()
+    ) -> dict[str, float]:
+        """Scores by name, `metric` first; `labels` are those of the head."""
         from pipeline.finetuning.judging import metrics  # a served head gives no scores
 
         scored = next(iter(self.answer_form))
         found: dict[str, float] = getattr(metrics, self.scored_by)(
-            [self.truth(example) for example in examples], [answer[scored] for answer in answers]
+            [self.truth(example) for example in examples],
+            [answer[scored] for answer in answers],
+            *([labels] if self.scored_with_labels else []),
         )
         return found
 

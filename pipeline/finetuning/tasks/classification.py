@@ -41,6 +41,7 @@ class Classification(Task):
     has_label_weights = True
     answer_form: ClassVar = {"label": str, "probabilities": {str: float}}
     scored_by = "classification"
+    scored_with_labels = True
     aliases: ClassVar = {"text": ("sentence", "text_a", "content", "review"), "label": ("class",)}
     sample: ClassVar = {"text": "房间很干净。"}
 

@@ -33,6 +33,7 @@ class MultiLabel(Classification):
     has_label_weights = False
     answer_form: ClassVar = {"labels": [str], "probabilities": {str: float}}
     scored_by = "multilabel"
+    scored_with_labels = False
     trivial = "labels of most examples"
     aliases: ClassVar = {"text": Classification.aliases["text"], "labels": ("label", "tags")}
     problem_type = "multi_label_classification"

@@ -23,6 +23,7 @@ class Regression(Classification):
     has_label_weights = False
     answer_form: ClassVar = {"score": float}
     scored_by = "regression"
+    scored_with_labels = False
     metric_is_ratio = False
     trivial = "mean"
     aliases: ClassVar = {"text": Classification.aliases["text"], "label": ("score",)}

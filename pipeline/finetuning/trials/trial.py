@@ -105,7 +105,7 @@ def run_trial(
         trained = train(task, network, settings, trial.seed, sets, setup, say, report, workers)
     network.load_state_dict(trained.weights)
     found = answers(task, network, sets["test"], settings.batch, setup, settings.precision, workers)
-    test = scores_of(task, sets["test"].examples, found)
+    test = scores_of(task, sets["test"].examples, found, data.labels)
     result = TrialResult(
         lr=settings.lr,
         batch=settings.batch,

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pipeline.finetuning.judging import metrics
+from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.bio import best_labels
 
 
@@ -30,6 +31,16 @@ def test_classification():
     assert (macro["f1_macro"], macro["f1_label_macro"]) == (pytest.approx(5 / 9), 0.0)
     same = metrics.classification(["1", "1"], ["1", "1"])
     assert (same["accuracy"], same["f1"]) == (1.0, 1.0)
+
+
+def test_the_labels_of_a_head_say_what_f1_is_where_one_does_not_occur():
+    negative = metrics.classification(["0", "0"], ["0", "0"], ["0", "1"])
+    assert (negative["accuracy"], negative["f1"], negative["f1_0"]) == (1.0, 0.0, 1.0)
+    three = metrics.classification(["a", "a", "b", "b"], ["a", "b", "b", "b"], ["a", "b", "c"])
+    assert three["f1"] == three["f1_macro"] == pytest.approx((2 / 3 + 4 / 5) / 2)
+    task = TASKS["pair"]
+    examples, found = [{"label": "a"}, {"label": "b"}], [{"label": "a"}, {"label": "a"}]
+    assert task.scores(examples, found, ["a", "b", "c"])["f1"] == pytest.approx((2 / 3 + 0) / 2)
 
 
 def test_regression():
