@@ -43,7 +43,9 @@ def read_rows(
 def hold_words(rows: Iterable[Row], columns: Columns) -> bool:
     """Whether each row is a word with its label, as in CoNLL's columns, and not a sentence."""
     place = columns.numbers.get("labels", -1)
-    filled = [cells for _, cells in itertools.islice(rows, LOOKAHEAD) if not _is_blank_line(cells)]
+    seen = itertools.islice(rows, LOOKAHEAD)
+    # Between sentences Excel writes `,`, and WNUT has a tab.
+    filled = [cells for _, cells in seen if any(map(str.strip, cells))]
     labels = ["".join(cells[1:] and cells[place:][:1]).strip() for cells in filled]
     return bool(filled) and all(map(LABEL.fullmatch, labels))
 

@@ -145,6 +145,15 @@ class Entities(Task):
                 "begins an entity"
             )
 
+    def nothing_to_learn(self, examples: list[Example]) -> str:
+        """Words alone, as the rows of a table with names of columns, have no context."""
+        if len(examples) > 1 and all(len(example["tokens"]) == 1 for example in examples):
+            return (
+                "every example is a single word (words in rows are sentences where the file has "
+                "no names of columns and blank lines between the sentences)"
+            )
+        return super().nothing_to_learn(examples)
+
     def cut_as_trained(self, setup: TaskSetup, examples: Sequence[Example]) -> None:
         """Each character is a token if the examples have `2` `0` more often than `2019`.
 

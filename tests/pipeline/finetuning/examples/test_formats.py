@@ -235,6 +235,8 @@ PUBLISHED = [
         {"tokens": ["在", " ", "京"], "labels": ["O", "O", "B-LOC"]},
     ),
     ("ner", "labels.csv", "text,label\n在京,O B-LOC\n", {"labels": ["O", "B-LOC"]}),
+    ("ner", "excel.csv", "在,O\n京,B-LOC\n,\n好,O\n,\n", {"labels": ["O", "B-LOC"]}),
+    ("ner", "wnut.tsv", "在\tO\n京\tB-LOC\n\t\n好\tO\n", {"labels": ["O", "B-LOC"]}),
     *(
         (
             "ner",

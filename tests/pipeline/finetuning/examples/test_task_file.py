@@ -343,3 +343,11 @@ def test_files_of_office_programs_are_named(tmp_path, name):
     for task in ("classification", "ner", "span"):
         said = f"{path}: is an archive or a document of an office program; unpack it, or save it"
         assert one_problem(task, path).startswith(said)
+
+
+def test_entities_cannot_be_learnt_from_words_without_sentences():
+    words = [{"tokens": ["张"], "labels": ["B-PER"]}, {"tokens": ["明"], "labels": ["I-PER"]}]
+    assert "every example is a single word" in TASKS["ner"].nothing_to_learn(words)
+    assert TASKS["ner"].nothing_to_learn(words[:1]) == ""
+    sentence = {"tokens": ["在", "京"], "labels": ["O", "B-LOC"]}
+    assert TASKS["ner"].nothing_to_learn([*words, sentence]) == ""
