@@ -12,7 +12,7 @@ from pipeline.finetuning.examples.data import TaskExamples, hash_file, read_exam
 from pipeline.finetuning.tasks import TASKS
 from pipeline.settings.finetuning import FinetuneSettings
 
-RECIPE = 6
+RECIPE = 7
 """Version of what fine-tuning computes. Raise it with a change that changes results."""
 
 

@@ -54,6 +54,8 @@ class Head(NamedTuple):
                 f"{min(report['missing_keys'])}; its answers would be random"
             )
         device, precision = pick_device(), results.get("precision", "auto")
+        if task.problem_type == "regression":  # of 2019, bf16 makes 2016
+            precision = "fp32"
         if precision == "fp16" and device.type != "cuda":  # as in training: only GPUs compute in it
             precision = "auto"
         return cls(task, setup, network.to(device), precision)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from pipeline.errors import TaskError
@@ -43,6 +43,8 @@ class TaskSetup(NamedTuple):
     give the places of characters leave it out: places count the characters of the text as given."""
     longest: int = LONGEST_ANSWER
     """Largest number of tokens in an answer span."""
+    units: tuple[float, float] = (0.0, 1.0)
+    """Of a regression that is trained: what 0 and 1 of the network stand for, as `Task.units`."""
 
 
 class Task(ABC):
@@ -144,6 +146,13 @@ class Task(ABC):
     def cut(self, example: Example, tokenizer: PreTrainedTokenizerBase) -> Example:
         """An example to be predicted, in words as the tokenizer of the head cuts texts."""
         return example
+
+    def units(self, examples: Sequence[Example]) -> tuple[float, float]:
+        """Mean and standard deviation of the numbers of training examples; 0 and 1 of labels."""
+        return 0.0, 1.0
+
+    def finish(self, network: nn.Module, setup: TaskSetup) -> None:  # noqa: B027
+        """Change a trained network so that it answers with the default `setup.units`."""
 
     @abstractmethod
     def answer(self, example: Example, outputs: Outputs, setup: TaskSetup) -> Answer:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
+from torch import nn
 
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.jsonl import Example
@@ -15,7 +17,11 @@ from pipeline.finetuning.tasks.classification import Classification, Pair
 
 
 class Regression(Classification):
-    """A text gets a number. Logits [1]; the loss is the squared error."""
+    """A text gets a number. Logits [1]; the loss is the squared error.
+
+    While it is trained, the network gives the distance from the mean in standard deviations of the
+    training examples: it would take long to learn numbers around 2000, or a hundred apart.
+    """
 
     name = "regression"
     metric = "spearman"
@@ -52,10 +58,25 @@ class Regression(Classification):
         return "" if len(numbers) > 1 else f"every label is {numbers.pop():g}"
 
     def encoded(self, example: Example, setup: TaskSetup) -> list[Any]:
-        return [float(example["label"])]
+        mean, deviation = setup.units
+        return [(float(example["label"]) - mean) / deviation]
+
+    def units(self, examples: Sequence[Example]) -> tuple[float, float]:
+        numbers = [example["label"] for example in examples]
+        return float(np.mean(numbers)), float(np.std(numbers))
+
+    @torch.no_grad()
+    def finish(self, network: nn.Module, setup: TaskSetup) -> None:
+        """The last layer takes the units over, so that other programs get the numbers too."""
+        layers = [each for each in network.modules() if isinstance(each, nn.Linear)]
+        *_, last = [each for each in layers if each.out_features == 1]
+        mean, deviation = setup.units
+        last.weight.mul_(deviation)
+        last.bias.mul_(deviation).add_(mean)
 
     def answer(self, example: Example, outputs: Outputs, setup: TaskSetup) -> Answer:
-        return {"score": float(np.mean([logits[0] for _, logits in outputs]))}
+        mean, deviation = setup.units
+        return {"score": mean + deviation * float(np.mean([logits[0] for _, logits in outputs]))}
 
     def submitted(self, example: Example, answer: Answer) -> Any:
         return answer

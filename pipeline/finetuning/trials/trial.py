@@ -88,7 +88,8 @@ def run_trial(
     data = read_examples(settings, tokenizer)
     length, stride = settings.data.length, settings.data.stride
     clean = text_cleaner(trial.export)
-    setup = TaskSetup(tokenizer, data.labels, length, stride, clean, data.longest)
+    units = task.units(data.sets["train"])
+    setup = TaskSetup(tokenizer, data.labels, length, stride, clean, data.longest, units)
     task.cut_as_trained(setup, data.sets["train"])
     test_set = [
         each if task.target in each else task.cut(each, tokenizer) for each in data.sets["test"]
@@ -131,6 +132,7 @@ def run_trial(
                 "longest": data.longest,
                 "precision": settings.precision,
             }
+            task.finish(network, setup)
             rows = [] if test else _rows(sets["test"].examples, found)
             save(network, tokenizer, trial.export, folder / HEAD, facts, rows)
         (folder / RESULT).write_text(to_json(result._asdict(), indent=2), "utf-8")
