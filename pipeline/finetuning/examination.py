@@ -48,6 +48,12 @@ def examine(settings: FinetuneSettings, export: str) -> Examined:
         if examples and all(task.target in example for example in examples):
             found = task.trivial_answers(data.sets["train"], examples)
             trivial[name] = task.scores(examples, found, data.labels)
+            if reason := task.nothing_to_score(examples):
+                path, first = getattr(settings.data, name), ", and the first epoch is kept"
+                data.notes.append(
+                    f"{path}: {reason}, so {task.metric} is 0 whatever is answered"
+                    + first * (name == "dev")
+                )
     return Examined(
         fingerprint=fingerprint(settings, data, export),
         sizes={name: len(each) for name, each in data.sets.items()},

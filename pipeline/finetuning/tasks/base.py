@@ -250,6 +250,10 @@ class Task(ABC):
             return ""
         return f"every label is {labels[0]}" if labels else "no example has a label"
 
+    def nothing_to_score(self, examples: Sequence[Example]) -> str:
+        """Why even right answers to these examples would score 0; empty if they would not."""
+        return ""
+
     def from_text(self, line: str) -> Example | None:
         """An example without its target from a line of plain text, where the task allows that."""
         return None

@@ -154,6 +154,9 @@ class Entities(Task):
             )
         return super().nothing_to_learn(examples)
 
+    def nothing_to_score(self, examples: Sequence[Example]) -> str:
+        return "" if self.labels_of(examples) - {"O"} else "no example has an entity"
+
     def cut_as_trained(self, setup: TaskSetup, examples: Sequence[Example]) -> None:
         """Each character is a token if the examples have `2` `0` more often than `2019`.
 

@@ -78,6 +78,9 @@ class MultiLabel(Classification):
             return super().nothing_to_learn(examples)
         return f"all examples have the labels {', '.join(first)}; expected {NAMES}"
 
+    def nothing_to_score(self, examples: Sequence[Example]) -> str:
+        return "" if self.labels_of(examples) else "no example has a label"
+
     def labels_of(self, examples: Iterable[Example]) -> set[str]:
         return {label for example in examples for label in example["labels"]}
 

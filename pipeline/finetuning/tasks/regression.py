@@ -54,6 +54,9 @@ class Regression(Classification):
         return ["score"]
 
     def nothing_to_learn(self, examples: list[Example]) -> str:
+        return self.nothing_to_score(examples)
+
+    def nothing_to_score(self, examples: Sequence[Example]) -> str:
         numbers = {example["label"] for example in examples}
         return "" if len(numbers) > 1 else f"every label is {numbers.pop():g}"
 

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.errors import ConfigError, ExportError, TaskError
 from pipeline.finetuning.checks import check
+from pipeline.finetuning.examination import examine
 from pipeline.settings.finetuning import FinetuneSettings
 from tests.pipeline.finetuning.conftest import settings, write_rows
 from tests.pipeline.finetuning.in_process import finetune
@@ -192,3 +193,19 @@ def test_a_long_list_of_mistakes_is_cut(export, tmp_path):
     with pytest.raises(TaskError, match="… and 21 more") as raised:  # 70 lines, and no good one
         finetune(chosen, str(export), tmp_path / "out", seed=1)
     assert len(str(raised.value).splitlines()) == 52
+
+
+@pytest.mark.parametrize(
+    ("task", "target", "reason"),
+    [
+        ("ner", {"labels": ["O", "O"]}, "no example has an entity, so f1"),
+        ("multilabel", {"labels": []}, "no example has a label, so f1"),
+        ("regression", {"label": 2}, "every label is 2, so spearman"),
+    ],
+)
+def test_a_dev_set_that_gives_every_answer_0_is_noted(task, target, reason, export, data, tmp_path):
+    row = {"text": "书店", "tokens": ["书", "店"]} | target
+    dev = write_rows(tmp_path / "dev.jsonl", row, row)
+    chosen = settings(task, {task: data[task] | {"dev": dev}})
+    found = examine(chosen, str(export)).notes
+    assert found == [f"{dev}: {reason} is 0 whatever is answered, and the first epoch is kept"]
