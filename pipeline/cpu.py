@@ -24,6 +24,8 @@ ENVIRONMENT = {
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
 }
 """What libraries read when a process starts, unless the user has set it."""
+QUOTAS = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
+"""Files with the microseconds of a container's CPUs, and of the period; of cgroup 2, and of 1."""
 # Parameters of mallopt, from malloc.h.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 KEPT = 1 << 30
@@ -55,7 +57,10 @@ def use_threads(count: int) -> None:
 def usable_cpus() -> int:
     """CPUs that this process may use: by its affinity and by the quota of its container."""
     cpus = len(os.sched_getaffinity(0))
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        cpus = min(cpus, math.ceil(int(quota) / int(period)))
+    for names in QUOTAS:
+        with contextlib.suppress(OSError, ValueError):
+            text = " ".join(Path("/sys/fs/cgroup", name).read_text() for name in names)
+            quota, period = map(int, text.split())
+            if quota > 0:  # -1: no limit
+                cpus = min(cpus, math.ceil(quota / period))
     return max(1, cpus)

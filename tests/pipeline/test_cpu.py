@@ -39,7 +39,23 @@ def test_a_step_requests_less_memory_from_the_kernel() -> None:
 
 
 def test_the_quota_of_a_container_counts(monkeypatch) -> None:
+    """Of cgroup 1 none was seen: as many workers started as the host has CPUs."""
     monkeypatch.setattr(cpu.os, "sched_getaffinity", lambda _: set(range(64)))
-    for quota, expected in (("150000 100000", 2), ("50000 100000", 1), ("max 100000", 64)):
-        monkeypatch.setattr(cpu.Path, "read_text", lambda _, text=quota: text)
+    period = {"cpu/cpu.cfs_period_us": "100000"}
+    for files, expected in (
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "max 100000"}, 64),
+        ({"cpu/cpu.cfs_quota_us": "150000"} | period, 2),
+        ({"cpu/cpu.cfs_quota_us": "-1"} | period, 64),
+        ({}, 64),
+    ):
+
+        def read(path, found=files):
+            name = str(path.relative_to("/sys/fs/cgroup"))
+            if name not in found:
+                raise FileNotFoundError(name)
+            return found[name]
+
+        monkeypatch.setattr(cpu.Path, "read_text", read)
         assert cpu.usable_cpus() == expected
