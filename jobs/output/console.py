@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Any
 
 from rich.console import Console
+
+for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+        # A terminal or a log in GBK or Latin-1 lacks some of the characters.
+        stream.reconfigure(errors="backslashreplace")
 
 
 def plain_console(**options: Any) -> Console:

@@ -1,4 +1,5 @@
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +137,16 @@ def test_help_lists_the_settings():
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "usage: python -m jobs.pretrain" in shown
     assert "optim.lr = 0.00018: Peak learning rate" in shown
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "gbk"])
+def test_a_terminal_that_lacks_characters_shows_the_others(encoding):
+    """A run ended in a UnicodeEncodeError at the first line that drew a box or a mark."""
+    command = [sys.executable, "-c", "from jobs.command import *; plain_console().print('── ✓ a')"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"PYTHONIOENCODING": encoding}, capture_output=True
+    )
+    assert done.stdout.decode(encoding).endswith(r" \u2713 a" + "\n"), done.stderr
 
 
 @pytest.mark.parametrize("name", sorted({*VERBS} - OWN_ARGUMENTS))
