@@ -28,6 +28,8 @@ from pipeline.progress import Say
 
 PARENT = os.environ.get("RAY_TMPDIR")
 """Where local clusters have their folders; by default the system's temporary folder."""
+LONGEST_PARENT = 23
+"""Bytes of that folder's path: Ray adds 84 to it, and the path of a socket has 107 at most."""
 ANSWER_SECONDS = 10.0
 """How long the port of a cluster may take to answer."""
 POLL_SECONDS = 5.0
@@ -55,7 +57,7 @@ def connect() -> None:
     else:
         # Ray Train asks "the newest cluster of this folder" whether its controller lives, and ends
         # the run if that is another one. In a folder of its own, there is no other one.
-        folder = os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="nezha-", dir=PARENT)
+        folder = os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="nezha-", dir=_parent())
         atexit.register(_remove_cluster, folder)
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     # Ray Train then shows runs, attempts and workers in the dashboard.
@@ -88,6 +90,12 @@ def _quoted_python() -> dict[str, str] | None:
     """
     quoted = shlex.quote(sys.executable)
     return None if quoted == sys.executable else {"py_executable": quoted}
+
+
+def _parent() -> str:
+    """The folder for a local cluster's folder: /tmp where the system's has too long a path."""
+    wanted = PARENT or tempfile.gettempdir()
+    return wanted if len(os.fsencode(wanted)) <= LONGEST_PARENT else "/tmp"
 
 
 def _check_answers(address: str) -> None:

@@ -72,6 +72,18 @@ print(ray.get(task.remote(), timeout=60))
     assert done.stdout == "done\n", done.stderr
 
 
+def test_a_long_path_of_temporary_files_is_left_to_others(monkeypatch):
+    """Ray's sockets did not fit into the TMPDIR that Slurm gives a job."""
+    monkeypatch.setattr(cluster, "PARENT", None)
+    for folder, chosen in (
+        ("/scratch/slurm.123", "/scratch/slurm.123"),
+        ("/scratch/slurm_tmpdir.1234567", "/tmp"),
+        ("/scratch/临时文件夹", "/tmp"),
+    ):
+        monkeypatch.setattr(cluster.tempfile, "gettempdir", lambda folder=folder: folder)
+        assert cluster._parent() == chosen
+
+
 def test_sigterm_while_ray_starts_is_a_stop(monkeypatch):
     """Ray ended the process with the status 15 and without a word."""
 
