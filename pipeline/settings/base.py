@@ -42,12 +42,25 @@ def _refuse_other_units(value: Any) -> Any:
     return value
 
 
-def absolute(path: str) -> str:
-    """Make a local path absolute: workers have other working directories than the driver.
+def expanded(path: str) -> str:
+    """A path as a shell would read it: `~` is the home folder, `$NAME` an environment variable.
 
-    `~` is the home folder, which a shell does not put into `a.b=~/c`.
+    No shell reads files of settings, nor the `~` of `a.b=~/c`.
+
+    Raises:
+        ValueError: a variable is not set, or a URL is cut; both would name a new folder.
     """
-    path = os.path.expanduser(path.removeprefix("file://"))
+    path = os.path.expanduser(os.path.expandvars(path))
+    if unset := re.search(r"\$\{.*?\}|(?<![^/])\$[A-Za-z_]\w*(?![^/])", path):
+        raise ValueError(f"names {unset[0]}, and there is no such environment variable")
+    if re.match(r"[a-z][a-z0-9]+:/(?!/)", path) and not is_registered(path):
+        raise ValueError("is no path; a URL has `://` behind its scheme")
+    return path
+
+
+def absolute(path: str) -> str:
+    """Make a local path absolute: workers have other working directories than the driver."""
+    path = expanded(path.removeprefix("file://"))
     return path if not path or is_url(path) else str(Path(path).absolute())
 
 
@@ -92,8 +105,8 @@ SampleLength = Annotated[int, Number, Field(ge=16, le=65535)]
 """Tokens of a sample at most, with [CLS] and [SEP]."""
 Location = Annotated[str, AfterValidator(absolute)]
 """A path or a URL. A relative path is relative to the driver's working directory."""
-PathAsGiven = Annotated[str, AfterValidator(os.path.expanduser)]
-"""A path, a URL or a name, in which `~` is the home folder, as in all paths."""
+PathAsGiven = Annotated[str, AfterValidator(expanded)]
+"""A path, a URL or a name, in which `~` and `$NAME` are replaced, as in all paths."""
 LocalPath = Annotated[Location, AfterValidator(_local)]
 """A path, and no URL."""
 LocalModel = Annotated[str, AfterValidator(absolute_unless_registered), AfterValidator(_local)]

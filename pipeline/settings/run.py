@@ -24,6 +24,13 @@ class RunSettings(Settings):
     seed: Annotated[int, Number, Field(ge=0, lt=2**32)] = 42
     """Seed of pairs, masks, order, initial weights and dropout."""
 
+    @field_validator("storage")
+    @classmethod
+    def _check_storage(cls, storage: str) -> str:
+        if not storage:  # as from a variable that a script has not set
+            raise ValueError("must not be empty; `.` is this folder")
+        return storage
+
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:

@@ -53,7 +53,7 @@ def _lines(item: Any) -> list[str]:
         if item["type"] == "value_error":
             what = str(item["ctx"]["error"])
         return [f"{'.'.join(_names(location[:-2]))}: the name {given!r} {what}"]
-    if item["type"] == "extra_forbidden":
+    if item["type"] in ("extra_forbidden", "invalid_key"):  # the second: a number, `yes`, null
         return [f"{key}: no such setting; {_other_names(location)}"]
     if item["type"] == "value_error":
         message = str(item["ctx"]["error"])

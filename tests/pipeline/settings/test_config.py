@@ -42,8 +42,34 @@ def test_a_path_is_taken_as_it_is_written(monkeypatch):
         ("~/a", "/home/somebody/a"),
         ("/d/~/a", "/d/~/a"),
         ("file:///d/a%20b", "/d/a%20b"),
+        ("$HOME/a", "/home/somebody/a"),
+        ("${HOME}/a", "/home/somebody/a"),
+        ("/d/a$1", "/d/a$1"),
     ):
         assert load_config(None, [f"corpus.output={text}"]).corpus.output == path
+
+
+def test_a_path_that_would_name_a_folder_by_accident_is_refused(monkeypatch):
+    """`$SCRATCH/runs` and `s3:/bucket` became folders of these names in the working directory."""
+    monkeypatch.delenv("SCRATCH", raising=False)
+    for text, what in (
+        ("$SCRATCH/runs", "names $SCRATCH"),
+        ("/d/${SCRATCH}", "names ${SCRATCH}"),
+        ("s3:/bucket/runs", "is no path; a URL has `://`"),
+        ("", "must not be empty"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(f"run.storage: {what}")):
+            load_config(None, [f"run.storage={text}"])
+    assert load_config(None, ["predict.model=models:/a/1"]).predict.model == "models:/a/1"
+
+
+def test_a_key_that_is_no_text_is_named(tmp_path):
+    """It ended in a KeyError."""
+    path = tmp_path / "c.yaml"
+    for text, key in (("1: {steps: 5}", "1"), ("train: {2: 3}", "train.2")):
+        path.write_text(text, "utf-8")
+        with pytest.raises(ConfigError, match=f"{key}: no such setting"):
+            load_config(path, [])
 
 
 @pytest.mark.parametrize(
