@@ -32,7 +32,7 @@ def is_dead(holder: Mapping[str, Any]) -> bool:
     """
     if holder.get("host") != socket.gethostname():
         return False
-    return _started(holder["pid"]) != holder.get("started")
+    return _started(holder.get("pid", 0)) != holder.get("started")
 
 
 def wait_until_gone(

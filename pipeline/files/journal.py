@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, RootModel
 
 from pipeline.files.disk import Disk
 
 logger = logging.getLogger(__name__)
+ANY = RootModel[dict[str, Any]]
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
@@ -50,8 +53,8 @@ class Appender:
 class Follower:
     """Reads a file of records often, and again only after it has changed."""
 
-    def __init__(self, path: Path, needed: Collection[str] = ()) -> None:
-        self._path, self._needed = path, needed
+    def __init__(self, path: Path, shape: type[BaseModel] = ANY) -> None:
+        self._path, self._shape = path, shape
         self._stamp: tuple[int, int, int] | None = None
         self._records: list[dict[str, Any]] = []
 
@@ -63,36 +66,37 @@ class Follower:
             return []
         stamp = status.st_ino, status.st_size, status.st_mtime_ns
         if stamp != self._stamp:
-            self._records, self._stamp = read(self._path, self._needed), stamp
+            self._records, self._stamp = read(self._path, self._shape), stamp
         return self._records
 
 
-def read(path: Path, needed: Collection[str] = ()) -> list[dict[str, Any]]:
-    """All records, oldest first, except lines that were cut, or that lack what a record needs."""
-    return read_checked(path, needed)[0]
+def read(path: Path, shape: type[BaseModel] = ANY) -> list[dict[str, Any]]:
+    """All records, oldest first, except lines that were cut, or that have another shape."""
+    return read_checked(path, shape)[0]
 
 
 def read_checked(
-    path: Path, needed: Collection[str] = ()
+    path: Path, shape: type[BaseModel] = ANY
 ) -> tuple[list[dict[str, Any]], list[int]]:
     """All records, oldest first, and the numbers (from 1) of the lines that are none.
 
     Args:
         path: the file.
-        needed: keys of every record.
+        shape: keys and types of every record.
     """
     if not path.exists():
         return [], []
     records, damaged = [], []
     for number, line in enumerate(path.read_text("utf-8", errors="replace").split("\n"), 1):
+        if not line:
+            continue
         try:
             record = json.loads(line)
-        except ValueError:
-            record = None
-        if isinstance(record, dict) and record.keys() >= set(needed):
-            records.append(record)
-        elif line:
+            shape.model_validate(record, strict=True)
+        except ValueError:  # pydantic's errors are some too
             damaged.append(number)
+        else:
+            records.append(record)
     return records, damaged
 
 

@@ -63,8 +63,8 @@ def audit(config: Config) -> Audit:
     newest = files.newest(paths.checkpoints)
     if not newest:
         raise CheckpointError(f"{paths.checkpoints}: no complete checkpoint, so nothing to audit")
-    lines, damaged = journal.read_checked(paths.run / step_log.FILE, step_log.NEEDED)
-    happened, unread = journal.read_checked(paths.run / events.FILE, events.NEEDED)
+    lines, damaged = journal.read_checked(paths.run / step_log.FILE, step_log.Line)
+    happened, unread = journal.read_checked(paths.run / events.FILE, events.Event)
     attempts = step_log.attempts(happened)
     if not attempts or all("step" not in line for line in lines):
         raise CheckpointError(

@@ -7,10 +7,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from pipeline.files import journal
 
 FILE = "faults.jsonl"
-NEEDED = ("time", "kind", "text")
+
+
+class Event(BaseModel):
+    """The shape of a line; facts with a default are those of some kinds alone."""
+
+    time: float
+    kind: str
+    text: str
+    attempt: int = 0
+    step: int = 0
+    checkpoint: int = 0
+    batches_skipped: int = 0
+    workers: int = 0
+    data: dict[str, Any] = {}
+    micro_batch: int = 0
+    configured: int = 0
 
 
 def record(run: Path, kind: str, text: str, **facts: Any) -> None:
@@ -34,4 +51,4 @@ def clock(event: Mapping[str, Any]) -> str:
 
 def read(run: Path) -> list[dict[str, Any]]:
     """All events, oldest first."""
-    return journal.read(run / FILE, NEEDED)
+    return journal.read(run / FILE, Event)

@@ -119,7 +119,7 @@ def fitting(config: Config, happened: Sequence[Mapping[str, Any]]) -> Config:
     """
     train = config.train
     shrunk = [event for event in happened if event["kind"] == "shrink"]
-    sizes = [e["micro_batch"] for e in shrunk if e["configured"] == train.micro_batch]
+    sizes = [e["micro_batch"] for e in shrunk if e.get("configured") == train.micro_batch]
     size = min(sizes, default=train.micro_batch)
     return config.model_copy(update={"train": train.model_copy(update={"micro_batch": size})})
 
@@ -127,7 +127,7 @@ def fitting(config: Config, happened: Sequence[Mapping[str, Any]]) -> Config:
 def _rewinds(run: Path, step: int) -> list[dict[str, Any]]:
     """The rewinds to the checkpoint of a step."""
     found = [event for event in events.read(run) if event["kind"] == "rewind"]
-    return [event for event in found if event["checkpoint"] == step]
+    return [event for event in found if event.get("checkpoint") == step and "step" in event]
 
 
 def original(error: Exception) -> Exception:

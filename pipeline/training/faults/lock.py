@@ -108,11 +108,12 @@ def _linked(source: Path, target: Path) -> bool:
 def _read(path: Path) -> dict[str, Any] | None:
     """The holder; None without a lock, and {} for one that cannot be read."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        found = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return None
     except ValueError:
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _modified(path: Path) -> float:

@@ -37,8 +37,8 @@ class Watcher:
         self, folder: Path, config: Config, progress: Progress, metrics: RunMetrics | None = None
     ) -> None:
         self._steps, self._progress, self._metrics = config.train.steps, progress, metrics
-        self._history = journal.Follower(folder / history.FILE, history.NEEDED)
-        self._faults = journal.Follower(folder / events.FILE, events.NEEDED)
+        self._history = journal.Follower(folder / history.FILE, history.Figures)
+        self._faults = journal.Follower(folder / events.FILE, events.Event)
         self._news, self._silent = time.monotonic(), False
         records = self._history.read()
         self._shown, self._events = len(records), len(self._faults.read())

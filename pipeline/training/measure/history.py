@@ -7,17 +7,25 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from pipeline.files import journal
 from pipeline.files.disk import OWN, Disk
 from pipeline.files.storage import write_whole
 
 FILE = "metrics.jsonl"
-NEEDED = ("step",)
+
+
+class Figures(BaseModel, extra="allow"):
+    """The shape of a line: a step, and figures by their names."""
+
+    __pydantic_extra__: dict[str, float]
+    step: float
 
 
 def read(folder: Path) -> list[dict[str, float]]:
     """All records, oldest first."""
-    return journal.read(folder / FILE, NEEDED)
+    return journal.read(folder / FILE, Figures)
 
 
 def rewind(folder: Path, step: int) -> None:

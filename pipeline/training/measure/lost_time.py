@@ -56,5 +56,5 @@ def _cause(part: str, line: Mapping[str, Any], attempts: Sequence[Attempt]) -> s
         if kept and kept.number != line["attempt"]:
             return "repeated steps"
         if part == "step":
-            return TRAINING if line["applied"] else "skipped steps"
+            return TRAINING if line.get("applied", True) else "skipped steps"
     return part if part in CAUSES else "other"

@@ -9,19 +9,43 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, RootModel
 
 from pipeline.corpus.randomness import mix
 from pipeline.files import journal
 from pipeline.files.disk import OWN, Disk
 
 FILE = "steps.jsonl"
-NEEDED = ("end",)
 FLUSH_SECONDS = 2.0
 """Longest time for which lines are kept in memory."""
+
+
+class Command(BaseModel):
+    """The shape of a line of a command that begins to train."""
+
+    command: Literal[True]
+    end: float
+
+
+class Step(BaseModel):
+    """The shape of a line of a step; that of the time since the last step has no facts of it."""
+
+    attempt: int
+    end: float
+    seconds: dict[str, float]
+    step: int = 0
+    batch: int = 0
+    samples: int = 0
+    sum: int = 0
+    applied: bool = True
+    damaged: int = 0
+
+
+Line = RootModel[Command | Step]
 
 
 class StepLog:
@@ -85,7 +109,7 @@ class StepLog:
 
 def read(run: Path) -> list[dict[str, Any]]:
     """All lines, oldest first."""
-    return journal.read(run / FILE, NEEDED)
+    return journal.read(run / FILE, Line)
 
 
 def begin(run: Path) -> None:
@@ -114,7 +138,8 @@ class Attempt(NamedTuple):
 
 def attempts(happened: Sequence[Mapping[str, Any]]) -> list[Attempt]:
     """The starts of the workers among a run's events, oldest first."""
-    starts = [event for event in happened if event["kind"] == "start" and "attempt" in event]
+    facts = {"attempt", "step", "batches_skipped", "workers", "data"}
+    starts = [event for event in happened if event["kind"] == "start" and event.keys() >= facts]
     return [
         Attempt(e["attempt"], e["step"], e["batches_skipped"], e["workers"], e["data"])
         for e in starts

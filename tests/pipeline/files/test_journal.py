@@ -1,5 +1,7 @@
 """Records stay readable whatever ended the writer."""
 
+from pydantic import RootModel
+
 from pipeline.files import journal
 
 
@@ -18,12 +20,10 @@ def test_a_line_that_was_cut_hides_no_other(tmp_path):
 
 def test_a_line_that_lacks_what_a_record_needs_is_none(tmp_path):
     path = tmp_path / "records.jsonl"
-    path.write_text('{"step": 1}\n{}\n[]\n{"loss": 2}\n{"step": 2, "loss": 2}\n')
-    assert journal.read_checked(path, ("step",)) == (
-        [{"step": 1}, {"step": 2, "loss": 2}],
-        [2, 3, 4],
-    )
-    assert journal.Follower(path, ("step", "loss")).read() == [{"step": 2, "loss": 2}]
+    path.write_text('{"step": 1}\n\n[]\n{"step": null}\n{"step": 2}\n{"step": "3"}\n')
+    steps = RootModel[dict[str, float]]
+    assert journal.read_checked(path, steps) == ([{"step": 1}, {"step": 2}], [3, 4, 6])
+    assert journal.Follower(path, steps).read() == [{"step": 1}, {"step": 2}]
 
 
 def test_a_file_is_read_again_only_after_it_has_changed(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """One page shows a run's curves with what happened to it, whatever its records hold."""
 
+import json
 import re
 import time
 
@@ -9,6 +10,7 @@ from jobs import report
 from jobs.command import main
 from pipeline.errors import TrainingError
 from pipeline.files import journal
+from pipeline.runs.listing import list_runs
 from pipeline.runs.report import write_report
 from pipeline.stages import pretraining
 from pipeline.training.faults import events
@@ -49,6 +51,21 @@ def test_the_page_needs_no_other_file_and_marks_what_happened(run, capsys):
         assert (f"<!-- {label} -->" in page) == (label != "held out")
     assert "<b>was</b>" not in page  # a text is no markup
     assert not re.search(r"(src|href)=[\"'](?!#)", page)
+
+
+@pytest.mark.parametrize("wrong", [None, "7", [], {}])
+def test_a_value_of_another_type_hides_a_line_and_ends_no_command(run, wrong):
+    """It ended jobs.report and jobs.runs with a traceback."""
+    for name in (events.FILE, history.FILE, step_log.FILE):
+        line = journal.read(run / name)[-1]
+        for key in line:
+            if type(line[key]) is not type(wrong):
+                journal.append(run / name, line | {key: wrong})
+        for key in line:
+            journal.append(run / name, {k: v for k, v in line.items() if k != key})
+    (run / "lock.json").write_text(json.dumps(wrong))
+    assert "9 steps, 2 start(s) of the workers" in write_report(run).read_text("utf-8")
+    assert list_runs(run.parent)[0].step == 9
 
 
 def test_a_folder_without_records_is_no_run(tmp_path):
