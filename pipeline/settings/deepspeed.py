@@ -53,6 +53,10 @@ _REASONS = {
         "tensor_parallel expert_parallel pipeline sequence_parallel_size "
         "seq_parallel_communication_data_type use_data_before_expert_parallelism"
     ),
+    "ZeRO does not work with it, and results would be the same": (
+        "prescale_gradients gradient_predivide_factor zero_optimization.legacy_stage1 "
+        "zero_optimization.stage3_module_granularity_threshold"
+    ),
     "set engine.compile": "compile",
     "set engine.activation_checkpointing": "activation_checkpointing",
     "it would have no effect: what it belongs to is not used here": (
@@ -63,8 +67,16 @@ REFUSED = {key: reason for reason, keys in _REASONS.items() for key in keys.spli
 """Keys that would break a promise or do nothing, each with the reason or the setting to use."""
 
 TAKEN = (
-    *("zero_optimization", "fp16", "bf16", "prescale_gradients", "gradient_predivide_factor"),
-    *("steps_per_print", "wall_clock_breakdown", "memory_breakdown", "dump_state", "log_level"),
+    *(
+        "zero_optimization",
+        "fp16",
+        "bf16",
+        "steps_per_print",
+        "wall_clock_breakdown",
+        "memory_breakdown",
+        "dump_state",
+        "log_level",
+    ),
     *("timers", "flops_profiler", "comms_logger", "tensorboard", "wandb", "comet", "csv_monitor"),
     *("graph_harvesting", "disable_allgather", "disable_python_gc"),
 )
