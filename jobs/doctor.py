@@ -14,14 +14,14 @@ from pipeline.doctor.findings import Finding
 from pipeline.doctor.node import Facts
 from pipeline.errors import ConfigError
 from pipeline.settings.config import Config
-from pipeline.tracking.runs import tracking_uri
+from pipeline.tracking.runs import shown_uri
 
 
 def plan(config: Config) -> Mapping[str, object]:
     return {
         "examine each node": "versions, GPUs, memory, shared memory, disk, clock, storage",
         "write and read": f"{config.run.storage}, a file of 32 MB on each node",
-        "examine together": f"all-reduce, {tracking_uri(config)}, token, shard cache",
+        "examine together": f"all-reduce, {shown_uri(config)}, token, shard cache",
     }
 
 

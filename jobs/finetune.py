@@ -41,7 +41,7 @@ def plan(config: Config) -> Mapping[str, object]:
         "trials": trials,
         "workers of a trial": settings.workers,
         "write": _output(config),
-        "record in": tracking.tracking_uri(config),
+        "record in": tracking.shown_uri(config),
     }
 
 

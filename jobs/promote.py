@@ -9,13 +9,13 @@ from rich.console import Console
 
 from jobs.command import Verb, main
 from pipeline.settings.config import Config
-from pipeline.tracking.runs import tracking_uri
+from pipeline.tracking.runs import shown_uri
 from pipeline.tracking.versions import CHAMPION, promote
 
 
 def plan(config: Config) -> Mapping[str, object]:
     chosen = config.promote
-    return {f"make {CHAMPION}": f"{chosen.model}/{chosen.version}", "in": tracking_uri(config)}
+    return {f"make {CHAMPION}": f"{chosen.model}/{chosen.version}", "in": shown_uri(config)}
 
 
 def execute(config: Config, console: Console) -> None:

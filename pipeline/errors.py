@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pipeline.files.urls import without_password
+
 
 class NezhaError(Exception):
     """Base class; a verb prints such an error without a traceback."""
@@ -14,7 +16,7 @@ class NezhaError(Exception):
     def __str__(self) -> str:
         # Pickle makes an exception again from all its arguments, of which only the first is the
         # message.
-        return str(self.args[0]) if self.args else ""
+        return without_password(str(self.args[0])) if self.args else ""
 
 
 class ConfigError(NezhaError):

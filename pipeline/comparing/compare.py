@@ -19,7 +19,7 @@ from pipeline.paths import RunPaths
 from pipeline.progress import Progress
 from pipeline.settings.config import Config
 from pipeline.tracking.judged_pictures import draw_curves
-from pipeline.tracking.runs import tracking_uri
+from pipeline.tracking.runs import shown_uri
 
 REPORT = "comparison"
 """Stem of the report's files: `.md`, `.html`, `.json`."""
@@ -45,7 +45,7 @@ def plan(config: Config) -> Mapping[str, object]:
         "on": ", ".join(tasks),
         "trials": f"{len(subjects) * trials} ({compare.seeds} seeds)",
         "write": folder_of(config),
-        "record in": tracking_uri(config),
+        "record in": shown_uri(config),
     }
 
 

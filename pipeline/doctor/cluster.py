@@ -25,7 +25,7 @@ from pipeline.feed.opening import training_folders
 from pipeline.files.storage import filesystem
 from pipeline.files.urls import is_url
 from pipeline.settings.config import Config
-from pipeline.tracking.runs import is_reachable, tracking_uri
+from pipeline.tracking.runs import is_reachable, shown_uri
 
 NODE_SECONDS = 30.0
 """How long nodes have for their answer, once a worker process runs there."""
@@ -88,7 +88,7 @@ def check_shared(config: Config) -> list[Finding]:
         found.append(Finding("", "whoever reaches the cluster may run code on it", advice, False))
     if not is_reachable(config):
         advice = "start it, or correct tracking.uri; without it, a run sends its record at the end"
-        found.append(Finding("", f"{tracking_uri(config)} does not answer", advice, False))
+        found.append(Finding("", f"{shown_uri(config)} does not answer", advice, False))
     cache = config.train.shard_cache_gigabytes
     for folder in training_folders(config):
         if not is_url(folder) or config.train.window_shards:

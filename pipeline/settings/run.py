@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_serializer, field_validator
 
+from pipeline.files.urls import without_password
 from pipeline.settings.base import LocalPath, Location, Number, Positive, Settings
 
 
@@ -73,6 +74,11 @@ class TrackingSettings(Settings):
     """Name in the model registry; empty: nothing is registered."""
     alias: str = "candidate"
     """Registry alias of every new version; `champion` moves only to a better one (jobs.promote)."""
+
+    @field_serializer("uri", when_used="json")
+    def _hide_password(self, uri: str) -> str:
+        """Files that others read get the settings as JSON or YAML: an export, a checkpoint."""
+        return without_password(uri)
 
     @field_validator("experiment")
     @classmethod

@@ -66,7 +66,10 @@ def pretrain(config: Config, progress: Progress) -> str | None:
         progress.say(f"MLflow shows the run: {tracking.address(config, run_id)}")
         _log_corpora(config, run_id, progress.say)
     else:
-        progress.say(f"{uri} does not answer: training starts, and MLflow gets all at the end")
+        progress.say(
+            f"{tracking.shown_uri(config)} does not answer: training starts, and MLflow gets all "
+            "at the end"
+        )
 
     def draw_report() -> list[Path]:
         return drawn(lambda: [report.write_report(paths.run)], progress.say)

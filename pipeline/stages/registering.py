@@ -15,7 +15,7 @@ from pipeline.finetuning.tasks import TASKS
 from pipeline.settings.config import Config
 from pipeline.tracking import registry
 from pipeline.tracking.datasets import DataUsed, log_data
-from pipeline.tracking.runs import tracking_uri
+from pipeline.tracking.runs import shown_uri
 from pipeline.tracking.versions import ComparedScore, Registered, address_of, has_alias
 
 SERVED = "pipeline.finetuning.prediction.served"
@@ -26,7 +26,7 @@ def place_of(config: Config) -> dict[str, str]:
     """Where the settings say that an export or a head is registered."""
     chosen = config.tracking
     names = {"name": chosen.registered_model, "alias": chosen.alias}
-    return {"store": tracking_uri(config), **names}
+    return {"store": shown_uri(config), **names}
 
 
 def register_export(config: Config, folder: Path, run_id: str) -> Registered:

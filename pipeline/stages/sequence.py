@@ -93,7 +93,7 @@ def _pretraining_summary(config: Config, run_id: str | None, progress: Progress)
         "heldout_nsp_accuracy": scores.get("nsp_accuracy"),
         "tokens_per_second": median(speeds) if speeds else None,
         "export": str(paths.export),
-        "mlflow_uri": tracking.tracking_uri(config),
+        "mlflow_uri": tracking.shown_uri(config),
         "mlflow_run": run_id,
     }
 

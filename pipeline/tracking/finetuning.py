@@ -10,6 +10,7 @@ from typing import Any
 import mlflow
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from pipeline.files.urls import without_password
 from pipeline.settings.config import Config
 from pipeline.tracking.metric_names import accepted
 from pipeline.tracking.metric_sender import MetricSender
@@ -51,7 +52,9 @@ def record_finetuning(
         for trial in trials:
             _record_trial(config, run_id, trial)
     except UNREACHABLE as error:
-        logger.warning("MLflow run %s could not store its trials: %s", run_id, error)
+        logger.warning(
+            "MLflow run %s could not store its trials: %s", run_id, without_password(str(error))
+        )
     finish_run(config, run_id, artifacts=files)
 
 

@@ -14,6 +14,7 @@ import mlflow
 from mlflow.entities import Metric
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
+from pipeline.files.urls import without_password
 from pipeline.tracking.metric_names import grouped
 from pipeline.tracking.runs import UNREACHABLE
 
@@ -79,7 +80,10 @@ class MetricSender:
                 self._send_waiting()
             except UNREACHABLE as error:
                 if not self._warned:
-                    logger.warning("MLflow cannot be reached, the run continues: %s", error)
+                    logger.warning(
+                        "MLflow cannot be reached, the run continues: %s",
+                        without_password(str(error)),
+                    )
                 self._warned = True
         attempts = Retrying(
             retry=retry_if_exception_type(UNREACHABLE),
@@ -119,6 +123,6 @@ class MetricSender:
             )
             monitor.start()
         except Exception as error:
-            logger.warning("MLflow records no system metrics: %s", error)
+            logger.warning("MLflow records no system metrics: %s", without_password(str(error)))
             return None
         return monitor

@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from pipeline.errors import Interrupted, TrackingError
 from pipeline.files.file_lock import file_lock
 from pipeline.files.storage import write_whole
-from pipeline.files.urls import is_url
+from pipeline.files.urls import is_url, without_password
 from pipeline.settings.config import Config, flatten
 from pipeline.tracking.metric_names import accepted, grouped
 
@@ -60,6 +60,11 @@ def tracking_uri(config: Config) -> str:
                 "`server` and write postgresql+psycopg2://…, or give the address of a server"
             ) from None
     return uri
+
+
+def shown_uri(config: Config) -> str:
+    """`tracking_uri` for records and messages."""
+    return without_password(tracking_uri(config))
 
 
 def _sqlite(path: str) -> str:
@@ -119,12 +124,12 @@ def address(config: Config, run_id: str) -> str:
     """Where to look at a run: its page on the server, or the command that shows a database."""
     uri = tracking_uri(config)
     if not uri.startswith("http"):
-        return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+        return f"mlflow ui --backend-store-uri {shlex.quote(without_password(uri))}"
     try:
         experiment = mlflow.MlflowClient(uri).get_run(run_id).info.experiment_id
     except UNREACHABLE:
-        return uri
-    return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+        return without_password(uri)
+    return f"{without_password(uri).rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
 
 
 def note_run(folder: Path, run_id: str) -> None:
@@ -192,13 +197,18 @@ def start_run(config: Config, name: str, tags: Mapping[str, str], resume: str | 
         if parent:
             tags = {**tags, MLFLOW_PARENT_RUN_ID: parent}
         run = client.create_run(_experiment(client, config, uri), run_name=name, tags=dict(tags))
-        params = [Param(accepted(key), str(value)[:6000]) for key, value in flatten(config)]
+        params = [Param(key, value) for key, value in _params(config).items()]
         client.log_batch(run.info.run_id, params=params)
     except UNREACHABLE as error:
         raise TrackingError(
             f"tracking.uri={uri}: {error}; start the server or choose another store"
         ) from error
     return run.info.run_id
+
+
+def _params(config: Config) -> dict[str, str]:
+    """The settings as MLflow keeps them."""
+    return {accepted(key): without_password(str(value))[:6000] for key, value in flatten(config)}
 
 
 def _writing_client(uri: str) -> mlflow.MlflowClient:
@@ -215,7 +225,7 @@ def _writing_client(uri: str) -> mlflow.MlflowClient:
 def _not_own(client: mlflow.MlflowClient, run_id: str, config: Config) -> str:
     """Why a run of the store cannot be gone on with; empty if it can."""
     if not is_active(client, run_id):
-        return f"was deleted from {tracking_uri(config)}, or never was there"
+        return f"was deleted from {shown_uri(config)}, or never was there"
     name = client.get_run(run_id).data.params.get("run.name")
     if name != config.run.name:
         return f"belongs to run.name={name}, of which {config.run.name} is a copy"
@@ -242,7 +252,7 @@ def finish_run(
             client.log_artifact(run_id, str(path))
         client.set_terminated(run_id, status)
     except UNREACHABLE as error:
-        logger.warning("MLflow run %s could not be ended: %s", run_id, error)
+        logger.warning("MLflow run %s could not be ended: %s", run_id, without_password(str(error)))
 
 
 @contextmanager
@@ -272,7 +282,11 @@ def record_scores(config: Config, run_id: str, scores: Mapping[str, float | None
             if value is not None:
                 client.log_metric(run_id, grouped(name), value)
     except UNREACHABLE as error:
-        logger.warning("MLflow run %s could not store its final scores: %s", run_id, error)
+        logger.warning(
+            "MLflow run %s could not store its final scores: %s",
+            run_id,
+            without_password(str(error)),
+        )
 
 
 def _experiment(client: mlflow.MlflowClient, config: Config, uri: str) -> str:

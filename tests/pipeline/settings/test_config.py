@@ -63,6 +63,19 @@ def test_a_path_that_would_name_a_folder_by_accident_is_refused(monkeypatch):
     assert load_config(None, ["predict.model=models:/a/1"]).predict.model == "models:/a/1"
 
 
+def test_records_and_messages_hold_no_password():
+    """Checkpoints, exports and MLflow's parameters had that of `tracking.uri`."""
+    for uri in ("http://me:s3cret@mlflow:5000", "postgresql+psycopg2://me:s3cret@db/mlflow"):
+        config = load_config(None, [f"tracking.uri={uri}"])
+        assert config.tracking.uri == uri
+        shown = uri.replace(":s3cret", "")
+        assert f"uri: {shown}\n" in dump_yaml(config)
+        assert config.model_dump(mode="json")["tracking"]["uri"] == shown
+        assert str(ConfigError(f"{uri} and {uri}: no answer")) == f"{shown} and {shown}: no answer"
+    for plain in ("s3://b/a@1:2", "http://h:5000/a@b", "sqlite:////a:b@c.db", "me@h: 5"):
+        assert str(ConfigError(plain)) == plain
+
+
 def test_a_key_that_is_no_text_is_named(tmp_path):
     """It ended in a KeyError."""
     path = tmp_path / "c.yaml"
@@ -206,13 +219,18 @@ def test_a_weight_of_pairs_needs_pairs(text):
 
 
 def test_deepspeeds_keys_that_would_break_a_promise_are_refused():
-    own = "{optimizer: {type: Lamb}, zero_optimization: {stage: 3}, steps_per_prnt: 5}"
+    own = (
+        "{optimizer: {type: Lamb}, zero_optimization: {stage: 3, legacy_stage1: true}, "
+        "steps_per_prnt: 5, gradient_predivide_factor: 2.0}"
+    )
     with pytest.raises(ConfigError) as raised:
         load_config(None, [f"engine.deepspeed={own}"])
     for part in (
-        "3 wrong setting(s)",
+        "5 wrong setting(s)",
         "engine.deepspeed.optimizer: not allowed; set optim.*",
         "engine.deepspeed.zero_optimization.stage: not allowed; set engine.zero_stage",
+        "engine.deepspeed.zero_optimization.legacy_stage1: not allowed; ZeRO does not work with",
+        "engine.deepspeed.gradient_predivide_factor: not allowed; ZeRO does not work with it",
         "engine.deepspeed.steps_per_prnt: DeepSpeed has no such key; did you mean steps_per_print?",
     ):
         assert part in str(raised.value)
