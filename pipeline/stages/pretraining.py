@@ -61,7 +61,7 @@ def pretrain(config: Config, progress: Progress) -> str | None:
         progress.say(f"going on from {newest}")
     uri, run_id = tracking.tracking_uri(config), tracking.noted_run(paths.run)
     if tracking.is_reachable(config):
-        run_id = tracking.start_run(config, config.run.name, tags, run_id)
+        run_id = tracking.start_run(config, config.run.name, tags, run_id, anew=not newest)
         tracking.note_run(paths.run, run_id)
         progress.say(f"MLflow shows the run: {tracking.address(config, run_id)}")
         _log_corpora(config, run_id, progress.say)

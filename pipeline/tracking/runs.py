@@ -166,12 +166,22 @@ def is_reachable(config: Config) -> bool:
     return answer.status_code < 500
 
 
-def start_run(config: Config, name: str, tags: Mapping[str, str], resume: str | None = None) -> str:
+def start_run(
+    config: Config,
+    name: str,
+    tags: Mapping[str, str],
+    resume: str | None = None,
+    anew: bool = False,
+) -> str:
     """Create a run with the settings as its parameters, or reopen the run `resume`.
 
     Parameters cannot change; tags can, so what changed since is in `tags`. A run to resume that was
     deleted, for good or not, or that belongs to another run folder, of which this one is a copy, is
     replaced by a new one, with a warning.
+
+    Args:
+        anew: whether training begins with its first step. A run that was begun with other settings
+            is left then: its parameters and points are those of another training.
 
     Returns:
         the run id.
@@ -184,7 +194,7 @@ def start_run(config: Config, name: str, tags: Mapping[str, str], resume: str | 
     parent = config.tracking.parent
     try:
         client = _writing_client(uri)
-        if resume and (why := _not_own(client, resume, config)):
+        if resume and (why := _not_own(client, resume, config, anew)):
             logger.warning("MLflow run %s %s; starting a new one", resume, why)
             resume = None
         if resume:
@@ -222,13 +232,19 @@ def _writing_client(uri: str) -> mlflow.MlflowClient:
         return mlflow.MlflowClient(uri)
 
 
-def _not_own(client: mlflow.MlflowClient, run_id: str, config: Config) -> str:
+def _not_own(client: mlflow.MlflowClient, run_id: str, config: Config, anew: bool) -> str:
     """Why a run of the store cannot be gone on with; empty if it can."""
     if not is_active(client, run_id):
         return f"was deleted from {shown_uri(config)}, or never was there"
-    name = client.get_run(run_id).data.params.get("run.name")
+    run, now = client.get_run(run_id), _params(config)
+    before = run.data.params
+    name = before.get("run.name")
     if name != config.run.name:
         return f"belongs to run.name={name}, of which {config.run.name} is a copy"
+    if changed := [key for key in now if before.get(key, now[key]) != now[key] and anew]:
+        if run.info.status == "RUNNING":  # whoever began it was killed
+            client.set_terminated(run_id, "KILLED")
+        return f"was begun with another {', '.join(changed)}, and training begins anew"
     return ""
 
 

@@ -139,6 +139,20 @@ def test_a_copy_of_a_run_folder_does_not_write_into_the_run_of_the_first(config,
     assert tracking.start_run(config, "first", {}, resume=first) == first
 
 
+def test_a_training_that_begins_anew_with_other_settings_gets_a_run_of_its_own(config, caplog):
+    """After checkpoints were deleted, MLflow showed the settings and the curve of before."""
+    first = tracking.start_run(config, "anew", {})
+    assert tracking.start_run(config, "anew", {}, resume=first, anew=True) == first
+    slower = with_changes(config, {"optim.lr": 1e-5}, "")
+    assert tracking.start_run(slower, "anew", {}, resume=first) == first
+    second = tracking.start_run(slower, "anew", {}, resume=first, anew=True)
+    assert second != first
+    assert "was begun with another optim.lr" in caplog.text
+    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    assert client.get_run(second).data.params["optim.lr"] == "1e-05"
+    assert client.get_run(first).info.status == "KILLED"
+
+
 def test_a_run_in_the_trash_is_replaced_and_registers_elsewhere(config):
     client = mlflow.MlflowClient(tracking.tracking_uri(config))
     gone = tracking.start_run(config, "trash", {})
