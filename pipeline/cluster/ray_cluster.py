@@ -64,7 +64,11 @@ def connect() -> None:
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
     # Notices of a node that has lost a worker, which Ray prints, go into logs too.
     os.environ.setdefault("RAY_COLOR_PREFIX", "0")
-    on_sigterm = signal.getsignal(signal.SIGTERM)
+    in_main = threading.current_thread() is threading.main_thread()
+    on_sigterm, on_sighup = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)
+    if in_main:
+        # Ray's processes inherit it: a terminal that closes must not end them before a checkpoint.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         ray.init(
             address=address or "local",
@@ -79,8 +83,9 @@ def connect() -> None:
     except (OSError, RuntimeError, ValueError, RayError) as error:
         raise ConfigError(_not_joined(address, error)) from error
     finally:
-        if threading.current_thread() is threading.main_thread():
+        if in_main:
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends the process with a C++ stack
+            signal.signal(signal.SIGHUP, on_sighup)
 
 
 def _quoted_python() -> dict[str, str] | None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
@@ -17,7 +20,7 @@ from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import dump_yaml
 from pipeline.tracking.runs import tracking_uri
 from pipeline.training.checkpoints import files
-from pipeline.training.faults import lock, stop
+from pipeline.training.faults import events, lock, stop
 from tests.small_run import losses, settings, weights
 
 pytestmark = pytest.mark.kills
@@ -125,6 +128,36 @@ def test_a_command_that_is_asked_to_stop_writes_a_checkpoint(undisturbed, tmp_pa
     assert not stop.requested(RunPaths.of(config).run)
     assert_gone(started)
     go_on_and_compare(config, undisturbed)
+
+
+def test_a_terminal_that_closes_is_a_request_to_stop(tmp_path):
+    """The steps since the last checkpoint were lost, and MLflow went on to show the run running."""
+    config = settings(tmp_path, "closed", *LONG, "train.steps=4000", "train.checkpoint_every=4000")
+    pid, terminal = pty.fork()
+    if not pid:
+        os.chdir(ROOT)
+        os.environ.pop("RAY_ADDRESS", None)
+        command = [sys.executable, "-m", "jobs.pretrain", "--config", f"{tmp_path}/closed.yaml"]
+        (tmp_path / "closed.yaml").write_text(dump_yaml(config), "utf-8")
+        os.execv(sys.executable, command)
+    reader = threading.Thread(target=drain, args=(terminal,), daemon=True)
+    reader.start()
+    while max(losses(config), default=0) < 4:
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+        time.sleep(0.05)
+    started = children(pid)
+    os.kill(pid, signal.SIGHUP)  # of the shell
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 75
+    assert files.newest(RunPaths.of(config).checkpoints)
+    assert events.read(RunPaths.of(config).run)[-1]["kind"] == "interrupted"
+    assert_gone(started)
+
+
+def drain(terminal):
+    with suppress(OSError):
+        while os.read(terminal, 1 << 16):
+            pass
 
 
 def test_a_second_command_on_the_same_run_is_refused(tmp_path):

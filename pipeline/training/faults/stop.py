@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pipeline.progress import Say
 from pipeline.training.faults import events
 
 FILE = "STOP"
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def requested(run: Path) -> bool:
@@ -25,9 +26,10 @@ def requested(run: Path) -> bool:
 
 @contextmanager
 def on_signals(run: Path, say: Say) -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C or SIGTERM into a request to stop; the second ends the process.
+    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a request to stop; the second ends the process.
 
-    Outside the main thread, where Python takes no signals, it does nothing.
+    A terminal that closes sends SIGHUP, which `nohup` lets a process ignore. Outside the main
+    thread, where Python takes no signals, it does nothing.
 
     Yields:
         an event that is set by the first signal.
@@ -42,8 +44,13 @@ def on_signals(run: Path, say: Say) -> Iterator[threading.Event]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if asked.is_set():
+            if number == signal.SIGHUP:  # the shell sends it, and the system when the shell ends
+                return
             raise KeyboardInterrupt
         asked.set()
+        if number == signal.SIGHUP:  # to write to a terminal that is gone would fail
+            for output in terminals:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), output)
         name = signal.Signals(number).name
         try:
             (run / FILE).touch()
@@ -51,7 +58,9 @@ def on_signals(run: Path, say: Say) -> Iterator[threading.Event]:
             raise KeyboardInterrupt(f"{name}; no checkpoint, because {error}") from None
         say(f"{name}: stopping after this step, with a checkpoint; once more stops at once")
 
-    previous = {number: signal.signal(number, handle) for number in SIGNALS}
+    terminals = [output for output in (1, 2) if os.isatty(output)]
+    taken = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, handle) for number in taken}
     try:
         yield asked
     finally:
