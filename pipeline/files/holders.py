@@ -21,7 +21,7 @@ because a busy store, or a file system that keeps the times of files in a cache,
 
 def identity() -> dict[str, Any]:
     """This process: its host, its number, and when it began."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+    return {**_place(), "pid": os.getpid(), "started": _started(os.getpid())}
 
 
 def is_dead(holder: Mapping[str, Any]) -> bool:
@@ -30,9 +30,7 @@ def is_dead(holder: Mapping[str, Any]) -> bool:
     Args:
         holder: its `identity`, with or without other entries.
     """
-    if holder.get("host") != socket.gethostname():
-        return False
-    return _started(holder.get("pid", 0)) != holder.get("started")
+    return _is_here(holder) and _started(holder.get("pid", 0)) != holder.get("started")
 
 
 def wait_until_gone(
@@ -56,8 +54,7 @@ def wait_until_gone(
     holder, first = look()
     beat, told = first, False
     while holder is not None and not is_dead(holder) and silence() < STALE_SECONDS:
-        here = holder.get("host") == socket.gethostname()
-        alive = here and holder.get("pid") != os.getpid()
+        alive = _is_here(holder) and holder.get("pid") != os.getpid()
         if alive or beat != first:
             raise ConfigError(
                 f"another command works on this run: process {holder.get('pid')} on "
@@ -69,6 +66,15 @@ def wait_until_gone(
         time.sleep(min(1.0, BEAT_SECONDS))
         holder, beat = look()
     return holder
+
+
+def _place() -> dict[str, Any]:
+    """Where numbers of processes are unique: containers may have the name of their host."""
+    return {"host": socket.gethostname(), "namespace": os.stat("/proc/self/ns/pid").st_ino}
+
+
+def _is_here(holder: Mapping[str, Any]) -> bool:
+    return holder.items() >= _place().items()
 
 
 def _started(pid: int) -> str:

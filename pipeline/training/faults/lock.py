@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -18,6 +19,8 @@ from pipeline.files import holders
 from pipeline.progress import Say
 
 FILE = "lock.json"
+NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What a file system answers that has no hard links, such as a bucket mounted with FUSE."""
 
 
 @contextmanager
@@ -99,7 +102,13 @@ def _remove_when_gone(path: Path, draft: Path, say: Say) -> None:
 
 def _linked(source: Path, target: Path) -> bool:
     try:
-        os.link(source, target)
+        try:
+            os.link(source, target)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            with target.open("xb") as file:
+                file.write(source.read_bytes())
     except FileExistsError:
         return False
     return True

@@ -1,8 +1,8 @@
 """Two commands never work on one run."""
 
+import errno
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -53,10 +53,33 @@ def test_a_folder_that_only_the_lock_needed_is_removed(tmp_path):
 
 def test_a_process_that_has_the_number_of_a_dead_one_is_not_taken_for_it(tmp_path):
     path = tmp_path / lock.FILE
-    holder = {"host": socket.gethostname(), "pid": os.getppid(), "started": "1"}
+    holder = holders.identity() | {"pid": os.getppid(), "started": "1"}
     path.write_text(json.dumps(holder))
     with lock.hold(tmp_path, print):
         pass
+
+
+def test_a_process_of_another_container_on_this_host_counts_as_one_of_another_host(
+    tmp_path, monkeypatch
+):
+    """Containers with the host's network have its name, and their processes other numbers."""
+    monkeypatch.setattr(holders, "STALE_SECONDS", 0.5)
+    path, said = tmp_path / lock.FILE, []
+    path.write_text(json.dumps(holders.identity() | {"namespace": 1, "pid": 2**30}))
+    assert lock.is_held(tmp_path)
+    with lock.hold(tmp_path, said.append):
+        assert "waiting" in said[0]
+
+
+def test_a_file_system_without_hard_links_has_locks_too(tmp_path, monkeypatch):
+    def link(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    with lock.hold(tmp_path, print):
+        assert json.loads((tmp_path / lock.FILE).read_text()) == holders.identity()
+        assert not lock._linked(tmp_path / lock.FILE, tmp_path / lock.FILE)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_lock_of_another_host_is_watched_for_its_heartbeat(tmp_path, monkeypatch):
@@ -109,7 +132,7 @@ def test_a_lock_that_cannot_be_read_is_held_until_it_is_stale(tmp_path, monkeypa
 
 
 def test_of_many_commands_at_once_one_gets_the_lock(tmp_path):
-    (tmp_path / lock.FILE).write_text(json.dumps({"host": socket.gethostname(), "pid": 0}))
+    (tmp_path / lock.FILE).write_text(json.dumps(holders.identity() | {"pid": 0}))
     code = (
         "import sys, time, pathlib; from pipeline.training.faults import lock\n"
         "with lock.hold(pathlib.Path(sys.argv[1]), print): time.sleep(3)"
