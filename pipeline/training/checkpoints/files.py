@@ -212,7 +212,8 @@ def prune(folder: Path, keep_last: int, keep_every: int = 0) -> None:
         kept |= {path for path in complete if step_of(path) % keep_every == 0}
     for path in _checkpoints(folder):
         if path not in kept:
-            _remove_unused(path)
+            with _told(path):
+                _remove_unused(path)
 
 
 @contextmanager
@@ -255,7 +256,20 @@ def remove(path: Path) -> None:
 def _remove_remnants(folder: Path) -> None:
     """Delete what interrupted writes and deletions have left."""
     for remnant in folder.glob(".checkpoint_*"):
-        _delete(remnant)
+        with _told(remnant):
+            _delete(remnant)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Warn of an old folder that cannot be deleted: training needs only its room.
+
+    It may be protected, or hold files that another process has open on NFS.
+    """
+    try:
+        yield
+    except OSError as error:
+        logger.warning("%s cannot be deleted: %s", path, error)
 
 
 def _delete(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints are found, verified and deleted as whole folders."""
 
+import errno
 import json
 import math
 import subprocess
@@ -144,6 +145,22 @@ def test_exactly_the_last_the_regular_and_the_best_are_kept(tmp_path, keep_last,
     (tmp_path / "checkpoint_000040" / files.COMPLETE).unlink()
     files.prune(tmp_path, keep_last, keep_every)
     assert names(tmp_path) == kept
+
+
+def test_an_old_one_that_cannot_be_deleted_stops_nothing(tmp_path, monkeypatch, caplog):
+    """A protected one, or one with open files on NFS, ended the training and every later start."""
+
+    def rmtree(path):
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+
+    older, path = make(tmp_path, 2), make(tmp_path, 3)
+    with monkeypatch.context() as storage:
+        storage.setattr(files.shutil, "rmtree", rmtree)
+        files.prune(tmp_path, keep_last=1)
+        assert f"{older} cannot be deleted: [Errno {errno.ENOTEMPTY}]" in caplog.text
+        assert files.recover(tmp_path, print) == path
+    assert files.recover(tmp_path, print) == path
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_one_that_another_process_reads_is_not_deleted(tmp_path):
