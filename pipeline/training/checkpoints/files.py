@@ -33,6 +33,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import CheckpointError
 from pipeline.files.hashing import file_xxh3
+from pipeline.files.storage import write_json
 from pipeline.progress import Say
 from pipeline.settings.config import ACCEPTED, Config
 from pipeline.settings.reading import yaml_text
@@ -43,6 +44,8 @@ CONFIG = "config.yaml"
 HASHES = "hashes.json"
 COMPLETE = "COMPLETE"
 DAMAGED = "damaged_"
+START = "started_from.json"
+"""File of a run: what it began with."""
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +67,21 @@ def origin_of(given: str) -> Path:
     found = newest(path / "checkpoints")
     if not found:
         raise CheckpointError(f"{path}: this run has no complete checkpoint to start from yet")
+    return found
+
+
+def start_of(run: Path, given: str) -> Path:
+    """`origin_of`, and the same one at every start of a run, if it is still there.
+
+    A run folder in `given` may get newer checkpoints before this run has its first one.
+    """
+    note = run / START
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        noted = json.loads(note.read_text("utf-8"))
+        if noted["given"] == given and Path(noted["found"]).exists():
+            return Path(noted["found"])
+    found = origin_of(given)
+    write_json(note, {"given": given, "found": str(found)})
     return found
 
 

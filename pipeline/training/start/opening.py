@@ -146,7 +146,8 @@ def _begin(
     # An export or a checkpoint of another run counts only at the beginning.
     origin = None
     if train.init_from and not found:
-        origin = disk.fetch(disk.call(files.origin_of, train.init_from))
+        start = partial(disk.call, files.start_of, paths.run, train.init_from)
+        origin = disk.fetch(ranks.on_rank_zero(start))
     if found:
         require_same_data(files.read_state(found)["fingerprint_fields"], feed.fingerprint_fields)
     elif origin and train.init_adapt:
