@@ -176,8 +176,8 @@ def start_run(
     """Create a run with the settings as its parameters, or reopen the run `resume`.
 
     Parameters cannot change; tags can, so what changed since is in `tags`. A run to resume that was
-    deleted, for good or not, or that belongs to another run folder, of which this one is a copy, is
-    replaced by a new one, with a warning.
+    deleted, for good or not, that belongs to another run folder, of which this one is a copy, or
+    that is in another experiment or parent is replaced by a new one, with a warning.
 
     Args:
         anew: whether training begins with its first step. A run that was begun with other settings
@@ -241,6 +241,9 @@ def _not_own(client: mlflow.MlflowClient, run_id: str, config: Config, anew: boo
     name = before.get("run.name")
     if name != config.run.name:
         return f"belongs to run.name={name}, of which {config.run.name} is a copy"
+    for key in ("tracking.experiment", "tracking.parent"):
+        if before.get(key, now[key]) != now[key]:
+            return f"has {key}={before[key]}"
     if changed := [key for key in now if before.get(key, now[key]) != now[key] and anew]:
         if run.info.status == "RUNNING":  # whoever began it was killed
             client.set_terminated(run_id, "KILLED")

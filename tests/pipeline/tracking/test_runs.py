@@ -153,6 +153,22 @@ def test_a_training_that_begins_anew_with_other_settings_gets_a_run_of_its_own(c
     assert client.get_run(first).info.status == "KILLED"
 
 
+def test_a_run_goes_on_in_the_experiment_and_the_parent_that_are_asked_for(config, caplog):
+    """Another `tracking.experiment` had no effect on a run that had begun."""
+    first = tracking.start_run(config, "moves", {})
+    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    for key, value in (("tracking.experiment", "others"), ("tracking.parent", first)):
+        other = with_changes(config, {key: value}, "")
+        second = tracking.start_run(other, "moves", {}, resume=first)
+        assert second != first
+        assert f"has {key}=" in caplog.text
+        assert tracking.start_run(other, "moves", {}, resume=second) == second
+    ours = client.get_experiment_by_name("tests")
+    client.rename_experiment(ours.experiment_id, "renamed")  # in MLflow's page, for example
+    assert tracking.start_run(config, "moves", {}, resume=first) == first
+    client.rename_experiment(ours.experiment_id, "tests")
+
+
 def test_a_run_in_the_trash_is_replaced_and_registers_elsewhere(config):
     client = mlflow.MlflowClient(tracking.tracking_uri(config))
     gone = tracking.start_run(config, "trash", {})
