@@ -152,13 +152,18 @@ def _address() -> tuple[str, int]:
         return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
 
+def meeting_point(address: str, port: int) -> str:
+    """The URL at which processes meet; an address of IPv6 stands in brackets there."""
+    return f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}"
+
+
 def _all_reduce(rank: int, size: int, address: str, port: int, gpus: bool) -> float:
     """Median seconds of an all-reduce, in one of its processes."""
     use_interface_of(ray.util.get_node_ip_address())
     os.environ.setdefault("NCCL_DEBUG", "WARN")
     dist.init_process_group(
         "nccl" if gpus else "gloo",
-        init_method=f"tcp://{address}:{port}",
+        init_method=meeting_point(address, port),
         rank=rank,
         world_size=size,
         timeout=timedelta(seconds=TOGETHER_SECONDS),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +30,15 @@ class RunState(NamedTuple):
 
 
 def list_runs(storage: Path) -> list[RunState]:
-    """Every folder of the storage that a training left its records in, newest first."""
-    folders = [path for path in storage.iterdir() if (path / events.FILE).exists()]
+    """Every folder of the storage that a training left its records in, newest first.
+
+    Those that this user may not read, as of other users, are left out.
+    """
+    folders = [
+        path
+        for path in storage.iterdir()
+        if os.access(path / events.FILE, os.R_OK, effective_ids=True)
+    ]
     return [_state(path) for path in sorted(folders, key=_modified, reverse=True)]
 
 

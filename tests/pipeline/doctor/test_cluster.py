@@ -2,6 +2,7 @@
 
 import os
 import time
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -66,6 +67,13 @@ def test_a_node_whose_examination_fails_tells_why(ray_cluster, tmp_path, monkeyp
     _, found = doctor.examine_nodes(load_config(None, [f"run.storage={tmp_path}"]), quick=True)
     (problem,) = {each.problem for each in found}
     assert problem == "can't be examined: RuntimeError: the driver is too old"
+
+
+def test_processes_meet_at_an_address_of_ipv6():
+    """Without brackets its colons were taken for a port."""
+    for address in ("192.0.2.1", "2001:db8::1"):
+        found = urlsplit(doctor.meeting_point(address, 4000))
+        assert (found.hostname, found.port) == (address, 4000)
 
 
 def test_what_all_share(ray_cluster, tmp_path):

@@ -1,5 +1,8 @@
 """Runs are listed with their state and what happened to them."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from jobs import runs
@@ -7,7 +10,7 @@ from jobs.command import main
 from pipeline.errors import Interrupted
 from pipeline.paths import RunPaths
 from pipeline.runs.listing import list_runs
-from pipeline.training.faults import lock, stop
+from pipeline.training.faults import events, lock, stop
 from tests.small_run import fit, settings
 
 
@@ -34,3 +37,18 @@ def test_states_of_runs(tmp_path, monkeypatch, capsys):
     assert "interrupted" in shown
     assert "finished" in shown
     assert main(runs.VERB, [f"run.storage={tmp_path / 'nowhere'}"]) == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_runs_that_this_user_may_not_read_are_left_out(tmp_path, monkeypatch):
+    """One of them ended the listing of all."""
+    for name, mode in (("own", 0o755), ("private", 0o700)):
+        events.record(tmp_path / name, "stop", "stopped")
+        (tmp_path / name).chmod(mode)
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    os.seteuid(65534)
+    try:
+        assert [run.name for run in list_runs(Path())] == ["own"]
+    finally:
+        os.seteuid(0)
