@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,7 @@ from pipeline.tracking.metric_names import accepted, grouped
 UNREACHABLE = (MlflowException, OSError, SQLAlchemyError)
 """What MLflow raises for a store that cannot be used."""
 REACH_SECONDS = 5
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 NOTE = "mlflow_run"
 logger = logging.getLogger(__name__)
 
@@ -144,9 +146,16 @@ def noted_run(folder: Path) -> str | None:
 
 
 def is_reachable(config: Config) -> bool:
-    """Whether the server and its database answer; a database that is named itself is not asked."""
+    """Whether the server and its database answer; of a database that is named itself, its port."""
     uri = tracking_uri(config)
     if not uri.startswith("http"):
+        url = make_url(uri)
+        port = url.port or PORTS.get(url.get_backend_name())
+        try:
+            if url.host and port:  # MLflow would try for minutes
+                socket.create_connection((url.host, port), REACH_SECONDS).close()
+        except OSError:
+            return False
         return True
     try:
         # By MLflow's own client: others know neither its certificates nor its credentials.

@@ -1,4 +1,5 @@
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -247,6 +248,15 @@ def test_an_outage_stops_nothing_and_is_counted_and_filled(config, caplog, monke
 def test_a_server_that_is_down_is_told_from_one_that_refuses(monkeypatch):
     assert not tracking.is_reachable(load_config(None, ["tracking.uri=http://127.0.0.1:9"]))
     assert tracking.is_reachable(load_config(None, []))
+
+
+def test_a_database_that_is_down_is_noticed_at_once():
+    """MLflow tried for minutes, and the training was refused."""
+    database = "tracking.uri=postgresql+psycopg2://me@127.0.0.1"
+    assert not tracking.is_reachable(load_config(None, [f"{database}:9/mlflow"]))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert tracking.is_reachable(load_config(None, [f"{database}:{port}/mlflow"]))
 
 
 def test_what_changed_since_is_a_tag(config):
