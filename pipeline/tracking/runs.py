@@ -6,8 +6,9 @@ import logging
 import os
 import shlex
 import socket
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import mlflow
@@ -146,9 +147,14 @@ def noted_run(folder: Path) -> str | None:
 
 
 def is_reachable(config: Config) -> bool:
-    """Whether the server and its database answer; of a database that is named itself, its port."""
+    """Whether the server and its database answer.
+
+    Of a database that is named itself, whether its port answers, or another process locks its file.
+    """
     uri = tracking_uri(config)
     if not uri.startswith("http"):
+        if (path := _file(uri)) and path.is_file() and _is_locked(path):
+            return False
         url = make_url(uri)
         port = url.port or PORTS.get(url.get_backend_name())
         try:
@@ -173,6 +179,16 @@ def is_reachable(config: Config) -> bool:
     # A proxy answers 502 to 504 for a server that is down, and the server 503 for a database.
     # Other refusals are told by MLflow.
     return answer.status_code < 500
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a SQLite file stays locked for REACH_SECONDS."""
+    try:
+        with closing(sqlite3.connect(path, timeout=REACH_SECONDS)) as database:
+            database.execute("BEGIN IMMEDIATE")
+    except sqlite3.Error as error:
+        return "locked" in str(error)
+    return False
 
 
 def start_run(

@@ -1,8 +1,10 @@
 import json
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
@@ -257,6 +259,20 @@ def test_a_database_that_is_down_is_noticed_at_once():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert tracking.is_reachable(load_config(None, [f"{database}:{port}/mlflow"]))
+
+
+def test_a_file_that_another_process_locks_does_not_answer(tmp_path, monkeypatch):
+    """The training was refused."""
+    monkeypatch.setattr(tracking, "REACH_SECONDS", 0.1)
+    config = load_config(None, [f"run.storage={tmp_path}"])
+    assert tracking.is_reachable(config)
+    with closing(sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)) as other:
+        assert tracking.is_reachable(config)
+        other.execute("BEGIN EXCLUSIVE")
+        assert not tracking.is_reachable(config)
+        other.execute("COMMIT")
+    (tmp_path / "mlflow.db").write_text("no database")
+    assert tracking.is_reachable(config)  # MLflow tells what is wrong with it
 
 
 def test_what_changed_since_is_a_tag(config):
