@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import secrets
 import shlex
 import shutil
 import signal
@@ -59,6 +60,10 @@ def connect() -> None:
         # the run if that is another one. In a folder of its own, there is no other one.
         folder = os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="nezha-", dir=_parent())
         atexit.register(_remove_cluster, folder)
+        named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+        if not named and not os.access(os.path.expanduser("~"), os.W_OK):
+            # Ray would write one into the home folder, which containers may not have.
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     # Ray Train then shows runs, attempts and workers in the dashboard.
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
