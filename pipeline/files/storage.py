@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import fsspec
 import pyarrow as pa
@@ -116,6 +116,15 @@ def write_json(path: str | Path, values: object) -> None:
     """Write values as readable JSON, completely or not at all."""
     text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
     write_whole(path, text.encode())
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """A JSON object that says what was done; empty where it is missing or damaged: do it again."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_whole(path: str) -> bytes:

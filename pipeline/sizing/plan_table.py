@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 
-from pipeline.files.storage import write_json
+from pipeline.files.storage import read_note, write_json
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.sizing.plan import RunPlan
@@ -87,14 +86,12 @@ def save(config: Config, plan: RunPlan) -> None:
 def compare(config: Config) -> dict[str, str]:
     """What was planned and what happened, of a run that has logged steps; else empty."""
     folder = RunPaths.of(config).run
-    path = Path(folder, FILE)
+    planned, found = read_note(Path(folder, FILE)), {}
     records = history.read(Path(folder))
-    if not path.exists() or not records:
-        return {}
-    planned, found = json.loads(path.read_text("utf-8")), {}
-    for name, value in planned.items():
-        if values := [record[name] for record in records if name in record]:
-            actual = HAPPENED[name](values)
+    for name, figure in HAPPENED.items():
+        value, values = planned.get(name), [record[name] for record in records if name in record]
+        if values and isinstance(value, int | float):
+            actual = figure(values)
             found[name] = f"planned {value:,.4g}, was {actual:,.4g} ({actual / value - 1:+.0%})"
     return found
 

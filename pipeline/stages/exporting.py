@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 from pipeline.export import folder as exports
-from pipeline.files.storage import write_json
+from pipeline.files.storage import read_note, write_json
 from pipeline.paths import RunPaths
 from pipeline.progress import Say
 from pipeline.settings.config import Config
@@ -29,7 +27,7 @@ def make_export(config: Config, run_id: str | None, say: Say) -> str:
     hashes = checkpoints.read_hashes(best)
     made = {"checkpoint": best.name, "hashes": hashes, "form": exports.FORM}
     place = registering.place_of(config) | ({} if run_id else {"store": ""})
-    done = json.loads(marker.read_text("utf-8")) if marker.exists() else {}
+    done = read_note(marker)
     places: list[dict[str, str]] = []
     if {key: done.get(key) for key in made} == made and paths.export.exists():
         say(f"{paths.export} is up to date")

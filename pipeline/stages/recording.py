@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.errors import TrackingError
-from pipeline.files.storage import write_json
+from pipeline.files.storage import read_note, write_json
 from pipeline.finetuning.checks import SETS
 from pipeline.finetuning.examples.jsonl import to_json
 from pipeline.finetuning.judging import judge as judging
@@ -73,8 +72,7 @@ def is_recorded(config: Config, folder: Path) -> bool:
     Raises:
         TrackingError: the store fails, so that it is not known.
     """
-    path = folder / RECORDED
-    if not path.exists() or json.loads(path.read_text("utf-8")) != place_of(config):
+    if read_note(folder / RECORDED) != place_of(config):
         return False
     return not tracking.is_reachable(config) or head_is_registered(config, folder)
 

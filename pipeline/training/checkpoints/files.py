@@ -33,7 +33,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import CheckpointError
 from pipeline.files.hashing import file_xxh3
-from pipeline.files.storage import write_json
+from pipeline.files.storage import read_note, write_json
 from pipeline.progress import Say
 from pipeline.settings.config import ACCEPTED, Config
 from pipeline.settings.reading import yaml_text
@@ -75,13 +75,11 @@ def start_of(run: Path, given: str) -> Path:
 
     A run folder in `given` may get newer checkpoints before this run has its first one.
     """
-    note = run / START
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        noted = json.loads(note.read_text("utf-8"))
-        if noted["given"] == given and Path(noted["found"]).exists():
-            return Path(noted["found"])
+    noted = read_note(run / START)
+    if noted.get("given") == given and Path(str(noted.get("found"))).exists():
+        return Path(noted["found"])
     found = origin_of(given)
-    write_json(note, {"given": given, "found": str(found)})
+    write_json(run / START, {"given": given, "found": str(found)})
     return found
 
 

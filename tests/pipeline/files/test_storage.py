@@ -86,3 +86,12 @@ def test_google_is_not_tried_for_a_quarter_of_an_hour(monkeypatch, url, asked):
     with pytest.raises(StorageError, match="gcsfs is not installed"):
         storage.filesystem(url)
     assert urls == [asked]
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "null", "[1]", '"a"', '{"done": true}'])
+def test_a_note_that_is_damaged_says_nothing(tmp_path, text):
+    """A damaged `export.json` or `plan.json` ended commands with a traceback."""
+    if text is not None:
+        (tmp_path / "note.json").write_text(text)
+    whole = text is not None and "done" in text
+    assert storage.read_note(tmp_path / "note.json") == ({"done": True} if whole else {})
