@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import Any
 
@@ -14,9 +15,18 @@ for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
 
 
+class _Console(Console):
+    """Shows nothing more when nobody reads it: Ctrl-C ends `tee` too, and a run goes on to a
+    checkpoint.
+    """
+
+    def on_broken_pipe(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 def plain_console(**options: Any) -> Console:
     """A console that prints text as it is: `[…]` and `:…:` in a path or a corpus are no markup."""
-    return Console(soft_wrap=True, markup=False, emoji=False, highlight=False, **options)
+    return _Console(soft_wrap=True, markup=False, emoji=False, highlight=False, **options)
 
 
 def print_error(text: str) -> None:

@@ -139,6 +139,22 @@ def test_help_lists_the_settings():
     assert "optim.lr = 0.00018: Peak learning rate" in shown
 
 
+def test_a_reader_that_ends_ends_no_command(tmp_path):
+    """Ctrl-C ends `tee` too, and then the command ended without a checkpoint."""
+    code = (
+        "import sys; from jobs.output.console import plain_console, print_error; sys.stdin.read()\n"
+        "for _ in range(3): plain_console().print('a'); print_error('b')\n"
+        "open(sys.argv[1], 'w')"
+    )
+    given = [sys.executable, "-c", code, tmp_path / "done"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen(given, cwd=ROOT, **pipes)
+    process.stdout.close()
+    process.stdin.close()
+    assert process.wait() == 0
+    assert (tmp_path / "done").exists()
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "gbk"])
 def test_a_terminal_that_lacks_characters_shows_the_others(encoding):
     """A run ended in a UnicodeEncodeError at the first line that drew a box or a mark."""
