@@ -36,6 +36,7 @@ def plan(config: Config) -> Mapping[str, object]:
     if config.demo.enabled and not config.corpus.inputs and not paths.sample.exists():
         return {"make the sample": paths.sample, "read it and write": paths.shards}
     inputs = _inputs(corpus, *preflight.written_by(config))
+    preparing.check_trained(preparing.with_sample(config), inputs)
     apart = {"hold out": planning.reads(inputs.heldout)["read"]} if inputs.heldout else {}
     if not corpus.vocab and not is_trained(corpus, paths.vocab, inputs.sources):
         return {

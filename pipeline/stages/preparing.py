@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 from pipeline import sample
 from pipeline.corpus import planning, prepare
 from pipeline.corpus.run.inputs import Inputs
 from pipeline.corpus.samples.vocabulary import read_vocabulary
-from pipeline.corpus.samples.vocabulary_training import check_own, train_vocabulary
+from pipeline.corpus.samples.vocabulary_training import check_own, is_trained, train_vocabulary
+from pipeline.corpus.shards import format as shards
+from pipeline.corpus.shards.format import Manifest
 from pipeline.corpus.text.sources import Listing
 from pipeline.errors import ConfigError
 from pipeline.paths import RunPaths
 from pipeline.progress import Progress
 from pipeline.settings.config import Config
 from pipeline.settings.corpus import CorpusSettings, MaskingSettings
-from pipeline.stages.before import preflight
+from pipeline.stages.before import given, preflight
+from pipeline.training.checkpoints import files as checkpoints
 
 HELDOUT_MASKS = MaskingSettings()
 """Held-out masks are BERT's, fixed, whatever masks training uses: 15 % of the tokens, in whole
@@ -69,6 +73,60 @@ def check_preparation(config: Config) -> None:
         planning.check(_heldout_settings(corpus), paths.heldout, vocab)
 
 
+def check_trained(config: Config, inputs: Inputs) -> None:
+    """Refuse to replace shards that the run was trained on: it could not go on with others.
+
+    Args:
+        inputs: the signed inputs.
+
+    Raises:
+        ConfigError: the settings or the texts are not those of these shards.
+    """
+    paths, corpus, seed = RunPaths.of(config), config.corpus, config.run.seed
+    if not (newest := checkpoints.newest(paths.checkpoints)):
+        return
+    trained = checkpoints.read_state(newest)["fingerprint_fields"]
+    kept = bool(corpus.vocab) or is_trained(corpus, paths.vocab, inputs.sources)
+    for settings, folder in _corpora(config):
+        if not shards.is_corpus(folder):
+            continue
+        made = shards.read_manifest(folder)
+        if made.content_sha256 not in trained["corpora"]:
+            continue
+        now = planning.plan(settings, paths.vocab, seed, inputs) if kept else None
+        if now and now.fingerprint == made.fingerprint:
+            continue
+        changes = _changes(settings, made, now and now.vocab_sha256)
+        if seed != trained["seed"]:
+            changes.append(f"run.seed: {trained['seed']} → {seed}")
+        reason = "settings:\n  " + "\n  ".join(changes) if changes else "texts or packages"
+        raise ConfigError(
+            f"{folder}: {newest.name} of the run was trained on these shards, and they would be "
+            f"replaced, because there are other {reason}\nset them back, or choose another "
+            f"run.name; corpus.inputs=[] corpus.heldout=[] {quote(f'train.shards=[{folder}]')} "
+            "goes on with the shards that are there"
+        )
+
+
+def _changes(settings: CorpusSettings, made: Manifest, vocab_sha256: str | None) -> list[str]:
+    """Settings that shards were not made with, as lines to show.
+
+    Args:
+        vocab_sha256: None if the vocabulary is still to be trained.
+    """
+    now = given.content(settings)
+    if settings.masking.mode == "dynamic":  # the other settings of masks change no shard
+        now = {key: now[key] for key in now if key == "masking.mode" or "masking" not in key}
+    if vocab_sha256 != made.vocab_sha256:
+        now |= {"vocab": settings.vocab, "vocab_size": settings.vocab_size}
+    before = given.flat(made.settings)
+    return [
+        f"corpus.{key}: {before[key]} → {value}"
+        for key, value in now.items()
+        if before.get(key, value) != value
+    ]
+
+
 def make_vocabulary(config: Config, sources: Listing, progress: Progress) -> Path:
     """The given vocabulary, or one that is trained on the inputs."""
     paths = RunPaths.of(config)
@@ -108,10 +166,10 @@ def _corpora(config: Config) -> list[tuple[CorpusSettings, str]]:
     """
     paths, corpus = RunPaths.of(config), config.corpus
     found = {paths.shards: corpus}
-    for phase, shards in zip(config.train.phases, paths.later, strict=True):
+    for phase, folders in zip(config.train.phases, paths.later, strict=True):
         if not phase.shards:
             changed = {"sequence_length": phase.sequence_length, "keep_rejected": ""}
-            found[shards[0]] = corpus.model_copy(update=changed)
+            found[folders[0]] = corpus.model_copy(update=changed)
     return [(settings, folder) for folder, settings in found.items()]
 
 

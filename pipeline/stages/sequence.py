@@ -63,6 +63,7 @@ def _run_stages(config: Config, progress: Progress) -> dict[str, Any]:
     if config.corpus.inputs:
         preparing.check_preparation(config)
         inputs = list_inputs(config.corpus, *preflight.written_by(config))
+        preparing.check_trained(config, inputs)
         with stage("vocabulary"):
             preparing.make_vocabulary(config, inputs.sources, progress)
         with stage("prepare"):

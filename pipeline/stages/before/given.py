@@ -130,13 +130,13 @@ def check_settings(config: Config, manifests: Mapping[str, shards.Manifest]) -> 
     if corpus.inputs:  # held-out shards, at least, are made with the settings
         manifests = {folder: made for folder, made in manifests.items() if folder == own}
     kept_apart = {*MEANT_FOR_THE_RUN, *(["masking"] if corpus.masking.mode == "dynamic" else [])}
-    default = _content(CorpusSettings())
+    default = content(CorpusSettings())
     mistakes = []
-    for key, value in _content(corpus).items():
+    for key, value in content(corpus).items():
         made = {
-            folder: _flat(manifest.settings)[key]
+            folder: flat(manifest.settings)[key]
             for folder, manifest in manifests.items()
-            if key in _flat(manifest.settings)
+            if key in flat(manifest.settings)
         }
         if value == default[key] or key.split(".")[0] in kept_apart or not made:
             continue
@@ -150,14 +150,14 @@ def check_settings(config: Config, manifests: Mapping[str, shards.Manifest]) -> 
         raise ConfigError("\n".join(mistakes))
 
 
-def _content(corpus: CorpusSettings) -> dict[str, Any]:
+def content(corpus: CorpusSettings) -> dict[str, Any]:
     """Settings that change shards, as manifests hold them, by dotted name."""
-    return _flat(corpus.model_dump(mode="json", exclude=planning.EXCLUDED_FROM_FINGERPRINT))
+    return flat(corpus.model_dump(mode="json", exclude=planning.EXCLUDED_FROM_FINGERPRINT))
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in settings.items():
         inside = isinstance(value, Mapping)
-        found |= _flat(value, f"{prefix}{name}.") if inside else {f"{prefix}{name}": value}
+        found |= flat(value, f"{prefix}{name}.") if inside else {f"{prefix}{name}": value}
     return found
