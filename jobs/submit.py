@@ -55,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="a setting and its value")
     chosen = parser.parse_intermixed_args(arguments)  # options may stand among the settings
+    goes_on = ""
     try:
         job = submission.plan(
             Path.cwd(),
@@ -70,17 +71,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         client = _connect(chosen.address)
         name = submission.submit(client, job)
         there = f"--address {chosen.address} {name}"
-        print(f"{name} is submitted to {chosen.address}")
-        print(
-            f"follow it by: ray job logs -f {there}\nstop it by: ray job stop {there}", flush=True
-        )
+        use = f"follow it by: ray job logs -f {there}\nstop it by: ray job stop {there}"
+        goes_on = f"; {name} goes on\n{use}"
+        print(f"{name} is submitted to {chosen.address}\n{use}", flush=True)
         if chosen.follow:
             asyncio.run(submission.follow(client, name, partial(print, end="", flush=True)))
     except NezhaError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print("interrupted; a job that was submitted goes on", file=sys.stderr)
+        print(f"interrupted{goes_on}", file=sys.stderr)
         return 130
     return 0
 

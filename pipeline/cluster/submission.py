@@ -28,6 +28,8 @@ LARGEST_BYTES = 20 << 20
 """Code is far smaller; more than this is data that belongs on shared storage."""
 AGENT_SECONDS = 120
 """How long a new cluster may take until its agent accepts jobs."""
+STOP_SECONDS = 600
+"""How long `ray job stop` waits for a checkpoint before it kills the command. Ray's default: 3."""
 RELATIVE = ("corpus.inputs", "corpus.heldout", "predict.input", "predict.output")
 """Settings whose relative paths stay relative; those of others were made absolute."""
 NAMES = ("predict.model", "compare.run", "compare.checkpoints")
@@ -107,7 +109,7 @@ def plan(
     environment: dict[str, Any] = {
         "working_dir": str(root),
         "excludes": excludes,
-        "env_vars": {"NO_COLOR": "1"},
+        "env_vars": {"NO_COLOR": "1", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)},
     }
     if install:
         environment["pip"] = {"packages": pinned(root), "pip_check": False}
@@ -188,7 +190,9 @@ async def follow(client: JobSubmissionClient, name: str, show: Say) -> None:
     if not info.status.is_terminal():
         raise ConfigError(f"{name} has not ended ({info.status}), but its log has; {again}")
     if info.status != JobStatus.SUCCEEDED:
-        raise TrainingError(f"{name}: {info.status}: {info.message}")
+        # Behind the reason Ray repeats the log, which was shown.
+        reason = (info.message or "").partition(", last available logs")[0]
+        raise TrainingError(f"{name}: {info.status}: {reason}")
 
 
 def verbs_of(root: Path) -> Iterator[str]:

@@ -4,6 +4,7 @@ import pytest
 
 from jobs import doctor, plan, submit
 from jobs.command import main
+from pipeline.cluster import submission
 from pipeline.sizing import benchmark
 
 BASE = "jobs/configs/nezha_base.yaml"
@@ -42,3 +43,15 @@ def test_a_submission_is_shown_and_a_mistake_is_told(tmp_path, capsys, monkeypat
     here = ["prepare", f"run.storage={tmp_path}", "--address", "http://127.0.0.1:9"]
     assert submit.main(here) == 2
     assert "no cluster answers" in capsys.readouterr().err
+
+
+def test_ctrl_c_while_following_says_how_to_follow_again(tmp_path, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(submit, "_connect", lambda address: None)
+    monkeypatch.setattr(submission, "submit", lambda client, job: "small-prepare-2")
+    monkeypatch.setattr(submission, "follow", interrupted)
+    assert submit.main(["prepare", f"run.storage={tmp_path}", "--follow"]) == 130
+    told = capsys.readouterr().err
+    assert "interrupted; small-prepare-2 goes on\nfollow it by: ray job logs -f --address" in told

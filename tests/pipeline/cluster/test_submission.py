@@ -31,6 +31,7 @@ def test_the_plain_line_says_all_that_is_submitted(monkeypatch):
     command = words[words.index("--") + 1 :]
     assert command == ["python", "-m", "jobs.prepare", "--config", DEMO, *SHARED]
     environment = json.loads(words[words.index("--runtime-env-json") + 1])
+    assert int(environment["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) > 60  # for a checkpoint
     uploaded = submission.uploaded_files(ROOT, environment["excludes"])
     names = {path.relative_to(ROOT).as_posix() for path in uploaded}
     assert {DEMO, "pipeline/corpus/prepare.py", "model/__init__.py"} <= names
@@ -169,7 +170,7 @@ def test_the_same_line_again_has_the_next_number_once_the_last_has_ended(monkeyp
 @pytest.mark.parametrize(
     ("status", "broken", "told"),
     [
-        (JobStatus.FAILED, False, "job: FAILED: exit code 2"),
+        (JobStatus.FAILED, False, "job: FAILED: exit code 2$"),
         (JobStatus.RUNNING, False, "job has not ended .RUNNING.*follow it again by `ray job logs"),
         (JobStatus.RUNNING, True, "the connection to the cluster is lost: closed.*the job may go"),
     ],
@@ -182,7 +183,8 @@ def test_a_log_that_breaks_off_is_no_failure_of_the_job(status, broken, told):
                 raise RuntimeError("closed")
 
         def get_job_info(self, _):
-            return SimpleNamespace(status=status, message="exit code 2")
+            message = "exit code 2, last available logs (truncated to 20,000 chars):\nstep 1"
+            return SimpleNamespace(status=status, message=message)
 
     shown = []
     error = TrainingError if status == JobStatus.FAILED else ConfigError
