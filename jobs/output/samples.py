@@ -11,12 +11,12 @@ from pipeline.corpus.samples.masks import Maskable
 from pipeline.corpus.samples.pairs import CONTINUATION, OTHER
 
 LEGEND = Text.assemble(
-    "spaces separate words; to be predicted are ",
-    ("原", "bold red"),
+    "spaces separate words; what is to be predicted stands in brackets: ",
+    ("[原]", "bold red"),
     " shown as [MASK], ",
-    ("原→随", "bold yellow"),
+    ("[原→随]", "bold yellow"),
     " shown as a random token, ",
-    ("原", "bold green"),
+    ("[原→原]", "bold green"),
     " shown as it is",
 )
 
@@ -66,7 +66,6 @@ def _token(original: int, seen: int | None, tokens: Sequence[str], vocabulary: M
     if seen is None:
         return Text(word, style="dim" if original in vocabulary.special_ids else "")
     if seen == vocabulary.mask_id:
-        return Text(word, style="bold red")
-    if seen == original:
-        return Text(word, style="bold green")
-    return Text(f"{word}→{tokens[seen].removeprefix('##')}", style="bold yellow")
+        return Text(f"[{word}]", style="bold red")
+    shown = f"[{word}→{tokens[seen].removeprefix('##')}]"
+    return Text(shown, style="bold green" if seen == original else "bold yellow")

@@ -6,6 +6,7 @@ import pytest
 
 from jobs import preview, verify
 from jobs.command import main
+from jobs.output.samples import LEGEND
 from pipeline.corpus.samples.vocabulary import vocabulary_sha256
 from tests.pipeline.corpus.made import make_corpus
 from tests.pipeline.corpus.shards.test_report import TOKENS
@@ -24,6 +25,9 @@ def test_preview_shows_samples_and_writes_the_report(run, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert shown.count(" · document ") == 3
     assert "  A " in shown
+    masked = sum(map(int, re.findall(r"(\d+) masked", shown)))
+    samples = shown.partition("Corpus\n")[0].removeprefix(LEGEND.plain)
+    assert samples.count("[") == masked  # without colours too
     assert (tmp_path / "run" / "report" / "report.html").exists()
 
 
