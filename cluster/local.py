@@ -27,6 +27,7 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 FOLDER = Path(tempfile.gettempdir(), f"nezha-cluster-{os.getuid()}")
@@ -38,28 +39,33 @@ OBJECT_STORE_BYTES = 256 << 20
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("action", choices=("start", "add", "kill", "stop"))
     parser.add_argument("--nodes", type=int, default=3, help="number of nodes, the head included")
     parser.add_argument("--cpus", type=int, help="CPUs of each node; default: those of the machine")
     parser.add_argument("--node", type=int, help="number of the node to kill; 0 is the head")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where its files are")
+    parser.add_argument(
+        "--folder", type=Path, default=FOLDER, help="where its files are (%(default)s)"
+    )
     parser.add_argument(
         "--hide", type=Path, nargs="*", default=[], help="folders that only the head sees (Linux)"
     )
     chosen = parser.parse_args()
+    folder = chosen.folder.absolute()  # nodes have other working directories
     if chosen.action == "stop":
-        return stop(chosen.folder)
+        return stop(folder)
     if chosen.action == "kill":
         if chosen.node is None:
             parser.error("kill needs --node")
-        return kill(chosen.folder, chosen.node)
+        return kill(folder, chosen.node)
     if chosen.nodes < 1:
         parser.error("--nodes must be at least 1")
     cpus = chosen.cpus or max(1, len(os.sched_getaffinity(0)) // chosen.nodes)
     if chosen.action == "add":
-        return add(chosen.folder, cpus)
-    return start(chosen.folder, chosen.nodes, cpus, chosen.hide)
+        return add(folder, cpus)
+    return start(folder, chosen.nodes, cpus, chosen.hide)
 
 
 def start(folder: Path, nodes: int, cpus: int, hidden: list[Path]) -> int:
@@ -72,7 +78,7 @@ def start(folder: Path, nodes: int, cpus: int, hidden: list[Path]) -> int:
         )
         return 2
     if any(running(pid, folder) for pid in pids(folder)):
-        print(f"a cluster runs in {folder}; `make cluster-stop` ends it", file=sys.stderr)
+        print(f"a cluster runs in {folder}; `{stopping(folder)}` ends it", file=sys.stderr)
         return 2
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700, parents=True)
@@ -97,11 +103,19 @@ def start(folder: Path, nodes: int, cpus: int, hidden: list[Path]) -> int:
     }
     print(f"{nodes} node(s) of {cpus} CPU(s) run in {folder}; dashboard: {address}")
     print("To use them, set\n")
-    print("  export " + " ".join(f"{name}={value}" for name, value in variables.items()))
+    print("  export " + " ".join(f"{name}={quote(value)}" for name, value in variables.items()))
     print("\nThen, for example")
     print("  python -m jobs.submit pretrain --config jobs/configs/demo.yaml run.storage=/tmp/runs")
-    print("\nThe dashboard asks for the token, which is in the file. `make cluster-stop` ends all.")
+    print("\nThe dashboard asks for the token, which is in the file.")
+    print(f"`{stopping(folder)}` ends all.")
     return 0
+
+
+def stopping(folder: Path) -> str:
+    """The command that ends the cluster of a folder."""
+    if folder == FOLDER:
+        return "make cluster-stop"
+    return f"python cluster/local.py stop --folder {quote(str(folder))}"
 
 
 def add(folder: Path, cpus: int) -> int:
