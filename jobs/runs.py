@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from jobs.command import Verb, main
 from pipeline.errors import ConfigError
@@ -30,8 +30,12 @@ def plan(config: Config) -> Mapping[str, object]:
 
 
 def execute(config: Config, console: Console) -> None:
-    shown = Table("run", "state", "step", "of", "newest checkpoint", "what happened last")
-    for run in _runs(config):
+    if not (runs := _runs(config)):
+        console.print(f"{config.run.storage}: no run has begun to train there")
+        return
+    names = ("run", "state", "step", "of", "newest checkpoint", "what happened last")
+    shown = Table(*(Column(name, overflow="fold") for name in names))  # no name is cut off
+    for run in runs:
         steps = f"{run.steps:,}" if run.steps is not None else "?"
         shown.add_row(
             run.name, run.state, f"{run.step:,}", steps, run.checkpoint, run.last_event or "-"

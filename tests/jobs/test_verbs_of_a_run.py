@@ -19,6 +19,7 @@ from jobs.command import main
 from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import dump_yaml
 from pipeline.tracking import runs as tracking
+from pipeline.training.faults import events
 from tests.small_run import settings
 
 
@@ -39,3 +40,12 @@ def test_the_verbs_of_a_run(tmp_path, capsys):
     variants = "ablate.variants={a: {}, b: {optim.lr: 0.1}}"
     heldout = f"train.eval_shards={RunPaths.of(config).heldout}"
     assert main(ablate.VERB, [*given, variants, heldout, "--dry-run"]) == 0
+
+
+def test_runs_are_listed_with_their_whole_names(tmp_path, capsys):
+    assert main(runs.VERB, [f"run.storage={tmp_path}"]) == 0
+    assert "no run has begun" in capsys.readouterr().out
+    (tmp_path / ("長" * 60)).mkdir()
+    (tmp_path / ("長" * 60) / events.FILE).touch()
+    assert main(runs.VERB, [f"run.storage={tmp_path}"]) == 0
+    assert capsys.readouterr().out.count("長") == 60
