@@ -31,6 +31,11 @@ def inputs_of(config: Any) -> list[str]:
 
 def load_config(folder: str) -> PreTrainedConfig:
     """The configuration of a network. Raises ExportError for what is no Hugging Face folder."""
+    if not (Path(folder) / "config.json").is_file():
+        raise ExportError(
+            f"{folder or 'finetune.checkpoint'}: not a Hugging Face folder (config.json is "
+            "missing); give the folder that `python -m jobs.export` made"
+        )
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # a configuration of wrong types has a class of its own
@@ -52,11 +57,6 @@ def check_length(export: str, length: int) -> None:
 
 def load_tokenizer(export: str) -> PreTrainedTokenizerBase:
     """The tokenizer of an export. Raises ExportError when the folder is not a usable export."""
-    if not (Path(export) / "config.json").is_file():
-        raise ExportError(
-            f"{export or 'finetune.checkpoint'}: not a Hugging Face folder (config.json is "
-            "missing); give the folder that `python -m jobs.export` made"
-        )
     config = load_config(export)
     try:
         # The names are saved with the tokenizer. Without them transformers 5 gives no segments, and
