@@ -60,14 +60,17 @@ def rows(config: Config, plan: RunPlan) -> dict[str, str]:
         ),
         "tokens a second": f"{plan.tokens / seconds:,.0f}",
         "run": (
-            f"{plan.seconds / 86400:.2f} days = {config.train.steps:,} steps × {mean:.3f} s / "
+            f"{_duration(plan.seconds)} = {config.train.steps:,} steps × {mean:.3f} s / "
             f"{plan.goodput.share:.1%} goodput"
         ),
         "checkpoint": (
             f"{_size(plan.checkpoint)}, best every {plan.goodput.interval / seconds:,.0f} steps "
             f"(Young/Daly); train.checkpoint_every={config.train.checkpoint_every}"
         ),
-        "disk": ", ".join(f"{name} {_size(size)}" for name, size in plan.disk.items()),
+        "disk": ", ".join(
+            f"{name} {_size(size) if size else 'unknown: give plan.corpus_gigabytes'}"
+            for name, size in plan.disk.items()
+        ),
     }
     if plan.cost:
         found["cost"] = f"{plan.cost:,.0f} = {machine.workers} × {plan.seconds / 3600:,.1f} h"
@@ -94,6 +97,10 @@ def compare(config: Config) -> dict[str, str]:
             actual = figure(values)
             found[name] = f"planned {value:,.4g}, was {actual:,.4g} ({actual / value - 1:+.0%})"
     return found
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 86400:.2f} days" if seconds >= 8640 else f"{seconds / 60:.1f} minutes"
 
 
 def _size(size: float) -> str:

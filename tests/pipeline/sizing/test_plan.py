@@ -104,6 +104,18 @@ def test_checkpoints_that_are_kept_for_ever_take_disk(monkeypatch):
         assert made.disk["checkpoints"] == kept * made.checkpoint
 
 
+def test_a_short_run_has_minutes_and_shards_that_nobody_knows_have_no_size(monkeypatch):
+    monkeypatch.setattr(benchmark, "activation_bytes", lambda *_: 1e5)
+    for given, time, shards in (
+        (["train.steps=10"], "minutes = 10 steps", "shards unknown: give plan.corpus_gigabytes, "),
+        (["train.steps=1000000", "plan.corpus_gigabytes=1"], "days = 1,000,000 steps", " GB, "),
+    ):
+        config = load_config(None, [*GPU, *given])
+        shown = plan_table.rows(config, plan.make(config))
+        assert time in shown["run"]
+        assert shards in shown["disk"]
+
+
 def test_the_samples_of_prepared_corpora_are_planned_with(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "activation_bytes", lambda *_: 1e5)
     for name, length in (("short", 32), ("long", 64)):
