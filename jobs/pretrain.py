@@ -25,7 +25,7 @@ def plan(config: Config) -> Mapping[str, object]:
 
 
 def execute(config: Config, console: Console) -> None:
-    console.print(table(f"Run {config.run.name} will", todo(config)))
+    console.print(table(f"Run {config.run.name} will (finished stages are skipped)", todo(config)))
     with closing(ConsoleProgress(console)) as progress:
         summary = sequence.run_all(config, progress)
     show_learnt(config, console)
