@@ -1,13 +1,19 @@
 import os
+from typing import get_args
 
 import fsspec
 import pytest
 
-from pipeline.corpus.text.sources import list_sources, sign_sources
+from pipeline.corpus.text.csv_rows import DELIMITERS
+from pipeline.corpus.text.parsing import documents
+from pipeline.corpus.text.reading import BOUNDARIES, Block
+from pipeline.corpus.text.sources import FORMATS, list_sources, sign_sources
 from pipeline.corpus.text.units import plan_units
 from pipeline.errors import CorpusError
 from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
+
+NAMED_FORMATS = get_args(CorpusSettings.model_fields["format"].annotation)
 
 
 def names(*inputs, **settings):
@@ -36,6 +42,14 @@ def test_parts_of_a_wikipedia_dump_are_known_by_their_names(tmp_path):
         ("wikidump", ""),
         ("wikidump", "bz2"),
     ]
+
+
+@pytest.mark.parametrize("form", sorted({*FORMATS.values(), *NAMED_FORMATS} - {"auto"}))
+def test_every_format_has_a_setting_a_reader_and_a_record_boundary(form, tmp_path):
+    raw.write(tmp_path / "a", b"x")
+    (source,) = list_sources([str(tmp_path / "a")], CorpusSettings(format=form))
+    documents(Block(source, 0, "utf-8", b"", 0, 0), "text")
+    assert form in (*BOUNDARIES, *DELIMITERS, "parquet", "arrow")
 
 
 def test_names_do_not_depend_on_where_the_inputs_lie(tmp_path):
