@@ -20,7 +20,8 @@ from pipeline.errors import ShardError
 from pipeline.files.storage import filesystem, read_whole, write_whole
 
 SCHEMA_VERSION = 2
-"""To be raised when shards or manifests change, or when a seed gives other masks."""
+"""To be raised when shards or manifests change, or when a seed gives other masks or another order.
+It is in the fingerprint of a run, as `planning.FORMAT` is in that of a corpus."""
 MANIFEST = "manifest.json"
 SHOWN = 5
 """How many shards with the same fault are named."""

@@ -121,7 +121,7 @@ def test_every_cycle_holds_each_source_s_share_and_skips_nothing(shares, seed):
 
 
 def test_a_seed_gives_the_same_order_as_in_earlier_versions():
-    """Resuming a run relies on this: if it fails, raise the schema version."""
+    """Resuming relies on this: if it fails, raise SCHEMA_VERSION of corpus.shards.format."""
     rows = np.array([5, 7, 11])
     assert sample_at(np.arange(8), rows, 1)[0].tolist() == [16, 17, 11, 5, 7, 12, 2, 22]
     assert sample_at(np.arange(8), rows, 1, window=2)[0].tolist() == [10, 3, 4, 2, 6, 7, 0, 8]

@@ -271,9 +271,11 @@ def test_any_number_of_special_tokens(specials):
 
 
 def test_a_seed_gives_the_same_masks_as_in_earlier_versions():
-    """Resuming and preparing again rely on this: if it fails, raise the schema version.
+    """Resuming and preparing again rely on this.
 
-    Version 2 draws words by a window on a circle, with the same rate for words of any length.
+    If it fails, raise SCHEMA_VERSION of pipeline.corpus.shards.format and FORMAT of
+    pipeline.corpus.planning. Since schema version 2 a window on a circle draws the words, with the
+    same rate for words of any length.
     """
     samples = [[[2], *([7 + i] * (1 + i * n % 3) for i in range(60)), [3]] for n in range(20)]
     digest = hashlib.sha256()

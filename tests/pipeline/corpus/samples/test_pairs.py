@@ -259,7 +259,7 @@ def test_no_text_gives_no_samples():
 
 
 def test_a_seed_gives_the_same_pairs_as_in_earlier_versions():
-    """Identical shards rely on this: if it fails, raise FORMAT of pipeline.corpus.prepare."""
+    """Identical shards rely on this: if it fails, raise FORMAT of pipeline.corpus.planning."""
     text = text_of(
         [[[1, 2, 3] * (1 + n * s % 7) for s in range(9)] for n in range(9)], list(range(9))
     )
