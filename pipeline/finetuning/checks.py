@@ -31,7 +31,7 @@ def check(settings: FinetuneSettings, group: str = "finetune") -> None:
         wrong = TASKS[settings.task].wrong_columns(settings.data.columns)
         mistakes += [f"{group}.data.columns: {mistake}" for mistake in wrong]
     length, stride = settings.data.length, settings.data.stride
-    if stride is not None and settings.task in ("pair", "similarity", "choice"):
+    if stride is not None and settings.task and not TASKS[settings.task].has_windows:
         mistakes.append(f"{group}.data.stride: has no effect on {settings.task}: leave it out")
     elif stride is not None and stride >= length // 2 - 3:
         mistakes.append(

@@ -64,6 +64,8 @@ class Task(ABC):
     """What a line to be predicted may be, for messages."""
     multiple_choice: ClassVar[bool] = False
     """Whether an example is several input sequences, one for each choice."""
+    has_windows: ClassVar[bool] = True
+    """Whether a long input is read in windows, for which a stride has an effect."""
     has_labels: ClassVar[bool] = True
     """Whether answers come from a fixed set of labels."""
     has_label_weights: ClassVar[bool] = False

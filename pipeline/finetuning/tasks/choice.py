@@ -42,6 +42,7 @@ class Choice(Task):
         "choices": ["上海", "北京"],
     }
     multiple_choice = True
+    has_windows = False
     aliases: ClassVar = {"choices": ("options", "choice"), "answer": ("label",)}
     has_labels = False
     may_be_blank = frozenset(("context", "question"))

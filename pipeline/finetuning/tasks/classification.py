@@ -98,6 +98,7 @@ class Pair(Classification):
     """A pair of texts gets one label. Logits [K]. What is too long loses its end."""
 
     name = "pair"
+    has_windows = False
     fields: ClassVar = {"sentence1": str, "sentence2": str}
     aliases: ClassVar = {
         "sentence1": ("text_a", "premise", "query1", "question1", "query", "text1"),

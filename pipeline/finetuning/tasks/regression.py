@@ -101,6 +101,7 @@ class Similarity(Regression):
     """A pair of texts gets a number, as in STS-B. Logits [1]."""
 
     name = "similarity"
+    has_windows = False
     fields: ClassVar = Pair.fields
     aliases: ClassVar = {**Pair.aliases, "label": ("score",)}
     order: ClassVar = Pair.order

@@ -27,7 +27,8 @@ def test_settings_without_an_effect_are_refused(data):
     def with_stride(task):
         return {task: data[task] | {"stride": 21, "length": 48}}
 
-    assert "finetune.data.stride: has no effect on pair" in told("pair", with_stride("pair"))
+    for task in ("pair", "similarity", "choice"):
+        assert f"data.stride: has no effect on {task}" in told(task, with_stride(task))
     assert "finetune.data.stride=21 must be smaller" in told("ner", with_stride("ner"))
     shared = told("ner", workers=2, batch=15, micro_batch=8)
     assert "micro_batch=8 must be smaller than finetune.batch=15 / finetune.workers=2" in shared

@@ -29,7 +29,7 @@ from pipeline.settings.corpus import CleaningSettings
 from pipeline.settings.finetuning import FinetuneSettings
 from tests.pipeline.finetuning.conftest import MAKERS, write_rows
 
-SEPARATORS = {task: 2 if task in ("pair", "similarity", "choice", "span") else 1 for task in TASKS}
+SEPARATORS = {task: min(2, len(TASKS[task].fields)) for task in TASKS}
 
 
 def perfect_logits(task, feature, labels):
