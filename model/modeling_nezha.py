@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
-from transformers.masking_utils import AttentionMaskInterface, create_causal_mask, sdpa_mask
+from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 from transformers.models.bert.modeling_bert import BertPooler
 from transformers.processing_utils import Unpack
@@ -43,9 +43,6 @@ from .layers_nezha import (
     NezhaSelfAttention,
 )
 from .traceable import Traceable
-
-# Without an entry transformers would make no causal mask for it.
-AttentionMaskInterface.register("flash", sdpa_mask)
 
 
 class NezhaPreTrainedModel(Traceable, PreTrainedModel):

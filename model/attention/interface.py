@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from ..fused.dropout import is_usable_rate, kernel_seed
 from ..fused.operators import check_transforms, only_torch_operators
@@ -112,13 +113,21 @@ def eager_attention_forward(
 class NezhaAttentionInterface(AttentionInterface):
     """Attentions that know positions on keys and values, which those of transformers do not.
 
-    Another one is registered as a function with the arguments of `eager_attention_forward`.
+    Another one is registered as a function with the arguments of `eager_attention_forward`, or as
+    `partial(eager_attention_forward, fast=function)` with the arguments of `flash`.
     """
 
-    _global_mapping = {  # noqa: RUF012
-        "sdpa": partial(eager_attention_forward, fast=sdpa),
-        **({"flash": partial(eager_attention_forward, fast=flash)} if HAS_TRITON else {}),
-    }
+    _global_mapping = {}  # noqa: RUF012
+
+    @classmethod
+    def register(cls, key: str, value: Callable[..., Any]) -> None:
+        super().register(key, value)
+        # Without an entry transformers makes no causal mask for it.
+        if key not in AttentionMaskInterface():
+            AttentionMaskInterface.register(key, sdpa_mask)
 
 
+NezhaAttentionInterface.register("sdpa", partial(eager_attention_forward, fast=sdpa))
+if HAS_TRITON:
+    NezhaAttentionInterface.register("flash", partial(eager_attention_forward, fast=flash))
 ALL_ATTENTION_FUNCTIONS = NezhaAttentionInterface()

@@ -9,6 +9,7 @@ from transformers.cache_utils import DynamicCache
 
 import model as nezha
 from model.attention.definition import position_table
+from model.attention.interface import NezhaAttentionInterface, eager_attention_forward
 
 SIZES: dict[str, Any] = {
     "vocab_size": 61,
@@ -99,6 +100,15 @@ def test_longer_than_max_position_embeddings(attention: str) -> None:
 def test_an_unknown_attention_is_refused() -> None:
     with pytest.raises(ValueError, match="Nezha has: eager, sdpa"):
         build(attn_implementation="flash_attention_2")
+
+
+def test_a_registered_attention_gets_the_causal_mask_of_a_decoder() -> None:
+    NezhaAttentionInterface.register("registered", eager_attention_forward)
+    found, expected = (
+        build(is_decoder=True, attn_implementation=name)(ids(2, 6)).last_hidden_state
+        for name in ("registered", "eager")
+    )
+    torch.testing.assert_close(found, expected, **CLOSE)
 
 
 def test_gradient_checkpointing_refuses_a_cache() -> None:
