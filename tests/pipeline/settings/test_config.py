@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from pipeline.cluster import submission
+from pipeline.corpus.planning import EXCLUDED_FROM_FINGERPRINT
 from pipeline.errors import ConfigError
 from pipeline.settings import deepspeed
-from pipeline.settings.config import Config
+from pipeline.settings.config import Config, flatten
 from pipeline.settings.reading.config_file import dump_yaml, load_config
 from pipeline.settings.training import ModelSettings, OptimSettings
+from pipeline.training.start import resume
 
 
 def test_every_mistake_is_reported_at_once_with_key_values_and_nearest_name(tmp_path):
@@ -336,6 +339,13 @@ def test_a_missing_file_is_named():
 def test_a_misspelt_name_in_a_head_is_found():
     with pytest.raises(ConfigError, match=r"did you mean heads\.ner\.epochs\?"):
         load_config(None, ["heads.ner.epoch=3"])
+
+
+def test_lists_of_settings_name_settings():
+    named = {*resume.HARMLESS, *resume.START, *submission.RELATIVE, *submission.NAMES}
+    for name, inside in EXCLUDED_FROM_FINGERPRINT.items():
+        named |= {f"corpus.{name}"} if inside is True else {f"corpus.{name}.{s}" for s in inside}
+    assert named <= {key for key, _ in flatten(Config())}
 
 
 def test_settings_survive_a_round_trip(tmp_path):
