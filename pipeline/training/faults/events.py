@@ -5,13 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from pipeline.files import journal
 
 FILE = "faults.jsonl"
+Kind = Literal[
+    "start",
+    "restart",
+    "preempted",
+    "rewind",
+    "shrink",
+    "skipped",
+    "spike",
+    "damaged",
+    "storage",
+    "stop",
+    "interrupted",
+]
+"""What happened. Progress lines, `jobs.runs` and the report show the text of any kind;
+`runs.report.MARKS` has those that its curves show."""
 
 
 class Event(BaseModel):
@@ -30,13 +45,12 @@ class Event(BaseModel):
     configured: int = 0
 
 
-def record(run: Path, kind: str, text: str, **facts: Any) -> None:
+def record(run: Path, kind: Kind, text: str, **facts: Any) -> None:
     """Add an event to the run's record.
 
     Args:
         run: the run's folder.
-        kind: `start`, `restart`, `preempted`, `rewind`, `shrink`, `skipped`, `spike`, `damaged`,
-            `storage`, `stop` or `interrupted`.
+        kind: see `Kind`.
         text: a sentence for the person who watches the run.
         facts: numbers that a program may want; must fit JSON.
     """
