@@ -78,13 +78,13 @@ def train(config: Config, context: Context, settings: str = "") -> dict[str, Any
         ConfigError, VocabularyError, CheckpointError: before the first step.
     """
     happened = context.disk.call(events.read, RunPaths.of(config).run)
-    fitting = failures.fitting(config, happened)
-    with memory.explained(fitting, context.device):
-        return _train(fitting, context, settings or dump_yaml(config))
+    shrunk = failures.shrunk(config, happened)
+    with memory.explained(shrunk, context.device):
+        return _train(shrunk, context, settings or dump_yaml(config))
 
 
 def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
-    """`train`, with a micro-batch that fits."""
+    """`train`, with a micro-batch that fits into memory."""
     steps, writing_seconds, rescued = config.train.steps, longest_seconds(config.train), False
     judged_on = heldout_set(config)
     with ExitStack() as stack:

@@ -50,15 +50,15 @@ class FailurePolicy:
         if cut and self._faults.damaged_shard == "stop":
             return self._stop(ShardError("\n".join(cut) + "\nrun jobs.prepare again"))
         for error in map(original, errors.values()):
-            if memory.is_short(error) and self._shrink(error):
+            if memory.ran_out(error) and self._shrink(error):
                 return None
             if isinstance(error, Diverged) and self._faults.spike == "rewind":
                 return self._rewind(error, files.step_of(newest) if newest else 0)
             if isinstance(error, NezhaError):
                 return self._stop(error)  # it would be raised again
         what = describe(errors, self._paths.run, self._faults.hang_seconds)
-        if any(map(memory.is_short, map(original, errors.values()))):
-            what += f"; {memory.advice(self._fitting())}"
+        if any(map(memory.ran_out, map(original, errors.values()))):
+            what += f"; {memory.advice(self._shrunk())}"
         if newest != self._newest:
             self._failures, self._newest = 0, newest
         self._failures += 1
@@ -74,13 +74,13 @@ class FailurePolicy:
             )
         )
 
-    def _fitting(self) -> Config:
-        return fitting(self._config, events.read(self._paths.run))
+    def _shrunk(self) -> Config:
+        return shrunk(self._config, events.read(self._paths.run))
 
     def _shrink(self, error: Exception) -> bool:
         """Halve the micro-batch for the next start, if the settings allow it and it can be."""
         configured = self._config.train.micro_batch
-        now = self._fitting().train.micro_batch
+        now = self._shrunk().train.micro_batch
         if isinstance(error, memory.OutOfMemory):
             now = error.micro_batch  # under torchrun another rank may have recorded it already
         if not self._faults.shrink_on_oom or now == 1:
@@ -111,15 +111,15 @@ def batches_skipped(run: Path, step: int) -> int:
     return sum(event["step"] - step for event in _rewinds(run, step))
 
 
-def fitting(config: Config, happened: Sequence[Mapping[str, Any]]) -> Config:
-    """The settings with what running out of memory has left of `train.micro_batch`.
+def shrunk(config: Config, happened: Sequence[Mapping[str, Any]]) -> Config:
+    """The settings, with `train.micro_batch` as the run's `shrink` events have lowered it.
 
     Args:
         happened: the run's events.
     """
     train = config.train
-    shrunk = [event for event in happened if event["kind"] == "shrink"]
-    sizes = [e["micro_batch"] for e in shrunk if e.get("configured") == train.micro_batch]
+    found = [event for event in happened if event["kind"] == "shrink"]
+    sizes = [e["micro_batch"] for e in found if e.get("configured") == train.micro_batch]
     size = min(sizes, default=train.micro_batch)
     return config.model_copy(update={"train": train.model_copy(update={"micro_batch": size})})
 

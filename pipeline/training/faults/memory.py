@@ -12,8 +12,8 @@ from pipeline.errors import TrainingError
 from pipeline.settings.config import Config
 from pipeline.training.measure.peak_memory import peak_bytes
 
-SHORT = r"out of memory|can't allocate memory|unable to allocate|low on memory|\bOOM\b"
-"""In the messages of CUDA, torch's allocator for CPUs, NumPy, and Ray's memory monitor."""
+MESSAGES = r"out of memory|can't allocate memory|unable to allocate|low on memory|\bOOM\b"
+"""What CUDA, torch's allocator for CPUs, NumPy and Ray's memory monitor say."""
 GUESSES = "Some common causes include"
 """What Ray writes before a list of causes, for each process that died; memory is one of them."""
 
@@ -36,7 +36,7 @@ def explained(config: Config, device: torch.device) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        if not is_short(error):
+        if not ran_out(error):
             raise
         asked = re.search(r"allocate ([\d.,]+ \w+)", str(error))
         found = f"asked for {asked[1]} more" if asked else "the failed allocation's size is unknown"
@@ -44,12 +44,12 @@ def explained(config: Config, device: torch.device) -> Iterator[None]:
         raise OutOfMemory(text, config.train.micro_batch) from error
 
 
-def is_short(error: BaseException) -> bool:
+def ran_out(error: BaseException) -> bool:
     """Whether an error says that memory ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     known = str(error).partition(GUESSES)[0]
-    return re.search(SHORT, known, re.IGNORECASE) is not None
+    return re.search(MESSAGES, known, re.IGNORECASE) is not None
 
 
 def advice(config: Config) -> str:

@@ -153,8 +153,8 @@ def test_a_worker_that_the_system_killed_for_its_memory_is_told_what_to_lower(ru
     assert shrinking.decide({1: killed}) is None
     assert texts(paths)[-1][0] == "shrink"
     happened = events.read(paths.run)
-    assert failures.fitting(config, happened).train.micro_batch == 16
+    assert failures.shrunk(config, happened).train.micro_batch == 16
     other = with_changes(config, {"train.micro_batch": 8}, "")
-    assert failures.fitting(other, happened).train.micro_batch == 8  # another setting stays
+    assert failures.shrunk(other, happened).train.micro_batch == 8  # another setting stays
     assert policy.decide({1: killed}) is None
     assert "lower train.micro_batch (now 16;" in texts(paths)[-1][1]  # what did not fit

@@ -175,7 +175,7 @@ def test_each_rank_whose_memory_runs_out_records_the_same_micro_batch(tmp_path, 
         monkeypatch.setenv("RANK", rank)
         with pytest.raises(Interrupted, match="goes on with half the micro-batch"):
             fit(config)
-        assert failures.fitting(config, events.read(RunPaths.of(config).run)).train.micro_batch == 4
+        assert failures.shrunk(config, events.read(RunPaths.of(config).run)).train.micro_batch == 4
 
 
 def noticed(report):

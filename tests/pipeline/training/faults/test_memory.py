@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipeline.settings.config import Config
-from pipeline.training.faults.memory import OutOfMemory, explained, is_short
+from pipeline.training.faults.memory import OutOfMemory, explained, ran_out
 
 CPU = torch.device("cpu")
 
@@ -29,8 +29,8 @@ def test_what_ray_guesses_of_any_death_is_no_sign_of_short_memory():
         "causes include: (1) the process was killed by the OOM killer due to high memory usage, "
         "(2) ray stop --force was called"
     )
-    assert not is_short(RuntimeError(died))
-    assert is_short(RuntimeError("Task was killed due to the node running low on memory."))
+    assert not ran_out(RuntimeError(died))
+    assert ran_out(RuntimeError("Task was killed due to the node running low on memory."))
 
 
 def test_one_sample_at_a_time_needs_another_setting():
