@@ -21,16 +21,15 @@ from pipeline.labels import IGNORED
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.reading.config_file import dump_yaml
-from pipeline.training import batch_split, engine
+from pipeline.training import engine
 from pipeline.training.checkpoints import files
 from pipeline.training.checkpoints.writer import longest_seconds
 from pipeline.training.evaluation import evaluate
 from pipeline.training.faults import divergence, events, failures, memory
-from pipeline.training.measure import flops, history, step_log
+from pipeline.training.measure import flops, step_log
 from pipeline.training.measure.activity import activity
 from pipeline.training.measure.dynamics import dynamics
 from pipeline.training.measure.peak_memory import peak_bytes
-from pipeline.training.measure.time_shares import StepProfiler
 from pipeline.training.objective import STATISTICS, dropout_of, to_device
 from pipeline.training.schedule import learning_rate
 from pipeline.training.start.context import Context
@@ -85,8 +84,8 @@ def train(config: Config, context: Context, settings: str = "") -> dict[str, Any
 
 def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
     """`train`, with a micro-batch that fits into memory."""
-    steps, writing_seconds, rescued = config.train.steps, longest_seconds(config.train), False
-    judged_on = heldout_set(config)
+    steps, writing_seconds = config.train.steps, longest_seconds(config.train)
+    judged_on, preemption_handled = heldout_set(config), False
     with ExitStack() as stack:
         parts = open_parts(config, context, stack)
         worker, saved, skipped = parts.worker, parts.saved, parts.skipped
@@ -107,7 +106,7 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
                     profiler.restart()
                 flags = context.stop(), writer.failed, context.preempted()
                 sums, counts = _optimizer_step(
-                    worker, micro_batches, parts.split, context.device, profiler, flags, dropout_key
+                    parts, context.device, micro_batches, flags, dropout_key
                 )
             bad = worker.skipped_steps > bad_steps  # DeepSpeed left the weights as they are
             # The losses of an fp16 step that overflowed are right; NaN would hide the others.
@@ -118,11 +117,11 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
             steps_log.lap("step")
             steps_log.add(
                 step,
-                step - 1 + skipped,
-                int(consumed.samples),
-                int(consumed.checksum),
-                not bad,
-                int(consumed.damaged),
+                batch=step - 1 + skipped,
+                samples=int(consumed.samples),
+                checksum=int(consumed.checksum),
+                applied=not bad,
+                damaged=int(consumed.damaged),
             )
             interval.add(sums, counts[: len(flops.Counts._fields)], profiler.active)
             _guard_step(parts, context, step, bad)
@@ -140,19 +139,19 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
             steps_log.lap("other")
             scores = {}
             if judged_on and (saving or step % config.train.eval_every == 0):
-                scores = _evaluate(config, context, worker, step, parts.recorder)
+                scores = _evaluate(parts, context, config, step)
                 watchdog.beat()
                 steps_log.lap("evaluation")
 
-            warned = bool(consumed.preempted) and not rescued
-            if saving or stopping or warned:
+            preempted = bool(consumed.preempted) and not preemption_handled
+            if saving or stopping or preempted:
                 saved = _state(parts, context, step, saved, scores, judged_on)
                 watchdog.beat(writing_seconds)
                 folder = writer.begin(worker, step, saved, settings)
                 context.report(scores, folder)
-                if warned:
-                    rescued = True
-                    _await_rescue(parts, context, step, folder, final=stopping or step == steps)
+                if preempted:
+                    preemption_handled = True
+                    _await_checkpoint(parts, context, step, folder, final=stopping or step == steps)
                 steps_log.lap("checkpoint")
             if stopping:
                 break
@@ -224,8 +223,8 @@ def _state(
     }
 
 
-def _await_rescue(parts: Parts, context: Context, step: int, folder: Path, final: bool) -> None:
-    """Wait until the checkpoint is complete that a node gives before it is taken away."""
+def _await_checkpoint(parts: Parts, context: Context, step: int, folder: Path, final: bool) -> None:
+    """Wait until the checkpoint is complete that is written because a node will be taken away."""
     parts.writer.wait(final)
     complete = context.rank == 0 and context.disk.call(Path.exists, folder / files.COMPLETE)
     if complete:  # else `wait` told why
@@ -233,30 +232,34 @@ def _await_rescue(parts: Parts, context: Context, step: int, folder: Path, final
         parts.record("preempted", text, step=step)
 
 
-def _evaluate(
-    config: Config, context: Context, worker: Any, step: int, recorder: history.Recorder
-) -> dict[str, float]:
+def _evaluate(parts: Parts, context: Context, config: Config, step: int) -> dict[str, float]:
     """Held-out scores, which are recorded with what the network's units do on that text."""
     rank, world_size, device = context.rank, context.world_size, context.device
-    scores = evaluate(worker.module, open_heldout(config, rank, world_size), device)
+    objective = parts.worker.module
+    scores = evaluate(objective, open_heldout(config, rank, world_size), device)
     heldout = {f"heldout_{key}": value for key, value in scores.items()}
     first = next(open_heldout(config, rank, world_size))
-    recorder.write(step, heldout | activity(worker.module.network, first, device))
+    parts.recorder.write(step, heldout | activity(objective.network, first, device))
     if not math.isfinite(scores["mlm_loss"]):
         raise divergence.diverged(step, "the held-out loss is not finite")
     return scores
 
 
 def _optimizer_step(
-    worker: Any,
-    micro_batches: list[Batch],
-    split: batch_split.Split,
+    parts: Parts,
     device: torch.device,
-    profiler: StepProfiler,
+    micro_batches: list[Batch],
     flags: tuple[bool, bool, bool],
     dropout_key: tuple[int, int],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One global batch; returns this rank's sums [6], and what all ranks consumed [10]."""
+    """One global batch; returns this rank's STATISTICS [6], and `Consumed` of all ranks [10].
+
+    Args:
+        micro_batches: this rank's.
+        flags: this rank's `stop`, `checkpoint_failed` and `preempted` of `Consumed`.
+        dropout_key: of `dropout_of`.
+    """
+    worker, split, profiler = parts.worker, parts.split, parts.profiler
     samples = np.concatenate([batch.samples for batch in micro_batches])
     own = Consumed(
         sum(len(batch.masked_labels) for batch in micro_batches),
