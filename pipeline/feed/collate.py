@@ -77,16 +77,16 @@ def collate(
     next_sentence = rows.next_sentence_label[first:last].astype(np.int64)
     next_sentence[next_sentence == NO_LABEL] = IGNORED
     return Batch(
-        input_ids,
-        in_b.astype(np.int64),
-        inside.astype(np.int64),
-        labels,
-        next_sentence,
-        masked_positions,
-        masked_labels,
-        samples[first:last].astype(np.uint64),
-        int(lengths.sum()),
-        int(lengths @ lengths),
+        input_ids=input_ids,
+        token_type_ids=in_b.astype(np.int64),
+        attention_mask=inside.astype(np.int64),
+        labels=labels,
+        next_sentence_label=next_sentence,
+        masked_positions=masked_positions,
+        masked_labels=masked_labels,
+        samples=samples[first:last].astype(np.uint64),
+        tokens=int(lengths.sum()),
+        squares=int(lengths @ lengths),
     )
 
 

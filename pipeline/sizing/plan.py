@@ -69,12 +69,12 @@ def make(config: Config, say: Say = print) -> RunPlan:
     network = _network(config, shape, anchor, lengths[0])
     given, stage = config.plan, config.engine.zero_stage
     machine = model.Machine(
-        workers,
-        min(workers, given.workers_per_node),
-        anchor.seconds_per_token,
-        anchor.seconds_per_parameter,
-        given.network_gigabytes * 1e9,
-        given.local_gigabytes * 1e9,
+        workers=workers,
+        per_node=min(workers, given.workers_per_node),
+        seconds_per_token=anchor.seconds_per_token,
+        seconds_per_parameter=anchor.seconds_per_parameter,
+        network=given.network_gigabytes * 1e9,
+        local=given.local_gigabytes * 1e9,
     )
 
     def step_of(tokens: float) -> model.StepTime:

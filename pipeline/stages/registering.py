@@ -90,12 +90,12 @@ def register_head(config: Config, folder: Path, run_id: str) -> Registered:
             config,
             folder,
             run_id,
-            task.sample,
-            (task.served, task.answer_form),
-            write_model(SERVED, Path(temporary)),
-            tags,
-            judged,
-            packages(folder),
+            example=task.sample,
+            forms=(task.served, task.answer_form),
+            code=write_model(SERVED, Path(temporary)),
+            tags=tags,
+            judged=judged,
+            packages=packages(folder),
         )
 
 

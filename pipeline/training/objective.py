@@ -31,6 +31,7 @@ class Inputs(NamedTuple):
     cu_seqlens: Tensor
     """[B + 1] int32, where each sample begins"""
     longest: int
+    """Tokens of the longest sample."""
     masked_positions: Tensor
     """[M] int64, indices into T"""
     masked_labels: Tensor
@@ -50,13 +51,13 @@ def to_device(batch: Batch, device: torch.device) -> Inputs:
         return upload(torch.from_numpy(array), device)
 
     return Inputs(
-        tensor(batch.input_ids[inside]),
-        tensor(batch.token_type_ids[inside]),
-        tensor(begins.astype(np.int32)),
-        int(lengths.max()),
-        tensor(begins[row] + column),
-        tensor(batch.masked_labels),
-        tensor(batch.next_sentence_label),
+        input_ids=tensor(batch.input_ids[inside]),
+        token_type_ids=tensor(batch.token_type_ids[inside]),
+        cu_seqlens=tensor(begins.astype(np.int32)),
+        longest=int(lengths.max()),
+        masked_positions=tensor(begins[row] + column),
+        masked_labels=tensor(batch.masked_labels),
+        next_sentence_label=tensor(batch.next_sentence_label),
     )
 
 

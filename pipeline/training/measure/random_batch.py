@@ -33,11 +33,11 @@ def random_batch(
     masks = max(1, int(corpus.masking.probability * tokens))
     masked = torch.randperm(tokens, generator=draw)[:masks].sort().values
     return Inputs(
-        ids.to(device),
-        torch.zeros_like(ids).to(device),
-        torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]).int().to(device),
-        width,
-        masked.to(device),
-        ids[masked].to(device),
-        torch.randint(0, 2, (samples,), generator=draw).to(device),
+        input_ids=ids.to(device),
+        token_type_ids=torch.zeros_like(ids).to(device),
+        cu_seqlens=torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]).int().to(device),
+        longest=width,
+        masked_positions=masked.to(device),
+        masked_labels=ids[masked].to(device),
+        next_sentence_label=torch.randint(0, 2, (samples,), generator=draw).to(device),
     )
