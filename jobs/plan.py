@@ -14,8 +14,8 @@ from pipeline.sizing.plan import make
 
 
 def plan(config: Config) -> Mapping[str, object]:
-    anchor = config.plan.device or "a short measurement on one worker"
-    return {"plan": config.run.name, "with the speed of": anchor}
+    speed_of = config.plan.device or "a short measurement on one worker"
+    return {"plan": config.run.name, "with the speed of": speed_of}
 
 
 def execute(config: Config, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""What a plan is anchored to: short measurements with the real network, engine and optimizer."""
+"""Speed and memory of one worker, measured shortly with the real network, engine and optimizer."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ STEPS = 4
 """Measured steps, of which the fastest counts; one more warms up."""
 
 
-class Anchor(NamedTuple):
-    """Speeds of one worker."""
+class WorkerProfile(NamedTuple):
+    """Speed and memory of one worker."""
 
     device: str
     memory: float
@@ -33,13 +33,13 @@ class Anchor(NamedTuple):
     peak: float
     """Most bytes that the worker took; 0: not measured."""
     tokens: int
-    """Of the micro-batch with which that was."""
+    """Tokens of the micro-batch that took them."""
     precision: str
     seconds_per_token: float
     seconds_per_parameter: float
 
 
-def measure(config: Config, micro_batch: int, mean_length: float, say: Say) -> Anchor:
+def measure(config: Config, micro_batch: int, mean_length: float, say: Say) -> WorkerProfile:
     """Measure one worker of the cluster or of this machine: a GPU, or `cpus_per_worker` CPUs.
 
     Args:
@@ -65,7 +65,9 @@ def measure(config: Config, micro_batch: int, mean_length: float, say: Say) -> A
     return ray.get(task(_measure).remote(values, micro_batch, mean_length, bool(gpus)))
 
 
-def _measure(values: dict[str, Any], micro_batch: int, mean_length: float, gpu: bool) -> Anchor:
+def _measure(
+    values: dict[str, Any], micro_batch: int, mean_length: float, gpu: bool
+) -> WorkerProfile:
     config = Config.model_validate(values)
     device = torch.device("cuda" if gpu else "cpu")
     if not gpu:
@@ -88,7 +90,7 @@ def _measure(values: dict[str, Any], micro_batch: int, mean_length: float, gpu: 
         passes.append(middle - start_time)
         steps.append(_now(device) - middle)
     parameters = sum(p.numel() for p in objective.parameters())
-    return Anchor(
+    return WorkerProfile(
         device=torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} CPU thread(s)",
         memory=torch.cuda.get_device_properties(0).total_memory if gpu else 0.0,
         peak=peak_bytes(device),
@@ -99,13 +101,13 @@ def _measure(values: dict[str, Any], micro_batch: int, mean_length: float, gpu: 
     )
 
 
-def assumed(config: Config, precision: str, peak: float, flops_per_token: float) -> Anchor:
+def assumed(config: Config, precision: str, peak: float, flops_per_token: float) -> WorkerProfile:
     """Speeds of a GPU that is not here.
 
     The passes reach `plan.mfu` of its peak (TFLOP/s in this precision). The optimizer reads and
     writes 30 bytes for each parameter, at 2 TB/s.
     """
-    return Anchor(
+    return WorkerProfile(
         device=config.plan.device,
         memory=(config.plan.memory_gigabytes or 0.0) * 1e9,
         peak=0.0,

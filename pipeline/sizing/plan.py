@@ -28,7 +28,7 @@ RESTART_SECONDS = 180.0
 class RunPlan(NamedTuple):
     """What a run will need: memory of a worker, time, disk and cost; in bytes and seconds."""
 
-    anchor: benchmark.Anchor
+    profile: benchmark.WorkerProfile
     measured: bool
     """The speeds were measured on a worker, not assumed."""
     network: model.Network
@@ -65,14 +65,14 @@ def make(config: Config, say: Say = print) -> RunPlan:
     split = batch_split.split_batch(config.train, workers)
     phases = phases_of(config)
     lengths = [_mean_length(each) for each in phases]
-    anchor = _anchor(config, shape, split.micro_batch, lengths[0], say)
-    network = _network(config, shape, anchor, lengths[0])
+    profile = _profile(config, shape, split.micro_batch, lengths[0], say)
+    network = _network(config, shape, profile, lengths[0])
     given, stage = config.plan, config.engine.zero_stage
     machine = model.Machine(
         workers=workers,
         per_node=min(workers, given.workers_per_node),
-        seconds_per_token=anchor.seconds_per_token,
-        seconds_per_parameter=anchor.seconds_per_parameter,
+        seconds_per_token=profile.seconds_per_token,
+        seconds_per_parameter=profile.seconds_per_parameter,
         network=given.network_gigabytes * 1e9,
         local=given.local_gigabytes * 1e9,
     )
@@ -92,19 +92,19 @@ def make(config: Config, say: Say = print) -> RunPlan:
     memory_of = partial(
         model.memory,
         network,
-        half=anchor.precision != "fp32",
+        half=profile.precision != "fp32",
         offload=config.engine.offload,
-        gpu=_has_gpu(config, anchor),
+        gpu=_has_gpu(config, profile),
     )
     other = 0.0
-    if anchor.peak:  # of a worker that was alone and wrote no checkpoint
-        known = memory_of(stage=stage, workers=1, tokens=anchor.tokens)
-        other = anchor.peak - (sum(known) - known.checkpoint)
+    if profile.peak:  # of a worker that was alone and wrote no checkpoint
+        known = memory_of(stage=stage, workers=1, tokens=profile.tokens)
+        other = profile.peak - (sum(known) - known.checkpoint)
     memories = {
         number: memory_of(stage=number, workers=workers, tokens=round(batch))._replace(other=other)
         for number in (1, 2, 3)
     }
-    limit = (given.memory_gigabytes or 0) * 1e9 or anchor.memory
+    limit = (given.memory_gigabytes or 0) * 1e9 or profile.memory
     length = config.corpus.sequence_length
     largest = model.largest_micro_batch(memories[stage], network, length, limit)
     size = model.checkpoint_bytes(network.parameters)
@@ -113,7 +113,7 @@ def make(config: Config, say: Say = print) -> RunPlan:
     good = model.goodput(given.node_failure_hours * 3600, nodes, saving, RESTART_SECONDS)
     seconds, tokens = work / max(good.share, 0.01), config.train.global_batch * lengths[0]
     return RunPlan(
-        anchor=anchor,
+        profile=profile,
         measured=not given.device,
         network=network,
         machine=machine,
@@ -140,23 +140,23 @@ def _as_prepared(config: Config) -> Config:
     return config.model_copy(update={"corpus": corpus})
 
 
-def _has_gpu(config: Config, anchor: benchmark.Anchor) -> bool:
-    return bool(config.plan.device or anchor.memory)
+def _has_gpu(config: Config, profile: benchmark.WorkerProfile) -> bool:
+    return bool(config.plan.device or profile.memory)
 
 
 def _network(
-    config: Config, shape: NezhaConfig, anchor: benchmark.Anchor, mean_length: float
+    config: Config, shape: NezhaConfig, profile: benchmark.WorkerProfile, mean_length: float
 ) -> model.Network:
     # Attention on a GPU has no padding, however short the samples are.
-    length = math.inf if _has_gpu(config, anchor) else mean_length
+    length = math.inf if _has_gpu(config, profile) else mean_length
     kept = benchmark.activation_bytes(config, shape, length)
-    kept *= 1.0 if anchor.precision == "fp32" else 0.5
+    kept *= 1.0 if profile.precision == "fp32" else 0.5
     return model.Network(count_parameters(shape), benchmark.flops_of(config, shape), kept)
 
 
-def _anchor(
+def _profile(
     config: Config, shape: NezhaConfig, micro_batch: int, mean_length: float, say: Say
-) -> benchmark.Anchor:
+) -> benchmark.WorkerProfile:
     if not config.plan.device:
         return benchmark.measure(config, micro_batch, mean_length, say)
     precision = "bf16" if config.train.precision == "auto" else config.train.precision

@@ -26,13 +26,13 @@ def rows(config: Config, plan: RunPlan) -> dict[str, str]:
     network, machine, step = plan.network, plan.machine, plan.step
     seconds = sum(step)
     mean = plan.seconds * plan.goodput.share / config.train.steps
-    share = network.flops_per_token / plan.anchor.seconds_per_token / 1e12
+    share = network.flops_per_token / plan.profile.seconds_per_token / 1e12
     found = {
         "network": f"{network.parameters:,} parameters, {network.flops_per_token:.3g} FLOP/token",
         "workers": f"{machine.workers}, {machine.per_node} on a node",
         "speed of a worker": (
-            f"{1 / plan.anchor.seconds_per_token:,.0f} tokens/s, {share:.2f} TFLOP/s in "
-            f"{plan.anchor.precision} on {plan.anchor.device}, "
+            f"{1 / plan.profile.seconds_per_token:,.0f} tokens/s, {share:.2f} TFLOP/s in "
+            f"{plan.profile.precision} on {plan.profile.device}, "
             + ("measured now" if plan.measured else f"assumed (plan.mfu={config.plan.mfu:g})")
         ),
         "batch": (
@@ -81,7 +81,7 @@ def save(config: Config, plan: RunPlan) -> None:
     """Keep what `compare` needs in the run folder."""
     seconds = sum(plan.step)
     values = {"step_seconds": seconds, "tokens_per_second": plan.tokens / seconds}
-    if plan.anchor.peak:
+    if plan.profile.peak:
         values["peak_gigabytes"] = sum(plan.memory[config.engine.zero_stage]) / 1e9
     write_json(f"{RunPaths.of(config).run}/{FILE}", values)
 

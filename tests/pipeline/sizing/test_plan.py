@@ -179,10 +179,10 @@ def test_what_is_missing_is_said():
 
 def test_the_plan_is_held_against_the_run(tmp_path):
     config = settings(tmp_path, "planned", "train.steps=6", "scaling.workers=1")
-    anchor = benchmark.Anchor("here", 0.0, 2e9, 100, "fp32", 1e-5, 1e-9)
+    profile = benchmark.WorkerProfile("here", 0.0, 2e9, 100, "fp32", 1e-5, 1e-9)
     assert plan_table.compare(config) == {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(benchmark, "measure", lambda *_: anchor)
+        patch.setattr(benchmark, "measure", lambda *_: profile)
         made = plan.make(config)
     # One worker with the measured micro-batch takes what was measured, and writes checkpoints.
     alone = made.memory[1]
