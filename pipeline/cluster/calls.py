@@ -65,9 +65,10 @@ def cluster_runner(progress: Progress, folder: Path) -> Runner:
     A task takes its GPUs where the cluster has any or can start some. Without GPUs it takes its
     share of the CPUs, and torch uses as many threads. A call whose worker process died, with its
     node or because memory ran out, starts again; after RESTARTS, and for a group of workers, that
-    is a TrainingError of the call. Trials are plain Ray tasks rather than
-    trials of Ray Tune, which starts an actor for each one (about 8 s here) and cannot give it
-    environment variables.
+    is a TrainingError of the call.
+
+    Trials are plain Ray tasks rather than trials of Ray Tune, which starts an actor for each one
+    (about 8 s here) and cannot give it environment variables.
     """
 
     def run(works: Sequence[Work]) -> list[Any]:

@@ -69,7 +69,7 @@ def joined(place: GroupMember | None) -> Iterator[None]:
 def start(
     task: Callable[..., Any], places: Iterable[GroupMember], options: dict[str, Any]
 ) -> tuple[list[Any], PlacementGroup]:
-    """A task for each place, given to it as its last argument; all of them start, or none yet.
+    """A task for each place; Ray starts all of them when it has room for all.
 
     A task that died is not run again by itself: its group has gone on without it.
 

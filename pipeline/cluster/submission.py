@@ -131,10 +131,10 @@ def excluded(root: Path, include: Iterable[str]) -> list[str]:
 
 
 def uploaded_files(root: Path, excludes: list[str]) -> list[Path]:
-    """What Ray uploads of a folder; it follows links, and heeds .gitignore and .rayignore."""
+    """What Ray uploads of a folder, links followed, without what .gitignore and .rayignore name."""
     found: list[Path] = []
-    heeded = os.environ.get(RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1"
-    _dir_travel(root, [_get_excludes(root, excludes)], found.append, include_gitignore=heeded)
+    gitignore = os.environ.get(RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1"
+    _dir_travel(root, [_get_excludes(root, excludes)], found.append, include_gitignore=gitignore)
     return [path for path in found if path.is_file()]
 
 

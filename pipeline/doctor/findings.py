@@ -111,9 +111,11 @@ def _of_node(facts: Facts, asked: tuple[float, float], needed_disk: float) -> li
         advice = "start chrony or another NTP client; tokens and metrics need the time"
         found.append(Finding(facts.host, problem, advice, False))
     if facts.disk_gigabytes < needed_disk:
-        problem = f"{facts.disk_gigabytes:.0f} GB of disk are free, the cache may take "
+        problem = (
+            f"{facts.disk_gigabytes:.0f} GB of disk are free, the cache may take {needed_disk:.0f}"
+        )
         advice = "lower train.shard_cache_gigabytes, or set train.shard_cache to a larger disk"
-        found.append(Finding(facts.host, f"{problem}{needed_disk:.0f}", advice, True))
+        found.append(Finding(facts.host, problem, advice, True))
     return found
 
 

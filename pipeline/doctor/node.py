@@ -25,10 +25,10 @@ MEASURED_BYTES = 32 << 20
 """Bytes that are written to the storage and read again."""
 PRODUCT = 2048
 """Rows and columns of the matrices that a GPU multiplies."""
-
-
 OWN_DISK = "has a disk of its own there"
+"""`Facts.storage` of a node that does not see the folder of the others."""
 OTHER_BUCKET = "it is not the place that the other nodes see"
+"""`Facts.storage` of a node whose store at the URL is another one."""
 
 
 class Facts(NamedTuple):

@@ -54,8 +54,9 @@ class BaseFeed(ABC):
     def iterate(self, first: int, last: int, skipped: int = 0) -> Iterator[list[Batch]]:
         """The micro-batches of steps first … last - 1 of a run, made ahead in a background thread.
 
-        `skipped` global batches are those of another run, or were given up, and count as no steps.
-        An error in the thread is raised here; closing the iterator ends the thread.
+        Step s reads global batch s + `skipped`: batches that another run consumed, or that rewinds
+        left out, are not steps of this run. An error in the thread is raised here; closing the
+        iterator ends the thread.
         """
         with ThreadPoolExecutor(1, thread_name_prefix="feed") as executor:
             waiting: deque[Future[list[Batch]]] = deque()

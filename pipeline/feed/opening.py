@@ -89,7 +89,7 @@ def _cache(config: Config) -> ShardCache:
 
 
 def heldout_set(config: Config) -> str | None:
-    """What names the held-out samples of a run, if it has some: equal names, comparable losses.
+    """An identifier of a run's held-out samples, or None; losses with the same one compare.
 
     Raises:
         ShardError: they cannot be read.

@@ -38,7 +38,7 @@ def first_batch_size(train: TrainSettings) -> BatchSize:
 def phases_of(config: Config, steps: int | None = None) -> list[Phase]:
     """The phases of a run, up to its last step or to another one; the first is there always.
 
-    Rewinds are not foreseen.
+    Samples that rewinds leave out are not counted.
     """
     train, paths = config.train, RunPaths.of(config)
     last = train.steps if steps is None else steps

@@ -26,7 +26,7 @@ class RunState(NamedTuple):
     checkpoint: str
     """Name of the newest complete one."""
     last_event: str
-    """The last restart, rewind, skip or stop, with its time."""
+    """The time and the text of the last event."""
 
 
 def list_runs(storage: Path) -> list[RunState]:

@@ -71,11 +71,9 @@ class StoreCopy:
     def _download(self) -> bool:
         """Get what differs from the store; returns whether this node held the store last.
 
-        Of the commands of this node, one at a time downloads.
-
-        Then the local folder is as new, or newer: a command that was killed had not uploaded its
-        last changes. The node keeps its token, so that the folder counts as the newest also if this
-        call fails halfway and is repeated.
+        If it did, nothing is downloaded: the local folder is as new, or newer, as a command that
+        was killed had not uploaded its last changes. The node keeps its token, so that the folder
+        counts as the newest also if this call fails halfway and is repeated.
         """
         there, here = self._list_store(), self._list_folder()
         last, index = self._read_index()

@@ -33,7 +33,10 @@ POLL_SECONDS = 5.0
 
 
 def subject(config: Config) -> Path:
-    """What to score: `train.init_from`, or the run's best checkpoint, also if it started there."""
+    """What to score: `train.init_from` if it is set, else the run's best checkpoint.
+
+    A run that has started from `train.init_from` is scored itself.
+    """
     given, folder = config.train.init_from, RunPaths.of(config).checkpoints
     try:
         own = files.best(folder)
@@ -83,8 +86,9 @@ def score_where_free(config: Config, path: Path, progress: Progress) -> dict[str
 
 
 def held_out_scores(config: Config, checkpoint: Path, progress: Progress) -> dict[str, float]:
-    """Held-out scores of a checkpoint of the run: those that training noted, if they are of the
-    samples that are held out now; else new ones.
+    """Held-out scores of a checkpoint of the run.
+
+    They are those that training noted, unless other samples are held out now.
     """
     state, now = files.read_state(checkpoint), heldout_set(config)
     if now is None or now == state.get("heldout_set"):

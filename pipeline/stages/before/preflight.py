@@ -129,12 +129,13 @@ def check_data(config: Config) -> None:
 
 
 def split(config: Config) -> batch_split.Split:
-    """On this machine; a cluster may choose another number of workers."""
+    """How this machine splits a batch; a cluster may have another number of workers."""
     workers = batch_split.choose_workers(config, torch.cuda.device_count(), usable_cpus())
     return batch_split.split_batch(config.train, workers)
 
 
 def check_engine(config: Config) -> None:
+    """Raise ConfigError for settings that cannot work on the device that training will have."""
     try:
         engine.check(config, device(config))
     except ConfigError as error:
@@ -147,6 +148,7 @@ def check_engine(config: Config) -> None:
 
 
 def device(config: Config) -> torch.device:
+    """The kind of device that the settings ask for, by default that of this machine."""
     gpus = config.scaling.gpus_per_worker
     on_gpu = torch.cuda.is_available() if gpus is None else gpus > 0
     return torch.device("cuda" if on_gpu else "cpu")

@@ -2,8 +2,8 @@
 
 Training waits only until every rank has copied its part of the state to host memory, and until the
 checkpoint before is complete. A thread of each rank then writes the rank's file, the ranks tell
-each other the hashes, and rank 0 completes the checkpoint and deletes old ones. The threads talk
-through a process group of their own, so they never meet the collectives of the training.
+each other the hashes, and rank 0 completes the checkpoint and deletes old ones. The threads have a
+process group of their own, so that their collectives and those of the training do not mix.
 """
 
 from __future__ import annotations

@@ -68,4 +68,5 @@ class DivergenceGuard:
 
 
 def diverged(step: int, what: str) -> Diverged:
+    """The error for a step, with what was found and what to change."""
     return Diverged(f"step {step}: {what}; lower optim.lr or raise optim.warmup", step)

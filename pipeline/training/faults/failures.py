@@ -19,6 +19,8 @@ from pipeline.training.faults.workers import read_workers
 
 MAX_REWINDS = 3
 """Rewinds from one checkpoint. If the run diverges on all data, the data is not the cause."""
+DEATHS = {"RayActorError", "WorkerHealthCheckFailedError", "WorkerHealthCheckTimeoutError"}
+"""Names of Ray's errors for a process that ended or does not answer."""
 
 
 class FailurePolicy:
@@ -158,10 +160,6 @@ def describe(errors: Mapping[int, Exception], run: Path, hang_seconds: float) ->
 def _named(rank: int, run: Path) -> str:
     worker = read_workers(run).get(rank)
     return f"worker {rank} on {worker.host} (pid {worker.pid})" if worker else f"worker {rank}"
-
-
-DEATHS = {"RayActorError", "WorkerHealthCheckFailedError", "WorkerHealthCheckTimeoutError"}
-"""Names of Ray's errors for a process that ended or does not answer."""
 
 
 def is_death(error: Exception) -> bool:

@@ -39,7 +39,7 @@ class Watcher:
         self._steps, self._progress, self._metrics = config.train.steps, progress, metrics
         self._history = journal.Follower(folder / history.FILE, history.Figures)
         self._faults = journal.Follower(folder / events.FILE, events.Event)
-        self._news, self._silent = time.monotonic(), False
+        self._newest_at, self._silence_told = time.monotonic(), False
         records = self._history.read()
         self._shown, self._events = len(records), len(self._faults.read())
         if metrics:
@@ -65,12 +65,12 @@ class Watcher:
         # A resumed worker rewinds the history to its checkpoint.
         self._shown = min(self._shown, len(records))
         if records[self._shown :]:
-            self._news, self._silent = time.monotonic(), False
-        elif not self._silent and time.monotonic() - self._news > SILENT_SECONDS:
+            self._newest_at, self._silence_told = time.monotonic(), False
+        elif not self._silence_told and time.monotonic() - self._newest_at > SILENT_SECONDS:
             self._progress.say(
                 f"no logged step for {SILENT_SECONDS:.0f} s; waiting for the workers"
             )
-            self._silent = True
+            self._silence_told = True
         for record in records[self._shown :]:
             self._progress.update(history.progress_line(record, self._steps))
             if self._metrics:

@@ -1,4 +1,8 @@
-"""Norms, trust ratios and loss scale of an optimizer step, as numbers to log."""
+"""Norms, trust ratios and loss scale of an optimizer step, as numbers to log.
+
+Other figures come from the batches (`training.objective.STATISTICS`), the held-out text
+(`training.evaluation`, `activity`), the clock (`throughput`, `time_shares`) and `noise_scale`.
+"""
 
 from __future__ import annotations
 

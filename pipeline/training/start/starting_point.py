@@ -132,7 +132,7 @@ def load(network: NezhaForPreTraining, path: Path, vocab: Path) -> str:
         what was changed, and what was left out, as a sentence.
 
     Raises:
-        CheckpointError, VocabularyError: as `read` and `compare`.
+        CheckpointError, VocabularyError: as `read` and `require_fitting_shape`.
     """
     given, wanted = read(path), cast(NezhaConfig, network.config)
     require_fitting_shape(path, given.config, wanted)
