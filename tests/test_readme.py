@@ -69,6 +69,14 @@ def test_settings_of_the_examples_parse(tmp_path):
         assert load_config(path).corpus.inputs
 
 
+def test_every_verb_and_every_kind_of_task_is_in_the_readme():
+    from pipeline.cluster.submission import verbs_of
+    from pipeline.finetuning.tasks import TASKS
+
+    words = [*(f"jobs.{verb}" for verb in verbs_of(ROOT)), *(f"`{task}`" for task in TASKS)]
+    assert [word for word in words if word not in README] == []
+
+
 def test_the_tree_in_contributing_names_every_part_of_the_pipeline():
     text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     parts = (path for path in (ROOT / "pipeline").iterdir() if not path.name.startswith("_"))
