@@ -75,7 +75,8 @@ def raise_all(
 ) -> None:
     """Raise one error of all mistakes, if there are any; of more than `most`, the first ones.
 
-    `what` they are, such as `wrong setting(s)`, makes a first line with their number.
+    `what` they are, such as `wrong setting(s)`, makes a first line with their number; `advice` is
+    the last line.
     """
     if not mistakes:
         return

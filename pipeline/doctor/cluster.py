@@ -20,7 +20,7 @@ from pipeline.cluster.ray_cluster import alive, connect, on_each_node, on_node
 from pipeline.corpus.shards import format as shards
 from pipeline.doctor.findings import Finding, judge
 from pipeline.doctor.node import Facts, examine
-from pipeline.errors import ConfigError, ShardError
+from pipeline.errors import ConfigError, ShardError, raise_all
 from pipeline.feed.opening import training_folders
 from pipeline.files.storage import filesystem
 from pipeline.files.urls import is_url
@@ -75,8 +75,8 @@ def refuse_bad_nodes(config: Config) -> list[str]:
     if len(alive()) < 2:
         return []
     _, found = examine_nodes(config, quick=True)
-    if fatal := [str(each) for each in found if each.fatal]:
-        raise ConfigError("\n".join([*fatal, "jobs.doctor examines all nodes in full"]))
+    fatal = [str(each) for each in found if each.fatal]
+    raise_all(ConfigError, fatal, advice="jobs.doctor examines all nodes in full")
     return [str(each) for each in found]
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from pipeline import sample
 from pipeline.corpus.run.inputs import list_inputs
-from pipeline.errors import ConfigError, TrainingError
+from pipeline.errors import ConfigError, TrainingError, raise_all
 from pipeline.feed.opening import training_folders
 from pipeline.files.storage import write_json, write_whole
 from pipeline.paths import RunPaths
@@ -176,8 +176,7 @@ def _refuse_other_texts(own: Config, variants: Mapping[str, Config]) -> None:
         for key, value in flatten(variant)
         if key in keys and value != given[key]
     ]
-    if mistakes:
-        raise ConfigError("\n".join(mistakes))
+    raise_all(ConfigError, mistakes)
 
 
 def _corpora(variants: Mapping[str, Config]) -> dict[str, str]:

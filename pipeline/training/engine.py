@@ -14,7 +14,7 @@ from torch.distributed.constants import default_pg_timeout
 from torch.distributed.rendezvous import rendezvous
 
 from model.layers_nezha import NezhaLayer
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, raise_all
 from pipeline.precision import pick_device, resolve_precision
 from pipeline.settings.config import Config
 from pipeline.training.batch_split import Split
@@ -39,8 +39,7 @@ def check(config: Config, device: torch.device | str) -> None:
         mistakes.append("engine.attention=flash needs a GPU; take auto or eager")
     if config.engine.deepspeed and not mistakes:
         mistakes.extend(_refused_by_deepspeed(config, device))
-    if mistakes:
-        raise ConfigError("\n".join(mistakes))
+    raise_all(ConfigError, mistakes)
 
 
 def _refused_by_deepspeed(config: Config, device: torch.device | str) -> list[str]:

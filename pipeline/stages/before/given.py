@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.corpus import planning
 from pipeline.corpus.samples.vocabulary import vocabulary_sha256
 from pipeline.corpus.shards import format as shards
-from pipeline.errors import CheckpointError, ConfigError
+from pipeline.errors import CheckpointError, ConfigError, raise_all
 from pipeline.export import trained_with
 from pipeline.feed.weights import split_weights
 from pipeline.paths import RunPaths
@@ -131,13 +131,10 @@ def check_settings(config: Config, manifests: Mapping[str, shards.Manifest]) -> 
         manifests = {folder: made for folder, made in manifests.items() if folder == own}
     kept_apart = {*MEANT_FOR_THE_RUN, *(["masking"] if corpus.masking.mode == "dynamic" else [])}
     default = content(CorpusSettings())
+    made_with = {folder: flat(manifest.settings) for folder, manifest in manifests.items()}
     mistakes = []
     for key, value in content(corpus).items():
-        made = {
-            folder: flat(manifest.settings)[key]
-            for folder, manifest in manifests.items()
-            if key in flat(manifest.settings)
-        }
+        made = {folder: found[key] for folder, found in made_with.items() if key in found}
         if value == default[key] or key.split(".")[0] in kept_apart or not made:
             continue
         if value not in made.values():
@@ -146,8 +143,7 @@ def check_settings(config: Config, manifests: Mapping[str, shards.Manifest]) -> 
                 f"corpus.{key}={value} has no effect: the shards in {folder} were made with "
                 f"{other}; leave it out, or prepare shards with it"
             )
-    if mistakes:
-        raise ConfigError("\n".join(mistakes))
+    raise_all(ConfigError, mistakes)
 
 
 def content(corpus: CorpusSettings) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pipeline.errors import ConfigError, Interrupted
+from pipeline.errors import ConfigError, Interrupted, raise_all
 from pipeline.feed import opening
 from pipeline.paths import RunPaths
 from pipeline.progress import Progress, Say
@@ -134,8 +134,7 @@ def _refuse_settings_of_ray(config: Config) -> None:
             "faults.max_failures limits the restarts by Ray Train; leave it out, and give torchrun "
             "--max-restarts"
         )
-    if mistakes:
-        raise ConfigError("\n".join(mistakes))
+    raise_all(ConfigError, mistakes)
 
 
 def _tell_restart(config: Config, say: Say) -> None:
