@@ -66,7 +66,7 @@ class Regression(Classification):
 
     def units(self, examples: Sequence[Example]) -> tuple[float, float]:
         numbers = [example["label"] for example in examples]
-        return float(np.mean(numbers)), float(np.std(numbers))
+        return float(np.mean(numbers)), float(np.std(numbers)) or 1.0
 
     @torch.no_grad()
     def finish(self, network: nn.Module, setup: TaskSetup) -> None:
