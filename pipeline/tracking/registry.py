@@ -177,9 +177,8 @@ def fetch_registered(name: str, store: str, kept_in: Path) -> Path:
     target = kept_in / "registered" / short_hash(name, 12)
     with whole_folder(target) as folder:
         try:
-            got = mlflow.artifacts.download_artifacts(
-                artifact_uri=name, dst_path=str(folder), tracking_uri=store
-            )
+            mlflow.set_tracking_uri(store)  # where MLflow looks for versions, whatever it is told
+            got = mlflow.artifacts.download_artifacts(artifact_uri=name, dst_path=str(folder))
         except UNREACHABLE as error:
             raise TrackingError(f"{name}: {store} does not have it: {error}") from error
         found = [path.parent for path in Path(got).rglob("config.json")]

@@ -65,6 +65,7 @@ def test_fine_tune_record_and_predict(export, ray_cluster, tmp_path, capsys, mon
     assert [row["text"] for row in printed] == ["张明在京", "", "王华在沪，"]
     assert printed[1]["prediction"] is None
     registered = f"run.storage={tmp_path}", "predict.model=models:/nezha-ner@candidate"
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/none.db")  # a new process does not know it
     assert main(predict.VERB, [*registered, wanted[1]]) == 0
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == printed
     assert main(predict.VERB, [registered[0], "predict.model=models:/nezha-ner/9", wanted[1]]) == 2
