@@ -59,14 +59,16 @@ def next_commands(config: Config, run_id: str | None) -> list[str]:
             "finetune.data.dev=DEV.jsonl",
         ]
     )
-    if not (config.demo.enabled and "ner" in config.heads):
+    if not config.heads:
         return [*shown, finetune]
+    sample = config.demo.enabled and "ner" in config.heads
+    head = "ner" if sample else next(iter(config.heads))
     predict = shlex.join(
         [
             *("python", "-m", "jobs.predict"),
-            f"predict.model={paths.heads / 'ner-pretrained'}",
-            f"predict.input={paths.sample / 'ner' / 'test.jsonl'}",
-            "predict.output=entities.jsonl",
+            f"predict.model={paths.heads / f'{head}-pretrained'}",
+            f"predict.input={paths.sample / 'ner' / 'test.jsonl' if sample else 'FILE'}",
+            "predict.output=predictions.jsonl",
         ]
     )
     return [*shown, predict, finetune]

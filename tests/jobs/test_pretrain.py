@@ -126,6 +126,8 @@ def test_next_commands_have_settings_that_exist(tmp_path):
     for words in verbs:
         load_config(None, words[3:])
         assert any(f"{tmp_path}/my runs" in word for word in words)
+    own = load_config(None, ["heads.mood.task=pair"])
+    assert any("heads/mood-pretrained predict.input=FILE" in s for s in told.next_commands(own, ""))
 
 
 def test_what_will_be_done_names_stages_and_their_time(monkeypatch, storage):
