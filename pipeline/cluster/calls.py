@@ -18,7 +18,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 
 from pipeline.cluster import groups, ray_cluster, remote_disk, remote_files
-from pipeline.cluster.groups import GroupMember, Rendezvous, joined
+from pipeline.cluster.groups import GroupPlace, Rendezvous, joined
 from pipeline.cluster.peers import PeerFailed
 from pipeline.cpu import use_threads
 from pipeline.errors import NezhaError, TrainingError
@@ -118,7 +118,7 @@ def threads_of_a_task(tasks: int, cpus_by_node: Sequence[int], together: int = 1
 
 
 def _start(
-    work: Work, offer: remote_disk.Offer, place: GroupMember | None, options: dict[str, Any]
+    work: Work, offer: remote_disk.Offer, place: GroupPlace | None, options: dict[str, Any]
 ) -> Any:
     """A Ray task of a work: the stream of its progress lines and its result."""
     environment = ray_cluster.runtime_env(options["num_gpus"])
@@ -212,7 +212,7 @@ def _run(
     arguments: tuple[Any, ...],
     threads: int,
     offer: remote_disk.Offer,
-    place: GroupMember | None,
+    place: GroupPlace | None,
 ) -> Iterator[Any]:
     """Runs in a Ray worker: yields progress lines and, last, the result, which is no string.
 

@@ -18,7 +18,7 @@ from pipeline.cluster.interfaces import use_interface_of
 from pipeline.cluster.peers import reported_by_others
 
 
-class GroupMember(NamedTuple):
+class GroupPlace(NamedTuple):
     """The place of a worker in its group, and the store through which the group meets."""
 
     rank: int
@@ -38,15 +38,15 @@ class Rendezvous:
         # The server of torch's store listens on all interfaces, as that of Ray Train's does.
         self._store = dist.TCPStore(self._host, 0, is_master=True, wait_for_workers=False)
 
-    def places(self, group: str, number: int) -> list[GroupMember]:
+    def places(self, group: str, number: int) -> list[GroupPlace]:
         """The places of a group's workers."""
         return [
-            GroupMember(rank, number, self._host, self._store.port, group) for rank in range(number)
+            GroupPlace(rank, number, self._host, self._store.port, group) for rank in range(number)
         ]
 
 
 @contextmanager
-def joined(place: GroupMember | None) -> Iterator[None]:
+def joined(place: GroupPlace | None) -> Iterator[None]:
     """Within it, this process belongs to the process group of its place; None: to none."""
     if place is None:
         yield
@@ -67,7 +67,7 @@ def joined(place: GroupMember | None) -> Iterator[None]:
 
 
 def start(
-    task: Callable[..., Any], places: Iterable[GroupMember], options: dict[str, Any]
+    task: Callable[..., Any], places: Iterable[GroupPlace], options: dict[str, Any]
 ) -> tuple[list[Any], PlacementGroup]:
     """A task for each place; Ray starts all of them when it has room for all.
 
