@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.files.urls import without_password
+from pipeline.passwords import without_password
 
 
 class NezhaError(Exception):

@@ -16,6 +16,7 @@ LEAVES = (
     "pipeline.errors",
     "pipeline.figures",
     "pipeline.labels",
+    "pipeline.passwords",
     "pipeline.precision",
     "pipeline.progress",
     "pipeline.tables",
@@ -149,7 +150,7 @@ ALLOWED = {
 RULES = (
     {package: (*others, *LEAVES, "pipeline.files") for package, others in ALLOWED.items()}
     | dict.fromkeys(LEAVES, ())
-    | {"model": ()}
+    | {"model": (), "pipeline.errors": ("pipeline.passwords",)}
 )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, field_serializer, field_validator
 
-from pipeline.files.urls import without_password
+from pipeline.passwords import without_password
 from pipeline.settings.base import LocalPath, Location, Number, Positive, Settings
 
 

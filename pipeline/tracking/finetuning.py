@@ -10,7 +10,7 @@ from typing import Any
 import mlflow
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from pipeline.files.urls import without_password
+from pipeline.passwords import without_password
 from pipeline.settings.config import Config
 from pipeline.tracking.metric_names import accepted
 from pipeline.tracking.metric_sender import MetricSender

@@ -14,7 +14,7 @@ import mlflow
 from mlflow.entities import Metric
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
-from pipeline.files.urls import without_password
+from pipeline.passwords import without_password
 from pipeline.tracking.metric_names import grouped
 from pipeline.tracking.runs import UNREACHABLE
 

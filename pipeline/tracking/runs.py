@@ -23,7 +23,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from pipeline.errors import Interrupted, TrackingError
 from pipeline.files.file_lock import file_lock
 from pipeline.files.storage import write_whole
-from pipeline.files.urls import is_url, without_password
+from pipeline.files.urls import is_url
+from pipeline.passwords import without_password
 from pipeline.settings.config import Config, flatten
 from pipeline.tracking.metric_names import accepted, grouped
 

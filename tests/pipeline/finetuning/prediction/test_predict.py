@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -344,12 +345,19 @@ def test_workers_wait_for_gpus_that_the_cluster_can_start(ray_cluster, monkeypat
 
 
 class ProcessNumber:
-    """Stands for a worker that holds a head; the answer to each line is the worker's process."""
+    """Stands for a worker that holds a head; the answer to each line is the worker's process.
 
-    def __init__(self, *arguments):
-        pass
+    It waits until another one has lines too: the first could answer all before the next starts.
+    """
+
+    def __init__(self, folder, *arguments):
+        self.folder = Path(folder)
 
     def __call__(self, block):
+        (self.folder / f"{os.getpid()}.worker").touch()
+        deadline = time.monotonic() + 60
+        while len(list(self.folder.glob("*.worker"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
         rows = [{"line": json.loads(line), "by": os.getpid()} for line in block["line"]]
         return {"answer": list(map(json.dumps, rows)), "error": [""] * len(rows)}
 
@@ -361,7 +369,7 @@ def test_workers_share_a_small_file_and_may_have_all_cpus(ray_cluster, tmp_path,
     lines = ["书店很好" * 20 + str(number) for number in range(6000)]
     path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
     workers = int(ray.cluster_resources()["CPU"])
-    found = list(predict_on_cluster("head", "classification", str(path), {}, 32, workers))
+    found = list(predict_on_cluster(str(tmp_path), "classification", str(path), {}, 32, workers))
     assert [row["line"] for row in found] == lines
     assert len({row["by"] for row in found}) > 1
 

@@ -1,0 +1,10 @@
+"""URLs as others may read them."""
+
+from __future__ import annotations
+
+import re
+
+
+def without_password(text: str) -> str:
+    """A URL, or a text with URLs, for records and messages: without the passwords in them."""
+    return re.sub(r"(://[^/\s:@]*):[^/\s]*@", r"\1@", text)
