@@ -69,11 +69,11 @@ def connect() -> None:
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")
     # Notices of a node that has lost a worker, which Ray prints, go into logs too.
     os.environ.setdefault("RAY_COLOR_PREFIX", "0")
-    in_main = threading.current_thread() is threading.main_thread()
-    on_sigterm, on_sighup = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)
-    if in_main:
-        # Ray's processes inherit it: a terminal that closes must not end them before a checkpoint.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    # Processes of a local cluster inherit it. A terminal that closes, systemd and Slurm signal all
+    # processes of a command, and these must not end before a checkpoint is written.
+    deaf = set() if address else {signal.SIGHUP, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, deaf)
     try:
         ray.init(
             address=address or "local",
@@ -88,9 +88,9 @@ def connect() -> None:
     except (OSError, RuntimeError, ValueError, RayError) as error:
         raise ConfigError(_not_joined(address, error)) from error
     finally:
-        if in_main:
+        if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own ends the process with a C++ stack
-            signal.signal(signal.SIGHUP, on_sighup)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _quoted_python() -> dict[str, str] | None:

@@ -40,6 +40,7 @@ def command(config, **variables):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -119,7 +120,7 @@ def test_a_command_that_is_asked_to_stop_writes_a_checkpoint(undisturbed, tmp_pa
     process = command(config)
     wait_for_step(config, 14, process)
     started = children(process.pid)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # as a terminal, systemd and Slurm do
     output, _ = process.communicate()
     assert process.returncode == 75, output
     assert f"{number.name}: stopping after this step, with a checkpoint" in output
