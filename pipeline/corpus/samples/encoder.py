@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from pipeline.corpus.arrays import offsets_of, ranges
 from pipeline.corpus.characters import HAN, CharacterTable, Scanner
 from pipeline.corpus.samples.vocabulary import build_tokenizer
 
@@ -71,10 +72,10 @@ class Encoder:
         spans = self._spans.find(scan.spans(bounds), self._tokenizer)
         sizes = self._spans.offsets[spans + 1] - self._spans.offsets[spans]
 
-        counts = np.zeros(length + 1, np.int64)
-        counts[single + 1] = 1
-        counts[bounds[:, 0] + 1] = sizes
-        offsets = np.cumsum(counts)
+        counts = np.zeros(length, np.int64)
+        counts[single] = 1
+        counts[bounds[:, 0]] = sizes
+        offsets = offsets_of(counts)
         ids = np.empty(offsets[-1], np.int32)
         starts = np.empty(offsets[-1], np.bool_)
 
@@ -86,9 +87,8 @@ class Encoder:
         ids[place] = found
         starts[place] = (boundaries[:-1] | sentence_begins[:-1] | ~inside_han)[single]
 
-        within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        place = np.repeat(offsets[bounds[:, 0]], sizes) + within
-        origin = np.repeat(self._spans.offsets[spans], sizes) + within
+        place = ranges(offsets[bounds[:, 0]], sizes)
+        origin = ranges(self._spans.offsets[spans], sizes)
         ids[place] = self._spans.ids[origin]
         starts[place] = self._spans.starts[origin]
         unknown = self._count_unknown(scan.codes[single][found == self.vocabulary["[UNK]"]], spans)
