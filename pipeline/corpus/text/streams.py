@@ -71,7 +71,7 @@ def open_stream(file: IO[bytes], source: Source, encoding: str) -> Stream:
     data = _until_damage(decompressed(file, source.compression), damage)
     head = peek(data)
     codec = find_codec(head, encoding)
-    foreign, one_a_line = what_else(head), True
+    pretty = False
     if source.format in ("wikiextractor", "lines", "jsonl"):
         first = head[:SAMPLE_BYTES].decode(codec, "ignore").lstrip("\ufeff\0 \t\r\n")
         whole = len(head) <= SAMPLE_BYTES
@@ -82,14 +82,14 @@ def open_stream(file: IO[bytes], source: Source, encoding: str) -> Stream:
         elif source.format == "lines" and _are_objects(first, whole):
             source = source._replace(format="jsonl")
         elif is_array_or_pretty(first, whole, named=source.format == "jsonl"):
-            source, one_a_line = source._replace(format="jsonl"), False
+            source, pretty = source._replace(format="jsonl"), True
     data = itertools.chain([head], data)
-    if not one_a_line:
-        utf8 = data if codec == "utf-8" else to_utf8(data, codec)
-        return Stream(source, "utf-8", as_lines(utf8), True, foreign, damage)
-    if keeps_ascii(codec):
-        return Stream(source, codec, data, False, foreign, damage)
-    return Stream(source, "utf-8", to_utf8(data, codec), True, foreign, damage)
+    transcoded = pretty or not keeps_ascii(codec)
+    if transcoded and codec != "utf-8":
+        data, codec = to_utf8(data, codec), "utf-8"
+    if pretty:
+        data = as_lines(data)
+    return Stream(source, codec, data, transcoded, what_else(head), damage)
 
 
 def _are_objects(text: str, whole: bool) -> bool:
