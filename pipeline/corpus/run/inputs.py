@@ -120,25 +120,23 @@ def _split(listed: Listing, reasons: Mapping[str, str]) -> Listing:
             left_out[LeftOut(label, TWICE)] = None
         else:
             kept[path] = each
-    for path, each in _copies(kept).items():
-        left_out[LeftOut(each.label, COPY)] = None
-        del kept[path]
-    for path in _caches(kept):
-        left_out[LeftOut(kept.pop(path).label, CACHE)] = None
+    for reason, find in ((COPY, _copies), (CACHE, _caches)):
+        for path in find(kept):
+            left_out[LeftOut(kept.pop(path).label, reason)] = None
     return Listing(list(kept.values()), list(left_out))
 
 
-def _copies(files: Mapping[str, Source]) -> dict[str, Source]:
+def _copies(files: Mapping[str, Source]) -> list[str]:
     """The files whose text stands beside them plain, or in another compression.
 
     Programs for zstd always leave the compressed file where it was, others on demand.
     """
-    found: dict[str, Source] = {}
+    found: list[str] = []
     names: set[str] = set()
     for path, each in sorted(files.items(), key=lambda item: bool(item[1].compression)):
         name = each.path.rpartition(".")[0] if each.compression else each.path
         if name in names:
-            found[path] = each
+            found.append(path)
         names.add(name)
     return found
 
