@@ -277,10 +277,10 @@ def _lines(stream: Iterable[bytes]) -> Iterator[bytes]:
     for data in stream:
         held += data
         if b"\n" in data or b"\r" in data:
-            *lines, last = bytes(held).splitlines(keepends=True)
-            whole = last.endswith((b"\n", b"\r"))
-            held = bytearray() if whole else bytearray(last)
-            yield from (*lines, last) if whole else lines
+            lines = bytes(held).splitlines(keepends=True)
+            whole = lines[-1].endswith((b"\n", b"\r"))
+            held = bytearray(b"" if whole else lines.pop())
+            yield from lines
         elif len(held) > RECORD_BYTES:
             yield bytes(held)
             held = bytearray()
