@@ -126,8 +126,7 @@ def select(partition: Partition, part: int) -> Frequent:
     """Find the lines of many documents in one part of the hashes; send them to their groups."""
     rows = all_rows(partition.paths("counts", partition.groups), part, columns=3)
     _, first, which = np.unique(rows[:, 0].view(np.uint64), return_index=True, return_inverse=True)
-    documents = np.zeros(len(first), np.int64)
-    np.add.at(documents, which, rows[:, 2])
+    documents = np.bincount(which, rows[:, 2], len(first)).astype(np.int64)
     many = documents >= partition.settings.boilerplate_documents
     chosen = many[which]
     found = np.stack([rows[chosen, 1], documents[which[chosen]]], axis=1)
@@ -217,8 +216,8 @@ def decide(partition: Partition, group: Group, turn: int, shortest: int) -> int:
     marks[offered] = np.where(repeated, REPEATED, np.where(shared[offered], FIRST, SINGLE))
 
     removed = np.isin(marks, (REPEATED, BOILERPLATE))
-    lost = np.zeros(len(states), np.int64)
-    np.add.at(lost, lines.owners[removed], lines.sizes[removed] + 1)  # with its line feed
+    sizes = lines.sizes[removed] + 1  # with the line feed
+    lost = np.bincount(lines.owners[removed], sizes, len(states))
     short = (lost > 0) & (lines.lengths - lost < shortest)
     doubtful = np.zeros(len(states), np.bool_)
     doubtful[of[repeated & ~final]] = True
