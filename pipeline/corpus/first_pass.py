@@ -11,6 +11,7 @@ from functools import partial
 from pipeline.corpus.dedup import grouping, heldout, marks
 from pipeline.corpus.planning import ReadPlan
 from pipeline.corpus.run import finished
+from pipeline.corpus.run.output_folder import WORK
 from pipeline.corpus.run.passes import Executor, run_pass
 from pipeline.corpus.run.progress import WorkProgress
 from pipeline.corpus.run.tally import Tally
@@ -26,7 +27,7 @@ _SIZES = "sizes.json"
 def sign_heldout(job: Job, planned: ReadPlan, executor: Executor, progress: Progress) -> Job:
     """Sign the held-out documents; returns the job that leaves them out."""
     # Workers remember what they read from a folder, so each corpus needs a folder of its own.
-    folder = f"{job.folder}/_work/heldout-{planned.fingerprint[:16]}"
+    folder = f"{job.folder}/{WORK}/heldout-{planned.fingerprint[:16]}"
     system, path = filesystem(f"{folder}/{heldout.HASHES}")
     if not system.exists(path):
         units = plan_units(planned.heldout, job.settings)
@@ -47,7 +48,7 @@ def mark_duplicates(
 ) -> tuple[Job, dict[str, int]]:
     """Mark duplicates; returns the job with the marks, and counts of clusters."""
     # Workers remember what they read from a folder, so each corpus needs a folder of its own.
-    folder = f"{job.folder}/_work/duplicates-{planned.fingerprint[:16]}"
+    folder = f"{job.folder}/{WORK}/duplicates-{planned.fingerprint[:16]}"
     system, path = filesystem(f"{folder}/clusters.json")
     if not system.exists(path):
         signing = _signing(job, folder, job.settings)
