@@ -120,9 +120,9 @@ class Cleaner:
 
 
 @functools.lru_cache(maxsize=2)
-def _load_named(settings: CleaningSettings, versions: tuple[str, str]) -> quality.Named:
+def _load_named(settings: CleaningSettings, versions: tuple[str, ...]) -> quality.Named:
     """A process reads the named files once, and again when they have changed."""
-    return quality.load_named(settings, versions, Cleaner(settings).clean)
+    return quality.load_named(settings, Cleaner(settings).clean)
 
 
 def remove_control(text: str) -> str:

@@ -51,13 +51,10 @@ class Named(NamedTuple):
     good: CharacterModel | None
 
 
-def load_named(
-    settings: CleaningSettings, versions: tuple[str, str], clean: Callable[[str], str]
-) -> Named:
+def load_named(settings: CleaningSettings, clean: Callable[[str], str]) -> Named:
     """Read the named files.
 
     Args:
-        versions: see `versions`.
         clean: how the text is cleaned.
 
     Raises:
@@ -66,20 +63,26 @@ def load_named(
     words, text = settings.flagged_words, settings.good_text
     return Named(
         flagged_pattern(words, clean) if words else None,
-        load_model(text, versions[1]) if text else None,
+        load_model(text) if text else None,
     )
 
 
-def versions(settings: CleaningSettings) -> tuple[str, str]:
-    """Version stamps of the files of flagged words and of good text.
+def versions(settings: CleaningSettings) -> tuple[str, ...]:
+    """A stamp of each named file, which changes when the file changes; empty if none is named.
 
-    A stamp changes when its file changes; it is empty if no file is named.
+    Raises:
+        ConfigError: a file can't be read.
     """
-    words, text = settings.flagged_words, settings.good_text
-    return (
-        _version(words, "flagged_words") if words else "",
-        _version(text, "good_text") if text else "",
-    )
+    return _of_each(_version, settings)
+
+
+def content_hashes(settings: CleaningSettings) -> tuple[str, ...]:
+    """A hash of each named file, for fingerprints; empty if none is named.
+
+    Raises:
+        ConfigError: a file can't be read.
+    """
+    return _of_each(_content_hash, settings)
 
 
 def reason_to_drop(text: str, settings: CleaningSettings, named: Named) -> str:
@@ -203,12 +206,8 @@ class CharacterModel:
         return float(np.exp(-np.log(np.minimum(1, chances)).mean())) if len(codes) > 1 else 1.0
 
 
-@functools.lru_cache(maxsize=2)
-def load_model(path: str, version: str) -> CharacterModel:
+def load_model(path: str) -> CharacterModel:
     """The model of a plain text in UTF-8.
-
-    Args:
-        version: changes when the file changes.
 
     Raises:
         ConfigError: the text can't be read or is too short.
@@ -222,17 +221,10 @@ def load_model(path: str, version: str) -> CharacterModel:
     return CharacterModel(text)
 
 
-def content_hashes(settings: CleaningSettings) -> list[str]:
-    """Hashes of the files that the settings name, for fingerprints.
-
-    Raises:
-        ConfigError: a file can't be read.
-    """
+def _of_each(describe: Callable[[str, str], str], settings: CleaningSettings) -> tuple[str, ...]:
+    """What a function says of the file of flagged words, and of that of good text."""
     files = {"flagged_words": settings.flagged_words, "good_text": settings.good_text}
-    return [
-        xxhash.xxh3_128_hexdigest(_read(path, setting).encode()) if path else ""
-        for setting, path in files.items()
-    ]
+    return tuple(describe(path, setting) if path else "" for setting, path in files.items())
 
 
 def _read(path: str, setting: str) -> str:
@@ -240,6 +232,10 @@ def _read(path: str, setting: str) -> str:
         return read_whole(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"corpus.cleaning.{setting}: {path}: {error}") from None
+
+
+def _content_hash(path: str, setting: str) -> str:
+    return xxhash.xxh3_128_hexdigest(_read(path, setting).encode())
 
 
 def _version(path: str, setting: str) -> str:
