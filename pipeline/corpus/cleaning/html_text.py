@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import html
 import re
 
@@ -64,7 +63,7 @@ PLAIN_ENTITIES = re.compile(r"&(?:#|lt|gt|amp|quot|nbsp)", re.IGNORECASE)
 NAME_GOES_ON = re.compile("[a-zA-Z0-9_=]")
 PARAMETERS = r"(?:[!-;=?-~]|[^\W\x00-\x7f])*"
 ADDRESS = re.compile(
-    rf"(?:://|www\.)[!-;=@-~]*(?:[?？]{PARAMETERS})?|[?？][A-Za-z0-9_.%~+-]{{1,64}}={PARAMETERS}"
+    rf"((?:://|www\.)[!-;=@-~]*(?:[?？]{PARAMETERS})?|[?？][A-Za-z0-9_.%~+-]{{1,64}}={PARAMETERS})"
 )
 """The part of a web address that may hold parameters. Before them, it ends at the first character
 that is not ASCII; they may hold letters of any script."""
@@ -133,27 +132,24 @@ def decode_entities(text: str) -> str:
     HTML lets old entities (`&copy`) stand without a semicolon, so parameters of addresses look like
     them. Browsers leave those in the addresses of links as they are; here also those in text.
     """
+    parts = ADDRESS.split(SURROGATES.sub(_joined, text))  # every second one is an address
+    parts[::2] = [ENTITY.sub(_decoded, part) for part in parts[::2]]
+    parts[1::2] = [ENTITY.sub(_decoded_in_address, part) for part in parts[1::2]]
+    return "".join(parts)
 
-    def decode(match: re.Match[str], in_address: bool = False) -> str:
-        entity = match[0]
-        decoded = html.unescape(entity)
-        if entity.endswith(";") and not decoded.endswith(";"):
-            return decoded
-        # Without a semicolon, `html` decodes the longest prefix that is an entity.
-        whole = len(decoded) <= 2 and not NAME_GOES_ON.match(match.string, match.end())
-        if in_address or not (whole or PLAIN_ENTITIES.match(entity)):
-            return entity
-        return decoded
 
-    def decode_address(match: re.Match[str]) -> str:
-        return ENTITY.sub(functools.partial(decode, in_address=True), match[0])
+def _decoded(match: re.Match[str]) -> str:
+    """The text of an entity, or of what looks like one and stays."""
+    # Without a semicolon, `html` decodes the longest prefix that is an entity.
+    decoded = html.unescape(match[0])
+    whole = len(decoded) <= 2 and not NAME_GOES_ON.match(match.string, match.end())
+    return decoded if whole or PLAIN_ENTITIES.match(match[0]) else _decoded_in_address(match)
 
-    text = SURROGATES.sub(_joined, text)
-    parts, end = [], 0
-    for address in ADDRESS.finditer(text):
-        parts += [ENTITY.sub(decode, text[end : address.start()]), decode_address(address)]
-        end = address.end()
-    return "".join([*parts, ENTITY.sub(decode, text[end:])])
+
+def _decoded_in_address(match: re.Match[str]) -> str:
+    """The same in a web address, where only an entity with a semicolon is one."""
+    decoded = html.unescape(match[0])
+    return decoded if match[0].endswith(";") and not decoded.endswith(";") else match[0]
 
 
 def _joined(match: re.Match[str]) -> str:
