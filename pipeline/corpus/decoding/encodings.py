@@ -54,6 +54,7 @@ CHINESE = ("gb18030", "big5hkscs")
 pieces of 16 characters of news in either, 99.5 % or more were known."""
 EVIDENT = 30
 """Characters beyond ASCII that tell an encoding: no chance makes so many fit."""
+BEYOND_ASCII = re.compile("[^\x00-\x7f]+")
 NEIGHBOURS = {
     "euc_kr": (re.compile("[가-힣]"), 0.9),
     "euc_jp": (re.compile("[ぁ-ヿ]"), 0.2),
@@ -139,35 +140,38 @@ def _evidently_utf8(head: bytes) -> bool:
         text = decoder.decode(head)
     except UnicodeDecodeError:
         return False
-    return sum(character > "\x7f" for character in text) >= EVIDENT
+    return len(beyond_ascii(text)) >= EVIDENT
 
 
 def _bad_share(head: bytes, codec: str) -> float:
     """Share of the characters beyond ASCII that the codec can't read."""
     # An incremental decoder waits for the rest of a character that the sample's end cuts in two.
     text = codecs.getincrementaldecoder(codec)("replace").decode(head)
-    beyond = sum(1 for character in text if character > "\x7f")
-    return text.count("\ufffd") / max(beyond, 1)
+    return text.count("\ufffd") / max(len(beyond_ascii(text)), 1)
 
 
 def _common_share(head: bytes, codec: str) -> float:
-    return share_of_common(_beyond_ascii(head, codec))
+    return share_of_common(_readable(head, codec))
+
+
+def _script_share(head: bytes, codec: str, script: re.Pattern[str]) -> float:
+    beyond = beyond_ascii(_readable(head, codec))
+    return len(script.findall(beyond)) / max(len(beyond), EVIDENT)
+
+
+def _readable(head: bytes, codec: str) -> str:
+    """What the codec can read; nothing if it can't read many of the characters."""
+    if _bad_share(head, codec) >= BAD_SHARE:
+        return ""
+    return codecs.getincrementaldecoder(codec)("ignore").decode(head)
 
 
 def share_of_common(text: str) -> float:
     """Share of the characters beyond ASCII that are common Chinese ones."""
-    beyond = [character for character in text if character > "\x7f"]
-    return sum(character in COMMON for character in beyond) / max(len(beyond), 1)
+    beyond = beyond_ascii(text)
+    return sum(map(COMMON.__contains__, beyond)) / max(len(beyond), 1)
 
 
-def _script_share(head: bytes, codec: str, script: re.Pattern[str]) -> float:
-    beyond = _beyond_ascii(head, codec)
-    return len(script.findall(beyond)) / max(len(beyond), EVIDENT)
-
-
-def _beyond_ascii(head: bytes, codec: str) -> str:
-    """The characters beyond ASCII; none if the codec can't read many of them."""
-    if _bad_share(head, codec) >= BAD_SHARE:
-        return ""
-    text = codecs.getincrementaldecoder(codec)("ignore").decode(head)
-    return "".join(character for character in text if character > "\x7f")
+def beyond_ascii(text: str) -> str:
+    """The characters of a text that ASCII does not have."""
+    return "".join(BEYOND_ASCII.findall(text))

@@ -8,7 +8,13 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 
-from pipeline.corpus.decoding.encodings import CHINESE, EVIDENT, ORDERS, share_of_common
+from pipeline.corpus.decoding.encodings import (
+    CHINESE,
+    EVIDENT,
+    ORDERS,
+    beyond_ascii,
+    share_of_common,
+)
 
 UTF8_CHARACTER = (
     rb"(?:[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}"
@@ -122,8 +128,7 @@ def _evidently_chinese(data: bytes) -> str:
             text = _decoded(data, codec)
         except UnicodeDecodeError:
             continue
-        beyond = sum(character > "\x7f" for character in text)
-        if beyond >= FEW and share_of_common(text) >= MOST:
+        if len(beyond_ascii(text)) >= FEW and share_of_common(text) >= MOST:
             return text
     return ""
 
