@@ -6,10 +6,13 @@ values[offsets[i]:offsets[i + 1]].
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 
 class Document(NamedTuple):
@@ -74,3 +77,17 @@ class Masks(NamedTuple):
     """[M] the id that the model sees there: [MASK], a random id, or the original."""
     offsets: NDArray[np.int64]
     """[N + 1] into `positions`."""
+
+
+def batches(items: Iterable[T], size: Callable[[T], int], limit: int) -> Iterator[list[T]]:
+    """Consecutive items, in lists that end where their sizes add up to more than `limit`."""
+    batch: list[T] = []
+    total = 0
+    for item in items:
+        batch.append(item)
+        total += size(item)
+        if total > limit:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch

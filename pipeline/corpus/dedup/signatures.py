@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.corpus.arrays import offsets_of, ranges
 from pipeline.corpus.randomness import mix
+from pipeline.corpus.records import batches
 from pipeline.settings.corpus import DedupSettings
 
 PARAGRAPH_CHARACTERS = 20
@@ -47,31 +48,20 @@ class Signatures(NamedTuple):
 
 def sign(texts: Iterable[str], settings: DedupSettings) -> Signatures:
     """Signatures of cleaned documents."""
-    documents, bands, lines, counts, lengths = [], [], [], [], []
+    documents, lines, counts, lengths = [], [], [], []
     sizes: list[int] = []
-    waiting: list[str] = []
-    size = 0
-
-    def sign_waiting() -> None:
-        nonlocal size
-        bands.append(band_hashes(waiting, settings.ngram, settings.bands, settings.rows))
-        waiting.clear()
-        size = 0
-
-    for text in texts:
-        documents.append(document_hash(text))
+    bands = [np.zeros((settings.bands, 0), np.uint64)]
+    for batch in batches(texts, len, CHARACTERS_AT_A_TIME):
         if settings.near_documents:
-            waiting.append(text)
-            size += len(text)
-            if size > CHARACTERS_AT_A_TIME:
-                sign_waiting()
-        compared = text.split("\n") if compares_lines(settings) else ()
-        found = [line for line in compared if is_compared(line, settings)]
-        lines += [xxhash.xxh3_64_intdigest(line.encode()) for line in found]
-        sizes += map(len, found)
-        counts.append(len(found))
-        lengths.append(len(text))
-    sign_waiting()
+            bands.append(band_hashes(batch, settings.ngram, settings.bands, settings.rows))
+        for text in batch:
+            documents.append(document_hash(text))
+            compared = text.split("\n") if compares_lines(settings) else ()
+            found = [line for line in compared if is_compared(line, settings)]
+            lines += [xxhash.xxh3_64_intdigest(line.encode()) for line in found]
+            sizes += map(len, found)
+            counts.append(len(found))
+            lengths.append(len(text))
     return Signatures(
         np.array(documents, np.uint64),
         np.concatenate(bands, axis=1),
@@ -131,7 +121,7 @@ def shingles(texts: Sequence[str], ngram: int) -> tuple[NDArray[np.uint32], NDAr
     return values[ranges(starts, counts)], offsets_of(counts)
 
 
-def signatures(texts: Sequence[str], ngram: int, hashes: int) -> NDArray[np.uint32]:
+def min_hashes(texts: Sequence[str], ngram: int, hashes: int) -> NDArray[np.uint32]:
     """[hashes, T] the smallest value of each hash function over the shingles of each text.
 
     Two texts agree in each row with a probability equal to the Jaccard similarity of their sets of
@@ -154,9 +144,7 @@ def band_hashes(texts: Sequence[str], ngram: int, bands: int, rows: int) -> NDAr
     The probability at similarity s is 1 - (1 - s^rows)^bands: 14 bands of 8 rows find a similarity
     of 0.8 with 92 % and one of 0.5 with 5 %.
     """
-    if not texts:
-        return np.zeros((bands, 0), np.uint64)
-    values = signatures(texts, ngram, bands * rows).reshape(bands, rows, len(texts))
+    values = min_hashes(texts, ngram, bands * rows).reshape(bands, rows, len(texts))
     # [bands, T, rows], so that the bytes of a band of a text lie together.
     data = np.ascontiguousarray(values.transpose(0, 2, 1)).tobytes()
     size = 4 * rows

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.corpus.arrays import offsets_of
 from pipeline.corpus.randomness import key_of
-from pipeline.corpus.records import Document, Masks, Pairs, Sentences
+from pipeline.corpus.records import Document, Masks, Pairs, Sentences, batches
 from pipeline.corpus.samples.encoder import Encoder
 from pipeline.corpus.samples.masks import Maskable, whole_word_masks
 from pipeline.corpus.samples.measuring import measure
@@ -93,7 +93,7 @@ def tokenize(
         # What a sample has no room for would be a sample of a few tokens.
         limit = room_for_text(settings.pairs, limit)
     ids, starts, lengths, per_document, numbers = [], [], [], [], []
-    for batch in _batched(documents):
+    for batch in batches(documents, lambda document: len(document.text), BATCH_CHARACTERS):
         # A document ends its line, so that neither words nor spans go on into the next one.
         texts = [document.text + "\n" for document in batch]
         text = "".join(texts)
@@ -124,17 +124,3 @@ def tokenize(
     counts["sentences"] = int(np.count_nonzero(np.diff(result.sentence_offsets)))
     counts["unknown_tokens"] = int(np.count_nonzero(result.ids == encoder.vocabulary["[UNK]"]))
     return result
-
-
-def _batched(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Documents with about `BATCH_CHARACTERS` at a time."""
-    batch: list[Document] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += len(document.text)
-        if size > BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from pipeline.corpus.characters import Scanner
 from pipeline.corpus.cleaning.cleaner import Cleaner
 from pipeline.corpus.cleaning.quality import content_hashes
-from pipeline.corpus.records import Document, Drop
+from pipeline.corpus.records import Document, Drop, batches
 from pipeline.corpus.samples.vocabulary import SPECIALS, read_vocabulary, vocabulary_sha256
 from pipeline.corpus.text.parsing import clean_documents, fault
 from pipeline.corpus.text.reading import Chunk, read_unit
@@ -71,7 +71,7 @@ def train_vocabulary(
             first.append(f"; the first one is {drop.place}: {fault(drop, settings.text_field)}")
 
     chunks = sampled_chunks(units, settings, progress, note)
-    characters, words = count_tokens(chunks, settings, note)
+    characters, words = count_tokens(_texts(chunks, settings, note), settings.lowercase)
     if not characters and not words:
         raise CorpusError(
             f"corpus.inputs: {', '.join(settings.inputs)}: no text to train a vocabulary on; "
@@ -202,20 +202,15 @@ def _expected_bytes(unit: Unit) -> int:
     return sum(each.size * (EXPANSION if each.source.compression else 1) for each in unit.ranges)
 
 
-def count_tokens(
-    chunks: Iterable[Chunk], settings: CorpusSettings, note: Callable[[Drop], object]
-) -> tuple[Counter[str], Counter[str]]:
-    """Counts of single characters and of all other words in cleaned text, both normalised.
-
-    `note` receives what is dropped of the text.
-    """
+def count_tokens(texts: Iterable[str], lowercase: bool) -> tuple[Counter[str], Counter[str]]:
+    """Counts of single characters and of all other words in cleaned texts, both normalised."""
     scanner = Scanner(
-        normalizers.BertNormalizer(lowercase=settings.lowercase), pre_tokenizers.BertPreTokenizer()
+        normalizers.BertNormalizer(lowercase=lowercase), pre_tokenizers.BertPreTokenizer()
     )
     codes = np.zeros(0x110000, np.int64)
     spans: Counter[str] = Counter()
-    for text in _texts(chunks, settings, note):
-        scan = scanner.scan(text)
+    for batch in batches(texts, len, COUNTED_CHARACTERS):
+        scan = scanner.scan("\n".join(batch))
         codes += np.bincount(scan.codes[scan.single], minlength=len(codes))
         spans.update(scan.spans(scan.span_bounds()))
     characters: Counter[str] = Counter()
@@ -232,21 +227,14 @@ def count_tokens(
 def _texts(
     chunks: Iterable[Chunk], settings: CorpusSettings, note: Callable[[Drop], object]
 ) -> Iterator[str]:
-    """The cleaned text of chunks, about `COUNTED_CHARACTERS` at a time."""
+    """The cleaned documents of chunks."""
     cleaner = Cleaner(settings.cleaning)
-    held: list[str] = []
-    size = 0
     for chunk in chunks:
         for record in clean_documents(chunk.blocks, settings.text_field, cleaner):
             if isinstance(record, Document):
-                held.append(record.text)
-                size += len(record.text)
+                yield record.text
             else:
                 note(record)
-            if size > COUNTED_CHARACTERS:
-                yield "\n".join(held)
-                held, size = [], 0
-    yield "\n".join(held)
 
 
 def _origin(settings: CorpusSettings, sources: Sequence[Source]) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.corpus.dedup import signatures as signing
-from pipeline.corpus.dedup.signatures import band_hashes, shingles, sign, signatures
+from pipeline.corpus.dedup.signatures import band_hashes, min_hashes, shingles, sign
 from pipeline.corpus.randomness import mix
 from pipeline.settings.corpus import DedupSettings
 
@@ -26,7 +26,7 @@ def test_signatures_agree_as_often_as_the_jaccard_similarity(share):
     agreed, expected = [], []
     for seed in range(8):
         first, second, similarity = made_alike(share, seed=seed)
-        ours, others = signatures([first, second], 5, 512).T
+        ours, others = min_hashes([first, second], 5, 512).T
         agreed.append(np.mean(ours == others))
         expected.append(similarity)
     # Three standard errors of eight estimates from 512 places each are 0.025 at most.
@@ -44,7 +44,7 @@ def test_bands_find_similar_texts_and_no_others(share, least, most):
 
 
 def test_case_space_and_punctuation_do_not_count():
-    ours, others = signatures(["今天，天气 Very Good！", "今天天气very good"], 5, 16).T
+    ours, others = min_hashes(["今天，天气 Very Good！", "今天天气very good"], 5, 16).T
     assert np.array_equal(ours, others)
 
 
@@ -73,7 +73,7 @@ def one_signature(text, hashes):
 
 def test_texts_of_any_length_are_signed_as_if_each_were_alone(monkeypatch):
     texts = ["", "，", "一", "一二三四", "一二三四五", "一二三四五六七八九十", "A" * 40, "", "甲乙"]
-    found = signatures(texts, 5, 16)
+    found = min_hashes(texts, 5, 16)
     assert [column.tolist() for column in found.T] == [one_signature(text, 16) for text in texts]
     whole = sign(texts, DedupSettings(near_documents=True))
     monkeypatch.setattr(signing, "CHARACTERS_AT_A_TIME", 7)
