@@ -18,7 +18,7 @@ from pipeline.corpus.decoding.json_lines import DECODER, next_value
 from pipeline.corpus.decoding.transcoding import decode
 from pipeline.corpus.records import Document, Drop
 from pipeline.corpus.text import wikipedia
-from pipeline.corpus.text.reading import Block
+from pipeline.corpus.text.blocks import Block
 from pipeline.corpus.text.streams import BLANK, WIKIEXTRACTOR
 
 DOCUMENT_BEGINS = re.compile(

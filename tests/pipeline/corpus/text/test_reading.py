@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpus.text import reading
+from pipeline.corpus.text import blocks, reading
 from pipeline.corpus.text.parsing import fault
 from pipeline.corpus.text.sources import list_sources
 from pipeline.corpus.text.units import plan_units
@@ -267,7 +267,7 @@ def test_reading_a_long_record_takes_a_number_of_bytes_linear_in_its_length(
 @pytest.mark.parametrize("codec", ["utf-8", "gb18030"])
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_a_record_that_is_too_long_is_cut_between_characters(tmp_path, monkeypatch, codec, suffix):
-    monkeypatch.setattr(reading, "RECORD_BYTES", 20_000)
+    monkeypatch.setattr(blocks, "RECORD_BYTES", 20_000)
     text = "".join(random.Random(0).choices("春天，a早晨公园里老人慢打着太极拳𠀀", k=100_000))
     path = raw.write(tmp_path / f"a.txt{suffix}", f"前\n\n{text}\n\n后".encode(codec))
     documents, dropped = raw.read(path, shard_megabytes=0.01)
@@ -277,7 +277,7 @@ def test_a_record_that_is_too_long_is_cut_between_characters(tmp_path, monkeypat
 
 
 def test_a_record_without_end_is_cut_so_that_memory_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "RECORD_BYTES", 1 << 20)
+    monkeypatch.setattr(blocks, "RECORD_BYTES", 1 << 20)
     for suffix in ("", ".gz"):
         path = raw.write(tmp_path / f"a.txt{suffix}", b"x" * (5 << 20))
         documents, _ = raw.read(path, shard_megabytes=1)
@@ -302,7 +302,7 @@ def test_a_file_that_becomes_shorter_while_it_is_read_is_an_error(tmp_path):
     corpus = CorpusSettings(inputs=(str(path),), shard_megabytes=1e-4)
     unit = plan_units(list_sources(corpus.inputs, corpus), corpus)[0]
     with pytest.raises(EOFError, match="became shorter"):
-        list(reading._range_blocks(io.BytesIO(b""), unit.ranges[0], 100))
+        list(blocks.range_blocks(io.BytesIO(b""), unit.ranges[0], 100))
 
 
 def test_whatever_a_library_raises_is_an_error_that_names_the_file(tmp_path, monkeypatch):

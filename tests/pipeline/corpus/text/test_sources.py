@@ -4,9 +4,9 @@ from typing import get_args
 import fsspec
 import pytest
 
+from pipeline.corpus.text.blocks import BOUNDARIES, Block
 from pipeline.corpus.text.csv_rows import DELIMITERS
 from pipeline.corpus.text.parsing import documents
-from pipeline.corpus.text.reading import BOUNDARIES, Block
 from pipeline.corpus.text.sources import FORMATS, list_sources, sign_sources
 from pipeline.corpus.text.units import plan_units
 from pipeline.errors import CorpusError
