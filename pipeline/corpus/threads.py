@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from pipeline.files.storage import filesystem
+
 T = TypeVar("T")
 R = TypeVar("R")
 THREADS = 32
@@ -18,3 +20,15 @@ def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
             yield from pool.map(function, items)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def remove_files(paths: Iterable[str]) -> None:
+    """Delete files; one that is gone already does no harm."""
+
+    def remove(path: str) -> None:
+        system, inner = filesystem(path)
+        if system.exists(inner):
+            system.rm_file(inner)
+
+    for _ in in_threads(remove, paths):
+        pass

@@ -64,13 +64,6 @@ def all_rows(paths: Iterable[str], number: int, columns: int = 2) -> NDArray[np.
     return np.concatenate([np.zeros((0, columns), np.int64), *read_rows(paths, number, columns)])
 
 
-def remove(paths: Iterable[str]) -> None:
-    """Delete files that no stage will read any more."""
-    for path in paths:
-        system, inner = filesystem(path)
-        system.rm_file(inner)
-
-
 def concatenate(paths: Sequence[str], target: str) -> None:
     """Write the content of files, one after another, to a file; a local one appears when whole."""
     system, inner = filesystem(target)

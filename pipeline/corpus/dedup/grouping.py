@@ -44,7 +44,6 @@ from pipeline.corpus.dedup.exchange import (
     concatenate,
     read_parts,
     read_rows,
-    remove,
     scatter_rows,
     write_parts,
 )
@@ -72,6 +71,7 @@ from pipeline.corpus.dedup.partition import (
     split_by_hash,
 )
 from pipeline.corpus.dedup.signatures import compares_lines
+from pipeline.corpus.threads import remove_files
 from pipeline.files.storage import write_whole
 from pipeline.settings.corpus import DedupSettings
 
@@ -110,11 +110,11 @@ def find_duplicates(
         run_tasks(split, [(partition, group) for group in groups])
         work = [(column, part) for column in range(_columns(settings)) for part in range(parts)]
         run_tasks(pair, [(partition, *each) for each in work])
-        remove(partition.paths("hashes", partition.groups))
+        remove_files(partition.paths("hashes", partition.groups))
         files = [partition.path("equal", *each) for each in work]
         equal, edges = files[:parts], make_stars(partition, run_tasks, files[parts:])
     found = run_tasks(mark, [(partition, group, equal, edges) for group in groups])
-    remove([*equal, *edges])
+    remove_files([*equal, *edges])
     counts: dict[str, int] = {}
     turn, top = 0, np.zeros((0, 2), np.int64)
     if compares_lines(settings):
@@ -183,9 +183,9 @@ def make_stars(partition: Partition, run_tasks: RunTasks, files: list[str]) -> l
         work = [(partition, group, files, turn) for group in range(partition.groups)]
         found = run_tasks(star, work)
         if not any(unfinished for _, unfinished in found):
-            remove([name for names, _ in found for name in names])
+            remove_files([name for names, _ in found for name in names])
             return files
-        remove(files)
+        remove_files(files)
         files = [name for names, _ in found for name in names]
         turn += 1
     return files

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pipeline.corpus.arrays import Integers
 from pipeline.corpus.dedup.array_files import read_arrays, write_arrays
 from pipeline.corpus.dedup.clusters import first_equal
-from pipeline.corpus.dedup.exchange import all_rows, read_rows, remove, scatter_rows
+from pipeline.corpus.dedup.exchange import all_rows, read_rows, scatter_rows
 from pipeline.corpus.dedup.marks import (
     BOILERPLATE,
     FIRST,
@@ -37,6 +37,7 @@ from pipeline.corpus.dedup.marks import (
 )
 from pipeline.corpus.dedup.partition import Group, Partition, RunTasks, write_hashes
 from pipeline.corpus.dedup.signatures import PARAGRAPH_CHARACTERS
+from pipeline.corpus.threads import remove_files
 
 OPEN, SETTLED, DROPPED = range(3)
 """State of a document: not decided yet; enough of it is left; dropped, here or as a duplicate."""
@@ -85,21 +86,21 @@ def find_lines(
     if partition.settings.boilerplate_documents:
         run_tasks(count, [(partition, group) for group in groups])
         found = run_tasks(select, [(partition, part) for part in range(partition.parts)])
-        remove(partition.paths("counts", partition.groups))
+        remove_files(partition.paths("counts", partition.groups))
         top = np.concatenate([each.top for each in found])
         frequent = Frequent(sum(each.distinct for each in found), _most_frequent(top))
     run_tasks(begin, [(partition, group) for group in groups])
     if partition.settings.boilerplate_documents:
-        remove(partition.paths("common", partition.parts))
+        remove_files(partition.paths("common", partition.parts))
     turn = 0
     waiting = int(partition.settings.exact_paragraphs)
     while waiting and turn < TURNS:
         run_tasks(offer, [(partition, group, turn) for group in groups])
         run_tasks(repeat, [(partition, part, turn) for part in range(partition.parts)])
-        remove(partition.paths("paragraphs", partition.groups, turn))
+        remove_files(partition.paths("paragraphs", partition.groups, turn))
         waiting = sum(run_tasks(decide, [(partition, group, turn, shortest) for group in groups]))
-        remove(partition.paths("repeated", partition.parts, turn))
-        remove(state_path(partition, turn, group.number) for group in groups)
+        remove_files(partition.paths("repeated", partition.parts, turn))
+        remove_files(state_path(partition, turn, group.number) for group in groups)
         turn += 1
     return turn, frequent
 

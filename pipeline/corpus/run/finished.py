@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pipeline.corpus.run.output_folder import WORK, owned_shards
 from pipeline.corpus.run.tally import END, Result, Tally
 from pipeline.corpus.shards.format import MANIFEST, ShardInfo
-from pipeline.corpus.threads import in_threads
+from pipeline.corpus.threads import in_threads, remove_files
 from pipeline.files.storage import filesystem, write_whole
 
 RECORD = re.compile(r"\d{6,}-(\d{4,}|end)\.json")
@@ -127,18 +127,6 @@ def count_chunks(folder: str) -> int:
             count += int(gathered["chunks"])
         count += bool(RECORD.fullmatch(name)) and "end" not in name
     return count
-
-
-def remove_files(paths: Iterable[str]) -> None:
-    """Delete files; one that is gone already does no harm."""
-
-    def remove(path: str) -> None:
-        system, inner = filesystem(path)
-        if system.exists(inner):
-            system.rm_file(inner)
-
-    for _ in in_threads(remove, paths):
-        pass
 
 
 def sizes_in(folder: str) -> dict[str, int]:
