@@ -10,8 +10,7 @@ from functools import partial
 
 from pipeline.corpus.dedup import grouping, heldout, marks
 from pipeline.corpus.planning import ReadPlan
-from pipeline.corpus.run import finished
-from pipeline.corpus.run.output_folder import WORK
+from pipeline.corpus.run.names import WORK, chunk_name
 from pipeline.corpus.run.passes import Executor, run_pass
 from pipeline.corpus.run.progress import WorkProgress
 from pipeline.corpus.run.tally import Tally
@@ -71,7 +70,7 @@ def mark_duplicates(
 
 def _sizes(done: Tally) -> dict[str, tuple[int, int]]:
     """Documents and compared lines of each chunk, by name, in the order of the inputs."""
-    return {finished.chunk_name(*key): done.chunks[key] for key in sorted(done.chunks)}
+    return {chunk_name(*key): done.chunks[key] for key in sorted(done.chunks)}
 
 
 def _heldout_sizes(job: Job) -> dict[str, tuple[int, int]]:

@@ -35,6 +35,7 @@ from pipeline.corpus.dedup.signatures import sign
 from pipeline.corpus.planning import plan
 from pipeline.corpus.run import finished
 from pipeline.corpus.run.inputs import list_inputs
+from pipeline.corpus.run.names import chunk_name
 from pipeline.corpus.run.output_folder import Claim, begin
 from pipeline.corpus.run.tally import Result
 from pipeline.corpus.run.work import Job, or_failure, sign_chunk
@@ -135,7 +136,7 @@ def deduplicate(folder: Path, megabytes: float, workers: int, memory: float) -> 
     ]
     assert not any(result.error for result in results)
     sizes = {
-        finished.chunk_name(*result.key): (result.counts["documents"], result.counts["lines"])
+        chunk_name(*result.key): (result.counts["documents"], result.counts["lines"])
         for result in sorted(results, key=lambda result: result.key)
         if result.chunk >= 0
     }

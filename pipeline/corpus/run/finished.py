@@ -6,26 +6,19 @@ gathers many of them into one file, so that a later start need not read a file f
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from pydantic import ValidationError
 
-from pipeline.corpus.run.output_folder import WORK, owned_shards
-from pipeline.corpus.run.tally import END, Result, Tally
+from pipeline.corpus.run.names import END, GATHERED, RECORD, WORK, chunk_name
+from pipeline.corpus.run.output_folder import owned_shards
+from pipeline.corpus.run.tally import Result, Tally
 from pipeline.corpus.shards.format import MANIFEST, ShardInfo
 from pipeline.corpus.threads import in_threads, remove_files
 from pipeline.files.storage import filesystem, write_whole
 
-RECORD = re.compile(r"\d{6,}-(\d{4,}|end)\.json")
-GATHERED = re.compile(r"finished-(?P<number>\d+)-(?P<chunks>\d+)\.jsonl")
 GATHER = 1000
 """Records that the driver gathers into one file."""
-
-
-def chunk_name(unit: int, chunk: int) -> str:
-    """`<unit>-<chunk>`; the names sort in the order of the inputs."""
-    return f"{unit:06d}-{'end' if chunk == END else f'{chunk:04d}'}"
 
 
 def record(folder: str, result: Result) -> Result:
@@ -49,7 +42,7 @@ class Gatherer:
         self._folder = folder
         self._waiting: list[Result] = []
         found = map(GATHERED.fullmatch, names)
-        self._next = max((int(each["number"]) + 1 for each in found if each), default=0)
+        self._next = max((int(each[1]) + 1 for each in found if each), default=0)
 
     def add(self, result: Result) -> None:
         """Take a result that is recorded in a file of its own."""
@@ -124,8 +117,9 @@ def count_chunks(folder: str) -> int:
     for path in system.find(f"{root}/{WORK}"):
         name = path.rpartition("/")[2]
         if gathered := GATHERED.fullmatch(name):
-            count += int(gathered["chunks"])
-        count += bool(RECORD.fullmatch(name)) and "end" not in name
+            count += int(gathered[2])
+        elif (single := RECORD.fullmatch(name)) and single[2]:
+            count += 1
     return count
 
 

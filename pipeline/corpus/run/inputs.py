@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from pipeline.corpus.run.names import SHARD
 from pipeline.corpus.shards.format import MANIFEST
 from pipeline.corpus.text.listing import input_folder, is_local
 from pipeline.corpus.text.sources import LeftOut, Listing, Source, list_sources, sign_sources
@@ -21,7 +22,6 @@ TWICE = "named by two inputs"
 COPY = "of the same name as a file that is read, but for the compression"
 CACHE = "what map or filter of Hugging Face's datasets left beside the data"
 CACHE_NAME = re.compile(r"(.*)/cache-[0-9a-f]{16}(?:_\d+_of_\d+)?\.arrow")
-SHARD = re.compile(r"(.+)/shard-\d{6,}-\d{4,}\.arrow")
 IN_RUN = re.compile(r"(.+)/(?:vocab\.origin\.json|checkpoints/checkpoint_\d+/[^/]+)")
 """Files that only the folder of a run holds: checkpoints, and the note on its vocabulary."""
 READ = ""
@@ -158,7 +158,8 @@ def _caches(files: Mapping[str, Source]) -> list[str]:
 def _made_folders(listed: Listing) -> dict[str, str]:
     """The folders of runs and corpora among the listed files, with the reason to leave them out."""
     paths = {_real(each.path) for each in (*listed, *listed.left_out)}
-    of_shards = {found[1] for path in paths if (found := SHARD.fullmatch(path))}
+    parts = (path.rpartition("/") for path in paths)
+    of_shards = {folder for folder, _, name in parts if SHARD.fullmatch(name)}
     corpora = (folder for folder in of_shards if f"{folder}/{MANIFEST}" in paths)
     runs = (found[1] for path in paths if (found := IN_RUN.fullmatch(path)))
     return dict.fromkeys(corpora, OTHER_CORPUS) | dict.fromkeys(runs, OTHER_RUN)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.corpus.records import Document
 from pipeline.corpus.run.inputs import list_inputs
+from pipeline.corpus.run.names import SHARD
 from pipeline.corpus.shards.format import Manifest
 from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.corpus.text.parsing import documents
@@ -46,17 +47,19 @@ def origins_of(
 
 def _find(manifest: Manifest, folder: str, shard: str, wanted: int) -> str:
     """Where a document of a shard begins, or nothing."""
+    name = SHARD.fullmatch(shard)
     try:
         settings = CorpusSettings.model_validate(manifest.settings)
-        unit_number, chunk_number = map(int, shard.removesuffix(".arrow").split("-")[1:])
     except ValueError:
+        name = None
+    if not name:
         return ""  # jobs.prepare did not make this folder
     # The folder was made from one of the two.
     for heldout in (False, True):
         with contextlib.suppress(CorpusError, StorageError, OSError, IndexError):
             units = _units(settings, folder, heldout)
-            for chunk in read_unit(units[unit_number], settings):
-                if not isinstance(chunk, Chunk) or chunk.number != chunk_number:
+            for chunk in read_unit(units[int(name[1])], settings):
+                if not isinstance(chunk, Chunk) or chunk.number != int(name[2]):
                     continue
                 for block in chunk.blocks:
                     for document in documents(block, settings.text_field):

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ from fsspec import AbstractFileSystem
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.corpus.dedup.marks import REPORT
+from pipeline.corpus.run.names import CLAIM, IN_WORK, LOCK, REJECTED, SHARD, TEMPORARY, WORK
 from pipeline.corpus.shards.format import MANIFEST
 from pipeline.corpus.text.listing import is_local
 from pipeline.errors import CorpusError
@@ -25,29 +26,8 @@ from pipeline.files.file_lock import file_lock
 from pipeline.files.storage import filesystem, write_whole
 from pipeline.progress import Say
 
-WORK = "_work"
-CLAIM = f"{WORK}/ledger"
-"""The file that holds the claim."""
-LOCK = ".prepare.lock"
-"""The file that the command which works on a local folder holds, and removes at its end."""
 SHOWN = 5
 """How many files of others an error names."""
-_CHUNK = r"(?P<unit>\d{6,})-(?:\d{4,}|end)"
-_SHARD = re.compile(rf"shard-{_CHUNK}\.arrow")
-_REJECTED = re.compile(rf"[a-z_]+/{_CHUNK}\.jsonl")
-_GATHERED = r"finished-\d+-\d+\.jsonl"
-_FIRST_PASS = r"(?:duplicates|heldout)-[0-9a-f]{16}"
-_SEEN = r"\.seen-[0-9a-f]{32}"
-"""Files that tell a worker whether it sees this disk (`remote_disk`)."""
-_IN_WORK = re.compile(
-    rf"(?:{_CHUNK}\.json|ledger|{_GATHERED}|{_SEEN}|{_FIRST_PASS}/(?:{WORK}/)?(?:{_GATHERED}|{_SEEN}"
-    r"|\d{6,}-(?:\d{4,}|end)\.(?:json|signatures\.npz|marks\.npz)"
-    r"|ledger|(?:sizes|clusters)\.json|duplicates\.jsonl|hashes\.npy"
-    r"|[a-z]+(?:-\d+)+\.(?:parts|npz|jsonl)))"
-)
-"""A first pass may have more units than the corpus, so the numbers of its units do not count."""
-_TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")
-"""The names that `write_whole` gives to files that it has not finished."""
 
 
 class Claim(BaseModel):
@@ -80,15 +60,16 @@ def read_claim(folder: str) -> tuple[Claim | None, set[str]]:
     if manifest:
         listed = {shard["name"] for shard in manifest["shards"]}
         ours |= {MANIFEST, *listed}
-        units = max((_unit(_SHARD, name) for name in listed), default=-1) + 1
+        units = max((_unit(SHARD, name) for name in listed), default=-1) + 1
         rejected = manifest.get("settings", {}).get("keep_rejected", "")
         claim = claim or Claim(units=manifest.get("units", units), keep_rejected=rejected)
     if claim:
         ours.add(REPORT)
     units = claim.units if claim else 0
-    foreign = [name for name in entries if not _is_ours(name, ours, _SHARD, units)]
+    foreign = [name for name in entries if not _is_ours(name, SHARD, units, ours)]
     if claim and WORK in entries:
-        foreign += _foreign(system, f"{root}/{WORK}", _IN_WORK, units, f"{WORK}/")
+        in_work = _names_below(system, f"{root}/{WORK}")
+        foreign += [f"{WORK}/{name}" for name in in_work if not _is_in_work(name, units)]
     _refuse(foreign, folder, "corpus.output (of held-out text: train.eval_shards)")
     return claim, listed
 
@@ -168,7 +149,7 @@ def begin(folder: str, claim: Claim) -> set[str]:
 def owned_shards(folder: str, names: Iterable[str]) -> Iterator[str]:
     """Of the files in a folder, the shards that its claim names, and unfinished files of ours."""
     claim = _claim_in_work(*filesystem(folder)) or Claim()
-    return (name for name in names if _is_ours(name, set(), _SHARD, claim.units))
+    return (name for name in names if _is_ours(name, SHARD, claim.units))
 
 
 def remove_work(folder: str, fingerprint: str) -> None:
@@ -182,13 +163,9 @@ def remove_work(folder: str, fingerprint: str) -> None:
     if not claim or claim.fingerprint != fingerprint:
         return
     work = f"{root}/{WORK}"
-    files = [
-        path
-        for path in system.find(work)
-        if _is_ours(_below(work, path), set(), _IN_WORK, max(1, claim.units))
-    ]
-    for path in sorted(files, key=lambda path: path.endswith(f"/{CLAIM}")):
-        system.rm_file(path)
+    names = [name for name in _names_below(system, work) if _is_in_work(name, claim.units)]
+    for name in sorted(names, key=lambda name: f"{WORK}/{name}" == CLAIM):
+        system.rm_file(f"{work}/{name}")
     # Some file systems delete a folder with all that is in it.
     if not system.find(work):
         folders = [path for path, _, _ in system.walk(work)]
@@ -211,7 +188,7 @@ def clear_rejected(folder: str, claim: Claim | None, fingerprint: str) -> None:
     files = _files_of_rejected(folder, claim)
     earlier = claim is not None and claim.fingerprint != fingerprint
     for name in files:
-        if earlier or _TEMPORARY.fullmatch(_name(name)):
+        if earlier or TEMPORARY.fullmatch(_name(name)):
             system.rm_file(f"{root}/{name}")
 
 
@@ -220,13 +197,10 @@ def _files_of_rejected(folder: str, claim: Claim | None) -> list[str]:
     system, root = filesystem(folder)
     if system.isfile(root):
         raise CorpusError(f"corpus.keep_rejected: {folder} is a file; name a folder")
-    files = [_below(root, path) for path in system.find(root)] if system.isdir(root) else []
+    files = _names_below(system, root) if system.isdir(root) else []
     units = claim.units if claim and claim.keep_rejected == folder else 0
-    _refuse(
-        [name for name in files if not _is_ours(name, set(), _REJECTED, units)],
-        folder,
-        "corpus.keep_rejected",
-    )
+    foreign = [name for name in files if not _is_ours(name, REJECTED, units)]
+    _refuse(foreign, folder, "corpus.keep_rejected")
     return files
 
 
@@ -250,10 +224,10 @@ def _read_manifest(system: AbstractFileSystem, root: str) -> dict | None:
     return None
 
 
-def _is_ours(name: str, names: set[str], pattern: re.Pattern[str], units: int) -> bool:
+def _is_ours(name: str, pattern: re.Pattern[str], units: int, names: Collection[str] = ()) -> bool:
     """Whether a file has one of the names, or the pattern with a unit below `units`."""
     folder, slash, last = name.rpartition("/")
-    if unfinished := _TEMPORARY.fullmatch(last):
+    if unfinished := TEMPORARY.fullmatch(last):
         whole = unfinished["name"]
         return units > 0 and (
             whole in (MANIFEST, REPORT) or _unit(pattern, folder + slash + whole) >= 0
@@ -261,22 +235,20 @@ def _is_ours(name: str, names: set[str], pattern: re.Pattern[str], units: int) -
     return name in names or _unit(pattern, name) in range(units)
 
 
+def _is_in_work(name: str, units: int) -> bool:
+    """Whether a file in the work folder is ours; of those without a unit, all are."""
+    return _is_ours(name, IN_WORK, max(1, units))
+
+
 def _unit(pattern: re.Pattern[str], name: str) -> int:
     """The unit in the name of a file; 0 for a name that matches without one, -1 for no match."""
     found = pattern.fullmatch(name)
-    return int(found["unit"] or 0) if found else -1
+    return int(found[1] or 0) if found else -1
 
 
 def _is_unused(system: AbstractFileSystem, work: str) -> bool:
     """Whether a work folder is empty, but for a claim that was never finished."""
     return all(_name(path).startswith(".ledger.") for path in system.find(work))
-
-
-def _foreign(
-    system: AbstractFileSystem, root: str, pattern: re.Pattern[str], units: int, prefix: str
-) -> list[str]:
-    names = (_below(root, path) for path in system.find(root))
-    return [prefix + name for name in names if not _is_ours(name, set(), pattern, max(1, units))]
 
 
 def _refuse(foreign: list[str], folder: str, setting: str) -> None:
@@ -310,5 +282,6 @@ def _name(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-def _below(root: str, path: str) -> str:
-    return path.removeprefix(root).lstrip("/")
+def _names_below(system: AbstractFileSystem, root: str) -> list[str]:
+    """The files at all depths under a folder, each by its path from there."""
+    return [path.removeprefix(root).lstrip("/") for path in system.find(root)]

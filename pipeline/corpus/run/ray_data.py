@@ -26,7 +26,7 @@ import ray.data
 
 from pipeline.cluster import remote_disk, remote_files
 from pipeline.cluster.ray_cluster import connect
-from pipeline.corpus.run.output_folder import WORK
+from pipeline.corpus.run.names import WORK
 from pipeline.corpus.run.tally import Result
 from pipeline.corpus.run.work import Job, chunks_or_failure, or_failure
 from pipeline.corpus.text.units import Unit, shard_bytes

@@ -9,12 +9,11 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.corpus.dedup.marks import LINE_REASONS, LOST
+from pipeline.corpus.run.names import END
 from pipeline.corpus.shards.format import ShardInfo
 from pipeline.corpus.text.units import Unit
 from pipeline.errors import CorpusError
 
-END = -1
-"""Stands for a chunk's number in the result that ends a unit."""
 PLACES = 5
 """How many unreadable places are named."""
 DROPPED = 3

@@ -13,8 +13,9 @@ from pipeline.corpus.dedup.heldout import without_heldout
 from pipeline.corpus.dedup.marks import without_duplicates, write_signatures
 from pipeline.corpus.dedup.signatures import sign
 from pipeline.corpus.records import Document, Drop
-from pipeline.corpus.run.finished import chunk_name, record
-from pipeline.corpus.run.tally import END, PLACES, Result
+from pipeline.corpus.run.finished import record
+from pipeline.corpus.run.names import END, chunk_name
+from pipeline.corpus.run.tally import PLACES, Result
 from pipeline.corpus.samples.encoder import load_encoder
 from pipeline.corpus.samples.making import make_samples
 from pipeline.corpus.shards import format as shards

@@ -4,8 +4,9 @@ import pytest
 
 from pipeline.corpus.run import finished
 from pipeline.corpus.run.finished import count_chunks, record, resume
+from pipeline.corpus.run.names import END
 from pipeline.corpus.run.output_folder import Claim, begin
-from pipeline.corpus.run.tally import END, Result, Tally
+from pipeline.corpus.run.tally import Result, Tally
 
 
 def test_records_of_other_inputs_and_of_other_versions_are_deleted(tmp_path):
