@@ -3,27 +3,21 @@
 Documents are numbered in the order of the inputs. Near duplicates are connected components: two
 documents belong together if a band of their MinHash agrees, or if both belong to a third one. The
 first document of each component is kept. Documents of equal text are the special case of one hash.
-Last, the lines of the kept documents are compared (`lines`).
+Between `mark` and `answer`, the lines of the kept documents are compared (`lines`).
 
 Held-out documents, if there are any, are numbered before those of the training text, so they are
 kept instead of training documents near them. They are not dropped themselves.
 
-Tasks work on groups of chunks and on parts of the hashes (`partition`), and exchange data through
-files (`exchange`):
+The tasks of `components` connect the documents. Then the tasks of this file work on groups of
+chunks (`partition`) and exchange data through files (`exchange`):
 
-    split     a group    joins the documents of its own chunks; sends one row for each hash
-    pair      a part     compares the hashes of all groups; sends edges between documents
-    star      a group    replaces its edges, in rounds, until each component is a star
     mark      a group    marks its documents
     answer    a group    sends the places of the documents that are kept instead of others
     finish    a group    writes the marks of its chunks and its part of the report
-
-A group sends each hash once, so no part grows with the number of equal documents in a group.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -32,13 +26,7 @@ from numpy.typing import NDArray
 
 from pipeline.corpus.arrays import Integers
 from pipeline.corpus.dedup.array_files import read_arrays, write_arrays
-from pipeline.corpus.dedup.clusters import (
-    equal_pairs,
-    first_equal,
-    join,
-    large_star,
-    small_star,
-)
+from pipeline.corpus.dedup.components import connect
 from pipeline.corpus.dedup.exchange import (
     all_rows,
     concatenate,
@@ -57,18 +45,15 @@ from pipeline.corpus.dedup.marks import (
     Marks,
     by_document,
     read_places,
-    read_signatures,
     write_marks,
 )
 from pipeline.corpus.dedup.partition import (
-    COPIES,
     Group,
     Partition,
     RunTasks,
     make_groups,
     make_partition,
     slice_of,
-    split_by_hash,
 )
 from pipeline.corpus.dedup.signatures import compares_lines
 from pipeline.corpus.threads import remove_files
@@ -103,16 +88,8 @@ def find_duplicates(
         return {}
     groups = make_groups(sizes, settings)
     partition = make_partition(folder, groups, settings, heldout)
-    parts, documents = partition.parts, by_document(settings)
-    equal: list[str] = []
-    edges: list[str] = []
-    if documents:
-        run_tasks(split, [(partition, group) for group in groups])
-        work = [(column, part) for column in range(_columns(settings)) for part in range(parts)]
-        run_tasks(pair, [(partition, *each) for each in work])
-        remove_files(partition.paths("hashes", partition.groups))
-        files = [partition.path("equal", *each) for each in work]
-        equal, edges = files[:parts], make_stars(partition, run_tasks, files[parts:])
+    documents = by_document(settings)
+    equal, edges = connect(partition, groups, run_tasks) if documents else ([], [])
     found = run_tasks(mark, [(partition, group, equal, edges) for group in groups])
     remove_files([*equal, *edges])
     counts: dict[str, int] = {}
@@ -131,97 +108,6 @@ def find_duplicates(
         for (kind, is_wanted), count in zip(kinds.items(), np.sum(found, axis=0), strict=True)
         if is_wanted
     }
-
-
-def split(partition: Partition, group: Group) -> None:
-    """Join the documents of a group; send each hash once, with the first document that has it."""
-    fields = ("documents", "bands") if partition.settings.near_documents else ("documents",)
-    read = [read_signatures(partition.folder, name, *fields) for name in group.chunks]
-    hashes = np.concatenate([chunk[0] for chunk in read])
-    places, equal = first_equal(hashes)
-    columns = [(hashes, places)]
-    roots = np.arange(len(hashes))
-    if partition.settings.near_documents:
-        bands = np.concatenate([chunk[1] for chunk in read], axis=1)
-        read.clear()
-        pairs = []
-        for band in bands:
-            places, first = first_equal(band)
-            columns.append((band, places))
-            again = np.flatnonzero(first != np.arange(len(first)))
-            pairs.append(np.stack([again, first[again]], axis=1))
-        roots = join(len(hashes), pairs)
-    parts: list[bytes] = []
-    for number, (values, places) in enumerate(columns):
-        found = values[places]
-        members = (roots if number else equal)[places] + group.documents[0]
-        rows = np.stack([found, members.astype(np.uint64)], axis=1)
-        bounds = split_by_hash(found, partition.parts).tolist()
-        parts += [rows[a:b].tobytes() for a, b in itertools.pairwise(bounds)]
-    write_parts(partition.path("hashes", group.number), parts)
-    write_arrays(f"{partition.folder}/group-{group.number}.npz", equal=equal, roots=roots)
-
-
-def pair(partition: Partition, column: int, part: int) -> None:
-    """Compare one part of one kind of hash; send each edge to the groups of its two documents."""
-    files = partition.paths("hashes", partition.groups)
-    rows = all_rows(files, column * partition.parts + part)
-    pairs = equal_pairs(rows[:, 0].view(np.uint64), rows[:, 1])
-    send_edges(partition.path("equal", column, part), partition, pairs)
-
-
-def send_edges(path: str, partition: Partition, pairs: NDArray[np.int64]) -> None:
-    """Write edges, each in both directions, so that the group of each end reads it."""
-    pairs = np.unique(pairs, axis=0) if len(pairs) else pairs
-    scatter_rows(path, np.concatenate([pairs, pairs[:, ::-1]]), partition.documents)
-
-
-def make_stars(partition: Partition, run_tasks: RunTasks, files: list[str]) -> list[str]:
-    """Replace edges until each component is a star; returns the files with the edges of stars."""
-    turn = 0
-    while files:
-        work = [(partition, group, files, turn) for group in range(partition.groups)]
-        found = run_tasks(star, work)
-        if not any(unfinished for _, unfinished in found):
-            remove_files([name for names, _ in found for name in names])
-            return files
-        remove_files(files)
-        files = [name for names, _ in found for name in names]
-        turn += 1
-    return files
-
-
-def star(
-    partition: Partition, group: int, files: Sequence[str], turn: int
-) -> tuple[list[str], int]:
-    """One turn of `large_star` or `small_star` for the documents of a group.
-
-    Returns:
-        The files with the new edges, and how many documents are in no star yet.
-    """
-    first, last = partition.documents[group : group + 2]
-    own = np.arange(first, last)
-    least, most = own.copy(), np.full(len(own), -1)
-    for rows in read_rows(files, group):
-        np.minimum.at(least, rows[:, 0] - first, rows[:, 1])
-        np.maximum.at(most, rows[:, 0] - first, rows[:, 1])
-    replace = small_star if turn % 2 else large_star
-    names: list[str] = []
-    held: list[NDArray[np.int64]] = []
-
-    def send() -> None:
-        names.append(partition.path("star", turn, group, len(names)))
-        send_edges(names[-1], partition, np.concatenate(held))
-        held.clear()
-
-    for rows in read_rows(files, group):
-        held.append(replace(rows, least[rows[:, 0] - first]))
-        if sum(map(len, held)) * 32 * COPIES > partition.memory:
-            send()
-    if held:
-        send()
-    # In a star, a document that is not the centre has the centre as its only neighbour.
-    return names, int(np.count_nonzero((least < own) & (most != least)))
 
 
 def mark(
@@ -325,8 +211,3 @@ def _report(
             "kept": kept[begin + place],
         }
         yield json.dumps(line, ensure_ascii=False).encode() + b"\n"
-
-
-def _columns(settings: DedupSettings) -> int:
-    """Kinds of hashes of a document: that of its text, and that of each band."""
-    return 1 + settings.bands * settings.near_documents
