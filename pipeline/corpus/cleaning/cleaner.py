@@ -167,10 +167,10 @@ def repeated_shares(text: str) -> tuple[float, float]:
     These are the Gopher rules (Rae et al. 2021, table A1) as datatrove counts them; here a line is
     a paragraph.
     """
-    lines = [line for line in text.split("\n") if line]
-    seen: set[str] = set()
-    repeats = [line for line in lines if line in seen or seen.add(line)]  # type: ignore[func-returns-value]
-    return len(repeats) / max(1, len(lines)), sum(map(len, repeats)) / max(1, len(text))
+    counts = Counter(filter(None, text.split("\n")))
+    lines = counts.total()
+    characters = sum(len(line) * (count - 1) for line, count in counts.items())
+    return (lines - len(counts)) / max(1, lines), characters / max(1, len(text))
 
 
 def _repair(text: str) -> str:
