@@ -57,7 +57,7 @@ def run_pass(
             raise CorpusError(result.error)
         done.add(result)
         gatherer.add(result)
-        progress.add(result)
+        progress.update(done)
         alarms.check_unknown(done.counts["tokens"], done.counts["unknown_tokens"], ended=False)
         if done.bad_bytes > job.settings.max_bad_share * total:
             break
