@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -213,15 +213,17 @@ def count_tokens(texts: Iterable[str], lowercase: bool) -> tuple[Counter[str], C
         scan = scanner.scan("\n".join(batch))
         codes += np.bincount(scan.codes[scan.single], minlength=len(codes))
         spans.update(scan.spans(scan.span_bounds()))
-    characters: Counter[str] = Counter()
+    singles = {chr(code): int(codes[code]) for code in np.flatnonzero(codes).tolist()}
+    return _normalised(singles, scanner), _normalised(spans, scanner)
+
+
+def _normalised(counts: Mapping[str, int], scanner: Scanner) -> Counter[str]:
+    """Counts of the words that WordPiece receives for these texts."""
     words: Counter[str] = Counter()
-    for code in np.flatnonzero(codes).tolist():
-        for word in scanner.words(chr(code)):
-            characters[word] += int(codes[code])
-    for span, count in spans.items():
-        for word in scanner.words(span):
+    for text, count in counts.items():
+        for word in scanner.words(text):
             words[word] += count
-    return characters, words
+    return words
 
 
 def _texts(
