@@ -107,12 +107,15 @@ class ShardFolder:
 
     def shards_of(self, numbers: NDArray[np.integer]) -> list[tuple[str, ShardInfo]]:
         """The shards of these samples, each once, with its folder."""
-        shards = np.unique(np.searchsorted(self._first_rows, numbers, side="right") - 1)
-        return [self._shards[shard] for shard in shards.tolist()]
+        return [self._shards[shard] for shard in np.unique(self._shard_of(numbers)).tolist()]
 
     def in_shards(self, numbers: NDArray[np.integer], shards: set[int]) -> NDArray[np.bool_]:
         """[N] whether these samples are in shards of these numbers."""
-        return np.isin(np.searchsorted(self._first_rows, numbers, side="right") - 1, list(shards))
+        return np.isin(self._shard_of(numbers), list(shards))
+
+    def _shard_of(self, numbers: NDArray[np.integer]) -> NDArray[np.int64]:
+        """[N] the number of the shard of each sample."""
+        return np.searchsorted(self._first_rows, numbers, side="right") - 1
 
     def shards_at(self, paths: frozenset[str]) -> set[int]:
         """The numbers of the shards at these local paths."""
@@ -152,7 +155,7 @@ class ShardFolder:
         numbers = np.asarray(numbers).astype(np.int64)
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self):
             raise IndexError(f"{self.folders}: sample numbers go from 0 to {len(self) - 1}")
-        shards = np.searchsorted(self._first_rows, numbers, side="right") - 1
+        shards = self._shard_of(numbers)
         self._map_needed(shards)
         local = numbers - self._first_rows[shards]
         memory = self._memory
