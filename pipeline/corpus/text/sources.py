@@ -99,11 +99,10 @@ class Listing(list[Source]):
 
     def left_out_by_reason(self) -> dict[str, list[str]]:
         """The paths of what is left out, by reason."""
-        reasons = sorted({each.reason for each in self.left_out})
-        return {
-            reason: [each.path for each in self.left_out if each.reason == reason]
-            for reason in reasons
-        }
+        paths: dict[str, list[str]] = {}
+        for each in sorted(self.left_out, key=lambda each: each.reason):
+            paths.setdefault(each.reason, []).append(each.path)
+        return paths
 
     def left_out_lines(self) -> list[str]:
         """A line for each reason, with the number of files and the first of them."""
