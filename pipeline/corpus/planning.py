@@ -63,10 +63,8 @@ def check(settings: CorpusSettings, output: str | Path, vocab: str | Path | None
             words, a package that is not installed.
     """
     folder, rejected = absolute(output), settings.keep_rejected
-    inside, around = (
-        f"{rejected}/".startswith(f"{folder}/"),
-        f"{folder}/".startswith(f"{rejected}/"),
-    )
+    inside = f"{rejected}/".startswith(f"{folder}/")
+    around = f"{folder}/".startswith(f"{rejected}/")
     if rejected and (inside or around):
         raise ConfigError(
             f"corpus.keep_rejected: {rejected} is inside the folder of the shards, {folder}, or "
