@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,9 +12,7 @@ from pipeline.comparing.comparison import Comparison
 from pipeline.settings.config import Config
 from pipeline.tracking.finetuning import record_nested
 from pipeline.tracking.metric_names import accepted
-from pipeline.tracking.runs import UNREACHABLE, finish_run, tracking_uri
-
-logger = logging.getLogger(__name__)
+from pipeline.tracking.runs import finish_run, optional, tracking_uri
 
 
 def record(config: Config, run_id: str, result: Comparison, files: Iterable[Path]) -> None:
@@ -25,15 +22,13 @@ def record(config: Config, run_id: str, result: Comparison, files: Iterable[Path
     pretraining.
     """
     client = mlflow.MlflowClient(tracking_uri(config))
-    try:
+    with optional(run_id, "store the comparison"):
         for subject in result.subjects:
             scores = _scores(result, subject.name)
             record_nested(config, run_id, subject.name, asdict(subject), scores)
         for task, points in result.curve().items():
             for tokens, value in points:
                 client.log_metric(run_id, accepted(f"curve/{task}"), value, step=round(tokens))
-    except UNREACHABLE as error:
-        logger.warning("MLflow run %s could not store the comparison: %s", run_id, error)
     finish_run(config, run_id, artifacts=files)
 
 

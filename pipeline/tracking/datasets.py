@@ -10,10 +10,9 @@ from typing import NamedTuple
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag
 
-from pipeline.errors import TrackingError
 from pipeline.files.urls import is_url
 from pipeline.settings.config import Config
-from pipeline.tracking.runs import UNREACHABLE, tracking_uri
+from pipeline.tracking.runs import required, tracking_uri
 
 
 class DataUsed(NamedTuple):
@@ -44,7 +43,6 @@ def log_data(config: Config, run_id: str, used: Iterable[DataUsed]) -> None:
         )
         for each in used
     ]
-    try:
-        mlflow.MlflowClient(tracking_uri(config)).log_inputs(run_id, datasets=inputs)
-    except UNREACHABLE as error:
-        raise TrackingError(f"{tracking_uri(config)}: {error}") from error
+    uri = tracking_uri(config)
+    with required(uri):
+        mlflow.MlflowClient(uri).log_inputs(run_id, datasets=inputs)

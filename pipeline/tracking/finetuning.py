@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,10 @@ from typing import Any
 import mlflow
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from pipeline.passwords import without_password
 from pipeline.settings.config import Config
 from pipeline.tracking.metric_names import accepted
 from pipeline.tracking.metric_sender import MetricSender
-from pipeline.tracking.runs import UNREACHABLE, finish_run, tracking_uri
-
-logger = logging.getLogger(__name__)
+from pipeline.tracking.runs import finish_run, optional, tracking_uri
 
 
 def record_finetuning(
@@ -48,13 +44,9 @@ def record_finetuning(
     }
     sender.log(len(epochs), grouped)
     sender.close()
-    try:
+    with optional(run_id, "store its trials"):
         for trial in trials:
             _record_trial(config, run_id, trial)
-    except UNREACHABLE as error:
-        logger.warning(
-            "MLflow run %s could not store its trials: %s", run_id, without_password(str(error))
-        )
     finish_run(config, run_id, artifacts=files)
 
 

@@ -23,12 +23,12 @@ from mlflow.types import schema as types
 from transformers import AutoTokenizer
 
 from model import NezhaForMaskedLM
-from pipeline.errors import ExportError, TrackingError
+from pipeline.errors import ExportError
 from pipeline.files.hashing import short_hash
 from pipeline.files.whole_folder import whole_folder
 from pipeline.settings.config import Config
 from pipeline.tracking.metric_names import accepted
-from pipeline.tracking.runs import UNREACHABLE, is_active, start_run, tracking_uri
+from pipeline.tracking.runs import is_active, required, start_run, tracking_uri
 from pipeline.tracking.versions import ComparedScore, Registered, register_version, version_of
 
 HEAD = NezhaForMaskedLM
@@ -141,14 +141,11 @@ def requirements(packages: tuple[str, ...] = ()) -> list[str]:
 @contextlib.contextmanager
 def _store(config: Config, folder: Path) -> Iterator[mlflow.MlflowClient]:
     """A client of the store, whose refusals become a TrackingError."""
-    mlflow.set_tracking_uri(tracking_uri(config))
-    try:
-        yield mlflow.MlflowClient(tracking_uri(config))
-    except UNREACHABLE as error:
-        raise TrackingError(
-            f"{folder} could not be registered in {tracking_uri(config)}: {error}; the folder "
-            "itself is complete: run the same command again when the store is back"
-        ) from error
+    uri = tracking_uri(config)
+    mlflow.set_tracking_uri(uri)
+    advice = "; the folder itself is complete: run the same command again when the store is back"
+    with required(f"{folder} could not be registered in {uri}", advice):
+        yield mlflow.MlflowClient(uri)
 
 
 def _register(
@@ -176,11 +173,9 @@ def fetch_registered(name: str, store: str, kept_in: Path) -> Path:
     """
     target = kept_in / "registered" / short_hash(name, 12)
     with whole_folder(target) as folder:
-        try:
+        with required(f"{name}: {store} does not have it"):
             mlflow.set_tracking_uri(store)  # where MLflow looks for versions, whatever it is told
             got = mlflow.artifacts.download_artifacts(artifact_uri=name, dst_path=str(folder))
-        except UNREACHABLE as error:
-            raise TrackingError(f"{name}: {store} does not have it: {error}") from error
         found = [path.parent for path in Path(got).rglob("config.json")]
         usable = [path for path in found if list(path.glob("*.safetensors"))]
         if not usable:

@@ -66,6 +66,24 @@ def tracking_uri(config: Config) -> str:
     return uri
 
 
+@contextmanager
+def required(what: str, advice: str = "") -> Iterator[None]:
+    """Raise TrackingError, a message that begins with `what`, where the store fails."""
+    try:
+        yield
+    except UNREACHABLE as error:
+        raise TrackingError(f"{what}: {error}{advice}") from error
+
+
+@contextmanager
+def optional(run_id: str, what: str) -> Iterator[None]:
+    """Only warn, with what a run could not do, where the store fails."""
+    try:
+        yield
+    except UNREACHABLE as error:
+        logger.warning("MLflow run %s could not %s: %s", run_id, what, without_password(str(error)))
+
+
 def shown_uri(config: Config) -> str:
     """`tracking_uri` for records and messages."""
     return without_password(tracking_uri(config))
@@ -218,7 +236,7 @@ def start_run(
     uri = tracking_uri(config)
     mlflow.set_tracking_uri(uri)
     parent = config.tracking.parent
-    try:
+    with required(f"tracking.uri={uri}", "; start the server or choose another store"):
         client = _writing_client(uri)
         if resume and (why := _not_own(client, resume, config, anew)):
             logger.warning("MLflow run %s %s; starting a new one", resume, why)
@@ -235,11 +253,7 @@ def start_run(
         run = client.create_run(_experiment(client, config, uri), run_name=name, tags=dict(tags))
         params = [Param(key, value) for key, value in _params(config).items()]
         client.log_batch(run.info.run_id, params=params)
-    except UNREACHABLE as error:
-        raise TrackingError(
-            f"tracking.uri={uri}: {error}; start the server or choose another store"
-        ) from error
-    return run.info.run_id
+        return run.info.run_id
 
 
 def _params(config: Config) -> dict[str, str]:
@@ -292,12 +306,10 @@ def finish_run(
 ) -> None:
     """Attach files to a run and end it; if the server cannot be reached, only warn."""
     client = mlflow.MlflowClient(tracking_uri(config))
-    try:
+    with optional(run_id, "be ended"):
         for path in artifacts:
             client.log_artifact(run_id, str(path))
         client.set_terminated(run_id, status)
-    except UNREACHABLE as error:
-        logger.warning("MLflow run %s could not be ended: %s", run_id, without_password(str(error)))
 
 
 @contextmanager
@@ -322,16 +334,10 @@ def end_on_error(
 def record_scores(config: Config, run_id: str, scores: Mapping[str, float | None]) -> None:
     """Add final scores to a run; if the server cannot be reached, only warn."""
     client = mlflow.MlflowClient(tracking_uri(config))
-    try:
+    with optional(run_id, "store its final scores"):
         for name, value in scores.items():
             if value is not None:
                 client.log_metric(run_id, grouped(name), value)
-    except UNREACHABLE as error:
-        logger.warning(
-            "MLflow run %s could not store its final scores: %s",
-            run_id,
-            without_password(str(error)),
-        )
 
 
 def _experiment(client: mlflow.MlflowClient, config: Config, uri: str) -> str:

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from pipeline.errors import TrackingError
 from pipeline.settings.config import Config
-from pipeline.tracking.runs import UNREACHABLE, existing_store, is_missing, tracking_uri
+from pipeline.tracking.runs import existing_store, is_missing, required, tracking_uri
 
 CHAMPION = "champion"
 
@@ -53,16 +52,12 @@ def promote(config: Config, name: str, version: str) -> tuple[str, str]:
     """
     store = existing_store(config)
     client = mlflow.MlflowClient(store)
-    try:
+    with required(f"{store}: version {version} of {name} cannot become {CHAMPION}"):
         if not version.isdigit():
             version = client.get_model_version_by_alias(name, version).version
         client.get_model_version(name, version)  # an alias may name a version that is not there
         before = _by_alias(client, name, CHAMPION)
         client.set_registered_model_alias(name, CHAMPION, version)
-    except UNREACHABLE as error:
-        raise TrackingError(
-            f"{store}: version {version} of {name} cannot become {CHAMPION}: {error}"
-        ) from error
     return version, before.version if before else ""
 
 
@@ -119,11 +114,9 @@ def address_of(config: Config, run_id: str, step: int) -> str | None:
     store = tracking_uri(config)
     name, alias = config.tracking.registered_model, config.tracking.alias
     client = mlflow.MlflowClient(store)
-    try:
+    with required(store):
         found = _versions_of(client, name, run_id, step=str(step))
         held = _by_alias(client, name, alias) if found else None
-    except UNREACHABLE as error:
-        raise TrackingError(f"{store}: {error}") from error
     if held and int(held.version) in found:
         return f"models:/{name}@{alias}"
     return f"models:/{name}/{max(found)}" if found else None
@@ -138,10 +131,8 @@ def has_alias(config: Config, name: str, alias: str) -> bool:
     if is_missing(config):
         return False
     store = tracking_uri(config)
-    try:
+    with required(store):
         return _by_alias(mlflow.MlflowClient(store), name, alias) is not None
-    except UNREACHABLE as error:
-        raise TrackingError(f"{store}: {error}") from error
 
 
 def _versions_of(client: mlflow.MlflowClient, name: str, run_id: str, **tags: str) -> list[int]:
