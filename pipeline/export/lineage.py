@@ -13,10 +13,13 @@ from pipeline.settings.corpus import STEPS, CleaningSettings
 
 LINEAGE = "training.json"
 """File in an export, and in the heads made from it, that says what it was made from."""
-LEFT_TO_THE_CALLER = {"html": None, "mojibake": "ftfy", "simplify": "opencc-python-reimplemented"}
-"""Steps of the cleaning that the tokenizer does not take, or not always as the corpus did, and the
-packages that they need: a tokenizer cannot take out tags, and where two of OpenCC's phrases overlap
-it may choose the other one."""
+NOT_FOLDED = ("html", "mojibake")
+"""Steps of the cleaning that change documents, not characters: a tokenizer can't take them."""
+LEFT_TO_THE_CALLER = (*NOT_FOLDED, "simplify")
+"""Steps that texts need before the tokenizer; `simplify` because the tokenizer may choose the other
+one where two of OpenCC's phrases overlap."""
+PACKAGES = {"mojibake": "ftfy", "simplify": "opencc-python-reimplemented"}
+"""Package that a step needs."""
 
 
 def read_lineage(folder: Path) -> dict[str, Any]:
@@ -45,8 +48,7 @@ def text_cleaner(folder: str | Path) -> Callable[[str], str]:
 
 def packages(folder: str | Path) -> tuple[str, ...]:
     """Packages that the cleaning of `text_cleaner` needs."""
-    needed = (LEFT_TO_THE_CALLER[step] for step in left_steps(folder))
-    return tuple(package for package in needed if package)
+    return tuple(PACKAGES[step] for step in left_steps(folder) if step in PACKAGES)
 
 
 def left_steps(folder: str | Path) -> list[str]:

@@ -6,8 +6,7 @@ from typing import Any
 
 import transformers
 
-from pipeline.export.lineage import LINEAGE
-from pipeline.export.tokenizer import NOT_FOLDED
+from pipeline.export.lineage import LINEAGE, NOT_FOLDED
 from pipeline.settings.corpus import CleaningSettings, CorpusSettings
 
 

@@ -7,26 +7,19 @@ of the text as it was given.
 
 from __future__ import annotations
 
-import functools
 import json
-import re
-import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Regex, Tokenizer, normalizers
+from tokenizers import Tokenizer, normalizers
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
-from pipeline.corpus.cleaning.cleaner import Cleaner, simplify
-from pipeline.corpus.records import Drop
 from pipeline.corpus.samples.vocabulary import SPECIALS, build_tokenizer, read_vocabulary
 from pipeline.errors import VocabularyError
-from pipeline.export.character_map import character_map
+from pipeline.export.folding import folds_of
 from pipeline.settings.corpus import STEPS, CleaningSettings
 
-NOT_FOLDED = ("html", "mojibake")
-"""Steps of the cleaning that change documents, not characters: a tokenizer can't take them."""
 INPUTS = ["input_ids", "token_type_ids", "attention_mask"]
 """What a network of ours reads. transformers 5 leaves token_type_ids out unless they are named."""
 SETTINGS = "tokenizer_config.json"
@@ -34,8 +27,6 @@ BERT_SETTINGS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
 """Those of BERT's normaliser, as `BertTokenizer` calls them."""
 KEPT = ("model_max_length", "padding_side", "truncation_side")
 """Settings of a tokenizer that programs obey and that are not in its tokenizer.json."""
-PLACEHOLDER = 0x10F000
-"""First of the private-use characters that stand for characters of a phrase."""
 
 
 def export_tokenizer(
@@ -47,7 +38,7 @@ def export_tokenizer(
         VocabularyError: see `read_vocabulary`.
     """
     tokenizer = build_tokenizer(vocab, lowercase)
-    folds = _folds(cleaning, tokenizer.normalizer)
+    folds = folds_of(cleaning, tokenizer.normalizer)
     if folds:
         tokenizer.normalizer = normalizers.Sequence([*folds, tokenizer.normalizer])
     return for_transformers(tokenizer)
@@ -163,85 +154,3 @@ def recorded_cleaning(settings: Sequence[dict[str, Any]]) -> tuple[bool, Cleanin
     common = {name: bool(taken) and all(each.get(name) is True for each in taken) for name in STEPS}
     lowercase = all(each.get("lowercase", True) for each in settings)
     return lowercase, CleaningSettings.model_validate(common)
-
-
-def _folds(cleaning: CleaningSettings, bert: Any) -> list[normalizers.Normalizer]:
-    """Normalisers that do to a character what the cleaning does, as far as `bert` does not."""
-    folds: list[normalizers.Normalizer] = [normalizers.NFKC()] if cleaning.nfkc else []
-    replacements: dict[str, str] = {}
-    if cleaning.simplify:
-        phrases, placeholders = _phrases()
-        folds += phrases
-        replacements |= placeholders
-    removed = ""
-    for character, text in _cleaned_characters(cleaning):
-        if not text and bert.normalize_str(f"a{character}a") != "aa":
-            removed += character
-        elif text and bert.normalize_str(character) != bert.normalize_str(text):
-            replacements[character] = text
-    if replacements:
-        folds.append(character_map(replacements))
-    if removed:
-        folds.append(normalizers.Replace(Regex(f"[{re.escape(removed)}]"), ""))
-    return folds
-
-
-def _cleaned_characters(cleaning: CleaningSettings) -> Iterator[tuple[str, str]]:
-    """Each assigned character that the cleaning changes, and what it becomes."""
-    apart = "┆"
-    characters = [
-        character
-        for character in map(chr, range(1, 0x110000))
-        if character != apart and unicodedata.category(character) not in ("Cn", "Co", "Cs")
-    ]
-    # NFKC is a normaliser of its own, because it also composes characters.
-    leave = dict.fromkeys((*NOT_FOLDED, "nfkc"), False)
-    cleaned = Cleaner(cleaning.model_copy(update=leave))(apart.join(characters))
-    text = cleaned.text if isinstance(cleaned, Drop) else cleaned
-    for before, after in zip(characters, text.split(apart), strict=True):
-        if before != after:
-            yield before, after
-
-
-@functools.cache
-def _phrases() -> tuple[list[normalizers.Normalizer], dict[str, str]]:
-    """OpenCC's phrases, in which a character becomes another one than it becomes alone.
-
-    Returns:
-        Normalisers that put a placeholder in place of such a character, and the meaning of the
-        placeholders.
-    """
-    import opencc
-
-    converter = opencc.OpenCC("t2s")
-    converter.convert("")  # reads the dictionaries
-    phrases = [
-        phrase
-        for _, _, dictionary in converter.dict_cache.values()
-        for phrase in dictionary
-        if len(phrase) > 1
-    ]
-    found: dict[tuple[str, str], list[tuple[str, int]]] = {}
-    for phrase in sorted(phrases):
-        for place, (character, wanted) in enumerate(zip(phrase, simplify(phrase), strict=True)):
-            if simplify(character) != wanted:
-                found.setdefault((character, wanted), []).append((phrase, place))
-    targets = sorted({wanted for _, wanted in found})
-    placeholders = {wanted: chr(PLACEHOLDER + i) for i, wanted in enumerate(targets)}
-    forms: dict[str, str] = {}
-    for character, wanted in found:
-        forms[character] = forms.get(character, character) + placeholders[wanted]
-
-    def pattern(text: str) -> str:
-        """The text, whether or not its characters were replaced already."""
-        return "".join(f"[{forms.get(character, character)}]" for character in text)
-
-    normalisers: list[normalizers.Normalizer] = []
-    for (character, wanted), uses in found.items():
-        places = "|".join(
-            f"(?<={pattern(phrase[:place])}{character})(?={pattern(phrase[place + 1 :])})"
-            for phrase, place in uses
-        )
-        regex = Regex(f"{character}(?:{places})")
-        normalisers.append(normalizers.Replace(regex, placeholders[wanted]))
-    return normalisers, {placeholder: wanted for wanted, placeholder in placeholders.items()}
