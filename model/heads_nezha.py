@@ -143,6 +143,42 @@ class NezhaForMaskedLM(_WithLMHead):
         return MaskedLMOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
 
+class NezhaForNextSentencePrediction(NezhaPreTrainedModel):
+    """Does the second sentence follow the first?"""
+
+    def __init__(self, config: NezhaConfig) -> None:
+        super().__init__(config)
+        self.nezha = NezhaModel(config)
+        self.cls = NezhaPreTrainingHeads(config, predictions=False, seq_relationship=True)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple | NextSentencePredictorOutput:
+        """labels int64 [B], 0 follows, 1 random; logits [B, 2].
+
+        `next_sentence_label` is the old name of labels.
+        """
+        if (old := kwargs.pop("next_sentence_label", None)) is not None:
+            warnings.warn("next_sentence_label is now called labels", FutureWarning, stacklevel=3)
+            labels = old
+        inputs = input_ids, attention_mask, token_type_ids, head_mask, inputs_embeds
+        outputs = self.nezha(*inputs, return_dict=True, **kwargs)
+        logits = self.cls.seq_relationship(outputs.pooler_output)
+        loss = None
+        if labels is not None:
+            loss = fixed_cross_entropy(logits, labels.view(-1), kwargs.get("num_items_in_batch"))
+        return NextSentencePredictorOutput(loss, logits, outputs.hidden_states, outputs.attentions)
+
+
 class _Classifier(NezhaPreTrainedModel):
     """Scores of classes, from the pooled vector of a sequence or from the vector of each token."""
 
@@ -154,25 +190,19 @@ class _Classifier(NezhaPreTrainedModel):
     def __init__(self, config: NezhaConfig) -> None:
         super().__init__(config)
         self.nezha = NezhaModel(config, add_pooling_layer=self._pooled)
-        self._add_classifier(config)
+        rate = config.classifier_dropout
+        self.dropout = nn.Dropout(config.hidden_dropout_prob if rate is None else rate)
+        self.num_labels = self._scores or config.num_labels or 0
+        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
         self.post_init()
 
     def _rows(self, x: Tensor | None) -> Tensor | None:
         """An input, with a row for each sequence"""
         return x
 
-    def _add_classifier(self, config: NezhaConfig) -> None:
-        rate = config.classifier_dropout
-        self.dropout = nn.Dropout(config.hidden_dropout_prob if rate is None else rate)
-        self.num_labels = self._scores or config.num_labels or 0
-        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
-
     def _logits(self, outputs: Any, batch: int) -> Tensor:
         states = outputs.pooler_output if self._pooled else outputs.last_hidden_state
         return self.classifier(self.dropout(states))
-
-    def _labels(self, labels: Tensor | None, **_: Any) -> Tensor | None:
-        return labels
 
     def _loss(self, logits: Tensor, labels: Tensor, **kwargs: Any) -> Tensor:
         return fixed_cross_entropy(logits, labels.view(-1), kwargs.get("num_items_in_batch"))
@@ -193,32 +223,9 @@ class _Classifier(NezhaPreTrainedModel):
         ids, mask, types, embeds = map(self._rows, given)
         outputs = self.nezha(ids, mask, types, head_mask, embeds, return_dict=True, **kwargs)
         batch = next(x.shape[0] for x in given if x is not None)
-        logits, labels = self._logits(outputs, batch), self._labels(labels, **kwargs)
+        logits = self._logits(outputs, batch)
         loss = None if labels is None else self._loss(logits, labels, **kwargs)
         return self._output(loss, logits, outputs.hidden_states, outputs.attentions)
-
-
-class NezhaForNextSentencePrediction(_Classifier):
-    """Does the second sentence follow the first? Logits [B, 2].
-
-    labels: int64 [B], 0 follows, 1 random (`next_sentence_label` is their old name).
-    """
-
-    _output = NextSentencePredictorOutput
-
-    def _add_classifier(self, config: NezhaConfig) -> None:
-        self.cls = NezhaPreTrainingHeads(config, predictions=False, seq_relationship=True)
-
-    def _logits(self, outputs: Any, batch: int) -> Tensor:
-        return self.cls.seq_relationship(outputs.pooler_output)
-
-    def _labels(
-        self, labels: Tensor | None, next_sentence_label: Tensor | None = None, **_: Any
-    ) -> Tensor | None:
-        if next_sentence_label is None:
-            return labels
-        warnings.warn("next_sentence_label is now called labels", FutureWarning, stacklevel=4)
-        return next_sentence_label
 
 
 class NezhaForSequenceClassification(_Classifier):

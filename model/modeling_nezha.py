@@ -265,13 +265,9 @@ def _packing(
     Raises ValueError if keys are packed in another way than queries.
     """
     for queries, keys in ((cu_seq_lens_q, cu_seq_lens_k), (max_length_q, max_length_k)):
-        if (
-            keys is not None
-            and keys is not queries
-            and (
-                queries is None or not torch.equal(torch.as_tensor(keys), torch.as_tensor(queries))
-            )
-        ):
+        if keys is None or keys is queries:
+            continue
+        if queries is None or not torch.equal(torch.as_tensor(keys), torch.as_tensor(queries)):
             raise ValueError(
                 "cu_seq_lens_k and max_length_k must equal cu_seq_lens_q and max_length_q"
             )

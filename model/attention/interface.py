@@ -35,15 +35,18 @@ def sdpa(
     packing: Packing | None = None, **options: Any,
 ) -> Tensor:  # fmt: skip
     """The context by the fastest attention that fits the operands; arguments as in `flash`."""
-    attention: Callable[..., Tensor] = EAGER
-    dropout = options.get("dropout", 0.0)
-    if only_torch_operators():
-        pass
-    elif q.device.type == "cpu" and (not dropout or is_usable_rate(dropout)):
-        attention = partial(on_padded, tiled_attention)
-    elif q.device.type == "cuda" and HAS_TRITON and not why_not(q, dropout):
-        attention = flash
+    attention = _fastest(q, options.get("dropout", 0.0))
     return attention(q, k, v, table, mask, packing, **options)
+
+
+def _fastest(q: Tensor, dropout: float) -> Callable[..., Tensor]:
+    if only_torch_operators():
+        return EAGER
+    if q.device.type == "cpu" and (not dropout or is_usable_rate(dropout)):
+        return TILED
+    if q.device.type == "cuda" and HAS_TRITON and not why_not(q, dropout):
+        return flash
+    return EAGER
 
 
 def flash(
@@ -81,7 +84,8 @@ def _eager_context(*args: Any, **options: Any) -> Tensor:
 
 
 EAGER = partial(on_padded, _eager_context)
-"""Eager attention, with the arguments of `flash`"""
+TILED = partial(on_padded, tiled_attention)
+"""Both take the arguments of `flash`."""
 
 
 def eager_attention_forward(
