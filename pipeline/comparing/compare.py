@@ -59,30 +59,28 @@ def run(config: Config, progress: Progress) -> tuple[Comparison, list[Path]]:
     tasks, runner = suite_of(config), cluster_runner(progress, folder)
     check_workers((f"heads.{name}", each) for name, each in tasks.items())
     subjects = subjects_of(config, runner, folder)
+    pairs = [(name, subject) for name in tasks for subject in subjects]
     jobs = [
         Finetuning(
             f"{name} {subject.name}",
-            settings.model_copy(update={"from_scratch": subject.from_scratch}),
+            tasks[name].model_copy(update={"from_scratch": subject.from_scratch}),
             subject.export,
             folder,
             config.run.seed,
         )
-        for name, settings in tasks.items()
-        for subject in subjects
+        for name, subject in pairs
     ]
-    pairs = [(name, subject) for name in tasks for subject in subjects]
+    found = examine_with(runner, jobs)
     judged = [
         Judged(name, subject, examined, trials_of(job, examined, folder / TRIALS, with_head=False))
-        for (name, subject), job, examined in zip(
-            pairs, jobs, examine_with(runner, jobs), strict=True
-        )
+        for (name, subject), job, examined in zip(pairs, jobs, found, strict=True)
     ]
     check_examples(judged)
     for each in judged:
         for note in each.examined.notes:
             progress.say(f"{each.task} {each.subject.name}: {note}")
-    found = run_trials(runner, [trial for each in judged for trial in each.trials])
-    result = comparison.conclude(subjects, judged, found)
+    results = run_trials(runner, [trial for each in judged for trial in each.trials])
+    result = comparison.conclude(subjects, judged, results)
     return result, write_report(result, folder)
 
 

@@ -83,15 +83,13 @@ class Comparison:
 
     def curve(self) -> dict[str, list[tuple[float, float]]]:
         """By task, (tokens, mean score) of the subjects that are checkpoints of a run."""
-        ordered = sorted(
-            (each for each in self.subjects if each.tokens is not None),
-            key=lambda each: each.tokens or 0.0,
-        )
+        trained = [(each.tokens, each.name) for each in self.subjects if each.tokens is not None]
+        trained.sort(key=lambda each: each[0])
         return {
             row.task: [
-                (each.tokens or 0.0, row.cells[each.name].score.mean)
-                for each in ordered
-                if each.name in row.cells
+                (tokens, row.cells[name].score.mean)
+                for tokens, name in trained
+                if name in row.cells
             ]
             for row in self.rows
         }

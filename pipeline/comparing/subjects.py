@@ -36,20 +36,17 @@ def subjects_of(config: Config, runner: Runner, folder: Path) -> list[Subject]:
     """
     named = [each for each in config.compare.checkpoints if each != RANDOM]
     folders = {each: str(folder_of(config, each, folder)) for each in named}
-    tokens: dict[str, float] = {}
-    works, exports = [], {}
-    for source in run_checkpoints(config):
-        digest = short_hash(str(sorted(checkpoints.read_hashes(source).items())), 12)
-        output = folder / "exports" / f"{source.name}-{digest}"
-        exports[str(source)] = output
-        if not output.exists():
-            works.append(Work(source.name, "exports", _export, (source, output)))
+    exports = {each: _place_of_export(each, folder) for each in run_checkpoints(config)}
+    works = [
+        Work(source.name, "exports", _export, (source, output))
+        for source, output in exports.items()
+        if not output.exists()
+    ]
     for failed in (each for each in runner(works) if isinstance(each, NezhaError)):
         raise failed
-    for name, output in exports.items():
-        folders[name] = str(output)
-        tokens[name] = tokens_of(Path(name))
-    order = [*config.compare.checkpoints, *exports]
+    folders |= {str(source): str(output) for source, output in exports.items()}
+    tokens = {str(source): tokens_of(source) for source in exports}
+    order = [*config.compare.checkpoints, *map(str, exports)]
     names = short_names(order)
     first = next(iter(folders.values()))
     subjects = []
@@ -112,6 +109,12 @@ def run_checkpoints(config: Config) -> list[Path]:
     if not found:
         raise CheckpointError(f"compare.run={name}: {folder} has no complete checkpoint")
     return found
+
+
+def _place_of_export(source: Path, folder: Path) -> Path:
+    """The folder for the export of a checkpoint, which is named after what the checkpoint holds."""
+    digest = short_hash(str(sorted(checkpoints.read_hashes(source).items())), 12)
+    return folder / "exports" / f"{source.name}-{digest}"
 
 
 def _export(source: Path, output: Path, say: Say, disk: Disk) -> None:
