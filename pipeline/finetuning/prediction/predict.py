@@ -74,12 +74,12 @@ class Head(NamedTuple):
 
     def answers(self, examples: Sequence[Example], batch: int = BATCH) -> list[Answer | None]:
         """An answer for each example; None for one without a visible character."""
-        shown = [each for each in examples if each and not self.task.blank(each)]
+        are_shown = [bool(each) and not self.task.blank(each) for each in examples]
+        shown = list(itertools.compress(examples, are_shown))
         dataset = Dataset.of(self.task, shown, self.setup)
         given = self.task, self.network, dataset, batch, self.setup, self.precision
         found = iter(answers(*given))
-        blank = [not each or bool(self.task.blank(each)) for each in examples]
-        return [None if skipped else next(found) for skipped in blank]
+        return [next(found) if is_shown else None for is_shown in are_shown]
 
 
 def predict(
