@@ -97,6 +97,11 @@ class Task(ABC):
     """Fields, or the target, that may hold no visible character."""
 
     @property
+    def scored(self) -> str:
+        """Key of what is scored in an answer."""
+        return next(iter(self.answer_form))
+
+    @property
     def served(self) -> dict[str, Any]:
         """Keys of what a served head takes, with the forms of their values, as `answer_form`."""
         kinds = {key: self.fields.get(key, str) for key in self.sample}
@@ -160,9 +165,9 @@ class Task(ABC):
     def answer(self, example: Example, outputs: Outputs, setup: TaskSetup) -> Answer:
         """The answer for an example."""
 
-    @abstractmethod
     def submitted(self, example: Example, answer: Answer) -> Any:
         """An answer as CLUE's submissions have it: keys of a line beside `id`, or a text."""
+        return {self.scored: answer[self.scored]}
 
     def truth(self, example: Example) -> Any:
         """The true answer of an example, as `scored_by` takes it."""
@@ -174,10 +179,9 @@ class Task(ABC):
         """Scores by name, `metric` first; `labels` are those of the head."""
         from pipeline.finetuning.judging import metrics  # a served head gives no scores
 
-        scored = next(iter(self.answer_form))
         found: dict[str, float] = getattr(metrics, self.scored_by)(
             [self.truth(example) for example in examples],
-            [answer[scored] for answer in answers],
+            [answer[self.scored] for answer in answers],
             *([labels] if self.scored_with_labels else []),
         )
         return found
@@ -211,7 +215,7 @@ class Task(ABC):
 
         Empty where an answer is not one label.
         """
-        return []
+        return [(example["label"], answer["label"])] if self.scored == "label" else []
 
     def logits(self, output: Any, batch: FeatureBatch) -> Tensor:
         """[..., K] from the network's output."""

@@ -87,12 +87,6 @@ class Classification(Task):
         named = dict(zip(setup.labels, shares.tolist(), strict=True))
         return {"label": setup.labels[int(shares.argmax())], "probabilities": named}
 
-    def submitted(self, example: Example, answer: Answer) -> Any:
-        return {"label": answer["label"]}
-
-    def label_pairs(self, example: Example, answer: Answer) -> list[tuple[str, str]]:
-        return [(example["label"], answer["label"])]
-
 
 class Pair(Classification):
     """A pair of texts gets one label. Logits [K]. What is too long loses its end."""

@@ -99,9 +99,6 @@ class MultiLabel(Classification):
         chosen = [label for label, share in named.items() if share > 0.5]
         return {"labels": chosen, "probabilities": named}
 
-    def submitted(self, example: Example, answer: Answer) -> Any:
-        return {"labels": answer["labels"]}
-
     def share(self, example: Example, answer: Answer) -> tuple[float, float]:
         truth, given = set(example["labels"]), set(answer["labels"])
         return 2.0 * len(truth & given), float(len(truth) + len(given))
@@ -117,6 +114,3 @@ class MultiLabel(Classification):
         counts = Counter(label for example in train for label in example["labels"])
         frequent = [label for label in counts if 2 * counts[label] > len(train)]
         return [{"labels": frequent}] * len(examples)
-
-    def label_pairs(self, example: Example, answer: Answer) -> list[tuple[str, str]]:
-        return []

@@ -81,9 +81,6 @@ class Regression(Classification):
         mean, deviation = setup.units
         return {"score": mean + deviation * float(np.mean([logits[0] for _, logits in outputs]))}
 
-    def submitted(self, example: Example, answer: Answer) -> Any:
-        return answer
-
     def share(self, example: Example, answer: Answer) -> tuple[float, float]:
         return -abs(answer["score"] - example["label"]), 1.0
 
@@ -92,9 +89,6 @@ class Regression(Classification):
     ) -> list[Answer]:
         targets = [example["label"] for example in train]
         return [{"score": sum(targets) / len(targets)}] * len(examples)
-
-    def label_pairs(self, example: Example, answer: Answer) -> list[tuple[str, str]]:
-        return []
 
 
 class Similarity(Regression):
