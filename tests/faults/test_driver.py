@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import mlflow
+import psutil
 import pytest
 
 from pipeline.paths import RunPaths
@@ -52,11 +53,7 @@ def wait_for_step(config, step, process):
 
 def children(pid):
     """Processes that a process started, with theirs."""
-    direct = subprocess.run(
-        ["ps", "--ppid", str(pid), "-o", "pid="], capture_output=True, text=True, check=False
-    )
-    found = [int(line) for line in direct.stdout.split()]
-    return found + [other for child in found for other in children(child)]
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
 
 
 def assert_gone(pids):
