@@ -80,13 +80,13 @@ class Masks(NamedTuple):
 
 
 def batches(items: Iterable[T], size: Callable[[T], int], limit: int) -> Iterator[list[T]]:
-    """Consecutive items, in lists that end where their sizes add up to more than `limit`."""
+    """Consecutive items, in lists that end where their sizes add up to `limit` or more."""
     batch: list[T] = []
     total = 0
     for item in items:
         batch.append(item)
         total += size(item)
-        if total > limit:
+        if total >= limit:
             yield batch
             batch, total = [], 0
     if batch:

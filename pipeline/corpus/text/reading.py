@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import IO, NamedTuple
 
-from pipeline.corpus.records import Drop
+from pipeline.corpus.records import Drop, batches
 from pipeline.corpus.text import wikipedia
 from pipeline.corpus.text.blocks import Block, empty_file, range_blocks, stream_blocks
 from pipeline.corpus.text.csv_rows import DELIMITERS
@@ -46,23 +46,26 @@ def read_unit(unit: Unit, settings: CorpusSettings) -> Iterator[Chunk | End]:
             the text column.
     """
     target = shard_bytes(settings)
-    number, held, size = 0, [], 0
     damage: list[Drop] = []
+    chunks = 0
+    blocks = _blocks_of_unit(unit, target, settings, damage)
+    for of_chunk in batches(blocks, lambda block: block.size, target):
+        yield Chunk(unit.number, chunks, tuple(of_chunk))
+        chunks += 1
+    yield End(unit.number, chunks, tuple(damage))
+
+
+def _blocks_of_unit(
+    unit: Unit, target: int, settings: CorpusSettings, damage: list[Drop]
+) -> Iterator[Block]:
+    """The blocks of all ranges of a unit; drops are appended to `damage`."""
     for file_range in unit.ranges:
         with naming(file_range.source.label):
-            for block in _blocks_of(file_range, target, settings):
-                if isinstance(block, Drop):
-                    damage.append(block)
-                    continue
-                held.append(block)
-                size += block.size
-                if size >= target:
-                    yield Chunk(unit.number, number, tuple(held))
-                    number, held, size = number + 1, [], 0
-    if held:
-        yield Chunk(unit.number, number, tuple(held))
-        number += 1
-    yield End(unit.number, number, tuple(damage))
+            for found in _blocks_of(file_range, target, settings):
+                if isinstance(found, Drop):
+                    damage.append(found)
+                else:
+                    yield found
 
 
 def _blocks_of(
