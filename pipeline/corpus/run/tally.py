@@ -116,10 +116,8 @@ class Tally:
         if result.shard:
             self.shards.append(result.shard)
         for reason, text in result.dropped.items():
-            first = self._dropped.setdefault(reason, [])
-            first.append((*result.key, text))
-            first.sort()
-            del first[DROPPED:]
+            found = [*self._dropped.get(reason, ()), (*result.key, text)]
+            self._dropped[reason] = sorted(found)[:DROPPED]
         end = result.chunk == END
         if end:
             self.ends[result.unit] = result.chunks
