@@ -21,3 +21,8 @@ def ranges(starts: NDArray[np.integer], lengths: NDArray[np.integer]) -> NDArray
     result = np.repeat(starts - offsets[:-1], lengths)
     result += np.arange(offsets[-1])
     return result
+
+
+def evenly_spread(count: int, total: int) -> NDArray[np.int64]:
+    """Up to `count` of the numbers 0 … total - 1, spread evenly, ascending."""
+    return np.unique(np.linspace(0, total - 1, min(count, total)).astype(np.int64))

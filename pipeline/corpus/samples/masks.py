@@ -100,9 +100,14 @@ def no_masks(samples: int) -> Masks:
     return Masks(np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(samples + 1, np.int64))
 
 
+def masked_indices(pairs: Pairs, masks: Masks) -> NDArray[np.int64]:
+    """[M] the index of each masked token into `pairs.input_ids`."""
+    return np.repeat(pairs.offsets[:-1], np.diff(masks.offsets)) + masks.positions
+
+
 def count_replacements(pairs: Pairs, masks: Masks, mask_id: int) -> NDArray[np.int64]:
     """[3] how many masked tokens the model sees as [MASK], as another token, as themselves."""
-    at = np.repeat(pairs.offsets[:-1], np.diff(masks.offsets)) + masks.positions
+    at = masked_indices(pairs, masks)
     masked = np.count_nonzero(masks.ids == mask_id)
     kept = np.count_nonzero(masks.ids == pairs.input_ids[at])
     return np.array([masked, len(at) - masked - kept, kept])

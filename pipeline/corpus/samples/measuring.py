@@ -6,9 +6,14 @@ from collections import Counter
 
 import numpy as np
 
-from pipeline.corpus.arrays import offsets_of, ranges
+from pipeline.corpus.arrays import evenly_spread, offsets_of, ranges
 from pipeline.corpus.records import Pairs
-from pipeline.corpus.samples.masks import Maskable, maskable_words, whole_word_masks
+from pipeline.corpus.samples.masks import (
+    Maskable,
+    maskable_words,
+    masked_indices,
+    whole_word_masks,
+)
 from pipeline.corpus.samples.pairs import CONTINUATION, OTHER
 from pipeline.settings.corpus import MaskingSettings
 
@@ -26,13 +31,12 @@ def measure(pairs: Pairs, masking: MaskingSettings, maskable: Maskable, seed: in
         word that may be masked; their `tokens` and `masked_tokens`; `words_N` of N tokens, and
         `masked_words_N`.
     """
-    count = len(pairs.documents)
     labels = np.bincount(pairs.next_sentence_label, minlength=256)
-    rows = np.unique(np.linspace(0, count - 1, min(count, MEASURED_SAMPLES)).astype(np.int64))
+    rows = evenly_spread(MEASURED_SAMPLES, len(pairs.documents))
     some = _take(pairs, rows)
     masks = whole_word_masks(some, masking, maskable, seed, samples=rows)
     masked = np.zeros(len(some.input_ids), np.bool_)
-    masked[np.repeat(some.offsets[:-1], np.diff(masks.offsets)) + masks.positions] = True
+    masked[masked_indices(some, masks)] = True
     starts, sizes, samples = maskable_words(
         some.input_ids, some.word_starts, some.offsets, maskable
     )

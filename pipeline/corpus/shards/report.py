@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.corpus.arrays import evenly_spread
 from pipeline.corpus.randomness import draw
 from pipeline.corpus.records import Pairs
 from pipeline.corpus.samples.masks import count_replacements
@@ -34,7 +35,7 @@ def corpus_report(reader: ShardFolder, tokens: Sequence[str], samples: int) -> d
         is counted.
     """
     manifest, manifests = reader.manifest, reader.manifests
-    read = np.unique(np.linspace(0, len(reader) - 1, min(samples, len(reader))).astype(np.int64))
+    read = evenly_spread(samples, len(reader))
     longest = max(m.sequence_length for m in manifests)
     lengths, word_lengths = np.zeros(longest + 1, np.int64), np.zeros(longest + 1, np.int64)
     masked = np.zeros(longest + 1, np.int64)

@@ -14,6 +14,7 @@ from pipeline.corpus.samples.masks import (
     budgets,
     count_replacements,
     maskable_words,
+    masked_indices,
     masked_together,
 )
 from pipeline.corpus.samples.pairs import NO_LABEL, OTHER
@@ -169,7 +170,7 @@ def _mask_laws(pairs: Pairs, masks: Masks, manifest: Manifest) -> dict[str, NDAr
     laws["masked positions ascend"] = rows(~ascending[: len(row)])
     if any(len(broken) for broken in laws.values()):
         return laws
-    at = pairs.offsets[row] + masks.positions
+    at = masked_indices(pairs, masks)
     original = pairs.input_ids[at]
     specials = list(manifest.special_ids.values())
     laws["special tokens are not masked"] = rows(np.isin(original, specials))
