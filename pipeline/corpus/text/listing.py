@@ -47,8 +47,6 @@ class Found(NamedTuple):
     """By path, in order. Folders and links that are not followed are here too, with their fault."""
     named: bool
     """The input is a file, which the user named."""
-    levels: Sequence[str] = ()
-    """The first parts of a glob, see `hidden_in`."""
 
 
 def is_local(system: fsspec.AbstractFileSystem) -> bool:
@@ -120,7 +118,7 @@ def find_files(text: str, setting: str, is_known: Callable[[str], bool]) -> Foun
             return Found(system, _parent(inner), {inner: _remote(system.info(inner))}, named=True)
         elif found := GLOB.search(inner):
             listing, base = system.glob(inner, detail=True), _parent(inner[: found.start()])
-            levels = inner.removeprefix(base).lstrip("/").partition("**")[0].split("/")
+            levels = _below(base, inner).partition("**")[0].split("/")
         else:
             raise FileNotFoundError
     except FileNotFoundError:
@@ -133,8 +131,13 @@ def find_files(text: str, setting: str, is_known: Callable[[str], bool]) -> Foun
     except Exception as error:  # each library for stores raises errors of its own
         cause = f"{type(error).__name__}: {error}"
         raise CorpusError(f"{setting}: {text}: can't be listed: {cause}") from error
-    files = {path: _remote(info) for path, info in sorted(listing.items()) if _is_file(info)}
-    return Found(system, base, files, False, levels)
+    files = {}
+    for path, info in sorted(listing.items()):
+        if _is_file(info):
+            files[path] = file = _remote(info)
+            if not file.fault and hidden_in(_below(base, path).split("/"), levels):
+                files[path] = file._replace(fault=HIDDEN)
+    return Found(system, base, files, named=False)
 
 
 def _find_local(
@@ -146,7 +149,7 @@ def _find_local(
             return Found(system, inner, dict(sorted(_walk(inner, None, is_known))), named=False)
         return Found(system, _parent(inner), {inner: _local(status)}, named=True)
     base = _literal_folder(inner)
-    pattern = inner.removeprefix(base).lstrip("/")
+    pattern = _below(base, inner)
     if not GLOB.search(pattern.partition("/")[0]):
         raise FileNotFoundError  # a folder of this name, in which the glob begins
     base = base.rstrip("/")
@@ -154,19 +157,16 @@ def _find_local(
     levels = pattern.partition("**")[0].split("/")
     matches = re.compile(glob_translate(pattern)).match
 
-    def relative(path: str) -> str:
-        return path.removeprefix(base).lstrip("/")
-
     def is_match(path: str) -> bool:
-        return matches(relative(path)) is not None
+        return matches(_below(base, path)) is not None
 
     def is_hidden_folder(path: str) -> bool:
         """Whether a path that is hidden is a folder in which the glob would search."""
-        level = relative(path).count("/") + 1
-        if (depth is not None and level > depth) or not os.path.isdir(path):
+        names = _below(base, path).split("/")
+        if (depth is not None and len(names) > depth) or not os.path.isdir(path):
             return False
-        parts = levels[:level] if level < len(levels) else levels[:-1]
-        within = "/".join(relative(path).split("/")[: len(parts)])
+        parts = levels[: len(names)] if len(names) < len(levels) else levels[:-1]
+        within = "/".join(names[: len(parts)])
         return re.match(glob_translate("/".join(parts)), within) is not None
 
     files = {}
@@ -177,7 +177,7 @@ def _find_local(
         elif file.fault == UNREADABLE:
             # On fixed levels it may be a folder that nobody means, such as lost+found.
             files[path] = file if depth is None else file._replace(fault=NOT_ENTERED)
-    return Found(system, base, files, False, levels)
+    return Found(system, base, files, named=False)
 
 
 def _walk(
@@ -283,6 +283,11 @@ def _is_file(info: dict) -> bool:
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
+
+
+def _below(folder: str, path: str) -> str:
+    """The path of a file from a folder on."""
+    return path.removeprefix(folder).lstrip("/")
 
 
 def _parent(path: str) -> str:

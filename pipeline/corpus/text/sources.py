@@ -14,12 +14,10 @@ import xxhash
 from pipeline.corpus.decoding.decompression import COMPRESSIONS
 from pipeline.corpus.text.listing import (
     GLOB,
-    HIDDEN,
     UNREADABLE,
     File,
     Found,
     find_files,
-    hidden_in,
     is_local,
 )
 from pipeline.corpus.threads import in_threads
@@ -198,8 +196,6 @@ def _source(
     form, compression = _kind(path, form)
     if file.fault:
         return LeftOut(label, file.fault)
-    if not found.named and hidden_in(relative.split("/"), found.levels):
-        return LeftOut(label, HIDDEN)
     if not form:
         return LeftOut(label, UNKNOWN_KIND)
     if form in ("parquet", "arrow") and compression:
