@@ -29,12 +29,12 @@ CONTROL = re.compile(
     "(?<!\u200d(?=[\u2600-\u27bf\U0001f000-\U0001faff]))"  # joins emoji
 )
 LINE_BREAK = re.compile("[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029](?:(?<=\r)\n)?")
-WIDE = re.compile("[０-９Ａ-Ｚａ-ｚ\u3000]")
 WIDTHS = {
     code: code - 0xFEE0
     for first, last in ("０９", "ＡＺ", "ａｚ")
     for code in range(ord(first), ord(last) + 1)
 } | {0x3000: 0x20}
+WIDE = re.compile(f"[{''.join(map(chr, WIDTHS))}]")
 RADICAL = re.compile("[\u2e80-\u2fdf\uf900-\ufaff\U0002f800-\U0002fa1f]")
 RADICALS = {
     code: unicodedata.normalize("NFKC", chr(code))
