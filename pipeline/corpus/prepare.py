@@ -179,7 +179,8 @@ def _say_left_out(sources: Listing, say: Say) -> None:
 def _finished(folder: str, planned: ReadPlan) -> Manifest | None:
     """The manifest of the corpus in a folder, if it is complete and is the planned one.
 
-    It is not if it dropped text that the plan keeps: the text is read again then.
+    If the plan keeps dropped text, and the corpus dropped some that was not kept there, it is not
+    the planned one: the text must be read again.
     """
     try:
         manifest = shards.read_manifest(folder)

@@ -73,11 +73,12 @@ def find_codec(head: bytes, encoding: str = "auto") -> str:
     """Python codec of a text by its first bytes.
 
     A byte-order mark decides, or enough valid UTF-8, whatever `encoding` says: some codecs decode
-    any bytes. Else a named encoding is taken; of UTF-16 and UTF-32 the order of bytes that gives
-    more common Chinese characters. Under `auto`, valid UTF-8 is UTF-8; other bytes are Korean or
-    Japanese where they are in its script, or have the codec under which most characters are common
-    Chinese ones. Bytes that fit no codec are called UTF-8: its reader drops the lines that it can't
-    decode, and counts them. Zero bytes that pad a text are not looked at.
+    any bytes. Else a named encoding is taken. If it is UTF-16 or UTF-32, without an order of bytes,
+    the order that gives more common Chinese characters is taken. Under `auto`, valid UTF-8 is
+    UTF-8; other bytes are Korean or Japanese where they are in its script, or have the codec under
+    which most characters are common Chinese ones. Bytes that fit no codec are called UTF-8: its
+    reader drops the lines that it can't decode, and counts them. Zero bytes that pad a text are not
+    looked at.
     """
     if head.startswith(b"\0\0\0\0"):
         head = PADDING.sub(b"", head)

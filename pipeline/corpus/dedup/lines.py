@@ -42,8 +42,8 @@ from pipeline.corpus.threads import remove_files
 OPEN, SETTLED, DROPPED = range(3)
 """State of a document: not decided yet; enough of it is left; dropped, here or as a duplicate."""
 TURNS = 50
-"""Most turns. Each resolves one more document in a row of documents of which each depends on the
-one before. A document that is still open then is dropped if too little is left of it, and the
+"""Most turns. If each document of a chain depends on the one before it, a turn decides one of them.
+A document that is still open after the last turn is dropped if too little is left of it, and the
 paragraphs that it alone keeps are counted as lost."""
 SHOWN = 100
 """How many of the most frequent lines are shown."""
@@ -168,11 +168,11 @@ def offer(partition: Partition, group: Group, turn: int) -> None:
 
 
 def repeat(partition: Partition, part: int, turn: int) -> None:
-    """Compare one part of the paragraphs' hashes.
+    """Compare one part of the paragraphs' hashes; send rows of three numbers to the groups.
 
-    The group of a paragraph that is not the first one gets its number, that of the first one, and
-    whether the document of that one is settled. The group of a first one gets its number and that
-    of another one.
+    For a paragraph that repeats an earlier one: its number, the number of the first one, and 1 if
+    the document of the first one is settled, else 0. For a first one that is repeated: its number,
+    the number of one that repeats it, and 0.
     """
     rows = all_rows(partition.paths("paragraphs", partition.groups, turn), part, columns=3)
     _, first = first_equal(rows[:, 0].view(np.uint64))

@@ -122,7 +122,7 @@ def write_hashes(
 
 
 def slice_of(offsets: Integers, number: int) -> slice:
-    """The numbers of one chunk, counted from the first one of its group."""
+    """Where the documents, or lines, of a chunk are in an array of all those of its group."""
     return slice(*(offsets[number : number + 2] - offsets[0]).tolist())
 
 

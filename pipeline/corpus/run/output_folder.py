@@ -1,7 +1,7 @@
 """Which files of an output folder are ours: only those are ever overwritten or deleted.
 
 A folder is ours if it is empty, or if its manifest and the claim of its unfinished work name all
-files in it. The claim is written before the first shard, and goes after the manifest is there.
+files in it. The claim is written before the first shard, and deleted after the manifest is written.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ class Executor(NamedTuple):
     run: Callable[[Job, Sequence[Unit], int], Iterable[Result]]
     """Gives the results of units in any order; the last argument is `corpus.workers`."""
     run_tasks: Callable[..., list[Any]]
-    """As `partition.RunTasks`, after the folder that the function works in."""
+    """The arguments are the folder that a function works in, and those of `partition.RunTasks`."""
 
 
 def run_pass(

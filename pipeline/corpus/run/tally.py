@@ -28,7 +28,7 @@ NO_DOCUMENTS = {
     LOST,
     *LINE_REASONS,
 }
-"""Reasons of drops that are not documents which were read."""
+"""Reasons of drops that don't count as documents."""
 
 
 class Result(BaseModel):

@@ -152,7 +152,7 @@ class _Lines:
         self._end = ""
         """What ends the header's line; empty if that is not known."""
         self._quotes = False
-        """The file's writer quotes each field that must be, so that no quote is a stray one."""
+        """Whether the writer of the file quotes fields where needed: no quote is a stray one."""
 
     def __iter__(self) -> _Lines:
         return self
@@ -254,7 +254,8 @@ class _Lines:
 def _are_values(fields: Sequence[str], any_numbers: bool) -> bool:
     """Whether fields are values of one column: numbers, or few different ones.
 
-    If they are parts of a text, the first or the last one is still a value, which no other equals.
+    Where a text goes on over several lines, its first or its last line also holds a value of this
+    column, which no other field equals. So both the first and the last field must occur twice.
 
     Args:
         any_numbers: whether numbers need not ascend from field to field.

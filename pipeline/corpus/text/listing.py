@@ -60,7 +60,7 @@ def is_hidden(name: str) -> bool:
 
 
 def hidden_in(names: Sequence[str], levels: Sequence[str] = ()) -> bool:
-    """Whether a path under an input is hidden. A glob enters what it names: `_*/*.txt` does `_a`.
+    """Whether a path under an input is hidden. What a glob names is not: `_a`, for `_*/*.txt`.
 
     Args:
         names: the parts of the path.

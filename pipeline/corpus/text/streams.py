@@ -61,8 +61,7 @@ def open_stream(file: IO[bytes], source: Source, encoding: str) -> Stream:
     Text in UTF-16 and other codecs in which ASCII bytes have another meaning becomes UTF-8. Arrays
     of JSON, and objects that go on over several lines, become JSON lines, in UTF-8 too.
     WikiExtractor writes files of the same names in two formats: JSON lines, and text between tags.
-    Such a text is also known by its first tag where its file was renamed to `….txt`, and JSON lines
-    are by their first ones.
+    A file `….txt` that begins with such a tag, or with JSON lines, is read in that format.
     """
     damage: list[Damage] = []
     compression = compression_of(file.read(PROBED_BYTES), source.compression)

@@ -183,7 +183,7 @@ def _prune(code: Any) -> None:
 
 
 def _without_quotes(match: re.Match[str]) -> str:
-    """Text that may hold quotes as it is; nothing for marks, and for four of them the first one."""
+    """What replaces a match of `QUOTES`: a tag stays; marks go, but the first of four quotes."""
     return match[0] if match[1] else "'" * (len(match[0]) == 4)
 
 
