@@ -82,10 +82,10 @@ def word_boundaries(text: str, segmenter: Segmenter) -> NDArray[np.bool_]:
         CorpusError: the segmenter's words are not those of the text.
     """
     ends = np.cumsum(np.fromiter(map(len, segmenter.cut(text)), np.int64))
-    if (ends[-1] if len(ends) else 0) != len(text):
+    if (total := ends[-1] if len(ends) else 0) != len(text):
         raise CorpusError(
-            f"segmenter {segmenter.identity}: its words have {ends[-1] if len(ends) else 0} "
-            f"characters and the text {len(text)}; a segmenter must neither leave out nor add any"
+            f"segmenter {segmenter.identity}: its words have {total} characters and the text "
+            f"{len(text)}; a segmenter must neither leave out nor add any"
         )
     boundaries = np.zeros(len(text) + 1, np.bool_)
     boundaries[0] = True

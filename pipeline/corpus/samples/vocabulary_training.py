@@ -128,7 +128,7 @@ def compose_vocabulary(characters: Counter[str], words: Counter[str], vocab_size
         words: counts of all other words. Both are normalised as the tokenizer does it.
     """
     room = vocab_size - len(SPECIALS)
-    letters = sorted({character for word in words for character in word})
+    letters = {character for word in words for character in word}
     pieces_wanted = min(int(room * LETTERS_SHARE), 2 * len(letters) + len(words))
     ranked = sorted(characters.items(), key=lambda item: (-item[1], item[0]))
     # A model learns nothing about a character that was seen once: it becomes [UNK] unless most of
