@@ -91,16 +91,8 @@ class Regression(Classification):
         return [{"score": sum(targets) / len(targets)}] * len(examples)
 
 
-class Similarity(Regression):
+class Similarity(Regression, Pair):
     """A pair of texts gets a number, as in STS-B. Logits [1]."""
 
     name = "similarity"
-    has_windows = False
-    fields: ClassVar = Pair.fields
     aliases: ClassVar = {**Pair.aliases, "label": ("score",)}
-    order: ClassVar = Pair.order
-    sample: ClassVar = Pair.sample
-    text_form = Pair.text_form
-
-    def from_text(self, line: str) -> Example | None:
-        return Pair.from_text(self, line)  # type: ignore[arg-type]
