@@ -43,10 +43,14 @@ class Head(NamedTuple):
         torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
         results = read_results(Path(folder))
         task = TASKS[results["task"]]
-        tokenizer, clean = loading.load_tokenizer(folder), text_cleaner(folder)
-        labels, length, stride = results["labels"], results["length"], results.get("stride")
-        longest = results.get("longest", LONGEST_ANSWER)
-        setup = TaskSetup(tokenizer, labels, length, stride, clean, longest)
+        setup = TaskSetup(
+            tokenizer=loading.load_tokenizer(folder),
+            labels=results["labels"],
+            length=results["length"],
+            stride=results.get("stride"),
+            clean=text_cleaner(folder),
+            longest=results.get("longest", LONGEST_ANSWER),
+        )
         network, report = loading.load(task, folder)
         if report["missing_keys"]:  # transformers draws them at random
             raise ExportError(

@@ -86,10 +86,15 @@ def run_trial(
     start_time, settings, workers = time.monotonic(), trial.settings, Workers.of_process()
     task, tokenizer = TASKS[settings.task], loading.load_tokenizer(trial.export)
     data = read_examples(settings, tokenizer)
-    length, stride = settings.data.length, settings.data.stride
-    clean = text_cleaner(trial.export)
-    units = task.units(data.sets["train"])
-    setup = TaskSetup(tokenizer, data.labels, length, stride, clean, data.longest, units)
+    setup = TaskSetup(
+        tokenizer=tokenizer,
+        labels=data.labels,
+        length=settings.data.length,
+        stride=settings.data.stride,
+        clean=text_cleaner(trial.export),
+        longest=data.longest,
+        units=task.units(data.sets["train"]),
+    )
     task.cut_as_trained(setup, data.sets["train"])
     test_set = [
         each if task.target in each else task.cut(each, tokenizer) for each in data.sets["test"]
@@ -126,10 +131,10 @@ def run_trial(
         if trial.with_head:
             facts: dict[str, Any] = {
                 "task": settings.task,
-                "length": length,
-                "stride": stride,
-                "labels": data.labels,
-                "longest": data.longest,
+                "length": setup.length,
+                "stride": setup.stride,
+                "labels": setup.labels,
+                "longest": setup.longest,
                 "precision": settings.precision,
             }
             task.finish(network, setup)
