@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, NamedTuple
@@ -16,9 +16,9 @@ from pipeline.finetuning.examination import Examined
 from pipeline.finetuning.judging import judge as judging
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials import search
-from pipeline.finetuning.trials.running import failures, outcomes_of
+from pipeline.finetuning.trials.running import Found, failures, outcomes_of, seconds_of
 from pipeline.finetuning.trials.search import Outcome, Score
-from pipeline.finetuning.trials.trial import Trial, TrialResult, read_predictions
+from pipeline.finetuning.trials.trial import Trial, read_predictions
 
 PUBLISHED = "published.yaml"
 
@@ -104,7 +104,7 @@ class Judged(NamedTuple):
     trials: Sequence[Trial]
 
 
-def conclude(subjects: Sequence[Subject], judged: Sequence[Judged], found: Any) -> Comparison:
+def conclude(subjects: Sequence[Subject], judged: Sequence[Judged], found: Found) -> Comparison:
     """Scores over seeds, and paired tests of the first subject against each of the others.
 
     Args:
@@ -115,17 +115,16 @@ def conclude(subjects: Sequence[Subject], judged: Sequence[Judged], found: Any) 
     for each in judged:
         by_task.setdefault(each.task, []).append(each)
     failed = [str(error) for each in judged for error in failures(each.trials, found)]
-    done = {path: each for path, each in found.items() if isinstance(each, TrialResult)}
     return Comparison(
         list(subjects),
-        [_row(own, found, done) for own in by_task.values()],
+        [_row(own, found) for own in by_task.values()],
         published(subjects[0].layers, subjects[0].hidden),
         failed,
-        round(sum(each.seconds for each in done.values()), 1),
+        seconds_of(found.values()),
     )
 
 
-def _row(judged: Sequence[Judged], found: Any, done: Mapping[Any, TrialResult]) -> Row:
+def _row(judged: Sequence[Judged], found: Found) -> Row:
     settings = judged[0].trials[0].settings
     task, examined = TASKS[settings.task], judged[0].examined
     cells: dict[str, Cell] = {}
@@ -137,9 +136,9 @@ def _row(judged: Sequence[Judged], found: Any, done: Mapping[Any, TrialResult]) 
         if scored is None:
             continue
         on, score = scored
-        seconds = sum(done[trial.folder].seconds for trial in each.trials if trial.folder in done)
+        seconds = seconds_of(found[trial.folder] for trial in each.trials)
         cells[each.subject.name] = Cell(
-            score, on, best[0].lr, best[0].batch, len(best), _means(best, on), round(seconds, 1)
+            score, on, best[0].lr, best[0].batch, len(best), _means(best, on), seconds
         )
         chosen = [each.trials[outcomes.index(outcome)].folder for outcome in best]
         shares[each.subject.name] = np.stack(

@@ -14,7 +14,14 @@ from pipeline.finetuning.examples.jsonl import to_json
 from pipeline.finetuning.prediction.head_folder import PREDICTIONS, RESULTS, read_results
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials import search
-from pipeline.finetuning.trials.running import Found, Planned, failures, outcomes_of, work_of
+from pipeline.finetuning.trials.running import (
+    Found,
+    Planned,
+    failures,
+    outcomes_of,
+    seconds_of,
+    work_of,
+)
 from pipeline.finetuning.trials.search import Outcome
 from pipeline.finetuning.trials.trial import HEAD, Trial, TrialResult
 from pipeline.progress import Say
@@ -86,9 +93,7 @@ def conclude(run: Runner, planned: Planned, found: Found, say: Say) -> FinetuneR
         test=result.test,
         epochs=result.epochs,
         trials=[outcome._asdict() for outcome in outcomes],
-        seconds=round(
-            sum(r.seconds for t in trials if isinstance(r := found[t.folder], TrialResult)), 1
-        ),
+        seconds=seconds_of(found[trial.folder] for trial in trials),
         folder=str(job.output),
     )
     _move_head(planned, trial, final, "" if failed else planned.fingerprint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,6 +101,11 @@ def failures(trials: Sequence[Trial], found: Found) -> list[NezhaError]:
         if isinstance(error := found[trial.folder], NezhaError)
         and not isinstance(error, StoppedEarly)
     ]
+
+
+def seconds_of(results: Iterable[TrialResult | NezhaError]) -> float:
+    """Computing time of the trials that finished, one after another."""
+    return round(sum(each.seconds for each in results if isinstance(each, TrialResult)), 1)
 
 
 def work_of(trial: Trial, again: bool = False) -> Work:
