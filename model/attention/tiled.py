@@ -7,13 +7,11 @@ long in bfloat16.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import product
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..fused.dropout import (
@@ -246,7 +244,7 @@ def _tiles(
     height = _tile_height(q, k)
     group = max(1, TILE_BYTES // max(height * keys * q.itemsize, 1))
     clip = table.shape[0] // 2
-    by_sample = None if seed is None or seed.dim() == 0 else _MasksBySample(seed, heads)
+    by_sample = None if seed is None or seed.dim() == 0 else _MasksBySample(seed, heads, height)
     first_seed = 0 if seed is None or by_sample else int(seed)
     corners = product(range(0, queries, height), range(0, total, group))
     for number, (top, head) in enumerate(corners):
@@ -272,9 +270,11 @@ class _MasksBySample:
     A sample's masks are drawn for all heads and ROWS queries at a time, over its own tokens.
     """
 
-    def __init__(self, seeds: Tensor, heads: int) -> None:
-        self._seeds, self._heads = seeds.tolist(), heads
-        self._drawn: dict[tuple[int, int], NDArray[np.uint64]] = {}
+    def __init__(self, seeds: Tensor, heads: int, height: int) -> None:
+        """height: queries of a tile."""
+        self._seeds, self._heads = [tuple(seed) for seed in seeds.tolist()], heads
+        # The next tile may have the other heads of a sample, and the same queries.
+        self._draws = lru_cache(-(-height // ROWS))(draws_of_sample)
 
     def keep(self, like: Tensor, rate: float, heads: slice, rows: slice) -> Tensor:
         """Ones, and zeros with probability `rate`, for a tile [n, r, K] of these heads and rows."""
@@ -283,20 +283,12 @@ class _MasksBySample:
             first = sample * self._heads
             some = slice(max(heads.start - first, 0), min(heads.stop - first, self._heads))
             within = mask[first + some.start - heads.start : first + some.stop - heads.start]
-            tokens = self._seeds[sample][2]
+            seed = self._seeds[sample]
+            _, _, tokens = seed
             for top in range(rows.start, min(rows.stop, tokens), ROWS):
                 height = min(ROWS, tokens - top)
-                draws = self._draws(sample, top, self._heads * height * tokens)
+                draws = self._draws(seed, top // ROWS, self._heads * height * tokens)
                 bytes_ = as_bytes(draws, (self._heads, height, tokens))[some]
                 start = top - rows.start
                 keep_where(bytes_, rate, within[:, start : start + height, :tokens])
         return mask
-
-    def _draws(self, sample: int, top: int, elements: int) -> NDArray[np.uint64]:
-        """Those of a sample's queries from `top` on; the next tile may have its other heads."""
-        if any(number != sample for number, _ in self._drawn):
-            self._drawn.clear()
-        if (sample, top) not in self._drawn:
-            part = top // ROWS
-            self._drawn[sample, top] = draws_of_sample(self._seeds[sample], part, elements)
-        return self._drawn[sample, top]
