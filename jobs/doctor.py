@@ -14,7 +14,7 @@ from pipeline.doctor.findings import Finding
 from pipeline.doctor.node import Facts
 from pipeline.errors import ConfigError
 from pipeline.settings.config import Config
-from pipeline.tracking.runs import shown_uri
+from pipeline.tracking.store import shown_uri
 
 
 def plan(config: Config) -> Mapping[str, object]:

@@ -25,6 +25,7 @@ from pipeline.settings.config import Config
 from pipeline.stages import recording
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.named_model import folder_of
+from pipeline.tracking.store import shown_uri
 
 
 def plan(config: Config) -> Mapping[str, object]:
@@ -41,7 +42,7 @@ def plan(config: Config) -> Mapping[str, object]:
         "trials": trials,
         "workers of a trial": settings.workers,
         "write": _output(config),
-        "record in": tracking.shown_uri(config),
+        "record in": shown_uri(config),
     }
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from jobs.command import Verb, main
 from pipeline.settings.config import Config
-from pipeline.tracking.runs import shown_uri
+from pipeline.tracking.store import shown_uri
 from pipeline.tracking.versions import CHAMPION, promote
 
 

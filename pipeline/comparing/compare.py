@@ -19,7 +19,7 @@ from pipeline.paths import RunPaths
 from pipeline.progress import Progress
 from pipeline.settings.config import Config
 from pipeline.tracking.judged_pictures import draw_curves
-from pipeline.tracking.runs import shown_uri
+from pipeline.tracking.store import shown_uri
 
 REPORT = "comparison"
 """Stem of the report's files: `.md`, `.html`, `.json`."""

@@ -12,7 +12,8 @@ from pipeline.comparing.comparison import Comparison
 from pipeline.settings.config import Config
 from pipeline.tracking.finetuning import record_nested
 from pipeline.tracking.metric_names import accepted
-from pipeline.tracking.runs import finish_run, optional, tracking_uri
+from pipeline.tracking.runs import finish_run
+from pipeline.tracking.store import optional, tracking_uri
 
 
 def record(config: Config, run_id: str, result: Comparison, files: Iterable[Path]) -> None:

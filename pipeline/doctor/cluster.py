@@ -25,7 +25,7 @@ from pipeline.feed.opening import training_folders
 from pipeline.files.storage import filesystem
 from pipeline.files.urls import is_url
 from pipeline.settings.config import Config
-from pipeline.tracking.runs import is_reachable, shown_uri
+from pipeline.tracking.store import is_reachable, shown_uri
 
 NODE_SECONDS = 30.0
 """How long nodes have for their answer, once a worker process runs there."""

@@ -31,6 +31,7 @@ from pipeline.stages.ablation_table import Row, as_table, summarize
 from pipeline.stages.before import given, preflight
 from pipeline.tables import markdown_table
 from pipeline.tracking import runs as tracking
+from pipeline.tracking.store import is_reachable, tracking_uri
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.faults import lock
 
@@ -91,7 +92,7 @@ def cells(config: Config, parent: str = "") -> list[Cell]:
     common = {
         "demo": {},
         "run.storage": str(folder),
-        "tracking.uri": tracking.tracking_uri(config),
+        "tracking.uri": tracking_uri(config),
         "tracking.parent": parent,
         "tracking.registered_model": "",
         "tracking.alias": TrackingSettings().alias,
@@ -231,7 +232,7 @@ def _variants(config: Config) -> dict[str, Config]:
 
 def _start(config: Config) -> str | None:
     """The MLflow run that holds the others; None where MLflow does not answer."""
-    if not tracking.is_reachable(config):
+    if not is_reachable(config):
         return None
     folder = RunPaths.of(config).run
     noted = tracking.noted_run(folder)

@@ -8,7 +8,7 @@ from pipeline.paths import RunPaths
 from pipeline.progress import Say
 from pipeline.settings.config import Config
 from pipeline.stages import registering
-from pipeline.tracking import runs as tracking
+from pipeline.tracking.store import is_reachable
 from pipeline.training.checkpoints import files as checkpoints
 
 
@@ -40,7 +40,7 @@ def make_export(config: Config, run_id: str | None, say: Say) -> str:
         say(f"{best.name}, which {why}, to {paths.export}")
         exports.export_checkpoint(best, paths.vocab, paths.export)
     uri = str(paths.export)
-    if run_id and tracking.is_reachable(config):
+    if run_id and is_reachable(config):
         uri, note = registering.register_export(config, paths.export, run_id)
         if note:
             say(note)
@@ -60,6 +60,6 @@ def _registered(config: Config, noted: str, run_id: str | None) -> str | None:
     Raises:
         TrackingError: the store fails, so that it is not known.
     """
-    if not (run_id and config.tracking.registered_model and tracking.is_reachable(config)):
+    if not (run_id and config.tracking.registered_model and is_reachable(config)):
         return noted
     return registering.known_address(config, RunPaths.of(config).export, run_id)

@@ -12,7 +12,7 @@ from pipeline.paths import RunPaths
 from pipeline.progress import Progress, Say
 from pipeline.settings.config import Config
 from pipeline.stages import recording
-from pipeline.tracking import runs as tracking
+from pipeline.tracking.store import is_reachable
 
 ON_DEV = "_on_dev"
 """Ends the name of a score of the set that chose the epoch and the learning rate."""
@@ -67,7 +67,7 @@ def _record_head(
     try:
         if recording.is_recorded(config, run.output):
             return
-        if not tracking.is_reachable(config):
+        if not is_reachable(config):
             say(f"MLflow does not answer; the same command registers {run.output.name} later")
             return
         run_id = recording.start_run(own, run.output.name, run.export)

@@ -22,6 +22,7 @@ from pipeline.tracking import pictures
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.datasets import DataUsed, log_data
 from pipeline.tracking.metric_sender import MetricSender
+from pipeline.tracking.store import is_reachable, shown_uri, tracking_uri
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.launch import ray_train
 from pipeline.training.measure import history, step_log
@@ -59,16 +60,15 @@ def pretrain(config: Config, progress: Progress) -> str | None:
             files = [path for name in names for path in paths.run.glob(name)]
             return _record(config, tracking.noted_run(paths.run), files, tags, progress.say)
         progress.say(f"going on from {newest}")
-    uri, run_id = tracking.tracking_uri(config), tracking.noted_run(paths.run)
-    if tracking.is_reachable(config):
+    uri, run_id = tracking_uri(config), tracking.noted_run(paths.run)
+    if is_reachable(config):
         run_id = tracking.start_run(config, config.run.name, tags, run_id, anew=not newest)
         tracking.note_run(paths.run, run_id)
         progress.say(f"MLflow shows the run: {tracking.address(config, run_id)}")
         _log_corpora(config, run_id, progress.say)
     else:
         progress.say(
-            f"{tracking.shown_uri(config)} does not answer: training starts, and MLflow gets all "
-            "at the end"
+            f"{shown_uri(config)} does not answer: training starts, and MLflow gets all at the end"
         )
 
     def draw_report() -> list[Path]:
@@ -131,7 +131,7 @@ def _record(
 
     A run that the store does not know, because it is another store, is made there.
     """
-    if not tracking.is_reachable(config):
+    if not is_reachable(config):
         say("MLflow does not answer: the run is in its folder; the same command records it")
         return run_id
     try:
@@ -141,7 +141,7 @@ def _record(
         return None
     tracking.note_run(RunPaths.of(config).run, run_id)
     _log_corpora(config, run_id, say)
-    sender = MetricSender(tracking.tracking_uri(config), run_id, system_metrics=False)
+    sender = MetricSender(tracking_uri(config), run_id, system_metrics=False)
     history.send_all(history.read(RunPaths.of(config).run), sender)
     sender.close()
     tracking.finish_run(config, run_id, artifacts=files)

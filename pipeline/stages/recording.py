@@ -22,6 +22,7 @@ from pipeline.stages.registering import head_is_registered, place_of, register_h
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.finetuning import record_finetuning
 from pipeline.tracking.judged_pictures import draw_calibration, draw_confusion
+from pipeline.tracking.store import is_reachable
 
 RECORDED = "recorded.json"
 """File in the folder of a head: in which store, and under which name and alias, it was recorded."""
@@ -74,7 +75,7 @@ def is_recorded(config: Config, folder: Path) -> bool:
     """
     if read_note(folder / RECORDED) != place_of(config):
         return False
-    return not tracking.is_reachable(config) or head_is_registered(config, folder)
+    return not is_reachable(config) or head_is_registered(config, folder)
 
 
 def _judge(output: Path) -> tuple[dict[str, float], list[Path]]:

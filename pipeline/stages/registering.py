@@ -15,7 +15,7 @@ from pipeline.finetuning.tasks import TASKS
 from pipeline.settings.config import Config
 from pipeline.tracking import registry
 from pipeline.tracking.datasets import DataUsed, log_data
-from pipeline.tracking.runs import shown_uri
+from pipeline.tracking.store import shown_uri
 from pipeline.tracking.versions import ComparedScore, Registered, address_of, has_alias
 
 SERVED = "pipeline.finetuning.prediction.served"

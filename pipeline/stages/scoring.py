@@ -21,6 +21,7 @@ from pipeline.runs import run_in_store
 from pipeline.settings.config import Config
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.metric_sender import MetricSender
+from pipeline.tracking.store import tracking_uri
 from pipeline.training.checkpoints import files
 from pipeline.training.checkpoints.state import load_weights
 from pipeline.training.evaluation import evaluate
@@ -141,7 +142,7 @@ def follow(config: Config, progress: Progress) -> None:
         progress.say(progress_line(record, files.read_config(path).train.steps))
         run_id = tracking.noted_run(RunPaths.of(config).run)
         if sender is None and run_id:
-            uri = tracking.tracking_uri(config)
+            uri = tracking_uri(config)
             sender = MetricSender(uri, run_id, system_metrics=False)
         if sender:
             sender.log(step, {f"evaluated/{key}": scores[key] for key in scores})

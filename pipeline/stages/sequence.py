@@ -24,6 +24,7 @@ from pipeline.stages.before import given, preflight
 from pipeline.stages.pretraining import pretrain, reference_loss
 from pipeline.stages.scoring import held_out_scores
 from pipeline.tracking import runs as tracking
+from pipeline.tracking.store import shown_uri
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.faults import lock
 from pipeline.training.measure import history
@@ -94,7 +95,7 @@ def _pretraining_summary(config: Config, run_id: str | None, progress: Progress)
         "heldout_nsp_accuracy": scores.get("nsp_accuracy"),
         "tokens_per_second": median(speeds) if speeds else None,
         "export": str(paths.export),
-        "mlflow_uri": tracking.shown_uri(config),
+        "mlflow_uri": shown_uri(config),
         "mlflow_run": run_id,
     }
 

@@ -12,7 +12,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag
 
 from pipeline.files.urls import is_url
 from pipeline.settings.config import Config
-from pipeline.tracking.runs import required, tracking_uri
+from pipeline.tracking.store import required, tracking_uri
 
 
 class DataUsed(NamedTuple):

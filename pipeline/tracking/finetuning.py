@@ -12,7 +12,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from pipeline.settings.config import Config
 from pipeline.tracking.metric_names import accepted
 from pipeline.tracking.metric_sender import MetricSender
-from pipeline.tracking.runs import finish_run, optional, tracking_uri
+from pipeline.tracking.runs import finish_run
+from pipeline.tracking.store import optional, tracking_uri
 
 
 def record_finetuning(

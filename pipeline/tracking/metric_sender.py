@@ -16,7 +16,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 
 from pipeline.passwords import without_password
 from pipeline.tracking.metric_names import grouped
-from pipeline.tracking.runs import UNREACHABLE
+from pipeline.tracking.store import UNREACHABLE
 
 logger = logging.getLogger(__name__)
 CLOSE_SECONDS = 20

@@ -18,7 +18,7 @@ def folder_of(config: Config, name: str, kept_in: Path) -> Path:
     """
     if not is_registered(name):
         return Path(name)
-    from pipeline.tracking.runs import existing_store  # MLflow takes seconds to be imported
+    from pipeline.tracking.store import existing_store  # MLflow takes seconds to be imported
 
     return _fetched(name, existing_store(config), kept_in)
 

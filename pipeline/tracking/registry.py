@@ -28,7 +28,8 @@ from pipeline.files.hashing import short_hash
 from pipeline.files.whole_folder import whole_folder
 from pipeline.settings.config import Config
 from pipeline.tracking.metric_names import accepted
-from pipeline.tracking.runs import is_active, required, start_run, tracking_uri
+from pipeline.tracking.runs import is_active, start_run
+from pipeline.tracking.store import required, tracking_uri
 from pipeline.tracking.versions import ComparedScore, Registered, register_version, version_of
 
 HEAD = NezhaForMaskedLM

@@ -12,7 +12,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from pipeline.settings.config import Config
-from pipeline.tracking.runs import existing_store, is_missing, required, tracking_uri
+from pipeline.tracking.store import existing_store, is_missing, required, tracking_uri
 
 CHAMPION = "champion"
 

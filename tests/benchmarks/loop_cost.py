@@ -36,6 +36,7 @@ from pipeline.settings.config import Config
 from pipeline.settings.reading.config_file import load_config
 from pipeline.settings.training import OptimSettings
 from pipeline.tracking import runs as tracking
+from pipeline.tracking.store import tracking_uri
 from pipeline.training import engine, loop
 from pipeline.training.lamb import optimizer as lamb
 from pipeline.training.launch import ray_train, ray_worker
@@ -191,7 +192,7 @@ def measure(arguments: argparse.Namespace, storage: Path) -> list[tuple[Spent, S
     from tests.benchmarks import loop_cost  # by its name: Ray would copy what `__main__` defines
 
     ray_worker.run = loop_cost.worker
-    ray_train.fit(config, (tracking.tracking_uri(config), run_id), ConsoleProgress(Console()))
+    ray_train.fit(config, (tracking_uri(config), run_id), ConsoleProgress(Console()))
     read = json.loads((RunPaths.of(config).run / "rounds.json").read_text())
     return [(Spent(*whole), Spent(*bare)) for whole, bare in read]
 

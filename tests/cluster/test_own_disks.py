@@ -11,7 +11,7 @@ import mlflow
 import pytest
 
 from pipeline.files.storage import filesystem, read_whole
-from pipeline.tracking import runs as tracking
+from pipeline.tracking.store import tracking_uri
 from tests.cluster.test_local import ROOT, clean, local, processes_of
 from tests.pipeline.corpus import raw
 from tests.pipeline.object_store import bucket, object_store  # noqa: F401
@@ -94,7 +94,7 @@ def test_nodes_and_then_all_of_a_cluster_are_lost(
         f"heads={{mood: {{task: classification, epochs: 1, lr: 0.001, data: {data}}}}}",
     ]
     shared = [f"run.storage={bucket}/runs", "run.name=apart"]
-    url, uri = f"{bucket}/runs/apart", tracking.tracking_uri(server)
+    url, uri = f"{bucket}/runs/apart", tracking_uri(server)
     first, second = tmp_path / "first.log", tmp_path / "second.log"
 
     variables = start(cluster_folder, 3, tmp_path)

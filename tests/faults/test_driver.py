@@ -19,7 +19,7 @@ import pytest
 
 from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import dump_yaml
-from pipeline.tracking.runs import tracking_uri
+from pipeline.tracking.store import tracking_uri
 from pipeline.training.checkpoints import files
 from pipeline.training.faults import events, lock, stop
 from tests.small_run import losses, settings, weights

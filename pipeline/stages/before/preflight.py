@@ -20,7 +20,7 @@ from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.corpus import CorpusSettings
 from pipeline.stages.before import given
-from pipeline.tracking.runs import tracking_uri
+from pipeline.tracking.store import tracking_uri
 from pipeline.training import batch_split, engine
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.start.network import network_config, vocabulary_size

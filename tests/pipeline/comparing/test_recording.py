@@ -6,6 +6,7 @@ from pipeline.comparing.comparison import Cell, Comparison, Row, Subject
 from pipeline.comparing.recording import record
 from pipeline.finetuning.trials.search import Score
 from pipeline.tracking import runs as tracking
+from pipeline.tracking.store import tracking_uri
 from tests.pipeline.comparing.given import config
 
 
@@ -20,7 +21,7 @@ def test_each_checkpoint_is_a_nested_run_and_tokens_are_steps(tmp_path):
     file.touch()
     run_id = tracking.start_run(chosen, "compare", {})
     record(chosen, run_id, result, [file])
-    client = mlflow.MlflowClient(tracking.tracking_uri(chosen))
+    client = mlflow.MlflowClient(tracking_uri(chosen))
     curve = client.get_metric_history(run_id, "curve/t")
     assert [(point.step, point.value) for point in curve] == [(50, 0.25), (100, 0.5)]
     assert [each.path for each in client.list_artifacts(run_id)] == ["report.md"]

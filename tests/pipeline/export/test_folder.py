@@ -19,6 +19,7 @@ from pipeline.export.scale import rescale_embeddings
 from pipeline.paths import RunPaths
 from pipeline.stages.registering import known_address, register_export
 from pipeline.tracking import runs as tracking
+from pipeline.tracking.store import tracking_uri
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.checkpoints.state import load_weights
 from tests.corpora import write_vocabulary
@@ -167,7 +168,7 @@ def test_the_registered_model_loads_where_this_repository_is_not(run, tmp_path):
     )
     second, note = register_export(config, paths.export, run_id)
     assert "version 2 is candidate, not champion: its heldout_mlm_loss is" in note
-    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    client = mlflow.MlflowClient(tracking_uri(config))
     assert int(client.get_model_version_by_alias("nezha", "candidate").version) == 2
     champion = client.get_model_version_by_alias("nezha", "champion")
     assert (int(champion.version), champion.tags["precision"]) == (1, "fp32")
@@ -176,7 +177,7 @@ def test_the_registered_model_loads_where_this_repository_is_not(run, tmp_path):
     tracking.finish_run(config, run_id, "FAILED")
     code = f"""
 import mlflow, json
-mlflow.set_tracking_uri({tracking.tracking_uri(config)!r})
+mlflow.set_tracking_uri({tracking_uri(config)!r})
 folder = mlflow.artifacts.download_artifacts({second!r}, dst_path={str(tmp_path)!r})
 from transformers import AutoModelForPreTraining, AutoTokenizer
 model = AutoModelForPreTraining.from_pretrained(folder + "/model", trust_remote_code=True)

@@ -14,6 +14,7 @@ from pipeline.settings.reading.config_file import load_config, with_changes
 from pipeline.stages import ablation, preparing, scoring
 from pipeline.stages.ablation_table import summarize
 from pipeline.tracking import runs as tracking
+from pipeline.tracking.store import tracking_uri
 from pipeline.training.checkpoints import files
 from pipeline.training.launch import ray_train
 from tests.corpora import write_corpus, write_vocabulary
@@ -78,7 +79,7 @@ def test_an_ablation_goes_on_where_it_was_stopped_and_compares_by_seed(config, m
     table = (RunPaths.of(config).run / "ablation.md").read_text("utf-8")
     assert other["difference"] in table
 
-    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    client = mlflow.MlflowClient(tracking_uri(config))
     parent = client.get_run(tracking.noted_run(RunPaths.of(config).run))
     nested = client.search_runs(
         [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
@@ -99,7 +100,7 @@ def test_an_ablation_that_ends_early_does_not_look_as_if_it_ran(config, monkeypa
     monkeypatch.setattr(ray_train, "fit", fail)
     with pytest.raises(error):
         ablation.run(config, Lines())
-    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    client = mlflow.MlflowClient(tracking_uri(config))
     parent = client.get_run(tracking.noted_run(RunPaths.of(config).run))
     assert parent.info.status == status
 

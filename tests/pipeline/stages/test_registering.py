@@ -30,6 +30,7 @@ from pipeline.settings.reading.config_file import load_config
 from pipeline.stages import registering
 from pipeline.tracking import registry, versions
 from pipeline.tracking import runs as tracking
+from pipeline.tracking.store import tracking_uri
 from pipeline.tracking.versions import ComparedScore
 from tests.pipeline.finetuning.conftest import data, export  # noqa: F401
 from tests.pipeline.finetuning.in_process import finetune
@@ -99,7 +100,7 @@ print(json.dumps(found))
         task: (made[task][2].uri, [text_of(task), BLANK.get(task, text_of(task)), text_of(task)])
         for task in TASKS
     }
-    arguments = json.dumps((tracking.tracking_uri(config), given))
+    arguments = json.dumps((tracking_uri(config), given))
     done = subprocess.run(
         [sys.executable, "-P", "-c", code, arguments],
         cwd=tmp_path,
@@ -155,7 +156,7 @@ def test_mlflow_serves_a_head_over_http(heads, tmp_path):
         port = free.getsockname()[1]
     # MLflow starts the command `uvicorn`, which the environment of this Python has.
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {"MLFLOW_TRACKING_URI": tracking.tracking_uri(config), "PATH": programs}
+    environment = {"MLFLOW_TRACKING_URI": tracking_uri(config), "PATH": programs}
     place = ["--host", "127.0.0.1", "--port", str(port)]
     command = ["models", "serve", "-m", made["ner"][2].uri, "--env-manager", "local", *place]
     server = subprocess.Popen(
@@ -189,7 +190,7 @@ def test_mlflow_serves_a_head_over_http(heads, tmp_path):
 
 def test_what_the_registry_says_of_a_head(heads, data):  # noqa: F811
     config, made = heads
-    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    client = mlflow.MlflowClient(tracking_uri(config))
     result, run_id, registered = made["pair"]
     assert registered.uri == "models:/nezha-pair@candidate"
     assert registered.note == "nezha-pair: version 1 is candidate and champion"
@@ -210,7 +211,7 @@ def test_what_the_registry_says_of_a_head(heads, data):  # noqa: F811
 
 def test_a_head_of_any_name_and_its_export_name_each_other(heads, tmp_path):
     config, made = heads
-    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    client = mlflow.MlflowClient(tracking_uri(config))
     run_id = tracking.start_run(config, "pretraining", {})
     versions.register_version(client, config, "nezha", str(tmp_path), run_id, None, {}, None)
     head = shutil.copytree(made["classification"][0].folder, tmp_path / "情感（酒店） 50%")
@@ -225,7 +226,7 @@ def test_a_head_of_any_name_and_its_export_name_each_other(heads, tmp_path):
 
 def test_champion_moves_to_what_is_better_on_the_same_data(tmp_path, monkeypatch, capsys):
     config = load_config(None, [f"run.storage={tmp_path}"])
-    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    client = mlflow.MlflowClient(tracking_uri(config))
     tracking.start_run(config, "any", {})
 
     def add(judged):

@@ -15,6 +15,7 @@ from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import dump_yaml, with_changes
 from pipeline.stages import scoring
 from pipeline.tracking import runs as tracking
+from pipeline.tracking.store import tracking_uri
 from pipeline.training.checkpoints import files
 from pipeline.training.measure import history
 from tests.reported import Lines
@@ -44,7 +45,7 @@ def test_each_checkpoint_of_a_training_is_scored_while_it_runs(tmp_path, monkeyp
     # The run knows its last step; the command need not be given its settings.
     evaluate.execute(with_changes(config, {"train.steps": 1000}, ""), plain_console())
     assert train.wait() == 0
-    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    client = mlflow.MlflowClient(tracking_uri(config))
     shown = client.get_metric_history(run_id, "evaluated/mlm_loss")
     assert {point.step: point.value for point in shown} == pytest.approx(heldout(config))
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]

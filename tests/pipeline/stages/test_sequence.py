@@ -23,7 +23,7 @@ from pipeline.settings.finetuning import FinetuneSettings, TaskData
 from pipeline.settings.reading.config_file import with_changes
 from pipeline.stages import exporting, heads, preparing, pretraining, scoring, sequence
 from pipeline.stages.before import preflight
-from pipeline.tracking import runs as tracking
+from pipeline.tracking.store import tracking_uri
 from pipeline.training.launch import ray_train
 from tests import small_run
 from tests.pipeline.finetuning.in_process import finetune
@@ -32,13 +32,13 @@ from tests.small_run import settings
 
 
 def mlflow_run(config, run_id):
-    return mlflow.MlflowClient(tracking.tracking_uri(config)).get_run(run_id)
+    return mlflow.MlflowClient(tracking_uri(config)).get_run(run_id)
 
 
 def test_a_run_leaves_figures_and_pictures_in_mlflow(tmp_path, in_this_process):
     config = settings(tmp_path, "pictures", "train.steps=6")
     run_id = pretraining.pretrain(config, Lines())
-    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    client = mlflow.MlflowClient(tracking_uri(config))
     files = {item.path for item in client.list_artifacts(run_id)}
     records = {"metrics.jsonl", "steps.jsonl", "report.html"}
     assert files == records | {"loss_curve.png", "trust_ratios.png"}
@@ -180,7 +180,7 @@ def test_pictures_that_fail_end_no_run(tmp_path, in_this_process, monkeypatch):
     run = mlflow_run(config, pretraining.pretrain(config, lines))
     assert run.info.status == "FINISHED"
     assert any("can't be made: OSError: no font" in line for line in lines)
-    files = mlflow.MlflowClient(tracking.tracking_uri(config)).list_artifacts(run.info.run_id)
+    files = mlflow.MlflowClient(tracking_uri(config)).list_artifacts(run.info.run_id)
     assert {"metrics.jsonl", "steps.jsonl", "report.html"} <= {file.path for file in files}
 
 
@@ -192,7 +192,7 @@ def test_a_run_that_fails_is_closed_in_mlflow(tmp_path, in_this_process, monkeyp
     config = settings(tmp_path, "broken", "train.steps=2")
     with pytest.raises(TrainingError):
         pretraining.pretrain(config, Lines())
-    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    client = mlflow.MlflowClient(tracking_uri(config))
     experiment = client.get_experiment_by_name(config.tracking.experiment)
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FAILED"
@@ -273,7 +273,7 @@ def test_a_head_from_the_export_is_registered_once_below_its_run(
     config = config.model_copy(update={"heads": {"mine": head}})
     parent = pretraining.pretrain(config, Lines())
     exporting.make_export(config, parent, print)
-    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    client = mlflow.MlflowClient(tracking_uri(config))
     for _ in range(2):
         lines = Lines()
         assert heads.finetune_heads(config, parent, lines)["mine_accuracy"].keys() == {
@@ -308,7 +308,7 @@ def test_a_head_from_the_export_is_registered_once_below_its_run(
 def test_a_finished_run_left_open_is_closed(tmp_path, in_this_process):
     config = settings(tmp_path, "killed", "train.steps=2")
     run_id = pretraining.pretrain(config, Lines())
-    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    client = mlflow.MlflowClient(tracking_uri(config))
     client.update_run(run_id, status="RUNNING")
     assert pretraining.pretrain(config, Lines()) == run_id
     assert mlflow_run(config, run_id).info.status == "FINISHED"

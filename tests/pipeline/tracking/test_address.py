@@ -9,6 +9,7 @@ from jobs.output.pretraining import next_commands
 from pipeline.errors import TrackingError
 from pipeline.settings.reading.config_file import load_config
 from pipeline.tracking import runs
+from pipeline.tracking.store import tracking_uri
 from pipeline.tracking.versions import promote
 
 
@@ -33,18 +34,18 @@ def test_a_run_has_a_page_on_a_server_and_a_command_for_a_database(monkeypatch, 
 def test_the_database_lies_in_the_storage_folder_whatever_its_name(name, tmp_path):
     storage = tmp_path / name
     there = load_config(None, [f"run.storage='{storage}'"])
-    assert make_url(runs.tracking_uri(there)).database == f"{storage}/mlflow.db"
+    assert make_url(tracking_uri(there)).database == f"{storage}/mlflow.db"
 
 
 def test_a_relative_database_is_the_same_for_all_processes_and_memory_is_none(
     monkeypatch, tmp_path
 ):
     monkeypatch.chdir(tmp_path)
-    found = runs.tracking_uri(config("sqlite:///a/mlflow.db?timeout=9", tmp_path))
+    found = tracking_uri(config("sqlite:///a/mlflow.db?timeout=9", tmp_path))
     assert found == f"sqlite:///{tmp_path}/a/mlflow.db?timeout=9"
     for uri in ("sqlite://", "sqlite:///:memory:"):
         with pytest.raises(TrackingError, match="name a file"):
-            runs.tracking_uri(config(uri, tmp_path))
+            tracking_uri(config(uri, tmp_path))
 
 
 def test_a_database_that_is_read_must_be_there(tmp_path):
@@ -55,5 +56,5 @@ def test_a_database_that_is_read_must_be_there(tmp_path):
 @pytest.mark.parametrize("uri", ["postgresql+pg0000://u:secret@h/d", "mysql+aiomysql://h/d"])
 def test_a_database_without_its_driver_is_refused_and_no_password_is_shown(uri, tmp_path):
     with pytest.raises(TrackingError, match="install the extra `server`") as caught:
-        runs.tracking_uri(config(uri, tmp_path))
+        tracking_uri(config(uri, tmp_path))
     assert "secret" not in str(caught.value)

@@ -14,10 +14,11 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.errors import ConfigError, Interrupted, TrackingError
 from pipeline.settings.reading.config_file import load_config, with_changes
-from pipeline.tracking import metric_sender
+from pipeline.tracking import metric_sender, store
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.finetuning import record_finetuning
 from pipeline.tracking.metric_sender import MetricSender
+from pipeline.tracking.store import is_reachable, tracking_uri
 
 ROOT = Path(__file__).parents[3]
 
@@ -29,13 +30,13 @@ def config(tmp_path_factory):
 
 
 def points(config, run_id, name):
-    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    client = mlflow.MlflowClient(tracking_uri(config))
     return [(point.step, point.value) for point in client.get_metric_history(run_id, name)]
 
 
 def test_a_run_has_the_settings_the_metrics_and_the_files(config, tmp_path):
     run_id = tracking.start_run(config, "first", {"stage": "pretrain"})
-    sender = MetricSender(tracking.tracking_uri(config), run_id, system_metrics=False)
+    sender = MetricSender(tracking_uri(config), run_id, system_metrics=False)
     sender.log(10, {"loss": 7.0})
     sender.log(20, {"loss": 6.5, "lr": 1e-3})
     sender.close()
@@ -43,7 +44,7 @@ def test_a_run_has_the_settings_the_metrics_and_the_files(config, tmp_path):
     file.write_text("kept", "utf-8")
     tracking.finish_run(config, run_id, artifacts=(file,))
 
-    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    client = mlflow.MlflowClient(tracking_uri(config))
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["optim.lr"] == str(config.optim.lr)
@@ -58,7 +59,7 @@ def test_names_of_heads_and_labels_may_hold_what_mlflow_refuses(config):
     run_id = tracking.start_run(named, "labels", {})
     scores = {"loss": 1.0} | {f"f1_{label}": 0.5 for label in labels}
     record_finetuning(named, run_id, [scores], {})
-    data = mlflow.MlflowClient(tracking.tracking_uri(config)).get_run(run_id).data
+    data = mlflow.MlflowClient(tracking_uri(config)).get_run(run_id).data
     assert data.params["heads.情感:ff08酒店:ff09.task"] == "ner"
     assert sum(name.startswith("dev/f1_") for name in data.metrics) == len(labels)
 
@@ -75,7 +76,7 @@ def test_commands_that_begin_at_once_share_a_new_store(tmp_path):
     for each in begun:
         _, errors = each.communicate()
         assert each.returncode == 0, errors
-    client = mlflow.MlflowClient(tracking.tracking_uri(load_config(None, command[3:])))
+    client = mlflow.MlflowClient(tracking_uri(load_config(None, command[3:])))
     experiment = client.get_experiment_by_name("nezha").experiment_id
     assert len(client.search_runs([experiment])) == 2
 
@@ -96,7 +97,7 @@ def test_an_error_ends_the_run(config, tmp_path, error, status):
     for run in (None, run_id):
         with pytest.raises(error):
             stop(run)
-    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    client = mlflow.MlflowClient(tracking_uri(config))
     assert client.get_run(run_id).info.status == status
     assert [item.path for item in client.list_artifacts(run_id)] == ["report.html"]
 
@@ -105,7 +106,7 @@ def test_a_run_goes_on_after_a_block_without_an_error(config):
     run_id = tracking.start_run(config, "going on", {})
     with tracking.end_on_error(config, run_id):
         pass
-    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    client = mlflow.MlflowClient(tracking_uri(config))
     assert client.get_run(run_id).info.status == "RUNNING"
 
 
@@ -113,7 +114,7 @@ def test_a_resumed_run_appends_to_the_same_curve(config):
     run_id = tracking.start_run(config, "second", {})
     for step in (1, 2):
         assert tracking.start_run(config, "second", {}, resume=run_id) == run_id
-        sender = MetricSender(tracking.tracking_uri(config), run_id, system_metrics=False)
+        sender = MetricSender(tracking_uri(config), run_id, system_metrics=False)
         sender.log(step, {"loss": float(step)})
         sender.close()
     assert points(config, run_id, "train/loss") == [(1, 1.0), (2, 2.0)]
@@ -123,7 +124,7 @@ def test_a_run_that_was_deleted_is_replaced(config):
     gone = "0" * 32
     run_id = tracking.start_run(config, "third", {}, resume=gone)
     assert run_id != gone
-    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    client = mlflow.MlflowClient(tracking_uri(config))
     experiment = client.get_experiment_by_name("tests").experiment_id
     assert run_id in {
         run.info.run_id for run in client.search_runs([experiment], run_view_type=ViewType.ALL)
@@ -136,7 +137,7 @@ def test_a_copy_of_a_run_folder_does_not_write_into_the_run_of_the_first(config,
     own = tracking.start_run(copy, "copy", {"changed": "lr"}, resume=first)
     assert own != first
     assert "of which copy is a copy" in caplog.text
-    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    client = mlflow.MlflowClient(tracking_uri(config))
     assert "changed" not in client.get_run(first).data.tags
     assert tracking.start_run(copy, "copy", {}, resume=own) == own
     assert tracking.start_run(config, "first", {}, resume=first) == first
@@ -151,7 +152,7 @@ def test_a_training_that_begins_anew_with_other_settings_gets_a_run_of_its_own(c
     second = tracking.start_run(slower, "anew", {}, resume=first, anew=True)
     assert second != first
     assert "was begun with another optim.lr" in caplog.text
-    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    client = mlflow.MlflowClient(tracking_uri(config))
     assert client.get_run(second).data.params["optim.lr"] == "1e-05"
     assert client.get_run(first).info.status == "KILLED"
 
@@ -159,7 +160,7 @@ def test_a_training_that_begins_anew_with_other_settings_gets_a_run_of_its_own(c
 def test_a_run_goes_on_in_the_experiment_and_the_parent_that_are_asked_for(config, caplog):
     """Another `tracking.experiment` had no effect on a run that had begun."""
     first = tracking.start_run(config, "moves", {})
-    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    client = mlflow.MlflowClient(tracking_uri(config))
     for key, value in (("tracking.experiment", "others"), ("tracking.parent", first)):
         other = with_changes(config, {key: value}, "")
         second = tracking.start_run(other, "moves", {}, resume=first)
@@ -173,7 +174,7 @@ def test_a_run_goes_on_in_the_experiment_and_the_parent_that_are_asked_for(confi
 
 
 def test_a_run_in_the_trash_is_replaced_and_registers_elsewhere(config):
-    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    client = mlflow.MlflowClient(tracking_uri(config))
     gone = tracking.start_run(config, "trash", {})
     client.delete_run(gone)
     assert not tracking.is_active(client, gone)
@@ -185,7 +186,7 @@ def test_a_run_in_the_trash_is_replaced_and_registers_elsewhere(config):
 def test_an_experiment_in_the_trash_is_named_with_the_command_that_restores_it(config):
     other = with_changes(config, {"tracking.experiment": "old"}, "")
     run_id = tracking.start_run(other, "a", {})
-    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    client = mlflow.MlflowClient(tracking_uri(config))
     number = client.get_experiment_by_name("old").experiment_id
     client.delete_experiment(number)
     for resume in (None, run_id):
@@ -211,7 +212,7 @@ def test_a_file_that_is_no_database_or_cannot_be_written_is_refused_at_once(conf
 def test_steps_that_a_resumed_run_repeats_are_there_once(config):
     run_id = tracking.start_run(config, "repeated", {})
     for steps in (range(1, 8), range(4, 12)):
-        sender = MetricSender(tracking.tracking_uri(config), run_id, system_metrics=False)
+        sender = MetricSender(tracking_uri(config), run_id, system_metrics=False)
         for step in steps:
             sender.log(step, {"loss": float(step)})
         sender.close()
@@ -229,7 +230,7 @@ def test_an_outage_stops_nothing_and_is_counted_and_filled(config, caplog, monke
         log_batch(self, *arguments, **named)
 
     monkeypatch.setattr(mlflow.MlflowClient, "log_batch", answer)
-    sender = MetricSender(tracking.tracking_uri(config), run_id, system_metrics=False)
+    sender = MetricSender(tracking_uri(config), run_id, system_metrics=False)
     for step in range(1, 24):
         sender.log(step, {"loss": 1.0, "lr": 2.0})
         while "cannot be reached" not in caplog.text:
@@ -240,7 +241,7 @@ def test_an_outage_stops_nothing_and_is_counted_and_filled(config, caplog, monke
 
     down[0] = False
     monkeypatch.setattr(metric_sender, "CLOSE_SECONDS", 20)
-    sender = MetricSender(tracking.tracking_uri(config), run_id, system_metrics=False)
+    sender = MetricSender(tracking_uri(config), run_id, system_metrics=False)
     for step in range(1, 30):
         sender.log(step, {"loss": 1.0, "lr": 2.0})
     assert sender.close() == 0
@@ -248,44 +249,44 @@ def test_an_outage_stops_nothing_and_is_counted_and_filled(config, caplog, monke
 
 
 def test_a_server_that_is_down_is_told_from_one_that_refuses(monkeypatch):
-    assert not tracking.is_reachable(load_config(None, ["tracking.uri=http://127.0.0.1:9"]))
-    assert tracking.is_reachable(load_config(None, []))
+    assert not is_reachable(load_config(None, ["tracking.uri=http://127.0.0.1:9"]))
+    assert is_reachable(load_config(None, []))
 
 
 def test_a_database_that_is_down_is_noticed_at_once():
     """MLflow tried for minutes, and the training was refused."""
     database = "tracking.uri=postgresql+psycopg2://me@127.0.0.1"
-    assert not tracking.is_reachable(load_config(None, [f"{database}:9/mlflow"]))
+    assert not is_reachable(load_config(None, [f"{database}:9/mlflow"]))
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert tracking.is_reachable(load_config(None, [f"{database}:{port}/mlflow"]))
+        assert is_reachable(load_config(None, [f"{database}:{port}/mlflow"]))
 
 
 def test_a_file_that_another_process_locks_does_not_answer(tmp_path, monkeypatch):
     """The training was refused."""
-    monkeypatch.setattr(tracking, "REACH_SECONDS", 0.1)
+    monkeypatch.setattr(store, "REACH_SECONDS", 0.1)
     config = load_config(None, [f"run.storage={tmp_path}"])
-    assert tracking.is_reachable(config)
+    assert is_reachable(config)
     with closing(sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)) as other:
-        assert tracking.is_reachable(config)
+        assert is_reachable(config)
         other.execute("BEGIN EXCLUSIVE")
-        assert not tracking.is_reachable(config)
+        assert not is_reachable(config)
         other.execute("COMMIT")
     (tmp_path / "mlflow.db").write_text("no database")
-    assert tracking.is_reachable(config)  # MLflow tells what is wrong with it
+    assert is_reachable(config)  # MLflow tells what is wrong with it
 
 
 def test_what_changed_since_is_a_tag(config):
     run_id = tracking.start_run(config, "leg", {})
     tracking.start_run(config, "leg", {"changed_at_step_7": "optim.lr: 1 → 2"}, run_id)
-    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    client = mlflow.MlflowClient(tracking_uri(config))
     assert client.get_run(run_id).data.tags["changed_at_step_7"] == "optim.lr: 1 → 2"
 
 
 @pytest.mark.parametrize("uri", ["file:///tmp/mlruns", "mlruns"])
 def test_stores_that_mlflow_refuses_are_refused_early(uri):
     with pytest.raises(TrackingError, match=r"tracking\.uri"):
-        tracking.tracking_uri(load_config(None, [f"tracking.uri={uri}"]))
+        tracking_uri(load_config(None, [f"tracking.uri={uri}"]))
 
 
 def test_a_missing_server_is_noticed_at_once(monkeypatch):
@@ -311,7 +312,7 @@ def test_a_fine_tuning_leaves_its_scores_and_its_trials(config, tmp_path):
     assert points(config, run_id, "test/f1") == [(2, 0.2)]
     assert points(config, run_id, "test/f1_C:2b:2b") == [(2, 0.5)], "labels may have any character"
     assert points(config, run_id, "test/f1_体育:ff0c文化") == [(2, 0.25)]
-    client = mlflow.MlflowClient(tracking.tracking_uri(config))
+    client = mlflow.MlflowClient(tracking_uri(config))
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert [item.path for item in client.list_artifacts(run_id)] == ["results.json"]

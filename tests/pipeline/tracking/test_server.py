@@ -14,6 +14,7 @@ from pipeline.settings.reading.config_file import load_config
 from pipeline.tracking import runs as tracking
 from pipeline.tracking import versions
 from pipeline.tracking.metric_sender import MetricSender
+from pipeline.tracking.store import is_reachable, tracking_uri
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def server(tmp_path):
         None, [f"run.storage={tmp_path}/runs", f"tracking.uri=http://127.0.0.1:{port}"]
     )
     try:
-        while not tracking.is_reachable(config):
+        while not is_reachable(config):
             assert process.poll() is None
             time.sleep(1)
         yield config
@@ -48,14 +49,14 @@ def server(tmp_path):
 @pytest.mark.long
 def test_runs_metrics_and_versions_are_kept(server, tmp_path):
     run_id = tracking.start_run(server, "served", {"stage": "pretrain"})
-    sender = MetricSender(tracking.tracking_uri(server), run_id, system_metrics=False)
+    sender = MetricSender(tracking_uri(server), run_id, system_metrics=False)
     for step in range(1, 30):
         sender.log(step, {"loss": 1.0 / step, "heldout_mlm_loss": 2.0 / step})
     assert sender.close() == 0
     attached = tmp_path / "metrics.jsonl"
     attached.write_text("{}\n")
     tracking.finish_run(server, run_id, artifacts=[attached])
-    client = mlflow.MlflowClient(tracking.tracking_uri(server))
+    client = mlflow.MlflowClient(tracking_uri(server))
     assert len(client.get_metric_history(run_id, "heldout/mlm_loss")) == 29
     assert client.get_run(run_id).info.status == "FINISHED"
     assert [file.path for file in client.list_artifacts(run_id)] == ["metrics.jsonl"]

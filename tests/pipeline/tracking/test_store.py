@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from pipeline.settings.reading.config_file import load_config
-from pipeline.tracking import runs as tracking
+from pipeline.tracking.store import is_reachable
 
 
 class Server(http.server.BaseHTTPRequestHandler):
@@ -46,7 +46,7 @@ def test_a_server_without_its_database_is_down(code, reachable, monkeypatch):
     monkeypatch.setattr(Server, "code", code)
     with served() as place:
         for address in (f"http://{place}", f"http://{place}/", f"http://me:secret@{place}"):
-            asked = tracking.is_reachable(load_config(None, [f"tracking.uri={address}"]))
+            asked = is_reachable(load_config(None, [f"tracking.uri={address}"]))
             assert asked is reachable
 
 
@@ -78,5 +78,5 @@ def test_a_server_that_mlflow_trusts_is_reachable(variable, tmp_path, monkeypatc
     if variable:
         monkeypatch.setenv(variable, "true" if "INSECURE" in variable else str(path))
     with served(path) as place:
-        asked = tracking.is_reachable(load_config(None, [f"tracking.uri=https://{place}"]))
+        asked = is_reachable(load_config(None, [f"tracking.uri=https://{place}"]))
     assert asked is bool(variable)

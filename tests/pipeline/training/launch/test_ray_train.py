@@ -8,6 +8,7 @@ from pipeline.cluster.remote_disk import Offer
 from pipeline.errors import ConfigError
 from pipeline.paths import RunPaths
 from pipeline.tracking import runs as tracking
+from pipeline.tracking.store import tracking_uri
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.faults import events, workers
 from pipeline.training.launch import ray_train
@@ -23,7 +24,7 @@ def test_two_workers_train_report_and_resume(ray_cluster, tmp_path):
     config = settings(tmp_path, "two", "scaling.workers=2", "train.micro_batch=4")
     run_id = tracking.start_run(config, "two", {})
     shown = Lines()
-    given = tracking.tracking_uri(config), run_id
+    given = tracking_uri(config), run_id
     state = ray_train.fit(config, given, shown)
     assert state["step"] == 12
     assert any("held-out MLM" in line for line in shown)
