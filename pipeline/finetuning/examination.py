@@ -9,6 +9,7 @@ from pipeline.files.hashing import hash_of
 from pipeline.finetuning import loading
 from pipeline.finetuning.checks import SETS
 from pipeline.finetuning.examples.data import TaskExamples, hash_file, read_examples
+from pipeline.finetuning.judging.evaluation import scores_of
 from pipeline.finetuning.tasks import TASKS
 from pipeline.settings.finetuning import FinetuneSettings
 
@@ -45,9 +46,9 @@ def examine(settings: FinetuneSettings, export: str) -> Examined:
     trivial = {}
     for name in SETS:
         examples = data.sets[name]
-        if examples and all(task.target in example for example in examples):
-            found = task.trivial_answers(data.sets["train"], examples)
-            trivial[name] = task.scores(examples, found, data.labels)
+        found = task.trivial_answers(data.sets["train"], examples)
+        if scores := scores_of(task, examples, found, data.labels):
+            trivial[name] = scores
             if reason := task.nothing_to_score(examples):
                 path, first = getattr(settings.data, name), ", and the first epoch is kept"
                 data.notes.append(
