@@ -74,9 +74,10 @@ def flash(
     cu_seqlens, longest = (None, 0) if packing is None else packing[:2]
     scaling = q.shape[3] ** -0.5 if scaling is None else scaling
     seed = kernel_seed(q) if dropout else None
-    clip = table.shape[0] // 2
-    numbers = clip, longest, dropout, offset, scaling
-    return triton_attention(q, k, v, bias, cu_seqlens, *numbers, seed)[0]
+    context, _ = triton_attention(
+        q, k, v, bias, cu_seqlens, table.shape[0] // 2, longest, dropout, offset, scaling, seed
+    )
+    return context
 
 
 def _eager_context(*args: Any, **options: Any) -> Tensor:

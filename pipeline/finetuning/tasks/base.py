@@ -147,7 +147,7 @@ class Task(ABC):
         setup.tokenizer.model_max_length = setup.length
 
     def cut_otherwise(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> str:
-        """In what `cut` differs from these examples, for a note; empty if in nothing."""
+        """How words that `cut` makes differ from those of the examples; empty if they do not."""
         return ""
 
     def cut(self, example: Example, tokenizer: PreTrainedTokenizerBase) -> Example:
