@@ -31,10 +31,12 @@ RENAMES = (
     (r"\.kernel$", r".weight"),
     (r"^cls\.predictions\.output_bias$", r"cls.predictions.bias"),
     (r"^cls\.seq_relationship\.output_(weight|bias)s?$", r"cls.seq_relationship.\1"),
+    # Heads that TensorFlow's scripts fine-tune
+    (r"^cls\.squad\.output_(weight|bias)s?$", r"qa_outputs.\1"),
+    (r"^output_(weight|bias)s?$", r"classifier.\1"),
+    # Networks that DataParallel or torch.compile has wrapped
+    (r"^((module|_orig_mod)\.)+", r""),
     # Huawei's PyTorch release, and TensorFlow's
-    (r"^module\.", r""),
-    # A network that torch.compile has wrapped
-    (r"^_orig_mod\.", r""),
     (r"^bert\.", r"nezha."),
     # An encoder that was saved alone
     (r"^(embeddings|encoder|pooler)\.", r"nezha.\1."),
@@ -45,13 +47,25 @@ RENAMES = (
 
 IGNORED = (
     r"positions_encoding$",  # the table that is computed here
+    r"embeddings\.(position|token_type)_ids$",  # numbers that old files of transformers hold
     r"(^|/)global_step$",
     r"/(adam|lamb)_[mv]$",  # optimizer state
+    r"/\w*(Adam|LAMB)\w*$",
+    r"(^|/)beta[12]_power$",
 )
 """Patterns of the names in a file that are not weights."""
 
 TRANSPOSED = r"/kernel$"
 """TensorFlow stores these as [in, out]."""
+
+CHECKPOINT_FILE = r"\.(index|meta|data-\d+-of-\d+)$"
+"""The end of the name of a file of a TensorFlow checkpoint."""
+
+LFS_POINTER = b"version https://git-lfs"
+"""The beginning of a file that `git clone` leaves where Git LFS is not installed."""
+
+ABSOLUTE = "nezha.embeddings.position_embeddings.weight"
+"""The absolute positions of a BERT, which has no relative ones."""
 
 TIED = NezhaForPreTraining._tied_weights_keys
 """Names that a file may leave out, and the weights that they equal then."""
@@ -81,12 +95,21 @@ def convert(
     weights = renamed(read_weights(source))
     config = read_config(config_file or config_beside(source))
     named = (config.architectures or [""])[0]
+    if ABSOLUTE in weights and not config.absolute_positions:
+        raise WeightsError(
+            f"{source} has vectors of absolute positions: it is a BERT (MacBERT and RoBERTa-wwm "
+            "are too), and its weights would answer at random in a NEZHA. jobs.finetune and "
+            "jobs.compare take its folder as it is; train.init_adapt starts a pretraining from it"
+        )
+    prefix = f"{NezhaPreTrainedModel.base_model_prefix}."
+    if not any(name.startswith(prefix) for name in weights):
+        parts = ", ".join(sorted({name.partition(".")[0] for name in weights}))
+        raise WeightsError(f"{source} has no encoder of a NEZHA; its weights are those of: {parts}")
     head = head or (named if named in HEADS else head_of(weights))
     if head not in HEADS:
         raise WeightsError(f"{head} is not one of {', '.join(HEADS)}")
     options = {}
     if head == "NezhaModel":
-        prefix = f"{NezhaPreTrainedModel.base_model_prefix}."
         weights = {name.removeprefix(prefix): weights[name] for name in weights}
         # Saved without its pooler, which an encoder of tokens does not need.
         options = {"add_pooling_layer": any(name.startswith("pooler.") for name in weights)}
@@ -141,8 +164,7 @@ def completed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def head_of(weights: dict[str, Tensor]) -> str:
     """The class of the weights, derived from the heads among their names (ours)."""
     if "cls.predictions.bias" not in weights:
-        encoder = any(name.endswith("embeddings.word_embeddings.weight") for name in weights)
-        return "NezhaModel" if encoder else "a headless file"
+        return "NezhaModel"
     pair = "cls.seq_relationship.weight" in weights
     return "NezhaForPreTraining" if pair else "NezhaForMaskedLM"
 
@@ -179,6 +201,11 @@ def read_weights(source: Path) -> dict[str, Tensor]:
     if source.is_dir():
         source = _weights_in(source)
     try:
+        if _starts_with(source, LFS_POINTER):
+            raise WeightsError(
+                f"{source} is a pointer of Git LFS and not the weights: `git lfs pull` in its "
+                "folder fetches them"
+            )
         if source.name.endswith(".index.json"):
             shards = set(json.loads(source.read_text(encoding="utf-8"))["weight_map"].values())
             parts = [read_weights(source.with_name(Path(shard).name)) for shard in sorted(shards)]
@@ -190,7 +217,7 @@ def read_weights(source: Path) -> dict[str, Tensor]:
             if not all(isinstance(value, Tensor) for value in found.values()):
                 raise ValueError("it holds more than a mapping of names to tensors")
             return dict(found)
-        return read_checkpoint(source.with_name(source.name.removesuffix(".index")))
+        return read_checkpoint(source.with_name(re.sub(CHECKPOINT_FILE, "", source.name)))
     except WeightsError:
         raise
     except FileNotFoundError as error:
@@ -199,6 +226,13 @@ def read_weights(source: Path) -> dict[str, Tensor]:
         # torch.load alone fails in a dozen ways. One of them is a pickle with code in it, which
         # weights_only refuses before anything runs.
         raise WeightsError(f"{source}: not a weight file, or damaged: {error}") from error
+
+
+def _starts_with(path: Path, beginning: bytes) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(beginning)) == beginning
 
 
 def _weights_in(folder: Path) -> Path:

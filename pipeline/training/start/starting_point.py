@@ -25,6 +25,7 @@ from torch import Tensor
 
 from model import NezhaConfig, NezhaForPreTraining
 from model.weights.convert import (
+    ABSOLUTE,
     TIED,
     WeightsError,
     completed,
@@ -43,8 +44,6 @@ WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads")
 LAYER = r"(?<=encoder\.layer\.)\d+"
 BY_TOKEN = ("nezha.embeddings.word_embeddings.weight", "cls.predictions.bias")
 """Weights with a row for each entry of the vocabulary."""
-ABSOLUTE = "nezha.embeddings.position_embeddings.weight"
-"""The absolute positions of a BERT, which has no relative ones."""
 
 
 class Given(NamedTuple):

@@ -11,10 +11,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    ErnieConfig,
+    ErnieForMaskedLM,
+    RobertaConfig,
+    RobertaModel,
+)
 
 import model as nezha
 from jobs.convert import main
-from model.weights.convert import WeightsError, convert, read_weights
+from model.weights.convert import WeightsError, convert, read_weights, renamed
 
 HERE = Path(__file__).parents[1]
 sys.path.insert(0, str(HERE))
@@ -100,10 +109,11 @@ def test_a_compiled_network_and_labels_without_names(tmp_path: Path) -> None:
     folder = folder_with_config(
         tmp_path / "in", architectures=["NezhaForSequenceClassification"], num_labels=3
     )
-    compiled = {f"_orig_mod.{name}": value for name, value in net.state_dict().items()}
-    torch.save(compiled, folder / "pytorch_model.bin")
-    convert(folder, tmp_path / "out")
-    assert_same(tmp_path / "out", net)
+    for prefix in ("_orig_mod.", "_orig_mod.module."):
+        compiled = {f"{prefix}{name}": value for name, value in net.state_dict().items()}
+        torch.save(compiled, folder / "pytorch_model.bin")
+        convert(folder, tmp_path / "out")
+        assert_same(tmp_path / "out", net)
 
 
 def test_huawei_pytorch(tmp_path: Path) -> None:
@@ -148,6 +158,51 @@ def test_huawei_tensorflow(tmp_path: Path) -> None:
         expected = torch.from_numpy(weight(theirs, shape))
         expected = expected.T if theirs.endswith("kernel") else expected
         assert torch.equal(found[ours], expected), ours
+
+
+@pytest.mark.parametrize("file", ["model.ckpt.meta", "model.ckpt.data-00000-of-00001"])
+def test_any_file_of_a_tensorflow_checkpoint_names_it(file: str) -> None:
+    folder = HERE / "golden" / "tensorflow"
+    assert read_weights(folder / file).keys() == read_weights(folder / "model.ckpt").keys()
+
+
+def test_tensorflows_heads_and_optimizers() -> None:
+    """Names as its scripts for classification and SQuAD write them."""
+    found = {"output_weights": 3, "output_bias": 3, "cls/squad/output_weights": 2}
+    state = ["loss/beta1_power", "output_bias/Adam_1", "output_weights/LAMBOptimizer"]
+    tensors = {name: torch.ones(rows, 8) for name, rows in found.items()}
+    assert renamed(tensors | dict.fromkeys(state, torch.ones(8))).keys() == {
+        "classifier.weight", "classifier.bias", "qa_outputs.weight",
+    }  # fmt: skip
+
+
+def test_numbers_in_old_files_are_no_weights(tmp_path: Path) -> None:
+    net = small()
+    numbers = {"nezha.embeddings.position_ids": torch.arange(512)[None]}
+    convert(saved(tmp_path / "in", net.state_dict() | numbers), tmp_path / "out")
+    assert_same(tmp_path / "out", net)
+
+
+@pytest.mark.parametrize("head", ["", "NezhaForMaskedLM", "NezhaModel"])
+def test_other_architectures_are_told(head: str, tmp_path: Path) -> None:
+    """A BERT differs by its positions alone: without them it would answer, and at random."""
+    for network, part in (
+        (BertForMaskedLM(BertConfig(**SIZES)), "it is a BERT"),
+        (BertModel(BertConfig(**SIZES)), "it is a BERT"),
+        (RobertaModel(RobertaConfig(**SIZES)), "it is a BERT"),
+        (ErnieForMaskedLM(ErnieConfig(**SIZES)), "no encoder of a NEZHA; .*: cls, ernie"),
+    ):
+        network.save_pretrained(tmp_path / "in")
+        with pytest.raises(WeightsError, match=part):
+            convert(tmp_path / "in", tmp_path / "out", head=head)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_pointer_of_git_lfs_is_told(name: str, tmp_path: Path) -> None:
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 411\n"
+    (folder_with_config(tmp_path / "in") / name).write_text(text)
+    with pytest.raises(WeightsError, match="git lfs pull"):
+        read_weights(tmp_path / "in")
 
 
 def test_half_precision_files_load_into_float32(tmp_path: Path) -> None:
