@@ -37,8 +37,9 @@ def read_vocabulary(path: str | Path) -> dict[str, int]:
     if len(vocabulary) != len(tokens):
         twice, _ = Counter(tokens).most_common(1)[0]
         raise VocabularyError(
-            f"{path}: {twice!r} is on more than one line, so it has no single id; remove the "
-            "duplicates"
+            f"{path}: {twice!r} is on more than one line, so it has no single id; write another "
+            "token, such as [unused1000], on all but one of them (without a line, all after it "
+            "would get other ids)"
         )
     if missing := [token for token in SPECIALS if token not in vocabulary]:
         raise VocabularyError(
