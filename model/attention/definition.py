@@ -49,13 +49,32 @@ def eager_attention(
     """
     table = table.to(q.dtype)
     rows = table_rows(q.shape[2], k.shape[2], offset, table.shape[0] // 2, q.device)
-    rows = rows.expand(q.shape[0], q.shape[1], -1, -1)
-    scores = q @ k.transpose(2, 3) + (q @ table.T).gather(3, rows)
+    by_row = (q @ table.T).gather(3, rows.expand(*q.shape[:2], -1, -1))
+    scores = q @ k.transpose(2, 3) + by_row
     scores = scores * (q.shape[3] ** -0.5 if scaling is None else scaling)
     if mask is not None:
         scores = scores + mask
     weights = plain_dropout(scores.softmax(-1), dropout)
     if head_mask is not None:
         weights = weights * head_mask
-    mass = weights.new_zeros(*q.shape[:3], table.shape[0]).scatter_add(3, rows, weights)
+    mass = weight_of_rows(weights, rows, offset, table.shape[0] // 2)
     return weights @ v + mass @ table, weights
+
+
+def weight_of_rows(weights: Tensor, rows: Tensor, offset: int, clip: int) -> Tensor:
+    """[B, heads, Q, 2k + 1]: the sum of the weights that each row of the table has for a query.
+
+    weights [B, heads, Q, K]; rows: p(i, j), int64 [Q, K].
+
+    Only the first and the last row can belong to several keys; the others are gathered. ONNX has
+    scatter_add from opset 16 on (before, it keeps one key of several), and not for fp16 on CPUs.
+    """
+    if clip == 0:
+        return weights.sum(-1, keepdim=True)
+    ends = [(weights * (rows == row)).sum(-1, keepdim=True) for row in (0, 2 * clip)]
+    queries = torch.arange(offset, offset + rows.shape[0], device=rows.device)
+    keys = queries[:, None] + torch.arange(1 - clip, clip, device=rows.device)
+    nearest = keys.clamp(0, rows.shape[1] - 1)
+    between = weights.gather(3, nearest.expand(*weights.shape[:2], -1, -1))
+    exists = keys == nearest
+    return torch.cat([ends[0], between * exists, ends[1]], -1)
