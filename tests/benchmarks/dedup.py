@@ -117,9 +117,15 @@ def measured(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[
     return result, time.process_time() - begun, memory
 
 
-def sign_unit(job: Job, unit: Unit) -> list[Result]:
-    """The first pass over a unit."""
-    return list(or_failure(job, unit))
+def sign_unit(job: Job, unit: Unit) -> dict[str, tuple[int, int]]:
+    """The first pass over a unit; returns the numbers of documents and lines in each chunk."""
+    results = list(or_failure(job, unit))
+    assert not any(result.error for result in results)
+    return {
+        chunk_name(*result.key): (result.counts["documents"], result.counts["lines"])
+        for result in results
+        if result.chunk >= 0
+    }
 
 
 def deduplicate(folder: Path, megabytes: float, workers: int, memory: float) -> dict[str, float]:
@@ -131,15 +137,8 @@ def deduplicate(folder: Path, megabytes: float, workers: int, memory: float) -> 
     units = plan_units(list_sources(settings.inputs, settings), settings)
     job = Job(settings, str(folder / "work"), "", "", 0, "f", {}, sign_chunk)
     pool, begun = Workers(workers), time.monotonic()
-    results = [
-        each for done in pool.run_tasks(sign_unit, [(job, u) for u in units]) for each in done
-    ]
-    assert not any(result.error for result in results)
-    sizes = {
-        chunk_name(*result.key): (result.counts["documents"], result.counts["lines"])
-        for result in sorted(results, key=lambda result: result.key)
-        if result.chunk >= 0
-    }
+    signed = pool.run_tasks(sign_unit, [(job, unit) for unit in units])
+    sizes = dict(sorted(size for found in signed for size in found.items()))
     report = folder / "duplicates.jsonl"
     counts = grouping.find_duplicates(job.folder, sizes, dedup, pool.run_tasks, str(report), 1)
     seconds = time.monotonic() - begun
