@@ -59,7 +59,9 @@ def on_signals(run: Path, say: Say) -> Iterator[threading.Event]:
         say(f"{name}: stopping after this step, with a checkpoint; once more stops at once")
 
     terminals = [output for output in (1, 2) if os.isatty(output)]
-    taken = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    taken = set(SIGNALS)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # by nohup; SIGINT is ignored behind `&`
+        taken.remove(signal.SIGHUP)
     previous = {number: signal.signal(number, handle) for number in taken}
     try:
         yield asked
