@@ -72,8 +72,8 @@ def connect() -> None:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     # Processes of a local cluster inherit it. A terminal that closes, systemd and Slurm signal all
     # processes of a command, and these must not end before a checkpoint is written.
-    deaf = set() if address else {signal.SIGHUP, signal.SIGTERM}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, deaf)
+    blocked = set() if address else {signal.SIGHUP, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
     try:
         ray.init(
             address=address or "local",

@@ -60,7 +60,9 @@ def on_signals(run: Path, say: Say) -> Iterator[threading.Event]:
 
     terminals = [output for output in (1, 2) if os.isatty(output)]
     taken = set(SIGNALS)
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # by nohup; SIGINT is ignored behind `&`
+    # `nohup` ignores SIGHUP on purpose. A shell that runs a command with `&` ignores SIGINT for it
+    # too, but whoever sends SIGINT to that command wants it to stop.
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         taken.remove(signal.SIGHUP)
     previous = {number: signal.signal(number, handle) for number in taken}
     try:
