@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from pipeline.errors import ConfigError, NezhaError, raise_all
 from pipeline.files.urls import is_url
 from pipeline.paths import RunPaths
 from pipeline.runs import run_in_store
+from pipeline.runs.named_model import is_there
 from pipeline.settings.config import Config
 from pipeline.settings.reading.config_file import dump_yaml, load_config
 
@@ -83,18 +85,22 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
         if _reads(verb, "train.init_from") and not verb.reads_only:
             _refuse_wrong_order(runs)
         with ExitStack() as folders:
+            uploads: list[Callable[[], None]] = []
             for config in runs if _reads(verb, "run.name") else ():
                 if chosen.dry_run or verb.reads_only:
                     run_in_store.fetch(config)
                 else:
-                    folders.enter_context(run_in_store.hold(config, console.print))
+                    held = run_in_store.hold(config, console.print)
+                    uploads.append(folders.enter_context(held))
             plans = [verb.plan(config) for config in runs]  # refuses before the first one starts
-            for config, plan in zip(runs, plans, strict=True):
+            for config, plan, upload in zip_longest(runs, plans, uploads):
                 if chosen.dry_run:
                     console.print(dump_yaml(config))
                     console.print(table("Dry run: nothing was changed. The verb would", plan))
                 else:
                     verb.execute(config, console)
+                    if upload:
+                        upload()  # the next one may start from this run in its store
     except NezhaError as error:
         prefix = "error: " if error.exit_status == NezhaError.exit_status else ""
         print_error(f"{prefix}{error}")
@@ -164,8 +170,10 @@ def _refuse_wrong_order(runs: Sequence[Config]) -> None:
     """
     mistakes, made = [], list[Path]()
     for config in runs:
-        paths, start = RunPaths.of(config), Path(config.train.init_from).resolve()
-        there = start.exists() or any(start.is_relative_to(run.resolve()) for run in made)
+        paths, start = RunPaths.of(config), config.train.init_from
+        there = is_there(start) or any(
+            Path(start).resolve().is_relative_to(run.resolve()) for run in made
+        )
         if paths.run in made:
             mistakes.append(
                 f"{paths.run}: two runs would have this folder; give each file of settings a "

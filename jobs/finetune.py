@@ -21,10 +21,10 @@ from pipeline.finetuning.trials.on_cluster import finetune_all
 from pipeline.finetuning.trials.running import Finetuning
 from pipeline.finetuning.trials.search import Score, grid
 from pipeline.paths import RunPaths
+from pipeline.runs.named_model import folder_of
 from pipeline.settings.config import Config
 from pipeline.stages import recording
 from pipeline.tracking import runs as tracking
-from pipeline.tracking.named_model import folder_of
 from pipeline.tracking.store import shown_uri
 
 

@@ -21,9 +21,9 @@ from pipeline.finetuning.prediction.predict import predict
 from pipeline.finetuning.submission import submission
 from pipeline.finetuning.tasks import TASKS, Task
 from pipeline.paths import temporary_folder
+from pipeline.runs.named_model import folder_of
 from pipeline.settings.config import Config
 from pipeline.settings.finetuning import PredictSettings
-from pipeline.tracking.named_model import folder_of
 
 
 def plan(config: Config) -> Mapping[str, object]:

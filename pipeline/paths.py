@@ -19,7 +19,8 @@ class RunPaths(NamedTuple):
     run: Path
     sample: Path
     """Texts and tasks made from the sample package."""
-    vocab: Path
+    vocab: str
+    """File or URL of the vocabulary."""
     shards: str
     """Folder or URL of the shards that are made from `corpus.inputs`."""
     training: tuple[str, ...]
@@ -41,7 +42,7 @@ class RunPaths(NamedTuple):
         return cls(
             run=run,
             sample=run / "sample",
-            vocab=Path(config.corpus.vocab or run / "vocab.txt"),
+            vocab=config.corpus.vocab or str(run / "vocab.txt"),
             shards=shards,
             training=config.train.shards or (shards,),
             later=tuple(

@@ -40,7 +40,7 @@ def write_data(config: Config, length: int = 48, seed: int = 0) -> None:
     """Write the vocabulary, the shards and the held-out shards of a run."""
     paths = RunPaths.of(config)
     paths.run.mkdir(exist_ok=True)
-    vocab = write_vocabulary(paths.vocab)
+    vocab = write_vocabulary(Path(paths.vocab))
     write_corpus(paths.shards, vocab, seed=seed, length=length)
     write_corpus(paths.heldout, vocab, documents=8, seed=1, length=length)
 

@@ -15,10 +15,10 @@ from pipeline.feed.weights import mean_length, split_weights
 from pipeline.files.disk import Disk
 from pipeline.files.hashing import short_hash
 from pipeline.finetuning.loading import load_config
-from pipeline.paths import RunPaths, storage_folder
+from pipeline.paths import RunPaths
 from pipeline.progress import Say
+from pipeline.runs.named_model import folder_of
 from pipeline.settings.config import Config
-from pipeline.tracking.named_model import folder_of
 from pipeline.training.checkpoints import files as checkpoints
 
 RANDOM = "random"
@@ -103,7 +103,7 @@ def run_checkpoints(config: Config) -> list[Path]:
     """The complete checkpoints of `compare.run`, oldest first."""
     if not (name := config.compare.run):
         return []
-    run = Path(name) if "/" in name else storage_folder(config.run) / name
+    run = folder_of(config, name if "/" in name else f"{config.run.storage}/{name}")
     folder = run / "checkpoints"
     found = checkpoints.complete(folder.absolute())
     if not found:
@@ -123,4 +123,4 @@ def _export(source: Path, output: Path, say: Say, disk: Disk) -> None:
 
 def _export_there(source: Path, output: Path) -> None:
     config = checkpoints.read_config(source)
-    export_checkpoint(source, Path(moved(RunPaths.of(config).vocab, source, config)), output)
+    export_checkpoint(source, moved(RunPaths.of(config).vocab, source, config), output)

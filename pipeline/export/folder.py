@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from pipeline.export.model_card import model_card
 from pipeline.export.scale import rescale_embeddings
 from pipeline.export.tokenizer import export_tokenizer, recorded_cleaning
 from pipeline.feed.weights import split_weights
+from pipeline.files.storage import read_whole
 from pipeline.files.whole_folder import whole_folder
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
@@ -31,7 +31,7 @@ FORM = 2
 """To be raised when the same checkpoint gives another export: then it is made again."""
 
 
-def export_checkpoint(source: Path, vocab: Path, output: Path) -> Path:
+def export_checkpoint(source: Path, vocab: str | Path, output: Path) -> Path:
     """Write `config.json`, weights, tokenizer, modelling code, lineage and model card.
 
     The network answers as that of the checkpoint does; its embeddings have another scale
@@ -66,7 +66,7 @@ def export_checkpoint(source: Path, vocab: Path, output: Path) -> Path:
         network.save_pretrained(temporary)
         write_remote_code(temporary, shape)
         export_tokenizer(vocab, lowercase, cleaning).save_pretrained(temporary)
-        shutil.copyfile(vocab, temporary / "vocab.txt")
+        (temporary / "vocab.txt").write_bytes(read_whole(str(vocab)))
         lineage = _lineage(state, config, source)
         steps = [step for step in STEPS if getattr(cleaning, step)]
         lineage |= {"cleaning": steps, "lowercase": lowercase, **_objective(manifests, config)}

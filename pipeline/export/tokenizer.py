@@ -30,7 +30,7 @@ KEPT = ("model_max_length", "padding_side", "truncation_side")
 
 
 def export_tokenizer(
-    vocab: Path, lowercase: bool, cleaning: CleaningSettings
+    vocab: str | Path, lowercase: bool, cleaning: CleaningSettings
 ) -> PreTrainedTokenizerFast:
     """BERT's tokenizer over a vocabulary, with the folding of these settings in front of it.
 

@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,8 +35,10 @@ def stop_this_process() -> None:
 
 
 @contextmanager
-def hold(config: Config, say: Say) -> Iterator[None]:
+def hold(config: Config, say: Say) -> Iterator[Callable[[], None]]:
     """Hold the run in its object store, and keep its copy there; nothing for a local storage.
+
+    It yields a function that brings the copy there up to date at once.
 
     If another command takes the run over, this process is asked to stop.
 
@@ -48,11 +50,11 @@ def hold(config: Config, say: Say) -> Iterator[None]:
         StorageError: the store does not answer, or did not take the last changes.
     """
     if not is_url(config.run.storage):
-        yield
+        yield lambda: None
         return
     copy = _copy_of(config)
-    with locked(copy, say, stop_this_process) as lost, _pushing(copy, lost):
-        yield
+    with locked(copy, say, stop_this_process) as lost, _pushing(copy, lost) as finish:
+        yield finish
 
 
 def fetch(config: Config) -> None:
@@ -88,7 +90,7 @@ def _copy_of(config: Config) -> StoreCopy:
 
 
 @contextmanager
-def _pushing(copy: StoreCopy, lost: threading.Event) -> Iterator[None]:
+def _pushing(copy: StoreCopy, lost: threading.Event) -> Iterator[Callable[[], None]]:
     """Pull; push every PUSH_SECONDS in the background, and at the end."""
     copy.insist(copy.pull, "could not be read")
 
@@ -110,7 +112,7 @@ def _pushing(copy: StoreCopy, lost: threading.Event) -> Iterator[None]:
 
     try:
         with repeated(push, PUSH_SECONDS, "uploads"):
-            yield
+            yield finish
     except BaseException:
         try:
             finish()

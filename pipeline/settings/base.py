@@ -66,10 +66,7 @@ def absolute(path: str) -> str:
 
 def _local(path: str) -> str:
     if is_url(path):
-        raise ValueError(
-            "must be a local path; URLs are for corpus.inputs, corpus.heldout, corpus.output, "
-            "train.shards, train.eval_shards and run.storage"
-        )
+        raise ValueError("must be a local path, because it is a folder of copies on each node")
     return path
 
 
@@ -109,6 +106,6 @@ PathAsGiven = Annotated[str, AfterValidator(expanded)]
 """A path, a URL or a name, in which `~` and `$NAME` are replaced, as in all paths."""
 LocalPath = Annotated[Location, AfterValidator(_local)]
 """A path, and no URL."""
-LocalModel = Annotated[str, AfterValidator(absolute_unless_registered), AfterValidator(_local)]
-"""A folder, or a registered version (`models:/NAME/2`, `models:/NAME@ALIAS`)."""
+Model = Annotated[str, AfterValidator(absolute_unless_registered)]
+"""A folder, its URL, or a registered version (`models:/NAME/2`, `models:/NAME@ALIAS`)."""
 FolderName = Annotated[str, AfterValidator(check_folder_name)]

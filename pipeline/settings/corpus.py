@@ -10,7 +10,6 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.settings.base import (
     AboveZero,
     Count,
-    LocalPath,
     Location,
     NotNegative,
     Number,
@@ -221,8 +220,8 @@ class CorpusSettings(Settings):
     """Folder or URL of the shards; empty: `shards` in the run folder."""
     heldout: tuple[PathAsGiven, ...] = ()
     """Inputs that are prepared separately, for evaluation."""
-    vocab: LocalPath = ""
-    """A `vocab.txt`; empty: one of `vocab_size` entries is trained on the inputs."""
+    vocab: Location = ""
+    """Path or URL of a `vocab.txt`; empty: one of `vocab_size` entries is trained on the inputs."""
     vocab_size: Annotated[int, Number, Field(ge=64)] = 21128
     """Entries of a vocabulary that is trained here; plans use it while no `vocab` is there."""
     lowercase: bool = True
@@ -231,8 +230,8 @@ class CorpusSettings(Settings):
     """Largest number of tokens in a sample, [CLS] and both [SEP] included."""
     segmenter: str = "rjieba"
     """rjieba, jieba, or the name of an entry point of the group `nezha_pretrain.segmenters`."""
-    user_dictionary: LocalPath = ""
-    """Extra words for the segmenter, in jieba's format."""
+    user_dictionary: Location = ""
+    """Path or URL of extra words for the segmenter, in jieba's format."""
     cleaning: CleaningSettings = CleaningSettings()
     dedup: DedupSettings = DedupSettings()
     pairs: PairSettings = PairSettings()

@@ -11,8 +11,8 @@ from pipeline.settings.base import (
     Count,
     Decay,
     FolderName,
-    LocalModel,
     Location,
+    Model,
     NotNegative,
     Number,
     PathAsGiven,
@@ -83,9 +83,9 @@ class FinetuneSettings(Settings):
     ] = ""
     """One label, several labels or a number for a text; a label or a number (similarity) for a
     pair; named entities; multiple choice; answer spans."""
-    checkpoint: LocalModel = ""
-    """Export folder or registry version (`models:/NAME@ALIAS`) to start from; empty: the run's
-    own."""
+    checkpoint: Model = ""
+    """Export folder, its URL or registry version (`models:/NAME@ALIAS`) to start from; empty: that
+    of the run."""
     data: TaskData = TaskData()
     epochs: Positive = 3
     """Passes over the training examples."""
@@ -128,8 +128,9 @@ class CompareSettings(Settings):
     """A comparison of checkpoints over the tasks of `heads`."""
 
     checkpoints: tuple[str, ...] = ()
-    """What to compare, the reference first: an export or another Hugging Face folder, a registry
-    version (`models:/NAME/2`, `models:/NAME@ALIAS`), or `random` (random weights of the first)."""
+    """What to compare, the reference first: an export or another Hugging Face folder, its URL, a
+    registry version (`models:/NAME/2`, `models:/NAME@ALIAS`), or `random` (random weights of the
+    first)."""
     run: PathAsGiven = ""
     """Compare the checkpoints of this run as well: its name under `run.storage`, or its folder."""
     tasks: tuple[PathAsGiven, ...] = ()
@@ -159,7 +160,7 @@ class PredictSettings(Settings):
     """Predictions of a fine-tuned head."""
 
     model: PathAsGiven = ""
-    """Folder that fine-tuning made, or its version in the registry (`models:/NAME/2`,
+    """Folder that fine-tuning made, its URL, or its version in the registry (`models:/NAME/2`,
     `models:/NAME@ALIAS`)."""
     input: PathAsGiven = "-"
     """Lines of text or JSON, a table or a published data set, plain or compressed; `-` reads

@@ -15,6 +15,7 @@ from pipeline.settings.base import (
     Length,
     LocalPath,
     Location,
+    Model,
     NotNegative,
     Number,
     Positive,
@@ -121,8 +122,9 @@ class TrainSettings(Settings):
     """Later phases with longer samples: [{after: 900, sequence_length: 512, global_batch: 64}]."""
     nsp_weight: NotNegative = 1.0
     """Weight of the loss of sentence pairs (nsp or sop) beside that of masked tokens."""
-    init_from: LocalPath = ""
-    """Checkpoint, export, or run folder (its newest checkpoint) to start from."""
+    init_from: Model = ""
+    """Checkpoint, export, or run (its newest checkpoint) to start from: folder, URL, or registry
+    version (`models:/NAME@ALIAS`)."""
     init_state: Literal["weights", "full", "branch"] = "weights"
     """What `init_from` gives. full: the optimizer too. branch: also its place in the data."""
     init_adapt: bool = False

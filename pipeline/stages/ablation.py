@@ -77,7 +77,7 @@ def cells(config: Config, parent: str = "") -> list[Cell]:
             name: {
                 "corpus.inputs": (),
                 "corpus.heldout": (),
-                "corpus.vocab": str(RunPaths.of(config).vocab),
+                "corpus.vocab": RunPaths.of(config).vocab,
                 "train.shards": places[of].training,
                 "train.phases": [
                     phase.model_dump() | {"shards": phase.shards or shards}
@@ -218,7 +218,7 @@ def _prepare(config: Config, progress: Progress) -> None:
     for name in dict.fromkeys(_corpora(variants).values()):
         progress.stage(f"prepare {name}")
         corpus = _making(variants[name], name, paths.run)
-        corpus = with_changes(corpus, {"corpus.vocab": str(vocab)}, "")
+        corpus = with_changes(corpus, {"corpus.vocab": vocab}, "")
         preparing.check_preparation(corpus)
         preparing.make_shards(corpus, inputs, progress, training_folders(corpus))
 

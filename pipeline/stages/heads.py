@@ -10,6 +10,7 @@ from pipeline.finetuning.trials.on_cluster import finetune_all
 from pipeline.finetuning.trials.running import Finetuning
 from pipeline.paths import RunPaths
 from pipeline.progress import Progress, Say
+from pipeline.runs.named_model import folder_of
 from pipeline.settings.config import Config
 from pipeline.stages import recording
 from pipeline.tracking.store import is_reachable
@@ -35,12 +36,14 @@ def finetune_heads(
     and registered.
     """
     paths = RunPaths.of(config)
+    named = {name: head.checkpoint or str(paths.export) for name, head in config.heads.items()}
+    exports = {name: str(folder_of(config, given, paths.run)) for name, given in named.items()}
     cells = [(name, start) for name in config.heads for start in ("pretrained", "scratch")]
     runs = [
         Finetuning(
             f"{name} {start}",
             config.heads[name].model_copy(update={"from_scratch": start == "scratch"}),
-            str(config.heads[name].checkpoint or paths.export),
+            exports[name],
             paths.heads / f"{name}-{start}",
             config.run.seed,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from shlex import quote
 
 from pipeline import sample
@@ -127,7 +126,7 @@ def _changes(settings: CorpusSettings, made: Manifest, vocab_sha256: str | None)
     ]
 
 
-def make_vocabulary(config: Config, sources: Listing, progress: Progress) -> Path:
+def make_vocabulary(config: Config, sources: Listing, progress: Progress) -> str:
     """The given vocabulary, or one that is trained on the inputs."""
     paths = RunPaths.of(config)
     if not config.corpus.vocab:

@@ -28,6 +28,7 @@ from pipeline.training.evaluation import evaluate
 from pipeline.training.measure.history import progress_line
 from pipeline.training.objective import PretrainingObjective
 from pipeline.training.start.network import build_network
+from pipeline.training.start.origin import origin_of
 
 POLL_SECONDS = 5.0
 """Between two looks for a new checkpoint."""
@@ -43,10 +44,10 @@ def subject(config: Config) -> Path:
         own = files.best(folder)
     except CheckpointError:
         if given:
-            return files.origin_of(given)
+            return origin_of(config)
         raise
     started_there = files.read_config(own).train.init_from == given
-    return own if started_there or not given else files.origin_of(given)
+    return own if started_there or not given else origin_of(config)
 
 
 def score(config: Config, path: Path, disk: Disk = OWN) -> dict[str, float]:

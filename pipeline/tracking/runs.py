@@ -16,6 +16,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from pipeline.errors import Interrupted, TrackingError
 from pipeline.files.file_lock import file_lock
 from pipeline.files.storage import write_whole
+from pipeline.files.urls import is_url
 from pipeline.passwords import without_password
 from pipeline.settings.config import Config, flatten
 from pipeline.tracking.metric_names import accepted, grouped
@@ -195,9 +196,12 @@ def _experiment(client: mlflow.MlflowClient, config: Config, uri: str) -> str:
         )
     if experiment:
         return experiment.experiment_id
-    # A database stores no files; MLflow would put them into the working directory.
-    place = Path(config.run.storage, "mlartifacts")
-    location = None if uri.startswith("http") else place.as_uri()
+    location = None
+    if not uri.startswith("http"):
+        # A database stores no files; MLflow would put them into the working directory.
+        beside = Path(database_file(uri) or "").parent
+        place = beside if is_url(config.run.storage) else Path(config.run.storage)
+        location = (place / "mlartifacts").absolute().as_uri()
     try:
         return client.create_experiment(name, artifact_location=location)
     except MlflowException:

@@ -51,7 +51,7 @@ def main(folder: Path) -> None:
         )
         paths = RunPaths.of(config)
         paths.run.mkdir(parents=True)
-        write_corpus(paths.shards, write_vocabulary(paths.vocab), documents=400, length=128)
+        write_corpus(paths.shards, write_vocabulary(Path(paths.vocab)), documents=400, length=128)
         made = plan.make(config)
         planned = sum(made.step)
         (paths.run / "given.yaml").write_text(dump_yaml(config), "utf-8")

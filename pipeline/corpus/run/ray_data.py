@@ -31,6 +31,7 @@ from pipeline.corpus.run.tally import Result
 from pipeline.corpus.run.work import Job, chunks_or_failure, or_failure
 from pipeline.corpus.text.units import Unit, shard_bytes
 from pipeline.errors import CorpusError
+from pipeline.files.disk import fetch_named
 from pipeline.files.urls import is_url
 
 QUEUED, QUEUED_A_CPU = 64, 2
@@ -81,9 +82,9 @@ def _here(job: Job, offer: remote_disk.Offer) -> Iterator[Job]:
         if disk.remote:
             settings, dictionary = job.settings, job.settings.user_dictionary
             if dictionary:
-                copy = str(disk.fetch(Path(dictionary)))
+                copy = fetch_named(disk, dictionary)
                 settings = settings.model_copy(update={"user_dictionary": copy})
-            job = job._replace(vocab=str(disk.fetch(Path(job.vocab))), settings=settings)
+            job = job._replace(vocab=fetch_named(disk, job.vocab), settings=settings)
         yield job
 
 

@@ -2,8 +2,8 @@
 
 rjieba is the default: between Han characters it finds the same boundaries as jieba (a test compares
 them on a corpus), 16 times as fast. To add a segmenter, register an entry point of the group
-`nezha_pretrain.segmenters`: a callable that takes the path of the user dictionary ("" for none) and
-returns a `Segmenter`.
+`nezha_pretrain.segmenters`: a callable that takes the local path of the user dictionary, or "" for
+none, and returns a `Segmenter`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.corpus.samples.user_dictionary import Entry, read_bytes, read_user_dictionary
 from pipeline.errors import ConfigError, CorpusError
+from pipeline.files.urls import is_url
 
 GROUP = "nezha_pretrain.segmenters"
 HAN_PAIR = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af]{2}")
@@ -54,6 +55,11 @@ def _load(name: str, user_dictionary: str, digest: str) -> Segmenter:
     if name not in found.names:
         names = ", ".join(sorted({*BUILT_IN, *found.names}))
         raise ConfigError(f"corpus.segmenter: no segmenter {name!r}; choose one of: {names}")
+    if is_url(user_dictionary):
+        raise ConfigError(
+            f"corpus.user_dictionary: {user_dictionary}: segmenter {name!r} takes a local "
+            "file, and this is a URL"
+        )
     if user_dictionary:
         read_user_dictionary(user_dictionary)
     return found[name].load()(user_dictionary)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import ConfigError
+from pipeline.files.storage import read_whole
 
 LINE_END = re.compile(rb"\r\n|\r|\n")
 LONGEST_WORD = 100
@@ -53,15 +53,16 @@ def read_user_dictionary(path: str, clean: Callable[[str], str] = lambda word: w
 
 
 def read_bytes(path: str) -> bytes:
-    """The content of a dictionary file, without a byte-order mark.
+    """The content of a dictionary file, or of its URL, without a byte-order mark.
 
     Raises:
         ConfigError: it can't be read.
+        StorageError: no package knows the URL, or the store can't be reached.
     """
     try:
-        return Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")
+        return read_whole(path).removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or error
         raise ConfigError(f"corpus.user_dictionary: {path}: {reason}") from None
 
 

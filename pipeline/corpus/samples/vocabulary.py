@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from pipeline.errors import VocabularyError
+from pipeline.files.storage import read_whole
 
+LINE_END = re.compile(r"\r\n|\r|\n")
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def read_vocabulary(path: str | Path) -> dict[str, int]:
-    """Tokens with their ids, which are their line numbers.
+    """Tokens with their ids, which are their line numbers. `path`: of a file, or its URL.
 
     Raises:
         VocabularyError: the file is missing, is not UTF-8, has duplicates, or lacks special tokens.
+        StorageError: no package knows the URL, or the store can't be reached.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+        text = read_whole(str(path)).decode("utf-8-sig")
     except FileNotFoundError:
         raise VocabularyError(
             f"{path}: no such vocabulary; set corpus.vocab to a vocab.txt, or leave it empty to "
@@ -30,7 +34,7 @@ def read_vocabulary(path: str | Path) -> dict[str, int]:
         raise VocabularyError(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise VocabularyError(f"{path}: not UTF-8: {error}") from None
-    tokens = [line.rstrip("\r") for line in lines]
+    tokens = LINE_END.split(text)
     while tokens and not tokens[-1]:
         tokens.pop()
     vocabulary = {token: number for number, token in enumerate(tokens)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -86,12 +87,12 @@ def train_vocabulary(
     return read_vocabulary(path)
 
 
-def is_trained(settings: CorpusSettings, path: Path, sources: Sequence[Source]) -> bool:
+def is_trained(settings: CorpusSettings, path: str | Path, sources: Sequence[Source]) -> bool:
     """Whether `train_vocabulary` would keep the file that is there."""
     return check_own(path) == _origin(settings, sources)
 
 
-def check_own(path: Path) -> str:
+def check_own(path: str | Path) -> str:
     """What a vocabulary was trained from, by the note beside it.
 
     Empty if there is no file, or if it was changed since: then it is to be trained again.
@@ -99,10 +100,10 @@ def check_own(path: Path) -> str:
     Raises:
         VocabularyError: the file has no note, so it is not ours and must not be overwritten.
     """
-    if not path.exists():
+    if not Path(path).exists():
         return ""
     try:
-        written = json.loads(note_of(path).read_text(encoding="utf-8"))
+        written = json.loads(Path(note_of(path)).read_text(encoding="utf-8"))
         origin, sha256 = written["origin"], written["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         raise VocabularyError(
@@ -115,9 +116,9 @@ def check_own(path: Path) -> str:
         return ""
 
 
-def note_of(path: Path) -> Path:
-    """The file that says what a vocabulary was trained from."""
-    return path.with_suffix(".origin.json")
+def note_of(path: str | Path) -> str:
+    """Path of the file that says what a vocabulary was trained from."""
+    return f"{os.path.splitext(path)[0]}.origin.json"
 
 
 def compose_vocabulary(characters: Counter[str], words: Counter[str], vocab_size: int) -> list[str]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from pipeline.corpus.shards import format as shards
 from pipeline.feed.phases import phases_of
 from pipeline.feed.weights import split_weights
-from pipeline.files.urls import is_url
 from pipeline.paths import RunPaths
 from pipeline.precision import resolve_precision
+from pipeline.runs.named_model import is_there
 from pipeline.settings.config import Config
 from pipeline.stages.before import preflight
 from pipeline.training.checkpoints import files as checkpoints
@@ -85,4 +84,4 @@ def _training(config: Config) -> dict[str, object]:
 
 def _absent(path: str) -> str:
     """A note that a path of the settings is not there; a run before this one may make it."""
-    return "" if is_url(path) or Path(path).exists() else ", which is not there yet"
+    return "" if is_there(path) else ", which is not there yet"

@@ -20,6 +20,7 @@ from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.schedule import learning_rate
 from pipeline.training.start import starting_point
 from pipeline.training.start.network import network_config, vocabulary_size
+from pipeline.training.start.origin import origin_of
 
 MEANT_FOR_THE_RUN = ("sequence_length",)
 """Settings of `corpus` that also mean something for shards which are there: tokens of a step."""
@@ -92,11 +93,7 @@ def check_start(config: Config, vocab_size: int, vocab_sha256: str | None) -> No
         CheckpointError, VocabularyError: as `check`.
     """
     train, network = config.train, network_config(config.model, vocab_size)
-    path = checkpoints.origin_of(train.init_from)
-    if not path.exists():
-        raise CheckpointError(
-            f"{path}: no such folder; train.init_from names a run, a checkpoint or an export"
-        )
+    path = origin_of(config)
     if train.init_adapt:
         starting_point.require_fitting_shape(path, starting_point.read(path).config, network)
         return

@@ -24,6 +24,7 @@ from pipeline.tracking.store import tracking_uri
 from pipeline.training import batch_split, engine
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.start.network import network_config, vocabulary_size
+from pipeline.training.start.origin import origin_of
 
 
 def written_by(config: Config) -> tuple[tuple[str, ...], str]:
@@ -34,7 +35,7 @@ def written_by(config: Config) -> tuple[tuple[str, ...], str]:
     paths = RunPaths.of(config)
     written = (paths.vocab, note_of(paths.vocab), paths.shards, paths.heldout)
     later = chain.from_iterable(paths.later)
-    return (*map(str, written), *later, heldout_rejected(config.corpus)), str(paths.run)
+    return (*written, *later, heldout_rejected(config.corpus)), str(paths.run)
 
 
 def heldout_rejected(corpus: CorpusSettings) -> str:
@@ -108,7 +109,7 @@ def check_data(config: Config) -> None:
     given.check_samples(config, manifests.values())
     given.check_settings(config, manifests)
     feed = open_feed(config, rank=0, world_size=1)
-    vocabularies = {str(paths.vocab): vocabulary_sha256(paths.vocab)}
+    vocabularies = {paths.vocab: vocabulary_sha256(paths.vocab)}
     if config.train.eval_shards or shards.is_corpus(paths.heldout):
         vocabularies[paths.heldout] = shards.read_manifest(paths.heldout).vocab_sha256
     for name, sha256 in vocabularies.items():
@@ -121,7 +122,7 @@ def check_data(config: Config) -> None:
     if config.train.init_from and not found:
         given.check_start(config, feed.vocab_size, feed.vocab_sha256)
         if config.train.init_state == "branch":
-            before = checkpoints.read_state(checkpoints.origin_of(config.train.init_from))
+            before = checkpoints.read_state(origin_of(config))
             require_same_order(before["fingerprint_fields"], feed.fingerprint_fields)
     if found:
         saved = checkpoints.read_state(found)

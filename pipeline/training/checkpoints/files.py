@@ -33,7 +33,6 @@ from pydantic import ValidationError
 
 from pipeline.errors import CheckpointError
 from pipeline.files.hashing import file_xxh3
-from pipeline.files.storage import read_note, write_json
 from pipeline.progress import Say
 from pipeline.settings.config import ACCEPTED, Config
 from pipeline.settings.reading import yaml_text
@@ -44,8 +43,6 @@ CONFIG = "config.yaml"
 HASHES = "hashes.json"
 COMPLETE = "COMPLETE"
 DAMAGED = "damaged_"
-START = "started_from.json"
-"""File of a run: what it began with."""
 
 logger = logging.getLogger(__name__)
 
@@ -53,34 +50,6 @@ logger = logging.getLogger(__name__)
 def newest(folder: Path) -> Path | None:
     """The latest complete checkpoint, whose tensors are not read; `recover` verifies them."""
     return max(_states(folder), key=step_of, default=None)
-
-
-def origin_of(given: str) -> Path:
-    """What `train.init_from` names: of a run folder its newest checkpoint, else the folder itself.
-
-    Raises:
-        CheckpointError: it is a run folder without a complete checkpoint.
-    """
-    path = Path(given)
-    if not (path / "checkpoints").is_dir():
-        return path
-    found = newest(path / "checkpoints")
-    if not found:
-        raise CheckpointError(f"{path}: this run has no complete checkpoint to start from yet")
-    return found
-
-
-def start_of(run: Path, given: str) -> Path:
-    """`origin_of`, and the same one at every start of a run, if it is still there.
-
-    A run folder in `given` may get newer checkpoints before this run has its first one.
-    """
-    noted = read_note(run / START)
-    if noted.get("given") == given and Path(str(noted.get("found"))).exists():
-        return Path(noted["found"])
-    found = origin_of(given)
-    write_json(run / START, {"given": given, "found": str(found)})
-    return found
 
 
 def recover(folder: Path, tell: Say) -> Path | None:

@@ -87,7 +87,7 @@ def with_copies(config: Config, disk: RemoteDisk) -> Config:
     found = {folder: fetch_named(disk, folder) for folder in folders}
     own = {str(disk.there(Path(folder))): copy for folder, copy in found.items()}
     write_note(paths.run, moved_note(disk.call(read_note, paths.run), own))
-    held, vocab = fetch_named(disk, paths.heldout), str(disk.fetch(paths.vocab))
+    held, vocab = fetch_named(disk, paths.heldout), fetch_named(disk, paths.vocab)
     phases = tuple(
         phase.model_copy(update={"shards": _with_folders(shards, found)})
         for phase, shards in zip(config.train.phases, paths.later, strict=True)

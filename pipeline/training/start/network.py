@@ -11,6 +11,7 @@ from pipeline.corpus.samples.vocabulary import read_vocabulary
 from pipeline.corpus.shards import format as shards
 from pipeline.errors import ConfigError
 from pipeline.feed.weights import split_weights
+from pipeline.files.urls import is_url
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.settings.training import ModelSettings
@@ -34,7 +35,7 @@ def vocabulary_size(config: Config) -> int:
         ShardError: the manifest cannot be read.
     """
     paths = RunPaths.of(config)
-    if paths.vocab.exists():
+    if is_url(paths.vocab) or Path(paths.vocab).exists():
         return len(read_vocabulary(paths.vocab))
     for folder in split_weights(paths.training)[0]:
         if Path(folder, shards.MANIFEST).exists():

@@ -34,6 +34,7 @@ from pipeline.training.objective import PretrainingObjective
 from pipeline.training.start import starting_point
 from pipeline.training.start.context import Context
 from pipeline.training.start.network import build_network, network_config
+from pipeline.training.start.origin import origin_at_start
 
 
 class Parts(NamedTuple):
@@ -146,7 +147,7 @@ def _begin(
     # An export or a checkpoint of another run counts only at the beginning.
     origin = None
     if train.init_from and not found:
-        start = partial(disk.call, files.start_of, paths.run, train.init_from)
+        start = partial(disk.call, origin_at_start, config, paths.run)
         origin = disk.fetch(ranks.on_rank_zero(start))
     if found:
         require_same_data(files.read_state(found)["fingerprint_fields"], feed.fingerprint_fields)

@@ -8,6 +8,7 @@ from pathlib import Path
 from model import NezhaConfig
 from pipeline.errors import ConfigError
 from pipeline.paths import RunPaths
+from pipeline.runs.named_model import is_there
 from pipeline.settings.config import Config, flatten
 from pipeline.training.checkpoints import files
 from pipeline.training.faults import events
@@ -86,7 +87,7 @@ def changed_settings(config: Config, checkpoint: Path) -> list[str]:
 def _starts_elsewhere(config: Config, saved: Config) -> bool:
     """Whether a start is given that is not the run's own, which may have been moved since."""
     own, given = saved.train.init_from, config.train.init_from
-    return bool(given) and (not own or Path(own).exists())
+    return bool(given) and (not own or is_there(own))
 
 
 def _network(config: Config) -> NezhaConfig:

@@ -124,7 +124,7 @@ def require_fitting_shape(path: Path, given: NezhaConfig, wanted: NezhaConfig) -
         )
 
 
-def load(network: NezhaForPreTraining, path: Path, vocab: Path) -> str:
+def load(network: NezhaForPreTraining, path: Path, vocab: str | Path) -> str:
     """Load the weights of a folder into a network of another shape or vocabulary.
 
     Returns:

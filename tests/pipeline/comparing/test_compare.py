@@ -1,14 +1,15 @@
 """Checkpoints over a suite, from names to a report."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from pipeline.comparing import compare
 from pipeline.comparing.comparison import Judged, Subject
 from pipeline.errors import CheckpointError, ConfigError, ExportError, TaskError
+from pipeline.files.storage import write_whole
 from pipeline.finetuning.examination import Examined
-from pipeline.paths import storage_folder
 from pipeline.settings.reading.config_file import load_config
 from pipeline.training.checkpoints import files as checkpoints
 from tests.pipeline.comparing.given import config, task
@@ -43,22 +44,23 @@ def test_what_cannot_be_compared_is_said_at_once(data, tmp_path):
         config(tmp_path, "compare.checkpoints=[a, a]")
 
 
-def test_a_run_is_found_in_the_folder_of_its_storage(data, tmp_path):
-    """Of a storage that is a URL too, which has a folder on this machine."""
+def test_a_run_is_found_in_its_storage(data, tmp_path, monkeypatch):
+    """At a URL too, from which its files are copied."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     chosen = load_config(
         None,
         [
-            "run.storage=s3://bucket/runs",
-            f"run.scratch={tmp_path}",
+            f"run.storage=memory://{tmp_path.name}",
             "tracking.uri=http://mlflow:5000",
             "compare.run=nezha",
             f"heads.a={task(data)}",
         ],
     )
-    checkpoint = storage_folder(chosen.run) / "nezha" / "checkpoints" / "checkpoint_000010"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / checkpoints.COMPLETE).touch()
-    assert compare.plan(chosen)["compare"] == str(checkpoint)
+    name = f"nezha/checkpoints/checkpoint_000010/{checkpoints.COMPLETE}"
+    write_whole(f"{chosen.run.storage}/{name}", b"")
+    found = Path(compare.plan(chosen)["compare"])
+    assert found.is_relative_to(tmp_path)
+    assert (found / checkpoints.COMPLETE).exists()
 
 
 @pytest.mark.long

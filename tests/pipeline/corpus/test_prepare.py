@@ -14,6 +14,7 @@ from pipeline.corpus.samples.vocabulary import build_tokenizer
 from pipeline.corpus.shards import format as shards
 from pipeline.corpus.shards.reader import ShardFolder, flat_pairs
 from pipeline.errors import ConfigError, CorpusError, VocabularyError
+from pipeline.files.storage import write_whole
 from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.preparing import IN_PROCESS, SMALL, counting, hashes, run
@@ -113,6 +114,23 @@ def test_shards_and_duplicates_on_an_object_store(source, vocab, tmp_path):
     executor, done = counting()
     run(source.parent, "memory://bucket/out", vocab, executor, **settings)
     assert not done
+
+
+def test_vocabulary_and_dictionary_at_urls(source, vocab, tmp_path):
+    words = raw.write(tmp_path / "words.txt", "天地人 1000\n".encode())
+    place = f"memory://{tmp_path.name}"
+    for path in (vocab, words):
+        write_whole(f"{place}/{path.name}", path.read_bytes())
+    near = run(source, tmp_path / "near", vocab, user_dictionary=str(words))
+    far = run(
+        source, tmp_path / "far", f"{place}/{vocab.name}", user_dictionary=f"{place}/words.txt"
+    )
+    assert far.fingerprint == near.fingerprint
+    assert far.shards == near.shards
+    for name, error in (("vocab", VocabularyError), ("words", ConfigError)):
+        given = {"vocab": vocab, "words": words, name: f"{place}/none.txt"}
+        with pytest.raises(error, match=f"{place}/none.txt: no such"):
+            run(source, tmp_path / name, given["vocab"], user_dictionary=str(given["words"]))
 
 
 def test_seed_and_dupe_factor(source, vocab, tmp_path):

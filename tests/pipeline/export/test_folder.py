@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -73,7 +74,7 @@ def test_the_tokenizer_gives_the_ids_that_training_used(run):
     ids = encoder.encode(text, np.ones(len(text) + 1, bool), np.array([len(text)])).ids
     assert tokenizer(text)["input_ids"][1:-1] == ids.tolist()
     assert tokenizer.mask_token_id in tokenizer(TEXT)["input_ids"]
-    assert (paths.export / "vocab.txt").read_bytes() == paths.vocab.read_bytes()
+    assert (paths.export / "vocab.txt").read_bytes() == Path(paths.vocab).read_bytes()
 
 
 def test_the_tokenizer_folds_what_the_manifest_says(run, tmp_path):

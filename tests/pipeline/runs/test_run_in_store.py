@@ -251,9 +251,10 @@ def test_a_stop_stays_a_stop_if_the_last_upload_fails(tmp_path, url, monkeypatch
 
 
 def test_what_takes_no_url_is_refused_by_name(monkeypatch):
-    with pytest.raises(TrackingError, match=r"tracking\.uri: name a server, because run\.storage="):
-        preflight.check(configure("s3://bucket/runs"))
-    for name in ("corpus.vocab", "corpus.user_dictionary", "train.init_from"):
+    for uri in ("", "postgresql://db/mlflow"):
+        with pytest.raises(TrackingError, match=r"tracking\.uri: name a server \(http"):
+            preflight.check(configure("s3://bucket/runs", f"tracking.uri={uri}"))
+    for name in ("run.scratch", "train.shard_cache"):
         with pytest.raises(ConfigError, match=rf"{name}.*must be a local path"):
             load_config(None, [f"{name}=s3://bucket/x"])
     with pytest.raises(ConfigError, match=r"run\.scratch=/tmp/x has no effect"):

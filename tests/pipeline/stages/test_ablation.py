@@ -161,7 +161,7 @@ def test_what_the_variants_read_is_what_is_made(tmp_path, monkeypatch):
     given = [f"corpus.{name}=[{tmp_path}/{name}.txt]" for name in ("inputs", "heldout")]
     given += [f"run.storage={tmp_path}", "corpus.output=/elsewhere", f"ablate.variants={variants}"]
     config, made = load_config(None, [*given, "ablate.seeds=[1]"]), []
-    vocab = write_vocabulary(tmp_path / "vocab.txt")
+    vocab = str(write_vocabulary(tmp_path / "vocab.txt"))
     monkeypatch.setattr(preparing, "make_vocabulary", lambda *_: vocab)
     monkeypatch.setattr(preparing.prepare, "prepare", lambda *given, **_: made.append(given[1]))
     ablation._prepare(config, Lines())

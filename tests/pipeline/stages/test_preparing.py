@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from pipeline.corpus import planning
@@ -16,13 +18,13 @@ TEXTS = Inputs([], [])
 def test_shards_that_the_run_was_trained_on_are_not_replaced(tmp_path):
     config = settings(tmp_path, "run", "train.steps=1")
     paths = RunPaths.of(config)
-    config = with_changes(config, {"corpus.vocab": str(paths.vocab)}, "")
+    config = with_changes(config, {"corpus.vocab": paths.vocab}, "")
     planned = planning.plan(config.corpus, paths.vocab, config.run.seed, TEXTS)
     made = {"fingerprint": planned.fingerprint, "settings": config.corpus.model_dump(mode="json")}
     manifest = shards.read_manifest(paths.shards).model_copy(update=made)
     shards.write_manifest(str(paths.shards), manifest)
     (tmp_path / "other.txt").write_text(
-        paths.vocab.read_text("utf-8").replace(LETTERS[0], "Ω"), "utf-8"
+        Path(paths.vocab).read_text("utf-8").replace(LETTERS[0], "Ω"), "utf-8"
     )
     changes = {
         "corpus.sequence_length": (96, r"\n  corpus.sequence_length: 128 → 96\nset"),

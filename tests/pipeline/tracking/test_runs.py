@@ -320,3 +320,11 @@ def test_a_fine_tuning_leaves_its_scores_and_its_trials(config, tmp_path):
     by_status = {each.info.status: each for each in nested}
     assert by_status["FINISHED"].data.metrics == {"dev/f1": 0.3, "test/f1_:2b": 0.2}
     assert by_status["FAILED"].data.tags["error"] == "the loss is nan"
+
+
+def test_files_of_a_run_at_a_url_lie_beside_the_database(tmp_path):
+    """The first command ended with a traceback."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    config = load_config(None, ["run.storage=s3://bucket/runs", f"tracking.uri={uri}"])
+    run = mlflow.MlflowClient(uri).get_run(tracking.start_run(config, "a", {}))
+    assert run.info.artifact_uri.startswith(f"{tmp_path.as_uri()}/mlartifacts/")

@@ -65,7 +65,7 @@ def test_a_network_that_cannot_read_the_samples(tmp_path):
 
 def test_weights_that_a_run_cannot_start_from(tmp_path):
     config = settings(tmp_path, "start")
-    vocab = RunPaths.of(config).vocab
+    vocab = Path(RunPaths.of(config).vocab)
     export = tmp_path / "export"
     export.mkdir()
     shutil.copy(vocab, export / "vocab.txt")

@@ -163,23 +163,6 @@ def test_an_old_one_that_cannot_be_deleted_stops_nothing(tmp_path, monkeypatch, 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_run_that_begins_again_takes_what_it_began_with(tmp_path):
-    """It took a newer checkpoint of the other run, if its first start had left none."""
-    run, other, folder = (tmp_path / name for name in ("run", "other", "other/checkpoints"))
-    run.mkdir()
-    folder.mkdir(parents=True)
-    first = make(folder, 2)
-    assert files.start_of(run, str(other)) == first
-    second = make(folder, 3)
-    assert files.start_of(run, str(other)) == first
-    assert files.start_of(run, str(second)) == second
-    assert files.start_of(run, str(other)) == second
-    files.remove(second)
-    assert files.start_of(run, str(other)) == first
-    (run / files.START).write_text("[]")
-    assert files.start_of(run, str(other)) == first
-
-
 def test_one_that_another_process_reads_is_not_deleted(tmp_path):
     paths = [make(tmp_path, step, loss=1 / step) for step in (1, 2, 3)]
     code = "import sys; from pathlib import Path; from pipeline.training.checkpoints import files\n"

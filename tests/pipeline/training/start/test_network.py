@@ -1,5 +1,7 @@
 """The network that the settings describe."""
 
+from pathlib import Path
+
 from pipeline.corpus.samples.vocabulary import read_vocabulary
 from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import load_config
@@ -19,5 +21,5 @@ def test_the_size_of_the_vocabulary_is_that_of_what_is_there(tmp_path):
     made = write_corpus(tmp_path / "shards", vocab)
     assert vocabulary_size(load_config(None, [*run, f"train.shards=['{made}@1']"])) == entries
     RunPaths.of(config).run.mkdir()
-    write_vocabulary(RunPaths.of(config).vocab)
+    write_vocabulary(Path(RunPaths.of(config).vocab))
     assert vocabulary_size(config) == entries

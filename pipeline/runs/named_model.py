@@ -1,0 +1,57 @@
+"""The folder of a model that a setting names: a folder, its URL, or a registered version."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from pipeline.errors import StorageError
+from pipeline.files.hashing import short_hash
+from pipeline.files.urls import is_url
+from pipeline.paths import temporary_folder
+from pipeline.runs.store_copy import StoreCopy
+from pipeline.runs.store_lock import CONTACT_SECONDS
+from pipeline.settings.base import is_registered
+from pipeline.settings.config import Config
+
+
+def folder_of(config: Config, name: str, kept_in: Path | None = None) -> Path:
+    """The folder on this node; of a URL its copy, which is made as new as the store.
+
+    Args:
+        kept_in: takes the files of a registered version (`models:/…`); None: a temporary folder.
+
+    Raises:
+        ExportError: the version holds no Hugging Face folder.
+        TrackingError: it can't be had.
+        StorageError: there is nothing at the URL, or the store does not answer.
+    """
+    if is_url(name):
+        return _copied(name.rstrip("/"))
+    if not is_registered(name):
+        return Path(name)
+    from pipeline.tracking.store import existing_store  # MLflow takes seconds to be imported
+
+    store = existing_store(config)
+    return _fetched(name, store, kept_in or temporary_folder("models") / short_hash(store))
+
+
+def is_there(name: str) -> bool:
+    """Whether there is a folder of this name on this node; what lies elsewhere counts as there."""
+    return is_url(name) or is_registered(name) or Path(name).exists()
+
+
+def _copied(url: str) -> Path:
+    copy = StoreCopy(temporary_folder("models") / short_hash(url), url)
+    copy.insist(copy.refresh, "could not be read", CONTACT_SECONDS)
+    if not copy.folder.exists():
+        raise StorageError(f"{url}: there is nothing at this URL")
+    return copy.folder
+
+
+@functools.cache
+def _fetched(name: str, store: str, kept_in: Path) -> Path:
+    """A version, fetched once by a process, which may ask for it twice."""
+    from pipeline.tracking.registry import fetch_registered
+
+    return fetch_registered(name, store, kept_in)
