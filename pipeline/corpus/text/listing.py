@@ -146,7 +146,8 @@ def _find_local(
     if os.path.lexists(inner) or not GLOB.search(inner):
         status = os.stat(inner)
         if stat.S_ISDIR(status.st_mode):
-            return Found(system, inner, dict(sorted(_walk(inner, None, is_known))), named=False)
+            files = dict(sorted(_Walk(None, is_known).files(inner)))
+            return Found(system, inner, files, named=False)
         return Found(system, _parent(inner), {inner: _local(status)}, named=True)
     base = _literal_folder(inner)
     pattern = _below(base, inner)
@@ -169,42 +170,76 @@ def _find_local(
         within = "/".join(names[: len(parts)])
         return re.match(glob_translate("/".join(parts)), within) is not None
 
-    files = {}
-    found = _walk(base or "/", depth, lambda path: is_match(path) and is_known(path), levels)
-    for path, file in sorted(found):
+    kept = {}
+    walk = _Walk(depth, lambda path: is_match(path) and is_known(path), levels)
+    for path, file in sorted(walk.files(base or "/")):
         if is_match(path) or (file.fault == HIDDEN and is_hidden_folder(path)):
-            files[path] = file
+            kept[path] = file
         elif file.fault == UNREADABLE:
             # On fixed levels it may be a folder that nobody means, such as lost+found.
-            files[path] = file if depth is None else file._replace(fault=NOT_ENTERED)
-    return Found(system, base, files, named=False)
+            kept[path] = file if depth is None else file._replace(fault=NOT_ENTERED)
+    return Found(system, base, kept, named=False)
 
 
-def _walk(
-    root: str, depth: int | None, is_read: Callable[[str], bool], levels: Sequence[str] = ()
-) -> Iterator[tuple[str, File]]:
+Item = tuple[str, File]
+"""A file with its path."""
+Link = tuple[str, int]
+"""The path of a link, and how many folders down it is."""
+
+
+class _Walk:
     """All files under a folder. At `depth`, and where they can't be read, folders are items too.
 
+    Links are followed after the files themselves, in the order of their paths, so that a link never
+    takes the place of its target.
+
     Args:
+        depth: how many folders below the first one are entered; None for all.
         is_read: whether a file is read under its path. A link to one that is not is followed.
         levels: the parts of a glob, which may name what is hidden.
     """
-    read: set[tuple[int, int]] = set()
-    entered: set[tuple[int, int]] = set()
-    followed: set[tuple[int, int]] = set()
-    """Folders that were entered through a link. None is entered twice so, which ends all loops."""
-    links: list[tuple[str, int]] = []
 
-    def enter(
-        folder: str, below: int, status: os.stat_result, visited: set[tuple[int, int]]
-    ) -> Iterator[tuple[str, File]]:
-        if depth is not None and below > depth:
+    def __init__(
+        self, depth: int | None, is_read: Callable[[str], bool], levels: Sequence[str] = ()
+    ) -> None:
+        self.depth = depth
+        self.is_read = is_read
+        self.levels = levels
+        self.read: set[tuple[int, int]] = set()
+        self.entered: set[tuple[int, int]] = set()
+        """Folders that were entered under their own names."""
+        self.followed: set[tuple[int, int]] = set()
+        """Folders that were entered through a link. None is entered twice so, which ends loops."""
+
+    def files(self, root: str) -> Iterator[Item]:
+        """The files by path, in no order. Raises OSError if there is no such folder."""
+        links: list[Link] = []
+        yield from self._enter(root, 0, self.entered, links)
+        heapq.heapify(links)
+        while links:
+            path, below = heapq.heappop(links)
+            if fault := _fault_of_link(path):
+                yield path, File(0, "", fault)
+            elif os.path.isdir(path):
+                items, more = self._follow(path, below)
+                yield from items
+                for link in more:
+                    heapq.heappush(links, link)
+            else:
+                yield path, self._take(path, os.stat(path), linked=True)
+
+    def _enter(
+        self, folder: str, below: int, visited: set[tuple[int, int]], links: list[Link]
+    ) -> Iterator[Item]:
+        """The files of a folder, `below` folders down; its links are appended to `links`."""
+        if self.depth is not None and below > self.depth:
             yield folder, File(0, "", NOT_ENTERED)
             return
-        if _identity(status) in visited:
+        identity = _identity(os.stat(folder))
+        if identity in visited:
             yield folder, File(0, "", LINKED_TWICE)
             return
-        visited.add(_identity(status))
+        visited.add(identity)
         try:
             with os.scandir(folder) as listing:
                 entries = list(listing)
@@ -212,43 +247,31 @@ def _walk(
             yield folder, File(0, "", UNREADABLE)
             return
         for entry in entries:
-            if hidden_in([*[""] * below, entry.name], levels):
+            if hidden_in([*[""] * below, entry.name], self.levels):
                 yield entry.path, File(0, "", HIDDEN)
             elif entry.is_symlink():
-                heapq.heappush(links, (entry.path, below + 1))
+                links.append((entry.path, below + 1))
             elif entry.is_dir():
-                yield from enter(entry.path, below + 1, entry.stat(), visited)
+                yield from self._enter(entry.path, below + 1, visited, links)
             else:
-                yield entry.path, take(entry.path, entry.stat(), visited is followed)
+                yield entry.path, self._take(entry.path, entry.stat(), visited is self.followed)
 
-    def take(path: str, status: os.stat_result, linked: bool) -> File:
-        if linked and _identity(status) in read:
+    def _follow(self, path: str, below: int) -> tuple[list[Item], list[Link]]:
+        """The files behind a link to a folder, and the links that are to be followed from there."""
+        links: list[Link] = []
+        items = list(self._enter(path, below, self.followed, links))
+        some_read = any(self.is_read(each) and not file.fault for each, file in items)
+        if _identity(os.stat(path)) in self.entered and not some_read:
+            # Its links are followed from the folder's own name.
+            return [(path, File(0, "", LINKED_TWICE))], []
+        return items, links
+
+    def _take(self, path: str, status: os.stat_result, linked: bool) -> File:
+        if linked and _identity(status) in self.read:
             return File(0, "", LINKED_TWICE)
-        if is_read(path):
-            read.add(_identity(status))
+        if self.is_read(path):
+            self.read.add(_identity(status))
         return _local(status)
-
-    yield from enter(root, 0, os.stat(root), entered)
-    while links:  # after the files themselves, so that a link never takes the place of its target
-        path, below = heapq.heappop(links)
-        fault = _fault_of_link(path)
-        if fault:
-            yield path, File(0, "", fault)
-            continue
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            others, links = links, []
-            items = list(enter(path, below, status, followed))
-            some_read = any(is_read(each) and not file.fault for each, file in items)
-            if _identity(status) in entered and not some_read:
-                items = [(path, File(0, "", LINKED_TWICE))]
-                links = []  # they are followed from the folder's own name
-            for each in links:
-                heapq.heappush(others, each)
-            links = others
-            yield from items
-        else:
-            yield path, take(path, status, linked=True)
 
 
 def _fault_of_link(path: str) -> str:
