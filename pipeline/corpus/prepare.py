@@ -7,7 +7,8 @@ manifest is written only when the records account for every work unit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pipeline.corpus.dedup import heldout, marks
@@ -76,8 +77,37 @@ def prepare(
         KeyboardInterrupt: with a message that says what is kept.
     """
     folder, vocab = absolute(output), absolute(vocab)
+    with _errors_tell_what_is_kept(folder):
+        planned = plan(settings, vocab, seed, inputs)
+        if not (manifest := _finished(folder, planned)):
+            with output_folder.held(folder, progress.say):
+                manifest = _finished(folder, planned)  # another command may have made it meanwhile
+                if not manifest:
+                    job = Job(
+                        settings=settings,
+                        folder=folder,
+                        vocab=vocab,
+                        vocab_sha256=planned.vocab_sha256,
+                        seed=seed,
+                        fingerprint=planned.fingerprint,
+                        tags=_tags(settings, planned, seed),
+                        work=make_shard,
+                    )
+                    return _make(job, planned, executor, progress)
+        progress.say(
+            f"{folder}: up to date, {manifest.rows:,} samples in {len(manifest.shards)} shards"
+        )
+        # There is some if the last start was killed after it had written the manifest.
+        output_folder.remove_work(folder, planned.fingerprint)
+        _say_left_out(inputs.sources, progress.say)
+        _say_quality(manifest, progress.say)
+        return manifest
+
+
+@contextlib.contextmanager
+def _errors_tell_what_is_kept(folder: str) -> Iterator[None]:
     try:
-        return _prepare(settings, folder, vocab, seed, inputs, progress, executor)
+        yield
     except OSError as error:
         raise CorpusError(
             f"{error.filename or folder}: {error.strerror or error}; remove the cause and run "
@@ -90,52 +120,10 @@ def prepare(
         ) from None
 
 
-def _prepare(
-    settings: CorpusSettings,
-    folder: str,
-    vocab: str,
-    seed: int,
-    inputs: Inputs,
-    progress: Progress,
-    executor: Executor,
-) -> Manifest:
-    planned = plan(settings, vocab, seed, inputs)
-    if not (manifest := _finished(folder, planned)):
-        with output_folder.held(folder, progress.say):
-            manifest = _finished(folder, planned)  # another command may have made it meanwhile
-            if not manifest:
-                return _make(settings, folder, vocab, seed, planned, executor, progress)
-    progress.say(
-        f"{folder}: up to date, {manifest.rows:,} samples in {len(manifest.shards)} shards"
-    )
-    # There is some if the last start was killed after it had written the manifest.
-    output_folder.remove_work(folder, planned.fingerprint)
-    _say_left_out(inputs.sources, progress.say)
-    _say_quality(manifest, progress.say)
-    return manifest
-
-
-def _make(
-    settings: CorpusSettings,
-    folder: str,
-    vocab: str,
-    seed: int,
-    planned: ReadPlan,
-    executor: Executor,
-    progress: Progress,
-) -> Manifest:
+def _make(job: Job, planned: ReadPlan, executor: Executor, progress: Progress) -> Manifest:
+    settings, folder = job.settings, job.folder
     for warning in unused_words(settings):
         progress.say(f"warning: {warning}")
-    job = Job(
-        settings=settings,
-        folder=folder,
-        vocab=vocab,
-        vocab_sha256=planned.vocab_sha256,
-        seed=seed,
-        fingerprint=planned.fingerprint,
-        tags=_tags(settings, planned, seed),
-        work=make_shard,
-    )
     claim = Claim(
         fingerprint=planned.fingerprint,
         units=len(planned.units),
