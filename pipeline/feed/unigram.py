@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from pipeline.corpus.arrays import evenly_spread
 from pipeline.corpus.shards.reader import ShardFolder
 from pipeline.feed.collate import Batch
 
@@ -21,9 +22,7 @@ def unigram_loss(shards: ShardFolder, heldout: Iterable[Batch]) -> float:
     vocabulary, so that a token that never occurred costs much but not infinitely much.
     """
     counts = np.ones(shards.manifest.vocab_size)
-    numbers = np.arange(len(shards))
-    if len(numbers) > MOST_ROWS:
-        numbers = np.linspace(0, len(shards) - 1, MOST_ROWS).astype(np.int64)
+    numbers = evenly_spread(MOST_ROWS, len(shards))
     for first in range(0, len(numbers), ROWS_AT_A_TIME):
         rows = shards.rows(numbers[first : first + ROWS_AT_A_TIME], words=False, masks=False)
         inside = np.arange(rows.input_ids.shape[1]) < rows.lengths[:, None]

@@ -43,7 +43,7 @@ class Claim(BaseModel):
     """Folder of the dropped text; empty if it is not kept."""
 
 
-def read_claim(folder: str) -> tuple[Claim | None, set[str]]:
+def _read_claim(folder: str) -> tuple[Claim | None, set[str]]:
     """The claim of a folder, and the shards that its manifest names.
 
     A finished corpus has no claim: one is made from its manifest. None if the folder has neither.
@@ -84,7 +84,7 @@ def check_output(folder: str, keep_rejected: str) -> None:
         CorpusError: see `begin`; or nothing can be written there.
     """
     if _read_manifest(*filesystem(folder)) is None:
-        claim, _ = read_claim(folder)
+        claim, _ = _read_claim(folder)
         _check_writable(folder)
         if keep_rejected:
             _files_of_rejected(keep_rejected, claim)
@@ -114,7 +114,7 @@ def held(folder: str, say: Say) -> Iterator[None]:
     Raises:
         CorpusError: it holds files of others.
     """
-    read_claim(folder)
+    _read_claim(folder)
     system, place = filesystem(folder)
     if not is_local(system):
         yield
@@ -136,9 +136,9 @@ def begin(folder: str, claim: Claim) -> set[str]:
     Raises:
         CorpusError: the folder, or that of the dropped text, holds files of others.
     """
-    before, listed = read_claim(folder)
+    before, listed = _read_claim(folder)
     if claim.keep_rejected:
-        clear_rejected(claim.keep_rejected, before, claim.fingerprint)
+        _clear_rejected(claim.keep_rejected, before, claim.fingerprint)
     # Files of units that the new plan does not have are ours until they are deleted.
     units = max(claim.units, before.units if before else 0)
     data = claim.model_copy(update={"units": units}).model_dump_json().encode()
@@ -174,7 +174,7 @@ def remove_work(folder: str, fingerprint: str) -> None:
                 system.rmdir(path)
 
 
-def clear_rejected(folder: str, claim: Claim | None, fingerprint: str) -> None:
+def _clear_rejected(folder: str, claim: Claim | None, fingerprint: str) -> None:
     """Delete the dropped text of an earlier corpus, and half files, from `corpus.keep_rejected`.
 
     Args:
