@@ -4,20 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.finetuning.examples.features import Feature, FeatureBatch, collate
 from pipeline.finetuning.loading import inputs_of
-from pipeline.finetuning.tasks.base import Logits, Task
+from pipeline.finetuning.tasks.base import Logits, Task, TaskSetup
 from pipeline.labels import IGNORED
 from pipeline.precision import resolve_precision
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+class TaskNetwork(NamedTuple):
+    """A network, and what it takes to encode examples for it and to read its logits."""
+
+    task: Task
+    setup: TaskSetup
+    network: Any
+    """An `nn.Module` with a `config`, on the device that is to compute."""
+    precision: Precision
+    """Of its products."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def collate(self, features: Sequence[Feature]) -> FeatureBatch:
+        """Features as a padded batch."""
+        pad_id = self.setup.tokenizer.pad_token_id
+        return collate(features, pad_id, self.task.multiple_choice)
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
@@ -30,19 +50,14 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return torch.autocast(device.type, dtype, enabled=chosen != "fp32")
 
 
-def forward(
-    task: Task,
-    network: nn.Module,
-    batch: FeatureBatch,
-    device: torch.device,
-    precision: Precision,
-) -> Tensor:
+def forward(model: TaskNetwork, batch: FeatureBatch) -> Tensor:
     """fp32 logits [..., K] of a batch."""
-    inputs = {name: batch.inputs[name].to(device) for name in inputs_of(network.config)}
+    device = model.device
+    inputs = {name: batch.inputs[name].to(device) for name in inputs_of(model.network.config)}
     choices = None if batch.choices is None else batch.choices.to(device)
-    with autocast(device, precision):
-        output = network(**inputs)
-    return task.logits(output, FeatureBatch(inputs, batch.target, choices)).float()
+    with autocast(device, model.precision):
+        output = model.network(**inputs)
+    return model.task.logits(output, FeatureBatch(inputs, batch.target, choices)).float()
 
 
 def loss_sum(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -72,23 +87,14 @@ def target_weight(target: Tensor, weights: Tensor | None = None) -> float:
 
 
 @torch.no_grad()
-def infer(
-    task: Task,
-    network: nn.Module,
-    features: Sequence[Feature],
-    batch: int,
-    pad_id: int,
-    precision: Precision,
-) -> list[Logits]:
+def infer(model: TaskNetwork, features: Sequence[Feature], batch: int) -> list[Logits]:
     """Logits of every feature, still padded; features of similar length share a batch."""
-    network.eval()
-    device = next(network.parameters()).device
+    model.network.eval()
     order = sorted(range(len(features)), key=lambda i: features[i].length)
     found: list[Logits] = [np.empty(0)] * len(features)
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
-        padded = collate([features[i] for i in chosen], pad_id, task.multiple_choice)
-        logits = forward(task, network, padded, device, precision)
+        logits = forward(model, model.collate([features[i] for i in chosen]))
         for i, values in zip(chosen, logits.cpu().numpy(), strict=True):
             found[i] = values
     return found

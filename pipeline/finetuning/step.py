@@ -6,12 +6,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pipeline.finetuning.examples.features import Feature, collate
+from pipeline.finetuning.examples.features import Feature
 from pipeline.finetuning.judging.evaluation import Dataset
-from pipeline.finetuning.network import forward, loss_sum, target_weight
-from pipeline.finetuning.tasks.base import Task, TaskSetup
+from pipeline.finetuning.network import TaskNetwork, forward, loss_sum, target_weight
 from pipeline.finetuning.workers import ALONE, Workers
 from pipeline.labels import IGNORED
 from pipeline.settings.finetuning import FinetuneSettings
@@ -22,22 +21,16 @@ class Step:
 
     def __init__(
         self,
-        task: Task,
-        network: nn.Module,
+        model: TaskNetwork,
         settings: FinetuneSettings,
-        setup: TaskSetup,
         dataset: Dataset,
-        device: torch.device,
         workers: Workers = ALONE,
     ) -> None:
-        self._task, self._network, self._device = task, network, device
-        self._workers = workers
-        self._pad_id = setup.tokenizer.pad_token_id
-        self._precision = settings.precision
+        self._model, self._device, self._workers = model, model.device, workers
         self._size = settings.micro_batch or settings.batch
         targets = [each for feature in dataset.features for each in feature.target]
-        self._weights = label_weights(settings, setup.labels, targets)
-        self._on_device = None if self._weights is None else self._weights.to(device)
+        self._weights = label_weights(settings, model.setup.labels, targets)
+        self._on_device = None if self._weights is None else self._weights.to(self._device)
 
     def backward(self, chosen: Sequence[Feature], scaler: torch.amp.GradScaler) -> Tensor:
         """Give all workers the gradient of the mean loss of a batch; returns the loss, a scalar.
@@ -49,17 +42,14 @@ class Step:
         if not own:
             # An example without a weight: this worker then has gradients like the others, of 0.
             weight, own = math.inf, chosen[:1]
-        batches = [
-            collate(own[i : i + self._size], self._pad_id, self._task.multiple_choice)
-            for i in range(0, len(own), self._size)
-        ]
         total = torch.zeros((), device=self._device)
-        for batch in batches:
-            logits = forward(self._task, self._network, batch, self._device, self._precision)
+        for start in range(0, len(own), self._size):
+            batch = self._model.collate(own[start : start + self._size])
+            logits = forward(self._model, batch)
             loss = loss_sum(logits, batch.target, self._on_device) / max(weight, 1e-9)
             scaler.scale(loss).backward()
             total += loss.detach()
-        return self._workers.add_up(self._network, total)
+        return self._workers.add_up(self._model.network, total)
 
 
 def label_weights(

@@ -15,8 +15,9 @@ from torch import nn
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.finetuning.examples.features import training_batches
 from pipeline.finetuning.judging.evaluation import Dataset, answers, scores_of
+from pipeline.finetuning.network import TaskNetwork
 from pipeline.finetuning.step import Step
-from pipeline.finetuning.tasks.base import Answer, Task, TaskSetup
+from pipeline.finetuning.tasks.base import Answer
 from pipeline.finetuning.workers import ALONE, Workers
 from pipeline.precision import pick_device
 from pipeline.progress import Say
@@ -41,12 +42,10 @@ class Trained(NamedTuple):
 
 
 def train(
-    task: Task,
-    network: nn.Module,
+    model: TaskNetwork,
     settings: FinetuneSettings,
     seed: int,
     datasets: Mapping[str, Dataset],
-    setup: TaskSetup,
     say: Say,
     report: Report = lambda scores: None,
     workers: Workers = ALONE,
@@ -54,6 +53,7 @@ def train(
     """Train all epochs and keep the weights of the best on dev, or of the last without dev.
 
     Args:
+        model: its network is moved to the device that computes.
         report: takes loss and dev scores after each epoch; it may end the training by raising.
         workers: share each batch; all of them call this with equal arguments and networks, and get
             the same result.
@@ -62,9 +62,10 @@ def train(
         ConfigError: fp16 without a GPU, or a `layer_decay` without an effect.
         TrainingError: the loss is not a number.
     """
+    task, network = model.task, model.network
     features, dev_set = datasets["train"].features, datasets["dev"]
-    device, precision = pick_device(), settings.precision
-    if precision == "fp16" and device.type != "cuda":
+    device, fp16 = pick_device(), model.precision == "fp16"
+    if fp16 and device.type != "cuda":
         raise ConfigError("finetune.precision=fp16 needs a GPU; choose auto, bf16 or fp32")
     network.to(device)
     steps = settings.epochs * math.ceil(len(features) / settings.batch)
@@ -72,8 +73,8 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: rate_share(step, steps, settings.warmup)
     )
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    step = Step(task, network, settings, setup, datasets["train"], device, workers)
+    scaler = torch.amp.GradScaler(device.type, enabled=fp16)
+    step = Step(model, settings, datasets["train"], workers)
     epochs: list[dict[str, float]] = []
     best: Trained | None = None
     done, best_epoch, last_line = 0, 0, time.monotonic()
@@ -97,8 +98,8 @@ def train(
         mean = float(total) / len(features)
         if not math.isfinite(mean):
             raise TrainingError(f"the loss of epoch {epoch + 1} is {mean}: lower finetune.lr")
-        found = answers(task, network, dev_set, settings.batch, setup, precision, workers)
-        scores = scores_of(task, dev_set.examples, found, setup.labels)
+        found = answers(model, dev_set, settings.batch, workers)
+        scores = scores_of(task, dev_set.examples, found, model.setup.labels)
         epochs.append({"loss": mean} | scores)
         on_dev = f" · dev {task.metric} {scores[task.metric]:.4f}" if scores else ""
         say(f"epoch {epoch + 1}/{settings.epochs} · loss {mean:.4f}{on_dev}")

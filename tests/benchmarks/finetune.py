@@ -36,6 +36,7 @@ from transformers import (
 from model import NezhaConfig
 from pipeline.finetuning.examples.features import Feature, Tokens
 from pipeline.finetuning.judging.evaluation import Dataset
+from pipeline.finetuning.network import TaskNetwork
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import TaskSetup
 from pipeline.finetuning.training import train
@@ -99,7 +100,8 @@ def ours(config: Any, features: list[Feature], settings: FinetuneSettings) -> Ca
 
     def epoch() -> None:
         network = AutoModelForSequenceClassification.from_config(config)
-        train(task, network, settings, 0, sets, setup, lambda line: None)
+        model = TaskNetwork(task, setup, network, settings.precision)
+        train(model, settings, 0, sets, lambda line: None)
 
     return epoch
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from torch import nn
-
 from pipeline.finetuning.examples.features import Feature
 from pipeline.finetuning.examples.jsonl import Example
-from pipeline.finetuning.network import Precision, infer
+from pipeline.finetuning.network import TaskNetwork, infer
 from pipeline.finetuning.tasks.base import Answer, Logits, Task, TaskSetup
 from pipeline.finetuning.workers import ALONE, Workers
 
@@ -37,23 +35,15 @@ def scores_of(
 
 
 def answers(
-    task: Task,
-    network: nn.Module,
-    dataset: Dataset,
-    batch: int,
-    setup: TaskSetup,
-    precision: Precision,
-    workers: Workers = ALONE,
+    model: TaskNetwork, dataset: Dataset, batch: int, workers: Workers = ALONE
 ) -> list[Answer]:
     """One answer for each example. The workers share the features, and all get all answers."""
     features = dataset.features
-    pad_id = setup.tokenizer.pad_token_id
-    own = infer(task, network, workers.share(features), 2 * batch, pad_id, precision)
-    logits = workers.collect(own)
+    logits = workers.collect(infer(model, workers.share(features), 2 * batch))
     outputs: list[list[tuple[Feature, Logits]]] = [[] for _ in dataset.examples]
     for feature, each in zip(features, logits, strict=True):
         outputs[feature.example].append((feature, each))
     return [
-        task.answer(example, own, setup)
+        model.task.answer(example, own, model.setup)
         for example, own in zip(dataset.examples, outputs, strict=True)
     ]

@@ -5,18 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from pipeline.cpu import usable_cpus
 from pipeline.errors import ExportError, TaskError
 from pipeline.export.lineage import text_cleaner
 from pipeline.finetuning import loading
-from pipeline.finetuning import network as networks
 from pipeline.finetuning.examples.jsonl import JSON, Example, parse_object, without
 from pipeline.finetuning.judging.evaluation import Dataset, answers
+from pipeline.finetuning.network import TaskNetwork
 from pipeline.finetuning.prediction.head_folder import read_results
 from pipeline.finetuning.tasks import TASKS, Task
 from pipeline.finetuning.tasks.base import LONGEST_ANSWER, Answer, TaskSetup
@@ -28,14 +27,11 @@ LINES = 1024
 BATCH = 32
 
 
-class Head(NamedTuple):
-    """A fine-tuned head that is ready to answer."""
+class Head(TaskNetwork):
+    """A fine-tuned head that is ready to answer.
 
-    task: Task
-    setup: TaskSetup
-    network: PreTrainedModel
-    precision: networks.Precision
-    """That in which it was trained and scored; answers in another differ in the third digit."""
+    It computes as it was trained and scored; in another precision, the third digit differs.
+    """
 
     @classmethod
     def load(cls, folder: str) -> Head:
@@ -81,8 +77,7 @@ class Head(NamedTuple):
         are_shown = [bool(each) and not self.task.blank(each) for each in examples]
         shown = list(itertools.compress(examples, are_shown))
         dataset = Dataset.of(self.task, shown, self.setup)
-        given = self.task, self.network, dataset, batch, self.setup, self.precision
-        found = iter(answers(*given))
+        found = iter(answers(self, dataset, batch))
         return [next(found) if is_shown else None for is_shown in are_shown]
 
 

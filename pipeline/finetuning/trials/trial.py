@@ -24,6 +24,7 @@ from pipeline.finetuning import loading
 from pipeline.finetuning.examples.data import read_examples
 from pipeline.finetuning.examples.jsonl import Example, to_json
 from pipeline.finetuning.judging.evaluation import Dataset, answers, scores_of
+from pipeline.finetuning.network import TaskNetwork
 from pipeline.finetuning.prediction.head_folder import save
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import Answer, TaskSetup
@@ -108,9 +109,10 @@ def run_trial(
             task, trial.export, data.labels, settings.dropout, settings.from_scratch
         )
         workers.start_alike(network, trial.seed)
-        trained = train(task, network, settings, trial.seed, sets, setup, say, report, workers)
+        model = TaskNetwork(task, setup, network, settings.precision)
+        trained = train(model, settings, trial.seed, sets, say, report, workers)
     network.load_state_dict(trained.weights)
-    found = answers(task, network, sets["test"], settings.batch, setup, settings.precision, workers)
+    found = answers(model, sets["test"], settings.batch, workers)
     test = scores_of(task, sets["test"].examples, found, data.labels)
     result = TrialResult(
         lr=settings.lr,

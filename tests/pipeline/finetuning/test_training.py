@@ -10,6 +10,7 @@ from pipeline.finetuning import loading
 from pipeline.finetuning import network as networks
 from pipeline.finetuning.examples.data import read_examples
 from pipeline.finetuning.judging.evaluation import Dataset
+from pipeline.finetuning.network import TaskNetwork
 from pipeline.finetuning.step import label_weights
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import TaskSetup
@@ -43,7 +44,8 @@ def trained(export, chosen, lines=None):
     torch.manual_seed(0)
     network = loading.build(task, str(export), data.labels, chosen.dropout, False)
     lines = [] if lines is None else lines
-    return network, train(task, network, chosen, 1, sets, setup, lines.append)
+    model = TaskNetwork(task, setup, network, chosen.precision)
+    return network, train(model, chosen, 1, sets, lines.append)
 
 
 def test_lower_layers_learn_more_slowly(export, data):

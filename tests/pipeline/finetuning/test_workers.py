@@ -7,6 +7,7 @@ from pipeline.cluster.peers import PeerFailed
 from pipeline.finetuning import loading
 from pipeline.finetuning.examples.data import read_examples
 from pipeline.finetuning.judging.evaluation import Dataset
+from pipeline.finetuning.network import TaskNetwork
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import TaskSetup
 from pipeline.finetuning.training import train
@@ -27,9 +28,8 @@ def after_training(export, values):
     network = loading.build(task, export, data.labels, settings.dropout, False)
     workers.start_alike(network, 0)
     shown = []
-    result = train(
-        task, network, settings, 1, sets, setup, shown.append, shown.append, workers=workers
-    )
+    model = TaskNetwork(task, setup, network, settings.precision)
+    result = train(model, settings, 1, sets, shown.append, shown.append, workers)
     return network.state_dict(), result.epochs, result.answers
 
 

@@ -18,13 +18,11 @@ from pipeline.export.tokenizer import export_tokenizer, for_transformers
 from pipeline.finetuning import loading
 from pipeline.finetuning import network as networks
 from pipeline.finetuning.examples.data import read_examples
-from pipeline.finetuning.examples.features import collate
 from pipeline.finetuning.examples.task_file import DataMistakes, read_task_file
 from pipeline.finetuning.judging.evaluation import Dataset
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.tasks.base import TaskSetup
 from pipeline.labels import IGNORED
-from pipeline.precision import pick_device
 from pipeline.settings.corpus import CleaningSettings
 from pipeline.settings.finetuning import FinetuneSettings
 from tests.pipeline.finetuning.conftest import MAKERS, write_rows
@@ -360,11 +358,11 @@ def test_padding_does_not_change_the_logits(task, export, data, tokenizer, monke
     kind = TASKS[task]
     examples = read_task_file(TASKS[task], data[task]["dev"], DataMistakes.none())
     labels = kind.label_set(examples)
-    features = kind.features(examples, TaskSetup(tokenizer, labels, 32))
+    setup = TaskSetup(tokenizer, labels, 32)
+    features = kind.features(examples, setup)
     network = loading.build(kind, str(export), labels, 0.1, from_scratch=True)
-    alone, together = (
-        networks.infer(kind, network, features, n, 0, "auto") for n in (1, len(features))
-    )
+    model = networks.TaskNetwork(kind, setup, network, "auto")
+    alone, together = (networks.infer(model, features, n) for n in (1, len(features)))
     for one, other in zip(alone, together, strict=True):
         assert one == pytest.approx(other[tuple(map(slice, one.shape))], abs=1e-5)
 
@@ -385,16 +383,17 @@ def test_the_loss_counts_what_counts():
 
 def test_absent_choices_get_no_probability(export, tokenizer):
     kind = TASKS["choice"]
+    setup = TaskSetup(tokenizer, [], 32)
     features = kind.features(
         [
             {"context": "好", "question": "？", "choices": ["一", "二", "三"], "answer": 0},
             {"context": "坏", "question": "？", "choices": ["一", "二"], "answer": 1},
         ],
-        TaskSetup(tokenizer, [], 32),
+        setup,
     )
     network = loading.build(kind, str(export), [], 0.1, from_scratch=True).eval()
-    batch = collate(features, tokenizer.pad_token_id, multiple_choice=True)
-    shares = networks.forward(kind, network, batch, pick_device(), "auto").softmax(-1)
+    model = networks.TaskNetwork(kind, setup, network, "auto")
+    shares = networks.forward(model, model.collate(features)).softmax(-1)
     assert shares[1, 2] == 0
     assert shares[:, :2].min() > 0
 
