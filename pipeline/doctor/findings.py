@@ -112,7 +112,8 @@ def _of_node(facts: Facts, asked: tuple[float, float], needed_disk: float) -> li
         found.append(Finding(facts.host, problem, advice, False))
     if facts.disk_gigabytes < needed_disk:
         problem = (
-            f"{facts.disk_gigabytes:.0f} GB of disk are free, the cache may take {needed_disk:.0f}"
+            f"{facts.disk_gigabytes:.0f} GB of disk are free, "
+            f"the cache may take {needed_disk:.0f} GB"
         )
         advice = "lower train.shard_cache_gigabytes, or set train.shard_cache to a larger disk"
         found.append(Finding(facts.host, problem, advice, True))

@@ -56,7 +56,7 @@ def test_each_fault_names_its_node_and_what_to_do():
     failed = {"10.0.0.3/cccccc": "does not answer"}
     assert problems(failed=failed) == [("10.0.0.3/cccccc", "does not answer", True)]
     ((_, problem, fatal),) = problems(other(disk_gigabytes=9.0), disk=50.0)
-    assert problem == "9 GB of disk are free, the cache may take 50"
+    assert problem == "9 GB of disk are free, the cache may take 50 GB"
     assert fatal
     (finding,) = judge([GOOD, other(storage="x")], {}, ASKED)
     assert str(finding).startswith("10.0.0.2/bbbbbb: can't use run.storage: x; mount the same")
