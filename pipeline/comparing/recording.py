@@ -11,7 +11,7 @@ import mlflow
 from pipeline.comparing.comparison import Comparison
 from pipeline.settings.config import Config
 from pipeline.tracking.finetuning import record_nested
-from pipeline.tracking.metric_names import accepted
+from pipeline.tracking.metric_names import accepted, point
 from pipeline.tracking.runs import finish_run
 from pipeline.tracking.store import optional, tracking_uri
 
@@ -27,9 +27,12 @@ def record(config: Config, run_id: str, result: Comparison, files: Iterable[Path
         for subject in result.subjects:
             scores = _scores(result, subject.name)
             record_nested(config, run_id, subject.name, asdict(subject), scores)
-        for task, points in result.curve().items():
-            for tokens, value in points:
-                client.log_metric(run_id, accepted(f"curve/{task}"), value, step=round(tokens))
+        curves = [
+            point(accepted(f"curve/{task}"), value, step=round(tokens))
+            for task, curve in result.curve().items()
+            for tokens, value in curve
+        ]
+        client.log_batch(run_id, metrics=curves)
     finish_run(config, run_id, artifacts=files)
 
 

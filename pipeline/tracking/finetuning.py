@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+from mlflow.entities import Param
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from pipeline.settings.config import Config
-from pipeline.tracking.metric_names import accepted
+from pipeline.tracking.metric_names import accepted, point
 from pipeline.tracking.metric_sender import MetricSender
 from pipeline.tracking.runs import finish_run
 from pipeline.tracking.store import optional, tracking_uri
@@ -72,8 +73,9 @@ def record_nested(
     client = mlflow.MlflowClient(tracking_uri(config))
     tags = {MLFLOW_PARENT_RUN_ID: parent} | ({"error": error[:5000]} if error else {})
     run = client.create_run(client.get_run(parent).info.experiment_id, run_name=name, tags=tags)
-    for key, value in parameters.items():
-        client.log_param(run.info.run_id, key, value)
-    for key, score in metrics.items():
-        client.log_metric(run.info.run_id, accepted(key), score)
+    client.log_batch(
+        run.info.run_id,
+        metrics=[point(accepted(key), score) for key, score in metrics.items()],
+        params=[Param(key, str(value)) for key, value in parameters.items()],
+    )
     client.set_terminated(run.info.run_id, "FAILED" if error else "FINISHED")

@@ -17,6 +17,9 @@ The names in `metrics.jsonl` have no groups.
 from __future__ import annotations
 
 import re
+import time
+
+from mlflow.entities import Metric
 
 SPEED = (
     "tokens_per_second",
@@ -52,6 +55,11 @@ def grouped(name: str) -> str:
     if name in SPEED:
         return f"speed/{name}"
     return name if "/" in name else f"train/{name}"
+
+
+def point(name: str, value: float, step: int = 0) -> Metric:
+    """A metric that was measured now, under its name in MLflow."""
+    return Metric(name, float(value), int(time.time() * 1000), step)
 
 
 def accepted(name: str) -> str:

@@ -6,7 +6,6 @@ import logging
 import os
 import queue
 import threading
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from mlflow.entities import Metric
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from pipeline.passwords import without_password
-from pipeline.tracking.metric_names import grouped
+from pipeline.tracking.metric_names import grouped, point
 from pipeline.tracking.store import UNREACHABLE
 
 logger = logging.getLogger(__name__)
@@ -49,10 +48,7 @@ class MetricSender:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Queue the metrics of one step, under the names of `metric_names`."""
-        now = int(time.time() * 1000)
-        self._queue.put(
-            [Metric(grouped(key), float(value), now, step) for key, value in values.items()]
-        )
+        self._queue.put([point(grouped(key), value, step) for key, value in values.items()])
 
     def close(self) -> int:
         """Send what is left; returns how many metrics the server did not take, and warns of them.

@@ -19,7 +19,7 @@ from pipeline.files.storage import write_whole
 from pipeline.files.urls import is_url
 from pipeline.passwords import without_password
 from pipeline.settings.config import Config, flatten
-from pipeline.tracking.metric_names import accepted, grouped
+from pipeline.tracking.metric_names import accepted, grouped, point
 from pipeline.tracking.store import (
     UNREACHABLE,
     database_file,
@@ -180,10 +180,9 @@ def end_on_error(
 def record_scores(config: Config, run_id: str, scores: Mapping[str, float | None]) -> None:
     """Add final scores to a run; if the server cannot be reached, only warn."""
     client = mlflow.MlflowClient(tracking_uri(config))
+    found = [point(grouped(name), value) for name, value in scores.items() if value is not None]
     with optional(run_id, "store its final scores"):
-        for name, value in scores.items():
-            if value is not None:
-                client.log_metric(run_id, grouped(name), value)
+        client.log_batch(run_id, metrics=found)
 
 
 def _experiment(client: mlflow.MlflowClient, config: Config, uri: str) -> str:
