@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlflow
 from mlflow.exceptions import MlflowException
 
 from pipeline.settings.config import Config
+from pipeline.tracking.commit import git_commit
 from pipeline.tracking.store import existing_store, is_missing, required, tracking_uri
 
 CHAMPION = "champion"
@@ -172,23 +171,3 @@ def _by_alias(client: mlflow.MlflowClient, name: str, alias: str) -> Any | None:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
-
-
-def git_commit() -> str | None:
-    """The commit of this repository, with `+changes` if files differ from it; None outside git."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + (
-            "+changes" if git("status", "--porcelain", "-uno") else ""
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
