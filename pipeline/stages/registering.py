@@ -86,17 +86,16 @@ def register_head(config: Config, folder: Path, run_id: str) -> Registered:
         "corpus_fingerprint": lineage.get("fingerprint"),
     }
     with tempfile.TemporaryDirectory() as temporary:
-        return registry.register_head(
-            config,
-            folder,
-            run_id,
+        script, package = write_model(SERVED, Path(temporary))
+        served = registry.Served(
+            script=script,
+            package=package,
             example=task.sample,
-            forms=(task.served, task.answer_form),
-            code=write_model(SERVED, Path(temporary)),
-            tags=tags,
-            judged=judged,
+            inputs=task.served,
+            answers=task.answer_form,
             packages=packages(folder),
         )
+        return registry.register_head(config, folder, run_id, served, tags, judged)
 
 
 def head_is_registered(config: Config, folder: Path) -> bool:

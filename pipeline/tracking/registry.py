@@ -12,9 +12,9 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlflow
 import pandas as pd
@@ -43,6 +43,23 @@ SCALARS = {
     int: types.DataType.long,
     float: types.DataType.double,
 }
+
+
+class Served(NamedTuple):
+    """What MLflow needs to serve a head, beside the folder of the head."""
+
+    script: Path
+    """Gives MLflow the model."""
+    package: Path
+    """Folder of the code that the script imports, beside it."""
+    example: Mapping[str, Any]
+    """An input, for the model's page."""
+    inputs: Mapping[str, Any]
+    """Forms of the values of an input, by key, as `Task.served`."""
+    answers: Mapping[str, Any]
+    """Those of an answer, as `Task.answer_form`."""
+    packages: Sequence[str]
+    """Packages that the head needs besides `NEEDED` and `HEAD_NEEDED`."""
 
 
 def register_export(
@@ -83,44 +100,36 @@ def register_head(
     config: Config,
     folder: Path,
     run_id: str,
-    example: Mapping[str, Any],
-    forms: tuple[Mapping[str, Any], Mapping[str, Any]],
-    code: tuple[Path, Path],
+    served: Served,
     tags: Mapping[str, Any],
     judged: ComparedScore | None,
-    packages: tuple[str, ...] = (),
 ) -> Registered:
     """Log the folder of a head as the model of its run, register it, and move the aliases.
 
     The version and that of the export which the head began from name each other in their tags.
 
     Args:
-        example: an input, for the model's page.
-        forms: forms of inputs and answers, as `Task.served` and `Task.answer_form`.
-        code: a script that gives MLflow the model, and the package beside it that it imports.
         tags: facts for the model version; `pretraining_run` names the run of its export.
         judged: by what the head may become `champion`.
-        packages: that the head needs besides `NEEDED`.
 
     Raises:
         TrackingError: the store cannot be reached or refuses it.
     """
     base = config.tracking.registered_model
     name = f"{base}-{folder.name}" if base else ""
-    script, package = code
     with _store(config, folder) as client:
         origin = version_of(client, base, tags.get("pretraining_run"))
         if origin:
             tags = {**tags, "export_version": f"{base}/{origin}"}
-        with _run_of(client, config, run_id) as run_id, _importable(package.parent):
+        with _run_of(client, config, run_id) as run_id, _importable(served.package.parent):
             info = mlflow.pyfunc.log_model(
                 name="model",
-                python_model=str(script),
+                python_model=str(served.script),
                 artifacts={"head": str(folder)},
-                code_paths=[str(package)],
-                input_example=pd.DataFrame([example]),
-                signature=ModelSignature(_schema(forms[0]), _schema(forms[1])),
-                pip_requirements=requirements((*HEAD_NEEDED, *packages)),
+                code_paths=[str(served.package)],
+                input_example=pd.DataFrame([served.example]),
+                signature=ModelSignature(_schema(served.inputs), _schema(served.answers)),
+                pip_requirements=requirements((*HEAD_NEEDED, *served.packages)),
             )
         facts = {"stage": "head", **tags}
         made = _register(client, config, name, info, run_id, facts, judged)
