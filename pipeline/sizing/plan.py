@@ -85,25 +85,11 @@ def make(config: Config, say: Say = print) -> RunPlan:
         for phase, mean in zip(phases, lengths, strict=True)
         if phase.steps
     )
-    batch = max(
+    tokens_at_once = max(
         -(-phase.global_batch // (workers * split.accumulation)) * mean
         for phase, mean in zip(phases, lengths, strict=True)
     )
-    memory_of = partial(
-        model.memory,
-        network,
-        half=profile.precision != "fp32",
-        offload=config.engine.offload,
-        gpu=_has_gpu(config, profile),
-    )
-    other = 0.0
-    if profile.peak:  # of a worker that was alone and wrote no checkpoint
-        known = memory_of(stage=stage, workers=1, tokens=profile.tokens)
-        other = profile.peak - (sum(known) - known.checkpoint)
-    memories = {
-        number: memory_of(stage=number, workers=workers, tokens=round(batch))._replace(other=other)
-        for number in (1, 2, 3)
-    }
+    memories = _memories(config, network, profile, workers, round(tokens_at_once))
     limit = (given.memory_gigabytes or 0) * 1e9 or profile.memory
     length = config.corpus.sequence_length
     largest = model.largest_micro_batch(memories[stage], network, length, limit)
@@ -152,6 +138,31 @@ def _network(
     kept = benchmark.activation_bytes(config, shape, length)
     kept *= 1.0 if profile.precision == "fp32" else 0.5
     return model.Network(count_parameters(shape), benchmark.flops_of(config, shape), kept)
+
+
+def _memories(
+    config: Config,
+    network: model.Network,
+    profile: benchmark.WorkerProfile,
+    workers: int,
+    tokens: int,
+) -> dict[int, model.Memory]:
+    """Memory of a worker by ZeRO stage; `tokens` are those of a micro-batch."""
+    memory_of = partial(
+        model.memory,
+        network,
+        half=profile.precision != "fp32",
+        offload=config.engine.offload,
+        gpu=_has_gpu(config, profile),
+    )
+    other = 0.0
+    if profile.peak:  # of a worker that was alone and wrote no checkpoint
+        known = memory_of(stage=config.engine.zero_stage, workers=1, tokens=profile.tokens)
+        other = profile.peak - (sum(known) - known.checkpoint)
+    return {
+        stage: memory_of(stage=stage, workers=workers, tokens=tokens)._replace(other=other)
+        for stage in (1, 2, 3)
+    }
 
 
 def _profile(
