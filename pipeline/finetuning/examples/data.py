@@ -41,54 +41,19 @@ def read_examples(settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase
     Raises TaskError where data are missing or malformed; one message lists every line.
     """
     task: Task = TASKS[settings.task]
-    data, findings, skip = settings.data, DataMistakes.none(), settings.skip_bad
-
-    def fits(example: Example) -> str:
-        return task.unfit(example, tokenizer, data.length)
-
-    train_examples = read_task_file(task, data.train, findings, None, fits, columns=data.columns)
-    labels = task.label_set(train_examples)
-    chosen = choose_evenly(train_examples, data.examples)
-    for those, of in (train_examples, ""), (chosen, f", in the {len(chosen)} of data.examples"):
-        if findings.bad_lines and not skip:
-            break  # they may hold what there is to learn
-        if those and (what := task.nothing_to_learn(those)):
-            problem = f"{data.train}: {what}{of}, so there is nothing to learn"
-            findings.problems.append(problem)
-            break
-    known = labels if train_examples else None
-    weighed = settings.label_weights if isinstance(settings.label_weights, dict) else {}
-    if train_examples and (unknown := sorted(set(weighed) - set(labels))):
-        findings.problems.append(
-            f"label_weights: label {unknown[0]!r} does not occur in the training examples "
-            f"({', '.join(labels)})"
-        )
-
-    def read(path: str, target_needed: bool = True) -> list[Example]:
-        return read_task_file(task, path, findings, known, fits, target_needed, data.columns)
-
-    dev = read(data.dev) if data.dev else []
-    test = read(data.test, target_needed=False) if data.test else []
-    if not any(task.target in example for example in test):
-        try:
-            list(with_ids(task, choose_evenly(test, data.eval_examples)))
-        except TaskError as error:
-            findings.problems.append(f"{data.test}: {error}")
-    wrong = findings.problems + ([] if skip else findings.bad_lines)
+    data, findings = settings.data, DataMistakes.none()
+    used, labels = _read_sets(task, settings, tokenizer, findings)
+    wrong = findings.problems + ([] if settings.skip_bad else findings.bad_lines)
     advice = "" if findings.problems else "; skip_bad: true leaves such lines out"
     raise_all(TaskError, wrong, f"mistake(s) in the task data{advice}", most=LISTED)
     notes = findings.notes
     if bad := findings.bad_lines:
         notes.append(f"{len(bad)} bad line(s) are left out, first: {bad[0]}")
-    setup = TaskSetup(tokenizer, labels, data.length, data.stride)
+    setup, chosen = TaskSetup(tokenizer, labels, data.length, data.stride), used["train"]
     if differs := task.cut_otherwise(chosen, tokenizer):
         notes.append(f"{data.train}: {differs}")
     sizes = task.target_sizes(chosen, setup)
-    used = {
-        "train": [each for each, size in zip(chosen, sizes, strict=True) if size],
-        "dev": choose_evenly(dev, data.eval_examples),
-        "test": choose_evenly(test, data.eval_examples),
-    }
+    used["train"] = [each for each, size in zip(chosen, sizes, strict=True) if size]
     if not used["train"]:
         raise TaskError(f"{data.train}: no window of data.length={data.length} shows an answer")
     if hidden := sizes.count(0):
@@ -98,6 +63,53 @@ def read_examples(settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase
         if hidden := task.target_sizes(judged, setup).count(0):
             notes.append(_hidden(path, hidden, len(judged), data, "cannot be answered right"))
     return TaskExamples(used, labels, notes, max(LONGEST_ANSWER, *sizes))
+
+
+def _read_sets(
+    task: Task,
+    settings: FinetuneSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    findings: DataMistakes,
+) -> tuple[dict[str, list[Example]], list[str]]:
+    """As many examples of each set as the settings ask for, and the labels of the training set.
+
+    `findings` takes what is wrong with them.
+    """
+    data = settings.data
+
+    def fits(example: Example) -> str:
+        return task.unfit(example, tokenizer, data.length)
+
+    train = read_task_file(task, data.train, findings, None, fits, columns=data.columns)
+    labels = task.label_set(train)
+    chosen = choose_evenly(train, data.examples)
+    if settings.skip_bad or not findings.bad_lines:  # which may hold what there is to learn
+        for those, of in (train, ""), (chosen, f", in the {len(chosen)} of data.examples"):
+            if those and (what := task.nothing_to_learn(those)):
+                problem = f"{data.train}: {what}{of}, so there is nothing to learn"
+                findings.problems.append(problem)
+                break
+    weighed = settings.label_weights if isinstance(settings.label_weights, dict) else {}
+    if train and (unknown := sorted(set(weighed) - set(labels))):
+        findings.problems.append(
+            f"label_weights: label {unknown[0]!r} does not occur in the training examples "
+            f"({', '.join(labels)})"
+        )
+    known = labels if train else None
+
+    def read(path: str, target_needed: bool) -> list[Example]:
+        if not path:
+            return []
+        found = read_task_file(task, path, findings, known, fits, target_needed, data.columns)
+        return choose_evenly(found, data.eval_examples)
+
+    dev, test = read(data.dev, target_needed=True), read(data.test, target_needed=False)
+    if not any(task.target in example for example in test):
+        try:
+            list(with_ids(task, test))
+        except TaskError as error:
+            findings.problems.append(f"{data.test}: {error}")
+    return {"train": chosen, "dev": dev, "test": test}, labels
 
 
 def _hidden(path: str, hidden: int, total: int, data: TaskData, what: str) -> str:
