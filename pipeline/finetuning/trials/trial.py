@@ -27,7 +27,7 @@ from pipeline.finetuning.judging.evaluation import Dataset, answers, scores_of
 from pipeline.finetuning.network import TaskNetwork
 from pipeline.finetuning.prediction.head_folder import save
 from pipeline.finetuning.tasks import TASKS
-from pipeline.finetuning.tasks.base import Answer, TaskSetup
+from pipeline.finetuning.tasks.base import Answer, Task, TaskSetup
 from pipeline.finetuning.training import Report, train
 from pipeline.finetuning.workers import Workers
 from pipeline.progress import Say
@@ -85,35 +85,18 @@ def run_trial(
     if not again and (known := read_result(trial.folder)):
         return known
     start_time, settings, workers = time.monotonic(), trial.settings, Workers.of_process()
-    task, tokenizer = TASKS[settings.task], loading.load_tokenizer(trial.export)
-    data = read_examples(settings, tokenizer)
-    setup = TaskSetup(
-        tokenizer=tokenizer,
-        labels=data.labels,
-        length=settings.data.length,
-        stride=settings.data.stride,
-        clean=text_cleaner(trial.export),
-        longest=data.longest,
-        units=task.units(data.sets["train"]),
-    )
-    task.cut_as_trained(setup, data.sets["train"])
-    test_set = [
-        each if task.target in each else task.cut(each, tokenizer) for each in data.sets["test"]
-    ]
-    sets = {
-        name: Dataset.of(task, each, setup)
-        for name, each in (data.sets | {"test": test_set}).items()
-    }
+    task = TASKS[settings.task]
+    setup, sets = _read_data(task, trial)
     with _reproducible(trial.seed):
         network = loading.build(
-            task, trial.export, data.labels, settings.dropout, settings.from_scratch
+            task, trial.export, setup.labels, settings.dropout, settings.from_scratch
         )
         workers.start_alike(network, trial.seed)
         model = TaskNetwork(task, setup, network, settings.precision)
         trained = train(model, settings, trial.seed, sets, say, report, workers)
     network.load_state_dict(trained.weights)
     found = answers(model, sets["test"], settings.batch, workers)
-    test = scores_of(task, sets["test"].examples, found, data.labels)
+    test = scores_of(task, sets["test"].examples, found, setup.labels)
     result = TrialResult(
         lr=settings.lr,
         batch=settings.batch,
@@ -141,9 +124,30 @@ def run_trial(
             }
             task.finish(network, setup)
             rows = [] if test else _rows(sets["test"].examples, found)
-            save(network, tokenizer, trial.export, folder / HEAD, facts, rows)
+            save(network, setup.tokenizer, trial.export, folder / HEAD, facts, rows)
         (folder / RESULT).write_text(to_json(result._asdict(), indent=2), "utf-8")
     return result
+
+
+def _read_data(task: Task, trial: Trial) -> tuple[TaskSetup, dict[str, Dataset]]:
+    """The set-up of a trial, and its sets as the network sees them."""
+    settings, tokenizer = trial.settings, loading.load_tokenizer(trial.export)
+    data = read_examples(settings, tokenizer)
+    setup = TaskSetup(
+        tokenizer=tokenizer,
+        labels=data.labels,
+        length=settings.data.length,
+        stride=settings.data.stride,
+        clean=text_cleaner(trial.export),
+        longest=data.longest,
+        units=task.units(data.sets["train"]),
+    )
+    task.cut_as_trained(setup, data.sets["train"])
+    test = [
+        each if task.target in each else task.cut(each, tokenizer) for each in data.sets["test"]
+    ]
+    sets = data.sets | {"test": test}
+    return setup, {name: Dataset.of(task, each, setup) for name, each in sets.items()}
 
 
 def run_trial_of(
