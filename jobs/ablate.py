@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from contextlib import closing
 
 from rich.console import Console
-from rich.table import Table
 
 from jobs.command import Verb, main
 from jobs.output.progress import ConsoleProgress
+from jobs.output.tables import grid
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.stages import ablation
@@ -32,13 +32,8 @@ def plan(config: Config) -> Mapping[str, object]:
 def execute(config: Config, console: Console) -> None:
     with closing(ConsoleProgress(console)) as progress:
         rows = ablation.run(config, progress)
-    columns, *lines = as_table(summarize(rows))
-    table = Table(title=f"{config.run.name}: mean ± standard deviation")
-    for name in columns:
-        table.add_column(name, overflow="fold")  # a narrow terminal must not cut figures off
-    for line in lines:
-        table.add_row(*line)
-    console.print(table)
+    title = f"{config.run.name}: mean ± standard deviation"
+    console.print(grid(as_table(summarize(rows)), title=title))
     for row in rows:
         for failure in row.failed:
             console.print(f"{row.variant}, {failure}")

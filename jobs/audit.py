@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from jobs.command import RUN, Verb, main, table
+from jobs.command import RUN, Verb, main
+from jobs.output.tables import table
 from pipeline.errors import TrainingError, raise_all
 from pipeline.paths import RunPaths
 from pipeline.runs.audit import audit

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 from rich.console import Console
-from rich.table import Table
 
 from jobs.output.console import plain_console, print_error
+from jobs.output.tables import table
 from pipeline.cpu import ENVIRONMENT
 from pipeline.errors import ConfigError, NezhaError, raise_all
 from pipeline.files.urls import is_url
@@ -143,16 +143,6 @@ def _parser(verb: Verb) -> argparse.ArgumentParser:
         help=("a run's folder, or " if verb.takes_run else "") + "a setting and its value",
     )
     return parser
-
-
-def table(title: str, rows: Mapping[str, object]) -> Table:
-    """A two-column table of names and values."""
-    result = Table(title=title, title_justify="left", show_header=False)
-    result.add_column()
-    result.add_column(overflow="fold")  # a path must not be cut off
-    for name, value in rows.items():
-        result.add_row(str(name), str(value))
-    return result
 
 
 def is_setting(argument: str) -> bool:

@@ -10,10 +10,10 @@ from contextlib import closing
 from itertools import pairwise
 
 from rich.console import Console
-from rich.table import Column, Table
 
 from jobs.command import Verb, is_setting, main
 from jobs.output.progress import ConsoleProgress
+from jobs.output.tables import grid
 from pipeline.comparing import compare
 from pipeline.comparing.recording import record
 from pipeline.comparing.report import sections
@@ -27,11 +27,7 @@ def execute(config: Config, console: Console) -> None:
         result, files = compare.run(config, progress)
     record(config, run_id, result, files)
     for title, text, rows in sections(result):
-        columns = (Column(name, overflow="fold") for name in rows[0])  # no name is cut off
-        shown = Table(*columns, title=title, title_justify="left", caption=text)
-        for row in rows[1:]:
-            shown.add_row(*row)
-        console.print(shown)
+        console.print(grid(rows, title=title, title_justify="left", caption=text))
     for path in files:
         console.print(path)
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from jobs.command import Verb, main, table
+from jobs.command import Verb, main
+from jobs.output.tables import table
 from pipeline.cluster.ray_cluster import gpus_per_worker
 from pipeline.doctor import cluster
 from pipeline.doctor.findings import Finding

@@ -8,8 +8,9 @@ from contextlib import closing
 
 from rich.console import Console
 
-from jobs.command import Verb, main, table
+from jobs.command import Verb, main
 from jobs.output.progress import ConsoleProgress
+from jobs.output.tables import table
 from pipeline.corpus.shards.format import read_manifest
 from pipeline.errors import ConfigError
 from pipeline.paths import RunPaths

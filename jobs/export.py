@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from jobs.command import RUN, Verb, main, table
+from jobs.command import RUN, Verb, main
+from jobs.output.tables import table
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.stages import exporting

@@ -11,8 +11,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from jobs.command import Verb, main, table
+from jobs.command import Verb, main
 from jobs.output.progress import ConsoleProgress
+from jobs.output.tables import table
 from pipeline.errors import ConfigError
 from pipeline.finetuning.checks import SETS, check, check_files
 from pipeline.finetuning.prediction.head_folder import PREDICTIONS, RESULTS, read_results

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from jobs.command import Verb, main, table
+from jobs.command import Verb, main
+from jobs.output.tables import table
 from pipeline.settings.config import Config
 from pipeline.sizing import plan_table
 from pipeline.sizing.plan import make

@@ -9,8 +9,9 @@ from contextlib import closing
 
 from rich.console import Console
 
-from jobs.command import Verb, main, table
+from jobs.command import Verb, main
 from jobs.output.progress import ConsoleProgress
+from jobs.output.tables import table
 from pipeline import sample
 from pipeline.corpus import planning, prepare
 from pipeline.corpus.run.inputs import Inputs, list_inputs

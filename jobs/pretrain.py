@@ -8,10 +8,11 @@ from contextlib import closing
 
 from rich.console import Console
 
-from jobs.command import Verb, main, table
+from jobs.command import Verb, main
 from jobs.output.learnt import score_rows, show_learnt
 from jobs.output.pretraining import next_commands, todo
 from jobs.output.progress import ConsoleProgress
+from jobs.output.tables import table
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.stages import heads, preparing, sequence

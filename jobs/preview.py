@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from jobs.command import Verb, main, table
+from jobs.command import Verb, main
 from jobs.output import samples
+from jobs.output.tables import table
 from pipeline.corpus.run.origins import origins_of
 from pipeline.corpus.shards import preview, report, report_page
 from pipeline.corpus.shards.reader import flat_pairs

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Column, Table
 
 from jobs.command import Verb, main
+from jobs.output.tables import grid
 from pipeline.errors import ConfigError
 from pipeline.files.urls import is_url
 from pipeline.runs.listing import RunState, list_runs
@@ -33,14 +33,12 @@ def execute(config: Config, console: Console) -> None:
     if not (runs := _runs(config)):
         console.print(f"{config.run.storage}: no run has begun to train there")
         return
-    names = ("run", "state", "step", "of", "newest checkpoint", "what happened last")
-    shown = Table(*(Column(name, overflow="fold") for name in names))  # no name is cut off
+    rows = [["run", "state", "step", "of", "newest checkpoint", "what happened last"]]
     for run in runs:
         steps = f"{run.steps:,}" if run.steps is not None else "?"
-        shown.add_row(
-            run.name, run.state, f"{run.step:,}", steps, run.checkpoint, run.last_event or "-"
-        )
-    console.print(shown)
+        last = run.last_event or "-"
+        rows.append([run.name, run.state, f"{run.step:,}", steps, run.checkpoint, last])
+    console.print(grid(rows))
 
 
 VERB = Verb(

@@ -12,8 +12,9 @@ from contextlib import closing
 
 from rich.console import Console
 
-from jobs.command import Verb, main, table
+from jobs.command import Verb, main
 from jobs.output.progress import ConsoleProgress
+from jobs.output.tables import table
 from pipeline.paths import RunPaths
 from pipeline.runs.report import write_report
 from pipeline.settings.config import Config

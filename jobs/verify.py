@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
-from jobs.command import RUN, Verb, main, table
+from jobs.command import RUN, Verb, main
+from jobs.output.tables import table
 from pipeline.corpus.shards.format import is_corpus
 from pipeline.corpus.shards.verify import verify
 from pipeline.errors import ShardError, raise_all

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from jobs.command import table
+from jobs.output.tables import table
 from pipeline.corpus.samples.masks import whole_word_masks
 from pipeline.corpus.samples.pairs import build_pairs
 from pipeline.paths import RunPaths

@@ -4,9 +4,9 @@ import io
 
 import pytest
 
-from jobs.command import table
 from jobs.output.console import plain_console
 from jobs.output.progress import ConsoleProgress
+from jobs.output.tables import table
 
 LIKE_MARKUP = ["a[-b]*.txt", "[/quote]以上内容", "runs[v2]", "[bold]x[/bold]", ":100:", "[link=x"]
 

@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from jobs import evaluate as verb
-from jobs.command import table
+from jobs.output.tables import table
 from pipeline.feed.batches import heldout
 from pipeline.settings.config import Config
 from pipeline.training import batch_split, engine, evaluation
