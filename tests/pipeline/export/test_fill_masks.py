@@ -3,25 +3,14 @@
 import pytest
 
 from model import NezhaConfig
-from pipeline.export import folder as export
 from pipeline.export.fill_masks import best_answers, held_out_samples
-from pipeline.paths import RunPaths
 from pipeline.training.checkpoints import files as checkpoints
-from tests.small_run import fit, settings
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    config = settings(tmp_path_factory.mktemp("runs"), "filled", "train.steps=12")
-    fit(config)
-    paths = RunPaths.of(config)
-    best = checkpoints.best(paths.checkpoints)
-    export.export_checkpoint(best, paths.vocab, paths.export)
-    return paths, checkpoints.read_state(best)["heldout"]["mlm_accuracy"]
 
 
 def test_held_out_masks_are_answered_as_well_as_the_evaluation_says(run):
-    paths, accuracy = run
+    _, paths = run
+    best = checkpoints.best(paths.checkpoints)
+    accuracy = checkpoints.read_state(best)["heldout"]["mlm_accuracy"]
     samples = held_out_samples(paths.export, paths.heldout, number=10_000, length=1000)
     masked = [token for tokens in samples for token in tokens if token.answer is not None]
     right = sum(token.answer == token.text for token in masked) / len(masked)
@@ -31,7 +20,7 @@ def test_held_out_masks_are_answered_as_well_as_the_evaluation_says(run):
 
 
 def test_a_few_samples_are_cut_and_spread(run):
-    paths, _ = run
+    _, paths = run
     all_samples = held_out_samples(paths.export, paths.heldout, 10_000, 1000)
     few = held_out_samples(paths.export, paths.heldout, 2, 8)
     assert [len(tokens) for tokens in few] == [8, 8]
@@ -41,7 +30,7 @@ def test_a_few_samples_are_cut_and_spread(run):
 
 
 def test_the_best_answers_come_with_probabilities(run):
-    paths, _ = run
+    _, paths = run
     answers = best_answers(paths.export, "一丁[MASK]七", 3)
     shares = [share for _, share in answers]
     assert shares == sorted(shares, reverse=True)

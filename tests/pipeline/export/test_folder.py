@@ -17,14 +17,12 @@ from pipeline.errors import ExportError, VocabularyError
 from pipeline.export import folder as export
 from pipeline.export.lineage import read_lineage
 from pipeline.export.scale import rescale_embeddings
-from pipeline.paths import RunPaths
 from pipeline.stages.registering import known_address, register_export
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.store import tracking_uri
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.checkpoints.state import load_weights
 from tests.corpora import write_vocabulary
-from tests.small_run import fit, settings
 
 TEXT = "一丂七，丄 abc丅丆[MASK]万"
 
@@ -38,15 +36,6 @@ def export_of(run, folder, **settings):
     file.write_text(json.dumps(manifest), "utf-8")
     best = checkpoints.best(folder / "checkpoints")
     return export.export_checkpoint(best, paths.vocab, folder / "export")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    config = settings(tmp_path_factory.mktemp("runs"), "exported", "train.steps=6")
-    fit(config)
-    paths = RunPaths.of(config)
-    export.export_checkpoint(checkpoints.best(paths.checkpoints), paths.vocab, paths.export)
-    return config, paths
 
 
 def test_the_export_has_the_weights_and_the_lineage(run):

@@ -5,22 +5,17 @@ import shutil
 import pytest
 
 from pipeline.errors import CheckpointError, VocabularyError
-from pipeline.export.folder import export_checkpoint
-from pipeline.paths import RunPaths
 from pipeline.stages.before import preflight
 from pipeline.training.checkpoints import files, tensors
 from pipeline.training.checkpoints.state import read_weights
-from tests.small_run import fit, settings
+from tests.small_run import settings
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A checkpoint, the export of it, and the folder of both."""
-    config = settings(tmp_path_factory.mktemp("runs"), "first", "train.steps=6")
-    fit(config)
-    paths = RunPaths.of(config)
-    checkpoint = paths.checkpoints / "checkpoint_000006"
-    return checkpoint, export_checkpoint(checkpoint, paths.vocab, paths.export)
+@pytest.fixture
+def trained(run):
+    """A checkpoint, and the export of it."""
+    _, paths = run
+    return files.best(paths.checkpoints), paths.export
 
 
 def second(trained, tmp_path, origin, *overrides):
