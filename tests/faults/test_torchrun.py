@@ -14,11 +14,10 @@ import pytest
 from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import dump_yaml
 from pipeline.training.faults import events, workers
-from tests.faults.test_driver import ROOT, wait_for_step
+from tests.faults.test_driver import LONG, ROOT, wait_for_step
 from tests.small_run import losses, settings, weights
 
 pytestmark = pytest.mark.kills
-LONG = ("scaling.workers=2", "train.micro_batch=4", "train.steps=60", "train.checkpoint_every=10")
 
 
 def command(config):

@@ -126,44 +126,46 @@ def test_more_tokens_than_a_network_has_positions_are_refused(export, data, tmp_
     finetune(chosen, folders["relative"], tmp_path / "out", seed=1)
 
 
-def test_a_tokenizer_without_its_vocabulary_is_refused(export, data, tmp_path):
-    """transformers makes one of special tokens alone, in silence."""
-    shutil.copytree(export, tmp_path / "export")
+def without_vocabulary(folder):
+    """transformers then makes a tokenizer of special tokens alone, in silence."""
     for name in ("tokenizer.json", "vocab.txt"):
-        (tmp_path / "export" / name).unlink()
+        (folder / name).unlink()
     form = json.dumps({"tokenizer_class": "BertTokenizer"})
-    (tmp_path / "export" / "tokenizer_config.json").write_text(form)
-    with pytest.raises(ExportError, match="its tokenizer holds special tokens only"):
-        finetune(settings("ner", data), str(tmp_path / "export"), tmp_path / "out", seed=1)
+    (folder / "tokenizer_config.json").write_text(form)
 
 
-def test_a_folder_that_names_no_tokenizer_is_to_be_converted(export, data, tmp_path):
-    """transformers asks for sentencepiece or tiktoken, which would not help."""
-    shutil.copytree(export, tmp_path / "export")
+def without_tokenizer(folder):
+    """transformers then asks for sentencepiece or tiktoken, which would not help."""
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        (tmp_path / "export" / name).unlink()
-    with pytest.raises(
-        ExportError, match=r"no tokenizer_class .*python -m jobs\.convert"
-    ) as raised:
-        finetune(settings("ner", data), str(tmp_path / "export"), tmp_path / "out", seed=1)
-    assert "sentencepiece" not in str(raised.value)
+        (folder / name).unlink()
 
 
-def test_weights_of_another_shape_are_refused(export, data, tmp_path):
-    shutil.copytree(export, tmp_path / "export")
-    config = json.loads((export / "config.json").read_text("utf-8"))
-    (tmp_path / "export" / "config.json").write_text(json.dumps(config | {"intermediate_size": 40}))
-    with pytest.raises(ExportError, match=r"do not have the shape that config\.json gives"):
-        finetune(settings("ner", data), str(tmp_path / "export"), tmp_path / "out", seed=1)
+def with_another_shape(folder):
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 40}))
 
 
-def test_an_export_without_its_weights_is_refused(export, data, tmp_path):
-    shutil.copytree(export, tmp_path / "export")
-    weights = load_file(export / "model.safetensors")
+def without_weights(folder):
+    weights = load_file(folder / "model.safetensors")
     del weights["nezha.encoder.layer.0.output.dense.weight"]
-    save_file(weights, tmp_path / "export" / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ExportError, match=r"weights are missing, .*layer\.0\.output"):
-        finetune(settings("ner", data), str(tmp_path / "export"), tmp_path / "out", seed=1)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (without_vocabulary, "its tokenizer holds special tokens only"),
+        (without_tokenizer, r"no tokenizer_class .*python -m jobs\.convert"),
+        (with_another_shape, r"do not have the shape that config\.json gives"),
+        (without_weights, r"weights are missing, .*layer\.0\.output"),
+    ],
+)
+def test_an_export_that_lacks_something_is_refused(export, data, tmp_path, damage, told):
+    folder = shutil.copytree(export, tmp_path / "export")
+    damage(folder)
+    with pytest.raises(ExportError, match=told) as raised:
+        finetune(settings("ner", data), str(folder), tmp_path / "out", seed=1)
+    assert "sentencepiece" not in str(raised.value)
 
 
 def test_what_cannot_be_read_of_an_export_is_one_error(export, data, tmp_path):

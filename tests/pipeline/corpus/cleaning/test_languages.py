@@ -6,13 +6,12 @@ import pytest
 
 from pipeline.corpus import planning
 from pipeline.corpus.cleaning import languages
-from pipeline.corpus.cleaning.cleaner import Cleaner, simplify
-from pipeline.corpus.records import Drop
+from pipeline.corpus.cleaning.cleaner import simplify
 from pipeline.errors import ConfigError
 from pipeline.settings.corpus import CleaningSettings, CorpusSettings
 from pipeline.settings.reading.config_file import load_config
 from tests.pipeline.corpus import raw
-from tests.pipeline.corpus.cleaning.test_quality import PROSE
+from tests.pipeline.corpus.cleaning.test_quality import PROSE, reason
 from tests.pipeline.corpus.preparing import run
 from tests.pipeline.corpus.raw import write_texts
 
@@ -31,11 +30,6 @@ OTHERS = {
     "en": "Yesterday afternoon I went to the library of the town with a friend, and we read there.",
     "code": "def add(one, two):\n    return one + two\n\nfor n in range(10):\n    print(n)",
 }
-
-
-def reason(text, **settings):
-    result = Cleaner(CleaningSettings(min_characters=0, min_han_share=0, **settings))(text)
-    return result.reason if isinstance(result, Drop) else ""
 
 
 @pytest.mark.parametrize("name", CHINESE)
