@@ -6,7 +6,7 @@ import pytest
 
 from jobs import pretrain
 from jobs.command import main
-from jobs.output import pretraining as told
+from jobs.output import pretraining as output
 from pipeline.settings.reading.config_file import load_config
 from tests.corpora import write_corpus, write_vocabulary
 
@@ -21,14 +21,29 @@ def refused(capsys, *settings) -> str:
     return capsys.readouterr().err
 
 
-def test_a_missing_input(capsys, storage):
-    message = refused(capsys, f"run.storage={storage}", "corpus.inputs=[nowhere/*.jsonl]")
-    assert "nowhere/*.jsonl" in message
-    assert not storage.exists()
-
-
-def test_nothing_to_train_on(capsys, storage):
-    assert "set corpus.inputs" in refused(capsys, f"run.storage={storage}")
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ([], "set corpus.inputs"),
+        (["corpus.inputs=[nowhere/*.jsonl]"], "nowhere/*.jsonl"),
+        (["demo.enabled=true", "train.precision=fp16"], "train.precision=fp16 needs a GPU"),
+        (
+            ["demo.enabled=true", "scaling.workers=2", "train={global_batch: 1, micro_batch: 16}"],
+            "without a sample when there are 2 workers",
+        ),
+        (
+            ["demo.enabled=true", "heads.a={task: ner, data: {train: /absent.jsonl}}"],
+            "heads.a.data.train: /absent.jsonl: no such file",
+        ),
+        pytest.param(
+            ["demo.enabled=true", "model.hidden_act=gleu"],
+            "model: hidden_act is 'gleu'",
+            marks=pytest.mark.long,
+        ),
+    ],
+)
+def test_what_cannot_work_is_told_before_anything_is_made(capsys, storage, given, told):
+    assert told in refused(capsys, f"run.storage={storage}", *given)
     assert not storage.exists()
 
 
@@ -36,32 +51,6 @@ def test_an_empty_corpus(capsys, storage, tmp_path):
     empty = tmp_path / "empty.jsonl"
     empty.touch()
     assert "empty.jsonl" in refused(capsys, f"run.storage={storage}", f"corpus.inputs=[{empty}]")
-
-
-def test_fp16_on_a_cpu(capsys, storage):
-    message = refused(capsys, f"run.storage={storage}", "demo.enabled=true", "train.precision=fp16")
-    assert "train.precision=fp16 needs a GPU" in message
-    assert not storage.exists()
-
-
-def test_a_batch_that_cannot_be_split(capsys, storage):
-    message = refused(
-        capsys,
-        f"run.storage={storage}",
-        "demo.enabled=true",
-        "train={global_batch: 1, micro_batch: 16}",
-        "scaling.workers=2",
-    )
-    assert "without a sample when there are 2 workers" in message
-
-
-@pytest.mark.long
-def test_an_activation_that_does_not_exist(capsys, storage):
-    message = refused(
-        capsys, f"run.storage={storage}", "demo.enabled=true", "model.hidden_act=gleu"
-    )
-    assert "model: hidden_act is 'gleu'" in message
-    assert not storage.exists()
 
 
 def test_a_starting_point_that_does_not_exist(capsys, storage):
@@ -79,13 +68,6 @@ def test_shards_that_are_not_there(capsys, storage, tmp_path):
     assert "/absent" in refused(capsys, *given)
     assert main(pretrain.VERB, ["--dry-run", *given]) == 0
     assert "read │ /absent@1, which is not there yet" in " ".join(capsys.readouterr().out.split())
-
-
-def test_data_of_a_head_that_do_not_exist(capsys, storage):
-    head = "heads.a={task: ner, data: {train: /absent.jsonl}}"
-    message = refused(capsys, f"run.storage={storage}", "demo.enabled=true", head)
-    assert "heads.a.data.train: /absent.jsonl: no such file" in message
-    assert not storage.exists()
 
 
 def test_a_vocabulary_that_the_shards_were_not_made_with(capsys, storage, tmp_path):
@@ -120,20 +102,22 @@ def test_a_finished_run_under_other_settings(capsys, tmp_path):
 
 def test_next_commands_have_settings_that_exist(tmp_path):
     config = load_config("jobs/configs/demo.yaml", [f"run.storage={tmp_path}/my runs"])
-    commands = [shlex.split(line) for line in told.next_commands(config, None)]
+    commands = [shlex.split(line) for line in output.next_commands(config, None)]
     verbs = [words for words in commands if words[:2] == ["python", "-m"]]
     assert {words[2] for words in verbs} == {"jobs.predict", "jobs.finetune"}
     for words in verbs:
         load_config(None, words[3:])
         assert any(f"{tmp_path}/my runs" in word for word in words)
     own = load_config(None, ["heads.mood.task=pair"])
-    assert any("heads/mood-pretrained predict.input=FILE" in s for s in told.next_commands(own, ""))
+    assert any(
+        "heads/mood-pretrained predict.input=FILE" in s for s in output.next_commands(own, "")
+    )
 
 
 def test_what_will_be_done_names_stages_and_their_time(monkeypatch, storage):
-    monkeypatch.setattr(told.estimate, "stage_seconds", lambda _: {"pretrain": 240, "heads": 50})
+    monkeypatch.setattr(output.estimate, "stage_seconds", lambda _: {"pretrain": 240, "heads": 50})
     config = load_config("jobs/configs/demo.yaml", [f"run.storage={storage}"])
-    rows = told.todo(config)
+    rows = output.todo(config)
     assert list(rows) == ["sample", "vocabulary", "prepare", "pretrain", "export", "heads", "all"]
     assert rows["pretrain"].endswith("samples: about 4 minutes")
     assert rows["heads"].endswith("about 50 seconds")

@@ -106,12 +106,6 @@ def test_frequent_characters_come_first_and_the_size_is_kept():
     assert {"the", "t", "##h", "1", "##3"} <= set(vocabulary)
 
 
-def test_no_text_is_an_error(tmp_path):
-    path = raw.write(tmp_path / "a.jsonl", b'{"text": ""}\n')
-    with pytest.raises(CorpusError, match="no text to train a vocabulary on"):
-        train(CorpusSettings(inputs=(str(path),)), tmp_path / "vocab.txt")
-
-
 def test_a_vocabulary_of_somebody_else_is_not_overwritten(tmp_path):
     corpus = CorpusSettings(inputs=(str(tmp_path / "a.jsonl"),), vocab_size=64)
     raw.write(tmp_path / "a.jsonl", raw.jsonl(["我们学习中国经济发展，今天天气很好。"] * 20))
@@ -129,18 +123,21 @@ def test_a_vocabulary_of_somebody_else_is_not_overwritten(tmp_path):
     train_vocabulary(corpus.model_copy(update={"vocab_size": 70}), path, sources, Lines())
 
 
-def test_an_error_for_want_of_text_names_what_was_dropped(tmp_path):
-    rows = ['{"content": "正文"}\n', '{"text": "English only"}\n'] * 3
-    path = raw.write(tmp_path / "a.jsonl", "".join(rows).encode())
-    corpus = CorpusSettings(inputs=(str(path),))
-    with pytest.raises(CorpusError, match=r"'malformed': 3, 'not_chinese': 3.*corpus\.text_field"):
-        train(corpus, tmp_path / "vocab.txt")
-
-
-def test_an_error_for_want_of_text_names_the_first_place_and_the_fields(tmp_path):
-    path = raw.write(tmp_path / "a.jsonl", '\n{"id": 1, "content": "正文"}\n'.encode())
-    message = (
-        r"a\.jsonl:1: malformed: no field 'text'; set corpus\.text_field to one of: id, content"
-    )
-    with pytest.raises(CorpusError, match=message):
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ('{"text": ""}\n', "no text to train a vocabulary on"),
+        (
+            '{"content": "正文"}\n{"text": "English only"}\n' * 3,
+            r"'malformed': 3, 'not_chinese': 3.*corpus\.text_field",
+        ),
+        (
+            '\n{"id": 1, "content": "正文"}\n',
+            r"a\.jsonl:1: malformed: no field 'text'; set corpus\.text_field to one of: id, co",
+        ),
+    ],
+)
+def test_an_error_for_want_of_text_names_what_was_dropped(tmp_path, rows, told):
+    path = raw.write(tmp_path / "a.jsonl", rows.encode())
+    with pytest.raises(CorpusError, match=told):
         train(CorpusSettings(inputs=(str(path),)), tmp_path / "vocab.txt")
