@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from functools import partial
 
-from pipeline.corpus.dedup import grouping, heldout, marks
+from pipeline.corpus.dedup import grouping, heldout
 from pipeline.corpus.planning import ReadPlan
 from pipeline.corpus.run.names import WORK, chunk_name
 from pipeline.corpus.run.passes import Executor, run_pass
@@ -60,7 +60,6 @@ def mark_duplicates(
             heldout_sizes | _sizes(done),
             job.settings.dedup,
             partial(executor.run_tasks, folder),
-            f"{folder}/{marks.REPORT}",
             shortest=max(1, job.settings.cleaning.min_characters),
             heldout=sum(documents for documents, _ in heldout_sizes.values()),
         )

@@ -139,8 +139,8 @@ def deduplicate(folder: Path, megabytes: float, workers: int, memory: float) -> 
     pool, begun = Workers(workers), time.monotonic()
     signed = pool.run_tasks(sign_unit, [(job, unit) for unit in units])
     sizes = dict(sorted(size for found in signed for size in found.items()))
-    report = folder / "duplicates.jsonl"
-    counts = grouping.find_duplicates(job.folder, sizes, dedup, pool.run_tasks, str(report), 1)
+    report = folder / "work" / "duplicates.jsonl"
+    counts = grouping.find_duplicates(job.folder, sizes, dedup, pool.run_tasks, 1)
     seconds = time.monotonic() - begun
     reasons = collections.Counter(json.loads(line)["reason"] for line in report.open())
     dropped = sum(reasons.values())

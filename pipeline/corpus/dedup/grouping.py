@@ -42,6 +42,7 @@ from pipeline.corpus.dedup.marks import (
     NEAR,
     NEAR_HELDOUT,
     REASONS,
+    REPORT,
     Marks,
     by_document,
     read_places,
@@ -66,18 +67,17 @@ def find_duplicates(
     sizes: Mapping[str, tuple[int, int]],
     settings: DedupSettings,
     run_tasks: RunTasks,
-    report: str,
     shortest: int,
     heldout: int = 0,
 ) -> dict[str, int]:
     """Mark the duplicates of the whole corpus; the marks do not depend on the memory.
 
     Args:
-        folder: where the signatures are; the marks are written beside them.
+        folder: where the signatures are. The marks are written beside them, and the list of dropped
+            documents as `REPORT`: a JSON line for each, in order, with the place of the document
+            that is kept instead.
         sizes: the numbers of documents and compared lines in each chunk, by name, in the order of
             the inputs.
-        report: path of the list of dropped documents: a JSON line for each, in order, with the
-            place of the document that is kept instead.
         shortest: characters that must be left of a document from which lines are removed.
         heldout: how many of the first documents are held-out text.
 
@@ -101,7 +101,8 @@ def find_duplicates(
         run_tasks(answer, [(partition, group) for group in groups])
     run_tasks(finish, [(partition, group, turn, top) for group in groups])
     if documents:
-        concatenate([f"{folder}/report-{group.number}.jsonl" for group in groups], report)
+        parts = [f"{folder}/report-{group.number}.jsonl" for group in groups]
+        concatenate(parts, f"{folder}/{REPORT}")
     kinds = {"exact": documents, "near": settings.near_documents}
     return counts | {
         f"{kind}_duplicate_clusters": int(count)

@@ -40,8 +40,7 @@ def run(folder, chunks, settings, shortest=1, check=too_short, shown=None):
         places = [document.place for document in chunk]
         marks.write_signatures(folder, str(number), signed, places)
         sizes[str(number)] = len(chunk), len(signed.lines)
-    report = f"{folder}/report.jsonl"
-    counts = grouping.find_duplicates(folder, sizes, settings, each, report, shortest)
+    counts = grouping.find_duplicates(folder, sizes, settings, each, shortest)
     records = [
         list(
             marks.without_duplicates(
@@ -60,7 +59,7 @@ def test_the_first_of_equal_documents_is_kept(tmp_path):
     assert kept == [["甲", "乙"], [], ["丙"]]
     assert dropped == [("duplicate_document", place) for place in ("0:2", "2:1", "2:2")]
     assert counts == {"exact_duplicate_clusters": 2}
-    lines = [json.loads(line) for line in (tmp_path / "report.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / marks.REPORT).read_text().splitlines()]
     assert [(line["source"], line["kept"]) for line in lines] == [
         ("0:2", "0:0"),
         ("2:1", "0:1"),
@@ -219,8 +218,8 @@ def test_the_memory_changes_nothing(tmp_path_factory, shapes, megabytes, kinds, 
         places = [f"{number}:{place}" for place in range(len(chunk))]
         marks.write_signatures(str(folder), f"{number}", signed, places)
         sizes[f"{number}"] = len(chunk), len(lines)
-    report = folder / "report.jsonl"
-    counts = grouping.find_duplicates(str(folder), sizes, near, each, str(report), shortest)
+    report = folder / marks.REPORT
+    counts = grouping.find_duplicates(str(folder), sizes, near, each, shortest)
     read = [marks.read_marks(str(folder), name) for name in sizes]
     documents, lines, many, first, expected = expected_marks(shapes, near, shortest)
     assert [mark for chunk in read for mark in chunk.documents] == documents
