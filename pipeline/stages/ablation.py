@@ -68,27 +68,7 @@ def cells(config: Config, parent: str = "") -> list[Cell]:
             "an ablation compares held-out losses: set corpus.heldout, or train.eval_shards to a "
             "folder of prepared shards"
         )
-    reference = next(iter(variants))
-    made: dict[str, Any] = {}
-    if own.corpus.inputs:
-        first = _corpora(variants)
-        places = {of: RunPaths.of(_making(variants[of], of, folder)) for of in first.values()}
-        made = {
-            name: {
-                "corpus.inputs": (),
-                "corpus.heldout": (),
-                "corpus.vocab": RunPaths.of(config).vocab,
-                "train.shards": places[of].training,
-                "train.phases": [
-                    phase.model_dump() | {"shards": phase.shards or shards}
-                    for phase, shards in zip(
-                        variants[name].train.phases, places[of].later, strict=True
-                    )
-                ],
-                "train.eval_shards": str(places[reference].heldout),
-            }
-            for name, of in first.items()
-        }
+    made = _made_corpora(own, variants) if own.corpus.inputs else {}
     common = {
         "demo": {},
         "run.storage": str(folder),
@@ -111,6 +91,27 @@ def cells(config: Config, parent: str = "") -> list[Cell]:
         for seed in config.ablate.seeds
         for name, variant in variants.items()
     ]
+
+
+def _made_corpora(config: Config, variants: Mapping[str, Config]) -> dict[str, dict[str, Any]]:
+    """For each variant the settings that name the corpora which are made for it."""
+    paths, first = RunPaths.of(config), _corpora(variants)
+    places = {of: RunPaths.of(_making(variants[of], of, paths.run)) for of in first.values()}
+    reference = next(iter(variants))
+    made = {}
+    for name, of in first.items():
+        phases = zip(variants[name].train.phases, places[of].later, strict=True)
+        made[name] = {
+            "corpus.inputs": (),
+            "corpus.heldout": (),
+            "corpus.vocab": str(paths.vocab),
+            "train.shards": places[of].training,
+            "train.phases": [
+                phase.model_dump() | {"shards": phase.shards or shards} for phase, shards in phases
+            ],
+            "train.eval_shards": str(places[reference].heldout),
+        }
+    return made
 
 
 def check(config: Config) -> None:
