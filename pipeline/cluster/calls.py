@@ -76,34 +76,35 @@ def cluster_runner(progress: Progress, folder: Path) -> Runner:
             return []
         ray_cluster.connect()
         with remote_disk.offered(folder) as offer:
-            return run_with(works, offer)
-
-    def run_with(works: Sequence[Work], offer: remote_disk.Offer) -> list[Any]:
-        most = max(work.workers for work in works)
-        tasks = sum(work.workers for work in works)
-        threads = threads_of_a_task(tasks, ray_cluster.cpus_by_node(), most)
-        rendezvous = Rendezvous() if most > 1 else None
-        members: dict[Any, Member] = {}
-        starts: dict[int, Callable[[], Any]] = {}
-        held: dict[int, PlacementGroup] = {}
-        try:
-            for number, work in enumerate(works):
-                gpus = ray_cluster.gpus_of_a_task(work.gpus)
-                options = {"num_cpus": 1 if gpus else threads, "num_gpus": gpus}
-                start = partial(_start, work, offer)
-                if rendezvous is None or work.workers == 1:
-                    starts[number] = partial(start, None, options)
-                    members[starts[number]()] = Member(number, 0)
-                    continue
-                places = rendezvous.places(str(number), work.workers)
-                streams, held[number] = groups.start(start, places, options)
-                members |= {each: Member(number, rank) for rank, each in enumerate(streams)}
-            return _collect(works, members, starts, held, progress)
-        finally:
-            for group in held.values():
-                groups.end(group)
+            return _run_all(works, offer, progress)
 
     return run
+
+
+def _run_all(works: Sequence[Work], offer: remote_disk.Offer, progress: Progress) -> list[Any]:
+    most = max(work.workers for work in works)
+    tasks = sum(work.workers for work in works)
+    threads = threads_of_a_task(tasks, ray_cluster.cpus_by_node(), most)
+    rendezvous = Rendezvous() if most > 1 else None
+    members: dict[Any, Member] = {}
+    starts: dict[int, Callable[[], Any]] = {}
+    held: dict[int, PlacementGroup] = {}
+    try:
+        for number, work in enumerate(works):
+            gpus = ray_cluster.gpus_of_a_task(work.gpus)
+            options = {"num_cpus": 1 if gpus else threads, "num_gpus": gpus}
+            start = partial(_start, work, offer)
+            if rendezvous is None or work.workers == 1:
+                starts[number] = partial(start, None, options)
+                members[starts[number]()] = Member(number, 0)
+                continue
+            places = rendezvous.places(str(number), work.workers)
+            streams, held[number] = groups.start(start, places, options)
+            members |= {each: Member(number, rank) for rank, each in enumerate(streams)}
+        return _collect(works, members, starts, held, progress)
+    finally:
+        for group in held.values():
+            groups.end(group)
 
 
 def threads_of_a_task(tasks: int, cpus_by_node: Sequence[int], together: int = 1) -> int:
