@@ -4,6 +4,8 @@ import pytest
 
 from pipeline.corpus.text.wikipedia import page_text, plain_text, show_conversions
 
+pytest.importorskip("mwparserfromhell", reason="comes with the extra `wiki`")
+
 
 @pytest.mark.parametrize(
     ("markup", "shown"),
@@ -63,7 +65,6 @@ def test_many_conversions_take_linear_time():
     ],
 )
 def test_behaviour_switches_are_no_text(switch):
-    pytest.importorskip("mwparserfromhell", reason="comes with the extra `wiki`")
     assert plain_text(f"{switch}前\n{switch}\n后{switch}").split() == ["前", "后"]
 
 
@@ -88,12 +89,10 @@ def test_behaviour_switches_are_no_text(switch):
     ],
 )
 def test_what_is_no_text_is_removed_wherever_it_stands(markup, shown):
-    pytest.importorskip("mwparserfromhell", reason="comes with the extra `wiki`")
     assert " ".join(plain_text(markup).split()) == shown
 
 
 def test_time_is_linear_in_the_length_of_a_page():
-    pytest.importorskip("mwparserfromhell", reason="comes with the extra `wiki`")
     assert plain_text("一<ref>源</ref>[[分类:甲]]" * 4_000) == "一" * 4_000
 
 
@@ -108,13 +107,11 @@ def test_redirects_of_old_dumps_and_empty_pages_are_no_articles(text):
 
 
 def test_of_several_revisions_the_last_one_is_read():
-    pytest.importorskip("mwparserfromhell", reason="comes with the extra `wiki`")
     revisions = "".join(f"<revision><text>{text}</text></revision>" for text in ("旧", "新"))
     assert page_text(f"<page><title>甲</title>{revisions}</page>") == "甲\n新"
 
 
 def test_other_underscores_are_text():
-    pytest.importorskip("mwparserfromhell", reason="comes with the extra `wiki`")
     assert (
         plain_text("方法__init__和__index__，空格____。") == "方法__init__和__index__，空格____。"
     )
