@@ -107,18 +107,23 @@ class Feed(BaseFeed):
         )
         self._steps_ahead = self._steps_of_a_window(len(shares))
         self.vocab_sha256, self.vocab_size = manifest.vocab_sha256, manifest.vocab_size
-        self.fingerprint_fields: dict[str, Any] = {
+        self.fingerprint_fields = self._fingerprint_fields(shares)
+
+    def _fingerprint_fields(self, shares: Sequence[int]) -> dict[str, Any]:
+        """What decides which samples a step gets, and with which masks."""
+        size = self._size
+        growth = {"batch_growth": [size.first, size.growing]} if size.growing else {}
+        return {
             "schema_version": SCHEMA_VERSION,
             "corpora": [manifest.content_sha256 for manifest in self._reader.manifests],
             "weights": list(shares),
-            "vocabulary": manifest.vocab_sha256,
-            "seed": seed,
+            "vocabulary": self.vocab_sha256,
+            "seed": self._seed,
             "global_batch": size.full,
-            "window": window,
+            "window": self._window,
             "masking": self._masking.model_dump() if self._masking else "static",
+            **growth,
         }
-        if size.growing:
-            self.fingerprint_fields["batch_growth"] = [size.first, size.growing]
 
     def step(self, step: int, done: float = 0.0) -> list[Batch]:
         positions = positions_of(step, self._size, self._rank, self._world_size)
