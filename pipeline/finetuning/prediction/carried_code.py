@@ -23,31 +23,22 @@ def write_model(module: str, folder: Path) -> tuple[Path, Path]:
     """Write a script that gives MLflow the `ServedHead` of a module, and the code that it imports.
 
     Returns:
-        the script, and the package, both in `folder`.
+        the script, and the package, both in `folder`. The package holds the module, such as
+        `pipeline.finetuning.prediction.served`, and all that it imports, as `nezha_head.MODULE`.
     """
-    package, script = write_code(module, folder), folder / "model.py"
-    script.write_text(
-        f"import mlflow\nfrom {PACKAGE}.{module} import ServedHead\n\n"
-        "mlflow.models.set_model(ServedHead())\n",
-        "utf-8",
-    )
-    return script, package
-
-
-def write_code(module: str, folder: Path) -> Path:
-    """Copy a module, such as `pipeline.finetuning.prediction.served`, and all that it imports.
-
-    Returns:
-        the package, a folder in `folder`; `nezha_head.MODULE` can be imported from it.
-    """
-    package = folder / PACKAGE
+    package, script = folder / PACKAGE, folder / "model.py"
     for path in modules_of(module):
         copy = package / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         text = OWN_IMPORT.sub(rf"\g<1>{PACKAGE}.\g<2>", path.read_text("utf-8"))
         copy.write_text(text, "utf-8")
     (package / "__init__.py").touch()
-    return package
+    script.write_text(
+        f"import mlflow\nfrom {PACKAGE}.{module} import ServedHead\n\n"
+        "mlflow.models.set_model(ServedHead())\n",
+        "utf-8",
+    )
+    return script, package
 
 
 def modules_of(module: str) -> list[Path]:

@@ -109,6 +109,7 @@ def seconds_of(results: Iterable[TrialResult | NezhaError]) -> float:
 
 
 def work_of(trial: Trial, again: bool = False) -> Work:
+    """The call that computes a trial; `again`: also if its result is there."""
     settings = trial.settings
     return Work(
         trial.name, "fine-tunings", _run_trial, (trial, again), settings.gpus, settings.workers

@@ -149,6 +149,7 @@ def content(corpus: CorpusSettings) -> dict[str, Any]:
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted name, those of groups within groups too."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
         inside = isinstance(value, Mapping)
