@@ -16,6 +16,7 @@ LEAVES = (
     "pipeline.errors",
     "pipeline.figures",
     "pipeline.labels",
+    "pipeline.pages",
     "pipeline.passwords",
     "pipeline.precision",
     "pipeline.progress",

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib import resources
-
-import jinja2
 
 from pipeline.comparing.comparison import Comparison, Row
 from pipeline.comparing.significance import Difference
+from pipeline.pages import page_of
 from pipeline.tables import Table, markdown_table
 
 
@@ -118,9 +116,8 @@ def to_markdown(comparison: Comparison) -> str:
 
 def to_html(comparison: Comparison, pictures: Sequence[str] = ()) -> str:
     """A page of its own; `pictures` are the names of files beside it."""
-    text = resources.files("pipeline.comparing").joinpath("comparison.html.j2").read_text("utf-8")
-    template = jinja2.Environment(autoescape=True).from_string(text)
-    return template.render(sections=sections(comparison), pictures=pictures)
+    values = {"sections": sections(comparison), "pictures": pictures}
+    return page_of("pipeline.comparing", "comparison.html.j2", **values)
 
 
 def to_json(comparison: Comparison) -> str:

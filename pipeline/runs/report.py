@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from matplotlib.figure import Figure
 
 from pipeline.errors import TrainingError
 from pipeline.figures import svg_of
 from pipeline.files.storage import write_whole
+from pipeline.pages import page_of
 from pipeline.tracking.pictures import plot_by_step
 from pipeline.training.faults import events
 from pipeline.training.measure import history, step_log
@@ -20,32 +20,6 @@ from pipeline.training.measure.lost_time import goodput, seconds_by_cause
 FILE = "report.html"
 MARKS = {"start": "tab:orange", "skipped": "tab:red", "spike": "tab:purple", "rewind": "tab:brown"}
 """Events that the curves show, with their colours; a start is marked from the second on."""
-PAGE = jinja2.Environment(autoescape=True).from_string(
-    """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{{ name }}</title>
-<style>
-body { font: 15px/1.5 sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse } td, th { padding: .2rem .8rem; text-align: left }
-tr:nth-child(even) { background: #f3f3f3 } td.n { text-align: right }
-svg { width: 100%; height: auto }
-</style>
-<h1>{{ name }}</h1>
-<p>{{ steps }} steps, {{ starts }} start(s) of the workers. Goodput:
-{{ "%.1f%%"|format(100 * good) }} of {{ "%.0f"|format(total) }} s trained.</p>
-{{ curves|safe }}
-<h2>Where the time went</h2>
-<table><tr><th>cause<th>seconds<th>share</tr>
-{% for cause, value in seconds.items() if value %}
-<tr><td>{{ cause }}<td class=n>{{ "%.1f"|format(value) }}
-<td class=n>{{ "%.1f%%"|format(100 * value / total) }}</tr>
-{% endfor %}</table>
-<h2>What happened</h2>
-<table>{% for event in happened %}
-<tr><td>{{ event.clock }}<td>{{ event.kind }}<td>{{ event.text }}</tr>
-{% endfor %}</table>
-</html>
-"""
-)
 
 
 def write_report(run: Path) -> Path:
@@ -60,7 +34,9 @@ def write_report(run: Path) -> Path:
         raise TrainingError(f"{run}: no records of a training")
     attempts = step_log.attempts(happened)
     seconds = seconds_by_cause(lines, attempts)
-    page = PAGE.render(
+    page = page_of(
+        "pipeline.runs",
+        "report.html.j2",
         name=run.name,
         steps=int(max((record["step"] for record in records), default=0)),
         starts=len(attempts),

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 
 from pipeline.corpus.shards.report import LONGEST_WORD
 from pipeline.figures import svg_of
 from pipeline.files.storage import write_json, write_whole
+from pipeline.pages import page_of
 
 
 def write_report(report: Mapping[str, Any], folder: Path) -> Path:
@@ -53,21 +52,18 @@ def summary(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _page(report: Mapping[str, Any]) -> str:
-    text = resources.files("pipeline.corpus.shards").joinpath("report.html.j2").read_text("utf-8")
-    return (
-        jinja2.Environment(autoescape=True)
-        .from_string(text)
-        .render(
-            title="Corpus " + ", ".join(report["folders"]),
-            facts=summary(report),
-            pictures=_pictures(report),
-            tables={
-                "Most frequent words": _counted(report["top_words"]),
-                "Unknown characters": _counted(report["unknown"]),
-                "Lines removed from most documents": _counted(report["boilerplate"]),
-                "Some of what was dropped": report["dropped"],
-            },
-        )
+    return page_of(
+        "pipeline.corpus.shards",
+        "report.html.j2",
+        title="Corpus " + ", ".join(report["folders"]),
+        facts=summary(report),
+        pictures=_pictures(report),
+        tables={
+            "Most frequent words": _counted(report["top_words"]),
+            "Unknown characters": _counted(report["unknown"]),
+            "Lines removed from most documents": _counted(report["boilerplate"]),
+            "Some of what was dropped": report["dropped"],
+        },
     )
 
 
