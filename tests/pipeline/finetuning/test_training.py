@@ -8,14 +8,11 @@ from sklearn.utils.class_weight import compute_class_weight
 from pipeline.errors import ConfigError
 from pipeline.finetuning import loading
 from pipeline.finetuning import network as networks
-from pipeline.finetuning.examples.data import read_examples
-from pipeline.finetuning.judging.evaluation import Dataset
-from pipeline.finetuning.network import TaskNetwork
 from pipeline.finetuning.step import label_weights
 from pipeline.finetuning.tasks import TASKS
-from pipeline.finetuning.tasks.base import TaskSetup
 from pipeline.finetuning.training import parameter_groups, rate_share, train
 from pipeline.settings.finetuning import FinetuneSettings
+from tests.pipeline.finetuning.in_process import model_and_sets
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10, 1000])
@@ -37,15 +34,9 @@ def settings(task, data, **more):
 
 def trained(export, chosen, lines=None):
     """The network after training, and what `train` returned."""
-    task, tokenizer = TASKS[chosen.task], loading.load_tokenizer(str(export))
-    data = read_examples(chosen, tokenizer)
-    setup = TaskSetup(tokenizer, data.labels, chosen.data.length)
-    sets = {name: Dataset.of(task, each, setup) for name, each in data.sets.items()}
-    torch.manual_seed(0)
-    network = loading.build(task, str(export), data.labels, chosen.dropout, False)
+    model, sets = model_and_sets(str(export), chosen, 0)
     lines = [] if lines is None else lines
-    model = TaskNetwork(task, setup, network, chosen.precision)
-    return network, train(model, chosen, 1, sets, lines.append)
+    return model.network, train(model, chosen, 1, sets, lines.append)
 
 
 def test_lower_layers_learn_more_slowly(export, data):

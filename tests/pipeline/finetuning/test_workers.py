@@ -4,33 +4,22 @@ import pytest
 import torch
 
 from pipeline.cluster.peers import PeerFailed
-from pipeline.finetuning import loading
-from pipeline.finetuning.examples.data import read_examples
-from pipeline.finetuning.judging.evaluation import Dataset
-from pipeline.finetuning.network import TaskNetwork
-from pipeline.finetuning.tasks import TASKS
-from pipeline.finetuning.tasks.base import TaskSetup
 from pipeline.finetuning.training import train
 from pipeline.finetuning.workers import ALONE, Workers
 from pipeline.settings.finetuning import FinetuneSettings
+from tests.pipeline.finetuning.in_process import model_and_sets
 from tests.pipeline.training import spawn
 
 
 def after_training(export, values):
     """Weights, epochs and dev answers of this process, alone or as one of a group."""
     settings = FinetuneSettings.model_validate(values)
-    task, tokenizer = TASKS[settings.task], loading.load_tokenizer(export)
-    data = read_examples(settings, tokenizer)
-    setup = TaskSetup(tokenizer, data.labels, settings.data.length)
-    sets = {name: Dataset.of(task, each, setup) for name, each in data.sets.items()}
     workers = Workers.of_process()
-    torch.manual_seed(workers.rank)  # the first one's weights count
-    network = loading.build(task, export, data.labels, settings.dropout, False)
-    workers.start_alike(network, 0)
+    model, sets = model_and_sets(export, settings, workers.rank)  # the first one's weights count
+    workers.start_alike(model.network, 0)
     shown = []
-    model = TaskNetwork(task, setup, network, settings.precision)
     result = train(model, settings, 1, sets, shown.append, shown.append, workers)
-    return network.state_dict(), result.epochs, result.answers
+    return model.network.state_dict(), result.epochs, result.answers
 
 
 @pytest.mark.parametrize(
