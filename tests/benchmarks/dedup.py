@@ -38,7 +38,7 @@ from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.run.names import chunk_name
 from pipeline.corpus.run.output_folder import Claim, begin
 from pipeline.corpus.run.tally import Result
-from pipeline.corpus.run.work import Job, or_failure, sign_chunk
+from pipeline.corpus.run.work import Job, or_failure, results_of, sign_chunk
 from pipeline.corpus.samples.vocabulary import SPECIALS
 from pipeline.corpus.shards.format import Manifest, ShardInfo, write_manifest
 from pipeline.corpus.text.sources import list_sources
@@ -119,7 +119,7 @@ def measured(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[
 
 def sign_unit(job: Job, unit: Unit) -> dict[str, tuple[int, int]]:
     """The first pass over a unit; returns the numbers of documents and lines in each chunk."""
-    results = list(or_failure(job, unit))
+    results = list(or_failure(job, unit, results_of))
     assert not any(result.error for result in results)
     return {
         chunk_name(*result.key): (result.counts["documents"], result.counts["lines"])

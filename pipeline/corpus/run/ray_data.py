@@ -28,7 +28,7 @@ from pipeline.cluster import remote_disk, remote_files
 from pipeline.cluster.ray_cluster import connect
 from pipeline.corpus.run.names import WORK
 from pipeline.corpus.run.tally import Result
-from pipeline.corpus.run.work import Job, chunks_or_failure, or_failure
+from pipeline.corpus.run.work import Job, or_failure, results_of, unfinished_chunks
 from pipeline.corpus.text.units import Unit, shard_bytes
 from pipeline.errors import CorpusError
 from pipeline.files.disk import fetch_named
@@ -174,7 +174,7 @@ def _call(offer: remote_disk.Offer, function: Callable[..., Any], *arguments: An
 def unit_to_results(job: Job, offer: remote_disk.Offer, unit: Unit) -> list[str]:
     """A unit to its results as JSON."""
     with _here(job, offer) as own:
-        return [result.model_dump_json() for result in or_failure(own, unit)]
+        return [result.model_dump_json() for result in or_failure(own, unit, results_of)]
 
 
 def to_chunks(
@@ -182,12 +182,12 @@ def to_chunks(
 ) -> Iterator[dict[str, bytes]]:
     """A pickled unit to its pickled chunks, those that are not finished yet, and its end."""
     with _here(job, offer) as own:
-        for item in chunks_or_failure(own, pickle.loads(row["item"])):
+        for item in or_failure(own, pickle.loads(row["item"]), unfinished_chunks):
             yield {"item": pickle.dumps(item)}
 
 
 def to_results(job: Job, offer: remote_disk.Offer, row: dict[str, Any]) -> Iterator[dict[str, str]]:
     """A pickled unit, chunk or end to its results as JSON."""
     with _here(job, offer) as own:
-        for result in or_failure(own, pickle.loads(row["item"])):
+        for result in or_failure(own, pickle.loads(row["item"]), results_of):
             yield {"result": result.model_dump_json()}

@@ -26,6 +26,9 @@ from pipeline.errors import NezhaError
 from pipeline.files.storage import write_whole
 from pipeline.settings.corpus import CorpusSettings
 
+Item = Unit | Chunk | End | Result
+"""What a worker gets or passes on."""
+Given = TypeVar("Given", bound=Item)
 T = TypeVar("T")
 UNKNOWN = 1000
 """How many unknown characters of a chunk are recorded: the most frequent ones."""
@@ -62,7 +65,7 @@ def unfinished_chunks(job: Job, unit: Unit) -> Iterator[Chunk | End]:
             yield item
 
 
-def results_of(job: Job, item: Unit | Chunk | End | Result) -> Iterator[Result]:
+def results_of(job: Job, item: Item) -> Iterator[Result]:
     """Do the work of a unit, a chunk, or the end of a unit; a result is passed on unchanged."""
     if isinstance(item, Unit):
         for each in unfinished_chunks(job, item):
@@ -75,21 +78,16 @@ def results_of(job: Job, item: Unit | Chunk | End | Result) -> Iterator[Result]:
         yield item
 
 
-def or_failure(job: Job, item: Unit | Chunk | End | Result) -> Iterator[Result]:
-    """The results of an item; an error, whatever it is, becomes the last result."""
-    return _with_failure(job, item, results_of(job, item))
-
-
-def chunks_or_failure(job: Job, unit: Unit) -> Iterator[Chunk | End | Result]:
-    """The unfinished chunks of a unit and its end; an error becomes the last item, as a result."""
-    return _with_failure(job, unit, unfinished_chunks(job, unit))
-
-
-def _with_failure(
-    job: Job, item: Unit | Chunk | End | Result, items: Iterator[T]
+def or_failure(
+    job: Job, item: Given, work: Callable[[Job, Given], Iterator[T]]
 ) -> Iterator[T | Result]:
+    """What `work` makes of an item; an error, whatever it is, becomes the last one, as a result.
+
+    Args:
+        work: `results_of` or `unfinished_chunks`.
+    """
     try:
-        yield from items
+        yield from work(job, item)
     except NezhaError as error:
         yield Result(error=str(error))
     except OSError as error:
@@ -106,7 +104,7 @@ def _with_failure(
         )
 
 
-def _place(item: Unit | Chunk | End | Result) -> str:
+def _place(item: Item) -> str:
     """The input that an item comes from."""
     if isinstance(item, Unit):
         ranges = [f"{each.source.path}:{each.start}" for each in item.ranges]

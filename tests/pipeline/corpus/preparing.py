@@ -7,12 +7,14 @@ from pipeline.corpus import prepare
 from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.run.passes import Executor
 from pipeline.corpus.run.tally import Result
-from pipeline.corpus.run.work import or_failure
+from pipeline.corpus.run.work import or_failure, results_of
 from pipeline.settings.corpus import CorpusSettings
 from tests.reported import reported
 
 IN_PROCESS = Executor(
-    run=lambda job, units, workers: (each for unit in units for each in or_failure(job, unit)),
+    run=lambda job, units, workers: (
+        result for unit in units for result in or_failure(job, unit, results_of)
+    ),
     run_tasks=lambda folder, function, arguments: [function(*each) for each in arguments],
 )
 SMALL = {"shard_megabytes": 0.01, "sequence_length": 48}
