@@ -104,7 +104,7 @@ def _made_corpora(config: Config, variants: Mapping[str, Config]) -> dict[str, d
         made[name] = {
             "corpus.inputs": (),
             "corpus.heldout": (),
-            "corpus.vocab": str(paths.vocab),
+            "corpus.vocab": paths.vocab,
             "train.shards": places[of].training,
             "train.phases": [
                 phase.model_dump() | {"shards": phase.shards or shards} for phase, shards in phases
