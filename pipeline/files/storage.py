@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 import fsspec
 import pyarrow as pa
@@ -20,6 +22,10 @@ from pipeline.errors import StorageError
 from pipeline.files.urls import is_url
 
 GOOGLE_SECONDS = 10
+HADOOP_SCHEMES = {"s3a": "s3", "s3n": "s3"}
+"""Names that Hadoop and Spark give to S3."""
+OPTIONS = re.compile(r"\?(\w+=[^/?&]*(?:&\w+=[^/?&]*)*)")
+"""Options in a URL. Names of files may have been appended behind them."""
 Elsewhere = Callable[[str], fsspec.AbstractFileSystem | None]
 _elsewhere: list[Elsewhere] = []
 
@@ -45,7 +51,9 @@ def _other(path: str) -> fsspec.AbstractFileSystem | None:
 def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """File system and inner path of a path or URL: fsspec's, or else pyarrow's (S3, GCS, HDFS).
 
-    What has no `://` is a local path, whatever characters are in it.
+    What has no `://` is a local path, whatever characters are in it. In a URL, characters such as
+    `%`, `#` and space stand for themselves, as where consoles of stores show one; `?KEY=VALUE` is
+    an option for pyarrow.
 
     Raises:
         StorageError: no installed package knows the protocol, the store can't be reached, or the
@@ -61,28 +69,49 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
             f"{path}: URLs with `::`, which lead through archives or caches, are not read; unpack "
             "the archive, or name the files themselves"
         )
+    scheme, _, rest = path.partition("://")
+    scheme = scheme.lower()
+    url = f"{HADOOP_SCHEMES.get(scheme, scheme)}://{rest}"
     try:
-        return url_to_fs(path)
+        system, inner = url_to_fs(url)
     except (ImportError, ValueError) as error:
         try:
-            found, inner = pyarrow.fs.FileSystem.from_uri(_with_limit(path))
-        except (pyarrow.ArrowInvalid, OSError):
-            raise StorageError(f"{path}: {error}") from None
-        return ArrowFSWrapper(found), inner
+            found, inner = pyarrow.fs.FileSystem.from_uri(_as_uri(url))
+        except (pyarrow.ArrowInvalid, OSError) as problem:
+            raise StorageError(f"{path}: {error}; pyarrow: {problem}") from None
+        system = ArrowFSWrapper(found)
     # Some stores are asked at once, and each library raises errors of its own.
     except Exception as error:
         cause = f"{type(error).__name__}: {error}"
         raise StorageError(f"{path}: the store can't be reached: {cause}") from error
+    return system, inner
 
 
-def _with_limit(url: str) -> str:
-    """The URL; one of Google's store says how long to try, which is 15 minutes otherwise.
+def without_options(url: str) -> str:
+    """A URL without the options in it."""
+    return OPTIONS.sub("", url, count=1)
 
-    No signal ends a process meanwhile.
+
+def url_of(system: fsspec.AbstractFileSystem, inner: str, asked: str) -> str:
+    """The URL of a file that was found behind another URL; it keeps that one's options."""
+    scheme, _, path = system.unstrip_protocol(inner).partition("://")
+    bucket, slash, key = path.partition("/")
+    options = OPTIONS.search(asked)
+    return f"{scheme}://{bucket}{options[0] if options else ''}{slash}{key}"
+
+
+def _as_uri(url: str) -> str:
+    """The URL for pyarrow, with the characters of its key quoted and its options at the end.
+
+    Google's store is tried for GOOGLE_SECONDS if no option says how long. It is 15 minutes
+    otherwise, in which no signal ends the process.
     """
-    if not url.startswith(("gs://", "gcs://")) or "retry_limit_seconds" in url:
-        return url
-    return f"{url}{'&' if '?' in url else '?'}retry_limit_seconds={GOOGLE_SECONDS}"
+    scheme, _, path = without_options(url).partition("://")
+    bucket, slash, key = path.partition("/")
+    options = list(OPTIONS.findall(url)[:1])
+    if scheme in ("gs", "gcs") and "retry_limit_seconds" not in url:
+        options.append(f"retry_limit_seconds={GOOGLE_SECONDS}")
+    return f"{scheme}://{bucket}{slash}{quote(key)}{'?' * bool(options)}{'&'.join(options)}"
 
 
 def write_whole(path: str | Path, data: bytes | pa.Buffer) -> None:

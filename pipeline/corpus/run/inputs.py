@@ -12,7 +12,7 @@ from pipeline.corpus.shards.format import MANIFEST
 from pipeline.corpus.text.listing import input_folder, is_local
 from pipeline.corpus.text.sources import LeftOut, Listing, Source, list_sources, sign_sources
 from pipeline.errors import CorpusError
-from pipeline.files.storage import filesystem
+from pipeline.files.storage import filesystem, without_options
 from pipeline.settings.corpus import CorpusSettings
 
 OWN_RUN = "in the folder of this run"
@@ -175,4 +175,4 @@ def _nearest(path: str, places: Mapping[str, str]) -> str:
 def _real(path: str) -> str:
     """One name for a file, whatever links or URLs lead to it."""
     system, inner = filesystem(path)
-    return os.path.realpath(inner) if is_local(system) else path.rstrip("/")
+    return os.path.realpath(inner) if is_local(system) else without_options(path).rstrip("/")

@@ -22,7 +22,7 @@ from pipeline.corpus.text.listing import (
 )
 from pipeline.corpus.threads import in_threads
 from pipeline.errors import CorpusError, StorageError
-from pipeline.files.storage import filesystem
+from pipeline.files.storage import filesystem, url_of
 from pipeline.files.urls import is_url
 from pipeline.settings.corpus import CorpusSettings
 
@@ -190,7 +190,7 @@ def _source(
     index: int, text: str, found: Found, path: str, file: File, form: str
 ) -> Source | LeftOut:
     """The unsigned source of a file, or why it is left out."""
-    url = found.system.unstrip_protocol(path) if is_url(text) else path
+    url = url_of(found.system, path, text) if is_url(text) else path
     label = url.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     relative = path.removeprefix(found.base).lstrip("/")
     form, compression = _kind(path, form)

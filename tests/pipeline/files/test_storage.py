@@ -41,6 +41,31 @@ def test_a_corpus_goes_from_s3_to_s3(bucket, client, vocab, tmp_path, monkeypatc
     assert {shard.name: shard.sha256 for shard in manifest.shards} == hashes(tmp_path / "out")
 
 
+KEYS = ("语料/第 1 部.txt", "a%20b.txt", "a#b.txt", "a+b&c=d.txt", "what?.txt", "[1]{2}|^.txt")
+
+
+def test_the_characters_of_a_key_stand_for_themselves(bucket):  # noqa: F811
+    for number, key in enumerate(KEYS):
+        storage.write_whole(f"{bucket}/keys/{key}", bytes([number]))
+    system, inner = storage.filesystem(bucket.replace("s3:", "S3A:") + "/keys")
+    urls = [storage.url_of(system, path, bucket) for path in system.find(inner)]
+    assert urls == sorted(f"{bucket}/keys/{key}" for key in KEYS)
+    for number, key in enumerate(KEYS):
+        assert storage.read_whole(f"{bucket}/keys/{key}") == bytes([number])
+
+
+def test_options_of_a_url_reach_the_files_in_it(bucket, monkeypatch):  # noqa: F811
+    storage.write_whole(f"{bucket}/in/a.txt", b"x")
+    endpoint = storage.os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    asked = f"{bucket}/in?scheme=http&endpoint_override={endpoint}"
+    assert storage.read_whole(f"{asked}/a.txt") == b"x"
+    system, inner = storage.filesystem(asked)
+    (found,) = (storage.url_of(system, path, asked) for path in system.find(inner))
+    assert storage.without_options(found) == f"{bucket}/in/a.txt"
+    assert storage.read_whole(found) == b"x"
+
+
 def test_threads_that_write_one_file_do_not_disturb_each_other(tmp_path):
     def write(text):
         for _ in range(50):
@@ -83,7 +108,7 @@ def test_google_is_not_tried_for_a_quarter_of_an_hour(monkeypatch, url, asked):
 
     monkeypatch.setattr(storage, "url_to_fs", refuse)
     monkeypatch.setattr(storage.pyarrow.fs, "FileSystem", SimpleNamespace(from_uri=from_uri))
-    with pytest.raises(StorageError, match="gcsfs is not installed"):
+    with pytest.raises(StorageError, match="gcsfs is not installed; pyarrow: no network here"):
         storage.filesystem(url)
     assert urls == [asked]
 
