@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -84,7 +85,7 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     except Exception as error:
         cause = f"{type(error).__name__}: {error}"
         raise StorageError(f"{path}: the store can't be reached: {cause}") from error
-    return system, inner
+    return _strict(system), inner
 
 
 def without_options(url: str) -> str:
@@ -112,6 +113,20 @@ def _as_uri(url: str) -> str:
     if scheme in ("gs", "gcs") and "retry_limit_seconds" not in url:
         options.append(f"retry_limit_seconds={GOOGLE_SECONDS}")
     return f"{scheme}://{bucket}{slash}{quote(key)}{'?' * bool(options)}{'&'.join(options)}"
+
+
+def _strict(system: fsspec.AbstractFileSystem) -> fsspec.AbstractFileSystem:
+    """The file system; a folder that it can't list is an error, not empty, in `find` and `glob`."""
+    for name in ("walk", "_walk"):  # fsspec does not pass `on_error` on to folders in folders
+        if method := getattr(type(system), name, None):
+            walk = functools.partial(method, system, on_error=_raise_unless_missing)
+            setattr(system, name, walk)
+    return system
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def write_whole(path: str | Path, data: bytes | pa.Buffer) -> None:

@@ -66,6 +66,26 @@ def test_options_of_a_url_reach_the_files_in_it(bucket, monkeypatch):  # noqa: F
     assert storage.read_whole(found) == b"x"
 
 
+def test_a_folder_that_cannot_be_listed_is_no_empty_one(bucket, monkeypatch):  # noqa: F811
+    """fsspec leaves it out: a corpus lacked files, and a run in a store began anew."""
+    for name in ("a/x", "b/c/x"):
+        storage.write_whole(f"{bucket}/listed/{name}", b"x")
+    system, inner = storage.filesystem(f"{bucket}/listed")
+    assert len(system.find(inner)) == 2
+    assert system.find(f"{inner}/missing") == []
+    ls = system.ls
+
+    def fail(path, **given):
+        if path.endswith("/c"):
+            raise OSError("SLOW_DOWN")
+        return ls(path, **given)
+
+    monkeypatch.setattr(system, "ls", fail)
+    for search in (system.find, lambda root: system.glob(f"{root}/**")):
+        with pytest.raises(OSError, match="SLOW_DOWN"):
+            search(inner)
+
+
 def test_threads_that_write_one_file_do_not_disturb_each_other(tmp_path):
     def write(text):
         for _ in range(50):
