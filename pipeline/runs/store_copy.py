@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -51,6 +52,8 @@ class StoreCopy:
         self._sent: dict[str, tuple[Stamp | None, Stamp]] = {}
         """Of each file in the store: its stamp here when both were equal, and its stamp there."""
         self._token = uuid.uuid4().hex
+        self._kept: set[str] = set()
+        """Folders of files in the store that it did not delete."""
 
     def pull(self) -> None:
         """Make the local folder as new as the store, and become the store's last holder."""
@@ -114,16 +117,27 @@ class StoreCopy:
         if not changed and here.keys() == self._sent.keys():
             return
         # A marker must not say that files are complete while they are being replaced.
-        touched = {os.path.dirname(name) for name in changed | (self._sent.keys() - here.keys())}
+        touched = {os.path.dirname(name) for name in changed}
         markers = {name for name in self._sent if _is_marker(name)}
         for name in sorted(name for name in markers if os.path.dirname(name) in touched):
             self._delete(name)
         for name in sorted(here, key=_is_marker):
             if name in changed or name not in self._sent:
                 self._upload(name, here[name])
-        for name in sorted(self._sent.keys() - here.keys()):
-            self._delete(name)
+        gone = sorted(self._sent.keys() - here.keys(), key=lambda name: not _is_marker(name))
+        for folder in sorted({os.path.dirname(name) for name in gone}):
+            self._remove(folder, [name for name in gone if os.path.dirname(name) == folder])
         self._write_index()
+
+    def _remove(self, folder: str, names: list[str]) -> None:
+        """Delete files of a folder in this order; tell once of a folder in which one stays."""
+        try:
+            for name in names:
+                self._delete(name)
+        except Exception as error:  # a store may keep files for a time, or refuse all deletions
+            if folder not in self._kept:
+                logger.warning("%s/%s: not deleted, so it stays: %s", self.url, folder, error)
+            self._kept.add(folder)
 
     def insist(self, action: Callable[[], None], failed: str, seconds: float | None = None) -> None:
         """Call an action of the store, again and again while it fails.
@@ -172,7 +186,12 @@ class StoreCopy:
 
     def _upload(self, name: str, stamp: Stamp) -> None:
         try:
-            self.system.put_file(str(self.folder / name), self._at(name))
+            # Not `put_file`, which asks for the bucket: rights may be those of a folder in it.
+            with (
+                (self.folder / name).open("rb") as file,
+                self.system.open(self._at(name), "wb") as target,
+            ):
+                shutil.copyfileobj(file, target, 1 << 22)
         except FileNotFoundError:
             if (self.folder / name).exists():
                 raise

@@ -115,8 +115,8 @@ def test_a_marker_is_there_only_with_all_its_files(tmp_path, url, monkeypatch):
     def seen_after(do):
         return lambda *given: (do(*given), seen.append(stored(url)))
 
-    for action in ("put_file", "rm_file"):
-        monkeypatch.setattr(one.system, action, seen_after(getattr(one.system, action)))
+    for action in ("_upload", "_delete"):
+        monkeypatch.setattr(one, action, seen_after(getattr(one, action)))
     contents = {}
     for text in ("first", "second"):
         for name in CHECKPOINT:
@@ -155,6 +155,46 @@ def test_what_was_deleted_already_does_not_stop_the_uploads(tmp_path, url):
     write(one.folder, "new")
     one.push()
     assert stored(url) == ["holder", "new"]
+
+
+def test_a_store_that_deletes_nothing_gets_what_is_new(tmp_path, url, monkeypatch, caplog):
+    """As where rights or a lock on objects forbid it. Nothing was uploaded any more."""
+    one = StoreCopy(tmp_path / "one", url)
+    one.pull()
+    for name in CHECKPOINT:
+        write(one.folder, name)
+    one.push()
+
+    def refuse(name):
+        raise PermissionError("denied")
+
+    monkeypatch.setattr(one, "delete", refuse)
+    for name in CHECKPOINT:
+        (one.folder / name).unlink()
+    for text in ("first", "second and longer"):
+        write(one.folder, "metrics.jsonl", text)
+        one.push()
+    assert one.read("metrics.jsonl") == b"second and longer"
+    assert [name for name in CHECKPOINT if name in stored(url)] == list(CHECKPOINT)
+    assert caplog.text.count("not deleted, so it stays: denied") == 1
+    monkeypatch.undo()
+    one.push()
+    assert stored(url) == ["holder", "metrics.jsonl"]
+
+
+def test_rights_in_a_folder_of_a_bucket_are_enough(tmp_path, url, monkeypatch):
+    """To make a folder, pyarrow asks for the bucket, which such rights do not cover."""
+    one = StoreCopy(tmp_path / "one", url)
+
+    def refuse(*given, **named):
+        raise PermissionError("HeadBucket")
+
+    for name in ("mkdir", "mkdirs", "makedirs"):
+        monkeypatch.setattr(one.system, name, refuse)
+    one.pull()
+    write(one.folder, CHECKPOINT[0])
+    one.push()
+    assert stored(url) == [CHECKPOINT[0], "holder"]
 
 
 def test_a_store_that_fails_for_a_moment_does_not_end_a_start(tmp_path, url, monkeypatch):
