@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -33,6 +33,8 @@ LONGEST_PARENT = 23
 """Bytes of that folder's path: Ray adds 84 to it, and the path of a socket has 107 at most."""
 ANSWER_SECONDS = 10.0
 """How long the port of a cluster may take to answer."""
+IN_USE = "what others use on this cluster"
+"""What a group of workers waits for that would fit if nothing else ran."""
 POLL_SECONDS = 5.0
 """Seconds between two looks at what a cluster lacks."""
 
@@ -148,7 +150,7 @@ def place(workers: int, cpus: float, gpus: float, wait_seconds: float, say: Say)
     try:
         said = ""
         while not group.wait(min(POLL_SECONDS, max(0.1, deadline - time.monotonic()))):
-            lack = lacking(workers, bundle) or f"{bundle} each, free on one node"
+            lack = lacking(workers, bundle) or IN_USE
             if time.monotonic() >= deadline:
                 raise ConfigError(
                     f"scaling: after scaling.wait_seconds={wait_seconds:g} {workers} worker(s) "
@@ -164,10 +166,10 @@ def place(workers: int, cpus: float, gpus: float, wait_seconds: float, say: Say)
 
 
 def require(
-    workers: int, bundle: Mapping[str, float], have: Mapping[str, int] | None = None
+    workers: int, bundle: Mapping[str, float], nodes: Sequence[Mapping[str, float]] = ()
 ) -> None:
     """Raise ConfigError for a group of workers that does not fit; arguments as for `lacking`."""
-    if lack := lacking(workers, bundle, have):
+    if lack := lacking(workers, bundle, nodes):
         raise ConfigError(
             f"scaling: {workers} worker(s) need {lack}; lower scaling.workers or "
             "scaling.cpus_per_worker, or add nodes (on a cluster that starts nodes by itself, "
@@ -176,21 +178,30 @@ def require(
 
 
 def lacking(
-    workers: int, bundle: Mapping[str, float], have: Mapping[str, int] | None = None
+    workers: int, bundle: Mapping[str, float], nodes: Sequence[Mapping[str, float]] = ()
 ) -> str:
     """What a cluster lacks for a group of workers; empty if nothing.
 
     Args:
         workers: workers of the group.
-        bundle: CPUs and GPUs of each.
-        have: those of the cluster; None: of the one that this process has joined.
+        bundle: CPUs and GPUs of each, which must be on one node.
+        nodes: those of each node; none: of the cluster that this process has joined.
     """
-    have = have or {name: count(name) for name in bundle}
-    return " and ".join(
-        f"{workers * each:g} {name}s and the cluster has {have[name]}"
+    nodes = nodes or [node["Resources"] for node in alive()]
+    have = {name: sum(node.get(name, 0) for node in nodes) for name in bundle}
+    few = " and ".join(
+        f"{workers * each:g} {name}s and the cluster has {have[name]:g}"
         for name, each in bundle.items()
         if workers * each > have[name]
     )
+    # Rounding must not take a worker away: 1 / 0.1 is 9 in Python's whole division.
+    room = sum(
+        int(min(node.get(name, 0) / each for name, each in bundle.items()) + 1e-9) for node in nodes
+    )
+    if few or room >= workers:
+        return few
+    each = " and ".join(f"{number:g} {name}s" for name, number in bundle.items())
+    return f"{each} each on one node, and the cluster's nodes have room for {room}"
 
 
 def bundle_of(cpus: float, gpus: float) -> dict[str, float]:

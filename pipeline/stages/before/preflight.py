@@ -89,7 +89,8 @@ def check_room(config: Config) -> None:
     most = batch_split.choose_workers(config, have["GPU"], have["CPU"])
     gpus = bool(have["GPU"]) if scaling.gpus_per_worker is None else scaling.gpus_per_worker
     bundle = ray_cluster.bundle_of(scaling.cpus_per_worker, float(gpus))
-    ray_cluster.require(scaling.min_workers or most, bundle, have)
+    nodes = () if os.environ.get("RAY_ADDRESS") else (have,)
+    ray_cluster.require(scaling.min_workers or most, bundle, nodes)
 
 
 def check_data(config: Config) -> None:

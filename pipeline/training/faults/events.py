@@ -15,6 +15,7 @@ FILE = "faults.jsonl"
 Kind = Literal[
     "start",
     "restart",
+    "waiting",
     "preempted",
     "rewind",
     "shrink",

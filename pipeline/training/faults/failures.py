@@ -88,7 +88,7 @@ class FailurePolicy:
         if not self._faults.shrink_on_oom or now == 1:
             return False
         half = -(-now // 2)
-        text = f"{_first_line(error)}; going on with train.micro_batch={half} instead of {now}"
+        text = f"{first_line(error)}; going on with train.micro_batch={half} instead of {now}"
         facts = {"micro_batch": half, "configured": configured}
         events.record(self._paths.run, "shrink", text, **facts)
         return True
@@ -152,9 +152,9 @@ def describe(errors: Mapping[int, Exception], run: Path, hang_seconds: float) ->
     deaths = {rank: error for rank, error in errors.items() if is_death(error)}
     rank, error = min((deaths or dict(errors)).items())
     if deaths:
-        return f"{_named(rank, run)} died ({_first_line(original(error))})"
+        return f"{_named(rank, run)} died ({first_line(original(error))})"
     error = original(error)
-    return f"{_named(rank, run)} failed ({type(error).__name__}: {_first_line(error)})"
+    return f"{_named(rank, run)} failed ({type(error).__name__}: {first_line(error)})"
 
 
 def _named(rank: int, run: Path) -> str:
@@ -167,7 +167,8 @@ def is_death(error: Exception) -> bool:
     return bool(DEATHS & {base.__name__ for base in type(original(error)).__mro__})
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, at most 200 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:200] if lines else "no message"
 

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.train import UserCallback
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
+from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.controller.state import (
+    InitializingState,
+    ReschedulingState,
+    RestartingState,
+    RunningState,
+)
 
 from pipeline.cluster import ray_cluster, remote_disk
+from pipeline.errors import Interrupted
 from pipeline.files.storage import write_whole
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
-from pipeline.training.faults import events, hang
-from pipeline.training.faults.failures import FailurePolicy, hung_ranks, original
+from pipeline.training.checkpoints import files
+from pipeline.training.faults import events, hang, stop
+from pipeline.training.faults.failures import FailurePolicy, first_line, hung_ranks, original
 from pipeline.training.faults.workers import Worker, read_workers
 
 GATHER_SECONDS = 45.0
 """How long nodes have to start a process and give the stacks that were written there."""
+PATIENCE_SECONDS = 30.0
+"""How long workers may be missing without a word."""
 
 
 class RestartOrStop(UserCallback):
@@ -51,6 +64,60 @@ class RestartOrStop(UserCallback):
         hang.clear(self._run)
         if error:
             raise error
+
+
+class WithoutWorkers(ControllerCallback):
+    """Runs in Ray Train's controller: heeds a request to stop while no worker is there to do so.
+
+    Ray Train asks for workers again and again, without a word; so it also tells why none come.
+
+    Args:
+        run: the run's folder.
+        checkpoints: the folder of its checkpoints.
+        workers: the fewest that the run goes on with.
+        bundle: CPUs and GPUs of each.
+    """
+
+    def __init__(
+        self, run: Path, checkpoints: Path, workers: int, bundle: dict[str, float]
+    ) -> None:
+        self._run, self._checkpoints = run, checkpoints
+        self._workers, self._bundle = workers, bundle
+        self._since: float | None = None
+        """When the workers went; None: they are there."""
+        self._told = ""
+
+    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+        """Called also where the state stays the same.
+
+        Raises:
+            Interrupted: the run was asked to stop.
+        """
+        if isinstance(current_state, RunningState):
+            self._since, self._told = None, ""
+        if not isinstance(current_state, InitializingState | RestartingState | ReschedulingState):
+            return
+        if stop.requested(self._run):
+            newest = files.newest(self._checkpoints)
+            text = f"stopped while no worker ran; the newest checkpoint: {newest and newest.name}"
+            events.record(self._run, "interrupted", text)
+            raise Interrupted(f"{text}; the same command goes on")
+        self._since = self._since or time.monotonic()
+        late = time.monotonic() - self._since > PATIENCE_SECONDS
+        if late or isinstance(current_state, ReschedulingState):  # Ray has waited for a minute
+            self._tell(getattr(current_state, "training_failed_error", None))
+
+    def _tell(self, error: Exception | None) -> None:
+        """Say once why no workers come."""
+        cause = getattr(error, "controller_failure", None)
+        if isinstance(cause, WorkerGroupStartupFailedError):
+            text = f"the workers did not start: {first_line(cause.__cause__ or cause)}; once more"
+        else:
+            lack = ray_cluster.lacking(self._workers, self._bundle) or ray_cluster.IN_USE
+            text = f"waiting for room: {self._workers} worker(s) need {lack}"
+        if text != self._told:
+            events.record(self._run, "waiting", text)
+            self._told = text
 
 
 def _gather_stacks(run: Path, offer: remote_disk.Offer) -> None:

@@ -26,7 +26,7 @@ from pipeline.training.checkpoints.writer import longest_seconds
 from pipeline.training.faults import hang, stop
 from pipeline.training.faults.failures import original
 from pipeline.training.launch import ray_worker, worker_logs
-from pipeline.training.launch.ray_failures import RestartOrStop
+from pipeline.training.launch.ray_failures import RestartOrStop, WithoutWorkers
 from pipeline.training.launch.ray_metrics import RunMetrics
 from pipeline.training.launch.rendezvous import NodeTorchConfig
 from pipeline.training.launch.watcher import Watcher
@@ -99,7 +99,9 @@ def _trainer(
     offer: remote_disk.Offer,
 ) -> TorchTrainer:
     """Ray's trainer of a group of workers, each with so many GPUs."""
-    scaling = config.scaling
+    scaling, paths = config.scaling, RunPaths.of(config)
+    bundle = cluster.bundle_of(scaling.cpus_per_worker, gpus)
+    missing = WithoutWorkers(paths.run, paths.checkpoints, fewest, bundle)
     return TorchTrainer(
         ray_worker.run,
         train_loop_config={
@@ -112,14 +114,14 @@ def _trainer(
             num_workers=(fewest, most) if fewest < most else most,
             elastic_resize_monitor_interval_s=RESIZE_SECONDS,
             use_gpu=gpus > 0,
-            resources_per_worker=cluster.bundle_of(scaling.cpus_per_worker, gpus),
+            resources_per_worker=bundle,
         ),
         run_config=RunConfig(
             name=config.run.name,
-            storage_path=str(RunPaths.of(config).run / "ray"),
+            storage_path=str(paths.run / "ray"),
             # The callback decides; an exception that it raises ends the run.
             failure_config=FailureConfig(max_failures=-1),
-            callbacks=[RestartOrStop(config, offer)],
+            callbacks=[RestartOrStop(config, offer), missing],
             worker_runtime_env=cluster.runtime_env(gpus),
         ),
     )

@@ -1,16 +1,19 @@
 """The loop under Ray Train with two workers."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
+import ray
 
 from pipeline.cluster.remote_disk import Offer
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, Interrupted
 from pipeline.paths import RunPaths
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.store import tracking_uri
 from pipeline.training.checkpoints import files as checkpoints
-from pipeline.training.faults import events, workers
+from pipeline.training.faults import events, stop, workers
 from pipeline.training.launch import ray_train
 from pipeline.training.launch.ray_failures import RestartOrStop
 from tests.reported import Lines
@@ -41,6 +44,42 @@ def test_a_cluster_too_small_is_refused_at_once(ray_cluster, tmp_path):
     config = settings(tmp_path, "large", "scaling.workers=64", "train.global_batch=512")
     with pytest.raises(ConfigError, match="need 64 CPUs and the cluster has 4"):
         ray_train.fit(config, None, Lines())
+
+
+def test_a_worker_larger_than_each_node_is_refused_at_once(ray_cluster, tmp_path):
+    """The cluster has enough CPUs, but on two nodes: the run waited for ever."""
+    node = ray_cluster.add_node(num_cpus=2)
+    try:
+        config = settings(tmp_path, "wide", "scaling.workers=1", "scaling.cpus_per_worker=5")
+        needs = "5 CPUs each on one node, and the cluster's nodes have room for 0"
+        with pytest.raises(ConfigError, match=f"1 worker.s. need {needs}"):
+            ray_train.fit(config, None, Lines())
+    finally:
+        ray_cluster.remove_node(node)
+
+
+@pytest.mark.slow
+def test_a_run_that_waits_for_workers_says_so_and_can_be_stopped(
+    ray_cluster, tmp_path, monkeypatch
+):
+    """It waited without a word, and only workers heeded a request to stop."""
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "2")
+    config = settings(tmp_path, "waiting", "scaling.workers=2")
+    run, shown = RunPaths.of(config).run, Lines()
+    others = ray.util.placement_group([{"CPU": 3}])
+    ray.get(others.ready())
+    try:
+        with ThreadPoolExecutor(1) as executor:
+            fitted = executor.submit(ray_train.fit, config, None, shown)
+            while not any("waiting for room" in line for line in shown):
+                assert not fitted.done(), fitted.result()
+                time.sleep(0.2)
+            (run / stop.FILE).touch()
+            with pytest.raises(Interrupted, match="stopped while no worker ran"):
+                fitted.result(60)
+    finally:
+        ray.util.remove_placement_group(others)
+    assert [event["kind"] for event in events.read(run)] == ["waiting", "interrupted"]
 
 
 def test_each_preemption_is_on_record_once(tmp_path):
