@@ -23,7 +23,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.models.bert.modeling_bert import BertForPreTrainingOutput
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_nezha import NezhaConfig
@@ -185,7 +185,7 @@ class _Classifier(NezhaPreTrainedModel):
     _pooled = True
     _scores: int | None = None
     """Number of scores; None means config.num_labels"""
-    _output: type[ModelOutput]
+    _output: type[SequenceClassifierOutput | TokenClassifierOutput | MultipleChoiceModelOutput]
 
     def __init__(self, config: NezhaConfig) -> None:
         super().__init__(config)
@@ -217,7 +217,7 @@ class _Classifier(NezhaPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple | ModelOutput:
+    ) -> tuple | SequenceClassifierOutput | TokenClassifierOutput | MultipleChoiceModelOutput:
         """The scores, and their loss if there are labels; the class tells the shapes of both."""
         given = input_ids, attention_mask, token_type_ids, inputs_embeds
         ids, mask, types, embeds = map(self._rows, given)

@@ -1,7 +1,8 @@
 """Compilers, exporters and trainers work on the network without changes to it."""
 
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -145,6 +146,14 @@ def test_a_saved_trace_of_every_head(head: Any, tmp_path: Path, monkeypatch: Any
         found = torch.jit.load(tmp_path / "net.pt")(*other.values())
         for one, two in zip(found.values(), net(**other).to_tuple(), strict=True):
             torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("head", nezha.AUTO_CLASSES.values())
+def test_forward_says_what_its_output_holds(head: Any) -> None:
+    """sentence-transformers reads the fields from there, also of the networks of CrossEncoder."""
+    _, *outputs = get_args(get_type_hints(head.forward)["return"])
+    assert outputs
+    assert all("hidden_states" in {field.name for field in fields(each)} for each in outputs)
 
 
 class Sequences(torch.utils.data.Dataset):
