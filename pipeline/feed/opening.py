@@ -12,7 +12,7 @@ from pipeline.feed.cache import ShardCache
 from pipeline.feed.checking import check_shards, known_damaged
 from pipeline.feed.collate import Batch
 from pipeline.feed.order import BatchSize
-from pipeline.feed.phases import PhasedFeed, first_batch_size
+from pipeline.feed.phases import PhasedFeed, first_batch_size, micro_batches
 from pipeline.feed.weights import split_weights
 from pipeline.paths import RunPaths
 from pipeline.progress import Say
@@ -41,14 +41,11 @@ def open_feed(config: Config, rank: int, world_size: int, tell: Say | None = Non
         cache=_cache(config),
         damaged=known_damaged(paths.run) if skip else frozenset(),
         tell=tell if skip else None,
+        batches=micro_batches(train, world_size),
     )
     first = open_one(paths.training, size=first_batch_size(train))
     later = [
-        open_one(
-            shards,
-            size=BatchSize(phase.global_batch),
-            batches=first.batches,
-        )
+        open_one(shards, size=BatchSize(phase.global_batch))
         for phase, shards in zip(train.phases, paths.later, strict=True)
     ]
     return PhasedFeed([first, *later], [phase.after for phase in train.phases]) if later else first

@@ -35,6 +35,16 @@ def first_batch_size(train: TrainSettings) -> BatchSize:
     return BatchSize(train.global_batch, train.first_batch or 0, train.batch_warmup)
 
 
+def largest_batch(train: TrainSettings) -> int:
+    """Samples of the largest step of all phases."""
+    return max([train.global_batch, *(phase.global_batch for phase in train.phases)])
+
+
+def micro_batches(train: TrainSettings, world_size: int) -> int:
+    """Micro-batches of a worker in any step: as many as the largest step needs."""
+    return -(-largest_batch(train) // (world_size * train.micro_batch))
+
+
 def phases_of(config: Config, steps: int | None = None) -> list[Phase]:
     """The phases of a run, up to its last step or to another one; the first is there always.
 

@@ -68,7 +68,8 @@ class PhaseSettings(Settings):
     sequence_length: SampleLength
     """Tokens of its samples, in place of `corpus.sequence_length`."""
     global_batch: Positive
-    """Samples of its steps, in place of `train.global_batch`; micro-batches shrink as it does."""
+    """Samples of its steps, in place of `train.global_batch`. All steps of a run have as many
+    micro-batches, so those of smaller ones are smaller."""
     shards: tuple[Location, ...] = ()
     """As `train.shards`; empty: the folder that `corpus` makes for this length."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pipeline.errors import ConfigError
+from pipeline.feed.phases import largest_batch, micro_batches
 from pipeline.settings.config import Config
 from pipeline.settings.training import TrainSettings
 
@@ -24,15 +25,14 @@ def split_batch(train: TrainSettings, world_size: int) -> Split:
 
     The workers' shares differ by one sample at most, and each worker splits its share into equally
     many micro-batches, none larger than `micro_batch`. The smaller batches of a batch warm-up, and
-    those of later phases, are split into as many micro-batches, which are smaller.
+    of phases beside the one with the largest, are split into as many micro-batches, which are
+    smaller.
 
     Raises:
         ConfigError: a worker would have no sample for one of its micro-batches.
     """
-    global_batch, micro_batch = train.global_batch, train.micro_batch
-    largest_share = -(-global_batch // world_size)
-    accumulation = -(-largest_share // micro_batch)
-    batches = {"global_batch": global_batch, "first_batch": train.first_batch}
+    accumulation = micro_batches(train, world_size)
+    batches = {"global_batch": train.global_batch, "first_batch": train.first_batch}
     for number, phase in enumerate(train.phases):
         batches[f"phases.{number}.global_batch"] = phase.global_batch
     for name, samples in batches.items():
@@ -42,7 +42,8 @@ def split_batch(train: TrainSettings, world_size: int) -> Split:
                 f"sample when there are {world_size} workers; raise train.{name} or "
                 "train.micro_batch, or use fewer workers (scaling)"
             )
-    return Split(-(-largest_share // accumulation), world_size, accumulation)
+    micro_batch = -(-largest_batch(train) // (world_size * accumulation))
+    return Split(micro_batch, world_size, accumulation)
 
 
 def choose_workers(config: Config, gpus: int, cpus: int) -> int:

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.errors import ShardError
 from pipeline.feed.batches import Feed
+from pipeline.feed.opening import open_feed
 from pipeline.feed.order import BatchSize
 from pipeline.feed.phases import PhasedFeed, phases_of
 from pipeline.settings.config import Config
@@ -58,6 +59,18 @@ def test_phases_do_not_depend_on_the_world(corpora, world):
         assert len({len(batches) for batches in split}) == 1
         numbers = [int(n) for batches in split for batch in batches for n in batch.samples]
         assert numbers == [int(n) for batch in alone.step(step) for n in batch.samples]
+
+
+def test_a_larger_batch_of_a_later_phase_makes_no_micro_batch_larger(corpora):
+    later = {"after": 3, "sequence_length": 48, "global_batch": 50, "shards": corpora[1:]}
+    train = {"steps": 6, "global_batch": 20, "micro_batch": 4, "shards": corpora[:1]}
+    config = Config.model_validate({"train": {**train, "phases": [later]}})
+    ranks = [open_feed(config, rank, world_size=2) for rank in range(2)]
+    for step, samples in ((2, 20), (3, 50)):
+        sizes = [[len(batch.samples) for batch in feed.step(step)] for feed in ranks]
+        assert [len(of_rank) for of_rank in sizes] == [7, 7]
+        assert all(1 <= size <= 4 for of_rank in sizes for size in of_rank)
+        assert sum(map(sum, sizes)) == samples
 
 
 @pytest.mark.parametrize("skipped", [0, 3, 100])

@@ -40,6 +40,7 @@ def test_the_first_batch_of_a_warm_up_must_be_split_as_the_full_one():
     assert split(64, 8, 2, first_batch=8, batch_warmup=5) == (8, 2, 4)
     phase = {"after": 9, "sequence_length": 512, "global_batch": 8}
     assert split(64, 8, 2, phases=[phase]) == (8, 2, 4)
+    assert split(64, 8, 2, phases=[{**phase, "global_batch": 130}]) == (8, 2, 9)
     with pytest.raises(ConfigError, match=r"train\.phases\.0\.global_batch=7 in 4 micro-batches"):
         split(64, 8, 2, phases=[{**phase, "global_batch": 7}])
     with pytest.raises(ConfigError, match=r"train\.first_batch=7 in 4 micro-batches"):
