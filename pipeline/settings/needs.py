@@ -84,11 +84,6 @@ NEEDS = (
         "when the rate falls",
         lambda c: c.optim.schedule not in ("constant", "nvidia"),
     ),
-    Need(
-        "faults.bad_steps",
-        "another train.precision: fp16 skips steps to find its loss scale, and none is counted",
-        lambda c: c.train.precision != "fp16",
-    ),
     Need("tracking.alias", "tracking.registered_model", lambda c: c.tracking.registered_model),
     Need("plan.mfu", "plan.device, as a speed is measured otherwise", lambda c: c.plan.device),
 )

@@ -125,6 +125,22 @@ def gradient_norm(engine: Any) -> float:
     return float("nan") if norm is None else float(norm)
 
 
+def skip_at_least_scale(engine: Any) -> None:
+    """Let fp16 skip steps at its least loss scale too, where DeepSpeed ends the process.
+
+    It comes after `checkpoints.state.restore`, which restores all numbers of the scaler.
+    """
+    scaler = getattr(engine.optimizer, "loss_scaler", None)
+    if scaler is not None and scaler.dynamic:
+        scaler.raise_error_at_min_scale = False
+
+
+def may_lower_scale(engine: Any) -> bool:
+    """Whether the loss scale can fall, so that a step which overflows is part of its search."""
+    scaler = getattr(engine.optimizer, "loss_scaler", None)
+    return bool(scaler is not None and scaler.dynamic and scaler.cur_scale > scaler.min_scale)
+
+
 def weights_are_finite(engine: Any) -> bool:
     """Whether every master weight of every rank is finite; all ranks call it."""
     finite = torch.ones((), device=engine.device)

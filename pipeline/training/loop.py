@@ -165,8 +165,8 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
 
 def _guard_step(parts: Parts, context: Context, step: int, bad: bool) -> None:
     """Record a step that DeepSpeed skipped; raise Diverged after too many."""
-    if parts.precision == "fp16":  # whose loss scale grows until a step overflows
-        return
+    # The loss scale of fp16 grows until a step overflows.
+    bad = bad and not engine.may_lower_scale(parts.worker)
     if bad and context.rank == 0:
         samples, _ = parts.feed.samples(step - 1 + parts.skipped)
         text = f"step {step} was skipped: its gradients are not finite"

@@ -169,6 +169,7 @@ def _begin(
         before = state.begin_from(worker, origin)
         if train.init_state == "branch":
             saved["batches_skipped"] = before["step"] + before["batches_skipped"]
+    engine.skip_at_least_scale(worker)
     return worker, saved
 
 

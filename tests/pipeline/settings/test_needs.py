@@ -21,7 +21,6 @@ WITHOUT_EFFECT = {
     "train.shard_cache": ["/d", "train.shards=[/shards]"],
     "train.nsp_weight": ["0.5", "corpus.pairs.task=none", "corpus.inputs=[a.txt]"],
     "optim.decay": ["0.1", "optim.schedule=constant"],
-    "faults.bad_steps": ["3", "train.precision=fp16"],
     "tracking.alias": ["a", "tracking.registered_model="],
     "plan.mfu": ["0.4"],
 }
@@ -44,7 +43,6 @@ WITH_EFFECT = {
     ],
     "train.nsp_weight": ["0.5", "corpus.pairs.task=none", "train.shards=[/with/pairs]"],
     "optim.decay": ["0.1"],
-    "faults.bad_steps": ["3"],
     "tracking.alias": ["a"],
     "plan.mfu": ["0.4", "plan.device=H100"],
 }

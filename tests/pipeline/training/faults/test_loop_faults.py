@@ -14,7 +14,7 @@ from pipeline.errors import CheckpointError, Interrupted
 from pipeline.files import journal
 from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import with_changes
-from pipeline.training import loop
+from pipeline.training import engine, loop
 from pipeline.training.checkpoints import files, tensors
 from pipeline.training.faults import events, failures, stop
 from pipeline.training.faults.divergence import Diverged
@@ -57,6 +57,30 @@ def test_a_bad_step_is_skipped_and_written_down(tmp_path, monkeypatch, stage):
     assert (started["kind"], skipped["kind"], skipped["step"]) == ("start", "skipped", 4)
     assert len(skipped["samples"]) == 16
     assert all(torch.isfinite(torch.tensor(loss)) for loss in losses(config).values())
+
+
+@pytest.mark.parametrize(
+    ("stage", "scale", "first"),
+    [(1, "initial_scale_power: 2", 6), (3, "initial_scale_power: 2", 6), (2, "loss_scale: 4", 5)],
+)
+def test_a_run_in_fp16_diverges_once_its_loss_scale_cannot_fall(
+    tmp_path, monkeypatch, stage, scale, first
+):
+    """Scale 4 becomes 2 after the first bad step and 1, the least, after the second."""
+    engine._import_deepspeed("cpu")
+    from deepspeed.accelerator import get_accelerator
+
+    monkeypatch.setattr(type(get_accelerator()), "is_fp16_supported", lambda _: True)
+    monkeypatch.setattr(engine, "check", lambda *_: None)
+    scales = f"engine.deepspeed={{fp16: {{{scale}, hysteresis: 1}}}}"
+    given = "train.precision=fp16", "train.profile_every=0", "faults.bad_steps=3"
+    config = settings(tmp_path, "fp16", f"engine.zero_stage={stage}", scales, *given)
+    calls = iter(range(10**6))
+    poison(monkeypatch, lambda: next(calls) >= 8)  # from step 5 on
+    with pytest.raises(Interrupted, match="gradients of 3 steps in a row are not finite"):
+        fit(config)
+    found = [event["step"] for event in events.read(RunPaths.of(config).run) if "step" in event]
+    assert found[1:4] == [first, first + 1, first + 2]
 
 
 def test_bad_steps_in_a_row_go_back_past_their_data(tmp_path, monkeypatch):
