@@ -57,7 +57,8 @@ class ModelSettings(Settings):
     layer_norm_eps: AboveZero | None = None
     """Added to the variance in a LayerNorm."""
     classifier_dropout: Decay | None = None
-    """Dropout before a head's output layer; null: `hidden_dropout_prob`."""
+    """Dropout before a head's output layer, for programs that fine-tune an export (0.1). Here it is
+    `finetune.dropout`."""
 
 
 class PhaseSettings(Settings):
