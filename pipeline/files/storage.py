@@ -23,6 +23,8 @@ from pipeline.errors import StorageError
 from pipeline.files.urls import is_url
 
 GOOGLE_SECONDS = 10
+S3_ATTEMPTS = 10
+"""Of a request. Each wait is twice as long as the one before, and all take 25 s."""
 HADOOP_SCHEMES = {"s3a": "s3", "s3n": "s3"}
 """Names that Hadoop and Spark give to S3."""
 OPTIONS = re.compile(r"\?(\w+=[^/?&]*(?:&\w+=[^/?&]*)*)")
@@ -80,7 +82,7 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
             found, inner = pyarrow.fs.FileSystem.from_uri(_as_uri(url))
         except (pyarrow.ArrowInvalid, OSError) as problem:
             raise StorageError(f"{path}: {error}; pyarrow: {problem}") from None
-        system = ArrowFSWrapper(found)
+        system = ArrowFSWrapper(_patient(found) if found.type_name == "s3" else found)
     # Some stores are asked at once, and each library raises errors of its own.
     except Exception as error:
         cause = f"{type(error).__name__}: {error}"
@@ -113,6 +115,13 @@ def _as_uri(url: str) -> str:
     if scheme in ("gs", "gcs") and "retry_limit_seconds" not in url:
         options.append(f"retry_limit_seconds={GOOGLE_SECONDS}")
     return f"{scheme}://{bucket}{slash}{quote(key)}{'?' * bool(options)}{'&'.join(options)}"
+
+
+def _patient(found: pyarrow.fs.FileSystem) -> pyarrow.fs.FileSystem:
+    """S3 that outlasts a time in which it limits requests; 6 s, pyarrow's limit, are too short."""
+    options = found.__reduce__()[1][0]  # `from_uri` takes no strategy
+    strategy = pyarrow.fs.AwsDefaultS3RetryStrategy(max_attempts=S3_ATTEMPTS)
+    return pyarrow.fs.S3FileSystem(**{**options, "retry_strategy": strategy})
 
 
 def _strict(system: fsspec.AbstractFileSystem) -> fsspec.AbstractFileSystem:

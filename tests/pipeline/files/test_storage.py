@@ -97,6 +97,24 @@ def test_threads_that_write_one_file_do_not_disturb_each_other(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_s3_is_asked_again_while_it_limits_requests(monkeypatch):
+    """For 25 s: pyarrow's 6 s were too short for a preparation with many workers."""
+    given = {}
+
+    def take(**options):
+        given.update(options)
+        return storage.pyarrow.fs.LocalFileSystem()
+
+    def missing(path):
+        raise ImportError("s3fs")
+
+    monkeypatch.setattr(storage, "url_to_fs", missing)
+    monkeypatch.setattr(storage.pyarrow.fs, "S3FileSystem", take)
+    storage.filesystem("s3://bucket/x?region=eu-west-1")
+    assert given["region"] == "eu-west-1"
+    assert given["retry_strategy"].max_attempts == storage.S3_ATTEMPTS
+
+
 @pytest.mark.parametrize("error", [OSError("no libjvm"), RuntimeError("no token"), ConnectionError])
 def test_a_store_that_cannot_be_reached_is_an_error_that_names_it(monkeypatch, error):
     def refuse(path):
