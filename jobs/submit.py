@@ -10,23 +10,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from ray.exceptions import AuthenticationError
-from ray.job_submission import JobSubmissionClient
-
 from pipeline.cluster import submission
-from pipeline.errors import ConfigError, NezhaError
-
-DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-TOKEN_HELP = (
-    "this cluster asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file "
-    "of the cluster's token (`ray get-auth-token --generate` makes one for a new cluster)"
-)
+from pipeline.errors import NezhaError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings, in this folder")
     parser.add_argument(
         "--address",
-        default=os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS,
-        help="the cluster's dashboard; default: RAY_API_SERVER_ADDRESS, or %(default)s",
+        help="the cluster's dashboard, or HOST:PORT of `ray start`; default: "
+        f"RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or {submission.DEFAULT_ADDRESS}",
     )
     parser.add_argument("--follow", action="store_true", help="show the job's log until it ends")
     parser.add_argument("--dry-run", action="store_true", help="print the plain command instead")
@@ -66,14 +56,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             install=chosen.install,
         )
         if chosen.dry_run:
-            print(job.line(chosen.address))
+            print(job.line(submission.address_of(chosen.address)))
             return 0
-        client = _connect(chosen.address)
-        name = submission.submit(client, job)
-        there = f"--address {chosen.address} {name}"
-        use = f"follow it by: ray job logs -f {there}\nstop it by: ray job stop {there}"
+        client = submission.connected(submission.address_of(chosen.address))
+        address, name = client.get_address(), submission.submit(client, job)
+        use = (
+            f"follow it by: {submission.ray_job(address, 'logs', '-f', name)}\n"
+            f"stop it by: {submission.ray_job(address, 'stop', name)}"
+        )
         goes_on = f"; {name} goes on\n{use}"
-        print(f"{name} is submitted to {chosen.address}\n{use}", flush=True)
+        print(f"{name} is submitted to {address}\n{use}", flush=True)
         if chosen.follow:
             asyncio.run(submission.follow(client, name, partial(print, end="", flush=True)))
     except NezhaError as error:
@@ -83,17 +75,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"interrupted{goes_on}", file=sys.stderr)
         return 130
     return 0
-
-
-def _connect(address: str) -> JobSubmissionClient:
-    try:
-        return JobSubmissionClient(address)
-    except AuthenticationError as error:
-        raise ConfigError(f"{address}: {TOKEN_HELP}") from error
-    except (ConnectionError, RuntimeError) as error:
-        if "uthenticat" in str(error) or "401" in str(error) or "403" in str(error):
-            raise ConfigError(f"{address}: {TOKEN_HELP}") from error
-        raise ConfigError(f"{address}: no cluster answers: {error}") from error
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from ray._private.ray_constants import RAY_RUNTIME_ENV_IGNORE_GITIGNORE
 from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
+from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wait_fixed
 
@@ -22,6 +23,12 @@ from pipeline.progress import Say
 from pipeline.settings.config import Config
 from pipeline.settings.reading.config_file import files_of, load_config
 
+RAY_API_SERVER_ADDRESS, RAY_ADDRESS = "RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+TOKEN_HELP = (
+    "this cluster asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file "
+    "of the cluster's token (`ray get-auth-token --generate` makes one for a new cluster)"
+)
 UPLOADED = ("jobs", "model", "pipeline")
 """Folders of the working directory that a job needs; the rest stays here."""
 LARGEST_BYTES = 20 << 20
@@ -54,14 +61,44 @@ class Submission(NamedTuple):
 
     def line(self, address: str) -> str:
         """The plain command that does the same."""
-        return shlex.join(
-            [
-                *("ray", "job", "submit", "--address", address, "--submission-id", self.name),
-                *("--entrypoint-num-cpus", f"{self.cpus:g}"),
-                *("--metadata-json", json.dumps(self.metadata)),
-                *("--runtime-env-json", json.dumps(self.runtime_env), "--", *self.words),
-            ]
+        return ray_job(
+            address,
+            *("submit", "--submission-id", self.name, "--entrypoint-num-cpus", f"{self.cpus:g}"),
+            *("--metadata-json", json.dumps(self.metadata)),
+            *("--runtime-env-json", json.dumps(self.runtime_env), "--", *self.words),
         )
+
+
+def ray_job(address: str, *words: str) -> str:
+    """The line of a shell that runs `ray job WORDS` on the cluster of an address.
+
+    Not with `--address`, which Ray ignores where this variable or RAY_ADDRESS is set.
+    """
+    return shlex.join([f"{RAY_API_SERVER_ADDRESS}={address}", "ray", "job", *words])
+
+
+def address_of(given: str | None) -> str:
+    """The address that is given, or that of the environment, in Ray's order."""
+    found = map(os.environ.get, (RAY_API_SERVER_ADDRESS, RAY_ADDRESS))
+    return given or next(filter(None, found), DEFAULT_ADDRESS)
+
+
+def connected(address: str) -> JobSubmissionClient:
+    """A client of the cluster of an address, which no variable of the environment overrides.
+
+    Raises:
+        ConfigError: no cluster answers there, or it asks for a token.
+    """
+    os.environ[RAY_API_SERVER_ADDRESS] = address
+    try:
+        return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        raise ConfigError(f"{address}: {TOKEN_HELP}") from error
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        if "uthenticat" in str(error) or "401" in str(error) or "403" in str(error):
+            raise ConfigError(f"{address}: {TOKEN_HELP}") from error
+        advice = "give the dashboard's address, such as http://HOST:8265"
+        raise ConfigError(f"{address}: no cluster answers: {error}; {advice}") from error
 
 
 def plan(
@@ -151,10 +188,11 @@ def submit(client: JobSubmissionClient, job: Submission) -> str:
         number = _number(each.submission_id, job.name)
         last = max(last, number)
         if number and not JobStatus(each.status).is_terminal():
-            there = f"--address {client.get_address()} {each.submission_id}"
+            here, taken = client.get_address(), str(each.submission_id)
             raise ConfigError(
-                f"{each.submission_id} has not ended ({each.status}); follow it by "
-                f"`ray job logs -f {there}`, or end it by `ray job stop {there}`"
+                f"{taken} has not ended ({each.status}); follow it by "
+                f"`{ray_job(here, 'logs', '-f', taken)}`, or end it by "
+                f"`{ray_job(here, 'stop', taken)}`"
             )
     attempts = Retrying(
         retry=retry_if_exception_message(match=r"(?s).*No available agent.*"),
@@ -162,14 +200,20 @@ def submit(client: JobSubmissionClient, job: Submission) -> str:
         wait=wait_fixed(2),
         reraise=True,
     )
-    return attempts(
-        client.submit_job,
-        entrypoint=shlex.join(job.words),
-        submission_id=f"{job.name}-{last + 1}" if last else job.name,
-        runtime_env=job.runtime_env,
-        metadata=job.metadata,
-        entrypoint_num_cpus=job.cpus,
-    )
+    name = f"{job.name}-{last + 1}" if last else job.name
+    try:
+        return attempts(
+            client.submit_job,
+            entrypoint=shlex.join(job.words),
+            submission_id=name,
+            runtime_env=job.runtime_env,
+            metadata=job.metadata,
+            entrypoint_num_cpus=job.cpus,
+        )
+    except RuntimeError as error:
+        if "already exists" not in str(error):
+            raise
+        raise ConfigError(f"{name} was submitted by somebody else at the same time") from error
 
 
 async def follow(client: JobSubmissionClient, name: str, show: Say) -> None:
@@ -179,7 +223,7 @@ async def follow(client: JobSubmissionClient, name: str, show: Say) -> None:
         TrainingError: the job failed or was stopped.
         ConfigError: the cluster does not answer any more; the job is not affected.
     """
-    again = f"follow it again by `ray job logs -f --address {client.get_address()} {name}`"
+    again = f"follow it again by `{ray_job(client.get_address(), 'logs', '-f', name)}`"
     try:
         async for text in client.tail_job_logs(name):
             show(text)

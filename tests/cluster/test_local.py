@@ -78,7 +78,7 @@ def test_jobs_run_on_it_with_the_token_and_are_refused_without(cluster, words):
     assert "small-prepare-2 is submitted" in again.stdout, again.stderr
 
     plain = run([*submit, "--dry-run"], variables).stdout.strip()
-    assert plain.startswith("ray job submit --address http://127.0.0.1:")
+    assert plain.startswith("RAY_API_SERVER_ADDRESS=http://127.0.0.1:")
     direct = [RAY, "job", "submit", "--working-dir", ".", "--", "python", "-m", "jobs.prepare"]
     done = run([*direct, *words], variables)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,5 +1,7 @@
 """The verbs that look at a cluster before a run."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from jobs import doctor, plan, submit
@@ -35,9 +37,13 @@ def test_the_doctor_names_what_is_wrong(ray_cluster, tmp_path, capsys):
 
 
 def test_a_submission_is_shown_and_a_mistake_is_told(tmp_path, capsys, monkeypatch):
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
+        monkeypatch.setenv(name, "")
     given = ["prepare", "--config", "jobs/configs/demo.yaml", "--dry-run"]
     assert submit.main([*given, f"run.storage={tmp_path}"]) == 0
-    assert capsys.readouterr().out.startswith("ray job submit --address http://127.0.0.1:8265")
+    assert capsys.readouterr().out.startswith(
+        "RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265 ray job submit "
+    )
     assert submit.main([*given, "run.storage=runs"]) == 2
     assert "the job does not see files of this folder" in capsys.readouterr().err
     here = ["prepare", f"run.storage={tmp_path}", "--address", "http://127.0.0.1:9"]
@@ -49,9 +55,11 @@ def test_ctrl_c_while_following_says_how_to_follow_again(tmp_path, capsys, monke
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(submit, "_connect", lambda address: None)
+    here = SimpleNamespace(get_address=lambda: "http://head:8265")
+    monkeypatch.setattr(submission, "connected", lambda address: here)
     monkeypatch.setattr(submission, "submit", lambda client, job: "small-prepare-2")
     monkeypatch.setattr(submission, "follow", interrupted)
     assert submit.main(["prepare", f"run.storage={tmp_path}", "--follow"]) == 130
     told = capsys.readouterr().err
-    assert "interrupted; small-prepare-2 goes on\nfollow it by: ray job logs -f --address" in told
+    use = "RAY_API_SERVER_ADDRESS=http://head:8265 ray job logs -f small-prepare-2"
+    assert f"interrupted; small-prepare-2 goes on\nfollow it by: {use}\n" in told

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ray.dashboard.utils import get_address_for_submission_client
+from ray.exceptions import RpcError
 from ray.job_submission import JobStatus
 
 from pipeline.cluster import submission
@@ -26,7 +28,7 @@ def test_the_plain_line_says_all_that_is_submitted(monkeypatch):
     monkeypatch.chdir(ROOT)
     job = plan(*SHARED)
     words = shlex.split(job.line("http://head:8265"))
-    assert words[:3] == ["ray", "job", "submit"]
+    assert words[:4] == ["RAY_API_SERVER_ADDRESS=http://head:8265", "ray", "job", "submit"]
     assert words[words.index("--submission-id") + 1] == "demo-prepare"
     command = words[words.index("--") + 1 :]
     assert command == ["python", "-m", "jobs.prepare", "--config", DEMO, *SHARED]
@@ -159,7 +161,7 @@ def test_the_same_line_again_has_the_next_number_once_the_last_has_ended(monkeyp
     monkeypatch.chdir(ROOT)
     client, job = Client({"demo-prepare-export": JobStatus.RUNNING}), plan(*SHARED)
     assert submission.submit(client, job) == "demo-prepare"
-    with pytest.raises(ConfigError, match="logs -f --address http://head:8265 demo-prepare`"):
+    with pytest.raises(ConfigError, match="ADDRESS=http://head:8265 ray job logs -f demo-prepare`"):
         submission.submit(client, job)
     client.jobs["demo-prepare"] = JobStatus.FAILED
     assert submission.submit(client, job) == "demo-prepare-2"
@@ -167,11 +169,53 @@ def test_the_same_line_again_has_the_next_number_once_the_last_has_ended(monkeyp
     assert submission.submit(client, job) == "demo-prepare-3"
 
 
+def test_of_two_submissions_at_once_one_is_refused(monkeypatch):
+    """It ended with a traceback of Ray."""
+    monkeypatch.chdir(ROOT)
+
+    def taken(**_):
+        raise RuntimeError("Job with submission_id demo-prepare already exists.")
+
+    client = Client({})
+    client.submit_job = taken
+    with pytest.raises(ConfigError, match="demo-prepare was submitted by somebody else"):
+        submission.submit(client, plan(*SHARED))
+
+
+@pytest.mark.parametrize("variable", ["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"])
+def test_the_given_address_counts_and_not_that_of_a_variable(monkeypatch, variable):
+    """Ray took the variable's, and the command said that it had submitted to the other."""
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    assert submission.address_of(None) == "http://127.0.0.1:9"
+    # Without a cluster: what Ray's client does first.
+    monkeypatch.setattr(submission, "JobSubmissionClient", get_address_for_submission_client)
+    given = submission.address_of("http://127.0.0.1:7")
+    assert submission.connected(given) == "http://127.0.0.1:7"
+
+
+def test_an_address_that_is_none_is_told_in_a_line(monkeypatch):
+    """`HOST:8265` without `http://` ended with a traceback."""
+
+    def no_answer(address):
+        raise RpcError("Timed out while waiting for GCS to become available.", rpc_code=1)
+
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
+    monkeypatch.setattr(submission, "JobSubmissionClient", no_answer)
+    with pytest.raises(ConfigError, match=r"no cluster answers: Timed out .* give the dashboard's"):
+        submission.connected("head:8265")
+
+
 @pytest.mark.parametrize(
     ("status", "broken", "told"),
     [
         (JobStatus.FAILED, False, "job: FAILED: exit code 2$"),
-        (JobStatus.RUNNING, False, "job has not ended .RUNNING.*follow it again by `ray job logs"),
+        (
+            JobStatus.RUNNING,
+            False,
+            "job has not ended .RUNNING.*again by `RAY_API.* ray job logs",
+        ),
         (JobStatus.RUNNING, True, "the connection to the cluster is lost: closed.*the job may go"),
     ],
 )
