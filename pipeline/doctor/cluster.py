@@ -61,7 +61,7 @@ def examine_nodes(config: Config, quick: bool) -> tuple[list[Facts], list[Findin
     facts, failed = list(found.values()), {}
     for name, each in errors.items():
         late = isinstance(each, ray.exceptions.GetTimeoutError)
-        failed[name] = "does not answer" if late else f"can't be examined: {_last_line(each)}"
+        failed[name] = "does not answer" if late else f"can't be examined: {_line(each)}"
     remote = any(is_url(folder) for folder in training_folders(config))
     return facts, judge(facts, failed, asked, config.train.shard_cache_gigabytes * remote)
 
@@ -131,7 +131,7 @@ def bandwidth(gpus: bool) -> tuple[float, int]:
     except ray.exceptions.RayError as error:
         raise ConfigError(
             f"{size} processes on {len(alive())} nodes do not reach each other: "
-            f"{_last_line(error)}; open all ports between the nodes, or set NCCL_SOCKET_IFNAME and "
+            f"{_line(error)}; open all ports between the nodes, or set NCCL_SOCKET_IFNAME and "
             "GLOO_SOCKET_IFNAME"
         ) from None
     return 2 * (size - 1) / size * REDUCED_BYTES / seconds / 1e9, size
@@ -141,9 +141,10 @@ def _processes(node: dict[str, Any], gpus: bool) -> int:
     return int(node["Resources"].get("GPU", 0)) if gpus else 1
 
 
-def _last_line(error: Exception) -> str:
+def _line(error: Exception) -> str:
+    """What an error says; in a task it stands below the traceback, and Ray's own say it first."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1]
+    return lines[-1 if isinstance(error, ray.exceptions.RayTaskError) else 0]
 
 
 def _address() -> tuple[str, int]:

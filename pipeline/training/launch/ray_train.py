@@ -24,7 +24,7 @@ from pipeline.settings.config import Config
 from pipeline.training import batch_split
 from pipeline.training.checkpoints.writer import longest_seconds
 from pipeline.training.faults import hang, stop
-from pipeline.training.faults.failures import original
+from pipeline.training.faults.failures import first_line, original
 from pipeline.training.launch import ray_worker, worker_logs
 from pipeline.training.launch.ray_failures import RestartOrStop, WithoutWorkers
 from pipeline.training.launch.ray_metrics import RunMetrics
@@ -154,4 +154,9 @@ def _user_error(error: BaseException) -> BaseException:
     if not isinstance(error, TrainingFailedError):
         return error
     inner = original(getattr(error, "controller_failure", error))
-    return inner if isinstance(inner, NezhaError) else TrainingError(f"training failed: {error}")
+    if isinstance(inner, NezhaError):
+        return inner
+    # Behind the first line, Ray lists what its memory monitor knows.
+    return TrainingError(
+        f"training failed: {type(inner).__name__}: {first_line(inner)}; the same command goes on"
+    )

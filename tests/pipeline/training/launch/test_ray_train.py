@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import ray
+from ray.exceptions import OutOfMemoryError
+from ray.train.v2.api.exceptions import ControllerError
 
 from pipeline.cluster.remote_disk import Offer
 from pipeline.errors import ConfigError, Interrupted
@@ -93,3 +95,11 @@ def test_each_preemption_is_on_record_once(tmp_path):
         callback.after_exception(None, lost)
     told = [event["text"] for event in events.read(run)]
     assert told == ["the nodes of workers [1] were taken away; the workers restart"] * 2
+
+
+def test_workers_that_found_no_memory_to_start_are_told_in_a_line():
+    """Forty lines of Ray's memory monitor stood there."""
+    error = ControllerError(OutOfMemoryError("1 worker(s) were killed: low memory\nTop 10 users:"))
+    told = str(ray_train._user_error(error))
+    line = "training failed: OutOfMemoryError: 1 worker(s) were killed: low memory"
+    assert told == f"{line}; the same command goes on"
