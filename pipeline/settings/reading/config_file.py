@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.errors import ConfigError, raise_all
-from pipeline.settings.base import Settings
+from pipeline.settings.base import Settings, expanded
 from pipeline.settings.config import Config
 from pipeline.settings.reading import yaml_text
 from pipeline.settings.reading.fields import is_group, is_text
@@ -98,7 +97,10 @@ def _read_files(path: Path) -> dict[Path, dict[str, Any]]:
         found[path] = values
         if base is None:
             return found
-        other = path.parent / os.path.expanduser(str(base))
+        try:
+            other = path.parent / expanded(str(base))
+        except ValueError as error:
+            raise ConfigError(f"{path}: base: {base} {error}") from None
         if other.resolve() in [each.resolve() for each in found]:
             raise ConfigError(f"{path}: base: {base} leads back to this file")
         path = other
@@ -109,8 +111,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         values = yaml_text.load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ConfigError(f"{path}: this file cannot be read: {error}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: this file is not in UTF-8, save it so: {error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: this is not YAML: {error}") from None
     if not isinstance(values, dict):

@@ -69,6 +69,9 @@ def _lines(item: Any) -> list[str]:
 def _other_names(location: Location) -> str:
     group, _ = field_of(location[:-1])
     names = list(group.model_fields)
+    outer, dot, inner = str(location[-1]).partition(".")
+    if dot and outer in names:  # as arguments are written, and variants of an ablation
+        return f"write `{outer}: {{{inner}: …}}`"
     close = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
     if close:
         return f"did you mean {'.'.join(map(str, (*location[:-1], close[0])))}?"
@@ -80,7 +83,7 @@ def _hint(item: Any, annotation: Any) -> str:
     if isinstance(given, bool):
         return "; YAML reads yes, no, on and off as true or false: quote them where text is meant"
     if annotation is str and isinstance(given, int | float):
-        return f"; put it in quotes: '{given}'"
+        return "; put it in quotes"  # how it was written is not known: 007 is 7, 1.10 is 1.1
     if typing.get_origin(annotation) is typing.Literal:
         names = [str(name) for name in typing.get_args(annotation)]
         close = difflib.get_close_matches(str(given), names, n=1)

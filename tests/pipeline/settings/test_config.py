@@ -114,6 +114,8 @@ def test_overrides_win_over_the_file_and_are_yaml(tmp_path):
         ("a: [", "this is not YAML"),
         ("- 1\n", "must hold groups of settings, but holds a list"),
         ("run: 3\n", "run: must be a group of settings"),
+        ("optim.lr: 0.1\n", r"optim\.lr: no such setting; .* `optim: \{lr: …\}`"),
+        ("base: $NOT_SET/base.yaml\n", r"base: .* names \$NOT_SET, and there is no such"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_named(tmp_path, text, part):
@@ -122,6 +124,12 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, text, part):
     with pytest.raises(ConfigError, match=part) as raised:
         load_config(path)
     assert "c.yaml" in str(raised.value)
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path):
+    (tmp_path / "c.yaml").write_bytes("# 设置\n".encode("gbk"))
+    with pytest.raises(ConfigError, match=r"c\.yaml: this file is not in UTF-8, save it so"):
+        load_config(tmp_path / "c.yaml")
 
 
 @pytest.mark.parametrize(
@@ -146,7 +154,7 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, text, part):
         ("corpus.sequence_length=8", "a whole number of at least 16 and at most 65535"),
         ("corpus.inputs=5", "must be a list (got 5)"),
         ("corpus.lowercase=maybe", "must be true or false (got 'maybe')"),
-        ("corpus={segmenter: 7}", "must be text (got 7); put it in quotes: '7'"),
+        ("corpus={segmenter: 7}", "must be text (got 7); put it in quotes"),
         ("run.name=null", "run.name: must be text (got None)"),
         ("heads.a.task=nre", "span (got 'nre'); did you mean ner?"),
         ("engine.peak_tflops=much", "must be a number above 0 (got 'much')"),
