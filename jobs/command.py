@@ -69,7 +69,8 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
     0: done. 2: an error that the user can correct. 75: stopped as asked, with a checkpoint, and the
     same command goes on. 130: stopped at once by Ctrl-C or SIGTERM.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell lets commands behind `&` ignore SIGINT
+        signal.signal(number, signal.default_int_handler)
     console = plain_console()
     try:
         chosen = _parser(verb).parse_intermixed_args(arguments)  # options may be among settings

@@ -1,5 +1,6 @@
 import importlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,17 @@ def test_options_may_stand_among_the_settings():
     look = verb(lambda config, _: None)._replace(plan=lambda config: seen.append(config.run) or {})
     assert main(look, given) == 0
     assert (seen[0].name, seen[0].seed) == ("x", 7)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_in_the_background_can_be_stopped(number, capsys):
+    before = [signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        assert main(verb(lambda *_: signal.raise_signal(number)), []) == 130
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+    assert capsys.readouterr().err.startswith("stopped: ")
 
 
 def test_runs_that_follow_each_other_are_all_checked_before_the_first(tmp_path, capsys):
