@@ -63,6 +63,16 @@ class Verb(NamedTuple):
     """Whether it may read a run while another command works on it."""
 
 
+class OneFile(argparse.Action):
+    """An option that is refused the second time; argparse would leave the first file out."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        if getattr(namespace, self.dest) is not None:
+            message = "give one file; one with `base: OTHER` changes the settings of another"
+            raise argparse.ArgumentError(self, message)
+        setattr(namespace, self.dest, values)
+
+
 def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit status.
 
@@ -124,7 +134,7 @@ def _parser(verb: Verb) -> argparse.ArgumentParser:
         epilog=_settings_help(verb.groups),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
+    parser.add_argument("--config", metavar="FILE", action=OneFile, help="YAML file of settings")
     parser.add_argument(
         "--then",
         metavar="FILE",

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from jobs.command import OneFile
 from pipeline.cluster import submission
 from pipeline.errors import NezhaError
 
@@ -27,7 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("verb", help="verb to run, such as pretrain")
-    parser.add_argument("--config", metavar="FILE", help="YAML file of settings, in this folder")
+    parser.add_argument(
+        "--config", metavar="FILE", action=OneFile, help="YAML file of settings, in this folder"
+    )
     parser.add_argument(
         "--address",
         help="the cluster's dashboard, or HOST:PORT of `ray start`; default: "

@@ -54,6 +54,16 @@ def test_options_may_stand_among_the_settings():
     assert (seen[0].name, seen[0].seed) == ("x", 7)
 
 
+def test_a_second_file_of_settings_is_refused(tmp_path, capsys):
+    """The first one was left out without a word."""
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("run: {seed: 3}\n")
+    given = ["--config", str(tmp_path / "a"), "run.seed=4", "--config", str(tmp_path / "b")]
+    with pytest.raises(SystemExit, match="2"):
+        main(verb(lambda *_: None), given)
+    assert "argument --config: give one file; one with `base: OTHER`" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_command_in_the_background_can_be_stopped(number, capsys):
     before = [signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, signal.SIGTERM)]
