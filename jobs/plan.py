@@ -24,9 +24,9 @@ def execute(config: Config, console: Console) -> None:
         console.print(table(f"Run {config.run.name}, against its plan", happened))
         return
     made = make(config, console.print)
-    plan_table.save(config, made)
     console.print(table(f"Plan of run {config.run.name}", plan_table.rows(config, made)))
-    console.print("After the run, the same command holds the plan against what happened.")
+    if plan_table.save(config, made):
+        console.print("After the run, the same command holds the plan against what happened.")
 
 
 VERB = Verb(

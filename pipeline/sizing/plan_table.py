@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 
+from pipeline.files.hashing import hash_of
 from pipeline.files.storage import read_note, write_json
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
@@ -77,19 +78,30 @@ def rows(config: Config, plan: RunPlan) -> dict[str, str]:
     return found
 
 
-def save(config: Config, plan: RunPlan) -> None:
-    """Keep what `compare` needs in the run folder."""
+def save(config: Config, plan: RunPlan) -> bool:
+    """Keep what `compare` needs in the run folder, unless the run has logged steps.
+
+    Those steps may have been made with other settings than these.
+    """
+    if history.read(Path(RunPaths.of(config).run)):
+        return False
     seconds = sum(plan.step)
     values = {"step_seconds": seconds, "tokens_per_second": plan.tokens / seconds}
     if plan.profile.peak:
         values["peak_gigabytes"] = sum(plan.memory[config.engine.zero_stage]) / 1e9
-    write_json(f"{RunPaths.of(config).run}/{FILE}", values)
+    write_json(f"{RunPaths.of(config).run}/{FILE}", values | {"settings": _settings(config)})
+    return True
 
 
 def compare(config: Config) -> dict[str, str]:
-    """What was planned and what happened, of a run that has logged steps; else empty."""
+    """What was planned and what happened, of a run that has logged steps; else empty.
+
+    It is empty too where the plan is of other settings: these ask for a plan of their own.
+    """
     folder = RunPaths.of(config).run
     planned, found = read_note(Path(folder, FILE)), {}
+    if planned.get("settings", own := _settings(config)) != own:
+        return {}
     records = history.read(Path(folder))
     for name, figure in HAPPENED.items():
         value, values = planned.get(name), [record[name] for record in records if name in record]
@@ -97,6 +109,12 @@ def compare(config: Config) -> dict[str, str]:
             actual = figure(values)
             found[name] = f"planned {value:,.4g}, was {actual:,.4g} ({actual / value - 1:+.0%})"
     return found
+
+
+def _settings(config: Config) -> str:
+    """A hash of the settings that a plan depends on."""
+    groups = {"plan", "corpus", "model", "train", "engine", "scaling"}
+    return hash_of(config.model_dump(mode="json", include=groups))
 
 
 def _duration(seconds: float) -> str:

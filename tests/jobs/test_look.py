@@ -1,13 +1,14 @@
-"""`jobs.preview` and `jobs.verify` on a small corpus, called as on the command line."""
+"""`jobs.preview`, `jobs.verify` and `jobs.plan`, called as on the command line."""
 
 import re
 
 import pytest
 
-from jobs import preview, verify
+from jobs import plan, preview, verify
 from jobs.command import main
 from jobs.output.samples import LEGEND
 from pipeline.corpus.samples.vocabulary import vocabulary_sha256
+from pipeline.sizing import plan_table
 from tests.pipeline.corpus.made import make_corpus
 from tests.pipeline.corpus.shards.test_report import TOKENS
 
@@ -64,3 +65,13 @@ def test_dry_runs_touch_nothing(run, tmp_path):
     for verb in (preview.VERB, verify.VERB):
         assert main(verb, [*run, "--dry-run"]) == 0
     assert not (tmp_path / "run" / "report").exists()
+
+
+def test_a_plan_is_shown_where_it_cannot_be_kept(tmp_path, capsys, monkeypatch):
+    """As of a run on a disk that only the cluster has."""
+    monkeypatch.setattr(plan_table, "write_json", lambda *_: (tmp_path / "no" / "a").write_text(""))
+    given = ["plan.device=H100 SXM", "scaling.workers=8", f"run.storage={tmp_path}"]
+    assert main(plan.VERB, given) == 2
+    shown = capsys.readouterr()
+    assert "tokens a second" in shown.out
+    assert shown.err.startswith("error: [Errno 2]")

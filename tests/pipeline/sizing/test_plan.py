@@ -189,9 +189,14 @@ def test_the_plan_is_held_against_the_run(tmp_path):
     known = sum(alone) - alone.activations - alone.checkpoint
     assert known + 100 * made.network.activation_bytes == pytest.approx(2e9)
     assert alone.checkpoint == model.checkpoint_bytes(made.network.parameters)
-    plan_table.save(config, made)
+    assert plan_table.save(config, made)
     fit(config)
     found = plan_table.compare(config)
     assert found.keys() == {"step_seconds", "tokens_per_second", "peak_gigabytes"}
     assert "%" in found["step_seconds"]
-    assert (RunPaths.of(config).run / plan_table.FILE).exists()
+    other = settings(tmp_path, "planned", "train.steps=6", "scaling.workers=1", "optim.lr=0.5")
+    assert plan_table.compare(other) == found
+    other = settings(tmp_path, "planned", "train.steps=9", "scaling.workers=1")
+    assert plan_table.compare(other) == {}
+    assert not plan_table.save(other, made)
+    assert plan_table.compare(config) == found
