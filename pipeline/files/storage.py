@@ -82,6 +82,8 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
             found, inner = pyarrow.fs.FileSystem.from_uri(_as_uri(url))
         except (pyarrow.ArrowInvalid, OSError) as problem:
             raise StorageError(f"{path}: {error}; pyarrow: {problem}") from None
+        if "//" in inner:
+            raise StorageError(f"{path}: `//` in a path is not read; take out a slash") from None
         system = ArrowFSWrapper(_patient(found) if found.type_name == "s3" else found)
     # Some stores are asked at once, and each library raises errors of its own.
     except Exception as error:

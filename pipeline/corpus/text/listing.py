@@ -24,6 +24,7 @@ LINK_LOOP = "link loop"
 DANGLING = "link to nothing"
 LINKED_TWICE = "link to what is read under another name"
 NOT_A_FILE = "not a regular file"
+NAMELESS = "folder without a name (`//`), which pyarrow does not read"
 NOT_ENTERED = "folder that the glob does not or cannot enter"
 
 
@@ -112,8 +113,11 @@ def find_files(text: str, setting: str, is_known: Callable[[str], bool]) -> Foun
         if is_local(system):
             return _find_local(system, inner, is_known)
         levels: Sequence[str] = ()
+        nameless: list[str] = []
         if system.isdir(inner):
             listing, base = system.find(inner, detail=True), inner
+            # pyarrow lists a folder in itself if there are keys with `//` behind its name.
+            nameless = [path for path, info in listing.items() if info["type"] == "directory"]
         elif system.exists(inner):
             return Found(system, _parent(inner), {inner: _remote(system.info(inner))}, named=True)
         elif found := GLOB.search(inner):
@@ -131,7 +135,7 @@ def find_files(text: str, setting: str, is_known: Callable[[str], bool]) -> Foun
     except Exception as error:  # each library for stores raises errors of its own
         cause = f"{type(error).__name__}: {error}"
         raise CorpusError(f"{setting}: {text}: can't be listed: {cause}") from error
-    files = {}
+    files = {f"{path}//": File(0, "", NAMELESS) for path in nameless}
     for path, info in sorted(listing.items()):
         if _is_file(info):
             files[path] = file = _remote(info)

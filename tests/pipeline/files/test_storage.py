@@ -97,6 +97,12 @@ def test_threads_that_write_one_file_do_not_disturb_each_other(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_two_slashes_in_a_url_are_refused(bucket):  # noqa: F811
+    """As of `$PREFIX/` and `/out`: pyarrow takes no such path."""
+    with pytest.raises(StorageError, match=r"`//` in a path is not read; take out a slash"):
+        storage.filesystem(f"{bucket}//out")
+
+
 def test_s3_is_asked_again_while_it_limits_requests(monkeypatch):
     """For 25 s: pyarrow's 6 s were too short for a preparation with many workers."""
     given = {}

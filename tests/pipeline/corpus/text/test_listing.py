@@ -289,3 +289,19 @@ def test_what_describes_a_data_set_is_no_text(tmp_path):
     }
     named = list_sources([str(tmp_path / "state.json")], CorpusSettings())
     assert [source.format for source in named] == ["jsonl"]
+
+
+def test_keys_with_two_slashes_are_left_out_by_name(tmp_path, monkeypatch):
+    """pyarrow lists such a folder in itself, and reads nothing in it; no word was said of it."""
+    system, inner = filesystem(f"memory://{tmp_path}/in")
+    system.pipe_file(f"{inner}/a.txt", b"x")
+    find = system.find
+
+    def found(path, **given):
+        return {path: {"name": path, "type": "directory", "size": 0}, **find(path, **given)}
+
+    monkeypatch.setattr(system, "find", found)
+    listing = list_sources([f"memory://{tmp_path}/in"], CorpusSettings())
+    assert [source.name for source in listing] == ["0/a.txt"]
+    (line,) = listing.left_out_lines()
+    assert line.endswith(f"which pyarrow does not read: memory://{tmp_path}/in//")
