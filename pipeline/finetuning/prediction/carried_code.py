@@ -1,7 +1,8 @@
 """The part of this repository that a registered head carries, as a package of its own.
 
 The modules are copied under another name: a program that serves a head may have a package `model`
-or `pipeline` of its own.
+or `pipeline` of its own. The name has a hash of the modules: Python imports a name once, so that a
+program with heads of two versions of this code would run all of them with that of the first.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from collections.abc import Iterator
 from importlib.util import resolve_name
 from pathlib import Path
 
+from pipeline.files.hashing import hash_of
+
 ROOT = Path(__file__).parents[3]
 PACKAGE = "nezha_head"
-"""Name of the package that the modules are copied into."""
+"""First part of the name of the package that the modules are copied into."""
 OWN = ("model", "pipeline")
 OWN_IMPORT = re.compile(rf"^(\s*(?:from|import)\s+)({'|'.join(OWN)})(?=[.\s])", re.MULTILINE)
 
@@ -24,17 +27,17 @@ def write_model(module: str, folder: Path) -> tuple[Path, Path]:
 
     Returns:
         the script, and the package, both in `folder`. The package holds the module, such as
-        `pipeline.finetuning.prediction.served`, and all that it imports, as `nezha_head.MODULE`.
+        `pipeline.finetuning.prediction.served`, and all that it imports.
     """
-    package, script = folder / PACKAGE, folder / "model.py"
-    for path in modules_of(module):
-        copy = package / path.relative_to(ROOT)
+    texts = {str(path.relative_to(ROOT)): path.read_text("utf-8") for path in modules_of(module)}
+    package, script = folder / f"{PACKAGE}_{hash_of(texts)[:12]}", folder / "model.py"
+    for path, text in texts.items():
+        copy = package / path
         copy.parent.mkdir(parents=True, exist_ok=True)
-        text = OWN_IMPORT.sub(rf"\g<1>{PACKAGE}.\g<2>", path.read_text("utf-8"))
-        copy.write_text(text, "utf-8")
+        copy.write_text(OWN_IMPORT.sub(rf"\g<1>{package.name}.\g<2>", text), "utf-8")
     (package / "__init__.py").touch()
     script.write_text(
-        f"import mlflow\nfrom {PACKAGE}.{module} import ServedHead\n\n"
+        f"import mlflow\nfrom {package.name}.{module} import ServedHead\n\n"
         "mlflow.models.set_model(ServedHead())\n",
         "utf-8",
     )

@@ -1,6 +1,7 @@
 """Registered heads and exports: served without this repository, and linked in the registry."""
 
 import ast
+import importlib
 import importlib.metadata
 import json
 import os
@@ -259,3 +260,16 @@ def test_carried_modules_import_each_other_under_another_name(tmp_path):
     assert package / "pipeline" / "finetuning" / "tasks" / "entities.py" in texts
     assert not any(carried_code.OWN_IMPORT.search(text) for text in texts.values())
     assert not any("training" in path.parts for path in texts)
+
+
+def test_heads_of_two_versions_of_this_code_run_with_their_own(tmp_path, monkeypatch):
+    """In one program, as where a candidate is compared with the champion."""
+    (tmp_path / "model").mkdir()
+    monkeypatch.setattr(carried_code, "ROOT", tmp_path)
+    found = []
+    for version in (1, 2):
+        (tmp_path / "model" / "any.py").write_text(f"version = {version}", "utf-8")
+        package = carried_code.write_code("model.any", tmp_path / str(version))
+        monkeypatch.syspath_prepend(package.parent)
+        found.append(importlib.import_module(f"{package.name}.model.any").version)
+    assert found == [1, 2]
