@@ -75,7 +75,8 @@ def _text_section(lineage: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "Load it with `AutoTokenizer`: `BertTokenizer` folds case but no other characters, and",
-        "gives other ids where a text has them.",
+        "Load it with `AutoTokenizer.from_pretrained(…, trust_remote_code=True)`: without the last",
+        "argument transformers asks on the terminal, and waits 15 seconds. `BertTokenizer` folds",
+        "case but no other characters, and gives other ids where a text has them.",
     ]
     return "\n".join(lines) if described else "The corpus was not cleaned."
