@@ -46,6 +46,10 @@ class BaseFeed(ABC):
     def samples(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Of a global step: the numbers of its samples, through all shards, and their epochs."""
 
+    def phase_of(self, step: int) -> int:
+        """The phase, from 0, that a global step belongs to."""
+        return 0
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 of `fingerprint_fields`."""

@@ -126,9 +126,12 @@ class PhasedFeed(BaseFeed):
         samples, epochs = self._feeds[phase].samples(within)
         return samples + self._offsets[phase], epochs
 
+    def phase_of(self, step: int) -> int:
+        return int(np.searchsorted(self._begins, step, side="right")) - 1
+
     def _at(self, step: int) -> tuple[int, int]:
         """The phase of a global step, and the number of the step in it."""
-        phase = int(np.searchsorted(self._begins, step, side="right")) - 1
+        phase = self.phase_of(step)
         return phase, step - int(self._begins[phase])
 
 

@@ -181,7 +181,8 @@ def _log(parts: Parts, context: Context, step: int, rate: float, remaining: int)
     values |= parts.noise.values()
     values |= parts.writer.take_seconds()
     values["peak_gigabytes"] = peak_bytes(context.device) / 1e9
-    what = parts.guard.after_interval(step, values["loss"])
+    phase = parts.feed.phase_of(step - 1 + parts.skipped)
+    what = parts.guard.after_interval(step, values["loss"], phase)
     if what and context.rank == 0:
         parts.record("spike", what, step=step)
     parts.recorder.write(step, values)

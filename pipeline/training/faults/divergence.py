@@ -30,12 +30,14 @@ class DivergenceGuard:
     """Looks at each step's outcome, which is the same on all ranks.
 
     Args:
-        recent: losses that the run has logged before.
+        recent: losses that the run has logged before, in this phase.
+        phase: the number of the phase that it goes on in.
     """
 
-    def __init__(self, faults: FaultSettings, recent: Iterable[float] = ()) -> None:
+    def __init__(self, faults: FaultSettings, recent: Iterable[float] = (), phase: int = 0) -> None:
         self._faults = faults
         self._bad = 0
+        self._phase = phase
         self._recent = deque(filter(math.isfinite, recent), maxlen=WINDOW)
 
     def after_step(self, step: int, skipped: bool) -> None:
@@ -48,12 +50,17 @@ class DivergenceGuard:
         if self._bad >= self._faults.bad_steps:
             raise diverged(step, f"the gradients of {self._bad} steps in a row are not finite")
 
-    def after_interval(self, step: int, loss: float) -> str:
+    def after_interval(self, step: int, loss: float, phase: int = 0) -> str:
         """Compare a logged loss with the recent ones; returns what is wrong, if the run goes on.
+
+        Samples of another phase may be harder, so only losses of the same phase are compared.
 
         Raises:
             Diverged: it is a spike, unless `faults.spike=skip`.
         """
+        if phase != self._phase:
+            self._recent.clear()
+            self._phase = phase
         mean, deviation = (fmean(self._recent), pstdev(self._recent)) if self._recent else (0, 0)
         bound = max(mean + self._faults.spike_deviations * deviation, LEAST_RISE * mean)
         if not math.isfinite(loss):

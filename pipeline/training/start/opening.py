@@ -94,8 +94,13 @@ def open_parts(config: Config, context: Context, stack: ExitStack) -> Parts:
     steps_log = step_log.StepLog(paths.run, attempt, disk)
     stack.callback(steps_log.close)
     logged = disk.call(history.read, paths.run)
-    recent = [values["loss"] for values in logged if "loss" in values]
-    guard = divergence.DivergenceGuard(config.faults, recent)
+    phase = feed.phase_of(saved["step"] + skipped)
+    recent = [
+        values["loss"]
+        for values in logged
+        if "loss" in values and feed.phase_of(int(values["step"]) - 1 + skipped) == phase
+    ]
+    guard = divergence.DivergenceGuard(config.faults, recent, phase)
     watchdog = Watchdog(paths.run, rank, config.faults.hang_seconds)
     stack.callback(watchdog.close)
     peak = flops.peak_of(device, precision, config.engine.peak_tflops)

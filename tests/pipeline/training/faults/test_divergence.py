@@ -39,6 +39,14 @@ def test_a_spike_is_found_at_once_and_does_not_become_the_recent_past():
         guard.after_interval(100, 9.0)
 
 
+def test_a_phase_with_harder_samples_is_no_spike():
+    guard = DivergenceGuard(FaultSettings(), [4.0, 4.1] * 9)
+    for step in range(10):
+        assert guard.after_interval(step, 9.0, phase=1) == ""
+    with pytest.raises(Diverged, match=r"the loss jumped from 9\.000"):
+        guard.after_interval(10, 20.0, phase=1)
+
+
 def test_bad_steps_count_only_in_a_row():
     guard = DivergenceGuard(FaultSettings(bad_steps=3))
     for step, bad in enumerate([True, True, False, True, True]):

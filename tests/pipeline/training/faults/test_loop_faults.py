@@ -16,7 +16,7 @@ from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import with_changes
 from pipeline.training import engine, loop
 from pipeline.training.checkpoints import files, tensors
-from pipeline.training.faults import events, failures, stop
+from pipeline.training.faults import divergence, events, failures, stop
 from pipeline.training.faults.divergence import Diverged
 from pipeline.training.faults.memory import OutOfMemory
 from pipeline.training.launch import torchrun
@@ -113,6 +113,29 @@ def test_bad_steps_in_a_row_go_back_past_their_data(tmp_path, monkeypatch):
     files.remove(RunPaths.of(config).checkpoints / "checkpoint_000012")
     fit(config)
     assert used == expected  # a rerun does not replay what diverged
+
+
+def test_a_loss_that_rises_with_a_new_phase_is_no_spike(tmp_path, monkeypatch):
+    monkeypatch.setattr(divergence, "FEWEST", 2)
+    shards = tmp_path / "harder/shards"
+    later = f"[{{after: 6, sequence_length: 48, global_batch: 16, shards: [{shards}]}}]"
+    config = settings(
+        tmp_path, "harder", "train.log_every=1", "train.profile_every=0", f"train.phases={later}"
+    )
+    forward, calls = PretrainingObjective.forward, iter(range(10**6))
+
+    def harder(self, batch, *divisors):
+        loss, statistics, right = forward(self, batch, *divisors)
+        if self.training and next(calls) >= 12:  # from step 7 on
+            statistics = statistics * torch.tensor([3, 1, 1, 3, 1, 1])
+        return loss, statistics, right
+
+    monkeypatch.setattr(PretrainingObjective, "forward", harder)
+    fit(config)
+    files.remove(RunPaths.of(config).checkpoints / "checkpoint_000012")
+    fit(config)  # on from the last step of the first phase
+    assert losses(config)[7] > 2 * losses(config)[6]
+    assert kinds(config) == []
 
 
 def test_a_held_out_loss_that_is_not_finite_is_never_committed(tmp_path, monkeypatch):
