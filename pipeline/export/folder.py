@@ -131,5 +131,5 @@ def _objective(manifests: Sequence[Manifest], config: Config) -> dict[str, Any]:
     tasks = {each.get("pairs", {}).get("task", own.pairs.task) for each in made}
     return {
         "whole_words": all(each.get("whole_words", True) for each in masks),
-        "pairs": sorted(tasks - {"none"}),
+        "pairs": sorted(tasks - {"none"}) if config.train.nsp_weight else [],
     }

@@ -13,10 +13,13 @@ from transformers import AutoTokenizer
 from model import NezhaForPreTraining
 from pipeline.corpus.samples.encoder import Encoder
 from pipeline.corpus.samples.vocabulary import build_tokenizer
+from pipeline.corpus.shards.format import read_manifest
 from pipeline.errors import ExportError, VocabularyError
 from pipeline.export import folder as export
 from pipeline.export.lineage import read_lineage
 from pipeline.export.scale import rescale_embeddings
+from pipeline.paths import RunPaths
+from pipeline.settings.reading.config_file import with_changes
 from pipeline.stages.registering import known_address, register_export
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.store import tracking_uri
@@ -98,6 +101,14 @@ def test_the_card_says_what_the_network_was_trained_to_predict(run, tmp_path, ma
     card = (export_of(run, tmp_path / "moved", **made) / "README.md").read_text("utf-8")
     assert sentence in card
     assert f"tags: [{', '.join(filter(None, ('nezha', tags)))}]" in card
+
+
+def test_pairs_without_weight_are_not_named_as_learnt(run):
+    config, _ = run
+    made = [read_manifest(RunPaths.of(config).shards)]
+    assert export._objective(made, config)["pairs"] == ["nsp"]
+    unused = with_changes(config, {"train.nsp_weight": 0}, "")
+    assert export._objective(made, unused)["pairs"] == []
 
 
 def test_a_corpus_that_was_not_cleaned_is_not_folded(run):
