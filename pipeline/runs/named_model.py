@@ -30,15 +30,28 @@ def folder_of(config: Config, name: str, kept_in: Path | None = None) -> Path:
         return _copied(name.rstrip("/"))
     if not is_registered(name):
         return Path(name)
-    from pipeline.tracking.store import existing_store  # MLflow takes seconds to be imported
-
-    store = existing_store(config)
+    store = _store(config)
     return _fetched(name, store, kept_in or temporary_folder("models") / short_hash(store))
+
+
+def fixed(config: Config, name: str) -> str:
+    """The name of a registered version by its number; another name stays as it is."""
+    if not is_registered(name):
+        return name
+    from pipeline.tracking.registry import numbered
+
+    return numbered(name, _store(config))
 
 
 def is_there(name: str) -> bool:
     """Whether there is a folder of this name on this node; what lies elsewhere counts as there."""
     return is_url(name) or is_registered(name) or Path(name).exists()
+
+
+def _store(config: Config) -> str:
+    from pipeline.tracking.store import existing_store  # MLflow takes seconds to be imported
+
+    return existing_store(config)
 
 
 def _copied(url: str) -> Path:

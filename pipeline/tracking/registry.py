@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import mlflow
 import pandas as pd
 from mlflow.models import ModelSignature
+from mlflow.store.artifact.utils.models import get_model_name_and_version
 from mlflow.types import schema as types
 from transformers import AutoTokenizer
 
@@ -172,6 +173,17 @@ def _register(
         return Registered(info.model_uri, "")
     source = client.get_logged_model(info.model_id).artifact_location
     return register_version(client, config, name, source, run_id, info.model_id, tags, judged)
+
+
+def numbered(name: str, store: str) -> str:
+    """The name of a registered version by its number, which an alias may leave (`models:/A@B`).
+
+    Raises:
+        TrackingError: the store does not have it.
+    """
+    with required(f"{name}: {store} does not have it"):
+        found = get_model_name_and_version(mlflow.MlflowClient(store), name)
+    return "/".join(["models:", *map(str, found)])
 
 
 def fetch_registered(name: str, store: str, kept_in: Path) -> Path:

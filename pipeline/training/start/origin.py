@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.errors import CheckpointError
 from pipeline.files.storage import filesystem, read_note, write_json
 from pipeline.files.urls import is_url
-from pipeline.runs.named_model import folder_of, is_there
+from pipeline.runs.named_model import fixed, folder_of, is_there
 from pipeline.settings.config import Config
 from pipeline.training.checkpoints import files
 
@@ -23,7 +23,7 @@ def origin_of(config: Config) -> Path:
         CheckpointError: there is no such folder, or it is a run without a complete checkpoint.
         StorageError, TrackingError, ExportError: see `folder_of`.
     """
-    return _folder(config, _location(config.train.init_from))
+    return _folder(config, _location(config))
 
 
 def origin_at_start(config: Config, run: Path) -> Path:
@@ -34,7 +34,7 @@ def origin_at_start(config: Config, run: Path) -> Path:
     given, noted = config.train.init_from, read_note(run / NOTE)
     found = str(noted.get("found", ""))
     if noted.get("given") != given or not (found and is_there(found)):
-        found = _location(given)
+        found = _location(config)
         write_json(run / NOTE, {"given": given, "found": found})
     return _folder(config, found)
 
@@ -47,9 +47,9 @@ def _folder(config: Config, location: str) -> Path:
     )
 
 
-def _location(given: str) -> str:
+def _location(config: Config) -> str:
     """Path or URL of the newest checkpoint, where a run is given; else what is given."""
-    given = given.rstrip("/")
+    given = fixed(config, config.train.init_from.rstrip("/"))
     folder = f"{given}/checkpoints"
     if is_url(given):
         there, newest = _look(folder)

@@ -16,6 +16,7 @@ from pipeline.corpus.samples.vocabulary import build_tokenizer
 from pipeline.corpus.shards.format import read_manifest
 from pipeline.errors import ExportError, VocabularyError
 from pipeline.export import folder as export
+from pipeline.export import trained_with
 from pipeline.export.lineage import read_lineage
 from pipeline.export.scale import rescale_embeddings
 from pipeline.paths import RunPaths
@@ -25,6 +26,7 @@ from pipeline.tracking import runs as tracking
 from pipeline.tracking.store import tracking_uri
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.checkpoints.state import load_weights
+from pipeline.training.start.origin import NOTE, origin_at_start
 from tests.corpora import write_vocabulary
 
 TEXT = "一丂七，丄 abc丅丆[MASK]万"
@@ -79,7 +81,7 @@ def test_the_tokenizer_folds_what_the_manifest_says(run, tmp_path):
     assert "`width`" in does
     assert "`simplify`" in does
     assert "lowercase" not in card
-    assert "Load it with `AutoTokenizer`" in card
+    assert "Load it with `AutoTokenizer.from_pretrained(…, trust_remote_code=True)`" in card
     assert "`html`" in does_not
     assert "transformers 5" in card
     lineage = read_lineage(folder)
@@ -175,6 +177,7 @@ def test_the_registered_model_loads_where_this_repository_is_not(run, tmp_path):
     assert (int(champion.version), champion.tags["precision"]) == (1, "fp32")
     assert champion.tags["corpus_fingerprint"] == read_lineage(paths.export)["fingerprint"]
     assert client.get_run(run_id).info.status == "RUNNING"
+    check_a_start_from(config, second, tmp_path)
     tracking.finish_run(config, run_id, "FAILED")
     code = f"""
 import mlflow, json
@@ -214,3 +217,16 @@ for uri in ({uri!r}, folder):
     assert known_address(config, paths.export, "another run") is None
     client.delete_registered_model("nezha")
     assert known_address(config, paths.export, run_id) is None
+
+
+def check_a_start_from(config, name, folder):
+    """A run keeps to the version that it began with, whatever its alias names later."""
+    start = with_changes(config, {"train.init_from": name}, "")
+    found = origin_at_start(start, folder)
+    assert (found / "model.safetensors").exists()
+    assert json.loads((folder / NOTE).read_text())["found"] == "models:/nezha/2"
+    assert known_vocabulary(found) == known_vocabulary(RunPaths.of(config).export)
+
+
+def known_vocabulary(folder):
+    return trained_with.read(folder, vocab_size=1).vocab_sha256

@@ -269,7 +269,7 @@ def test_heads_of_two_versions_of_this_code_run_with_their_own(tmp_path, monkeyp
     found = []
     for version in (1, 2):
         (tmp_path / "model" / "any.py").write_text(f"version = {version}", "utf-8")
-        package = carried_code.write_code("model.any", tmp_path / str(version))
+        _, package = carried_code.write_model("model.any", tmp_path / str(version))
         monkeypatch.syspath_prepend(package.parent)
         found.append(importlib.import_module(f"{package.name}.model.any").version)
     assert found == [1, 2]
