@@ -185,6 +185,17 @@ def record_scores(config: Config, run_id: str, scores: Mapping[str, float | None
         client.log_batch(run_id, metrics=found)
 
 
+def _place_of_files(config: Config, uri: str) -> str:
+    """URL of the storage, or of the folder of a SQLite file.
+
+    MLflow writes into an object store with packages that users of SQLite need not have.
+    """
+    storage, database = config.run.storage, database_file(uri)
+    if not is_url(storage):
+        return Path(storage).as_uri()
+    return database.parent.as_uri() if database else storage.rstrip("/")
+
+
 def _experiment(client: mlflow.MlflowClient, config: Config, uri: str) -> str:
     name = config.tracking.experiment
     experiment = client.get_experiment_by_name(name)
@@ -195,12 +206,8 @@ def _experiment(client: mlflow.MlflowClient, config: Config, uri: str) -> str:
         )
     if experiment:
         return experiment.experiment_id
-    location = None
-    if not uri.startswith("http"):
-        # A database stores no files; MLflow would put them into the working directory.
-        beside = Path(database_file(uri) or "").parent
-        place = beside if is_url(config.run.storage) else Path(config.run.storage)
-        location = (place / "mlartifacts").absolute().as_uri()
+    # A database stores no files; MLflow would put them into the working directory.
+    location = None if uri.startswith("http") else f"{_place_of_files(config, uri)}/mlartifacts"
     try:
         return client.create_experiment(name, artifact_location=location)
     except MlflowException:

@@ -35,10 +35,10 @@ def tracking_uri(config: Config) -> str:
         TrackingError: a scheme that MLflow 3 refuses, a database without its driver or in memory,
             or no server where the storage is a URL.
     """
-    if is_url(config.run.storage) and not config.tracking.uri.startswith(("http", "sqlite")):
+    if is_url(config.run.storage) and not config.tracking.uri:
         raise TrackingError(
-            f"tracking.uri: name a server (http://…), because run.storage={config.run.storage} is "
-            "a URL, and databases need a disk for the files of MLflow"
+            f"tracking.uri: name a server, because run.storage={config.run.storage} is a URL, and "
+            "SQLite needs a disk"
         )
     uri = config.tracking.uri or _sqlite(f"{config.run.storage}/mlflow.db")
     if not uri.startswith(("http://", "https://", "sqlite://", "postgresql", "mysql", "mssql")):

@@ -328,3 +328,4 @@ def test_files_of_a_run_at_a_url_lie_beside_the_database(tmp_path):
     config = load_config(None, ["run.storage=s3://bucket/runs", f"tracking.uri={uri}"])
     run = mlflow.MlflowClient(uri).get_run(tracking.start_run(config, "a", {}))
     assert run.info.artifact_uri.startswith(f"{tmp_path.as_uri()}/mlartifacts/")
+    assert tracking._place_of_files(config, "postgresql://db/mlflow") == "s3://bucket/runs"
