@@ -16,6 +16,16 @@ from tests.pipeline.corpus.raw import write_texts
 from tests.pipeline.object_store import bucket, object_store  # noqa: F401
 
 
+@pytest.fixture
+def without_s3fs(monkeypatch):
+    """pyarrow speaks S3, also where s3fs is installed."""
+
+    def missing(path):
+        raise ImportError("s3fs")
+
+    monkeypatch.setattr(storage, "url_to_fs", missing)
+
+
 @pytest.mark.parametrize("client", ["s3fs", "pyarrow"])
 def test_a_corpus_goes_from_s3_to_s3(bucket, client, vocab, tmp_path, monkeypatch):  # noqa: F811
     if client == "s3fs":
@@ -54,6 +64,7 @@ def test_the_characters_of_a_key_stand_for_themselves(bucket):  # noqa: F811
         assert storage.read_whole(f"{bucket}/keys/{key}") == bytes([number])
 
 
+@pytest.mark.usefixtures("without_s3fs")
 def test_options_of_a_url_reach_the_files_in_it(bucket, monkeypatch):  # noqa: F811
     storage.write_whole(f"{bucket}/in/a.txt", b"x")
     endpoint = storage.os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
@@ -66,6 +77,7 @@ def test_options_of_a_url_reach_the_files_in_it(bucket, monkeypatch):  # noqa: F
     assert storage.read_whole(found) == b"x"
 
 
+@pytest.mark.usefixtures("without_s3fs")
 def test_a_folder_that_cannot_be_listed_is_no_empty_one(bucket, monkeypatch):  # noqa: F811
     """fsspec leaves it out: a corpus lacked files, and a run in a store began anew."""
     for name in ("a/x", "b/c/x"):
@@ -97,12 +109,14 @@ def test_threads_that_write_one_file_do_not_disturb_each_other(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.usefixtures("without_s3fs")
 def test_two_slashes_in_a_url_are_refused(bucket):  # noqa: F811
     """As of `$PREFIX/` and `/out`: pyarrow takes no such path."""
     with pytest.raises(StorageError, match=r"`//` in a path is not read; take out a slash"):
         storage.filesystem(f"{bucket}//out")
 
 
+@pytest.mark.usefixtures("without_s3fs")
 def test_s3_is_asked_again_while_it_limits_requests(monkeypatch):
     """For 25 s: pyarrow's 6 s were too short for a preparation with many workers."""
     given = {}
@@ -111,10 +125,6 @@ def test_s3_is_asked_again_while_it_limits_requests(monkeypatch):
         given.update(options)
         return storage.pyarrow.fs.LocalFileSystem()
 
-    def missing(path):
-        raise ImportError("s3fs")
-
-    monkeypatch.setattr(storage, "url_to_fs", missing)
     monkeypatch.setattr(storage.pyarrow.fs, "S3FileSystem", take)
     storage.filesystem("s3://bucket/x?region=eu-west-1")
     assert given["region"] == "eu-west-1"
