@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import quote
 
 import fsspec
 import pyarrow as pa
@@ -73,23 +72,47 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
             "the archive, or name the files themselves"
         )
     scheme, _, rest = path.partition("://")
-    scheme = scheme.lower()
-    url = f"{HADOOP_SCHEMES.get(scheme, scheme)}://{rest}"
+    scheme = HADOOP_SCHEMES.get(scheme.lower(), scheme.lower())
+    bucket, _, key = without_options(rest).partition("/")
+    missing = _missing_package(scheme)
     try:
-        system, inner = url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        try:
-            found, inner = pyarrow.fs.FileSystem.from_uri(_as_uri(url))
-        except (pyarrow.ArrowInvalid, OSError) as problem:
-            raise StorageError(f"{path}: {error}; pyarrow: {problem}") from None
-        if "//" in inner:
-            raise StorageError(f"{path}: `//` in a path is not read; take out a slash") from None
-        system = ArrowFSWrapper(_patient(found) if found.type_name == "s3" else found)
+        if not missing:
+            system, inner = url_to_fs(f"{scheme}://{rest}")
+            return _strict(system), inner
+        system, root = _store(scheme, bucket, "&".join(OPTIONS.findall(rest)[:1]))
     # Some stores are asked at once, and each library raises errors of its own.
     except Exception as error:
-        cause = f"{type(error).__name__}: {error}"
-        raise StorageError(f"{path}: the store can't be reached: {cause}") from error
-    return _strict(system), inner
+        cause = f"the store can't be reached: {type(error).__name__}: {error}"
+        if missing:
+            cause = f"{missing}; pyarrow: {error}"
+        raise StorageError(f"{path}: {cause}") from error
+    if "//" in f"/{key}":
+        raise StorageError(f"{path}: `//` in a path is not read; take out a slash")
+    return system, f"{root.rstrip('/')}/{key}".rstrip("/") or root
+
+
+@functools.cache
+def _missing_package(scheme: str) -> str:
+    """Why fsspec has no file system for a scheme; empty if it has one."""
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except (ImportError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+@functools.lru_cache(maxsize=64)
+def _store(scheme: str, bucket: str, options: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """pyarrow's file system, made once: it may ask the store for the bucket; and its root's path.
+
+    Google's store is tried for GOOGLE_SECONDS if no option says how long. It is 15 minutes
+    otherwise, in which no signal ends the process.
+    """
+    if scheme in ("gs", "gcs") and "retry_limit_seconds" not in options:
+        options = "&".join(filter(None, (options, f"retry_limit_seconds={GOOGLE_SECONDS}")))
+    uri = f"{scheme}://{bucket}/{'?' * bool(options)}{options}"
+    found, root = pyarrow.fs.FileSystem.from_uri(uri)
+    return _strict(ArrowFSWrapper(_patient(found) if found.type_name == "s3" else found)), root
 
 
 def without_options(url: str) -> str:
@@ -103,20 +126,6 @@ def url_of(system: fsspec.AbstractFileSystem, inner: str, asked: str) -> str:
     bucket, slash, key = path.partition("/")
     options = OPTIONS.search(asked)
     return f"{scheme}://{bucket}{options[0] if options else ''}{slash}{key}"
-
-
-def _as_uri(url: str) -> str:
-    """The URL for pyarrow, with the characters of its key quoted and its options at the end.
-
-    Google's store is tried for GOOGLE_SECONDS if no option says how long. It is 15 minutes
-    otherwise, in which no signal ends the process.
-    """
-    scheme, _, path = without_options(url).partition("://")
-    bucket, slash, key = path.partition("/")
-    options = list(OPTIONS.findall(url)[:1])
-    if scheme in ("gs", "gcs") and "retry_limit_seconds" not in url:
-        options.append(f"retry_limit_seconds={GOOGLE_SECONDS}")
-    return f"{scheme}://{bucket}{slash}{quote(key)}{'?' * bool(options)}{'&'.join(options)}"
 
 
 def _patient(found: pyarrow.fs.FileSystem) -> pyarrow.fs.FileSystem:

@@ -100,9 +100,7 @@ def test_globs_and_urls(tmp_path):
 
 def test_pyarrow_opens_what_fsspec_has_no_package_for(tmp_path, monkeypatch):
     raw.write(tmp_path / "a" / "1.jsonl.gz", raw.jsonl(["远处的文字"]))
-    monkeypatch.setattr(
-        "pipeline.files.storage.url_to_fs", lambda path: (_ for _ in ()).throw(ImportError("s3fs"))
-    )
+    monkeypatch.setattr("pipeline.files.storage._missing_package", lambda scheme: "s3fs")
     assert raw.texts(f"file://{tmp_path}/a") == ["远处的文字"]
     with pytest.raises(CorpusError, match=r"xyz://b/c: s3fs"):
         raw.texts("xyz://b/c")
