@@ -9,8 +9,15 @@ from typing import NamedTuple
 
 from pipeline.corpus.run.names import SHARD
 from pipeline.corpus.shards.format import MANIFEST
-from pipeline.corpus.text.listing import input_folder, is_local
-from pipeline.corpus.text.sources import LeftOut, Listing, Source, list_sources, sign_sources
+from pipeline.corpus.text.listing import LINKED_TWICE, input_folder, is_local
+from pipeline.corpus.text.sources import (
+    LeftOut,
+    Listing,
+    Source,
+    list_sources,
+    naming,
+    sign_sources,
+)
 from pipeline.errors import CorpusError
 from pipeline.files.storage import filesystem, without_options
 from pipeline.settings.corpus import CorpusSettings
@@ -44,9 +51,9 @@ def list_inputs(
 
     Left out of both are the vocabulary, the user dictionary and what the commands write: it would
     be read as text when the same command runs again. So are the folders of other runs and corpora
-    below an input. Left out of the inputs are held-out files, the second occurrence of a file that
-    two inputs name, compressed files that lie beside what they were made from, and what Hugging
-    Face's `datasets` caches beside its data.
+    below an input. Left out of the inputs are held-out files, the second name of a file that two
+    inputs name or that has hard links, compressed files that lie beside what they were made from,
+    and what Hugging Face's `datasets` caches beside its data.
 
     Args:
         written: further folders and files that the preparation writes.
@@ -108,6 +115,7 @@ def _split(listed: Listing, reasons: Mapping[str, str]) -> Listing:
     """
     kept: dict[str, Source] = {}
     left_out: dict[LeftOut, None] = {}
+    contents: set[tuple[int, int]] = set()
     for each in (*listed.left_out, *listed):
         label = each.label if isinstance(each, Source) else each.path
         path = _real(each.path)
@@ -118,12 +126,25 @@ def _split(listed: Listing, reasons: Mapping[str, str]) -> Listing:
             left_out[each] = None
         elif path in kept:
             left_out[LeftOut(label, TWICE)] = None
+        elif (content := _shared_content(each)) in contents:
+            left_out[LeftOut(label, LINKED_TWICE)] = None
         else:
             kept[path] = each
+            contents |= {content} if content else set()
     for reason, find in ((COPY, _copies), (CACHE, _caches)):
         for path in find(kept):
             left_out[LeftOut(kept.pop(path).label, reason)] = None
     return Listing(list(kept.values()), list(left_out))
+
+
+def _shared_content(source: Source) -> tuple[int, int] | None:
+    """What all hard links to a local file share; None if it has one name, or is in a store."""
+    system, inner = filesystem(source.path)
+    if not is_local(system):
+        return None
+    with naming(source.label):
+        status = os.stat(inner)
+    return (status.st_dev, status.st_ino) if status.st_nlink > 1 else None
 
 
 def _copies(files: Mapping[str, Source]) -> list[str]:

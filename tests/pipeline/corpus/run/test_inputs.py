@@ -83,6 +83,17 @@ def test_a_url_of_a_local_file_is_another_name_for_it(data):
     }
 
 
+def test_a_file_with_two_hard_links_is_read_once(data):
+    (data / "below").mkdir()
+    os.link(data / "a.jsonl", data / "below" / "b.jsonl")
+    os.link(data / "a.jsonl", data.parent / "c.jsonl")
+    found = list_inputs(settings_of(data, inputs=(str(data), str(data.parent / "c.jsonl"))))
+    assert names(found.sources) == ["a.jsonl"]
+    left_out = found.sources.left_out_by_reason()
+    twice = left_out["link to what is read under another name"]
+    assert names_of(twice) == ["b.jsonl", "c.jsonl"]
+
+
 @pytest.mark.parametrize("setting", ["inputs", "heldout"])
 @pytest.mark.parametrize("text", ["", " ", "a\\0b"])
 def test_a_blank_input_is_not_the_working_directory(setting, text):
