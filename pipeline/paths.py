@@ -38,7 +38,7 @@ class RunPaths(NamedTuple):
     def of(cls, config: Config) -> RunPaths:
         """The layout of `run.storage`/`run.name`, with the places that the user chose instead."""
         run = storage_folder(config.run) / config.run.name
-        shards = config.corpus.output.rstrip("/") or str(run / "shards")
+        shards = _folder(config.corpus.output, run / "shards")
         return cls(
             run=run,
             sample=run / "sample",
@@ -49,12 +49,17 @@ class RunPaths(NamedTuple):
                 phase.shards or (f"{shards}-{phase.sequence_length}",)
                 for phase in config.train.phases
             ),
-            heldout=config.train.eval_shards.rstrip("/") or str(run / "heldout"),
+            heldout=_folder(config.train.eval_shards, run / "heldout"),
             checkpoints=run / "checkpoints",
             export=run / "export",
             heads=run / "heads",
             summary=run / "summary.json",
         )
+
+
+def _folder(chosen: str, usual: Path) -> str:
+    """The folder or URL that the user chose, or the usual one. `/` is a folder too."""
+    return (chosen.rstrip("/") or "/") if chosen else str(usual)
 
 
 def storage_folder(run: RunSettings) -> Path:
