@@ -131,6 +131,9 @@ def _json(path: str) -> Iterator[Record]:
 
 def _unnested(item: Any, place: str) -> Iterator[Record]:
     """The records of one item of a document."""
+    if not isinstance(item, list | dict):
+        yield place, TaskError(f"{place}: expected an object or a list, found {item!r:.60}")
+        return
     try:
         if isinstance(item, list):
             yield from _c3(item, place)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from pipeline.corpus.decoding.transcoding import BAD
 from pipeline.cpu import usable_cpus
 from pipeline.errors import ExportError, TaskError
 from pipeline.export.lineage import text_cleaner
@@ -136,7 +137,7 @@ def parse(
     Empty for a blank line. Raises TaskError for a line that is neither.
     """
     if isinstance(line, str):
-        if not any(map(is_visible, line)):
+        if not any(is_visible(each) or each == BAD for each in line):
             return {}
         if not JSON.match(line):
             if (found := task.from_text(line)) is None:

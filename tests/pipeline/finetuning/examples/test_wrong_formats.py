@@ -67,6 +67,12 @@ from tests.pipeline.finetuning.examples.test_formats import C3, CLUENER, CMRC, E
             r"item 1: not of a known form: KeyError\('choice'\)",
         ),
         (
+            "classification",
+            "a.json",
+            json.dumps([{"text": "好", "label": "1"}, "坏"], ensure_ascii=False),
+            "item 1: expected an object or a list, found '坏'",
+        ),
+        (
             "choice",
             "a.jsonl",
             lines(

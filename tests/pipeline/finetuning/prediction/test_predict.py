@@ -211,6 +211,16 @@ def test_a_text_that_is_null_is_blank(task):
         assert kind.blank(parse(kind, kind.sample | {key: None}, "here"))
 
 
+@pytest.mark.parametrize("task", ["classification", "ner"])
+def test_a_line_of_bytes_that_are_no_text_is_not_blank(task, tmp_path):
+    path = tmp_path / "cut.txt"
+    path.write_bytes("好书\n书".encode()[:-1])
+    (_, whole), (place, cut) = read_lines(str(path))
+    assert parse(TASKS[task], whole, place)["text"] == "好书"
+    with pytest.raises(TaskError, match=r"line 2, key t.*: bytes that are no text"):
+        parse(TASKS[task], cut, place)
+
+
 def test_a_third_column_is_no_part_of_a_pair():
     with pytest.raises(TaskError, match=r"x: expected two texts with one tab .*predict\.columns"):
         parse(TASKS["pair"], "很好\t很好\t是", "x")
