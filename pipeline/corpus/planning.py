@@ -25,7 +25,7 @@ from pipeline.files.hashing import hash_of
 from pipeline.files.urls import is_url
 from pipeline.settings.corpus import CorpusSettings
 
-FORMAT = 13
+FORMAT = 14
 """To be raised when the same text and settings would give other shards."""
 EXCLUDED_FROM_FINGERPRINT: dict[str, Any] = {
     **dict.fromkeys(("inputs", "heldout", "output", "vocab", "vocab_size"), True),

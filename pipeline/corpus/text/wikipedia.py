@@ -44,7 +44,8 @@ POSITIONS = {
     **dict.fromkeys(("nowrap", "nobr", "nobold", "small", "big", "ruby", "僻字", "formatnum"), "1"),
     **dict.fromkeys(("sub", "sup", "em", "strong", "code", "mono", "abbr", "nihongo", "val"), "1"),
     **dict.fromkeys(("quote", "cquote", "quotation", "blockquote", "quote box", "flag"), "1"),
-    **dict.fromkeys(("lang", "color", "colour", "font color", "字体"), "2"),
+    **dict.fromkeys(("lang", "color", "colour", "字体"), "2"),
+    "font color": "32",
     **dict.fromkeys(("le", "lj", "internal link helper", "ilh"), "31"),
     **dict.fromkeys(("tsl", "translink"), "432"),
 }
@@ -67,6 +68,8 @@ REMAINS = re.compile(
 """Tags without a counterpart; a comment without an end goes to the end of the page."""
 LINES = {"p", "div", "blockquote", "center", "ul", "ol", "dl", "li", "dd", "dt", "poem", "h2", "h3"}
 """HTML tags whose content stands on lines of its own."""
+LIST_MARKS = (";", ":", "*", "#")
+"""They begin a line of a list; several of them stand for nested lists."""
 LANGUAGE = re.compile(r"\s*(?:[a-z]{2,3}|simple|[a-z]{2,4}(?:-[a-z]+){1,2})\s*:")
 """Links to the article in another language (`[[ja:北京市]]`) are shown beside the page."""
 REDIRECT = re.compile(r"\s*#\s*(?:redirect|重定向|重新導向)\s*[:：]?\s*\[\[", re.IGNORECASE)
@@ -164,6 +167,9 @@ def _prune(code: Any) -> None:
                     _prune(inner)
                 kept += [node, nodes.Text("\n")] if name != "br" else []
                 continue
+            # `;term:explanation` on one line is shown on two.
+            if name == "dd" and kept and not str(kept[-1]).endswith(("\n", *LIST_MARKS)):
+                kept.append(nodes.Text("\n"))
         elif isinstance(node, nodes.Template):
             shown = _parameter(node)
             if shown is None:
