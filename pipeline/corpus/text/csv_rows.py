@@ -58,7 +58,7 @@ def csv_values(stream: Stream, text_field: str) -> Iterator[tuple[Any, int]]:
             return
         if row is None:
             text, size = lines.back_to_second()
-            row = text.rstrip("\r\n").split("\t")
+            row = text.rstrip("\r\n").split(delimiter)
             if width < 0 and form != "tsv":
                 raise CorpusError(
                     f"{label}: a quote in the header is not closed; correct the line {text!r:.60}"

@@ -111,6 +111,13 @@ def test_a_quote_in_tsv_without_quoting_is_text(tmp_path):
     assert raw.texts(path) == ['"好"吗', '"是', '5"屏']
 
 
+@pytest.mark.parametrize("mark", [";", ",", "|"])
+def test_a_quote_in_tsv_is_text_whatever_the_delimiter(tmp_path, mark):
+    text = f'id{mark}text\n1{mark}"是\t甲\n2{mark}好\n'
+    path = raw.write(tmp_path / "a.tsv", text.encode())
+    assert raw.texts(path) == ['"是\t甲', "好"]
+
+
 def test_a_quote_in_tsv_swallows_no_rows(tmp_path):
     """It closes in a later row; a field of several lines is told by the fields of its lines."""
     path = raw.write(tmp_path / "a.tsv", '标签\ttext\n1\t"是\n2\t否\n3\t好"\n4\t完\n'.encode())
