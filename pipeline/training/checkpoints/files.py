@@ -43,6 +43,8 @@ CONFIG = "config.yaml"
 HASHES = "hashes.json"
 COMPLETE = "COMPLETE"
 DAMAGED = "damaged_"
+NAME = re.compile(r"checkpoint_\d{6,}")
+"""Of a folder; a name with `damaged_` in front of it is none."""
 
 logger = logging.getLogger(__name__)
 
@@ -272,7 +274,7 @@ def complete(folder: Path) -> list[Path]:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("checkpoint_*") if re.fullmatch(r"\w+_\d{6,}", path.name)]
+    return [path for path in folder.glob("checkpoint_*") if NAME.fullmatch(path.name)]
 
 
 def _states(folder: Path) -> dict[Path, dict[str, Any]]:

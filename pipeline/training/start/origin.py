@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from pipeline.errors import CheckpointError
@@ -71,6 +70,6 @@ def _look(url: str) -> tuple[bool, str]:
         paths = system.find(inner)
     except FileNotFoundError:
         return False, ""
-    found = (re.fullmatch(rf".*/(\w+_\d{{6,}})/{files.COMPLETE}", path) for path in paths)
-    names = [match[1] for match in found if match]
-    return bool(paths), max(names, key=lambda name: files.step_of(Path(name)), default="")
+    marked = [Path(path).parent for path in paths if path.endswith(f"/{files.COMPLETE}")]
+    found = [path for path in marked if files.NAME.fullmatch(path.name)]
+    return bool(paths), max(found, key=files.step_of).name if found else ""

@@ -54,6 +54,7 @@ def test_the_newest_complete_checkpoint_at_a_url_is_taken(tmp_path, store):
     folder.mkdir(parents=True)
     first, second = make(folder, 2), make(folder, 3)
     (second / files.COMPLETE).unlink()
+    make(folder, 4).rename(folder / "damaged_checkpoint_000004")
     put(tmp_path / "other", f"{store}/other")
     start = begin(run, f"{store}/other/")
     assert start.is_relative_to(tmp_path)
