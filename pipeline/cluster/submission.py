@@ -74,7 +74,8 @@ def ray_job(address: str, *words: str) -> str:
 
     Not with `--address`, which Ray ignores where this variable or RAY_ADDRESS is set.
     """
-    return shlex.join([f"{RAY_API_SERVER_ADDRESS}={address}", "ray", "job", *words])
+    # The whole word in quotes would be no assignment to a shell.
+    return f"{RAY_API_SERVER_ADDRESS}={shlex.quote(address)} {shlex.join(['ray', 'job', *words])}"
 
 
 def address_of(given: str | None) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,6 +40,16 @@ def test_the_plain_line_says_all_that_is_submitted(monkeypatch):
     assert {DEMO, "pipeline/corpus/prepare.py", "model/__init__.py"} <= names
     assert {name.split("/")[0] for name in names} <= set(submission.UPLOADED)
     assert not any("__pycache__" in name for name in names)
+
+
+def test_a_shell_takes_the_printed_line_with_any_address():
+    """The whole assignment was in quotes, which is a command that no shell finds."""
+    address = "http://[::1]:8265"
+    line = submission.ray_job(address, "-x").replace(
+        "ray job -x", "printenv RAY_API_SERVER_ADDRESS"
+    )
+    run = subprocess.run(line, shell=True, capture_output=True, text=True, check=True)
+    assert run.stdout == f"{address}\n"
 
 
 def test_packages_have_the_tested_versions(monkeypatch):
