@@ -218,6 +218,13 @@ def test_an_address_that_is_none_is_told_in_a_line(monkeypatch):
         submission.connected("head:8265")
 
 
+def test_a_port_is_no_refusal_of_a_token(monkeypatch):
+    """Of a port with 401 or 403 in its number it said that the cluster asks for a token."""
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
+    with pytest.raises(ConfigError, match=":4031: no cluster answers: Failed to connect"):
+        submission.connected("http://127.0.0.1:4031")
+
+
 @pytest.mark.parametrize(
     ("status", "broken", "told"),
     [
