@@ -38,12 +38,13 @@ def stop_this_process() -> None:
 def hold(config: Config, say: Say) -> Iterator[Callable[[], None]]:
     """Hold the run in its object store, and keep its copy there; nothing for a local storage.
 
-    It yields a function that brings the copy there up to date at once.
-
     If another command takes the run over, this process is asked to stop.
 
     Args:
         say: takes a line if something takes time.
+
+    Yields:
+        a function that brings the copy there up to date at once.
 
     Raises:
         ConfigError: another command works on the run, or several processes would hold it.
@@ -93,12 +94,17 @@ def _copy_of(config: Config) -> StoreCopy:
 def _pushing(copy: StoreCopy, lost: threading.Event) -> Iterator[Callable[[], None]]:
     """Pull; push every PUSH_SECONDS in the background, and at the end."""
     copy.insist(copy.pull, "could not be read")
+    one_at_a_time = threading.Lock()
 
     def push() -> None:
+        with one_at_a_time:
+            copy.push()
+
+    def try_to_push() -> None:
         if lost.is_set():
             return
         try:
-            copy.push()
+            push()
         except Exception as error:  # the next one, or the last one, may succeed
             logger.warning("%s: an upload failed and is tried again: %s", copy.url, error)
 
@@ -108,10 +114,10 @@ def _pushing(copy: StoreCopy, lost: threading.Event) -> Iterator[Callable[[], No
                 f"{copy.url}: another command has taken this run over, because no heartbeat of "
                 f"this one reached the store; what is newer here is in {copy.folder}"
             )
-        copy.insist(copy.push, f"did not take the newest files, which are in {copy.folder}")
+        copy.insist(push, f"did not take the newest files, which are in {copy.folder}")
 
     try:
-        with repeated(push, PUSH_SECONDS, "uploads"):
+        with repeated(try_to_push, PUSH_SECONDS, "uploads"):
             yield finish
     except BaseException:
         try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import time
 
 import pytest
@@ -288,6 +289,28 @@ def test_a_stop_stays_a_stop_if_the_last_upload_fails(tmp_path, url, monkeypatch
 
     with pytest.raises(Interrupted):
         stopped()
+
+
+def test_an_upload_between_two_runs_waits_for_the_one_in_the_background(tmp_path, url, monkeypatch):
+    """Both sent the same files at once, and changed what is known of the store."""
+    monkeypatch.setattr(store_lock, "SETTLE_SECONDS", 0.01)
+    monkeypatch.setattr(run_in_store, "PUSH_SECONDS", 0.05)
+    upload, sent, begun = StoreCopy._upload, [], threading.Event()
+
+    def slow(self, name, stamp):
+        sent.append(name)
+        begun.set()
+        time.sleep(0.2)
+        upload(self, name, stamp)
+
+    monkeypatch.setattr(StoreCopy, "_upload", slow)
+    config = configure(url.removesuffix("/a"), f"run.scratch={tmp_path}")
+    with run_in_store.hold(config, print) as bring_up_to_date:
+        write(RunPaths.of(config).run, "metrics.jsonl")
+        assert begun.wait(5)
+        bring_up_to_date()
+        assert stored(url) == ["holder", "lock.json", "metrics.jsonl"]
+    assert sent == ["metrics.jsonl"]
 
 
 def test_what_takes_no_url_is_refused_by_name(monkeypatch):
