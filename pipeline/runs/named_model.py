@@ -56,9 +56,12 @@ def _store(config: Config) -> str:
 
 def _copied(url: str) -> Path:
     copy = StoreCopy(temporary_folder("models") / short_hash(url), url)
-    copy.insist(copy.refresh, "could not be read", CONTACT_SECONDS)
-    if not copy.folder.exists():
-        raise StorageError(f"{url}: there is nothing at this URL")
+
+    def refresh() -> None:
+        if not copy.refresh():  # a copy that was made before must not stand for it
+            raise StorageError(f"{url}: there is nothing at this URL")
+
+    copy.insist(refresh, "could not be read", CONTACT_SECONDS)
     return copy.folder
 
 

@@ -63,13 +63,18 @@ class StoreCopy:
             self._write_index()
             self.write(HOLDER, self._token.encode())
 
-    def refresh(self) -> None:
-        """Make the local folder as new as the store, which keeps its last holder."""
-        if self._list_store():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with file_lock(self.folder):
-                if not self._download():
-                    self._write_index()  # with a token that the store does not get
+    def refresh(self) -> bool:
+        """Make the local folder as new as the store, which keeps its last holder.
+
+        Where the store has nothing, the local folder stays as it is; returns whether it has.
+        """
+        if not self._list_store():
+            return False
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with file_lock(self.folder):
+            if not self._download():
+                self._write_index()  # with a token that the store does not get
+        return True
 
     def _download(self) -> bool:
         """Get what differs from the store; returns whether this node held the store last.
@@ -139,7 +144,9 @@ class StoreCopy:
                 logger.warning("%s/%s: not deleted, so it stays: %s", self.url, folder, error)
             self._kept.add(folder)
 
-    def insist(self, action: Callable[[], None], failed: str, seconds: float | None = None) -> None:
+    def insist(
+        self, action: Callable[[], object], failed: str, seconds: float | None = None
+    ) -> None:
         """Call an action of the store, again and again while it fails.
 
         Args:

@@ -32,7 +32,8 @@ def origin_at_start(config: Config, run: Path) -> Path:
     """
     given, noted = config.train.init_from, read_note(run / NOTE)
     found = str(noted.get("found", ""))
-    if noted.get("given") != given or not (found and is_there(found)):
+    there = _look(found)[0] if is_url(found) else bool(found) and is_there(found)
+    if noted.get("given") != given or not there:
         found = _location(config)
         write_json(run / NOTE, {"given": given, "found": found})
     return _folder(config, found)

@@ -68,12 +68,23 @@ def test_the_newest_complete_checkpoint_at_a_url_is_taken(tmp_path, store):
     shutil.rmtree(start)  # as on another node
     assert files.read_state(begin(run, f"{store}/other/"))["step"] == 2
     assert first.exists()
+    system, inner = filesystem(f"{store}/other/checkpoints/{first.name}")
+    system.rm(inner, recursive=True)  # as the other run prunes it
+    assert files.read_state(begin(run, f"{store}/other/"))["step"] == 3
 
 
 def test_what_is_not_there_is_named(tmp_path, store):
+    (tmp_path / "model/config.json").parent.mkdir()
+    (tmp_path / "model/config.json").touch()
     config = load_config(None, [f"train.init_from={store}/none"])
     with pytest.raises(StorageError, match=f"{store}/none: there is nothing at this URL"):
         origin_of(config)
+    put(tmp_path / "model", f"{store}/gone")
+    gone = load_config(None, [f"train.init_from={store}/gone"])
+    origin_of(gone)
+    filesystem(store)[0].rm(filesystem(f"{store}/gone")[1], recursive=True)
+    with pytest.raises(StorageError, match="gone: there is nothing at this URL"):
+        origin_of(gone)  # it took the copy that was made before
     put_empty = f"{store}/begun/checkpoints/.tmp"
     filesystem(put_empty)[0].pipe_file(filesystem(put_empty)[1], b"")
     with pytest.raises(CheckpointError, match="begun: this run has no complete checkpoint"):
