@@ -99,7 +99,8 @@ class WithoutWorkers(ControllerCallback):
             return
         if stop.requested(self._run):
             newest = files.newest(self._checkpoints)
-            text = f"stopped while no worker ran; the newest checkpoint: {newest and newest.name}"
+            name = newest.name if newest else "none yet"
+            text = f"stopped while no worker ran; the newest checkpoint: {name}"
             events.record(self._run, "interrupted", text)
             raise Interrupted(f"{text}; the same command goes on")
         self._since = self._since or time.monotonic()
