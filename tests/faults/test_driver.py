@@ -159,7 +159,7 @@ def drain(terminal):
 
 
 def test_a_second_command_on_the_same_run_is_refused(tmp_path):
-    config = settings(tmp_path, "two", *LONG)
+    config = settings(tmp_path, "two", *LONG, "train.steps=4000")  # more than the second lasts
     first = command(config)
     wait_for_step(config, 2, first)
     second = command(config)
