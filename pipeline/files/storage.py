@@ -145,7 +145,7 @@ def _strict(system: fsspec.AbstractFileSystem) -> fsspec.AbstractFileSystem:
 
 
 def _raise_unless_missing(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error
 
 

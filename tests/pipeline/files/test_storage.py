@@ -178,3 +178,9 @@ def test_a_note_that_is_damaged_says_nothing(tmp_path, text):
         (tmp_path / "note.json").write_text(text)
     whole = text is not None and "done" in text
     assert storage.read_note(tmp_path / "note.json") == ({"done": True} if whole else {})
+
+
+def test_nothing_is_found_below_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    system, _ = storage.filesystem(f"local://{tmp_path}")
+    assert system.find(f"{tmp_path}/file/below") == []
