@@ -20,7 +20,6 @@ from pipeline.finetuning.prediction.head_folder import read_results
 from pipeline.finetuning.prediction.predict import predict
 from pipeline.finetuning.submission import submission
 from pipeline.finetuning.tasks import TASKS, Task
-from pipeline.paths import temporary_folder
 from pipeline.runs.named_model import folder_of
 from pipeline.settings.config import Config
 from pipeline.settings.finetuning import PredictSettings
@@ -57,7 +56,7 @@ def execute(config: Config, console: Console) -> None:
 
 def _model(config: Config) -> Path:
     """The folder of the head."""
-    return folder_of(config, config.predict.model, temporary_folder("heads"))
+    return folder_of(config, config.predict.model)
 
 
 def _rows(chosen: PredictSettings, task: Task, model: str) -> Iterator[dict[str, Any]]:
