@@ -38,7 +38,7 @@ def plan(config: Config) -> Mapping[str, object]:
         raise ConfigError("compare.checkpoints: name what to compare, or compare.run")
     if compare.checkpoints == (RANDOM,) and not compare.run:
         raise ConfigError("compare.checkpoints: random weights need a checkpoint beside them")
-    subjects = [*compare.checkpoints, *map(str, run_checkpoints(config))]
+    subjects = [*compare.checkpoints, *map(str, run_checkpoints(config, folder_of(config)))]
     trials = sum(len(list(grid(each, config.run.seed))) for each in tasks.values())
     return {
         "compare": ", ".join(subjects),

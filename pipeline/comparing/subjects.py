@@ -28,7 +28,7 @@ RANDOM = "random"
 def subjects_of(config: Config, runner: Runner, folder: Path) -> list[Subject]:
     """What is compared: the checkpoints that are named, and those of the run.
 
-    `folder` takes their exports and the registered versions that are named.
+    `folder` takes their exports, and copies of what is named by URL or registered version.
 
     Raises:
         ExportError: one is not a usable Hugging Face folder.
@@ -36,7 +36,7 @@ def subjects_of(config: Config, runner: Runner, folder: Path) -> list[Subject]:
     """
     named = [each for each in config.compare.checkpoints if each != RANDOM]
     folders = {each: str(folder_of(config, each, folder)) for each in named}
-    exports = {each: _place_of_export(each, folder) for each in run_checkpoints(config)}
+    exports = {each: _place_of_export(each, folder) for each in run_checkpoints(config, folder)}
     works = [
         Work(source.name, "exports", _export, (source, output))
         for source, output in exports.items()
@@ -99,11 +99,11 @@ def _mean_length(folders: Sequence[str], weights: Sequence[str], limit: int) -> 
     return mean_length([read_manifest(folder) for folder in folders], weights)
 
 
-def run_checkpoints(config: Config) -> list[Path]:
-    """The complete checkpoints of `compare.run`, oldest first."""
+def run_checkpoints(config: Config, kept_in: Path) -> list[Path]:
+    """The complete checkpoints of `compare.run`, oldest first; of a URL its copy in a folder."""
     if not (name := config.compare.run):
         return []
-    run = folder_of(config, name if "/" in name else f"{config.run.storage}/{name}")
+    run = folder_of(config, name if "/" in name else f"{config.run.storage}/{name}", kept_in)
     folder = run / "checkpoints"
     found = checkpoints.complete(folder.absolute())
     if not found:

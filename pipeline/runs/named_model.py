@@ -14,12 +14,17 @@ from pipeline.runs.store_lock import CONTACT_SECONDS
 from pipeline.settings.base import is_registered
 from pipeline.settings.config import Config
 
+COPIES = ".models"
+"""Hidden, so that a run in an object store does not upload copies of what is in one."""
+
 
 def folder_of(config: Config, name: str, kept_in: Path | None = None) -> Path:
-    """The folder on this node; of a URL its copy, which is made as new as the store.
+    """The folder; of a URL its copy, which is made as new as the store.
 
     Args:
-        kept_in: takes the files of a registered version (`models:/…`); None: a temporary folder.
+        kept_in: takes the files of a URL or a registered version (`models:/…`). If other nodes need
+            them, it must be a folder that they get too, as that of a run. None: a temporary folder
+            of this node.
 
     Raises:
         ExportError: the version holds no Hugging Face folder.
@@ -27,7 +32,9 @@ def folder_of(config: Config, name: str, kept_in: Path | None = None) -> Path:
         StorageError: there is nothing at the URL, or the store does not answer.
     """
     if is_url(name):
-        return _copied(name.rstrip("/"))
+        return _copied(
+            name.rstrip("/"), kept_in / COPIES if kept_in else temporary_folder("models")
+        )
     if not is_registered(name):
         return Path(name)
     store = _store(config)
@@ -54,8 +61,8 @@ def _store(config: Config) -> str:
     return existing_store(config)
 
 
-def _copied(url: str) -> Path:
-    copy = StoreCopy(temporary_folder("models") / short_hash(url), url)
+def _copied(url: str, kept_in: Path) -> Path:
+    copy = StoreCopy(kept_in / short_hash(url), url)
 
     def refresh() -> None:
         if not copy.refresh():  # a copy that was made before must not stand for it

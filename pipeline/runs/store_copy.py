@@ -52,13 +52,15 @@ class StoreCopy:
         self._sent: dict[str, tuple[Stamp | None, Stamp]] = {}
         """Of each file in the store: its stamp here when both were equal, and its stamp there."""
         self._token = uuid.uuid4().hex
+        self._lock = folder.with_name(f".{folder.name}.lock")
+        """A file, as NFS locks no folders."""
         self._kept: set[str] = set()
         """Folders of files in the store that it did not delete."""
 
     def pull(self) -> None:
         """Make the local folder as new as the store, and become the store's last holder."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with file_lock(self.folder):
+        with file_lock(self._lock):
             self._download()
             self._write_index()
             self.write(HOLDER, self._token.encode())
@@ -71,7 +73,7 @@ class StoreCopy:
         if not self._list_store():
             return False
         self.folder.mkdir(parents=True, exist_ok=True)
-        with file_lock(self.folder):
+        with file_lock(self._lock):
             if not self._download():
                 self._write_index()  # with a token that the store does not get
         return True
@@ -98,7 +100,7 @@ class StoreCopy:
                 (self.folder / name).unlink()
             for base, _, _ in os.walk(self.folder, topdown=False):
                 with suppress(OSError):  # of those that hold something
-                    if base != str(self.folder):  # which is locked
+                    if base != str(self.folder):  # which takes the index
                         os.rmdir(base)
             for name in sorted(there.keys() - same):
                 if _is_complete(name, there):

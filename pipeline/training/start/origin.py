@@ -28,6 +28,7 @@ def origin_of(config: Config) -> Path:
 def origin_at_start(config: Config, run: Path) -> Path:
     """`origin_of`, and the same one at every start of the run in a folder, if it is still there.
 
+    What is elsewhere is copied into that folder, as workers on other nodes read it too.
     The run that `train.init_from` names may get newer checkpoints before this one has its first.
     """
     given, noted = config.train.init_from, read_note(run / NOTE)
@@ -36,12 +37,12 @@ def origin_at_start(config: Config, run: Path) -> Path:
     if noted.get("given") != given or not there:
         found = _location(config)
         write_json(run / NOTE, {"given": given, "found": found})
-    return _folder(config, found)
+    return _folder(config, found, run)
 
 
-def _folder(config: Config, location: str) -> Path:
+def _folder(config: Config, location: str, kept_in: Path | None = None) -> Path:
     if is_there(location):
-        return folder_of(config, location)
+        return folder_of(config, location, kept_in)
     raise CheckpointError(
         f"{location}: no such folder; train.init_from names a run, a checkpoint or an export"
     )
