@@ -69,6 +69,8 @@ def with_copies(config: Config, disk: RemoteDisk) -> Config:
     Raises:
         ConfigError: the shards are larger than the shard cache may be.
     """
+    from pipeline.tracking.store import tracking_uri  # MLflow takes seconds to be imported
+
     hang.take(disk.here)  # of an earlier start; they would explain the next failure
     disk.drop(disk.here / "checkpoints")
     run = config.run.model_copy(update={"storage": str(disk.here.parent), "scratch": ""})
@@ -96,8 +98,12 @@ def with_copies(config: Config, disk: RemoteDisk) -> Config:
     train = config.train.model_copy(
         update={"shards": shards, "phases": phases, "eval_shards": held}
     )
+    # The command's node looks up a registered version there, also where the storage is a copy's.
+    tracking = config.tracking.model_copy(update={"uri": tracking_uri(config)})
     corpus = config.corpus.model_copy(update={"vocab": vocab})
-    return config.model_copy(update={"run": run, "train": train, "corpus": corpus})
+    return config.model_copy(
+        update={"run": run, "train": train, "corpus": corpus, "tracking": tracking}
+    )
 
 
 def _with_folders(shards: Sequence[str], found: Mapping[str, str]) -> tuple[str, ...]:
