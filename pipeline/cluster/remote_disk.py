@@ -87,8 +87,9 @@ def offered_reading() -> Iterator[Offer]:
 
 
 def is_seen(offer: Offer) -> bool:
-    """Whether this process sees the folder itself."""
-    return Path(offer.folder, offer.token).exists()
+    """Whether this process sees the folder itself, as all do where there is no other node."""
+    # The token is gone when a task starts after the command has ended with an error.
+    return offer.caller is None or Path(offer.folder, offer.token).exists()
 
 
 def copies(offer: Offer) -> Path:

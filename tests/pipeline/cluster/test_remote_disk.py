@@ -43,6 +43,7 @@ def test_who_sees_the_folder_uses_it(ray_cluster, tmp_path):
         assert disk.fetch(tmp_path) == tmp_path
         assert disk.call(os.path.exists, tmp_path)
         assert disk_of(offer._replace(token="another disk has no such file")).remote
+        assert not disk_of(offer._replace(token="gone with the command", caller=None)).remote
     assert list((tmp_path / "run").iterdir()) == []
 
 
