@@ -26,7 +26,7 @@ REPORT = "comparison"
 CURVE = "curve.png"
 
 
-def folder_of(config: Config) -> Path:
+def comparison_folder(config: Config) -> Path:
     """Where reports and the results of trials are kept."""
     return RunPaths.of(config).run / "compare"
 
@@ -38,13 +38,13 @@ def plan(config: Config) -> Mapping[str, object]:
         raise ConfigError("compare.checkpoints: name what to compare, or compare.run")
     if compare.checkpoints == (RANDOM,) and not compare.run:
         raise ConfigError("compare.checkpoints: random weights need a checkpoint beside them")
-    subjects = [*compare.checkpoints, *map(str, run_checkpoints(config, folder_of(config)))]
+    subjects = [*compare.checkpoints, *map(str, run_checkpoints(config, comparison_folder(config)))]
     trials = sum(len(list(grid(each, config.run.seed))) for each in tasks.values())
     return {
         "compare": ", ".join(subjects),
         "on": ", ".join(tasks),
         "trials": f"{len(subjects) * trials} ({compare.seeds} seeds)",
-        "write": folder_of(config),
+        "write": comparison_folder(config),
         "record in": shown_uri(config),
     }
 
@@ -55,7 +55,7 @@ def run(config: Config, progress: Progress) -> tuple[Comparison, list[Path]]:
     Raises:
         ConfigError, TaskError, ExportError, TrackingError: before anything is trained.
     """
-    folder = folder_of(config)
+    folder = comparison_folder(config)
     tasks, runner = suite_of(config), cluster_runner(progress, folder)
     check_workers((f"heads.{name}", each) for name, each in tasks.items())
     subjects = subjects_of(config, runner, folder)

@@ -9,6 +9,7 @@ from pipeline.cluster import ray_cluster as ray_cluster_of_process
 from pipeline.cluster.calls import threads_of_a_task
 from pipeline.errors import ConfigError, TaskError
 from pipeline.finetuning.prediction.predict_on_cluster import predict_on_cluster
+from pipeline.finetuning.trials import on_cluster
 from pipeline.finetuning.trials.on_cluster import finetune_all
 from pipeline.finetuning.trials.running import Finetuning
 from pipeline.settings.finetuning import FinetuneSettings
@@ -133,9 +134,13 @@ def test_more_workers_than_the_cluster_holds_are_refused(ray_cluster, export, da
 @pytest.mark.long
 @pytest.mark.ray
 def test_halving_stops_bad_trials_and_gives_the_best_point_all_seeds(
-    ray_cluster, export, data, tmp_path
+    ray_cluster, export, data, tmp_path, monkeypatch
 ):
-    """One trial at a time, the best first: those after it are worse and end early."""
+    """One trial at a time, the best first: those after it are worse and end early.
+
+    Of trials that run together, the worse ones may report first, and then none is stopped.
+    """
+    monkeypatch.setattr(on_cluster, "threads_of_a_task", lambda *_: 4)  # CPUs of the cluster
     search = {"lr": [5e-3, 1e-9, 1e-10], "seeds": [1, 2], "halving": True}
     run = job("search", data, export, tmp_path / "head", epochs=4, search=search)
     (result,) = finetune_all([run], Lines())
