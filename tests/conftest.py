@@ -15,6 +15,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What tests hold runs against is computed here, and bfloat16 products depend on the threads.
 torch.set_num_threads(1)
 os.environ.setdefault("RAY_AUTH_MODE", "token")
+# Ray keeps the token that it reads first in a process, also one of the home folder.
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 
@@ -34,7 +36,6 @@ def ray_cluster():
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="nezha-")
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
     head = {"num_cpus": 4, "include_dashboard": False, "object_store_memory": 1 << 30}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     ray.init(cluster.address, log_to_driver=False)
