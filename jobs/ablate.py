@@ -12,6 +12,7 @@ from rich.console import Console
 from jobs.command import Verb, main
 from jobs.output.progress import ConsoleProgress
 from jobs.output.tables import grid
+from pipeline.errors import TrainingError
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 from pipeline.stages import ablation
@@ -37,6 +38,8 @@ def execute(config: Config, console: Console) -> None:
     for row in rows:
         for failure in row.failed:
             console.print(f"{row.variant}, {failure}")
+    if not any(row.runs for row in rows):
+        raise TrainingError("no run reached its last step; the reasons stand above")
     exports = shlex.join(export for row in rows for export in row.exports)
     console.print(
         f"Also in {RunPaths.of(config).run}/ablation.md. For scores of tasks:\n"

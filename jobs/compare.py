@@ -17,6 +17,7 @@ from jobs.output.tables import grid
 from pipeline.comparing import compare
 from pipeline.comparing.recording import record
 from pipeline.comparing.report import sections
+from pipeline.errors import TrainingError
 from pipeline.settings.config import Config
 from pipeline.tracking import runs as tracking
 
@@ -30,6 +31,8 @@ def execute(config: Config, console: Console) -> None:
         console.print(grid(rows, title=title, title_justify="left", caption=text))
     for path in files:
         console.print(path)
+    if not any(row.cells for row in result.rows):
+        raise TrainingError("no fine-tuning succeeded; the reasons stand above")
 
 
 def overrides(arguments: Sequence[str]) -> list[str]:

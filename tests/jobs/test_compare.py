@@ -1,8 +1,12 @@
 """The command line of compare; `pipeline/comparing/compare.py` has tests of its own."""
 
-from jobs import compare
+import pytest
+
+from jobs import ablate, compare
 from jobs.command import main
+from pipeline.comparing.comparison import Comparison, Row, Subject
 from pipeline.settings.reading.config_file import load_config
+from pipeline.stages.ablation_table import Row as Variant
 
 
 def test_names_and_short_options_become_settings(tmp_path):
@@ -36,3 +40,25 @@ def test_a_dry_run_says_what_would_be_compared(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
     assert main(compare.VERB, ["--dry-run"]) == 2
     assert "name recipe files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("reached", "status"), [({}, 2), ({"mlm_loss": 5.0, "seed": 1}, 0)])
+def test_an_ablation_without_a_result_fails(reached, status, tmp_path, monkeypatch, capsys):
+    row = Variant("lamb", [reached] * bool(reached), ["seed 2: it diverged"], [])
+    monkeypatch.setattr(ablate.ablation, "run", lambda *_: [row])
+    verb = ablate.VERB._replace(plan=lambda _: {})
+    assert main(verb, [f"run.storage={tmp_path}"]) == status
+    assert "lamb, seed 2: it diverged" in capsys.readouterr().out
+
+
+def test_a_comparison_without_a_result_fails(tmp_path, monkeypatch, capsys):
+    rows = [Row("t", "f1", {"train": 1, "dev": 1}, 0.5, "", {}, {})]
+    published = {"layers": 2, "hidden": 128, "model": "", "source": "", "scores": {}}
+    result = Comparison(
+        [Subject("a", "", False, 2, 128)], rows, published, ["t a 0: memory ran out"], 0.0
+    )
+    monkeypatch.setattr(compare.compare, "run", lambda *_: (result, []))
+    monkeypatch.setattr(compare.tracking, "start_run", lambda *_: "")
+    monkeypatch.setattr(compare, "record", lambda *_: None)
+    assert main(compare.VERB._replace(plan=lambda _: {}), [f"run.storage={tmp_path}"]) == 2
+    assert "memory ran out" in capsys.readouterr().out
