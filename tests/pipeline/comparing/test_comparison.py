@@ -60,7 +60,7 @@ def test_scores_differences_cost_and_failures(tmp_path):
     assert result.failures == ["t c 0: the loss is nan"]
     assert result.curve() == {"t": [(50.0, 0.125), (100.0, 0.625)]}
     assert result.seconds == 8.0
-    scores = report.score_table(result)
+    scores, differences, others, cost, _ = (table for _, _, table in report.sections(result))
     assert scores[1][2:7] == [
         "9 / 4 dev",
         "69.0 (most frequent label)",
@@ -68,11 +68,12 @@ def test_scores_differences_cost_and_failures(tmp_path):
         "12.5 ± 17.7",
         "failed",
     ]
-    assert report.other_scores(result)[1] == ["t", "matthews", "50.0", "50.0", "–"]
-    assert report.cost_table(result)[-1] == ["all", "4", "4", "0"]
-    text = report.to_markdown(result)
-    assert "the loss is nan" in text
-    assert "McNemar" in text
+    assert differences[1][1].startswith("+50.0 (")
+    assert differences[1][1].endswith("(McNemar)")
+    assert differences[1][2] == "–"
+    assert others[1:] == [["t", "matthews", "50.0", "50.0", "–"]]
+    assert cost[1:] == [["t", "4", "4", "0"], ["all", "4", "4", "0"]]
+    assert "the loss is nan" in report.to_markdown(result)
 
 
 def test_a_comparison_whose_trials_all_failed_has_a_report(tmp_path):
