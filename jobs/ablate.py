@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
-from collections.abc import Mapping
 from contextlib import closing
 
 from rich.console import Console
@@ -19,7 +17,7 @@ from pipeline.stages import ablation
 from pipeline.stages.ablation_table import as_table, summarize
 
 
-def plan(config: Config) -> Mapping[str, object]:
+def plan(config: Config) -> dict[str, object]:
     ablation.check(config)
     planned = ablation.cells(config)
     return {
@@ -63,4 +61,4 @@ VERB = Verb(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(VERB))
+    raise SystemExit(main(VERB))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
-
 from rich.console import Console
 
 from jobs.command import RUN, Verb, main
@@ -15,7 +12,7 @@ from pipeline.runs.audit import audit
 from pipeline.settings.config import Config
 
 
-def plan(config: Config) -> Mapping[str, object]:
+def plan(config: Config) -> dict[str, object]:
     return {"audit": RunPaths.of(config).run}
 
 
@@ -49,4 +46,4 @@ VERB = Verb(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(VERB))
+    raise SystemExit(main(VERB))

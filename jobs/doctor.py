@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
-
 from rich.console import Console
 
 from jobs.command import Verb, main
@@ -18,7 +15,7 @@ from pipeline.settings.config import Config
 from pipeline.tracking.store import shown_uri
 
 
-def plan(config: Config) -> Mapping[str, object]:
+def plan(config: Config) -> dict[str, object]:
     return {
         "examine each node": "versions, GPUs, memory, shared memory, disk, clock, storage",
         "write and read": f"{config.run.storage}, a file of 32 MB on each node",
@@ -78,4 +75,4 @@ VERB = Verb(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(VERB))
+    raise SystemExit(main(VERB))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from contextlib import closing
 
@@ -81,4 +80,4 @@ VERB = Verb(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(VERB))
+    raise SystemExit(main(VERB))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
-from collections.abc import Mapping
 
 from rich.console import Console
 
@@ -17,7 +15,7 @@ from pipeline.tracking.runs import noted_run
 from pipeline.training.checkpoints import files as checkpoints
 
 
-def plan(config: Config) -> Mapping[str, object]:
+def plan(config: Config) -> dict[str, object]:
     paths = RunPaths.of(config)
     return {"export": checkpoints.best(paths.checkpoints), "to": paths.export}
 
@@ -38,4 +36,4 @@ VERB = Verb(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(VERB))
+    raise SystemExit(main(VERB))

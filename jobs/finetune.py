@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
-from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -29,7 +27,7 @@ from pipeline.tracking import runs as tracking
 from pipeline.tracking.store import shown_uri
 
 
-def plan(config: Config) -> Mapping[str, object]:
+def plan(config: Config) -> dict[str, object]:
     check(config.finetune)
     check_files(config.finetune, "finetune")
     settings = config.finetune
@@ -136,4 +134,4 @@ VERB = Verb(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(VERB))
+    raise SystemExit(main(VERB))

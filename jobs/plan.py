@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
-
 from rich.console import Console
 
 from jobs.command import Verb, main
@@ -14,7 +11,7 @@ from pipeline.sizing import plan_table
 from pipeline.sizing.plan import make
 
 
-def plan(config: Config) -> Mapping[str, object]:
+def plan(config: Config) -> dict[str, object]:
     speed_of = config.plan.device or "a short measurement on one worker"
     return {"plan": config.run.name, "with the speed of": speed_of}
 
@@ -46,4 +43,4 @@ VERB = Verb(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(VERB))
+    raise SystemExit(main(VERB))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
-from collections.abc import Mapping
 from contextlib import closing
 
 from rich.console import Console
@@ -30,7 +28,7 @@ def _inputs(corpus: CorpusSettings, written: tuple[str, ...], run: str) -> Input
     return list_inputs(corpus, written, run)
 
 
-def plan(config: Config) -> Mapping[str, object]:
+def plan(config: Config) -> dict[str, object]:
     _inputs.cache_clear()
     paths, corpus = RunPaths.of(config), preparing.with_sample(config).corpus
     preparing.check_preparation(config)
@@ -84,4 +82,4 @@ VERB = Verb(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(VERB))
+    raise SystemExit(main(VERB))

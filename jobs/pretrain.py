@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
 from contextlib import closing
 
 from rich.console import Console
@@ -19,7 +17,7 @@ from pipeline.stages import heads, preparing, sequence
 from pipeline.stages.before import dry_run
 
 
-def plan(config: Config) -> Mapping[str, object]:
+def plan(config: Config) -> dict[str, object]:
     """What the run would do; refuses what can't work."""
     heads.check_heads(preparing.with_sample(config))
     return dry_run.pretrain(config)
@@ -58,4 +56,4 @@ VERB = Verb(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(VERB))
+    raise SystemExit(main(VERB))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
-
 from rich.console import Console
 
 from jobs.command import Verb, main
@@ -20,7 +17,7 @@ from pipeline.runs import run_in_store
 from pipeline.settings.config import Config
 
 
-def plan(config: Config) -> Mapping[str, object]:
+def plan(config: Config) -> dict[str, object]:
     paths = RunPaths.of(config)
     return {
         "read": ", ".join(_folders(config)),
@@ -74,4 +71,4 @@ VERB = Verb(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(VERB))
+    raise SystemExit(main(VERB))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
-
 from rich.console import Console
 
 from jobs.command import Verb, main
@@ -13,7 +10,7 @@ from pipeline.tracking.store import shown_uri
 from pipeline.tracking.versions import CHAMPION, promote
 
 
-def plan(config: Config) -> Mapping[str, object]:
+def plan(config: Config) -> dict[str, object]:
     chosen = config.promote
     return {f"make {CHAMPION}": f"{chosen.model}/{chosen.version}", "in": shown_uri(config)}
 
@@ -35,4 +32,4 @@ VERB = Verb(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(VERB))
+    raise SystemExit(main(VERB))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
-
 from rich.console import Console
 
 from jobs.command import RUN, Verb, main
@@ -14,7 +11,7 @@ from pipeline.runs.report import FILE, write_report
 from pipeline.settings.config import Config
 
 
-def plan(config: Config) -> Mapping[str, object]:
+def plan(config: Config) -> dict[str, object]:
     return {"write": RunPaths.of(config).run / FILE}
 
 
@@ -38,4 +35,4 @@ VERB = Verb(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(VERB))
+    raise SystemExit(main(VERB))

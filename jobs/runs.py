@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -25,7 +23,7 @@ def _runs(config: Config) -> list[RunState]:
     return list_runs(storage)
 
 
-def plan(config: Config) -> Mapping[str, object]:
+def plan(config: Config) -> dict[str, object]:
     return {"list": f"{len(_runs(config))} runs in {config.run.storage}"}
 
 
@@ -49,4 +47,4 @@ VERB = Verb(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(VERB))
+    raise SystemExit(main(VERB))

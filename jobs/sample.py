@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
-
 from rich.console import Console
 
 from jobs.command import RUN, Verb, main
@@ -14,7 +11,7 @@ from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 
 
-def plan(config: Config) -> Mapping[str, object]:
+def plan(config: Config) -> dict[str, object]:
     files = sample.files_in(RunPaths.of(config).sample)
     return {"read from the package": ", ".join(sample.SOURCES), **files._asdict()}
 
@@ -35,4 +32,4 @@ VERB = Verb(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(VERB))
+    raise SystemExit(main(VERB))

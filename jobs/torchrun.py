@@ -6,8 +6,6 @@ torchrun --nproc-per-node 8 -m jobs.torchrun --config F
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
 from contextlib import closing
 
 from rich.console import Console
@@ -22,7 +20,7 @@ from pipeline.stages.before import dry_run
 from pipeline.training.launch import torchrun
 
 
-def plan(config: Config) -> Mapping[str, object]:
+def plan(config: Config) -> dict[str, object]:
     return dry_run.train_alone(torchrun.with_workers(config))
 
 
@@ -42,4 +40,4 @@ VERB = Verb(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(VERB))
+    raise SystemExit(main(VERB))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
-
 from rich.console import Console
 
 from jobs.command import RUN, Verb, main
@@ -17,7 +14,7 @@ from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
 
 
-def plan(config: Config) -> Mapping[str, object]:
+def plan(config: Config) -> dict[str, object]:
     return {"check": "\n".join(_folders(config))}
 
 
@@ -57,4 +54,4 @@ VERB = Verb(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(VERB))
+    raise SystemExit(main(VERB))

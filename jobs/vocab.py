@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
 from contextlib import closing
 
 from rich.console import Console
@@ -20,7 +18,7 @@ from pipeline.stages import preparing
 from pipeline.stages.before import preflight
 
 
-def plan(config: Config) -> Mapping[str, object]:
+def plan(config: Config) -> dict[str, object]:
     paths = RunPaths.of(config)
     if config.corpus.vocab:
         return {"check": paths.vocab, "entries": len(read_vocabulary(paths.vocab))}
@@ -60,4 +58,4 @@ VERB = Verb(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(VERB))
+    raise SystemExit(main(VERB))
