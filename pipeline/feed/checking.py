@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,7 +13,7 @@ from pipeline.corpus.shards.format import Manifest, ShardInfo, read_manifest
 from pipeline.corpus.shards.shard_file import check_bytes, open_batch
 from pipeline.cpu import usable_cpus
 from pipeline.errors import ShardError
-from pipeline.files.storage import write_json
+from pipeline.files.storage import read_note, write_json
 from pipeline.files.urls import is_url
 from pipeline.progress import Say
 
@@ -47,7 +46,7 @@ def check_shards(folders: Iterable[str], run: Path, skip: bool, say: Say) -> Non
         for folder, manifest in ((folder, read_manifest(folder)) for folder in local)
         for info in manifest.shards
     ]
-    known = read_note(run)
+    known = read_note(run / NOTE)
     note, new = known.copy(), []
     for path, info, manifest in listed:
         verdict = known.get(str(path))
@@ -57,7 +56,7 @@ def check_shards(folders: Iterable[str], run: Path, skip: bool, say: Say) -> Non
         found = executor.map(lambda one: _problem(*one), new)
         for (path, info, _), problem in zip(new, found, strict=True):
             note[str(path)] = [*_status(path), info.sha256, problem]
-    write_note(run, note)
+    write_json(run / NOTE, note)
     problems = [problem for path, *_ in listed if (problem := note[str(path)][-1])]
     if problems and not skip:
         raise ShardError(
@@ -74,7 +73,7 @@ def known_damaged(run: Path) -> frozenset[str]:
     """Paths of the shards that `check_shards` found damaged and that have not changed since."""
     return frozenset(
         path
-        for path, (*status, _, problem) in read_note(run).items()
+        for path, (*status, _, problem) in read_note(run / NOTE).items()
         if problem and status == _status(Path(path))
     )
 
@@ -120,19 +119,6 @@ def _status(path: Path) -> list[int]:
     except OSError:
         return [0, 0]
     return [status.st_size, status.st_mtime_ns]
-
-
-def read_note(run: Path) -> Note:
-    """What is noted of the shards that were checked; empty if nothing is."""
-    try:
-        return json.loads((run / NOTE).read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def write_note(run: Path, note: Note) -> None:
-    """Note what was found."""
-    write_json(run / NOTE, note)
 
 
 def moved_note(note: Note, folders: Mapping[str, str]) -> Note:

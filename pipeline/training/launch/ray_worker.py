@@ -16,10 +16,11 @@ from ray.train.v2._internal.execution.context import get_train_context
 from pipeline.cluster.remote_disk import Offer, RemoteDisk, disk_of
 from pipeline.corpus.shards.format import read_manifest
 from pipeline.errors import ConfigError
-from pipeline.feed.checking import moved_note, read_note, write_note
+from pipeline.feed.checking import NOTE, moved_note
 from pipeline.feed.opening import training_folders
 from pipeline.feed.weights import split_weights
 from pipeline.files.disk import Disk, fetch_named
+from pipeline.files.storage import read_note, write_json
 from pipeline.files.urls import is_url
 from pipeline.paths import RunPaths
 from pipeline.settings.config import ACCEPTED, Config
@@ -88,7 +89,8 @@ def with_copies(config: Config, disk: RemoteDisk) -> Config:
         )
     found = {folder: fetch_named(disk, folder) for folder in folders}
     own = {str(disk.there(Path(folder))): copy for folder, copy in found.items()}
-    write_note(paths.run, moved_note(disk.call(read_note, paths.run), own))
+    checked = disk.call(read_note, paths.run / NOTE)
+    write_json(paths.run / NOTE, moved_note(checked, own))
     held, vocab = fetch_named(disk, paths.heldout), fetch_named(disk, paths.vocab)
     phases = tuple(
         phase.model_copy(update={"shards": _with_folders(shards, found)})
