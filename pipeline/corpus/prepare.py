@@ -134,12 +134,12 @@ def _make(job: Job, planned: ReadPlan, executor: Executor, progress: Progress) -
     clusters: dict[str, int] = {}
     if planned.heldout:
         job = sign_heldout(job, planned, executor, progress)
-    if marks.wanted(settings.dedup):
+    if settings.dedup.compares_documents or settings.dedup.compares_lines:
         job, clusters = mark_duplicates(job, planned, executor, progress)
     work = WorkProgress(planned.units, progress, folder)
     done = run_pass(job, planned.units, planned.sources, executor, work, listed)
     # Not before: until then, the folder may hold an earlier corpus with its own report.
-    if clusters and marks.by_document(settings.dedup):
+    if clusters and settings.dedup.compares_documents:
         concatenate([f"{job.marks}/{marks.REPORT}"], f"{folder}/{marks.REPORT}")
     elif system.exists(f"{root}/{marks.REPORT}"):
         system.rm_file(f"{root}/{marks.REPORT}")

@@ -145,6 +145,21 @@ class DedupSettings(Settings):
     memory_megabytes: AboveZero = 1000.0
     """Memory of one task that compares documents. With less there are more tasks."""
 
+    @property
+    def compares_documents(self) -> bool:
+        """Whether whole documents are compared with each other."""
+        return self.exact_documents or self.near_documents
+
+    @property
+    def compares_lines(self) -> bool:
+        """Whether lines of documents are compared."""
+        return self.exact_paragraphs or self.boilerplate_documents > 0
+
+    @property
+    def memory(self) -> int:
+        """Bytes that a task may use."""
+        return int(self.memory_megabytes * 1e6)
+
     @field_validator("boilerplate_documents")
     @classmethod
     def _check_boilerplate(cls, value: int) -> int:

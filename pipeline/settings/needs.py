@@ -32,12 +32,6 @@ def _may_have_pairs(config: Any) -> bool:
     return corpus.pairs.task != "none" or not (corpus.inputs or config.demo.enabled)
 
 
-def _compares_documents(config: Any) -> bool:
-    dedup = config.corpus.dedup
-    lines = dedup.exact_paragraphs or dedup.boilerplate_documents
-    return bool(lines or dedup.exact_documents or dedup.near_documents)
-
-
 NEEDS = (
     Need("run.scratch", "a URL as run.storage", lambda c: is_url(c.run.storage)),
     Need("demo.heldout_share", "demo.enabled=true", lambda c: c.demo.enabled),
@@ -60,7 +54,7 @@ NEEDS = (
     Need(
         "corpus.dedup.memory_megabytes",
         "a comparison of documents or lines (corpus.dedup.exact_documents …)",
-        _compares_documents,
+        lambda c: c.corpus.dedup.compares_documents or c.corpus.dedup.compares_lines,
     ),
     Need(
         "corpus.pairs.random_share",

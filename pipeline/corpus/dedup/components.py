@@ -128,7 +128,7 @@ def star(
 
     for rows in read_rows(files, group):
         held.append(replace(rows, least[rows[:, 0] - first]))
-        if sum(map(len, held)) * 32 * COPIES > partition.memory:
+        if sum(map(len, held)) * 32 * COPIES > partition.settings.memory:
             send()
     if held:
         send()

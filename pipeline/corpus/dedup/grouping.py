@@ -44,7 +44,6 @@ from pipeline.corpus.dedup.marks import (
     REASONS,
     REPORT,
     Marks,
-    by_document,
     read_places,
     write_marks,
 )
@@ -56,7 +55,6 @@ from pipeline.corpus.dedup.partition import (
     make_partition,
     slice_of,
 )
-from pipeline.corpus.dedup.signatures import compares_lines
 from pipeline.corpus.threads import remove_files
 from pipeline.files.storage import write_whole
 from pipeline.settings.corpus import DedupSettings
@@ -88,13 +86,13 @@ def find_duplicates(
         return {}
     groups = make_groups(sizes, settings)
     partition = make_partition(folder, groups, settings, heldout)
-    documents = by_document(settings)
+    documents = settings.compares_documents
     equal, edges = connect(partition, groups, run_tasks) if documents else ([], [])
     found = run_tasks(mark, [(partition, group, equal, edges) for group in groups])
     remove_files([*equal, *edges])
     counts: dict[str, int] = {}
     turn, top = 0, np.zeros((0, 2), np.int64)
-    if compares_lines(settings):
+    if settings.compares_lines:
         turn, (distinct, top) = find_lines(partition, groups, run_tasks, shortest)
         counts = {"distinct_boilerplate_lines": distinct} if settings.boilerplate_documents else {}
     if documents:
@@ -183,10 +181,10 @@ def finish(partition: Partition, group: Group, turn: int, top: Integers) -> None
     """
     (found,) = read_arrays(f"{partition.folder}/marked-{group.number}.npz", "marks")
     of_lines = np.zeros(0, np.uint8)
-    if compares_lines(partition.settings):
+    if partition.settings.compares_lines:
         (of_lines,) = read_arrays(state_path(partition, turn, group.number), "marks")
     kept: dict[int, str] = {}
-    if by_document(partition.settings):
+    if partition.settings.compares_documents:
         for part in read_parts(partition.paths("answers", partition.groups), group.number):
             kept.update(json.loads(line) for line in part.splitlines())
     lines: list[bytes] = []

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.dedup.array_files import read_arrays, write_arrays
-from pipeline.corpus.dedup.signatures import Signatures, compares_lines, is_compared
+from pipeline.corpus.dedup.signatures import Signatures, is_compared
 from pipeline.corpus.records import Document, Drop
 from pipeline.errors import CorpusError
 from pipeline.settings.corpus import DedupSettings
@@ -42,16 +42,6 @@ class Marks(NamedTuple):
     """[L] `SINGLE`, `FIRST`, `REPEATED` or `BOILERPLATE`; [0] if lines are not compared."""
     shown: NDArray[np.int64]
     """[N, 2] lines of this chunk that the report shows, and their numbers of documents."""
-
-
-def wanted(settings: DedupSettings) -> bool:
-    """Whether any kind of duplicate is to be dropped."""
-    return by_document(settings) or compares_lines(settings)
-
-
-def by_document(settings: DedupSettings) -> bool:
-    """Whether whole documents are compared."""
-    return settings.exact_documents or settings.near_documents
 
 
 def write_signatures(folder: str, name: str, signed: Signatures, places: Sequence[str]) -> None:

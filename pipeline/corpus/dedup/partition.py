@@ -61,11 +61,6 @@ class Partition(NamedTuple):
         """How many groups there are."""
         return len(self.documents) - 1
 
-    @property
-    def memory(self) -> int:
-        """Bytes that a task may use."""
-        return memory_of(self.settings)
-
     def path(self, stage: str, *numbers: int) -> str:
         """The file that a task of a stage writes for others."""
         return f"{self.folder}/{'-'.join([stage, *map(str, numbers)])}{SUFFIX}"
@@ -83,7 +78,7 @@ def make_groups(sizes: Mapping[str, tuple[int, int]], settings: DedupSettings) -
     needs = offsets_of(
         counts[:, 0] * (BAND_BYTES * bands + DOCUMENT_BYTES) + counts[:, 1] * LINE_BYTES
     )
-    which = needs[:-1] // memory_of(settings)
+    which = needs[:-1] // settings.memory
     firsts = [0, *(np.flatnonzero(np.diff(which)) + 1).tolist()]
     names = list(sizes)
     return [
@@ -103,7 +98,7 @@ def make_partition(
     """The partition into these groups, and into as many parts as the memory of a task asks for."""
     documents = np.array([*(g.documents[0] for g in groups), groups[-1].documents[-1]])
     lines = np.array([*(g.lines[0] for g in groups), groups[-1].lines[-1]])
-    parts = 1 + int(ROW_BYTES * COPIES * max(documents[-1], lines[-1]) // memory_of(settings))
+    parts = 1 + int(ROW_BYTES * COPIES * max(documents[-1], lines[-1]) // settings.memory)
     return Partition(folder, settings, documents, lines, parts, heldout)
 
 
@@ -124,8 +119,3 @@ def write_hashes(
 def slice_of(offsets: Integers, number: int) -> slice:
     """Where the documents, or lines, of a chunk are in an array of all those of its group."""
     return slice(*(offsets[number : number + 2] - offsets[0]).tolist())
-
-
-def memory_of(settings: DedupSettings) -> int:
-    """Bytes that a task may use."""
-    return int(settings.memory_megabytes * 1e6)

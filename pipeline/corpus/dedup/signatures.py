@@ -56,7 +56,7 @@ def sign(texts: Iterable[str], settings: DedupSettings) -> Signatures:
             bands.append(band_hashes(batch, settings.ngram, settings.bands, settings.rows))
         for text in batch:
             documents.append(document_hash(text))
-            compared = text.split("\n") if compares_lines(settings) else ()
+            compared = text.split("\n") if settings.compares_lines else ()
             found = [line for line in compared if is_compared(line, settings)]
             lines += [xxhash.xxh3_64_intdigest(line.encode()) for line in found]
             sizes += map(len, found)
@@ -79,11 +79,6 @@ def document_hash(text: str) -> int:
     """
     folded = unicodedata.normalize("NFC", text).lower()
     return xxhash.xxh3_64_intdigest("".join(folded.split()).encode())
-
-
-def compares_lines(settings: DedupSettings) -> bool:
-    """Whether any line is compared."""
-    return settings.exact_paragraphs or settings.boilerplate_documents > 0
 
 
 def is_compared(line: str, settings: DedupSettings) -> bool:

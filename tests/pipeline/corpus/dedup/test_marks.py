@@ -4,7 +4,6 @@ import pytest
 from pipeline.corpus.dedup import marks
 from pipeline.corpus.records import Document
 from pipeline.errors import CorpusError
-from pipeline.settings.corpus import DedupSettings
 from tests.pipeline.corpus.dedup.test_grouping import LONG, PARAGRAPHS, run
 
 
@@ -26,17 +25,3 @@ def test_text_that_is_not_the_one_that_was_compared_is_refused(tmp_path, documen
     records = [Document(number, LONG[number], "") for number in range(2)]
     with pytest.raises(CorpusError, match="not the one in which duplicates were found"):
         list(marks.without_duplicates(records, str(tmp_path), "a", PARAGRAPHS, lambda text: "", []))
-
-
-@pytest.mark.parametrize(
-    "wanted",
-    [
-        {"exact_documents": True},
-        {"exact_paragraphs": True},
-        {"near_documents": True},
-        {"boilerplate_documents": 2},
-    ],
-)
-def test_each_kind_of_duplicate_can_be_wanted(wanted):
-    assert marks.wanted(DedupSettings(**wanted))
-    assert not marks.wanted(DedupSettings())
