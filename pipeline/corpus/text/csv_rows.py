@@ -56,7 +56,7 @@ def csv_values(stream: Stream, text_field: str) -> Iterator[tuple[Any, int]]:
             row = _next_row(lines, readers, width)
         except StopIteration:
             return
-        if row is None:
+        if row is None or (width > 1 and lines.are_rows(delimiter, row, width, column, form)):
             text, size = lines.back_to_second()
             row = text.rstrip("\r\n").split(delimiter)
             if width < 0 and form != "tsv":
@@ -67,15 +67,8 @@ def csv_values(stream: Stream, text_field: str) -> Iterator[tuple[Any, int]]:
                 yield (text,), size
                 continue
         else:
-            if width > 1 and lines.are_rows(delimiter, row, width, column, form):
-                text, size = lines.back_to_second()
-                row = text.rstrip("\r\n").split(delimiter)
-                if form != "tsv":
-                    yield (text,), size
-                    continue
-            else:
-                lines.learn(delimiter, row, width)
-                size = lines.take()
+            lines.learn(delimiter, row, width)
+            size = lines.take()
         if not row:  # an empty line
             continue
         if width < 0:
