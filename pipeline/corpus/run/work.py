@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from pipeline.corpus.cleaning.cleaner import Cleaner
@@ -135,20 +135,15 @@ def make_shard(job: Job, chunk: Chunk) -> Result:
         path = f"{job.folder}/shard-{name}.arrow"
         size = len(encoder.vocabulary)
         shard = shards.write_shard(path, samples.pairs, samples.masks, job.tags, size)
-    if settings.keep_rejected:
-        _keep(settings.keep_rejected, f"{name}.jsonl", dropped)
     changed = {f"changed_by_{step}": number for step, number in cleaner.changed.items()}
-    unknown = dict(samples.unknown.most_common(UNKNOWN))
-    counts = {**samples.counts, **changed}
-    measured = dict(samples.measured)
-    return _finish(
+    return _end_chunk(
         job,
         chunk,
-        counts,
+        {**samples.counts, **changed},
         dropped,
         shard=shard,
-        unknown=unknown,
-        measured=measured,
+        unknown=dict(samples.unknown.most_common(UNKNOWN)),
+        measured=dict(samples.measured),
         boilerplate=tuple((_beginning(line), number) for line, number in frequent),
     )
 
@@ -176,45 +171,46 @@ def sign_chunk(job: Job, chunk: Chunk) -> Result:
     signed = sign(texts(), job.settings.dedup)
     write_signatures(job.folder, chunk_name(chunk.unit, chunk.number), signed, places)
     counts = {"documents": len(places), "lines": len(signed.lines)}
-    return _finish(job, chunk, counts, [])
+    return _end_chunk(job, chunk, counts, [])
 
 
 def end_unit(job: Job, end: End) -> Result:
     """Record that all chunks of a unit were read, and where reading stopped at damage."""
-    if job.settings.keep_rejected:
-        _keep(job.settings.keep_rejected, f"{chunk_name(end.unit, END)}.jsonl", end.damage)
-    result = Result(
-        fingerprint=job.fingerprint,
-        unit=end.unit,
-        chunks=end.chunks,
-        drops=Counter(drop.reason for drop in end.damage),
-        dropped={drop.reason: _shown(drop) for drop in reversed(end.damage)},
-        keep_rejected=job.settings.keep_rejected,
-        places=tuple(drop.text for drop in end.damage),
-        bad_bytes=sum(drop.size for drop in end.damage),
-    )
-    return record(job.folder, result)
+    places = tuple(drop.text for drop in end.damage)
+    return _finish(job, end.unit, END, end.damage, chunks=end.chunks, places=places)
 
 
-def _finish(
+def _end_chunk(
     job: Job, chunk: Chunk, counts: dict[str, int], dropped: list[Drop], **made: Any
 ) -> Result:
     """Record the result of a chunk; `made` are further fields of it."""
     bad = [drop for drop in dropped if drop.size]
+    field = job.settings.text_field
+    return _finish(
+        job,
+        chunk.unit,
+        chunk.number,
+        dropped,
+        counts=counts,
+        bytes=sum(block.size for block in chunk.blocks),
+        disk=sum(block.disk for block in chunk.blocks),
+        places=tuple(f"{drop.place}: {fault(drop, field)}" for drop in bad[:PLACES]),
+        **made,
+    )
+
+
+def _finish(job: Job, unit: int, chunk: int, dropped: Sequence[Drop], **made: Any) -> Result:
+    """Keep what was dropped, if that is wanted, then record a result with these fields."""
+    if job.settings.keep_rejected:
+        _keep(job.settings.keep_rejected, f"{chunk_name(unit, chunk)}.jsonl", dropped)
     result = Result(
         fingerprint=job.fingerprint,
-        unit=chunk.unit,
-        chunk=chunk.number,
-        counts=counts,
+        unit=unit,
+        chunk=chunk,
         drops=Counter(drop.reason for drop in dropped),
         dropped={drop.reason: _shown(drop) for drop in reversed(dropped)},
         keep_rejected=job.settings.keep_rejected,
-        bytes=sum(block.size for block in chunk.blocks),
-        disk=sum(block.disk for block in chunk.blocks),
-        bad_bytes=sum(drop.size for drop in bad),
-        places=tuple(
-            f"{drop.place}: {fault(drop, job.settings.text_field)}" for drop in bad[:PLACES]
-        ),
+        bad_bytes=sum(drop.size for drop in dropped),
         **made,
     )
     return record(job.folder, result)
