@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.cluster.ray_cluster import may_have_other_nodes
 from pipeline.files.disk import OWN, Disk
-from pipeline.files.file_lock import file_lock
+from pipeline.files.file_lock import file_lock, locked
 from pipeline.files.hashing import short_hash
 from pipeline.paths import temporary_folder
 
@@ -183,7 +183,7 @@ class RemoteDisk(Disk):
         lock = None
         while lock is None:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = _locked(folder, fcntl.LOCK_SH)
+            lock = locked(folder, fcntl.LOCK_SH)
         os.utime(folder)
         weakref.finalize(self, os.close, lock)
         self._used.add(folder)
@@ -242,28 +242,10 @@ def _remove_unused(root: Path) -> None:
     for each in root.iterdir():
         with suppress(OSError):
             if time.time() - each.stat().st_mtime > KEPT_SECONDS:
-                lock = _locked(each, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock = locked(each, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if lock is not None:
                     _remove(each)
                     os.close(lock)
-
-
-def _locked(folder: Path, kind: int) -> int | None:
-    """A descriptor that locks a folder; None if the folder was removed meanwhile.
-
-    Raises:
-        BlockingIOError: another process holds it, and `kind` does not wait.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, kind)
-        if folder.exists() and os.path.samestat(os.fstat(descriptor), folder.stat()):
-            return descriptor
-    except OSError:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None
 
 
 def _remove(path: Path) -> None:

@@ -23,36 +23,39 @@ def file_lock(path: Path, waiting: Callable[[], object] = lambda: None) -> Itera
     Args:
         waiting: is called if another process holds the lock, before it is waited for.
     """
-    descriptor = _locked(path, waiting)
-    while not _is_at(descriptor, path):  # the one who held it has removed the file
-        os.close(descriptor)
-        descriptor = _locked(path, waiting)
+    descriptor = None
+    while descriptor is None:
+        # NFS locks only files that are open for writing; folders can only be opened for reading.
+        flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+        try:
+            descriptor = locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB, flags)
+        except BlockingIOError:
+            waiting()
+            descriptor = locked(path, fcntl.LOCK_EX, flags)
     try:
         yield
     finally:
         os.close(descriptor)
 
 
-def _locked(path: Path, waiting: Callable[[], object]) -> int:
-    # NFS locks only files that are open for writing; folders can only be opened for reading.
-    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+def locked(path: Path, kind: int, flags: int = os.O_RDONLY) -> int | None:
+    """A descriptor that holds a lock until it is closed; None if the path was removed meanwhile.
+
+    Raises:
+        BlockingIOError: another process holds it, and `kind` does not wait.
+    """
     descriptor = os.open(path, flags, 0o666)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, kind)
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
     except BaseException:
         os.close(descriptor)
         raise
-    return descriptor
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    with suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    return False
+    os.close(descriptor)
+    return None
