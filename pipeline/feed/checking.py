@@ -33,7 +33,6 @@ def check_shards(folders: Iterable[str], run: Path, skip: bool, say: Say) -> Non
 
     Args:
         folders: shard folders or URLs.
-        run: the run's folder.
         skip: whether damaged shards are left out of the training; else they are an error.
         say: takes a line for each damaged shard that is left out.
 

@@ -81,7 +81,6 @@ def read_checked(
     """All records, oldest first, and the numbers (from 1) of the lines that are none.
 
     Args:
-        path: the file.
         shape: keys and types of every record.
     """
     if not path.exists():

@@ -43,7 +43,6 @@ def measure(config: Config, micro_batch: int, mean_length: float, say: Say) -> W
     """Measure one worker of the cluster or of this machine: a GPU, or `cpus_per_worker` CPUs.
 
     Args:
-        config: the run's settings.
         micro_batch: samples.
         mean_length: tokens of a sample: short ones cost more for each token.
         say: takes what it waits for.

@@ -76,7 +76,6 @@ def memory(
     a checkpoint has 12·P/N bytes.
 
     Args:
-        network: the network.
         stage: ZeRO stage.
         workers: N.
         half: bf16 or fp16.
@@ -168,7 +167,6 @@ def largest_micro_batch(memory: Memory, network: Network, length: int, limit: fl
 
     Args:
         memory: that of a worker, with any micro-batch.
-        network: the network.
         length: tokens of a sample.
         limit: bytes of the worker's device.
     """

@@ -53,7 +53,6 @@ def make(config: Config, say: Say = print) -> RunPlan:
     """Plan a run; without `plan.device`, a worker is measured for about a minute.
 
     Args:
-        config: the run's settings.
         say: takes what the measurement waits for.
 
     Raises:

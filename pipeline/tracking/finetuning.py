@@ -30,7 +30,6 @@ def record_finetuning(
     Each trial becomes a nested run, which failed if the trial has an `error`.
 
     Args:
-        config: the run's settings.
         run_id: MLflow's.
         epochs: for each epoch of the kept head its training `loss` and its scores on dev.
         scores: other scores by group (`test`, `score` …) and name.

@@ -120,7 +120,6 @@ def check_settings(config: Config, manifests: Mapping[str, shards.Manifest]) -> 
     """Refuse settings of `corpus` that are not the default and that no shard was made with.
 
     Args:
-        config: the run's settings.
         manifests: of the folders that it trains on.
     """
     corpus, own = config.corpus, RunPaths.of(config).shards

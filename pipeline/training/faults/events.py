@@ -50,7 +50,6 @@ def record(run: Path, kind: Kind, text: str, **facts: Any) -> None:
     """Add an event to the run's record.
 
     Args:
-        run: the run's folder.
         kind: see `Kind`.
         text: a sentence for the person who watches the run.
         facts: numbers that a program may want; must fit JSON.

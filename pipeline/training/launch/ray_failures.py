@@ -72,7 +72,6 @@ class WithoutWorkers(ControllerCallback):
     Ray Train asks for workers again and again, without a word; so it also tells why none come.
 
     Args:
-        run: the run's folder.
         checkpoints: the folder of its checkpoints.
         workers: the fewest that the run goes on with.
         bundle: CPUs and GPUs of each.

@@ -27,9 +27,6 @@ class Watcher:
     """Shows what is added to a run's history and to its record of faults.
 
     Args:
-        folder: the run's.
-        config: its settings.
-        progress: takes the lines.
         metrics: takes the numbers too.
     """
 

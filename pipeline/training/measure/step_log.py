@@ -52,7 +52,6 @@ class StepLog:
     """Collects lines, and writes them every few seconds and before each checkpoint.
 
     Args:
-        run: the run's folder.
         attempt: number of this start of the workers; None on ranks that write nothing.
         disk: holds the folder.
     """
