@@ -61,17 +61,6 @@ def test_two_zstd_frames_in_one_file(tmp_path):
     assert raw.texts(path) == TEXTS
 
 
-@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "gb18030", "utf-16", "utf-16-be"])
-@pytest.mark.parametrize("target", [16.0, 2e-4])
-@pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_encodings_can_be_detected_or_named(tmp_path, codec, target, suffix):
-    lines = [f"这是第{number}行，用来辨认编码的中文。" for number in range(50)]
-    path = raw.write(tmp_path / f"a.txt{suffix}", "\n\n".join(lines).encode(codec))
-    assert raw.texts(path, shard_megabytes=target) == lines
-    named = "utf-16-be" if codec == "utf-16-be" else codec
-    assert raw.texts(path, shard_megabytes=target, encoding=named) == lines
-
-
 def test_a_text_file_is_one_document(tmp_path):
     path = raw.write(tmp_path / "a.txt", "题目\n\n第一段。\n".encode())
     assert raw.texts(path, format="text") == ["题目\n\n第一段。\n"]
@@ -222,19 +211,11 @@ def test_mixed_line_ends_in_one_file(lines, target):
             assert not dropped
 
 
-def test_a_line_of_ten_megabytes(tmp_path):
-    text = "很长的一行，" * (10_000_000 // 18)
-    path = raw.write(tmp_path / "a.jsonl", raw.jsonl(["前", text, "后"]))
-    assert raw.texts(path, shard_megabytes=1) == ["前", text, "后"]
-    path = raw.write(tmp_path / "a.jsonl.gz", raw.jsonl(["前", text, "后"]))
-    assert raw.texts(path, shard_megabytes=1) == ["前", text, "后"]
-
-
 @pytest.mark.parametrize("codec", ["utf-8", "gb18030"])
-@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".txt.gz"])
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".txt.gz", ".jsonl.gz"])
 def test_a_record_may_go_on_through_many_ranges(tmp_path, codec, suffix):
     texts = ["前", "很长的一行，" * 200_000, "后", "第二个很长的，" * 100_000]
-    data = raw.jsonl(texts) if suffix == ".jsonl" else "\n\n".join(texts).encode()
+    data = raw.jsonl(texts) if "jsonl" in suffix else "\n\n".join(texts).encode()
     path = raw.write(tmp_path / f"a{suffix}", data.decode().encode(codec))
     assert raw.texts(path, shard_megabytes=0.05) == texts
 
