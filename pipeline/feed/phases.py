@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,11 +102,12 @@ class PhasedFeed(BaseFeed):
                 "the shards of train.phases have another vocabulary than those of the first steps; "
                 "prepare them with the same corpus.vocab"
             )
-        phases = [
-            {"after": begin, **_differing(first.fingerprint_fields, feed.fingerprint_fields)}
-            for begin, feed in zip(after, later, strict=True)
-        ]
-        self.fingerprint_fields = {**first.fingerprint_fields, "phases": phases}
+        fields, phases = first.fingerprint_fields, []
+        for begin, feed in zip(after, later, strict=True):
+            of_feed = feed.fingerprint_fields.items()
+            differing = {name: value for name, value in of_feed if fields[name] != value}
+            phases.append({"after": begin, **differing})
+        self.fingerprint_fields = {**fields, "phases": phases}
 
     def step(self, step: int, done: float = 0.0) -> list[Batch]:
         phase, within = self._at(step)
@@ -133,7 +134,3 @@ class PhasedFeed(BaseFeed):
         """The phase of a global step, and the number of the step in it."""
         phase = self.phase_of(step)
         return phase, step - int(self._begins[phase])
-
-
-def _differing(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in other.items() if first[name] != value}

@@ -184,17 +184,11 @@ def _refuse_other_texts(own: Config, variants: Mapping[str, Config]) -> None:
 def _corpora(variants: Mapping[str, Config]) -> dict[str, str]:
     """For each variant the first one whose shards are the same, those of later phases too."""
     first: dict[tuple[str, ...], str] = {}
-    return {
-        name: first.setdefault(
-            (config.corpus.of_shards().model_dump_json(), *_lengths(config)), name
-        )
-        for name, config in variants.items()
-    }
-
-
-def _lengths(config: Config) -> list[str]:
-    """Of each phase the length of its samples, or the shards that are given for it."""
-    return [str(phase.shards or phase.sequence_length) for phase in config.train.phases]
+    found = {}
+    for name, config in variants.items():
+        phases = [str(phase.shards or phase.sequence_length) for phase in config.train.phases]
+        found[name] = first.setdefault((config.corpus.of_shards().model_dump_json(), *phases), name)
+    return found
 
 
 def _making(variant: Config, name: str, folder: Path) -> Config:

@@ -122,7 +122,11 @@ class Cleaner:
 @functools.lru_cache(maxsize=2)
 def _load_named(settings: CleaningSettings, versions: tuple[str, ...]) -> quality.Named:
     """A process reads the named files once, and again when they have changed."""
-    return quality.load_named(settings, Cleaner(settings).clean)
+    words, text = settings.flagged_words, settings.good_text
+    return quality.Named(
+        quality.flagged_pattern(words, Cleaner(settings).clean) if words else None,
+        quality.load_model(text) if text else None,
+    )
 
 
 def remove_control(text: str) -> str:

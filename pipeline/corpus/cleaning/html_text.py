@@ -75,7 +75,8 @@ def strip_html(text: str) -> str:
     A text without tags that holds escaped ones is HTML that was escaped once more, as in feeds.
     Where there are tags, escaped ones are what the page shows.
     """
-    if "&" in text and ESCAPED.search(text) and not _has_tags(text):
+    tags = (BLOCK_TAG, INLINE_TAG)
+    if "&" in text and ESCAPED.search(text) and not any(tag.search(text) for tag in tags):
         text = decode_entities(text)
     if "<" in text and ">" in text:
         if "<![CDATA[" in text:
@@ -87,10 +88,6 @@ def strip_html(text: str) -> str:
         kept = _type_parameters(text)
         text = INLINE_TAG.sub((lambda tag: tag[0] if tag[0] in kept else "") if kept else "", text)
     return decode_entities(text) if "&" in text else text
-
-
-def _has_tags(text: str) -> bool:
-    return bool(BLOCK_TAG.search(text) or INLINE_TAG.search(text))
 
 
 def _type_parameters(text: str) -> set[str]:
@@ -112,18 +109,14 @@ def _remove_not_shown(text: str) -> str:
         if found.start() < begin or kind in endless:
             continue
         if end := ENDS[kind].search(text, found.end()):
-            if kind != "<!--" and _is_prose(text[found.end() : end.start()]):
-                continue
+            between = text[found.end() : end.start()]
+            if kind != "<!--" and "。" in between and not CODE.search(between):
+                continue  # prose that only names the tags around it
             kept.append(text[begin : found.start()])
             begin = end.end()
         else:
             endless.add(kind)
     return "".join([*kept, text[begin:]])
-
-
-def _is_prose(part: str) -> bool:
-    """Whether a text only names the tags around a part, which no program or style could be."""
-    return "。" in part and not CODE.search(part)
 
 
 def decode_entities(text: str) -> str:

@@ -51,22 +51,6 @@ class Named(NamedTuple):
     good: CharacterModel | None
 
 
-def load_named(settings: CleaningSettings, clean: Callable[[str], str]) -> Named:
-    """Read the named files.
-
-    Args:
-        clean: how the text is cleaned.
-
-    Raises:
-        ConfigError: see `flagged_pattern` and `load_model`.
-    """
-    words, text = settings.flagged_words, settings.good_text
-    return Named(
-        flagged_pattern(words, clean) if words else None,
-        load_model(text) if text else None,
-    )
-
-
 def versions(settings: CleaningSettings) -> tuple[str, ...]:
     """A stamp of each named file, which changes when the file changes; empty if none is named.
 

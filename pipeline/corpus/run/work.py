@@ -160,15 +160,10 @@ def _training_documents(job: Job, chunk: Chunk, cleaner: Cleaner) -> Iterator[Do
 
 def sign_chunk(job: Job, chunk: Chunk) -> Result:
     """Write the signatures of a chunk's documents: the first pass of deduplication."""
-    places: list[str] = []
-
-    def texts() -> Iterator[str]:
-        cleaner = Cleaner(job.settings.cleaning)
-        for document in _documents(_training_documents(job, chunk, cleaner), []):
-            places.append(document.place)
-            yield document.text
-
-    signed = sign(texts(), job.settings.dedup)
+    records = _training_documents(job, chunk, Cleaner(job.settings.cleaning))
+    documents = list(_documents(records, []))
+    signed = sign((document.text for document in documents), job.settings.dedup)
+    places = [document.place for document in documents]
     write_signatures(job.folder, chunk_name(chunk.unit, chunk.number), signed, places)
     counts = {"documents": len(places), "lines": len(signed.lines)}
     return _end_chunk(job, chunk, counts, [])
@@ -208,16 +203,14 @@ def _finish(job: Job, unit: int, chunk: int, dropped: Sequence[Drop], **made: An
         unit=unit,
         chunk=chunk,
         drops=Counter(drop.reason for drop in dropped),
-        dropped={drop.reason: _shown(drop) for drop in reversed(dropped)},
+        dropped={
+            drop.reason: f"{drop.place}: {_beginning(drop.text)}" for drop in reversed(dropped)
+        },
         keep_rejected=job.settings.keep_rejected,
         bad_bytes=sum(drop.size for drop in dropped),
         **made,
     )
     return record(job.folder, result)
-
-
-def _shown(drop: Drop) -> str:
-    return f"{drop.place}: {_beginning(drop.text)}"
 
 
 def _beginning(text: str) -> str:
