@@ -10,8 +10,6 @@ TMPDIR of its processes too; all ask for the token that the start makes. `kill` 
 processes and no others.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json

@@ -1,7 +1,5 @@
 """Compare settings: `python -m jobs.ablate --config jobs/configs/ablations/masks.yaml`."""
 
-from __future__ import annotations
-
 import shlex
 from contextlib import closing
 

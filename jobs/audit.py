@@ -1,7 +1,5 @@
 """Check what a run consumed: `python -m jobs.audit RUN`."""
 
-from __future__ import annotations
-
 from rich.console import Console
 
 from jobs.command import RUN, Verb, main

@@ -1,7 +1,5 @@
 """The command line of all verbs: `python -m jobs.VERB --config F [a.b=c …] [--dry-run]`."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import logging

@@ -1,7 +1,5 @@
 """Compare checkpoints on tasks: `python -m jobs.compare A B … --config jobs/configs/suites/…`."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

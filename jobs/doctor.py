@@ -1,7 +1,5 @@
 """Examine the cluster before a run: `python -m jobs.doctor --config F [a.b=c …]`."""
 
-from __future__ import annotations
-
 from rich.console import Console
 
 from jobs.command import Verb, main

@@ -1,7 +1,5 @@
 """Score a checkpoint or an export on held-out shards: `python -m jobs.evaluate --config F`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import closing
 

@@ -1,7 +1,5 @@
 """Export the best checkpoint of a run: `python -m jobs.export --config F run.name=NAME`."""
 
-from __future__ import annotations
-
 import shlex
 
 from rich.console import Console

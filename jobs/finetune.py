@@ -1,7 +1,5 @@
 """Fine-tune a head: `python -m jobs.finetune finetune.task=ner finetune.data.train=F …`."""
 
-from __future__ import annotations
-
 import shlex
 from contextlib import closing
 from pathlib import Path

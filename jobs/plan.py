@@ -1,7 +1,5 @@
 """Plan a run before money is spent: `python -m jobs.plan --config F [a.b=c …]`."""
 
-from __future__ import annotations
-
 from rich.console import Console
 
 from jobs.command import Verb, main

@@ -1,7 +1,5 @@
 """Predict with a fine-tuned head: `python -m jobs.predict predict.model=D predict.input=F`."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Text to shards: `python -m jobs.prepare --config F [a.b=c …]`."""
 
-from __future__ import annotations
-
 import functools
 from contextlib import closing
 

@@ -1,7 +1,5 @@
 """The main job: `python -m jobs.pretrain --config jobs/configs/demo.yaml [a.b=c …]`."""
 
-from __future__ import annotations
-
 from contextlib import closing
 
 from rich.console import Console

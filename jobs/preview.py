@@ -1,7 +1,5 @@
 """Look at a corpus: `python -m jobs.preview --config F [preview.samples=N …]`."""
 
-from __future__ import annotations
-
 from rich.console import Console
 
 from jobs.command import Verb, main

@@ -1,7 +1,5 @@
 """Make a registered version the champion: `python -m jobs.promote promote.version=3`."""
 
-from __future__ import annotations
-
 from rich.console import Console
 
 from jobs.command import Verb, main

@@ -1,7 +1,5 @@
 """Write a run's report: `python -m jobs.report RUN`."""
 
-from __future__ import annotations
-
 from rich.console import Console
 
 from jobs.command import RUN, Verb, main

@@ -1,7 +1,5 @@
 """List the runs of a storage folder: `python -m jobs.runs run.storage=runs`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from rich.console import Console

@@ -1,7 +1,5 @@
 """Make the sample data: `python -m jobs.sample --config jobs/configs/demo.yaml`."""
 
-from __future__ import annotations
-
 from rich.console import Console
 
 from jobs.command import RUN, Verb, main

@@ -5,8 +5,6 @@ the run and the verb. The same line submits again what failed, and the job goes 
 finished.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import logging

@@ -4,8 +4,6 @@ python -m jobs.torchrun --config F
 torchrun --nproc-per-node 8 -m jobs.torchrun --config F
 """
 
-from __future__ import annotations
-
 from contextlib import closing
 
 from rich.console import Console

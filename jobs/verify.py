@@ -1,7 +1,5 @@
 """Check corpora: `python -m jobs.verify --config F [train.shards=[FOLDER]]`."""
 
-from __future__ import annotations
-
 from rich.console import Console
 
 from jobs.command import RUN, Verb, main

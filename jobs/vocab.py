@@ -1,7 +1,5 @@
 """Train or check a vocabulary: `python -m jobs.vocab --config F [a.b=c …]`."""
 
-from __future__ import annotations
-
 from contextlib import closing
 
 from rich.console import Console

@@ -1,7 +1,5 @@
 """An action that a thread repeats while the main thread works."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

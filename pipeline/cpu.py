@@ -1,7 +1,5 @@
 """Memory and threads of processes that compute on CPUs, and the CPUs that there are."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import math

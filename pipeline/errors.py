@@ -1,7 +1,5 @@
 """Errors that the user can correct. Their messages say what is wrong, where, and what to do."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from pipeline.passwords import without_password

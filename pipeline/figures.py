@@ -1,7 +1,5 @@
 """Figures of matplotlib as text."""
 
-from __future__ import annotations
-
 import io
 
 from matplotlib.figure import Figure

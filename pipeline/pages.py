@@ -1,7 +1,5 @@
 """Pages of HTML."""
 
-from __future__ import annotations
-
 from importlib import resources
 from typing import Any
 

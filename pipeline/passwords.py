@@ -1,7 +1,5 @@
 """URLs as others may read them."""
 
-from __future__ import annotations
-
 import re
 
 

@@ -1,7 +1,5 @@
 """Where the files of a run are: the one place that knows the folder's layout."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from pathlib import Path
@@ -35,7 +33,7 @@ class RunPaths(NamedTuple):
     summary: Path
 
     @classmethod
-    def of(cls, config: Config) -> RunPaths:
+    def of(cls, config: Config) -> "RunPaths":
         """The layout of `run.storage`/`run.name`, with the places that the user chose instead."""
         run = storage_folder(config.run) / config.run.name
         shards = _folder(config.corpus.output, run / "shards")

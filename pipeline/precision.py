@@ -1,7 +1,5 @@
 """The device that a network computes on, and its precision there."""
 
-from __future__ import annotations
-
 import torch
 
 

@@ -1,7 +1,5 @@
 """Where work reports what it does. The command line writes it to a terminal or a log."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Protocol
 

@@ -1,7 +1,5 @@
 """Tables as text."""
 
-from __future__ import annotations
-
 Table = list[list[str]]
 """Rows of cells; the first row is the heading."""
 

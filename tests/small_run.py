@@ -1,7 +1,5 @@
 """A small run: its settings and data, and what a training leaves of it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

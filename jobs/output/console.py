@@ -1,7 +1,5 @@
 """The console of the verbs."""
 
-from __future__ import annotations
-
 import io
 import os
 import sys

@@ -1,7 +1,5 @@
 """What a run has learnt, for the terminal: loss curve, held-out sentences, scores."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Lines of a result in UTF-8: to standard output, or to a file that appears whole or not at all."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import sys

@@ -1,7 +1,5 @@
 """What `jobs.pretrain` prints before a run, and after it."""
 
-from __future__ import annotations
-
 import shlex
 
 from pipeline.paths import RunPaths

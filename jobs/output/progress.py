@@ -1,7 +1,5 @@
 """Progress on a terminal as one live line for each subject, elsewhere as a line now and then."""
 
-from __future__ import annotations
-
 import time
 
 from rich.console import Console

@@ -1,7 +1,5 @@
 """Samples as coloured text: words, masks and replacements."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from rich.text import Text

@@ -1,7 +1,5 @@
 """Tables on the terminal; nothing in them is cut off, as a path or figure would lose its use."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Calls on the cluster: each is a Ray task, none runs in the driver."""
 
-from __future__ import annotations
-
 import logging
 import math
 import queue

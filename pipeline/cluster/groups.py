@@ -1,7 +1,5 @@
 """Groups of Ray tasks that make a call together, as a process group of torch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple

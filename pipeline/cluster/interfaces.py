@@ -5,8 +5,6 @@ so that workers of other nodes cannot connect (`Gloo connectFullMesh failed`). R
 of each node that the others reach; its interface is the one to use.
 """
 
-from __future__ import annotations
-
 import os
 
 import psutil

@@ -1,7 +1,5 @@
 """What a worker of a group raises where the connection to another one breaks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

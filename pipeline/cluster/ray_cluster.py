@@ -1,7 +1,5 @@
 """The Ray cluster that a verb runs on: the one it was submitted to, or a local one."""
 
-from __future__ import annotations
-
 import atexit
 import logging
 import os

@@ -4,8 +4,6 @@ A Ray actor on the command's node calls functions there. Files are copied throug
 and from a folder in `run.scratch`, or the temporary folder, that stands for the run's folder here.
 """
 
-from __future__ import annotations
-
 import fcntl
 import functools
 import os

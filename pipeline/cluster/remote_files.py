@@ -1,7 +1,5 @@
 """Files of the command's node for `storage`, in processes on nodes that do not have them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,7 +67,7 @@ class _Files(AbstractFileSystem):
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
         self._disk.call(_locally, "makedirs", path, exist_ok=exist_ok)
 
-    def _open(self, path: str, mode: str = "rb", **given: Any) -> _OpenFile:
+    def _open(self, path: str, mode: str = "rb", **given: Any) -> "_OpenFile":
         return _OpenFile(self, path, mode, **given)
 
 

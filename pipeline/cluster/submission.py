@@ -1,7 +1,5 @@
 """A verb as a job of a Ray cluster: what is uploaded, what the job is called, and its log."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

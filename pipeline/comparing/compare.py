@@ -1,7 +1,5 @@
 """Fine-tunes checkpoints on a suite of tasks, and writes a report that compares them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What trials of several checkpoints over several tasks say: scores, differences, cost."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

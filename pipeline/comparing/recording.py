@@ -1,7 +1,5 @@
 """A comparison in MLflow."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A comparison as Markdown, as a page of HTML, and as JSON."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """Paired tests over examples: does one network answer them better than another?"""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

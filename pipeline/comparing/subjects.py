@@ -1,7 +1,5 @@
 """The checkpoints of a comparison, as Hugging Face folders."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

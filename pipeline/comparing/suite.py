@@ -1,7 +1,5 @@
 """The tasks of a comparison."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

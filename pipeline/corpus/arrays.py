@@ -1,7 +1,5 @@
 """Rows of different lengths laid end to end in one flat array: offsets and ranges."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -5,8 +5,6 @@ whatever is beside it. All others (Latin, kana, digits, emoji, combining marks) 
 WordPiece must encode as a whole.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Callable
 from typing import Any, NamedTuple

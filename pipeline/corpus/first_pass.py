@@ -3,8 +3,6 @@
 Each pass has a folder of its own in `_work`, and does not run again if its result is there.
 """
 
-from __future__ import annotations
-
 import json
 from functools import partial
 

@@ -1,7 +1,5 @@
 """What a preparation would read and do, and what is refused before it reads anything."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import unicodedata

@@ -5,8 +5,6 @@ leaves its shard and a record in `_work`. Both carry the fingerprint of inputs a
 manifest is written only when the records account for every work unit.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path

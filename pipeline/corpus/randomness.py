@@ -4,8 +4,6 @@ A number depends only on its key and counter, not on the worker that computes it
 that were computed before.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

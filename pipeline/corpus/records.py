@@ -4,8 +4,6 @@ Sentences and samples are stored as in Arrow: flat arrays with offsets, where ro
 values[offsets[i]:offsets[i + 1]].
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 

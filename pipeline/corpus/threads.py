@@ -1,7 +1,5 @@
 """Waiting for disks and object stores in many threads at once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar

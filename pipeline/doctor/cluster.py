@@ -1,7 +1,5 @@
 """All nodes of the cluster: each by itself, then together."""
 
-from __future__ import annotations
-
 import os
 import socket
 import time

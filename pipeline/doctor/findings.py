@@ -1,7 +1,5 @@
 """What the facts about nodes mean: pure functions from facts to findings."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import median

@@ -1,7 +1,5 @@
 """One node by itself: what it has, and whether it works. Runs as a Ray task on that node."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import platform

@@ -6,8 +6,6 @@ in one pass and keeps the offsets. Its format is a double-array trie of the UTF-
 and the replacements, each ended by a zero byte.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Mapping
 from typing import Any

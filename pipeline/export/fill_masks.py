@@ -1,7 +1,5 @@
 """What an export answers in place of masks: held-out samples, and a sentence of one's own."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, NamedTuple
 

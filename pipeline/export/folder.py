@@ -1,7 +1,5 @@
 """A checkpoint becomes a Hugging Face folder that needs only torch and transformers."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The cleaning of a corpus as normalisers of a tokenizer, as far as it changes characters."""
 
-from __future__ import annotations
-
 import functools
 import re
 import unicodedata

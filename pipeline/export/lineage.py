@@ -1,7 +1,5 @@
 """What an export or a head was made from, and how text must be cleaned for it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The model card of an export: what it was trained for, how it loads, what it does to text."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import transformers

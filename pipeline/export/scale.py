@@ -1,7 +1,5 @@
 """Embeddings of an export at the scale that fine-tuning expects."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -5,8 +5,6 @@ prediction and plain transformers see what pretraining saw, and offsets still co
 of the text as it was given.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

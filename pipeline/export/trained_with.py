@@ -1,7 +1,5 @@
 """The network and the vocabulary that weights of a checkpoint or an export were trained with."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NamedTuple
 

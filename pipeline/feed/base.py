@@ -1,7 +1,5 @@
 """What every feed offers: the micro-batches of any global step, made ahead in the background."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator

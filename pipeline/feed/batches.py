@@ -1,7 +1,5 @@
 """The feed of a training worker: the micro-batches of any global step."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial

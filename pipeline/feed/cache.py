@@ -1,7 +1,5 @@
 """A cache on the local disk for shards of object stores, with a size limit."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

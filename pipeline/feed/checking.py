@@ -1,7 +1,5 @@
 """Shards are compared with their manifests once, before training starts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Samples and their masks as padded batches."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Whether a run goes on in the data, and in the order, that it was trained with."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

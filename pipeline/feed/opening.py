@@ -1,7 +1,5 @@
 """The feeds that a run's settings describe."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 

@@ -5,8 +5,6 @@ samples gives an endless sequence of epochs, each a permutation of all n samples
 contain the end of one epoch and the start of the next: nothing is dropped or padded.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple

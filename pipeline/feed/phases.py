@@ -1,7 +1,5 @@
 """A run in phases: its later steps read samples of another length, from shards of their own."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """What token frequencies alone predict: the loss that a masked-language model has to beat."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Weights of shard folders: `PATH@WEIGHT`, and the shares of the samples that they give."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from fractions import Fraction
 from math import gcd, lcm

@@ -1,7 +1,5 @@
 """The disk that holds a run's folder, as seen by a process that may run on another node."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar

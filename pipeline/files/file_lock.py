@@ -1,7 +1,5 @@
 """A lock on a path of a local disk, between the processes of a machine."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os

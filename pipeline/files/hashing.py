@@ -1,7 +1,5 @@
 """Digests of values and files. Fingerprints hold them, so what is hashed must stay the same."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

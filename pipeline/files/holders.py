@@ -1,7 +1,5 @@
 """Holders of locks: which process holds one, and whether it is gone."""
 
-from __future__ import annotations
-
 import os
 import socket
 import time

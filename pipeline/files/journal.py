@@ -1,7 +1,5 @@
 """Records in a file, one JSON line each, that stay readable whatever ends the writer."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Iterable, Mapping

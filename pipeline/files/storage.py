@@ -1,7 +1,5 @@
 """Files on local disks and in object stores."""
 
-from __future__ import annotations
-
 import functools
 import json
 import os

@@ -1,7 +1,5 @@
 """Which paths of the settings are URLs."""
 
-from __future__ import annotations
-
 
 def is_url(path: str) -> bool:
     """Whether a path names a place in an object store, or on the web, and not on a local disk."""

@@ -1,7 +1,5 @@
 """What is refused before a fine-tuning starts: settings, and files that do not exist."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What is known of a fine-tuning before anything is trained, and what its result depends on."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, NamedTuple
 

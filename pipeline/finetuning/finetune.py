@@ -1,7 +1,5 @@
 """Fine-tuning: an export and task data become a scored Hugging Face folder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

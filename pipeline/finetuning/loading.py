@@ -1,7 +1,5 @@
 """Networks and tokenizers from Hugging Face folders, for a task."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Task networks on batches of features: logits, losses and inference."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple

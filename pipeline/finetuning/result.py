@@ -1,7 +1,5 @@
 """The result of a fine-tuning: the best point, and the head that is kept in the output folder."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The gradient of one batch: shares of workers, micro-batches, weights of labels."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

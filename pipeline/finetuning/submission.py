@@ -1,7 +1,5 @@
 """Answers as CLUE's benchmarks take them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import Any
 

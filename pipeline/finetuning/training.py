@@ -1,7 +1,5 @@
 """The training loop of a head: the recipe of `finetune`, and the best epoch kept."""
 
-from __future__ import annotations
-
 import copy
 import math
 import re

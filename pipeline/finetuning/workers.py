@@ -1,7 +1,5 @@
 """Workers that share a fine-tuning: each takes a part of every batch, gradients are added up."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -22,7 +20,7 @@ class Workers(NamedTuple):
     number: int = 1
 
     @classmethod
-    def of_process(cls) -> Workers:
+    def of_process(cls) -> "Workers":
         """Those of torch's process group; this process alone if there is none."""
         return cls(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else cls()
 

@@ -4,8 +4,6 @@ Rank 0 recorded for each step the number and a checksum of the samples that all 
 together. They are compared with the order that the settings of the newest checkpoint define.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 

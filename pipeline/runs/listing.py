@@ -1,7 +1,5 @@
 """The runs of a storage folder: how far each is, and why it stopped."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The folder of a model that a setting names: a folder, its URL, or a registered version."""
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The report on a run: one HTML page with its curves, its faults, and where its time went."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ store has and this node does not, works on the local folder, and uploads what ha
 seconds and at its end. One that only reads the run downloads without the lock.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

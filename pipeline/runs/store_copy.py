@@ -5,8 +5,6 @@ and deleted before them. So a checkpoint that has its marker in the store is who
 needed there.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

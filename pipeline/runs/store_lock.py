@@ -1,7 +1,5 @@
 """The lock of a run in its object store: one command at a time works on the run."""
 
-from __future__ import annotations
-
 import json
 import logging
 import threading

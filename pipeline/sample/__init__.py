@@ -9,8 +9,6 @@ named-entity training set: the model may see that text, without labels, while it
 days are in neither, and give the named-entity dev and test sets.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """The tagged month: lines of `word/tag  word/tag …` to documents, sentences and entity labels."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence

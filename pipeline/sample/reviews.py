@@ -1,7 +1,5 @@
 """Product reviews to sentiment data."""
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Iterable, Sequence

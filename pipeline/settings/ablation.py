@@ -1,7 +1,5 @@
 """Settings of an ablation: runs that differ in what is to be compared."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Any
 

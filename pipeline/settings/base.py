@@ -1,7 +1,5 @@
 """What all setting groups share: the base class and the types of common values."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

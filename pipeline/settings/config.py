@@ -1,7 +1,5 @@
 """All settings of a run, composed of the groups of this folder."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationInfo, model_validator
@@ -60,7 +58,7 @@ class Config(Settings):
         return in_steps(values) if isinstance(values, dict) else values
 
     @model_validator(mode="after")
-    def _check(self, info: ValidationInfo) -> Config:
+    def _check(self, info: ValidationInfo) -> "Config":
         """Settings of different groups that contradict each other."""
         if info.context == ACCEPTED:
             return self

@@ -1,7 +1,5 @@
 """Settings of the corpus: cleaning, duplicates, pairs, masks, shards, and the sample data."""
 
-from __future__ import annotations
-
 import codecs
 from typing import Annotated, Any, Literal
 
@@ -102,7 +100,7 @@ class CleaningSettings(Settings):
         return {**WEB, **values} if web else values
 
     @model_validator(mode="after")
-    def _check_pairs(self) -> CleaningSettings:
+    def _check_pairs(self) -> "CleaningSettings":
         if bool(self.good_text) != bool(self.max_perplexity):
             raise ValueError("good_text and max_perplexity need each other")
         if self.max_flagged and not self.flagged_words:
@@ -202,7 +200,7 @@ class MaskingSettings(Settings):
     """Mask up to this many words in a row (1: single words; n is drawn with weight 1/n)."""
 
     @model_validator(mode="after")
-    def _check_shares(self) -> MaskingSettings:
+    def _check_shares(self) -> "MaskingSettings":
         if self.mask_share + self.random_share > 1.0:
             raise ValueError("mask_share + random_share must not exceed 1")
         return self
@@ -260,7 +258,7 @@ class CorpusSettings(Settings):
     max_bad_share: Share = 0.5
     """Stop when a larger share of the input bytes is unreadable or of the documents malformed."""
 
-    def of_shards(self) -> CorpusSettings:
+    def of_shards(self) -> "CorpusSettings":
         """Those that shards depend on: if training draws the masks, shards hold none."""
         if self.masking.mode == "static":
             return self

@@ -1,7 +1,5 @@
 """Which keys of DeepSpeed's configuration (`engine.deepspeed`) a user may set."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Settings of what happens when something fails during training."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

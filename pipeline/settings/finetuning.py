@@ -1,7 +1,5 @@
 """Settings of fine-tuning and of predicting with what it made."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator

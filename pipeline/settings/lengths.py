@@ -1,7 +1,5 @@
 """Lengths that are written as `N tokens`, turned into optimizer steps."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Settings that have no effect without others: they are refused, not ignored."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

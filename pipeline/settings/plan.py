@@ -1,7 +1,5 @@
 """Settings of `jobs.plan`: the machine that a run would have."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from pipeline.settings.base import AboveZero, NotNegative, Positive, Settings, Share

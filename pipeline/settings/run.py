@@ -1,7 +1,5 @@
 """Settings of a run as a whole: its folder, and where MLflow records it."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated
 

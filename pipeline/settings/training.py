@@ -1,7 +1,5 @@
 """Settings of pretraining: network, steps, optimizer, DeepSpeed and workers."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -133,7 +131,7 @@ class TrainSettings(Settings):
     """Change the weights of `init_from` to fit this vocabulary, depth and width (a multiple)."""
 
     @model_validator(mode="after")
-    def _check(self) -> TrainSettings:
+    def _check(self) -> "TrainSettings":
         if self.init_adapt and (self.init_state != "weights" or not self.init_from):
             raise ValueError(
                 "train.init_adapt needs train.init_from, and train.init_state=weights: the state "
@@ -220,7 +218,7 @@ class EngineSettings(Settings):
         return stage
 
     @model_validator(mode="after")
-    def _compiled_whole(self) -> EngineSettings:
+    def _compiled_whole(self) -> "EngineSettings":
         if self.compile and self.zero_stage == 3:
             raise ValueError(
                 "engine.compile needs zero_stage 1 or 2: in stage 3 DeepSpeed gathers weights "
@@ -252,7 +250,7 @@ class ScalingSettings(Settings):
     """Seconds to wait for nodes that the cluster starts by itself; 0: refuse what lacks nodes."""
 
     @model_validator(mode="after")
-    def _check(self) -> ScalingSettings:
+    def _check(self) -> "ScalingSettings":
         low, high = self.min_workers, self.max_workers
         mistakes = []
         if (low is None) != (high is None):

@@ -1,7 +1,5 @@
 """Speed and memory of one worker, measured shortly with the real network, engine and optimizer."""
 
-from __future__ import annotations
-
 import time
 from typing import Any, NamedTuple
 

@@ -4,8 +4,6 @@ Nothing is measured here. Each formula stands in the docstring of its function; 
 them with their numbers.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

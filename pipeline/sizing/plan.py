@@ -1,7 +1,5 @@
 """The plan of a run: memory, time, cost and disk."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import partial

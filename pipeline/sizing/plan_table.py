@@ -1,7 +1,5 @@
 """A plan as a table, and how it compares with what happened."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median

@@ -10,8 +10,6 @@ All runs are scored on the held-out samples of the first variant, whose masks ar
 `preparing.HELDOUT_MASKS`: so losses of runs with different training masks can be compared.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """What the runs of an ablation reached, as a table."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple

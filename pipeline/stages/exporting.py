@@ -1,7 +1,5 @@
 """The stage that makes an export of the best checkpoint and registers it."""
 
-from __future__ import annotations
-
 from pipeline.export import folder as exports
 from pipeline.files.storage import read_note, write_json
 from pipeline.paths import RunPaths

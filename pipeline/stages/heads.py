@@ -1,7 +1,5 @@
 """The stage that fine-tunes heads from the export, and records and registers them."""
 
-from __future__ import annotations
-
 from pipeline.errors import TrackingError
 from pipeline.finetuning.checks import check, check_files
 from pipeline.finetuning.result import FinetuneResult

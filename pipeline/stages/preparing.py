@@ -1,7 +1,5 @@
 """The stages before pretraining: sample, vocabulary and shards."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from shlex import quote
 

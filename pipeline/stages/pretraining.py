@@ -1,7 +1,5 @@
 """The stage that trains: the workers, the MLflow run that records them, pictures and the report."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path

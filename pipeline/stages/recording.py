@@ -1,7 +1,5 @@
 """A fine-tuned head in MLflow: its run with scores and pictures, and its registered version."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Exports and heads in the registry, with their origin and their scores."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 from typing import Any

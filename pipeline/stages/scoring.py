@@ -1,7 +1,5 @@
 """Held-out scores of checkpoints and exports, also of a run that is still training."""
 
-from __future__ import annotations
-
 import math
 import os
 import time

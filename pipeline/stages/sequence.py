@@ -3,8 +3,6 @@
 A stage whose result is there and still valid is skipped. The verbs run single stages.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Which code a version was made with."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

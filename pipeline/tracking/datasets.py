@@ -1,7 +1,5 @@
 """What a run reads, as MLflow shows it: the data sets of the run."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from pathlib import Path

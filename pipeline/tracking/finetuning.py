@@ -1,7 +1,5 @@
 """What MLflow records of a fine-tuning."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

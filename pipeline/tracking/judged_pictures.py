@@ -1,7 +1,5 @@
 """Pictures of how a head answers: a confusion matrix, and confidence against accuracy."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

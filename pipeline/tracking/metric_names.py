@@ -14,8 +14,6 @@ The names in `metrics.jsonl` have no groups.
 | attention_entropy, dead_units | of each layer (`pipeline/training/measure/activity.py`) |
 """
 
-from __future__ import annotations
-
 import re
 import time
 

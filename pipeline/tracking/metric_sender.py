@@ -1,7 +1,5 @@
 """Metrics to MLflow, in the background: an outage of the server cannot stop a run."""
 
-from __future__ import annotations
-
 import logging
 import os
 import queue

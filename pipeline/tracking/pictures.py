@@ -1,7 +1,5 @@
 """Pictures of a run's history: the loss curve and LAMB's trust ratios."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import warnings

@@ -4,8 +4,6 @@ Each is a model that MLflow loads and serves without this repository. A new vers
 `candidate`; `champion` moves to it only if it is better on the same data.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import json

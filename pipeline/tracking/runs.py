@@ -1,7 +1,5 @@
 """MLflow runs: their start, resumption and end, and where they are shown."""
 
-from __future__ import annotations
-
 import logging
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """The store of MLflow: its address, whether it answers, and what its failures mean."""
 
-from __future__ import annotations
-
 import logging
 import os
 import socket

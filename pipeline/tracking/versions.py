@@ -1,7 +1,5 @@
 """Versions in the model registry: what they are judged by, and which one is `champion`."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple

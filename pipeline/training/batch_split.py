@@ -1,7 +1,5 @@
 """How a global batch is split into workers, micro-batches and accumulation steps."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from pipeline.errors import ConfigError

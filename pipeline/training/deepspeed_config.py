@@ -1,7 +1,5 @@
 """DeepSpeed's configuration, derived from our settings."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

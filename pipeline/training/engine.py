@@ -1,7 +1,5 @@
 """The DeepSpeed engine: precision, ZeRO, and our optimizer bound to it."""
 
-from __future__ import annotations
-
 import logging
 import os
 import warnings

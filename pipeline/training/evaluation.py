@@ -1,7 +1,5 @@
 """Held-out evaluation: masked tokens, whole words and next sentences on fixed masks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from itertools import chain, repeat
 

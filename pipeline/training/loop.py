@@ -4,8 +4,6 @@ Ray Train, torchrun or a single process starts it with a `Context`; everything e
 in the settings and in the run folder.
 """
 
-from __future__ import annotations
-
 import math
 from contextlib import ExitStack
 from pathlib import Path

@@ -1,7 +1,5 @@
 """MLM + NSP as one loss whose gradient does not depend on how a global batch was split."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """What ranks do together: one acts for all, and all agree or add up."""
 
-from __future__ import annotations
-
 import logging
 import uuid
 from collections.abc import Callable

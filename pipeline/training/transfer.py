@@ -1,7 +1,5 @@
 """Copies from host memory to a device that do not wait for the device."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

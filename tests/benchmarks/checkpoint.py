@@ -15,8 +15,6 @@ checkpoint, and makes steps until it is complete. Shown are medians over the tur
 Every other turn saves nothing: what the "lost" time of such a turn shows is the noise.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import json

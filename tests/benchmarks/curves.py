@@ -7,8 +7,6 @@ checkpoint, continues from it on 1 and on 4 workers, and compares these with the
 weights too.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil

@@ -13,8 +13,6 @@ With `--units`, a folder with the records of so many units is made, and the driv
 to notice that a corpus is up to date and to resume is measured.
 """
 
-from __future__ import annotations
-
 import argparse
 import collections
 import json

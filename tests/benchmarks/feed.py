@@ -4,8 +4,6 @@ All figures are medians of CPU time on one core. The corpus is random, with the 
 Chinese prose; `--shards FOLDER` reads a prepared one instead.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

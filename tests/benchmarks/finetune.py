@@ -8,8 +8,6 @@ as fast and less is faster. `Trainer` runs twice: with its random batches, and w
 examples of similar length, which are what this project makes.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

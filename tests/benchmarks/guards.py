@@ -8,8 +8,6 @@ does for its guards: after each step, at each logged step, and at each checkpoin
 are looked at (one in 100 steps). Medians of 20.
 """
 
-from __future__ import annotations
-
 import statistics
 import sys
 import time

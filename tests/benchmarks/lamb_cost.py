@@ -9,8 +9,6 @@ the ratios to the first one in the same round, in CPU seconds of the process for
 the clock.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

@@ -11,8 +11,6 @@ difference of a weight, relative to the largest weight, after the given numbers 
 parameter; `adamw` shows what stage and precision alone do.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import itertools

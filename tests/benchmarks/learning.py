@@ -19,8 +19,6 @@ Runs that are there are kept, so the command goes on after an interruption. It p
 writes them to `FOLDER/learning.json` and `FOLDER/learning.png`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

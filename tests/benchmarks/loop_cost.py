@@ -8,8 +8,6 @@ clock and in CPU seconds of the process with all its threads. Evaluation and che
 counted. What Ray's other processes use meanwhile is shown separately.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -55,13 +53,13 @@ class Spent(NamedTuple):
     ray: float
 
     @classmethod
-    def now(cls) -> Spent:
+    def now(cls) -> "Spent":
         driver_process = psutil.Process().parent().parent()  # of the raylet
         others = [p for p in driver_process.children(recursive=True) if p.pid != os.getpid()]
         ray = sum(sum(_cpu_times(process)[:2]) for process in others)
         return cls(time.perf_counter(), time.process_time(), ray)
 
-    def since(self, other: Spent) -> Spent:
+    def since(self, other: "Spent") -> "Spent":
         return Spent(*(now - then for now, then in zip(self, other, strict=True)))
 
 

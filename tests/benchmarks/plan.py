@@ -5,8 +5,6 @@
 Each run is a process of its own. Memory is its resident peak.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

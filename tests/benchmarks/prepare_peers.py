@@ -3,8 +3,6 @@
 Neither writes its samples here, so both seem faster than they are.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import random

@@ -6,8 +6,6 @@ Each panel becomes a picture of what its expressions return, in the board's own 
 without data says so: the board then asks for what nobody publishes.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

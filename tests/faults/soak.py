@@ -7,8 +7,6 @@ Its losses and weights are compared with those of a run that nobody disturbed, w
 audited, and its goodput is printed with the lost time by cause.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -69,7 +67,7 @@ class Cluster:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="soak"))
 
-    def __enter__(self) -> Cluster:
+    def __enter__(self) -> "Cluster":
         self._local("start", "--nodes", "3", "--cpus", "1")
         return self
 

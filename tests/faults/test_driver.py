@@ -1,7 +1,5 @@
 """The command is killed or asked to stop; the same one goes on in the same MLflow run."""
 
-from __future__ import annotations
-
 import os
 import pty
 import signal

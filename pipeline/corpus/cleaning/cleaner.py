@@ -1,7 +1,5 @@
 """Text to clean text in steps; each step is a setting, and counts the texts that it changes."""
 
-from __future__ import annotations
-
 import functools
 import re
 import unicodedata

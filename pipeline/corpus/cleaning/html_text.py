@@ -1,7 +1,5 @@
 """HTML to its text: tags, comments and scripts go, entities are decoded."""
 
-from __future__ import annotations
-
 import html
 import re
 

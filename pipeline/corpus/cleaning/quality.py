@@ -5,8 +5,6 @@ CCNet (Wenzek et al. 2020, language and perplexity), where characters stand for 
 `settings.corpus.WEB` has the thresholds for Chinese.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math
@@ -48,7 +46,7 @@ class Named(NamedTuple):
     """The contents of the files that the settings name; None where they name no file."""
 
     flagged: re.Pattern[str] | None
-    good: CharacterModel | None
+    good: "CharacterModel | None"
 
 
 def versions(settings: CleaningSettings) -> tuple[str, ...]:

@@ -1,7 +1,5 @@
 """Compressed files as iterators of bytes."""
 
-from __future__ import annotations
-
 import bz2
 import functools
 import itertools

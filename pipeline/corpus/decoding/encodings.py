@@ -1,7 +1,5 @@
 """The encoding of a text file: its byte-order mark, what `corpus.encoding` names, or a guess."""
 
-from __future__ import annotations
-
 import codecs
 import functools
 import re

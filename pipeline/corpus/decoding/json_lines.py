@@ -1,7 +1,5 @@
 """JSON whose objects stand in an array, or go on over several lines, as one object a line."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Text of a known encoding as characters or as UTF-8, also where other files were joined to it."""
 
-from __future__ import annotations
-
 import codecs
 import contextlib
 import itertools

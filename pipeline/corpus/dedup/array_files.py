@@ -1,7 +1,5 @@
 """Arrays in files, on local disks and in object stores."""
 
-from __future__ import annotations
-
 import io
 from typing import Any
 

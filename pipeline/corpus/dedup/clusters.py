@@ -1,7 +1,5 @@
 """Clusters of equal hashes and connected components: pure functions of arrays."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

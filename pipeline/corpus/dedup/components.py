@@ -10,8 +10,6 @@ files (`exchange`):
 A group sends each hash once, so no part grows with the number of equal documents in a group.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 

@@ -4,8 +4,6 @@ A task writes one file; the tasks of the next stage read their part of each file
 more memory than its own parts, and the driver passes only names on.
 """
 
-from __future__ import annotations
-
 import itertools
 import shutil
 from collections.abc import Iterable, Iterator, Sequence

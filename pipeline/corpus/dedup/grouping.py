@@ -16,8 +16,6 @@ chunks (`partition`) and exchange data through files (`exchange`):
     finish    a group    writes the marks of its chunks and its part of the report
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 

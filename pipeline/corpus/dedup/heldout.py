@@ -1,7 +1,5 @@
 """Held-out documents that also stand in the training text, found by hashes of cleaned text."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 

@@ -16,8 +16,6 @@ paragraphs are decided. In each turn at least the first undecided document is de
     decide    a group    marks repeated paragraphs, and decides on documents
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -4,8 +4,6 @@ The first pass over the corpus signs every chunk (`signatures`), `grouping` comp
 and writes the marks, and the second pass reads the marks of its own chunk.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple

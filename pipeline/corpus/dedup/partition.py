@@ -5,8 +5,6 @@ are divided into parts by value. Documents and compared lines are numbered in th
 inputs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 

@@ -4,8 +4,6 @@ Near duplicates are found with MinHash and locality-sensitive hashing (Broder 19
 datatrove's 5-grams and 14 bands of 8.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 import unicodedata

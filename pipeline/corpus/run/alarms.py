@@ -1,7 +1,5 @@
 """Whether training can work on the samples of a corpus: shares, and what is wrong with them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple

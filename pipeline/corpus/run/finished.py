@@ -4,8 +4,6 @@ A worker records each result in a file of its own, so that it outlives the drive
 gathers many of them into one file, so that a later start need not read a file for each chunk.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from pydantic import ValidationError

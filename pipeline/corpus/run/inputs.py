@@ -1,7 +1,5 @@
 """The files to train on and those that are held out, with no file in both."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence

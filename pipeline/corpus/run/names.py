@@ -3,8 +3,6 @@
 Most hold the numbers of a unit and a chunk, so they sort in the order of the inputs.
 """
 
-from __future__ import annotations
-
 import re
 
 END = -1

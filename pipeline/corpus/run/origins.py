@@ -1,7 +1,5 @@
 """Where the documents of samples come from: the inputs are read again to find them."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 

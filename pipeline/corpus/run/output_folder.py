@@ -4,8 +4,6 @@ A folder is ours if it is empty, or if its manifest and the claim of its unfinis
 files in it. The claim is written before the first shard, and deleted after the manifest is written.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """One pass over the work units of a corpus: what is not finished yet is done."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple

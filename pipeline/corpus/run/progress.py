@@ -1,7 +1,5 @@
 """Progress of a preparation: documents and megabytes a second, and the time left."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 

@@ -8,8 +8,6 @@ because its records also let it go on after a crash. A stream passes its chunks 
 decompresses it to others; there Ray Data bounds what piles up between the two.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import itertools

@@ -1,7 +1,5 @@
 """The sums of the results of a preparation; only a few numbers of each chunk are held."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple

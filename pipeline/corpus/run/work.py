@@ -1,7 +1,5 @@
 """Work units to finished chunks: each chunk is read, worked on and recorded. Runs in workers."""
 
-from __future__ import annotations
-
 import json
 import traceback
 from collections import Counter
@@ -48,7 +46,7 @@ class Job(NamedTuple):
     fingerprint: str
     tags: dict[str, str]
     """Metadata for the schema of every shard."""
-    work: Callable[[Job, Chunk], Result]
+    work: Callable[["Job", Chunk], Result]
     """The function that is called with each chunk: `make_shard` or `sign_chunk`."""
     marks: str = ""
     """Folder of the marks of duplicates; empty if none are dropped."""

@@ -5,8 +5,6 @@ gives it. A span of other characters (see `characters`) goes through WordPiece o
 remembered.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 from collections import Counter

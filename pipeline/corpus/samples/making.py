@@ -1,7 +1,5 @@
 """The documents of a chunk to samples: sentences, words, token ids, pairs, masks."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple

@@ -10,8 +10,6 @@ Every random number is a hash of (sample key, position in the sample), so the ma
 depend neither on the worker that draws them nor on the other samples in the batch.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import NamedTuple
 

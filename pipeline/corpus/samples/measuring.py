@@ -1,7 +1,5 @@
 """Counts of samples by which a preparation judges whether training can work on them."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Sentences to samples `[CLS] A [SEP] B [SEP]`, as BERT's create_pretraining_data makes them."""
 
-from __future__ import annotations
-
 from bisect import bisect_left, bisect_right
 from random import Random
 

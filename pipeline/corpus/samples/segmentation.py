@@ -6,8 +6,6 @@ them on a corpus), 16 times as fast. To add a segmenter, register an entry point
 none, and returns a `Segmenter`.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import importlib.metadata

@@ -1,7 +1,5 @@
 """The ends of the sentences of a Chinese text."""
 
-from __future__ import annotations
-
 import re
 
 CLOSERS = "”’」』）)】》〉\"'"

@@ -1,7 +1,5 @@
 """Extra words for a segmenter, in jieba's format: `word [frequency] [tag]` on each line."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Reading and checking a vocabulary, and the tokenizer over it."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections import Counter

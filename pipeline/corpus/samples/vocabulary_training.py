@@ -1,7 +1,5 @@
 """Training a WordPiece vocabulary on the input text."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

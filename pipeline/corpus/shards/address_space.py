@@ -14,8 +14,6 @@ This assumes that
 `ShardFolder` checks offsets before it uses them, and copies shards that end too early.
 """
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np
@@ -38,7 +36,7 @@ class AddressRange:
         self.low, self.high = low, high
         self._views: dict[tuple[int, str], NDArray] = {}
 
-    def including(self, low: int, high: int) -> AddressRange:
+    def including(self, low: int, high: int) -> "AddressRange":
         """The range that covers this one and other memory."""
         low = low // PAGE * PAGE
         if self.low <= low and high <= self.high:

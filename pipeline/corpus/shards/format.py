@@ -1,7 +1,5 @@
 """The files of a corpus folder: shards, which are Arrow IPC files of samples, and the manifest."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter

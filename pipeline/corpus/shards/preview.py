@@ -1,7 +1,5 @@
 """Choosing samples of a corpus to be shown, and their tokens and masks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 The columns are read by address; `address_space` says what that assumes.
 """
 
-from __future__ import annotations
-
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """The figures of a corpus, from its manifests and samples."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

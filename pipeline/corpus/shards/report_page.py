@@ -1,7 +1,5 @@
 """The report on a corpus as JSON, as one HTML page, and as lines for a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """One shard file: mapping it, and comparing it with the manifest."""
 
-from __future__ import annotations
-
 import hashlib
 from contextlib import suppress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Checking a corpus folder against its manifest and the laws of samples and masks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 

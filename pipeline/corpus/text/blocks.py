@@ -3,8 +3,6 @@
 Also what a block is, and where records of each format end.
 """
 
-from __future__ import annotations
-
 import codecs
 import re
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 A value that is no text stays what it is, as in `tables`.
 """
 
-from __future__ import annotations
-
 import csv
 import functools
 import itertools
@@ -87,7 +85,7 @@ def _text_or_bytes(field: str) -> str | bytes:
     return field.encode("utf-8", "mark_bad") if BAD in field else field
 
 
-def _next_row(lines: _Lines, readers: list[Iterator[list[str]]], width: int) -> list[str] | None:
+def _next_row(lines: "_Lines", readers: list[Iterator[list[str]]], width: int) -> list[str] | None:
     """The next record; None: a quote in it is not closed.
 
     Args:
@@ -113,7 +111,7 @@ def _next(records: Iterator[list[str]]) -> list[str] | None:
         return None
 
 
-def _delimiter(lines: _Lines, form: str, text_field: str) -> tuple[str, bool]:
+def _delimiter(lines: "_Lines", form: str, text_field: str) -> tuple[str, bool]:
     """The delimiter that a first line `sep=…` names, else one that the header shows.
 
     Also whether a space follows each delimiter of the header, which then is no part of a field.
@@ -147,7 +145,7 @@ class _Lines:
         self._quotes = False
         """Whether the writer of the file quotes fields where needed: no quote is a stray one."""
 
-    def __iter__(self) -> _Lines:
+    def __iter__(self) -> "_Lines":
         return self
 
     def __next__(self) -> str:

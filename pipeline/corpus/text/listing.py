@@ -1,7 +1,5 @@
 """The files behind an input: a file, a folder or a glob, on a local disk or in an object store."""
 
-from __future__ import annotations
-
 import heapq
 import itertools
 import os

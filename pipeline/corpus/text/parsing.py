@@ -3,8 +3,6 @@
 Nothing is replaced silently: what can't be read becomes a `Drop` with its place.
 """
 
-from __future__ import annotations
-
 import codecs
 import functools
 import re

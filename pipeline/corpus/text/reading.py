@@ -1,7 +1,5 @@
 """Work units to chunks: blocks of whole records, the text of one shard in each chunk."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Iterator
 from typing import IO, NamedTuple

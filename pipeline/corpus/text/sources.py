@@ -1,7 +1,5 @@
 """Which input files a corpus is made of: their names, kinds, sizes and signatures."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

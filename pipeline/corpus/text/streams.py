@@ -1,7 +1,5 @@
 """A file as a stream of text from its start: decompressed, in a codec that its first bytes show."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Iterator

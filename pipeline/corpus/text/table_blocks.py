@@ -1,7 +1,5 @@
 """Tables to blocks of rows, of which each holds the values of the text column."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 

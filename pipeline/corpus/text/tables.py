@@ -4,8 +4,6 @@ A value that is no text stays what it is, so that the parser can drop it with it
 not decodable, any other object is not a string.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 

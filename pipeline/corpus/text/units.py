@@ -6,8 +6,6 @@ that must be read from its start (compressed, CSV, UTF-16 and its like) and may 
 shard is a unit by itself.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 from collections.abc import Sequence

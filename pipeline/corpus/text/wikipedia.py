@@ -3,8 +3,6 @@
 The parser comes with the extra `wiki`. Without it a dump is refused; other formats do not need it.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 import xml.etree.ElementTree

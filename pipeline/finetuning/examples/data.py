@@ -1,7 +1,5 @@
 """The examples of a task, and what is wrong with them."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import random

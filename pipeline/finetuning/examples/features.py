@@ -1,7 +1,5 @@
 """Features, the inputs of the network that are made from examples, and batches of them."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple

@@ -13,8 +13,6 @@ blank line between sentences; for other tasks as `.tsv` |
 Each may be compressed. What a record of a kind of task is, `Task.published` says.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """What is to be predicted: lines of text or JSON, or the records of a table or a published file."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 

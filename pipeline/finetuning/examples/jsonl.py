@@ -1,7 +1,5 @@
 """Lines of JSON, read and written, and objects with the keys that a task needs."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

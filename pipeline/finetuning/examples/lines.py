@@ -1,7 +1,5 @@
 """Lines of files, plain or compressed, each with its place for messages."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 from collections.abc import Iterable, Iterator

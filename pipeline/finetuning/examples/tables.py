@@ -1,7 +1,5 @@
 """Tables with task data: their rows, and whether the first line names the columns."""
 
-from __future__ import annotations
-
 import csv
 import itertools
 import re

@@ -1,7 +1,5 @@
 """The file of a task: its good examples, and what is wrong with the others."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -32,7 +30,7 @@ class DataMistakes(NamedTuple):
     """What was done with the data."""
 
     @classmethod
-    def none(cls) -> DataMistakes:
+    def none(cls) -> "DataMistakes":
         return cls([], [], [])
 
 

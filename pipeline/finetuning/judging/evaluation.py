@@ -1,7 +1,5 @@
 """Answers of a task network for a data set, and their scores."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,7 +17,7 @@ class Dataset(NamedTuple):
     features: list[Feature]
 
     @classmethod
-    def of(cls, task: Task, examples: list[Example], setup: TaskSetup) -> Dataset:
+    def of(cls, task: Task, examples: list[Example], setup: TaskSetup) -> "Dataset":
         """Reduce the targets to what gives tokens, and encode the examples."""
         examples = task.visible(examples, setup)
         return cls(examples, task.features(examples, setup) if examples else [])

@@ -5,8 +5,6 @@ The score of a task is a ratio of sums over its examples: of hits and examples f
 each example, which is what paired tests over examples need (`significance`).
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple

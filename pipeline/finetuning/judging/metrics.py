@@ -1,7 +1,5 @@
 """Scores of the tasks, at most 1; the first one of a task chooses the best epoch."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher

@@ -5,8 +5,6 @@ or `pipeline` of its own. The name has a hash of the modules: Python imports a n
 program with heads of two versions of this code would run all of them with that of the first.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator

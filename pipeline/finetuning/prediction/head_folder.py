@@ -1,7 +1,5 @@
 """The folder that fine-tuning makes: a Hugging Face folder with `results.json`."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Predictions of a fine-tuned head for lines of JSON or plain text, and for examples."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -35,7 +33,7 @@ class Head(TaskNetwork):
     """
 
     @classmethod
-    def load(cls, folder: str) -> Head:
+    def load(cls, folder: str) -> "Head":
         """The head in a folder. Raises ExportError for one that fine-tuning did not make."""
         torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
         results = read_results(Path(folder))

@@ -1,7 +1,5 @@
 """Predictions for a large input: Ray Data streams its blocks through workers that hold the head."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator, Mapping

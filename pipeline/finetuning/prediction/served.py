@@ -1,7 +1,5 @@
 """A head as MLflow serves it: rows of texts in, rows of answers out."""
 
-from __future__ import annotations
-
 import threading
 from typing import Any
 

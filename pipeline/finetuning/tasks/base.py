@@ -3,8 +3,6 @@
 Logits reach the loss as [..., K] with targets [...]; a target of -100 is not counted.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence

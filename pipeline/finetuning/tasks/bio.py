@@ -1,7 +1,5 @@
 """BIO labels: from other schemes, the best valid sequence, and the entities that it contains."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Values in the records of task data: lists in cells, numbers, labels in order."""
 
-from __future__ import annotations
-
 import json
 import re
 import unicodedata

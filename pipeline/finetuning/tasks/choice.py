@@ -1,7 +1,5 @@
 """Multiple choice: which of several answers fits the context and the question."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from typing import Any, ClassVar

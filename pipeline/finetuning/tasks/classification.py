@@ -1,7 +1,5 @@
 """A label for a text, or for a pair of texts."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Named entities: a BIO label for every word."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections import Counter

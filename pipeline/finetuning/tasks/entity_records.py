@@ -1,7 +1,5 @@
 """Entities in published records, given by their places in the text."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from pipeline.errors import TaskError

@@ -1,7 +1,5 @@
 """Words of a sentence as tokens, in windows that the network can take."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from transformers import PreTrainedTokenizerBase

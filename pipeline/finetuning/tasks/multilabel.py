@@ -1,7 +1,5 @@
 """Any number of labels for a text."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """A number for a text, or for a pair of texts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """Answer spans: which characters of a context answer the question."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from typing import Any, ClassVar

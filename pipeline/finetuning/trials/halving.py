@@ -1,7 +1,5 @@
 """Asynchronous successive halving of trials by Ray Tune (ASHA, arXiv 1810.05934)."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Fine-tunings on the cluster: each trial is a Ray task, none runs in the driver."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The trials of fine-tunings: which there are, how they run, and what became of them."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Trials of a grid, what their scores say together, and which head is kept."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +35,7 @@ class Score:
     """Standard deviation over the seeds (divided by their number − 1); None for one seed."""
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Score:
+    def of(cls, values: Sequence[float]) -> "Score":
         return cls(mean(values), stdev(values) if len(values) > 1 else None)
 
     def __str__(self) -> str:

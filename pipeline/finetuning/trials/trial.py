@@ -4,8 +4,6 @@ A trial's folder is named by a hash of all that shapes it and appears whole or n
 trial that is finished is never repeated.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import time

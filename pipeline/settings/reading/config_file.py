@@ -1,7 +1,5 @@
 """Settings from YAML files and `a.b=c` arguments; all mistakes in one `ConfigError`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The type of a setting, by its place among the groups."""
 
-from __future__ import annotations
-
 import types
 import typing
 from collections.abc import Sequence

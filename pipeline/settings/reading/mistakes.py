@@ -1,7 +1,5 @@
 """What is wrong with settings, in plain words instead of pydantic's."""
 
-from __future__ import annotations
-
 import difflib
 import typing
 from collections.abc import Sequence

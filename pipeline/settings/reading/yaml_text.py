@@ -3,8 +3,6 @@
 PyYAML has the numbers of YAML 1.1: 1e-3 is text, 010 is 8, 1:30 is 90, and 2026-01-02 is a date.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

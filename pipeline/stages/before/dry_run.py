@@ -1,7 +1,5 @@
 """What a training job would do, as `--dry-run` prints it."""
 
-from __future__ import annotations
-
 import json
 
 from pipeline.corpus.shards import format as shards

@@ -1,7 +1,5 @@
 """How long a run will take on this machine, from a short measurement before it begins."""
 
-from __future__ import annotations
-
 import os
 import time
 

@@ -1,7 +1,5 @@
 """Shards and weights that the settings name and no stage makes: what can be refused early."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is wrong with a training job is refused before it starts."""
 
-from __future__ import annotations
-
 import os
 from itertools import chain
 

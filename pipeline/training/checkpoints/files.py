@@ -12,8 +12,6 @@ Only a complete checkpoint counts. It is written under a temporary name and then
 one is set aside as `damaged_checkpoint_000123` when a run starts, and counts no more.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import json

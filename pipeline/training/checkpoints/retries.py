@@ -1,7 +1,5 @@
 """What is tried again while the storage fails."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from typing import TypeVar

@@ -5,8 +5,6 @@ them, each rank copies its own parts from all files. So the layout that saved a 
 matter, and the same layout continues bit for bit. No file is a pickle.
 """
 
-from __future__ import annotations
-
 from argparse import Namespace
 from pathlib import Path
 from typing import Any

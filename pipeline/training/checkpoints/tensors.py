@@ -6,8 +6,6 @@ the shapes of the whole parameters. Together the files hold every element once, 
 it needs from them, whatever layout they were written with.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -6,8 +6,6 @@ each other the hashes, and rank 0 completes the checkpoint and deletes old ones.
 process group of their own, so that their collectives and those of the training do not mix.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """Steps whose gradients are not finite, and losses far beyond the recent ones."""
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """The run's own record of faults: `faults.jsonl`, one line for each restart, skip or stop."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from pathlib import Path

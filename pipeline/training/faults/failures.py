@@ -1,7 +1,5 @@
 """What a failed worker means: restart all workers from the newest checkpoint, or stop the run."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A worker that makes no step for too long writes its stacks and ends, so that it is restarted."""
 
-from __future__ import annotations
-
 import faulthandler
 import shutil
 import time

@@ -1,7 +1,5 @@
 """One command at a time works on a run: a file with host, process and heartbeat in its folder."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

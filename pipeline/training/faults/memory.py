@@ -1,7 +1,5 @@
 """A worker that ran out of memory: what it asked for, its peak, and which setting to lower."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager

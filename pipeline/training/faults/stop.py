@@ -1,7 +1,5 @@
 """A request to stop: the workers write a checkpoint at the end of the step, and return."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

@@ -1,7 +1,5 @@
 """Where each rank of a run was started last: messages about a failure name node and process."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import NamedTuple

@@ -6,8 +6,6 @@ optimizer's norms, and checkpoints that move to another number of workers or ano
 know which elements belong to which parameter.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 

@@ -10,8 +10,6 @@ The tensors may be anywhere in memory: the kernels find them in a table of addre
 fused optimizers do.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -12,8 +12,6 @@ squared norms of each fragment, adds them up over the ranks (one all-reduce of 2
 parameters), and scales each fragment by the ratio of its own parameter.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from itertools import groupby
 from typing import Any, NamedTuple

@@ -5,8 +5,6 @@ computed twice, once for its norm and once to apply it: storing and loading it i
 move as much memory.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -39,7 +37,7 @@ class Slices(NamedTuple):
     slices: list[Fragment]
 
     @classmethod
-    def of(cls, flat: FlatTensor) -> Slices:
+    def of(cls, flat: FlatTensor) -> "Slices":
         slices = []
         block = _block_size(flat.tensor.device)
         for parameter, start, offset, length in flat.fragments:

@@ -1,7 +1,5 @@
 """What Ray Train's controller does when workers fail."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

@@ -1,7 +1,5 @@
 """A run's record as Ray metrics, which Prometheus reads from each node's metrics port."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Mapping

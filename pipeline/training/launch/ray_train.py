@@ -1,7 +1,5 @@
 """Training on Ray Train: starts workers, and restarts them after failures."""
 
-from __future__ import annotations
-
 import logging
 import os
 import threading

@@ -1,7 +1,5 @@
 """What a worker of Ray Train does: it trains."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence

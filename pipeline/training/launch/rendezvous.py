@@ -1,7 +1,5 @@
 """Ray Train's process group, on the interface of each worker's Ray node."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import ray

@@ -1,7 +1,5 @@
 """Training without Ray: one process, or the processes that torchrun starts."""
 
-from __future__ import annotations
-
 import os
 import socket
 from contextlib import ExitStack, nullcontext

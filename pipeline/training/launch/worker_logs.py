@@ -1,7 +1,5 @@
 """Ray's logs of a job, copied from all nodes to the run's folder before the cluster goes."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

@@ -5,8 +5,6 @@ Transformer Training by Preventing Attention Entropy Collapse). A unit of a feed
 no token switches on learns nothing any more.
 """
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from typing import Any
 

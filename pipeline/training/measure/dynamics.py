@@ -4,8 +4,6 @@ Other figures come from the batches (`training.objective.STATISTICS`), the held-
 (`training.evaluation`, `activity`), the clock (`throughput`, `time_shares`) and `noise_scale`.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import defaultdict

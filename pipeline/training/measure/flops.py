@@ -9,8 +9,6 @@ activations, dropout, the optimizer and NEZHA's position term, so that the figur
 plain BERT's.
 """
 
-from __future__ import annotations
-
 import re
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """The run's own record: `metrics.jsonl`, one line for each logged step, and its progress lines."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path

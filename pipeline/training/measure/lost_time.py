@@ -1,7 +1,5 @@
 """Where the wall time of a run went, by its record of steps: goodput, and the rest by cause."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -6,8 +6,6 @@ variances of one sample's gradient. A small and a large batch give both, and the
 S / |G|².
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any, NamedTuple
 

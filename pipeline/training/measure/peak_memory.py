@@ -1,7 +1,5 @@
 """The most memory that a worker has taken."""
 
-from __future__ import annotations
-
 import resource
 
 import torch

@@ -1,7 +1,5 @@
 """A batch to measure a network with, before there is a corpus."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -4,8 +4,6 @@ A line says what the step consumed and where the time since the last line went. 
 report are made from it.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Mean losses and the speed between two logged steps."""
 
-from __future__ import annotations
-
 import time
 
 import torch

@@ -5,8 +5,6 @@ straight to torch, as the optimizer's norms do. So the functions of both are rep
 that are measured.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext

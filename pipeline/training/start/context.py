@@ -1,7 +1,5 @@
 """What a launcher tells a worker: Ray Train, torchrun and tests make it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple

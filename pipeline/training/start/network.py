@@ -1,7 +1,5 @@
 """The network that the settings describe, with weights that the run's seed determines."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """All that a worker has open while it trains, from the engine to the files that it writes."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """The checkpoint or the export that `train.init_from` names."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from pipeline.errors import CheckpointError

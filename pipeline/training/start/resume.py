@@ -1,7 +1,5 @@
 """The checkpoint that a run goes on from, and which settings may differ from those it has."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

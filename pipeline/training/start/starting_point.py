@@ -13,8 +13,6 @@ Vocabulary: a token keeps its vector. A new token gets the mean of the vectors o
 that it had in the given vocabulary, or of all vectors if it had none.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A small network with weights, biases and LayerNorm, and batches that can be split."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -3,8 +3,6 @@
 A fork server imports torch and DeepSpeed once, so that a rank starts in a fraction of a second.
 """
 
-from __future__ import annotations
-
 import gc
 import multiprocessing
 import os

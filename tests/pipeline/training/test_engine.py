@@ -1,7 +1,5 @@
 """DeepSpeed's configuration, precision, norms and whole weights."""
 
-from __future__ import annotations
-
 import sys
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The training loop on any number of ranks, without Ray."""
 
-from __future__ import annotations
-
 import torch
 
 from pipeline.settings.config import Config

@@ -1,7 +1,5 @@
 """State is restored bit for bit, on any world size and at any ZeRO stage."""
 
-from __future__ import annotations
-
 import shutil
 
 import pytest

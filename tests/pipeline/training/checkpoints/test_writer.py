@@ -1,7 +1,5 @@
 """Checkpoints are written beside the training; what goes wrong there reaches every rank."""
 
-from __future__ import annotations
-
 import threading
 
 import pytest

@@ -1,7 +1,5 @@
 """LAMB as the paper writes it, slowly and in float64: algorithm 2 of arXiv 1904.00962."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """LAMB against references, whatever fragments and blocks the parameters are divided into."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import sys
