@@ -202,12 +202,7 @@ def _say_quality(manifest: Manifest, say: Say) -> None:
         say(f"warning: {warning}")
 
 
-def _manifest(
-    job: Job,
-    planned: ReadPlan,
-    done: Tally,
-    clusters: Mapping[str, int],
-) -> Manifest:
+def _manifest(job: Job, planned: ReadPlan, done: Tally, clusters: Mapping[str, int]) -> Manifest:
     """The manifest of a whole corpus.
 
     Raises:

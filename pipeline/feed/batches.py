@@ -19,13 +19,7 @@ from pipeline.cpu import keep_freed_memory
 from pipeline.errors import ShardError
 from pipeline.feed.base import BaseFeed
 from pipeline.feed.cache import ShardCache
-from pipeline.feed.collate import (
-    WIDTH_MULTIPLE,
-    Batch,
-    collate,
-    number_words,
-    unscored,
-)
+from pipeline.feed.collate import WIDTH_MULTIPLE, Batch, collate, number_words, unscored
 from pipeline.feed.order import BatchSize, mixed_at, positions_of
 from pipeline.feed.weights import quotas, split_weights
 from pipeline.files.urls import is_url

@@ -8,12 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipeline.feed.collate import Batch
-from pipeline.training.objective import (
-    STATISTICS,
-    PretrainingObjective,
-    summarize,
-    to_device,
-)
+from pipeline.training.objective import STATISTICS, PretrainingObjective, summarize, to_device
 from pipeline.training.ranks import sum_over_ranks
 
 LENGTHS = ("1", "2", "3", "4", "5plus")

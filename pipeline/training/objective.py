@@ -88,10 +88,7 @@ class PretrainingObjective(nn.Module):
         self.network, self.nsp_weight = network, nsp_weight
 
     def forward(
-        self,
-        inputs: Inputs,
-        masked_total: float = 1.0,
-        pairs_total: float = 1.0,
+        self, inputs: Inputs, masked_total: float = 1.0, pairs_total: float = 1.0
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Loss of a micro-batch as its part of a larger batch.
 

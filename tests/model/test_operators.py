@@ -61,11 +61,7 @@ def fused_cases():
     yield cross_entropy, (*_detached((drawn(6, 4), drawn(11, 4), drawn(11))), labels, False)
 
 
-CASES = [
-    *attention_cases(0.0, False),
-    *attention_cases(0.25, True),
-    *fused_cases(),
-]
+CASES = [*attention_cases(0.0, False), *attention_cases(0.25, True), *fused_cases()]
 
 
 @pytest.mark.parametrize(("operator", "inputs"), CASES, ids=lambda x: getattr(x, "_name", ""))

@@ -7,8 +7,7 @@ from pipeline.settings.reading.config_file import load_config
 
 
 @pytest.mark.parametrize(
-    ("text", "folder"),
-    [("/", "/"), ("/d/", "/d"), ("s3://b/d/", "s3://b/d"), ("", "/r/nezha/{}")],
+    ("text", "folder"), [("/", "/"), ("/d/", "/d"), ("s3://b/d/", "s3://b/d"), ("", "/r/nezha/{}")]
 )
 def test_a_chosen_folder_is_never_the_usual_one(text, folder):
     """`$OUT/` of a shell without that variable is the root, which is refused as not empty."""

@@ -53,10 +53,7 @@ pieces of 16 characters of news in either, 99.5 % or more were known."""
 EVIDENT = 30
 """Characters beyond ASCII that tell an encoding: no chance makes so many fit."""
 BEYOND_ASCII = re.compile("[^\x00-\x7f]+")
-NEIGHBOURS = {
-    "euc_kr": (re.compile("[가-힣]"), 0.9),
-    "euc_jp": (re.compile("[ぁ-ヿ]"), 0.2),
-}
+NEIGHBOURS = {"euc_kr": (re.compile("[가-힣]"), 0.9), "euc_jp": (re.compile("[ぁ-ヿ]"), 0.2)}
 """Codecs whose bytes are common Chinese characters in GB18030; their own script, and the share of
 the characters beyond ASCII from which on a text is in it."""
 

@@ -25,14 +25,7 @@ from pipeline.corpus.arrays import Integers
 from pipeline.corpus.dedup.array_files import read_arrays, write_arrays
 from pipeline.corpus.dedup.clusters import first_equal
 from pipeline.corpus.dedup.exchange import all_rows, read_rows, scatter_rows
-from pipeline.corpus.dedup.marks import (
-    BOILERPLATE,
-    FIRST,
-    KEPT,
-    REPEATED,
-    SINGLE,
-    read_signatures,
-)
+from pipeline.corpus.dedup.marks import BOILERPLATE, FIRST, KEPT, REPEATED, SINGLE, read_signatures
 from pipeline.corpus.dedup.partition import Group, Partition, RunTasks, write_hashes
 from pipeline.corpus.dedup.signatures import PARAGRAPH_CHARACTERS
 from pipeline.corpus.threads import remove_files

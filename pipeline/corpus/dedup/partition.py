@@ -81,10 +81,7 @@ def make_groups(sizes: Mapping[str, tuple[int, int]], settings: DedupSettings) -
     names = list(sizes)
     return [
         Group(
-            number,
-            tuple(names[first:last]),
-            documents[first : last + 1],
-            lines[first : last + 1],
+            number, tuple(names[first:last]), documents[first : last + 1], lines[first : last + 1]
         )
         for number, (first, last) in enumerate(zip(firsts, [*firsts[1:], len(sizes)], strict=True))
     ]

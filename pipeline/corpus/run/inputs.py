@@ -64,15 +64,8 @@ def list_inputs(
     not_text = {
         "named by corpus.vocab": [settings.vocab],
         "named by corpus.user_dictionary": [settings.user_dictionary],
-        "named by corpus.cleaning": [
-            settings.cleaning.flagged_words,
-            settings.cleaning.good_text,
-        ],
-        "written by this command": [
-            settings.output,
-            settings.keep_rejected,
-            *written,
-        ],
+        "named by corpus.cleaning": [settings.cleaning.flagged_words, settings.cleaning.good_text],
+        "written by this command": [settings.output, settings.keep_rejected, *written],
         OWN_RUN: [run],
     }
     reasons = {_real(path): why for why, paths in not_text.items() for path in paths if path}

@@ -6,12 +6,7 @@ import numpy as np
 
 from pipeline.corpus.arrays import evenly_spread, offsets_of, ranges
 from pipeline.corpus.records import Pairs
-from pipeline.corpus.samples.masks import (
-    Maskable,
-    maskable_words,
-    masked_indices,
-    whole_word_masks,
-)
+from pipeline.corpus.samples.masks import Maskable, maskable_words, masked_indices, whole_word_masks
 from pipeline.corpus.samples.pairs import CONTINUATION, OTHER
 from pipeline.settings.corpus import MaskingSettings
 

@@ -38,10 +38,7 @@ COUNTED_CHARACTERS = 1_000_000
 
 
 def train_vocabulary(
-    settings: CorpusSettings,
-    path: str | Path,
-    sources: Sequence[Source],
-    progress: Progress,
+    settings: CorpusSettings, path: str | Path, sources: Sequence[Source], progress: Progress
 ) -> dict[str, int]:
     """Train a WordPiece vocabulary of `vocab_size` and write it, one token a line.
 

@@ -227,8 +227,7 @@ class ShardFolder:
                 f"{folder}/{info.name}" for folder, info in map(self._shards.__getitem__, numbers)
             ]
             raise DamagedShard(
-                f"{', '.join(names)}: damaged {what}; delete it and run jobs.prepare again",
-                numbers,
+                f"{', '.join(names)}: damaged {what}; delete it and run jobs.prepare again", numbers
             )
 
     def _map_needed(self, shards: NDArray[np.int64]) -> None:

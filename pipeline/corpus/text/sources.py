@@ -10,14 +10,7 @@ from typing import NamedTuple
 import xxhash
 
 from pipeline.corpus.decoding.decompression import COMPRESSIONS
-from pipeline.corpus.text.listing import (
-    GLOB,
-    UNREADABLE,
-    File,
-    Found,
-    find_files,
-    is_local,
-)
+from pipeline.corpus.text.listing import GLOB, UNREADABLE, File, Found, find_files, is_local
 from pipeline.corpus.threads import in_threads
 from pipeline.errors import CorpusError, StorageError
 from pipeline.files.storage import filesystem, url_of

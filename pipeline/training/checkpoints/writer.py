@@ -46,13 +46,7 @@ class Writer:
         disk: holds the folder. A rank that does not see it writes its file here and sends it.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        settings: TrainSettings,
-        tell: Say,
-        disk: Disk = OWN,
-    ) -> None:
+    def __init__(self, folder: Path, settings: TrainSettings, tell: Say, disk: Disk = OWN) -> None:
         self._folder, self._settings, self._tell, self._disk = folder, settings, tell, disk
         limit = timedelta(seconds=RENDEZVOUS_SECONDS + longest_seconds(settings))
         self._group = dist.new_group(backend="gloo", timeout=limit)

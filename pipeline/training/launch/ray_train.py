@@ -38,11 +38,7 @@ found by `faults.hang_seconds`."""
 HEALTH_CHECK = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"
 
 
-def fit(
-    config: Config,
-    tracking: tuple[str, str] | None,
-    progress: Progress,
-) -> dict[str, Any]:
+def fit(config: Config, tracking: tuple[str, str] | None, progress: Progress) -> dict[str, Any]:
     """Train on the cluster until `train.steps`; returns the state of the last checkpoint.
 
     Args:

@@ -48,12 +48,7 @@ class Recorder:
     """
 
     def __init__(
-        self,
-        rank: int,
-        folder: Path,
-        step: int,
-        tracking: tuple[str, str] | None,
-        disk: Disk = OWN,
+        self, rank: int, folder: Path, step: int, tracking: tuple[str, str] | None, disk: Disk = OWN
     ) -> None:
         self._file = journal.Appender(folder / FILE, disk) if rank == 0 else None
         self._sender: Any = None

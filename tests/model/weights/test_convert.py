@@ -142,11 +142,7 @@ def test_huawei_tensorflow(tmp_path: Path) -> None:
         ("nezha.embeddings.word_embeddings.weight", "bert/embeddings/word_embeddings", (11, 8)),
         ("cls.predictions.decoder.weight", "bert/embeddings/word_embeddings", (11, 8)),
         ("nezha.embeddings.LayerNorm.weight", "bert/embeddings/LayerNorm/gamma", (8,)),
-        (
-            f"nezha.{layer}.output.dense.weight",
-            "bert/encoder/layer_0/output/dense/kernel",
-            (12, 8),
-        ),
+        (f"nezha.{layer}.output.dense.weight", "bert/encoder/layer_0/output/dense/kernel", (12, 8)),
         (
             f"nezha.{layer}.attention.self.key.weight",
             "bert/encoder/layer_0/attention/self/key/kernel",

@@ -48,11 +48,7 @@ def test_a_start_that_is_stopped_after_any_result_goes_on(vocab, tmp_path):
     heldout = raw.write(tmp_path / "h.jsonl", raw.jsonl([*texts[2:4], *write_texts(40, seed=9)]))
     settings = {
         "heldout": (str(heldout),),
-        "dedup": {
-            "exact_documents": True,
-            "exact_paragraphs": True,
-            "boilerplate_documents": 20,
-        },
+        "dedup": {"exact_documents": True, "exact_paragraphs": True, "boilerplate_documents": 20},
         "shard_megabytes": 0.001,
     }
     executor, done = counting()

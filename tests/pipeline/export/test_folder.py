@@ -165,10 +165,7 @@ def test_the_registered_model_loads_where_this_repository_is_not(run, tmp_path):
     config, paths = run
     run_id = tracking.start_run(config, "registered", {})
     uri, note = register_export(config, paths.export, run_id)
-    assert (uri, note) == (
-        "models:/nezha@candidate",
-        "nezha: version 1 is candidate and champion",
-    )
+    assert (uri, note) == ("models:/nezha@candidate", "nezha: version 1 is candidate and champion")
     second, note = register_export(config, paths.export, run_id)
     assert "version 2 is candidate, not champion: its heldout_mlm_loss is" in note
     client = mlflow.MlflowClient(tracking_uri(config))

@@ -88,11 +88,7 @@ def test_masks_become_fewer_through_all_phases(corpora, skipped):
 def test_the_fingerprint_names_what_a_phase_changes(corpora):
     feed, first, later = feeds_of(corpora)
     (phase,) = feed.fingerprint_fields["phases"]
-    assert phase == {
-        "after": 5,
-        "global_batch": 9,
-        "corpora": later.fingerprint_fields["corpora"],
-    }
+    assert phase == {"after": 5, "global_batch": 9, "corpora": later.fingerprint_fields["corpora"]}
     assert feed.fingerprint != first.fingerprint
     assert feed.fingerprint != PhasedFeed([first, later], [6]).fingerprint
 

@@ -19,10 +19,7 @@ from tests.pipeline.training import networks, spawn
 
 
 def test_impossible_settings_are_named_together():
-    values = {
-        "train": {"precision": "fp16"},
-        "engine": {"offload": True, "attention": "flash"},
-    }
+    values = {"train": {"precision": "fp16"}, "engine": {"offload": True, "attention": "flash"}}
     with pytest.raises(ConfigError) as caught:
         engine.check(Config.model_validate(values), "cpu")
     for part in ("train.precision=fp16 needs", "there is no GPU", "attention=flash needs"):

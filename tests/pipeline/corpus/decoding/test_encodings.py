@@ -44,10 +44,7 @@ def test_evident_utf8_is_utf8_whatever_is_named(named):
     ("codec", "text"),
     [
         ("euc_kr", "모든 사람은 태어날 때부터 자유롭고, 존엄과 권리에 있어 평등하다. 1948년"),
-        (
-            "euc_jp",
-            "すべての人間は、生まれながらにして自由であり、尊厳と権利について平等である。",
-        ),
+        ("euc_jp", "すべての人間は、生まれながらにして自由であり、尊厳と権利について平等である。"),
     ],
 )
 def test_neighbours_are_not_read_as_chinese(codec, text):
@@ -253,11 +250,7 @@ def test_files_of_both_orders_of_bytes_may_be_joined(codec, size):
 @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.json"])
 def test_characters_that_unicode_got_after_pythons_gb18030(tmp_path, name):
     data = bytes.fromhex("FE59FE61FE66FE67FE6DFE7EFE90FEA0A6D9A6DAA6DBA6F3A8BCFE51")
-    rows = {
-        "a.txt": data,
-        "a.csv": b"text\n" + data,
-        "a.json": b'[\n{"text": "' + data + b'"}]',
-    }
+    rows = {"a.txt": data, "a.csv": b"text\n" + data, "a.json": b'[\n{"text": "' + data + b'"}]'}
     path = raw.write(tmp_path / name, rows[name])
     assert raw.texts(path, encoding="gb18030") == ["龴龵龶龷龸龹龺龻︐︒︑︙ḿ\U00020087"]
 
@@ -288,11 +281,7 @@ def test_a_named_codec_stands_for_its_superset(tmp_path, name, codec, named, lin
 @pytest.mark.parametrize("encoding", ["auto", "gbk", "cp936"])
 def test_the_euro_of_windows_is_read_in_gb18030(tmp_path, name, encoding):
     line = NEWS.encode("gb18030") + b"\x80" + "100，约合人民币八百元。".encode("gb18030")
-    rows = {
-        "a.txt": line,
-        "a.csv": b"text\n" + line,
-        "a.json": b'[\n{"text": "' + line + b'"}]',
-    }
+    rows = {"a.txt": line, "a.csv": b"text\n" + line, "a.json": b'[\n{"text": "' + line + b'"}]'}
     path = raw.write(tmp_path / name, rows[name])
     assert raw.texts(path, encoding=encoding) == [NEWS + "€100，约合人民币八百元。"]
 

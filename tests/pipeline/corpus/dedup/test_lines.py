@@ -23,10 +23,7 @@ def test_lines_of_many_documents_are_removed_from_all_of_them(tmp_path):
     ]
     shown: list = []
     kept, dropped, counts = run(tmp_path, chunks, THREE, shown=shown)
-    assert kept == [
-        [page(0), page(1)],
-        [page(2), page(3, "转载请注明"), page(4, "转载请注明")],
-    ]
+    assert kept == [[page(0), page(1)], [page(2), page(3, "转载请注明"), page(4, "转载请注明")]]
     assert {reason for reason, _ in dropped} == {"boilerplate_line"}
     assert len(dropped) == 7
     assert counts == {"distinct_boilerplate_lines": 2}

@@ -42,22 +42,14 @@ def content(folder):
     ],
     ids=lambda files: next(iter(files)),
 )
-def test_a_folder_with_files_of_others_is_refused_and_untouched(
-    source,
-    vocab,
-    tmp_path,
-    files,
-):
+def test_a_folder_with_files_of_others_is_refused_and_untouched(source, vocab, tmp_path, files):
     out = tmp_path / "out"
     for name, text in files.items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text(text)
     before = content(out)
     settings = CorpusSettings(inputs=(str(source),))
-    for refused in (
-        lambda: planning.check(settings, out, vocab),
-        lambda: run(source, out, vocab),
-    ):
+    for refused in (lambda: planning.check(settings, out, vocab), lambda: run(source, out, vocab)):
         with pytest.raises(CorpusError, match="do not belong to this corpus: ") as raised:
             refused()
         assert next(iter(files)).partition("/")[0] in str(raised.value)
@@ -106,12 +98,7 @@ def test_files_that_were_put_into_a_corpus_stay(source, vocab, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["o[u]t*?", "第 一 批[新]"])
-def test_brackets_in_the_folder_s_name_hide_no_stale_file(
-    source,
-    vocab,
-    tmp_path,
-    name,
-):
+def test_brackets_in_the_folder_s_name_hide_no_stale_file(source, vocab, tmp_path, name):
     out = tmp_path / name
     run(source, out, vocab)
     executor, done = counting(stop_after=3)
@@ -125,12 +112,7 @@ def test_brackets_in_the_folder_s_name_hide_no_stale_file(
     assert {path.name for path in out.iterdir()} == {"manifest.json", *hashes(out)}
 
 
-def test_a_shard_without_a_record_is_ours_by_the_claim(
-    source,
-    vocab,
-    tmp_path,
-    monkeypatch,
-):
+def test_a_shard_without_a_record_is_ours_by_the_claim(source, vocab, tmp_path, monkeypatch):
     out = tmp_path / "out"
 
     def killed(*_):
@@ -145,10 +127,7 @@ def test_a_shard_without_a_record_is_ours_by_the_claim(
     assert list(hashes(out)) == ["shard-000000-0000.arrow"]
 
 
-def test_dropped_text_of_an_earlier_corpus_does_not_mix_with_the_new_one(
-    vocab,
-    tmp_path,
-):
+def test_dropped_text_of_an_earlier_corpus_does_not_mix_with_the_new_one(vocab, tmp_path):
     rejected = tmp_path / "rejected"
     source = raw.write(tmp_path / "a.jsonl", raw.jsonl([*write_texts(100), "短"]))
     settings = {"keep_rejected": str(rejected), "shard_megabytes": 0.002}
@@ -236,11 +215,7 @@ def test_unfinished_work_of_another_corpus_stays_beside_one_that_is_up_to_date(
     assert (out / "_work" / "ledger").exists()
 
 
-def test_units_without_a_result_are_refused_and_made_by_the_same_command(
-    source,
-    vocab,
-    tmp_path,
-):
+def test_units_without_a_result_are_refused_and_made_by_the_same_command(source, vocab, tmp_path):
     out = tmp_path / "out"
 
     def stops(job, units, workers):

@@ -231,11 +231,7 @@ def test_zero_bytes_and_a_second_mark_in_csv(tmp_path):
     assert raw.texts(path) == ["甲", "乙"]
 
 
-MULTILINE = [
-    ("1", "房间不错\n1,位置好\n2,服务好"),
-    ("0", "一般\n1,贵\n1,远"),
-    ("1", "很好"),
-]
+MULTILINE = [("1", "房间不错\n1,位置好\n2,服务好"), ("0", "一般\n1,贵\n1,远"), ("1", "很好")]
 
 
 @pytest.mark.parametrize("header", [("label", "review"), ("id", "review")])
