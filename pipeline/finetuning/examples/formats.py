@@ -170,8 +170,9 @@ def _questions(paragraph: dict[str, Any], text: str, place: str) -> Iterator[Rec
             "question": each.get("question", each.get("query_text")),
             "id": each.get("id", each.get("query_id")),
         }
-        if each.get("answers") is not None:
-            record["answers"] = each["answers"]
+        record |= {
+            key: each[key] for key in ("answers", "is_impossible") if each.get(key) is not None
+        }
         yield f"{place}, question {number}", record
 
 

@@ -121,11 +121,19 @@ def spans(truth: Sequence[Sequence[str]], found: Sequence[str]) -> dict[str, flo
 
     F1 compares the longest common sequence of tokens: a Han character, a word or number in another
     script, or a sign. Case and CMRC's list of marks are ignored (arXiv 1810.07366, evaluate.py).
+    Where there is no answer, "", both are 1 for no answer and 0 for any other, as SQuAD 2.0 counts
+    (arXiv 1806.03822); then F1 is also given of both kinds of questions.
     """
     pairs = list(zip(truth, found, strict=True))
     f1 = [max(_overlap(answer, text) for answer in answers) for answers, text in pairs]
     exact = [any(_bare(answer) == _bare(text) for answer in answers) for answers, text in pairs]
-    return {"f1": sum(f1) / len(pairs), "exact_match": sum(exact) / len(pairs)}
+    scores = {"f1": sum(f1) / len(pairs), "exact_match": sum(exact) / len(pairs)}
+    if {True, False} == {*(kinds := ["" in answers for answers in truth])}:
+        without = [score for score, is_without in zip(f1, kinds, strict=True) if is_without]
+        answered = [score for score, is_without in zip(f1, kinds, strict=True) if not is_without]
+        scores["f1_with_answer"] = sum(answered) / len(answered)
+        scores["f1_without_answer"] = sum(without) / len(without)
+    return scores
 
 
 def _bare(text: str) -> str:
@@ -133,6 +141,8 @@ def _bare(text: str) -> str:
 
 
 def _overlap(answer: str, text: str) -> float:
+    if not answer:
+        return float(not _bare(text))
     expected, given = (_CMRC_TOKEN.findall(_bare(each)) for each in (answer, text))
     common = SequenceMatcher(None, expected, given, autojunk=False).find_longest_match().size
     return 2 * common / (len(expected) + len(given)) if common else 0.0

@@ -41,6 +41,8 @@ class TaskSetup(NamedTuple):
     give the places of characters leave it out: places count the characters of the text as given."""
     longest: int = LONGEST_ANSWER
     """Largest number of tokens in an answer span."""
+    nothing: bool = False
+    """Whether a question may have no answer span, as some of the training examples."""
     units: tuple[float, float] = (0.0, 1.0)
     """Of a regression that is trained: what 0 and 1 of the network stand for, as `Task.units`."""
 
@@ -155,6 +157,10 @@ class Task(ABC):
     def units(self, examples: Sequence[Example]) -> tuple[float, float]:
         """Mean and standard deviation of the numbers of training examples; 0 and 1 of labels."""
         return 0.0, 1.0
+
+    def may_answer_nothing(self, examples: Sequence[Example]) -> bool:
+        """Whether training examples have no answer span, so that a prediction may have none."""
+        return False
 
     def finish(self, network: nn.Module, setup: TaskSetup) -> None:  # noqa: B027
         """Change a trained network so that it answers with the default `setup.units`."""

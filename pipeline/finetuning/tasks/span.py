@@ -32,7 +32,11 @@ SENTENCE_ENDS = "。！？!?\n"
 
 
 class Span(Task):
-    """A span of the context; long contexts are read in windows that overlap. Logits [2, S]."""
+    """A span of the context; long contexts are read in windows that overlap. Logits [2, S].
+
+    A question without an answer in the context has the span of [CLS], as has a window that does not
+    show the answer (Devlin et al. 2019, section 4.3).
+    """
 
     name = "span"
     network = transformers.AutoModelForQuestionAnswering
@@ -50,8 +54,13 @@ class Span(Task):
     has_labels = False
 
     def published(self, record: Example) -> Example:
-        """Answers of SQuAD and CMRC, which name their place `answer_start` or give none."""
+        """Answers of SQuAD and CMRC, which name their place `answer_start` or give none.
+
+        A question that is impossible has none, whatever stands there: CAIL's files say "true".
+        """
         found = super().published(record)
+        if str(found.get("is_impossible")).lower() == "true":
+            return found | {"answers": []}
         answers = _listed(found.get("answers"))
         if not isinstance(answers, list) or not isinstance(found.get("context"), str):
             return found  # the checks of fields and target name what is wrong
@@ -65,11 +74,24 @@ class Span(Task):
 
     def check_target(self, example: Example, place: str) -> None:
         require(example, "answers", list, place, self.name)
-        if not example["answers"]:
+        if not example["answers"] and str(example.get("is_impossible")).lower() == "false":
             raise TaskError(f"{place}, key answers: expected at least one answer")
         example["answers"] = [
             _checked(answer, example["context"], place) for answer in example["answers"]
         ]
+
+    def unify(self, examples: list[Example], path: str, notes: list[str]) -> None:
+        number = sum(not each["answers"] for each in examples)
+        if number and number == len(examples):
+            raise TaskError(f"{path}, key answers: no question has an answer")
+        if number:
+            notes.append(
+                f"{path}: {number} of {len(examples)} questions have no answer, and nothing is "
+                "the right one"
+            )
+
+    def may_answer_nothing(self, examples: Sequence[Example]) -> bool:
+        return not all(each["answers"] for each in examples)
 
     def features(self, examples: Sequence[Example], setup: TaskSetup) -> list[Feature]:
         encoded = encode(
@@ -110,7 +132,7 @@ class Span(Task):
         ]
 
     def target_sizes(self, examples: Sequence[Example], setup: TaskSetup) -> list[int]:
-        sizes = [0] * len(examples)
+        sizes = [0 if each["answers"] else 1 for each in examples]
         for feature in self.features(examples, setup) if examples else []:
             first, last = feature.target
             if last:
@@ -127,6 +149,8 @@ class Span(Task):
         for feature, (start, end) in outputs:
             for span, score in _best_spans(feature, start, end, setup.longest):
                 found[span] = max(score, found.get(span, -np.inf))
+        if setup.nothing:
+            found[0, 0] = min(start[0] + end[0] for _, (start, end) in outputs)
         ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:CANDIDATES]
         if not ranked:
             return {"answer": "", "candidates": []}
@@ -143,7 +167,7 @@ class Span(Task):
         return {"answer": candidates[0]["text"], "candidates": candidates}
 
     def truth(self, example: Example) -> Any:
-        return [each["text"] for each in example["answers"]]
+        return [each["text"] for each in example["answers"]] or [""]
 
     def share(self, example: Example, answer: Answer) -> tuple[float, float]:
         return self.scores([example], [answer])["f1"], 1.0
@@ -155,6 +179,8 @@ class Span(Task):
     def trivial_answers(
         self, train: Sequence[Example], examples: Sequence[Example]
     ) -> list[Answer]:
+        if 2 * sum(not each["answers"] for each in train) > len(train):
+            return [{"answer": ""}] * len(examples)
         return [{"answer": _first_sentence(example["context"])} for example in examples]
 
 
@@ -246,13 +272,14 @@ def _span_target(
     tokens: set[tuple[int, int]],
     answers: Sequence[dict[str, Any]] | None,
 ) -> list[int]:
-    """First and last token of the first answer; [CLS] twice if the window does not hold all of it.
+    """First and last token of the first answer; [CLS] twice if the window does not hold all of it,
+    or there is none.
 
-    Empty where there are no answers, as in a prediction. `origin` has the characters of the tokens
+    Empty where `answers` is None, as in a prediction. `origin` has the characters of the tokens
     of the window, `tokens` those of all windows of the example.
     """
-    if answers is None:
-        return []
+    if not answers:
+        return [] if answers is None else [0, 0]
     begin, finish = answers[0]["start"], answers[0]["start"] + len(answers[0]["text"])
 
     def inside(token: tuple[int, int]) -> bool:

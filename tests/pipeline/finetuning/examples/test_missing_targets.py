@@ -49,7 +49,11 @@ def test_questions_without_any_answer_are_predicted(tmp_path):
         DataMistakes.none(),
     )
     answered = row | {"answers": ["北京"]}
-    findings = read("span", tmp_path / "b.jsonl", lines(row, answered), target_needed=False)[1]
+    examples, findings = read("span", tmp_path / "b.jsonl", lines(row, answered))
+    assert [len(each["answers"]) for each in examples] == [0, 1]
+    assert "1 of 2 questions have no answer" in findings.notes[0]
+    wrong = row | {"is_impossible": False}
+    findings = read("span", tmp_path / "c.jsonl", lines(wrong, answered))[1]
     assert "line 1, key answers: expected at least one answer" in findings.bad_lines[0]
 
 
@@ -109,7 +113,8 @@ def test_a_target_that_holds_nothing_is_none_for_each_task(task, values, tmp_pat
     examples, findings = read(task, tmp_path / "a.jsonl", lines(*rows), **given)
     assert (examples, findings) == ([FIELDS[task]] * 2, DataMistakes.none())
     if task != "multilabel":  # of which an empty list says that no label holds
-        assert len(read(task, tmp_path / "a.jsonl")[1].bad_lines) == 2
+        findings = read(task, tmp_path / "a.jsonl")[1]
+        assert len(findings.bad_lines) == 2 or "no question has an answer" in findings.problems[0]
 
 
 def test_an_empty_cell_in_each_row_is_no_label(tmp_path):

@@ -72,7 +72,7 @@ def test_compressed_or_not_is_the_same(task, tmp_path):
         ("ner", {"tokens": ["北", ""]}, "key tokens: expected a list of strings"),
         ("choice", {"answer": 2}, "key answer: 2 is not the index of a choice"),
         ("choice", {"choices": []}, "key choices: expected a list of strings"),
-        ("span", {"answers": []}, "key answers: expected at least one"),
+        ("span", {"answers": [], "is_impossible": False}, "key answers: expected at least one"),
         ("span", {"answers": [{"text": "北京", "start": 0}]}, "'北京' does not stand at char.* 0"),
         ("span", {"answers": [{"text": "北京"}]}, "no key 'start'"),
     ],

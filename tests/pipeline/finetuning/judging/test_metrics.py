@@ -121,7 +121,10 @@ def cmrc_f1(answer, text):
 TEXT = st.text("北京上海，。", max_size=10)
 
 
-@given(st.lists(st.tuples(st.lists(TEXT, min_size=1, max_size=3), TEXT), min_size=1, max_size=5))
+ANSWERS = st.lists(TEXT.filter(bool), min_size=1, max_size=3)
+
+
+@given(st.lists(st.tuples(ANSWERS, TEXT), min_size=1, max_size=5))
 def test_span_scores_are_cmrcs(pairs):
     truth, found = zip(*pairs, strict=True)
     scores = metrics.spans(truth, found)
