@@ -11,18 +11,18 @@ from pipeline.finetuning.tasks import Task
 def submission(task: Task, rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     """The lines of a submission, from examples with their `prediction`.
 
-    A line for each example, of its `id` and its answer; for answer spans one object of all answers
-    by `id`. Raises TaskError as `with_ids`.
+    A line for each example, of its `id` and its answer; for answer spans and the blanks of ChID one
+    object of all answers by `id`. Raises TaskError as `with_ids`.
     """
-    found = (
-        (key, {} if row["prediction"] is None else task.submitted(row, row["prediction"]))
-        for key, row in with_ids(task, rows)
-    )
-    if task.submitted_as_one:
-        yield to_json({str(key): text or "" for key, text in found})
-        return
-    for key, answer in found:
-        yield to_json({"id": key} | answer)
+    by_id: dict[str, Any] = {}
+    for key, row in with_ids(task, rows):
+        given = row["prediction"]
+        if task.submitted_by_id(row):
+            by_id[str(key)] = "" if given is None else task.submitted(row, given)
+        else:
+            yield to_json({"id": key} | ({} if given is None else task.submitted(row, given)))
+    if by_id:
+        yield to_json(by_id)
 
 
 def with_ids(
@@ -30,14 +30,15 @@ def with_ids(
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Examples, each with its `id` in a submission.
 
-    Those without one are counted from 0, and so are those of a multiple choice, where several have
-    the same. Raises TaskError where two would have the same id, as answer spans write them: 1 is
+    Those without one are counted from 0, and so are those of C3, where several have the same.
+    Raises TaskError where two would have the same id, as answer spans write them: 1 is
     also "1".
     """
     seen: dict[str, int] = {}
     for number, example in enumerate(examples):
         key = example.get("id")
-        key = number if task.multiple_choice or key is None else key
+        counted = task.multiple_choice and not task.submitted_by_id(example)
+        key = number if counted or key is None else key
         if (before := seen.setdefault(str(key), number)) != number:
             raise TaskError(
                 f"examples {before + 1} and {number + 1}, counted from 1, would both have the id "

@@ -23,6 +23,7 @@ from pyarrow import parquet
 
 from pipeline.corpus.decoding.json_lines import DECODER
 from pipeline.errors import TaskError
+from pipeline.finetuning.examples.cloze import unfold
 from pipeline.finetuning.examples.columns import Columns, Record
 from pipeline.finetuning.examples.jsonl import JSON, UNIQUE, Example, parse_object, without
 from pipeline.finetuning.examples.lines import open_bytes, read_lines, uncompressed
@@ -45,7 +46,8 @@ def read_records(path: str, columns: Columns) -> Iterator[Record]:
     Raises TaskError when the file is missing, damaged or of another form.
     """
     wanted = {field: each for field, each in columns.renamed.items() if isinstance(each, str)}
-    for place, record in _as_they_are(path, columns):
+    found = _as_they_are(path, columns)
+    for place, record in unfold(path, found) if columns.task.multiple_choice else found:
         if isinstance(record, dict):
             # Without the column that was named, another one would be taken for the field.
             lost = [

@@ -81,8 +81,6 @@ class Task(ABC):
     """Whether `metric` is a ratio of sums over the examples; a correlation is none."""
     trivial: ClassVar[str] = "most frequent label"
     """What the trivial answers are, for tables."""
-    submitted_as_one: ClassVar[bool] = False
-    """Whether a submission to CLUE is one object of all answers by `id`."""
     aliases: ClassVar[dict[str, tuple[str, ...]]] = {}
     """Names that published files have for a field or the target."""
     order: ClassVar[tuple[str, ...]] = ()
@@ -168,6 +166,10 @@ class Task(ABC):
     @abstractmethod
     def answer(self, example: Example, outputs: Outputs, setup: TaskSetup) -> Answer:
         """The answer for an example."""
+
+    def submitted_by_id(self, example: Example) -> bool:
+        """Whether a submission to CLUE is one object of all answers by `id`."""
+        return False
 
     def submitted(self, example: Example, answer: Answer) -> Any:
         """An answer as CLUE's submissions have it: keys of a line beside `id`, or a text."""

@@ -23,7 +23,8 @@ class Choice(Task):
     """A choice's input is [CLS] context [SEP] question choice [SEP]. Logits [C].
 
     Where that is too long, first the end of the context is left out, then the beginning of the
-    question; a choice stays whole. All choices of an example see the same part of the context.
+    question; a choice stays whole. All choices of an example see the same part of the context. A
+    question with a blank for the choices has a field `after`, the text behind the blank.
     """
 
     name = "choice"
@@ -56,8 +57,12 @@ class Choice(Task):
             return without(found, "answer")
         return found
 
+    def submitted_by_id(self, example: Example) -> bool:
+        """ChID names its blanks; C3's `id` names the context, which has several questions."""
+        return str(example.get("id")).startswith("#idiom")
+
     def submitted(self, example: Example, answer: Answer) -> Any:
-        return {"label": answer["answer"]}
+        return answer["answer"] if self.submitted_by_id(example) else {"label": answer["answer"]}
 
     def check_fields(self, example: Example, place: str) -> Example:
         example = super().check_fields(example, place)
@@ -106,6 +111,11 @@ class Choice(Task):
     def check_target(self, example: Example, place: str) -> None:
         if "answer" in example:
             example["answer"] = whole(example["answer"])
+        elif self.submitted_by_id(example):
+            raise TaskError(
+                f"{place}: there is no answer to {example['id']}; the answers of train.json are "
+                "read from a file train_answer.json beside it"
+            )
         require(example, "answer", (int, str), place, self.name)
         if isinstance(example["answer"], str):
             if not _readings(example):
@@ -122,14 +132,15 @@ class Choice(Task):
         texts = []
         for example in examples:
             context, question = setup.clean(example["context"]), setup.clean(example["question"])
+            behind = setup.clean(example.get("after", ""))
             choices = list(map(setup.clean, example["choices"]))
-            texts.append([context, *choices, *(question + choice for choice in choices)])
+            texts.append([context, behind, *choices, *(question + choice for choice in choices)])
         tokenized = iter(_ids([text for each in texts for text in each], setup.tokenizer))
         features = []
         for i, example in enumerate(examples):
             number = len(example["choices"])
-            given, *both = itertools.islice(tokenized, 1 + 2 * number)
-            inputs = _inputs(given, both[:number], both[number:], setup)
+            given, after, *both = itertools.islice(tokenized, 2 + 2 * number)
+            inputs = _inputs(given, both[:number], both[number:], after, setup)
             target = [example["answer"]] if "answer" in example else []
             features.append(Feature(i, inputs, target, []))
         return features
@@ -160,16 +171,25 @@ def _ids(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]
 
 
 def _inputs(
-    context: list[int], choices: list[list[int]], questions: list[list[int]], setup: TaskSetup
+    context: list[int],
+    choices: list[list[int]],
+    questions: list[list[int]],
+    after: list[int],
+    setup: TaskSetup,
 ) -> list[Tokens]:
-    """One input for each choice; `questions` are those with the choice behind them."""
+    """One input for each choice; `questions` are those with the choice behind them.
+
+    What stands `after` a blank takes half of what the choice leaves, or what the question leaves.
+    """
     room = setup.length - SPECIAL
     choice = min(room, max(map(len, choices)))
+    after = after[: max((room - choice) // 2, room - max(map(len, questions)))]
+    room -= len(after)
     # Question and choice may take half of the room; more where the context leaves it to them, and
     # a long choice still leaves a quarter to the question.
     limit = max(room // 2, room - len(context), choice + min(room - choice, room // 4))
-    questions = [ids[-limit:] for ids in questions]
-    context = context[: room - max(map(len, questions))]
+    questions = [ids[-limit:] + after for ids in questions]
+    context = context[: room + len(after) - max(map(len, questions))]
     cls, sep = setup.tokenizer.cls_token_id, setup.tokenizer.sep_token_id
     first = [cls, *context, sep]
     return [

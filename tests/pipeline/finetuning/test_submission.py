@@ -50,6 +50,8 @@ def test_submissions_are_those_that_clue_takes():
     assert rows("ner", given) == [{"id": 0, "label": {"company": {"浙商银行": [[4, 7]]}}}]
     both = [{"id": "a", "prediction": {"answer": 1}}, {"id": "a", "prediction": {"answer": 0}}]
     assert rows("choice", *both) == [{"id": 0, "label": 1}, {"id": 1, "label": 0}]
+    blanks = [{"id": f"#idiom00000{i}#", "prediction": {"answer": i}} for i in (3, 2)]
+    assert rows("choice", *blanks) == [{"#idiom000003#": 3, "#idiom000002#": 2}]
     assert rows(
         "span", {"id": "Q", "prediction": {"answer": "北京"}}, {"id": "R", "prediction": None}
     ) == [{"Q": "北京", "R": ""}]
