@@ -34,6 +34,7 @@ from pipeline.finetuning.examples.tables import (
     is_comment,
     read_rows,
     read_table,
+    without_places,
     word_cells,
 )
 
@@ -85,7 +86,7 @@ def _as_they_are(path: str, columns: Columns) -> Iterator[Record]:
             return _parquet(path, columns)
         return _json(path) if name.endswith(".json") else _objects(read_lines(path))
     if columns.task.words_in_columns:
-        return _conll(read_lines(path), columns)
+        return _conll(without_places(read_lines(path)), columns)
     return read_table(path, read_rows(path, read_lines(path), False, columns), columns)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.columns import Columns, Record
+from pipeline.finetuning.examples.lines import Line
 
 TABLES = (".csv", ".tsv", ".tab")
 DELIMITERS = (",", ";", "\t", "|")
@@ -25,6 +26,8 @@ LABEL_NAMES = (
     *("similarity", "标签", "类别", "分类", "标注", "分数", "得分", "相似度"),
 )
 """What files call their column of targets, in lower case."""
+PLACED = re.compile(r"^(\S)([0-9]+)(?=\s|$)")
+"""A character and its place in its word."""
 IDENTIFIER = re.compile(r"[A-Za-z_.:#-]*\d[\w.:#-]*", re.ASCII)
 
 Row = tuple[str, list[str]]
@@ -55,6 +58,22 @@ def word_cells(line: str) -> list[str]:
     cells = re.findall("[^ ]+", line)  # other white space, such as U+3000, may be a word
     is_space = line.startswith(" ") and len(cells) == 1 and LABEL.fullmatch(cells[0])
     return [" ", *cells] if is_space else cells
+
+
+def without_places(lines: Iterable[Line]) -> Iterator[Line]:
+    """Lines of CoNLL's columns without the number behind each character, as Weibo NER has it.
+
+    In `科0 技1 全0` it is the place of the character in its word. Lines in which not all words have
+    such numbers stay as they are.
+    """
+    remaining = iter(lines)
+    seen = list(itertools.islice(remaining, LOOKAHEAD))
+    words = [word_cells(line)[0] for _, line in seen if line.strip()]
+    found = [PLACED.match(word) for word in words]
+    places = [int(each[2]) if each else -1 for each in found]
+    counted = all(now in (0, before + 1) for before, now in itertools.pairwise([-1, *places]))
+    for place, line in itertools.chain(seen, remaining):
+        yield place, PLACED.sub(r"\1", line) if 1 in places and counted else line
 
 
 def is_comment(line: str, label: int = -1) -> bool:

@@ -427,3 +427,12 @@ def test_columns_can_be_named_or_counted(tmp_path):
     assert "line 1: '5, 很好' does not name the columns (text); set data.columns" in problem
     (wrong,) = read("classification", tmp_path / "c.jsonl", lines({"x": 1}), **named)[1].bad_lines
     assert "c.jsonl, line 1: no 'review'; there is x" in wrong
+
+
+def test_a_number_behind_each_character_is_no_part_of_it(tmp_path):
+    text = "科0\tB-ORG.NOM\n技1\tI-ORG.NOM\n20\tO\n\n～0\tO\n在0\tO\n京1\tO\n沪2\tO\n"
+    examples, _ = read("ner", tmp_path / "weiboNER_2nd_conll.train", text)
+    assert [each["tokens"] for each in examples] == [["科", "技", "2"], ["～", "在", "京", "沪"]]
+    for words in ("科0 技1 全2 国", "A0 B2", "A0 B0", "10 11 甲12"):
+        text = "".join(f"{word}\tO\n" for word in words.split())
+        assert read("ner", tmp_path / "a.conll", text)[0][0]["tokens"] == words.split()
