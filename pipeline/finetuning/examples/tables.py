@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.columns import Columns, Record
-from pipeline.finetuning.examples.lines import Line
+from pipeline.finetuning.examples.lines import Line, uncompressed
 
 TABLES = (".csv", ".tsv", ".tab")
 DELIMITERS = (",", ";", "\t", "|")
@@ -175,7 +175,7 @@ def _names(path: str, first: list[str], columns: Columns) -> list[str]:
         if (number := columns.numbers.get(field, 0)) >= len(first):
             raise TaskError(
                 f"{path}, line 1: {columns.setting} says {{{field}: {number}}}, but there are "
-                f"{len(first)} column(s), counted from 0"
+                f"{len(first)} column(s), counted from 0{_division(path, first)}"
             )
     if numbers:
         return [numbers.get(place, f"column {place}") for place in range(len(first))]
@@ -184,12 +184,22 @@ def _names(path: str, first: list[str], columns: Columns) -> list[str]:
     if len(first) == len(columns.task.order):
         return list(columns.task.order)
     fields = columns.needed or columns.either[:1]
-    example = ", ".join(f"{field}: {place}" for place, field in enumerate(fields))
+    named = enumerate((*fields, columns.task.target))
+    example = ", ".join(f"{field}: {place}" for place, field in named)
     raise TaskError(
         f"{path}, line 1: {', '.join(first)[:80]!r} does not name the columns "
         f"({columns.wanted}); set {columns.setting} to their names or, for a file without "
-        f"names, to their numbers, as {{{example}}}"
+        f"names, to their numbers, as {{{example}}}{_division(path, first)}"
     )
+
+
+def _division(path: str, first: Sequence[str]) -> str:
+    """What divides columns, for the message on a first line in which nothing does."""
+    if len(first) > 1:
+        return ""
+    if uncompressed(path).endswith(".csv"):
+        return "; without names, commas divide columns here: call a file with tabs .tsv"
+    return "; tabs divide columns here"
 
 
 def _check_without_names(

@@ -23,6 +23,9 @@ from pipeline.finetuning.tasks.base import (
 )
 from pipeline.finetuning.tasks.cells import whole
 
+MANY = 20
+"""Labels above which one for every second example is told."""
+
 
 class Classification(Task):
     """A text gets one label. Logits [K].
@@ -40,7 +43,10 @@ class Classification(Task):
     answer_form: ClassVar = {"label": str, "probabilities": {str: float}}
     scored_by = "classification"
     scored_with_labels = True
-    aliases: ClassVar = {"text": ("sentence", "text_a", "content", "review"), "label": ("class",)}
+    aliases: ClassVar = {
+        "text": ("sentence", "text_a", "content", "review", "query"),
+        "label": ("class",),
+    }
     sample: ClassVar = {"text": "房间很干净。"}
 
     def published(self, record: Example) -> Example:
@@ -49,7 +55,23 @@ class Classification(Task):
             record = {**record, "text": _marked(record.get("text"), record["target"])}
         return super().published(record)
 
+    def unify(self, examples: list[Example], path: str, notes: list[str]) -> None:
+        labels = self.labels_of(examples)
+        if len(labels) > MANY and 2 * len(labels) > len(examples):
+            notes.append(
+                f"{path}: {len(examples)} examples have {len(labels)} labels, such as "
+                f"{min(labels)!r:.60}; is this the column of the labels?"
+            )
+
     def check_target(self, example: Example, place: str) -> None:
+        given = example.get("label")
+        if isinstance(given, list) and len(given) == 1:  # doccano's
+            example["label"] = given[0]
+        elif isinstance(given, list) and given:
+            raise TaskError(
+                f"{place}, key label: {given!r:.60} are several labels; finetune.task=multilabel "
+                "learns them"
+            )
         if "label" in example:
             example["label"] = whole(example["label"])
         if isinstance(example.get("label"), bool):

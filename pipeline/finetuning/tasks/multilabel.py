@@ -17,8 +17,8 @@ from pipeline.finetuning.tasks.base import Answer, Outputs, Task, TaskSetup, log
 from pipeline.finetuning.tasks.cells import listed, whole
 from pipeline.finetuning.tasks.classification import Classification
 
-SEPARATOR = re.compile(r"[,|;、，；]")
-"""What other programs put between the labels in a cell."""
+SEPARATOR = re.compile(r"[,|;#、，；]")
+"""What other programs put between the labels in a cell; doccano has #."""
 NAMES = "the names of the labels that an example has (not 0 or 1 for every label)"
 
 
@@ -52,6 +52,12 @@ class MultiLabel(Classification):
         return found | {"labels": labels}
 
     def check_target(self, example: Example, place: str) -> None:
+        if "labels" not in example and (own := _columns_of_labels(example)):
+            raise TaskError(
+                f"{place}: no key 'labels'; {', '.join(own)} are 0 or 1, and a column for each "
+                "label is not read: write the names of the labels of each example into one, "
+                f"labels, with spaces between them, as {' '.join(own[:2])}"
+            )
         require(example, "labels", list, place, self.name)
         given = [whole(each) for each in example["labels"]]
         labels = [str(each).strip() for each in given if type(each) in (str, int)]
@@ -112,3 +118,8 @@ class MultiLabel(Classification):
         counts = Counter(label for example in train for label in example["labels"])
         frequent = [label for label in counts if 2 * counts[label] > len(train)]
         return [{"labels": frequent}] * len(examples)
+
+
+def _columns_of_labels(example: Example) -> list[str]:
+    """Keys with 0 or 1."""
+    return [key for key, value in example.items() if value in (0, 1, "0", "1") and key != "id"]

@@ -113,7 +113,7 @@ def test_a_table_of_sentences_is_none_of_words(tmp_path):
     assert len(read("ner", tmp_path / "a.tsv", rows, **counted)[0]) == 2
     (problem,) = read("ner", tmp_path / "a.tsv")[1].problems
     assert "'王, B-P' does not name the columns (tokens or text)" in problem
-    assert "as {tokens: 0}" in problem
+    assert "as {tokens: 0, labels: 1}" in problem
 
 
 def test_spaces_behind_commas_are_no_part_of_a_quoted_text(tmp_path):
@@ -141,3 +141,18 @@ def test_csv_has_the_delimiter_that_its_heading_shows(mark, head, heading, tmp_p
     assert examples == [{"label": "1", "text": "好;坏 , 行"}]
     last = text.count("\n")
     assert findings.bad_lines == [f"{tmp_path}/a.csv, line {last}: 3 columns, expected label, text"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "advice"),
+    [
+        ("sts.txt", "1||甲||乙||5\n", "label: 2}; tabs divide columns here"),
+        ("atec.csv", "1\t甲\t乙\t1\n", "commas divide columns here: call a file with tabs .tsv"),
+    ],
+)
+def test_what_divides_columns_is_told_where_nothing_does(name, text, advice, tmp_path):
+    (problem,) = read("similarity", tmp_path / name, text)[1].problems
+    assert advice in problem
+    columns = {"sentence1": 1, "sentence2": 2, "label": 3}
+    (problem,) = read("similarity", tmp_path / name, columns=columns)[1].problems
+    assert "there are 1 column(s), counted from 0; " in problem

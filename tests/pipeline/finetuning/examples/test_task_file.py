@@ -15,7 +15,7 @@ from pipeline.finetuning.examples.data import choose_evenly
 from pipeline.finetuning.examples.task_file import DataMistakes
 from pipeline.finetuning.tasks import TASKS
 from tests.pipeline.finetuning.conftest import write_rows
-from tests.pipeline.finetuning.examples.reading import read
+from tests.pipeline.finetuning.examples.reading import lines, read
 
 
 def one_problem(task, path):
@@ -91,6 +91,21 @@ def test_true_and_false_are_labels(tmp_path):
     examples, findings = read("pair", write_rows(tmp_path / "train.jsonl", *rows))
     assert findings == DataMistakes.none()
     assert [each["label"] for each in examples] == ["true", "false", "true"]
+
+
+def test_a_label_in_a_list_is_that_label(tmp_path):
+    rows = [{"text": "好", "label": each} for each in (["甲"], [2], ["甲", "乙"])]
+    examples, findings = read("classification", tmp_path / "a.jsonl", lines(*rows))
+    assert [each["label"] for each in examples] == ["甲", "2"]
+    assert "finetune.task=multilabel learns them" in findings.bad_lines[0]
+
+
+def test_texts_in_the_place_of_labels_are_told(tmp_path):
+    rows = [{"text": "体育", "label": f"消息{i}"} for i in range(30)]
+    findings = read("classification", tmp_path / "a.jsonl", lines(*rows))[1]
+    assert "30 examples have 30 labels, such as '消息0'" in findings.notes[0]
+    findings = read("classification", tmp_path / "b.jsonl", lines(*rows[:20], *rows[:20]))[1]
+    assert findings == DataMistakes.none()
 
 
 def test_what_is_no_jsonl_is_refused(tmp_path):

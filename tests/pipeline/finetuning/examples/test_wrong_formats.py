@@ -123,6 +123,14 @@ def test_signs_between_labels_in_a_cell_are_told(tmp_path):
     assert len(findings.bad_lines) == 3
     assert "line 3: key labels: '甲,乙' has other signs" in findings.bad_lines[0]
     assert findings.bad_lines[0].endswith('write ["甲,乙"]')
+    findings = read("multilabel", tmp_path / "b.csv", "text,label\n好,甲#乙\n")[1]  # doccano's
+    assert "line 2: key labels: '甲#乙' has other signs" in findings.bad_lines[0]
+
+
+def test_a_column_for_each_label_is_told(tmp_path):
+    findings = read("multilabel", tmp_path / "a.csv", "id,text,甲,乙\n1,好,0,1\n")[1]
+    assert "line 2: no key 'labels'; 甲, 乙 are 0 or 1" in findings.bad_lines[0]
+    assert findings.bad_lines[0].endswith("with spaces between them, as 甲 乙")
 
 
 CHOICES = 'context,question,choices,answer\n一,二,"{}",0\n'
