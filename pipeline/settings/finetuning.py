@@ -35,8 +35,9 @@ class TaskData(Settings):
     """Tokens that a window of a long text shares with the one before. Without it, classification
     cuts texts, ner has windows that share nothing, and those of span share a third."""
     columns: dict[str, str | Annotated[int, Number]] = Field(default_factory=dict)
-    """Names of a file's columns or keys by field (`{text: review}`), or numbers of its columns,
-    from 0, in a table without names (`{label: 0, text: 1}`) and in CoNLL's form (`{labels: 3}`)."""
+    """Names of a file's columns or keys by field (`{text: review}`; `{labels: meta.topics}` for
+    `topics` in an object `meta`), or numbers of its columns, from 0, in a table without names
+    (`{label: 0, text: 1}`) and in CoNLL's form (`{labels: 3}`)."""
     examples: Count = 0
     """Training examples to use, spread evenly over the file; 0: all."""
     eval_examples: Count = 0

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 DECODER = json.JSONDecoder(strict=False)
 """Reads the JSON of inputs. Many writers leave tabs and control characters in strings as they are,
@@ -16,6 +17,18 @@ CUT_OFF = 16
 JSON is longer."""
 MARK = re.compile(rb'["{}\[\],\r\n]')
 IN_STRING = re.compile(rb'(?:[^"\\\r\n]++|\\[^\r\n])*+')
+
+
+def value_at(row: Mapping[str, Any], name: str) -> Any:
+    """The value of a key; of `a.b`, where there is no such key, that of `b` in the object `a`.
+
+    None where there is none.
+    """
+    if name in row:
+        return row[name]
+    outer, dot, inner = name.partition(".")
+    value = row.get(outer)
+    return value_at(value, inner) if dot and isinstance(value, dict) else None
 
 
 def is_array_or_pretty(text: str, whole: bool, named: bool) -> bool:

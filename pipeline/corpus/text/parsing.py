@@ -12,7 +12,7 @@ from typing import Any
 import xxhash
 
 from pipeline.corpus.cleaning.cleaner import Cleaner
-from pipeline.corpus.decoding.json_lines import DECODER, next_value
+from pipeline.corpus.decoding.json_lines import DECODER, next_value, value_at
 from pipeline.corpus.decoding.transcoding import decode
 from pipeline.corpus.records import Document, Drop
 from pipeline.corpus.text import wikipedia
@@ -159,7 +159,7 @@ def _json_documents(
 def _json_document(
     block: Block, offset: int, row: Any, raw: str, text_field: str
 ) -> Document | Drop:
-    value = row.get(text_field) if isinstance(row, dict) else None
+    value = value_at(row, text_field) if isinstance(row, dict) else None
     if "\\u" in raw:  # an escape such as \ud800 is valid JSON but not a character
         try:
             "".join(value if isinstance(value, list) else [str(value)]).encode("utf-8")
@@ -179,7 +179,7 @@ def fault(drop: Drop, text_field: str) -> str:
         return f"malformed: not valid JSON: {error}" if is_object else drop.reason
     if not isinstance(row, dict):
         return drop.reason
-    if text_field in row:
+    if text_field in row or value_at(row, text_field) is not None:
         return f"malformed: field {text_field!r} is no text"
     fields = ", ".join(row)[:SHOWN_FIELDS].encode("utf-8", "backslashreplace").decode()
     advice = f"; set corpus.text_field to one of: {fields}" if fields else ""

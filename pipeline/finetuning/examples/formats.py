@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from pipeline.corpus.decoding.json_lines import DECODER
+from pipeline.corpus.decoding.json_lines import DECODER, value_at
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.cloze import unfold
 from pipeline.finetuning.examples.columns import Columns, Record
@@ -50,6 +50,8 @@ def read_records(path: str, columns: Columns) -> Iterator[Record]:
     found = _as_they_are(path, columns)
     for place, record in unfold(path, found) if columns.task.multiple_choice else found:
         if isinstance(record, dict):
+            nested = {each: value_at(record, each) for each in wanted.values()}
+            record |= {each: value for each, value in nested.items() if value is not None}
             # Without the column that was named, another one would be taken for the field.
             lost = [
                 each

@@ -72,6 +72,15 @@ def test_the_text_field_can_be_named_and_hold_paragraphs(tmp_path):
     assert raw.texts(path, text_field="content") == ["甲", "乙\n丙"]
 
 
+def test_the_text_field_can_stand_in_an_inner_object(tmp_path):
+    rows = [{"meta": {"text": "甲"}}, {"meta.text": "乙", "meta": {"text": "丙"}}, {"meta": "丁"}]
+    rows += [{"meta": {"text": {"text": "戊"}}}, {"meta": {}}]
+    path = raw.write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    documents, dropped = raw.read(path, text_field="meta.text")
+    assert [document.text for document in documents] == ["甲", "乙"]
+    assert len(dropped) == 3
+
+
 @pytest.mark.parametrize("target", [16.0, 1e-4])
 def test_parquet(tmp_path, target):
     table = pa.table({"text": TEXTS * 50, "other": list(range(150))})

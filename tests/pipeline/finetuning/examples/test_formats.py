@@ -429,6 +429,21 @@ def test_columns_can_be_named_or_counted(tmp_path):
     assert "c.jsonl, line 1: no 'review'; there is x" in wrong
 
 
+@pytest.mark.parametrize("name", ["cail.jsonl", "cail.parquet"])
+def test_columns_can_stand_in_an_inner_object(name, tmp_path):
+    row = {"fact": "被告人王某", "meta": {"accusation": ["盗窃", "抢劫"], "year": 2018}}
+    columns = {"columns": {"text": "fact", "labels": "meta.accusation"}}
+    if name.endswith("parquet"):
+        parquet.write_table(pa.Table.from_pylist([row]), tmp_path / name)
+    else:
+        (tmp_path / name).write_text(lines(row), "utf-8")
+    (example,), _ = read("multilabel", tmp_path / name, **columns)
+    assert (example["text"], example["labels"]) == (row["fact"], ["抢劫", "盗窃"])
+    columns["columns"]["text"] = "meta.law"
+    (wrong,) = read("multilabel", tmp_path / name, **columns)[1].bad_lines
+    assert "no 'meta.law'; there is fact, meta" in wrong
+
+
 def test_a_number_behind_each_character_is_no_part_of_it(tmp_path):
     text = "科0\tB-ORG.NOM\n技1\tI-ORG.NOM\n20\tO\n\n～0\tO\n在0\tO\n京1\tO\n沪2\tO\n"
     examples, _ = read("ner", tmp_path / "weiboNER_2nd_conll.train", text)
