@@ -3,7 +3,8 @@
 | file | records |
 |---|---|
 | `.jsonl`; `.json` of several lines | a JSON object on each line (CLUE) |
-| `.json` | one document: SQuAD's and CMRC's nesting, C3's lists, or a list of objects |
+| `.json` | one document: SQuAD's and CMRC's nesting, C3's lists, Label Studio's tasks, or a
+list of objects |
 | `.csv`, `.tsv`, `.tab` | a line below one of column names, or without it; only `.csv` has quotes;
 for words with labels also CoNLL's columns |
 | `.parquet`, `.pq` | a row |
@@ -147,9 +148,11 @@ def _unnested(item: Any, place: str) -> Iterator[Record]:
             yield from _questions(
                 item, "context_text" if "context_text" in item else "context", place
             )
+        elif isinstance(item.get("data"), dict) and "annotations" in item:
+            yield from _label_studio(item, place)
         else:
             yield place, dict(item)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         yield place, TaskError(f"{place}: not of a known form: {error!r}")
 
 
@@ -179,6 +182,25 @@ def _questions(paragraph: dict[str, Any], text: str, place: str) -> Iterator[Rec
             key: each[key] for key in ("answers", "is_impossible") if each.get(key) is not None
         }
         yield f"{place}, question {number}", record
+
+
+def _label_studio(task: dict[str, Any], place: str) -> Iterator[Record]:
+    """A task of Label Studio: a record for each annotation, as in its JSON_MIN.
+
+    What was annotated stands under the name of the control: entities, or the names of choices. An
+    annotation that marks nothing says that there is no entity.
+    """
+    record = {"id": task.get("id"), **task["data"]}
+    given = [each for each in task["annotations"] if not each.get("was_cancelled")]
+    if not given:
+        yield place, record
+    for number, annotation in enumerate(given):
+        found: dict[str, list[Any]] = {} if annotation["result"] else {"entities": []}
+        for each in annotation["result"]:
+            if "value" in each:  # a relation has none
+                value = each["value"]
+                found.setdefault(each["from_name"], []).extend(value.get("choices", [value]))
+        yield f"{place}, annotation {number}", record | found
 
 
 def _parquet(path: str, columns: Columns) -> Iterator[Record]:

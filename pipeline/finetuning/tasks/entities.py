@@ -66,10 +66,12 @@ class Entities(Task):
 
         They are CLUENER's `label` ({type: {text: [[first, last], …]}}), doccano's `label` or
         `labels` ([[start, end, type], …], the end excluded), or a list `entities` of such triples
-        or of objects with the keys of `entity_records.PLACES`. A list of labels in a table is JSON,
-        or words between white space or as PaddleNLP has them.
+        or of objects with the keys of `entity_records.PLACES`, as Label Studio's `label`. A
+        list of labels in a table is JSON, or words between white space or as PaddleNLP has them.
         """
         found = super().published(record)
+        if isinstance(cell := found.get("label"), str) and cell.lstrip().startswith("[{"):
+            found = found | {"label": listed(cell, "label", words=False)}
         for key, name in ("text", "tokens"), ("label", "labels"):
             cell = found.get(key)
             if name not in found and isinstance(cell, str) and is_list_cell(key, cell):

@@ -13,9 +13,11 @@ PLACES = (
     ("start_offset", "end_offset", "label"),
     ("start_idx", "end_idx", "type"),
     ("start_pos", "end_pos", "label_type"),
+    ("start", "end", "labels"),
 )
-"""Keys of an entity in predictions, in spaCy's, doccano's, CMeEE's and CCKS' files. The end is
-excluded, or included where the entity's own text, `text` or `entity`, shows it."""
+"""Keys of an entity in predictions, in spaCy's, doccano's, CMeEE's, CCKS' and Label Studio's files,
+of which the last has a list of one type. The end is excluded, or included where the entity's own
+text, `text` or `entity`, shows it."""
 
 
 def places_of(key: str, value: Any) -> list[EntitySpan] | None:
@@ -33,7 +35,7 @@ def places_of(key: str, value: Any) -> list[EntitySpan] | None:
             raise TaskError(f"key label: expected {form}, found {value!r:.60}") from None
     if not isinstance(value, list):
         return None
-    if key != "entities" and not all(isinstance(each, list) for each in value):
+    if key != "entities" and not all(isinstance(each, list | dict) for each in value):
         return None  # these are the labels of words
     return [_place(key, each) for each in value]
 
@@ -48,7 +50,9 @@ def _place(key: str, entity: Any) -> EntitySpan:
         for start, end, kind in PLACES:
             if entity.keys() >= {start, end, kind}:
                 text = entity.get("text", entity.get("entity"))
-                return EntitySpan(entity[start], entity[end], entity[kind], text)
+                given = entity[kind]
+                one = given[0] if isinstance(given, list) and len(given) == 1 else given
+                return EntitySpan(entity[start], entity[end], one, text)
     if isinstance(entity, list) and len(entity) == 3:
         return EntitySpan(*entity)
     form = "objects with start, end and type, or lists [start, end, type]"

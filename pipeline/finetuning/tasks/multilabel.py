@@ -41,6 +41,8 @@ class MultiLabel(Classification):
         """The labels of a table are JSON, or words between white space."""
         found = Task.published(self, record)
         cell = found.get("labels")
+        if isinstance(cell, dict) and "choices" in cell:  # several of Label Studio's JSON_MIN
+            return found | {"labels": cell["choices"]}
         if not isinstance(cell, str):
             return found
         labels = listed(cell, "labels", words=True)
