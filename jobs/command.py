@@ -104,7 +104,7 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
             plans = [verb.plan(config) for config in runs]  # refuses before the first one starts
             for config, plan, upload in zip_longest(runs, plans, uploads):
                 if chosen.dry_run:
-                    console.print(dump_yaml(config))
+                    console.print(dump_yaml(config, verb.groups))
                     console.print(table("Dry run: nothing was changed. The verb would", plan))
                 else:
                     verb.execute(config, console)
@@ -143,7 +143,7 @@ def _parser(verb: Verb) -> argparse.ArgumentParser:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="show the settings and what would be done; do nothing",
+        help="show its settings and what would be done; do nothing",
     )
     parser.add_argument(
         "overrides",
@@ -232,4 +232,9 @@ def _help_lines(name: str) -> list[str]:
         fields = type(value).model_fields
         return [line for field in fields for line in _help_lines(f"{name}.{field}")]
     description = type(group).model_fields[last].description
-    return [f"  {name} = {value!r}: {description}"]
+    return [f"  {name} = {_as_argument(value)}: {description}"]
+
+
+def _as_argument(value: object) -> str:
+    """A value as a.b=c takes it: null, true and [] in place of None, True and ()."""
+    return repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

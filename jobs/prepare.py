@@ -1,4 +1,4 @@
-"""Text to shards: `python -m jobs.prepare --config F [a.b=c …]`."""
+"""Turn text into shards: `python -m jobs.prepare --config F [a.b=c …]`."""
 
 import functools
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""The main job: `python -m jobs.pretrain --config jobs/configs/demo.yaml [a.b=c …]`."""
+"""Run all stages, from text to heads: `python -m jobs.pretrain --config F [a.b=c …]`."""
 
 from contextlib import closing
 

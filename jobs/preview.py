@@ -1,4 +1,4 @@
-"""Look at a corpus: `python -m jobs.preview --config F [preview.samples=N …]`."""
+"""Show samples of a corpus: `python -m jobs.preview --config F [preview.samples=N …]`."""
 
 from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""Check corpora: `python -m jobs.verify --config F [train.shards=[FOLDER]]`."""
+"""Check shards: `python -m jobs.verify --config F [train.shards=[FOLDER]]`."""
 
 from rich.console import Console
 

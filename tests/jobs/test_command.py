@@ -6,13 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
+from jobs.__main__ import NO_VERBS
 from jobs.command import Verb, _help_lines, main
 from pipeline.errors import CorpusError
+from pipeline.settings.config import Config
+from pipeline.settings.reading.config_file import dump_yaml, load_config
 
 ROOT = Path(__file__).parent.parent.parent
-VERBS = sorted({path.stem for path in (ROOT / "jobs").glob("*.py")} - {"__init__", "command"})
+VERBS = sorted({path.stem for path in (ROOT / "jobs").glob("*.py")} - NO_VERBS)
 OWN_ARGUMENTS = {"convert", "submit"}
 """Files in, files out; and a verb around another one."""
 
@@ -152,6 +156,29 @@ def test_every_verb_has_its_parts_and_no_name_of_the_standard_library(name):
     else:
         assert module.VERB.help
     assert name not in sys.stdlib_module_names
+
+
+def test_the_package_itself_lists_the_verbs():
+    command = [sys.executable, "-m", "jobs"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert [line.split()[0] for line in listed.splitlines()[1:]] == VERBS
+    assert subprocess.run([*command, "pretrain"], cwd=ROOT, capture_output=True).returncode == 2
+
+
+@pytest.mark.parametrize("name", sorted({*VERBS} - OWN_ARGUMENTS))
+def test_a_dry_run_shows_the_settings_of_the_verb_as_a_file_would_have_them(name, tmp_path):
+    groups = importlib.import_module(f"jobs.{name}").VERB.groups
+    (tmp_path / "shown.yaml").write_text(dump_yaml(Config(), groups), "utf-8")
+    assert load_config(tmp_path / "shown.yaml") == Config()
+    shown = yaml.safe_load((tmp_path / "shown.yaml").read_text("utf-8"))
+    assert {*shown} == {each.partition(".")[0] for each in groups}
+
+
+def test_defaults_stand_in_the_help_as_arguments_take_them():
+    shown = _help_lines("optim") + _help_lines("train.phases") + _help_lines("engine.compile")
+    given = [line.split(": ")[0].strip().replace(" = ", "=") for line in shown]
+    assert {"optim.decay=null", "train.phases=[]", "engine.compile=false"} < {*given}
+    assert load_config(None, [text.replace("'", "") for text in given]) == Config()
 
 
 def test_help_lists_the_settings():

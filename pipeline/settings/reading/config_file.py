@@ -72,9 +72,19 @@ def _validated(values: dict[str, Any], mistakes: list[str], where: str) -> Confi
     return config
 
 
-def dump_yaml(config: Settings) -> str:
-    """The resolved settings as YAML, in the order of their definition."""
-    return yaml_text.dump(config.model_dump(mode="json"))
+def dump_yaml(config: Settings, names: Sequence[str] = ()) -> str:
+    """The resolved settings as YAML, in the order of their definition.
+
+    `names` are groups and single settings (`run`, `corpus.vocab`) to show; empty: all.
+    """
+    chosen: dict[str, Any] = {}
+    for name in names:
+        group = chosen
+        *path, last = name.split(".")
+        for part in path:
+            group = group.setdefault(part, {})
+        group[last] = True
+    return yaml_text.dump(config.model_dump(mode="json", include=chosen or None))
 
 
 def files_of(path: str | Path) -> list[Path]:
