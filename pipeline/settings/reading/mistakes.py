@@ -2,12 +2,13 @@
 
 import difflib
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import annotated_types
 from pydantic import BaseModel, ValidationError
 
+from pipeline.settings.config import Config
 from pipeline.settings.reading.fields import Location, field_of, kinds_of, unwrapped
 
 KEY = "[key]"
@@ -70,10 +71,23 @@ def _other_names(location: Location) -> str:
     outer, dot, inner = str(location[-1]).partition(".")
     if dot and outer in names:  # as arguments are written, and variants of an ablation
         return f"write `{outer}: {{{inner}: …}}`"
+    # As `skip_bad=true`: the group was left out.
+    elsewhere = [] if location[1:] else list(_paths(str(location[0]), Config, ()))
     close = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {'.'.join(map(str, (*location[:-1], close[0])))}?"
+    likely = elsewhere or [".".join(map(str, (*location[:-1], name))) for name in close]
+    if likely:
+        return f"did you mean {' or '.join(likely)}?"
     return f"its group has: {', '.join(names)}"
+
+
+def _paths(name: str, group: type[BaseModel], above: tuple[str, ...]) -> Iterator[str]:
+    """Where among the groups a setting, or a group, of this name is."""
+    for field, info in group.model_fields.items():
+        inner = unwrapped(info.annotation)[0]
+        if field == name:
+            yield ".".join((*above, field))
+        elif isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _paths(name, inner, (*above, field))
 
 
 def _hint(item: Any, annotation: Any) -> str:

@@ -349,6 +349,15 @@ def test_a_misspelt_name_in_a_head_is_found():
         load_config(None, ["heads.ner.epoch=3"])
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("skip_bad=true", "finetune.skip_bad"), ("lr=1", "optim.lr or finetune.lr"), ("run.lr=1", "")],
+)
+def test_a_setting_without_its_group_is_found(given, meant):
+    with pytest.raises(ConfigError, match=f"did you mean {meant}" if meant else "its group has"):
+        load_config(None, [given])
+
+
 def test_lists_of_settings_name_settings():
     named = {*resume.HARMLESS, *resume.START, *submission.RELATIVE, *submission.NAMES}
     for name, inside in EXCLUDED_FROM_FINGERPRINT.items():
