@@ -22,7 +22,8 @@ def check(settings: FinetuneSettings, group: str = "finetune") -> None:
     if not settings.task:
         mistakes.append(f"{group}.task: choose one of {', '.join(TASKS)}")
     if not settings.data.train:
-        mistakes.append(f"{group}.data.train: name the training examples")
+        without = "" if group == "finetune" else ", or set heads={} for a run without heads"
+        mistakes.append(f"{group}.data.train: name the training examples{without}")
     if settings.name and group != "finetune":
         mistakes.append(f"{group}.name: leave it out; the head is called {group.split('.')[-1]}")
     if settings.task:

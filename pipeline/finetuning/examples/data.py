@@ -42,7 +42,7 @@ def read_examples(settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase
     data, findings = settings.data, DataMistakes.none()
     used, labels = _read_sets(task, settings, tokenizer, findings)
     wrong = findings.problems + ([] if settings.skip_bad else findings.bad_lines)
-    advice = "" if findings.problems else "; skip_bad: true leaves such lines out"
+    advice = "" if findings.problems else "; skip_bad=true leaves such lines out"
     raise_all(TaskError, wrong, f"mistake(s) in the task data{advice}", most=LISTED)
     notes = findings.notes
     if bad := findings.bad_lines:

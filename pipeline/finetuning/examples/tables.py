@@ -184,12 +184,13 @@ def _names(path: str, first: list[str], columns: Columns) -> list[str]:
     if len(first) == len(columns.task.order):
         return list(columns.task.order)
     fields = columns.needed or columns.either[:1]
-    named = enumerate((*fields, columns.task.target))
-    example = ", ".join(f"{field}: {place}" for place, field in named)
+    named = (*fields, columns.task.target)
+    names = ", ".join(f"{field}: NAME" for field in named)
+    places = ", ".join(f"{field}: {place}" for place, field in enumerate(named))
     raise TaskError(
         f"{path}, line 1: {', '.join(first)[:80]!r} does not name the columns "
-        f"({columns.wanted}); set {columns.setting} to their names or, for a file without "
-        f"names, to their numbers, as {{{example}}}{_division(path, first)}"
+        f"({columns.wanted}); set {columns.setting} to their names, as {{{names}}}, or, for a file "
+        f"without names, to their numbers, as {{{places}}}{_division(path, first)}"
     )
 
 

@@ -66,6 +66,7 @@ def read_task_file(
                     "-, which says that annotators did not agree"
                 )
         if target_needed or _has_targets(task, found, labels):
+            _check_target_column(task, path, found)
             found = _with_good_targets(task, found, bad)
             task.unify([example for _, example in found], path, findings.notes)
         else:
@@ -129,6 +130,16 @@ def _has_targets(task: Task, found: Placed, labels: Sequence[str] | None) -> boo
 def _is_none(target: Any) -> bool:
     """Whether a target is null, a blank cell or an empty list."""
     return target in (None, []) or (isinstance(target, str) and not target.strip())
+
+
+def _check_target_column(task: Task, path: str, found: Placed) -> None:
+    """Raise TaskError where all of several examples lack the target: it has another name."""
+    if len(found) > 1 and not any(task.target in example for _, example in found):
+        others = [name for name in found[0][1] if name not in task.fields] or ["NAME"]
+        raise TaskError(
+            f"{path}: no example has the key {task.target!r}; if it has another name here, set "
+            f"data.columns to it, as {{{task.target}: {others[0]}}}"
+        )
 
 
 def _with_good_targets(task: Task, found: Placed, bad: dict[str, str]) -> Placed:

@@ -68,7 +68,7 @@ def test_bad_lines_are_not_followed_by_what_they_cause(export, tmp_path):
     with pytest.raises(TaskError) as raised:
         finetune(settings("classification", given), str(export), tmp_path / "out", seed=1)
     first, *others = str(raised.value).splitlines()
-    assert first.endswith("skip_bad: true leaves such lines out:")
+    assert first.endswith("skip_bad=true leaves such lines out:")
     assert len(others) == 1
     chosen = settings("classification", given, skip_bad=True)
     with pytest.raises(TaskError, match="every label is b, so there is nothing to learn"):
@@ -151,7 +151,7 @@ def test_all_mistakes_in_the_data_are_one_message(export, tmp_path):
     with pytest.raises(TaskError) as raised:
         finetune(chosen, str(export), tmp_path / "out", seed=1)
     first, *lines = str(raised.value).splitlines()
-    assert first.startswith("head: 5 mistake(s) in the task data; skip_bad: true leaves such")
+    assert first.startswith("head: 5 mistake(s) in the task data; skip_bad=true leaves such")
     for line, (place, reason) in zip(lines, told, strict=True):
         assert place in line
         assert reason in line

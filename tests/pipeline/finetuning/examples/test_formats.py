@@ -426,6 +426,10 @@ def test_columns_can_be_named_or_counted(tmp_path):
     assert (example["text"], example["label"]) == ("很好", "5")
     (problem,) = read("classification", tmp_path / "b.tsv")[1].problems
     assert "line 1: '5, 很好' does not name the columns (text); set data.columns" in problem
+    text = "text,情感\n很好,5\n不好,1\n"
+    (problem,) = read("classification", tmp_path / "d.csv", text)[1].problems
+    assert "no example has the key 'label'; if it has another name here" in problem
+    assert problem.endswith("as {label: 情感}")
     (wrong,) = read("classification", tmp_path / "c.jsonl", lines({"x": 1}), **named)[1].bad_lines
     assert "c.jsonl, line 1: no 'review'; there is x" in wrong
 
