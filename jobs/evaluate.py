@@ -8,7 +8,7 @@ from rich.console import Console
 from jobs.command import Verb, main
 from jobs.output.progress import ConsoleProgress
 from jobs.output.tables import table
-from pipeline.corpus.shards.format import read_manifest
+from pipeline.corpus.shards.format import is_corpus, read_manifest
 from pipeline.errors import ConfigError
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
@@ -18,6 +18,11 @@ from pipeline.training.evaluation import LENGTHS
 
 def plan(config: Config) -> Mapping[str, object]:
     folder = RunPaths.of(config).heldout
+    if not config.train.eval_shards and not is_corpus(folder):
+        raise ConfigError(
+            f"{folder}: no held-out samples; set train.eval_shards to prepared ones, or "
+            "corpus.heldout to texts, which jobs.prepare then prepares"
+        )
     samples = min(config.train.eval_samples, read_manifest(folder).rows)
     if config.evaluate.follow:
         if config.train.init_from:

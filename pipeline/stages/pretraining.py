@@ -94,8 +94,8 @@ def _notes(config: Config) -> list[str]:
         )
     if not is_corpus(paths.heldout):
         lines.append(
-            "nothing is held out (corpus.heldout, or prepared: train.eval_shards): nothing is "
-            "evaluated, and the newest checkpoint is the one to export"
+            "no text is held out, so training is not scored, and the newest checkpoint is "
+            "exported; corpus.heldout names texts to score on (train.eval_shards: prepared ones)"
         )
     return lines
 

@@ -42,6 +42,11 @@ def test_the_verbs_of_a_run(tmp_path, capsys):
     assert main(ablate.VERB, [*given, variants, heldout, "--dry-run"]) == 0
 
 
+def test_scores_without_held_out_text_are_refused_with_the_setting_that_names_it(tmp_path, capsys):
+    assert main(evaluate.VERB, [f"run.storage={tmp_path}"]) == 2
+    assert "set train.eval_shards to prepared ones, or corpus.heldout" in capsys.readouterr().err
+
+
 def test_runs_are_listed_with_their_whole_names(tmp_path, capsys):
     assert main(runs.VERB, [f"run.storage={tmp_path}"]) == 0
     assert "no run has begun" in capsys.readouterr().out

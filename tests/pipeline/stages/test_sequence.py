@@ -93,7 +93,7 @@ def test_a_run_without_held_out_text_has_a_summary(tmp_path, in_this_process):
     run_id = pretraining.pretrain(config, lines)
     exporting.make_export(config, run_id, lines.say)
     told = "\n".join(lines)
-    assert "nothing is held out" in told
+    assert "no text is held out" in told
     assert "checkpoint_000002, which is the newest, as nothing is held out, to" in told
     assert "best held-out loss" not in told
     summary = sequence._pretraining_summary(config, run_id, Lines())
