@@ -16,9 +16,10 @@ def plan(config: Config) -> dict[str, object]:
 
 def execute(config: Config, console: Console) -> None:
     found = audit(config)
+    workers = " or ".join(map(str, found.workers))
     facts = {
         "steps": f"{found.steps:,}",
-        "starts of the workers": f"{found.attempts}, with {found.workers} workers",
+        "starts of the workers": f"{found.attempts}, with {workers} workers",
         "steps done again": found.repeated or "none",
         "steps without an update": ", ".join(map(str, found.unapplied)) or "none",
         "batches left out by rewinds": found.left_out or "none",

@@ -21,7 +21,9 @@ def model_card(lineage: dict[str, Any], parameters: int) -> str:
     masks = "whole-word masks" if lineage["whole_words"] else "masks of single tokens"
     objective = " and ".join([masks, *map(str.upper, lineage["pairs"])])
     tags = ["nezha", *(["whole-word-masking"] if lineage["whole_words"] else [])]
-    rows = "\n".join(f"| held-out {name} | {value:.4g} |" for name, value in scores.items())
+    rows = [f"| held-out {name} | {value:.4g} |" for name, value in scores.items()]
+    table = "\n".join(["| measured | value |", "|---|---|", *rows])
+    measured = table if rows else "No text was held out, so nothing was measured."
     return f"""---
 language: zh
 library_name: transformers
@@ -44,9 +46,7 @@ trust_remote_code=True)`, and so on. The code needs transformers 5 (written by {
 
 {_text_section(lineage)}
 
-| measured | value |
-|---|---|
-{rows}
+{measured}
 
 Corpus fingerprint `{lineage["fingerprint"]}`, MLflow run `{lineage["mlflow_run"]}`. `{LINEAGE}`
 holds all settings. The model has seen only its corpus: test it for your use before you rely on it.

@@ -18,6 +18,7 @@ from pipeline.errors import ExportError, VocabularyError
 from pipeline.export import folder as export
 from pipeline.export import trained_with
 from pipeline.export.lineage import read_lineage
+from pipeline.export.model_card import model_card
 from pipeline.export.scale import rescale_embeddings
 from pipeline.paths import RunPaths
 from pipeline.settings.reading.config_file import with_changes
@@ -103,6 +104,12 @@ def test_the_card_says_what_the_network_was_trained_to_predict(run, tmp_path, ma
     card = (export_of(run, tmp_path / "moved", **made) / "README.md").read_text("utf-8")
     assert sentence in card
     assert f"tags: [{', '.join(filter(None, ('nezha', tags)))}]" in card
+
+
+def test_the_card_of_a_network_that_was_never_scored_has_no_empty_table(run):
+    lineage = read_lineage(run[1].export) | {"heldout": None}
+    assert "| measured |" not in model_card(lineage, 10)
+    assert "No text was held out" in model_card(lineage, 10)
 
 
 def test_pairs_without_weight_are_not_named_as_learnt(run):
