@@ -11,11 +11,12 @@ from typing import Any
 
 from pipeline import sample
 from pipeline.corpus.run.inputs import list_inputs
+from pipeline.errors import TrackingError
 from pipeline.feed.opening import training_folders
 from pipeline.files.storage import write_json
 from pipeline.finetuning.trials.on_cluster import check_workers
 from pipeline.paths import RunPaths
-from pipeline.progress import Progress
+from pipeline.progress import Progress, Say
 from pipeline.settings.config import Config
 from pipeline.stages import exporting, heads, preparing
 from pipeline.stages.before import given, preflight
@@ -70,7 +71,7 @@ def _run_stages(config: Config, progress: Progress) -> dict[str, Any]:
     with stage("pretrain"):
         run_id = pretrain(config, progress)
     with stage("export"):
-        model_uri = exporting.make_export(config, run_id, progress.say)
+        model_uri = _export(config, run_id, progress.say)
     summary = _pretraining_summary(config, run_id, progress) | {"model_uri": model_uri}
     if config.heads:
         with stage("heads"):
@@ -80,6 +81,15 @@ def _run_stages(config: Config, progress: Progress) -> dict[str, Any]:
     summary["seconds"] = seconds
     write_json(paths.summary, summary)
     return summary
+
+
+def _export(config: Config, run_id: str | None, say: Say) -> str:
+    """`make_export`; heads are fine-tuned also from an export that MLflow refuses to register."""
+    try:
+        return exporting.make_export(config, run_id, say)
+    except TrackingError as error:  # the export itself is saved
+        say(str(error))
+        return str(RunPaths.of(config).export)
 
 
 def _pretraining_summary(config: Config, run_id: str | None, progress: Progress) -> dict[str, Any]:

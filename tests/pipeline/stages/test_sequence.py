@@ -238,6 +238,18 @@ def test_an_export_is_made_once_and_registered_wherever_it_is_wanted(
     assert lines[-1] == f"{RunPaths.of(config).export} is up to date"
 
 
+def test_heads_follow_an_export_that_is_not_registered(tmp_path, monkeypatch):
+    """The command ended, and what was to be fine-tuned over night was not."""
+
+    def refuse(config, folder, run_id):
+        raise TrackingError("413 Request Entity Too Large")
+
+    config, lines = settings(tmp_path, "refused"), Lines()
+    monkeypatch.setattr(exporting, "make_export", refuse)
+    assert sequence._export(config, "run", lines.say) == str(RunPaths.of(config).export)
+    assert lines == ["413 Request Entity Too Large"]
+
+
 def test_a_finished_run_is_recorded_whole_in_another_store(tmp_path, in_this_process):
     config = settings(tmp_path, "moved", "train.steps=2")
     first = pretraining.pretrain(config, Lines())
