@@ -1,7 +1,6 @@
 """Metrics to MLflow, in the background: an outage of the server cannot stop a run."""
 
 import logging
-import os
 import queue
 import threading
 from collections.abc import Mapping
@@ -20,9 +19,6 @@ CLOSE_SECONDS = 20
 """How long the end of a run waits for a server that is down."""
 BATCH = 1000
 """Metrics that MLflow takes in one request."""
-# MLflow's own seven retries take minutes, in which nothing else is sent.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 
 class MetricSender:

@@ -28,7 +28,7 @@ from pipeline.files.whole_folder import whole_folder
 from pipeline.settings.config import Config
 from pipeline.tracking.metric_names import accepted
 from pipeline.tracking.runs import is_active, start_run
-from pipeline.tracking.store import required, tracking_uri
+from pipeline.tracking.store import moving_files, required, tracking_uri
 from pipeline.tracking.versions import ComparedScore, Registered, register_version, version_of
 
 HEAD = NezhaForMaskedLM
@@ -153,7 +153,7 @@ def _store(config: Config, folder: Path) -> Iterator[mlflow.MlflowClient]:
     uri = tracking_uri(config)
     mlflow.set_tracking_uri(uri)
     advice = "; the folder itself is complete: run the same command again when the store is back"
-    with required(f"{folder} could not be registered in {uri}", advice):
+    with required(f"{folder} could not be registered in {uri}", advice), moving_files():
         yield mlflow.MlflowClient(uri)
 
 
@@ -193,7 +193,7 @@ def fetch_registered(name: str, store: str, kept_in: Path) -> Path:
     """
     target = kept_in / "registered" / short_hash(name, 12)
     with whole_folder(target) as folder:
-        with required(f"{name}: {store} does not have it"):
+        with required(f"{name}: {store} does not have it"), moving_files():
             mlflow.set_tracking_uri(store)  # where MLflow looks for versions, whatever it is told
             got = mlflow.artifacts.download_artifacts(artifact_uri=name, dst_path=str(folder))
         found = [path.parent for path in Path(got).rglob("config.json")]

@@ -21,6 +21,7 @@ from pipeline.tracking.metric_names import accepted, grouped, point
 from pipeline.tracking.store import (
     UNREACHABLE,
     database_file,
+    moving_files,
     optional,
     required,
     shown_uri,
@@ -119,7 +120,7 @@ def _writing_client(uri: str) -> mlflow.MlflowClient:
 def _not_own(client: mlflow.MlflowClient, run_id: str, config: Config, anew: bool) -> str:
     """Why a run of the store cannot be gone on with; empty if it can."""
     if not is_active(client, run_id):
-        return f"was deleted from {shown_uri(config)}, or never was there"
+        return f"was deleted from {shown_uri(config)}, never was there, or may not be read"
     run, now = client.get_run(run_id), _params(config)
     before = run.data.params
     name = before.get("run.name")
@@ -136,11 +137,12 @@ def _not_own(client: mlflow.MlflowClient, run_id: str, config: Config, anew: boo
 
 
 def is_active(client: mlflow.MlflowClient, run_id: str) -> bool:
-    """Whether a store has a run that was not deleted."""
+    """Whether a store has a run that was not deleted, and that this user may read."""
     try:
         return client.get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        # A server with accounts refuses to tell whether it has a run.
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"):
             return False
         raise
 
@@ -148,11 +150,12 @@ def is_active(client: mlflow.MlflowClient, run_id: str) -> bool:
 def finish_run(
     config: Config, run_id: str, status: str = "FINISHED", artifacts: Iterable[Path] = ()
 ) -> None:
-    """Attach files to a run and end it; if the server cannot be reached, only warn."""
+    """Attach files to a run and end it; what the store refuses is only told."""
     client = mlflow.MlflowClient(tracking_uri(config))
-    with optional(run_id, "be ended"):
+    with optional(run_id, "keep its files"), moving_files():
         for path in artifacts:
             client.log_artifact(run_id, str(path))
+    with optional(run_id, "be ended"):
         client.set_terminated(run_id, status)
 
 

@@ -8,13 +8,17 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from mlflow.environment_variables import (
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES,
+    MLFLOW_HTTP_REQUEST_TIMEOUT,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.errors import TrackingError
+from pipeline.errors import NezhaError, TrackingError
 from pipeline.files.urls import is_url
 from pipeline.passwords import without_password
 from pipeline.settings.config import Config
@@ -22,6 +26,14 @@ from pipeline.settings.config import Config
 UNREACHABLE = (MlflowException, OSError, SQLAlchemyError)
 """What MLflow raises for a store that cannot be used."""
 REACH_SECONDS = 5
+BRIEF_SECONDS = 10
+# MLflow's own seven retries of two minutes would keep a run waiting, and its metrics.
+for variable, brief in (
+    (MLFLOW_HTTP_REQUEST_MAX_RETRIES, 1),
+    (MLFLOW_HTTP_REQUEST_TIMEOUT, BRIEF_SECONDS),
+):
+    if not variable.is_set():
+        variable.set(brief)
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 logger = logging.getLogger(__name__)
 
@@ -106,6 +118,26 @@ def optional(run_id: str, what: str) -> Iterator[None]:
         yield
     except UNREACHABLE as error:
         logger.warning("MLflow run %s could not %s: %s", run_id, what, without_password(str(error)))
+
+
+@contextmanager
+def moving_files() -> Iterator[None]:
+    """Let requests take minutes: a server answers when it has a file in its object store.
+
+    Files that MLflow takes to an object store or a disk itself fail with whatever the package of
+    that store raises, or because there is no such package. That becomes an MlflowException.
+    """
+    seconds = MLFLOW_HTTP_REQUEST_TIMEOUT.get()
+    if seconds == BRIEF_SECONDS:  # else the user has chosen it
+        MLFLOW_HTTP_REQUEST_TIMEOUT.unset()
+    try:
+        yield
+    except (NezhaError, *UNREACHABLE):
+        raise
+    except Exception as error:
+        raise MlflowException(f"{type(error).__name__}: {error}") from error
+    finally:
+        MLFLOW_HTTP_REQUEST_TIMEOUT.set(seconds)
 
 
 def _sqlite(path: str) -> str:

@@ -10,7 +10,9 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow.entities import ViewType
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
 from pipeline.errors import ConfigError, Interrupted, TrackingError
 from pipeline.settings.reading.config_file import load_config, with_changes
@@ -129,6 +131,37 @@ def test_a_run_that_was_deleted_is_replaced(config):
     assert run_id in {
         run.info.run_id for run in client.search_runs([experiment], run_view_type=ViewType.ALL)
     }
+
+
+def test_a_server_with_accounts_that_lacks_a_run_gets_a_new_one(config, monkeypatch):
+    """It answers 403 for a run that it does not have, and the training was refused."""
+    get_run, gone = mlflow.MlflowClient.get_run, "0" * 32
+
+    def answer(self, run_id):
+        if run_id == gone:
+            raise MlflowException("Permission denied", PERMISSION_DENIED)
+        return get_run(self, run_id)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "get_run", answer)
+    assert tracking.start_run(config, "moved", {}, resume=gone) != gone
+
+
+def test_files_that_cannot_be_stored_are_told_and_may_take_longer(config, caplog, monkeypatch):
+    """A store without credentials ended with a traceback, and the run went on for ever."""
+    seconds = []
+
+    def refuse(self, run_id, path):
+        seconds.append(MLFLOW_HTTP_REQUEST_TIMEOUT.get())
+        raise RuntimeError("no credentials")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_artifact", refuse)
+    run_id = tracking.start_run(config, "files", {})
+    tracking.finish_run(config, run_id, artifacts=[Path("a.png")])
+    assert "could not keep its files: RuntimeError: no credentials" in caplog.text
+    client = mlflow.MlflowClient(tracking_uri(config))
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert seconds == [MLFLOW_HTTP_REQUEST_TIMEOUT.default]
+    assert store.BRIEF_SECONDS == MLFLOW_HTTP_REQUEST_TIMEOUT.get() < seconds[0]
 
 
 def test_a_copy_of_a_run_folder_does_not_write_into_the_run_of_the_first(config, caplog):
