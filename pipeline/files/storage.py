@@ -80,9 +80,10 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
         system, root = _store(scheme, bucket, "&".join(OPTIONS.findall(rest)[:1]))
     # Some stores are asked at once, and each library raises errors of its own.
     except Exception as error:
-        cause = f"the store can't be reached: {type(error).__name__}: {error}"
+        why = str(error).partition("\n")[0]  # without libjvm, eighty places follow
+        cause = f"the store can't be reached: {type(error).__name__}: {why}"
         if missing:
-            cause = f"{missing}; pyarrow: {error}"
+            cause = f"{missing}; pyarrow: {why}"
         raise StorageError(f"{path}: {cause}") from error
     if "//" in f"/{key}":
         raise StorageError(f"{path}: `//` in a path is not read; take out a slash")
@@ -110,7 +111,32 @@ def _store(scheme: str, bucket: str, options: str) -> tuple[fsspec.AbstractFileS
         options = "&".join(filter(None, (options, f"retry_limit_seconds={GOOGLE_SECONDS}")))
     uri = f"{scheme}://{bucket}/{'?' * bool(options)}{options}"
     found, root = pyarrow.fs.FileSystem.from_uri(uri)
+    if found.type_name == "gcs":
+        return _strict(_Google(found)), root
     return _strict(ArrowFSWrapper(_patient(found) if found.type_name == "s3" else found)), root
+
+
+class _Google(ArrowFSWrapper):
+    """Google's store. A folder there is what stands before a `/` in the name of a file.
+
+    pyarrow lists the folders that it made itself, and no others, unless it lists all files below.
+    """
+
+    def ls(self, path: str, detail: bool = False, **kwargs: Any) -> list[Any]:
+        """The files and folders in a folder; of a file, that file."""
+        path = self._strip_protocol(path).rstrip("/")
+        below = pyarrow.fs.FileSelector(path, recursive=True, allow_not_found=True)
+        entries = {}
+        for each in self.fs.get_file_info(below):
+            name, slash, _ = each.path.removeprefix(f"{path}/").partition("/")
+            if slash:
+                each = pyarrow.fs.FileInfo(f"{path}/{name}", pyarrow.fs.FileType.Directory)
+            if name:
+                entries[each.path, each.type] = self._make_entry(each)
+        found = list(entries.values())
+        if not found and (entry := self.info(path))["type"] == "file":
+            found = [entry]
+        return found if detail else [each["name"] for each in found]
 
 
 def without_options(url: str) -> str:
@@ -119,8 +145,12 @@ def without_options(url: str) -> str:
 
 
 def url_of(system: fsspec.AbstractFileSystem, inner: str, asked: str) -> str:
-    """The URL of a file that was found behind another URL; it keeps that one's options."""
+    """The URL of a file that was found behind another URL; it keeps that one's host and options."""
     scheme, _, path = system.unstrip_protocol(inner).partition("://")
+    root = filesystem(asked)[1].rstrip("/")
+    if (whole := without_options(asked).rstrip("/")).endswith(root):
+        # The host, or the user before a bucket (`anonymous@`), is in no path.
+        _, _, path = f"{whole.removesuffix(root)}{inner}".partition("://")
     bucket, slash, key = path.partition("/")
     options = OPTIONS.search(asked)
     return f"{scheme}://{bucket}{options[0] if options else ''}{slash}{key}"
