@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,9 @@ from pipeline.training.faults import events
 
 FILE = "STOP"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+TWICE_SECONDS = 1.0
+"""A second signal within this time is the first one: `timeout` sends it to the command, and then to
+the group of processes that the command is in."""
 
 
 def requested(run: Path) -> bool:
@@ -35,16 +39,20 @@ def on_signals(run: Path, say: Say) -> Iterator[threading.Event]:
     Raises:
         KeyboardInterrupt: at the second signal.
     """
-    asked = threading.Event()
+    asked, asked_at = threading.Event(), 0.0
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal asked_at
         if asked.is_set():
-            if number == signal.SIGHUP:  # the shell sends it, and the system when the shell ends
+            soon = time.monotonic() - asked_at < TWICE_SECONDS
+            # The shell sends SIGHUP, and the system when the shell ends.
+            if soon or number == signal.SIGHUP:
                 return
             raise KeyboardInterrupt
+        asked_at = time.monotonic()
         asked.set()
         if number == signal.SIGHUP:  # to write to a terminal that is gone would fail
             for output in terminals:
