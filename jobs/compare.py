@@ -64,7 +64,8 @@ VERB = Verb(
         "--seeds N, --train-limit N, --eval-limit N (compare.NAME)."
     ),
     groups=(
-        *("run", "tracking.uri", "tracking.experiment", "tracking.parent", "compare", "heads"),
+        *("run", "tracking.uri", "tracking.experiment", "tracking.parent", "compare"),
+        *("heads", "scaling"),
     ),
     plan=compare.plan,
     execute=execute,

@@ -75,7 +75,8 @@ VERB = Verb(
     groups=(
         *("run", "train.eval_shards", "train.eval_samples", "train.micro_batch"),
         *("train.shard_cache", "train.shard_cache_gigabytes"),
-        *("train.init_from", "train.nsp_weight", "engine.attention", "tracking.uri", "evaluate"),
+        *("train.init_from", "train.nsp_weight", "engine.attention", "tracking.uri"),
+        *("evaluate", "scaling"),
     ),
     plan=plan,
     execute=execute,

@@ -51,7 +51,7 @@ def execute(config: Config, console: Console) -> None:
     run_id = "" if recorded else recording.start_run(config, output.name, _export(config))
     job = Finetuning(output.name, settings, export, output, config.run.seed)
     with closing(ConsoleProgress(console)) as progress, tracking.end_on_error(config, run_id):
-        (result,) = finetune_all([job], progress)
+        (result,) = finetune_all([job], progress, config.scaling)
     if not (recorded and (output / recording.RECORDED).exists()):  # a new head has no such file
         recording.record_head(
             config,
@@ -126,7 +126,7 @@ VERB = Verb(
         "Fine-tune a head on labelled examples (JSONL, CSV, TSV, Parquet, or a published format).\n"
         "The result is a Hugging Face folder under `run.storage`/`run.name`/heads."
     ),
-    groups=("run", "tracking", "finetune"),
+    groups=("run", "tracking", "finetune", "scaling"),
     plan=plan,
     execute=execute,
 )

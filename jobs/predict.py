@@ -9,6 +9,7 @@ from rich.console import Console
 
 from jobs.command import Verb, main
 from jobs.output import lines
+from jobs.output.console import plain_console
 from pipeline.corpus.decoding.decompression import READ_BYTES
 from pipeline.errors import ConfigError, raise_all
 from pipeline.finetuning.examples.input_lines import read_input
@@ -20,7 +21,6 @@ from pipeline.finetuning.submission import submission
 from pipeline.finetuning.tasks import TASKS, Task
 from pipeline.runs.named_model import folder_of
 from pipeline.settings.config import Config
-from pipeline.settings.finetuning import PredictSettings
 
 
 def plan(config: Config) -> Mapping[str, object]:
@@ -45,7 +45,7 @@ def plan(config: Config) -> Mapping[str, object]:
 def execute(config: Config, console: Console) -> None:
     chosen, model = config.predict, _model(config)
     task = TASKS[read_results(model)["task"]]
-    rows = _rows(chosen, task, str(model.absolute()))
+    rows = _rows(config, task, str(model.absolute()))
     found = submission(task, rows) if chosen.form == "clue" else map(to_json, rows)
     count = lines.write(found, chosen.output, "predict.output")
     if chosen.output != lines.STANDARD:
@@ -57,7 +57,8 @@ def _model(config: Config) -> Path:
     return folder_of(config, config.predict.model)
 
 
-def _rows(chosen: PredictSettings, task: Task, model: str) -> Iterator[dict[str, Any]]:
+def _rows(config: Config, task: Task, model: str) -> Iterator[dict[str, Any]]:
+    chosen = config.predict
     if chosen.workers:
         from pipeline.finetuning.prediction.predict_on_cluster import predict_on_cluster
 
@@ -68,6 +69,8 @@ def _rows(chosen: PredictSettings, task: Task, model: str) -> Iterator[dict[str,
             chosen.columns,
             chosen.batch,
             chosen.workers,
+            config.scaling,
+            plain_console(stderr=True).print,
         )
     standard = chosen.input == "-"
     given = _standard_input() if standard else read_input(chosen.input, task, chosen.columns)
@@ -86,7 +89,7 @@ VERB = Verb(
         "table or a published data set in, a line of JSON out for each example. A blank line has\n"
         "the prediction null. predict.form=clue writes a submission to CLUE instead."
     ),
-    groups=("predict", "run.storage", "tracking.uri"),
+    groups=("predict", "run.storage", "tracking.uri", "scaling"),
     plan=plan,
     execute=execute,
 )

@@ -51,7 +51,7 @@ ALLOWED = {
         "pipeline.runs.store_lock",
         "pipeline.settings",
     ),
-    "pipeline.cluster.ray_cluster": (),
+    "pipeline.cluster.ray_cluster": ("pipeline.settings",),
     "pipeline.cluster.remote_disk": (
         "pipeline.cluster.ray_cluster",
         "pipeline.paths",
@@ -65,6 +65,7 @@ ALLOWED = {
         "pipeline.cluster.ray_cluster",
         "pipeline.cluster.remote_disk",
         "pipeline.cluster.remote_files",
+        "pipeline.settings",
     ),
     "pipeline.tracking": (
         "model",

@@ -21,9 +21,12 @@ from pipeline.cluster.peers import PeerFailed
 from pipeline.cpu import use_threads
 from pipeline.errors import NezhaError, TrainingError
 from pipeline.progress import Progress
+from pipeline.settings.training import ScalingSettings
 
 RESTARTS = 3
 """Of a call whose worker process died."""
+ANY = ScalingSettings()
+"""The nodes that are there."""
 logger = logging.getLogger(__name__)
 
 
@@ -55,15 +58,15 @@ class Member(NamedTuple):
     rank: int
 
 
-def cluster_runner(progress: Progress, folder: Path) -> Runner:
+def cluster_runner(progress: Progress, folder: Path, scaling: ScalingSettings = ANY) -> Runner:
     """What makes calls as Ray tasks, as many at a time as there is room for.
 
     `folder` holds what the calls make; nodes that do not see it send it to this one.
 
-    A task takes its GPUs where the cluster has any or can start some. Without GPUs it takes its
-    share of the CPUs, and torch uses as many threads. A call whose worker process died, with its
-    node or because memory ran out, starts again; after RESTARTS, and for a group of workers, that
-    is a TrainingError of the call.
+    A task takes its GPUs where the cluster has any, or starts some (`scaling`). Without GPUs it
+    takes its share of the CPUs, and torch uses as many threads. A call whose worker process died,
+    with its node or because memory ran out, starts again; after RESTARTS, and for a group of
+    workers, that is a TrainingError of the call.
 
     Trials are plain Ray tasks rather than trials of Ray Tune, which starts an actor for each one
     (about 8 s here) and cannot give it environment variables.
@@ -73,6 +76,8 @@ def cluster_runner(progress: Progress, folder: Path) -> Runner:
         if not works:
             return []
         ray_cluster.connect()
+        most = max(work.workers for work in works)
+        ray_cluster.bring(most, max(work.gpus for work in works), scaling, progress.say)
         with remote_disk.offered(folder) as offer:
             return _run_all(works, offer, progress)
 

@@ -17,13 +17,13 @@ from typing import Any
 
 import ray
 import ray.util
-from ray._private.state import state
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.cpu import ENVIRONMENT, usable_cpus
 from pipeline.errors import ConfigError
 from pipeline.progress import Say
+from pipeline.settings.training import ScalingSettings
 
 PARENT = os.environ.get("RAY_TMPDIR")
 """Where local clusters have their folders; by default the system's temporary folder."""
@@ -163,6 +163,25 @@ def place(workers: int, cpus: float, gpus: float, wait_seconds: float, say: Say)
         ray.util.remove_placement_group(group)
 
 
+def bring(tasks: int, gpus: float, scaling: ScalingSettings, say: Say) -> None:
+    """With `scaling.wait_seconds`, return when nodes are there that hold so many tasks together.
+
+    Ray does not tell which nodes an autoscaler could start, so `scaling` says whether these have
+    GPUs. The nodes may be busy: tasks wait for room.
+
+    Args:
+        tasks: each has `scaling.cpus_per_worker` CPUs.
+        gpus: those of a task, if `scaling.gpus_per_worker` is not 0.
+
+    Raises:
+        ConfigError: too few CPUs or GPUs after `scaling.wait_seconds`.
+    """
+    gpus = gpus if scaling.gpus_per_worker else 0.0
+    bundle = bundle_of(scaling.cpus_per_worker, gpus)
+    if scaling.wait_seconds and lacking(tasks, bundle):
+        place(tasks, scaling.cpus_per_worker, gpus, scaling.wait_seconds, say)
+
+
 def require(
     workers: int, bundle: Mapping[str, float], nodes: Sequence[Mapping[str, float]] = ()
 ) -> None:
@@ -263,27 +282,15 @@ def may_have_other_nodes() -> bool:
 
 
 def gpus_per_worker(wanted: float | None) -> float:
-    """The setting, or one GPU where the cluster has any.
-
-    Raises:
-        ConfigError: there are none now, and the cluster's autoscaler could start some.
-    """
+    """The setting, or one GPU where the cluster has any."""
     if wanted is not None:
         return wanted
-    if count("GPU"):
-        return 1.0
-    if can_start("GPU"):
-        raise ConfigError(
-            "scaling: no GPU is there now, and this cluster can start nodes that have some; set "
-            "scaling.gpus_per_worker=1 with scaling.workers and scaling.wait_seconds, or "
-            "scaling.gpus_per_worker=0 to train on CPUs"
-        )
-    return 0.0
+    return 1.0 if count("GPU") else 0.0
 
 
 def gpus_of_a_task(wanted: float) -> float:
-    """GPUs to ask for: those wanted, or none where the cluster has none and can start none."""
-    return wanted if count("GPU") or can_start("GPU") else 0.0
+    """GPUs to ask for: those wanted, or none where the cluster has none."""
+    return wanted if count("GPU") else 0.0
 
 
 def runtime_env(gpus: float) -> dict[str, dict[str, str]]:
@@ -292,15 +299,9 @@ def runtime_env(gpus: float) -> dict[str, dict[str, str]]:
     Ray lets tasks that ask for no GPU see all GPUs of a machine, so they are hidden.
     """
     variables = {name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()}
-    if not gpus and gpus_of_a_task(1.0):
+    if not gpus:
         variables["CUDA_VISIBLE_DEVICES"] = ""
     return {"env_vars": variables}
-
-
-def can_start(resource: str) -> bool:
-    """Whether the cluster's autoscaler has a type of node with `CPU`s or `GPU`s."""
-    limits = state.get_max_resources_from_cluster_config() or {}
-    return limits.get(resource, 0) > 0
 
 
 def _remove_cluster(folder: str) -> None:

@@ -54,8 +54,8 @@ def run(config: Config, progress: Progress) -> tuple[Comparison, list[Path]]:
         ConfigError, TaskError, ExportError, TrackingError: before anything is trained.
     """
     folder = comparison_folder(config)
-    tasks, runner = suite_of(config), cluster_runner(progress, folder)
-    check_workers((f"heads.{name}", each) for name, each in tasks.items())
+    tasks, runner = suite_of(config), cluster_runner(progress, folder, config.scaling)
+    check_workers(((f"heads.{name}", each) for name, each in tasks.items()), config.scaling)
     subjects = subjects_of(config, runner, folder)
     pairs = [(name, subject) for name in tasks for subject in subjects]
     jobs = [

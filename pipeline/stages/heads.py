@@ -47,7 +47,7 @@ def finetune_heads(
         )
         for name, start in cells
     ]
-    results = finetune_all(runs, progress)
+    results = finetune_all(runs, progress, config.scaling)
     scores: dict[str, dict[str, float | None]] = {}
     for (name, start), result in zip(cells, results, strict=True):
         metric = TASKS[config.heads[name].task].metric

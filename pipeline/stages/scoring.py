@@ -78,7 +78,7 @@ def score_where_free(config: Config, path: Path, progress: Progress) -> dict[str
     """
     if not os.environ.get("RAY_ADDRESS"):
         return score(config, path)
-    run = cluster_runner(progress, RunPaths.of(config).run)
+    run = cluster_runner(progress, RunPaths.of(config).run, config.scaling)
     (found,) = run([Work(path.name, "evaluations", _score_there, (config, path), gpus=1.0)])
     if isinstance(found, Exception):
         raise found

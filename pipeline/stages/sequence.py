@@ -38,7 +38,7 @@ def run_all(config: Config, progress: Progress) -> dict[str, Any]:
     """
     config = preparing.with_sample(config)
     heads.check_heads(config)
-    check_workers((f"heads.{name}", head) for name, head in config.heads.items())
+    check_workers(((f"heads.{name}", head) for name, head in config.heads.items()), config.scaling)
     given.check(config)
     if config.corpus.inputs:
         preflight.check_room(config)

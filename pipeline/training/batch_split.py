@@ -51,5 +51,5 @@ def choose_workers(config: Config, gpus: int, cpus: int) -> int:
     `scaling.gpus_per_worker` is 0. `gpus` and `cpus` are those of the cluster, or of this machine.
     """
     scaling = config.scaling
-    devices = (gpus if scaling.gpus_per_worker != 0 else 0) or min(2, cpus)
+    devices = (gpus if scaling.gpus_per_worker != 0 else 0) or max(1, min(2, cpus))
     return scaling.max_workers or scaling.workers or min(devices, config.train.global_batch)

@@ -16,6 +16,8 @@ from pipeline.files.urls import is_url
 from pipeline.finetuning.examples.input_lines import read_input
 from pipeline.finetuning.prediction.predict import LINES, Head, answered
 from pipeline.finetuning.tasks import TASKS
+from pipeline.progress import Say
+from pipeline.settings.training import ScalingSettings
 
 BLOCK_BYTES = 1 << 17
 """Lines that one worker takes, unless they are fewer than `LINES`. Ray's own 128 MB would be all of
@@ -29,17 +31,23 @@ def predict_on_cluster(
     columns: Mapping[str, str | int],
     batch: int,
     workers: int,
+    scaling: ScalingSettings,
+    say: Say,
 ) -> Iterator[dict[str, Any]]:
     """As `predict`, for a file here or at a URL; rows keep their order.
 
     Args:
-        workers: processes that hold the head; each takes a GPU where the cluster has any or can
-            start some, otherwise its share of the CPUs, at most those of a node.
+        workers: processes that hold the head; each takes a GPU where the cluster has any, otherwise
+            its share of the CPUs, at most those of a node.
+        scaling: what nodes are waited for.
+        say: takes what it waits for.
 
     Raises:
         TaskError: a line is malformed.
+        ConfigError: no node for a worker has come after `scaling.wait_seconds`.
     """
     ray_cluster.connect()
+    ray_cluster.bring(workers, 1.0, scaling, say)
     gpus = ray_cluster.gpus_of_a_task(1.0)
     # One share is left to the task that reads the file.
     cpus = 1 if gpus else threads_of_a_task(workers + 1, ray_cluster.cpus_by_node())

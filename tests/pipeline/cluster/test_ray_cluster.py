@@ -17,6 +17,8 @@ from pipeline import cpu
 from pipeline.cluster import ray_cluster as cluster
 from pipeline.errors import ConfigError
 from pipeline.settings.reading.config_file import load_config
+from pipeline.settings.training import ScalingSettings
+from tests.reported import Lines
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = """
@@ -150,19 +152,30 @@ def test_workers_wait_for_a_node_that_comes(ray_cluster, monkeypatch):
 
 
 @pytest.mark.ray
-def test_gpus_that_could_be_started_are_never_replaced_by_cpus(ray_cluster, monkeypatch):
+def test_tasks_take_gpus_that_the_cluster_starts(ray_cluster, monkeypatch):
     assert cluster.gpus_per_worker(None) == 0
     assert cluster.gpus_of_a_task(0.5) == 0
+    scaling = ScalingSettings(workers=4, gpus_per_worker=1, wait_seconds=60)
+    said = Lines()
+    cluster.bring(2, 0.0, scaling, said.say)  # two CPUs are there
+    cluster.bring(2, 0.5, ScalingSettings(gpus_per_worker=1), said.say)  # no node comes
+    assert not said
+    with ThreadPoolExecutor() as pool:
+        brought = pool.submit(cluster.bring, 2, 0.5, scaling, said.say)
+        deadline = time.monotonic() + 30
+        while not said and time.monotonic() < deadline:
+            time.sleep(0.1)
+        node = ray_cluster.add_node(num_cpus=2, num_gpus=1)
+        try:
+            brought.result()
+            assert cluster.gpus_of_a_task(0.5) == 0.5
+            assert cluster.gpus_per_worker(None) == 1
+            assert cluster.gpus_per_worker(0) == 0
+        finally:
+            ray_cluster.remove_node(node)
+    assert said == ["waiting at most 60 s: 2 worker(s) need 1 GPUs and the cluster has 0"]
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     own = cpu.ENVIRONMENT | {"OMP_WAIT_POLICY": "ACTIVE"}
-    assert cluster.runtime_env(0) == {"env_vars": own}
-    monkeypatch.setattr(
-        cluster.state, "get_max_resources_from_cluster_config", lambda: {"CPU": 8, "GPU": 8}
-    )
-    with pytest.raises(ConfigError, match=r"set scaling\.gpus_per_worker=1 with scaling\.workers"):
-        cluster.gpus_per_worker(None)
-    assert cluster.gpus_per_worker(0) == 0
-    assert cluster.gpus_of_a_task(0.5) == 0.5
     assert cluster.runtime_env(0) == {"env_vars": {**own, "CUDA_VISIBLE_DEVICES": ""}}
     assert cluster.runtime_env(1) == {"env_vars": own}
     with pytest.raises(ConfigError, match="still need 1 GPUs and the cluster has 0"):

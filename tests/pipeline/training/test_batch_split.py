@@ -50,6 +50,7 @@ def test_the_first_batch_of_a_warm_up_must_be_split_as_the_full_one():
     [
         ({}, 0, 8, 2),
         ({}, 0, 1, 1),
+        ({}, 0, 0, 1),
         ({}, 4, 8, 4),
         ({"scaling": {"gpus_per_worker": 0}}, 4, 8, 2),
         ({"scaling": {"gpus_per_worker": 1}}, 4, 8, 4),

@@ -14,8 +14,8 @@ import torch
 from pyarrow import parquet
 from safetensors.torch import load_file, save_file
 
-from pipeline.cluster import ray_cluster as cluster
-from pipeline.errors import ExportError, TaskError
+from pipeline.cluster.calls import ANY
+from pipeline.errors import ConfigError, ExportError, TaskError
 from pipeline.export.lineage import LINEAGE, left_steps, packages
 from pipeline.finetuning.examples.input_lines import read_input
 from pipeline.finetuning.examples.lines import read_lines
@@ -27,7 +27,9 @@ from pipeline.finetuning.prediction.predict import Head, parse, predict
 from pipeline.finetuning.prediction.predict_on_cluster import predict_on_cluster
 from pipeline.finetuning.tasks import TASKS
 from pipeline.settings.finetuning import FinetuneSettings
+from pipeline.settings.training import ScalingSettings
 from tests.pipeline.finetuning.in_process import finetune
+from tests.reported import Lines
 
 
 @pytest.fixture(scope="module")
@@ -337,21 +339,11 @@ def test_tables_and_published_files_are_predicted_as_lines_are(name, head, tmp_p
 
 
 @pytest.mark.ray
-def test_workers_wait_for_gpus_that_the_cluster_can_start(ray_cluster, monkeypatch):
-    class Asked(Exception):
-        pass
-
-    def ask(data, *arguments, num_gpus, **options):
-        raise Asked(num_gpus)
-
-    monkeypatch.setattr(ray.data.Dataset, "map_batches", ask)
-    for most, gpus in (({"CPU": 8}, 0), ({"CPU": 8, "GPU": 8}, 1)):
-        monkeypatch.setattr(
-            cluster.state, "get_max_resources_from_cluster_config", lambda most=most: most
-        )
-        with pytest.raises(Asked) as asked:
-            list(predict_on_cluster("head", "ner", "lines.jsonl", {}, 2, 2))
-        assert asked.value.args == (gpus,)
+def test_workers_wait_for_gpus_that_the_cluster_starts(ray_cluster):
+    scaling = ScalingSettings(workers=1, gpus_per_worker=1, wait_seconds=0.5)
+    given = "head", "ner", "lines.jsonl", {}, 2, 2, scaling, Lines().say
+    with pytest.raises(ConfigError, match="2 GPUs and the cluster has 0"):
+        list(predict_on_cluster(*given))
 
 
 class ProcessNumber:
@@ -379,7 +371,8 @@ def test_workers_share_a_small_file_and_may_have_all_cpus(ray_cluster, tmp_path,
     lines = ["书店很好" * 20 + str(number) for number in range(6000)]
     path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
     workers = int(ray.cluster_resources()["CPU"])
-    found = list(predict_on_cluster(str(tmp_path), "classification", str(path), {}, 32, workers))
+    given = str(tmp_path), "classification", str(path), {}, 32, workers, ANY, Lines().say
+    found = list(predict_on_cluster(*given))
     assert [row["line"] for row in found] == lines
     assert len({row["by"] for row in found}) > 1
 
@@ -390,7 +383,7 @@ def test_workers_answer_in_the_order_of_the_lines(head, ray_cluster, tmp_path, m
     folder, path = head("classification").folder, tmp_path / "in.txt"
     lines = ["书店很好" if number % 3 else "" for number in range(3000)]
     path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
-    given = folder, "classification", str(path), {}, 32, 2
+    given = folder, "classification", str(path), {}, 32, 2, ANY, Lines().say
     found = list(predict_on_cluster(*given))
     assert [row["text"] for row in found] == lines
     (expected,) = predict(folder, [("x", "书店很好")])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.cluster import ray_cluster as ray_cluster_of_process
-from pipeline.cluster.calls import threads_of_a_task
+from pipeline.cluster.calls import ANY, threads_of_a_task
 from pipeline.errors import ConfigError, TaskError
 from pipeline.finetuning.prediction.predict_on_cluster import predict_on_cluster
 from pipeline.finetuning.trials import on_cluster
@@ -78,7 +78,7 @@ def test_workers_without_the_commands_disk_make_the_same_heads(
 
     (tmp_path / "in.jsonl").write_text('{"tokens": ["北", "京"]}\n' * 3, "utf-8")
     hide_the_disk(monkeypatch, tmp_path / "node")
-    given = results[0].folder, "ner", str(tmp_path / "in.jsonl"), {}, 2, 1
+    given = results[0].folder, "ner", str(tmp_path / "in.jsonl"), {}, 2, 1, ANY, Lines().say
     assert len(list(predict_on_cluster(*given))) == 3
 
 
