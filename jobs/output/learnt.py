@@ -25,7 +25,7 @@ QUESTION = "北京是中国的首[MASK]。"
 def show_learnt(config: Config, console: Console) -> None:
     """Print the curve, masked held-out samples with the export's answers, and its best guesses."""
     paths = RunPaths.of(config)
-    losses = [record["mlm_loss"] for record in history.read(paths.run) if "mlm_loss" in record]
+    losses = [record["mlm_loss"] for record in history.read(paths.run, "mlm_loss")]
     if losses:
         console.print("What the network has learnt", style="bold")
         console.print(

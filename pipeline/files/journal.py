@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pipeline.files.disk import Disk
 
 logger = logging.getLogger(__name__)
 ANY = RootModel[dict[str, Any]]
+BLOCK_BYTES = 1 << 16
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
@@ -49,23 +51,38 @@ class Appender:
 
 
 class Follower:
-    """Reads a file of records often, and again only after it has changed."""
+    """Reads what is added to a file of records, each record once."""
 
     def __init__(self, path: Path, shape: type[BaseModel] = ANY) -> None:
         self._path, self._shape = path, shape
-        self._stamp: tuple[int, int, int] | None = None
-        self._records: list[dict[str, Any]] = []
+        self._file, self._read, self._number = 0, 0, 0
+        """The inode of the file, and how many of its bytes and records were read."""
 
-    def read(self) -> list[dict[str, Any]]:
-        """As the function `read`."""
+    def new(self) -> Iterator[dict[str, Any]]:
+        """The records since the last one that was taken, oldest first.
+
+        A resumed run puts another file in the place of its record, without the last records of
+        before: then those are new that stand behind as many records as were read before.
+        """
         try:
-            status = self._path.stat()
+            file = self._path.open("rb")
         except FileNotFoundError:
-            return []
-        stamp = status.st_ino, status.st_size, status.st_mtime_ns
-        if stamp != self._stamp:
-            self._records, self._stamp = read(self._path, self._shape), stamp
-        return self._records
+            return
+        with file:
+            status, before = os.fstat(file.fileno()), 0
+            if status.st_ino != self._file or status.st_size < self._read:
+                before, self._number = self._number, 0
+                self._file, self._read = status.st_ino, 0
+            file.seek(self._read)
+            for line in file:
+                if not line.endswith(b"\n"):  # more of it may come
+                    return
+                self._read += len(line)
+                record = _record(line, self._shape)
+                if record is not None:
+                    self._number += 1
+                    if self._number > before:
+                        yield record
 
 
 def read(path: Path, shape: type[BaseModel] = ANY) -> list[dict[str, Any]]:
@@ -76,25 +93,57 @@ def read(path: Path, shape: type[BaseModel] = ANY) -> list[dict[str, Any]]:
 def read_checked(
     path: Path, shape: type[BaseModel] = ANY
 ) -> tuple[list[dict[str, Any]], list[int]]:
-    """All records, oldest first, and the numbers (from 1) of the lines that are none.
+    """All records, oldest first, and the numbers (from 1) of the lines that are none."""
+    damaged: list[int] = []
+    return list(each(path, shape, damaged)), damaged
+
+
+def each(
+    path: Path, shape: type[BaseModel] = ANY, damaged: list[int] | None = None
+) -> Iterator[dict[str, Any]]:
+    """The records one by one, oldest first; those of a long run are more than memory should hold.
 
     Args:
         shape: keys and types of every record.
+        damaged: takes the numbers (from 1) of the lines that are no records.
     """
     if not path.exists():
-        return [], []
-    records, damaged = [], []
-    for number, line in enumerate(path.read_text("utf-8", errors="replace").split("\n"), 1):
-        if not line:
-            continue
-        try:
-            record = json.loads(line)
-            shape.model_validate(record, strict=True)
-        except ValueError:  # pydantic's errors are some too
-            damaged.append(number)
-        else:
-            records.append(record)
-    return records, damaged
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            record = _record(line, shape)
+            if record is not None:
+                yield record
+            elif damaged is not None:
+                damaged.append(number)
+
+
+def newest_first(path: Path, shape: type[BaseModel] = ANY) -> Iterator[dict[str, Any]]:
+    """The records one by one, newest first; of the file only the end that is needed is read."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        begin, rest = file.seek(0, os.SEEK_END), b""
+        while begin:
+            size = min(begin, BLOCK_BYTES)
+            begin = file.seek(begin - size)
+            first, *lines = (file.read(size) + rest).split(b"\n")
+            for line in [*reversed(lines), *([] if begin else [first])]:
+                if line and (record := _record(line, shape)) is not None:
+                    yield record
+            rest = first
+
+
+def _record(line: bytes, shape: type[BaseModel]) -> dict[str, Any] | None:
+    """The record of a line; None for a line that was cut, or that has another shape."""
+    try:
+        record = json.loads(line.decode("utf-8", errors="replace"))
+        shape.model_validate(record, strict=True)
+    except ValueError:  # pydantic's errors are some too
+        return None
+    return record
 
 
 def _last_byte(path: Path) -> bytes:

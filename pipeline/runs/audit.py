@@ -5,7 +5,8 @@ together. They are compared with the order that the settings of the newest check
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +21,22 @@ from pipeline.settings.config import Config
 from pipeline.training.checkpoints import files
 from pipeline.training.faults import events
 from pipeline.training.measure import step_log
-from pipeline.training.measure.step_log import Attempt
+from pipeline.training.measure.step_log import Attempt, Owners
 
 KEYS = {"attempt", "step", "batch", "samples", "sum", "applied", "end", "seconds"}
 SHOWN = 5
 """Samples of a kind that a problem names."""
+
+
+class Consumed(NamedTuple):
+    """The record of a step: fields of `StepLog.add`."""
+
+    step: int
+    batch: int
+    samples: int
+    sum: int
+    applied: bool
+    damaged: int
 
 
 class Audit(NamedTuple):
@@ -61,10 +73,10 @@ def audit(config: Config) -> Audit:
     newest = files.newest(paths.checkpoints)
     if not newest:
         raise CheckpointError(f"{paths.checkpoints}: no complete checkpoint, so nothing to audit")
-    lines, damaged = journal.read_checked(paths.run / step_log.FILE, step_log.Line)
     happened, unread = journal.read_checked(paths.run / events.FILE, events.Event)
-    attempts = step_log.attempts(happened)
-    if not attempts or all("step" not in line for line in lines):
+    attempts, last = step_log.attempts(happened), files.step_of(newest)
+    lines, repeated, damaged = _read_steps(paths.run, attempts, last)
+    if not lines and not repeated:
         raise CheckpointError(
             f"{paths.run / step_log.FILE} or {events.FILE}: no record of what was consumed"
         )
@@ -74,14 +86,12 @@ def audit(config: Config) -> Audit:
     feed = open_feed(given, rank=0, world_size=1)
     for attempt in attempts:
         require_same_data(attempt.fingerprint, feed.fingerprint_fields)
-    kept = {(line["attempt"], line["step"]): line for line in lines if line.keys() >= KEYS}
-    last = files.step_of(newest)
     problems: list[str] = []
-    chosen = list(_chosen(last, attempts, kept, problems))
+    chosen = list(_chosen(last, Owners(attempts), lines, problems))
     if problems:  # else the steps of lines that a crash has cut were done again
         problems += [f"{step_log.FILE}: line {number} is damaged" for number in damaged]
         problems += [f"{events.FILE}: line {number} is damaged" for number in unread]
-    batches = {line["batch"] for line in chosen}
+    batches = {line.batch for line in chosen}
     first = attempts[0].batches_skipped  # of a branch: the batches that the other run consumed
     left_out = max(batches, default=first - 1) + 1 - first - len(batches)
     whole = not (problems or left_out or first)
@@ -90,40 +100,55 @@ def audit(config: Config) -> Audit:
         steps=last,
         attempts=len(attempts),
         workers=sorted({attempt.workers for attempt in attempts}),
-        repeated=sum(step <= last for _, step in kept) - len(chosen),
-        unapplied=[line["step"] for line in chosen if not line["applied"]],
+        repeated=repeated,
+        unapplied=[line.step for line in chosen if not line.applied],
         left_out=left_out,
-        damaged=sum(line.get("damaged", 0) for line in chosen),
+        damaged=sum(line.damaged for line in chosen),
         epochs=epochs,
         problems=problems + wrong,
     )
 
 
+def _read_steps(
+    run: Path, attempts: Sequence[Attempt], last: int
+) -> tuple[dict[int, Consumed], int, list[int]]:
+    """The records of the steps that the weights contain, by step.
+
+    Beside them: how many there are of steps that were done again, and the numbers of the lines that
+    are no records. Without attempts, no line is of a step.
+    """
+    owners, found, repeated = Owners(attempts), dict[int, Consumed](), 0
+    damaged: list[int] = []
+    for line in journal.each(run / step_log.FILE, step_log.Line, damaged):
+        if line.keys() >= KEYS and line["step"] <= last:
+            owner = owners.of(line["step"])
+            if owner and owner.number == line["attempt"]:
+                values = (line.get(name, 0) for name in Consumed._fields)
+                found[line["step"]] = Consumed(*values)
+            else:
+                repeated += 1
+    return found, repeated, damaged
+
+
 def _chosen(
-    last: int,
-    attempts: Sequence[Attempt],
-    lines: Mapping[tuple[int, int], dict[str, Any]],
-    problems: list[str],
-) -> Iterator[dict[str, Any]]:
+    last: int, owners: Owners, lines: Mapping[int, Consumed], problems: list[str]
+) -> Iterator[Consumed]:
     """The record of each step that the weights contain; adds what is wrong to the problems."""
     for step in range(1, last + 1):
-        attempt = step_log.owner(step, attempts)
-        line = lines.get((attempt.number, step)) if attempt else None
+        attempt, line = owners.of(step), lines.get(step)
         if not attempt or not line:
             started = f" of start {attempt.number} of the workers" if attempt else ""
             problems.append(f"step {step}{started}: no record of what it consumed")
             continue
-        if line["batch"] != step - 1 + attempt.batches_skipped:
+        if line.batch != step - 1 + attempt.batches_skipped:
             problems.append(
-                f"step {step}: took global batch {line['batch']} instead of "
+                f"step {step}: took global batch {line.batch} instead of "
                 f"{step - 1 + attempt.batches_skipped}"
             )
         yield line
 
 
-def _count(
-    feed: BaseFeed, lines: Sequence[Mapping[str, Any]], whole: bool
-) -> tuple[list[str], list[str]]:
+def _count(feed: BaseFeed, lines: Sequence[Consumed], whole: bool) -> tuple[list[str], list[str]]:
     """How often the samples of each epoch were used, as text, and what is wrong.
 
     whole: whether no batch is missing, so that every epoch but the last must be complete.
@@ -131,11 +156,11 @@ def _count(
     bounds, problems = feed.source_bounds, []
     counts: dict[tuple[int, int], NDArray[np.uint8]] = {}
     for line in lines:
-        samples, epochs = feed.samples(line["batch"])
-        if (line["samples"], line["sum"]) != (len(samples), step_log.checksum_of(samples)):
+        samples, epochs = feed.samples(line.batch)
+        if (line.samples, line.sum) != (len(samples), step_log.checksum_of(samples)):
             problems.append(
-                f"step {line['step']}: the workers consumed {line['samples']} samples that are not "
-                f"the {len(samples)} of global batch {line['batch']}"
+                f"step {line.step}: the workers consumed {line.samples} samples that are not "
+                f"the {len(samples)} of global batch {line.batch}"
             )
             continue
         sources = np.searchsorted(bounds, samples, side="right") - 1

@@ -41,11 +41,10 @@ def list_runs(storage: Path) -> list[RunState]:
 
 
 def _state(run: Path) -> RunState:
-    records, happened = history.read(run), events.read(run)
+    newest_record, last = history.newest(run), events.newest(run)
     newest = files.newest(run / "checkpoints")
     steps = _steps(newest)
-    last = happened[-1] if happened else None
-    step = int(records[-1]["step"]) if records else 0
+    step = int(newest_record["step"]) if newest_record else 0
     return RunState(
         name=run.name,
         state=_name_of_state(run, newest, steps, last["kind"] if last else ""),

@@ -16,6 +16,9 @@ from pipeline.training.measure import history, step_log
 from pipeline.training.measure.lost_time import goodput, seconds_by_cause
 
 FILE = "report.html"
+LOSSES = {"loss": "training", "heldout_mlm_loss": "held out (MLM)"}
+SPEED = "tokens_per_second"
+"""Figures that the curves show."""
 MARKS = {"start": "tab:orange", "skipped": "tab:red", "spike": "tab:purple", "rewind": "tab:brown"}
 """Events that the curves show, with their colours; a start is marked from the second on."""
 
@@ -26,12 +29,11 @@ def write_report(run: Path) -> Path:
     Raises:
         TrainingError: the run has no records.
     """
-    records, happened = history.read(run), events.read(run)
-    lines = step_log.read(run)
+    records, happened = history.read(run, *LOSSES, SPEED), events.read(run)
     if not records and not happened:
         raise TrainingError(f"{run}: no records of a training")
     attempts = step_log.attempts(happened)
-    seconds = seconds_by_cause(lines, attempts)
+    seconds = seconds_by_cause(step_log.each(run), attempts)
     page = page_of(
         "pipeline.runs",
         "report.html.j2",
@@ -52,10 +54,9 @@ def _curves(records: Sequence[Mapping[str, float]], happened: Sequence[Mapping[s
     """Losses and throughput over steps as SVG, with what happened marked on them."""
     figure = Figure(figsize=(9, 6), layout="constrained")
     losses, speed = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    names = {"loss": "training", "heldout_mlm_loss": "held out (MLM)"}
-    for key, label in names.items():
+    for key, label in LOSSES.items():
         plot_by_step(losses, records, key, label)
-    plot_by_step(speed, records, "tokens_per_second", "tokens a second")
+    plot_by_step(speed, records, SPEED, "tokens a second")
     seen: set[str] = set()
     for kind, step in _marks(happened):
         for axes in (losses, speed):

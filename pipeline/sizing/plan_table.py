@@ -81,7 +81,7 @@ def save(config: Config, plan: RunPlan) -> bool:
 
     Those steps may have been made with other settings than these.
     """
-    if history.read(Path(RunPaths.of(config).run)):
+    if history.newest(Path(RunPaths.of(config).run)):
         return False
     seconds = sum(plan.step)
     values = {"step_seconds": seconds, "tokens_per_second": plan.tokens / seconds}
@@ -100,7 +100,7 @@ def compare(config: Config) -> dict[str, str]:
     planned, found = read_note(Path(folder, FILE)), {}
     if planned.get("settings", own := _settings(config)) != own:
         return {}
-    records = history.read(Path(folder))
+    records = history.read(Path(folder), *HAPPENED)
     for name, figure in HAPPENED.items():
         value, values = planned.get(name), [record[name] for record in records if name in record]
         if values and isinstance(value, int | float):

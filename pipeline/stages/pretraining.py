@@ -139,9 +139,9 @@ def _record(
         return None
     tracking.note_run(RunPaths.of(config).run, run_id)
     _log_corpora(config, run_id, say)
-    sender = MetricSender(tracking_uri(config), run_id, system_metrics=False)
-    history.send_all(history.read(RunPaths.of(config).run), sender)
-    sender.close()
+    records = history.each(RunPaths.of(config).run)
+    sender = MetricSender(tracking_uri(config), run_id, system_metrics=False, earlier=records)
+    sender.close(whole=True)
     tracking.finish_run(config, run_id, artifacts=files)
     return run_id
 
@@ -174,6 +174,8 @@ def _unigram_loss(folders: tuple[str, ...], held: str, micro_batch: int, samples
 def _draw(config: Config, reference: float | None) -> list[Path]:
     """The pictures of a finished run."""
     folder = RunPaths.of(config).run
-    records, curve, ratios = history.read(folder), folder / CURVE, folder / "trust_ratios.png"
-    pictures.draw_curve(records, curve, reference)
-    return [curve, ratios] if pictures.draw_trust_ratios(records, ratios) else [curve]
+    curve, ratios = folder / CURVE, folder / "trust_ratios.png"
+    pictures.draw_curve(history.read(folder, *pictures.LOSSES), curve, reference)
+    last = history.newest(folder, pictures.RATIO) or {}
+    found = history.read(folder, *(name for name in last if name.startswith(pictures.RATIO)))
+    return [curve, ratios] if pictures.draw_trust_ratios(found, ratios) else [curve]

@@ -94,9 +94,9 @@ def _export(config: Config, run_id: str | None, say: Say) -> str:
 
 def _pretraining_summary(config: Config, run_id: str | None, progress: Progress) -> dict[str, Any]:
     paths = RunPaths.of(config)
-    records = history.read(paths.run)
+    records = history.read(paths.run, "tokens_per_second")
     scores = held_out_scores(config, checkpoints.best(paths.checkpoints), progress)
-    speeds = [record["tokens_per_second"] for record in records if "tokens_per_second" in record]
+    speeds = [record["tokens_per_second"] for record in records]
     return {
         "unigram_loss": reference_loss(config, lambda line: None),
         "heldout_mlm_loss": scores.get("mlm_loss"),

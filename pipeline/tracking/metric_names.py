@@ -16,6 +16,7 @@ The names in `metrics.jsonl` have no groups.
 
 import re
 import time
+from functools import lru_cache
 
 from mlflow.entities import Metric
 
@@ -37,6 +38,7 @@ A slash is refused where a path would lose it or what stands before it: `a/`, `a
 """
 
 
+@lru_cache(maxsize=4096)
 def grouped(name: str) -> str:
     """`heldout_mlm_loss` → `heldout/mlm_loss`, `loss` → `train/loss`, `mfu` → `speed/mfu` …
 

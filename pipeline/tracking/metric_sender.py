@@ -3,7 +3,8 @@
 import logging
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 import mlflow
@@ -24,18 +25,38 @@ BATCH = 1000
 class MetricSender:
     """Sends metrics to a run from its own thread, so that training never waits for a server.
 
-    What could not be sent waits for the next metrics. A point that the run has already, by name and
-    step, is not sent again: so a resumed run, which repeats the steps since its checkpoint, shows
-    each step once, and all records of a run can be handed over again to fill what is missing.
+    What could not be sent waits for the next metrics. Metrics are sent in the order of their steps.
+    So a point whose step is not beyond the last one that the run has under this name is there
+    already, and is not sent again: a resumed run, which repeats the steps since its checkpoint,
+    shows each step once, and all records of a run can be handed over again to fill what is missing.
+
+    Args:
+        uri: MLflow's.
+        run_id: of the run.
+        system_metrics: whether to add those of this machine.
+        earlier: records, each with its `step`, that the run may lack. The thread takes them one by
+            one, because those of a long run are millions of metrics.
     """
 
-    def __init__(self, uri: str, run_id: str, system_metrics: bool = True) -> None:
+    def __init__(
+        self,
+        uri: str,
+        run_id: str,
+        system_metrics: bool = True,
+        earlier: Iterable[Mapping[str, float]] = (),
+    ) -> None:
         self._client = mlflow.MlflowClient(uri)
         self._run_id = run_id
         self._queue: queue.SimpleQueue[list[Metric] | None] = queue.SimpleQueue()
         self._monitor = self._start_monitor(uri) if system_metrics else None
+        self._earlier = (metric for record in earlier for metric in self._lacking(record))
         self._waiting: list[Metric] = []
-        self._known: dict[str, set[int]] | None = None
+        self._batch: list[Metric] = []
+        """What is being sent; it stays here until the server has taken it."""
+        self._sent = 0
+        self._last_steps: dict[str, int] = {}
+        """Of each metric, the last step that the run has."""
+        self._asked = False
         self._warned = False
         self._thread = threading.Thread(target=self._send_all, name="mlflow", daemon=True)
         self._thread.start()
@@ -44,22 +65,28 @@ class MetricSender:
         """Queue the metrics of one step, under the names of `metric_names`."""
         self._queue.put([point(grouped(key), value, step) for key, value in values.items()])
 
-    def close(self) -> int:
+    def close(self, whole: bool = False) -> int:
         """Send what is left; returns how many metrics the server did not take, and warns of them.
 
         The run's own files have them: `metrics.jsonl`, from which the next start or the end of a
         training sends them again, or `results.json` of a head.
+
+        Args:
+            whole: wait as long as the server takes metrics, not a minute at most.
         """
         if self._monitor:
             self._monitor.finish()
         self._queue.put(None)
-        self._thread.join(3 * CLOSE_SECONDS)
-        if self._waiting:
-            logger.warning(
-                "MLflow did not receive %d metrics; the run's own files have them",
-                len(self._waiting),
-            )
-        return len(self._waiting)
+        sent = -1
+        while self._thread.is_alive() and sent < self._sent:
+            sent = self._sent
+            self._thread.join(3 * CLOSE_SECONDS)
+            if not whole:
+                break
+        left = len(self._batch) + len(self._waiting)
+        if left:
+            logger.warning("MLflow did not receive %d metrics; the run's own files have them", left)
+        return left
 
     def _send_all(self) -> None:
         while (metrics := self._queue.get()) is not None:
@@ -84,25 +111,37 @@ class MetricSender:
         attempts(self._send_waiting)
 
     def _send_waiting(self) -> None:
-        if self._known is None:
-            self._known = self._points_of_the_run()
-        while self._waiting:
-            batch = self._waiting[:BATCH]
-            new = [m for m in batch if m.step not in self._known.setdefault(m.key, set())]
-            if new:
-                self._client.log_batch(self._run_id, metrics=new)
-            for metric in new:
-                self._known[metric.key].add(metric.step)
-            del self._waiting[:BATCH]
+        if not self._asked:
+            # Of each metric, the server gives the point with the last step.
+            run = self._client.get_run(self._run_id).data.to_proto()
+            self._last_steps = {metric.key: metric.step for metric in run.metrics}
+            self._asked = True
+        while self._batch or self._fill_batch():
+            self._client.log_batch(self._run_id, metrics=self._batch)
+            self._last_steps |= {metric.key: metric.step for metric in self._batch}
+            self._sent += len(self._batch)
+            self._batch = []
 
-    def _points_of_the_run(self) -> dict[str, set[int]]:
-        """Steps that the server has, by metric; system metrics have their own clock."""
-        keys = self._client.get_run(self._run_id).data.metrics
-        return {
-            key: {point.step for point in self._client.get_metric_history(self._run_id, key)}
-            for key in keys
-            if not key.startswith("system/")
-        }
+    def _fill_batch(self) -> bool:
+        """Take the next metrics that the run lacks; returns whether there are any."""
+        self._batch = list(islice(self._earlier, BATCH))
+        while self._waiting and not self._batch:
+            taken = self._waiting[:BATCH]
+            del self._waiting[:BATCH]
+            self._batch = [each for each in taken if self._lacks(each.key, each.step)]
+        return bool(self._batch)
+
+    def _lacks(self, name: str, step: int) -> bool:
+        return step > self._last_steps.get(name, -1)
+
+    def _lacking(self, record: Mapping[str, float]) -> list[Metric]:
+        """The metrics of a record that the run lacks."""
+        step = int(record["step"])
+        return [
+            point(name, value, step)
+            for key, value in record.items()
+            if key != "step" and self._lacks(name := grouped(key), step)
+        ]
 
     def _start_monitor(self, uri: str) -> Any:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor

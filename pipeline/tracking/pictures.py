@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 RATIO = "trust_ratio/"
+LOSSES = {"mlm_loss": "training", "heldout_mlm_loss": "held out"}
+"""Figures of the loss curve, and their labels."""
 CHINESE_FONTS = (
     *("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN"),
     *("WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Noto Sans CJK JP"),
@@ -28,7 +30,7 @@ def draw_curve(records: list[dict[str, float]], path: Path, unigram_loss: float 
         axes = figure.add_subplot(
             xlabel="step", ylabel="masked-token loss (nats)", title="Masked-language-model loss"
         )
-        for key, label in (("mlm_loss", "training"), ("heldout_mlm_loss", "held out")):
+        for key, label in LOSSES.items():
             plot_by_step(axes, records, key, label)
         if unigram_loss is not None:
             axes.axhline(unigram_loss, color="gray", linestyle=":", label="token frequencies alone")

@@ -61,6 +61,11 @@ def clock(event: Mapping[str, Any]) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["time"]))
 
 
+def newest(run: Path) -> dict[str, Any] | None:
+    """The last event, if there is one."""
+    return next(journal.newest_first(run / FILE, Event), None)
+
+
 def read(run: Path) -> list[dict[str, Any]]:
     """All events, oldest first."""
     return journal.read(run / FILE, Event)

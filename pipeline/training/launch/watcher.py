@@ -37,10 +37,12 @@ class Watcher:
         self._history = journal.Follower(folder / history.FILE, history.Figures)
         self._faults = journal.Follower(folder / events.FILE, events.Event)
         self._newest_at, self._silence_told = time.monotonic(), False
-        records = self._history.read()
-        self._shown, self._events = len(records), len(self._faults.read())
+        steps = (int(record["step"]) for record in self._history.new())
+        before = max(steps, default=0)
+        for _ in self._faults.new():  # it was shown when it happened
+            pass
         if metrics:
-            metrics.begin(int(max((record["step"] for record in records), default=0)))
+            metrics.begin(before)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -58,23 +60,17 @@ class Watcher:
 
     def show_new(self) -> None:
         """Show what is new, and say once that nothing has been for a while."""
-        records = self._history.read()
-        # A resumed worker rewinds the history to its checkpoint.
-        self._shown = min(self._shown, len(records))
-        if records[self._shown :]:
+        for record in self._history.new():
             self._newest_at, self._silence_told = time.monotonic(), False
-        elif not self._silence_told and time.monotonic() - self._newest_at > SILENT_SECONDS:
+            self._progress.update(history.progress_line(record, self._steps))
+            if self._metrics:
+                self._metrics.add(record)
+        if not self._silence_told and time.monotonic() - self._newest_at > SILENT_SECONDS:
             self._progress.say(
                 f"no logged step for {SILENT_SECONDS:.0f} s; waiting for the workers"
             )
             self._silence_told = True
-        for record in records[self._shown :]:
-            self._progress.update(history.progress_line(record, self._steps))
-            if self._metrics:
-                self._metrics.add(record)
-        self._shown = len(records)
-        for event in self._faults.read()[self._events :]:
+        for event in self._faults.new():
             self._progress.say(event["text"])
             if self._metrics:
                 self._metrics.happened(event["kind"])
-            self._events += 1

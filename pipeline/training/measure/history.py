@@ -1,7 +1,10 @@
 """The run's own record: `metrics.jsonl`, one line for each logged step, and its progress lines."""
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ from pydantic import BaseModel
 
 from pipeline.files import journal
 from pipeline.files.disk import OWN, Disk
-from pipeline.files.storage import write_whole
+from pipeline.files.storage import whole_file
 
 FILE = "metrics.jsonl"
 
@@ -21,22 +24,45 @@ class Figures(BaseModel, extra="allow"):
     step: float
 
 
-def read(folder: Path) -> list[dict[str, float]]:
-    """All records, oldest first."""
-    return journal.read(folder / FILE, Figures)
+def each(folder: Path) -> Iterator[dict[str, float]]:
+    """The records one by one, oldest first."""
+    return journal.each(folder / FILE, Figures)
+
+
+def read(folder: Path, *figures: str) -> list[dict[str, float]]:
+    """All records, oldest first; with `figures` those that have one of them, without others.
+
+    A record has up to a hundred figures: those of a long run would take gigabytes of memory.
+    """
+    if not figures:
+        return list(each(folder))
+    kept = {"step", *figures}
+    return [
+        {name: record[name] for name in record if name in kept}
+        for record in each(folder)
+        if len(kept & record.keys()) > 1
+    ]
+
+
+def newest(folder: Path, prefix: str = "") -> dict[str, float] | None:
+    """The last record, if there is one; with a prefix, of those with a figure of such a name."""
+    records = journal.newest_first(folder / FILE, Figures)
+    return next((each for each in records if any(key.startswith(prefix) for key in each)), None)
+
+
+def last_losses(folder: Path, number: int) -> list[tuple[int, float]]:
+    """Step and loss of the last logged steps whose loss is finite, oldest first."""
+    records = journal.newest_first(folder / FILE, Figures)
+    finite = (each for each in records if math.isfinite(each.get("loss", math.nan)))
+    return [(int(each["step"]), each["loss"]) for each in islice(finite, number)][::-1]
 
 
 def rewind(folder: Path, step: int) -> None:
     """Delete the records after a step: a resumed run writes them again."""
-    kept = [record for record in read(folder) if record["step"] <= step]
-    lines = "".join(json.dumps(record) + "\n" for record in kept)
-    write_whole(folder / FILE, lines.encode())
-
-
-def send_all(records: Iterable[Mapping[str, float]], sender: Any) -> None:
-    """Hand records to a MetricSender."""
-    for record in records:
-        sender.log(int(record["step"]), {key: record[key] for key in record if key != "step"})
+    with whole_file(folder / FILE) as file:
+        for record in each(folder):
+            if record["step"] <= step:
+                file.write(json.dumps(record).encode() + b"\n")
 
 
 class Recorder:
@@ -52,6 +78,7 @@ class Recorder:
     ) -> None:
         self._file = journal.Appender(folder / FILE, disk) if rank == 0 else None
         self._sender: Any = None
+        self._disk, self._copy = disk, folder / FILE
         if self._file:
             disk.call(rewind, folder, step)
             # A database on another node's disk gets all at the end, from the command.
@@ -59,8 +86,8 @@ class Recorder:
                 # A run without tracking, on one machine, does not need MLflow installed.
                 from pipeline.tracking.metric_sender import MetricSender
 
-                self._sender = MetricSender(*tracking)
-                send_all(disk.call(read, folder), self._sender)
+                self._copy = disk.fetch(folder / FILE)
+                self._sender = MetricSender(*tracking, earlier=each(self._copy.parent))
 
     def write(self, step: int, values: dict[str, float]) -> None:
         if self._file:
@@ -73,6 +100,7 @@ class Recorder:
             self._file.add()
         if self._sender:
             self._sender.close()
+            self._disk.drop(self._copy)
 
 
 def progress_line(record: Mapping[str, float], steps: int) -> str:
@@ -92,6 +120,6 @@ def progress_line(record: Mapping[str, float], steps: int) -> str:
         parts.append(f"NSP {record['nsp_accuracy']:.1%}")
     if "tokens_per_second" in record:
         parts.append(f"{record['tokens_per_second']:,.0f} tokens/s")
-        minutes, seconds = divmod(round(record["seconds_left"]), 60)
-        parts.append(f"{minutes}:{seconds:02} left")
+        left = str(timedelta(seconds=round(record["seconds_left"])))  # such as 0:01:01
+        parts.append(f"{left.removeprefix('0:').removeprefix('0')} left")
     return " · ".join(parts)

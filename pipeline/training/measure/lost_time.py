@@ -1,9 +1,9 @@
 """Where the wall time of a run went, by its record of steps: goodput, and the rest by cause."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.training.measure.step_log import Attempt, owner
+from pipeline.training.measure.step_log import Attempt, Owners
 
 TRAINING = "training"
 CAUSES = (
@@ -13,7 +13,7 @@ CAUSES = (
 
 
 def seconds_by_cause(
-    lines: Sequence[Mapping[str, Any]], attempts: Sequence[Attempt]
+    lines: Iterable[Mapping[str, Any]], attempts: Sequence[Attempt]
 ) -> dict[str, float]:
     """Seconds by cause, in the order of CAUSES; together they are the wall time.
 
@@ -24,7 +24,7 @@ def seconds_by_cause(
         lines: of `steps.jsonl`, in order; one with `command` says when a command began.
         attempts: the starts of the workers.
     """
-    seconds = dict.fromkeys(CAUSES, 0.0)
+    seconds, owners = dict.fromkeys(CAUSES, 0.0), Owners(attempts)
     last: float | None = None
     attempt: int | None = None
     for line in lines:
@@ -39,7 +39,7 @@ def seconds_by_cause(
             seconds[cause] += max(0.0, line["end"] - sum(line["seconds"].values()) - last)
         last, attempt = line["end"], line["attempt"]
         for part, value in line["seconds"].items():
-            seconds[_cause(part, line, attempts)] += value
+            seconds[_cause(part, line, owners)] += value
     return seconds
 
 
@@ -48,9 +48,9 @@ def goodput(seconds: Mapping[str, float]) -> float:
     return seconds[TRAINING] / (sum(seconds.values()) or 1.0)
 
 
-def _cause(part: str, line: Mapping[str, Any], attempts: Sequence[Attempt]) -> str:
+def _cause(part: str, line: Mapping[str, Any], owners: Owners) -> str:
     if "step" in line:
-        kept = owner(line["step"], attempts)
+        kept = owners.of(line["step"])
         if kept and kept.number != line["attempt"]:
             return "repeated steps"
         if part == "step":

@@ -5,7 +5,8 @@ report are made from it.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -104,9 +105,9 @@ class StepLog:
         self._lines.append({**line, "seconds": seconds})
 
 
-def read(run: Path) -> list[dict[str, Any]]:
-    """All lines, oldest first."""
-    return journal.read(run / FILE, Line)
+def each(run: Path) -> Iterator[dict[str, Any]]:
+    """The lines one by one, oldest first."""
+    return journal.each(run / FILE, Line)
 
 
 def begin(run: Path) -> None:
@@ -148,7 +149,23 @@ def next_attempt(happened: Sequence[Mapping[str, Any]]) -> int:
     return max((attempt.number for attempt in attempts(happened)), default=0) + 1
 
 
-def owner(step: int, found: Sequence[Attempt]) -> Attempt | None:
-    """The attempt that made this step of the final weights: the last that started before it."""
-    before = [attempt for attempt in found if attempt.step < step]
-    return before[-1] if before else None
+class Owners:
+    """Which attempt made each step of the final weights: the last one that started before it.
+
+    Args:
+        found: the attempts, oldest first.
+    """
+
+    def __init__(self, found: Iterable[Attempt]) -> None:
+        self._kept: list[Attempt] = []
+        """Attempts that made steps which no later one made again."""
+        for attempt in found:
+            while self._kept and self._kept[-1].step >= attempt.step:
+                self._kept.pop()
+            self._kept.append(attempt)
+        self._begins = [attempt.step for attempt in self._kept]
+
+    def of(self, step: int) -> Attempt | None:
+        """The attempt of a step; None before the first one."""
+        place = bisect_left(self._begins, step)
+        return self._kept[place - 1] if place else None

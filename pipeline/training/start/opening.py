@@ -91,13 +91,9 @@ def open_parts(config: Config, context: Context, stack: ExitStack) -> Parts:
     attempt = _record_start(context, paths.run, feed, saved["step"], skipped)
     steps_log = step_log.StepLog(paths.run, attempt, disk)
     stack.callback(steps_log.close)
-    logged = disk.call(history.read, paths.run)
+    logged = disk.call(history.last_losses, paths.run, divergence.WINDOW)
     phase = feed.phase_of(saved["step"] + skipped)
-    recent = [
-        values["loss"]
-        for values in logged
-        if "loss" in values and feed.phase_of(int(values["step"]) - 1 + skipped) == phase
-    ]
+    recent = [loss for step, loss in logged if feed.phase_of(step - 1 + skipped) == phase]
     guard = divergence.DivergenceGuard(config.faults, recent, phase)
     watchdog = Watchdog(paths.run, rank, config.faults.hang_seconds)
     stack.callback(watchdog.close)

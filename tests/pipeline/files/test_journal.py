@@ -1,8 +1,12 @@
 """Records stay readable whatever ended the writer."""
 
+import json
+
+import pytest
 from pydantic import RootModel
 
 from pipeline.files import journal
+from pipeline.files.storage import write_whole
 
 
 def test_a_line_that_was_cut_hides_no_other(tmp_path):
@@ -23,19 +27,49 @@ def test_a_line_that_lacks_what_a_record_needs_is_none(tmp_path):
     path.write_text('{"step": 1}\n\n[]\n{"step": null}\n{"step": 2}\n{"step": "3"}\n')
     steps = RootModel[dict[str, float]]
     assert journal.read_checked(path, steps) == ([{"step": 1}, {"step": 2}], [3, 4, 6])
-    assert journal.Follower(path, steps).read() == [{"step": 1}, {"step": 2}]
+    assert list(journal.Follower(path, steps).new()) == [{"step": 1}, {"step": 2}]
+    assert list(journal.newest_first(path, steps)) == [{"step": 2}, {"step": 1}]
 
 
-def test_a_file_is_read_again_only_after_it_has_changed(tmp_path, monkeypatch):
-    path, reads, read = tmp_path / "metrics.jsonl", [], journal.read
-    monkeypatch.setattr(journal, "read", lambda *given: reads.append(given) or read(*given))
+@pytest.mark.parametrize("size", [1, 7, 1 << 16])
+def test_the_newest_records_are_read_from_the_end(tmp_path, monkeypatch, size):
+    path = tmp_path / "records.jsonl"
+    assert list(journal.newest_first(path)) == []
+    journal.extend(path, [{"step": step} for step in range(30)])
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"step": 30, "lo')
+    monkeypatch.setattr(journal, "BLOCK_BYTES", size)
+    assert list(journal.newest_first(path)) == journal.read(path)[::-1]
+
+
+def test_each_record_that_is_added_is_read_once(tmp_path):
+    path = tmp_path / "metrics.jsonl"
     follower = journal.Follower(path)
-    assert follower.read() == []
-    for step in (1, 2):
+
+    def steps():
+        return [record["step"] for record in follower.new()]
+
+    assert steps() == []
+    journal.extend(path, [{"step": step} for step in range(100)])
+    assert steps() == list(range(100))
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"step": 1')
+    assert steps() == []  # it may be half of a line
+    with path.open("a", encoding="utf-8") as file:
+        file.write("00}\n")
+    assert (steps(), steps()) == ([100], [])
+    write_whole(path, b"")  # a resumed run rewinds its record
+    assert steps() == []
+    journal.extend(path, [{"step": 1}, {"step": 2}])
+    assert (steps(), steps()) == ([1, 2], [])
+
+
+def test_what_is_read_already_is_not_read_again(tmp_path, monkeypatch):
+    """After a day of training a second did not suffice to read the whole file."""
+    path, parsed, loads = tmp_path / "metrics.jsonl", [], json.loads
+    follower = journal.Follower(path)
+    monkeypatch.setattr(json, "loads", lambda line: parsed.append(line) or loads(line))
+    for step in range(50):
         journal.append(path, {"step": step})
-        for _ in range(3):
-            assert [record["step"] for record in follower.read()] == list(range(1, step + 1))
-    path.unlink()
-    journal.append(path, {"step": 1})  # a resumed run rewinds its record
-    assert len(follower.read()) == 1
-    assert len(reads) == 3
+        assert list(follower.new()) == [{"step": step}]
+    assert len(parsed) == 50

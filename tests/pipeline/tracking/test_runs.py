@@ -252,6 +252,27 @@ def test_steps_that_a_resumed_run_repeats_are_there_once(config):
     assert points(config, run_id, "train/loss") == [(step, float(step)) for step in range(1, 12)]
 
 
+def test_records_that_a_run_lacks_are_sent_without_reading_what_it_has(config, monkeypatch):
+    """Of a long run that took longer than a training between two failures, and gigabytes."""
+    monkeypatch.setattr(metric_sender, "BATCH", 10)
+    records = [{"step": step, "loss": float(step), "lr": 0.5} for step in range(1, 31)]
+    run_id, uri = tracking.start_run(config, "filled", {}), tracking_uri(config)
+    for record in records[:14]:  # and nothing of `lr`, which comes later
+        mlflow.MlflowClient(uri).log_metric(
+            run_id, "train/loss", record["loss"], step=record["step"]
+        )
+    with monkeypatch.context() as patched:
+        patched.delattr(mlflow.MlflowClient, "get_metric_history")
+        sender = MetricSender(uri, run_id, system_metrics=False, earlier=iter(records))
+        sender.log(30, {"loss": 30.0})  # as it is also in the record
+        sender.log(31, {"loss": 31.0})
+        assert sender.close(whole=True) == 0
+    steps = list(range(1, 32))
+    found = sorted(points(config, run_id, "train/loss"))
+    assert found == [(step, float(step)) for step in steps]
+    assert sorted(step for step, _ in points(config, run_id, "train/lr")) == steps[:-1]
+
+
 def test_an_outage_stops_nothing_and_is_counted_and_filled(config, caplog, monkeypatch):
     run_id = tracking.start_run(config, "fourth", {})
     monkeypatch.setattr(metric_sender, "CLOSE_SECONDS", 0.1)

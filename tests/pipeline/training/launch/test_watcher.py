@@ -18,17 +18,17 @@ ROOT = Path(__file__).parents[4]
 
 def test_progress_is_shown_again_when_the_storage_comes_back(tmp_path, monkeypatch):
     config, said = settings(tmp_path, "away"), Lines()
-    run, read = RunPaths.of(config).run, journal.read
+    run, new = RunPaths.of(config).run, journal.Follower.new
     monkeypatch.setattr(watcher, "POLL_SECONDS", 0.01)
     failing = iter([OSError(5, "Input/output error")] * 2)
 
     def fail_twice(*given):
         if error := next(failing, None):
             raise error
-        return read(*given)
+        return new(*given)
 
     watching = watcher.Watcher(run, config, said)
-    monkeypatch.setattr(journal, "read", fail_twice)
+    monkeypatch.setattr(journal.Follower, "new", fail_twice)
     with watching.running():
         events.record(run, "restart", "worker 1 died")
         deadline = time.monotonic() + 10

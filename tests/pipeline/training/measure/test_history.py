@@ -1,3 +1,7 @@
+import math
+
+import pytest
+
 from pipeline.files import journal
 from pipeline.training.measure import history
 
@@ -26,6 +30,17 @@ def test_a_run_without_records_has_an_empty_history(tmp_path):
     assert history.read(tmp_path) == []
 
 
+def test_the_last_losses_are_those_that_divergence_is_judged_by(tmp_path):
+    assert (history.last_losses(tmp_path, 3), history.newest(tmp_path)) == ([], None)
+    for step in range(1, 8):
+        loss = math.nan if step == 6 else float(step)
+        journal.append(tmp_path / history.FILE, {"step": step, "loss": loss})
+        journal.append(tmp_path / history.FILE, {"step": step, "heldout_loss": 1.0})
+    assert history.last_losses(tmp_path, 3) == [(4, 4.0), (5, 5.0), (7, 7.0)]
+    assert history.newest(tmp_path, "lo") == {"step": 7, "loss": 7.0}
+    assert history.read(tmp_path, "heldout_loss", "lr")[-1] == {"step": 7, "heldout_loss": 1.0}
+
+
 def test_progress_lines():
     line = history.progress_line(training(10), 100)
     assert line == (
@@ -39,6 +54,15 @@ def test_progress_lines():
     assert history.progress_line(profiled, 100) == expected
     words = held_out | {"heldout_word_accuracy": 0.07}
     assert history.progress_line(words, 100) == f"{line}, of words 7.0%"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(5, "0:05"), (754, "12:34"), (3661, "1:01:01"), (1e6, "11 days, 13:46:40")],
+)
+def test_the_time_that_is_left_has_hours_and_days(seconds, text):
+    line = history.progress_line(training(10) | {"seconds_left": seconds}, 100)
+    assert line.endswith(f" · {text} left")
 
 
 def test_only_rank_0_writes(tmp_path):

@@ -1,9 +1,11 @@
 """The wall time of a run is divided among causes, without rest."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.training.measure.lost_time import goodput, seconds_by_cause
-from pipeline.training.measure.step_log import Attempt
+from pipeline.training.measure.step_log import Attempt, Owners
 
 
 def step(attempt, number, end, applied=True, **seconds):
@@ -39,3 +41,12 @@ def test_every_second_has_a_cause():
     assert sum(seconds.values()) == 125.0
     assert goodput(seconds) == pytest.approx(36.5 / 125)
     assert goodput(seconds_by_cause([], [])) == 0.0
+
+
+@given(st.lists(st.integers(0, 9), max_size=12))
+def test_a_step_belongs_to_the_last_attempt_that_began_before_it(begins):
+    attempts = [Attempt(number, step, 0, 1, {}) for number, step in enumerate(begins, 1)]
+    owners = Owners(attempts)
+    for step in range(1, 12):
+        before = [attempt for attempt in attempts if attempt.step < step]
+        assert owners.of(step) == (before[-1] if before else None)
