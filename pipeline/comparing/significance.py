@@ -9,6 +9,8 @@ from scipy import stats
 from pipeline.finetuning.judging.judge import ratio
 
 RESAMPLES = 2000
+DRAWN = 1 << 22
+"""Examples that are drawn at a time, through all resamples."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,16 @@ def bootstrap(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArra
     """
     draw = np.random.default_rng(0)
     number = first.shape[1]
-    times = draw.multinomial(number, np.full(number, 1 / number), RESAMPLES).astype(np.float64)
+    shares = np.full(number, 1 / number)
+    rows = max(1, DRAWN // number)
+    sums: list[list[NDArray[np.float64]]] = [[], []]
+    for start in range(0, RESAMPLES, rows):  # all draws of many examples would be gigabytes
+        times = draw.multinomial(number, shares, min(rows, RESAMPLES - start)).astype(np.float64)
+        for own, each in zip(sums, (first, second), strict=True):
+            own.append(np.einsum("rn,snk->rsk", times, each, optimize=True))
     found = []
-    for each in (first, second):
-        scores = ratio(np.einsum("rn,snk->rsk", times, each, optimize=True))
+    for own, each in zip(sums, (first, second), strict=True):
+        scores = ratio(np.concatenate(own))
         seeds = draw.integers(0, len(each), (RESAMPLES, len(each)))
         found.append(np.take_along_axis(scores, seeds, 1).mean(1))
     return found[0] - found[1]

@@ -5,6 +5,7 @@ from math import comb
 import numpy as np
 import pytest
 
+from pipeline.comparing import significance
 from pipeline.comparing.significance import compare, mcnemar
 
 
@@ -72,3 +73,12 @@ def test_f1_is_resampled_as_a_ratio_of_sums():
     half = 1.96 * each.std() / 300**0.5
     assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.15)
     assert compare(first, first).p == 1.0
+
+
+def test_many_examples_are_drawn_in_parts_with_the_same_result(monkeypatch):
+    """All draws of 100,000 examples took gigabytes of memory."""
+    random = np.random.default_rng(1)
+    first, second = random.integers(0, 5, (2, 3, 90, 2)).astype(np.float64)
+    whole = significance.bootstrap(first, second)
+    monkeypatch.setattr(significance, "DRAWN", 1000)
+    assert np.array_equal(significance.bootstrap(first, second), whole)
