@@ -81,25 +81,22 @@ def best_labels(scores: NDArray[np.floating], labels: Sequence[str]) -> list[int
         S label numbers.
     """
     types = [label.partition("-")[2] for label in labels]
-    forbidden = np.array(
-        [
-            [
-                label.startswith("I-") and kind != before
-                for label, kind in zip(labels, types, strict=True)
-            ]
-            for before in types
-        ]
-    )
-    first = np.array([label.startswith("I-") for label in labels])
+    inside = np.array([label.startswith("I-") for label in labels])
+    # Of each I-X, the labels that may stand before it: B-X and I-X. Others may follow any label.
+    of_type: dict[str, list[int]] = {}
+    for number, kind in enumerate(types):
+        of_type.setdefault(kind, []).append(number)
+    before = [of_type[types[number]] for number in np.flatnonzero(inside)]
+    widest = max(map(len, before), default=1)
+    allowed = np.array([(own * widest)[:widest] for own in before], np.int64).reshape(-1, widest)
     if len(scores) == 0:
         return []
-    total = np.where(first, -np.inf, scores[0])
-    steps = np.where(forbidden, -np.inf, 0.0)
+    total = np.where(inside, -np.inf, scores[0])
     back = np.zeros(scores.shape, np.int64)
     for place in range(1, len(scores)):
-        paths = total[:, None] + steps
-        back[place] = paths.argmax(axis=0)
-        total = paths.max(axis=0) + scores[place]
+        back[place] = total.argmax()
+        back[place, inside] = allowed[np.arange(len(allowed)), total[allowed].argmax(axis=1)]
+        total = total[back[place]] + scores[place]
     chosen = [int(total.argmax())]
     for place in range(len(scores) - 1, 0, -1):
         chosen.append(int(back[place, chosen[-1]]))
