@@ -24,6 +24,9 @@ from pipeline.stages import recording
 from pipeline.tracking import runs as tracking
 from pipeline.tracking.store import shown_uri
 
+SHOWN = 30
+"""Scores of a set that the table shows; each label has one."""
+
 
 def plan(config: Config) -> dict[str, object]:
     check(config.finetune)
@@ -93,7 +96,10 @@ def _summary(result: FinetuneResult) -> dict[str, str]:
         rows[f"{on} {result.metric} of trivial answers"] = f"{trivial:.1f}"
     rows["kept head"] = "lr {lr:g}, batch {batch}, seed {seed}: {rule}".format(**chosen)
     for name, scores in (("dev", result.dev), ("test", result.test)):
-        rows |= {f"  its {name} {key}": f"{100 * value:.1f}" for key, value in scores.items()}
+        chosen_scores = list(scores.items())[:SHOWN]
+        rows |= {f"  its {name} {key}": f"{100 * value:.1f}" for key, value in chosen_scores}
+        if len(scores) > SHOWN:
+            rows[f"  its other {name} scores"] = f"{len(scores) - SHOWN:,}, in {RESULTS}"
     return rows
 
 

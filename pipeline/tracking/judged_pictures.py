@@ -16,7 +16,10 @@ def draw_confusion(
     with picture(path) as figure:
         axes = figure.add_subplot(xlabel="answer", ylabel="truth", title=plain(title))
         names = list(map(plain, labels))
-        shares = [[count / max(1, sum(row)) for count in row] for row in counts]
+        of_truth = [max(1, sum(row)) for row in counts]
+        shares = [
+            [count / total for count in row] for row, total in zip(counts, of_truth, strict=True)
+        ]
         mesh = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
         axes.set_xticks(range(len(labels)), names, rotation=90 if len(labels) > 6 else 0)
         axes.set_yticks(range(len(labels)), names)

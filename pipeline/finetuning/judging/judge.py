@@ -19,6 +19,8 @@ from pipeline.finetuning.tasks.cells import in_order
 
 WORST = 50
 """Examples in the table of the worst."""
+CONFUSED = 400
+"""Most labels of a matrix of confusion."""
 
 
 class Judgement(NamedTuple):
@@ -30,7 +32,8 @@ class Judgement(NamedTuple):
     """Probability of each answer (of each entity that was found), and whether it is right."""
     labels: list[str]
     confusion: list[list[int]]
-    """[true label][label that was found]; empty where answers are no labels."""
+    """[true label][label that was found]; empty where answers are no labels, or those of more than
+    CONFUSED labels, whose matrix has more cells than a picture can show."""
     worst: list[dict[str, Any]]
     """The examples with the lowest score, of equals the one with the surest answer first."""
 
@@ -75,10 +78,11 @@ def judge(task: Task, examples: Sequence[Example], found: Sequence[Answer]) -> J
     error = metrics.calibration_error(bins) if confidences else None
     pairs = Counter(labels for pair in answered for labels in task.label_pairs(*pair))
     labels = in_order(label for pair in pairs for label in pair)
+    shown = labels if len(labels) <= CONFUSED else []
     return Judgement(
         error,
         confidences,
         labels,
-        [[pairs[truth, given] for given in labels] for truth in labels],
+        [[pairs[truth, given] for given in shown] for truth in shown],
         worst,
     )

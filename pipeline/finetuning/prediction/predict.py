@@ -98,10 +98,10 @@ def predict(
     | choice | `answer` (index), `choice` (text), `probabilities` |
     | span | `answer`, `candidates`: `text`, `start`, `end`, `probability` |
 
-    where `start` and `end` count characters. A line without a visible character has the prediction
-    None. Lines are pairs of (place, line), as `read_lines` yields them; a line may be an object
-    already. Raises ExportError for a folder that fine-tuning did not make, TaskError for a
-    malformed line.
+    where `start` and `end` count characters. Of more than 200 labels, the likeliest 200 have their
+    probabilities. A line without a visible character has the prediction None. Lines are pairs of
+    (place, line), as `read_lines` yields them; a line may be an object already. Raises ExportError
+    for a folder that fine-tuning did not make, TaskError for a malformed line.
     """
     head = Head.load(folder)
     remaining = iter(lines)

@@ -20,6 +20,8 @@ from pipeline.finetuning.tasks.cells import in_order, is_visible, listed
 
 Answer = dict[str, Any]
 Logits = NDArray[np.floating]
+LISTED = 200
+"""Labels whose probabilities an answer names."""
 LONGEST_ANSWER = 64
 """Tokens that an answer span may have even if those of the training examples are shorter."""
 Outputs = Sequence[tuple[Feature, Logits]]
@@ -332,6 +334,15 @@ def encode(setup: TaskSetup, *texts: list[str], **options: Any) -> BatchEncoding
 def tokens_at(encoded: BatchEncoding, index: int) -> Tokens:
     """One encoded sequence."""
     return Tokens(encoded["input_ids"][index], encoded["token_type_ids"][index])
+
+
+def by_label(labels: Sequence[str], shares: NDArray[np.floating]) -> dict[str, float]:
+    """Probabilities by label, in the order of the labels; of the LISTED likeliest if they are more.
+
+    Of thousands of labels, those of all examples would be gigabytes of memory, and of files.
+    """
+    chosen = np.sort(np.argsort(-shares, kind="stable")[:LISTED]).tolist()
+    return {labels[number]: float(shares[number]) for number in chosen}
 
 
 def log_softmax(values: Logits) -> Logits:

@@ -16,6 +16,7 @@ from pipeline.finetuning.tasks.base import (
     Outputs,
     Task,
     TaskSetup,
+    by_label,
     encode,
     log_softmax,
     softmax,
@@ -104,7 +105,7 @@ class Classification(Task):
 
     def answer(self, example: Example, outputs: Outputs, setup: TaskSetup) -> Answer:
         shares = softmax(np.mean([log_softmax(logits) for _, logits in outputs], axis=0))
-        named = dict(zip(setup.labels, shares.tolist(), strict=True))
+        named = by_label(setup.labels, shares)
         return {"label": setup.labels[int(shares.argmax())], "probabilities": named}
 
 

@@ -13,7 +13,15 @@ from torch import Tensor
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.features import FeatureBatch
 from pipeline.finetuning.examples.jsonl import Example, require
-from pipeline.finetuning.tasks.base import Answer, Outputs, Task, TaskSetup, log_softmax, softmax
+from pipeline.finetuning.tasks.base import (
+    Answer,
+    Outputs,
+    Task,
+    TaskSetup,
+    by_label,
+    log_softmax,
+    softmax,
+)
 from pipeline.finetuning.tasks.cells import listed, whole
 from pipeline.finetuning.tasks.classification import Classification
 
@@ -101,16 +109,15 @@ class MultiLabel(Classification):
     def answer(self, example: Example, outputs: Outputs, setup: TaskSetup) -> Answer:
         means = np.mean([log_softmax(logits) for _, logits in outputs], axis=0)
         shares = softmax(means)[:, 1]
-        named = dict(zip(setup.labels, shares.tolist(), strict=True))
-        chosen = [label for label, share in named.items() if share > 0.5]
-        return {"labels": chosen, "probabilities": named}
+        chosen = [setup.labels[number] for number in np.flatnonzero(shares > 0.5).tolist()]
+        return {"labels": chosen, "probabilities": by_label(setup.labels, shares)}
 
     def share(self, example: Example, answer: Answer) -> tuple[float, float]:
         truth, given = set(example["labels"]), set(answer["labels"])
         return 2.0 * len(truth & given), float(len(truth) + len(given))
 
     def confidences(self, example: Example, answer: Answer) -> list[tuple[float, bool]]:
-        """Of each label, that it belongs to the example or that it does not."""
+        """Of each label that is listed, that it belongs to the example or that it does not."""
         shares = answer["probabilities"].items()
         return [(max(p, 1 - p), (p > 0.5) == (label in example["labels"])) for label, p in shares]
 

@@ -72,3 +72,12 @@ def test_confidences_and_confusion_and_the_worst():
     spans = judging.judge(TASKS["span"], *CASES["span"])
     assert spans.confidences == [(0.5, False), (0.7, True)]
     assert spans.confusion == []
+
+
+def test_the_confusion_of_thousands_of_labels_is_left_out(monkeypatch):
+    """A picture of 5,000 labels took hours, and showed nothing."""
+    examples, found = CASES["classification"]
+    assert judging.judge(TASKS["classification"], examples, found).confusion == [[0, 1], [0, 1]]
+    monkeypatch.setattr(judging, "CONFUSED", 1)
+    judged = judging.judge(TASKS["classification"], examples, found)
+    assert (judged.labels, judged.confusion) == (["0", "1"], [])

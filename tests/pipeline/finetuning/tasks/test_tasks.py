@@ -405,3 +405,19 @@ def test_trivial_answers_are_those_of_the_training_examples_or_of_none():
     assert TASKS["ner"].trivial_answers([], [{"tokens": [*"张明在京"]}]) == [{"labels": ["O"] * 4}]
     examples = [{"context": "北京。上海很好。", "question": "?"}]
     assert TASKS["span"].trivial_answers([], examples) == [{"answer": "北京"}]
+
+
+@pytest.mark.parametrize("name", ["classification", "multilabel"])
+def test_an_answer_names_the_likeliest_of_thousands_of_labels(name):
+    """The probabilities of 5,000 labels for each dev example filled the memory."""
+    labels = [f"{number:04}" for number in range(5000)]
+    logits = np.random.default_rng(0).normal(size=5000).astype(np.float32)
+    if name == "multilabel":
+        logits = np.stack([np.zeros_like(logits), logits], axis=-1)
+    setup = TaskSetup(tokenizer=None, labels=labels, length=8)
+    answer = TASKS[name].answer({}, [(None, logits)], setup)
+    given = logits[..., -1] if name == "multilabel" else logits
+    best = sorted(labels[number] for number in np.argsort(-given)[:200])
+    assert list(answer["probabilities"]) == best
+    if name == "multilabel":
+        assert len(answer["labels"]) == (given > 0).sum()
