@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from string import ascii_uppercase
 from typing import Any, ClassVar
 
 import torch
@@ -42,13 +43,20 @@ class Choice(Task):
     }
     multiple_choice = True
     has_windows = False
-    aliases: ClassVar = {"choices": ("options", "choice"), "answer": ("label",)}
+    aliases: ClassVar = {
+        "context": ("article", "passage"),
+        "choices": ("options", "choice"),
+        "answer": ("label",),
+    }
     has_labels = False
     may_be_blank = frozenset(("context", "question"))
 
     def published(self, record: Example) -> Example:
         """An answer may be a text (`unify`); an empty one is none. C3's context is lines."""
         found = super().published(record)
+        choices = found.get("choices")
+        if isinstance(choices, dict) and sorted(choices) == [*ascii_uppercase[: len(choices)]]:
+            found = found | {"choices": [choices[letter] for letter in sorted(choices)]}
         lines = found.get("context")
         if isinstance(lines, list) and lines and all(isinstance(each, str) for each in lines):
             found = found | {"context": "\n".join(lines)}
@@ -90,7 +98,7 @@ class Choice(Task):
         )
 
     def unify(self, examples: list[Example], path: str, notes: list[str]) -> None:
-        """Answers that are texts become indices: all are the texts of choices, or all are numbers.
+        """Answers that are texts become indices: all are texts of choices, numbers or letters.
 
         Where choices are numbers, the answer 2 may be either; the other answers tell.
         """
@@ -98,11 +106,13 @@ class Choice(Task):
         ways = [way for way in ("text", "index") if all(way in each for each in read)]
         if len(ways) > 1 and all(each["text"] == each["index"] for each in read):
             ways = ways[:1]
+        if not ways and all("letter" in each for each in read):
+            ways = ["letter"]
         if len(ways) != 1:
             what = "either" if ways else "some only the one, some only the other"
             raise TaskError(
-                f"{path}, key answer: may be the texts or the indices of choices ({what}); write "
-                "indices, counted from 0, as numbers"
+                f"{path}, key answer: may be the texts, indices or letters of choices ({what}); "
+                "write indices, counted from 0, as numbers"
             )
         for example in examples:
             if isinstance(example["answer"], str):
@@ -157,12 +167,14 @@ class Choice(Task):
 
 
 def _readings(example: Example) -> dict[str, int]:
-    """What an answer that is a text may mean: the `text` of a choice, or its `index`."""
+    """What an answer that is a text may mean: the `text` of a choice, its `index` or `letter`."""
     choices = [each.strip() for each in example["choices"]]
     answer = example["answer"].strip()
     found = {"text": choices.index(answer)} if answer in choices else {}
     if answer.isdecimal() and int(answer) < len(choices):
         found["index"] = int(answer)
+    if len(answer) == 1 and answer in ascii_uppercase[: len(choices)]:
+        found["letter"] = ascii_uppercase.index(answer)
     return found
 
 

@@ -221,11 +221,16 @@ def test_where_an_answer_stands_is_told(tmp_path):
         ([("120", "0"), ("丙丁", "1")], [0, 1]),
         ([("120", "0"), ("45", "5")], [2, 1]),
         ([("01", "0"), ("012", "2")], [0, 2]),
+        ([("丙丁", "A"), ("丙丁", "B")], [0, 1]),
+        ([("BA", "A"), ("BA", "B")], [1, 0]),
+        ([("BA", "A"), ("丙丁", "B")], [0, 1]),
+        ([("丙丁", "A"), ("丙丁", 1)], [0, 1]),
+        ([("丙丁", "A"), ("丙丁", "1")], "some only"),
         ([("120", "0"), ("210", "2")], "either"),
         ([("丙丁", "丙"), ("丙丁", "1")], "some only"),
     ],
 )
-def test_answers_of_a_file_are_all_texts_or_all_indices(rows, expected, tmp_path):
+def test_answers_of_a_file_are_all_texts_all_indices_or_all_letters(rows, expected, tmp_path):
     given = [
         GOOD["choice"] | {"choices": list(choices), "answer": answer} for choices, answer in rows
     ]
@@ -236,6 +241,17 @@ def test_answers_of_a_file_are_all_texts_or_all_indices(rows, expected, tmp_path
     else:
         assert examples == []
         assert expected in findings.problems[0]
+
+
+@pytest.mark.parametrize("letters", ["AB", "12"])
+def test_choices_may_stand_under_their_letters(letters, tmp_path):
+    options = dict(zip(reversed(letters), ["去上海", "去北京"], strict=True))
+    row = {"passage": "他去了北京。", "question": "？", "options": options, "answer": letters[0]}
+    examples, findings = read("choice", write_rows(tmp_path / "a.jsonl", row))
+    if letters == "AB":
+        assert (examples[0]["choices"], examples[0]["answer"]) == (["去北京", "去上海"], 0)
+    else:  # which may be counted from 0 or from 1
+        assert "key choices: expected list" in findings.bad_lines[0]
 
 
 @pytest.mark.parametrize(
