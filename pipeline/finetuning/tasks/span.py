@@ -88,8 +88,8 @@ class Span(Task):
             raise TaskError(f"{path}, key answers: no question has an answer")
         if number:
             notes.append(
-                f"{path}: {number} of {len(examples)} questions have no answer, and nothing is "
-                "the right one"
+                f"{path}: {number} of {len(examples)} questions have no answer, so an empty text "
+                "is the right one to them"
             )
 
     def may_answer_nothing(self, examples: Sequence[Example]) -> bool:
