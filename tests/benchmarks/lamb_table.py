@@ -32,7 +32,8 @@ from tests.pipeline.training.lamb.reference_lamb import ReferenceLamb
 
 SAMPLES = 16
 """Samples of a global batch: what 4 workers with 4 accumulation steps need."""
-LR, DECAY, CLIP = 0.02, 0.01, 0.3
+LR, DECAY, CLIP = networks.LR, 0.01, 0.3
+plain_loop = functools.cache(networks.plain_loop)
 
 
 class Case(NamedTuple):
@@ -154,7 +155,7 @@ def micro_batches(samples: list[list[Tensor]], case: Case) -> list[list[Tensor]]
 
 def compare(case: Case, trained: Any, replayed: Any, recorded: Any) -> dict[str, float]:
     count, adapt = case.workers * case.accumulation, case.optimizer != "adamw"
-    loop = plain_loop(adapt, case.precision, count, case.clip, tuple(trained))
+    loop = plain_loop(case.precision, case.clip, count, 1.0, DECAY, adapt, tuple(trained))
     exact = float64(case, list(replayed), recorded)
     return {
         **{f"loop_{step}": difference(trained[step], loop[step]) for step in trained},
@@ -166,39 +167,6 @@ def difference(weights: dict[str, Tensor], reference: dict[str, Tensor]) -> floa
     pairs = [(weights[name].double(), reference[name].double()) for name in reference]
     largest = max(b.abs().max() for _, b in pairs)
     return float(max((a - b).abs().max() for a, b in pairs) / largest)
-
-
-@functools.cache
-def plain_loop(
-    adapt: bool, precision: str, micro_batches: int, clip: float, steps: tuple[int, ...]
-) -> dict[int, dict[str, Tensor]]:
-    """Whole fp32 master weights and gradients, the network in the case's precision, one process."""
-    network, master = networks.build(), networks.build()
-    network.to(engines.HALF.get(precision, torch.float32))
-    optimizer = lamb.Lamb(lamb.parameter_groups(master, DECAY), lr=LR)
-    for group in optimizer.param_groups:
-        group["trust_ratio"] &= adapt
-    result = {}
-    for step in range(max(steps)):
-        inputs, labels = networks.global_batch(step, SAMPLES)
-        sums = [torch.zeros_like(p, dtype=torch.float32) for p in network.parameters()]
-        for x, y in zip(inputs.chunk(micro_batches), labels.chunk(micro_batches), strict=True):
-            loss = network(x, y) / micro_batches
-            for total, own in zip(
-                sums, torch.autograd.grad(loss, list(network.parameters())), strict=True
-            ):
-                total += own
-        for parameter, total in zip(master.parameters(), sums, strict=True):
-            parameter.grad = total
-        if clip:
-            nn.utils.clip_grad_norm_(master.parameters(), clip)
-        optimizer.step()
-        with torch.no_grad():
-            for own, parameter in zip(network.parameters(), master.parameters(), strict=True):
-                own.copy_(parameter)
-        if step + 1 in steps:
-            result[step + 1] = {n: p.detach().clone() for n, p in master.named_parameters()}
-    return result
 
 
 def float64(case: Case, steps: list[int], recorded: Any) -> dict[int, dict[str, Tensor]]:

@@ -9,10 +9,12 @@ from torch.nn import functional as F
 from pipeline.settings.config import Config
 from pipeline.training import batch_split
 from pipeline.training import engine as engines
+from pipeline.training.lamb import optimizer as lamb
 from pipeline.training.lamb.fragments import FlatTensor
 
 WIDTH = 21
 """Odd, so that partitions divide parameters and need padding."""
+LR = 0.02
 
 
 class Network(nn.Module):
@@ -86,6 +88,46 @@ def train(engine: Any, steps: range, global_size: int = 16) -> list[float]:
         torch.distributed.all_reduce(total)
         losses.append(total.item())
     return losses
+
+
+def plain_loop(
+    precision: str,
+    clip: float,
+    micro_batches: int = 4,
+    loss_scale: float = 1.0,
+    decay: float = 0.1,
+    adapt: bool = True,
+    steps: tuple[int, ...] = (20,),
+) -> dict[int, dict[str, Tensor]]:
+    """Weights after these numbers of steps on whole parameters in one process.
+
+    Master weights are in fp32, the network is in `precision`, gradients are summed in fp32.
+    """
+    network, master = build(), build()
+    network.to(engines.HALF.get(precision, torch.float32))
+    optimizer = lamb.Lamb(lamb.parameter_groups(master, decay), lr=LR)
+    for group in optimizer.param_groups:
+        group["trust_ratio"] &= adapt
+    result = {}
+    for step in range(max(steps)):
+        inputs, labels = global_batch(step, 16)
+        for parameter in master.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        parts = zip(inputs.chunk(micro_batches), labels.chunk(micro_batches), strict=True)
+        for x, y in parts:
+            network.zero_grad()
+            (network(x, y) / micro_batches * loss_scale).backward()
+            for own, parameter in zip(network.parameters(), master.parameters(), strict=True):
+                parameter.grad += own.grad.float() / loss_scale
+        if clip:
+            nn.utils.clip_grad_norm_(master.parameters(), clip)
+        optimizer.step()
+        with torch.no_grad():
+            for own, parameter in zip(network.parameters(), master.parameters(), strict=True):
+                own.copy_(parameter)
+        if step + 1 in steps:
+            result[step + 1] = {n: p.detach().clone() for n, p in master.named_parameters()}
+    return result
 
 
 def full_state_dict(engine: Any) -> dict[str, Tensor] | None:

@@ -249,31 +249,6 @@ def pretend_gpu():
     engine.check = lambda config, device: None
 
 
-def plain(precision, clip, micro_batches=4, loss_scale=1.0):
-    """Master weights in fp32, network in `precision`, gradients summed in fp32."""
-    network, master = networks.build(), networks.build()
-    dtype = engine.HALF.get(precision, torch.float32)
-    network.to(dtype)
-    optimizer = lamb.Lamb(lamb.parameter_groups(master, 0.1), lr=0.02)
-    for step in range(20):
-        inputs, labels = networks.global_batch(step, 16)
-        for parameter in master.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        parts = zip(inputs.chunk(micro_batches), labels.chunk(micro_batches), strict=True)
-        for x, y in parts:
-            network.zero_grad()
-            (network(x, y) / micro_batches * loss_scale).backward()
-            for own, parameter in zip(network.parameters(), master.parameters(), strict=True):
-                parameter.grad += own.grad.float() / loss_scale
-        if clip:
-            nn.utils.clip_grad_norm_(master.parameters(), clip)
-        optimizer.step()
-        with torch.no_grad():
-            for own, parameter in zip(network.parameters(), master.parameters(), strict=True):
-                own.copy_(parameter)
-    return dict(master.named_parameters())
-
-
 def largest_difference(one, other):
     return max((one[name] - other[name]).abs().max().item() for name in one)
 
@@ -289,7 +264,8 @@ def test_zero_makes_the_steps_of_a_plain_loop(world_size, accumulation):
     ]
     results = spawn.run(world_size, sharded_all, cases)
     references = {
-        key: plain(*key) for key in {(precision, clip) for _, precision, _, clip in cases}
+        key: networks.plain_loop(*key)[20]
+        for key in {(precision, clip) for _, precision, _, clip in cases}
     }
     for case, (weights, ratios) in zip(cases, results[0], strict=True):
         _, precision, _, clip = case
@@ -310,8 +286,11 @@ def test_offload_and_fp16_change_nothing(world_size):
         if offload or precision == "fp16"
     ]
     results = spawn.run(world_size, sharded_as_on_a_gpu, cases)[0]
-    references = {precision: plain(precision, 0.3) for precision in ("fp32", "bf16")}
-    references["fp16"] = plain("fp16", 0.3, loss_scale=2.0**16)
+    scales = {"fp32": 1.0, "bf16": 1.0, "fp16": 2.0**16}
+    references = {
+        precision: networks.plain_loop(precision, 0.3, loss_scale=scale)[20]
+        for precision, scale in scales.items()
+    }
     for case, (weights, _) in zip(cases, results, strict=True):
         difference = largest_difference(weights, references[case[1]])
         # Dividing by loss scale and clip at once rounds otherwise, and fp16 weights may flip.
