@@ -223,7 +223,7 @@ class CorpusSettings(Settings):
         "wikiextractor",
         "wikidump",
     ] = "auto"
-    """auto: by the suffix. text: a file is a document. lines: blank lines separate documents.
+    """auto: by the suffix (.txt: lines). lines: blank lines end documents. text: a file is one.
     jsonl: an object a line, or arrays of objects. arrow: Feather, Hugging Face's data sets."""
     text_field: str = "text"
     """Field or column that holds the text (a string or a list of paragraphs). In objects of JSON

@@ -27,7 +27,8 @@ least one of them, and [UNK] is never masked, which moves it by a few per cent."
 RATE_WARNING = 0.1
 """Relative difference of the mask rate of words of one length from that of all words."""
 JOIN = (
-    "a document of one sentence always gets a random partner: join short documents, or set "
+    "a document of one sentence always gets a random partner: join short documents "
+    "(corpus.format=text takes a whole text file as one, in spite of its blank lines), or set "
     "corpus.pairs.task to sop or none"
 )
 SIGMAS = 5
