@@ -221,7 +221,10 @@ def read_weights(source: Path) -> dict[str, Tensor]:
     except WeightsError:
         raise
     except FileNotFoundError as error:
-        raise WeightsError(f"{error.filename or source}: no such file") from error
+        missing = error.filename or source
+        if not source.exists() and str(missing) == f"{source}.index":
+            missing = f"{source}: no such file or folder, and {missing}"
+        raise WeightsError(f"{missing}: no such file") from error
     except Exception as error:
         # torch.load alone fails in a dozen ways. One of them is a pickle with code in it, which
         # weights_only refuses before anything runs.

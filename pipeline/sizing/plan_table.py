@@ -72,7 +72,8 @@ def rows(config: Config, plan: RunPlan) -> dict[str, str]:
         ),
     }
     if plan.cost:
-        found["cost"] = f"{plan.cost:,.0f} = {machine.workers} × {plan.seconds / 3600:,.1f} h"
+        hours, price = plan.seconds / 3600, config.plan.hourly_price
+        found["cost"] = f"{plan.cost:,.0f} = {machine.workers} × {hours:,.1f} h × {price:g}"
     return found
 
 

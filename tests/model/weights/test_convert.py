@@ -331,7 +331,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert Path(out, "modeling_nezha.py").exists()
     assert "has no tokenizer" in capsys.readouterr().out
     assert main(["--input", str(tmp_path / "none"), "--output", out]) == 2
-    assert "no such file" in capsys.readouterr().err
+    assert f"{tmp_path / 'none'}: no such file or folder" in capsys.readouterr().err
     vocab = str(tmp_path / "none.txt")
     assert main(["--input", source, "--output", out, "--vocab", vocab]) == 2
     assert f"--vocab {vocab}: no such file" in capsys.readouterr().err

@@ -52,6 +52,7 @@ def test_nezha_on_gpus_that_are_not_here(size, monkeypatch):
     assert "(chosen)" in " ".join(shown)
     priced = load_config(f"jobs/configs/nezha_{size}.yaml", [*GPU, "plan.hourly_price=2"])
     assert plan.make(priced).cost == pytest.approx(made.seconds / 3600 * 16 * 2)
+    assert plan_table.rows(priced, plan.make(priced))["cost"].endswith(" h × 2")
 
 
 @pytest.mark.parametrize(
