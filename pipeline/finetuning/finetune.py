@@ -57,7 +57,7 @@ def finetune_with(
         check(job.settings)
     examined = examine_with(run, jobs)
     planned = [_plan(job, facts) for job, facts in zip(jobs, examined, strict=True)]
-    known = [known_result(each.job.output, each.fingerprint) for each in planned]
+    known = [known_result(each) for each in planned]
     waiting = []
     for each, result in zip(planned, known, strict=True):
         if result:

@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 from pipeline.cluster.calls import Runner
 from pipeline.errors import ExportError, NezhaError
+from pipeline.files.storage import write_whole
 from pipeline.finetuning.examples.jsonl import to_json
 from pipeline.finetuning.prediction.head_folder import PREDICTIONS, RESULTS, read_results
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials import search
 from pipeline.finetuning.trials.running import (
+    Finetuning,
     Found,
     Planned,
     failures,
@@ -55,14 +57,22 @@ class FinetuneResult(NamedTuple):
         return "test" if self.test else "dev"
 
 
-def known_result(output: Path, fingerprint: str) -> FinetuneResult | None:
-    """The result in the folder, if it has this fingerprint."""
+def known_result(planned: Planned) -> FinetuneResult | None:
+    """The result in the output folder, if it has the fingerprint of what is planned.
+
+    The head, its export and its data may have been moved since: its file then names the new places.
+    """
+    output = planned.job.output
     try:
         found = read_results(output)
     except ExportError:
         return None
-    if found["fingerprint"] != fingerprint:
+    if found["fingerprint"] != planned.fingerprint:
         return None
+    trial = planned.trials[0].folder.with_name(Path(found["trial_folder"]).name)
+    if found != (now := found | _places(planned.job, trial)):
+        found = now
+        write_whole(output / RESULTS, to_json(found, indent=2).encode())
     return FinetuneResult(**{name: found[name] for name in FinetuneResult._fields})
 
 
@@ -125,20 +135,28 @@ def _with_head(run: Runner, trial: Trial, found: Found) -> TrialResult:
     return result
 
 
+def _places(job: Finetuning, trial: Path) -> dict[str, Any]:
+    """Where the head of a job is, and what it was made from and judged on."""
+    return {
+        "data": job.settings.data.model_dump(mode="json"),
+        "export": job.export,
+        "folder": str(job.output),
+        "trial_folder": str(trial),
+    }
+
+
 def _move_head(planned: Planned, trial: Trial, final: FinetuneResult, fingerprint: str) -> None:
     """Write what is known of the head into its folder, and move that to the output folder."""
     job, examined, head = planned.job, planned.examined, trial.folder / HEAD
     facts = json.loads((head / RESULTS).read_text("utf-8"))
     facts |= {
-        "data": job.settings.data.model_dump(mode="json"),
         "notes": examined.notes,
         "judged_on": examined.judged_on,
         **final._asdict(),
-        "export": job.export,
         "from_scratch": job.settings.from_scratch,
         "settings": job.settings.model_dump(mode="json"),
-        "trial_folder": str(trial.folder),
         "fingerprint": fingerprint,
+        **_places(job, trial.folder),
     }
     (head / RESULTS).write_text(to_json(facts, indent=2), "utf-8")
     shutil.rmtree(job.output, ignore_errors=True)

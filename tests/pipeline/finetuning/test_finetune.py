@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -209,6 +210,19 @@ def test_predictions_of_all_examples_are_kept(trained, data):
         right = [e["label"] == a["label"] for e, a in zip(examples, found, strict=True)]
         assert sum(right) / len(right) == getattr(result, name)["accuracy"]
     assert 0.4 < result.trivial["test"]["accuracy"] < 0.65
+
+
+def test_a_head_that_was_moved_names_its_new_places(export, data, tmp_path):
+    """It could not be recorded in MLflow: `folder` and `trial_folder` were not there."""
+    chosen = settings("pair", data, epochs=1)
+    finetune(chosen, str(export), tmp_path / "old" / "head", seed=1)
+    (tmp_path / "old").rename(tmp_path / "new")
+    moved = shutil.copytree(export, tmp_path / "export")
+    result = finetune(chosen, str(moved), tmp_path / "new" / "head", seed=1)
+    facts = json.loads((tmp_path / "new" / "head" / "results.json").read_text("utf-8"))
+    assert result.folder == facts["folder"] == str(tmp_path / "new" / "head")
+    assert facts["export"] == str(moved)
+    assert Path(facts["trial_folder"], "dev.jsonl").is_file()
 
 
 def test_examples_caps_training_and_without_dev_the_last_epoch_stays(export, data, tmp_path):
