@@ -1,14 +1,16 @@
 """MLflow runs: their start, resumption and end, and where they are shown."""
 
 import logging
+import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import mlflow
-from mlflow.entities import LifecycleStage, Param
+from mlflow.entities import LifecycleStage, Param, Run
 from mlflow.exceptions import MlflowException
+from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from pipeline.errors import Interrupted, TrackingError
@@ -87,6 +89,7 @@ def start_run(
             logger.warning("MLflow run %s %s; starting a new one", resume, why)
             resume = None
         if resume:
+            _tell_if_moved(config, uri, client.get_run(resume))
             client.update_run(resume, status="RUNNING")
             for key, value in tags.items():
                 client.set_tag(resume, key, value)
@@ -98,6 +101,7 @@ def start_run(
         run = client.create_run(_experiment(client, config, uri), run_name=name, tags=dict(tags))
         params = [Param(key, value) for key, value in _params(config).items()]
         client.log_batch(run.info.run_id, params=params)
+        _tell_if_moved(config, uri, run)
         return run.info.run_id
 
 
@@ -195,6 +199,26 @@ def _place_of_files(config: Config, uri: str) -> str:
     if not is_url(storage):
         return Path(storage).as_uri()
     return database.parent.as_uri() if database else storage.rstrip("/")
+
+
+def _tell_if_moved(config: Config, uri: str, run: Run) -> None:
+    """Warn of a run whose files MLflow keeps where nothing is, as after a move of the storage.
+
+    A database names places of files by absolute paths; MLflow would make the old folder anew.
+    """
+    place = run.info.artifact_uri.removesuffix(f"/{run.info.run_id}/artifacts")
+    now = _place_of_files(config, uri) + "/mlartifacts"
+    if uri.startswith("http") or not place.startswith("file:") or place == now:
+        return
+    old = local_file_uri_to_path(place)
+    if not os.path.exists(old):
+        logger.warning(
+            "MLflow keeps files of the experiment %s in %s, where nothing is. If that folder was "
+            "moved, make the old path a link to it: files of earlier runs and versions are found "
+            "again, and new ones lie beside them",
+            config.tracking.experiment,
+            old,
+        )
 
 
 def _experiment(client: mlflow.MlflowClient, config: Config, uri: str) -> str:

@@ -164,6 +164,24 @@ def test_files_that_cannot_be_stored_are_told_and_may_take_longer(config, caplog
     assert store.BRIEF_SECONDS == MLFLOW_HTTP_REQUEST_TIMEOUT.get() < seconds[0]
 
 
+def test_a_storage_that_was_moved_is_told(tmp_path, caplog):
+    """MLflow wrote files of later runs into the old folder, which it made anew."""
+    old, new = (load_config(None, [f"run.storage={tmp_path}/{name}"]) for name in ("old", "new"))
+    run_id = tracking.start_run(old, "run", {})
+    assert tracking.start_run(old, "run", {}, resume=run_id) == run_id
+    assert "was moved" not in caplog.text
+    (tmp_path / "old").rename(tmp_path / "new")
+    for resume in (run_id, None):
+        caplog.clear()
+        tracking.start_run(new, "run", {}, resume)
+        assert f"in {tmp_path}/old/mlartifacts, where nothing is" in caplog.text
+    (tmp_path / "new" / "mlartifacts").mkdir()
+    (tmp_path / "old").symlink_to(tmp_path / "new")
+    caplog.clear()
+    tracking.start_run(new, "run", {}, run_id)
+    assert not caplog.text
+
+
 def test_a_copy_of_a_run_folder_does_not_write_into_the_run_of_the_first(config, caplog):
     first = tracking.start_run(config, "first", {})
     copy = with_changes(config, {"run.name": "copy"}, "")
