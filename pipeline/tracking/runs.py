@@ -21,6 +21,7 @@ from pipeline.passwords import without_password
 from pipeline.settings.config import Config, flatten
 from pipeline.tracking.metric_names import accepted, grouped, point
 from pipeline.tracking.store import (
+    CHOSEN_ELSEWHERE,
     UNREACHABLE,
     database_file,
     moving_files,
@@ -82,6 +83,13 @@ def start_run(
     """
     uri = tracking_uri(config)
     mlflow.set_tracking_uri(uri)
+    if CHOSEN_ELSEWHERE and not config.tracking.uri and uri != CHOSEN_ELSEWHERE:
+        logger.warning(
+            "MLFLOW_TRACKING_URI=%s has no effect: the run is recorded in %s; tracking.uri names "
+            "another store",
+            without_password(CHOSEN_ELSEWHERE),
+            uri,
+        )
     parent = config.tracking.parent
     with required(f"tracking.uri={uri}", "; start the server or choose another store"):
         client = _writing_client(uri)

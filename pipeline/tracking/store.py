@@ -34,6 +34,8 @@ for variable, brief in (
 ):
     if not variable.is_set():
         variable.set(brief)
+CHOSEN_ELSEWHERE = os.environ.get("MLFLOW_TRACKING_URI", "")
+"""As the command was given it: MLflow itself sets the variable to the store in use."""
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 logger = logging.getLogger(__name__)
 

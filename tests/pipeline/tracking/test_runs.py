@@ -182,6 +182,16 @@ def test_a_storage_that_was_moved_is_told(tmp_path, caplog):
     assert not caplog.text
 
 
+def test_a_store_of_the_environment_is_not_left_out_without_a_word(config, caplog, monkeypatch):
+    monkeypatch.setattr(tracking, "CHOSEN_ELSEWHERE", "http://me:secret@mlflow:5000")
+    tracking.start_run(config, "elsewhere", {})
+    assert "MLFLOW_TRACKING_URI=http://me@mlflow:5000 has no effect" in caplog.text
+    caplog.clear()
+    named = with_changes(config, {"tracking.uri": tracking_uri(config)}, "")
+    tracking.start_run(named, "elsewhere", {})
+    assert not caplog.text
+
+
 def test_a_copy_of_a_run_folder_does_not_write_into_the_run_of_the_first(config, caplog):
     first = tracking.start_run(config, "first", {})
     copy = with_changes(config, {"run.name": "copy"}, "")
