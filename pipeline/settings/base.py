@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from pipeline.files.urls import is_url
+from pipeline.passwords import without_password
 
 
 class Settings(BaseModel):
@@ -46,13 +47,19 @@ def expanded(path: str) -> str:
     No shell reads files of settings, nor the `~` of `a.b=~/c`.
 
     Raises:
-        ValueError: a variable is not set, or a URL is cut; both would name a new folder.
+        ValueError: a variable is not set, or a URL is cut; both would name a new folder. Or a URL
+            has a password.
     """
     path = os.path.expanduser(os.path.expandvars(path))
     if unset := re.search(r"\$\{.*?\}|(?<![^/])\$[A-Za-z_]\w*(?![^/])", path):
         raise ValueError(f"names {unset[0]}, and there is no such environment variable")
     if re.match(r"[a-z][a-z0-9]+:/(?!/)", path) and not is_registered(path):
         raise ValueError("is no path; a URL has `://` behind its scheme")
+    if without_password(path) != path:
+        raise ValueError(
+            "has a password or key in it, which corpora, checkpoints, exports and MLflow would "
+            "show; give it in the environment (of S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
+        )
     return path
 
 

@@ -79,6 +79,17 @@ def test_records_and_messages_hold_no_password():
         assert str(ConfigError(plain)) == plain
 
 
+@pytest.mark.parametrize(
+    "setting", ["run.storage={}", "corpus.inputs=['{}']", "train.shards=['{}']"]
+)
+def test_a_password_in_the_url_of_a_store_is_refused(setting):
+    """The corpus, checkpoints and exports showed it to all who may read them."""
+    with pytest.raises(ConfigError, match="has a password or key in it") as told:
+        load_config(None, [setting.format("s3://me:s3cret@bucket/a")])
+    assert "s3cret" not in str(told.value)
+    assert load_config(None, ["corpus.inputs=['gs://anonymous@b/a:b']"]).corpus.inputs
+
+
 def test_a_key_that_is_no_text_is_named(tmp_path):
     """It ended in a KeyError."""
     path = tmp_path / "c.yaml"
