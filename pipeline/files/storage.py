@@ -157,8 +157,13 @@ def url_of(system: fsspec.AbstractFileSystem, inner: str, asked: str) -> str:
 
 
 def _patient(found: pyarrow.fs.FileSystem) -> pyarrow.fs.FileSystem:
-    """S3 that outlasts a time in which it limits requests; 6 s, pyarrow's limit, are too short."""
+    """S3 that outlasts a time in which it limits requests; 6 s, pyarrow's limit, are too short.
+
+    It trusts the certificates in AWS_CA_BUNDLE, as other clients of S3 do; pyarrow does not.
+    """
     options = found.__reduce__()[1][0]  # `from_uri` takes no strategy
+    if (bundle := os.environ.get("AWS_CA_BUNDLE")) and not options.get("tls_ca_file_path"):
+        options = {**options, "tls_ca_file_path": bundle}
     strategy = pyarrow.fs.AwsDefaultS3RetryStrategy(max_attempts=S3_ATTEMPTS)
     return pyarrow.fs.S3FileSystem(**{**options, "retry_strategy": strategy})
 
