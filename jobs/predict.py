@@ -1,7 +1,8 @@
 """Predict with a fine-tuned head: `python -m jobs.predict predict.model=D predict.input=F`."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,17 @@ from rich.console import Console
 from jobs.command import Verb, main
 from jobs.output import lines
 from jobs.output.console import plain_console
+from jobs.output.progress import ConsoleProgress
 from pipeline.corpus.decoding.decompression import READ_BYTES
 from pipeline.errors import ConfigError, raise_all
 from pipeline.finetuning.examples.input_lines import read_input
 from pipeline.finetuning.examples.jsonl import to_json
 from pipeline.finetuning.examples.lines import lines_of
 from pipeline.finetuning.prediction.head_folder import read_results
-from pipeline.finetuning.prediction.predict import predict
+from pipeline.finetuning.prediction.predict import LINES, predict
 from pipeline.finetuning.submission import submission
 from pipeline.finetuning.tasks import TASKS, Task
+from pipeline.progress import Progress
 from pipeline.runs.named_model import folder_of
 from pipeline.settings.config import Config
 
@@ -47,9 +50,20 @@ def execute(config: Config, console: Console) -> None:
     task = TASKS[read_results(model)["task"]]
     rows = _rows(config, task, str(model.absolute()))
     found = submission(task, rows) if chosen.form == "clue" else map(to_json, rows)
-    count = lines.write(found, chosen.output, "predict.output")
-    if chosen.output != lines.STANDARD:
-        console.print(f"{count} line(s) of predictions in {chosen.output}")
+    if chosen.output == lines.STANDARD:
+        lines.write(found, chosen.output, "predict.output")
+        return
+    with closing(ConsoleProgress(console)) as progress:
+        count = lines.write(_counted(found, progress), chosen.output, "predict.output")
+    console.print(f"{count} line(s) of predictions in {chosen.output}")
+
+
+def _counted(found: Iterable[str], progress: Progress) -> Iterator[str]:
+    """The lines, whose number is shown now and then: the file appears only when it is whole."""
+    for number, line in enumerate(found, 1):
+        yield line
+        if number % LINES == 0:
+            progress.update(f"{number:,} lines are answered")
 
 
 def _model(config: Config) -> Path:

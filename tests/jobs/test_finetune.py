@@ -6,9 +6,11 @@ import random
 
 import mlflow
 import pytest
+from rich.console import Console
 
 from jobs import finetune, predict
 from jobs.command import main
+from jobs.output.progress import ConsoleProgress
 from tests.pipeline.finetuning.in_process import finetune as fine_tune
 
 
@@ -181,3 +183,11 @@ def test_mistakes_are_one_message(tmp_path, capsys):
     assert "finetune.data.train: /absent/a: no such file" in capsys.readouterr().err
     assert main(finetune.VERB, ["finetune.task=ner", "finetune.data.columns={lable: y}"]) == 2
     assert "finetune.data.columns: ner has no field lable; it has" in capsys.readouterr().err
+
+
+def test_predicting_many_lines_shows_how_far_it_is():
+    """The file of a million answers appears at their end, and nothing was shown before."""
+    console = Console(file=io.StringIO())
+    given = [f"{number}\n" for number in range(2500)]
+    assert list(predict._counted(given, ConsoleProgress(console))) == given
+    assert console.file.getvalue() == "   1,024 lines are answered\n"
