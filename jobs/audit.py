@@ -1,5 +1,8 @@
 """Check what a run consumed: `python -m jobs.audit RUN`."""
 
+import itertools
+from collections.abc import Iterator, Sequence
+
 from rich.console import Console
 
 from jobs.command import RUN, Verb, main
@@ -24,11 +27,21 @@ def execute(config: Config, console: Console) -> None:
         "steps without an update": ", ".join(map(str, found.unapplied)) or "none",
         "batches left out by rewinds": found.left_out or "none",
         "samples left out, of damaged shards": f"{found.damaged:,}" if found.damaged else "none",
-        "samples": "\n".join(found.epochs),
+        "samples": "\n".join(_without_equals(found.epochs)),
         "problems": len(found.problems) or "none",
     }
     console.print(table(str(RunPaths.of(config).run), facts))
     raise_all(TrainingError, found.problems, "problem(s)", most=100)
+
+
+def _without_equals(epochs: Sequence[str]) -> Iterator[str]:
+    """Of epochs in a row that have the same counts, the first and the last."""
+    for _, equal in itertools.groupby(epochs, lambda line: line.partition(": ")[2]):
+        first, *others = equal
+        yield first
+        if len(others) > 1:
+            yield f"… and {len(others) - 1:,} epochs like it"
+        yield from others[-1:]
 
 
 VERB = Verb(

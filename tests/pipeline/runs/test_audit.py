@@ -39,6 +39,14 @@ def test_every_sample_of_a_resumed_run_is_used_once(resumed, capsys):
     assert "steps done again" in capsys.readouterr().out
 
 
+def test_a_thousand_equal_epochs_are_three_lines():
+    given = [f"epoch {number}: 92 of 92 samples exactly once" for number in range(1000)]
+    last = "epoch 1000: 5 of 92 samples exactly once"
+    shown = list(verb._without_equals([*given, last]))
+    assert shown == [given[0], "… and 998 epochs like it", given[-1], last]
+    assert list(verb._without_equals(given[:2])) == given[:2]
+
+
 def test_samples_of_damaged_shards_are_not_among_those_that_were_used(tmp_path, capsys):
     shards = f"{tmp_path}/damaged/shards", f"{tmp_path}/more"
     given = "faults.damaged_shard=skip", f"train.shards=[{shards[0]}@0.5, {shards[1]}@0.5]"
