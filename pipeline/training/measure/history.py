@@ -59,6 +59,8 @@ def last_losses(folder: Path, number: int) -> list[tuple[int, float]]:
 
 def rewind(folder: Path, step: int) -> None:
     """Delete the records after a step: a resumed run writes them again."""
+    if (last := newest(folder)) and last["step"] <= step:
+        return
     with whole_file(folder / FILE) as file:
         for record in each(folder):
             if record["step"] <= step:

@@ -23,6 +23,9 @@ def test_a_resumed_run_deletes_the_records_after_its_checkpoint(tmp_path):
         journal.append(tmp_path / history.FILE, training(step))
     history.rewind(tmp_path, 20)
     assert [record["step"] for record in history.read(tmp_path)] == [10, 20]
+    before = (tmp_path / history.FILE).stat()
+    history.rewind(tmp_path, 20)  # after a stop there is nothing to delete
+    assert (tmp_path / history.FILE).stat() == before
 
 
 def test_a_run_without_records_has_an_empty_history(tmp_path):
