@@ -78,6 +78,7 @@ def cluster_runner(progress: Progress, folder: Path, scaling: ScalingSettings = 
         ray_cluster.connect()
         most = max(work.workers for work in works)
         ray_cluster.bring(most, max(work.gpus for work in works), scaling, progress.say)
+        ray_cluster.warn_if_empty()
         with remote_disk.offered(folder) as offer:
             return _run_all(works, offer, progress)
 

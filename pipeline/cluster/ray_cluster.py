@@ -35,6 +35,7 @@ IN_USE = "what others use on this cluster"
 """What a group of workers waits for that would fit if nothing else ran."""
 POLL_SECONDS = 5.0
 """Seconds between two looks at what a cluster lacks."""
+logger = logging.getLogger(__name__)
 
 
 def connect() -> None:
@@ -229,6 +230,12 @@ def bundle_of(cpus: float, gpus: float) -> dict[str, float]:
 def count(resource: str) -> int:
     """Number of `CPU`s or `GPU`s in the cluster now."""
     return int(ray.cluster_resources().get(resource, 0))
+
+
+def warn_if_empty() -> None:
+    """Warn where no node has a CPU: tasks wait for a node then, without a word of Ray."""
+    if not count("CPU"):
+        logger.warning("the cluster has no CPU now; waiting for a node (`ray status`)")
 
 
 def alive() -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ import ray
 import ray.data
 
 from pipeline.cluster import remote_disk, remote_files
-from pipeline.cluster.ray_cluster import connect
+from pipeline.cluster.ray_cluster import connect, warn_if_empty
 from pipeline.corpus.run.names import WORK
 from pipeline.corpus.run.tally import Result
 from pipeline.corpus.run.work import Job, or_failure, results_of, unfinished_chunks
@@ -46,6 +46,7 @@ def run_on_cluster(job: Job, units: Sequence[Unit], workers: int) -> Iterator[Re
     if not units:
         return
     connect()
+    warn_if_empty()
     # Errors are shown as one line; Ray Data would log the traceback too.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     # `workers` may exceed the number of units: the setting is meant for corpora of any size.
@@ -159,6 +160,7 @@ def run_tasks_on_cluster(
 ) -> list[Any]:
     """Call a function with each of the argument tuples, as Ray tasks that work in a folder."""
     connect()
+    warn_if_empty()
     remote = ray.remote(num_cpus=1, name=function.__name__)(_call)
     with _offered(folder) as offer, _one_line():
         return ray.get([remote.remote(offer, function, *each) for each in arguments])

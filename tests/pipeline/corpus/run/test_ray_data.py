@@ -10,9 +10,11 @@ import time
 
 import psutil
 import pytest
+import ray
 import zstandard
 
 from pipeline.corpus import prepare
+from pipeline.corpus.run import ray_data
 from pipeline.corpus.run.inputs import list_inputs
 from pipeline.corpus.run.passes import Executor
 from pipeline.corpus.shards import format as shards
@@ -185,3 +187,12 @@ def test_the_chunks_of_one_compressed_file_go_to_all_workers(ray_cluster, corpus
     assert hashes(folder / "out") == hashes(folder / "expected")
     # Each shard was a task of its own, which any worker could take.
     assert len(shards.read_manifest(folder / "out").shards) >= 4
+
+
+@pytest.mark.ray
+def test_who_waits_for_the_first_node_is_told(ray_cluster, tmp_path, monkeypatch, caplog):
+    assert ray_data.run_tasks_on_cluster(str(tmp_path), len, [("ab",)]) == [2]
+    assert not caplog.messages
+    monkeypatch.setattr(ray, "cluster_resources", dict)
+    assert ray_data.run_tasks_on_cluster(str(tmp_path), len, [("ab",)]) == [2]
+    assert "the cluster has no CPU now" in caplog.text
