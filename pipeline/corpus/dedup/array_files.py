@@ -35,5 +35,6 @@ def map_array(path: str) -> NDArray[Any]:
     """The array of a .npy file; a local file is mapped, and so is shared by all processes."""
     system, inner = filesystem(path)
     if is_local(system):
-        return np.load(inner, mmap_mode="r")
+        # Not "r", which maps files that others may write to: some mounts (FUSE, 9p) refuse that.
+        return np.load(inner, mmap_mode="c")
     return np.load(io.BytesIO(system.cat_file(inner)))
