@@ -35,13 +35,16 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
-            mistakes.append(f"{override}: an override has the form a.b=c")
+            mistakes.append(
+                f"{override}: a setting has the form a.b=c; a file of them is given with --config"
+            )
             continue
         try:
             _put(values, key.split("."), _value(key.split("."), text))
         except (yaml.YAMLError, TypeError, ValueError) as error:
             mistakes.append(f"{override}: {error}")
-    return _validated(values, mistakes, f" in {path}" if path else "")
+    beside = " and the arguments" if overrides else ""
+    return _validated(values, mistakes, f" in {path}{beside}" if path else "")
 
 
 def with_changes(config: Config, changes: Mapping[str, Any], where: str) -> Config:

@@ -71,11 +71,11 @@ def _other_names(location: Location) -> str:
     outer, dot, inner = str(location[-1]).partition(".")
     if dot and outer in names:  # as arguments are written, and variants of an ablation
         return f"write `{outer}: {{{inner}: …}}`"
-    # As `skip_bad=true`: the group was left out.
-    elsewhere = [] if location[1:] else list(_paths(str(location[0]), Config, ()))
+    # As `skip_bad=true` and `train.lr=1`: the group was left out, or is another one.
+    elsewhere = list(_paths(str(location[-1]), Config, ()))
     close = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
-    likely = elsewhere or [".".join(map(str, (*location[:-1], name))) for name in close]
-    if likely:
+    near = [".".join(map(str, (*location[:-1], name))) for name in close]
+    if likely := near + elsewhere if location[1:] else elsewhere or near:
         return f"did you mean {' or '.join(likely)}?"
     return f"its group has: {', '.join(names)}"
 

@@ -32,7 +32,7 @@ def test_every_mistake_is_reported_at_once_with_key_values_and_nearest_name(tmp_
         "train.steps: must be a whole number of at least 1 (got 0)",
         "scaling.min_workers and scaling.max_workers need each other",
         "engine.zero_stage: must be 1, 2 or 3 (got 7)",
-        "wrong: an override has the form a.b=c",
+        "wrong: a setting has the form a.b=c; a file of them is given with --config",
     ):
         assert part in message
 
@@ -362,7 +362,12 @@ def test_a_misspelt_name_in_a_head_is_found():
 
 @pytest.mark.parametrize(
     ("given", "meant"),
-    [("skip_bad=true", "finetune.skip_bad"), ("lr=1", "optim.lr or finetune.lr"), ("run.lr=1", "")],
+    [
+        ("skip_bad=true", "finetune.skip_bad"),
+        ("lr=1", "optim.lr or finetune.lr"),
+        ("train.lr=1", "optim.lr or finetune.lr"),
+        ("train.nothing=1", ""),
+    ],
 )
 def test_a_setting_without_its_group_is_found(given, meant):
     with pytest.raises(ConfigError, match=f"did you mean {meant}" if meant else "its group has"):
