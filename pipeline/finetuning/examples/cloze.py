@@ -8,8 +8,6 @@ answers by blank in `train_answer.json` beside `train.json` |
 | the authors' | `content`, and a list `candidates` and the idiom, in `groundTruth`, of each blank |
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
