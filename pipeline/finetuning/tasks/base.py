@@ -135,6 +135,11 @@ class Task(ABC):
     def check_target(self, example: Example, place: str) -> None:
         """Raise TaskError unless the target is there and fits the rest of the example."""
 
+    def advice_without_targets(self, example: Example) -> str:
+        """What to do about a file of which no example has the target; `example` is one of them."""
+        other = next((name for name in example if name not in self.fields), "NAME")
+        return f"if it has another name here, set data.columns to it, as {{{self.target}: {other}}}"
+
     @abstractmethod
     def features(self, examples: Sequence[Example], setup: TaskSetup) -> list[Feature]:
         """What the network sees, in the order of the examples."""

@@ -272,9 +272,7 @@ def test_a_head_from_the_export_is_registered_once_below_its_run(
     monkeypatch.setattr(
         heads,
         "finetune_all",
-        lambda jobs, progress: [
-            finetune(job.settings, job.export, job.output, job.seed) for job in jobs
-        ],
+        lambda jobs, *_: [finetune(job.settings, job.export, job.output, job.seed) for job in jobs],
     )
     rows = [{"text": text, "label": label} for text, label in (("好", "yes"), ("坏", "no"))]
     file = tmp_path / "labelled.jsonl"

@@ -29,8 +29,7 @@ BLANKS = [
 
 def test_clues_answers_stand_in_a_file_beside(tmp_path):
     examples, findings = read("choice", tmp_path / "train.json", lines(CLUE))
-    assert len(findings.bad_lines) == 3
-    assert "line 1, blank 0: there is no answer to #idiom000000#" in findings.bad_lines[0]
+    assert "train_answer.json beside it" in findings.problems[0]
     (tmp_path / "train_answer.json").write_text(json.dumps(ANSWERS, indent=1), "utf-8")
     examples, findings = read("choice", tmp_path / "train.json")
     assert examples == [each | {"answer": ANSWERS[each["id"]]} for each in BLANKS]
