@@ -10,7 +10,6 @@ import pytest
 from pyarrow import parquet
 
 from pipeline.finetuning.examples.task_file import DataMistakes
-from pipeline.finetuning.tasks import TASKS
 from tests.pipeline.finetuning.examples.reading import lines, read
 
 ENTITY = {"text": "好王明", "entities": [{"start": 1, "end": 3, "type": "x", "text": "王明"}]}
@@ -341,67 +340,11 @@ def test_a_row_of_parquet_that_is_not_utf_8_is_named(tmp_path):
     assert told.startswith(f"{tmp_path}/a.parquet, row 2: 'utf-8' codec can't decode byte 0xff")
 
 
-def test_columns_of_words_can_be_counted(tmp_path):
-    text = "1 王 B-PER NR\n2 明 I-PER NR\n\n1 在 O P\n"
-    counted = {"columns": {"tokens": 1, "labels": 2}}
-    examples, findings = read("ner", tmp_path / "a.conll", text, **counted)
-    assert findings == DataMistakes.none()
-    assert examples == [
-        {"tokens": ["王", "明"], "labels": ["B-PER", "I-PER"]},
-        {"tokens": ["在"], "labels": ["O"]},
-    ]
-    for lacking, message in (("1 王 B-PER\n2\n", "2 words but 1 labels"), ("1\n", "not empty")):
-        findings = read("ner", tmp_path / "b.conll", lacking, **counted)[1]
-        assert message in findings.bad_lines[0]
-
-
-def test_a_column_that_counts_words_holds_none(tmp_path):
-    text = "1\t王\tB-PER\n2\t明\tI-PER\n\n1\t在\tO\n"
-    for shifted in (text, text.replace("1", "0").replace("2", "1")):
-        (problem,) = read("ner", tmp_path / "a.conll", shifted)[1].problems
-        assert "line 1: the first column counts the words" in problem
-    examples, findings = read("ner", tmp_path / "a.conll", columns={"tokens": 1})
-    assert findings == DataMistakes.none()
-    assert [each["tokens"] for each in examples] == [["王", "明"], ["在"]]
-    (example,), _ = read("ner", tmp_path / "b.conll", "1 B-X\n2 I-X\n")
-    assert example["tokens"] == ["1", "2"], "these are the words: there is no other column"
-
-
 def test_a_text_of_a_table_may_begin_with_a_brace(tmp_path):
     text = "{甲}\t好\t1\n乙\t坏\t0\n"
     examples, findings = read("pair", tmp_path / "a.txt", text)
     assert findings == DataMistakes.none()
     assert [each["sentence1"] for each in examples] == ["{甲}", "乙"]
-
-
-@pytest.mark.parametrize("between", ["\t", " ", "  "])
-@pytest.mark.parametrize("space", ["\u3000", "\xa0", " ", ""])
-def test_white_space_may_be_a_word_of_columns(space, between, tmp_path):
-    rows = ["王 B-PER", f"{space} O", "京 B-LOC"]
-    text = "\n".join(row.replace(" ", between) for row in rows) + "\n"
-    (example,), findings = read("ner", tmp_path / "a.txt", text)
-    assert findings == DataMistakes.none()
-    assert example == {"tokens": ["王", " ", "京"], "labels": ["B-PER", "O", "B-LOC"]}
-
-
-def test_comments_before_sentences_of_columns_are_left_out(tmp_path):
-    text = "# id 6d3a domain=zh\n王 _ _ B-PER\n# _ _ O\n\n# id 7\n# _ _ O\n京 _ _ B-LOC\n"
-    examples, findings = read("ner", tmp_path / "a.conll", text)
-    assert findings == DataMistakes.none()
-    assert examples == [
-        {"tokens": ["王", "#"], "labels": ["B-PER", "O"]},
-        {"tokens": ["#", "京"], "labels": ["O", "B-LOC"]},
-    ]
-
-
-@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
-def test_a_brace_may_be_the_first_word(tmp_path, ends):
-    text = ends.join(["{ O", "王 B-PER", "", "京 B-LOC", ""])
-    (tmp_path / "a.txt").write_bytes(text.encode())
-    assert read("ner", tmp_path / "a.txt")[0] == [
-        {"tokens": ["{", "王"], "labels": ["O", "B-PER"]},
-        {"tokens": ["京"], "labels": ["B-LOC"]},
-    ]
 
 
 def test_white_space_is_no_part_of_a_label(tmp_path):
@@ -434,56 +377,6 @@ def test_columns_can_be_named_or_counted(tmp_path):
     assert "c.jsonl, line 1: no 'review'; there is x" in wrong
 
 
-def label_studio(*results, **data):
-    annotations = [{"id": 9, "was_cancelled": False, "result": each} for each in results]
-    annotations.append({"was_cancelled": True, "result": results[0]})
-    return json.dumps(
-        [{"id": 1, "data": {"text": "王明在北京。"} | data, "annotations": annotations}]
-    )
-
-
-def control(name, value):
-    return {"id": "a", "from_name": name, "to_name": "text", "value": value}
-
-
-def test_entities_of_label_studio(tmp_path):
-    places = [
-        {"start": 0, "end": 2, "text": "王明", "labels": ["人名"]},
-        {"start": 3, "end": 5, "labels": ["地名"]},
-    ]
-    labels = ["B-人名", "I-人名", "O", "B-地名", "I-地名", "O"]
-    marked = [*(control("label", each) for each in places), {"type": "relation", "from_id": "a"}]
-    examples, findings = read("ner", tmp_path / "a.json", label_studio(marked, []))
-    assert [each["labels"] for each in examples] == [labels, ["O"] * 6]
-    assert findings.bad_lines == []
-    minimal = [{"id": 1, "text": "王明在北京。", "label": places, "annotator": 1}]
-    assert read("ner", tmp_path / "b.json", json.dumps(minimal))[0][0]["labels"] == labels
-    cell = json.dumps(places).replace('"', '""')
-    text = f'id,label,text\n1,"{cell}",王明在北京。\n'
-    assert read("ner", tmp_path / "c.csv", text)[0][0]["labels"] == labels
-    places[0]["labels"] = ["人名", "地名"]
-    findings = read("ner", tmp_path / "b.json", json.dumps(minimal))[1]
-    assert "an entity from 0 to 2 of type ['人名', '地名']" in findings.bad_lines[0]
-
-
-@pytest.mark.parametrize(
-    ("task", "choices", "minimal"),
-    [
-        ("classification", ["正"], "正"),
-        ("multilabel", ["正"], "正"),
-        ("multilabel", ["正", "长"], {"choices": ["正", "长"]}),
-    ],
-)
-def test_choices_of_label_studio(task, choices, minimal, tmp_path):
-    target = TASKS[task].target
-    columns = {"columns": {target: "topic"}}
-    whole = label_studio([control("topic", {"choices": choices})])
-    short = json.dumps([{"id": 1, "text": "很好", "topic": minimal}])
-    for text in (whole, short):
-        (example,), _ = read(task, tmp_path / "a.json", text, **columns)
-        assert example[target] == (choices[0] if task == "classification" else choices)
-
-
 @pytest.mark.parametrize("name", ["cail.jsonl", "cail.parquet"])
 def test_columns_can_stand_in_an_inner_object(name, tmp_path):
     row = {"fact": "被告人王某", "meta": {"accusation": ["盗窃", "抢劫"], "year": 2018}}
@@ -497,12 +390,3 @@ def test_columns_can_stand_in_an_inner_object(name, tmp_path):
     columns["columns"]["text"] = "meta.law"
     (wrong,) = read("multilabel", tmp_path / name, **columns)[1].bad_lines
     assert "no 'meta.law'; there is fact, meta" in wrong
-
-
-def test_a_number_behind_each_character_is_no_part_of_it(tmp_path):
-    text = "科0\tB-ORG.NOM\n技1\tI-ORG.NOM\n20\tO\n\n～0\tO\n在0\tO\n京1\tO\n沪2\tO\n"
-    examples, _ = read("ner", tmp_path / "weiboNER_2nd_conll.train", text)
-    assert [each["tokens"] for each in examples] == [["科", "技", "2"], ["～", "在", "京", "沪"]]
-    for words in ("科0 技1 全2 国", "A0 B2", "A0 B0", "10 11 甲12"):
-        text = "".join(f"{word}\tO\n" for word in words.split())
-        assert read("ner", tmp_path / "a.conll", text)[0][0]["tokens"] == words.split()
