@@ -45,7 +45,7 @@ class Head(TaskNetwork):
             stride=results.get("stride"),
             clean=text_cleaner(folder),
             longest=results.get("longest", LONGEST_ANSWER),
-            nothing=results.get("nothing", False),
+            unanswerable=results.get("unanswerable", False),
         )
         network, report = loading.load(task, folder)
         if report["missing_keys"]:  # transformers draws them at random

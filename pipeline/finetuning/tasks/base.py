@@ -43,7 +43,7 @@ class TaskSetup(NamedTuple):
     give the places of characters leave it out: places count the characters of the text as given."""
     longest: int = LONGEST_ANSWER
     """Largest number of tokens in an answer span."""
-    nothing: bool = False
+    unanswerable: bool = False
     """Whether a question may have no answer span, as some of the training examples."""
     units: tuple[float, float] = (0.0, 1.0)
     """Of a regression that is trained: what 0 and 1 of the network stand for, as `Task.units`."""
@@ -163,7 +163,7 @@ class Task(ABC):
         """Mean and standard deviation of the numbers of training examples; 0 and 1 of labels."""
         return 0.0, 1.0
 
-    def may_answer_nothing(self, examples: Sequence[Example]) -> bool:
+    def has_unanswerable(self, examples: Sequence[Example]) -> bool:
         """Whether training examples have no answer span, so that a prediction may have none."""
         return False
 

@@ -92,7 +92,7 @@ class Span(Task):
                 "is the right one to them"
             )
 
-    def may_answer_nothing(self, examples: Sequence[Example]) -> bool:
+    def has_unanswerable(self, examples: Sequence[Example]) -> bool:
         return not all(each["answers"] for each in examples)
 
     def features(self, examples: Sequence[Example], setup: TaskSetup) -> list[Feature]:
@@ -151,7 +151,7 @@ class Span(Task):
         for feature, (start, end) in outputs:
             for span, score in _best_spans(feature, start, end, setup.longest):
                 found[span] = max(score, found.get(span, -np.inf))
-        if setup.nothing:
+        if setup.unanswerable:
             found[0, 0] = min(start[0] + end[0] for _, (start, end) in outputs)
         ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:CANDIDATES]
         if not ranked:

@@ -118,7 +118,7 @@ def run_trial(
                 "stride": setup.stride,
                 "labels": setup.labels,
                 "longest": setup.longest,
-                "nothing": setup.nothing,
+                "unanswerable": setup.unanswerable,
                 "precision": settings.precision,
             }
             task.finish(network, setup)
@@ -139,7 +139,7 @@ def _read_data(task: Task, trial: Trial) -> tuple[TaskSetup, dict[str, Dataset]]
         stride=settings.data.stride,
         clean=text_cleaner(trial.export),
         longest=data.longest,
-        nothing=task.may_answer_nothing(data.sets["train"]),
+        unanswerable=task.has_unanswerable(data.sets["train"]),
         units=task.units(data.sets["train"]),
     )
     task.cut_as_trained(setup, data.sets["train"])
