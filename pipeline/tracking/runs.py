@@ -210,7 +210,7 @@ def _place_of_files(config: Config, uri: str) -> str:
 
 
 def _tell_if_moved(config: Config, uri: str, run: Run) -> None:
-    """Warn of a run whose files MLflow keeps where nothing is, as after a move of the storage.
+    """Warn of a run whose files MLflow keeps in a storage that is gone, as after a move of it.
 
     A database names places of files by absolute paths; MLflow would make the old folder anew.
     """
@@ -219,7 +219,8 @@ def _tell_if_moved(config: Config, uri: str, run: Run) -> None:
     if uri.startswith("http") or not place.startswith("file:") or place == now:
         return
     old = local_file_uri_to_path(place)
-    if not os.path.exists(old):
+    # The storage alone: its `mlartifacts` are made with the first file.
+    if not os.path.exists(os.path.dirname(old)):
         logger.warning(
             "MLflow keeps files of the experiment %s in %s, where nothing is. If that folder was "
             "moved, make the old path a link to it: files of earlier runs and versions are found "

@@ -169,6 +169,8 @@ def test_a_storage_that_was_moved_is_told(tmp_path, caplog):
     old, new = (load_config(None, [f"run.storage={tmp_path}/{name}"]) for name in ("old", "new"))
     run_id = tracking.start_run(old, "run", {})
     assert tracking.start_run(old, "run", {}, resume=run_id) == run_id
+    variant = with_changes(old, {"run.storage": f"{tmp_path}/old/ablation"}, "")
+    tracking.start_run(with_changes(variant, {"tracking.uri": tracking_uri(old)}, ""), "run", {})
     assert "was moved" not in caplog.text
     (tmp_path / "old").rename(tmp_path / "new")
     for resume in (run_id, None):
