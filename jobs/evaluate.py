@@ -69,6 +69,7 @@ VERB = Verb(
         "whole words (every token right; by length in tokens) and next sentences, on fixed masks.\n"
         "It scores train.init_from; without it, or if the run itself started from there, the best\n"
         "checkpoint of the run. The network is the one that its weights belong to.\n"
+        "jobs.prepare makes shards of other text, with corpus.vocab=EXPORT/vocab.txt.\n"
         "On a cluster (RAY_ADDRESS) a free GPU computes, or a free CPU.\n"
         "evaluate.follow=true scores each checkpoint of a training that still runs."
     ),
