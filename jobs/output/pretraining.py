@@ -4,7 +4,7 @@ import shlex
 
 from pipeline.paths import RunPaths
 from pipeline.settings.config import Config
-from pipeline.stages.before import estimate
+from pipeline.stages.before import dry_run, estimate
 from pipeline.tracking.runs import address
 from pipeline.training.checkpoints import files as checkpoints
 
@@ -22,6 +22,7 @@ def todo(config: Config) -> dict[str, str]:
     rows["export"] = "Hugging Face folder, MLflow registry"
     if config.heads:
         rows["heads"] = f"fine-tune {', '.join(config.heads)}, also from random weights"
+    rows |= dry_run.low_rate(config)
     newest = checkpoints.newest(RunPaths.of(config).checkpoints)
     if newest:
         rows["pretrain"] += f", going on from {newest.name}"

@@ -175,7 +175,7 @@ class OptimSettings(Settings):
     name: Literal["lamb", "adamw"] = "lamb"
     """LAMB or AdamW; both are exact at every ZeRO stage."""
     lr: AboveZero = 1.8e-4
-    """Peak learning rate (NEZHA base: 1.8e-4 at batch 14,400)."""
+    """Peak learning rate (NEZHA base: 1.8e-4, in 57,000 steps; the sample run: 1e-2, in 1,900)."""
     warmup: NotNegative = 0.01
     """Warm-up steps, or `N tokens`; a number below 1 is a share of all steps."""
     decay: NotNegative | None = None

@@ -1,6 +1,7 @@
 """What the main job refuses, with one message and before anything starts."""
 
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from jobs import pretrain
 from jobs.command import main
 from jobs.output import pretraining as output
 from pipeline.settings.reading.config_file import load_config
+from pipeline.stages.before import dry_run
 from tests.corpora import write_corpus, write_vocabulary
 
 
@@ -123,3 +125,26 @@ def test_what_will_be_done_names_stages_and_their_time(monkeypatch, storage):
     assert rows["heads"].endswith("about 50 seconds")
     assert rows["all"].startswith("about 5 minutes")
     assert not storage.exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ([], True),
+        (["train.steps=57000"], False),
+        (["optim.lr=1e-2"], False),
+        (["optim.name=adamw"], False),
+        (["train.init_from=export"], False),
+    ],
+)
+def test_a_rate_at_which_hardly_anything_is_learnt_is_told_before(monkeypatch, settings, told):
+    monkeypatch.setattr(output.estimate, "stage_seconds", lambda _: {})
+    note = output.todo(load_config(None, settings)).get("low rate", "")
+    assert ("by at most 0.18 of their norm in 1,000 steps" in note) is told
+
+
+def test_no_recipe_has_a_rate_at_which_hardly_anything_is_learnt():
+    recipes = [load_config(path, []) for path in Path("jobs/configs").glob("*.yaml")]
+    trained = [each for each in recipes if each.corpus.inputs or each.demo.enabled]
+    assert len(trained) > 5
+    assert not any(map(dry_run.low_rate, trained))

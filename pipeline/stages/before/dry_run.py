@@ -77,7 +77,22 @@ def _training(config: Config) -> dict[str, object]:
     elif train.init_from:
         facts["start from"] = f"{train.init_from}{_absent(train.init_from)}"
     facts["DeepSpeed"] = json.dumps(deepspeed_config(config, split, precision))
-    return facts
+    return facts | low_rate(config)
+
+
+def low_rate(config: Config) -> dict[str, str]:
+    """A note where random weights can learn hardly anything, because LAMB hardly moves them.
+
+    In a step it moves each matrix by the learning rate times the norm of the matrix.
+    """
+    optim, steps = config.optim, config.train.steps
+    if optim.name != "lamb" or config.train.init_from or optim.lr * steps >= 1:
+        return {}
+    return {
+        "low rate": f"at optim.lr={optim.lr:g} LAMB moves weights by at most "
+        f"{optim.lr * steps:.2g} of their norm in {steps:,} steps: hardly anything is learnt. "
+        "Recipes for few steps have 1e-2 (jobs/configs/demo.yaml) and 4e-3 (cpu_hour.yaml)"
+    }
 
 
 def _absent(path: str) -> str:
