@@ -146,4 +146,4 @@ def follow(config: Config, progress: Progress) -> None:
         if sender:
             sender.log(step, {f"evaluated/{key}": scores[key] for key in scores})
     if sender:
-        sender.close()
+        sender.close(kept_in="the lines above")

@@ -11,9 +11,8 @@ import mlflow
 from mlflow.entities import Metric
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
-from pipeline.passwords import without_password
 from pipeline.tracking.metric_names import grouped, point
-from pipeline.tracking.store import UNREACHABLE
+from pipeline.tracking.store import UNREACHABLE, reason
 
 logger = logging.getLogger(__name__)
 CLOSE_SECONDS = 20
@@ -45,8 +44,9 @@ class MetricSender:
         system_metrics: bool = True,
         earlier: Iterable[Mapping[str, float]] = (),
     ) -> None:
-        self._client = mlflow.MlflowClient(uri)
-        self._run_id = run_id
+        self._uri, self._run_id = uri, run_id
+        self._client: mlflow.MlflowClient | None = None
+        """Made in the thread: MLflow connects to a database then, which may fail or take long."""
         self._queue: queue.SimpleQueue[list[Metric] | None] = queue.SimpleQueue()
         self._monitor = self._start_monitor(uri) if system_metrics else None
         self._earlier = (metric for record in earlier for metric in self._lacking(record))
@@ -56,7 +56,6 @@ class MetricSender:
         self._sent = 0
         self._last_steps: dict[str, int] = {}
         """Of each metric, the last step that the run has."""
-        self._asked = False
         self._warned = False
         self._thread = threading.Thread(target=self._send_all, name="mlflow", daemon=True)
         self._thread.start()
@@ -65,7 +64,7 @@ class MetricSender:
         """Queue the metrics of one step, under the names of `metric_names`."""
         self._queue.put([point(grouped(key), value, step) for key, value in values.items()])
 
-    def close(self, whole: bool = False) -> int:
+    def close(self, whole: bool = False, kept_in: str = "the run's own files") -> int:
         """Send what is left; returns how many metrics the server did not take, and warns of them.
 
         The run's own files have them: `metrics.jsonl`, from which the next start or the end of a
@@ -73,6 +72,7 @@ class MetricSender:
 
         Args:
             whole: wait as long as the server takes metrics, not a minute at most.
+            kept_in: what has them too, for the warning.
         """
         if self._monitor:
             self._monitor.finish()
@@ -85,7 +85,7 @@ class MetricSender:
                 break
         left = len(self._batch) + len(self._waiting)
         if left:
-            logger.warning("MLflow did not receive %d metrics; the run's own files have them", left)
+            logger.warning("MLflow did not receive %d metrics; %s have them", left, kept_in)
         return left
 
     def _send_all(self) -> None:
@@ -97,10 +97,7 @@ class MetricSender:
                 self._send_waiting()
             except UNREACHABLE as error:
                 if not self._warned:
-                    logger.warning(
-                        "MLflow cannot be reached, the run continues: %s",
-                        without_password(str(error)),
-                    )
+                    logger.warning("MLflow cannot be reached, the run continues: %s", reason(error))
                 self._warned = True
         attempts = Retrying(
             retry=retry_if_exception_type(UNREACHABLE),
@@ -111,11 +108,12 @@ class MetricSender:
         attempts(self._send_waiting)
 
     def _send_waiting(self) -> None:
-        if not self._asked:
+        if self._client is None:
+            client = mlflow.MlflowClient(self._uri)
             # Of each metric, the server gives the point with the last step.
-            run = self._client.get_run(self._run_id).data.to_proto()
+            run = client.get_run(self._run_id).data.to_proto()
             self._last_steps = {metric.key: metric.step for metric in run.metrics}
-            self._asked = True
+            self._client = client
         while self._batch or self._fill_batch():
             self._client.log_batch(self._run_id, metrics=self._batch)
             self._last_steps |= {metric.key: metric.step for metric in self._batch}
@@ -152,6 +150,6 @@ class MetricSender:
             )
             monitor.start()
         except Exception as error:
-            logger.warning("MLflow records no system metrics: %s", without_password(str(error)))
+            logger.warning("MLflow records no system metrics: %s", reason(error))
             return None
         return monitor

@@ -37,6 +37,8 @@ for variable, brief in (
 CHOSEN_ELSEWHERE = os.environ.get("MLFLOW_TRACKING_URI", "")
 """As the command was given it: MLflow itself sets the variable to the store in use."""
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+# MLflow logs each failure of a database with a traceback, and raises it too.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 logger = logging.getLogger(__name__)
 
 
@@ -110,7 +112,7 @@ def required(what: str, advice: str = "") -> Iterator[None]:
     try:
         yield
     except UNREACHABLE as error:
-        raise TrackingError(f"{what}: {error}{advice}") from error
+        raise TrackingError(f"{what}: {reason(error)}{advice}") from error
 
 
 @contextmanager
@@ -119,7 +121,13 @@ def optional(run_id: str, what: str) -> Iterator[None]:
     try:
         yield
     except UNREACHABLE as error:
-        logger.warning("MLflow run %s could not %s: %s", run_id, what, without_password(str(error)))
+        logger.warning("MLflow run %s could not %s: %s", run_id, what, reason(error))
+
+
+def reason(error: Exception) -> str:
+    """What a failure of the store says, without passwords, and without the statement of SQL."""
+    of_database = getattr(error.__cause__ or error, "orig", None)
+    return without_password(str(of_database or error))
 
 
 @contextmanager

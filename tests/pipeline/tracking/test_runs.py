@@ -332,6 +332,32 @@ def test_an_outage_stops_nothing_and_is_counted_and_filled(config, caplog, monke
     assert [step for step, _ in points(config, run_id, "train/loss")] == list(range(1, 30))
 
 
+def test_a_database_that_cannot_be_written_is_told_in_a_line(config, caplog, monkeypatch):
+    """MLflow's traceback, and SQL with all its data, were ninety lines."""
+    monkeypatch.setattr(metric_sender, "CLOSE_SECONDS", 0.1)
+    run_id, uri = tracking.start_run(config, "read", {}), tracking_uri(config)
+    read_only = f"sqlite:///file:{store.database_file(uri)}?mode=ro&uri=true"
+    sender = MetricSender(read_only, run_id, system_metrics=False)
+    sender.log(1, {"loss": 1.0})
+    while "cannot be reached" not in caplog.text:
+        time.sleep(0.01)
+    assert sender.close(kept_in="the lines above") == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "MLflow cannot be reached, the run continues: attempt to write a readonly database",
+        "MLflow did not receive 1 metrics; the lines above have them",
+    ]
+
+
+def test_a_file_that_is_no_database_stops_no_metrics(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(metric_sender, "CLOSE_SECONDS", 0.1)
+    (tmp_path / "text.db").write_text("no database " * 99, "utf-8")
+    sender = MetricSender(f"sqlite:///{tmp_path}/text.db", "run", system_metrics=False)
+    sender.log(1, {"loss": 1.0})
+    while "cannot be reached, the run continues: file is not a database" not in caplog.text:
+        time.sleep(0.01)
+    sender.close()
+
+
 def test_a_server_that_is_down_is_told_from_one_that_refuses(monkeypatch):
     assert not is_reachable(load_config(None, ["tracking.uri=http://127.0.0.1:9"]))
     assert is_reachable(load_config(None, []))
