@@ -91,11 +91,11 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
         files = chosen.config, *chosen.then
         runs = [load_config(file, overrides) for file in files]
         _tell_unread(verb, overrides)
-        if _reads(verb, "train.init_from") and not verb.reads_only:
+        if reads(verb, "train.init_from") and not verb.reads_only:
             _refuse_wrong_order(runs)
         with ExitStack() as folders:
             uploads: list[Callable[[], None]] = []
-            for config in runs if _reads(verb, "run.name") else ():
+            for config in runs if reads(verb, "run.name") else ():
                 if chosen.dry_run or verb.reads_only:
                     run_in_store.fetch(config)
                 else:
@@ -190,11 +190,11 @@ def _refuse_wrong_order(runs: Sequence[Config]) -> None:
 def _tell_unread(verb: Verb, overrides: Sequence[str]) -> None:
     """Tell which settings have no effect here; scripts give all verbs the same ones."""
     keys = [text.partition("=")[0] for text in overrides]
-    if unread := [key for key in keys if not _reads(verb, key)]:
+    if unread := [key for key in keys if not reads(verb, key)]:
         plain_console(stderr=True).print(f"note: no effect here: {', '.join(unread)}")
 
 
-def _reads(verb: Verb, key: str) -> bool:
+def reads(verb: Verb, key: str) -> bool:
     """Whether a verb reads a setting, or one of a group of settings."""
     pairs = ((f"{key}.", f"{name}.") for name in verb.groups)
     return any(given.startswith(name) or name.startswith(given) for given, name in pairs)

@@ -7,13 +7,14 @@ finished.
 
 import argparse
 import asyncio
+import importlib
 import logging
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from jobs.command import OneFile
+from jobs import command
 from pipeline.cluster import submission
 from pipeline.errors import NezhaError
 
@@ -27,7 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("verb", help="verb to run, such as pretrain")
     parser.add_argument(
-        "--config", metavar="FILE", action=OneFile, help="YAML file of settings, in this folder"
+        "--config",
+        metavar="FILE",
+        action=command.OneFile,
+        help="YAML file of settings, in this folder",
     )
     parser.add_argument(
         "--address",
@@ -53,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             chosen.verb,
             chosen.config,
             chosen.overrides,
+            reads,
             cpus=chosen.cpus,
             install=chosen.install,
         )
@@ -76,6 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"interrupted{goes_on}", file=sys.stderr)
         return 130
     return 0
+
+
+def reads(verb: str, key: str) -> bool:
+    """Whether a verb reads a setting."""
+    return command.reads(importlib.import_module(f"jobs.{verb}").VERB, key)
 
 
 if __name__ == "__main__":

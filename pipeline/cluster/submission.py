@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,6 +105,7 @@ def plan(
     verb: str,
     config_file: str | None,
     overrides: Sequence[str],
+    reads: Callable[[str, str], bool],
     *,
     cpus: float,
     install: bool,
@@ -113,6 +114,7 @@ def plan(
 
     Args:
         root: the working directory, the root of this repository.
+        reads: whether a verb reads a setting, given by its dotted name.
         install: install the pinned versions on the nodes, in an environment of the job.
 
     Raises:
@@ -133,7 +135,7 @@ def plan(
                 raise ConfigError(f"{file}: the file must be inside {root}, to be uploaded")
             include.add(file.relative_to(root).parts[0])
         words += ["--config", str(files[0].relative_to(root))]
-    _check_places(config, root)
+    _check_places(config, root, lambda key: reads(verb, key))
     excludes = excluded(root, include)
     uploaded = uploaded_files(root, excludes)
     if missing := [str(file) for file in files if file not in uploaded]:
@@ -266,14 +268,17 @@ def _number(submission_id: str | None, name: str) -> int:
     return int(found[1] or 1) if found else 0
 
 
-def _check_places(config: Config, root: Path) -> None:
+def _check_places(config: Config, root: Path, read: Callable[[str], bool]) -> None:
     """Refuse local paths inside the working directory: the cluster deletes its copy of it."""
     inside = [
         f"{key}={value}"
         for key, value in _texts(config.model_dump(mode="json"))
-        if (os.path.isabs(value) and Path(value).is_relative_to(root))
-        or (key in RELATIVE and _is_relative(value) and value != STANDARD)
-        or (key in NAMES and _is_relative(value) and Path(root, value).exists())
+        if read(key)
+        and (
+            (os.path.isabs(value) and Path(value).is_relative_to(root))
+            or (key in RELATIVE and _is_relative(value) and value != STANDARD)
+            or (key in NAMES and _is_relative(value) and Path(root, value).exists())
+        )
     ]
     if inside:
         raise ConfigError(

@@ -13,6 +13,7 @@ from ray.dashboard.utils import get_address_for_submission_client
 from ray.exceptions import RpcError
 from ray.job_submission import JobStatus
 
+from jobs.submit import reads
 from pipeline.cluster import submission
 from pipeline.errors import ConfigError, TrainingError
 
@@ -22,7 +23,7 @@ SHARED = ("run.storage=/shared/runs",)
 
 
 def plan(*overrides, root=ROOT, verb="prepare", config=DEMO, install=False):
-    return submission.plan(root, verb, config, overrides, cpus=0, install=install)
+    return submission.plan(root, verb, config, overrides, reads, cpus=0, install=install)
 
 
 def test_the_plain_line_says_all_that_is_submitted(monkeypatch):
@@ -75,6 +76,14 @@ def test_what_the_cluster_would_not_see_is_refused(monkeypatch, tmp_path):
         plan(*SHARED, root=tmp_path)
     with pytest.raises(ConfigError, match=r"train\.stepps: no such setting"):
         plan(*SHARED, "train.stepps=3")
+
+
+def test_what_the_verb_does_not_read_is_not_refused(monkeypatch):
+    """`doctor` was refused for the texts, which it does not read."""
+    monkeypatch.chdir(ROOT)
+    assert plan(*SHARED, "corpus.inputs=[data/*.txt]", verb="doctor")
+    with pytest.raises(ConfigError, match=r"run\.storage=.*/runs: the job does not see"):
+        plan("run.storage=runs", verb="doctor")
 
 
 def test_data_among_the_code_is_refused(monkeypatch, tmp_path):
