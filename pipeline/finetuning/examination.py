@@ -11,7 +11,7 @@ from pipeline.finetuning.judging.evaluation import scores_of
 from pipeline.finetuning.tasks import TASKS
 from pipeline.settings.finetuning import FinetuneSettings
 
-RECIPE = 7
+RECIPE = 8
 """Version of what fine-tuning computes. Raise it with a change that changes results."""
 
 

@@ -12,10 +12,10 @@ from torch import nn
 
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.finetuning.examples.features import training_batches
-from pipeline.finetuning.judging.evaluation import Dataset, answers, scores_of
+from pipeline.finetuning.judging.evaluation import Dataset, outputs_of, scores_of
 from pipeline.finetuning.network import TaskNetwork
 from pipeline.finetuning.step import Step
-from pipeline.finetuning.tasks.base import Answer
+from pipeline.finetuning.tasks.base import Answer, TaskSetup
 from pipeline.finetuning.workers import ALONE, Workers
 from pipeline.precision import pick_device
 from pipeline.progress import Say
@@ -37,6 +37,8 @@ class Trained(NamedTuple):
     """Answers of the best epoch for the dev examples."""
     weights: dict[str, Any]
     """State dict of the best epoch."""
+    setup: TaskSetup
+    """That of the model, with what dev tells of it (`Task.tuned`)."""
 
 
 def train(
@@ -96,14 +98,16 @@ def train(
         mean = float(total) / len(features)
         if not math.isfinite(mean):
             raise TrainingError(f"the loss of epoch {epoch + 1} is {mean}: lower finetune.lr")
-        found = answers(model, dev_set, settings.batch, workers)
-        scores = scores_of(task, dev_set.examples, found, model.setup.labels)
+        outputs = outputs_of(model, dev_set, settings.batch, workers)
+        setup = task.tuned(model.setup, dev_set.examples, outputs)
+        found = task.answers(dev_set.examples, outputs, setup)
+        scores = scores_of(task, dev_set.examples, found, setup.labels)
         epochs.append({"loss": mean} | scores)
         on_dev = f" · dev {task.metric} {scores[task.metric]:.4f}" if scores else ""
         say(f"epoch {epoch + 1}/{settings.epochs} · loss {mean:.4f}{on_dev}")
         if best is None or not scores or scores[task.metric] > best.dev[task.metric]:
             best_epoch = epoch
-            best = Trained(epochs, scores, found, copy.deepcopy(network.state_dict()))
+            best = Trained(epochs, scores, found, copy.deepcopy(network.state_dict()), setup)
         report(epochs[-1])
         if settings.patience and epoch - best_epoch >= settings.patience:
             say(f"no better dev score in {settings.patience} epochs: stopped")

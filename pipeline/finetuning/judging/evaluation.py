@@ -6,7 +6,7 @@ from typing import NamedTuple
 from pipeline.finetuning.examples.features import Feature
 from pipeline.finetuning.examples.jsonl import Example
 from pipeline.finetuning.network import TaskNetwork, infer
-from pipeline.finetuning.tasks.base import Answer, Logits, Task, TaskSetup
+from pipeline.finetuning.tasks.base import Answer, Logits, Outputs, Task, TaskSetup
 from pipeline.finetuning.workers import ALONE, Workers
 
 
@@ -35,13 +35,18 @@ def scores_of(
 def answers(
     model: TaskNetwork, dataset: Dataset, batch: int, workers: Workers = ALONE
 ) -> list[Answer]:
-    """One answer for each example. The workers share the features, and all get all answers."""
+    """One answer for each example; all workers get all of them."""
+    outputs = outputs_of(model, dataset, batch, workers)
+    return model.task.answers(dataset.examples, outputs, model.setup)
+
+
+def outputs_of(
+    model: TaskNetwork, dataset: Dataset, batch: int, workers: Workers
+) -> Sequence[Outputs]:
+    """The outputs for each example. The workers share the features, and all get all outputs."""
     features = dataset.features
     logits = workers.collect(infer(model, workers.share(features), 2 * batch))
     outputs: list[list[tuple[Feature, Logits]]] = [[] for _ in dataset.examples]
     for feature, each in zip(features, logits, strict=True):
         outputs[feature.example].append((feature, each))
-    return [
-        model.task.answer(example, own, model.setup)
-        for example, own in zip(dataset.examples, outputs, strict=True)
-    ]
+    return outputs

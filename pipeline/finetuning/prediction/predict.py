@@ -46,6 +46,7 @@ class Head(TaskNetwork):
             clean=text_cleaner(folder),
             longest=results.get("longest", LONGEST_ANSWER),
             unanswerable=results.get("unanswerable", False),
+            no_answer=results.get("no_answer", 0.0),
         )
         network, report = loading.load(task, folder)
         if report["missing_keys"]:  # transformers draws them at random

@@ -45,6 +45,8 @@ class TaskSetup(NamedTuple):
     """Largest number of tokens in an answer span."""
     unanswerable: bool = False
     """Whether a question may have no answer span, as some of the training examples."""
+    no_answer: float = 0.0
+    """How much more than the best answer span no answer must score to be given (`Task.tuned`)."""
     units: tuple[float, float] = (0.0, 1.0)
     """Of a regression that is trained: what 0 and 1 of the network stand for, as `Task.units`."""
 
@@ -173,6 +175,19 @@ class Task(ABC):
     @abstractmethod
     def answer(self, example: Example, outputs: Outputs, setup: TaskSetup) -> Answer:
         """The answer for an example."""
+
+    def answers(
+        self, examples: Sequence[Example], outputs: Sequence[Outputs], setup: TaskSetup
+    ) -> list[Answer]:
+        """An answer for each example."""
+        pairs = zip(examples, outputs, strict=True)
+        return [self.answer(example, own, setup) for example, own in pairs]
+
+    def tuned(
+        self, setup: TaskSetup, examples: Sequence[Example], outputs: Sequence[Outputs]
+    ) -> TaskSetup:
+        """The set-up with which these outputs, for dev examples, give the best answers."""
+        return setup
 
     def submitted_by_id(self, example: Example) -> bool:
         """Whether a submission to CLUE is one object of all answers by `id`."""

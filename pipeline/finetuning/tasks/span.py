@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import transformers
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from pipeline.errors import TaskError
 from pipeline.finetuning.examples.features import Feature, FeatureBatch
@@ -147,12 +148,9 @@ class Span(Task):
         return both.masked_fill(padding, torch.finfo(both.dtype).min)
 
     def answer(self, example: Example, outputs: Outputs, setup: TaskSetup) -> Answer:
-        found: dict[tuple[int, int], float] = {}
-        for feature, (start, end) in outputs:
-            for span, score in _best_spans(feature, start, end, setup.longest):
-                found[span] = max(score, found.get(span, -np.inf))
+        found = _ranges(outputs, setup.longest)
         if setup.unanswerable:
-            found[0, 0] = min(start[0] + end[0] for _, (start, end) in outputs)
+            found[0, 0] = _no_answer(outputs) - setup.no_answer
         ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:CANDIDATES]
         if not ranked:
             return {"answer": "", "candidates": []}
@@ -167,6 +165,31 @@ class Span(Task):
             for ((start, end), _), share in zip(ranked, shares.tolist(), strict=True)
         ]
         return {"answer": candidates[0]["text"], "candidates": candidates}
+
+    def tuned(
+        self, setup: TaskSetup, examples: Sequence[Example], outputs: Sequence[Outputs]
+    ) -> TaskSetup:
+        """Set what no answer must score, as SQuAD 2.0's script does, for the best F1 of dev.
+
+        It stays 0 where examples of both kinds are not there to tell it, or others are no better.
+        """
+        if not (setup.unanswerable and examples and self.has_unanswerable(examples)):
+            return setup
+        gaps, gains = [], []
+        for example, own in zip(examples, outputs, strict=True):
+            found = _ranges(own, setup.longest) or {(0, 0): -np.inf}
+            start, end = max(found, key=found.__getitem__)
+            gaps.append(_no_answer(own) - found[start, end])
+            texts = "", example["context"][start:end]
+            without, given = (self.share(example, {"answer": text})[0] for text in texts)
+            gains.append(without - given)
+        return setup._replace(no_answer=best_threshold(np.array(gaps), np.array(gains)))
+
+    def finish(self, network: nn.Module, setup: TaskSetup) -> None:
+        """Name the threshold in config.json, as BERT's scripts call it, for other programs."""
+        config: Any = network.config
+        if setup.unanswerable:
+            config.null_score_diff_threshold = setup.no_answer
 
     def truth(self, example: Example) -> Any:
         return [each["text"] for each in example["answers"]] or [""]
@@ -184,6 +207,36 @@ class Span(Task):
         if 2 * sum(not each["answers"] for each in train) > len(train):
             return [{"answer": ""}] * len(examples)
         return [{"answer": _first_sentence(example["context"])} for example in examples]
+
+
+def best_threshold(values: NDArray[np.floating], gains: NDArray[np.floating]) -> float:
+    """The threshold above which values count so that the sum of their `gains` [N] is highest.
+
+    0 where that is one of the best.
+    """
+    order = np.argsort(-values)
+    sums = np.cumsum([0.0, *gains[order]])
+    edges = np.array([values.max() + 1, *values[order], values.min() - 1])
+    sums[np.diff(edges) == 0] = -np.inf  # no threshold parts equal values
+    usual = int((values > 0).sum())
+    best = max(
+        range(len(sums)), key=lambda number: (round(float(sums[number]), 9), -abs(number - usual))
+    )
+    return 0.0 if best == usual else float(edges[best : best + 2].mean())
+
+
+def _no_answer(outputs: Outputs) -> float:
+    """The score of no answer: the lowest over the windows, of [CLS]."""
+    return float(min(start[0] + end[0] for _, (start, end) in outputs))
+
+
+def _ranges(outputs: Outputs, longest: int) -> dict[tuple[int, int], float]:
+    """The best character ranges of each window, of at most `longest` tokens, with their scores."""
+    found: dict[tuple[int, int], float] = {}
+    for feature, (start, end) in outputs:
+        for span, score in _best_spans(feature, start, end, longest):
+            found[span] = max(score, found.get(span, -np.inf))
+    return found
 
 
 def _first_sentence(context: str) -> str:

@@ -93,7 +93,8 @@ def run_trial(
         model = TaskNetwork(task, setup, network, settings.precision)
         trained = train(model, settings, trial.seed, sets, say, report, workers)
     network.load_state_dict(trained.weights)
-    found = answers(model, sets["test"], settings.batch, workers)
+    setup = trained.setup
+    found = answers(model._replace(setup=setup), sets["test"], settings.batch, workers)
     test = scores_of(task, sets["test"].examples, found, setup.labels)
     result = TrialResult(
         lr=settings.lr,
@@ -119,6 +120,7 @@ def run_trial(
                 "labels": setup.labels,
                 "longest": setup.longest,
                 "unanswerable": setup.unanswerable,
+                "no_answer": setup.no_answer,
                 "precision": settings.precision,
             }
             task.finish(network, setup)
