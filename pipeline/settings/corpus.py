@@ -226,8 +226,8 @@ class CorpusSettings(Settings):
     """auto: by the suffix (.txt: lines). lines: blank lines end documents. text: a file is one.
     jsonl: an object a line, or arrays of objects. arrow: Feather, Hugging Face's data sets."""
     text_field: str = "text"
-    """Field or column that holds the text (a string or a list of paragraphs). In objects of JSON
-    `meta.text` is the field `text` of the object `meta`."""
+    """Field or column that holds the text (a string or a list of paragraphs). In JSON, Parquet
+    and Arrow `meta.text` is the field `text` of the object `meta`."""
     encoding: str = "auto"
     """auto: UTF-8, GB18030, Big5, UTF-16 or UTF-32; or a codec. A BOM or valid UTF-8 decides."""
     output: Location = ""

@@ -10,7 +10,7 @@ from pipeline.corpus.records import Drop
 from pipeline.corpus.text.blocks import Block, empty_file
 from pipeline.corpus.text.csv_rows import csv_values
 from pipeline.corpus.text.streams import Stream
-from pipeline.corpus.text.tables import arrow_batches, column_values, plain
+from pipeline.corpus.text.tables import arrow_batches, column_values, plain, text_column
 from pipeline.corpus.text.units import FileRange
 from pipeline.settings.corpus import CorpusSettings
 
@@ -75,7 +75,7 @@ def arrow_blocks(
         before = 0
         for batch in arrow_batches(file)[1]:
             here = file.tell()
-            yield batch.select([settings.text_field]), max(0, here - before)
+            yield batch, max(0, here - before)
             before = max(here, before)
 
     yield from _column_blocks(parts(), file_range, 0, target, settings)
@@ -96,14 +96,14 @@ def _column_blocks(
     """Blocks of the text column, of about `target` bytes at most; a drop where it is damaged.
 
     Args:
-        parts: the column, and the bytes on disk that it stands for.
+        parts: batches with the column, and the bytes on disk that they stand for.
         row: number of the first one.
     """
     source = file_range.source
     codec = "utf-8" if settings.encoding == "auto" else settings.encoding
     try:
         for batch, disk in parts:
-            column = plain(batch.column(0))
+            column = plain(text_column(batch, settings.text_field))
             step = _rows_at_a_time(len(column), column.nbytes, target)
             for start in range(0, len(column), step):
                 part = column.slice(start, step)

@@ -9,6 +9,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.ipc
+from pyarrow import compute
 
 from pipeline.corpus.decoding.transcoding import decode
 from pipeline.errors import CorpusError
@@ -36,6 +37,33 @@ def column_of(names: Sequence[str], text_field: str, label: str) -> int:
             f"{label}: no column {text_field!r}; set corpus.text_field to one of {shown}"
         )
     return list(names).index(text_field)
+
+
+def check_column(schema: pa.Schema, text_field: str, label: str) -> None:
+    """Raise CorpusError unless the text column, or the field of a struct, is there once."""
+    if len(_path(schema, text_field)) < 2:
+        names = [inner.name for outer in schema for inner in outer.flatten()]
+        column_of(names if text_field not in schema.names else schema.names, text_field, label)
+
+
+def text_column(batch: pa.RecordBatch, text_field: str) -> pa.Array:
+    """The text column, which is there; of `a.b`, the field `b` of the struct `a`."""
+    outer, *inner = _path(batch.schema, text_field)
+    column = batch.column(outer)
+    for name in inner:
+        column = compute.struct_field(column, name)
+    return column
+
+
+def _path(fields: pa.Schema | pa.StructType, name: str) -> list[str]:
+    """Names from a column to what `name` stands for, as `value_at` of JSON; empty if nothing."""
+    if name in fields.names:
+        return [name]
+    outer, _, inner = name.partition(".")
+    if fields.names.count(outer) != 1 or not pa.types.is_struct(fields.field(outer).type):
+        return []
+    path = _path(fields.field(outer).type, inner)
+    return [outer, *path] if path else []
 
 
 def arrow_batches(file: IO[bytes]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:

@@ -16,7 +16,7 @@ import pyarrow.parquet
 from pipeline.corpus.text.csv_rows import DELIMITERS, csv_values
 from pipeline.corpus.text.sources import Source, naming
 from pipeline.corpus.text.streams import BLANK, open_stream
-from pipeline.corpus.text.tables import arrow_batches, column_of
+from pipeline.corpus.text.tables import arrow_batches, check_column
 from pipeline.corpus.threads import in_threads
 from pipeline.files.storage import filesystem
 from pipeline.settings.corpus import CorpusSettings
@@ -124,7 +124,7 @@ def _cut(
         if source.format == "parquet":
             return _cut_parquet(source, file, target, settings.text_field)
         if source.format == "arrow":
-            column_of(arrow_batches(file)[0].names, settings.text_field, source.label)
+            check_column(arrow_batches(file)[0], settings.text_field, source.label)
             return [_whole(source, target)]
         stream = open_stream(file, source, settings.encoding)
         if table and not stream.foreign:
@@ -148,7 +148,7 @@ def _cut_parquet(
     source: Source, file: IO[bytes], target: int, text_field: str
 ) -> list[tuple[FileRange, int | None]]:
     metadata = pyarrow.parquet.read_metadata(file)
-    column_of(metadata.schema.to_arrow_schema().names, text_field, source.label)
+    check_column(metadata.schema.to_arrow_schema(), text_field, source.label)
     groups = [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
     share = source.size / max(1, sum(groups))
     if not groups:  # read all the same, so that it is counted as empty

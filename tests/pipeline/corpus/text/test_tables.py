@@ -35,6 +35,22 @@ def test_parquet_columns_of_every_type_of_text(tmp_path, kind):
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_text_in_a_struct(tmp_path, name):
+    path, inner = tmp_path / name, [{"n": 1, "b": {"text": text}} for text in TEXTS]
+    table = pa.table({"id": [1, 2, 3, 4], "meta": [*inner, None]})
+    if name == "a.parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.ipc.new_file(path, table.schema) as file:
+            file.write_table(table)
+    documents, dropped = raw.read(path, text_field="meta.b.text")
+    assert [document.text for document in documents] == TEXTS
+    assert [drop.reason for drop in dropped] == ["malformed"]
+    with pytest.raises(CorpusError, match=r"to one of id, meta\.n, meta\.b"):
+        raw.read(path, text_field="meta.text")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
 @pytest.mark.parametrize("numbered", [False, True])
 def test_long_rows_are_many_shards_and_not_one(tmp_path, name, numbered):
     """Thousands of rows at a time would be gigabytes, where a row is a book."""
