@@ -88,6 +88,12 @@ def _as_they_are(path: str, columns: Columns) -> Iterator[Record]:
         if name.endswith(PARQUET):
             return _parquet(path, columns)
         return _json(path) if name.endswith(".json") else _objects(read_lines(path))
+    if name.endswith(".ann"):
+        raise TaskError(
+            f"{path}: annotations of BRAT, whose text stands in another file, are not read; write "
+            'a .jsonl file with an object for each text, as {"text": "王明在北京", "entities": '
+            '[{"start": 0, "end": 2, "type": "PER"}]}'
+        )
     if columns.task.words_in_columns:
         return _conll(without_places(read_lines(path)), columns)
     return read_table(path, read_rows(path, read_lines(path), False, columns), columns)

@@ -40,13 +40,13 @@ class EntitySpan(NamedTuple):
     """What stands there; None if the file does not say it."""
 
 
-def labels_of_places(places: Iterable[EntitySpan], text: str) -> list[str]:
-    """BIO labels of the characters of a text.
+def labels_of_places(places: Iterable[EntitySpan], text: str) -> tuple[list[str], int]:
+    """BIO labels of the characters of a text for its outermost entities, and how many lie in them.
 
     Raises TaskError where an entity does not lie in the text, other characters stand there than
-    the file says, or two entities share a character.
+    the file says, or two entities share characters and none lies in the other.
     """
-    labels = ["O"] * len(text)
+    found = []
     for start, end, kind, given in places:
         if type(start) is not int or type(end) is not int or not isinstance(kind, str):
             raise TaskError(
@@ -64,10 +64,17 @@ def labels_of_places(places: Iterable[EntitySpan], text: str) -> list[str]:
                 f"text reads {text[start:end]!r}"
                 + (f"; it stands at character {other}" if other >= 0 else "")
             )
-        if set(labels[start:end]) != {"O"}:
+        found.append((start, end, kind))
+    labels, nested, last = ["O"] * len(text), 0, 0
+    for start, end, kind in sorted(found, key=lambda each: (each[0], -each[1])):
+        if end <= last:
+            nested += 1
+            continue
+        if start < last:
             raise TaskError(f"the entity from {start} to {end} shares characters with another one")
         labels[start:end] = [f"B-{kind}", *[f"I-{kind}"] * (end - start - 1)]
-    return labels
+        last = end
+    return labels, nested
 
 
 def best_labels(scores: NDArray[np.floating], labels: Sequence[str]) -> list[int]:

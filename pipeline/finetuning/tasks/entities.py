@@ -29,6 +29,8 @@ from pipeline.finetuning.tasks.entity_windows import count_words, feature_of, pi
 
 LABEL_IN_LIST = re.compile(r"O|[BIESMLUW]-\S.*")
 """As `tables.LABEL`. The type may hold spaces, because they do not part labels in a list."""
+NESTED = "nested_entities"
+"""Key of an example, until `unify`: the number of entities that lie in others."""
 SEEN = 2_000
 """Examples, about, that show whether characters or words are tokens."""
 
@@ -90,8 +92,9 @@ class Entities(Task):
         kept = without(found, "label", "entities")
         if not places:  # no entity or, in all of a test set, no target: `check_target` knows
             return kept | {"labels": []}
-        tokens = list(found["text"])
-        return kept | {"tokens": tokens, "labels": labels_of_places(places, found["text"])}
+        labels, nested = labels_of_places(places, found["text"])
+        counted = {NESTED: nested} if nested else {}
+        return kept | {"tokens": list(found["text"]), "labels": labels} | counted
 
     def without_target(self, record: Example) -> Example:
         found = super().without_target(record)
@@ -132,7 +135,13 @@ class Entities(Task):
                 )
 
     def unify(self, examples: list[Example], path: str, notes: list[str]) -> None:
-        """Turn the labels of any scheme into BIO."""
+        """Turn the labels of any scheme into BIO, and tell of entities that lie in others."""
+        if nested := sum(example.pop(NESTED, 0) for example in examples):
+            kept = sum(label[0] == "B" for example in examples for label in example["labels"])
+            notes.append(
+                f"{path}: {nested} of {kept + nested} entities lie in others and are left out: a "
+                "head learns and finds the outer ones alone, and its scores count only these"
+            )
         changed = 0
         for example in examples:
             labels = to_bio(example["labels"])

@@ -293,6 +293,18 @@ def test_published_files_are_read_as_they_are(task, name, text, expected, tmp_pa
     assert read(task, tmp_path / f"{name}.gz")[0] == examples
 
 
+def test_the_outermost_of_nested_entities_are_read(tmp_path):
+    places = [(1, 3, "x"), (1, 4, "x"), (2, 3, "x"), (1, 4, "y"), (4, 5, "x")]
+    row = {"text": "好王明王好", "entities": [list(each) for each in places]}
+    (example,), findings = read("ner", tmp_path / "a.jsonl", lines(row))
+    assert example["labels"] == ["O", "B-x", "I-x", "I-x", "B-x"]
+    assert set(example) == {"text", "tokens", "labels"}
+    assert "3 of 5 entities lie in others" in findings.notes[0]
+    row["entities"].append([3, 5, "x"])
+    _, findings = read("ner", tmp_path / "a.jsonl", lines(row))
+    assert "line 1: the entity from 3 to 5 shares characters" in findings.bad_lines[0]
+
+
 def test_parquet_rows_are_examples(tmp_path):
     table = {"tokens": [["王", "明"], ["京"]], "labels": [["B-PER", "I-PER"], ["O", "O"]]}
     parquet.write_table(pa.table(table), tmp_path / "a.parquet")

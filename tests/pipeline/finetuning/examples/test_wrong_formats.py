@@ -127,6 +127,11 @@ def test_signs_between_labels_in_a_cell_are_told(tmp_path):
     assert "line 2: key labels: '甲#乙' has other signs" in findings.bad_lines[0]
 
 
+def test_annotations_of_brat_are_told(tmp_path):
+    findings = read("ner", tmp_path / "a.ann", "T1\tPER 0 2\t王明\n")[1]
+    assert "a.ann: annotations of BRAT" in findings.problems[0]
+
+
 def test_a_column_for_each_label_is_told(tmp_path):
     findings = read("multilabel", tmp_path / "a.csv", "id,text,甲,乙\n1,好,0,1\n")[1]
     assert "line 2: no key 'labels'; 甲, 乙 are 0 or 1" in findings.bad_lines[0]
