@@ -139,7 +139,7 @@ class Task(ABC):
 
     def advice_without_targets(self, example: Example) -> str:
         """What to do about a file of which no example has the target; `example` is one of them."""
-        other = next((name for name in example if name not in self.fields), "NAME")
+        other = next((each for each in example if each not in (*self.fields, "id")), "NAME")
         return f"if it has another name here, set data.columns to it, as {{{self.target}: {other}}}"
 
     @abstractmethod

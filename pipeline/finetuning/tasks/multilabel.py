@@ -55,19 +55,16 @@ class MultiLabel(Classification):
             return found
         labels = listed(cell, "labels", words=True)
         if not cell.lstrip().startswith("[") and SEPARATOR.search(cell):
+            form = json.dumps(labels, ensure_ascii=False)
             raise TaskError(
-                f"key labels: {cell!r:.60} has other signs between its labels than white space; "
-                f"where they belong to a label, write {json.dumps(labels, ensure_ascii=False)}"
+                f"key labels: {cell!r:.60} has other signs between its labels than white space: "
+                f"put spaces there or, where they belong to a label, write {form}"
             )
         return found | {"labels": labels}
 
     def check_target(self, example: Example, place: str) -> None:
         if "labels" not in example and (own := _columns_of_labels(example)):
-            raise TaskError(
-                f"{place}: no key 'labels'; {', '.join(own)} are 0 or 1, and a column for each "
-                "label is not read: write the names of the labels of each example into one, "
-                f"labels, with spaces between them, as {' '.join(own[:2])}"
-            )
+            raise TaskError(f"{place}: no key 'labels'; {_advice(own)}")
         require(example, "labels", list, place, self.name)
         given = [whole(each) for each in example["labels"]]
         labels = [str(each).strip() for each in given if type(each) in (str, int)]
@@ -78,6 +75,10 @@ class MultiLabel(Classification):
                 f"{place}, key labels: {twice[0]!r} stands twice; expected a list of {NAMES}"
             )
         example["labels"] = sorted(labels)
+
+    def advice_without_targets(self, example: Example) -> str:
+        own = _columns_of_labels(example)
+        return _advice(own) if len(own) > 1 else super().advice_without_targets(example)
 
     def nothing_to_learn(self, examples: list[Example]) -> str:
         """One label that not all examples have can be learnt; equal labels of all cannot.
@@ -132,3 +133,12 @@ class MultiLabel(Classification):
 def _columns_of_labels(example: Example) -> list[str]:
     """Keys with 0 or 1."""
     return [key for key, value in example.items() if value in (0, 1, "0", "1") and key != "id"]
+
+
+def _advice(own: Sequence[str]) -> str:
+    """What to do about columns of 0 and 1."""
+    return (
+        f"{', '.join(own)} are 0 or 1, and a column for each label is not read: write the names of "
+        "the labels of each example into one, labels, with spaces between them, as "
+        f"{' '.join(own[:2])}"
+    )

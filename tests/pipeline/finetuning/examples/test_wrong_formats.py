@@ -133,9 +133,14 @@ def test_annotations_of_brat_are_told(tmp_path):
 
 
 def test_a_column_for_each_label_is_told(tmp_path):
-    findings = read("multilabel", tmp_path / "a.csv", "id,text,甲,乙\n1,好,0,1\n")[1]
-    assert "line 2: no key 'labels'; 甲, 乙 are 0 or 1" in findings.bad_lines[0]
-    assert findings.bad_lines[0].endswith("with spaces between them, as 甲 乙")
+    rows = "id,text,甲,乙\n1,好,0,1\n"
+    (told,) = read("multilabel", tmp_path / "a.csv", rows)[1].bad_lines
+    assert "line 2: no key 'labels'; 甲, 乙 are 0 or 1" in told
+    assert told.endswith("with spaces between them, as 甲 乙")
+    (told,) = read("multilabel", tmp_path / "a.csv", f"{rows}2,坏,1,1\n")[1].problems
+    assert told.endswith("with spaces between them, as 甲 乙")
+    (told,) = read("multilabel", tmp_path / "a.csv", "id,text,类\n1,好,甲\n2,坏,乙\n")[1].problems
+    assert told.endswith("as {labels: 类}")
 
 
 CHOICES = 'context,question,choices,answer\n一,二,"{}",0\n'
