@@ -4,7 +4,7 @@
         sample/, vocab.txt          of all runs
         corpora/VARIANT/            shards and held-out samples; variants with the same corpus share
         VARIANT-SEED/               a run like any other
-        ablation.json, ablation.md  the table
+        ablation.json, ablation.md  the table, also before all runs have ended
 
 All runs are scored on the held-out samples of the first variant, whose masks are always
 `preparing.HELDOUT_MASKS`: so losses of runs with different training masks can be compared.
@@ -159,7 +159,7 @@ def _train_and_compare(config: Config, parent: str | None, progress: Progress) -
         else:
             row.runs.append({"seed": cell.seed, **_scores(cell.config, summary, progress)})
             row.exports.append(str(RunPaths.of(cell.config).export))
-    files = _write(RunPaths.of(config).run, config, list(rows.values()))
+        files = _write(config, list(rows.values()), len(planned) - number)
     if parent:
         tracking.finish_run(config, parent, artifacts=files)
     return list(rows.values())
@@ -238,17 +238,22 @@ def _scores(config: Config, summary: Mapping[str, Any], progress: Progress) -> d
     """Held-out scores of the last checkpoint of a finished run, and test scores of its heads."""
     last = checkpoints.newest(RunPaths.of(config).checkpoints)
     found = scoring.held_out_scores(config, last, progress)  # type: ignore[arg-type]
-    named = {key.rpartition("_")[0]: value for key, value in summary.items()}
-    heads = {name: named[name]["pretrained"] for name in config.heads if name in named}
-    return {
-        **{name: found[name] for name in SHOWN if name in found},
-        **{name: score for name, score in heads.items() if score is not None},
+    heads = {
+        name: scores["pretrained"]
+        for name, scores in summary.items()
+        if isinstance(scores, dict) and scores.get("pretrained") is not None
     }
+    return {name: found[name] for name in SHOWN if name in found} | heads
 
 
-def _write(folder: Path, config: Config, rows: list[Row]) -> list[Path]:
-    table = markdown_table(as_table(summarize(rows)))
+def _write(config: Config, rows: list[Row], waiting: int) -> list[Path]:
+    """Write the table, which tells what it lacks, as `.json` and `.md`; returns their paths."""
+    folder, name = RunPaths.of(config).run, config.run.name
+    lacking = [f"{row.variant}, {failure}" for row in rows for failure in row.failed]
+    if waiting:
+        lacking.append(f"Runs still to end: {waiting}. The same command goes on with them.")
+    parts = [f"# {name}", markdown_table(as_table(summarize(rows))), *lacking]
     records, text = folder / "ablation.json", folder / "ablation.md"
     write_json(records, [row._asdict() for row in rows])
-    write_whole(text, f"# {config.run.name}\n\n{table}\n".encode())
+    write_whole(text, ("\n\n".join(parts) + "\n").encode())
     return [records, text]

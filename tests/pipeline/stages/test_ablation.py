@@ -67,6 +67,8 @@ def test_an_ablation_goes_on_where_it_was_stopped_and_compares_by_seed(config, m
     monkeypatch.setattr(ray_train, "fit", stopped_once)
     with pytest.raises(KeyboardInterrupt):
         ablation.run(config, Lines())
+    table = RunPaths.of(config).run / "ablation.md"
+    assert "\n\nRuns still to end: 2. The same command goes on" in table.read_text("utf-8")
     rows = ablation.run(config, Lines())
     assert trained == ["lamb-5", "adamw-5", "lamb-6", "lamb-6", "adamw-6"]
     assert [[scores["seed"] for scores in row.runs] for row in rows] == [[5, 6], [5, 6]]
@@ -76,8 +78,7 @@ def test_an_ablation_goes_on_where_it_was_stopped_and_compares_by_seed(config, m
     losses = [[scores["mlm_loss"] for scores in row.runs] for row in rows]
     mean = sum(b - a for a, b in zip(*losses, strict=True)) / 2
     assert other["difference"].startswith(f"{mean:+.3f} ± ")
-    table = (RunPaths.of(config).run / "ablation.md").read_text("utf-8")
-    assert other["difference"] in table
+    assert table.read_text("utf-8").endswith(f" {other['difference']} |\n")
 
     client = mlflow.MlflowClient(tracking_uri(config))
     parent = client.get_run(tracking.noted_run(RunPaths.of(config).run))
@@ -119,6 +120,8 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(config, monkeypatch):
     assert (len(lamb.runs), len(adamw.runs)) == (2, 1)
     assert adamw.failed == ["seed 5: it diverged"]
     assert summarize([lamb, adamw])[1]["failed"] == "1"
+    table = (RunPaths.of(config).run / "ablation.md").read_text("utf-8")
+    assert table.endswith("|\n\nadamw, seed 5: it diverged\n")
 
 
 def test_variants_with_the_same_corpus_share_it():
@@ -212,6 +215,14 @@ def test_variants_with_other_batches_have_as_many_tokens():
     ]
     assert found == [(50, 2, 40), (25, 1, 20), (49, 2, 40)]
     assert (c.optim.lr, c.optim.eps) == (0.5, 0.1)  # a group adds to the group
+
+
+def test_scores_of_heads_without_a_test_set_stand_in_the_table(config, monkeypatch):
+    """They were left out; the settings have a head `ner`, and the summary `ner_f1_on_dev`."""
+    monkeypatch.setattr(scoring, "held_out_scores", lambda *_: {"mlm_loss": 5.0, "masked": 9.0})
+    heads = {"ner_f1_on_dev": {"pretrained": 0.75, "scratch": 0.5}, "a_f1": {"pretrained": None}}
+    found = ablation._scores(config, heads | {"seconds": {"heads": 1.5}}, Lines())
+    assert found == {"mlm_loss": 5.0, "ner_f1_on_dev": 0.75}
 
 
 @pytest.mark.long
