@@ -126,8 +126,8 @@ def optional(run_id: str, what: str) -> Iterator[None]:
 
 def reason(error: Exception) -> str:
     """What a failure of the store says, without passwords, and without the statement of SQL."""
-    of_database = getattr(error.__cause__ or error, "orig", None)
-    return without_password(str(of_database or error))
+    given = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None)
+    return without_password(str(given or error))
 
 
 @contextmanager

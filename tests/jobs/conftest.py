@@ -30,7 +30,7 @@ def _lists_are_complete(monkeypatch):
         if prefix is None or name not in type(self).model_fields or isinstance(value, Settings):
             return value
         reader = sys._getframe(1).f_globals["__name__"]
-        if not reader.startswith(READ_ALL) and not command._reads(verbs[-1], prefix + name):
+        if not reader.startswith(READ_ALL) and not command.reads(verbs[-1], prefix + name):
             unlisted.add(f"{verbs[-1].help[:30]}…: {prefix}{name}, which {reader} reads")
         return value
 
