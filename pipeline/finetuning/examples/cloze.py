@@ -2,8 +2,9 @@
 
 | release | a line |
 |---|---|
-| CLUE | `content`: texts with `#idiom000378#`, `candidates` of them all; the indices of the
-answers by blank in `train_answer.json` beside `train.json` |
+| CLUE | `content`: texts with `#idiom000378#`, `candidates` of them all, each of which
+stands once at most; the indices of the answers by blank in `train_answer.json` beside
+`train.json` |
 | FewCLUE | `content`: a text with `#idiom#`, `candidates`, `answer` |
 | the authors' | `content`, and a list `candidates` and the idiom, in `groundTruth`, of each blank |
 """
@@ -58,6 +59,7 @@ def _blanks(record: Example, answers: Mapping[str, Any]) -> Iterator[Example]:
     texts = [record["content"]] if isinstance(record["content"], str) else record["content"]
     candidates = record["candidates"]
     rest = without(record, "content", "candidates", "groundTruth", "realCount")
+    group = {} if isinstance(candidates[0], list) else _group(texts)
     number = 0
     for text in texts:
         parts = BLANK.split(text)
@@ -73,5 +75,11 @@ def _blanks(record: Example, answers: Mapping[str, Any]) -> Iterator[Example]:
                 found["answer"] = record["groundTruth"][number]
             elif name in answers:
                 found["answer"] = answers[name]
-            yield rest | found | ({"id": name} if name != "#idiom#" else {})
+            yield rest | found | ({"id": name} if name != "#idiom#" else {}) | group
             number += 1
+
+
+def _group(texts: list[str]) -> dict[str, str]:
+    """What tells that several blanks share their candidates: the name of the first one."""
+    names = [name for text in texts for name in BLANK.findall(text)]
+    return {"blank_group": names[0]} if len(names) > 1 and "#idiom#" not in names else {}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import transformers
 from torch import Tensor
@@ -16,6 +17,9 @@ from pipeline.finetuning.examples.jsonl import Example, require, without
 from pipeline.finetuning.tasks.base import Answer, Outputs, Task, TaskSetup, softmax
 from pipeline.finetuning.tasks.cells import whole
 
+GROUP = "blank_group"
+"""Key of a question whose choices may each answer one question with the same value there, and the
+same choices."""
 SPECIAL = 3
 """[CLS] and two [SEP]."""
 
@@ -159,11 +163,39 @@ class Choice(Task):
         lowest = torch.finfo(output.logits.dtype).min
         return output.logits.masked_fill(batch.choices == 0, lowest)
 
+    def answers(
+        self, examples: Sequence[Example], outputs: Sequence[Outputs], setup: TaskSetup
+    ) -> list[Answer]:
+        """An answer for each example. In a `group` of blanks, no choice stands twice.
+
+        The choices are those with the highest product of probabilities, as far as they suffice.
+        """
+        found = super().answers(examples, outputs, setup)
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for number, example in enumerate(examples):
+            if GROUP in example:
+                key = str(example[GROUP]), *example["choices"]
+                groups.setdefault(key, []).append(number)
+        for (_, *choices), numbers in groups.items():
+            from scipy.optimize import linear_sum_assignment  # few served heads see a group
+
+            shares = np.array([found[number]["probabilities"] for number in numbers])
+            scores = np.log(np.maximum(shares, np.finfo(np.float32).tiny))
+            for row, best in zip(*linear_sum_assignment(scores, maximize=True), strict=True):
+                found[numbers[row]] |= {"answer": int(best), "choice": choices[best]}
+        return found
+
     def answer(self, example: Example, outputs: Outputs, setup: TaskSetup) -> Answer:
         shares = softmax(outputs[0][1][: len(example["choices"])])
         best = int(shares.argmax())
         choice = example["choices"][best]
         return {"answer": best, "choice": choice, "probabilities": shares.tolist()}
+
+    def confidences(self, example: Example, answer: Answer) -> list[tuple[float, bool]]:
+        """That of the choice that was given, which in a `group` may not be the likeliest."""
+        given = answer["answer"]
+        shares = answer.get("probabilities")
+        return [(shares[given], given == example["answer"])] if shares else []
 
 
 def _readings(example: Example) -> dict[str, int]:

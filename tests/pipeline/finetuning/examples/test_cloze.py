@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from pipeline.finetuning import loading
@@ -20,10 +21,11 @@ def question(before, after, **more):
     return {"context": "", "question": before, "after": after, "choices": IDIOMS} | more
 
 
+GROUP = {"blank_group": "#idiom000000#"}
 BLANKS = [
-    question("甲", "乙", id="#idiom000000#"),
-    question("", f"丙{OTHER}", id="#idiom000001#"),
-    question(f"{OTHER}丙", "", id="#idiom000002#"),
+    question("甲", "乙", id="#idiom000000#", **GROUP),
+    question("", f"丙{OTHER}", id="#idiom000001#", **GROUP),
+    question(f"{OTHER}丙", "", id="#idiom000002#", **GROUP),
 ]
 
 
@@ -76,6 +78,23 @@ def test_what_is_no_cloze_is_named(change, tmp_path):
     examples, findings = read("choice", tmp_path / "train.json", lines(row))
     assert examples == []
     assert "train.json, line 1" in findings.bad_lines[0]
+
+
+def test_an_idiom_stands_once_in_a_group(export):
+    task, setup = TASKS["choice"], TaskSetup(loading.load_tokenizer(str(export)), [], 40)
+    other = question("", "", id="#idiom000003#", blank_group="#idiom000003#")
+    examples = [*BLANKS, other, question("", "")]
+    logits = [[3, 2, 0], [5, 0, 1], [4, 0, 3.5], [3, 2, 0], [3, 2, 0]]
+    outputs = [[(None, np.array(each, float))] for each in logits]
+    found = task.answers(examples, outputs, setup)
+    assert [each["answer"] for each in found] == [1, 0, 2, 0, 0]
+    assert [each["choice"] for each in found[:3]] == [IDIOMS[1], IDIOMS[0], IDIOMS[2]]
+    ((probability, right),) = task.confidences(BLANKS[0] | {"answer": 1}, found[0])
+    assert probability < 0.5
+    assert right
+    # There may be fewer idioms than blanks.
+    found = task.answers([BLANKS[0]] * 4, outputs[:1] * 4, setup)
+    assert sorted(each["answer"] for each in found) == [0, 0, 1, 2]
 
 
 @pytest.mark.parametrize(
