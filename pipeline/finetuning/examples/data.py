@@ -14,6 +14,7 @@ from pipeline.finetuning.examples.task_file import DataMistakes, read_task_file
 from pipeline.finetuning.submission import with_ids
 from pipeline.finetuning.tasks import TASKS, Task
 from pipeline.finetuning.tasks.base import LONGEST_ANSWER, TaskSetup
+from pipeline.finetuning.tasks.cells import shown
 from pipeline.settings.finetuning import FinetuneSettings, TaskData
 
 LISTED = 50
@@ -91,7 +92,7 @@ def _read_sets(
     if train and (unknown := sorted(set(weighed) - set(labels))):
         findings.problems.append(
             f"label_weights: label {unknown[0]!r} does not occur in the training examples "
-            f"({', '.join(labels)})"
+            f"({shown(labels)})"
         )
     known = labels if train else None
 

@@ -106,7 +106,9 @@ def read_table(path: str, rows: Iterator[Row], columns: Columns) -> Iterator[Rec
     for place, cells in rows:
         if len(names) > 1 and _is_blank_line(cells):
             continue
-        if len(cells) != len(names):
+        if names is heading and [cell.strip() for cell in cells] == heading:
+            yield place, TaskError(f"{place}: the names of the columns again, not an example")
+        elif len(cells) != len(names):
             yield place, TaskError(f"{place}: {len(cells)} columns, expected {', '.join(names)}")
         else:
             yield place, columns.without_empty(dict(zip(names, cells, strict=True)))

@@ -9,6 +9,7 @@ from pipeline.finetuning.examples.columns import Columns
 from pipeline.finetuning.examples.formats import read_records
 from pipeline.finetuning.examples.jsonl import Example
 from pipeline.finetuning.tasks.base import Task
+from pipeline.finetuning.tasks.cells import shown
 
 NO_GOLD_LABEL = "-"
 """What OCNLI, CMNLI and SNLI write where annotators did not agree. Beside + it is a label."""
@@ -169,8 +170,8 @@ def _usable(
             unknown = task.labels_of([example]) - set(labels)
         if unknown:
             bad[place] = (
-                f"{place}: label {min(unknown)!r} does not occur in the training examples "
-                f"({', '.join(labels or ())})"
+                f"{place}: label {min(unknown)!r:.60} does not occur in the training examples "
+                f"({shown(labels or ())})"
             )
         elif reason := fits(example):
             bad[place] = f"{place}: {reason}"

@@ -3,13 +3,16 @@
 import json
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pipeline.errors import TaskError
 
 PADDLE = "\x02"
 """What PaddleNLP's tables, as that of MSRA-NER, have between words."""
+
+SHOWN = 20
+"""Labels that a message names."""
 
 
 def in_order(labels: Iterable[str]) -> list[str]:
@@ -18,6 +21,12 @@ def in_order(labels: Iterable[str]) -> list[str]:
     if all(re.fullmatch("-?[0-9]+", label) for label in different):
         different.sort(key=int)
     return different
+
+
+def shown(labels: Sequence[str]) -> str:
+    """Labels for a message, of which there may be thousands, and which may be whole texts."""
+    more = f", and {len(labels) - SHOWN:,} more" if len(labels) > SHOWN else ""
+    return ", ".join(f"{label:.40}" for label in labels[:SHOWN]) + more
 
 
 def listed(cell: str, key: str, words: bool) -> list[Any]:

@@ -54,6 +54,18 @@ def test_a_first_line_with_a_rare_label_is_an_example(rare, tmp_path):
     assert (len(examples), findings.problems) == (len(rows) + 1, [])
 
 
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv"])
+def test_names_of_columns_that_stand_again_are_no_example(name, tmp_path):
+    """As in files that were joined."""
+    text = table(("text", "label"), ("好", "1"), ("text", " label"), ("坏", "0"))
+    text = text if name == "a.tsv" else text.replace("\t", ",")
+    examples, findings = read("classification", tmp_path / name, text)
+    assert [each["label"] for each in examples] == ["1", "0"]
+    assert findings.bad_lines == [
+        f"{tmp_path}/{name}, line 3: the names of the columns again, not an example"
+    ]
+
+
 def test_an_identifier_is_no_sentence(tmp_path):
     path = tmp_path / "a.tsv"
     text = table(*((f"test-{place}", *row[:2]) for place, row in enumerate(PAIRS)))

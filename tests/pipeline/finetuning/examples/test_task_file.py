@@ -37,6 +37,16 @@ GOOD = {
 }
 
 
+def test_a_message_names_a_few_of_many_labels(tmp_path):
+    """Texts in place of labels made a message of many megabytes."""
+    known = [f"{number:03}{'很' * 500}" for number in range(200)]
+    rows = lines({"text": "好", "label": "坏" * 500})
+    (told,) = read("classification", tmp_path / "a.jsonl", rows, labels=known)[1].bad_lines
+    assert "line 1: label '坏" in told
+    assert told.endswith(", and 180 more)")
+    assert len(told) < 1500
+
+
 @pytest.mark.parametrize("task", GOOD)
 def test_compressed_or_not_is_the_same(task, tmp_path):
     plain = write_rows(tmp_path / "a.jsonl", GOOD[task], GOOD[task])
