@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import random
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
@@ -52,6 +53,7 @@ def read_examples(settings: FinetuneSettings, tokenizer: PreTrainedTokenizerBase
     if differs := task.cut_otherwise(chosen, tokenizer):
         notes.append(f"{data.train}: {differs}")
     sizes = task.target_sizes(chosen, setup)
+    notes += _repeated(task, data, used)
     used["train"] = [each for each, size in zip(chosen, sizes, strict=True) if size]
     if not used["train"]:
         raise TaskError(f"{data.train}: no window of data.length={data.length} shows an answer")
@@ -109,6 +111,21 @@ def _read_sets(
         except TaskError as error:
             findings.problems.append(f"{data.test}: {error}")
     return {"train": chosen, "dev": dev, "test": test}, labels
+
+
+def _repeated(task: Task, data: TaskData, sets: Mapping[str, Sequence[Example]]) -> Iterator[str]:
+    """Notes on dev and test examples whose fields are those of a training example."""
+
+    def key(example: Example) -> int:
+        return hash(repr([example[field] for field in task.fields]))
+
+    learnt = set(map(key, sets["train"]))
+    for name, path in ("dev", data.dev), ("test", data.test):
+        if number := sum(key(example) in learnt for example in sets[name]):
+            yield (
+                f"{path}: {number} of {len(sets[name])} examples stand in {data.train} too, so "
+                "scores on them say less of other texts"
+            )
 
 
 def _hidden(path: str, hidden: int, total: int, data: TaskData, what: str) -> str:

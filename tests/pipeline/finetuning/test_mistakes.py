@@ -164,10 +164,10 @@ def test_bad_lines_are_left_out_where_that_is_asked_for(export, tmp_path):
     lines = Lines()
     result = finetune(chosen, str(export), tmp_path / "out", seed=1, progress=lines)
     assert f"{len(told)} bad line(s) are left out, first: " in lines[0]
-    assert "2 train, 2 dev, 2 test examples" in lines[1]
+    assert "2 train, 2 dev, 2 test examples" in lines[3]
     assert result.score is not None
     saved = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
-    assert [f"head: {note}" for note in saved["notes"]] == lines[:1]
+    assert [f"head: {note}" for note in saved["notes"]] == lines[:3]
     # What is left must still be something to learn from.
     (tmp_path / "train.jsonl").write_text('{"text": "好", "label": 1}\n')
     (tmp_path / "dev.jsonl").write_text("")
@@ -186,6 +186,19 @@ def test_words_that_texts_are_not_cut_into_are_told(export, tmp_path):
         finetune(chosen, str(export), tmp_path / "out", seed=1, progress=lines)
         found = [line for line in lines if "words are not" in line]
         assert [line.partition("jsonl: ")[2].partition(":")[0] for line in found] == told
+
+
+def test_examples_that_are_learnt_and_judged_are_told(export, tmp_path):
+    rows = [{"text": text, "label": label} for label, text in enumerate("好坏店")]
+    train = write_rows(tmp_path / "train.jsonl", *rows)
+    files = {
+        "train": train,
+        "dev": write_rows(tmp_path / "dev.jsonl", {"text": "书店", "label": 1}),
+        "test": write_rows(tmp_path / "test.jsonl", rows[0] | {"label": 2}, *rows[1:], rows[2]),
+    }
+    chosen = settings("classification", {"classification": files})
+    (note,) = examine(chosen, str(export)).notes
+    assert note.startswith(f"{files['test']}: 4 of 4 examples stand in {train} too")
 
 
 def test_a_long_list_of_mistakes_is_cut(export, tmp_path):
@@ -207,6 +220,6 @@ def test_a_long_list_of_mistakes_is_cut(export, tmp_path):
 def test_a_dev_set_that_gives_every_answer_0_is_noted(task, target, reason, export, data, tmp_path):
     row = {"text": "书店", "tokens": ["书", "店"]} | target
     dev = write_rows(tmp_path / "dev.jsonl", row, row)
-    chosen = settings(task, {task: data[task] | {"dev": dev}})
+    chosen = settings(task, {task: {"train": data[task]["train"], "dev": dev}})
     found = examine(chosen, str(export)).notes
     assert found == [f"{dev}: {reason} is 0 whatever is answered, and the first epoch is kept"]

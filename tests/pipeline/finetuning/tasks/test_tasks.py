@@ -274,9 +274,10 @@ def test_answers_may_be_as_long_as_those_of_the_training_examples(tokenizer):
 def test_answers_that_no_window_shows_are_counted_and_not_learnt(tokenizer, tmp_path):
     rows = [long_answer(100), long_answer(10), long_answer(70)]
     path = write_rows(tmp_path / "a.jsonl", *rows)
+    dev = write_rows(tmp_path / "b.jsonl", *(each | {"question": "谁？"} for each in rows))
 
     def at(length):
-        files = {"train": path, "dev": path, "length": length}
+        files = {"train": path, "dev": dev, "length": length}
         return read_examples(FinetuneSettings(task="span", data=files), tokenizer)
 
     data = at(128)
@@ -284,8 +285,9 @@ def test_answers_that_no_window_shows_are_counted_and_not_learnt(tokenizer, tmp_
     assert data.notes == []
     data = at(96)
     assert (data.longest, len(data.sets["train"]), len(data.sets["dev"])) == (70, 2, 3)
-    for note, what in zip(data.notes, ("are left out", "cannot be answered"), strict=True):
-        assert note.startswith(f"{path}: 1 of 3 examples {what}")
+    told = (path, "are left out"), (dev, "cannot be answered")
+    for note, (name, what) in zip(data.notes, told, strict=True):
+        assert note.startswith(f"{name}: 1 of 3 examples {what}")
         assert "raise data.length=96" in note
     write_rows(tmp_path / "a.jsonl", rows[0])
     with pytest.raises(TaskError, match=r"no window of data\.length=96 shows an answer"):
