@@ -202,6 +202,8 @@ def _next_item(stream: Any, name: str) -> Any:
     except RayTaskError as error:
         if isinstance(error.cause, NezhaError):
             return type(error.cause)(str(error.cause))
+        if isinstance(error.cause, OSError):  # such as a full disk
+            return TrainingError(str(error.cause))
         # Out of GPU memory, or a fault of ours: the other calls go on.
         logger.error("%s", error)
         return TrainingError(f"{type(error.cause).__name__}: {error.cause}")

@@ -9,6 +9,7 @@ from pipeline.comparing.comparison import Comparison, Judged
 from pipeline.comparing.subjects import RANDOM, run_checkpoints, subjects_of
 from pipeline.comparing.suite import suite_of
 from pipeline.errors import ConfigError, TaskError
+from pipeline.files.storage import write_whole
 from pipeline.finetuning.finetune import TRIALS, examine_with
 from pipeline.finetuning.trials.on_cluster import check_workers
 from pipeline.finetuning.trials.running import Finetuning, run_trials, trials_of
@@ -108,5 +109,5 @@ def write_report(result: Comparison, folder: Path) -> list[Path]:
         f"{REPORT}.json": report.to_json(result),
     }
     for name, text in texts.items():
-        (folder / name).write_text(text, "utf-8")
+        write_whole(folder / name, text.encode())
     return [folder / name for name in [*texts, *pictures]]

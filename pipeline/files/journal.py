@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, RootModel
 
 from pipeline.files.disk import Disk
+from pipeline.files.named_errors import named
 
 logger = logging.getLogger(__name__)
 ANY = RootModel[dict[str, Any]]
@@ -24,7 +25,7 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
 def extend(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Add records in one write."""
     lines = "".join(json.dumps(dict(record)) + "\n" for record in records)
-    with path.open("ab+") as file:
+    with named(path), path.open("ab+") as file:
         if file.tell() and _last_byte(path) != b"\n":
             lines = "\n" + lines  # a crash or a full disk has cut the line before it
         file.write(lines.encode())
@@ -45,7 +46,8 @@ class Appender:
         try:
             self._disk.call(extend, self._path, self._kept)
         except OSError as error:
-            logger.warning("%s: %d records not written yet: %s", self._path, len(self._kept), error)
+            number, why = len(self._kept), error.strerror or error
+            logger.warning("%s: %d records not written yet: %s", self._path, number, why)
         else:
             self._kept.clear()
 

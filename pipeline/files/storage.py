@@ -17,6 +17,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.arrow import ArrowFSWrapper
 
 from pipeline.errors import StorageError
+from pipeline.files.named_errors import named
 from pipeline.files.urls import is_url
 
 GOOGLE_SECONDS = 10
@@ -200,7 +201,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     # The number of a process is not enough: threads, and containers that share the disk, collide.
     temporary = path.with_name(f".{path.name}.{os.getpid()}{secrets.randbits(63)}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with named(path), temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

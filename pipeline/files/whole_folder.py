@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pipeline.files.named_errors import named
+
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
@@ -19,7 +21,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     old = temporary.with_suffix(".old")
     try:
-        yield temporary
+        with named(folder):
+            yield temporary
         _open_files(temporary)
         with suppress(FileNotFoundError):
             folder.rename(old)  # to delete it takes longer, and a kill would leave half of it

@@ -158,6 +158,6 @@ def _move_head(planned: Planned, trial: Trial, final: FinetuneResult, fingerprin
         "fingerprint": fingerprint,
         **_places(job, trial.folder),
     }
-    (head / RESULTS).write_text(to_json(facts, indent=2), "utf-8")
+    write_whole(head / RESULTS, to_json(facts, indent=2).encode())
     shutil.rmtree(job.output, ignore_errors=True)
     head.rename(job.output)

@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.cluster import ray_cluster, remote_disk, remote_files
 from pipeline.cpu import use_threads
 from pipeline.errors import NezhaError, TrainingError
+from pipeline.files.storage import write_whole
 from pipeline.finetuning.trials.running import Found, StoppedEarly
 from pipeline.finetuning.trials.trial import Trial, TrialResult, read_result, run_trial_of
 from pipeline.progress import Progress
@@ -130,7 +131,7 @@ def _outcome(trial: Trial, result: Any, metric: str) -> TrialResult | NezhaError
         kind = type(cause) if isinstance(cause, NezhaError) else TrainingError
         return kind(str(cause))
     stopped = {"epoch": result.metrics["training_iteration"], metric: result.metrics[metric]}
-    _stopped_file(trial.folder).write_text(json.dumps(stopped) + "\n", "utf-8")
+    write_whole(_stopped_file(trial.folder), f"{json.dumps(stopped)}\n".encode())
     return _stopped(stopped, metric)
 
 

@@ -1,5 +1,6 @@
 """Calls as Ray tasks, of one worker and of groups."""
 
+import errno
 import os
 import time
 
@@ -93,6 +94,10 @@ def fail(say, disk):
     raise RuntimeError("CUDA out of memory")
 
 
+def meet_a_full_disk(say, disk):
+    raise OSError(errno.ENOSPC, "No space left on device", "trial/head")
+
+
 @pytest.mark.ray
 def test_a_task_has_its_threads_and_a_dead_worker_loses_no_other(ray_cluster, tmp_path):
     """What a worker process sees, in place of a fine-tuning."""
@@ -100,15 +105,20 @@ def test_a_task_has_its_threads_and_a_dead_worker_loses_no_other(ray_cluster, tm
         Work("looks", "calls", look_around, ()),
         Work("dies", "calls", die, ()),
         Work("fails", "calls", fail, ()),
+        Work("is full", "calls", meet_a_full_disk, ()),
     ]
     works.append(Work("once", "calls", die_once, (tmp_path,)))
     lines = Lines()
-    facts, error, other, late = cluster_runner(lines, tmp_path)(works)
+    facts, error, other, full, late = cluster_runner(lines, tmp_path)(works)
     assert late == {"well": True}
     again = [line for line in lines if line.startswith("once: ") and "it starts again" in line]
     assert [line.rpartition(";")[2] for line in again] == [" it starts again (1 of 3)"]
     assert sum(line.startswith("dies: ") and "it starts again" in line for line in lines) == 3
     assert (type(other), str(other)) == (TrainingError, "RuntimeError: CUDA out of memory")
+    assert (type(full), str(full)) == (
+        TrainingError,
+        "[Errno 28] No space left on device: 'trial/head'",
+    )
     assert facts["threads"] == 1
     assert facts["pid"] != os.getpid()
     assert facts["policy"] == "PASSIVE"

@@ -7,6 +7,7 @@ from pydantic import RootModel
 
 from pipeline.files import journal
 from pipeline.files.storage import write_whole
+from tests.full_disk import largest_file
 
 
 def test_a_line_that_was_cut_hides_no_other(tmp_path):
@@ -73,3 +74,11 @@ def test_what_is_read_already_is_not_read_again(tmp_path, monkeypatch):
         journal.append(path, {"step": step})
         assert list(follower.new()) == [{"step": step}]
     assert len(parsed) == 50
+
+
+@pytest.mark.parametrize("write", [write_whole, lambda path, data: journal.append(path, {"a": 1})])
+def test_an_error_of_writing_names_the_file(tmp_path, write):
+    path = tmp_path / "records.jsonl"
+    with largest_file(0), pytest.raises(OSError, match="File too large") as caught:
+        write(path, b"data")
+    assert caught.value.filename == str(path)

@@ -6,8 +6,10 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, models
 
 from pipeline.files.whole_folder import whole_folder
+from tests.full_disk import largest_file
 
 
 def test_the_new_folder_takes_the_place_of_the_old_one(tmp_path):
@@ -74,3 +76,30 @@ def test_who_may_read_the_folder_may_read_its_files(tmp_path, umask, mode):
         os.umask(before)
     files = [path for path in (tmp_path / "folder").rglob("*") if path.is_file()]
     assert {path.stat().st_mode & 0o777 for path in files} == {mode}
+
+
+def write(path):
+    path.write_bytes(bytes(1000))
+
+
+def write_tensors(path):
+    save_file({"a": torch.zeros(1000)}, path)
+
+
+def write_tokenizer(path):
+    words = {str(number): number for number in range(1000)}
+    Tokenizer(models.WordLevel(words, unk_token="0")).save(str(path))
+
+
+@pytest.mark.parametrize("write", [write, write_tensors, write_tokenizer])
+def test_a_full_disk_is_an_error_of_the_system_that_names_the_folder(tmp_path, write):
+    """Libraries in Rust raise errors of their own, which ended `jobs.export` with a traceback."""
+
+    def make():
+        with whole_folder(tmp_path / "folder") as temporary, largest_file(100):
+            write(temporary / "file")
+
+    with pytest.raises(OSError, match="File too large") as caught:
+        make()
+    assert caught.value.filename == str(tmp_path / "folder")
+    assert list(tmp_path.iterdir()) == []

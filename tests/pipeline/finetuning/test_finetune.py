@@ -15,10 +15,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline.errors import TrainingError
 from pipeline.files.disk import OWN
+from pipeline.finetuning import result as results
 from pipeline.finetuning.finetune import finetune_with
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials.running import Finetuning, StoppedEarly, run_trials
 from pipeline.finetuning.trials.trial import read_predictions
+from tests.full_disk import largest_file
 from tests.pipeline.finetuning.conftest import settings, write_rows
 from tests.pipeline.finetuning.in_process import finetune
 from tests.reported import Lines
@@ -210,6 +212,25 @@ def test_predictions_of_all_examples_are_kept(trained, data):
         right = [e["label"] == a["label"] for e, a in zip(examples, found, strict=True)]
         assert sum(right) / len(right) == getattr(result, name)["accuracy"]
     assert 0.4 < result.trivial["test"]["accuracy"] < 0.65
+
+
+def test_a_disk_that_was_full_when_a_head_was_finished(export, data, tmp_path, monkeypatch):
+    """`results.json` was empty then, and every later start ended with a traceback."""
+    chosen, move = settings("pair", data, epochs=1), results._move_head
+
+    def on_a_full_disk(*arguments):
+        with largest_file(100):
+            move(*arguments)
+
+    monkeypatch.setattr(results, "_move_head", on_a_full_disk)
+    with pytest.raises(OSError, match=r"File too large: .*results\.json"):
+        finetune(chosen, str(export), tmp_path / "head", seed=1)
+    assert not (tmp_path / "head").exists()
+    monkeypatch.undo()
+    lines = Lines()
+    finetune(chosen, str(export), tmp_path / "head", seed=1, progress=lines)
+    assert not any("epoch" in line for line in lines)  # the trial was kept
+    assert (tmp_path / "head" / "model.safetensors").is_file()
 
 
 def test_a_head_that_was_moved_names_its_new_places(export, data, tmp_path):

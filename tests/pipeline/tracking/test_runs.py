@@ -21,6 +21,7 @@ from pipeline.tracking import runs as tracking
 from pipeline.tracking.finetuning import record_finetuning
 from pipeline.tracking.metric_sender import MetricSender
 from pipeline.tracking.store import is_reachable, tracking_uri
+from tests.full_disk import largest_file
 
 ROOT = Path(__file__).parents[3]
 
@@ -357,6 +358,18 @@ def test_a_file_that_is_no_database_stops_no_metrics(tmp_path, caplog, monkeypat
         time.sleep(0.01)
     sender.close()
     assert "the run continues: file is not a database\n" in caplog.text
+
+
+def test_a_full_disk_is_told_in_a_line(config, caplog, capfd):
+    """MLflow showed a hundred lines of tracebacks, and the line had the statement in it."""
+    run_id = tracking.start_run(config, "full", {})
+    client = mlflow.MlflowClient(tracking_uri(config))
+    with largest_file(0), store.optional(run_id, "be ended"):
+        client.set_terminated(run_id)
+    (line,) = caplog.messages
+    assert line.startswith(f"MLflow run {run_id} could not be ended: d")
+    assert "\n" not in line
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_server_that_is_down_is_told_from_one_that_refuses(monkeypatch):
