@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import mlflow
 from mlflow.environment_variables import (
     MLFLOW_HTTP_REQUEST_MAX_RETRIES,
     MLFLOW_HTTP_REQUEST_TIMEOUT,
@@ -112,6 +113,12 @@ def required(what: str, advice: str = "") -> Iterator[None]:
     try:
         yield
     except UNREACHABLE as error:
+        if getattr(error, "error_code", "") == "ENDPOINT_NOT_FOUND":
+            raise TrackingError(
+                f"{what}: the server answers 404 to a call of MLflow {mlflow.__version__}. Update "
+                "a server of MLflow 2; if it stands behind a path, add that to tracking.uri "
+                "(http://HOST/PATH)"
+            ) from error
         raise TrackingError(f"{what}: {reason(error)}{advice}") from error
 
 

@@ -12,7 +12,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from pipeline.errors import TrackingError
 from pipeline.settings.reading.config_file import load_config
+from pipeline.tracking.runs import start_run
 from pipeline.tracking.store import is_reachable
 
 
@@ -48,6 +50,16 @@ def test_a_server_without_its_database_is_down(code, reachable, monkeypatch):
         for address in (f"http://{place}", f"http://{place}/", f"http://me:secret@{place}"):
             asked = is_reachable(load_config(None, [f"tracking.uri={address}"]))
             assert asked is reachable
+
+
+def test_a_server_without_the_calls_of_mlflow_3_is_told(tmp_path, monkeypatch):
+    """The message was a page of HTML, and said to start the server, or that it would be back."""
+    monkeypatch.setattr(Server, "code", 404)
+    with served() as place:
+        config = load_config(None, [f"tracking.uri=http://{place}", f"run.storage={tmp_path}"])
+        with pytest.raises(TrackingError, match="Update a server of MLflow 2; if it") as raised:
+            start_run(config, "run", {})
+    assert "start the server" not in str(raised.value)
 
 
 def own_certificate(path):
