@@ -10,13 +10,14 @@ All runs are scored on the held-out samples of the first variant, whose masks ar
 `preparing.HELDOUT_MASKS`: so losses of runs with different training masks can be compared.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline import sample
 from pipeline.corpus.run.inputs import list_inputs
-from pipeline.errors import ConfigError, TrainingError, raise_all
+from pipeline.errors import CheckpointError, ConfigError, TrainingError, raise_all
 from pipeline.feed.opening import training_folders
 from pipeline.files.storage import write_json, write_whole
 from pipeline.paths import RunPaths
@@ -32,6 +33,7 @@ from pipeline.tracking import runs as tracking
 from pipeline.tracking.store import is_reachable, tracking_uri
 from pipeline.training.checkpoints import files as checkpoints
 from pipeline.training.faults import lock
+from pipeline.training.start import resume
 
 TEXTS = ("inputs", "heldout", "output", "vocab", "vocab_size")
 """Settings of `corpus` that belong to all variants: they are read once, and scored alike."""
@@ -116,9 +118,10 @@ def check(config: Config) -> None:
     """Refuse a variant that cannot be trained, before a corpus is prepared for any.
 
     Raises:
+        ConfigError: a run was begun with other settings.
         NezhaError: as `cells`, `preflight.check` and `given.check`.
     """
-    cells(config)
+    _refuse_mixed_settings(cells(config))
     for variant in _variants(config).values():
         preflight.check(variant)
         given.check(variant)
@@ -163,6 +166,31 @@ def _train_and_compare(config: Config, parent: str | None, progress: Progress) -
     if parent:
         tracking.finish_run(config, parent, artifacts=files)
     return list(rows.values())
+
+
+def _refuse_mixed_settings(planned: Iterable[Cell]) -> None:
+    """Raise ConfigError for runs that would go on with other settings than they were begun with.
+
+    `jobs.pretrain` lets them; here their row would stand for settings that no run has had from its
+    first step on. Only how a batch is split may change, as where memory ran out.
+    """
+    lines = []
+    for cell in planned:
+        newest = checkpoints.newest(RunPaths.of(cell.config).checkpoints)
+        with suppress(CheckpointError):  # a damaged one, which training sets aside
+            changed = resume.differing(cell.config, newest) if newest else {}
+            lines += [
+                f"  {cell.config.run.name}: {line}"
+                for key, line in changed.items()
+                if key.startswith(resume.SHAPING) and key != "train.micro_batch"
+            ]
+    if lines:
+        raise ConfigError(
+            "runs of this ablation were trained with other settings:\n"
+            + "\n".join(lines)
+            + "\nset them back, give the variant (or the ablation, by run.name) another name, or "
+            "delete the folders of these runs"
+        )
 
 
 def _refuse_other_texts(own: Config, variants: Mapping[str, Config]) -> None:

@@ -57,19 +57,7 @@ def changed_settings(config: Config, checkpoint: Path) -> list[str]:
         ConfigError: the network differs, another start is asked for, or the run is finished and
             anything differs that its weights depend on.
     """
-    saved = files.read_config(checkpoint)
-    before = dict(flatten(saved))
-    unused = HARMLESS if _starts_elsewhere(config, saved) else HARMLESS | START
-    # A field may be given that the named size has anyway.
-    same = _network(config).to_dict() == _network(saved).to_dict()
-    changed = {
-        key: f"{key}: {before.get(key)} → {value}"
-        for key, value in flatten(config)
-        if key.startswith(SHOWN)
-        and before.get(key) != value
-        and key not in unused
-        and not (same and key.startswith("model."))
-    }
+    changed = differing(config, checkpoint)
     fixed = [line for key, line in changed.items() if key.startswith("model.") or key in START]
     shaping = [line for key, line in changed.items() if key.startswith(SHAPING)]
     if fixed or (shaping and is_finished(config, checkpoint)):
@@ -80,6 +68,23 @@ def changed_settings(config: Config, checkpoint: Path) -> list[str]:
             + ("" if fixed else "; a larger train.steps goes on from there")
         )
     return list(changed.values())
+
+
+def differing(config: Config, checkpoint: Path) -> dict[str, str]:
+    """Settings that differ from the checkpoint's, as lines to show, by their names."""
+    saved = files.read_config(checkpoint)
+    before = dict(flatten(saved))
+    unused = HARMLESS if _starts_elsewhere(config, saved) else HARMLESS | START
+    # A field may be given that the named size has anyway.
+    same = _network(config).to_dict() == _network(saved).to_dict()
+    return {
+        key: f"{key}: {before.get(key)} → {value}"
+        for key, value in flatten(config)
+        if key.startswith(SHOWN)
+        and before.get(key) != value
+        and key not in unused
+        and not (same and key.startswith("model."))
+    }
 
 
 def _starts_elsewhere(config: Config, saved: Config) -> bool:

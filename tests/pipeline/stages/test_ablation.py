@@ -10,7 +10,7 @@ from pipeline.errors import ConfigError, NezhaError, TrainingError
 from pipeline.feed.fingerprints import FingerprintError
 from pipeline.feed.opening import training_folders
 from pipeline.paths import RunPaths
-from pipeline.settings.reading.config_file import load_config, with_changes
+from pipeline.settings.reading.config_file import dump_yaml, load_config, with_changes
 from pipeline.stages import ablation, preparing, scoring
 from pipeline.stages.ablation_table import summarize
 from pipeline.tracking import runs as tracking
@@ -18,6 +18,7 @@ from pipeline.tracking.store import tracking_uri
 from pipeline.training.checkpoints import files
 from pipeline.training.launch import ray_train
 from tests.corpora import write_corpus, write_vocabulary
+from tests.pipeline.training.checkpoints.test_files import make
 from tests.reported import Lines
 from tests.small_run import settings
 
@@ -87,8 +88,20 @@ def test_an_ablation_goes_on_where_it_was_stopped_and_compares_by_seed(config, m
     )
     assert sorted(run.info.run_name for run in nested) == ["adamw-5", "adamw-6", "lamb-5", "lamb-6"]
     changed = with_changes(config, {"optim.lr": 0.5}, "")
-    with pytest.raises(ConfigError, match=r"trained with other settings:\n  optim\.lr"):
+    with pytest.raises(ConfigError, match=r"other settings:\n  lamb-5: optim\.lr"):
         ablation.run(changed, Lines())
+
+
+def test_a_run_that_was_begun_with_other_settings_is_refused(config):
+    """It went on with the new ones, and its row stood for a training that nobody can repeat."""
+    own = next(cell.config for cell in ablation.cells(config) if cell.variant == "adamw")
+    RunPaths.of(own).checkpoints.mkdir(parents=True)
+    begun = make(RunPaths.of(own).checkpoints, 2)
+    begun.joinpath(files.CONFIG).write_text(dump_yaml(own), "utf-8")
+    ablation.check(with_changes(config, {"train.micro_batch": 1, "train.log_every": 3}, ""))
+    for key, value in (("optim.lr", 0.5), ("train.steps", 99)):
+        with pytest.raises(ConfigError, match=rf"other settings:\n  adamw-5: {key}: .* → {value}"):
+            ablation.check(with_changes(config, {key: value}, ""))
 
 
 @pytest.mark.parametrize(
