@@ -15,6 +15,7 @@ class RunState(NamedTuple):
     """One run at a glance."""
 
     name: str
+    """Its path below the storage folder."""
     state: str
     """`running`, `finished`, `interrupted`, `stopped`, or `ended`, where no record says why."""
     step: int
@@ -30,23 +31,26 @@ class RunState(NamedTuple):
 def list_runs(storage: Path) -> list[RunState]:
     """Every folder of the storage that a training left its records in, newest first.
 
-    Those that this user may not read, as of other users, are left out.
+    The runs of an ablation are in its folder. Those that this user may not read, as of other users,
+    are left out.
     """
     folders = [
-        path
-        for path in storage.iterdir()
-        if os.access(path / events.FILE, os.R_OK, effective_ids=True)
+        path.parent
+        for depth in ("*", "*/*")
+        for path in storage.glob(f"{depth}/{events.FILE}")
+        if os.access(path, os.R_OK, effective_ids=True)
     ]
-    return [_state(path) for path in sorted(folders, key=_modified, reverse=True)]
+    newest_first = sorted(folders, key=_modified, reverse=True)
+    return [_state(path, path.relative_to(storage).as_posix()) for path in newest_first]
 
 
-def _state(run: Path) -> RunState:
+def _state(run: Path, name: str) -> RunState:
     newest_record, last = history.newest(run), events.newest(run)
     newest = files.newest(run / "checkpoints")
     steps = _steps(newest)
     step = int(newest_record["step"]) if newest_record else 0
     return RunState(
-        name=run.name,
+        name=name,
         state=_name_of_state(run, newest, steps, last["kind"] if last else ""),
         step=step,
         steps=steps,

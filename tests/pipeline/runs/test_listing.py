@@ -39,6 +39,13 @@ def test_states_of_runs(tmp_path, monkeypatch, capsys):
     assert main(runs.VERB, [f"run.storage={tmp_path / 'nowhere'}"]) == 2
 
 
+def test_runs_of_an_ablation_are_listed(tmp_path):
+    """Their storage was said to hold no run."""
+    for name in ("own", "ablation/base-1"):
+        events.record(tmp_path / name, "stop", "stopped")
+    assert {run.name for run in list_runs(tmp_path)} == {"own", "ablation/base-1"}
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
 def test_runs_that_this_user_may_not_read_are_left_out(tmp_path, monkeypatch):
     """One of them ended the listing of all."""
