@@ -91,7 +91,7 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
         files = chosen.config, *chosen.then
         runs = [load_config(file, overrides) for file in files]
         _tell_unread(verb, overrides)
-        if reads(verb, "train.init_from") and not verb.reads_only:
+        if starts_runs(verb):
             _refuse_wrong_order(runs)
         with ExitStack() as folders:
             uploads: list[Callable[[], None]] = []
@@ -124,6 +124,11 @@ def main(verb: Verb, arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def starts_runs(verb: Verb) -> bool:
+    """Whether a verb starts runs, of which one may start from the one before it (`--then`)."""
+    return reads(verb, "train.init_from") and not verb.reads_only
+
+
 def _parser(verb: Verb) -> argparse.ArgumentParser:
     module = getattr(sys.modules["__main__"], "__spec__", None)
     parser = argparse.ArgumentParser(
@@ -133,13 +138,14 @@ def _parser(verb: Verb) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", metavar="FILE", action=OneFile, help="YAML file of settings")
-    parser.add_argument(
-        "--then",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="settings of a run that follows, with the same a.b=c; may be given again",
-    )
+    parser.set_defaults(then=[])
+    if starts_runs(verb):
+        parser.add_argument(
+            "--then",
+            metavar="FILE",
+            action="append",
+            help="settings of a run that follows, with the same a.b=c; may be given again",
+        )
     parser.add_argument(
         "--dry-run",
         action="store_true",

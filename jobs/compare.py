@@ -43,8 +43,7 @@ def overrides(arguments: Sequence[str]) -> list[str]:
     names: list[str] = []
     kept: list[str] = []
     for before, word in pairwise(["", *rest]):
-        is_value = before in ("--config", "--then")
-        is_name = not (is_setting(word) or word.startswith("-") or is_value)
+        is_name = not (is_setting(word) or word.startswith("-") or before == "--config")
         (names if is_name else kept).append(word)
     for name, value in {"checkpoints": names, **vars(given)}.items():
         if value not in (None, []):

@@ -84,11 +84,19 @@ def test_runs_that_follow_each_other_are_all_checked_before_the_first(tmp_path, 
         (tmp_path / f"{name}.yaml").write_text(f"run: {{name: {name}}}\noptim: {{lr: {rate}}}\n")
     done = []
     both = verb(lambda config, _: done.append((config.run.name, config.optim.clip)))
+    both = both._replace(groups=("run", "train", "optim"))
     files = [str(tmp_path / f"{name}.yaml") for name in ("one", "two", "wrong")]
     assert main(both, ["--config", files[0], "--then", files[1], "optim.clip=3"]) == 0
     assert done == [("one", 3), ("two", 3)]
     assert main(both, ["--config", files[0], "--then", files[2]]) == 2
     assert len(done) == 2
+
+
+def test_only_verbs_that_start_runs_take_others_that_follow(tmp_path, capsys):
+    (tmp_path / "two.yaml").write_text("run: {name: two}\n")
+    with pytest.raises(SystemExit, match="2"):
+        main(verb(lambda *_: None), ["--then", str(tmp_path / "two.yaml")])
+    assert "unrecognized arguments: --then" in capsys.readouterr().err
 
 
 def test_a_run_that_the_runs_before_it_make_impossible_is_refused_before_the_first(
