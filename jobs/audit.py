@@ -2,10 +2,12 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 from rich.console import Console
 
 from jobs.command import RUN, Verb, main
+from jobs.output.progress import ConsoleProgress
 from jobs.output.tables import table
 from pipeline.errors import TrainingError, raise_all
 from pipeline.paths import RunPaths
@@ -18,7 +20,8 @@ def plan(config: Config) -> dict[str, object]:
 
 
 def execute(config: Config, console: Console) -> None:
-    found = audit(config)
+    with closing(ConsoleProgress(console)) as progress:
+        found = audit(config, progress.update)
     workers = " or ".join(map(str, found.workers))
     facts = {
         "steps": f"{found.steps:,}",

@@ -17,6 +17,7 @@ from pipeline.feed.fingerprints import require_same_data
 from pipeline.feed.opening import open_feed
 from pipeline.files import journal
 from pipeline.paths import RunPaths
+from pipeline.progress import Say
 from pipeline.settings.config import Config
 from pipeline.training.checkpoints import files
 from pipeline.training.faults import events
@@ -24,6 +25,8 @@ from pipeline.training.measure import step_log
 from pipeline.training.measure.step_log import Attempt, Owners
 
 KEYS = {"attempt", "step", "batch", "samples", "sum", "applied", "end", "seconds"}
+SHOW_EVERY = 1000
+"""Records between two lines of progress."""
 SHOWN = 5
 """Samples of a kind that a problem names."""
 
@@ -61,8 +64,11 @@ class Audit(NamedTuple):
     problems: list[str]
 
 
-def audit(config: Config) -> Audit:
+def audit(config: Config, show: Say = lambda line: None) -> Audit:
     """Audit the run that the settings name, up to its newest checkpoint.
+
+    Args:
+        show: takes lines that say how far it is; each replaces the one before.
 
     Raises:
         CheckpointError: there is none, or the run has no record of its steps.
@@ -75,7 +81,7 @@ def audit(config: Config) -> Audit:
         raise CheckpointError(f"{paths.checkpoints}: no complete checkpoint, so nothing to audit")
     happened, unread = journal.read_checked(paths.run / events.FILE, events.Event)
     attempts, last = step_log.attempts(happened), files.step_of(newest)
-    lines, repeated, damaged = _read_steps(paths.run, attempts, last)
+    lines, repeated, damaged = _read_steps(paths.run, attempts, last, show)
     if not lines and not repeated:
         raise CheckpointError(
             f"{paths.run / step_log.FILE} or {events.FILE}: no record of what was consumed"
@@ -95,7 +101,7 @@ def audit(config: Config) -> Audit:
     first = attempts[0].batches_skipped  # of a branch: the batches that the other run consumed
     left_out = max(batches, default=first - 1) + 1 - first - len(batches)
     whole = not (problems or left_out or first)
-    epochs, wrong = _count(feed, chosen, whole)
+    epochs, wrong = _count(feed, chosen, whole, show)
     return Audit(
         steps=last,
         attempts=len(attempts),
@@ -110,7 +116,7 @@ def audit(config: Config) -> Audit:
 
 
 def _read_steps(
-    run: Path, attempts: Sequence[Attempt], last: int
+    run: Path, attempts: Sequence[Attempt], last: int, show: Say
 ) -> tuple[dict[int, Consumed], int, list[int]]:
     """The records of the steps that the weights contain, by step.
 
@@ -119,7 +125,9 @@ def _read_steps(
     """
     owners, found, repeated = Owners(attempts), dict[int, Consumed](), 0
     damaged: list[int] = []
-    for line in journal.each(run / step_log.FILE, step_log.Line, damaged):
+    for number, line in enumerate(journal.each(run / step_log.FILE, step_log.Line, damaged)):
+        if number % SHOW_EVERY == 0:
+            show(f"records read: {number:,}, for {last:,} steps")
         if line.keys() >= KEYS and line["step"] <= last:
             owner = owners.of(line["step"])
             if owner and owner.number == line["attempt"]:
@@ -148,14 +156,18 @@ def _chosen(
         yield line
 
 
-def _count(feed: BaseFeed, lines: Sequence[Consumed], whole: bool) -> tuple[list[str], list[str]]:
+def _count(
+    feed: BaseFeed, lines: Sequence[Consumed], whole: bool, show: Say
+) -> tuple[list[str], list[str]]:
     """How often the samples of each epoch were used, as text, and what is wrong.
 
     whole: whether no batch is missing, so that every epoch but the last must be complete.
     """
     bounds, problems = feed.source_bounds, []
     counts: dict[tuple[int, int], NDArray[np.uint8]] = {}
-    for line in lines:
+    for number, line in enumerate(lines):
+        if number % SHOW_EVERY == 0:
+            show(f"steps compared with the order: {number:,} of {len(lines):,}")
         samples, epochs = feed.samples(line.batch)
         if (line.samples, line.sum) != (len(samples), step_log.checksum_of(samples)):
             problems.append(

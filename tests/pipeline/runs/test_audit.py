@@ -36,7 +36,9 @@ def test_every_sample_of_a_resumed_run_is_used_once(resumed, capsys):
     assert (found.unapplied, found.left_out) == ([], 0)
     assert sum(int(line.split()[2]) for line in found.epochs) == 12 * 16
     assert main(verb.VERB, [str(RunPaths.of(resumed).run)]) == 0
-    assert "steps done again" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "steps done again" in shown
+    assert "records read: 0, for 12 steps" in shown  # a run of 1,000,000 steps takes minutes
 
 
 def test_a_thousand_equal_epochs_are_three_lines():
