@@ -85,7 +85,8 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
     steps, writing_seconds = config.train.steps, longest_seconds(config.train)
     judged_on, preemption_handled = heldout_set(config), False
     with ExitStack() as stack:
-        parts = open_parts(config, context, stack)
+        with memory.explained(config, context.device, begun=False):
+            parts = open_parts(config, context, stack)
         worker, saved, skipped = parts.worker, parts.saved, parts.skipped
         steps_log, watchdog, writer = parts.steps_log, parts.watchdog, parts.writer
         interval, profiler, noise = parts.interval, parts.profiler, parts.noise

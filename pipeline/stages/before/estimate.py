@@ -9,6 +9,7 @@ from pipeline.cpu import usable_cpus
 from pipeline.feed.phases import phases_of
 from pipeline.settings.config import Config
 from pipeline.training import batch_split
+from pipeline.training.faults import memory
 from pipeline.training.measure.random_batch import random_batch
 from pipeline.training.objective import PretrainingObjective
 from pipeline.training.start.network import build_network, network_config, vocabulary_size
@@ -30,14 +31,20 @@ MEAN_SHARE = 0.6
 def stage_seconds(config: Config) -> dict[str, float]:
     """Estimated seconds of `pretrain` and `heads`.
 
-    Empty for a cluster that this process joins, and for GPUs: `jobs.plan` is for those.
+    Empty for a cluster that this process joins, and for GPUs: `jobs.plan` is for those. Empty also
+    if memory runs out.
     """
     if os.environ.get("RAY_ADDRESS") or torch.cuda.is_available():
         return {}
     cpus = usable_cpus()
     workers = batch_split.choose_workers(config, 0, cpus)
     threads = min(cpus, workers * max(1, int(config.scaling.cpus_per_worker)))
-    token = seconds_per_token(config) / threads
+    try:
+        token = seconds_per_token(config) / threads
+    except (MemoryError, RuntimeError) as error:
+        if memory.ran_out(error):  # the workers say what to change
+            return {}
+        raise
     tokens = sum(phase.samples * phase.sequence_length for phase in phases_of(config))
     seconds = {"pretrain": START_SECONDS + tokens * token * STEP_OVERHEAD}
     heads = [head for head in config.heads.values() if head.data.examples]

@@ -80,10 +80,10 @@ class FailurePolicy:
     def _shrink(self, error: Exception) -> bool:
         """Halve the micro-batch for the next start, if the settings allow it and it can be."""
         configured = self._config.train.micro_batch
-        now = self._shrunk().train.micro_batch
+        now: int | None = self._shrunk().train.micro_batch
         if isinstance(error, memory.OutOfMemory):
             now = error.micro_batch  # under torchrun another rank may have recorded it already
-        if not self._faults.shrink_on_oom or now == 1:
+        if not self._faults.shrink_on_oom or now in (None, 1):
             return False
         half = -(-now // 2)
         text = f"{first_line(error)}; going on with train.micro_batch={half} instead of {now}"

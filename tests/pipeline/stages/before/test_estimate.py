@@ -35,3 +35,13 @@ def test_a_larger_network_is_measured_as_slower():
         for layers in (1, 8)
     )
     assert large > 1.5 * small
+
+
+def test_a_network_that_does_not_fit_is_not_estimated(monkeypatch):
+    def allocate(config):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
+
+    monkeypatch.setattr(estimate, "seconds_per_token", allocate)
+    monkeypatch.setattr(estimate.torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert estimate.stage_seconds(load_config(DEMO, [])) == {}

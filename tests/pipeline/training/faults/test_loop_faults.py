@@ -210,6 +210,19 @@ def test_out_of_memory_says_what_to_lower_and_halves_the_micro_batch(tmp_path, m
     assert losses(config) == losses(whole)
 
 
+def test_a_network_that_does_not_fit_is_told_without_smaller_batches(tmp_path, monkeypatch):
+    """The micro-batch was halved in vain, start by start."""
+    config = settings(tmp_path, "wide", "faults.shrink_on_oom=true")
+
+    def initialize(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB.")
+
+    monkeypatch.setattr(engine, "initialize", initialize)
+    with pytest.raises(OutOfMemory, match="the network and the optimizer's state do not fit"):
+        fit(config)
+    assert "shrink" not in [event["kind"] for event in events.read(RunPaths.of(config).run)]
+
+
 def test_each_rank_whose_memory_runs_out_records_the_same_micro_batch(tmp_path, monkeypatch):
     config = settings(tmp_path, "large", "faults.shrink_on_oom=true")
 

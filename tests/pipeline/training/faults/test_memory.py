@@ -17,6 +17,18 @@ def test_errors_of_real_allocators_are_explained():
             allocate(2**50)
 
 
+def test_smaller_batches_are_not_advised_before_the_first_one():
+    error = RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)")
+    with pytest.raises(OutOfMemory) as raised, explained(Config(), CPU, begun=False):
+        raise error
+    assert "raise engine.zero_stage" in str(raised.value)
+    assert "micro_batch" not in str(raised.value)
+    assert raised.value.micro_batch is None
+    with pytest.raises(OutOfMemory), explained(Config(), CPU):
+        raise OSError(12, "Cannot allocate memory")
+    assert not ran_out(FileNotFoundError(2, "No such file or directory", "/data/OOM/a.txt"))
+
+
 def test_other_errors_are_left_alone():
     with pytest.raises(RuntimeError, match="no room"), explained(Config(), CPU):
         raise RuntimeError("no room for these shapes")
