@@ -56,6 +56,7 @@ class Span(Task):
     def published(self, record: Example) -> Example:
         """Answers of SQuAD and CMRC, which name their place `answer_start` or give none.
 
+        PaddleNLP and tables have the places of texts in a key of their own.
         A question that is impossible has none, whatever stands there: CAIL's files say "true".
         """
         found = super().published(record)
@@ -64,7 +65,14 @@ class Span(Task):
         answers = _listed(found.get("answers"))
         if not isinstance(answers, list) or not isinstance(found.get("context"), str):
             return found  # the checks of fields and target name what is wrong
-        answers = [_placed(each, found["context"]) for each in answers]
+        starts = found.get("answer_starts", found.get("answer_start"))
+        starts = starts if isinstance(starts, list) else [starts]
+        if len(starts) != len(answers):
+            starts = [None] * len(answers)
+        answers = [
+            _placed(each, start, found["context"])
+            for each, start in zip(answers, starts, strict=True)
+        ]
         if answers and all(_is_missing(each) for each in answers):
             return without(found, "answers")
         return found | {"answers": answers}
@@ -264,10 +272,11 @@ def _listed(answers: Any) -> Any:
     return [dict(zip(found, each, strict=True)) for each in zip(*columns, strict=True)]
 
 
-def _placed(answer: Any, context: str) -> Any:
-    """An answer with `text` and `start`."""
+def _placed(answer: Any, start: Any, context: str) -> Any:
+    """An answer with `text` and `start`; of a text, that which is given, or the first place."""
     if isinstance(answer, str):
-        return {"text": answer, "start": context.find(answer)}
+        given = int(start) if str(start).isdecimal() else context.find(answer)
+        return {"text": answer, "start": given}
     if isinstance(answer, dict) and "answer_start" in answer and "start" not in answer:
         return without(answer, "answer_start") | {"start": answer["answer_start"]}
     return answer

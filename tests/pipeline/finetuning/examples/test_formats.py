@@ -293,6 +293,25 @@ def test_published_files_are_read_as_they_are(task, name, text, expected, tmp_pa
     assert read(task, tmp_path / f"{name}.gz")[0] == examples
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "a.jsonl",
+            '{"context": "京在京", "question": "哪", "answers": ["京"], "answer_starts": [2]}',
+        ),
+        ("b.jsonl", '{"context": "京在京", "question": "哪", "answers": "京", "answer_start": 2}'),
+        ("a.csv", "context,question,answers,answer_start\n京在京,哪,京,2\n"),
+    ],
+)
+def test_places_of_answers_may_stand_beside_their_texts(name, text, tmp_path):
+    """PaddleNLP has them so. The first place of the text was taken."""
+    (example,), _ = read("span", tmp_path / name, text)
+    assert example["answers"] == [{"text": "京", "start": 2}]
+    (told,) = read("span", tmp_path / name, text.replace("2", "1"))[1].bad_lines
+    assert "'京' does not stand at character 1" in told
+
+
 def test_the_outermost_of_nested_entities_are_read(tmp_path):
     places = [(1, 3, "x"), (1, 4, "x"), (2, 3, "x"), (1, 4, "y"), (4, 5, "x")]
     row = {"text": "好王明王好", "entities": [list(each) for each in places]}
