@@ -31,6 +31,8 @@ LABEL_IN_LIST = re.compile(r"O|[BIESMLUW]-\S.*")
 """As `tables.LABEL`. The type may hold spaces, because they do not part labels in a list."""
 NESTED = "nested_entities"
 """Key of an example, until `unify`: the number of entities that lie in others."""
+ONE_SENTENCE = 500
+"""Words above which a file of one sentence is told."""
 SEEN = 2_000
 """Examples, about, that show whether characters or words are tokens."""
 
@@ -135,12 +137,17 @@ class Entities(Task):
                 )
 
     def unify(self, examples: list[Example], path: str, notes: list[str]) -> None:
-        """Turn the labels of any scheme into BIO, and tell of entities that lie in others."""
+        """Turn the labels of any scheme into BIO, and tell of what a head does not learn."""
         if nested := sum(example.pop(NESTED, 0) for example in examples):
             kept = sum(label[0] == "B" for example in examples for label in example["labels"])
             notes.append(
                 f"{path}: {nested} of {kept + nested} entities lie in others and are left out: a "
                 "head learns and finds the outer ones alone, and its scores count only these"
+            )
+        if len(examples) == 1 and (words := len(examples[0]["tokens"])) > ONE_SENTENCE:
+            notes.append(
+                f"{path}: its {words:,} words are one sentence; where they are several, blank "
+                "lines part them, which tables lose in some programs"
             )
         changed = 0
         for example in examples:

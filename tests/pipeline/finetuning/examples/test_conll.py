@@ -42,6 +42,14 @@ def test_white_space_may_be_a_word_of_columns(space, between, tmp_path):
     assert example == {"tokens": ["王", " ", "京"], "labels": ["B-PER", "O", "B-LOC"]}
 
 
+def test_sentences_that_nothing_parts_are_told(tmp_path):
+    for name, mark in (("a.csv", ","), ("a.txt", " ")):
+        text = f"王{mark}B-PER\n去{mark}O\n" * 300
+        examples, findings = read("ner", tmp_path / name, text)
+        assert len(examples) == 1
+        assert "its 600 words are one sentence" in findings.notes[0]
+
+
 def test_comments_before_sentences_of_columns_are_left_out(tmp_path):
     text = "# id 6d3a domain=zh\n王 _ _ B-PER\n# _ _ O\n\n# id 7\n# _ _ O\n京 _ _ B-LOC\n"
     examples, findings = read("ner", tmp_path / "a.conll", text)
