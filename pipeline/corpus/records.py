@@ -32,6 +32,8 @@ class Drop(NamedTuple):
     """`file:byte` where it begins."""
     size: int = 0
     """Bytes of input that could not be read as text; `corpus.max_bad_share` limits them."""
+    fault: str = ""
+    """What is wrong with what is malformed; of JSON it is found when it is told."""
 
 
 class Sentences(NamedTuple):

@@ -170,7 +170,7 @@ class Tally:
         if share > max_bad_share:
             places = "".join(f"\n  {place}" for place in self.unreadable_places())
             raise CorpusError(
-                f"{share:.0%} of the input is unreadable or malformed, more than "
+                f"{min(share, 1):.0%} of the input is unreadable or malformed, more than "
                 f"corpus.max_bad_share ({max_bad_share:.0%}): {self.bad_bytes:,} bytes, "
                 f"{malformed:,} malformed documents{places}\n"
                 "check corpus.format, corpus.text_field and corpus.encoding; to see what was "

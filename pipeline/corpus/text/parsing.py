@@ -63,14 +63,24 @@ def _document(block: Block, offset: int, value: Any, raw: str) -> Document | Dro
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
         value = "\n".join(value)
     if not isinstance(value, str):
-        return _drop(block, offset, "malformed", raw, len(raw.encode("utf-8", "replace")))
+        size = len(raw.encode("utf-8", "replace"))
+        return _drop(block, offset, "malformed", raw, size, _fault_of_value(block, value))
     source = block.source
     name = f"{source.name}:{offset}".encode("utf-8", "surrogateescape")
     return Document(xxhash.xxh3_64_intdigest(name), value, f"{source.label}:{offset}")
 
 
-def _drop(block: Block, offset: int, reason: str, text: str, size: int) -> Drop:
-    return Drop(reason, text, f"{block.source.label}:{offset}", size)
+def _drop(block: Block, offset: int, reason: str, text: str, size: int, what: str = "") -> Drop:
+    return Drop(reason, text, f"{block.source.label}:{offset}", size, what)
+
+
+def _fault_of_value(block: Block, value: Any) -> str:
+    """What is wrong with a value of a table that is no text; empty for JSON."""
+    if isinstance(value, tuple):
+        return "a row with a quote that is not closed, or without as many fields as the header"
+    if block.source.format in ("parquet", "arrow"):
+        return f"the column holds {'null' if value is None else type(value).__name__}, not text"
+    return ""  # see `fault`
 
 
 def _undecodable(block: Block, offset: int, data: bytes) -> Drop:
@@ -169,18 +179,20 @@ def _json_document(
 
 
 def fault(drop: Drop, text_field: str) -> str:
-    """The reason of a drop; of an object of JSON also what is wrong with it."""
+    """The reason of a drop, and what is wrong with what is malformed."""
     if drop.reason != "malformed":
         return drop.reason
+    if drop.fault:
+        return f"malformed: {drop.fault}"
     try:
         row = DECODER.decode(drop.text)
     except (ValueError, RecursionError) as error:
-        is_object = drop.text.lstrip().startswith('{"')
-        return f"malformed: not valid JSON: {error}" if is_object else drop.reason
+        return f"malformed: not valid JSON: {error}"
     if not isinstance(row, dict):
-        return drop.reason
+        return "malformed: expected an object of JSON, as {…}"
     if text_field in row or value_at(row, text_field) is not None:
-        return f"malformed: field {text_field!r} is no text"
+        lone = ", or it holds half of a surrogate pair" if "\\u" in drop.text else ""
+        return f"malformed: field {text_field!r} is no text{lone}"
     fields = ", ".join(row)[:SHOWN_FIELDS].encode("utf-8", "backslashreplace").decode()
     advice = f"; set corpus.text_field to one of: {fields}" if fields else ""
     return f"malformed: no field {text_field!r}{advice}"
@@ -229,7 +241,8 @@ def _wikiextractor(block: Block) -> Iterator[Document | Drop]:
             yield _document(block, begin, lines, "")
         elif lines:
             raw = "\n".join(lines)
-            yield _drop(block, begin, "malformed", raw, len(raw.encode()))
+            what = "text outside of <doc …> and </doc>"
+            yield _drop(block, begin, "malformed", raw, len(raw.encode()), what)
         lines = []
 
     for offset, line in _lines_at_tags(block):
@@ -275,12 +288,13 @@ def _wikidump(block: Block) -> Iterator[Document | Drop]:
         except UnicodeDecodeError as error:
             yield _undecodable(block, offset + error.start, page)
             continue
-        except wikipedia.MalformedPage:
+        except wikipedia.MalformedPage as error:
             raw = page.decode(block.encoding, "backslashreplace")
-            yield _drop(block, offset, "malformed", raw, len(page))
+            yield _drop(block, offset, "malformed", raw, len(page), f"a page with {error}")
             continue
         if text:
             yield _document(block, offset, text, "")
     if not found and not block.offset and b"<mediawiki" not in block.data:  # XML that is no dump
         raw = block.data.decode(block.encoding, "backslashreplace")
-        yield _drop(block, 0, "malformed", raw, len(block.data))
+        what = "XML without <mediawiki>, so no dump of Wikipedia"
+        yield _drop(block, 0, "malformed", raw, len(block.data), what)

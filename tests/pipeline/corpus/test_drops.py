@@ -81,7 +81,8 @@ def test_every_drop_is_counted_and_can_be_kept(vocab, tmp_path):
     assert kept["undecodable"][0]["source"].startswith(str(source))
     assert (tmp_path / "out" / "duplicates.jsonl").exists()
     told = [line for line in lines if line.startswith("unreadable: ")]
-    assert [line.rpartition(" ")[2] for line in told[:2]] == ["malformed", "undecodable"]
+    assert "malformed: not valid JSON: Expecting property name" in told[0]
+    assert told[1].endswith(": undecodable")
     assert f"{broken}: byte" in told[2]
 
 
@@ -245,6 +246,33 @@ def test_an_error_for_malformed_objects_names_their_fields(vocab, tmp_path):
     )
     assert "malformed: field 'text' is no text" in message
     assert "malformed: not valid JSON: Unterminated string" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "fault"),
+    [
+        ("a.jsonl", '[{"text": "甲"}]\n[]\n', "expected an object of JSON, as {…}"),
+        ("a.jsonl", "{'text': '甲'}\n", "not valid JSON: Expecting property name"),
+        ("a.jsonl", '{"text": "甲\\ud83d"}\n', "field 'text' is no text, or it holds half of a"),
+        ("a.csv", "id,text\n1\n2,甲,乙\n", "a row with a quote that is not closed, or without"),
+        ("a.xml", "<rss><title>甲</title></rss>", "XML without <mediawiki>"),
+        ("wiki_00", "甲\n", "text outside of <doc …> and </doc>"),
+    ],
+)
+def test_an_error_says_what_is_malformed(vocab, tmp_path, name, data, fault):
+    source = raw.write(tmp_path / "in" / name, data.encode())
+    with pytest.raises(CorpusError, match="% of the input is unreadable or malformed") as caught:
+        run(source, tmp_path / "out", vocab)
+    assert f"malformed: {fault}" in str(caught.value)
+
+
+def test_an_error_says_what_a_column_holds_instead_of_text(vocab, tmp_path):
+    table = pa.table({"text": pa.array([None, 1])})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(CorpusError, match=r"^100% of the input") as caught:
+        run(tmp_path / "a.parquet", tmp_path / "out", vocab)
+    assert "a.parquet:0: malformed: the column holds null, not text" in str(caught.value)
+    assert "a.parquet:1: malformed: the column holds int, not text" in str(caught.value)
 
 
 def test_an_error_for_documents_that_are_all_held_out_says_so(source, vocab, tmp_path):

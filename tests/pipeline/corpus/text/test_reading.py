@@ -329,7 +329,7 @@ def test_a_file_that_holds_nothing_is_said(tmp_path, name, data):
     path = raw.write(tmp_path / name, data)
     documents, (drop,) = raw.read(path)
     assert not documents
-    assert drop == ("empty_file", f"{path}: holds no text", str(path), 0)
+    assert drop[:4] == ("empty_file", f"{path}: holds no text", str(path), 0)
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".txt.gz"])
