@@ -34,8 +34,8 @@ RENAMES = (
     # Heads that TensorFlow's scripts fine-tune
     (r"^cls\.squad\.output_(weight|bias)s?$", r"qa_outputs.\1"),
     (r"^output_(weight|bias)s?$", r"classifier.\1"),
-    # Networks that DataParallel or torch.compile has wrapped
-    (r"^((module|_orig_mod)\.)+", r""),
+    # Networks that DataParallel, torch.compile or the module of a training program has wrapped
+    (r"^((module|_orig_mod|model)\.)+", r""),
     # Huawei's PyTorch release, and TensorFlow's
     (r"^bert\.", r"nezha."),
     # An encoder that was saved alone
@@ -139,6 +139,11 @@ def load_exactly(model: NezhaPreTrainedModel, weights: dict[str, Tensor]) -> Non
         for name, value in weights.items()
         if not value.is_floating_point()
     ]
+    wrong += [
+        f"values of {name} are not finite (NaN or infinite)"
+        for name, value in weights.items()
+        if not value.isfinite().all()
+    ]
     weights = tied | weights
     if model.config.tie_word_embeddings:
         wrong += [
@@ -214,9 +219,7 @@ def read_weights(source: Path) -> dict[str, Tensor]:
             return load_file(source)
         if source.suffix in (".bin", ".pt", ".pth"):
             found = torch.load(source, map_location="cpu", weights_only=True)
-            if not all(isinstance(value, Tensor) for value in found.values()):
-                raise ValueError("it holds more than a mapping of names to tensors")
-            return dict(found)
+            return _named_tensors(found)
         return read_checkpoint(source.with_name(re.sub(CHECKPOINT_FILE, "", source.name)))
     except WeightsError:
         raise
@@ -229,6 +232,31 @@ def read_weights(source: Path) -> dict[str, Tensor]:
         # torch.load alone fails in a dozen ways. One of them is a pickle with code in it, which
         # weights_only refuses before anything runs.
         raise WeightsError(f"{source}: not a weight file, or damaged: {error}") from error
+
+
+def _named_tensors(found: object) -> dict[str, Tensor]:
+    """The names and tensors of a file, which may keep them beside what a training needs.
+
+    `{"model": …, "optimizer": …, "epoch": 3}` and the like are checkpoints of training programs.
+    Raises ValueError unless there is one mapping of names to tensors.
+    """
+
+    def fits(value: object) -> bool:
+        return (
+            isinstance(value, dict)
+            and bool(value)
+            and all(isinstance(name, str) for name in value)
+            and all(isinstance(tensor, Tensor) for tensor in value.values())
+        )
+
+    inner = list(found.values()) if isinstance(found, dict) else []
+    mappings = [value for value in (found, *inner) if fits(value)]
+    if len(mappings) != 1:
+        raise ValueError(
+            "it holds no mapping of names to tensors, or several: save the network's state_dict() "
+            "in a file of its own"
+        )
+    return dict(mappings[0])
 
 
 def _starts_with(path: Path, beginning: bytes) -> bool:
@@ -261,5 +289,5 @@ def config_beside(source: Path) -> Path:
     return _first_of(
         source if source.is_dir() else source.parent,
         ["config.json", "bert_config.json"],
-        "no config.json and no bert_config.json: name the file with the settings",
+        "no config.json and no bert_config.json: name the file with --model-config",
     )

@@ -55,7 +55,7 @@ def folder_with_config(folder: Path, name: str = "config.json", **changes: Any) 
     return folder
 
 
-def saved(folder: Path, state: dict[str, Any], **changes: Any) -> Path:
+def saved(folder: Path, state: Any, **changes: Any) -> Path:
     """A folder with weights as transformers once saved them."""
     torch.save(state, folder_with_config(folder, **changes) / "pytorch_model.bin")
     return folder
@@ -206,6 +206,35 @@ def test_half_precision_files_load_into_float32(tmp_path: Path) -> None:
     folder = saved(tmp_path / "in", {k: v.half() for k, v in net.state_dict().items()})
     convert(folder, tmp_path / "out")
     assert_same(tmp_path / "out", net.half().float())
+
+
+@pytest.mark.parametrize(
+    ("content", "prefix"),
+    [
+        (lambda state: {"model": state, "optimizer": {"state": {}}, "epoch": 3}, ""),
+        (lambda state: {"state_dict": state, "callbacks": {}}, "model."),
+        (lambda state: {"state_dict": state}, "model.module."),
+    ],
+)
+def test_checkpoints_of_training_programs(content: Any, prefix: str, tmp_path: Path) -> None:
+    net = small()
+    state = {prefix + name: value for name, value in net.state_dict().items()}
+    convert(saved(tmp_path / "in", content(state)), tmp_path / "out")
+    assert_same(tmp_path / "out", net)
+
+
+def test_two_networks_in_one_file_are_refused(tmp_path: Path) -> None:
+    state = small().state_dict()
+    for content in ({"model": state, "average": state}, {}, [1]):
+        with pytest.raises(WeightsError, match=r"state_dict\(\)"):
+            read_weights(saved(tmp_path / "in", content))
+
+
+def test_values_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    state = small().state_dict()
+    state["nezha.pooler.dense.weight"][0, 0] = float("nan")
+    with pytest.raises(WeightsError, match=r"nezha\.pooler\.dense\.weight are not finite"):
+        convert(saved(tmp_path / "in", state), tmp_path / "out")
 
 
 def test_everything_that_does_not_fit_is_listed(tmp_path: Path) -> None:
