@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -53,7 +53,7 @@ class BaseFeed(ABC):
         """SHA-256 of `fingerprint_fields`."""
         return hash_of(self.fingerprint_fields)
 
-    def iterate(self, first: int, last: int, skipped: int = 0) -> Iterator[list[Batch]]:
+    def iterate(self, first: int, last: int, skipped: int = 0) -> Generator[list[Batch]]:
         """The micro-batches of steps first … last - 1 of a run, made ahead in a background thread.
 
         Step s reads global batch s + `skipped`: batches that another run consumed, or that rewinds

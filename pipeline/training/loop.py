@@ -5,7 +5,7 @@ in the settings and in the run folder.
 """
 
 import math
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,7 +90,8 @@ def _train(config: Config, context: Context, settings: str) -> dict[str, Any]:
         worker, saved, skipped = parts.worker, parts.saved, parts.skipped
         steps_log, watchdog, writer = parts.steps_log, parts.watchdog, parts.writer
         interval, profiler, noise = parts.interval, parts.profiler, parts.noise
-        batches = parts.feed.iterate(saved["step"], steps, skipped)
+        # Whoever keeps an error keeps this frame, and with it the thread that makes batches.
+        batches = stack.enter_context(closing(parts.feed.iterate(saved["step"], steps, skipped)))
         for step, micro_batches in enumerate(batches, saved["step"] + 1):
             watchdog.beat()
             steps_log.lap("data")

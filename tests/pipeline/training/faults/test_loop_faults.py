@@ -201,6 +201,7 @@ def test_out_of_memory_says_what_to_lower_and_halves_the_micro_batch(tmp_path, m
     ) as error:
         fit(config)
     assert "lower train.micro_batch (now 8; the global batch stays)" in str(error.value)
+    assert not [each for each in threading.enumerate() if each.name.startswith("feed")]
     shrinking = with_changes(config, {"faults.shrink_on_oom": True}, "")
     with pytest.raises(Interrupted, match="goes on with half the micro-batch") as stopped:
         fit(shrinking)
