@@ -36,11 +36,9 @@ ALLOWED = {
         "pipeline.tracking",
     ),
     "pipeline.runs.store_copy": (),
-    "pipeline.runs.store_lock": ("pipeline.runs.store_copy",),
     "pipeline.runs.named_model": (
         "pipeline.paths",
         "pipeline.runs.store_copy",
-        "pipeline.runs.store_lock",
         "pipeline.settings",
         "pipeline.tracking.registry",
         "pipeline.tracking.store",
@@ -48,7 +46,6 @@ ALLOWED = {
     "pipeline.runs.run_in_store": (
         "pipeline.paths",
         "pipeline.runs.store_copy",
-        "pipeline.runs.store_lock",
         "pipeline.settings",
     ),
     "pipeline.cluster.ray_cluster": ("pipeline.settings",),

@@ -36,6 +36,7 @@ def wait_until_gone(
     silence: Callable[[], float],
     place: str,
     say: Say,
+    setting: str = "run.name",
 ) -> Mapping[str, Any] | None:
     """Return when the holder of a lock is gone; returns the holder, None if there is no lock.
 
@@ -45,6 +46,7 @@ def wait_until_gone(
         silence: gives the seconds since the last heartbeat that is known.
         place: of the lock, for the message.
         say: takes a line if it has to wait.
+        setting: which names the place, for the message.
 
     Raises:
         ConfigError: the holder lives.
@@ -55,8 +57,9 @@ def wait_until_gone(
         alive = _is_here(holder) and holder.get("pid") != os.getpid()
         if alive or beat != first:
             raise ConfigError(
-                f"another command works on this run: process {holder.get('pid')} on "
-                f"{holder.get('host')} ({place}); wait for its end, or choose another run.name"
+                f"another command works on this {setting.partition('.')[0]}: process "
+                f"{holder.get('pid')} on {holder.get('host')} ({place}); wait "
+                f"for its end, or choose another {setting}"
             )
         if not told:
             say(f"waiting up to {STALE_SECONDS:.0f} s for a heartbeat of {holder.get('host')}")

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from pipeline.errors import StorageError
 from pipeline.files.hashing import short_hash
+from pipeline.files.store import CONTACT_SECONDS
 from pipeline.files.urls import is_url
 from pipeline.paths import temporary_folder
 from pipeline.runs.store_copy import StoreCopy
-from pipeline.runs.store_lock import CONTACT_SECONDS
 from pipeline.settings.base import is_registered
 from pipeline.settings.config import Config
 

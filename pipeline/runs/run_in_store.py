@@ -7,7 +7,6 @@ seconds and at its end. One that only reads the run downloads without the lock.
 
 import logging
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,21 +14,17 @@ from pathlib import Path
 
 from pipeline.background import repeated
 from pipeline.errors import ConfigError, StorageError
+from pipeline.files.store import CONTACT_SECONDS
+from pipeline.files.store_lock import locked, stop_this_process
 from pipeline.files.urls import is_url
 from pipeline.paths import RunPaths
 from pipeline.progress import Say
 from pipeline.runs.store_copy import StoreCopy
-from pipeline.runs.store_lock import CONTACT_SECONDS, locked
 from pipeline.settings.config import Config
 
 PUSH_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
-
-
-def stop_this_process() -> None:
-    """Send SIGTERM to this process: its results could not be uploaded any more."""
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager

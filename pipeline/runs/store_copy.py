@@ -10,30 +10,20 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_not_exception_type,
-    stop_before_delay,
-    wait_exponential,
-)
-
-from pipeline.errors import NezhaError, StorageError
 from pipeline.files.file_lock import file_lock
-from pipeline.files.storage import filesystem, write_json
+from pipeline.files.storage import write_json
+from pipeline.files.store import Store
+from pipeline.files.store_lock import FILE
 
-RETRY_SECONDS = 120.0
-"""How long what fails is tried again."""
 MARKERS = ("COMPLETE", "manifest.json")
 INDEX = ".mirror.json"
-LOCK, HOLDER = "lock.json", "holder"
-"""Files in the store: who works on the run, and who did so last."""
-NOT_COPIED = ("ray", "STOP", "logs", LOCK, HOLDER)
+HOLDER = "holder"
+"""File in the store: who worked on the run last."""
+NOT_COPIED = ("ray", "STOP", "logs", FILE, HOLDER)
 """Files and folders of a run that are not copied, beside hidden and temporary files. Each node
 writes its `logs` into the store itself."""
 
@@ -41,12 +31,12 @@ logger = logging.getLogger(__name__)
 Stamp = list[Any]
 
 
-class StoreCopy:
+class StoreCopy(Store):
     """A local folder and its copy at a URL."""
 
     def __init__(self, folder: Path, url: str) -> None:
-        self.folder, self.url = folder, url
-        self.system, self._inner = filesystem(url)
+        super().__init__(url)
+        self.folder = folder
         self._sent: dict[str, tuple[Stamp | None, Stamp]] = {}
         """Of each file in the store: its stamp here when both were equal, and its stamp there."""
         self._token = uuid.uuid4().hex
@@ -144,53 +134,6 @@ class StoreCopy:
                 logger.warning("%s/%s: not deleted, so it stays: %s", self.url, folder, error)
             self._kept.add(folder)
 
-    def insist(
-        self, action: Callable[[], object], failed: str, seconds: float | None = None
-    ) -> None:
-        """Call an action of the store, again and again while it fails.
-
-        Args:
-            failed: what to say of the store if it fails for these seconds.
-            seconds: RETRY_SECONDS if not given.
-
-        Raises:
-            StorageError: it failed for so long.
-            NezhaError: what the action raised; that is no failure of the store.
-        """
-        tries = Retrying(
-            stop=stop_before_delay(RETRY_SECONDS if seconds is None else seconds),
-            wait=wait_exponential(max=15.0),
-            retry=retry_if_not_exception_type(NezhaError),  # stores raise errors of many types
-            before_sleep=self._tell,
-            reraise=True,
-        )
-        try:
-            tries(action)
-        except NezhaError:
-            raise
-        except Exception as error:
-            raise StorageError(f"{self.url} {failed}: {type(error).__name__}: {error}") from error
-
-    def _tell(self, tried: RetryCallState) -> None:
-        assert tried.outcome is not None
-        logger.warning("%s: %s; trying again", self.url, tried.outcome.exception())
-
-    def read(self, name: str) -> bytes | None:
-        """A file in the store; None if there is none."""
-        try:
-            self.system.invalidate_cache()
-            return self.system.cat_file(self._at(name))
-        except FileNotFoundError:
-            return None
-
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file in the store."""
-        self.system.pipe_file(self._at(name), data)
-
-    def delete(self, name: str) -> None:
-        """Delete a file in the store."""
-        self.system.rm_file(self._at(name))
-
     def _upload(self, name: str, stamp: Stamp) -> None:
         try:
             # Not `put_file`, which asks for the bucket: rights may be those of a folder in it.
@@ -209,9 +152,6 @@ class StoreCopy:
         with suppress(FileNotFoundError):  # of a deletion whose answer was lost
             self.delete(name)
         del self._sent[name]
-
-    def _at(self, name: str) -> str:
-        return f"{self._inner}/{name}"
 
     def _list_store(self) -> dict[str, Stamp]:
         self.system.invalidate_cache()

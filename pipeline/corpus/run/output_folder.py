@@ -22,6 +22,8 @@ from pipeline.corpus.text.listing import is_local
 from pipeline.errors import CorpusError
 from pipeline.files.file_lock import file_lock
 from pipeline.files.storage import filesystem, write_whole
+from pipeline.files.store import Store
+from pipeline.files.store_lock import locked, stop_this_process
 from pipeline.progress import Say
 
 SHOWN = 5
@@ -107,15 +109,21 @@ def _check_writable(folder: str) -> None:
 
 @contextlib.contextmanager
 def held(folder: str, say: Say) -> Iterator[None]:
-    """Let one command at a time work on a local folder; others wait, also on other hosts.
+    """Let one command at a time work on a folder.
+
+    Others wait for a local one, also on other hosts. In an object store, where a lock is known only
+    by its heartbeat, they are refused.
 
     Raises:
         CorpusError: it holds files of others.
+        ConfigError: another command prepares it.
+        StorageError: the store does not answer.
     """
     _read_claim(folder)
     system, place = filesystem(folder)
     if not is_local(system):
-        yield
+        with locked(Store(folder), say, stop_this_process, LOCK, "corpus.output"):
+            yield
         return
     path = Path(place, LOCK)
     path.parent.mkdir(parents=True, exist_ok=True)

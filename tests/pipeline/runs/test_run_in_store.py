@@ -8,10 +8,10 @@ import time
 import pytest
 
 from pipeline.errors import ConfigError, Interrupted, StorageError, TrackingError
-from pipeline.files import holders
+from pipeline.files import holders, store, store_lock
 from pipeline.files.storage import filesystem
 from pipeline.paths import RunPaths
-from pipeline.runs import run_in_store, store_copy, store_lock
+from pipeline.runs import run_in_store
 from pipeline.runs.store_copy import StoreCopy
 from pipeline.settings.reading.config_file import load_config
 from pipeline.stages.before import preflight
@@ -203,7 +203,7 @@ def test_a_store_that_fails_for_a_moment_does_not_end_a_start(tmp_path, url, mon
     read, answers = StoreCopy.read, iter([True, False])  # the second time: whose lock it is now
 
     def fail_once(self, name):
-        if name == store_copy.LOCK and not next(answers, True):
+        if name == store_lock.FILE and not next(answers, True):
             raise OSError("no answer")
         return read(self, name)
 
@@ -255,7 +255,7 @@ def test_reading_takes_a_run_from_nobody(tmp_path, url):
     one.pull()
     write(one.folder, "metrics.jsonl")
     one.push()
-    one.write(store_copy.LOCK, b"{}")
+    one.write(store_lock.FILE, b"{}")
     holder = one.read("holder")
     run_in_store.fetch(config)
     page = RunPaths.of(config).run / "report.html"
@@ -276,7 +276,7 @@ def test_reading_takes_a_run_from_nobody(tmp_path, url):
 
 def test_a_stop_stays_a_stop_if_the_last_upload_fails(tmp_path, url, monkeypatch):
     monkeypatch.setattr(store_lock, "SETTLE_SECONDS", 0.01)
-    monkeypatch.setattr(store_copy, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(store, "RETRY_SECONDS", 0.01)
     config = configure(url.removesuffix("/a"), f"run.scratch={tmp_path}")
 
     def fail(self):

@@ -10,6 +10,8 @@ from pipeline.corpus.run import output_folder
 from pipeline.corpus.run.output_folder import Claim
 from pipeline.corpus.run.passes import Executor
 from pipeline.errors import ConfigError, CorpusError
+from pipeline.files import holders, store_lock
+from pipeline.files.storage import filesystem
 from pipeline.settings.corpus import CorpusSettings
 from tests.pipeline.corpus import raw
 from tests.pipeline.corpus.preparing import IN_PROCESS, counting, hashes, run
@@ -251,3 +253,20 @@ def test_a_shard_that_vanishes_before_the_end_is_noticed(source, vocab, tmp_path
     with pytest.raises(CorpusError, match=r"1 of \d+ shards vanished .*shard-000002-0000"):
         run(source, out, vocab, Executor(loses, IN_PROCESS.run_tasks))
     run(source, out, vocab)
+
+
+def test_a_folder_in_an_object_store_has_one_command_at_a_time(tmp_path, monkeypatch):
+    """Two wrote into one folder, and the first to end deleted the records of the other."""
+    monkeypatch.setattr(holders, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(store_lock, "SETTLE_SECONDS", 0.01)
+    url = f"memory://{tmp_path.name}/shards"
+    with output_folder.held(url, print):
+        with (
+            pytest.raises(ConfigError, match=r"works on this corpus: .*choose another corpus\.out"),
+            output_folder.held(url, print),
+        ):
+            pass
+        output_folder.check_output(url, "")
+    assert not filesystem(url)[0].find(f"{tmp_path.name}/shards")
+    with output_folder.held(url, print):
+        pass
