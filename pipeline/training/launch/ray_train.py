@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray.train
+from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
@@ -145,7 +146,7 @@ def _in_thread(fit: Callable[[], ray.train.Result]) -> ray.train.Result:
 
 def _user_error(error: BaseException) -> BaseException:
     """The error that ended the run, without what Ray wrapped around it."""
-    if not isinstance(error, TrainingFailedError):
+    if not isinstance(error, TrainingFailedError | RayError):  # Ray's controller may die too
         return error
     inner = original(getattr(error, "controller_failure", error))
     if isinstance(inner, NezhaError):

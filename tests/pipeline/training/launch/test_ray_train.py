@@ -99,9 +99,10 @@ def test_each_preemption_is_on_record_once(tmp_path):
     assert told == ["the nodes of workers [1] were taken away; the workers restart"] * 2
 
 
-def test_workers_that_found_no_memory_to_start_are_told_in_a_line():
+@pytest.mark.parametrize("wrap", [ControllerError, lambda error: error])
+def test_workers_or_a_controller_without_memory_are_told_in_a_line(wrap):
     """Forty lines of Ray's memory monitor stood there."""
-    error = ControllerError(OutOfMemoryError("1 worker(s) were killed: low memory\nTop 10 users:"))
+    error = wrap(OutOfMemoryError("1 worker(s) were killed: low memory\nTop 10 users:"))
     told = str(ray_train._user_error(error))
     line = "training failed: OutOfMemoryError: 1 worker(s) were killed: low memory"
     assert told == f"{line}; the same command goes on"
