@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP)
-"""What a file system answers that has no locks."""
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+"""What a file system answers that has no locks; the last one is NFS without its lock service."""
 
 
 @contextmanager

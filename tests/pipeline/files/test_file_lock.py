@@ -43,7 +43,7 @@ def test_a_lock_whose_file_was_removed_under_its_holder_is_taken_again(tmp_path)
     assert order == ["first", "second"]
 
 
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
 def test_a_disk_without_locks_does_not_stop_the_work(tmp_path, monkeypatch, number):
     def fail(descriptor, operation):
         raise OSError(number, os.strerror(number))
