@@ -1,6 +1,7 @@
 """Asynchronous successive halving of trials by Ray Tune (ASHA, arXiv 1810.05934)."""
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -54,8 +55,9 @@ def _tune(
     progress: Progress,
     offer: remote_disk.Offer,
 ) -> Found:
-    # Tune's own tables would hide our progress lines.
+    # Tune's own tables would hide our progress lines; why a trial failed stands in one of ours.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
@@ -68,6 +70,10 @@ def _tune(
             epoch = result["training_iteration"]
             name = named[trial.config["number"]]
             progress.update(f"epoch {epoch} · dev {metric} {result[metric]:.4f}", name)
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            """Tune saves its callbacks, and a console can't be saved."""
+            return tune.Callback, ()
 
     ray_cluster.connect()
     named = [trial.name for trial in trials]
@@ -91,9 +97,8 @@ def _tune(
         ),
     ).fit()
     found: Found = {}
-    for result in results:
-        assert result.config is not None
-        trial = trials[result.config["number"]]
+    # In the order of the numbers; a result of a trial that fails early does not have its own.
+    for trial, result in zip(trials, results, strict=True):
         found[trial.folder] = _outcome(trial, result, metric)
     shutil.rmtree(storage, ignore_errors=True)
     return found

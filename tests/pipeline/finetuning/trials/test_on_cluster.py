@@ -4,7 +4,9 @@ import os
 
 import pytest
 import torch
+from rich.console import Console
 
+from jobs.output.progress import ConsoleProgress
 from pipeline.cluster import ray_cluster as ray_cluster_of_process
 from pipeline.cluster.calls import ANY, threads_of_a_task
 from pipeline.errors import ConfigError, TaskError
@@ -138,12 +140,13 @@ def test_halving_stops_bad_trials_and_gives_the_best_point_all_seeds(
 ):
     """One trial at a time, the best first: those after it are worse and end early.
 
-    Of trials that run together, the worse ones may report first, and then none is stopped.
+    Of trials that run together, the worse ones may report first, and then none is stopped. It
+    reports to the console as the command does, which Tune could not save.
     """
     monkeypatch.setattr(on_cluster, "threads_of_a_task", lambda *_: 4)  # CPUs of the cluster
     search = {"lr": [5e-3, 1e-9, 1e-10], "seeds": [1, 2], "halving": True}
     run = job("search", data, export, tmp_path / "head", epochs=4, search=search)
-    (result,) = finetune_all([run], Lines())
+    (result,) = finetune_all([run], ConsoleProgress(Console()))
     assert result.kept["lr"] == 5e-3
     errors = {(each["lr"], each["seed"]): each["error"] for each in result.trials}
     assert set(errors) == {(5e-3, 1), (1e-9, 1), (1e-10, 1), (5e-3, 2)}
