@@ -28,10 +28,12 @@ def read_vocabulary(path: str | Path) -> dict[str, int]:
             f"{path}: no such vocabulary; set corpus.vocab to a vocab.txt, or leave it empty to "
             "train one"
         ) from None
+    except IsADirectoryError:
+        raise VocabularyError(f"{path}: is a folder; name the vocab.txt in it") from None
     except OSError as error:
         raise VocabularyError(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
-        raise VocabularyError(f"{path}: not UTF-8: {error}") from None
+        raise VocabularyError(f"{path}: not UTF-8: {error}; save the file as UTF-8") from None
     tokens = LINE_END.split(text)
     while tokens and not tokens[-1]:
         tokens.pop()
@@ -45,7 +47,8 @@ def read_vocabulary(path: str | Path) -> dict[str, int]:
         )
     if missing := [token for token in SPECIALS if token not in vocabulary]:
         raise VocabularyError(
-            f"{path}: no {', '.join(missing)}; a BERT vocabulary has all of {', '.join(SPECIALS)}"
+            f"{path}: no {', '.join(missing)}; a BERT vocabulary has all of {', '.join(SPECIALS)}, "
+            f"each alone on its line; the first line is {''.join(tokens[:1])!r:.60}"
         )
     return vocabulary
 

@@ -16,7 +16,9 @@ from tests.pipeline.corpus.samples.test_vocabulary_training import TEXTS
         (None, "no such vocabulary"),
         ("[PAD]\n[UNK]\n[CLS]\n[SEP]\n的\n".encode(), r"no \[MASK\]"),
         ("\n".join([*SPECIALS, "的", "一", "的"]).encode(), "'的' is on more than one line"),
-        ("\n".join([*SPECIALS, "的"]).encode("gbk"), "not UTF-8"),
+        ("\n".join([*SPECIALS, "的"]).encode("gbk"), "not UTF-8.*save the file as UTF-8"),
+        (b"[PAD]\t0\n[UNK]\t1\n", r"no \[PAD\].*; the first line is '\[PAD\]\\t0'"),
+        (b"", r"no \[PAD\].*; the first line is ''"),
     ],
 )
 def test_a_bad_vocabulary_is_refused(tmp_path, data, message):
@@ -25,6 +27,11 @@ def test_a_bad_vocabulary_is_refused(tmp_path, data, message):
         path.write_bytes(data)
     with pytest.raises(VocabularyError, match=message):
         read_vocabulary(path)
+
+
+def test_a_folder_is_no_vocabulary(tmp_path):
+    with pytest.raises(VocabularyError, match=r"is a folder; name the vocab\.txt in it"):
+        read_vocabulary(tmp_path)
 
 
 def test_line_ends_do_not_change_a_vocabulary(tmp_path):
