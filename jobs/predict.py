@@ -14,7 +14,7 @@ from jobs.output.console import plain_console
 from jobs.output.progress import ConsoleProgress
 from pipeline.corpus.decoding.decompression import READ_BYTES
 from pipeline.errors import ConfigError, raise_all
-from pipeline.finetuning.examples.input_lines import read_input
+from pipeline.finetuning.examples.input_lines import one_a_line, read_input
 from pipeline.finetuning.examples.jsonl import to_json
 from pipeline.finetuning.examples.lines import lines_of
 from pipeline.finetuning.prediction.head_folder import read_results
@@ -94,7 +94,7 @@ def _rows(config: Config, task: Task, model: str) -> Iterator[dict[str, Any]]:
 def _standard_input() -> Iterator[tuple[str, str]]:
     """Lines are cut and decoded as those of a file, whatever the terminal's encoding is."""
     parts = iter(lambda: sys.stdin.buffer.read1(READ_BYTES), b"")  # type: ignore[union-attr]
-    return lines_of(parts, "standard input")
+    return one_a_line(lines_of(parts, "standard input"))
 
 
 VERB = Verb(

@@ -1,6 +1,7 @@
 """What is to be predicted: lines of text or JSON, or the records of a table or a published file."""
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from pipeline.errors import TaskError
@@ -13,6 +14,7 @@ from pipeline.finetuning.tasks import Task
 
 RECORDS = (*TABLES, *PARQUET, ".json", ".conll", ".bio", ".bmes")
 """Suffixes of files that hold records; the lines of others are examples each."""
+OPENS = re.compile(r"\s*(?:\[\s*\{?|\{)\s*")
 LOOKAHEAD = 1000
 """Lines that show whether a file of another suffix holds records."""
 
@@ -28,12 +30,27 @@ def read_input(
     named = Columns(task, columns, "predict.columns")
     records = uncompressed(path).endswith(RECORDS) or columns
     if not records and not _holds_records(itertools.islice(read_lines(path), LOOKAHEAD), named):
-        yield from read_lines(path)
+        yield from one_a_line(read_lines(path))
         return
     for place, record in read_records(path, named):
         if isinstance(record, TaskError):
             raise record
         yield place, record
+
+
+def one_a_line(lines: Iterator[Line]) -> Iterator[Line]:
+    """The lines, each an example, as those of JSON that is indented are not.
+
+    Raises TaskError if the first line only opens an object or a list of JSON.
+    """
+    for place, line in itertools.islice(lines, 1):
+        if OPENS.fullmatch(line):
+            raise TaskError(
+                f"{place}: {line.strip()!r} opens JSON that goes on over several lines; write each "
+                "object on a line of its own, or give it as a file that is called .json"
+            )
+        yield place, line
+    yield from lines
 
 
 def _holds_records(lines: Iterable[Line], columns: Columns) -> bool:
