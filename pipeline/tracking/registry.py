@@ -29,7 +29,13 @@ from pipeline.settings.config import Config
 from pipeline.tracking.metric_names import accepted
 from pipeline.tracking.runs import is_active, start_run
 from pipeline.tracking.store import moving_files, required, tracking_uri
-from pipeline.tracking.versions import ComparedScore, Registered, register_version, version_of
+from pipeline.tracking.versions import (
+    ComparedScore,
+    Logged,
+    Registered,
+    register_version,
+    version_of,
+)
 
 HEAD = NezhaForMaskedLM
 """The network that MLflow's loaders make of an export: it answers `fill-mask`."""
@@ -90,9 +96,8 @@ def register_export(
             # Add the whole export: its code is needed to load the weights elsewhere.
             client.log_model_artifacts(info.model_id, str(loadable), "model")
         facts = {"stage": "export", **tags}
-        return _register(
-            client, config, config.tracking.registered_model, info, run_id, facts, judged
-        )
+        name, logged = config.tracking.registered_model, _logged(client, info, run_id)
+        return register_version(client, config, name, logged, facts, judged)
 
 
 def register_head(
@@ -131,7 +136,8 @@ def register_head(
                 pip_requirements=requirements((*HEAD_NEEDED, *served.packages)),
             )
         facts = {"stage": "head", **tags}
-        made = _register(client, config, name, info, run_id, facts, judged)
+        logged = _logged(client, info, run_id)
+        made = register_version(client, config, name, logged, facts, judged)
         if origin and name:
             version = client.get_model_version_by_alias(name, config.tracking.alias).version
             tag = accepted(f"head.{folder.name}")
@@ -157,20 +163,10 @@ def _store(config: Config, folder: Path) -> Iterator[mlflow.MlflowClient]:
         yield mlflow.MlflowClient(uri)
 
 
-def _register(
-    client: mlflow.MlflowClient,
-    config: Config,
-    name: str,
-    info: Any,
-    run_id: str,
-    tags: Mapping[str, Any],
-    judged: ComparedScore | None,
-) -> Registered:
-    """A version of a model that was just logged, unless the name is empty."""
-    if not name:
-        return Registered(info.model_uri, "")
-    source = client.get_logged_model(info.model_id).artifact_location
-    return register_version(client, config, name, source, run_id, info.model_id, tags, judged)
+def _logged(client: mlflow.MlflowClient, info: Any, run_id: str) -> Logged:
+    """The model that MLflow has just logged, by what it says of it."""
+    place = client.get_logged_model(info.model_id).artifact_location
+    return Logged(place, run_id, info.model_id)
 
 
 def numbered(name: str, store: str) -> str:

@@ -23,6 +23,15 @@ class Registered(NamedTuple):
     """What became of the alias `champion`; empty where nothing is registered."""
 
 
+class Logged(NamedTuple):
+    """A model that a run has logged."""
+
+    place: str
+    """Where its files are."""
+    run_id: str | None = None
+    model_id: str | None = None
+
+
 class ComparedScore(NamedTuple):
     """A figure that versions of one model are compared by."""
 
@@ -62,24 +71,25 @@ def register_version(
     client: mlflow.MlflowClient,
     config: Config,
     name: str,
-    source: str,
-    run_id: str | None,
-    model_id: str | None,
+    logged: Logged,
     tags: Mapping[str, Any],
     judged: ComparedScore | None,
 ) -> Registered:
     """Make a version of a logged model, with its tags and aliases.
 
     Args:
-        name: of the registered model.
-        source: where the files of the logged model are.
+        name: of the registered model; empty: no version is made.
         tags: those that are None are left out.
     """
+    if not name:
+        return Registered(f"models:/{logged.model_id}", "")
     facts = {"git_commit": git_commit(), **tags} | (judged.tags() if judged else {})
     with contextlib.suppress(MlflowException):
         client.create_registered_model(name)
     known = {key: str(value) for key, value in facts.items() if value is not None}
-    made = client.create_model_version(name, source, run_id, tags=known, model_id=model_id)
+    made = client.create_model_version(
+        name, logged.place, logged.run_id, tags=known, model_id=logged.model_id
+    )
     client.set_registered_model_alias(name, config.tracking.alias, made.version)
     refused = _why_not_champion(_by_alias(client, name, CHAMPION), judged)
     if refused is None:

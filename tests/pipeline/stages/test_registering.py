@@ -214,7 +214,8 @@ def test_a_head_of_any_name_and_its_export_name_each_other(heads, tmp_path):
     config, made = heads
     client = mlflow.MlflowClient(tracking_uri(config))
     run_id = tracking.start_run(config, "pretraining", {})
-    versions.register_version(client, config, "nezha", str(tmp_path), run_id, None, {}, None)
+    logged = versions.Logged(str(tmp_path), run_id)
+    versions.register_version(client, config, "nezha", logged, {}, None)
     head = shutil.copytree(made["classification"][0].folder, tmp_path / "情感（酒店） 50%")
     (tmp_path / "training.json").write_text(json.dumps({"mlflow_run": run_id}), "utf-8")
     results = json.loads((head / "results.json").read_text("utf-8")) | {"export": str(tmp_path)}
@@ -232,9 +233,8 @@ def test_champion_moves_to_what_is_better_on_the_same_data(tmp_path, monkeypatch
 
     def add(judged):
         client.create_registered_model("m") if not client.search_registered_models() else None
-        return versions.register_version(
-            client, config, "m", str(tmp_path), None, None, {}, judged
-        ).note
+        logged = versions.Logged(str(tmp_path))
+        return versions.register_version(client, config, "m", logged, {}, judged).note
 
     def loss(value, on="a"):
         return ComparedScore("loss", value, on, lower_is_better=True)

@@ -62,6 +62,7 @@ def test_runs_metrics_and_versions_are_kept(server, tmp_path):
     assert [file.path for file in client.list_artifacts(run_id)] == ["metrics.jsonl"]
     judged = versions.ComparedScore("loss", 1.5, "here", lower_is_better=True)
     place = client.get_run(run_id).info.artifact_uri
-    made = versions.register_version(client, server, "served", place, run_id, None, {}, judged)
+    logged = versions.Logged(place, run_id)
+    made = versions.register_version(client, server, "served", logged, {}, judged)
     assert made.note == "served: version 1 is candidate and champion"
     assert client.get_model_version_by_alias("served", "champion").run_id == run_id
