@@ -10,7 +10,7 @@ from pipeline.files.hashing import hash_of
 from pipeline.finetuning.checks import check
 from pipeline.finetuning.examination import Examined, examine
 from pipeline.finetuning.prediction.head_folder import RESULTS
-from pipeline.finetuning.result import FinetuneResult, conclude, known_result
+from pipeline.finetuning.result import FinetuneResult, conclude, known_result, result_of_before
 from pipeline.finetuning.tasks import TASKS
 from pipeline.finetuning.trials import search
 from pipeline.finetuning.trials.running import (
@@ -94,8 +94,7 @@ def _announce(planned: Planned, progress: Progress) -> None:
                 f"{job.output} holds no head (no {RESULTS}) and would be replaced: move it, or "
                 "choose another name for the head"
             )
-        held = f"{job.output} holds the result of other settings or data"
-        progress.say(f"{job.name}: {held}, which will be replaced")
+        progress.say(f"{job.name}: {job.output} holds {result_of_before(job.output)}")
     for note in planned.examined.notes:
         progress.say(f"{job.name}: {note}")
     sizes = ", ".join(f"{size:,} {name}" for name, size in planned.examined.sizes.items())

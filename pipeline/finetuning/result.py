@@ -76,6 +76,17 @@ def known_result(planned: Planned) -> FinetuneResult | None:
     return FinetuneResult(**{name: found[name] for name in FinetuneResult._fields})
 
 
+def result_of_before(output: Path) -> str:
+    """What an output folder holds whose result `known_result` does not give."""
+    try:
+        lacks_trials = not read_results(output)["fingerprint"]
+    except ExportError:
+        lacks_trials = False
+    if lacks_trials:
+        return "a result without the trials that failed, which are tried again"
+    return "the result of other settings or data, which will be replaced"
+
+
 def conclude(run: Runner, planned: Planned, found: Found, say: Say) -> FinetuneResult:
     """Choose the point and the head, and move the head to the output folder."""
     job, trials = planned.job, planned.trials

@@ -199,6 +199,7 @@ def test_a_trial_that_fails_is_named_and_loses_no_other(export, data, tmp_path):
     # It is tried again, the other is not.
     lines.clear()
     finetune(chosen, str(export), tmp_path / "grid", seed=1, progress=lines)
+    assert "a result without the trials that failed, which are tried again" in lines[0]
     assert any("failed: head lr 1e+30" in line for line in lines)
 
 
