@@ -45,6 +45,8 @@ def overrides(arguments: Sequence[str]) -> list[str]:
     for before, word in pairwise(["", *rest]):
         is_name = not (is_setting(word) or word.startswith("-") or before == "--config")
         (names if is_name else kept).append(word)
+    kept += filter(is_setting, given.tasks)  # they may stand behind the tasks
+    given.tasks = [task for task in given.tasks if not is_setting(task)]
     for name, value in {"checkpoints": names, **vars(given)}.items():
         if value not in (None, []):
             # JSON is YAML: no character of a path in a list changes its meaning.
@@ -59,7 +61,7 @@ VERB = Verb(
         "mean ± standard deviation, a paired test against the first, what needs no network, and a\n"
         "published encoder of the same size. Finished trials are not repeated.\n"
         "  python -m jobs.compare EXPORT random --config jobs/configs/suites/chinese.yaml\n"
-        "Short forms: A B … (compare.checkpoints), --tasks FILE …, --run RUN, --data FOLDER,\n"
+        "Short forms: A B … (compare.checkpoints), --tasks TASK …, --run RUN, --data FOLDER,\n"
         "--seeds N, --train-limit N, --eval-limit N (compare.NAME)."
     ),
     groups=(

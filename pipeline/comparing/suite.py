@@ -15,8 +15,17 @@ def suite_of(config: Config) -> dict[str, FinetuneSettings]:
 
     Raises ConfigError, with all mistakes, for tasks that can't be compared on.
     """
-    compare, tasks = config.compare, dict(config.heads)
+    compare = config.compare
+    chosen = [name for name in compare.tasks if name in config.heads]
+    tasks = {name: config.heads[name] for name in chosen or config.heads}
     for path in compare.tasks:
+        if path in chosen:
+            continue
+        if config.heads and not Path(path).exists():
+            raise ConfigError(
+                f"compare.tasks: {path} is no recipe file, and no task of the suite, which has "
+                f"{', '.join(config.heads)}"
+            )
         recipe = load_config(path)
         found = dict(recipe.heads)
         if recipe.finetune.task:

@@ -133,7 +133,8 @@ class CompareSettings(Settings):
     run: PathAsGiven = ""
     """Compare the checkpoints of this run as well: its name under `run.storage`, or its folder."""
     tasks: tuple[PathAsGiven, ...] = ()
-    """Recipe files whose tasks are added to `heads`: the one of `finetune`, or those of `heads`."""
+    """Tasks of `heads` to compare on, by name (none named: all of them), and recipe files whose
+    tasks are added: the one of `finetune`, or those of `heads`."""
     data: Location = ""
     """A folder with a folder for each task that holds its train, dev and perhaps test file
     (`afqmc/train.jsonl.gz` …), in place of the paths of the recipes."""

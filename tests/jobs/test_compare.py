@@ -20,9 +20,9 @@ def test_names_and_short_options_become_settings(tmp_path):
         "2",
         "run.name=x",
     ]
-    words += ["--train-limit", "9", "--run", "r", "--tasks", "t 1.yaml", "u.yaml", "--dry-run"]
-    kept = compare.overrides(words)
-    assert kept[:4] == ["--config", "suite.yaml", "run.name=x", "--dry-run"]
+    words += ["--train-limit", "9", "--run", "r", "--tasks", "t 1.yaml", "u.yaml"]
+    kept = compare.overrides([*words, "scaling.workers=2", "--dry-run"])
+    assert kept[:5] == ["--config", "suite.yaml", "run.name=x", "--dry-run", "scaling.workers=2"]
     chosen = load_config(None, [word for word in kept[2:] if word != "--dry-run"])
     assert chosen.compare.checkpoints == ("/a", "/d/lr=1e-4/it's \\ 中", "random")
     assert chosen.compare.tasks == ("t 1.yaml", "u.yaml")
@@ -38,6 +38,15 @@ def test_a_dry_run_says_what_would_be_compared(tmp_path, capsys):
     assert all(task in shown for task in tasks)
     assert "84 (3 seeds)" in shown  # two rates
     assert not list(tmp_path.iterdir())
+    words += ["--tasks", "c3", "ocnli", "compare.seeds=1"]
+    assert main(compare.VERB, compare.overrides(words)) == 0
+    shown = capsys.readouterr().out
+    assert "8 (1 seeds)" in shown
+    assert "afqmc" not in shown.split("Dry run")[1]
+    assert main(compare.VERB, compare.overrides([*words, "--tasks", "xnli"])) == 2
+    assert "xnli is no recipe file, and no task of the suite, which has chnsenti" in (
+        " ".join(capsys.readouterr().err.split())
+    )
     assert main(compare.VERB, ["--dry-run"]) == 2
     assert "name recipe files" in capsys.readouterr().err
 
