@@ -18,8 +18,8 @@ from pipeline.finetuning.tasks.base import Answer, Outputs, Task, TaskSetup, sof
 from pipeline.finetuning.tasks.cells import whole
 
 GROUP = "blank_group"
-"""Key of a question whose choices may each answer one question with the same value there, and the
-same choices."""
+"""Key of questions about one list of choices, of which each answers one question at most. They have
+the same value there."""
 SPECIAL = 3
 """[CLS] and two [SEP]."""
 
@@ -166,7 +166,7 @@ class Choice(Task):
     def answers(
         self, examples: Sequence[Example], outputs: Sequence[Outputs], setup: TaskSetup
     ) -> list[Answer]:
-        """An answer for each example. In a `group` of blanks, no choice stands twice.
+        """An answer for each example. In a group (`GROUP`), no choice is given twice.
 
         The choices are those with the highest product of probabilities, as far as they suffice.
         """
@@ -192,7 +192,7 @@ class Choice(Task):
         return {"answer": best, "choice": choice, "probabilities": shares.tolist()}
 
     def confidences(self, example: Example, answer: Answer) -> list[tuple[float, bool]]:
-        """That of the choice that was given, which in a `group` may not be the likeliest."""
+        """That of the choice that was given, which in a group may not be the likeliest."""
         given = answer["answer"]
         shares = answer.get("probabilities")
         return [(shares[given], given == example["answer"])] if shares else []

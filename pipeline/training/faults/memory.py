@@ -42,11 +42,8 @@ def explained(config: Config, device: torch.device, begun: bool = True) -> Itera
     """
     try:
         yield
-    except (
-        MemoryError,
-        OSError,
-        RuntimeError,
-    ) as error:  # torch.OutOfMemoryError is a RuntimeError
+    # torch.OutOfMemoryError is a RuntimeError.
+    except (MemoryError, OSError, RuntimeError) as error:
         if not ran_out(error):
             raise
         asked = re.search(r"allocate ([\d.,]+ \w+)", str(error))
