@@ -41,9 +41,9 @@ def finetune_with(
     """Train every point of each grid with all seeds, and keep the median head of the best point.
 
     The best point has the highest mean score on dev; its score on test is the mean over its seeds.
-    A trial that failed is named in the result and does not end the others. Finished trials are not
-    repeated, and an output folder that the same data, export and settings made is kept as it is.
-    It appears whole or not at all.
+    A trial that failed is named in the result and does not end the others; it is tried again by the
+    next command. Finished trials are not repeated, and an output folder that the same data, export,
+    settings and trials made is kept as it is. It appears whole or not at all.
 
     Raises:
         ConfigError: a setting is missing or contradicts another, or an output folder holds what is
@@ -94,7 +94,7 @@ def _announce(planned: Planned, progress: Progress) -> None:
                 f"{job.output} holds no head (no {RESULTS}) and would be replaced: move it, or "
                 "choose another name for the head"
             )
-        progress.say(f"{job.name}: {job.output} holds {result_of_before(job.output)}")
+        progress.say(f"{job.name}: {job.output} holds {result_of_before(planned)}")
     for note in planned.examined.notes:
         progress.say(f"{job.name}: {note}")
     sizes = ", ".join(f"{size:,} {name}" for name, size in planned.examined.sizes.items())

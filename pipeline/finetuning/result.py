@@ -57,17 +57,20 @@ class FinetuneResult(NamedTuple):
         return "test" if self.test else "dev"
 
 
-def known_result(planned: Planned) -> FinetuneResult | None:
+def known_result(planned: Planned, failed: Sequence[str] = ()) -> FinetuneResult | None:
     """The result in the output folder, if it has the fingerprint of what is planned.
 
     The head, its export and its data may have been moved since: its file then names the new places.
+
+    Args:
+        failed: why trials failed, which must be the same; none did if not given.
     """
     output = planned.job.output
     try:
         found = read_results(output)
     except ExportError:
         return None
-    if found["fingerprint"] != planned.fingerprint:
+    if (found["fingerprint"], found.get("failed")) != (planned.fingerprint, list(failed)):
         return None
     trial = planned.trials[0].folder.with_name(Path(found["trial_folder"]).name)
     if found != (now := found | _places(planned.job, trial)):
@@ -76,13 +79,13 @@ def known_result(planned: Planned) -> FinetuneResult | None:
     return FinetuneResult(**{name: found[name] for name in FinetuneResult._fields})
 
 
-def result_of_before(output: Path) -> str:
-    """What an output folder holds whose result `known_result` does not give."""
+def result_of_before(planned: Planned) -> str:
+    """What an output folder holds whose result is not the one that is planned."""
     try:
-        lacks_trials = not read_results(output)["fingerprint"]
+        fingerprint = read_results(planned.job.output)["fingerprint"]
     except ExportError:
-        lacks_trials = False
-    if lacks_trials:
+        fingerprint = ""
+    if fingerprint == planned.fingerprint:
         return "a result without the trials that failed, which are tried again"
     return "the result of other settings or data, which will be replaced"
 
@@ -97,6 +100,9 @@ def conclude(run: Runner, planned: Planned, found: Found, say: Say) -> FinetuneR
         raise type(failed[0])("\n".join(map(str, failed)))
     for error in failed:
         say(f"{job.name}: failed: {error}")
+    reasons = [str(error) for error in failed]
+    if known := known_result(planned, reasons):
+        return known
     chosen = search.kept(best, metric)
     trial = trials[outcomes.index(chosen)]
     found[trial.folder] = result = _with_head(run, trial, found)
@@ -115,7 +121,7 @@ def conclude(run: Runner, planned: Planned, found: Found, say: Say) -> FinetuneR
         seconds=seconds_of(found[trial.folder] for trial in trials),
         folder=str(job.output),
     )
-    _move_head(planned, trial, final, "" if failed else planned.fingerprint)
+    _move_head(planned, trial, final, reasons)
     for other in trials:
         shutil.rmtree(other.folder / HEAD, ignore_errors=True)
     if planned.examined.predicts:
@@ -156,7 +162,9 @@ def _places(job: Finetuning, trial: Path) -> dict[str, Any]:
     }
 
 
-def _move_head(planned: Planned, trial: Trial, final: FinetuneResult, fingerprint: str) -> None:
+def _move_head(
+    planned: Planned, trial: Trial, final: FinetuneResult, failed: Sequence[str]
+) -> None:
     """Write what is known of the head into its folder, and move that to the output folder."""
     job, examined, head = planned.job, planned.examined, trial.folder / HEAD
     facts = json.loads((head / RESULTS).read_text("utf-8"))
@@ -166,7 +174,8 @@ def _move_head(planned: Planned, trial: Trial, final: FinetuneResult, fingerprin
         **final._asdict(),
         "from_scratch": job.settings.from_scratch,
         "settings": job.settings.model_dump(mode="json"),
-        "fingerprint": fingerprint,
+        "fingerprint": planned.fingerprint,
+        "failed": failed,
         **_places(job, trial.folder),
     }
     write_whole(head / RESULTS, to_json(facts, indent=2).encode())

@@ -196,9 +196,12 @@ def test_a_trial_that_fails_is_named_and_loses_no_other(export, data, tmp_path):
     assert result.score > 0.3
     assert "lower finetune.lr" in result.trials[0]["error"]
     assert any("failed: head lr 1e+30 batch 16 seed 1: the loss of" in line for line in lines)
-    # It is tried again, the other is not.
+    # It is tried again, the other is not, and the head stays as it is.
     lines.clear()
-    finetune(chosen, str(export), tmp_path / "grid", seed=1, progress=lines)
+    made = (tmp_path / "grid" / "results.json").stat().st_mtime_ns
+    again = finetune(chosen, str(export), tmp_path / "grid", seed=1, progress=lines)
+    assert again == result
+    assert (tmp_path / "grid" / "results.json").stat().st_mtime_ns == made
     assert "a result without the trials that failed, which are tried again" in lines[0]
     assert any("failed: head lr 1e+30" in line for line in lines)
 
