@@ -37,7 +37,7 @@ def test_commands_of_the_readme_run(tmp_path):
     storage = tmp_path / "runs"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     for command in COMMANDS:
-        words = shlex.split(command.replace("runs/demo", str(storage / "demo")))[1:]
+        words = shlex.split(command.replace("runs/", f"{storage}/"))[1:]
         settings = [f"run.storage={storage}", *SHORT]
         done = subprocess.run(
             [sys.executable, *words, *settings],
