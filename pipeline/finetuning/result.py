@@ -80,7 +80,7 @@ def known_result(planned: Planned, failed: Sequence[str] = ()) -> FinetuneResult
 
 
 def result_of_before(planned: Planned) -> str:
-    """What an output folder holds whose result is not the one that is planned."""
+    """What the output folder holds, where `known_result` finds no result."""
     try:
         fingerprint = read_results(planned.job.output)["fingerprint"]
     except ExportError:
